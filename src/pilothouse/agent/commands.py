@@ -1,0 +1,137 @@
+"""What a step may tell the agent by a line on its standard output (decisions.md, Arcentra, built-in actions).
+
+    ::output name=value          an output, as text
+    ::output-json name=value     an output, as JSON
+    ::progress 40 message        0 to 100, clamped
+    ::mask value                 never show this value again
+
+A command stands alone at the beginning of its line. Its line is consumed: it is no line of the log.
+Any other line that begins with `::` is an ordinary line.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+MAX_OUTPUT_BYTES = 1024 * 1024  # names and values of all outputs of one step
+MAX_COMMAND_CHARS = 2 * MAX_OUTPUT_BYTES  # an unfinished command line longer than this is an ordinary line
+
+_KEYWORDS = ("::output", "::output-json", "::progress", "::mask")
+_COMMAND = re.compile(r"::(output|output-json|progress|mask)(?: (.*))?", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
+_PROGRESS = re.compile(r"\s*([+-]?[0-9]{1,9})%?(?:\s+(.*))?", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class SetOutput:
+    name: str
+    value: Any
+    size: int  # bytes of name and value as written
+
+
+@dataclass(frozen=True, slots=True)
+class SetProgress:
+    percent: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddMask:
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A command that cannot be obeyed. The reason names no value: it may be a secret."""
+
+    reason: str
+
+
+Command = SetOutput | SetProgress | AddMask | Malformed
+
+
+def parse(line: str) -> Command | None:
+    """The command in this line (without its newline); None for an ordinary line."""
+    match = _COMMAND.fullmatch(line)
+    if match is None:
+        return None
+    keyword, rest = match[1], match[2] or ""
+    if keyword == "mask":
+        return AddMask(rest)
+    if keyword == "progress":
+        return _progress(rest)
+    return _output(keyword, rest)
+
+
+def _progress(rest: str) -> Command:
+    match = _PROGRESS.fullmatch(rest)
+    if match is None:
+        return Malformed("::progress needs a whole number from 0 to 100")
+    return SetProgress(max(0, min(100, int(match[1]))), match[2] or "")
+
+
+def _output(keyword: str, rest: str) -> Command:
+    name, equals, text = rest.partition("=")
+    if not equals or _NAME.fullmatch(name) is None:
+        return Malformed(f"::{keyword} needs name=value, the name of letters, digits, '_', '-' and '.'")
+    value: Any = text
+    if keyword == "output-json":
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return Malformed(f"::output-json {name}: the value is not valid JSON")
+    return SetOutput(name, value, len(name) + len(text.encode("utf-8", "replace")))
+
+
+class CommandScanner:
+    """Takes the commands out of a text that comes in pieces; the rest passes at once and unchanged."""
+
+    def __init__(self) -> None:
+        self._at_line_start = True
+        self._held = ""  # an unfinished line that may be a command
+
+    def feed(self, text: str) -> list[str | Command]:
+        """The text and the commands in it, in order. Joined, the texts are the text without command lines."""
+        text = self._held + text
+        self._held = ""
+        first = self._at_line_start and text.startswith(":")
+        if not first and "\n:" not in text:
+            self._at_line_start = text.endswith("\n") if text else self._at_line_start
+            return [text]
+        return self._scan(text, 0 if first else text.find("\n:") + 1)
+
+    def flush(self) -> list[str | Command]:
+        """The stream has ended: what was held back, a command after all or not."""
+        held, self._held, self._at_line_start = self._held, "", True
+        return [parse(held) or held] if held else []
+
+    def _scan(self, text: str, start: int) -> list[str | Command]:
+        """`start`: where the first line that begins with a colon begins."""
+        found: list[str | Command] = []
+        plain = 0  # from here on nothing is in `found` yet
+        while True:
+            end = text.find("\n", start)
+            if end < 0:
+                break
+            command = parse(text[start:end])
+            if command is not None:
+                found += [text[plain:start], command]
+                plain = end + 1
+            start = end + 1 if text.startswith(":", end + 1) else text.find("\n:", end + 1) + 1
+            if start == 0:
+                start = len(text)
+                break
+        if len(text) - start > MAX_COMMAND_CHARS or not _may_be_command(text[start:]):
+            start = len(text)
+        found.append(text[plain:start])
+        self._held = text[start:]
+        self._at_line_start = bool(self._held) or text.endswith("\n")
+        return [part for part in found if part != ""]
+
+
+def _may_be_command(unfinished: str) -> bool:
+    return any(keyword.startswith(unfinished) or unfinished.startswith(keyword) for keyword in _KEYWORDS)

@@ -1,0 +1,82 @@
+"""What every executor takes and gives. An executor knows neither server nor spool, only the reporter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+Stream = Literal["stdout", "stderr"]
+Status = Literal["succeeded", "failed", "cancelled", "timed_out"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTask:
+    """One attempt of a step, decoded from `agent.v1.StepRun` by the link."""
+
+    step_run_id: str  # names this attempt under this lease, and no other
+    run_id: str
+    job_id: str
+    job_name: str
+    step_name: str
+    uses: str
+    action: str
+    args: Mapping[str, Any]
+    env: Mapping[str, str]
+    secrets: Mapping[str, str]  # put into the environment under their names, and masked
+    mask: tuple[str, ...]  # further values to mask
+    workspace: Path  # the directory of the job, existing
+    timeout: float | None  # seconds
+    attempt: int
+
+    @property
+    def full_action(self) -> str:
+        """`shell/command`, however it is split over `uses` and `action`."""
+        return f"{self.uses}/{self.action}" if self.action else self.uses
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    status: Status
+    exit_code: int  # as shells count: 128 + n after signal n
+    error: str = ""  # for people; free of secrets
+
+
+class StepReporter(Protocol):
+    """Where an executor tells what happens. The plain methods never block; all texts are already masked."""
+
+    def lines(self, stream: Stream, texts: Sequence[str], at_ms: int) -> None:
+        """Lines in order, without their newlines. `at_ms`: Unix milliseconds when they were read."""
+
+    def output(self, name: str, value: Any) -> None:
+        """An output of the step, any JSON value."""
+
+    def progress(self, percent: int, message: str) -> None:
+        """0 to 100."""
+
+    async def drain(self) -> None:
+        """Backpressure: awaited after each chunk read; returns when more may be reported."""
+
+
+class Executor(Protocol):
+    async def run(self, task: StepTask, report: StepReporter, cancel: asyncio.Event) -> Outcome:
+        """Carry out one attempt. Whatever is wrong with the step is an Outcome, not an exception.
+
+        `cancel` set, or this call cancelled, ends all that the step started.
+        """
+
+
+async def race(
+    work: asyncio.Future[Any], cancel: asyncio.Event, limit: float | None
+) -> Literal["done", "cancelled", "timed_out"]:
+    """Wait for the work, the cancel event or the limit (seconds), whichever is first. The work goes on."""
+    stop = asyncio.ensure_future(cancel.wait())
+    try:
+        done, _ = await asyncio.wait({work, stop}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.cancel()
+    if work in done:
+        return "done"
+    return "cancelled" if done else "timed_out"

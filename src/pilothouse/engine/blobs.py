@@ -1,0 +1,100 @@
+"""Blobs: bounded, checksummed files on their way between clients and agents, such as a checkout."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+from uuid_utils import uuid7
+
+from pilothouse.engine import store
+from pilothouse.engine.errors import BlobInvalid, BlobNotFound, BlobTooLarge
+from pilothouse.fleet import store as fleet_store
+from pilothouse.identity.model import Principal
+from pilothouse.identity.service import Identity
+from pilothouse.storage import Tx
+
+
+class Blobs:
+    """Files below one directory, known by id. A file is complete and on disk before it is known at all."""
+
+    def __init__(self, root: Path, limit: int, identity: Identity) -> None:
+        self._root = root
+        self._limit = limit
+        self._identity = identity
+        root.mkdir(parents=True, exist_ok=True)
+
+    async def receive(
+        self, by: Principal, project: str, body: AsyncIterator[bytes], sha256: str
+    ) -> dict[str, Any]:
+        """Store an upload; ``sha256`` (hex), where given, must be its checksum.
+
+        Raises :class:`BlobTooLarge`, :class:`BlobInvalid`; then nothing is kept.
+        """
+        blob_id = str(uuid7())
+        part = self._root / f"{blob_id}.part"
+        try:
+            digest, size = await self._fill(part, body)
+            if sha256 and sha256.lower() != digest:
+                raise BlobInvalid(f"the upload's sha256 is {digest}, not {sha256}")
+            await asyncio.to_thread(_settle, part, self.path(blob_id))
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+        def use_case(tx: Tx) -> None:
+            store.add_blob(
+                tx.conn, id=blob_id, project=project, sha256=digest, size=size, created_by=by.name, created_at=tx.now
+            )
+            self._identity.audit(tx, by, "blob.upload", blob_id, {"size": size, "sha256": digest})
+
+        await self._identity.write(use_case)
+        return {"id": blob_id, "sha256": digest, "size": size}
+
+    async def _fill(self, part: Path, body: AsyncIterator[bytes]) -> tuple[str, int]:
+        digest, size = hashlib.sha256(), 0
+        with part.open("wb") as file:
+            async for chunk in body:
+                size += len(chunk)
+                if size > self._limit:
+                    raise BlobTooLarge(f"an upload has at most {self._limit} bytes")
+                digest.update(chunk)
+                await asyncio.to_thread(file.write, chunk)
+        return digest.hexdigest(), size
+
+    def path(self, blob_id: str) -> Path:
+        """Where a blob's bytes are."""
+        return self._root / blob_id
+
+    def readable(self, conn: Connection, by: Principal, blob_id: str) -> Path:
+        """The file, for those who may read it: the project's users, and agents while they hold its work.
+
+        Raises :class:`BlobNotFound` for everyone else.
+        """
+        blob = store.blob(conn, blob_id)
+        if blob is None:
+            raise BlobNotFound(blob_id)
+        if by.kind == "agent":
+            held = [lease.id for lease in fleet_store.leases_of(conn, by.id)]
+            allowed = blob_id in store.checkouts_of_attempts(conn, held)
+        else:
+            allowed = by.may("blob.read", blob.project)
+        if not allowed:
+            raise BlobNotFound(blob_id)
+        return self.path(blob_id)
+
+
+def _settle(part: Path, final: Path) -> None:
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.rename(final)
+    directory = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

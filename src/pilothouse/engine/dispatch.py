@@ -1,0 +1,103 @@
+"""The scheduler: matches queued attempts with agents, in one transaction, whenever something changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from sqlalchemy import Row
+
+from pilothouse.engine import store
+from pilothouse.engine.matching import Given, Waiting, Waits, Worker, assign
+from pilothouse.engine.model import Status
+from pilothouse.engine.spec import selector_from_json
+from pilothouse.engine.tasks import StepTasks, TaskInvalid
+from pilothouse.engine.transitions import Transitions
+from pilothouse.fleet import store as fleet_store
+from pilothouse.fleet.model import Agent
+from pilothouse.fleet.service import Fleet
+from pilothouse.storage import Tx
+from pilothouse.wire import entries
+
+MAX_QUEUE_LOOKED_AT = 2000
+
+
+class Dispatcher:
+    """Hands out work. Every wait is given its reason."""
+
+    def __init__(self, fleet: Fleet, tasks: StepTasks, transitions: Transitions) -> None:
+        self._fleet = fleet
+        self._tasks = tasks
+        self._transitions = transitions
+
+    def dispatch(self, tx: Tx) -> int:
+        """Give out what can be given out; returns how many attempts were handed to agents."""
+        queue = store.queued_attempts(tx.conn, MAX_QUEUE_LOOKED_AT)
+        if not queue:
+            return 0
+        agents = fleet_store.all_agents(tx.conn)
+        held = fleet_store.held_by_agent(tx.conn)
+        workers = [_worker(agent, held.get(agent.agent_id, 0)) for agent in agents]
+        given = 0
+        for row, verdict in zip(queue, assign([_waiting(row) for row in queue], workers), strict=True):
+            if isinstance(verdict, Given):
+                given += self._hand_out(tx, verdict)
+            elif verdict.reason != row.reason:
+                self._say_why(tx, verdict)
+        return given
+
+    def forsake(self, tx: Tx) -> None:
+        """Give up waiting for agents that hold a job's workspace and have been away for a lease's length."""
+        before = tx.now - int(self._fleet.settings.lease * 1000)
+        for row in store.queued_attempts(tx.conn, MAX_QUEUE_LOOKED_AT):
+            if not row.bound_to:
+                continue
+            agent = fleet_store.agent(tx.conn, row.bound_to)
+            if agent is None or (not agent.online and agent.offline_since <= before):
+                self._lose_workspace(tx, row)
+
+    def _hand_out(self, tx: Tx, given: Given) -> int:
+        at = self._tasks.place(tx.conn, given.id)
+        assert at is not None, "a queued attempt belongs to a run"
+        try:
+            task = self._tasks.build(tx.conn, at)
+        except TaskInvalid as error:
+            self._transitions.end_attempt(tx, at.run, at.job, at.step, Status.FAILED, error=str(error))
+            self._transitions.settle(tx, at.run)
+            return 0
+        at.attempt.agent_id, at.attempt.reason = given.agent_id, f"offered to agent {given.agent_id}"
+        store.save(tx.conn, at.attempt)
+        self._fleet.grant(tx, task, given.agent_id)
+        return 1
+
+    def _say_why(self, tx: Tx, waits: Waits) -> None:
+        at = self._tasks.place(tx.conn, waits.id)
+        assert at is not None, "a queued attempt belongs to a run"
+        at.attempt.reason = waits.reason
+        store.save(tx.conn, at.attempt)
+        self._transitions.tell(tx, at.run, entries.STEP_WAITING, at.job, at.step, at.attempt, reason=waits.reason)
+
+    def _lose_workspace(self, tx: Tx, row: Row[Any]) -> None:
+        at = self._tasks.place(tx.conn, row.id)
+        if at is None:
+            return
+        away = f"agent {row.bound_to}, which holds the job's workspace, has been offline for too long"
+        self._transitions.lose_attempt(tx, at.run, at.job, at.step, away, started=True, gone=True)
+        self._transitions.settle(tx, at.run)
+
+
+def _worker(agent: Agent, held: int) -> Worker:
+    slots = agent.profile.slots
+    return Worker(
+        agent_id=agent.agent_id,
+        labels=agent.profile.labels,
+        available=agent.online and bool(agent.connection_id),
+        draining=agent.draining,
+        free=slots - held,
+        load=held / slots,
+    )
+
+
+def _waiting(row: Row[Any]) -> Waiting:
+    selector = selector_from_json(orjson.loads(row.selector)) if row.selector else None
+    return Waiting(row.id, selector, row.bound_to, row.reason)

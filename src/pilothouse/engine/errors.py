@@ -1,0 +1,81 @@
+"""What the engine refuses, each with a stable code."""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of the engine's errors."""
+
+    code = "ENGINE_ERROR"
+
+
+class RunNotFound(EngineError):
+    """No run of that id (or none the caller may see)."""
+
+    code = "RUN_NOT_FOUND"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"No run with ID '{run_id}' exists")
+
+
+class StepRunNotFound(EngineError):
+    """No step attempt of that id."""
+
+    code = "STEP_RUN_NOT_FOUND"
+
+    def __init__(self, step_run_id: str) -> None:
+        super().__init__(f"No step run with ID '{step_run_id}' exists")
+
+
+class RunOver(EngineError):
+    """The run has ended; nothing of it can be changed."""
+
+    code = "INVALID_STATE_TRANSITION"
+
+
+class RunActive(EngineError):
+    """The run has not ended yet."""
+
+    code = "INVALID_STATE_TRANSITION"
+
+
+class NothingFailed(EngineError):
+    """A rerun from the failed step needs a step that failed."""
+
+    code = "INVALID_STATE_TRANSITION"
+
+
+class SecretInvalid(EngineError):
+    """A secret's name or value cannot be taken."""
+
+    code = "VALIDATION_FAILED"
+
+
+class SecretNotFound(EngineError):
+    """No secret of that name in the project."""
+
+    code = "SECRET_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no secret named '{name}' in this project")
+
+
+class BlobNotFound(EngineError):
+    """No uploaded file of that id (or none the caller may read)."""
+
+    code = "BLOB_NOT_FOUND"
+
+    def __init__(self, blob_id: str) -> None:
+        super().__init__(f"No blob with ID '{blob_id}' exists")
+
+
+class BlobInvalid(EngineError):
+    """What was uploaded is not what was announced."""
+
+    code = "VALIDATION_FAILED"
+
+
+class BlobTooLarge(EngineError):
+    """An upload over the limit."""
+
+    code = "PAYLOAD_TOO_LARGE"

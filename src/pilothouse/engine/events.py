@@ -1,0 +1,107 @@
+"""What agents tell of their steps beside log lines: progress, outputs, and events of their own."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from pilothouse.engine import store
+from pilothouse.engine.tasks import Place, StepTasks
+from pilothouse.engine.transitions import Transitions
+from pilothouse.journal import Journal
+from pilothouse.storage import Tx
+from pilothouse.wire import entries
+from pilothouse.wire.masking import Masker
+
+PROGRESS = "arcentra.step.progress"
+OUTPUT = "arcentra.step.output"
+_OUTPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
+MAX_OUTPUTS = 1 << 20
+MAX_MESSAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class StepEvent:
+    """One event as an agent pushed it; ``step_run_id`` is empty for events of the agent itself."""
+
+    event_id: str
+    seq: int
+    step_run_id: str
+    type: str
+    payload: dict[str, Any]
+
+
+class StepEvents:
+    """Applies the events that act on a step; journals all others as they are."""
+
+    def __init__(self, journal: Journal, tasks: StepTasks, transitions: Transitions) -> None:
+        self._journal = journal
+        self._tasks = tasks
+        self._transitions = transitions
+
+    def take(self, tx: Tx, agent_id: str, event: StepEvent, masker: Masker | None) -> None:
+        """Apply or journal one event."""
+        payload = mask_tree(event.payload, masker)
+        at = self._tasks.place(tx.conn, event.step_run_id) if event.step_run_id else None
+        if at is not None and event.type == PROGRESS:
+            self._progress(tx, at, payload)
+        elif at is not None and event.type == OUTPUT:
+            self._output(tx, at, payload)
+        else:
+            self._journal_it(tx, agent_id, at, event, payload)
+
+    def _progress(self, tx: Tx, at: Place, payload: dict[str, Any]) -> None:
+        percent = payload.get("percent", payload.get("progress", 0))
+        number = int(percent) if isinstance(percent, int | float) and percent == percent else 0
+        at.attempt.percent = max(at.attempt.percent, min(100, max(0, number)))
+        store.save(tx.conn, at.attempt)
+        message = str(payload.get("message", ""))[:MAX_MESSAGE]
+        self._transitions.tell(
+            tx,
+            at.run,
+            entries.STEP_PROGRESSED,
+            at.job,
+            at.step,
+            at.attempt,
+            percent=at.attempt.percent,
+            message=message,
+        )
+
+    def _output(self, tx: Tx, at: Place, payload: dict[str, Any]) -> None:
+        name, value = payload.get("name"), payload.get("value")
+        if not isinstance(name, str) or not _OUTPUT_NAME.fullmatch(name) or at.step.current != at.attempt.id:
+            return
+        outputs = {**at.step.outputs, name: value}
+        if len(orjson.dumps(outputs)) > MAX_OUTPUTS:
+            return
+        at.step.outputs = outputs
+        store.save(tx.conn, at.step)
+        self._transitions.tell(
+            tx, at.run, entries.STEP_OUTPUT, at.job, at.step, at.attempt, output=name, value=value
+        )
+
+    def _journal_it(
+        self, tx: Tx, agent_id: str, at: Place | None, event: StepEvent, payload: dict[str, Any]
+    ) -> None:
+        more = {"event_type": event.type, "event_id": event.event_id, "payload": payload, "agent_id": agent_id}
+        if at is not None:
+            self._transitions.tell(tx, at.run, entries.AGENT_EVENT, at.job, at.step, at.attempt, **more)
+            return
+        body = {"v": entries.VERSION, **more}
+        self._journal.append(tx, entries.agent_stream(agent_id), entries.AGENT_EVENT, entries.FLEET_SCOPE, body)
+
+
+def mask_tree(value: Any, masker: Masker | None) -> Any:
+    """Mask every string in a JSON value, keys included."""
+    if masker is None:
+        return value
+    if isinstance(value, str):
+        return masker.mask(value)
+    if isinstance(value, dict):
+        return {masker.mask(str(key)): mask_tree(item, masker) for key, item in value.items()}
+    if isinstance(value, list):
+        return [mask_tree(item, masker) for item in value]
+    return value

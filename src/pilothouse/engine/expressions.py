@@ -1,0 +1,211 @@
+"""CEL expressions of specs: ``${{ … }}`` in texts, and the conditions of ``when`` (decisions.md, "Arcentra").
+
+    compile_expression('variables.tag + "-rc"')      checks; what a spec's author is told at once
+    render("app:${{ variables.tag }}", context)      "app:1.4"
+    evaluate_when("always()", context, outcome=…)    True
+
+``context`` maps each root (variables, env, run, job, step, jobs, secrets) to plain JSON values; a root left
+out has no value there. Bounds: MAX_SOURCE characters, MAX_DEPTH nodes deep, MAX_STEPS, and MAX_SIZE a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import lru_cache
+from typing import Any
+
+from pilothouse.engine.expression_errors import ExpressionError
+from pilothouse.engine.expression_eval import Evaluator
+from pilothouse.engine.expression_lint import (
+    CONDITION_FUNCTIONS,
+    Reference,
+    check_hyphens,
+    check_names,
+    gives_no_boolean,
+    references,
+)
+from pilothouse.engine.expression_nodes import Call, Node, walk
+from pilothouse.engine.expression_parser import parse
+from pilothouse.engine.expression_templates import TemplateExpression, split_template
+from pilothouse.engine.expression_tokens import tokenize
+from pilothouse.engine.expression_values import MAX_SIZE, MAX_STEPS, Budget, insert_text
+
+__all__ = [
+    "Expression",
+    "ExpressionError",
+    "Reference",
+    "compile_condition",
+    "compile_expression",
+    "evaluate",
+    "evaluate_when",
+    "render",
+    "render_tree",
+    "secret_names",
+]
+
+MAX_RENDERED = 4 * MAX_SIZE  # characters that expressions may put into one text
+TREE_STEPS = 5 * MAX_STEPS  # steps that all expressions of one tree share
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A compiled expression. ``jobs``, ``secrets``: the names it refers to as jobs.NAME and secrets.NAME."""
+
+    source: str
+    roots: frozenset[str]
+    secrets: frozenset[str]
+    jobs: frozenset[str]
+    functions: frozenset[str]
+    references: tuple[Reference, ...] = field(repr=False)
+    root: Node = field(repr=False, compare=False)
+
+
+@lru_cache(maxsize=1024)
+def compile_expression(source: str, *, condition: bool = False) -> Expression:
+    """Check ``source``; ``condition`` allows always(), success() and failure(). Raises ExpressionError."""
+    root = _parsed(source)
+    check_names(root, condition=condition)
+    found = references(root)
+    for reference in found:
+        if reference.root == "secrets" and reference.key is None:
+            message = "a secret must be named in the text of the expression, so that only it is handed out"
+            raise ExpressionError("EXPRESSION_UNKNOWN_NAME", message, reference.offset, "secrets.NAME")
+    return Expression(
+        source=source,
+        roots=frozenset(reference.root for reference in found),
+        secrets=_keys(found, "secrets"),
+        jobs=_keys(found, "jobs"),
+        functions=frozenset(visit.node.function for visit in walk(root) if isinstance(visit.node, Call)),
+        references=found,
+        root=root,
+    )
+
+
+def _parsed(source: str) -> Node:
+    if not source.strip():
+        raise ExpressionError("EXPRESSION_SYNTAX", "the expression is empty")
+    tokens = tokenize(source)
+    check_hyphens(tokens)
+    return parse(tokens)
+
+
+def _keys(found: tuple[Reference, ...], root: str) -> frozenset[str]:
+    return frozenset(
+        reference.key for reference in found if reference.root == root and reference.key is not None
+    )
+
+
+def compile_condition(source: str) -> Expression:
+    """The condition of a ``when``, bare or inside of one ``${{ }}``. Raises ExpressionError."""
+    inner, offset = unwrap_condition(source)
+    try:
+        expression = compile_expression(inner, condition=True)
+        if gives_no_boolean(expression.root):
+            message = "when needs a condition that gives true or false"
+            raise ExpressionError(
+                "EXPRESSION_NOT_BOOLEAN", message, 0, 'a condition such as variables.deploy == "yes"'
+            )
+        if expression.secrets:
+            # Secrets are put in when work is handed out; whether it is handed out is decided before.
+            raise ExpressionError("EXPRESSION_UNKNOWN_NAME", "secrets are not available in when")
+    except ExpressionError as error:
+        raise ExpressionError(error.code, error.message, error.offset + offset, error.expected) from None
+    return expression
+
+
+def unwrap_condition(source: str) -> tuple[str, int]:
+    """The bare expression of a ``when``, and its offset in ``source``."""
+    if source.lstrip().startswith("${{"):
+        parts = split_template(source.strip())
+        if len(parts) == 1 and isinstance(parts[0], TemplateExpression):
+            return parts[0].source, max(0, source.find(parts[0].source, source.find("${{") + 3))
+    return source, 0
+
+
+def evaluate(
+    expression: Expression | str,
+    context: Mapping[str, Any],
+    *,
+    budget: Budget | None = None,
+    conditions: Mapping[str, bool] | None = None,
+) -> Any:
+    """Its value as plain JSON values: a copy, times as text. Raises ExpressionError."""
+    compiled = compile_expression(expression) if isinstance(expression, str) else expression
+    return Evaluator(context, budget or Budget(), conditions or {}).run(compiled.root)
+
+
+def evaluate_when(source: str, context: Mapping[str, Any], *, outcome: str) -> bool:
+    """Whether work with this ``when`` is to run, by the ``outcome`` of what went before.
+
+    ``outcome``: "success", "failure", or another word for what is neither. An empty condition is
+    ``success()``; one that names none of always(), success() and failure() holds only on success too.
+    Raises ExpressionError.
+    """
+    if not source.strip():
+        return outcome == "success"
+    expression = compile_condition(source)
+    if not expression.functions & CONDITION_FUNCTIONS and outcome != "success":
+        return False
+    conditions = {"always": True, "success": outcome == "success", "failure": outcome == "failure"}
+    value = evaluate(expression, context, conditions=conditions)
+    if not isinstance(value, bool):
+        raise ExpressionError("EXPRESSION_NOT_BOOLEAN", "when gives something that is neither true nor false")
+    return value
+
+
+def render(text: str, context: Mapping[str, Any], *, budget: Budget | None = None) -> Any:
+    """``text`` with its expressions evaluated; a lone ``${{ x }}`` gives the value in its own type.
+
+    Offsets of an ExpressionError are within ``text``.
+    """
+    budget = budget or Budget()
+    parts = split_template(text)
+    values = [part if isinstance(part, str) else _rendered(part, context, budget) for part in parts]
+    if len(parts) == 1:
+        return values[0]
+    inserted = [insert_text(value) for value in values]
+    added = sum(
+        len(insert) for part, insert in zip(parts, inserted, strict=True) if not isinstance(part, str)
+    )
+    if added > MAX_RENDERED:
+        message = f"the expressions of one text give {added} characters, the bound is {MAX_RENDERED}"
+        raise ExpressionError("EXPRESSION_TOO_EXPENSIVE", message)
+    return "".join(inserted)
+
+
+def _rendered(part: TemplateExpression, context: Mapping[str, Any], budget: Budget) -> Any:
+    try:
+        return evaluate(part.source, context, budget=budget)
+    except ExpressionError as error:
+        message = f"in ${{{{ {part.source[:80]} }}}}: {error.message}"
+        raise ExpressionError(error.code, message, part.offset, error.expected) from None
+
+
+def render_tree(value: Any, context: Mapping[str, Any], *, budget: Budget | None = None) -> Any:
+    """Every text of a JSON tree rendered, keys left as they are; one budget for all of them."""
+    budget = budget or Budget(TREE_STEPS)
+    if isinstance(value, str):
+        return render(value, context, budget=budget)
+    if isinstance(value, Mapping):
+        return {key: render_tree(item, context, budget=budget) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [render_tree(item, context, budget=budget) for item in value]
+    return value
+
+
+def secret_names(tree: Any) -> frozenset[str]:
+    """The secrets that the expressions of a tree need: a text, JSON values, or a Spec, Job or Step. Raises
+    ExpressionError for a text that does not compile."""
+    if isinstance(tree, str):
+        parts = (part for part in split_template(tree) if not isinstance(part, str))
+        found = [compile_expression(part.source, condition=True).secrets for part in parts]
+    elif isinstance(tree, Mapping):
+        found = [secret_names(item) for item in tree.values()]
+    elif isinstance(tree, list | tuple):
+        found = [secret_names(item) for item in tree]
+    elif is_dataclass(tree):
+        found = [secret_names(getattr(tree, part.name)) for part in fields(tree)]
+    else:
+        return frozenset()
+    return frozenset().union(*found)

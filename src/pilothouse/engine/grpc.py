@@ -1,0 +1,184 @@
+"""gateway.v1.GatewayService: log lines and events from agents (arcentra-wire.txt, decisions.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc
+import orjson
+import zstandard
+from google.protobuf import json_format
+
+from pilothouse.engine.events import StepEvent
+from pilothouse.engine.ingest import EVENTS, LOGS, Ingest, LogLines, Receipt, Taken
+from pilothouse.fleet.credentials import agent_caller
+from pilothouse.identity.service import Identity
+from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
+from pilothouse.wire.gateway.v1 import gateway_pb2_grpc
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+MAX_RAW = 8 << 20
+"""A batch unpacks to at most this many bytes."""
+
+IN_FLIGHT = 16
+"""Batches of one call that may wait for the disk at once."""
+
+
+class BatchInvalid(Exception):
+    """A batch that cannot be read; the others of the call are not concerned."""
+
+
+class Tally:
+    """What became of the batches of one call, for its one ack."""
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+        self.accepted = 0
+        self.rejected: list[int] = []
+        self.message = ""
+        self.out_of_order: Receipt | None = None
+
+    def count(self, seq: int, receipt: Receipt) -> None:
+        """Add one batch's receipt."""
+        if receipt.taken is Taken.OUT_OF_ORDER:
+            self.out_of_order = self.out_of_order or receipt
+        elif receipt.taken is Taken.REJECTED:
+            self.rejected.append(seq)
+            self.message = self.message or receipt.message
+        else:
+            self.accepted += 1
+            self.last = max(self.last, seq)
+
+    def ack(self) -> pb.IngestAck:
+        """The answer: sent when everything accepted is on disk."""
+        ack = pb.IngestAck(last_accepted_seq=max(self.last, 0), rejected_seqs=self.rejected, message=self.message)
+        if self.out_of_order is not None:
+            ack.status = pb.IngestAck.STATUS_OUT_OF_ORDER
+            ack.expected_seq, ack.message = self.out_of_order.expected, self.out_of_order.message
+        elif not self.rejected:
+            ack.status = pb.IngestAck.STATUS_ACCEPTED
+        elif self.accepted:
+            ack.status = pb.IngestAck.STATUS_PARTIAL_ACCEPTED
+        else:
+            ack.status = pb.IngestAck.STATUS_REJECTED
+        if not ack.expected_seq:
+            ack.expected_seq = self.last + 1
+        return ack
+
+
+class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
+    """Agents only, and each only for the attempts leased to it."""
+
+    def __init__(self, ingest: Ingest, identity: Identity) -> None:
+        self._ingest = ingest
+        self._identity = identity
+
+    async def PushLogs(
+        self, request_iterator: AsyncIterator[pb.PushLogsRequest], context: Context
+    ) -> pb.PushLogsResponse:
+        """Batches are committed and shown as they arrive; the ack at half-close says they are on disk."""
+        agent = await agent_caller(context, self._identity)
+        ndjson = _metadata(context).get("pilot-log-format") == "ndjson"
+        tally = Tally(await self._ingest.last_seq(agent.id, LOGS))
+        pending: deque[tuple[int, asyncio.Task[Receipt]]] = deque()
+        async for request in request_iterator:
+            await _check_agent(context, agent.id, request.handshake.agent_id, request.batch.meta.agent_id)
+            if request.WhichOneof("payload") != "batch":
+                continue
+            seq = request.batch.meta.seq
+            try:
+                lines = read_batch(request.batch, ndjson)
+            except BatchInvalid as error:
+                taking = self._ingest.reject(agent.id, LOGS, seq, request.batch.batch_id, str(error))
+            else:
+                taking = self._ingest.logs(agent.id, lines, await self._ingest.target(lines.step_run_id))
+            # Tasks start in order and the writer is a queue, so that order is kept with many under way.
+            pending.append((seq, asyncio.create_task(taking)))
+            while pending and (len(pending) > IN_FLIGHT or pending[0][1].done()):
+                first, task = pending.popleft()
+                tally.count(first, await task)
+            if tally.out_of_order is not None:
+                break
+        for first, task in pending:
+            tally.count(first, await task)
+        return pb.PushLogsResponse(ack=tally.ack())
+
+    async def PushEvents(
+        self, request_iterator: AsyncIterator[pb.PushEventsRequest], context: Context
+    ) -> pb.PushEventsResponse:
+        """Reliable and idempotent: events are taken in sequence, or the ack says which number is expected."""
+        agent = await agent_caller(context, self._identity)
+        tally = Tally(await self._ingest.last_seq(agent.id, EVENTS))
+        async for request in request_iterator:
+            await _check_agent(context, agent.id, request.handshake.agent_id, "")
+            for event in request.batch.events:
+                await _check_agent(context, agent.id, event.meta.agent_id, "")
+                payload = json_format.MessageToDict(event.payload)
+                told = StepEvent(event.event_id, event.meta.seq, event.meta.step_id, event.event_type, payload)
+                tally.count(told.seq, await self._ingest.event(agent.id, told))
+                if tally.out_of_order is not None:
+                    return pb.PushEventsResponse(ack=tally.ack())
+        return pb.PushEventsResponse(ack=tally.ack())
+
+
+def read_batch(batch: pb.LogBatch, ndjson: bool) -> LogLines:
+    """Unpack a batch into lines. Raises :class:`BatchInvalid`."""
+    text = _unpack(batch).decode("utf-8", errors="replace").replace("\x00", "\ufffd")
+    lines = text.split("\n")
+    if lines and lines[-1] == "":
+        lines.pop()
+    seq, step = batch.meta.seq, batch.meta.step_id
+    if not ndjson:
+        return LogLines(batch.batch_id, seq, step, [line.removesuffix("\r") for line in lines])
+    found = LogLines(batch.batch_id, seq, step, [])
+    for line in lines:
+        _read_log(line, found)
+    return found
+
+
+def _read_log(line: str, into: LogLines) -> None:
+    try:
+        log = orjson.loads(line)
+        content, stream, level = log.get("content", ""), log.get("stream", "stdout"), log.get("level", "")
+    except (orjson.JSONDecodeError, AttributeError) as error:
+        raise BatchInvalid("with pilot-log-format: ndjson every line is one JSON object") from error
+    for part in str(content).split("\n"):
+        if stream == "stderr":
+            into.stderr.append(len(into.lines))
+        if level and level != "info":
+            into.levels[len(into.lines)] = str(level)[:16]
+        into.lines.append(part)
+
+
+def _unpack(batch: pb.LogBatch) -> bytes:
+    data = batch.data
+    try:
+        if batch.compression == pb.LogBatch.COMPRESSION_GZIP:
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as unpacked:
+                data = unpacked.read(MAX_RAW + 1)
+        elif batch.compression == pb.LogBatch.COMPRESSION_ZSTD:
+            with zstandard.ZstdDecompressor().stream_reader(data) as reader:
+                data = reader.read(MAX_RAW + 1)
+    except (OSError, EOFError, zstandard.ZstdError) as error:
+        raise BatchInvalid(f"the batch cannot be unpacked: {error}") from error
+    if len(data) > MAX_RAW:
+        raise BatchInvalid(f"the batch unpacks to more than {MAX_RAW} bytes")
+    if batch.raw_size and batch.raw_size != len(data):
+        raise BatchInvalid(f"raw_size is {batch.raw_size}, but the batch has {len(data)} bytes")
+    return data
+
+
+async def _check_agent(context: Context, agent_id: str, *claims: str) -> None:
+    if any(claim and claim != agent_id for claim in claims):
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this credential belongs to agent {agent_id}")
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    pairs = context.invocation_metadata() or ()
+    return {key: value if isinstance(value, str) else value.decode() for key, value in pairs}

@@ -1,0 +1,214 @@
+"""Routes of runs of every kind, blobs and secrets (decisions.md, native routes)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection
+from starlette.responses import FileResponse, Response
+
+from pilothouse.engine import store
+from pilothouse.engine.blobs import Blobs
+from pilothouse.engine.errors import RunNotFound
+from pilothouse.engine.logtext import run_logs
+from pilothouse.engine.secrets import Secrets
+from pilothouse.engine.service import Engine, require_run
+from pilothouse.engine.views import rfc3339, run_summary, run_view
+from pilothouse.identity.errors import require
+from pilothouse.identity.model import Principal, Role
+from pilothouse.identity.service import Identity
+from pilothouse.identity.web import Caller, Idem, allow, envelope, json_response
+from pilothouse.storage import Tx
+from pilothouse.wire import entries
+
+Page = Annotated[int, Query(ge=1, le=1_000_000, description="1 is the first")]
+Limit = Annotated[int, Query(ge=1, le=100, description="results per page")]
+
+
+class CancelRun(BaseModel):
+    """Why the run is stopped."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"reason": "wrong branch"}})
+    reason: str = Field("", max_length=500)
+
+
+class RerunRun(BaseModel):
+    """From where: the whole run, or what failed (keeping what succeeded)."""
+
+    model_config = ConfigDict(
+        populate_by_name=True, json_schema_extra={"example": {"from": "failed"}}
+    )
+    start: Literal["start", "failed"] = Field("start", alias="from")
+
+
+class PutSecret(BaseModel):
+    """A secret's value; it is never shown again."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"value": "s3cr3t"}})
+    value: str = Field(min_length=1, max_length=65536)
+    projectId: str = ""
+
+
+def runs_router(identity: Identity, engine: Engine) -> APIRouter:
+    """``/api/v1/workflow-runs``: runs of every kind."""
+    routes = APIRouter(prefix="/api/v1/workflow-runs", tags=["runs"])
+
+    def readable(conn: Connection, caller: Principal, run_id: str, action: str = "run.read") -> str:
+        row = store.run_row(conn, run_id)
+        if row is None or not caller.sees(entries.project_scope(row.project)):
+            raise RunNotFound(run_id)
+        require(caller, action, row.project)
+        return str(row.project)
+
+    @routes.get("", dependencies=[allow("run.read")], summary="List runs", responses=_example(_RUNS_EXAMPLE))
+    async def list_runs(
+        caller: Caller,
+        kind: str | None = None,
+        status: str | None = None,
+        pipeline: str | None = None,
+        cluster: str | None = None,
+        page: Page = 1,
+        limit: Limit = 20,
+    ) -> Response:
+        """Runs of every kind, newest first, of the caller's projects."""
+        given = {"kind": kind, "status": status, "pipeline_id": pipeline}
+        filters = {name: value for name, value in given.items() if value}
+        if cluster:
+            filters.update(kind="cluster", name=cluster)
+        projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
+        rows, total = await identity.read(
+            lambda conn: store.list_runs(conn, filters=filters, projects=projects, page=page, limit=limit)
+        )
+        paging = {"page": page, "limit": limit, "total": total, "total_pages": -(-total // limit)}
+        return json_response({"runs": [run_summary(row) for row in rows], "pagination": paging})
+
+    @routes.get("/{run_id}", dependencies=[allow("run.read")], summary="Show a run", responses=_example(_RUN_EXAMPLE))
+    async def get_run(run_id: str, caller: Caller) -> Response:
+        """A run with its jobs, steps and attempts. Errors: ``RUN_NOT_FOUND``."""
+
+        def read(conn: Connection) -> dict[str, Any]:
+            readable(conn, caller, run_id)
+            return run_view(conn, require_run(conn, run_id))
+
+        return json_response(await identity.read(read))
+
+    @routes.get("/{run_id}/logs", dependencies=[allow("run.read")], summary="A run's log so far", response_class=Response)
+    async def get_logs(run_id: str, caller: Caller, job: str | None = None, step: str | None = None) -> Response:
+        """All lines so far as plain text, in order; ``job`` and ``step`` (names) narrow them."""
+        await identity.read(lambda conn: readable(conn, caller, run_id))
+        return run_logs(identity, run_id, job, step)
+
+    @routes.post("/{run_id}/cancel", dependencies=[allow("run.control")], status_code=202, summary="Stop a run")
+    async def cancel_run(run_id: str, caller: Caller, idem: Idem, body: CancelRun | None = None) -> Response:
+        """What waits is cancelled at once; what runs is killed by its agent. Errors: ``INVALID_STATE_TRANSITION``."""
+
+        def use_case(tx: Tx) -> dict[str, Any]:
+            readable(tx.conn, caller, run_id, "run.control")
+            return run_summary(engine.cancel(tx, caller, run_id, body.reason if body else ""))
+
+        return await idem(use_case, 202)
+
+    @routes.post("/{run_id}/rerun", dependencies=[allow("run.trigger")], status_code=201, summary="Run again")
+    async def rerun_run(run_id: str, caller: Caller, idem: Idem, body: RerunRun | None = None) -> Response:
+        """A new run of the same definition; ``{"from":"failed"}`` keeps what succeeded, with its attempts."""
+
+        def use_case(tx: Tx) -> dict[str, Any]:
+            readable(tx.conn, caller, run_id, "run.trigger")
+            from_failed = body is not None and body.start == "failed"
+            return run_summary(engine.rerun(tx, caller, run_id, from_failed=from_failed))
+
+        return await idem(use_case, 201)
+
+    return routes
+
+
+def blobs_router(identity: Identity, blobs: Blobs, default_project: str) -> APIRouter:
+    """``/api/v1/blobs``: bounded uploads."""
+    routes = APIRouter(prefix="/api/v1/blobs", tags=["blobs"])
+
+    @routes.post("", dependencies=[allow("blob.write")], status_code=201, summary="Upload a file", responses=_example(_BLOB_EXAMPLE, 201))
+    async def upload(request: Request, caller: Caller, project: str = "") -> Response:
+        """The raw body is the file; ``X-Content-SHA256`` (hex), where given, is checked.
+
+        Errors: ``PAYLOAD_TOO_LARGE``, ``VALIDATION_FAILED``.
+        """
+        home = project or default_project
+        require(caller, "blob.write", home)
+        checksum = request.headers.get("x-content-sha256", "")
+        return json_response(await blobs.receive(caller, home, request.stream(), checksum), 201)
+
+    @routes.get("/{blob_id}", dependencies=[allow("blob.read")], summary="Download a file", response_class=FileResponse)
+    async def download(blob_id: str, caller: Caller) -> Response:
+        """For the project's users, and for the agent that holds work which needs it. Errors: ``BLOB_NOT_FOUND``."""
+        path = await identity.read(lambda conn: blobs.readable(conn, caller, blob_id))
+        return FileResponse(path, media_type="application/octet-stream")
+
+    return routes
+
+
+def secrets_router(identity: Identity, secrets: Secrets, default_project: str) -> APIRouter:
+    """``/api/v1/secrets`` (Arcentra envelope): names can be seen, values only be set."""
+    routes = APIRouter(prefix="/api/v1/secrets", tags=["secrets"])
+
+    @routes.get("", dependencies=[allow("secret.read")], summary="List secrets")
+    async def list_secrets(caller: Caller, projectId: str = "") -> Response:
+        """Names and times of a project's secrets."""
+        project = projectId or default_project
+        require(caller, "secret.read", project)
+        found = await identity.read(lambda conn: secrets.names(conn, project))
+        listed = [
+            {
+                "name": secret["name"],
+                "createdBy": secret["created_by"],
+                "createdAt": rfc3339(secret["created_at"]),
+                "updatedAt": rfc3339(secret["updated_at"]),
+            }
+            for secret in found
+        ]
+        return envelope({"list": listed, "total": len(listed)})
+
+    @routes.put("/{name}", dependencies=[allow("secret.write")], summary="Set a secret")
+    async def put_secret(name: str, caller: Caller, body: PutSecret) -> Response:
+        """Set or replace; the value is encrypted at rest and never shown. Errors: ``VALIDATION_FAILED``."""
+        project = body.projectId or default_project
+        require(caller, "secret.write", project)
+        created = await identity.write(lambda tx: secrets.put(tx, caller, project, name, body.value))
+        return envelope({"name": name, "created": created}, 201 if created else 200)
+
+    @routes.delete("/{name}", dependencies=[allow("secret.write")], summary="Delete a secret")
+    async def delete_secret(name: str, caller: Caller, projectId: str = "") -> Response:
+        """Steps that refer to it fail from now on. Errors: ``SECRET_NOT_FOUND``."""
+        project = projectId or default_project
+        require(caller, "secret.write", project)
+        await identity.write(lambda tx: secrets.delete(tx, caller, project, name))
+        return envelope({"name": name})
+
+    return routes
+
+
+def _example(value: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    return {status: {"content": {"application/json": {"example": value}}}}
+
+
+_SUMMARY = {
+    "id": "019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10",
+    "kind": "pipeline",
+    "name": "hello",
+    "status": "running",
+    "reason": "",
+    "project": "019a7b1e-0000-7000-8000-000000000001",
+    "pipeline_id": "019a7b1e-6a00-7d10-8a51-0c4b8f1f2a10",
+    "trigger": "manual",
+    "triggered_by": "admin",
+    "created_at": "2026-01-10T14:23:45.000Z",
+    "started_at": "2026-01-10T14:23:45.010Z",
+    "finished_at": None,
+    "duration": None,
+}
+_RUNS_EXAMPLE = {"runs": [_SUMMARY], "pagination": {"page": 1, "limit": 20, "total": 1, "total_pages": 1}}
+_ATTEMPT = {"step_run_id": "019a7b1e-7000-7a00-8a51-0c4b8f1f2a10", "status": "running", "exit_code": 0, "agent_id": "local"}
+_STEP = {"name": "compile", "status": "running", "reason": "", "outputs": {}, "attempts": [_ATTEMPT]}
+_RUN_EXAMPLE = {**_SUMMARY, "jobs": [{"id": "019a7b1e-6c0b-7000-8a51-0c4b8f1f2a10", "name": "build", "status": "running", "steps": [_STEP]}]}
+_BLOB_EXAMPLE = {"id": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10", "sha256": "9f86d081…", "size": 20480}

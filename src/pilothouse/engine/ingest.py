@@ -1,0 +1,239 @@
+"""What agents push about their attempts: log lines and events, taken in once, in order, and fsynced.
+
+Implements the gateway rules of decisions.md: sequence numbers strictly increase per agent and RPC; what was
+taken in already has no effect again; another id under a known number is refused; a gap in the log stream is
+marked, a gap in the event stream is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import update
+
+from pilothouse.engine import store
+from pilothouse.engine.events import StepEvent, StepEvents
+from pilothouse.engine.tasks import StepTasks
+from pilothouse.engine.transitions import run_keys
+from pilothouse.fleet import store as fleet_store
+from pilothouse.journal import Journal
+from pilothouse.storage import Database, Tx, Writer
+from pilothouse.wire import entries
+from pilothouse.wire.masking import Masker
+
+LOGS, EVENTS = "PushLogs", "PushEvents"
+MAX_TARGETS = 4096
+KEPT_SEQS = 10_000
+MAX_LINE = 64 << 10
+
+
+class Taken(StrEnum):
+    """What became of a batch."""
+
+    ACCEPTED = "accepted"
+    REPEATED = "repeated"
+    REJECTED = "rejected"
+    OUT_OF_ORDER = "out_of_order"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The answer to one batch; ``expected`` is the next sequence number we wait for."""
+
+    taken: Taken
+    expected: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLines:
+    """Lines of one attempt as they came in one batch; ``stderr`` and ``levels`` are sparse, by index."""
+
+    batch_id: str
+    seq: int
+    step_run_id: str
+    lines: list[str]
+    stderr: list[int] = field(default_factory=list)
+    levels: dict[int, str] = field(default_factory=dict)
+    plugin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an attempt's lines go: fixed for its life."""
+
+    stream: str
+    scope: str
+    keys: dict[str, Any]
+    agent_id: str
+    masker: Masker | None
+
+
+class Ingest:
+    """Takes in what agents push."""
+
+    def __init__(self, database: Database, writer: Writer, journal: Journal, tasks: StepTasks, events: StepEvents) -> None:
+        self._database = database
+        self._writer = writer
+        self._journal = journal
+        self._tasks = tasks
+        self._events = events
+        self._targets: OrderedDict[str, Target] = OrderedDict()
+
+    async def logs(self, agent_id: str, batch: LogLines, target: Target | None) -> Receipt:
+        """Commit one batch of lines; returns once it is on disk.
+
+        ``target`` comes from :meth:`target`. Nothing is awaited before the batch is in the writer's queue, so
+        that calls made in order are taken in in order.
+        """
+        if target is None or target.agent_id != agent_id:
+            message = f"step run {batch.step_run_id!r} is not this agent's"
+            return await self.reject(agent_id, LOGS, batch.seq, batch.batch_id, message)
+        lines = _masked(batch.lines, target.masker)
+        return await self._writer.write(lambda tx: self._append(tx, agent_id, target, batch, lines))
+
+    async def event(self, agent_id: str, event: StepEvent) -> Receipt:
+        """Commit one event; returns once it is on disk."""
+        target = await self.target(event.step_run_id) if event.step_run_id else None
+        if event.step_run_id and (target is None or target.agent_id != agent_id):
+            message = f"step run {event.step_run_id!r} is not this agent's"
+            return await self.reject(agent_id, EVENTS, event.seq, event.event_id, message)
+        masker = target.masker if target else None
+
+        def use_case(tx: Tx) -> Receipt:
+            receipt = self._sequence(tx, agent_id, EVENTS, event.seq, event.event_id)
+            if receipt is not None:
+                return receipt
+            self._events.take(tx, agent_id, event, masker)
+            return Receipt(Taken.ACCEPTED, event.seq + 1)
+
+        return await self._writer.write(use_case)
+
+    async def reject(self, agent_id: str, rpc: str, seq: int, batch_id: str, message: str) -> Receipt:
+        """Refuse a batch for what it says; its number is used up all the same."""
+
+        def use_case(tx: Tx) -> Receipt:
+            receipt = self._sequence(tx, agent_id, rpc, seq, batch_id)
+            return receipt or Receipt(Taken.REJECTED, seq + 1, message)
+
+        return await self._writer.write(use_case)
+
+    async def last_seq(self, agent_id: str, rpc: str) -> int:
+        """The highest sequence number taken in; -1 before the first."""
+
+        def read() -> int:
+            with self._database.read() as conn:
+                return fleet_store.last_seq(conn, agent_id, rpc)
+
+        return await asyncio.to_thread(read)
+
+    async def target(self, step_run_id: str) -> Target | None:
+        """Look an attempt up, once."""
+        known = self._targets.get(step_run_id)
+        if known is None:
+            known = await asyncio.to_thread(self._load_target, step_run_id)
+            if known is not None:
+                self._targets[step_run_id] = known
+                if len(self._targets) > MAX_TARGETS:
+                    self._targets.popitem(last=False)
+        return known
+
+    def _load_target(self, step_run_id: str) -> Target | None:
+        with self._database.read() as conn:
+            at = self._tasks.place(conn, step_run_id)
+            if at is None or not at.attempt.agent_id:
+                return None
+            keys = run_keys(at.run, at.job, at.step)
+            keys["step_run_id"], keys["attempt"] = at.attempt.id, at.attempt.number
+            keys["agent_id"] = at.attempt.agent_id
+            values = self._tasks.mask_values(conn, at)
+        return Target(
+            stream=entries.run_stream(at.run.id),
+            scope=entries.project_scope(at.run.project),
+            keys=keys,
+            agent_id=at.attempt.agent_id,
+            masker=Masker(values) if values else None,
+        )
+
+    # -- in the transaction -----------------------------------------------------------------------------
+
+    def _append(self, tx: Tx, agent_id: str, target: Target, batch: LogLines, lines: list[str]) -> Receipt:
+        last = fleet_store.last_seq(tx.conn, agent_id, LOGS)
+        receipt = self._sequence(tx, agent_id, LOGS, batch.seq, batch.batch_id, last)
+        if receipt is not None:
+            return receipt
+        if batch.seq > max(last + 1, 1):
+            self._mark_gap(tx, target, max(last + 1, 1), batch.seq)
+        counted = (
+            update(store.attempts)
+            .where(store.attempts.c.id == batch.step_run_id)
+            .values(lines=store.attempts.c.lines + len(lines))
+            .returning(store.attempts.c.lines)
+        )
+        first = tx.conn.execute(counted).scalar_one() - len(lines) + 1
+        for start, stop in chunks(lines):
+            body = {**target.keys, "first": first + start, "lines": lines[start:stop]}
+            if batch.stderr:
+                body["stderr"] = [i - start for i in batch.stderr if start <= i < stop]
+            if batch.levels:
+                body["levels"] = {str(i - start): v for i, v in batch.levels.items() if start <= i < stop}
+            if batch.plugin:
+                body["plugin"] = batch.plugin
+            self._journal.append(
+                tx, target.stream, entries.STEP_LOGGED, target.scope, body, subject=batch.step_run_id
+            )
+        return Receipt(Taken.ACCEPTED, batch.seq + 1)
+
+    def _sequence(
+        self, tx: Tx, agent_id: str, rpc: str, seq: int, batch_id: str, last: int | None = None
+    ) -> Receipt | None:
+        """Check a sequence number and remember it; ``None`` if the batch is to be taken in."""
+        if last is None:
+            last = fleet_store.last_seq(tx.conn, agent_id, rpc)
+        if seq <= last:
+            seen = fleet_store.seen_batch(tx.conn, agent_id, rpc, seq)
+            if seen is None or seen == batch_id:
+                return Receipt(Taken.REPEATED, last + 1)
+            return Receipt(Taken.OUT_OF_ORDER, last + 1, f"sequence number {seq} was used with another id")
+        if rpc == EVENTS and seq > max(last + 1, 1):
+            return Receipt(Taken.OUT_OF_ORDER, max(last + 1, 1), f"sequence number {seq} leaves a gap")
+        fleet_store.mark_seen(tx.conn, agent_id, rpc, seq, batch_id)
+        if seq % KEPT_SEQS == 0:
+            fleet_store.forget_seen(tx.conn, agent_id, rpc, seq - KEPT_SEQS)
+        return None
+
+    def _mark_gap(self, tx: Tx, target: Target, expected: int, seq: int) -> None:
+        missing = f"{expected}" if seq - expected == 1 else f"{expected} to {seq - 1}"
+        body = {
+            **target.keys,
+            "message": f"log batches {missing} of agent {target.agent_id} never arrived",
+            "expected_seq": expected,
+            "seq": seq,
+        }
+        subject = target.keys["step_run_id"]
+        self._journal.append(tx, target.stream, entries.STEP_LOG_MISSED, target.scope, body, subject=subject)
+
+
+def chunks(lines: list[str]) -> list[tuple[int, int]]:
+    """Cut lines into runs of at most CHUNK_LINES and about CHUNK_BYTES: ``(start, stop)`` pairs."""
+    if len(lines) <= entries.CHUNK_LINES and sum(map(len, lines)) <= entries.CHUNK_BYTES:
+        return [(0, len(lines))] if lines else []
+    cuts: list[tuple[int, int]] = []
+    start = size = 0
+    for index, line in enumerate(lines):
+        if index > start and (index - start >= entries.CHUNK_LINES or size + len(line) > entries.CHUNK_BYTES):
+            cuts.append((start, index))
+            start, size = index, 0
+        size += len(line)
+    cuts.append((start, len(lines)))
+    return cuts
+
+
+def _masked(lines: list[str], masker: Masker | None) -> list[str]:
+    if masker is None:
+        return lines
+    return [masker.mask(line) for line in lines]

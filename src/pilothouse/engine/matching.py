@@ -1,0 +1,96 @@
+"""Which agent gets which work, and why the rest waits; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pilothouse.engine.spec import AgentSelector, match_selector
+
+
+@dataclass(slots=True)
+class Worker:
+    """An agent as the scheduler sees it. ``free`` counts down as work is given to it."""
+
+    agent_id: str
+    labels: Mapping[str, str]
+    available: bool
+    draining: bool
+    free: int
+    load: float
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Work in the queue; ``bound_to`` names the agent that holds the workspace its job needs."""
+
+    id: str
+    selector: AgentSelector | None
+    bound_to: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """This work goes to this agent."""
+
+    id: str
+    agent_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """This work waits, and this is why."""
+
+    id: str
+    reason: str
+
+
+def assign(queue: list[Waiting], workers: list[Worker]) -> list[Given | Waits]:
+    """Give the queue's work, oldest first, to the least loaded agents that match."""
+    by_id = {worker.agent_id: worker for worker in workers}
+    return [_assign_one(item, workers, by_id) for item in queue]
+
+
+def _assign_one(item: Waiting, workers: list[Worker], by_id: dict[str, Worker]) -> Given | Waits:
+    if item.bound_to:
+        return _bound(item, by_id.get(item.bound_to))
+    misses: list[str] = []
+    matching: list[Worker] = []
+    for worker in workers:
+        if worker.available:
+            miss = match_selector(item.selector, worker.labels)
+            if miss is None:
+                matching.append(worker)
+            else:
+                misses.append(miss)
+    ready = [worker for worker in matching if worker.free > 0 and not worker.draining]
+    if ready:
+        return _give(item, min(ready, key=lambda worker: (worker.load, worker.agent_id)))
+    return Waits(item.id, _why(matching, misses))
+
+
+def _bound(item: Waiting, worker: Worker | None) -> Given | Waits:
+    if worker is None or not worker.available:
+        return Waits(item.id, f"waiting for agent {item.bound_to}, which holds the job's workspace and is offline")
+    if worker.free <= 0:
+        return Waits(item.id, f"waiting for a free slot on agent {item.bound_to}, which holds the job's workspace")
+    return _give(item, worker)
+
+
+def _give(item: Waiting, worker: Worker) -> Given:
+    worker.free -= 1
+    worker.load += 0.001 if worker.free > 0 else 1
+    return Given(item.id, worker.agent_id)
+
+
+def _why(matching: list[Worker], misses: list[str]) -> str:
+    if not matching:
+        if not misses:
+            return "no agent is online"
+        return f"no online agent matches {misses[0]}"
+    if all(worker.draining for worker in matching):
+        return f"every matching agent is draining ({', '.join(w.agent_id for w in matching[:3])})"
+    return f"all {len(matching)} matching agents are busy" if len(matching) > 1 else (
+        f"agent {matching[0].agent_id} is busy"
+    )

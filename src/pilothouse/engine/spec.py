@@ -1,0 +1,133 @@
+"""Specs of pipelines: YAML, JSON or an object in; a checked Spec, or all that is wrong with it, out.
+
+The fields are those of ``pipeline.v1.Spec`` in arcentra-wire.txt; decisions.md says what is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pilothouse.engine.spec_actions import BUILTIN_ACTIONS, ActionRegistry, ActionSchema, Argument
+from pilothouse.engine.spec_build import Builder
+from pilothouse.engine.spec_checks import check_dependencies, check_expressions, check_names
+from pilothouse.engine.spec_graph import graph_order
+from pilothouse.engine.spec_json import selector_from_json, selector_to_json, spec_to_json
+from pilothouse.engine.spec_model import (
+    AgentSelector,
+    Approval,
+    Job,
+    LabelExpression,
+    Notify,
+    NotifyItem,
+    OnLost,
+    Resources,
+    Retry,
+    Runtime,
+    Source,
+    SourceAuth,
+    Spec,
+    Step,
+    Target,
+    Trigger,
+)
+from pilothouse.engine.spec_nodes import Node, NodeError, from_object
+from pilothouse.engine.spec_problems import Problems, SpecError, SpecProblem, TooManyProblems
+from pilothouse.engine.spec_reader import Reading
+from pilothouse.engine.spec_selector import describe_selector, match_selector
+from pilothouse.engine.spec_yaml import read_nodes
+
+__all__ = [
+    "BUILTIN_ACTIONS",
+    "ActionRegistry",
+    "ActionSchema",
+    "AgentSelector",
+    "Approval",
+    "Argument",
+    "Job",
+    "LabelExpression",
+    "Notify",
+    "NotifyItem",
+    "OnLost",
+    "ParsedSpec",
+    "Resources",
+    "Retry",
+    "Runtime",
+    "Source",
+    "SourceAuth",
+    "Spec",
+    "SpecError",
+    "SpecProblem",
+    "Step",
+    "Target",
+    "Trigger",
+    "describe_selector",
+    "graph_order",
+    "match_selector",
+    "parse_spec",
+    "selector_from_json",
+    "selector_to_json",
+    "spec_from_json",
+    "spec_to_json",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedSpec:
+    """``warnings``: what is allowed but looks like a mistake, one sentence each."""
+
+    spec: Spec
+    warnings: tuple[str, ...]
+
+
+def parse_spec(
+    text: str, *, file: str = "<spec>", known_actions: ActionRegistry | None = BUILTIN_ACTIONS
+) -> ParsedSpec:
+    """Read a spec from YAML or JSON text. Raises SpecError with every problem found, its line and column.
+
+    ``known_actions`` None: what steps use is not checked, as for a spec that was checked when it was stored.
+    """
+    problems = Problems()
+    try:
+        root = read_nodes(text, problems)
+    except NodeError as error:
+        raise _refused(error, problems, file) from None
+    except TooManyProblems:
+        raise SpecError(problems.ordered(), file) from None
+    return _checked(root, problems, file, known_actions)
+
+
+def spec_from_json(
+    obj: Mapping[str, Any], *, known_actions: ActionRegistry | None = BUILTIN_ACTIONS
+) -> ParsedSpec:
+    """The same for an object that came decoded; line and column of problems are 0. Raises SpecError."""
+    problems = Problems()
+    try:
+        root = from_object(obj)
+    except NodeError as error:
+        raise _refused(error, problems, "<spec>") from None
+    return _checked(root, problems, "<spec>", known_actions)
+
+
+def _refused(error: NodeError, problems: Problems, file: str) -> SpecError:
+    """What stopped the reading comes last: it may be the consequence of a problem before it."""
+    last = SpecProblem(error.message, error.mark.line, error.mark.column, error.expected, "")
+    return SpecError([*problems.ordered(), last], file)
+
+
+def _checked(root: Node, problems: Problems, file: str, actions: ActionRegistry | None) -> ParsedSpec:
+    reading = Reading(problems)
+    try:
+        builder = Builder(actions)
+        fields = reading.fields(root, "", builder.fields)
+        if fields is not None:
+            spec = builder.spec(fields)
+            check_names(spec, root, problems)
+            depends = check_dependencies(spec, root, problems)
+            warnings = check_expressions(spec, depends, reading)
+            if not problems.ordered():
+                return ParsedSpec(spec, warnings)
+    except TooManyProblems:
+        pass  # enough for one sitting; they are reported below
+    raise SpecError(problems.ordered(), file) from None

@@ -1,0 +1,82 @@
+"""Which actions a step may use, and what arguments they take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ArgumentKind = Literal["text", "text_or_list", "number", "boolean", "list", "map", "any"]
+
+_KINDS: Mapping[ArgumentKind, tuple[str, tuple[type, ...]]] = {
+    "text": ("a text", (str, int, float)),
+    "text_or_list": ("a text or a list of texts", (str, int, float, list)),
+    "number": ("a number", (int, float)),
+    "boolean": ("true or false", (bool,)),
+    "list": ("a list", (list,)),
+    "map": ("a map", (dict,)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    kind: ArgumentKind = "text"
+    required: bool = False
+
+    @property
+    def expected(self) -> str:
+        return "a value" if self.kind == "any" else _KINDS[self.kind][0]
+
+    def accepts(self, value: Any) -> bool:
+        """Whether ``value`` may be given; a text with an expression may turn out to be anything."""
+        if self.kind == "any" or (isinstance(value, str) and "${{" in value):
+            return True
+        if isinstance(value, bool):
+            return self.kind == "boolean"
+        if self.kind == "text_or_list" and isinstance(value, list):
+            return all(isinstance(item, str) for item in value)
+        return isinstance(value, _KINDS[self.kind][1])
+
+
+@dataclass(frozen=True, slots=True)
+class ActionSchema:
+    """``arguments`` by name (camelCase; snake_case is accepted too); ``open``: takes any others as well."""
+
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
+    open: bool = False
+
+
+# By "uses/action", or by "uses" alone for what has no actions.
+ActionRegistry = Mapping[str, ActionSchema]
+
+_SHELL = {"shell": Argument("text_or_list"), "workingDirectory": Argument()}
+
+BUILTIN_ACTIONS: ActionRegistry = {
+    "shell/command": ActionSchema({"command": Argument(required=True), **_SHELL}),
+    "shell/script": ActionSchema({"script": Argument(required=True), **_SHELL}),
+    "scm/checkout": ActionSchema(open=True),
+    "dummy/run": ActionSchema(open=True),
+}
+
+
+def actions_of(registry: ActionRegistry, uses: str) -> list[str]:
+    """The actions of ``uses``, sorted; [""] if it has none; [] if it is not known."""
+    if uses in registry:
+        return [""]
+    return sorted(key.partition("/")[2] for key in registry if key.partition("/")[0] == uses)
+
+
+def infer_action(registry: ActionRegistry, uses: str, given: frozenset[str]) -> list[str]:
+    """The actions that a step without one may mean: the only one, or those whose needed arguments it has."""
+    actions = actions_of(registry, uses)
+    if len(actions) <= 1:
+        return actions
+    return [
+        action
+        for action in actions
+        if (required := _required(registry[f"{uses}/{action}"])) and required <= given
+    ]
+
+
+def _required(schema: ActionSchema) -> frozenset[str]:
+    return frozenset(name for name, argument in schema.arguments.items() if argument.required)

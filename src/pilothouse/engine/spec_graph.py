@@ -1,0 +1,72 @@
+"""The order of jobs: what depends on what, without recursion, since a chain may be a thousand jobs long."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
+
+
+class _Job(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def depends_on(self) -> tuple[str, ...]: ...
+
+
+def graph_order(jobs: Iterable[_Job]) -> list[list[str]]:
+    """Levels of job names: each job's dependencies lie in earlier levels; within a level the spec's order.
+
+    Jobs on a cycle, or that depend on one, are left out; a parsed spec has none.
+    """
+    return levels({job.name: job.depends_on for job in jobs})
+
+
+def levels(depends: Mapping[str, Collection[str]]) -> list[list[str]]:
+    """As graph_order, for names and the names they depend on."""
+    place = {name: position for position, name in enumerate(depends)}
+    waiting = {name: len(set(needs)) for name, needs in depends.items()}
+    dependents: dict[str, list[str]] = {}
+    for name, needs in depends.items():
+        for need in set(needs):
+            dependents.setdefault(need, []).append(name)
+    found: list[list[str]] = []
+    level = [name for name, count in waiting.items() if not count]
+    while level:
+        found.append(level)
+        freed: list[str] = []
+        for name in level:
+            for dependent in dependents.get(name, ()):
+                waiting[dependent] -= 1
+                if not waiting[dependent]:
+                    freed.append(dependent)
+        level = sorted(freed, key=place.__getitem__)
+    return found
+
+
+def find_cycle(depends: Mapping[str, Collection[str]]) -> list[str]:
+    """The names along one cycle, each depending on the next, the last on the first; [] if there is none."""
+    ordered = {name for level in levels(depends) for name in level}
+    path: list[str] = []
+    name = next((name for name in depends if name not in ordered), "")
+    while name and name not in path:
+        path.append(name)
+        # Whatever could not be ordered depends on something that could not either.
+        name = next(need for need in depends[name] if need not in ordered)
+    return path[path.index(name) :] if path else []
+
+
+class Upstream:
+    """Which jobs end before which begin. A bit for every job: a dense graph has too many pairs for sets."""
+
+    def __init__(self, depends: Mapping[str, Collection[str]]) -> None:
+        self._bit = {name: 1 << position for position, name in enumerate(depends)}
+        self._before: dict[str, int] = {}
+        for level in levels(depends):
+            for name in level:
+                self._before[name] = 0
+                for need in depends[name]:
+                    self._before[name] |= self._bit[need] | self._before[need]
+
+    def holds(self, earlier: str, name: str) -> bool:
+        """Whether ``earlier`` ends before ``name`` begins."""
+        return bool(self._before.get(name, 0) & self._bit.get(earlier, 0))

@@ -1,0 +1,68 @@
+"""A spec as JSON, in the form of the gRPC messages: camelCase, what was not given left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from pilothouse.engine.spec_model import AgentSelector, Job, LabelExpression, Spec
+
+
+def spec_to_json(spec: Spec) -> dict[str, Any]:
+    """The canonical JSON value; ``spec_from_json`` gives an equal spec back."""
+    return _message(spec)
+
+
+def selector_to_json(selector: AgentSelector | None) -> dict[str, Any]:
+    """The canonical JSON value of a selector alone; {} for none and for one that asks nothing."""
+    return _message(selector) if selector else {}
+
+
+def selector_from_json(obj: Mapping[str, Any]) -> AgentSelector:
+    """Reads what ``selector_to_json`` wrote; not for what people wrote, which parse_spec checks."""
+    expressions = obj.get("matchExpressions", ())
+    return AgentSelector(
+        match_labels=dict(obj.get("matchLabels", {})),
+        match_expressions=tuple(
+            LabelExpression(e["key"], e["operator"], tuple(e.get("values", ()))) for e in expressions
+        ),
+    )
+
+
+def _message(value: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in fields(value):
+        item = getattr(value, part.name)
+        if part.name == "on_lost":
+            continue
+        if is_dataclass(item):
+            found[camel_case(part.name)] = _message(item)
+        elif item not in ("", 0, False, None, (), {}):
+            found[camel_case(part.name)] = _copy(item)
+    if isinstance(value, Job):
+        _add_on_lost(value, found)
+    return {key: item for key, item in found.items() if (key, item) != ("runtime", {})}
+
+
+def _add_on_lost(job: Job, found: dict[str, Any]) -> None:
+    if job.on_lost != "fail":
+        found["onLost"] = job.on_lost
+    for step, message in zip(job.steps, found.get("steps", ()), strict=True):
+        if step.on_lost != job.on_lost:
+            message["onLost"] = step.on_lost
+
+
+def _copy(value: Any) -> Any:
+    if is_dataclass(value):
+        return _message(value)
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copy(item) for item in value]
+    return value
+
+
+def camel_case(name: str) -> str:
+    return re.sub(r"_([a-z])", lambda match: match[1].upper(), name)

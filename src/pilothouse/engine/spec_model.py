@@ -1,0 +1,164 @@
+"""What a pipeline's spec says: ``pipeline.v1.Spec`` in arcentra-wire.txt, with onLost and Step.retry of ours.
+
+Every type mirrors one message; "" and empty maps are what was not given. Durations are canonical texts
+(``1h30m``), with their seconds beside them. Struct fields hold JSON values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pilothouse.engine.durations import parse_duration
+
+OnLost = Literal["fail", "rerun"]
+Operator = Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    cpu_request: str = ""
+    cpu_limit: str = ""
+    memory_request: str = ""
+    memory_limit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    type: str = ""
+    image: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    resources: Resources | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    type: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """``max_attempts``: tries in all, 1 to 100; ``delay``: before each try after the first."""
+
+    max_attempts: int
+    delay: str = ""
+
+    @property
+    def delay_seconds(self) -> float:
+        return parse_duration(self.delay).seconds if self.delay else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LabelExpression:
+    key: str
+    operator: Operator
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSelector:
+    match_labels: Mapping[str, str] = field(default_factory=dict)
+    match_expressions: tuple[LabelExpression, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """``on_lost`` is the job's where the step gives none; ``action`` is filled in where only one fits."""
+
+    name: str
+    uses: str
+    action: str = ""
+    args: Mapping[str, Any] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    continue_on_error: bool = False
+    timeout: str = ""
+    when: str = ""
+    agent_selector: AgentSelector | None = None
+    run_on_agent: bool = False
+    on_lost: OnLost = "fail"
+    retry: Retry | None = None
+
+    @property
+    def timeout_seconds(self) -> float:
+        """0.0 where there is none."""
+        return parse_duration(self.timeout).seconds if self.timeout else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAuth:
+    username: str = ""
+    password: str = ""
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    type: str = ""
+    repo: str = ""
+    branch: str = ""
+    auth: SourceAuth | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    required: bool = False
+    type: str = ""
+    plugin: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    type: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NotifyItem:
+    plugin: str = ""
+    action: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    on_success: NotifyItem | None = None
+    on_failure: NotifyItem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    name: str
+    description: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    concurrency: str = ""
+    timeout: str = ""
+    retry: Retry | None = None
+    when: str = ""
+    source: Source | None = None
+    approval: Approval | None = None
+    steps: tuple[Step, ...] = ()
+    target: Target | None = None
+    notify: Notify | None = None
+    triggers: tuple[Trigger, ...] = ()
+    depends_on: tuple[str, ...] = ()
+    on_lost: OnLost = "fail"
+
+    @property
+    def timeout_seconds(self) -> float:
+        """0.0 where there is none."""
+        return parse_duration(self.timeout).seconds if self.timeout else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    jobs: tuple[Job, ...]
+    namespace: str = ""
+    version: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    runtime: Runtime = field(default_factory=Runtime)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    triggers: tuple[Trigger, ...] = ()

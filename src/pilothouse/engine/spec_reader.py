@@ -1,0 +1,246 @@
+"""Reads the fields of a message from a map; what is wrong becomes a problem, and reading goes on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pilothouse.engine import durations
+from pilothouse.engine.spec_json import camel_case
+from pilothouse.engine.spec_nodes import Dictionary, Node, Scalar, Sequence, child_path, kind_of
+from pilothouse.engine.spec_problems import Mark, Problems, did_you_mean, shown
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A text that holds expressions, or a condition, to be compiled once all jobs are known."""
+
+    node: Scalar
+    path: str
+    job: str
+    condition: bool
+
+
+@dataclass(slots=True)
+class Reading:
+    """What is gathered while one spec is read. ``job``: the name of the job being read, or ""."""
+
+    problems: Problems
+    sites: list[Site] = field(default_factory=list)
+    job: str = ""
+
+    def value(self, node: Node, path: str) -> Any:
+        """JSON values, of any type; the texts among them may hold expressions."""
+        match node:
+            case Scalar():
+                self.note(node, path)
+                return node.value()
+            case Sequence():
+                return [self.value(item, f"{path}[{index}]") for index, item in enumerate(node)]
+            case Dictionary():
+                return {key.text: self.value(item, child_path(path, key.text)) for key, item in node.entries}
+        raise TypeError(f"no such node: {node!r}")
+
+    def text(self, node: Node, path: str) -> str | None:
+        """A scalar as it is written, whatever type YAML sees in it; None, with a problem, if it is none."""
+        if isinstance(node, Scalar):
+            self.note(node, path)
+            return "" if node.is_null else node.text
+        self.problems.add(node.mark, path, f"{_last(path)} must be a text, not {kind_of(node)}", "a text")
+        return None
+
+    def note(self, node: Scalar, path: str) -> None:
+        if "${{" in node.text:
+            self.sites.append(Site(node, path, self.job, condition=False))
+
+    def fields(self, node: Node, path: str, known: tuple[str, ...]) -> Fields | None:
+        """The fields of a message; None, with a problem, if ``node`` is no map."""
+        if isinstance(node, Dictionary):
+            return Fields(self, node, path, known)
+        self.problems.add(
+            node.mark, path, f"{_last(path)} must be a map, not {kind_of(node)}", f"a map with {_some(known)}"
+        )
+        return None
+
+
+class Fields:
+    """One message. ``known``: its field names in camelCase; snake_case is read as well."""
+
+    def __init__(self, reading: Reading, node: Dictionary, path: str, known: tuple[str, ...]) -> None:
+        self.reading = reading
+        self.mark = node.mark
+        self.path = path
+        self._values: dict[str, Node] = {}
+        by_spelling = {spelling: name for name in known for spelling in (name, snake_case(name))}
+        first: dict[str, str] = {}
+        for key, value in node.entries:
+            name = by_spelling.get(key.text)
+            if name is None:
+                self._unknown(key, known)
+            elif name in self._values:
+                message = f"{key.text} and {first[name]} are the same field"
+                self.problem(key.mark, key.text, message, "only one of them")
+            else:
+                first[name] = key.text
+                self._values[name] = value
+
+    def _unknown(self, key: Scalar, known: tuple[str, ...]) -> None:
+        message = f"unknown key {shown(key.text)}{did_you_mean(key.text, known)}"
+        if key.text == "<<":
+            message = "merge keys (<<) are not supported; give the anchor to the whole value instead"
+        self.problem(key.mark, key.text, message, "one of " + ", ".join(known))
+
+    def problem(self, mark: Mark, name: str, message: str, expected: str = "") -> None:
+        """A problem of the field ``name``, or of the whole message if that is ""."""
+        path = child_path(self.path, camel_case(name)) if name else self.path
+        self.reading.problems.add(mark, path, message, expected)
+
+    def node(self, name: str) -> Node | None:
+        """None if the field is absent or null."""
+        node = self._values.get(name)
+        return None if isinstance(node, Scalar) and node.is_null else node
+
+    def mark_of(self, name: str) -> Mark:
+        """Where the field's value is, else where the message is."""
+        node = self._values.get(name)
+        return node.mark if node else self.mark
+
+    def lacks(self, name: str) -> bool:
+        """Whether a list is absent or empty; of another type it is a problem already."""
+        node = self.node(name)
+        return node is None or (isinstance(node, Sequence) and not node.items)
+
+    def text(self, name: str) -> str:
+        node = self.node(name)
+        return "" if node is None else self.reading.text(node, child_path(self.path, name)) or ""
+
+    def required(self, name: str, what: str, expected: str) -> str:
+        """A text that must be there; "" with a problem if it is not. ``what``: "the job", for the message."""
+        node = self.node(name)
+        if node is None or (isinstance(node, Scalar) and not node.text.strip()):
+            self.problem(self.mark_of(name), name, f"{what} has no {name}", expected)
+            return ""
+        return self.text(name)
+
+    def condition(self, name: str) -> str:
+        node = self.node(name)
+        if isinstance(node, Scalar):
+            if node.text.strip():
+                site = Site(node, child_path(self.path, name), self.reading.job, condition=True)
+                self.reading.sites.append(site)
+            return node.text.strip()
+        if node is not None:
+            self.problem(
+                node.mark, name, f"{name} must be a condition, not {kind_of(node)}", "a CEL expression"
+            )
+        return ""
+
+    def boolean(self, name: str) -> bool:
+        node = self.node(name)
+        value = node.value() if isinstance(node, Scalar) else node
+        if isinstance(value, bool):
+            return value
+        if node is not None:
+            given = shown(node.text) if isinstance(node, Scalar) else kind_of(node)
+            self.problem(node.mark, name, f"{name} must be true or false, not {given}", "true or false")
+        return False
+
+    def integer(self, name: str, least: int, most: int) -> int:
+        """Within the bounds; ``least``, with a problem, if it is missing or is not."""
+        node = self.node(name)
+        value = node.value() if isinstance(node, Scalar) else None
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+            return value
+        given = f", not {shown(node.text)}" if isinstance(node, Scalar) else ""
+        self.problem(self.mark_of(name), name, f"{name} must be a whole number{given}", f"{least} to {most}")
+        return least
+
+    def duration(self, name: str, *, zero: bool = False) -> str:
+        """Canonical text, "" if absent. ``zero``: whether 0s makes sense."""
+        node = self.node(name)
+        text = self.text(name) if node else ""
+        if node is None or not text:
+            return ""
+        try:
+            duration = durations.parse_duration(text)
+        except durations.DurationError as error:
+            self.problem(node.mark, name, f"{name}: {error}", durations.EXPECTED)
+            return ""
+        if not duration.seconds and not zero:
+            self.problem(node.mark, name, f"{name} must be longer than nothing", durations.EXPECTED)
+        return duration.text
+
+    def choice(self, name: str, options: tuple[str, ...], default: str) -> str:
+        """One of ``options``, whatever its case; ``default`` if absent, or with a problem if it is none."""
+        text = self.text(name)
+        found = next((option for option in options if option.lower() == text.lower()), None)
+        if text and found is None:
+            message = f"{name} cannot be {shown(text)}{did_you_mean(text, options)}"
+            self.problem(self.mark_of(name), name, message, "one of " + ", ".join(options))
+        return found or default
+
+    def text_map(self, name: str) -> dict[str, str]:
+        node = self.node(name)
+        if node is None:
+            return {}
+        path = child_path(self.path, name)
+        if not isinstance(node, Dictionary):
+            self.problem(
+                node.mark, name, f"{name} must be a map of texts, not {kind_of(node)}", "NAME: value"
+            )
+            return {}
+        found = {
+            key.text: self.reading.text(value, child_path(path, key.text)) for key, value in node.entries
+        }
+        return {key: value for key, value in found.items() if value is not None}
+
+    def struct(self, name: str) -> dict[str, Any]:
+        """A map of any JSON values."""
+        node = self.node(name)
+        if node is None:
+            return {}
+        if not isinstance(node, Dictionary):
+            self.problem(node.mark, name, f"{name} must be a map, not {kind_of(node)}", "name: value")
+            return {}
+        value: dict[str, Any] = self.reading.value(node, child_path(self.path, name))
+        return value
+
+    def items(self, name: str) -> Iterator[tuple[Node, str]]:
+        """The elements of a list, each with its path."""
+        node = self.node(name)
+        if isinstance(node, Sequence):
+            path = child_path(self.path, name)
+            yield from ((item, f"{path}[{index}]") for index, item in enumerate(node))
+        elif node is not None:
+            self.problem(
+                node.mark,
+                name,
+                f"{name} must be a list, not {kind_of(node)}",
+                'a list: "- " before each element',
+            )
+
+    def messages(self, name: str, known: tuple[str, ...], build: Callable[[Fields], T]) -> tuple[T, ...]:
+        """A list of messages, each built from its fields."""
+        found = (self.reading.fields(item, path, known) for item, path in self.items(name))
+        return tuple(build(fields) for fields in found if fields is not None)
+
+    def message(self, name: str, known: tuple[str, ...], build: Callable[[Fields], T]) -> T | None:
+        node = self.node(name)
+        fields = None if node is None else self.reading.fields(node, child_path(self.path, name), known)
+        return None if fields is None else build(fields)
+
+
+def snake_case(name: str) -> str:
+    return re.sub(r"[A-Z]", lambda match: "_" + match[0].lower(), name)
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2] or "the spec"
+
+
+def _some(known: tuple[str, ...]) -> str:
+    return ", ".join(known[:4]) + (", ..." if len(known) > 4 else "")

@@ -1,0 +1,61 @@
+"""Whether an agent's labels satisfy a step's selector, and if not, why, in words for the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pilothouse.engine.spec_model import AgentSelector, LabelExpression
+
+
+def match_selector(selector: AgentSelector | None, labels: Mapping[str, str]) -> str | None:
+    """None if ``labels`` match, else the first requirement that they miss: ``os=arm64``, ``gpu Exists``."""
+    if selector is None:
+        return None
+    for key, value in selector.match_labels.items():
+        if labels.get(key) != value:
+            return f"{key}={value}"
+    for expression in selector.match_expressions:
+        if not _matches(expression, labels):
+            return _describe(expression)
+    return None
+
+
+def describe_selector(selector: AgentSelector) -> str:
+    """All requirements: ``os=linux, gpu Exists``."""
+    wanted = [f"{key}={value}" for key, value in selector.match_labels.items()]
+    return ", ".join(wanted + [_describe(expression) for expression in selector.match_expressions])
+
+
+def _matches(expression: LabelExpression, labels: Mapping[str, str]) -> bool:
+    label = labels.get(expression.key)
+    match expression.operator:
+        case "In":
+            return label in expression.values
+        case "NotIn":
+            return label not in expression.values
+        case "Exists":
+            return label is not None
+        case "DoesNotExist":
+            return label is None
+    number, bound = _integer(label), _integer(expression.values[0])
+    if number is None or bound is None:
+        return False
+    return number > bound if expression.operator == "Gt" else number < bound
+
+
+def _integer(text: str | None) -> int | None:
+    """As Kubernetes has it, Gt and Lt compare integers, and a label that is none does not match."""
+    try:
+        return int(text[:20]) if text else None
+    except ValueError:
+        return None
+
+
+def _describe(expression: LabelExpression) -> str:
+    values = ", ".join(expression.values)
+    match expression.operator:
+        case "In" | "NotIn":
+            return f"{expression.key} {expression.operator} ({values})"
+        case "Gt" | "Lt":
+            return f"{expression.key} {expression.operator} {values}"
+    return f"{expression.key} {expression.operator}"

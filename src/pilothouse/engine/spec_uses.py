@@ -1,0 +1,90 @@
+"""Checks what a step uses: the action is known, and its arguments fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pilothouse.engine.spec_actions import ActionRegistry, ActionSchema, actions_of, infer_action
+from pilothouse.engine.spec_json import camel_case
+from pilothouse.engine.spec_nodes import Dictionary, child_path
+from pilothouse.engine.spec_problems import Mark, did_you_mean, shown
+from pilothouse.engine.spec_reader import Fields
+
+
+def check_uses(step: Fields, args: dict[str, Any], actions: ActionRegistry | None) -> tuple[str, str]:
+    """``uses`` and ``action``, the latter inferred where it is missing; problems go to the step's reading.
+
+    The arguments that the action knows get their camelCase names in ``args``.
+    """
+    if actions is None:
+        return step.text("uses"), step.text("action")
+    known_uses = sorted({key.partition("/")[0] for key in actions})
+    uses = step.required("uses", "the step", "one of " + ", ".join(known_uses))
+    action = step.text("action")
+    if not uses:
+        return uses, action
+    if not (available := actions_of(actions, uses)):
+        message = f"nothing here is called {shown(uses)}{did_you_mean(uses, known_uses)}"
+        step.problem(step.mark_of("uses"), "uses", message, "one of " + ", ".join(known_uses))
+        return uses, action
+    if not action and not (action := _inferred(step, uses, args, actions, available)) and available != [""]:
+        return uses, action
+    schema = actions.get(f"{uses}/{action}" if action else uses)
+    if schema is None:
+        message = f"{uses} has no action {shown(action)}{did_you_mean(action, available)}"
+        step.problem(
+            step.mark_of("action"), "action", message, "one of " + ", ".join(filter(None, available))
+        )
+    else:
+        _check_arguments(step, args, schema, f"{uses}/{action}" if action else uses)
+    return uses, action
+
+
+def _inferred(
+    step: Fields, uses: str, args: dict[str, Any], actions: ActionRegistry, available: list[str]
+) -> str:
+    """The one action that is meant; "" with a problem where there is a choice."""
+    given = frozenset(camel_case(name) for name in args)
+    meant = infer_action(actions, uses, given)
+    if len(meant) == 1:
+        return meant[0]
+    if step.node("args") is not None and not isinstance(step.node("args"), Dictionary):
+        return ""  # a problem already, and what the step means cannot be told
+    reason = f"{' and '.join(meant)} could both be meant" if meant else "its arguments do not tell which"
+    message = f"the step has no action, and {reason}"
+    step.problem(step.mark_of("args"), "action", message, "action: " + " or ".join(available))
+    return ""
+
+
+def _check_arguments(step: Fields, args: dict[str, Any], schema: ActionSchema, action: str) -> None:
+    marks = _marks(step)
+    for given in list(args):
+        name = given if given in schema.arguments else camel_case(given)
+        argument = schema.arguments.get(name)
+        mark, path = marks.get(given, step.mark_of("args")), child_path("args", given)
+        if argument is not None:
+            value = args[name] = args.pop(given)
+            if not argument.accepts(value):
+                _add(step, mark, path, f"{given} of {action} has the wrong type", argument.expected)
+        elif not schema.open:
+            message = f"{action} takes no argument {shown(given)}{did_you_mean(given, schema.arguments)}"
+            _add(step, mark, path, message, "one of " + ", ".join(schema.arguments))
+    for name, argument in schema.arguments.items():
+        if argument.required and args.get(name) in (None, ""):
+            _add(
+                step,
+                marks.get(name, step.mark_of("args")),
+                f"args.{name}",
+                f"{action} needs args.{name}",
+                argument.expected,
+            )
+
+
+def _marks(step: Fields) -> dict[str, Mark]:
+    """Where each argument's name stands."""
+    node = step.node("args")
+    return {key.text: key.mark for key, _ in node.entries} if isinstance(node, Dictionary) else {}
+
+
+def _add(step: Fields, mark: Mark, path: str, message: str, expected: str) -> None:
+    step.reading.problems.add(mark, f"{step.path}.{path}", message, expected)

@@ -1,0 +1,169 @@
+"""YAML (and so JSON) text to a tree of nodes.
+
+Built from the parser's events rather than by its loader: nothing is constructed from tags, nesting and the
+expansion of aliases are bounded, and a key that comes twice is noticed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import yaml
+
+from pilothouse.engine.spec_nodes import (
+    MAX_DEPTH,
+    MAX_NODES,
+    MAX_TEXT,
+    Dictionary,
+    Node,
+    NodeError,
+    Scalar,
+    Sequence,
+    child_path,
+    kind_of,
+)
+from pilothouse.engine.spec_problems import Mark, Problems, shown
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_CORE = "tag:yaml.org,2002:"
+_TAGS = {None, "!"} | {_CORE + name for name in ("str", "int", "float", "bool", "null", "seq", "map")}
+_SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+_JSON_ONLY = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_HINTS = (
+    (
+        "cannot start any token",
+        "no tabs or odd characters here; a text that begins with @, ` or % goes in quotes",
+    ),
+    ("mapping values are not allowed", 'a text that holds ": " in quotes, or other indentation'),
+    ("',' or '}'", "a comma or }; within { } a text with ${{ }} goes in quotes"),
+    ("',' or ']'", "a comma or ]; within [ ] a text with ${{ }} goes in quotes"),
+    ("expected <block end>", "the same indentation as the lines it belongs to"),
+    ("could not find expected ':'", 'a ":" after the key'),
+)
+
+
+def read_nodes(text: str, problems: Problems) -> Node:
+    """The tree of ``text``; a key that comes twice goes to ``problems``. Raises NodeError."""
+    text = text.removeprefix("\ufeff")
+    if len(text) > MAX_TEXT:
+        raise NodeError(Mark(1, 1), f"the spec has {len(text)} characters, the bound is {MAX_TEXT}")
+    if (match := re.search("[\ud800-\udfff]", text)) is not None:
+        raise NodeError(_mark_at(text, match.start()), "half a character: the text is not valid Unicode")
+    if text.lstrip().startswith("{"):
+        text = _as_yaml(text)
+    try:
+        return _Composer(text, problems).document()
+    except yaml.MarkedYAMLError as error:
+        raise _unreadable(error) from None
+    except yaml.reader.ReaderError as error:
+        position = min(error.position, len(text))
+        raise NodeError(_mark_at(text, position), "a control character, which YAML does not allow") from None
+
+
+def _as_yaml(json: str) -> str:
+    """JSON is YAML but for this: an emoji as two escapes, and a few characters that YAML refuses or folds."""
+    return _JSON_ONLY.sub(lambda match: f"\\u{ord(match[0]):04x}", _SURROGATES.sub(_joined, json))
+
+
+def _joined(match: re.Match[str]) -> str:
+    point = 0x10000 + ((int(match[2], 16) & 0x3FF) << 10) + (int(match[3], 16) & 0x3FF)
+    return f"{match[1]}\\U{point:08x}"
+
+
+def _mark_at(text: str, position: int) -> Mark:
+    before = text[:position]
+    return Mark(before.count("\n") + 1, position - before.rfind("\n"))
+
+
+def _unreadable(error: yaml.MarkedYAMLError) -> NodeError:
+    mark = error.problem_mark or error.context_mark
+    place = Mark(mark.line + 1, mark.column + 1) if mark else Mark(1, 1)
+    said = ", ".join(filter(None, (error.context, error.problem)))
+    hint = next((hint for word, hint in _HINTS if word in said), "")
+    if error.context_mark and mark and error.context_mark.line != mark.line:
+        said += f", begun on line {error.context_mark.line + 1}"
+    return NodeError(place, f"this is not YAML: {said}", hint)
+
+
+class _Composer:
+    def __init__(self, text: str, problems: Problems) -> None:
+        self._text = text
+        self._problems = problems
+        self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=_LOADER)
+        self._anchors: dict[str, Node] = {}
+        self._count = 0
+
+    def document(self) -> Node:
+        """The one document. Raises NodeError if there is none or more."""
+        found: Node | None = None
+        for event in self._events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if found is not None:
+                    raise NodeError(_start(event), "a second document begins here", "one spec in one text")
+                found = self._node(next(self._events), "", 1)
+        if found is None or (isinstance(found, Scalar) and found.is_null):
+            raise NodeError(Mark(1, 1), "the spec is empty", "a map with jobs")
+        return found
+
+    def _node(self, event: yaml.Event, path: str, depth: int) -> Node:
+        mark = _start(event)
+        if depth > MAX_DEPTH:
+            raise NodeError(mark, f"nested more than {MAX_DEPTH} levels deep")
+        if isinstance(event, yaml.AliasEvent):
+            node = self._anchors.get(event.anchor or "")
+            if node is None:
+                raise NodeError(mark, f"*{event.anchor} refers to an anchor that is not complete before it")
+            self._grow(node.weight, mark)
+            return node
+        self._grow(1, mark)
+        if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
+            raise NodeError(mark, "a value is missing here")
+        if event.tag not in _TAGS:
+            raise NodeError(mark, f"the tag {shown(str(event.tag))} is not allowed", "plain YAML")
+        if isinstance(event, yaml.ScalarEvent):
+            node = self._scalar(event, mark)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            node = self._sequence(mark, path, depth)
+        else:
+            node = self._dictionary(mark, path, depth)
+        if event.anchor:
+            self._anchors[event.anchor] = node
+        return node
+
+    def _grow(self, weight: int, mark: Mark) -> None:
+        self._count += weight
+        if self._count > MAX_NODES:
+            raise NodeError(mark, f"the spec holds more than {MAX_NODES} values, with every alias expanded")
+
+    def _scalar(self, event: yaml.ScalarEvent, mark: Mark) -> Scalar:
+        plain = not event.style and event.tag not in ("!", _CORE + "str")
+        start, end = event.start_mark, event.end_mark
+        source = self._text[start.index : end.index] if start and end else ""
+        return Scalar(mark, 1, event.value, plain, source)
+
+    def _sequence(self, mark: Mark, path: str, depth: int) -> Sequence:
+        items: list[Node] = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            items.append(self._node(event, f"{path}[{len(items)}]", depth + 1))
+        return Sequence(mark, 1 + sum(item.weight for item in items), tuple(items))
+
+    def _dictionary(self, mark: Mark, path: str, depth: int) -> Dictionary:
+        entries: dict[str, tuple[Scalar, Node]] = {}
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            key = self._node(event, path, depth + 1)
+            if not isinstance(key, Scalar):
+                raise NodeError(key.mark, f"a key must be a text, not {kind_of(key)}")
+            value = self._node(next(self._events), child_path(path, key.text), depth + 1)
+            if (first := entries.setdefault(key.text, (key, value))[0]) is not key:
+                message = (
+                    f"the key {shown(key.text)} comes twice in this map, first on line {first.mark.line}"
+                )
+                self._problems.add(key.mark, child_path(path, key.text), message, "every key once")
+        weight = 1 + sum(value.weight for _, value in entries.values())
+        return Dictionary(mark, weight, tuple(entries.values()))
+
+
+def _start(event: yaml.Event) -> Mark:
+    mark = event.start_mark
+    return Mark(mark.line + 1, mark.column + 1) if mark else Mark(1, 1)

@@ -1,0 +1,407 @@
+"""The engine's tables and statements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    LargeBinary,
+    Row,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from pilothouse.engine.model import Attempt, Job, Run, Status, Step
+from pilothouse.engine.spec import Spec, spec_from_json, spec_to_json
+from pilothouse.storage import metadata
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("pipeline_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("variables", Text, nullable=False),
+    Column("trigger", Text, nullable=False),
+    Column("triggered_by", Text, nullable=False),
+    Column("checkout", Text, nullable=True),
+    Column("branch", Text, nullable=False),
+    Column("commit_sha", Text, nullable=False),
+    Column("rerun_of", Text, nullable=False),
+    Column("cancel_reason", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger, nullable=False),
+    Index("runs_by_project", "project", "id"),
+    Index("runs_by_pipeline", "pipeline_id", "id"),
+    Index("runs_by_status", "status", "id"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("run_id", Text, nullable=False),
+    Column("index", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("lost", Integer, nullable=False),
+    Column("workspace", Text, nullable=False),
+    Column("agent_id", Text, nullable=False),
+    Column("fresh", Boolean, nullable=False),
+    Column("not_before", BigInteger, nullable=False),
+    Column("deadline", BigInteger, nullable=False),
+    Column("kept_from", Text, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger, nullable=False),
+    Index("jobs_by_run", "run_id", "index"),
+    Index("jobs_by_status", "status", "deadline", "not_before"),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("run_id", Text, nullable=False),
+    Column("job_id", Text, nullable=False),
+    Column("index", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("outputs", Text, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("lost", Integer, nullable=False),
+    Column("unstarted", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("current", Text, nullable=False),
+    Column("stopping", Text, nullable=False),
+    Column("kept_from", Text, nullable=False),
+    Column("not_before", BigInteger, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger, nullable=False),
+    Index("steps_by_run", "run_id", "index"),
+    Index("steps_by_status", "status", "not_before"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("run_id", Text, nullable=False),
+    Column("step_id", Text, nullable=False, index=True),
+    Column("number", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("selector", Text, nullable=False),
+    Column("agent_id", Text, nullable=False),
+    Column("exit_code", Integer, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("lines", BigInteger, nullable=False),
+    Column("percent", Integer, nullable=False),
+    Column("queued_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger, nullable=False),
+    Index("attempts_by_run", "run_id"),
+    Index("attempts_by_status", "status", "id"),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+_JSON = {"outputs", "variables", "checkout"}
+_RUN = [c.name for c in runs.c if c.name != "spec"]
+_JOB = [c.name for c in jobs.c if c.name != "run_id"]
+_STEP = [c.name for c in steps.c if c.name != "run_id"]
+_ATTEMPT = [c.name for c in attempts.c if c.name != "run_id"]
+
+
+def _values(thing: Any, names: Iterable[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in names:
+        value = getattr(thing, name)
+        if name in _JSON:
+            value = None if value is None else orjson.dumps(value).decode()
+        values[name] = value.value if isinstance(value, Status) else value
+    return values
+
+
+def _fields(row: Row[Any], names: Iterable[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in names:
+        value = getattr(row, name) if name != "index" else row._mapping["index"]
+        if name in _JSON and value is not None:
+            value = orjson.loads(value)
+        elif name == "status":
+            value = Status(value)
+        values[name] = value
+    return values
+
+
+# -- writing: a row follows its object ------------------------------------------------------------------
+
+
+def insert_run(conn: Connection, run: Run) -> None:
+    """Store a new run with all its jobs and steps."""
+    spec = orjson.dumps(spec_to_json(run.spec)).decode()
+    conn.execute(insert(runs).values(spec=spec, **_values(run, _RUN)))
+    conn.execute(insert(jobs), [{"run_id": run.id, **_values(job, _JOB)} for job in run.jobs])
+    rows = [{"run_id": run.id, **_values(step, _STEP)} for job in run.jobs for step in job.steps]
+    if rows:
+        conn.execute(insert(steps), rows)
+
+
+def insert_attempt(conn: Connection, run_id: str, attempt: Attempt) -> None:
+    """Store a new attempt."""
+    conn.execute(insert(attempts).values(run_id=run_id, **_values(attempt, _ATTEMPT)))
+
+
+def _updater(table: Table, names: list[str]) -> Any:
+    changes = {name: bindparam("_" + name) for name in names if name != "id"}
+    return update(table).where(table.c.id == bindparam("_id")).values(changes)
+
+
+_UPDATES = {
+    Run: (_updater(runs, _RUN), _RUN),
+    Job: (_updater(jobs, _JOB), _JOB),
+    Step: (_updater(steps, _STEP), _STEP),
+    Attempt: (_updater(attempts, _ATTEMPT), _ATTEMPT),
+}
+
+
+def save(conn: Connection, thing: Run | Job | Step | Attempt) -> None:
+    """Write an object's present state to its row."""
+    statement, names = _UPDATES[type(thing)]
+    conn.execute(statement, {"_" + name: value for name, value in _values(thing, names).items()})
+
+
+# -- reading --------------------------------------------------------------------------------------------
+
+
+def load_run(conn: Connection, run_id: str) -> Run | None:
+    """A run with its jobs and steps."""
+    row = conn.execute(select(runs).where(runs.c.id == run_id)).first()
+    if row is None:
+        return None
+    run = Run(spec=_spec(row.spec), **_fields(row, _RUN))
+    by_id: dict[str, Job] = {}
+    for job_row in conn.execute(select(jobs).where(jobs.c.run_id == run_id).order_by(jobs.c.index)):
+        job = Job(**_fields(job_row, _JOB))
+        run.jobs.append(job)
+        by_id[job.id] = job
+    for step_row in conn.execute(select(steps).where(steps.c.run_id == run_id).order_by(steps.c.index)):
+        by_id[step_row.job_id].steps.append(Step(**_fields(step_row, _STEP)))
+    return run
+
+
+@lru_cache(maxsize=256)
+def _spec(text: str) -> Spec:
+    return spec_from_json(orjson.loads(text), known_actions=None).spec
+
+
+def run_row(conn: Connection, run_id: str) -> Row[Any] | None:
+    """A run's own row, without its jobs."""
+    return conn.execute(select(runs).where(runs.c.id == run_id)).first()
+
+
+def attempt(conn: Connection, attempt_id: str) -> tuple[str, Attempt] | None:
+    """An attempt and the id of its run."""
+    row = conn.execute(select(attempts).where(attempts.c.id == attempt_id)).first()
+    return (row.run_id, Attempt(**_fields(row, _ATTEMPT))) if row else None
+
+
+def job_of_step(conn: Connection, step_id: str) -> str | None:
+    """The id of the job a step belongs to."""
+    return conn.execute(select(steps.c.job_id).where(steps.c.id == step_id)).scalar_one_or_none()
+
+
+def attempts_of_steps(conn: Connection, step_ids: list[str]) -> dict[str, list[Attempt]]:
+    """All attempts of some steps, in order, by step."""
+    found: dict[str, list[Attempt]] = {}
+    query = select(attempts).where(attempts.c.step_id.in_(step_ids)).order_by(attempts.c.number, attempts.c.id)
+    for row in conn.execute(query):
+        found.setdefault(row.step_id, []).append(Attempt(**_fields(row, _ATTEMPT)))
+    return found
+
+
+def ancestors(conn: Connection, step_ids: list[str]) -> dict[str, str]:
+    """For steps of a rerun: the step of the earlier run each goes back to."""
+    query = select(steps.c.id, steps.c.kept_from).where(steps.c.id.in_(step_ids), steps.c.kept_from != "")
+    return {row.id: row.kept_from for row in conn.execute(query)}
+
+
+def queued_attempts(conn: Connection, limit: int) -> list[Row[Any]]:
+    """Attempts waiting to be handed out, oldest first, with the run, job and agent they are bound to."""
+    query = (
+        select(
+            attempts.c.id,
+            attempts.c.run_id,
+            attempts.c.step_id,
+            attempts.c.reason,
+            attempts.c.selector,
+            steps.c.job_id,
+            jobs.c.agent_id.label("bound_to"),
+        )
+        .join(steps, steps.c.id == attempts.c.step_id)
+        .join(jobs, jobs.c.id == steps.c.job_id)
+        .where(attempts.c.status == Status.QUEUED.value, attempts.c.agent_id == "")
+        .order_by(attempts.c.id)
+        .limit(limit)
+    )
+    return list(conn.execute(query))
+
+
+def due_runs(conn: Connection, now: int, limit: int = 100) -> list[str]:
+    """Runs in which something was waiting for a time that has come."""
+    waiting_job = select(jobs.c.run_id).where(
+        jobs.c.status == Status.RUNNING.value,
+        ((jobs.c.deadline > 0) & (jobs.c.deadline <= now)) | ((jobs.c.not_before > 0) & (jobs.c.not_before <= now)),
+    )
+    waiting_step = select(steps.c.run_id).where(
+        steps.c.status == Status.PENDING.value, steps.c.not_before > 0, steps.c.not_before <= now
+    )
+    return list(conn.execute(waiting_job.union(waiting_step).limit(limit)).scalars())
+
+
+def unfinished_runs(conn: Connection) -> list[str]:
+    """Runs that are not over, oldest first."""
+    alive = [Status.PENDING.value, Status.QUEUED.value, Status.RUNNING.value]
+    return list(conn.execute(select(runs.c.id).where(runs.c.status.in_(alive)).order_by(runs.c.id)).scalars())
+
+
+def list_runs(
+    conn: Connection, *, filters: dict[str, str], projects: frozenset[str] | None, page: int, limit: int
+) -> tuple[list[Row[Any]], int]:
+    """A page of runs, newest first, and how many there are; ``projects`` limits what is seen."""
+    conditions = [runs.c[name] == value for name, value in filters.items()]
+    if projects is not None:
+        conditions.append(runs.c.project.in_(projects))
+    total = conn.execute(select(func.count()).select_from(runs).where(*conditions)).scalar_one()
+    columns = [c for c in runs.c if c.name != "spec"]
+    query = select(*columns).where(*conditions).order_by(runs.c.id.desc()).limit(limit).offset((page - 1) * limit)
+    return list(conn.execute(query)), total
+
+
+def pipeline_counts(conn: Connection, pipeline_id: str) -> dict[str, Any]:
+    """How many runs a pipeline has had, how many succeeded and failed, and the newest one's status."""
+    grouped = select(runs.c.status, func.count()).where(runs.c.pipeline_id == pipeline_id).group_by(runs.c.status)
+    counts = {status: count for status, count in conn.execute(grouped)}
+    newest = select(runs.c.status).where(runs.c.pipeline_id == pipeline_id).order_by(runs.c.id.desc()).limit(1)
+    return {
+        "total": sum(counts.values()),
+        "succeeded": counts.get(Status.SUCCEEDED.value, 0),
+        "failed": counts.get(Status.FAILED.value, 0),
+        "newest": conn.execute(newest).scalar_one_or_none() or "",
+    }
+
+
+def status_counts(conn: Connection) -> dict[str, int]:
+    """How many attempts wait and run (metrics)."""
+    waiting = [Status.QUEUED.value, Status.RUNNING.value]
+    query = select(attempts.c.status, func.count()).where(attempts.c.status.in_(waiting)).group_by(attempts.c.status)
+    return {status: count for status, count in conn.execute(query)}
+
+
+def concurrent_jobs(conn: Connection, project: str) -> list[Row[Any]]:
+    """Jobs that run now in a project (for concurrency groups)."""
+    query = (
+        select(jobs.c.id, jobs.c.name, jobs.c.run_id)
+        .join(runs, runs.c.id == jobs.c.run_id)
+        .where(runs.c.project == project, jobs.c.status == Status.RUNNING.value)
+    )
+    return list(conn.execute(query))
+
+
+# -- secrets --------------------------------------------------------------------------------------------
+
+
+def put_secret(conn: Connection, project: str, name: str, value: bytes, by: str, now: int) -> bool:
+    """Store a secret's ciphertext; ``True`` if it is new."""
+    s = secrets.c
+    known = update(secrets).where(s.project == project, s.name == name).values(value=value, updated_at=now)
+    if conn.execute(known).rowcount:
+        return False
+    fresh = {"value": value, "created_by": by, "created_at": now, "updated_at": now}
+    conn.execute(insert(secrets).values(project=project, name=name, **fresh))
+    return True
+
+
+def secret_values(conn: Connection, project: str, names: Iterable[str]) -> dict[str, bytes]:
+    """Ciphertexts by name, of those that exist."""
+    query = select(secrets.c.name, secrets.c.value).where(secrets.c.project == project, secrets.c.name.in_(list(names)))
+    return {row.name: row.value for row in conn.execute(query)}
+
+
+def list_secrets(conn: Connection, project: str) -> list[Row[Any]]:
+    """Names and times, never values."""
+    s = secrets.c
+    query = select(s.name, s.created_by, s.created_at, s.updated_at).where(s.project == project).order_by(s.name)
+    return list(conn.execute(query))
+
+
+def delete_secret(conn: Connection, project: str, name: str) -> bool:
+    """Forget a secret."""
+    return conn.execute(delete(secrets).where(secrets.c.project == project, secrets.c.name == name)).rowcount == 1
+
+
+# -- blobs ----------------------------------------------------------------------------------------------
+
+
+def add_blob(conn: Connection, **values: Any) -> None:
+    """Remember an uploaded file."""
+    conn.execute(insert(blobs).values(**values))
+
+
+def checkouts_of_attempts(conn: Connection, attempt_ids: list[str]) -> set[str]:
+    """The blobs that are the checkouts of these attempts' runs."""
+    query = (
+        select(runs.c.checkout)
+        .join(attempts, attempts.c.run_id == runs.c.id)
+        .where(attempts.c.id.in_(attempt_ids), runs.c.checkout.is_not(None))
+    )
+    return {orjson.loads(text)["id"] for text in conn.execute(query).scalars()}
+
+
+def blob(conn: Connection, blob_id: str) -> Row[Any] | None:
+    """What is known of an uploaded file."""
+    return conn.execute(select(blobs).where(blobs.c.id == blob_id)).first()

@@ -1,0 +1,213 @@
+"""Step attempts as the fleet's tasks: what goes out to the agent, and what its reports change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from pilothouse.engine import store
+from pilothouse.engine.expression_values import insert_text
+from pilothouse.engine.expressions import ExpressionError, render, render_tree, secret_names
+from pilothouse.engine.model import Attempt, Job, Run, Status, Step
+from pilothouse.engine.plan import context
+from pilothouse.engine.secrets import Secrets
+from pilothouse.engine.transitions import Transitions
+from pilothouse.fleet import store as fleet_store
+from pilothouse.fleet.model import Checkout, Lease, LeaseState, Task, TaskReport, TaskStatus
+from pilothouse.storage import Tx
+from pilothouse.wire.masking import Masker
+
+STEP = "step"
+"""The kind of lease that step attempts are."""
+
+_STATUS = {
+    TaskStatus.SUCCEEDED: Status.SUCCEEDED,
+    TaskStatus.FAILED: Status.FAILED,
+    TaskStatus.CANCELLED: Status.CANCELLED,
+    TaskStatus.TIMED_OUT: Status.TIMED_OUT,
+    TaskStatus.SKIPPED: Status.SKIPPED,
+}
+_MAX_ERROR = 4096
+
+
+class TaskInvalid(Exception):
+    """The attempt cannot be handed out: an expression fails, or a secret is missing."""
+
+
+@dataclass(slots=True)
+class Place:
+    """An attempt with all it belongs to."""
+
+    run: Run
+    job: Job
+    step: Step
+    attempt: Attempt
+
+
+class StepTasks:
+    """The fleet's handler for step attempts."""
+
+    def __init__(self, transitions: Transitions, secrets: Secrets) -> None:
+        self._transitions = transitions
+        self._secrets = secrets
+        self.on_end: list[Callable[[str], None]] = []
+
+    def place(self, conn: Connection, attempt_id: str) -> Place | None:
+        """Find an attempt and load its run."""
+        found = store.attempt(conn, attempt_id)
+        if found is None:
+            return None
+        run_id, attempt = found
+        run = store.load_run(conn, run_id)
+        if run is None:
+            return None
+        job, step = next((j, s) for j in run.jobs for s in j.steps if s.id == attempt.step_id)
+        return Place(run, job, step, attempt)
+
+    # -- TaskHandler ------------------------------------------------------------------------------------
+
+    def started(self, tx: Tx, lease: Lease) -> None:
+        """The agent has begun."""
+        at = self._current(tx, lease)
+        if at is not None:
+            self._transitions.start_attempt(tx, at.run, at.job, at.step, at.attempt, lease.agent_id)
+
+    def finished(self, tx: Tx, lease: Lease, report: TaskReport) -> None:
+        """The agent is done; what depends on it may go on."""
+        at = self._current(tx, lease)
+        if at is None:
+            return
+        status, error = _STATUS[report.status], self._masked(tx.conn, at, report.error)[:_MAX_ERROR]
+        if status.bad and not error:
+            error = f"exit code {report.exit_code}" if report.exit_code else "failed"
+        self._transitions.end_attempt(
+            tx, at.run, at.job, at.step, status, exit_code=report.exit_code, error=error
+        )
+        self._transitions.settle(tx, at.run)
+        self._ended(tx, lease.id)
+
+    def lost(self, tx: Tx, lease: Lease, reason: str) -> None:
+        """The agent will not finish it."""
+        at = self._current(tx, lease)
+        if at is None:
+            return
+        agent = fleet_store.agent(tx.conn, lease.agent_id)
+        self._transitions.lose_attempt(
+            tx,
+            at.run,
+            at.job,
+            at.step,
+            reason,
+            started=lease.state is LeaseState.STARTED,
+            gone=agent is None or not agent.online,
+        )
+        self._transitions.settle(tx, at.run)
+        self._ended(tx, lease.id)
+
+    def task(self, tx: Tx, lease: Lease) -> Task | None:
+        """The work again, for an agent that may not have got it."""
+        at = self._current(tx, lease)
+        if at is None:
+            return None
+        try:
+            return self.build(tx.conn, at)
+        except TaskInvalid:
+            return None
+
+    def cancel_reason(self, conn: Connection, lease: Lease) -> str | None:
+        """Why the attempt should be stopped, if it should."""
+        at = self.place(conn, lease.id)
+        if at is None or at.step.current != lease.id:
+            return "no longer wanted"
+        return at.step.reason if at.step.stopping else None
+
+    def repeated(self, conn: Connection, agent_id: str, report: TaskReport) -> bool:
+        """Whether this agent already reported an end of this attempt and it was taken."""
+        found = store.attempt(conn, report.task_id)
+        if found is None:
+            return False
+        attempt = found[1]
+        return attempt.agent_id == agent_id and attempt.status is _STATUS.get(report.status)
+
+    # -- handing out ------------------------------------------------------------------------------------
+
+    def build(self, conn: Connection, at: Place) -> Task:
+        """Put values into expressions and make the task. Raises :class:`TaskInvalid`."""
+        run, job, step = at.run, at.job, at.step
+        spec, job_spec = run.step_spec(job, step), run.job_spec(job)
+        secrets = self._wanted_secrets(conn, at)
+        roots = {**context(run, job, step), "secrets": secrets}
+        try:
+            env = _layered([run.spec.runtime.env, job_spec.env, spec.env], roots)
+            args = render_tree(spec.args, {**roots, "env": env})
+        except ExpressionError as error:
+            raise TaskInvalid(str(error)) from error
+        blob = run.checkout
+        return Task(
+            id=at.attempt.id,
+            kind=STEP,
+            run_id=run.id,
+            pipeline_id=run.pipeline_id or run.id,
+            job_id=job.id,
+            job_name=job.name,
+            name=step.name,
+            index=step.index,
+            uses=spec.uses,
+            action=spec.action,
+            args=args,
+            env=env,
+            workspace=job.workspace,
+            timeout=spec.timeout,
+            image=run.spec.runtime.image,
+            attempt=at.attempt.number,
+            secrets=secrets,
+            checkout=Checkout(f"/api/v1/blobs/{blob['id']}", blob["sha256"], blob["size"]) if blob else None,
+            continue_on_error=spec.continue_on_error,
+            fresh_workspace=job.fresh,
+            last_in_job=step.index == len(job.steps) - 1,
+        )
+
+    def mask_values(self, conn: Connection, at: Place) -> tuple[str, ...]:
+        """The secret values that must not show in anything this attempt says."""
+        names = _secret_names(at)
+        return tuple(self._secrets.values(conn, at.run.project, names).values()) if names else ()
+
+    def _wanted_secrets(self, conn: Connection, at: Place) -> dict[str, str]:
+        names = _secret_names(at)
+        values = self._secrets.values(conn, at.run.project, names) if names else {}
+        missing = sorted(names - values.keys())
+        if missing:
+            raise TaskInvalid(f"there is no secret named {', '.join(missing)} in this project")
+        return values
+
+    def _masked(self, conn: Connection, at: Place, text: str) -> str:
+        values = self.mask_values(conn, at) if text else ()
+        return Masker(values).mask(text) if values else text
+
+    def _current(self, tx: Tx, lease: Lease) -> Place | None:
+        at = self.place(tx.conn, lease.id)
+        return at if at is not None and at.step.current == lease.id else None
+
+    def _ended(self, tx: Tx, attempt_id: str) -> None:
+        for call in self.on_end:
+            tx.after_commit(lambda call=call: call(attempt_id))  # type: ignore[misc]
+
+
+def _secret_names(at: Place) -> frozenset[str]:
+    spec = at.run.step_spec(at.job, at.step)
+    return secret_names([dict(at.run.spec.runtime.env), dict(at.run.job_spec(at.job).env), dict(spec.env), spec.args])
+
+
+def _layered(layers: list[Any], roots: dict[str, Any]) -> dict[str, str]:
+    env: dict[str, str] = {}
+    for layer in layers:
+        scope = {**roots, "env": dict(env)}
+        env.update({name: _text(render(value, scope)) for name, value in layer.items()})
+    return env
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else insert_text(value)

@@ -1,0 +1,315 @@
+"""Every change of a run's state, each with its journal entry, in the caller's transaction.
+
+Nothing else writes the status of a run, job, step or attempt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from uuid_utils import uuid7
+
+from pilothouse.engine import store
+from pilothouse.engine.model import LOST, Attempt, Job, Run, Status, Step
+from pilothouse.engine.plan import (
+    Decision,
+    FinishJob,
+    FinishRun,
+    FinishStep,
+    QueueStep,
+    RestartJob,
+    StartJob,
+    StartRun,
+    StopAttempt,
+    after_failure,
+    after_loss,
+    decide,
+)
+from pilothouse.engine.spec import selector_to_json
+from pilothouse.fleet.model import LeaseState
+from pilothouse.fleet.service import Fleet
+from pilothouse.journal import Journal
+from pilothouse.storage import Tx
+from pilothouse.wire import entries
+
+
+class Transitions:
+    """Applies what the planner decides, and what agents report."""
+
+    def __init__(self, journal: Journal, fleet: Fleet) -> None:
+        self._journal = journal
+        self._fleet = fleet
+
+    # -- what the planner decides -----------------------------------------------------------------------
+
+    def settle(self, tx: Tx, run: Run) -> None:
+        """Apply decisions until the run has to wait for somebody or for a time."""
+        while decisions := decide(run, tx.now):
+            for decision in decisions:
+                self._apply(tx, run, decision)
+
+    def _apply(self, tx: Tx, run: Run, decision: Decision) -> None:
+        match decision:
+            case StartRun():
+                previous, run.status, run.started_at = run.status, Status.RUNNING, tx.now
+                store.save(tx.conn, run)
+                self.tell(tx, run, entries.RUN_STARTED, previous=previous)
+            case FinishRun(status, reason):
+                self._finish_run(tx, run, status, reason)
+            case StartJob(job):
+                self._start_job(tx, run, job)
+            case FinishJob(job, status, reason):
+                self._finish_job(tx, run, job, status, reason)
+            case RestartJob(job, reason, delay):
+                self._restart_job(tx, run, job, reason, delay)
+            case QueueStep(job, step):
+                self._queue_step(tx, run, job, step)
+            case FinishStep(job, step, status, reason):
+                self._finish_step(tx, run, job, step, status, reason=reason)
+            case StopAttempt(job, step, status, reason):
+                self._stop_attempt(tx, run, job, step, status, reason)
+
+    def _finish_run(self, tx: Tx, run: Run, status: Status, reason: str) -> None:
+        previous, run.status, run.reason, run.finished_at = run.status, status, reason, tx.now
+        store.save(tx.conn, run)
+        self.tell(
+            tx,
+            run,
+            entries.RUN_COMPLETED,
+            status=status,
+            previous=previous,
+            reason=reason,
+            duration=_span(run.started_at, tx.now),
+            outputs=run.outputs(),
+            counts=run.counts(),
+        )
+
+    def _start_job(self, tx: Tx, run: Run, job: Job) -> None:
+        previous, job.status, job.started_at = job.status, Status.RUNNING, tx.now
+        timeout = run.job_spec(job).timeout_seconds
+        job.deadline = tx.now + int(timeout * 1000) if timeout else 0
+        store.save(tx.conn, job)
+        self.tell(tx, run, entries.JOB_STARTED, job, previous=previous, counts=job.counts(), round=job.round)
+
+    def _finish_job(self, tx: Tx, run: Run, job: Job, status: Status, reason: str) -> None:
+        left = Status.CANCELLED if status is Status.CANCELLED else Status.SKIPPED
+        for step in job.steps:
+            if not step.status.over:
+                self._finish_step(tx, run, job, step, left, reason=reason)
+        previous, job.status, job.reason, job.finished_at = job.status, status, reason, tx.now
+        store.save(tx.conn, job)
+        self.tell(
+            tx,
+            run,
+            entries.JOB_COMPLETED,
+            job,
+            status=status,
+            previous=previous,
+            reason=reason,
+            duration=_span(job.started_at, tx.now),
+            counts=job.counts(),
+        )
+
+    def _restart_job(self, tx: Tx, run: Run, job: Job, reason: str, delay: int) -> None:
+        job.round += 1
+        job.workspace, job.agent_id, job.fresh = f"{job.id}-{job.round}", "", True
+        job.not_before = tx.now + delay if delay else 0
+        for step in job.steps:
+            step.status, step.reason, step.outputs, step.failures = Status.PENDING, "", {}, 0
+            step.current, step.stopping, step.not_before = "", "", 0
+            store.save(tx.conn, step)
+        store.save(tx.conn, job)
+        self.tell(tx, run, entries.JOB_RESTARTED, job, round=job.round, reason=reason)
+
+    def _queue_step(self, tx: Tx, run: Run, job: Job, step: Step) -> None:
+        step.attempts += 1
+        wanted = run.step_spec(job, step).agent_selector
+        attempt = Attempt(
+            id=str(uuid7()),
+            step_id=step.id,
+            number=step.attempts,
+            status=Status.QUEUED,
+            selector=orjson.dumps(selector_to_json(wanted)).decode() if wanted else "",
+            queued_at=tx.now,
+        )
+        previous, step.status, step.current, step.not_before = step.status, Status.QUEUED, attempt.id, 0
+        store.insert_attempt(tx.conn, run.id, attempt)
+        store.save(tx.conn, step)
+        if job.not_before:
+            job.not_before = 0
+            store.save(tx.conn, job)
+        self.tell(tx, run, entries.STEP_QUEUED, job, step, attempt, previous=previous, reason="")
+        for wake in self._fleet.wakers:
+            tx.after_commit(wake)
+
+    def _stop_attempt(self, tx: Tx, run: Run, job: Job, step: Step, status: Status, reason: str) -> None:
+        step.stopping, step.reason = status.value, reason
+        store.save(tx.conn, step)
+        if self._fleet.withdraw(tx, step.current, reason) is not LeaseState.STARTED:
+            self.end_attempt(tx, run, job, step, status, error=reason)
+
+    # -- what agents report -----------------------------------------------------------------------------
+
+    def start_attempt(self, tx: Tx, run: Run, job: Job, step: Step, attempt: Attempt, agent_id: str) -> None:
+        """The agent begins: from here on the attempt may have had effects."""
+        attempt.status, attempt.agent_id, attempt.started_at = Status.RUNNING, agent_id, tx.now
+        attempt.reason = ""
+        previous, step.status = step.status, Status.RUNNING
+        step.started_at = step.started_at or tx.now
+        store.save(tx.conn, attempt)
+        store.save(tx.conn, step)
+        if job.agent_id != agent_id or job.fresh:
+            job.agent_id, job.fresh = agent_id, False
+            store.save(tx.conn, job)
+        self.tell(tx, run, entries.STEP_STARTED, job, step, attempt, previous=previous, agent_id=agent_id)
+
+    def end_attempt(
+        self,
+        tx: Tx,
+        run: Run,
+        job: Job,
+        step: Step,
+        status: Status,
+        *,
+        exit_code: int = 0,
+        error: str = "",
+    ) -> None:
+        """The step's current attempt is over; the step is tried again or ends with it."""
+        if step.stopping and status is not Status.SUCCEEDED:
+            status, error = Status(step.stopping), error or step.reason
+        again = None
+        if status.bad and not step.stopping:
+            step.failures += 1
+            again = after_failure(run, job, step)
+        retry_at = tx.now + again.delay if again else 0
+        attempt = self._close_attempt(tx, run, job, step, status, exit_code, error, retry_at)
+        if again is None:
+            self._finish_step(tx, run, job, step, status, attempt=attempt, reason=error)
+        else:
+            step.status, step.current, step.not_before = Status.PENDING, "", max(retry_at, 1)
+            step.reason = f"tried again after: {error}" if error else "tried again"
+            store.save(tx.conn, step)
+
+    def lose_attempt(self, tx: Tx, run: Run, job: Job, step: Step, reason: str, *, started: bool, gone: bool) -> None:
+        """The agent will not finish the current attempt. ``gone``: nor can its workspace be counted on."""
+        if step.stopping:
+            self.end_attempt(tx, run, job, step, Status(step.stopping), error=step.reason)
+            return
+        again = after_loss(run, job, step, started)
+        if started:
+            step.lost += 1
+        else:
+            step.unstarted += 1
+        error = LOST + reason
+        attempt = self._close_attempt(tx, run, job, step, Status.FAILED, 0, error, tx.now if again else 0)
+        if again is not None and again.job:
+            job.lost += 1
+            self._restart_job(tx, run, job, error, 0)
+        elif again is not None:
+            if gone and (job.agent_id or not job.fresh):
+                job.agent_id, job.fresh, job.workspace = "", True, f"{job.id}-{job.round}.{step.attempts}"
+                store.save(tx.conn, job)
+            step.status, step.current, step.not_before, step.reason = Status.PENDING, "", 1, error
+            store.save(tx.conn, step)
+        else:
+            self._finish_step(tx, run, job, step, Status.FAILED, attempt=attempt, reason=error)
+
+    def _close_attempt(
+        self, tx: Tx, run: Run, job: Job, step: Step, status: Status, exit_code: int, error: str, retry_at: int
+    ) -> Attempt:
+        found = store.attempt(tx.conn, step.current)
+        assert found is not None, "a step's current attempt is always stored"
+        attempt = found[1]
+        attempt.status, attempt.exit_code, attempt.error = status, exit_code, error
+        attempt.reason, attempt.finished_at = "", tx.now
+        store.save(tx.conn, attempt)
+        self.tell(
+            tx,
+            run,
+            entries.ATTEMPT_COMPLETED,
+            job,
+            step,
+            attempt,
+            status=status,
+            exit_code=exit_code,
+            error=error,
+            agent_id=attempt.agent_id,
+            duration=_span(attempt.started_at, tx.now),
+            final=retry_at == 0,
+            retry_at=retry_at,
+        )
+        return attempt
+
+    def _finish_step(
+        self, tx: Tx, run: Run, job: Job, step: Step, status: Status, *, reason: str, attempt: Attempt | None = None
+    ) -> None:
+        previous, step.status, step.reason, step.finished_at = step.status, status, reason, tx.now
+        step.current = ""
+        store.save(tx.conn, step)
+        self.tell(
+            tx,
+            run,
+            entries.STEP_COMPLETED,
+            job,
+            step,
+            attempt,
+            status=status,
+            previous=previous,
+            exit_code=attempt.exit_code if attempt else 0,
+            error=attempt.error if attempt else "",
+            reason=reason,
+            outputs=step.outputs,
+            duration=_span(step.started_at, tx.now),
+        )
+
+    # -- the journal ------------------------------------------------------------------------------------
+
+    def tell(
+        self,
+        tx: Tx,
+        run: Run,
+        type: str,
+        job: Job | None = None,
+        step: Step | None = None,
+        attempt: Attempt | None = None,
+        **more: Any,
+    ) -> None:
+        """Write an entry to the run's stream with the keys that every projection needs (wire/entries.py)."""
+        body = run_keys(run, job, step)
+        if attempt is not None:
+            body["step_run_id"] = attempt.id
+            body["attempt"] = attempt.number
+        body.update(more)
+        subject = attempt.id if attempt else step.id if step else job.id if job else ""
+        scope = entries.project_scope(run.project)
+        self._journal.append(tx, entries.run_stream(run.id), type, scope, body, subject=subject)
+
+
+def run_keys(run: Run, job: Job | None = None, step: Step | None = None) -> dict[str, Any]:
+    """The keys that every entry of a run carries."""
+    keys: dict[str, Any] = {
+        "v": entries.VERSION,
+        "run_id": run.id,
+        "kind": run.kind,
+        "name": run.name,
+        "pipeline_id": run.pipeline_id,
+        "project": run.project,
+    }
+    if job is not None:
+        keys["job_id"], keys["job"] = job.id, job.name
+    if job is not None and step is not None:
+        spec = run.step_spec(job, step)
+        keys.update(
+            step_id=step.id,
+            step=step.name,
+            node=run.node(job, step),
+            uses=spec.uses,
+            action=spec.action,
+            index=step.index,
+        )
+    return keys
+
+
+def _span(start: int, end: int) -> int:
+    return end - start if start else 0

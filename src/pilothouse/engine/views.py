@@ -1,0 +1,112 @@
+"""Runs as clients see them (decisions.md, native routes); reads only."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from pilothouse.engine import store
+from pilothouse.engine.model import Attempt, Job, Run, Step
+
+
+def rfc3339(at: int) -> str | None:
+    """Milliseconds since 1970 as RFC 3339 UTC; ``None`` for 0, which stands for never."""
+    if not at:
+        return None
+    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def run_summary(row: Row[Any] | Run) -> dict[str, Any]:
+    """A run without its jobs."""
+    return {
+        "id": row.id,
+        "kind": row.kind,
+        "name": row.name,
+        "status": str(row.status),
+        "reason": row.reason,
+        "project": row.project,
+        "pipeline_id": row.pipeline_id or row.id,
+        "trigger": row.trigger,
+        "triggered_by": row.triggered_by,
+        "branch": row.branch,
+        "commit_sha": row.commit_sha,
+        "rerun_of": row.rerun_of or None,
+        "created_at": rfc3339(row.created_at),
+        "started_at": rfc3339(row.started_at),
+        "finished_at": rfc3339(row.finished_at),
+        "duration": (row.finished_at - row.started_at) / 1000 if row.finished_at and row.started_at else None,
+    }
+
+
+def run_view(conn: Connection, run: Run) -> dict[str, Any]:
+    """A run with its jobs, steps and all their attempts, those of the runs it repeats included."""
+    history = _attempts(conn, [step.id for job in run.jobs for step in job.steps])
+    view = run_summary(run)
+    view["variables"] = run.variables
+    view["jobs"] = [_job_view(run, job, history) for job in run.jobs]
+    return view
+
+
+def _attempts(conn: Connection, step_ids: list[str]) -> dict[str, list[Attempt]]:
+    """Attempts by step, each step's earlier lives first."""
+    lineage = {step_id: [step_id] for step_id in step_ids}
+    frontier = {step_id: step_id for step_id in step_ids}
+    while frontier:
+        parents = store.ancestors(conn, list(frontier))
+        frontier = {parent: frontier[child] for child, parent in parents.items()}
+        for parent, step_id in frontier.items():
+            lineage[step_id].insert(0, parent)
+    everyone = [member for line in lineage.values() for member in line]
+    found = store.attempts_of_steps(conn, everyone)
+    return {step_id: [a for member in line for a in found.get(member, [])] for step_id, line in lineage.items()}
+
+
+def _job_view(run: Run, job: Job, history: dict[str, list[Attempt]]) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "name": job.name,
+        "status": job.status.value,
+        "reason": job.reason,
+        "needs": list(run.job_spec(job).depends_on),
+        "round": job.round,
+        "agent_id": job.agent_id or None,
+        "started_at": rfc3339(job.started_at),
+        "finished_at": rfc3339(job.finished_at),
+        "steps": [_step_view(run, job, step, history[step.id]) for step in job.steps],
+    }
+
+
+def _step_view(run: Run, job: Job, step: Step, attempts: list[Attempt]) -> dict[str, Any]:
+    waiting = next((a.reason for a in attempts if a.id == step.current and a.reason), "")
+    return {
+        "id": step.id,
+        "name": step.name,
+        "node": run.node(job, step),
+        "uses": run.step_spec(job, step).uses,
+        "status": step.status.value,
+        "reason": waiting or step.reason,
+        "outputs": step.outputs,
+        "progress": next((a.percent for a in attempts if a.id == step.current), 0),
+        "kept": bool(step.kept_from) and step.status.over and not step.attempts,
+        "started_at": rfc3339(step.started_at),
+        "finished_at": rfc3339(step.finished_at),
+        "attempts": [_attempt_view(attempt) for attempt in attempts],
+    }
+
+
+def _attempt_view(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "step_run_id": attempt.id,
+        "number": attempt.number,
+        "status": attempt.status.value,
+        "exit_code": attempt.exit_code,
+        "error": attempt.error,
+        "reason": attempt.reason,
+        "agent_id": attempt.agent_id or None,
+        "lines": attempt.lines,
+        "queued_at": rfc3339(attempt.queued_at),
+        "started_at": rfc3339(attempt.started_at),
+        "finished_at": rfc3339(attempt.finished_at),
+    }

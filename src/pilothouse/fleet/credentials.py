@@ -1,0 +1,24 @@
+"""Who calls an RPC that only agents may call."""
+
+from __future__ import annotations
+
+from pilothouse.identity.errors import ApiError
+from pilothouse.identity.grpc import Context, abort, caller
+from pilothouse.identity.model import Principal
+from pilothouse.identity.service import Identity
+
+
+async def agent_caller(context: Context, identity: Identity) -> Principal:
+    """The calling agent. Aborts with UNAUTHENTICATED, or PERMISSION_DENIED for users."""
+    principal = await caller(context, identity)
+    if not principal.may("agent.self"):
+        await abort(context, ApiError.of("AUTH_INSUFFICIENT_PERMISSIONS", "only agents may call this"))
+    return principal
+
+
+def bearer(context: Context) -> str:
+    """The bearer token of a call, or nothing."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization" and isinstance(value, str) and value.lower().startswith("bearer "):
+            return value[7:].strip()
+    return ""

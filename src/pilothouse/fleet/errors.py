@@ -1,0 +1,30 @@
+"""What can be refused in the fleet, each with a stable code."""
+
+from __future__ import annotations
+
+
+class FleetError(Exception):
+    """Base of the fleet's errors."""
+
+    code = "FLEET_ERROR"
+
+
+class AgentNotFound(FleetError):
+    """No agent goes by that name."""
+
+    code = "AGENT_NOT_FOUND"
+
+    def __init__(self, agent_id: str) -> None:
+        super().__init__(f"No agent with ID '{agent_id}' exists")
+
+
+class BadCredential(FleetError):
+    """Neither a usable registration token nor this agent's own token."""
+
+    code = "AUTH_TOKEN_INVALID"
+
+
+class BadProfile(FleetError):
+    """What the agent said of itself cannot be right."""
+
+    code = "VALIDATION_FAILED"

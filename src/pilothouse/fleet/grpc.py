@@ -1,0 +1,187 @@
+"""agent.v1.AgentService: the first adapter of the agent channel (arcentra-wire.txt, decisions.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+from uuid_utils import uuid7
+
+from pilothouse.fleet import messages
+from pilothouse.fleet.errors import BadCredential, BadProfile
+from pilothouse.fleet.model import Task, Verdict
+from pilothouse.fleet.service import Fleet
+from pilothouse.fleet.credentials import agent_caller, bearer
+from pilothouse.identity.service import Identity
+from pilothouse.storage import Writer
+from pilothouse.wire.agent.v1 import agent_pb2 as pb
+from pilothouse.wire.agent.v1 import agent_pb2_grpc
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+log = structlog.get_logger("fleet.grpc")
+
+MAX_COMMANDS = 10_000
+
+
+class GrpcChannel:
+    """One ``Connect`` call. Commands wait here for the socket; the lease brings back what is dropped."""
+
+    def __init__(self, agent_id: str) -> None:
+        self.agent_id = agent_id
+        self.connection_id = str(uuid7())
+        self.commands: asyncio.Queue[pb.ConnectResponse | None] = asyncio.Queue(MAX_COMMANDS)
+        self.closed_for = ""
+
+    def dispatch(self, task: Task) -> None:
+        """Send work."""
+        self._put(messages.dispatch(self.agent_id, task))
+
+    def cancel(self, task_id: str, reason: str) -> None:
+        """Tell the agent to stop a task."""
+        self._put(messages.cancel(self.agent_id, task_id, reason))
+
+    def close(self, reason: str) -> None:
+        """End the call once the commands before this have gone out."""
+        self.closed_for = reason
+        self._put(None)
+
+    def _put(self, command: pb.ConnectResponse | None) -> None:
+        try:
+            self.commands.put_nowait(command)
+        except asyncio.QueueFull:
+            log.warning("fleet.agent_not_reading", agent_id=self.agent_id, commands=MAX_COMMANDS)
+            self.closed_for = "the agent does not read its commands"
+
+
+class AgentService(agent_pb2_grpc.AgentServiceServicer):
+    """Registration, liveness, work and its results."""
+
+    def __init__(self, fleet: Fleet, identity: Identity, writer: Writer) -> None:
+        self._fleet = fleet
+        self._identity = identity
+        self._writer = writer
+
+    async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
+        """Open to everyone who has a registration token, or the agent's own token."""
+        profile = messages.profile(request)
+        own = request.token or bearer(context)
+        try:
+            registration = await self._writer.write(
+                lambda tx: self._fleet.registry.register(
+                    tx, profile, registration_token=request.registration_token, own_token=own
+                )
+            )
+        except BadCredential as error:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+        except BadProfile as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        return pb.RegisterResponse(
+            success=True,
+            message="registered",
+            agent_id=profile.agent_id,
+            heartbeat_interval=int(self._fleet.settings.heartbeat * 1000),
+            labels=dict(registration.agent.profile.labels),
+            auth_token=registration.token or "",
+        )
+
+    async def Unregister(self, request: pb.UnregisterRequest, context: Context) -> pb.UnregisterResponse:
+        """The agent leaves for good."""
+        agent_id = await self._self(context, request.agent_id)
+        await self._writer.write(lambda tx: self._fleet.unregister(tx, agent_id, request.reason))
+        return pb.UnregisterResponse(success=True, message="unregistered")
+
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatResponse:
+        """The agent lives; for agents that do not keep a ``Connect`` call open."""
+        agent_id = await self._self(context, request.agent_id)
+        await self._writer.write(lambda tx: self._fleet.heartbeat(tx, agent_id))
+        return pb.HeartbeatResponse(success=True, message="ok", timestamp=int(time.time()))
+
+    async def UpdateLabels(self, request: pb.UpdateLabelsRequest, context: Context) -> pb.UpdateLabelsResponse:
+        """Change what work the agent matches, without a restart."""
+        agent_id = await self._self(context, request.agent_id)
+        principal = await agent_caller(context, self._identity)
+        try:
+            labels = await self._writer.write(
+                lambda tx: self._fleet.registry.update_labels(
+                    tx, principal, agent_id, dict(request.labels), request.merge
+                )
+            )
+        except BadProfile as error:
+            return pb.UpdateLabelsResponse(success=False, message=str(error))
+        return pb.UpdateLabelsResponse(success=True, message="ok", labels=labels)
+
+    async def ReportStepRunStatus(
+        self, request: pb.ReportStepRunStatusRequest, context: Context
+    ) -> pb.ReportStepRunStatusResponse:
+        """A status with an answer: ``success`` means it is on disk, or was taken before."""
+        agent_id = await self._self(context, request.agent_id)
+        report = messages.report(request)
+        if report is None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "status is none that an agent can report")
+            raise AssertionError("abort raises")
+        verdict = await self._writer.write(lambda tx: self._fleet.report(tx, agent_id, report))
+        taken = verdict is not Verdict.STALE
+        words = verdict.value if taken else "this step run is no longer leased to this agent"
+        return pb.ReportStepRunStatusResponse(success=taken, message=words)
+
+    async def Connect(
+        self, request_iterator: AsyncIterator[pb.ConnectRequest], context: Context
+    ) -> AsyncIterator[pb.ConnectResponse]:
+        """The control channel: work and cancellations out; heartbeats, acknowledgements and statuses in."""
+        agent_id = await self._self(context, "")
+        channel = GrpcChannel(agent_id)
+        await self._fleet.attach(channel)
+        log.info("fleet.agent_connected", agent_id=agent_id, connection_id=channel.connection_id)
+        listening = asyncio.create_task(self._listen(channel, request_iterator))
+        listening.add_done_callback(lambda _: channel.close(channel.closed_for or "the agent closed its side"))
+        try:
+            while (command := await channel.commands.get()) is not None and not channel.closed_for:
+                yield command
+            if channel.closed_for in ("replaced", "going away"):
+                code = grpc.StatusCode.ABORTED if channel.closed_for == "replaced" else grpc.StatusCode.UNAVAILABLE
+                await context.abort(code, f"this connection is {channel.closed_for}")
+            if listening.done() and not listening.cancelled() and listening.exception() is not None:
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(listening.exception()))
+        finally:
+            listening.cancel()
+            await asyncio.shield(self._fleet.detach(channel, channel.closed_for or "the connection broke"))
+            log.info("fleet.agent_disconnected", agent_id=agent_id, reason=channel.closed_for)
+
+    async def _listen(self, channel: GrpcChannel, requests: AsyncIterator[pb.ConnectRequest]) -> None:
+        first = True
+        async for request in requests:
+            if request.agent_id and request.agent_id != channel.agent_id:
+                raise PermissionError(f"this connection belongs to agent {channel.agent_id}")
+            kind = request.WhichOneof("payload")
+            if kind == "heartbeat":
+                await self._heartbeat(channel.agent_id, request.heartbeat, first)
+                first = False
+            elif kind == "task_ack":
+                await self._acknowledgement(channel.agent_id, request.task_ack)
+            elif kind == "task_status":
+                report = messages.report(request.task_status)
+                if report is not None:
+                    await self._writer.write(lambda tx, r=report: self._fleet.report(tx, channel.agent_id, r))
+
+    async def _heartbeat(self, agent_id: str, beat: pb.ConnectHeartbeat, first: bool) -> None:
+        holds = frozenset(beat.running_step_run_ids) if beat.reports_running else None
+        await self._writer.write(lambda tx: self._fleet.heartbeat(tx, agent_id, holds, first=first))
+
+    async def _acknowledgement(self, agent_id: str, ack: pb.TaskAck) -> None:
+        if ack.status == pb.ACK_STATUS_FAILED:
+            await self._writer.write(lambda tx: self._fleet.refused(tx, agent_id, ack.command_id, ack.message))
+        else:
+            await self._writer.write(lambda tx: self._fleet.acknowledged(tx, agent_id, ack.command_id))
+
+    async def _self(self, context: Context, claimed: str) -> str:
+        """The calling agent's id; it may not act under another's."""
+        principal = await agent_caller(context, self._identity)
+        if claimed and claimed != principal.id:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this credential belongs to agent {principal.id}")
+        return principal.id
+
+

@@ -1,0 +1,207 @@
+"""Routes of agents and registration tokens (StreamSpace page, Agent Management; decisions.md)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection
+from starlette.responses import Response
+
+from pilothouse.fleet import store
+from pilothouse.fleet.errors import AgentNotFound
+from pilothouse.fleet.model import Agent, AgentStatus
+from pilothouse.fleet.registry import require_agent
+from pilothouse.fleet.service import Fleet
+from pilothouse.identity.errors import ApiError
+from pilothouse.identity.service import Identity
+from pilothouse.identity.web import Caller, Idem, allow, json_response
+from pilothouse.storage import Tx
+
+Page = Annotated[int, Query(ge=1, le=1_000_000)]
+Limit = Annotated[int, Query(ge=1, le=100)]
+
+
+class NewRegistrationToken(BaseModel):
+    """What agents may register with; ``expires_in`` in seconds."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"description": "build hosts", "max_uses": 5}})
+    description: str = Field("", max_length=200)
+    max_uses: int | None = Field(None, ge=1, le=1_000_000)
+    expires_in: int | None = Field(None, ge=1, le=10 * 365 * 86400)
+
+
+class PatchAgent(BaseModel):
+    """``draining``: no new work; ``online``: work again."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"status": "draining"}})
+    status: Literal["online", "draining"]
+
+
+def _time(at: int) -> str | None:
+    return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at else None
+
+
+def agent_view(agent: Agent, busy: int, now: int) -> dict[str, Any]:
+    """An agent in the shape of the StreamSpace page, with its slots and labels."""
+    profile = agent.profile
+    capacity = {"max_sessions": profile.max_sessions, "current_sessions": 0, "slots": profile.slots, "busy": busy}
+    return {
+        "id": agent.id,
+        "agent_id": agent.agent_id,
+        "name": profile.name,
+        "platform": profile.platform,
+        "region": profile.region,
+        "status": agent.status.value,
+        "draining": agent.draining,
+        "capacity": capacity,
+        "labels": dict(profile.labels),
+        "metadata": {**profile.metadata, "agent_version": profile.version, "os": profile.os, "arch": profile.arch},
+        "websocket_conn_id": agent.connection_id or None,
+        "last_heartbeat": _time(agent.last_heartbeat),
+        "uptime_seconds": max(0, (now - agent.created_at) // 1000),
+        "sessions": [],
+        "created_at": _time(agent.created_at),
+        "updated_at": _time(agent.updated_at),
+    }
+
+
+def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
+    """``/api/v1/agents``."""
+    routes = APIRouter(prefix="/api/v1/agents", tags=["agents"])
+
+    @routes.get("", dependencies=[allow("agent.read")], summary="List agents", responses=_example(_AGENTS))
+    async def list_agents(
+        platform: str | None = None,
+        status: Literal["online", "offline", "draining"] | None = None,
+        region: str | None = None,
+        page: Page = 1,
+        limit: Limit = 20,
+    ) -> Response:
+        """All agents by name, filtered and paged."""
+        agents, held, now = await _everyone(identity)
+        wanted = [
+            agent
+            for agent in agents
+            if platform in (None, agent.profile.platform)
+            and status in (None, agent.status.value)
+            and region in (None, agent.profile.region)
+        ]
+        shown = wanted[(page - 1) * limit : page * limit]
+        paging = {"page": page, "limit": limit, "total": len(wanted), "total_pages": -(-len(wanted) // limit)}
+        views = [agent_view(agent, held.get(agent.agent_id, 0), now) for agent in shown]
+        return json_response({"agents": views, "pagination": paging})
+
+    @routes.get("/stats", dependencies=[allow("agent.read")], summary="Agent statistics")
+    async def stats() -> Response:
+        """Counts and capacity over all agents."""
+        agents, _, _ = await _everyone(identity)
+        platforms: dict[str, int] = {}
+        for agent in agents:
+            platforms[agent.profile.platform] = platforms.get(agent.profile.platform, 0) + 1
+        room = sum(agent.profile.max_sessions for agent in agents)
+        return json_response(
+            {
+                "total_agents": len(agents),
+                "online_agents": sum(a.status is AgentStatus.ONLINE for a in agents),
+                "offline_agents": sum(a.status is AgentStatus.OFFLINE for a in agents),
+                "draining_agents": sum(a.status is AgentStatus.DRAINING for a in agents),
+                "by_platform": platforms,
+                "total_capacity": {"max_sessions": room, "current_sessions": 0},
+                "utilization": {"percentage": 0.0, "sessions_available": room},
+            }
+        )
+
+    @routes.get("/{agent_id}", dependencies=[allow("agent.read")], summary="Show an agent", responses=_example(_AGENT))
+    async def get_agent(agent_id: str) -> Response:
+        """One agent. Errors: ``AGENT_NOT_FOUND``."""
+        agents, held, now = await _everyone(identity)
+        found = next((agent for agent in agents if agent.agent_id == agent_id), None)
+        if found is None:
+            raise AgentNotFound(agent_id)
+        return json_response(agent_view(found, held.get(agent_id, 0), now))
+
+    @routes.patch("/{agent_id}", dependencies=[allow("agent.control")], summary="Drain an agent, or give it work again")
+    async def patch_agent(agent_id: str, body: PatchAgent, caller: Caller) -> Response:
+        """Draining survives reconnects. Errors: ``AGENT_NOT_FOUND``."""
+        draining = body.status == "draining"
+        agent = await identity.write(lambda tx: fleet.drain(tx, caller, agent_id, draining))
+        shown = {"id": agent.id, "agent_id": agent_id, "status": agent.status.value}
+        return json_response({**shown, "draining": agent.draining, "updated_at": _time(agent.updated_at)})
+
+    @routes.delete("/{agent_id}", dependencies=[allow("agent.control")], status_code=204, summary="Remove an agent")
+    async def delete_agent(agent_id: str, caller: Caller) -> Response:
+        """Its credential ends and what it held is lost. Errors: ``AGENT_NOT_FOUND``."""
+
+        def use_case(tx: Tx) -> None:
+            require_agent(tx.conn, agent_id)
+            fleet.unregister(tx, agent_id, f"removed by {caller.name}")
+            identity.audit(tx, caller, "agent.remove", agent_id)
+
+        await identity.write(use_case)
+        return Response(status_code=204)
+
+    return routes
+
+
+def registration_tokens_router(identity: Identity, fleet: Fleet) -> APIRouter:
+    """``/api/v1/registration-tokens`` (admins)."""
+    routes = APIRouter(prefix="/api/v1/registration-tokens", tags=["agents"])
+
+    @routes.post("", dependencies=[allow("registration_token.create")], status_code=201, summary="Create a registration token", responses=_example(_TOKEN, 201))
+    async def create(body: NewRegistrationToken, caller: Caller, idem: Idem) -> Response:
+        """The token is shown this once."""
+
+        def use_case(tx: Tx) -> dict[str, Any]:
+            made = fleet.registry.create_registration_token(
+                tx, caller, description=body.description, max_uses=body.max_uses, expires_in=body.expires_in
+            )
+            return {**made, "expires_at": _time(int(made["expires_at"] or 0))}
+
+        return await idem(use_case, 201)
+
+    @routes.get("", dependencies=[allow("registration_token.create")], summary="List registration tokens")
+    async def list_tokens() -> Response:
+        """All of them, without their secrets."""
+        rows = await identity.read(store.list_registration_tokens)
+        shown = [
+            {**row._mapping, "expires_at": _time(row.expires_at or 0), "created_at": _time(row.created_at)} for row in rows
+        ]
+        return json_response({"registration_tokens": shown})
+
+    @routes.delete("/{token_id}", dependencies=[allow("registration_token.create")], status_code=204, summary="Revoke a registration token")
+    async def revoke(token_id: str, caller: Caller) -> Response:
+        """Agents that have registered with it stay. Errors: ``TOKEN_NOT_FOUND``."""
+        if not await identity.write(lambda tx: fleet.registry.revoke_registration_token(tx, caller, token_id)):
+            raise ApiError.of("TOKEN_NOT_FOUND", f"No registration token with ID '{token_id}' exists")
+        return Response(status_code=204)
+
+    return routes
+
+
+async def _everyone(identity: Identity) -> tuple[list[Agent], dict[str, int], int]:
+    def read(conn: Connection) -> tuple[list[Agent], dict[str, int]]:
+        return store.all_agents(conn), store.held_by_agent(conn)
+
+    agents, held = await identity.read(read)
+    return agents, held, int(datetime.now(UTC).timestamp() * 1000)
+
+
+def _example(value: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    return {status: {"content": {"application/json": {"example": value}}}}
+
+
+_AGENT = {
+    "id": "550e8400-e29b-41d4-a716-446655440000",
+    "agent_id": "local",
+    "platform": "process",
+    "region": "",
+    "status": "online",
+    "capacity": {"max_sessions": 0, "current_sessions": 0, "slots": 4, "busy": 1},
+    "labels": {"local": "true", "os": "linux", "arch": "amd64"},
+    "last_heartbeat": "2026-01-10T14:23:45Z",
+}
+_AGENTS = {"agents": [_AGENT], "pagination": {"page": 1, "limit": 20, "total": 1, "total_pages": 1}}
+_TOKEN = {"id": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10", "token": "pilotreg_…", "expires_at": None}

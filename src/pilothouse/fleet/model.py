@@ -1,0 +1,164 @@
+"""Agents, leases and tasks; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+
+class AgentStatus(StrEnum):
+    """What an agent is to those who would give it work."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentProfile:
+    """What an agent says of itself when it registers. ``slots``: tasks it runs at once."""
+
+    agent_id: str
+    name: str = ""
+    platform: str = "process"
+    region: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    slots: int = 1
+    max_sessions: int = 0
+    os: str = ""
+    arch: str = ""
+    version: str = ""
+    ip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One registered agent. ``id`` is ours (a UUID), ``agent_id`` the name it goes by; times in ms."""
+
+    id: str
+    profile: AgentProfile
+    online: bool
+    draining: bool
+    connection_id: str
+    last_heartbeat: int
+    offline_since: int
+    created_at: int
+    updated_at: int
+
+    @property
+    def agent_id(self) -> str:
+        return self.profile.agent_id
+
+    @property
+    def status(self) -> AgentStatus:
+        """Offline wins over draining; draining survives reconnects."""
+        if not self.online:
+            return AgentStatus.OFFLINE
+        return AgentStatus.DRAINING if self.draining else AgentStatus.ONLINE
+
+
+class LeaseState(StrEnum):
+    """``offered``: handed out, not yet acknowledged as started; ``started``: it may have had effects."""
+
+    OFFERED = "offered"
+    STARTED = "started"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Work handed to one agent until ``expires_at`` (ms). The id is the task's id, and the fence."""
+
+    id: str
+    agent_id: str
+    kind: str
+    state: LeaseState
+    granted_at: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """A source tree the agent is to lay into the workspace: where to fetch it and what it must be."""
+
+    url: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One piece of work as it goes to the agent: a step attempt with everything put in.
+
+    Holds secret values; lives only between the hand-out and the wire, never in the database or the journal.
+    """
+
+    id: str
+    kind: str
+    run_id: str
+    pipeline_id: str
+    job_id: str
+    job_name: str
+    name: str
+    index: int
+    uses: str
+    action: str
+    args: Mapping[str, Any]
+    env: Mapping[str, str]
+    workspace: str
+    timeout: str = ""
+    image: str = ""
+    attempt: int = 1
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    checkout: Checkout | None = None
+    continue_on_error: bool = False
+    fresh_workspace: bool = False
+    last_in_job: bool = False
+
+
+class TaskStatus(StrEnum):
+    """What an agent reports of a task."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """One report of an agent on one of its tasks."""
+
+    task_id: str
+    status: TaskStatus
+    exit_code: int = 0
+    error: str = ""
+    metrics: Mapping[str, str] = field(default_factory=dict)
+
+
+class Verdict(StrEnum):
+    """What became of a report: taken, known already, or of a task that is no longer this agent's."""
+
+    ACCEPTED = "accepted"
+    REPEATED = "repeated"
+    STALE = "stale"
+
+
+class AgentChannel(Protocol):
+    """One live connection to an agent, whatever wire it speaks. All calls return at once."""
+
+    agent_id: str
+    connection_id: str
+
+    def dispatch(self, task: Task) -> None:
+        """Send work."""
+
+    def cancel(self, task_id: str, reason: str) -> None:
+        """Tell the agent to stop a task."""
+
+    def close(self, reason: str) -> None:
+        """End the connection; ``replaced`` when a newer one took its place, ``going away`` at shutdown."""

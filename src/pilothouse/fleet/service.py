@@ -1,0 +1,286 @@
+"""Liveness and leases: who is there, who holds what, and what is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+from sqlalchemy import Connection
+
+from pilothouse.fleet import store
+from pilothouse.fleet.hub import Hub
+from pilothouse.fleet.model import (
+    Agent,
+    AgentChannel,
+    AgentStatus,
+    Lease,
+    LeaseState,
+    Task,
+    TaskReport,
+    TaskStatus,
+    Verdict,
+)
+from pilothouse.fleet.registry import Registry, require_agent
+from pilothouse.identity.model import Principal
+from pilothouse.identity.service import Identity
+from pilothouse.journal import Journal
+from pilothouse.storage import Tx, Writer
+from pilothouse.wire import entries
+
+log = structlog.get_logger("fleet")
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """Seconds: how often agents beat, when silence means offline, how long a lease lasts unrenewed."""
+
+    heartbeat: float = 10
+    offline_after: float = 30
+    lease: float = 60
+
+
+class TaskHandler(Protocol):
+    """What a layer above does with the tasks of its kind (one handler for each kind of lease)."""
+
+    def started(self, tx: Tx, lease: Lease) -> None:
+        """The agent has begun."""
+
+    def finished(self, tx: Tx, lease: Lease, report: TaskReport) -> None:
+        """The agent is done; the lease is gone already."""
+
+    def lost(self, tx: Tx, lease: Lease, reason: str) -> None:
+        """The agent will not finish it; the lease is gone already."""
+
+    def task(self, tx: Tx, lease: Lease) -> Task | None:
+        """The work again, to be sent once more; ``None`` if it should not run any more."""
+
+    def cancel_reason(self, conn: Connection, lease: Lease) -> str | None:
+        """Why the task should be stopped, if it should."""
+
+    def repeated(self, conn: Connection, agent_id: str, report: TaskReport) -> bool:
+        """Whether this result was already taken from this agent."""
+
+
+class Fleet:
+    """The agents of one control plane."""
+
+    def __init__(
+        self, writer: Writer, journal: Journal, identity: Identity, settings: FleetSettings
+    ) -> None:
+        self.settings = settings
+        self.hub = Hub()
+        self.registry = Registry(journal, identity)
+        self._writer = writer
+        self._journal = journal
+        self._identity = identity
+        self._handlers: dict[str, TaskHandler] = {}
+        self.wakers: list[Callable[[], None]] = []
+        self._missing: set[str] = set()
+        self._closing = False
+
+    def handle(self, kind: str, handler: TaskHandler) -> None:
+        """Register the handler for leases of a kind."""
+        self._handlers[kind] = handler
+
+    def on_change(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` whenever an agent came, changed, or has room again."""
+        self.wakers.append(wake)
+
+    # -- connections ------------------------------------------------------------------------------------
+
+    async def attach(self, channel: AgentChannel) -> None:
+        """A connection of an agent begins: what was on offer or to be cancelled is sent again."""
+        self.hub.attach(channel)
+        await self._writer.write(lambda tx: self._connected(tx, channel))
+
+    async def detach(self, channel: AgentChannel, reason: str) -> None:
+        """A connection ended. The end of a replaced one, or our own shutdown, makes nobody offline."""
+        if self.hub.detach(channel) and not self._closing:
+            await self._writer.write(lambda tx: self._disconnected(tx, channel, reason))
+
+    def close(self) -> None:
+        """Shutdown: say goodbye to every agent."""
+        self._closing = True
+        self.hub.close_all("going away")
+
+    def _connected(self, tx: Tx, channel: AgentChannel) -> None:
+        agent = require_agent(tx.conn, channel.agent_id)
+        store.set_agent(
+            tx.conn, agent.agent_id, online=True, connection_id=channel.connection_id, last_heartbeat=tx.now
+        )
+        if not agent.online:
+            self._tell(tx, agent, entries.AGENT_ONLINE)
+        store.renew_leases(tx.conn, agent.agent_id, self._expiry(tx))
+        for lease in store.leases_of(tx.conn, agent.agent_id):
+            self._remind(tx, channel, lease)
+        self._wake_after(tx)
+
+    def _remind(self, tx: Tx, channel: AgentChannel, lease: Lease) -> None:
+        handler = self._handlers[lease.kind]
+        reason = handler.cancel_reason(tx.conn, lease)
+        if reason is not None:
+            tx.after_commit(lambda: channel.cancel(lease.id, reason))
+        elif lease.state is LeaseState.OFFERED:
+            task = handler.task(tx, lease)
+            if task is not None:
+                tx.after_commit(lambda: channel.dispatch(task))
+
+    def _disconnected(self, tx: Tx, channel: AgentChannel, reason: str) -> None:
+        agent = store.agent(tx.conn, channel.agent_id)
+        if agent is not None and agent.online and agent.connection_id == channel.connection_id:
+            self._offline(tx, agent, reason)
+
+    def _offline(self, tx: Tx, agent: Agent, reason: str) -> None:
+        store.set_agent(tx.conn, agent.agent_id, online=False, connection_id="", offline_since=tx.now)
+        self._tell(tx, agent, entries.AGENT_OFFLINE, reason=reason)
+        self._wake_after(tx)
+
+    # -- what agents say --------------------------------------------------------------------------------
+
+    def heartbeat(self, tx: Tx, agent_id: str, holds: Collection[str] | None = None, *, first: bool = False) -> None:
+        """The agent lives: its leases are renewed.
+
+        ``holds``: the tasks it says it holds, where it says so. A started task it no longer holds is lost; at
+        once if this is the ``first`` word of a connection, else at the second time (a dispatch may have crossed
+        the heartbeat on the way).
+        """
+        agent = require_agent(tx.conn, agent_id)
+        store.set_agent(tx.conn, agent_id, last_heartbeat=tx.now, online=True)
+        if not agent.online:
+            self._tell(tx, agent, entries.AGENT_ONLINE)
+            self._wake_after(tx)
+        store.renew_leases(tx.conn, agent_id, self._expiry(tx))
+        if holds is None:
+            return
+        for lease in store.leases_of(tx.conn, agent_id):
+            if lease.state is not LeaseState.STARTED or lease.id in holds:
+                self._missing.discard(lease.id)
+            elif first or lease.id in self._missing:
+                self._missing.discard(lease.id)
+                self._lose(tx, lease, f"agent {agent_id} no longer runs it")
+            else:
+                self._missing.add(lease.id)
+
+    def acknowledged(self, tx: Tx, agent_id: str, task_id: str) -> Verdict:
+        """The agent starts the task. Only after this was committed may it have effects."""
+        lease = self._held(tx, agent_id, task_id)
+        if lease is None:
+            return Verdict.STALE
+        if lease.state is LeaseState.STARTED:
+            return Verdict.REPEATED
+        store.start_lease(tx.conn, task_id)
+        self._handlers[lease.kind].started(tx, lease)
+        return Verdict.ACCEPTED
+
+    def refused(self, tx: Tx, agent_id: str, task_id: str, message: str) -> Verdict:
+        """The agent will not start the task."""
+        lease = self._held(tx, agent_id, task_id)
+        if lease is None:
+            return Verdict.STALE
+        self._lose(tx, lease, f"agent {agent_id} refused it: {message or 'no reason given'}")
+        return Verdict.ACCEPTED
+
+    def report(self, tx: Tx, agent_id: str, report: TaskReport) -> Verdict:
+        """A task's status. Results are idempotent; one of a lease that has ended changes nothing."""
+        if report.status is TaskStatus.RUNNING:
+            return self.acknowledged(tx, agent_id, report.task_id)
+        lease = self._held(tx, agent_id, report.task_id)
+        if lease is None:
+            known = any(h.repeated(tx.conn, agent_id, report) for h in self._handlers.values())
+            return Verdict.REPEATED if known else Verdict.STALE
+        if lease.state is LeaseState.OFFERED:  # a worker that reports only ends has begun all the same
+            self.acknowledged(tx, agent_id, report.task_id)
+        store.drop_lease(tx.conn, lease.id)
+        self._handlers[lease.kind].finished(tx, lease, report)
+        self._wake_after(tx)
+        return Verdict.ACCEPTED
+
+    def unregister(self, tx: Tx, agent_id: str, reason: str) -> None:
+        """The agent leaves for good; what it held is lost."""
+        agent = require_agent(tx.conn, agent_id)
+        for lease in store.leases_of(tx.conn, agent_id):
+            self._lose(tx, lease, f"agent {agent_id} unregistered")
+        self._tell(tx, agent, entries.AGENT_UNREGISTERED, reason=reason)
+        store.delete_agent(tx.conn, agent_id)
+        tx.after_commit(lambda: self._identity.forget(agent.id))
+
+    # -- what the layers above ask ----------------------------------------------------------------------
+
+    def grant(self, tx: Tx, task: Task, agent_id: str) -> None:
+        """Lease a task to an agent and send it after the commit."""
+        store.add_lease(tx.conn, task.id, agent_id, task.kind, tx.now, self._expiry(tx))
+        tx.after_commit(lambda: self.hub.dispatch(agent_id, task))
+
+    def withdraw(self, tx: Tx, task_id: str, reason: str) -> LeaseState | None:
+        """Want a task back: one only on offer is taken back, a started one is told to stop and reports later.
+
+        Gives the state the lease was in, ``None`` if there was none.
+        """
+        lease = store.lease(tx.conn, task_id)
+        if lease is None:
+            return None
+        if lease.state is LeaseState.OFFERED:
+            store.drop_lease(tx.conn, task_id)
+            self._wake_after(tx)
+        tx.after_commit(lambda: self.hub.cancel(lease.agent_id, task_id, reason))
+        return lease.state
+
+    def drain(self, tx: Tx, by: Principal, agent_id: str, draining: bool) -> Agent:
+        """Give an agent no more work, or work again."""
+        agent = require_agent(tx.conn, agent_id)
+        if agent.draining != draining:
+            store.set_agent(tx.conn, agent_id, draining=draining, updated_at=tx.now)
+            if agent.online:
+                self._tell(tx, agent, entries.AGENT_DRAINING if draining else entries.AGENT_ONLINE)
+            self._wake_after(tx)
+        self._identity.audit(tx, by, "agent.drain" if draining else "agent.undrain", agent_id)
+        return require_agent(tx.conn, agent_id)
+
+    # -- time -------------------------------------------------------------------------------------------
+
+    def restarted(self, tx: Tx) -> None:
+        """At the server's start: agents and leases get a fresh grace before anything is called lost."""
+        store.renew_all(tx.conn, self._expiry(tx))
+        for agent in store.all_agents(tx.conn):
+            if agent.online:
+                store.set_agent(tx.conn, agent.agent_id, last_heartbeat=tx.now, connection_id="")
+
+    def reap(self, tx: Tx) -> None:
+        """Call the silent offline and the overdue lost; run this about every second."""
+        for agent in store.silent_agents(tx.conn, tx.now - int(self.settings.offline_after * 1000)):
+            self._offline(tx, agent, f"no heartbeat for {self.settings.offline_after:g} s")
+        for lease in store.expired_leases(tx.conn, tx.now):
+            self._lose(tx, lease, f"agent {lease.agent_id} has not been heard of for {self.settings.lease:g} s")
+
+    # -- inner ------------------------------------------------------------------------------------------
+
+    def _lose(self, tx: Tx, lease: Lease, reason: str) -> None:
+        store.drop_lease(tx.conn, lease.id)
+        self._handlers[lease.kind].lost(tx, lease, reason)
+        # It may still run there; whatever it sends later is stale.
+        tx.after_commit(lambda: self.hub.cancel(lease.agent_id, lease.id, reason))
+        self._wake_after(tx)
+
+    def _held(self, tx: Tx, agent_id: str, task_id: str) -> Lease | None:
+        lease = store.lease(tx.conn, task_id)
+        return lease if lease is not None and lease.agent_id == agent_id else None
+
+    def _expiry(self, tx: Tx) -> int:
+        return tx.now + int(self.settings.lease * 1000)
+
+    def _wake_after(self, tx: Tx) -> None:
+        for wake in self.wakers:
+            tx.after_commit(wake)
+
+    def _tell(self, tx: Tx, agent: Agent, type: str, reason: str = "") -> None:
+        previous = agent.status if type != entries.AGENT_UNREGISTERED else AgentStatus.OFFLINE
+        body = {
+            "v": entries.VERSION,
+            "agent_id": agent.agent_id,
+            "previous": previous.value,
+            "reason": reason,
+            "labels": dict(agent.profile.labels),
+        }
+        self._journal.append(tx, entries.agent_stream(agent.agent_id), type, entries.FLEET_SCOPE, body)

@@ -1,0 +1,306 @@
+"""The fleet's tables and statements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Integer,
+    Row,
+    Table,
+    Text,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from pilothouse.fleet.model import Agent, AgentProfile, Lease, LeaseState
+from pilothouse.storage import metadata
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("agent_id", Text, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("platform", Text, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("max_sessions", Integer, nullable=False),
+    Column("os", Text, nullable=False),
+    Column("arch", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("ip", Text, nullable=False),
+    Column("token_hash", Text, nullable=False, index=True),
+    Column("online", Boolean, nullable=False),
+    Column("draining", Boolean, nullable=False),
+    Column("connection_id", Text, nullable=False),
+    Column("last_heartbeat", BigInteger, nullable=False),
+    Column("offline_since", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+registration_tokens = Table(
+    "registration_tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("token_hash", Text, nullable=False, unique=True),
+    Column("description", Text, nullable=False),
+    Column("max_uses", Integer, nullable=True),
+    Column("uses", Integer, nullable=False),
+    Column("expires_at", BigInteger, nullable=True),
+    Column("revoked", Boolean, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("agent_id", Text, nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("granted_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False, index=True),
+)
+
+ingest_seen = Table(
+    "ingest_seen",
+    metadata,
+    Column("agent_id", Text, primary_key=True),
+    Column("rpc", Text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("batch_id", Text, nullable=False),
+)
+
+# -- agents ---------------------------------------------------------------------------------------------
+
+
+def agent(conn: Connection, agent_id: str) -> Agent | None:
+    """The agent that goes by this name."""
+    row = conn.execute(select(agents).where(agents.c.agent_id == agent_id)).first()
+    return _agent(row) if row else None
+
+
+def agent_by_token(conn: Connection, token_hash: str) -> Agent | None:
+    """The agent whose own credential this is."""
+    row = conn.execute(select(agents).where(agents.c.token_hash == token_hash)).first()
+    return _agent(row) if row else None
+
+
+def all_agents(conn: Connection) -> list[Agent]:
+    """Every registered agent, by name."""
+    return [_agent(row) for row in conn.execute(select(agents).order_by(agents.c.agent_id))]
+
+
+def put_agent(conn: Connection, id: str, profile: AgentProfile, token_hash: str | None, now: int) -> None:
+    """Register an agent, or take over what a known one now says of itself."""
+    values: dict[str, Any] = {
+        "name": profile.name or profile.agent_id,
+        "platform": profile.platform,
+        "region": profile.region,
+        "labels": orjson.dumps(dict(profile.labels)).decode(),
+        "metadata": orjson.dumps(dict(profile.metadata)).decode(),
+        "slots": profile.slots,
+        "max_sessions": profile.max_sessions,
+        "os": profile.os,
+        "arch": profile.arch,
+        "version": profile.version,
+        "ip": profile.ip,
+        "updated_at": now,
+    }
+    if token_hash is not None:
+        values["token_hash"] = token_hash
+    done = conn.execute(update(agents).where(agents.c.agent_id == profile.agent_id).values(**values))
+    if done.rowcount == 0:
+        fresh = {"online": False, "draining": False, "connection_id": "", "last_heartbeat": 0}
+        stamps = {"offline_since": now, "created_at": now}
+        conn.execute(insert(agents).values(agent_id=profile.agent_id, id=id, **values, **fresh, **stamps))
+
+
+def set_agent(conn: Connection, agent_id: str, **values: Any) -> None:
+    """Change columns of one agent."""
+    conn.execute(update(agents).where(agents.c.agent_id == agent_id).values(**values))
+
+
+def set_labels(conn: Connection, agent_id: str, labels: dict[str, str], now: int) -> None:
+    """Replace an agent's labels."""
+    set_agent(conn, agent_id, labels=orjson.dumps(labels).decode(), updated_at=now)
+
+
+def delete_agent(conn: Connection, agent_id: str) -> None:
+    """Forget an agent; what it did stays in the journal."""
+    conn.execute(delete(agents).where(agents.c.agent_id == agent_id))
+
+
+def silent_agents(conn: Connection, before: int) -> list[Agent]:
+    """Agents counted as online that have not been heard of since ``before``."""
+    found = conn.execute(select(agents).where(agents.c.online, agents.c.last_heartbeat < before))
+    return [_agent(row) for row in found]
+
+
+def _agent(row: Row[Any]) -> Agent:
+    profile = AgentProfile(
+        agent_id=row.agent_id,
+        name=row.name,
+        platform=row.platform,
+        region=row.region,
+        labels=orjson.loads(row.labels),
+        metadata=orjson.loads(row.metadata),
+        slots=row.slots,
+        max_sessions=row.max_sessions,
+        os=row.os,
+        arch=row.arch,
+        version=row.version,
+        ip=row.ip,
+    )
+    return Agent(
+        id=row.id,
+        profile=profile,
+        online=bool(row.online),
+        draining=bool(row.draining),
+        connection_id=row.connection_id,
+        last_heartbeat=row.last_heartbeat,
+        offline_since=row.offline_since,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+# -- registration tokens --------------------------------------------------------------------------------
+
+
+def add_registration_token(conn: Connection, **values: Any) -> None:
+    """Store a registration token (its hash only)."""
+    conn.execute(insert(registration_tokens).values(uses=0, revoked=False, **values))
+
+
+def use_registration_token(conn: Connection, token_hash: str, now: int) -> str | None:
+    """Count one use of a token that is still good; gives its id, or ``None`` if it is not good."""
+    t = registration_tokens.c
+    good = (
+        update(registration_tokens)
+        .where(
+            t.token_hash == token_hash,
+            t.revoked.is_(False),
+            (t.max_uses.is_(None)) | (t.uses < t.max_uses),
+            (t.expires_at.is_(None)) | (t.expires_at > now),
+        )
+        .values(uses=t.uses + 1)
+        .returning(t.id)
+    )
+    return conn.execute(good).scalar_one_or_none()
+
+
+def list_registration_tokens(conn: Connection) -> list[Row[Any]]:
+    """All registration tokens, newest first, without their secrets."""
+    t = registration_tokens.c
+    columns = (t.id, t.description, t.max_uses, t.uses, t.expires_at, t.revoked, t.created_by, t.created_at)
+    return list(conn.execute(select(*columns).order_by(t.id.desc())))
+
+
+def revoke_registration_token(conn: Connection, token_id: str) -> bool:
+    """No further agent may register with it."""
+    statement = update(registration_tokens).where(registration_tokens.c.id == token_id).values(revoked=True)
+    return conn.execute(statement).rowcount == 1
+
+
+# -- leases ---------------------------------------------------------------------------------------------
+
+
+def add_lease(conn: Connection, id: str, agent_id: str, kind: str, now: int, expires_at: int) -> None:
+    """Hand out work."""
+    values = {"id": id, "agent_id": agent_id, "kind": kind, "state": LeaseState.OFFERED.value}
+    conn.execute(insert(leases).values(**values, granted_at=now, expires_at=expires_at))
+
+
+def lease(conn: Connection, id: str) -> Lease | None:
+    """The lease of a task, if it is handed out now."""
+    row = conn.execute(select(leases).where(leases.c.id == id)).first()
+    return _lease(row) if row else None
+
+
+def leases_of(conn: Connection, agent_id: str) -> list[Lease]:
+    """What an agent holds, oldest first."""
+    return [_lease(r) for r in conn.execute(select(leases).where(leases.c.agent_id == agent_id).order_by(leases.c.id))]
+
+
+def held_by_agent(conn: Connection) -> dict[str, int]:
+    """How many tasks each agent holds."""
+    counted = select(leases.c.agent_id, func.count()).group_by(leases.c.agent_id)
+    return {agent_id: held for agent_id, held in conn.execute(counted)}
+
+
+def start_lease(conn: Connection, id: str) -> None:
+    """The agent has acknowledged that it starts the work."""
+    conn.execute(update(leases).where(leases.c.id == id).values(state=LeaseState.STARTED.value))
+
+
+def renew_leases(conn: Connection, agent_id: str, expires_at: int) -> None:
+    """The agent lives: all it holds is renewed."""
+    conn.execute(update(leases).where(leases.c.agent_id == agent_id).values(expires_at=expires_at))
+
+
+def renew_all(conn: Connection, expires_at: int) -> None:
+    """After a restart of the server: a fresh grace for every lease."""
+    conn.execute(update(leases).values(expires_at=expires_at))
+
+
+def expired_leases(conn: Connection, now: int, limit: int = 200) -> list[Lease]:
+    """Leases whose agent has not been heard of in time."""
+    found = conn.execute(select(leases).where(leases.c.expires_at <= now).order_by(leases.c.id).limit(limit))
+    return [_lease(row) for row in found]
+
+
+def drop_lease(conn: Connection, id: str) -> None:
+    """The work is done, or no longer this agent's."""
+    conn.execute(delete(leases).where(leases.c.id == id))
+
+
+def _lease(row: Row[Any]) -> Lease:
+    return Lease(row.id, row.agent_id, row.kind, LeaseState(row.state), row.granted_at, row.expires_at)
+
+
+# -- sequence numbers of what agents push ---------------------------------------------------------------
+
+
+def last_seq(conn: Connection, agent_id: str, rpc: str) -> int:
+    """The highest sequence number taken in from this agent on this RPC; -1 before the first."""
+    s = ingest_seen.c
+    newest = select(s.seq).where(s.agent_id == agent_id, s.rpc == rpc).order_by(s.seq.desc()).limit(1)
+    last = conn.execute(newest).scalar_one_or_none()
+    return -1 if last is None else last
+
+
+def seen_batch(conn: Connection, agent_id: str, rpc: str, seq: int) -> str | None:
+    """The id that came with a sequence number."""
+    s = ingest_seen.c
+    found = select(s.batch_id).where(s.agent_id == agent_id, s.rpc == rpc, s.seq == seq)
+    return conn.execute(found).scalar_one_or_none()
+
+
+def mark_seen(conn: Connection, agent_id: str, rpc: str, seq: int, batch_id: str) -> None:
+    """Remember a sequence number and its id."""
+    conn.execute(insert(ingest_seen).values(agent_id=agent_id, rpc=rpc, seq=seq, batch_id=batch_id))
+
+
+def forget_seen(conn: Connection, agent_id: str, rpc: str | None = None, below: int | None = None) -> None:
+    """Forget sequence numbers: all of an agent's, or those of one RPC below a number."""
+    s = ingest_seen.c
+    statement = delete(ingest_seen).where(s.agent_id == agent_id)
+    if rpc is not None:
+        statement = statement.where(s.rpc == rpc)
+    if below is not None:
+        statement = statement.where(s.seq < below)
+    conn.execute(statement)

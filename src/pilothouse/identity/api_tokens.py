@@ -1,0 +1,92 @@
+"""Use cases on API tokens: long-lived, for scripts and tools, perhaps weaker than their user."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+from uuid_utils import uuid7
+
+from pilothouse.identity import store
+from pilothouse.identity.audit import Trail
+from pilothouse.identity.errors import ApiError, require
+from pilothouse.identity.grants import Grants
+from pilothouse.identity.model import Principal, Role, TokenInfo, User, narrower
+from pilothouse.identity.tokens import new_api_token
+from pilothouse.storage import Tx
+
+EVERYBODY = "*"
+
+
+class ApiTokens:
+    """Creates and revokes API tokens. The secret is returned once; the database keeps its SHA-256."""
+
+    def __init__(self, trail: Trail, grants: Grants) -> None:
+        self._trail = trail
+        self._grants = grants
+
+    def create(
+        self, tx: Tx, by: Principal, *, name: str, role: Role | None = None, expires_at: int | None = None
+    ) -> tuple[TokenInfo, str]:
+        """A token of the caller's own, limited to ``role``; returns it and its secret.
+
+        A token never makes a stronger one. Raises ``AUTH_INSUFFICIENT_PERMISSIONS``.
+        """
+        require(by, "token.own")
+        user = store.find_user(tx.conn, by.id)
+        if user is None or by.role is None:
+            raise ApiError.of("AUTH_INSUFFICIENT_PERMISSIONS", "Only a user can have API tokens")
+        limit = role or by.role
+        if narrower(limit, by.role) is not limit:
+            raise ApiError.of(
+                "AUTH_INSUFFICIENT_PERMISSIONS", f"You may not make a token with role '{limit}'"
+            )
+        return self.issue(
+            tx, by, user, name=name, role=None if limit is user.role else limit, expires_at=expires_at
+        )
+
+    def issue(
+        self, tx: Tx, by: Principal, user: User, *, name: str, role: Role | None, expires_at: int | None
+    ) -> tuple[TokenInfo, str]:
+        """A token for ``user`` on the authority of ``by``, who is not asked for his rights."""
+        secret, digest = new_api_token()
+        token = TokenInfo(str(uuid7()), user.id, user.username, name, role, tx.now, expires_at)
+        store.insert_credential(
+            tx.conn,
+            id=token.id,
+            kind=store.API,
+            user_id=user.id,
+            name=name,
+            role=role,
+            digest=digest,
+            created_at=tx.now,
+            expires_at=expires_at,
+        )
+        body = {"id": token.id, "name": name, "user": user.username, "role": role and role.value}
+        self._trail.tell(tx, by, "token.created", f"token/{token.id}", body, scope=f"user/{user.id}")
+        return token, secret
+
+    def list(
+        self, conn: Connection, by: Principal, *, user: str | None = None, page: int = 1, limit: int = 20
+    ) -> tuple[list[TokenInfo], int]:
+        """A page, newest first, and the total. ``user``: a name or id, or ``*`` for all; else one's own."""
+        owner: str | None = by.id
+        if user == EVERYBODY:
+            require(by, "token.admin")
+            owner = None
+        elif user is not None and user not in (by.id, by.name):
+            require(by, "token.admin")
+            found = store.find_user(conn, user)
+            if found is None:
+                raise ApiError.of("USER_NOT_FOUND", f"No user '{user}' exists")
+            owner = found.id
+        return store.list_api_tokens(conn, owner, (page - 1) * limit, limit)
+
+    def revoke(self, tx: Tx, by: Principal, id: str) -> None:
+        """End a token, with all streams it opened. Raises ``TOKEN_NOT_FOUND``."""
+        token = store.find_api_token(tx.conn, id)
+        if token is None:
+            raise ApiError.of("TOKEN_NOT_FOUND", f"No token with id '{id}' exists")
+        require(by, "token.own" if token.user_id == by.id else "token.admin")
+        store.revoke(tx.conn, id, tx.now)
+        body = {"id": id, "name": token.name, "user": token.username}
+        self._trail.tell(tx, by, "token.revoked", f"token/{id}", body, scope=f"user/{token.user_id}")
+        tx.after_commit(lambda: self._grants.end_token(id))

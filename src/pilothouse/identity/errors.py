@@ -1,0 +1,146 @@
+"""Every error a caller may be told of: a stable code, its HTTP status and its short text.
+
+The codes are those of the StreamSpace page ("Error Handling") and more by the same pattern; how an error is
+written (plain or in the Arcentra envelope) is decided in :mod:`pilothouse.identity.problems`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pilothouse.identity.model import Principal
+
+CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
+    {
+        # who is asking
+        "AUTH_INVALID_CREDENTIALS": (401, "Authentication failed"),
+        "AUTH_TOKEN_EXPIRED": (401, "Authentication failed"),
+        "AUTH_TOKEN_INVALID": (401, "Authentication failed"),
+        "AUTH_TOKEN_MISSING": (401, "Authentication failed"),
+        "AUTH_INSUFFICIENT_PERMISSIONS": (403, "Insufficient permissions"),
+        "ORIGIN_FORBIDDEN": (403, "Origin not allowed"),
+        # what was asked
+        "VALIDATION_FAILED": (400, "Invalid request"),
+        "INVALID_PARAMETER": (400, "Invalid parameter"),
+        "MISSING_REQUIRED_FIELD": (400, "Missing required field"),
+        "SPEC_INVALID": (400, "Invalid spec"),
+        "TEMPLATE_INVALID": (400, "Invalid template"),
+        "INVALID_STATE_TRANSITION": (400, "Invalid state transition"),
+        "CURSOR_INVALID": (400, "Invalid cursor"),
+        "CURSOR_EXPIRED": (410, "Cursor expired"),
+        "PAYLOAD_TOO_LARGE": (413, "Payload too large"),
+        "RATE_LIMIT_EXCEEDED": (429, "Rate limit exceeded"),
+        "METHOD_NOT_ALLOWED": (405, "Method not allowed"),
+        # what is not there
+        "NOT_FOUND": (404, "Not found"),
+        "AGENT_NOT_FOUND": (404, "Agent not found"),
+        "ALERT_NOT_FOUND": (404, "Alert not found"),
+        "APPROVAL_NOT_FOUND": (404, "Approval not found"),
+        "ARTIFACT_NOT_FOUND": (404, "Artifact not found"),
+        "BLOB_NOT_FOUND": (404, "Blob not found"),
+        "CLUSTER_NOT_FOUND": (404, "Cluster not found"),
+        "DEPLOYMENT_NOT_FOUND": (404, "Deployment not found"),
+        "ENVIRONMENT_NOT_FOUND": (404, "Environment not found"),
+        "JOB_NOT_FOUND": (404, "Job not found"),
+        "PIPELINE_NOT_FOUND": (404, "Pipeline not found"),
+        "PROJECT_NOT_FOUND": (404, "Project not found"),
+        "PROMOTION_NOT_FOUND": (404, "Promotion not found"),
+        "RELEASE_NOT_FOUND": (404, "Release not found"),
+        "RUN_NOT_FOUND": (404, "Run not found"),
+        "SECRET_NOT_FOUND": (404, "Secret not found"),
+        "SESSION_NOT_FOUND": (404, "Session not found"),
+        "SPEC_NOT_FOUND": (404, "Spec not found"),
+        "STEP_NOT_FOUND": (404, "Step not found"),
+        "STEP_RUN_NOT_FOUND": (404, "Step run not found"),
+        "TARGET_NOT_FOUND": (404, "Target not found"),
+        "TEMPLATE_NOT_FOUND": (404, "Template not found"),
+        "TOKEN_NOT_FOUND": (404, "Token not found"),
+        "USER_NOT_FOUND": (404, "User not found"),
+        "WORKFLOW_NOT_FOUND": (404, "Workflow not found"),
+        # what stands in the way
+        "CONFLICT": (409, "Conflict"),
+        "CLUSTER_BUSY": (409, "Cluster busy"),
+        "IDEMPOTENCY_KEY_REUSED": (409, "Idempotency key reused"),
+        "PIPELINE_ALREADY_EXISTS": (409, "Pipeline already exists"),
+        "PIPELINE_DISABLED": (409, "Pipeline is disabled"),
+        "SPEC_CONFLICT": (409, "Spec was changed meanwhile"),
+        "PROJECT_ALREADY_EXISTS": (409, "Project already exists"),
+        "SESSION_ALREADY_EXISTS": (409, "Session already exists"),
+        "SESSION_TERMINATING": (409, "Session is terminating"),
+        "USER_ALREADY_EXISTS": (409, "User already exists"),
+        # what we cannot do now
+        "AGENT_CAPACITY_EXCEEDED": (503, "Agents at capacity"),
+        "AGENT_DRAINING": (503, "Agent is draining"),
+        "AGENT_OFFLINE": (503, "Agent is offline"),
+        "NO_AGENTS_AVAILABLE": (503, "No agents available"),
+        "STORAGE_BUSY": (503, "Storage busy"),
+        "SESSION_PROVISIONING_FAILED": (500, "Session provisioning failed"),
+        "INTERNAL_ERROR": (500, "Internal server error"),
+    }
+)
+
+
+class ApiError(Exception):
+    """An error for the caller: HTTP ``status``, stable ``code``, a ``message`` that may be shown.
+
+    ``error`` is the short text (from :data:`CODES` unless given); ``extra`` are further keys of the body.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        error: str | None = None,
+        details: dict[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+        self.error = error or CODES.get(code, (status, "Request failed"))[1]
+        self.details = details
+        self.headers = dict(headers or {})
+        self.extra = dict(extra or {})
+
+    @classmethod
+    def of(cls, code: str, message: str, **details: Any) -> ApiError:
+        """The error ``code`` with its usual status; keywords become ``details``."""
+        return ApiError(CODES[code][0], code, message, details=details or None)
+
+
+class AuthError(ApiError):
+    """No identity: 401, ``AUTH_TOKEN_MISSING``, ``_INVALID``, ``_EXPIRED``, ``AUTH_INVALID_CREDENTIALS``."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(401, code, message, headers={"WWW-Authenticate": "Bearer"})
+
+
+class RateLimited(ApiError):
+    """Too many requests; ``retry_after`` whole seconds from now there is room again."""
+
+    def __init__(self, retry_after: int, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(
+            429,
+            "RATE_LIMIT_EXCEEDED",
+            f"Too many requests. Please try again in {retry_after} seconds.",
+            headers={**(headers or {}), "Retry-After": str(retry_after)},
+            extra={"retry_after": retry_after},
+        )
+        self.retry_after = retry_after
+
+
+def require(principal: Principal, action: str, project: str | None = None) -> None:
+    """Raise ``AUTH_INSUFFICIENT_PERMISSIONS`` unless the principal may do this (in that project)."""
+    if not principal.may(action, project):
+        where = "" if project is None else " in this project"
+        raise ApiError.of(
+            "AUTH_INSUFFICIENT_PERMISSIONS",
+            f"{principal.name} may not {action}{where}",
+            required_action=action,
+        )

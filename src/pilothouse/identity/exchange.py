@@ -1,0 +1,122 @@
+"""One request or socket as the edge sees it: its id, its client's address, its token, its caller."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
+from starlette.types import Scope
+from uuid_utils import uuid7
+
+from pilothouse.identity import tokens
+from pilothouse.identity.errors import ApiError
+from pilothouse.identity.limits import RateLimits
+from pilothouse.identity.model import Principal
+from pilothouse.identity.network import TrustedProxies, is_own_origin
+from pilothouse.identity.service import Identity
+
+COOKIE = "pilot_token"
+_KEY = "pilothouse.exchange"
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What the HTTP edge of one server is configured with. Body limits in bytes, by path prefix."""
+
+    identity: Identity
+    limits: RateLimits
+    envelope_prefixes: tuple[str, ...]
+    allowed_origins: frozenset[str]
+    proxies: TrustedProxies
+    body_limit: int
+    body_limits: Mapping[str, int] = field(default_factory=dict)
+    uncounted: tuple[str, ...] = ()
+
+    def envelope(self, path: str) -> bool:
+        """Whether this path speaks in the Arcentra envelope."""
+        return any(path == prefix or path.startswith(prefix + "/") for prefix in self.envelope_prefixes)
+
+
+class Exchange:
+    """Made by the gate for each HTTP request and WebSocket, found again with :meth:`of`."""
+
+    __slots__ = ("_caller", "_refusal", "address", "edge", "headers", "https", "rate", "request_id", "scope")
+
+    def __init__(self, edge: Edge, scope: Scope) -> None:
+        self.edge = edge
+        self.scope = scope
+        self.headers = Headers(scope=scope)
+        given = self.headers.get("x-request-id", "")
+        self.request_id = given if _SANE_REQUEST_ID.fullmatch(given) else f"req-{uuid7()}"
+        peer = (scope.get("client") or ("", 0))[0]
+        behind_proxy = edge.proxies.trusts(peer)
+        forwarded = self.headers.get("x-forwarded-for", "")
+        self.address = edge.proxies.client(peer, forwarded) if behind_proxy else peer
+        scheme = self.headers.get("x-forwarded-proto", "") if behind_proxy else ""
+        self.https = (scheme or scope["scheme"]) in ("https", "wss")
+        #: Headers about the rate limit this request was counted under.
+        self.rate: dict[str, str] = {}
+        self._caller: Principal | None = None
+        self._refusal: ApiError | None = None
+        scope[_KEY] = self
+
+    @classmethod
+    def of(cls, scope: Scope) -> Exchange:
+        """The exchange of this scope; the gate must be installed (:func:`web.install`)."""
+        found = scope[_KEY]
+        assert isinstance(found, Exchange)
+        return found
+
+    async def caller(self) -> Principal:
+        """Who asks: by ``Authorization: Bearer``, else by cookie.
+
+        Raises :class:`AuthError`; ``ORIGIN_FORBIDDEN`` when a foreign page uses our cookie for a change.
+        """
+        if self._caller is None:
+            if self._refusal is not None:
+                raise self._refusal
+            try:
+                self._caller = await self.principal(self.bearer())
+            except ApiError as error:
+                self._refusal = error
+                raise
+        return self._caller
+
+    async def principal(self, token: str | None) -> Principal:
+        """Whose ``token`` this is; without one, the cookie counts."""
+        if token is None:
+            token = self.cookie()
+            if token:
+                self._check_origin()
+        return await self.edge.identity.authenticate(token, self.address, self.request_id)
+
+    def bearer(self) -> str | None:
+        """The token of the ``Authorization`` header; ``None`` without that header."""
+        header = self.headers.get("authorization")
+        if header is None:
+            return None
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise tokens.invalid()
+        return token.strip()
+
+    def cookie(self) -> str:
+        """The token of the console's cookie, or nothing."""
+        return cookie_parser(self.headers.get("cookie", "")).get(COOKIE, "")
+
+    def response_headers(self) -> dict[str, str]:
+        """What every response carries: the request id and, where it was counted, the rate limit."""
+        return {"X-Request-ID": self.request_id, **self.rate}
+
+    def _check_origin(self) -> None:
+        # A socket can act like a mutation, and browsers let every page open one: it needs our Origin as well.
+        if self.scope["type"] == "http" and self.scope["method"] in _SAFE_METHODS:
+            return
+        origin = self.headers.get("origin", "")
+        if not is_own_origin(origin, self.headers.get("host", ""), self.edge.allowed_origins):
+            raise ApiError.of("ORIGIN_FORBIDDEN", "With a cookie, this is only for pages of our own origin")

@@ -1,0 +1,117 @@
+"""The tokens the server has verified lately, so that a request costs a look-up in memory.
+
+What is revoked or changed here is known at once (the services say so after their commit). What another
+process changed in the same database is noticed when a grant older than :data:`FRESH_MS` is asked about again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+
+from pilothouse.identity.guard import End, Grant, Guard
+from pilothouse.identity.model import Principal, Role
+
+FRESH_MS = 3000
+MAX_CACHED = 10_000
+
+
+class Grants:
+    """Grants by token digest (bounded, for requests) and by token id (those and the guarded ones)."""
+
+    def __init__(self, clock: Callable[[], int], max_cached: int = MAX_CACHED) -> None:
+        self._clock = clock
+        self._max = max_cached
+        self._cached: OrderedDict[str, Grant] = OrderedDict()
+        self._digests: dict[str, str] = {}
+        self._by_token: dict[str, Grant] = {}
+        #: Grows with every revocation and change: a verification that began before must not be believed.
+        self.generation = 0
+
+    def __len__(self) -> int:
+        return len(self._by_token)
+
+    def look_up(self, digest: str) -> Grant | None:
+        """The fresh grant of the token with this digest. It may have expired: see :func:`over`."""
+        grant = self._cached.get(digest)
+        if grant is None or self._clock() - grant.checked_at > FRESH_MS:
+            return None
+        self._cached.move_to_end(digest)
+        return grant
+
+    def remember(self, digest: str, verified: Grant) -> Grant:
+        """Believe a token just verified; guards that hang on it already see the newer state."""
+        grant = self._merge(verified)
+        known_as = self._digests.get(grant.principal.token_id, digest)
+        if known_as != digest:
+            del self._cached[known_as]
+        self._cached[digest] = grant
+        self._cached.move_to_end(digest)
+        self._digests[grant.principal.token_id] = digest
+        if len(self._cached) > self._max:
+            _, oldest = self._cached.popitem(last=False)
+            del self._digests[oldest.principal.token_id]
+            self.release(oldest)
+        return grant
+
+    def guard(self, principal: Principal) -> Guard:
+        """A guard over the principal's token. One unknown here is asked about at the next round."""
+        grant = self._by_token.get(principal.token_id)
+        if grant is None:
+            grant = Grant(principal, principal.role, principal.kind == "user", checked_at=0)
+            if principal.token_id:
+                self._by_token[principal.token_id] = grant
+        return Guard(grant, self.release)
+
+    def release(self, grant: Grant) -> None:
+        """Drop a grant that neither the cache nor a guard needs."""
+        id = grant.principal.token_id
+        if not grant.guards and id not in self._digests and self._by_token.get(id) is grant:
+            del self._by_token[id]
+
+    def end_token(self, token_id: str, why: End = "revoked") -> None:
+        """The token is good no longer: forget it and end its guards."""
+        self.generation += 1
+        digest = self._digests.pop(token_id, None)
+        if digest is not None:
+            del self._cached[digest]
+        grant = self._by_token.pop(token_id, None)
+        if grant is not None:
+            grant.end(why)
+
+    def end_tokens(self, token_ids: Iterable[str]) -> None:
+        """The same for several."""
+        for id in token_ids:
+            self.end_token(id)
+
+    def change_user(self, user_id: str, role: Role, projects: frozenset[str]) -> None:
+        """A user's role or memberships have changed: all his grants follow."""
+        self.generation += 1
+        for grant in self._by_token.values():
+            if grant.principal.kind == "user" and grant.principal.id == user_id:
+                grant.adopt(role, projects)
+
+    def refresh(self, token_id: str, verified: Grant | None) -> None:
+        """What the database says now of a guarded token; ``None``: it was revoked."""
+        if verified is None:
+            self.end_token(token_id)
+        elif token_id in self._by_token:
+            self._merge(verified)
+
+    def guarded(self) -> Iterator[Grant]:
+        """Grants on which a guard hangs."""
+        return (grant for grant in list(self._by_token.values()) if grant.guards)
+
+    def _merge(self, verified: Grant) -> Grant:
+        grant = self._by_token.setdefault(verified.principal.token_id, verified)
+        if grant is not verified:
+            grant.principal = verified.principal
+            grant.token_role = verified.token_role
+            grant.stored = verified.stored
+            grant.checked_at = verified.checked_at
+        return grant
+
+
+def over(principal: Principal, now: int) -> bool:
+    """Whether the principal's token has expired (``now`` in ms)."""
+    return principal.expires_at is not None and principal.expires_at <= now

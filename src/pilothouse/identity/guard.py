@@ -1,0 +1,112 @@
+"""Guards of open streams: a live view of who reads, and a sign when that right has ended.
+
+A :class:`Grant` is what the server believes of one token at this moment; all guards and requests of that
+token share it, so that a change of role or project shows everywhere at once and costs one assignment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+import structlog
+
+from pilothouse.identity.model import Principal, Role, narrower
+
+log = structlog.get_logger("identity.guard")
+
+End = Literal["expired", "revoked"]
+
+
+class Grant:
+    """One verified token: its principal as of ``checked_at`` (ms), and the guards that hang on it.
+
+    ``stored``: whether the database can be asked about it by its id (an agent's cannot).
+    """
+
+    __slots__ = ("checked_at", "guards", "principal", "stored", "token_role")
+
+    def __init__(self, principal: Principal, token_role: Role | None, stored: bool, checked_at: int) -> None:
+        self.principal = principal
+        self.token_role = token_role
+        self.stored = stored
+        self.checked_at = checked_at
+        self.guards: set[Guard] = set()
+
+    def adopt(self, role: Role, projects: frozenset[str]) -> None:
+        """The user's role or memberships have changed."""
+        self.principal = replace(self.principal, role=narrower(role, self.token_role), projects=projects)
+
+    def end(self, why: End) -> None:
+        """Tell every guard that it is over."""
+        for guard in list(self.guards):
+            guard._end(why)
+
+
+class Guard:
+    """Watches over one open stream; made by :meth:`Identity.guard`. Lives on the event loop.
+
+    Test entries with :meth:`sees`, end the stream (4401) when :meth:`ended` returns, always :meth:`close` it.
+    """
+
+    __slots__ = ("_callbacks", "_grant", "_lost", "_release", "reason")
+
+    def __init__(self, grant: Grant, release: Callable[[Grant], None]) -> None:
+        self._grant = grant
+        self._release = release
+        self._lost: asyncio.Event | None = None
+        self._callbacks: list[Callable[[], None]] = []
+        self.reason: End | None = None
+        grant.guards.add(self)
+
+    @property
+    def principal(self) -> Principal:
+        """Who reads, as of now."""
+        return self._grant.principal
+
+    def sees(self, scope: str) -> bool:
+        """Whether entries of this scope may still be shown to this reader."""
+        return self.reason is None and self._grant.principal.sees(scope)
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """Set within 5 s of the token's expiry or revocation."""
+        if self._lost is None:
+            self._lost = asyncio.Event()
+            if self.reason is not None:
+                self._lost.set()
+        return self._lost
+
+    async def ended(self) -> End:
+        """Wait for the end; says why."""
+        await self.lost.wait()
+        assert self.reason is not None
+        return self.reason
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call back at the end (at once if that is past); not after :meth:`close`."""
+        if self.reason is None:
+            self._callbacks.append(callback)
+        else:
+            callback()
+
+    def close(self) -> None:
+        """The stream is gone; nothing is watched or called any more."""
+        self._callbacks.clear()
+        if self in self._grant.guards:
+            self._grant.guards.discard(self)
+            self._release(self._grant)
+
+    def _end(self, why: End) -> None:
+        self.reason = why
+        if self._lost is not None:
+            self._lost.set()
+        callbacks = list(self._callbacks)
+        self.close()
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                log.exception("guard.callback_failed")

@@ -1,0 +1,108 @@
+"""``/api/v1/auth``: logging in and out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, StringConstraints
+
+from pilothouse.identity.http.shapes import USER_EXAMPLE, Password, Reference, example, user_json
+from pilothouse.identity.web import COOKIE, Caller, Exchange, Service, allow, json_response, public, rfc3339
+
+router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
+
+_USER = {key: USER_EXAMPLE[key] for key in ("id", "username", "email", "role", "created_at")}
+_LOGIN = {"token": "eyJhbGciOiJIUzI1NiJ9…", "user": _USER, "expires_at": "2026-02-01T11:10:00Z"}
+_ME = {
+    **USER_EXAMPLE,
+    "projects": ["01980f3e-…"],
+    "token": {"id": "01980f3e-…", "role": "user", "expires_at": None},
+}
+
+
+class Login(BaseModel):
+    """Name and password."""
+
+    username: Reference
+    password: Password
+
+
+class ChangePassword(BaseModel):
+    """The password so far and the one from now on (8 to 1024 characters)."""
+
+    current_password: Password
+    new_password: Annotated[Password, StringConstraints(min_length=8)]
+
+
+@router.post("/login", dependencies=[public()], summary="Log in", responses=example(200, _LOGIN))
+async def login(request: Request, identity: Service, body: Login) -> Response:
+    """Trade name and password for a token. It also comes as a cookie that only browsers' requests carry."""
+    exchange = Exchange.of(request.scope)
+    _count(exchange, body.username)
+    result = await identity.login(body.username, body.password, exchange.address, exchange.request_id)
+    user = user_json(result.user)
+    response = json_response(
+        {
+            "token": result.token,
+            "user": {key: user[key] for key in _USER},
+            "expires_at": rfc3339(result.expires_at),
+        }
+    )
+    response.set_cookie(
+        COOKIE,
+        result.token,
+        max_age=identity.token_ttl,
+        httponly=True,
+        samesite="strict",
+        secure=exchange.https,
+    )
+    return response
+
+
+@router.post(
+    "/logout",
+    dependencies=[allow("profile.read")],
+    summary="Log out",
+    responses=example(200, {"message": "Logout successful"}),
+)
+async def logout(request: Request, caller: Caller, identity: Service) -> Response:
+    """Invalidate the token used, at once and on the server; streams opened with it end."""
+    await identity.logout(caller)
+    response = json_response({"message": "Logout successful"})
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=Exchange.of(request.scope).https)
+    return response
+
+
+@router.get("/me", dependencies=[allow("profile.read")], summary="Who am I", responses=example(200, _ME))
+async def me(caller: Caller, identity: Service) -> dict[str, Any]:
+    """The user behind the token, his projects, and what the token may use of his role."""
+    user = await identity.read(lambda conn: identity.users.get(conn, caller.id))
+    expires_at = None if caller.expires_at is None else rfc3339(caller.expires_at)
+    token = {"id": caller.token_id, "role": caller.role, "expires_at": expires_at}
+    return {**user_json(user), "projects": sorted(caller.projects), "token": token}
+
+
+@router.post(
+    "/password",
+    dependencies=[allow("profile.read")],
+    summary="Change one's own password",
+    responses=example(200, {"message": "Password changed"}),
+)
+async def change_password(
+    request: Request, caller: Caller, identity: Service, body: ChangePassword
+) -> dict[str, str]:
+    """Set a new password. One's other logins end; API tokens stay good."""
+    _count(Exchange.of(request.scope), caller.name)
+    await identity.change_password(caller, body.current_password, body.new_password)
+    return {"message": "Password changed"}
+
+
+def _count(exchange: Exchange, username: str) -> None:
+    # Guessing is limited per name as well, so that many addresses do not help. The tighter count is shown.
+    count = exchange.edge.limits.login_as(username)
+    if count is None:
+        return
+    count.check()
+    if count.remaining < int(exchange.rate.get("X-RateLimit-Remaining", "0")):
+        exchange.rate = count.headers()

@@ -1,0 +1,134 @@
+"""``/api/v1/projects`` and ``/api/v1/roles``, in the Arcentra envelope."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from pilothouse.identity.http.shapes import (
+    PROJECT_EXAMPLE,
+    Name,
+    Reference,
+    Text,
+    example,
+    project_json,
+    success,
+)
+from pilothouse.identity.model import ACTIONS, Role
+from pilothouse.identity.paging import ArcentraPaged, Paging, listed
+from pilothouse.identity.web import Caller, Idem, Service, allow, envelope
+
+router = APIRouter(prefix="/api/v1", tags=["projects"])
+
+_PROJECT = success(PROJECT_EXAMPLE)
+_PROJECTS = success({"list": [PROJECT_EXAMPLE], "total": 1, "page": 1, "pageSize": 20})
+_ROLES = success(
+    {"list": [{"name": "viewer", "actions": ["run.read", "…"]}], "total": 4, "page": 1, "pageSize": 4}
+)
+_WRITE = [allow("project.write")]
+
+
+class CreateProject(BaseModel):
+    """``members`` are ids or names of users."""
+
+    name: Name
+    description: Text = ""
+    members: list[Reference] = []
+
+
+class UpdateProject(BaseModel):
+    """What is to change."""
+
+    name: Name | None = None
+    description: Text | None = None
+
+
+@router.get(
+    "/projects",
+    dependencies=[allow("project.read")],
+    summary="List projects",
+    responses=example(200, _PROJECTS),
+)
+async def list_projects(caller: Caller, identity: Service, paging: ArcentraPaged) -> Response:
+    """The projects one is at home in, by name; operators and admins: all."""
+    projects, total = await identity.read(
+        lambda conn: identity.projects.list(conn, caller, page=paging.page, limit=paging.limit)
+    )
+    return envelope(listed([project_json(project) for project in projects], paging, total))
+
+
+@router.post(
+    "/projects",
+    dependencies=_WRITE,
+    status_code=201,
+    summary="Create a project",
+    responses=example(201, success(PROJECT_EXAMPLE, 201), "Created"),
+)
+async def create_project(caller: Caller, identity: Service, idem: Idem, body: CreateProject) -> Response:
+    """Create a project; its name must be free."""
+    return await idem(
+        lambda tx: project_json(
+            identity.projects.create(
+                tx, caller, name=body.name, description=body.description, members=body.members
+            )
+        ),
+        envelope=True,
+    )
+
+
+@router.get(
+    "/projects/{project}",
+    dependencies=[allow("project.read", project_from="project")],
+    summary="Show a project",
+    responses=example(200, _PROJECT),
+)
+async def get_project(caller: Caller, identity: Service, project: str) -> Response:
+    """A project and its members."""
+    return envelope(
+        project_json(await identity.read(lambda conn: identity.projects.get(conn, caller, project)))
+    )
+
+
+@router.put(
+    "/projects/{project}", dependencies=_WRITE, summary="Change a project", responses=example(200, _PROJECT)
+)
+async def update_project(caller: Caller, identity: Service, project: str, body: UpdateProject) -> Response:
+    """Change name or description."""
+    changed = await identity.write(
+        lambda tx: identity.projects.update(tx, caller, project, name=body.name, description=body.description)
+    )
+    return envelope(project_json(changed))
+
+
+@router.put(
+    "/projects/{project}/members/{user}",
+    dependencies=_WRITE,
+    summary="Add a member",
+    responses=example(200, _PROJECT),
+)
+async def add_member(caller: Caller, identity: Service, project: str, user: str) -> Response:
+    """Let a user (id or name) into the project, at once."""
+    changed = await identity.write(lambda tx: identity.projects.add_member(tx, caller, project, user))
+    return envelope(project_json(changed))
+
+
+@router.delete(
+    "/projects/{project}/members/{user}",
+    dependencies=_WRITE,
+    summary="Remove a member",
+    responses=example(200, _PROJECT),
+)
+async def remove_member(caller: Caller, identity: Service, project: str, user: str) -> Response:
+    """Shut a user out of the project; his open streams stop carrying its entries at once."""
+    changed = await identity.write(lambda tx: identity.projects.remove_member(tx, caller, project, user))
+    return envelope(project_json(changed))
+
+
+@router.get("/roles", dependencies=[allow("role.read")], summary="List roles", responses=example(200, _ROLES))
+async def list_roles() -> Response:
+    """The four roles and what each may do."""
+    roles = [
+        {"name": role.value, "actions": sorted(action for action, who in ACTIONS.items() if role in who)}
+        for role in Role
+    ]
+    return envelope(listed(roles, Paging(1, len(roles)), len(roles)))

@@ -1,0 +1,114 @@
+"""What requests may hold and how identity's things look in JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
+
+from pilothouse.identity.model import AuditRecord, Project, TokenInfo, User
+from pilothouse.identity.passwords import MAX_LENGTH
+from pilothouse.identity.web import rfc3339
+
+#: PostgreSQL stores no NUL in text.
+_NO_NUL = r"^[^\x00]*$"
+
+Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$")]
+Email = Annotated[str, StringConstraints(pattern=r"^([^@\s\x00]+@[^@\s\x00]+)?$", max_length=254)]
+Password = Annotated[str, StringConstraints(max_length=MAX_LENGTH)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")]
+Text = Annotated[str, StringConstraints(pattern=_NO_NUL, max_length=2000)]
+Reference = Annotated[str, StringConstraints(pattern=_NO_NUL, min_length=1, max_length=256)]
+
+
+def example(status: int, body: Any, description: str = "Success") -> dict[int | str, dict[str, Any]]:
+    """A response example for OpenAPI."""
+    return {status: {"description": description, "content": {"application/json": {"example": body}}}}
+
+
+def user_json(user: User) -> dict[str, Any]:
+    """A user as the StreamSpace page shows him."""
+    return {
+        "id": user.id,
+        "username": user.username,
+        "email": user.email,
+        "role": user.role.value,
+        "active": user.active,
+        "created_at": rfc3339(user.created_at),
+        "updated_at": rfc3339(user.updated_at),
+        "last_login": None if user.last_login is None else rfc3339(user.last_login),
+    }
+
+
+def token_json(token: TokenInfo) -> dict[str, Any]:
+    """An API token, without its secret; ``role`` null: that of its user."""
+    return {
+        "id": token.id,
+        "name": token.name,
+        "user": token.username,
+        "role": None if token.role is None else token.role.value,
+        "created_at": rfc3339(token.created_at),
+        "expires_at": None if token.expires_at is None else rfc3339(token.expires_at),
+    }
+
+
+def audit_json(record: AuditRecord) -> dict[str, Any]:
+    """A line of the audit trail."""
+    return {
+        "id": record.id,
+        "at": rfc3339(record.at),
+        "actor": {"kind": record.actor_kind, "id": record.actor_id, "name": record.actor},
+        "action": record.action,
+        "target": record.target,
+        "address": record.address,
+        "request_id": record.request_id,
+        "detail": record.detail,
+    }
+
+
+def project_json(project: Project) -> dict[str, Any]:
+    """A project in the Arcentra families' camelCase; times in Unix seconds."""
+    return {
+        "projectId": project.id,
+        "name": project.name,
+        "description": project.description,
+        "isDefault": project.is_default,
+        "members": [{"userId": id, "username": name} for id, name in project.members.items()],
+        "createdAt": project.created_at // 1000,
+        "updatedAt": project.updated_at // 1000,
+    }
+
+
+USER_EXAMPLE = {
+    "id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a",
+    "username": "john.doe",
+    "email": "john.doe@example.com",
+    "role": "user",
+    "active": True,
+    "created_at": "2026-01-31T11:10:00Z",
+    "updated_at": "2026-01-31T11:10:00Z",
+    "last_login": None,
+}
+TOKEN_EXAMPLE = {
+    "id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718b",
+    "name": "ci",
+    "user": "john.doe",
+    "role": "viewer",
+    "created_at": "2026-01-31T11:10:00Z",
+    "expires_at": "2026-03-02T11:10:00Z",
+}
+PAGINATION_EXAMPLE = {"page": 1, "limit": 20, "total": 1, "total_pages": 1}
+PROJECT_EXAMPLE = {
+    "projectId": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718c",
+    "name": "shop",
+    "description": "The web shop",
+    "isDefault": False,
+    "members": [{"userId": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a", "username": "john.doe"}],
+    "createdAt": 1769857800,
+    "updatedAt": 1769857800,
+}
+
+
+def success(detail: Any, status: int = 200) -> dict[str, Any]:
+    """An Arcentra envelope, as an example."""
+    return {"code": status, "msg": "success", "detail": detail, "timestamp": 1769857800}

@@ -1,0 +1,66 @@
+"""``/api/v1/tokens``: API tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, Field
+
+from pilothouse.identity.http.shapes import PAGINATION_EXAMPLE, TOKEN_EXAMPLE, Name, example, token_json
+from pilothouse.identity.model import Role
+from pilothouse.identity.paging import Paged, paginated
+from pilothouse.identity.web import Caller, Idem, Service, allow
+from pilothouse.storage import Tx
+
+router = APIRouter(prefix="/api/v1/tokens", tags=["tokens"], dependencies=[allow("token.own")])
+
+_CREATED = {**TOKEN_EXAMPLE, "token": "pilot_…"}
+_TEN_YEARS = 10 * 366 * 24 * 3600
+
+
+class CreateToken(BaseModel):
+    """``role`` limits the token below its user; ``expires_in`` is seconds, never if left out."""
+
+    name: Name
+    role: Role | None = None
+    expires_in: Annotated[int, Field(ge=1, le=_TEN_YEARS)] | None = None
+
+
+@router.post("", status_code=201, summary="Create an API token", responses=example(201, _CREATED, "Created"))
+async def create_token(caller: Caller, identity: Service, idem: Idem, body: CreateToken) -> Response:
+    """Create a token of one's own. ``token`` is its secret: shown now and never again."""
+
+    def create(tx: Tx) -> dict[str, Any]:
+        expires_at = None if body.expires_in is None else tx.now + body.expires_in * 1000
+        token, secret = identity.tokens.create(
+            tx, caller, name=body.name, role=body.role, expires_at=expires_at
+        )
+        return {**token_json(token), "token": secret}
+
+    return await idem(create)
+
+
+@router.get(
+    "",
+    summary="List API tokens",
+    responses=example(200, {"tokens": [TOKEN_EXAMPLE], "pagination": PAGINATION_EXAMPLE}),
+)
+async def list_tokens(
+    caller: Caller,
+    identity: Service,
+    paging: Paged,
+    user: Annotated[str | None, Query(description="Admins: another user's, by name or id, or `*`.")] = None,
+) -> dict[str, Any]:
+    """One's own tokens, newest first, without their secrets."""
+    tokens, total = await identity.read(
+        lambda conn: identity.tokens.list(conn, caller, user=user, page=paging.page, limit=paging.limit)
+    )
+    return paginated("tokens", [token_json(token) for token in tokens], paging, total)
+
+
+@router.delete("/{token}", status_code=204, summary="Revoke an API token")
+async def revoke_token(caller: Caller, identity: Service, token: str) -> Response:
+    """End a token (by its id) and the streams it opened, at once. Admins: anybody's."""
+    await identity.write(lambda tx: identity.tokens.revoke(tx, caller, token))
+    return Response(status_code=204)

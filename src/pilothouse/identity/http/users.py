@@ -1,0 +1,122 @@
+"""``/api/v1/users`` (StreamSpace page, "User Management"); admins only."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, StrictBool
+
+from pilothouse.identity.http.shapes import (
+    PAGINATION_EXAMPLE,
+    USER_EXAMPLE,
+    Email,
+    Password,
+    Reference,
+    Username,
+    example,
+    user_json,
+)
+from pilothouse.identity.model import Role
+from pilothouse.identity.paging import Paged, paginated
+from pilothouse.identity.web import Caller, Idem, Service, allow
+
+router = APIRouter(prefix="/api/v1/users", tags=["users"], dependencies=[allow("user.admin")])
+
+
+class CreateUser(BaseModel):
+    """A new user; ``projects`` are ids, the default project if left out."""
+
+    username: Username
+    password: Password
+    email: Email = ""
+    role: Role = Role.USER
+    projects: list[Reference] | None = None
+
+
+class UpdateUser(BaseModel):
+    """What is to change."""
+
+    email: Email | None = None
+    role: Role | None = None
+    active: StrictBool | None = None
+
+
+class ResetPassword(BaseModel):
+    """8 to 1024 characters."""
+
+    password: Password
+
+
+@router.get(
+    "",
+    summary="List users",
+    responses=example(200, {"users": [USER_EXAMPLE], "pagination": PAGINATION_EXAMPLE}),
+)
+async def list_users(
+    identity: Service,
+    paging: Paged,
+    role: Annotated[Role | None, Query(description="Only this role.")] = None,
+    active: Annotated[bool | None, Query(description="Only active users, or only deactivated ones.")] = None,
+) -> dict[str, Any]:
+    """Users by name."""
+    users, total = await identity.read(
+        lambda conn: identity.users.list(conn, role=role, active=active, page=paging.page, limit=paging.limit)
+    )
+    return paginated("users", [user_json(user) for user in users], paging, total)
+
+
+@router.post("", status_code=201, summary="Create a user", responses=example(201, USER_EXAMPLE, "Created"))
+async def create_user(caller: Caller, identity: Service, idem: Idem, body: CreateUser) -> Response:
+    """Create a user; the name must be free in any case of letters."""
+    password_hash = await identity.passwords.hash(body.password)
+    return await idem(
+        lambda tx: user_json(
+            identity.users.create(
+                tx,
+                caller,
+                username=body.username,
+                password_hash=password_hash,
+                email=body.email,
+                role=body.role,
+                projects=body.projects,
+            )
+        )
+    )
+
+
+@router.get("/{user}", summary="Show a user", responses=example(200, USER_EXAMPLE))
+async def get_user(identity: Service, user: str) -> dict[str, Any]:
+    """A user by id or name."""
+    return user_json(await identity.read(lambda conn: identity.users.get(conn, user)))
+
+
+@router.put("/{user}", summary="Change a user", responses=example(200, USER_EXAMPLE), operation_id="put_user")
+@router.patch("/{user}", summary="Change a user", responses=example(200, USER_EXAMPLE))
+async def update_user(caller: Caller, identity: Service, user: str, body: UpdateUser) -> dict[str, Any]:
+    """Change email, role or whether the user is active. Takes effect at once, on open streams too."""
+    changed = await identity.write(
+        lambda tx: identity.users.update(
+            tx, caller, user, email=body.email, role=body.role, active=body.active
+        )
+    )
+    return user_json(changed)
+
+
+@router.delete("/{user}", status_code=204, summary="Deactivate a user")
+async def deactivate_user(caller: Caller, identity: Service, user: str) -> Response:
+    """End a user's access: logins, API tokens and streams, at once. The account stays, as a record."""
+    await identity.write(lambda tx: identity.users.deactivate(tx, caller, user))
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{user}/password",
+    summary="Reset a password",
+    responses=example(200, {"message": "Password changed"}),
+)
+async def reset_password(caller: Caller, identity: Service, user: str, body: ResetPassword) -> dict[str, str]:
+    """Give a user a new password; his logins end."""
+    password_hash = await identity.passwords.hash(body.password)
+    await identity.write(lambda tx: identity.users.set_password(tx, caller, user, password_hash))
+    return {"message": "Password changed"}

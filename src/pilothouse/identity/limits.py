@@ -1,0 +1,123 @@
+"""Rate limits (StreamSpace page, "Rate Limiting"): moving windows in memory, bounded in number.
+
+The notation is that of the ``limits`` library. Its in-memory store is not used: it scans all keys from a
+timer thread while requests come in, and knows no bound.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from limits import parse
+
+from pilothouse.identity.errors import RateLimited
+from pilothouse.identity.model import Principal
+from pilothouse.identity.network import rate_key
+from pilothouse.storage import now_ms
+
+OFF = "off"
+MAX_KEYS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitSettings:
+    """Each ``<n>/<minute|hour|…>`` or ``off``."""
+
+    login: str = "5/minute"
+    sessions: str = "10/minute"
+    default: str = "100/minute"
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How one request was counted. ``reset`` and ``now`` in ms."""
+
+    limit: int
+    remaining: int
+    reset: int
+    now: int
+    allowed: bool
+
+    def headers(self) -> dict[str, str]:
+        """The three headers of the page; the reset in Unix seconds."""
+        return {
+            "X-RateLimit-Limit": str(self.limit),
+            "X-RateLimit-Remaining": str(self.remaining),
+            "X-RateLimit-Reset": str(-(-self.reset // 1000)),
+        }
+
+    def check(self) -> None:
+        """Raise :class:`RateLimited` if this was one too many."""
+        if not self.allowed:
+            raise RateLimited(max(1, -(-(self.reset - self.now) // 1000)), self.headers())
+
+
+class Window:
+    """At most ``amount`` hits in any ``span`` ms, for each key; the keys idle longest are forgotten first."""
+
+    def __init__(self, amount: int, span: int, max_keys: int = MAX_KEYS) -> None:
+        self.amount = amount
+        self.span = span
+        self._max_keys = max_keys
+        self._hits: OrderedDict[str, deque[int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._hits)
+
+    def hit(self, key: str, now: int) -> Count:
+        """Count one; what is refused is not counted. ``reset`` is when the oldest hit leaves the window."""
+        hits = self._hits.setdefault(key, deque())
+        self._hits.move_to_end(key)
+        if len(self._hits) > self._max_keys:
+            self._hits.popitem(last=False)
+        while hits and hits[0] <= now - self.span:
+            hits.popleft()
+        allowed = len(hits) < self.amount
+        if allowed:
+            hits.append(now)
+        reset = (hits[0] if hits else now) + self.span
+        return Count(self.amount, self.amount - len(hits), reset, now, allowed)
+
+
+class RateLimits:
+    """All limits of one server, shared by HTTP and gRPC. Lives on the event loop."""
+
+    def __init__(self, settings: RateLimitSettings | None = None, clock: Callable[[], int] = now_ms) -> None:
+        settings = settings or RateLimitSettings()
+        self._clock = clock
+        self._login_address = _window(settings.login)
+        self._login_username = _window(settings.login)
+        self._sessions = _window(settings.sessions)
+        self._default = _window(settings.default)
+
+    def login(self, address: str) -> Count | None:
+        """A login attempt from this address; ``None``: not limited."""
+        return self._count(self._login_address, rate_key(address))
+
+    def login_as(self, username: str) -> Count | None:
+        """A login attempt with this name, from wherever."""
+        return self._count(self._login_username, username.casefold())
+
+    def session(self, caller: Principal | None, address: str) -> Count | None:
+        """A request for a new desktop session."""
+        return self._count(self._sessions, _counted_by(caller, address))
+
+    def request(self, caller: Principal | None, address: str) -> Count | None:
+        """Any other request or call; agents must not be asked about."""
+        return self._count(self._default, _counted_by(caller, address))
+
+    def _count(self, window: Window | None, key: str) -> Count | None:
+        return None if window is None else window.hit(key, self._clock())
+
+
+def _counted_by(caller: Principal | None, address: str) -> str:
+    return f"address/{rate_key(address)}" if caller is None else f"token/{caller.token_id}"
+
+
+def _window(setting: str) -> Window | None:
+    if setting.strip().lower() == OFF:
+        return None
+    rate = parse(setting)
+    return Window(rate.amount, rate.get_expiry() * 1000)

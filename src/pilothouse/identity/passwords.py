@@ -1,0 +1,63 @@
+"""Passwords: argon2id, in threads of their own so that the event loop and the writer never wait for one."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from pilothouse.identity.errors import ApiError
+
+MIN_LENGTH = 8
+MAX_LENGTH = 1024
+#: At argon2's usual 64 MiB a hash, this also bounds the memory a storm of logins can take.
+_AT_ONCE = 2
+
+
+class Passwords:
+    """Hashes and verifies passwords; a user who does not exist costs the same as one who does."""
+
+    def __init__(self, hasher: PasswordHasher | None = None) -> None:
+        self._hasher = hasher or PasswordHasher()
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="argon2")
+        self._decoy: str | None = None
+
+    async def hash(self, password: str, *, checked: bool = True) -> str:
+        """The hash to store. ``checked``: raises ``VALIDATION_FAILED`` for one too short or too long."""
+        if checked:
+            check(password)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._hasher.hash, password)
+
+    async def verify(self, stored: str | None, password: str) -> bool:
+        """Whether ``password`` is the one behind ``stored``; ``None`` (no such user) takes the same time."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._verify, stored, password)
+
+    def outdated(self, stored: str) -> bool:
+        """Whether the hash was made with weaker parameters than today's."""
+        return self._hasher.check_needs_rehash(stored)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False)
+
+    def _verify(self, stored: str | None, password: str) -> bool:
+        if self._decoy is None:
+            self._decoy = self._hasher.hash(secrets.token_urlsafe())
+        try:
+            matches = self._hasher.verify(stored or self._decoy, password[: MAX_LENGTH + 1])
+        except (VerificationError, InvalidHashError):
+            return False
+        return matches and stored is not None
+
+
+def check(password: str) -> None:
+    """Raise ``VALIDATION_FAILED`` unless the password's length is within bounds."""
+    if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
+        raise ApiError.of(
+            "VALIDATION_FAILED",
+            f"A password has {MIN_LENGTH} to {MAX_LENGTH} characters",
+            field="password",
+        )

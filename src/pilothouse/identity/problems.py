@@ -1,0 +1,154 @@
+"""How errors are written (decisions.md, "Everywhere", "Arcentra"), and what other exceptions mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import Scope
+
+from pilothouse.identity.errors import CODES, ApiError
+from pilothouse.identity.exchange import Exchange
+from pilothouse.identity.openapi import PUBLIC, required_action
+from pilothouse.journal import CursorError
+from pilothouse.storage import StorageError, now_ms
+
+log = structlog.get_logger("http")
+
+_BY_STATUS = {
+    401: "AUTH_TOKEN_INVALID",
+    403: "AUTH_INSUFFICIENT_PERMISSIONS",
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    409: "CONFLICT",
+    413: "PAYLOAD_TOO_LARGE",
+    429: "RATE_LIMIT_EXCEEDED",
+    503: "STORAGE_BUSY",
+}
+
+
+def rfc3339(ms: int) -> str:
+    """A stored time (ms) as JSON shows it: RFC 3339, UTC, ``Z``, whole seconds."""
+    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON body, encoded by orjson."""
+    return Response(orjson.dumps(content), status, headers, "application/json")
+
+
+def respond(scope: Scope, error: ApiError) -> Response:
+    """The error as this path's family writes it."""
+    exchange = Exchange.of(scope)
+    now = now_ms()
+    if exchange.edge.envelope(scope["path"]):
+        body: dict[str, Any] = {
+            "code": error.status,
+            "errMsg": error.message,
+            "path": scope["path"],
+            "timestamp": now // 1000,
+            "errorCode": error.code,
+            "requestId": exchange.request_id,
+        }
+    else:
+        body = {
+            "error": error.error,
+            "message": error.message,
+            "code": error.code,
+            "timestamp": rfc3339(now),
+            "request_id": exchange.request_id,
+        }
+    if error.details is not None:
+        body["details"] = error.details
+    return json_response({**body, **error.extra}, error.status, error.headers)
+
+
+def translate(error: Exception) -> ApiError:
+    """What another layer's exception means to the caller; says nothing of our insides."""
+    match error:
+        case ApiError():
+            return error
+        case RequestValidationError():
+            return _invalid(error.errors())
+        case HTTPException():
+            return _http(error)
+        case CursorError():
+            return ApiError.of(error.code if error.code in CODES else "CURSOR_INVALID", str(error))
+        case StorageError() | OperationalError():
+            busy = ApiError.of("STORAGE_BUSY", "The database cannot take this now; try again shortly")
+            busy.headers["Retry-After"] = "1"
+            return busy
+        case IntegrityError():
+            return ApiError.of("CONFLICT", "Something else was changed at the same time; try again")
+        case DataError():
+            return ApiError.of("VALIDATION_FAILED", "A value cannot be stored")
+        case _:
+            return ApiError.of(
+                "INTERNAL_ERROR", "Something went wrong on the server; the request id names it"
+            )
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Answer every expected exception with an error body; the gate answers the unexpected ones."""
+
+    async def handle(connection: HTTPConnection, error: Exception) -> Response:
+        if isinstance(error, StorageError | OperationalError):
+            log.warning(
+                "http.storage_failed", error=str(error), request_id=Exchange.of(connection.scope).request_id
+            )
+        if isinstance(error, RequestValidationError) and (refusal := await _refused(connection.scope)):
+            return respond(connection.scope, refusal)
+        return respond(connection.scope, translate(error))
+
+    kinds = (ApiError, RequestValidationError, HTTPException, CursorError, StorageError)
+    for kind in (*kinds, OperationalError, IntegrityError, DataError):
+        app.add_exception_handler(kind, handle)
+
+
+async def _refused(scope: Scope) -> ApiError | None:
+    # A body that is no JSON fails before the route asks who is there. Strangers get 401, whatever they send.
+    if required_action(scope.get("route")) in (None, PUBLIC):
+        return None
+    try:
+        await Exchange.of(scope).caller()
+    except ApiError as error:
+        return error
+    return None
+
+
+def _invalid(errors: Sequence[Any]) -> ApiError:
+    # What was sent is never repeated: it may be a password.
+    found = [{"field": _field(e["loc"]), "message": _sentence(e)} for e in errors]
+    first = found[0]
+    if any(e["type"] == "missing" for e in errors):
+        code = "MISSING_REQUIRED_FIELD"
+        first = next(f for f, e in zip(found, errors, strict=True) if e["type"] == "missing")
+    else:
+        code = "VALIDATION_FAILED" if errors[0]["loc"][0] == "body" else "INVALID_PARAMETER"
+    return ApiError.of(code, f"{first['field']}: {first['message']}", field=first["field"], errors=found)
+
+
+def _field(loc: Sequence[Any]) -> str:
+    return ".".join(str(part) for part in loc[1:]) or str(loc[0])
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    if error["type"] == "json_invalid":
+        return "The body is not valid JSON"
+    return str(error["msg"])
+
+
+def _http(error: HTTPException) -> ApiError:
+    code = _BY_STATUS.get(error.status_code)
+    if code is None:
+        code = "VALIDATION_FAILED" if error.status_code < 500 else "INTERNAL_ERROR"
+    return ApiError(error.status_code, code, str(error.detail), headers=error.headers)

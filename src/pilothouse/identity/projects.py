@@ -1,0 +1,142 @@
+"""Use cases on projects and their members."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection
+from uuid_utils import uuid7
+
+from pilothouse.identity import store
+from pilothouse.identity.audit import Trail
+from pilothouse.identity.errors import ApiError, require
+from pilothouse.identity.grants import Grants
+from pilothouse.identity.model import Principal, Project, User
+from pilothouse.storage import Tx
+
+DEFAULT_NAME = "default"
+
+
+class Projects:
+    """Creates and changes projects; members see what is in them."""
+
+    def __init__(self, trail: Trail, grants: Grants) -> None:
+        self._trail = trail
+        self._grants = grants
+
+    def default(self, conn: Connection) -> str:
+        """The id of the project that new users join and that things belong to when none is named."""
+        found = store.default_project(conn)
+        if found is None:
+            raise ApiError.of(
+                "PROJECT_NOT_FOUND", "There is no default project: the server was never started"
+            )
+        return found
+
+    def create(
+        self,
+        tx: Tx,
+        by: Principal,
+        *,
+        name: str,
+        description: str = "",
+        members: Iterable[str] = (),
+        is_default: bool = False,
+    ) -> Project:
+        """A new project; ``members`` are ids or names of users.
+
+        Raises ``PROJECT_ALREADY_EXISTS``, ``VALIDATION_FAILED`` for a member who does not exist.
+        """
+        require(by, "project.write")
+        self._check_name(tx.conn, name)
+        project = Project(str(uuid7()), name, description, is_default, {}, tx.now, tx.now)
+        store.insert_project(tx.conn, project)
+        self._tell(tx, by, "project.created", project, {})
+        for member in members:
+            self._add(tx, by, project, member)
+        return self._find(tx.conn, project.id)
+
+    def get(self, conn: Connection, by: Principal, id: str) -> Project:
+        """A project. Raises ``PROJECT_NOT_FOUND``, ``AUTH_INSUFFICIENT_PERMISSIONS`` to those outside it."""
+        project = self._find(conn, id)
+        require(by, "project.read", project.id)
+        return project
+
+    def resolve(self, conn: Connection, by: Principal, name_or_id: str | None) -> Project:
+        """The project a request names by id or name, the default one if it names none; as :meth:`get`."""
+        if name_or_id is None:
+            return self.get(conn, by, self.default(conn))
+        return self.get(conn, by, store.project_named(conn, name_or_id) or name_or_id)
+
+    def list(
+        self, conn: Connection, by: Principal, *, page: int = 1, limit: int = 20
+    ) -> tuple[list[Project], int]:
+        """A page of the projects this principal is at home in, by name, and their number."""
+        among = None if by.in_project("") else by.projects
+        return store.list_projects(conn, among, (page - 1) * limit, limit)
+
+    def update(
+        self, tx: Tx, by: Principal, id: str, *, name: str | None = None, description: str | None = None
+    ) -> Project:
+        """Change what is given. Raises ``PROJECT_NOT_FOUND``, ``PROJECT_ALREADY_EXISTS``."""
+        require(by, "project.write")
+        project = self._find(tx.conn, id)
+        changes: dict[str, Any] = {}
+        if name is not None and name != project.name:
+            self._check_name(tx.conn, name)
+            changes["name"] = name
+        if description is not None and description != project.description:
+            changes["description"] = description
+        if not changes:
+            return project
+        store.update_project(tx.conn, id, **changes, updated_at=tx.now)
+        project = self._find(tx.conn, id)
+        self._tell(tx, by, "project.updated", project, {"changed": sorted(changes)})
+        return project
+
+    def add_member(self, tx: Tx, by: Principal, id: str, user: str) -> Project:
+        """Let a user (id or name) in; he sees the project's streams at once."""
+        require(by, "project.write")
+        self._add(tx, by, self._find(tx.conn, id), user)
+        return self._find(tx.conn, id)
+
+    def remove_member(self, tx: Tx, by: Principal, id: str, user: str) -> Project:
+        """Shut a user out; his streams stop carrying the project's entries at once."""
+        require(by, "project.write")
+        project = self._find(tx.conn, id)
+        member = self._member(tx.conn, user)
+        if store.remove_member(tx.conn, id, member.id):
+            self._tell(tx, by, "project.member_removed", project, {"user": member.username})
+            self._adapt(tx, member)
+        return self._find(tx.conn, id)
+
+    def _add(self, tx: Tx, by: Principal, project: Project, user: str) -> None:
+        member = self._member(tx.conn, user)
+        if store.add_member(tx.conn, project.id, member.id):
+            self._tell(tx, by, "project.member_added", project, {"user": member.username})
+            self._adapt(tx, member)
+
+    def _adapt(self, tx: Tx, member: User) -> None:
+        memberships = store.projects_of(tx.conn, member.id)
+        tx.after_commit(lambda: self._grants.change_user(member.id, member.role, memberships))
+
+    def _tell(self, tx: Tx, by: Principal, type: str, project: Project, more: dict[str, Any]) -> None:
+        body = {"id": project.id, "name": project.name, **more}
+        self._trail.tell(tx, by, type, f"project/{project.id}", body, scope=f"project/{project.id}")
+
+    def _member(self, conn: Connection, user: str) -> User:
+        found = store.find_user(conn, user)
+        if found is None:
+            raise ApiError.of("VALIDATION_FAILED", f"No user '{user}' exists", field="members")
+        return found
+
+    def _check_name(self, conn: Connection, name: str) -> None:
+        if store.project_named(conn, name) is not None:
+            raise ApiError.of("PROJECT_ALREADY_EXISTS", f"A project named '{name}' exists", name=name)
+
+    def _find(self, conn: Connection, id: str) -> Project:
+        project = store.find_project(conn, id)
+        if project is None:
+            raise ApiError.of("PROJECT_NOT_FOUND", f"No project with id '{id}' exists")
+        return project

@@ -1,0 +1,152 @@
+"""Entries, cursors and what a reader wants; pure.
+
+A cursor is ``<epoch>.<offset>.<k>``: everything before entry ``offset`` has been delivered, and ``k`` parts of
+that entry. The parts of a log chunk are its lines (so a cursor taken from one stream is good on another);
+of any other entry, its messages on that stream.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import orjson
+
+from pilothouse.journal.errors import CursorExpired, CursorInvalid
+
+_CURSOR = re.compile(r"([0-9a-f]{8})\.(\d{1,18})\.(\d{1,9})")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cursor:
+    """A reader's place: the next entry to read, and how many of its parts it has already."""
+
+    offset: int
+    k: int = 0
+
+    def text(self, epoch: str) -> str:
+        """The form clients see."""
+        return f"{epoch}.{self.offset}.{self.k}"
+
+    @classmethod
+    def parse(cls, text: str, epoch: str) -> Cursor:
+        """Raises :class:`CursorInvalid` for garbage, :class:`CursorExpired` for another epoch's cursor."""
+        match = _CURSOR.fullmatch(text)
+        if match is None:
+            raise CursorInvalid("a cursor has the form <epoch>.<offset>.<k>, as given out by a stream")
+        if match[1] != epoch:
+            raise CursorExpired("this cursor belongs to an earlier life of this journal; start anew")
+        return cls(int(match[2]), int(match[3]))
+
+
+class Frame(NamedTuple):
+    """One message of one wire format, ready to be written, and how many parts of its entry it completes."""
+
+    data: bytes
+    k: int
+
+
+class Entry:
+    """One fact in the journal. ``data`` is JSON; ``scope`` is the one key that says who may see it."""
+
+    __slots__ = ("_body", "_frames", "at", "base", "data", "offset", "scope", "stream", "subject", "type")
+
+    def __init__(
+        self,
+        offset: int,
+        stream: str,
+        subject: str,
+        type: str,
+        at: int,
+        scope: str,
+        data: bytes,
+        body: dict[str, Any] | None = None,
+        base: int = 0,
+    ) -> None:
+        self.offset = offset
+        self.stream = stream
+        self.subject = subject
+        self.type = type
+        self.at = at
+        self.scope = scope
+        self.data = data
+        self.base = base
+        self._body = body
+        self._frames: dict[str, tuple[Frame, ...]] = {}
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The decoded data; treat as read-only, it is shared by all readers."""
+        if self._body is None:
+            self._body = orjson.loads(self.data)
+        return self._body
+
+    @property
+    def size(self) -> int:
+        """Roughly the bytes this entry holds in memory."""
+        return len(self.data) + 200
+
+    def frames(self, fmt: WireFormat) -> tuple[Frame, ...]:
+        """This entry in one wire format, encoded at most once."""
+        frames = self._frames.get(fmt.key)
+        if frames is None:
+            frames = self._frames[fmt.key] = fmt.encode(self)
+        return frames
+
+    def tail(self, k: int) -> Entry:
+        """The same entry without its first ``k`` lines; itself where it has no lines."""
+        lines = self.body.get("lines")
+        if k <= self.base or lines is None:
+            return self
+        cut = k - self.base
+        body = dict(self.body)
+        body["lines"] = lines[cut:]
+        body["first"] = body["first"] + cut
+        for sparse in ("stderr", "levels"):
+            if sparse in body:
+                body[sparse] = _shifted(body[sparse], cut)
+        return Entry(
+            self.offset, self.stream, self.subject, self.type, self.at, self.scope, orjson.dumps(body), body, k
+        )
+
+
+def _shifted(sparse: Any, cut: int) -> Any:
+    if isinstance(sparse, list):
+        return [i - cut for i in sparse if i >= cut]
+    return {str(int(i) - cut): value for i, value in sparse.items() if int(i) >= cut}
+
+
+class WireFormat(Protocol):
+    """How one kind of stream writes entries. Stateless: the same entry always gives the same frames."""
+
+    @property
+    def key(self) -> str:
+        """Names the format; frames are cached under it."""
+
+    def encode(self, entry: Entry) -> tuple[Frame, ...]:
+        """The messages of ``entry`` in order; empty where the format does not show it."""
+
+    def ends(self, entry: Entry) -> bool:
+        """Whether the stream is finished once this entry has been delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a reader wants: one stream or (``None``) the whole journal, and of which types or subjects."""
+
+    stream: str | None = None
+    type: str | None = None
+    subject: str | None = None
+
+    def wants(self, entry: Entry) -> bool:
+        """Whether the entry is selected; ``type`` may have shell-style wildcards (``step.*``)."""
+        if self.subject is not None and entry.subject != self.subject:
+            return False
+        return self.type is None or fnmatch.fnmatchcase(entry.type, self.type)
+
+
+Sees = Callable[[str], bool]
+"""Tests an entry's scope against what a reader may see at this moment."""

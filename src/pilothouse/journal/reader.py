@@ -1,0 +1,84 @@
+"""A reader: a cursor over the journal and what lies after it, without I/O.
+
+Replay and live are one path: :meth:`Reader.take` gives what memory holds after the cursor, or says that the
+cursor lies further back, in which case a page from disk goes through :meth:`Reader.accept`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pilothouse.journal.model import Cursor, Entry, Frame, Sees, Selection, WireFormat
+from pilothouse.journal.window import Window
+
+BATCH_BYTES = 256 << 10
+_SLICE = 64
+
+
+@dataclass(slots=True)
+class Reader:
+    """One follower of a selection of the journal in one wire format."""
+
+    window: Window
+    selection: Selection
+    fmt: WireFormat
+    sees: Sees
+    position: Cursor
+    ended: bool = False
+    _live: bool = field(default=False)
+
+    @property
+    def behind(self) -> bool:
+        """Whether what comes next must be loaded from disk."""
+        return self.position.offset < self.window.start
+
+    def published(self, first: int) -> None:
+        """Entries of this reader's stream from offset ``first`` on are new in the window.
+
+        A reader that had everything before need not look at what happened on other streams meanwhile.
+        """
+        if self._live and self.position.offset < first:
+            self.position = Cursor(first)
+        self._live = False
+
+    def take(self, budget: int = BATCH_BYTES) -> list[bytes]:
+        """Messages after the cursor, from memory; the cursor moves behind them. Empty: nothing to say now."""
+        out: list[bytes] = []
+        while not self.ended and not self.behind and budget > 0:
+            batch = self.window.since(self.selection.stream, self.position.offset, _SLICE)
+            if not batch:
+                self.position = max(self.position, Cursor(self.window.head))
+                self._live = True
+                break
+            budget = self._deliver(batch, out, budget)
+        return out
+
+    def accept(self, page: list[Entry], more: bool, head: int) -> list[bytes]:
+        """Messages of a page loaded from the cursor on; ``head`` is the window's head before the load."""
+        out: list[bytes] = []
+        self._deliver(page, out, 1 << 62)
+        if not more and not self.ended:
+            self.position = max(self.position, Cursor(head))
+        return out
+
+    def _deliver(self, batch: list[Entry], out: list[bytes], budget: int) -> int:
+        for entry in batch:
+            if self.selection.wants(entry) and self.sees(entry.scope):
+                for frame in self._pending(entry):
+                    out.append(frame.data)
+                    budget -= len(frame.data)
+                if self.fmt.ends(entry):
+                    self.ended = True
+            self.position = Cursor(entry.offset + 1)
+            if self.ended or budget <= 0:
+                break
+        return budget
+
+    def _pending(self, entry: Entry) -> tuple[Frame, ...]:
+        k = self.position.k if entry.offset == self.position.offset else 0
+        if not k:
+            return entry.frames(self.fmt)
+        if "lines" in entry.body:
+            rest = entry.tail(k)
+            return rest.frames(self.fmt) if rest.body["lines"] else ()
+        return entry.frames(self.fmt)[k:]

@@ -1,0 +1,54 @@
+"""Appending: entries are born in the transaction of the change they tell of."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection
+
+from pilothouse.journal import store
+from pilothouse.journal.feed import Feed
+from pilothouse.journal.model import Entry
+from pilothouse.storage import Database, Tx
+
+
+class Journal:
+    """The journal of one database: appends in transactions, publishes to its :class:`Feed` after commits."""
+
+    def __init__(self, database: Database) -> None:
+        with database.write_engine.begin() as conn:
+            store.create_head(conn, secrets.token_hex(4))
+            self.epoch = store.epoch(conn)
+            following = store.next_offset(conn)
+        self.feed = Feed(database, self.epoch, following)
+
+    def append(
+        self, tx: Tx, stream: str, type: str, scope: str, body: dict[str, Any], *, subject: str = ""
+    ) -> None:
+        """Write one entry with the transaction.
+
+        ``stream`` is ``run/<id>``, ``agent/<id>``, …; ``type`` dotted past tense; ``scope`` the key by which
+        readers' rights are tested; ``body`` holds all that any projection may need (see ``wire/entries.py``).
+        """
+        tx.stage(Entry(0, stream, subject, type, tx.now, scope, orjson.dumps(body), body))
+
+    def forget(self, tx: Tx, stream: str, below: int) -> int:
+        """Retention: drop a stream's entries below an offset; older cursors of that stream then get 410."""
+        return store.forget(tx.conn, stream, below)
+
+    # -- CommitHook -------------------------------------------------------------------------------------
+
+    def prepare(self, conn: Connection, staged: list[Entry]) -> list[Entry]:
+        """Number the staged entries and store them, as the last act of the transaction."""
+        offset = store.reserve(conn, len(staged))
+        for entry in staged:
+            entry.offset = offset
+            offset += 1
+        store.append(conn, staged)
+        return staged
+
+    def publish(self, prepared: list[Entry]) -> None:
+        """Hand committed entries to the feed."""
+        self.feed.publish(prepared)

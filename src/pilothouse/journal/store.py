@@ -1,0 +1,160 @@
+"""The journal's tables and the few statements that touch them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import BigInteger, Column, Connection, Index, LargeBinary, Table, Text, delete, func, insert, select
+from sqlalchemy import update
+from sqlalchemy.dialects import sqlite
+
+from pilothouse.journal.model import Entry
+from pilothouse.storage import metadata
+
+# SQLite keeps a table in the order of an INTEGER key, and only of that.
+_Offset = BigInteger().with_variant(sqlite.INTEGER(), "sqlite")
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("offset", _Offset, primary_key=True, autoincrement=False),
+    Column("stream", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Index("entries_by_stream", "stream", "offset"),
+)
+
+journal_head = Table(
+    "journal_head",
+    metadata,
+    Column("id", _Offset, primary_key=True, autoincrement=False),
+    Column("epoch", Text, nullable=False),
+    Column("next", BigInteger, nullable=False),
+)
+
+watermarks = Table(
+    "stream_watermarks",
+    metadata,
+    Column("stream", Text, primary_key=True),
+    Column("below", BigInteger, nullable=False),
+)
+
+WHOLE = ""
+"""The watermark row of the journal as a whole: the highest of all streams' marks."""
+
+_COLUMNS = (
+    entries.c.offset,
+    entries.c.stream,
+    entries.c.subject,
+    entries.c.type,
+    entries.c.at,
+    entries.c.scope,
+    entries.c.data,
+)
+_APPEND = insert(entries)
+
+
+def epoch(conn: Connection) -> str:
+    """The name of this life of the journal."""
+    return conn.execute(select(journal_head.c.epoch)).scalar_one()
+
+
+def create_head(conn: Connection, name: str) -> None:
+    """The journal's first breath: an epoch and offset 1; does nothing when it has one."""
+    if conn.execute(select(journal_head.c.id)).first() is None:
+        conn.execute(insert(journal_head).values(id=1, epoch=name, next=1))
+
+
+def next_offset(conn: Connection) -> int:
+    """The offset the next entry will get, as committed."""
+    return conn.execute(select(journal_head.c.next)).scalar_one()
+
+
+def reserve(conn: Connection, count: int) -> int:
+    """Take ``count`` offsets; the row's lock, held to the commit, makes offset order commit order."""
+    statement = update(journal_head).values(next=journal_head.c.next + count).returning(journal_head.c.next)
+    return conn.execute(statement).scalar_one() - count
+
+
+def append(conn: Connection, batch: Iterable[Entry]) -> None:
+    """Insert entries that have their offsets."""
+    rows = [
+        {
+            "offset": e.offset,
+            "stream": e.stream,
+            "subject": e.subject,
+            "type": e.type,
+            "at": e.at,
+            "scope": e.scope,
+            "data": e.data,
+        }
+        for e in batch
+    ]
+    conn.execute(_APPEND, rows)
+
+
+def page(
+    conn: Connection,
+    stream: str | None,
+    start: int,
+    *,
+    subject: str | None = None,
+    rows: int = 256,
+    size: int = 1 << 20,
+) -> tuple[list[Entry], bool]:
+    """Entries from offset ``start`` on, of one stream or all; at most about ``rows`` and ``size`` bytes.
+
+    The second value says whether there may be more behind the page.
+    """
+    statement = select(*_COLUMNS).where(entries.c.offset >= start).order_by(entries.c.offset).limit(rows)
+    if stream is not None:
+        statement = statement.where(entries.c.stream == stream)
+    if subject is not None:
+        statement = statement.where(entries.c.subject == subject)
+    found: list[Entry] = []
+    total = 0
+    with conn.execute(statement) as result:
+        for row in result:
+            found.append(Entry(*row))
+            total += len(row.data)
+            if total >= size:
+                return found, True
+    return found, len(found) == rows
+
+
+def last_of_type(conn: Connection, stream: str, type: str) -> int | None:
+    """The offset of the newest entry of that type in the stream."""
+    statement = (
+        select(entries.c.offset)
+        .where(entries.c.stream == stream, entries.c.type == type)
+        .order_by(entries.c.offset.desc())
+        .limit(1)
+    )
+    return conn.execute(statement).scalar_one_or_none()
+
+
+def retained_from(conn: Connection, stream: str | None) -> int:
+    """The oldest offset from which a reader of the stream (``None``: of everything) misses nothing."""
+    name = WHOLE if stream is None else stream
+    found = conn.execute(select(watermarks.c.below).where(watermarks.c.stream == name)).scalar_one_or_none()
+    return found or 0
+
+
+def forget(conn: Connection, stream: str, below: int) -> int:
+    """Delete a stream's entries below an offset and remember that they are gone; returns how many."""
+    gone = conn.execute(delete(entries).where(entries.c.stream == stream, entries.c.offset < below)).rowcount
+    for name in (stream, WHOLE):
+        known = conn.execute(select(watermarks.c.below).where(watermarks.c.stream == name)).scalar_one_or_none()
+        if known is None:
+            conn.execute(insert(watermarks).values(stream=name, below=below))
+        elif known < below:
+            conn.execute(update(watermarks).where(watermarks.c.stream == name).values(below=below))
+    return gone
+
+
+def count(conn: Connection) -> int:
+    """How many entries are stored."""
+    return conn.execute(select(func.count()).select_from(entries)).scalar_one()

@@ -1,0 +1,370 @@
+"""Routes of pipelines (decisions.md, Arcentra: envelope, camelCase as in pipeline.v1, enums by number)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection
+from starlette.responses import Response
+
+from pilothouse.engine import store as engine_store
+from pilothouse.engine.errors import RunNotFound
+from pilothouse.engine.model import Run
+from pilothouse.engine.service import Engine, require_run
+from pilothouse.engine.spec import spec_to_json
+from pilothouse.identity.errors import ApiError, require
+from pilothouse.identity.model import Principal, Role
+from pilothouse.identity.service import Identity
+from pilothouse.identity.web import Caller, Idem, allow, envelope
+from pilothouse.pipelines import store
+from pilothouse.pipelines.errors import PipelineNotFound, SpecMissing
+from pilothouse.pipelines.model import RUN_STATUS, SAVE_DIRECT, TRIGGER_TYPE, Pipeline, RunStatus
+from pilothouse.pipelines.service import Pipelines, TriggerRequest, read_spec, require_pipeline
+from pilothouse.storage import Tx
+from pilothouse.wire import entries
+
+Page = Annotated[int, Query(ge=1, le=1_000_000)]
+PageSize = Annotated[int, Query(ge=1, le=100)]
+Variables = Annotated[dict[str, str], Field(default_factory=dict)]
+
+_SPEC_TEXT = "jobs:\n  - name: build\n    steps:\n      - name: hello\n        uses: shell\n        args: {command: echo hello}\n"
+
+
+class CreatePipeline(BaseModel):
+    """A pipeline whose spec is kept in the database; ``projectId`` empty is the default project."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"name": "hello", "description": "says hello"}})
+    name: str
+    projectId: str = ""
+    description: str = Field("", max_length=2000)
+    repoUrl: str = ""
+    defaultBranch: str = Field("", max_length=200)
+    pipelineFilePath: str = Field("", max_length=500)
+    saveMode: int = SAVE_DIRECT
+    metadata: Variables
+
+
+class UpdatePipeline(BaseModel):
+    """Fields left out stay as they are."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"description": "says hello", "isEnabled": 1}})
+    name: str | None = None
+    description: str | None = Field(None, max_length=2000)
+    defaultBranch: str | None = Field(None, max_length=200)
+    pipelineFilePath: str | None = Field(None, max_length=500)
+    metadata: dict[str, str] | None = None
+    isEnabled: int | None = Field(None, ge=0, le=1)
+
+
+class ValidateSpec(BaseModel):
+    """``spec``: a pipeline.v1.Spec as an object, or its source as text (errors then name line and column)."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"spec": _SPEC_TEXT, "fileName": ".pilot.yaml"}})
+    spec: str | dict[str, Any]
+    format: int = 0
+    fileName: str = ""
+
+
+class SaveSpec(ValidateSpec):
+    """``expectedHeadCommitSha``: refuse if somebody saved another spec meanwhile."""
+
+    expectedHeadCommitSha: str = ""
+    commitMessage: str = Field("", max_length=2000)
+    requestId: str = ""
+
+
+class TriggerPipeline(BaseModel):
+    """``spec`` and ``checkout`` (a blob's id), where given, are used for this run alone."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"variables": {"greeting": "hello"}}})
+    variables: Variables
+    requestId: str = ""
+    spec: str | dict[str, Any] | None = None
+    fileName: str = ""
+    checkout: str = ""
+    branch: str = Field("", max_length=200)
+    commitSha: str = Field("", max_length=64)
+
+
+class StopRun(BaseModel):
+    """Why the run is stopped."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"reason": "wrong branch"}})
+    reason: str = Field("", max_length=500)
+
+
+def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine, default_project: str) -> APIRouter:
+    """``/api/v1/pipelines``."""
+    routes = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
+
+    def allowed(conn: Connection, caller: Principal, pipeline_id: str, action: str) -> Pipeline:
+        pipeline = require_pipeline(conn, pipeline_id)
+        if not caller.sees(entries.project_scope(pipeline.project)):
+            raise PipelineNotFound(pipeline_id)
+        require(caller, action, pipeline.project)
+        return pipeline
+
+    def run_of(conn: Connection, caller: Principal, pipeline_id: str, run_id: str, action: str) -> Run:
+        allowed(conn, caller, pipeline_id, action)
+        run = require_run(conn, run_id)
+        if run.pipeline_id != pipeline_id:
+            raise RunNotFound(run_id)
+        return run
+
+    @routes.post("", dependencies=[allow("pipeline.write")], status_code=201, summary="Create a pipeline")
+    async def create(body: CreatePipeline, caller: Caller, idem: Idem) -> Response:
+        """Errors: ``PIPELINE_ALREADY_EXISTS``, ``VALIDATION_FAILED``."""
+        project = body.projectId or default_project
+        require(caller, "pipeline.write", project)
+        if body.repoUrl:
+            raise ApiError.of(
+                "VALIDATION_FAILED",
+                "this release keeps specs in its database only: leave repoUrl empty and save the spec here",
+                field="repoUrl",
+            )
+
+        def use_case(tx: Tx) -> dict[str, Any]:
+            made = pipelines.create(
+                tx,
+                caller,
+                project,
+                body.name,
+                description=body.description,
+                default_branch=body.defaultBranch,
+                file_path=body.pipelineFilePath,
+                metadata=body.metadata,
+            )
+            return {"pipelineId": made.id}
+
+        return await idem(use_case, 201, envelope=True)
+
+    @routes.get("", dependencies=[allow("pipeline.read")], summary="List pipelines")
+    async def list_pipelines(
+        caller: Caller, projectId: str = "", name: str = "", page: Page = 1, pageSize: PageSize = 20
+    ) -> Response:
+        """The pipelines of the caller's projects, by name."""
+        projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
+
+        def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
+            found, total = store.list_pipelines(
+                conn, projects=projects, project=projectId, name=name, page=page, size=pageSize
+            )
+            return [_pipeline_detail(conn, pipeline) for pipeline in found], total
+
+        listed, total = await identity.read(read)
+        return envelope({"list": listed, "total": total, "page": page, "pageSize": pageSize})
+
+    @routes.post("/spec/validate", dependencies=[allow("pipeline.read")], summary="Check a spec")
+    async def validate_text(body: ValidateSpec) -> Response:
+        """Without a pipeline. Errors: ``SPEC_INVALID`` with ``details.problems``."""
+        return _validated(body)
+
+    @routes.get("/{pipeline_id}", dependencies=[allow("pipeline.read")], summary="Show a pipeline")
+    async def get(pipeline_id: str, caller: Caller) -> Response:
+        """Errors: ``PIPELINE_NOT_FOUND``."""
+
+        def read(conn: Connection) -> dict[str, Any]:
+            return _pipeline_detail(conn, allowed(conn, caller, pipeline_id, "pipeline.read"))
+
+        return envelope(await identity.read(read))
+
+    @routes.put("/{pipeline_id}", dependencies=[allow("pipeline.write")], summary="Change a pipeline")
+    async def change(pipeline_id: str, body: UpdatePipeline, caller: Caller) -> Response:
+        """Errors: ``PIPELINE_NOT_FOUND``, ``PIPELINE_ALREADY_EXISTS``."""
+        given = {
+            "name": body.name,
+            "description": body.description,
+            "default_branch": body.defaultBranch,
+            "file_path": body.pipelineFilePath,
+            "metadata": body.metadata,
+            "enabled": None if body.isEnabled is None else bool(body.isEnabled),
+        }
+        fields = {name: value for name, value in given.items() if value is not None}
+
+        def use_case(tx: Tx) -> dict[str, Any]:
+            allowed(tx.conn, caller, pipeline_id, "pipeline.write")
+            return _pipeline_detail(tx.conn, pipelines.change(tx, caller, pipeline_id, **fields))
+
+        return envelope(await identity.write(use_case))
+
+    @routes.delete("/{pipeline_id}", dependencies=[allow("pipeline.write")], summary="Delete a pipeline")
+    async def delete(pipeline_id: str, caller: Caller) -> Response:
+        """Its runs stay. Errors: ``PIPELINE_NOT_FOUND``."""
+
+        def use_case(tx: Tx) -> None:
+            allowed(tx.conn, caller, pipeline_id, "pipeline.write")
+            pipelines.delete(tx, caller, pipeline_id)
+
+        await identity.write(use_case)
+        return envelope({"pipelineId": pipeline_id})
+
+    @routes.get("/{pipeline_id}/spec", dependencies=[allow("pipeline.read")], summary="Show a pipeline's spec")
+    async def get_spec(pipeline_id: str, caller: Caller) -> Response:
+        """The spec in force: as an object, and its source text. Errors: ``SPEC_NOT_FOUND``."""
+
+        def read(conn: Connection) -> dict[str, Any]:
+            pipeline = allowed(conn, caller, pipeline_id, "pipeline.read")
+            saved = store.newest_spec(conn, pipeline_id)
+            if saved is None:
+                raise SpecMissing(f"pipeline '{pipeline.name}' has no spec yet")
+            return {
+                "spec": spec_to_json(read_spec(saved.text).spec),
+                "text": saved.text,
+                "format": int(saved.format),
+                "headCommitSha": saved.head,
+                "branch": pipeline.default_branch,
+                "pipelineFilePath": pipeline.file_path,
+            }
+
+        return envelope(await identity.read(read))
+
+    @routes.post("/{pipeline_id}/spec/validate", dependencies=[allow("pipeline.read")], summary="Check a spec for a pipeline")
+    async def validate(pipeline_id: str, body: ValidateSpec, caller: Caller) -> Response:
+        """Errors: ``SPEC_INVALID`` with ``details.problems``: message, line, column, expected, path."""
+        await identity.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.read"))
+        return _validated(body)
+
+    @routes.post("/{pipeline_id}/spec/save", dependencies=[allow("pipeline.write")], summary="Save a pipeline's spec")
+    async def save(pipeline_id: str, body: SaveSpec, caller: Caller, idem: Idem) -> Response:
+        """Checked, then in force. Errors: ``SPEC_INVALID``, ``SPEC_CONFLICT``."""
+
+        def use_case(tx: Tx) -> dict[str, Any]:
+            pipeline = allowed(tx.conn, caller, pipeline_id, "pipeline.write")
+            saved = pipelines.save_spec(
+                tx,
+                caller,
+                pipeline_id,
+                body.spec,
+                expected_head=body.expectedHeadCommitSha,
+                message=body.commitMessage,
+            )
+            return {"commitSha": saved.head, "branch": pipeline.default_branch, "saveMode": SAVE_DIRECT}
+
+        return await idem(use_case, 200, envelope=True)
+
+    @routes.post("/{pipeline_id}/trigger", dependencies=[allow("run.trigger")], status_code=201, summary="Start a run")
+    async def trigger(pipeline_id: str, body: TriggerPipeline, caller: Caller, idem: Idem) -> Response:
+        """Errors: ``SPEC_INVALID``, ``SPEC_NOT_FOUND``, ``PIPELINE_DISABLED``, ``BLOB_NOT_FOUND``."""
+        request = TriggerRequest(
+            variables=body.variables,
+            spec=body.spec,
+            file_name=body.fileName,
+            checkout=body.checkout,
+            branch=body.branch,
+            commit_sha=body.commitSha,
+        )
+
+        def use_case(tx: Tx) -> dict[str, Any]:
+            allowed(tx.conn, caller, pipeline_id, "run.trigger")
+            return {"runId": pipelines.trigger(tx, caller, pipeline_id, request).id}
+
+        return await idem(use_case, 201, envelope=True)
+
+    @routes.get("/{pipeline_id}/runs", dependencies=[allow("run.read")], summary="List a pipeline's runs")
+    async def list_runs(
+        pipeline_id: str,
+        caller: Caller,
+        status: Annotated[int, Query(ge=0, le=6)] = 0,
+        page: Page = 1,
+        pageSize: PageSize = 20,
+    ) -> Response:
+        """Newest first; ``status`` is a pipeline.v1.PipelineStatus number."""
+
+        def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
+            pipeline = allowed(conn, caller, pipeline_id, "run.read")
+            filters = {"pipeline_id": pipeline_id}
+            wanted = next((word for word, number in RUN_STATUS.items() if number == status), None) if status else None
+            if status and wanted is None:
+                return [], 0
+            if wanted:
+                filters["status"] = wanted
+            rows, total = engine_store.list_runs(conn, filters=filters, projects=None, page=page, limit=pageSize)
+            return [_run_detail(require_run(conn, row.id), pipeline) for row in rows], total
+
+        listed, total = await identity.read(read)
+        return envelope({"list": listed, "total": total, "page": page, "pageSize": pageSize})
+
+    @routes.get("/{pipeline_id}/runs/{run_id}", dependencies=[allow("run.read")], summary="Show a pipeline's run")
+    async def get_run(pipeline_id: str, run_id: str, caller: Caller) -> Response:
+        """Errors: ``RUN_NOT_FOUND``."""
+
+        def read(conn: Connection) -> dict[str, Any]:
+            run = run_of(conn, caller, pipeline_id, run_id, "run.read")
+            return _run_detail(run, require_pipeline(conn, pipeline_id))
+
+        return envelope(await identity.read(read))
+
+    @routes.post("/{pipeline_id}/runs/{run_id}/stop", dependencies=[allow("run.control")], summary="Stop a run")
+    async def stop(pipeline_id: str, run_id: str, caller: Caller, idem: Idem, body: StopRun | None = None) -> Response:
+        """Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
+
+        def use_case(tx: Tx) -> dict[str, Any]:
+            run_of(tx.conn, caller, pipeline_id, run_id, "run.control")
+            run = engine.cancel(tx, caller, run_id, body.reason if body else "")
+            return {"runId": run.id, "status": int(_run_status(run))}
+
+        return await idem(use_case, 200, envelope=True)
+
+    return routes
+
+
+def _validated(body: ValidateSpec) -> Response:
+    parsed = read_spec(body.spec, body.fileName)
+    return envelope({"jobsCount": len(parsed.spec.jobs), "warnings": list(parsed.warnings)})
+
+
+def _pipeline_detail(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:
+    counts = engine_store.pipeline_counts(conn, pipeline.id)
+    status = counts.pop("newest", "")
+    return {
+        "pipelineId": pipeline.id,
+        "projectId": pipeline.project,
+        "name": pipeline.name,
+        "description": pipeline.description,
+        "repoUrl": "",
+        "defaultBranch": pipeline.default_branch,
+        "pipelineFilePath": pipeline.file_path,
+        "status": int(RUN_STATUS[status]) if status else 0,
+        "saveMode": SAVE_DIRECT,
+        "metadata": pipeline.metadata,
+        "lastEditor": pipeline.last_editor,
+        "lastCommitSha": pipeline.head,
+        "totalRuns": counts["total"],
+        "successRuns": counts["succeeded"],
+        "failedRuns": counts["failed"],
+        "createdBy": pipeline.created_by,
+        "isEnabled": int(pipeline.enabled),
+        "createdAt": pipeline.created_at // 1000,
+        "updatedAt": pipeline.updated_at // 1000,
+    }
+
+
+def _run_status(run: Run) -> RunStatus:
+    return RUN_STATUS[run.status.value]
+
+
+def _run_detail(run: Run, pipeline: Pipeline) -> dict[str, Any]:
+    counts = run.counts()
+    ended = run.finished_at
+    return {
+        "runId": run.id,
+        "pipelineId": pipeline.id,
+        "pipelineName": pipeline.name,
+        "branch": run.branch,
+        "commitSha": run.commit_sha,
+        "definitionCommitSha": pipeline.head,
+        "definitionPath": pipeline.file_path,
+        "status": int(_run_status(run)),
+        "triggerType": TRIGGER_TYPE[run.trigger],
+        "triggeredBy": run.triggered_by,
+        "variables": run.variables,
+        "totalJobs": counts["total"],
+        "completedJobs": counts["completed"],
+        "failedJobs": counts["failed"],
+        "runningJobs": counts["running"],
+        "startTime": run.started_at // 1000,
+        "endTime": ended // 1000,
+        "duration": ended - run.started_at if ended and run.started_at else 0,
+    }

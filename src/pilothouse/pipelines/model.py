@@ -1,0 +1,71 @@
+"""Pipelines as stored, and the numbers of pipeline.v1; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class SpecFormat(IntEnum):
+    """pipeline.v1.SpecFormat."""
+
+    JSON = 1
+    YAML = 2
+
+
+class RunStatus(IntEnum):
+    """pipeline.v1.PipelineStatus, as runs have it."""
+
+    PENDING = 1
+    RUNNING = 2
+    SUCCESS = 3
+    FAILED = 4
+    CANCELLED = 5
+    PAUSED = 6
+
+
+RUN_STATUS = {
+    "pending": RunStatus.PENDING,
+    "queued": RunStatus.PENDING,
+    "running": RunStatus.RUNNING,
+    "succeeded": RunStatus.SUCCESS,
+    "failed": RunStatus.FAILED,
+    "timed_out": RunStatus.FAILED,
+    "cancelled": RunStatus.CANCELLED,
+}
+
+TRIGGER_TYPE = {"manual": 1, "cron": 2, "event": 3}
+
+SAVE_DIRECT = 1
+"""pipeline.v1.PipelineSaveMode: a save is in force at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """One definition. Times in ms; ``head`` is the hash of the spec in force, empty before the first."""
+
+    id: str
+    project: str
+    name: str
+    description: str = ""
+    default_branch: str = ""
+    file_path: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    enabled: bool = True
+    head: str = ""
+    last_editor: str = ""
+    created_by: str = ""
+    created_at: int = 0
+    updated_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSpec:
+    """A spec as it was saved: its source text, and what it was written in."""
+
+    text: str
+    format: SpecFormat
+    head: str
+    editor: str
+    message: str
+    created_at: int

@@ -1,0 +1,158 @@
+"""The use cases of pipelines: define, save a spec, trigger."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection
+from uuid_utils import uuid7
+
+from pilothouse.engine.model import Run
+from pilothouse.engine.service import Engine, NewRun
+from pilothouse.engine.spec import ParsedSpec, parse_spec, spec_from_json
+from pilothouse.identity.model import Principal
+from pilothouse.identity.service import Identity
+from pilothouse.pipelines import store
+from pilothouse.pipelines.errors import (
+    PipelineDisabled,
+    PipelineExists,
+    PipelineInvalid,
+    PipelineNotFound,
+    SpecMissing,
+    SpecMoved,
+)
+from pilothouse.pipelines.model import Pipeline, SavedSpec, SpecFormat
+from pilothouse.storage import Tx
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,127}")
+MAX_VARIABLES = 200
+
+SpecSource = str | dict[str, Any]
+"""A spec as text (YAML or JSON; errors then name line and column) or as a decoded object."""
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerRequest:
+    """How a pipeline is started. A ``spec`` given here is used in place of the saved one, for this run."""
+
+    variables: dict[str, str] = field(default_factory=dict)
+    spec: SpecSource | None = None
+    file_name: str = ""
+    checkout: str = ""
+    branch: str = ""
+    commit_sha: str = ""
+    trigger: str = "manual"
+
+
+class Pipelines:
+    """The pipelines of all projects. Every method is a use case of one transaction."""
+
+    def __init__(self, engine: Engine, identity: Identity) -> None:
+        self._engine = engine
+        self._identity = identity
+
+    def create(self, tx: Tx, by: Principal, project: str, name: str, **fields: Any) -> Pipeline:
+        """Define a pipeline; it has no spec yet. Raises :class:`PipelineExists`, :class:`PipelineInvalid`."""
+        _check_name(name)
+        if store.pipeline_named(tx.conn, project, name) is not None:
+            raise PipelineExists(f"the project has a pipeline named '{name}' already")
+        pipeline = Pipeline(
+            id=str(uuid7()),
+            project=project,
+            name=name,
+            created_by=by.name,
+            created_at=tx.now,
+            updated_at=tx.now,
+            **fields,
+        )
+        store.insert_pipeline(tx.conn, pipeline)
+        self._identity.audit(tx, by, "pipeline.create", pipeline.id, {"name": name})
+        return pipeline
+
+    def change(self, tx: Tx, by: Principal, pipeline_id: str, **fields: Any) -> Pipeline:
+        """Change some fields of a pipeline."""
+        pipeline = require_pipeline(tx.conn, pipeline_id)
+        name = fields.get("name", pipeline.name)
+        _check_name(name)
+        taken = store.pipeline_named(tx.conn, pipeline.project, name)
+        if taken is not None and taken.id != pipeline_id:
+            raise PipelineExists(f"the project has a pipeline named '{name}' already")
+        changed = replace(pipeline, updated_at=tx.now, last_editor=by.name, **fields)
+        store.save_pipeline(tx.conn, changed)
+        self._identity.audit(tx, by, "pipeline.update", pipeline_id, {"fields": sorted(fields)})
+        return changed
+
+    def delete(self, tx: Tx, by: Principal, pipeline_id: str) -> None:
+        """Forget a pipeline; its runs stay."""
+        require_pipeline(tx.conn, pipeline_id)
+        store.delete_pipeline(tx.conn, pipeline_id)
+        self._identity.audit(tx, by, "pipeline.delete", pipeline_id)
+
+    def save_spec(
+        self, tx: Tx, by: Principal, pipeline_id: str, source: SpecSource, *, expected_head: str, message: str
+    ) -> SavedSpec:
+        """Check a spec and put it in force. Raises ``SpecError``, or :class:`SpecMoved` if the head is another."""
+        pipeline = require_pipeline(tx.conn, pipeline_id)
+        if expected_head and expected_head != pipeline.head:
+            raise SpecMoved(f"the spec was changed meanwhile: its head is {pipeline.head or 'empty'}")
+        read_spec(source, pipeline.file_path)
+        text = source if isinstance(source, str) else orjson.dumps(source, option=orjson.OPT_INDENT_2).decode()
+        written_in = SpecFormat.JSON if text.lstrip().startswith("{") else SpecFormat.YAML
+        head = hashlib.sha256(text.encode()).hexdigest()[:40]
+        saved = SavedSpec(text, written_in, head, by.name, message, tx.now)
+        if head != pipeline.head:
+            store.add_spec(tx.conn, pipeline_id, saved)
+            store.save_pipeline(tx.conn, replace(pipeline, head=head, last_editor=by.name, updated_at=tx.now))
+            self._identity.audit(tx, by, "pipeline.save_spec", pipeline_id, {"head": head})
+        return saved
+
+    def trigger(self, tx: Tx, by: Principal, pipeline_id: str, request: TriggerRequest) -> Run:
+        """Start a run. Raises ``SpecError``, :class:`SpecMissing`, :class:`PipelineDisabled`."""
+        pipeline = require_pipeline(tx.conn, pipeline_id)
+        if not pipeline.enabled:
+            raise PipelineDisabled(f"pipeline '{pipeline.name}' is disabled")
+        if len(request.variables) > MAX_VARIABLES:
+            raise PipelineInvalid(f"a run takes at most {MAX_VARIABLES} variables")
+        source, file = request.spec, request.file_name or pipeline.file_path
+        if source is None:
+            saved = store.newest_spec(tx.conn, pipeline_id)
+            if saved is None:
+                raise SpecMissing(f"pipeline '{pipeline.name}' has no spec; save one first, or send one along")
+            source = saved.text
+        new = NewRun(
+            kind="pipeline",
+            name=pipeline.name,
+            project=pipeline.project,
+            spec=read_spec(source, file).spec,
+            pipeline_id=pipeline.id,
+            variables=request.variables,
+            trigger=request.trigger,
+            checkout=request.checkout,
+            branch=request.branch or pipeline.default_branch,
+            commit_sha=request.commit_sha,
+        )
+        return self._engine.start(tx, by, new)
+
+
+def read_spec(source: SpecSource, file: str = "") -> ParsedSpec:
+    """Parse and check a spec in either form. Raises ``SpecError`` with every problem found."""
+    if isinstance(source, str):
+        return parse_spec(source, file=file or "<spec>")
+    return spec_from_json(source)
+
+
+def require_pipeline(conn: Connection, pipeline_id: str) -> Pipeline:
+    """The pipeline, or :class:`PipelineNotFound`."""
+    pipeline = store.pipeline(conn, pipeline_id)
+    if pipeline is None:
+        raise PipelineNotFound(pipeline_id)
+    return pipeline
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise PipelineInvalid("a pipeline's name is 1 to 128 letters, digits, spaces, dots, slashes, _ or -")

@@ -1,0 +1,143 @@
+"""The tables of pipelines and their statements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Integer,
+    Row,
+    Table,
+    Text,
+    UniqueConstraint,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from pilothouse.pipelines.model import Pipeline, SavedSpec, SpecFormat
+from pilothouse.storage import metadata
+
+pipelines = Table(
+    "pipelines",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("default_branch", Text, nullable=False),
+    Column("file_path", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("head", Text, nullable=False),
+    Column("last_editor", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    UniqueConstraint("project", "name", name="pipelines_name"),
+)
+
+pipeline_specs = Table(
+    "pipeline_specs",
+    metadata,
+    Column("pipeline_id", Text, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("head", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("format", Integer, nullable=False),
+    Column("editor", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+
+def _values(pipeline: Pipeline) -> dict[str, Any]:
+    names = [c.name for c in pipelines.c if c.name != "metadata"]
+    values = {name: getattr(pipeline, name) for name in names}
+    return {**values, "metadata": orjson.dumps(pipeline.metadata).decode()}
+
+
+def _pipeline(row: Row[Any]) -> Pipeline:
+    values = dict(row._mapping)
+    values["metadata"] = orjson.loads(values["metadata"])
+    values["enabled"] = bool(values["enabled"])
+    return Pipeline(**values)
+
+
+def insert_pipeline(conn: Connection, pipeline: Pipeline) -> None:
+    """Store a new pipeline."""
+    conn.execute(insert(pipelines).values(**_values(pipeline)))
+
+
+def save_pipeline(conn: Connection, pipeline: Pipeline) -> None:
+    """Write a pipeline's present state."""
+    conn.execute(update(pipelines).where(pipelines.c.id == pipeline.id).values(**_values(pipeline)))
+
+
+def delete_pipeline(conn: Connection, pipeline_id: str) -> None:
+    """Forget a pipeline and its specs; its runs stay."""
+    conn.execute(delete(pipeline_specs).where(pipeline_specs.c.pipeline_id == pipeline_id))
+    conn.execute(delete(pipelines).where(pipelines.c.id == pipeline_id))
+
+
+def pipeline(conn: Connection, pipeline_id: str) -> Pipeline | None:
+    """The pipeline of that id."""
+    row = conn.execute(select(pipelines).where(pipelines.c.id == pipeline_id)).first()
+    return _pipeline(row) if row else None
+
+
+def pipeline_named(conn: Connection, project: str, name: str) -> Pipeline | None:
+    """The project's pipeline of that name."""
+    query = select(pipelines).where(pipelines.c.project == project, pipelines.c.name == name)
+    row = conn.execute(query).first()
+    return _pipeline(row) if row else None
+
+
+def list_pipelines(
+    conn: Connection, *, projects: frozenset[str] | None, project: str, name: str, page: int, size: int
+) -> tuple[list[Pipeline], int]:
+    """A page of pipelines by name and how many there are; ``projects`` limits what is seen."""
+    conditions = []
+    if projects is not None:
+        conditions.append(pipelines.c.project.in_(projects))
+    if project:
+        conditions.append(pipelines.c.project == project)
+    if name:
+        conditions.append(pipelines.c.name == name)
+    total = conn.execute(select(func.count()).select_from(pipelines).where(*conditions)).scalar_one()
+    query = select(pipelines).where(*conditions).order_by(pipelines.c.name, pipelines.c.id)
+    rows = conn.execute(query.limit(size).offset((page - 1) * size))
+    return [_pipeline(row) for row in rows], total
+
+
+def add_spec(conn: Connection, pipeline_id: str, spec: SavedSpec) -> None:
+    """Store a version of a pipeline's spec."""
+    newest = select(func.max(pipeline_specs.c.version)).where(pipeline_specs.c.pipeline_id == pipeline_id)
+    version = (conn.execute(newest).scalar_one_or_none() or 0) + 1
+    values = {
+        "head": spec.head,
+        "text": spec.text,
+        "format": int(spec.format),
+        "editor": spec.editor,
+        "message": spec.message,
+        "created_at": spec.created_at,
+    }
+    conn.execute(insert(pipeline_specs).values(pipeline_id=pipeline_id, version=version, **values))
+
+
+def newest_spec(conn: Connection, pipeline_id: str) -> SavedSpec | None:
+    """The spec in force."""
+    s = pipeline_specs.c
+    row = conn.execute(
+        select(pipeline_specs).where(s.pipeline_id == pipeline_id).order_by(s.version.desc()).limit(1)
+    ).first()
+    if row is None:
+        return None
+    return SavedSpec(row.text, SpecFormat(row.format), row.head, row.editor, row.message, row.created_at)

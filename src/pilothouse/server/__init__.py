@@ -1,0 +1,1 @@
+"""The server: transports and the one composition root."""

@@ -1,0 +1,78 @@
+"""The HTTP application: every package's routes behind one edge."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pilothouse import __version__
+from pilothouse.engine.errors import EngineError
+from pilothouse.engine.http import blobs_router, runs_router, secrets_router
+from pilothouse.engine.sockets import StreamSettings
+from pilothouse.engine.sockets import router as sockets_router
+from pilothouse.engine.spec import SpecError
+from pilothouse.fleet.errors import FleetError
+from pilothouse.fleet.http import agents_router, registration_tokens_router
+from pilothouse.identity.errors import ApiError
+from pilothouse.identity.http import router as identity_router
+from pilothouse.identity.problems import respond
+from pilothouse.identity.web import install
+from pilothouse.pipelines.errors import PipelineError
+from pilothouse.pipelines.http import pipelines_router
+from pilothouse.server.events import events_router
+from pilothouse.server.graph import Graph
+from pilothouse.server.operations import operations_router
+
+ENVELOPE_FAMILIES = tuple(
+    f"/api/v1/{family}"
+    for family in ("pipelines", "projects", "uploads", "roles", "tenants", "settings", "secrets", "identity")
+)
+
+
+def build_app(graph: Graph, default_project: str) -> FastAPI:
+    """All routes of this server."""
+    settings = graph.settings
+    app = FastAPI(
+        title="Pilothouse",
+        version=__version__,
+        summary="Clusters, pipelines, releases and desktops on one replayable journal.",
+        docs_url="/docs",
+        redoc_url=None,
+    )
+    install(
+        app,
+        graph.identity,
+        envelope_prefixes=ENVELOPE_FAMILIES,
+        limits=graph.limits,
+        allowed_origins=settings.allowed_origins,
+        trusted_proxies=settings.trusted_proxies,
+        body_limits={"/api/v1/blobs": settings.max_blob + 1},
+    )
+    for kind in (FleetError, EngineError, PipelineError, SpecError):
+        app.add_exception_handler(kind, _refused)
+    identity, feed = graph.identity, graph.journal.feed
+    streams = StreamSettings(settings.sse_keepalive, settings.ws_heartbeat, settings.ws_pong_wait)
+    app.include_router(identity_router)
+    app.include_router(agents_router(identity, graph.fleet))
+    app.include_router(registration_tokens_router(identity, graph.fleet))
+    app.include_router(pipelines_router(identity, graph.pipelines, graph.engine, default_project))
+    app.include_router(sockets_router(identity, feed, streams))
+    app.include_router(runs_router(identity, graph.engine))
+    app.include_router(blobs_router(identity, graph.blobs, default_project))
+    app.include_router(secrets_router(identity, graph.secrets, default_project))
+    app.include_router(events_router(identity, feed, settings.sse_keepalive))
+    app.include_router(operations_router(graph))
+    return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """A refusal of a service: its code says which status it is."""
+    if isinstance(error, SpecError):
+        problems = [
+            {"message": p.message, "line": p.line, "column": p.column, "expected": p.expected, "path": p.path}
+            for p in error.problems
+        ]
+        return respond(request.scope, ApiError.of("SPEC_INVALID", str(error), problems=problems))
+    code = getattr(error, "code", "INTERNAL_ERROR")
+    return respond(request.scope, ApiError.of(code, str(error)))

@@ -1,0 +1,65 @@
+"""What goes on by itself: the scheduler's wake-ups, timeouts, retries, and calling the silent offline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from pilothouse.engine.dispatch import Dispatcher
+from pilothouse.engine.service import Engine
+from pilothouse.fleet.service import Fleet
+from pilothouse.storage import StorageClosed, Tx, Writer
+
+log = structlog.get_logger("server.background")
+
+TICK = 1.0
+
+
+class Background:
+    """The server's own tasks; one of each, ended with the server."""
+
+    def __init__(self, writer: Writer, engine: Engine, fleet: Fleet, dispatcher: Dispatcher) -> None:
+        self._writer = writer
+        self._engine = engine
+        self._fleet = fleet
+        self._dispatcher = dispatcher
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        fleet.on_change(self._changed.set)
+
+    def start(self) -> None:
+        """Begin; work queued before a restart is looked at at once."""
+        self._changed.set()
+        self._tasks = [asyncio.create_task(self._schedule()), asyncio.create_task(self._tick())]
+
+    async def stop(self) -> None:
+        """End both."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _schedule(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()  # what changes from here on is looked at in the next round
+            await self._guarded(self._dispatcher.dispatch)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            await self._guarded(self._fleet.reap)
+            await self._guarded(self._engine.tick)
+            await self._guarded(self._dispatcher.forsake)
+
+    async def _guarded(self, use_case: Callable[[Tx], object]) -> None:
+        try:
+            await self._writer.write(use_case)
+        except StorageClosed:
+            raise asyncio.CancelledError from None
+        except Exception:
+            # One bad row must not stop the clock for everybody else; the next round tries again.
+            log.exception("server.background_failed", task=getattr(use_case, "__qualname__", ""))
+            await asyncio.sleep(TICK)
+

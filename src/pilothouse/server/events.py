@@ -1,0 +1,93 @@
+"""``GET /api/v1/events``: the whole journal the caller may see, as CloudEvents over SSE (decisions.md)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from pilothouse.engine.streams import rfc3339
+from pilothouse.identity.service import Identity
+from pilothouse.identity.streaming import Stream, sse_response, wanted_cursor
+from pilothouse.identity.web import Caller, allow
+from pilothouse.journal import Cursor, Entry, Feed, Frame, Selection
+from pilothouse.journal.feed import NOW, START
+
+
+class CloudEvents:
+    """One event an entry, CloudEvents 1.0 structured JSON. A log chunk cut by a cursor gives its remaining lines."""
+
+    key = "cloudevents/sse"
+
+    def __init__(self, epoch: str) -> None:
+        self._epoch = epoch
+
+    def ends(self, entry: Entry) -> bool:
+        """The journal has no end."""
+        return False
+
+    def encode(self, entry: Entry) -> tuple[Frame, ...]:
+        """The entry as ``id``, ``event`` and ``data``; ``id`` is the cursor behind it."""
+        after = Cursor(entry.offset + 1).text(self._epoch)
+        place = Cursor(entry.offset, entry.base).text(self._epoch)
+        event = {
+            "specversion": "1.0",
+            "id": place,
+            "source": f"/{entry.stream}",
+            "type": entry.type,
+            "subject": entry.subject or None,
+            "time": rfc3339(entry.at),
+            "datacontenttype": "application/json",
+            "data": orjson.Fragment(entry.data),
+        }
+        if not entry.subject:
+            del event["subject"]
+        data = orjson.dumps(event)
+        frame = b"id: %b\nevent: %b\ndata: %b\n\n" % (after.encode(), entry.type.encode(), data)
+        return (Frame(frame, 1),)
+
+
+def events_router(identity: Identity, feed: Feed, keepalive: float) -> APIRouter:
+    """The route of this module."""
+    routes = APIRouter(tags=["streams"])
+    fmt = CloudEvents(feed.epoch)
+
+    @routes.get(
+        "/api/v1/events",
+        dependencies=[allow("events.read")],
+        summary="Follow the journal",
+        response_class=Response,
+        responses={200: {"content": {"text/event-stream": {"example": _EXAMPLE}}}},
+    )
+    async def events(
+        request: Request,
+        caller: Caller,
+        stream: Annotated[str | None, Query(max_length=200, description="run/<id>, agent/<id>, …")] = None,
+        type: Annotated[str | None, Query(max_length=100, description="with wildcards: step.*")] = None,
+        cursor: Annotated[str | None, Query(max_length=64, description="a cursor, start or now")] = None,
+    ) -> Response:
+        """Server-Sent Events without end. With ``stream`` from its start, else from now, unless a cursor is given.
+
+        Come back with the last ``id`` as ``Last-Event-ID`` or ``?cursor=`` and miss nothing. Errors:
+        ``CURSOR_INVALID``, ``CURSOR_EXPIRED``.
+        """
+        default = START if stream else NOW
+        place = wanted_cursor(cursor, request.headers.get("last-event-id"), default)
+        opened = await Stream(identity, feed, caller).open(Selection(stream, type), fmt, cursor=place)
+        return sse_response(opened, keepalive)
+
+    return routes
+
+
+_DATA: dict[str, Any] = {
+    "specversion": "1.0",
+    "id": "5f2c9d1e.1041.0",
+    "source": "/run/019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10",
+    "type": "step.started",
+    "time": "2026-01-10T14:23:45.000Z",
+    "datacontenttype": "application/json",
+    "data": {"step": "compile", "agent_id": "local"},
+}
+_EXAMPLE = f"id: 5f2c9d1e.1042.0\nevent: step.started\ndata: {orjson.dumps(_DATA).decode()}\n\n"

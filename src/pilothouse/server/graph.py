@@ -1,0 +1,85 @@
+"""The composition root: builds every service once and fills the registries. No globals anywhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pilothouse.engine.blobs import Blobs
+from pilothouse.engine.dispatch import Dispatcher
+from pilothouse.engine.events import StepEvents
+from pilothouse.engine.ingest import Ingest
+from pilothouse.engine.secrets import Secrets
+from pilothouse.engine.service import Engine
+from pilothouse.engine.tasks import STEP, StepTasks
+from pilothouse.engine.transitions import Transitions
+from pilothouse.fleet.service import Fleet, FleetSettings
+from pilothouse.identity.limits import RateLimits, RateLimitSettings
+from pilothouse.identity.secretbox import SecretBox, derive_key, load_or_create_key
+from pilothouse.identity.service import Identity, IdentitySettings
+from pilothouse.journal import Journal
+from pilothouse.pipelines.service import Pipelines
+from pilothouse.server.background import Background
+from pilothouse.server.settings import Settings
+from pilothouse.storage import Database, Writer
+from pilothouse.storage.migrations import upgrade
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Everything one server is made of."""
+
+    settings: Settings
+    database: Database
+    writer: Writer
+    journal: Journal
+    identity: Identity
+    limits: RateLimits
+    fleet: Fleet
+    engine: Engine
+    ingest: Ingest
+    secrets: Secrets
+    blobs: Blobs
+    pipelines: Pipelines
+    background: Background
+
+
+def build(settings: Settings) -> Graph:
+    """Open (and upgrade) the database and put the services together. Call from the event loop's thread."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    url = settings.database_url
+    database = Database(url.get_secret_value()) if url else Database.at(settings.data_dir / "pilothouse.db")
+    upgrade(database)
+    writer = Writer(database)
+    journal = Journal(database)
+    key = load_or_create_key(settings.data_dir / "server.key")
+    identity = Identity(database, writer, journal, IdentitySettings(jwt_key=key, token_ttl=settings.token_ttl))
+    fleet = Fleet(
+        writer,
+        journal,
+        identity,
+        FleetSettings(settings.agent_heartbeat, settings.agent_offline_after, settings.lease),
+    )
+    secrets = Secrets(SecretBox(derive_key(key, "secrets")), identity)
+    transitions = Transitions(journal, fleet)
+    tasks = StepTasks(transitions, secrets)
+    fleet.handle(STEP, tasks)
+    engine = Engine(transitions, identity)
+    dispatcher = Dispatcher(fleet, tasks, transitions)
+    events = StepEvents(journal, tasks, transitions)
+    return Graph(
+        settings=settings,
+        database=database,
+        writer=writer,
+        journal=journal,
+        identity=identity,
+        limits=RateLimits(
+            RateLimitSettings(settings.ratelimit_login, settings.ratelimit_sessions, settings.ratelimit_default)
+        ),
+        fleet=fleet,
+        engine=engine,
+        ingest=Ingest(database, writer, journal, tasks, events),
+        secrets=secrets,
+        blobs=Blobs(settings.data_dir / "blobs", settings.max_blob, identity),
+        pipelines=Pipelines(engine, identity),
+        background=Background(writer, engine, fleet, dispatcher),
+    )

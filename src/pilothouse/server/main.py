@@ -1,0 +1,180 @@
+"""Running the server: start in order, say when it is ready, stop in order (decisions.md, "Running it")."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from pilothouse.fleet.service import Fleet
+from pilothouse.identity import store as identity_store
+from pilothouse.identity.model import SYSTEM
+from pilothouse.server.app import build_app
+from pilothouse.server.graph import Graph, build
+from pilothouse.server.logs import configure_logs
+from pilothouse.server.rpc import start_rpc
+from pilothouse.server.settings import Settings
+
+log = structlog.get_logger("server")
+
+DRAIN = 5.0
+"""Seconds that open requests have to finish at a stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A server that serves: where, and tokens for the person and the agent on this machine."""
+
+    http_url: str
+    grpc_address: str
+    _graph: Graph
+
+    async def local_token(self) -> str:
+        """An API token of ``admin`` for the person at this machine; replaces the one before."""
+        return await self._graph.identity.issue_local_token()
+
+    async def registration_token(self) -> str:
+        """A token with which one agent may register within ten minutes."""
+        fleet: Fleet = self._graph.fleet
+        made = await self._graph.writer.write(
+            lambda tx: fleet.registry.create_registration_token(
+                tx, SYSTEM, description="agent of pilot up", max_uses=1, expires_in=600
+            )
+        )
+        return str(made["token"])
+
+
+OnReady = Callable[[Ready], Awaitable[None]]
+
+
+async def serve(settings: Settings, *, on_ready: OnReady | None = None, stop: asyncio.Event | None = None) -> int:
+    """Serve until SIGTERM, SIGINT or ``stop``; returns the exit code.
+
+    Prints one line on stdout when ready: ``pilothouse ready http=… grpc=…``.
+    """
+    configure_logs(settings.log_format, settings.log_level)
+    stop = stop or asyncio.Event()
+    with _listening(settings.host, settings.port) as http_socket, _signals(stop):
+        graph = build(settings)
+        graph.writer.start(graph.journal)
+        try:
+            await _announce_first_user(graph)
+            await graph.writer.write(graph.fleet.restarted)
+            await _run(graph, http_socket, on_ready, stop)
+        finally:
+            await graph.writer.stop()
+            graph.journal.feed.close()
+            graph.identity.close()
+            graph.database.close()
+    return 0
+
+
+async def _run(graph: Graph, http_socket: socket.socket, on_ready: OnReady | None, stop: asyncio.Event) -> None:
+    project = await graph.identity.read(identity_store.default_project)
+    assert project is not None, "bootstrap has made the default project"
+    http = _http_server(graph, project)
+    serving = asyncio.create_task(http.serve(sockets=[http_socket]))
+    rpc, grpc_port = await start_rpc(graph)
+    graph.background.start()
+    try:
+        while not http.started and not serving.done():
+            await asyncio.sleep(0.005)
+        ready = _ready(graph, http_socket.getsockname()[1], grpc_port)
+        print(f"pilothouse ready http={ready.http_url} grpc={ready.grpc_address}", flush=True)
+        if on_ready is not None:
+            await on_ready(ready)
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+    finally:
+        log.info("server.stopping")
+        await graph.background.stop()
+        graph.fleet.close()
+        graph.journal.feed.stop_all()
+        http.should_exit = True
+        await asyncio.gather(rpc.stop(DRAIN / 2), serving, return_exceptions=True)
+
+
+def _ready(graph: Graph, port: int, grpc_port: int) -> Ready:
+    settings = graph.settings
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    scheme = "https" if settings.tls_cert else "http"
+    return Ready(f"{scheme}://{host}:{port}", f"{host}:{grpc_port}", graph)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: stopping has an order, and it is ours."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]  # uvicorn's own signature is untyped
+        yield
+
+
+def _http_server(graph: Graph, default_project: str) -> uvicorn.Server:
+    settings = graph.settings
+    config = uvicorn.Config(
+        build_app(graph, default_project),
+        loop="none",
+        http="httptools",
+        ws="websockets-sansio",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(DRAIN),
+        ws_max_size=1 << 20,
+        ws_ping_interval=None,
+        ws_per_message_deflate=False,
+        backlog=4096,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    return _Server(config)
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int):  # type: ignore[no-untyped-def]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.setblocking(False)
+        yield listener
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event):  # type: ignore[no-untyped-def]
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _announce_first_user(graph: Graph) -> None:
+    given = graph.settings.admin_password
+    made = await graph.identity.bootstrap(given.get_secret_value() if given else None)
+    if made is None:
+        return
+    file = graph.settings.data_dir / "admin-password"
+    _write_private(file, made + "\n")
+    print(f"First user: admin, password {made} (kept in {file})", file=sys.stderr, flush=True)
+
+
+def _write_private(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)

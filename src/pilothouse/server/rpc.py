@@ -1,0 +1,56 @@
+"""The gRPC server: services, reflection and health."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from pilothouse.engine.grpc import GatewayService
+from pilothouse.fleet.grpc import AgentService
+from pilothouse.server.graph import Graph
+from pilothouse.wire.agent.v1 import agent_pb2, agent_pb2_grpc
+from pilothouse.wire.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+
+MAX_MESSAGE = 16 << 20
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.so_reuseport", 0),
+]
+
+
+async def start_rpc(graph: Graph) -> tuple[grpc.aio.Server, int]:
+    """Start serving; gives the server and the port it listens on. Raises ``OSError`` if the port is taken."""
+    settings = graph.settings
+    server = grpc.aio.server(options=_OPTIONS)
+    agent = AgentService(graph.fleet, graph.identity, graph.writer)
+    agent_pb2_grpc.add_AgentServiceServicer_to_server(agent, server)
+    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayService(graph.ingest, graph.identity), server)
+    names = [
+        agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
+        gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name,
+    ]
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    for name in ["", *names]:
+        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    address = f"{settings.host}:{settings.grpc_port}"
+    try:
+        if settings.tls_cert and settings.tls_key:
+            pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        else:
+            port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen for gRPC on {address}: {error}") from error
+    await server.start()
+    return server, port

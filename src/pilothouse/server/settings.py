@@ -1,0 +1,57 @@
+"""Every setting of the server (decisions.md, "Running it"): options, environment and TOML file alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+
+class Settings(BaseSettings):
+    """What the server runs with. Sources, strongest first: options, ``PILOT_*`` environment, ``--config`` file."""
+
+    model_config = SettingsConfigDict(env_prefix="PILOT_", extra="ignore", frozen=True)
+
+    config: Path | None = Field(None, description="TOML file with any of these settings")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="HTTP, SSE and WebSocket port; 0: any free one")
+    grpc_port: int = Field(9090, ge=0, le=65535, description="gRPC port; 0: any free one")
+    data_dir: Path = Field(Path(".pilothouse"), description="where everything is kept")
+    database_url: SecretStr | None = Field(None, description="PostgreSQL instead of the embedded SQLite")
+    admin_password: SecretStr | None = Field(None, description="password of the first user, admin")
+    tls_cert: Path | None = Field(None, description="certificate for HTTP and gRPC (PEM)")
+    tls_key: Path | None = Field(None, description="its private key (PEM)")
+
+    sse_keepalive: float = Field(30, gt=0, description="seconds of silence before an SSE comment")
+    ws_heartbeat: float = Field(15, gt=0, description="seconds between heartbeats on run streams")
+    ws_pong_wait: float = Field(30, gt=0, description="seconds a client has to answer a heartbeat")
+    agent_heartbeat: float = Field(10, gt=0, description="seconds between an agent's heartbeats")
+    agent_offline_after: float = Field(30, gt=0, description="seconds of silence after which an agent is offline")
+    lease: float = Field(60, gt=0, description="seconds a task's lease lasts unrenewed")
+    token_ttl: int = Field(86_400, gt=0, description="seconds a login lasts")
+
+    ratelimit_login: str = Field("5/minute", description="logins per address and per username; off: no limit")
+    ratelimit_sessions: str = Field("10/minute", description="sessions created per token")
+    ratelimit_default: str = Field("100/minute", description="all other requests per token, else per address")
+    trusted_proxies: list[str] = Field([], description="networks whose X-Forwarded-For is believed")
+    allowed_origins: list[str] = Field([], description="browser origins allowed beside our own")
+
+    max_blob: int = Field(256 << 20, gt=0, description="bytes of one upload to /api/v1/blobs")
+    log_format: str = Field("auto", pattern="^(auto|console|json)$", description="of the server's own log")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="of the server's own log")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Options win over the environment, which wins over the file that either of them names."""
+        named: Any = init_settings().get("config") or env_settings().get("config")
+        file = TomlConfigSettingsSource(settings_cls, Path(named)) if named else None
+        return (init_settings, env_settings, file) if file else (init_settings, env_settings)

@@ -1,0 +1,18 @@
+"""The database behind everything: engines, the writer thread with group commit, migrations."""
+
+from pilothouse.storage.database import Database, metadata, now_ms
+from pilothouse.storage.errors import StorageBusy, StorageClosed, StorageError, StorageTooNew
+from pilothouse.storage.writer import CommitHook, Tx, Writer
+
+__all__ = [
+    "CommitHook",
+    "Database",
+    "StorageBusy",
+    "StorageClosed",
+    "StorageError",
+    "StorageTooNew",
+    "Tx",
+    "Writer",
+    "metadata",
+    "now_ms",
+]

@@ -1,0 +1,12 @@
+"""Alembic's entry: runs migrations on the connection handed over by :func:`pilothouse.storage.migrations.upgrade`."""
+
+from alembic import context
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=context.config.attributes.get("target_metadata"),
+    transaction_per_migration=True,
+    render_as_batch=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,190 @@
+"""The writer: one thread that runs queued use cases, many to a transaction (group commit).
+
+A use case is a plain function of a :class:`Tx`. What it changes and what it stages for the journal commit
+together or not at all; callers hear of success only after the commit is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import structlog
+from sqlalchemy import Connection
+
+from pilothouse.storage.database import Database, now_ms
+from pilothouse.storage.errors import StorageBusy, StorageClosed
+
+T = TypeVar("T")
+log = structlog.get_logger("storage.writer")
+
+MAX_GROUP = 256
+MAX_QUEUED = 20_000
+
+
+class Tx:
+    """One use case's view of the transaction it runs in."""
+
+    __slots__ = ("conn", "effects", "now", "staged")
+
+    def __init__(self, conn: Connection, now: int) -> None:
+        self.conn = conn
+        self.now = now
+        self.staged: list[Any] = []
+        self.effects: list[Callable[[], None]] = []
+
+    def stage(self, item: Any) -> None:
+        """Hand ``item`` to the commit hook, which stores it in this same transaction."""
+        self.staged.append(item)
+
+    def after_commit(self, effect: Callable[[], None]) -> None:
+        """Run ``effect`` on the event loop once the transaction is on disk, never otherwise."""
+        self.effects.append(effect)
+
+
+class CommitHook(Protocol):
+    """What the journal does at every commit."""
+
+    def prepare(self, conn: Connection, staged: list[Any]) -> Any:
+        """Store the staged items; runs in the writer thread, inside the transaction."""
+
+    def publish(self, prepared: Any) -> None:
+        """Tell the world; runs on the event loop, after the commit."""
+
+
+class _Job:
+    __slots__ = ("error", "future", "result", "tx", "use_case")
+
+    def __init__(self, use_case: Callable[[Tx], Any], future: asyncio.Future[Any]) -> None:
+        self.use_case = use_case
+        self.future = future
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.tx: Tx | None = None
+
+
+class Writer:
+    """Runs use cases one after another in a thread of its own and commits them in groups."""
+
+    def __init__(self, database: Database, clock: Callable[[], int] = now_ms) -> None:
+        self._database = database
+        self._clock = clock
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queued = 0
+        self._hook: CommitHook | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closing = False
+
+    def start(self, hook: CommitHook | None = None) -> None:
+        """Start the thread; results come back to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._hook = hook
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def queued(self) -> int:
+        """How many use cases wait or run now (a metric)."""
+        return self._queued
+
+    async def write(self, use_case: Callable[[Tx], T]) -> T:
+        """Run ``use_case`` in a transaction; return what it returned once that is on disk.
+
+        Raises what the use case raised (nothing of it is then stored), :class:`StorageBusy` when the queue is
+        full, :class:`StorageClosed` after :meth:`stop`.
+        """
+        if self._closing or self._loop is None:
+            raise StorageClosed("the database writer has stopped")
+        if self._queued >= MAX_QUEUED:
+            raise StorageBusy(f"{self._queued} writes are waiting already; try again shortly")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queued += 1
+        self._queue.put(_Job(use_case, future))
+        return await asyncio.shield(future)
+
+    async def stop(self) -> None:
+        """Finish what is queued, then end the thread."""
+        if self._closing or self._thread is None:
+            return
+        self._closing = True
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        # The thread's last results are delivered by callbacks already queued on this loop.
+        await asyncio.sleep(0)
+
+    # -- the thread -------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            first = self._queue.get()
+            if first is None:
+                return
+            group, last = [first], False
+            while len(group) < MAX_GROUP:
+                try:
+                    job = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if job is None:
+                    last = True
+                    break
+                group.append(job)
+            self._commit(group)
+            if last:
+                return
+
+    def _commit(self, group: list[_Job]) -> None:
+        prepared: Any = None
+        try:
+            with self._database.write_engine.begin() as conn:
+                for job in group:
+                    self._run_one(conn, job)
+                staged = [item for job in group if job.tx is not None for item in job.tx.staged]
+                if self._hook is not None and staged:
+                    prepared = self._hook.prepare(conn, staged)
+        except BaseException as error:  # the commit itself failed: nobody's work is stored
+            log.error("storage.commit_failed", error=str(error), use_cases=len(group))
+            prepared = None
+            for job in group:
+                job.error, job.tx = job.error or error, None
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._deliver, group, prepared)
+
+    def _run_one(self, conn: Connection, job: _Job) -> None:
+        conn.exec_driver_sql("SAVEPOINT use_case")
+        tx = Tx(conn, self._clock())
+        try:
+            job.result = job.use_case(tx)
+        except Exception as error:
+            conn.exec_driver_sql("ROLLBACK TO SAVEPOINT use_case")
+            job.error = error
+        else:
+            job.tx = tx
+        conn.exec_driver_sql("RELEASE SAVEPOINT use_case")
+
+    # -- back on the loop -------------------------------------------------------------------------------
+
+    def _deliver(self, group: list[_Job], prepared: Any) -> None:
+        self._queued -= len(group)
+        if prepared is not None and self._hook is not None:
+            self._hook.publish(prepared)
+        for job in group:
+            self._settle(job)
+
+    def _settle(self, job: _Job) -> None:
+        if job.error is not None:
+            if not job.future.done():
+                job.future.set_exception(job.error)
+            return
+        if job.tx is not None:
+            for effect in job.tx.effects:
+                try:
+                    effect()
+                except Exception:
+                    log.exception("storage.after_commit_failed")
+        if not job.future.done():
+            job.future.set_result(job.result)

@@ -1,0 +1,106 @@
+"""A whole identity over a real database, with its HTTP edge; used by the ``test_identity_*`` files.
+
+``PILOT_TEST_DATABASE_URL`` runs them on PostgreSQL instead of a fresh SQLite file (its tables are dropped).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from argon2 import PasswordHasher
+from fastapi import FastAPI
+
+from pilothouse.identity import Identity, IdentitySettings, RateLimits, RateLimitSettings, Role
+from pilothouse.identity.http import router
+from pilothouse.identity.model import SYSTEM
+from pilothouse.identity.web import install
+from pilothouse.journal import Journal
+from pilothouse.storage import Database, Writer, metadata, now_ms
+
+PASSWORD = "correct horse"
+ENVELOPES = ("/api/v1/projects", "/api/v1/roles", "/api/v1/pipelines")
+OFF = RateLimitSettings("off", "off", "off")
+
+
+class Clock:
+    """The real time, plus what a test has let pass."""
+
+    def __init__(self) -> None:
+        self.ahead = 0
+
+    def __call__(self) -> int:
+        return now_ms() + self.ahead
+
+
+class Stack:
+    """Everything from the database to an HTTP client; :attr:`admin` is a token."""
+
+    def __init__(self, database: Database, limits: RateLimitSettings, options: dict[str, Any]) -> None:
+        self.clock = Clock()
+        self.database = database
+        self.journal = Journal(database)
+        self.writer = Writer(database, self.clock)
+        self.identity = self.another()
+        self.limits = RateLimits(limits, self.clock)
+        self.app = FastAPI()
+        self.app.include_router(router)
+        install(self.app, self.identity, envelope_prefixes=ENVELOPES, limits=self.limits, **options)
+        self.http = self.client()
+        self.admin = ""
+
+    def another(self) -> Identity:
+        """Another server's view of the same database."""
+        cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+        settings = IdentitySettings(jwt_key=bytes(32), token_ttl=3600)
+        return Identity(self.database, self.writer, self.journal, settings, self.clock, cheap)
+
+    def client(self, address: str = "192.0.2.1", scheme: str = "http") -> httpx.AsyncClient:
+        """An HTTP client at ``address``, without a token."""
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False, client=(address, 4711))
+        return httpx.AsyncClient(transport=transport, base_url=f"{scheme}://pilot.test")
+
+    async def user(self, name: str, role: Role = Role.USER) -> str:
+        """A new user; returns a token of his."""
+        await self.identity.create_user(SYSTEM, username=name, password=PASSWORD, role=role)
+        return (await self.identity.login(name, PASSWORD)).token
+
+    async def call(self, method: str, path: str, token: str | None = None, **more: Any) -> httpx.Response:
+        """One request, as admin unless said otherwise; no cookie is ever kept."""
+        headers = {"Authorization": f"Bearer {token or self.admin}", **more.pop("headers", {})}
+        self.http.cookies.clear()
+        return await self.http.request(method, f"/api/v1{path}", headers=headers, **more)
+
+
+@asynccontextmanager
+async def running(directory: Path, limits: RateLimitSettings = OFF, **options: Any) -> AsyncIterator[Stack]:
+    """A running stack with its ``admin`` logged in."""
+    url = os.environ.get("PILOT_TEST_DATABASE_URL") or f"sqlite:///{directory / 'pilot.db'}"
+    database = Database(url)
+    metadata.drop_all(database.write_engine)
+    metadata.create_all(database.write_engine)
+    stack = Stack(database, limits, options)
+    stack.writer.start(stack.journal)
+    try:
+        await stack.identity.bootstrap(PASSWORD)
+        stack.admin = (await stack.identity.login("admin", PASSWORD)).token
+        yield stack
+    finally:
+        await stack.http.aclose()
+        stack.identity.close()
+        await stack.writer.stop()
+        database.close()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Poll for a condition; fails the test if it does not come true."""
+    for _ in range(int(seconds / 0.01)):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("this did not happen in time")

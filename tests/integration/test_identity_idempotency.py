@@ -1,0 +1,156 @@
+"""Idempotency-Key: the change and its answer commit together, and only once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import Response
+from identity_kit import PASSWORD, Stack, running
+from sqlalchemy import func, select
+
+from pilothouse.identity import ApiError
+from pilothouse.identity.tables import idempotency_keys, users
+from pilothouse.identity.web import Idem, allow
+from pilothouse.storage import Tx
+
+ANN = {"username": "ann", "password": PASSWORD}
+
+
+@pytest.fixture
+async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
+    async with running(tmp_path) as stack:
+        yield stack
+
+
+async def create(stack: Stack, key: str, body: dict[str, Any] = ANN, **more: Any) -> httpx.Response:
+    return await stack.call("POST", "/users", json=body, headers={"Idempotency-Key": key}, **more)
+
+
+async def count(stack: Stack, table: Any) -> int:
+    query = select(func.count()).select_from(table)
+    return await stack.identity.read(lambda conn: conn.execute(query).scalar_one())
+
+
+async def test_the_same_request_gives_the_first_answer_again(stack: Stack) -> None:
+    first, again = await create(stack, "k1"), await create(stack, "k1")
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.content == again.content
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert (await create(stack, "k1", dict(reversed(ANN.items())))).content == first.content
+    assert await count(stack, users) == 2
+
+
+async def test_another_body_is_a_conflict(stack: Stack) -> None:
+    await create(stack, "k1")
+    answer = await create(stack, "k1", {**ANN, "username": "bob"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "IDEMPOTENCY_KEY_REUSED")
+    assert await count(stack, users) == 2
+
+
+async def test_without_a_key_or_with_another_the_request_runs_again(stack: Stack) -> None:
+    await create(stack, "k1")
+    assert (await create(stack, "k2")).json()["code"] == "USER_ALREADY_EXISTS"
+    assert (await stack.call("POST", "/users", json=ANN)).json()["code"] == "USER_ALREADY_EXISTS"
+
+
+async def test_many_at_once_change_once(stack: Stack) -> None:
+    answers = await asyncio.gather(*(create(stack, "k1") for _ in range(8)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.content for answer in answers}) == 1
+    assert sum("idempotency-replayed" in answer.headers for answer in answers) == 7
+    assert await count(stack, users) == 2
+
+
+async def test_two_servers_at_once_change_once(tmp_path: Path, stack: Stack) -> None:
+    ran: list[int] = []
+
+    async def route(idem: Idem) -> Response:
+        def use_case(tx: Tx) -> dict[str, int]:
+            ran.append(1)
+            if len(ran) == 1:
+                # What the other replica committed after we looked for the key and before we took it.
+                raise CLASH
+            return {"n": len(ran)}
+
+        return await idem(use_case, 202)
+
+    from sqlalchemy.exc import IntegrityError
+
+    CLASH = IntegrityError("INSERT", {}, Exception("duplicate key"))
+    stack.app.add_api_route("/api/v1/clash", route, methods=["POST"], dependencies=[allow("run.trigger")])
+    headers = {"Idempotency-Key": "k1"}
+    answers = [await stack.call("POST", "/clash", headers=headers) for _ in range(2)]
+    assert [(answer.status_code, answer.json()) for answer in answers] == [(202, {"n": 2})] * 2
+
+
+async def test_a_key_belongs_to_its_user_and_path(stack: Stack) -> None:
+    ann, bob = await stack.user("ann"), await stack.user("bob")
+    body, headers = {"name": "ci"}, {"Idempotency-Key": "k1"}
+    first = await stack.call("POST", "/tokens", ann, json=body, headers=headers)
+    other = await stack.call("POST", "/tokens", bob, json=body, headers=headers)
+    assert first.json()["user"] == "ann"
+    assert other.json()["user"] == "bob"
+    later = (await stack.identity.login("ann", PASSWORD)).token
+    assert (await stack.call("POST", "/tokens", later, json=body, headers=headers)).content == first.content
+    assert (await create(stack, "k1", {**ANN, "username": "cid"})).status_code == 201
+
+
+async def test_a_key_is_good_for_a_day(stack: Stack) -> None:
+    body, headers = {"name": "ci"}, {"Idempotency-Key": "k1"}
+    token = await stack.identity.issue_local_token()
+    first = await stack.call("POST", "/tokens", token, json=body, headers=headers)
+    stack.clock.ahead += 24 * 3600 * 1000 - 60_000
+    assert (await stack.call("POST", "/tokens", token, json=body, headers=headers)).content == first.content
+    stack.clock.ahead += 61_000
+    fresh = await stack.call("POST", "/tokens", token, json=body, headers=headers)
+    assert fresh.json()["id"] != first.json()["id"]
+    assert await count(stack, idempotency_keys) == 1
+
+
+async def test_what_failed_may_be_tried_again(stack: Stack) -> None:
+    failing = True
+
+    async def route(idem: Idem) -> Response:
+        def use_case(tx: Tx) -> dict[str, bool]:
+            if failing:
+                raise ApiError.of("NO_AGENTS_AVAILABLE", "none online")
+            return {"done": True}
+
+        return await idem(use_case, 202)
+
+    stack.app.add_api_route("/api/v1/try", route, methods=["POST"], dependencies=[allow("run.trigger")])
+    headers = {"Idempotency-Key": "k1"}
+    assert (await stack.call("POST", "/try", headers=headers)).status_code == 503
+    failing = False
+    answer = await stack.call("POST", "/try", headers=headers)
+    assert (answer.status_code, answer.json()) == (202, {"done": True})
+
+
+async def test_answers_in_the_envelope_are_repeated_to_the_letter(stack: Stack) -> None:
+    headers, body = {"Idempotency-Key": "k1"}, {"name": "shop"}
+    answers = [await stack.call("POST", "/projects", json=body, headers=headers) for _ in range(2)]
+    assert answers[0].json()["msg"] == "success"
+    assert answers[0].content == answers[1].content
+
+
+async def test_nothing_secret_is_stored_in_the_clear(stack: Stack) -> None:
+    secret = (
+        await stack.call("POST", "/tokens", json={"name": "ci"}, headers={"Idempotency-Key": "k1"})
+    ).json()["token"]
+    await create(stack, "k2")
+    query = select(idempotency_keys)
+    stored = await stack.identity.read(lambda conn: str(conn.execute(query).all()))
+    assert secret not in stored
+    assert PASSWORD not in stored
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "a b"])
+async def test_a_key_must_look_like_one(stack: Stack, key: str) -> None:
+    answer = await create(stack, key)
+    assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_PARAMETER")

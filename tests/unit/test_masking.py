@@ -1,0 +1,155 @@
+"""Masking: no secret comes through, however the text is cut; what is no secret comes through untouched."""
+
+from __future__ import annotations
+
+import base64
+import json
+from itertools import pairwise
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pilothouse.wire.masking import MASK, MIN_LENGTH, Masker
+
+# Few letters, so that secrets overlap, repeat and begin everywhere.
+crowded = st.text(alphabet="abc\n ", min_size=0, max_size=60)
+crowded_secret = st.text(alphabet="abc\n", min_size=1, max_size=9)
+wordy_secret = st.text(st.characters(codec="utf-8", exclude_characters="*\0"), min_size=1, max_size=24)
+
+
+def in_pieces(masker: Masker, text: str, cuts: list[int]) -> str:
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    shown = [masker.feed(text[a:b]) for a, b in pairwise(edges)]
+    return "".join(shown) + masker.flush()
+
+
+@given(
+    text=crowded, secrets=st.lists(crowded_secret, max_size=4), cuts=st.lists(st.integers(0, 60), max_size=12)
+)
+def test_pieces_give_the_same_as_the_whole(text: str, secrets: list[str], cuts: list[int]) -> None:
+    masker = Masker(secrets)
+    whole = masker.mask(text)
+    assert in_pieces(masker, text, cuts) == whole
+    assert in_pieces(masker, text, list(range(len(text)))) == whole, "and again, one character at a time"
+
+
+@given(text=crowded, secrets=st.lists(crowded_secret, min_size=1, max_size=4))
+def test_no_secret_is_left(text: str, secrets: list[str]) -> None:
+    shown = Masker(secrets).mask(text)
+    for secret in secrets:
+        if len(secret.strip()) >= MIN_LENGTH:
+            assert secret.strip() not in shown
+            assert all(line not in shown for line in secret.split("\n") if len(line) >= MIN_LENGTH)
+
+
+@given(text=crowded, secrets=st.lists(crowded_secret, max_size=4))
+def test_lines_stay_lines(text: str, secrets: list[str]) -> None:
+    assert Masker(secrets).mask(text).count("\n") == text.count("\n")
+
+
+@given(secret=wordy_secret, before=st.text(max_size=20), after=st.text(max_size=20), cut=st.integers(0, 80))
+def test_any_value_is_masked_in_any_surroundings(secret: str, before: str, after: str, cut: int) -> None:
+    value = secret.strip()
+    if len(value) < MIN_LENGTH:
+        assert Masker([secret]).mask(before + secret + after) == before + secret + after
+        return
+    masker = Masker([secret])
+    shown = in_pieces(masker, before + secret + after, [cut])
+    assert MASK in shown
+    assert value not in shown
+
+
+@given(
+    secret=st.text(st.characters(codec="utf-8"), min_size=4, max_size=40)
+    .map(str.strip)
+    .filter(lambda s: len(s) > 3),
+    before=st.binary(max_size=7),
+    after=st.binary(max_size=7),
+    cut=st.integers(0, 60),
+)
+def test_base64_is_masked_at_every_alignment(secret: str, before: bytes, after: bytes, cut: int) -> None:
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        encoded = encode(before + secret.encode() + after).decode()
+        shown = in_pieces(Masker([secret]), encoded, [cut])
+        inner = encoded[-(-len(before) * 8 // 6) : (len(before) + len(secret.encode())) * 8 // 6]
+        assert inner not in shown
+        # What stands around it, but for the characters that share bits with it, is no secret and stays.
+        assert shown.startswith(encoded[: len(before) * 8 // 6])
+
+
+@given(text=st.text(alphabet="xyz \n", max_size=80), cuts=st.lists(st.integers(0, 80), max_size=8))
+def test_text_without_secrets_is_untouched(text: str, cuts: list[int]) -> None:
+    assert in_pieces(Masker(["hunter2", "s3cr3t\nab", "pass"]), text, cuts) == text
+
+
+def test_nothing_is_held_back_without_need() -> None:
+    masker = Masker(["hunter2"])
+    assert masker.feed("hello hun") == "hello "
+    assert masker.feed("ger\n") == "hunger\n"
+    assert masker.feed("the hunter\n") == "the hunter\n", "a complete line begins no secret of one line"
+    assert Masker([]).feed("anything") == "anything"
+
+
+def test_only_lines_that_may_begin_a_secret_of_several_lines_are_held_back() -> None:
+    masker = Masker(["ab\nc\nlong line"])
+    assert masker.feed("a\n") == "a\n"
+    assert masker.feed("tab\n") == "t"
+    assert masker.feed("d\n") == "ab\nd\n"
+    assert masker.feed("ab\n") + masker.feed("c\n") + masker.feed("long line\n") == "***\n***\n***\n"
+    assert masker.mask("only the long line") == "only the ***"
+
+
+def test_a_value_of_long_lines_holds_no_line_back() -> None:
+    masker = Masker(["first line\nsecond line\n"])
+    assert masker.feed("first line\n") == "***\n"
+    assert masker.feed("second line\r\n") == "***\r\n"
+
+
+def test_overlapping_and_touching_values_leave_no_remainder() -> None:
+    masker = Masker(["abcd", "cdef", "abcdefgh"])
+    assert masker.mask("<abcdef> <abcdabcd> <abcdefgh>") == "<***> <***> <***>"
+
+
+def test_the_longest_value_wins_also_across_pieces() -> None:
+    masker = Masker(["abcd", "abcdefgh"])
+    assert "".join(map(masker.feed, ["abcd", "efgh", "x"])) + masker.flush() == "***x"
+
+
+def test_json_and_percent_spelling() -> None:
+    secret = 'p"ss/w\\rd\nü+'
+    masker = Masker([secret])
+    assert masker.mask(json.dumps({"k": secret}, ensure_ascii=False)) == '{"k": "***"}'
+    assert masker.mask(json.dumps({"k": secret})) == '{"k": "***"}'
+    assert masker.mask(f"https://u:{quote(secret, safe='')}@host") == "https://u:***@host"
+
+
+def test_carriage_returns_in_a_value_do_not_hide_it() -> None:
+    masker = Masker(["ab\r\ncd\r\nef"])
+    assert masker.mask("ab\ncd\nef") == "***\n***\n***"
+    assert "cd" not in masker.mask("ab\r\ncd\r\nef")
+
+
+@pytest.mark.parametrize("value", ["", "abc", " abc ", "\n\n\n\n", "    "])
+def test_too_short_to_mask_is_said(value: str) -> None:
+    masker = Masker()
+    assert masker.add(value) is False
+    assert masker.mask("abc    abc\n\n\n\n\n") == "abc    abc\n\n\n\n\n"
+
+
+def test_added_values_count_for_siblings_at_once() -> None:
+    masker = Masker()
+    other = masker.sibling()
+    assert other.feed("token-1 ") == "token-1 "
+    assert masker.add("token-1") is True
+    assert other.feed("token-1 ") == "*** "
+    assert masker.feed("tok") == "", "each stream has its own tail"
+    assert other.flush() == ""
+    assert masker.flush() == "tok"
+
+
+def test_json_values_are_masked_throughout() -> None:
+    value = {"a": ["x hunter2", 12345678, 1, True, None], "hunter2": {"b": 1.5}}
+    masked = Masker(["hunter2", "12345678"]).mask_value(value)
+    assert masked == {"a": ["x ***", "***", 1, True, None], "***": {"b": 1.5}}

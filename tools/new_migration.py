@@ -1,0 +1,39 @@
+"""Write a migration from the difference between the models and a database upgraded to the newest revision.
+
+    python tools/new_migration.py "what changes"
+
+Read what it wrote before committing it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from alembic import command
+
+from pilothouse.server import graph  # noqa: F401  (imports every package's tables)
+from pilothouse.storage import Database, metadata
+from pilothouse.storage.migrations import _config, upgrade
+
+
+def main() -> None:
+    """Upgrade an empty database, compare, write the file."""
+    message = sys.argv[1]
+    with tempfile.TemporaryDirectory() as folder:
+        database = Database.at(Path(folder) / "empty.db")
+        upgrade(database)
+        with database.write_engine.connect() as connection:
+            config = _config(connection)
+            config.attributes["target_metadata"] = metadata
+            command.revision(config, message, autogenerate=True, rev_id=_next())
+        database.close()
+
+
+def _next() -> str:
+    versions = Path(__file__).parents[1] / "src/pilothouse/storage/migrations/versions"
+    return f"{len(list(versions.glob('[0-9]*.py'))) + 1:04d}"
+
+
+main()
