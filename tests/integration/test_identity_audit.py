@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from identity_kit import PASSWORD, Stack, running
 from sqlalchemy import select
 
+from identity_kit import PASSWORD, Stack, running
 from pilothouse.identity.model import SYSTEM
 from pilothouse.identity.tables import audit_records
 from pilothouse.journal import store as journal_store
+from pilothouse.storage import Tx
 
 
 @pytest.fixture
@@ -86,8 +87,8 @@ async def test_filters_and_pages(stack: Stack) -> None:
 
 
 async def test_the_trail_commits_with_the_change_or_not_at_all(stack: Stack) -> None:
-    def fail(tx: object) -> None:
-        stack.identity.audit(tx, SYSTEM, "thing.done", "thing/1")  # type: ignore[arg-type]
+    def fail(tx: Tx) -> None:
+        stack.identity.audit(tx, SYSTEM, "thing.done", "thing/1")
         raise RuntimeError("on second thought")
 
     with pytest.raises(RuntimeError):

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import FastAPI, Request
-from identity_kit import PASSWORD, Stack, running
 from pydantic import BaseModel
 
+from identity_kit import OFF, PASSWORD, Stack, running
 from pilothouse.identity import Principal, RateLimitSettings, Role
 from pilothouse.identity.web import (
     Caller,
@@ -47,7 +47,7 @@ def add_routes(app: FastAPI) -> None:
         return {"by": caller.name}
 
     async def show(caller: OptionalCaller) -> dict[str, str | None]:
-        return {"caller": caller and caller.name}
+        return {"caller": None if caller is None else caller.name}
 
     async def address(caller: Caller) -> dict[str, str]:
         return {"address": caller.address, "request_id": caller.request_id}
@@ -273,9 +273,9 @@ async def test_logging_out_clears_the_cookie(stack: Stack) -> None:
 
 
 async def test_bad_settings_are_refused(tmp_path: Path) -> None:
-    for options in ({"allowed_origins": ["console.example"]}, {"trusted_proxies": ["somewhere"]}):
+    for bad in ({"allowed_origins": ["console.example"]}, {"trusted_proxies": ["somewhere"]}):
         with pytest.raises(ValueError, match=r"console\.example|somewhere"):
-            async with running(tmp_path, **options):
+            async with running(tmp_path, OFF, **bad):
                 raise AssertionError("started with bad settings")
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from identity_kit import Stack, running
 
+from identity_kit import Stack, running
 from pilothouse.identity import Principal, RateLimitSettings
 from pilothouse.identity.grpc import caller, require
 
@@ -44,8 +44,14 @@ async def ask(channel: grpc.aio.Channel, authorization: str | None, action: str 
     metadata = [("x-request-id", "abc-4")]
     if authorization is not None:
         metadata.append(("authorization", authorization))
-    answer: bytes = await channel.unary_unary("/test.Who/Call")(action.encode(), metadata=tuple(metadata))
+    call: Any = channel.unary_unary("/test.Who/Call", request_serializer=None, response_deserializer=None)
+    answer: bytes = await call(action.encode(), metadata=tuple(metadata))
     return answer.decode()
+
+
+def trailing(error: grpc.aio.AioRpcError) -> dict[str, Any]:
+    pairs: Any = error.trailing_metadata()
+    return dict(pairs)
 
 
 async def test_a_good_token_names_its_caller(stack: Stack, channel: grpc.aio.Channel) -> None:
@@ -61,7 +67,7 @@ async def test_without_a_good_token(channel: grpc.aio.Channel, authorization: st
         await ask(channel, authorization)
     assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert (refused.value.details() or "").startswith(code)
-    assert dict(refused.value.trailing_metadata())["pilot-code"] == code
+    assert trailing(refused.value)["pilot-code"] == code
 
 
 async def test_without_the_right(stack: Stack, channel: grpc.aio.Channel) -> None:
@@ -81,5 +87,5 @@ async def test_users_are_counted_and_agents_are_not(stack: Stack, channel: grpc.
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await ask(channel, f"Bearer {stack.admin}")
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert 1 <= int(dict(refused.value.trailing_metadata())["retry-after"]) <= 60
+    assert 1 <= int(trailing(refused.value)["retry-after"]) <= 60
     assert (await stack.call("GET", "/auth/me")).status_code == 429

@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import Response
-from identity_kit import PASSWORD, Stack, running
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 
+from identity_kit import PASSWORD, Stack, beside, running
 from pilothouse.identity import ApiError
 from pilothouse.identity.tables import idempotency_keys, users
 from pilothouse.identity.web import Idem, allow
@@ -67,26 +68,32 @@ async def test_many_at_once_change_once(stack: Stack) -> None:
     assert await count(stack, users) == 2
 
 
-async def test_two_servers_at_once_change_once(tmp_path: Path, stack: Stack) -> None:
-    ran: list[int] = []
+async def test_two_servers_at_once_change_once(stack: Stack) -> None:
+    async with beside(stack) as other:
+        answers = await asyncio.gather(*(create(server, "k1") for server in (stack, other) * 5))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.content for answer in answers}) == 1
+    assert await count(stack, users) == 2
+
+
+async def test_another_server_may_take_the_key_first(stack: Stack) -> None:
+    runs = 0
 
     async def route(idem: Idem) -> Response:
         def use_case(tx: Tx) -> dict[str, int]:
-            ran.append(1)
-            if len(ran) == 1:
-                # What the other replica committed after we looked for the key and before we took it.
-                raise CLASH
-            return {"n": len(ran)}
+            nonlocal runs
+            runs += 1
+            if runs == 1:
+                # What PostgreSQL says once the other server, which took the key meanwhile, has committed.
+                raise IntegrityError("INSERT", {}, Exception("duplicate key"))
+            return {"run": runs}
 
         return await idem(use_case, 202)
 
-    from sqlalchemy.exc import IntegrityError
-
-    CLASH = IntegrityError("INSERT", {}, Exception("duplicate key"))
     stack.app.add_api_route("/api/v1/clash", route, methods=["POST"], dependencies=[allow("run.trigger")])
     headers = {"Idempotency-Key": "k1"}
     answers = [await stack.call("POST", "/clash", headers=headers) for _ in range(2)]
-    assert [(answer.status_code, answer.json()) for answer in answers] == [(202, {"n": 2})] * 2
+    assert [(answer.status_code, answer.json()) for answer in answers] == [(202, {"run": 2})] * 2
 
 
 async def test_a_key_belongs_to_its_user_and_path(stack: Stack) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 from argon2 import PasswordHasher
-from identity_kit import PASSWORD, Stack, running
 from sqlalchemy import select
 
+from identity_kit import PASSWORD, Stack, running
 from pilothouse.identity import ApiError, AuthError, RateLimitSettings, Role
 from pilothouse.identity.tables import credentials, users
 from pilothouse.storage import Tx
@@ -184,8 +184,8 @@ async def test_users_are_created_shown_changed_and_deactivated(stack: Stack) -> 
     ],
 )
 async def test_what_a_new_user_must_be(stack: Stack, body: object, code: str, field: str) -> None:
-    sent = {"content": json.dumps(body), "headers": {"Content-Type": "application/json"}}
-    answer = await stack.call("POST", "/users", **sent)
+    headers = {"Content-Type": "application/json"}
+    answer = await stack.call("POST", "/users", content=json.dumps(body), headers=headers)
     assert answer.status_code == 400
     assert (answer.json()["code"], answer.json()["details"]["field"]) == (code, field)
     assert "12345678" not in answer.text
@@ -195,6 +195,11 @@ async def test_what_a_new_user_must_be(stack: Stack, body: object, code: str, fi
 async def test_bad_parameters_of_lists(stack: Stack, query: str) -> None:
     answer = await stack.call("GET", f"/users?{query}")
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_PARAMETER")
+
+
+async def test_a_nul_is_no_reason_to_fail(stack: Stack) -> None:
+    for path in ("/users/a%00b", "/projects/a%00b", "/audit?actor=a%00b"):
+        assert (await stack.call("GET", path)).status_code in (200, 400, 404), path
 
 
 async def test_only_admins_administrate(stack: Stack) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.engine.expression_values import MAX_STEPS, Budget
+from pilothouse.engine.expressions.values import MAX_STEPS, Budget
 from pilothouse.engine.expressions import (
     ExpressionError,
     compile_condition,

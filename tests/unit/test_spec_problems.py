@@ -128,7 +128,7 @@ STEP_PROBLEMS = {
     "(expected the name of a label)",
     "        args: {x: 'a ${{ 1 + }}'}\n": "6:22: in `1 +`: the expression ends too early (expected a value)",
     "        args: {x: 'a ${{ 1 '}\n": "6:22: in `${{ 1`: ${{ is never closed (expected }} at its end)",
-    "        args: {x: \"$${{ ${{ '${{' }} ${{ 'a }}\"}\n": "6:38: in `${{ 'a }}`: ${{ is never closed (expected }} at its end, outside of quotes and braces)",
+    "        args: {x: \"$${{ ${{ '${{' }} ${{ {1 }}\"}\n": "6:38: in `${{ {1 }}`: ${{ is never closed (expected }} at its end, outside of quotes and braces)",
     '        args: {x: "\\x24{{ nope }}"}\n': '6:19: in `nope`: unknown name "nope"; if it is meant as text, write "nope" in quotes (expected one of variables, env, run, job, step, jobs, secrets)',
     "        args:\n          x:\n            one ${{ 1 }}\n            ${{ nope }}\n": '9:13: in `nope`: unknown name "nope"; if it is meant as text, write "nope" in quotes (expected one of variables, env, run, job, step, jobs, secrets)',
     "        args:\n          x: |\n            one\n            é ${{ 1 }} ${{ jobs.unit-test.x }}\n": "9:24: in "

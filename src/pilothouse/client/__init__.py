@@ -1,0 +1,20 @@
+"""The typed async client of Pilothouse: ``PilotClient`` and what it gives back."""
+
+from __future__ import annotations
+
+from pilothouse.client.address import BadAddress, server_address
+from pilothouse.client.client import PilotClient
+from pilothouse.client.errors import ApiProblem, ClientError, Unreachable
+from pilothouse.client.events import Event
+from pilothouse.client.paging import Page
+
+__all__ = [
+    "ApiProblem",
+    "BadAddress",
+    "ClientError",
+    "Event",
+    "Page",
+    "PilotClient",
+    "Unreachable",
+    "server_address",
+]

@@ -49,7 +49,13 @@ class Blobs:
 
         def use_case(tx: Tx) -> None:
             store.add_blob(
-                tx.conn, id=blob_id, project=project, sha256=digest, size=size, created_by=by.name, created_at=tx.now
+                tx.conn,
+                id=blob_id,
+                project=project,
+                sha256=digest,
+                size=size,
+                created_by=by.name,
+                created_at=tx.now,
             )
             self._identity.audit(tx, by, "blob.upload", blob_id, {"size": size, "sha256": digest})
 

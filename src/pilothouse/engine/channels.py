@@ -89,7 +89,9 @@ class Channels:
             if channel not in (LOG, STATUS):
                 raise BadRequest(f"channel must be {LOG} or {STATUS}")
             params = request.get("params")
-            if not isinstance(params, dict) or not all(isinstance(params.get(k), str) and params[k] for k in _PARAMS):
+            if not isinstance(params, dict) or not all(
+                isinstance(params.get(k), str) and params[k] for k in _PARAMS
+            ):
                 raise BadRequest("pipelineId, jobId and stepRunId are required")
             action = request.get("action", "subscribe")
             if action == "subscribe":
@@ -171,7 +173,13 @@ class Channels:
 
     async def _cursor_refused(self, channel: str, subject: Subject, error: CursorError) -> None:
         expired = isinstance(error, CursorExpired)
-        body = {"channel": channel, "type": "error", "params": subject.params, "data": None, "error": str(error)}
+        body = {
+            "channel": channel,
+            "type": "error",
+            "params": subject.params,
+            "data": None,
+            "error": str(error),
+        }
         body["code"] = "cursor_expired" if expired else "bad_request"
         await self._ws.send_text(orjson.dumps(body).decode())
         await self._ws.close(4410 if expired else 4400, str(error)[:100])

@@ -75,7 +75,9 @@ class Dispatcher:
         assert at is not None, "a queued attempt belongs to a run"
         at.attempt.reason = waits.reason
         store.save(tx.conn, at.attempt)
-        self._transitions.tell(tx, at.run, entries.STEP_WAITING, at.job, at.step, at.attempt, reason=waits.reason)
+        self._transitions.tell(
+            tx, at.run, entries.STEP_WAITING, at.job, at.step, at.attempt, reason=waits.reason
+        )
 
     def _lose_workspace(self, tx: Tx, row: Row[Any]) -> None:
         at = self._tasks.place(tx.conn, row.id)

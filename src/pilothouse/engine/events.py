@@ -86,12 +86,19 @@ class StepEvents:
     def _journal_it(
         self, tx: Tx, agent_id: str, at: Place | None, event: StepEvent, payload: dict[str, Any]
     ) -> None:
-        more = {"event_type": event.type, "event_id": event.event_id, "payload": payload, "agent_id": agent_id}
+        more = {
+            "event_type": event.type,
+            "event_id": event.event_id,
+            "payload": payload,
+            "agent_id": agent_id,
+        }
         if at is not None:
             self._transitions.tell(tx, at.run, entries.AGENT_EVENT, at.job, at.step, at.attempt, **more)
             return
         body = {"v": entries.VERSION, **more}
-        self._journal.append(tx, entries.agent_stream(agent_id), entries.AGENT_EVENT, entries.FLEET_SCOPE, body)
+        self._journal.append(
+            tx, entries.agent_stream(agent_id), entries.AGENT_EVENT, entries.FLEET_SCOPE, body
+        )
 
 
 def mask_tree(value: Any, masker: Masker | None) -> Any:

@@ -57,7 +57,9 @@ class Tally:
 
     def ack(self) -> pb.IngestAck:
         """The answer: sent when everything accepted is on disk."""
-        ack = pb.IngestAck(last_accepted_seq=max(self.last, 0), rejected_seqs=self.rejected, message=self.message)
+        ack = pb.IngestAck(
+            last_accepted_seq=max(self.last, 0), rejected_seqs=self.rejected, message=self.message
+        )
         if self.out_of_order is not None:
             ack.status = pb.IngestAck.STATUS_OUT_OF_ORDER
             ack.expected_seq, ack.message = self.out_of_order.expected, self.out_of_order.message
@@ -120,7 +122,9 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
             for event in request.batch.events:
                 await _check_agent(context, agent.id, event.meta.agent_id, "")
                 payload = json_format.MessageToDict(event.payload)
-                told = StepEvent(event.event_id, event.meta.seq, event.meta.step_id, event.event_type, payload)
+                told = StepEvent(
+                    event.event_id, event.meta.seq, event.meta.step_id, event.event_type, payload
+                )
                 tally.count(told.seq, await self._ingest.event(agent.id, told))
                 if tally.out_of_order is not None:
                     return pb.PushEventsResponse(ack=tally.ack())

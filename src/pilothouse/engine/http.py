@@ -37,9 +37,7 @@ class CancelRun(BaseModel):
 class RerunRun(BaseModel):
     """From where: the whole run, or what failed (keeping what succeeded)."""
 
-    model_config = ConfigDict(
-        populate_by_name=True, json_schema_extra={"example": {"from": "failed"}}
-    )
+    model_config = ConfigDict(populate_by_name=True, json_schema_extra={"example": {"from": "failed"}})
     start: Literal["start", "failed"] = Field("start", alias="from")
 
 
@@ -84,7 +82,9 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
         paging = {"page": page, "limit": limit, "total": total, "total_pages": -(-total // limit)}
         return json_response({"runs": [run_summary(row) for row in rows], "pagination": paging})
 
-    @routes.get("/{run_id}", dependencies=[allow("run.read")], summary="Show a run", responses=_example(_RUN_EXAMPLE))
+    @routes.get(
+        "/{run_id}", dependencies=[allow("run.read")], summary="Show a run", responses=_example(_RUN_EXAMPLE)
+    )
     async def get_run(run_id: str, caller: Caller) -> Response:
         """A run with its jobs, steps and attempts. Errors: ``RUN_NOT_FOUND``."""
 
@@ -94,13 +94,22 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
 
         return json_response(await identity.read(read))
 
-    @routes.get("/{run_id}/logs", dependencies=[allow("run.read")], summary="A run's log so far", response_class=Response)
-    async def get_logs(run_id: str, caller: Caller, job: str | None = None, step: str | None = None) -> Response:
+    @routes.get(
+        "/{run_id}/logs",
+        dependencies=[allow("run.read")],
+        summary="A run's log so far",
+        response_class=Response,
+    )
+    async def get_logs(
+        run_id: str, caller: Caller, job: str | None = None, step: str | None = None
+    ) -> Response:
         """All lines so far as plain text, in order; ``job`` and ``step`` (names) narrow them."""
         await identity.read(lambda conn: readable(conn, caller, run_id))
         return run_logs(identity, run_id, job, step)
 
-    @routes.post("/{run_id}/cancel", dependencies=[allow("run.control")], status_code=202, summary="Stop a run")
+    @routes.post(
+        "/{run_id}/cancel", dependencies=[allow("run.control")], status_code=202, summary="Stop a run"
+    )
     async def cancel_run(run_id: str, caller: Caller, idem: Idem, body: CancelRun | None = None) -> Response:
         """What waits is cancelled at once; what runs is killed by its agent. Errors: ``INVALID_STATE_TRANSITION``."""
 
@@ -128,7 +137,13 @@ def blobs_router(identity: Identity, blobs: Blobs, default_project: str) -> APIR
     """``/api/v1/blobs``: bounded uploads."""
     routes = APIRouter(prefix="/api/v1/blobs", tags=["blobs"])
 
-    @routes.post("", dependencies=[allow("blob.write")], status_code=201, summary="Upload a file", responses=_example(_BLOB_EXAMPLE, 201))
+    @routes.post(
+        "",
+        dependencies=[allow("blob.write")],
+        status_code=201,
+        summary="Upload a file",
+        responses=_example(_BLOB_EXAMPLE, 201),
+    )
     async def upload(request: Request, caller: Caller, project: str = "") -> Response:
         """The raw body is the file; ``X-Content-SHA256`` (hex), where given, is checked.
 
@@ -139,7 +154,12 @@ def blobs_router(identity: Identity, blobs: Blobs, default_project: str) -> APIR
         checksum = request.headers.get("x-content-sha256", "")
         return json_response(await blobs.receive(caller, home, request.stream(), checksum), 201)
 
-    @routes.get("/{blob_id}", dependencies=[allow("blob.read")], summary="Download a file", response_class=FileResponse)
+    @routes.get(
+        "/{blob_id}",
+        dependencies=[allow("blob.read")],
+        summary="Download a file",
+        response_class=FileResponse,
+    )
     async def download(blob_id: str, caller: Caller) -> Response:
         """For the project's users, and for the agent that holds work which needs it. Errors: ``BLOB_NOT_FOUND``."""
         path = await identity.read(lambda conn: blobs.readable(conn, caller, blob_id))
@@ -208,7 +228,17 @@ _SUMMARY = {
     "duration": None,
 }
 _RUNS_EXAMPLE = {"runs": [_SUMMARY], "pagination": {"page": 1, "limit": 20, "total": 1, "total_pages": 1}}
-_ATTEMPT = {"step_run_id": "019a7b1e-7000-7a00-8a51-0c4b8f1f2a10", "status": "running", "exit_code": 0, "agent_id": "local"}
+_ATTEMPT = {
+    "step_run_id": "019a7b1e-7000-7a00-8a51-0c4b8f1f2a10",
+    "status": "running",
+    "exit_code": 0,
+    "agent_id": "local",
+}
 _STEP = {"name": "compile", "status": "running", "reason": "", "outputs": {}, "attempts": [_ATTEMPT]}
-_RUN_EXAMPLE = {**_SUMMARY, "jobs": [{"id": "019a7b1e-6c0b-7000-8a51-0c4b8f1f2a10", "name": "build", "status": "running", "steps": [_STEP]}]}
+_RUN_EXAMPLE = {
+    **_SUMMARY,
+    "jobs": [
+        {"id": "019a7b1e-6c0b-7000-8a51-0c4b8f1f2a10", "name": "build", "status": "running", "steps": [_STEP]}
+    ],
+}
 _BLOB_EXAMPLE = {"id": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10", "sha256": "9f86d081…", "size": 20480}

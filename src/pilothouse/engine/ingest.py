@@ -76,7 +76,9 @@ class Target:
 class Ingest:
     """Takes in what agents push."""
 
-    def __init__(self, database: Database, writer: Writer, journal: Journal, tasks: StepTasks, events: StepEvents) -> None:
+    def __init__(
+        self, database: Database, writer: Writer, journal: Journal, tasks: StepTasks, events: StepEvents
+    ) -> None:
         self._database = database
         self._writer = writer
         self._journal = journal

@@ -72,9 +72,13 @@ def _assign_one(item: Waiting, workers: list[Worker], by_id: dict[str, Worker]) 
 
 def _bound(item: Waiting, worker: Worker | None) -> Given | Waits:
     if worker is None or not worker.available:
-        return Waits(item.id, f"waiting for agent {item.bound_to}, which holds the job's workspace and is offline")
+        return Waits(
+            item.id, f"waiting for agent {item.bound_to}, which holds the job's workspace and is offline"
+        )
     if worker.free <= 0:
-        return Waits(item.id, f"waiting for a free slot on agent {item.bound_to}, which holds the job's workspace")
+        return Waits(
+            item.id, f"waiting for a free slot on agent {item.bound_to}, which holds the job's workspace"
+        )
     return _give(item, worker)
 
 
@@ -91,6 +95,8 @@ def _why(matching: list[Worker], misses: list[str]) -> str:
         return f"no online agent matches {misses[0]}"
     if all(worker.draining for worker in matching):
         return f"every matching agent is draining ({', '.join(w.agent_id for w in matching[:3])})"
-    return f"all {len(matching)} matching agents are busy" if len(matching) > 1 else (
-        f"agent {matching[0].agent_id} is busy"
+    return (
+        f"all {len(matching)} matching agents are busy"
+        if len(matching) > 1
+        else (f"agent {matching[0].agent_id} is busy")
     )

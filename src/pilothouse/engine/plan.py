@@ -166,9 +166,7 @@ def _next_step(run: Run, job: Job, now: int) -> list[Decision]:
     for step in job.steps:
         spec = run.step_spec(job, step)
         if step.status.over:
-            if step.status.bad and not spec.continue_on_error:
-                failing = failing or step
-            elif step.status is Status.CANCELLED:
+            if (step.status.bad and not spec.continue_on_error) or step.status is Status.CANCELLED:
                 failing = failing or step
             continue
         if step.status is not Status.PENDING or step.not_before > now:
@@ -275,6 +273,8 @@ def _seen(job: Job) -> Mapping[str, Any]:
 
 
 def _words(status: Status) -> str:
-    return {Status.TIMED_OUT: "timed out", Status.SKIPPED: "was skipped", Status.CANCELLED: "was cancelled"}.get(
-        status, status.value
-    )
+    return {
+        Status.TIMED_OUT: "timed out",
+        Status.SKIPPED: "was skipped",
+        Status.CANCELLED: "was cancelled",
+    }.get(status, status.value)

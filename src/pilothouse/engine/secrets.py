@@ -50,7 +50,10 @@ class Secrets:
     def values(self, conn: Connection, project: str, names: Iterable[str]) -> dict[str, str]:
         """The values of those that exist; for the hand-out and for masking only."""
         sealed = store.secret_values(conn, project, names)
-        return {name: self._box.decrypt(value, _bound_to(project, name)).decode() for name, value in sealed.items()}
+        return {
+            name: self._box.decrypt(value, _bound_to(project, name)).decode()
+            for name, value in sealed.items()
+        }
 
 
 def _bound_to(project: str, name: str) -> bytes:

@@ -59,7 +59,10 @@ class Engine:
             branch=new.branch,
             commit_sha=new.commit_sha,
             created_at=tx.now,
-            jobs=[_new_job(index, spec.name, [s.name for s in spec.steps]) for index, spec in enumerate(new.spec.jobs)],
+            jobs=[
+                _new_job(index, spec.name, [s.name for s in spec.steps])
+                for index, spec in enumerate(new.spec.jobs)
+            ],
         )
         return self._begin(tx, by, run, "run.trigger")
 

@@ -66,7 +66,9 @@ def router(identity: Identity, feed: Feed, settings: StreamSettings) -> APIRoute
         response_class=Response,
         responses={200: {"content": {"text/event-stream": {"example": _SSE_EXAMPLE}}}},
     )
-    async def run_stream_sse(run_id: str, request: Request, caller: Caller, cursor: str | None = None) -> Response:
+    async def run_stream_sse(
+        run_id: str, request: Request, caller: Caller, cursor: str | None = None
+    ) -> Response:
         """The run stream as Server-Sent Events: what has happened so far, then live, until the run completes.
 
         Each event's ``id`` is a cursor; come back with it as ``Last-Event-ID`` or ``?cursor=``.

@@ -197,7 +197,7 @@ def insert_attempt(conn: Connection, run_id: str, attempt: Attempt) -> None:
 
 
 def _updater(table: Table, names: list[str]) -> Any:
-    changes = {name: bindparam("_" + name) for name in names if name != "id"}
+    changes: dict[str, Any] = {name: bindparam("_" + name) for name in names if name != "id"}
     return update(table).where(table.c.id == bindparam("_id")).values(changes)
 
 
@@ -258,7 +258,9 @@ def job_of_step(conn: Connection, step_id: str) -> str | None:
 def attempts_of_steps(conn: Connection, step_ids: list[str]) -> dict[str, list[Attempt]]:
     """All attempts of some steps, in order, by step."""
     found: dict[str, list[Attempt]] = {}
-    query = select(attempts).where(attempts.c.step_id.in_(step_ids)).order_by(attempts.c.number, attempts.c.id)
+    query = (
+        select(attempts).where(attempts.c.step_id.in_(step_ids)).order_by(attempts.c.number, attempts.c.id)
+    )
     for row in conn.execute(query):
         found.setdefault(row.step_id, []).append(Attempt(**_fields(row, _ATTEMPT)))
     return found
@@ -295,7 +297,8 @@ def due_runs(conn: Connection, now: int, limit: int = 100) -> list[str]:
     """Runs in which something was waiting for a time that has come."""
     waiting_job = select(jobs.c.run_id).where(
         jobs.c.status == Status.RUNNING.value,
-        ((jobs.c.deadline > 0) & (jobs.c.deadline <= now)) | ((jobs.c.not_before > 0) & (jobs.c.not_before <= now)),
+        ((jobs.c.deadline > 0) & (jobs.c.deadline <= now))
+        | ((jobs.c.not_before > 0) & (jobs.c.not_before <= now)),
     )
     waiting_step = select(steps.c.run_id).where(
         steps.c.status == Status.PENDING.value, steps.c.not_before > 0, steps.c.not_before <= now
@@ -318,15 +321,21 @@ def list_runs(
         conditions.append(runs.c.project.in_(projects))
     total = conn.execute(select(func.count()).select_from(runs).where(*conditions)).scalar_one()
     columns = [c for c in runs.c if c.name != "spec"]
-    query = select(*columns).where(*conditions).order_by(runs.c.id.desc()).limit(limit).offset((page - 1) * limit)
+    query = (
+        select(*columns).where(*conditions).order_by(runs.c.id.desc()).limit(limit).offset((page - 1) * limit)
+    )
     return list(conn.execute(query)), total
 
 
 def pipeline_counts(conn: Connection, pipeline_id: str) -> dict[str, Any]:
     """How many runs a pipeline has had, how many succeeded and failed, and the newest one's status."""
-    grouped = select(runs.c.status, func.count()).where(runs.c.pipeline_id == pipeline_id).group_by(runs.c.status)
-    counts = {status: count for status, count in conn.execute(grouped)}
-    newest = select(runs.c.status).where(runs.c.pipeline_id == pipeline_id).order_by(runs.c.id.desc()).limit(1)
+    grouped = (
+        select(runs.c.status, func.count()).where(runs.c.pipeline_id == pipeline_id).group_by(runs.c.status)
+    )
+    counts = dict(conn.execute(grouped).tuples().all())
+    newest = (
+        select(runs.c.status).where(runs.c.pipeline_id == pipeline_id).order_by(runs.c.id.desc()).limit(1)
+    )
     return {
         "total": sum(counts.values()),
         "succeeded": counts.get(Status.SUCCEEDED.value, 0),
@@ -338,8 +347,12 @@ def pipeline_counts(conn: Connection, pipeline_id: str) -> dict[str, Any]:
 def status_counts(conn: Connection) -> dict[str, int]:
     """How many attempts wait and run (metrics)."""
     waiting = [Status.QUEUED.value, Status.RUNNING.value]
-    query = select(attempts.c.status, func.count()).where(attempts.c.status.in_(waiting)).group_by(attempts.c.status)
-    return {status: count for status, count in conn.execute(query)}
+    query = (
+        select(attempts.c.status, func.count())
+        .where(attempts.c.status.in_(waiting))
+        .group_by(attempts.c.status)
+    )
+    return dict(conn.execute(query).tuples().all())
 
 
 def concurrent_jobs(conn: Connection, project: str) -> list[Row[Any]]:
@@ -368,20 +381,27 @@ def put_secret(conn: Connection, project: str, name: str, value: bytes, by: str,
 
 def secret_values(conn: Connection, project: str, names: Iterable[str]) -> dict[str, bytes]:
     """Ciphertexts by name, of those that exist."""
-    query = select(secrets.c.name, secrets.c.value).where(secrets.c.project == project, secrets.c.name.in_(list(names)))
+    query = select(secrets.c.name, secrets.c.value).where(
+        secrets.c.project == project, secrets.c.name.in_(list(names))
+    )
     return {row.name: row.value for row in conn.execute(query)}
 
 
 def list_secrets(conn: Connection, project: str) -> list[Row[Any]]:
     """Names and times, never values."""
     s = secrets.c
-    query = select(s.name, s.created_by, s.created_at, s.updated_at).where(s.project == project).order_by(s.name)
+    query = (
+        select(s.name, s.created_by, s.created_at, s.updated_at).where(s.project == project).order_by(s.name)
+    )
     return list(conn.execute(query))
 
 
 def delete_secret(conn: Connection, project: str, name: str) -> bool:
     """Forget a secret."""
-    return conn.execute(delete(secrets).where(secrets.c.project == project, secrets.c.name == name)).rowcount == 1
+    return (
+        conn.execute(delete(secrets).where(secrets.c.project == project, secrets.c.name == name)).rowcount
+        == 1
+    )
 
 
 # -- blobs ----------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from pilothouse.engine import store
-from pilothouse.engine.expression_values import insert_text
 from pilothouse.engine.expressions import ExpressionError, render, render_tree, secret_names
+from pilothouse.engine.expressions.values import insert_text
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 from pilothouse.engine.plan import context
 from pilothouse.engine.secrets import Secrets
@@ -198,7 +198,9 @@ class StepTasks:
 
 def _secret_names(at: Place) -> frozenset[str]:
     spec = at.run.step_spec(at.job, at.step)
-    return secret_names([dict(at.run.spec.runtime.env), dict(at.run.job_spec(at.job).env), dict(spec.env), spec.args])
+    return secret_names(
+        [dict(at.run.spec.runtime.env), dict(at.run.job_spec(at.job).env), dict(spec.env), spec.args]
+    )
 
 
 def _layered(layers: list[Any], roots: dict[str, Any]) -> dict[str, str]:

@@ -191,7 +191,9 @@ class Transitions:
             step.reason = f"tried again after: {error}" if error else "tried again"
             store.save(tx.conn, step)
 
-    def lose_attempt(self, tx: Tx, run: Run, job: Job, step: Step, reason: str, *, started: bool, gone: bool) -> None:
+    def lose_attempt(
+        self, tx: Tx, run: Run, job: Job, step: Step, reason: str, *, started: bool, gone: bool
+    ) -> None:
         """The agent will not finish the current attempt. ``gone``: nor can its workspace be counted on."""
         if step.stopping:
             self.end_attempt(tx, run, job, step, Status(step.stopping), error=step.reason)
@@ -216,7 +218,15 @@ class Transitions:
             self._finish_step(tx, run, job, step, Status.FAILED, attempt=attempt, reason=error)
 
     def _close_attempt(
-        self, tx: Tx, run: Run, job: Job, step: Step, status: Status, exit_code: int, error: str, retry_at: int
+        self,
+        tx: Tx,
+        run: Run,
+        job: Job,
+        step: Step,
+        status: Status,
+        exit_code: int,
+        error: str,
+        retry_at: int,
     ) -> Attempt:
         found = store.attempt(tx.conn, step.current)
         assert found is not None, "a step's current attempt is always stored"
@@ -242,7 +252,15 @@ class Transitions:
         return attempt
 
     def _finish_step(
-        self, tx: Tx, run: Run, job: Job, step: Step, status: Status, *, reason: str, attempt: Attempt | None = None
+        self,
+        tx: Tx,
+        run: Run,
+        job: Job,
+        step: Step,
+        status: Status,
+        *,
+        reason: str,
+        attempt: Attempt | None = None,
     ) -> None:
         previous, step.status, step.reason, step.finished_at = step.status, status, reason, tx.now
         step.current = ""

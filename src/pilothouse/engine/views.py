@@ -60,7 +60,9 @@ def _attempts(conn: Connection, step_ids: list[str]) -> dict[str, list[Attempt]]
             lineage[step_id].insert(0, parent)
     everyone = [member for line in lineage.values() for member in line]
     found = store.attempts_of_steps(conn, everyone)
-    return {step_id: [a for member in line for a in found.get(member, [])] for step_id, line in lineage.items()}
+    return {
+        step_id: [a for member in line for a in found.get(member, [])] for step_id, line in lineage.items()
+    }
 
 
 def _job_view(run: Run, job: Job, history: dict[str, list[Attempt]]) -> dict[str, Any]:

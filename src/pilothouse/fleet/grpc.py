@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import structlog
 from uuid_utils import uuid7
 
 from pilothouse.fleet import messages
-from pilothouse.fleet.errors import BadCredential, BadProfile
-from pilothouse.fleet.model import Task, Verdict
-from pilothouse.fleet.service import Fleet
 from pilothouse.fleet.credentials import agent_caller, bearer
+from pilothouse.fleet.errors import BadCredential, BadProfile
+from pilothouse.fleet.model import Task, TaskReport, Verdict
+from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.storage import Writer
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
@@ -58,7 +58,10 @@ class GrpcChannel:
 
 
 class AgentService(agent_pb2_grpc.AgentServiceServicer):
-    """Registration, liveness, work and its results."""
+    """Registration, liveness, work and its results.
+
+    This release serves agents that hold a ``Connect`` call; the polling RPCs answer UNIMPLEMENTED.
+    """
 
     def __init__(self, fleet: Fleet, identity: Identity, writer: Writer) -> None:
         self._fleet = fleet
@@ -100,7 +103,9 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         await self._writer.write(lambda tx: self._fleet.heartbeat(tx, agent_id))
         return pb.HeartbeatResponse(success=True, message="ok", timestamp=int(time.time()))
 
-    async def UpdateLabels(self, request: pb.UpdateLabelsRequest, context: Context) -> pb.UpdateLabelsResponse:
+    async def UpdateLabels(
+        self, request: pb.UpdateLabelsRequest, context: Context
+    ) -> pb.UpdateLabelsResponse:
         """Change what work the agent matches, without a restart."""
         agent_id = await self._self(context, request.agent_id)
         principal = await agent_caller(context, self._identity)
@@ -137,12 +142,18 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         await self._fleet.attach(channel)
         log.info("fleet.agent_connected", agent_id=agent_id, connection_id=channel.connection_id)
         listening = asyncio.create_task(self._listen(channel, request_iterator))
-        listening.add_done_callback(lambda _: channel.close(channel.closed_for or "the agent closed its side"))
+        listening.add_done_callback(
+            lambda _: channel.close(channel.closed_for or "the agent closed its side")
+        )
         try:
             while (command := await channel.commands.get()) is not None and not channel.closed_for:
                 yield command
             if channel.closed_for in ("replaced", "going away"):
-                code = grpc.StatusCode.ABORTED if channel.closed_for == "replaced" else grpc.StatusCode.UNAVAILABLE
+                code = (
+                    grpc.StatusCode.ABORTED
+                    if channel.closed_for == "replaced"
+                    else grpc.StatusCode.UNAVAILABLE
+                )
                 await context.abort(code, f"this connection is {channel.closed_for}")
             if listening.done() and not listening.cancelled() and listening.exception() is not None:
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(listening.exception()))
@@ -150,6 +161,30 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             listening.cancel()
             await asyncio.shield(self._fleet.detach(channel, channel.closed_for or "the connection broke"))
             log.info("fleet.agent_disconnected", agent_id=agent_id, reason=channel.closed_for)
+
+    async def FetchStepRun(
+        self, request: pb.FetchStepRunRequest, context: Context
+    ) -> pb.FetchStepRunResponse:
+        """Not offered: work comes over ``Connect``."""
+        return await _not_offered(context)
+
+    async def ReportJobRunStatus(
+        self, request: pb.ReportJobRunStatusRequest, context: Context
+    ) -> pb.ReportJobRunStatusResponse:
+        """Not offered: a job's status follows from its steps."""
+        return await _not_offered(context)
+
+    async def CancelStepRun(
+        self, request: pb.CancelStepRunRequest, context: Context
+    ) -> pb.CancelStepRunResponse:
+        """Not offered: cancellations come over ``Connect``."""
+        return await _not_offered(context)
+
+    async def CancelJobRun(
+        self, request: pb.CancelJobRunRequest, context: Context
+    ) -> pb.CancelJobRunResponse:
+        """Not offered: cancellations come over ``Connect``."""
+        return await _not_offered(context)
 
     async def _listen(self, channel: GrpcChannel, requests: AsyncIterator[pb.ConnectRequest]) -> None:
         first = True
@@ -163,17 +198,21 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             elif kind == "task_ack":
                 await self._acknowledgement(channel.agent_id, request.task_ack)
             elif kind == "task_status":
-                report = messages.report(request.task_status)
-                if report is not None:
-                    await self._writer.write(lambda tx, r=report: self._fleet.report(tx, channel.agent_id, r))
+                await self._status(channel.agent_id, messages.report(request.task_status))
 
     async def _heartbeat(self, agent_id: str, beat: pb.ConnectHeartbeat, first: bool) -> None:
         holds = frozenset(beat.running_step_run_ids) if beat.reports_running else None
         await self._writer.write(lambda tx: self._fleet.heartbeat(tx, agent_id, holds, first=first))
 
+    async def _status(self, agent_id: str, report: TaskReport | None) -> None:
+        if report is not None:
+            await self._writer.write(lambda tx: self._fleet.report(tx, agent_id, report))
+
     async def _acknowledgement(self, agent_id: str, ack: pb.TaskAck) -> None:
         if ack.status == pb.ACK_STATUS_FAILED:
-            await self._writer.write(lambda tx: self._fleet.refused(tx, agent_id, ack.command_id, ack.message))
+            await self._writer.write(
+                lambda tx: self._fleet.refused(tx, agent_id, ack.command_id, ack.message)
+            )
         else:
             await self._writer.write(lambda tx: self._fleet.acknowledged(tx, agent_id, ack.command_id))
 
@@ -181,7 +220,12 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         """The calling agent's id; it may not act under another's."""
         principal = await agent_caller(context, self._identity)
         if claimed and claimed != principal.id:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this credential belongs to agent {principal.id}")
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED, f"this credential belongs to agent {principal.id}"
+            )
         return principal.id
 
 
+async def _not_offered(context: Context) -> NoReturn:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this release serves agents over Connect")
+    raise AssertionError("abort raises")

@@ -47,7 +47,12 @@ def _time(at: int) -> str | None:
 def agent_view(agent: Agent, busy: int, now: int) -> dict[str, Any]:
     """An agent in the shape of the StreamSpace page, with its slots and labels."""
     profile = agent.profile
-    capacity = {"max_sessions": profile.max_sessions, "current_sessions": 0, "slots": profile.slots, "busy": busy}
+    capacity = {
+        "max_sessions": profile.max_sessions,
+        "current_sessions": 0,
+        "slots": profile.slots,
+        "busy": busy,
+    }
     return {
         "id": agent.id,
         "agent_id": agent.agent_id,
@@ -58,7 +63,12 @@ def agent_view(agent: Agent, busy: int, now: int) -> dict[str, Any]:
         "draining": agent.draining,
         "capacity": capacity,
         "labels": dict(profile.labels),
-        "metadata": {**profile.metadata, "agent_version": profile.version, "os": profile.os, "arch": profile.arch},
+        "metadata": {
+            **profile.metadata,
+            "agent_version": profile.version,
+            "os": profile.os,
+            "arch": profile.arch,
+        },
         "websocket_conn_id": agent.connection_id or None,
         "last_heartbeat": _time(agent.last_heartbeat),
         "uptime_seconds": max(0, (now - agent.created_at) // 1000),
@@ -114,7 +124,9 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
             }
         )
 
-    @routes.get("/{agent_id}", dependencies=[allow("agent.read")], summary="Show an agent", responses=_example(_AGENT))
+    @routes.get(
+        "/{agent_id}", dependencies=[allow("agent.read")], summary="Show an agent", responses=_example(_AGENT)
+    )
     async def get_agent(agent_id: str) -> Response:
         """One agent. Errors: ``AGENT_NOT_FOUND``."""
         agents, held, now = await _everyone(identity)
@@ -123,7 +135,9 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
             raise AgentNotFound(agent_id)
         return json_response(agent_view(found, held.get(agent_id, 0), now))
 
-    @routes.patch("/{agent_id}", dependencies=[allow("agent.control")], summary="Drain an agent, or give it work again")
+    @routes.patch(
+        "/{agent_id}", dependencies=[allow("agent.control")], summary="Drain an agent, or give it work again"
+    )
     async def patch_agent(agent_id: str, body: PatchAgent, caller: Caller) -> Response:
         """Draining survives reconnects. Errors: ``AGENT_NOT_FOUND``."""
         draining = body.status == "draining"
@@ -131,7 +145,9 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
         shown = {"id": agent.id, "agent_id": agent_id, "status": agent.status.value}
         return json_response({**shown, "draining": agent.draining, "updated_at": _time(agent.updated_at)})
 
-    @routes.delete("/{agent_id}", dependencies=[allow("agent.control")], status_code=204, summary="Remove an agent")
+    @routes.delete(
+        "/{agent_id}", dependencies=[allow("agent.control")], status_code=204, summary="Remove an agent"
+    )
     async def delete_agent(agent_id: str, caller: Caller) -> Response:
         """Its credential ends and what it held is lost. Errors: ``AGENT_NOT_FOUND``."""
 
@@ -150,7 +166,13 @@ def registration_tokens_router(identity: Identity, fleet: Fleet) -> APIRouter:
     """``/api/v1/registration-tokens`` (admins)."""
     routes = APIRouter(prefix="/api/v1/registration-tokens", tags=["agents"])
 
-    @routes.post("", dependencies=[allow("registration_token.create")], status_code=201, summary="Create a registration token", responses=_example(_TOKEN, 201))
+    @routes.post(
+        "",
+        dependencies=[allow("registration_token.create")],
+        status_code=201,
+        summary="Create a registration token",
+        responses=_example(_TOKEN, 201),
+    )
     async def create(body: NewRegistrationToken, caller: Caller, idem: Idem) -> Response:
         """The token is shown this once."""
 
@@ -167,14 +189,22 @@ def registration_tokens_router(identity: Identity, fleet: Fleet) -> APIRouter:
         """All of them, without their secrets."""
         rows = await identity.read(store.list_registration_tokens)
         shown = [
-            {**row._mapping, "expires_at": _time(row.expires_at or 0), "created_at": _time(row.created_at)} for row in rows
+            {**row._mapping, "expires_at": _time(row.expires_at or 0), "created_at": _time(row.created_at)}
+            for row in rows
         ]
         return json_response({"registration_tokens": shown})
 
-    @routes.delete("/{token_id}", dependencies=[allow("registration_token.create")], status_code=204, summary="Revoke a registration token")
+    @routes.delete(
+        "/{token_id}",
+        dependencies=[allow("registration_token.create")],
+        status_code=204,
+        summary="Revoke a registration token",
+    )
     async def revoke(token_id: str, caller: Caller) -> Response:
         """Agents that have registered with it stay. Errors: ``TOKEN_NOT_FOUND``."""
-        if not await identity.write(lambda tx: fleet.registry.revoke_registration_token(tx, caller, token_id)):
+        if not await identity.write(
+            lambda tx: fleet.registry.revoke_registration_token(tx, caller, token_id)
+        ):
             raise ApiError.of("TOKEN_NOT_FOUND", f"No registration token with ID '{token_id}' exists")
         return Response(status_code=204)
 

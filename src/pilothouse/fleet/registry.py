@@ -24,8 +24,8 @@ _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 MAX_LABELS = 64
 MAX_SLOTS = 10_000
-AGENT_TOKEN = "pilotagent_"
-REGISTRATION_TOKEN = "pilotreg_"
+AGENT_PREFIX = "pilotagent_"
+REGISTRATION_PREFIX = "pilotreg_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Registry:
         self, tx: Tx, by: Principal, *, description: str, max_uses: int | None, expires_in: int | None
     ) -> dict[str, str | int | None]:
         """A token with which agents may register; ``expires_in`` in seconds. The secret is shown this once."""
-        token_id, token = str(uuid7()), REGISTRATION_TOKEN + secrets.token_urlsafe(32)
+        token_id, token = str(uuid7()), REGISTRATION_PREFIX + secrets.token_urlsafe(32)
         expires_at = tx.now + expires_in * 1000 if expires_in else None
         store.add_registration_token(
             tx.conn,
@@ -75,7 +75,9 @@ class Registry:
             self._identity.audit(tx, by, "registration_token.revoke", token_id)
         return revoked
 
-    def register(self, tx: Tx, profile: AgentProfile, *, registration_token: str, own_token: str) -> Registration:
+    def register(
+        self, tx: Tx, profile: AgentProfile, *, registration_token: str, own_token: str
+    ) -> Registration:
         """Let a worker in: the first time with a registration token, later with its own.
 
         Raises :class:`BadCredential`, or :class:`BadProfile` for an impossible profile. Registering an existing
@@ -87,7 +89,7 @@ class Registry:
             used = store.use_registration_token(tx.conn, token_hash(registration_token), tx.now)
             if used is None:
                 raise BadCredential("this registration token is unknown, used up, expired or revoked")
-            token = AGENT_TOKEN + secrets.token_urlsafe(32)
+            token = AGENT_PREFIX + secrets.token_urlsafe(32)
             store.forget_seen(tx.conn, profile.agent_id)
         else:
             known = store.agent_by_token(tx.conn, token_hash(own_token))
@@ -101,7 +103,9 @@ class Registry:
             tx.after_commit(lambda: self._identity.forget(agent.id))
         return Registration(agent, token)
 
-    def update_labels(self, tx: Tx, by: Principal, agent_id: str, labels: dict[str, str], merge: bool) -> dict[str, str]:
+    def update_labels(
+        self, tx: Tx, by: Principal, agent_id: str, labels: dict[str, str], merge: bool
+    ) -> dict[str, str]:
         """Replace or merge an agent's labels; gives those now in force."""
         agent = require_agent(tx.conn, agent_id)
         merged = {**agent.profile.labels, **labels} if merge else labels
@@ -145,7 +149,7 @@ def agent_principal(agent: Agent) -> Principal:
 
 def authenticate_agent(conn: Connection, token: str) -> Principal | None:
     """Identity asks this for bearer tokens that are not a user's."""
-    if not token.startswith(AGENT_TOKEN):
+    if not token.startswith(AGENT_PREFIX):
         return None
     agent = store.agent_by_token(conn, token_hash(token))
     return agent_principal(agent) if agent else None

@@ -66,9 +66,7 @@ class TaskHandler(Protocol):
 class Fleet:
     """The agents of one control plane."""
 
-    def __init__(
-        self, writer: Writer, journal: Journal, identity: Identity, settings: FleetSettings
-    ) -> None:
+    def __init__(self, writer: Writer, journal: Journal, identity: Identity, settings: FleetSettings) -> None:
         self.settings = settings
         self.hub = Hub()
         self.registry = Registry(journal, identity)
@@ -139,7 +137,9 @@ class Fleet:
 
     # -- what agents say --------------------------------------------------------------------------------
 
-    def heartbeat(self, tx: Tx, agent_id: str, holds: Collection[str] | None = None, *, first: bool = False) -> None:
+    def heartbeat(
+        self, tx: Tx, agent_id: str, holds: Collection[str] | None = None, *, first: bool = False
+    ) -> None:
         """The agent lives: its leases are renewed.
 
         ``holds``: the tasks it says it holds, where it says so. A started task it no longer holds is lost; at
@@ -252,7 +252,9 @@ class Fleet:
         for agent in store.silent_agents(tx.conn, tx.now - int(self.settings.offline_after * 1000)):
             self._offline(tx, agent, f"no heartbeat for {self.settings.offline_after:g} s")
         for lease in store.expired_leases(tx.conn, tx.now):
-            self._lose(tx, lease, f"agent {lease.agent_id} has not been heard of for {self.settings.lease:g} s")
+            self._lose(
+                tx, lease, f"agent {lease.agent_id} has not been heard of for {self.settings.lease:g} s"
+            )
 
     # -- inner ------------------------------------------------------------------------------------------
 

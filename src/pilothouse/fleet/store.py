@@ -233,13 +233,16 @@ def lease(conn: Connection, id: str) -> Lease | None:
 
 def leases_of(conn: Connection, agent_id: str) -> list[Lease]:
     """What an agent holds, oldest first."""
-    return [_lease(r) for r in conn.execute(select(leases).where(leases.c.agent_id == agent_id).order_by(leases.c.id))]
+    return [
+        _lease(r)
+        for r in conn.execute(select(leases).where(leases.c.agent_id == agent_id).order_by(leases.c.id))
+    ]
 
 
 def held_by_agent(conn: Connection) -> dict[str, int]:
     """How many tasks each agent holds."""
     counted = select(leases.c.agent_id, func.count()).group_by(leases.c.agent_id)
-    return {agent_id: held for agent_id, held in conn.execute(counted)}
+    return dict(conn.execute(counted).tuples().all())
 
 
 def start_lease(conn: Connection, id: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pilothouse.identity.guard import End, Grant, Guard
 from pilothouse.identity.model import Principal, Role
 
-FRESH_MS = 3000
+FRESH_MS = 2000
 MAX_CACHED = 10_000
 
 

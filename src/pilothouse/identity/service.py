@@ -43,7 +43,7 @@ Its principals' ``token_id`` names that token and no other; with an empty one it
 """
 
 ADMIN = "admin"
-LOCAL_TOKEN = "local"
+LOCAL_NAME = "local"
 _KEEP_SESSIONS_MS = 7 * 24 * 3600 * 1000
 
 
@@ -179,9 +179,9 @@ class Identity:
 
         def issue(tx: Tx) -> str:
             user = self.users.get(tx.conn, username)
-            former = store.revoke_of_user(tx.conn, user.id, tx.now, kind=store.API, name=LOCAL_TOKEN)
+            former = store.revoke_of_user(tx.conn, user.id, tx.now, kind=store.API, name=LOCAL_NAME)
             tx.after_commit(lambda: self._grants.end_tokens(former))
-            return self.tokens.issue(tx, SYSTEM, user, name=LOCAL_TOKEN, role=None, expires_at=None)[1]
+            return self.tokens.issue(tx, SYSTEM, user, name=LOCAL_NAME, role=None, expires_at=None)[1]
 
         return await self.write(issue)
 

@@ -109,7 +109,15 @@ class Entry:
             if sparse in body:
                 body[sparse] = _shifted(body[sparse], cut)
         return Entry(
-            self.offset, self.stream, self.subject, self.type, self.at, self.scope, orjson.dumps(body), body, k
+            self.offset,
+            self.stream,
+            self.subject,
+            self.type,
+            self.at,
+            self.scope,
+            orjson.dumps(body),
+            body,
+            k,
         )
 
 

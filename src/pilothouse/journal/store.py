@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import BigInteger, Column, Connection, Index, LargeBinary, Table, Text, delete, func, insert, select
-from sqlalchemy import update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    LargeBinary,
+    Table,
+    Text,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import sqlite
 
 from pilothouse.journal.model import Entry
@@ -59,7 +71,7 @@ _APPEND = insert(entries)
 
 def epoch(conn: Connection) -> str:
     """The name of this life of the journal."""
-    return conn.execute(select(journal_head.c.epoch)).scalar_one()
+    return str(conn.execute(select(journal_head.c.epoch)).scalar_one())
 
 
 def create_head(conn: Connection, name: str) -> None:
@@ -70,13 +82,13 @@ def create_head(conn: Connection, name: str) -> None:
 
 def next_offset(conn: Connection) -> int:
     """The offset the next entry will get, as committed."""
-    return conn.execute(select(journal_head.c.next)).scalar_one()
+    return int(conn.execute(select(journal_head.c.next)).scalar_one())
 
 
 def reserve(conn: Connection, count: int) -> int:
     """Take ``count`` offsets; the row's lock, held to the commit, makes offset order commit order."""
     statement = update(journal_head).values(next=journal_head.c.next + count).returning(journal_head.c.next)
-    return conn.execute(statement).scalar_one() - count
+    return int(conn.execute(statement).scalar_one()) - count
 
 
 def append(conn: Connection, batch: Iterable[Entry]) -> None:
@@ -147,7 +159,9 @@ def forget(conn: Connection, stream: str, below: int) -> int:
     """Delete a stream's entries below an offset and remember that they are gone; returns how many."""
     gone = conn.execute(delete(entries).where(entries.c.stream == stream, entries.c.offset < below)).rowcount
     for name in (stream, WHOLE):
-        known = conn.execute(select(watermarks.c.below).where(watermarks.c.stream == name)).scalar_one_or_none()
+        known = conn.execute(
+            select(watermarks.c.below).where(watermarks.c.stream == name)
+        ).scalar_one_or_none()
         if known is None:
             conn.execute(insert(watermarks).values(stream=name, below=below))
         elif known < below:

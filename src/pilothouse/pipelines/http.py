@@ -29,7 +29,13 @@ Page = Annotated[int, Query(ge=1, le=1_000_000)]
 PageSize = Annotated[int, Query(ge=1, le=100)]
 Variables = Annotated[dict[str, str], Field(default_factory=dict)]
 
-_SPEC_TEXT = "jobs:\n  - name: build\n    steps:\n      - name: hello\n        uses: shell\n        args: {command: echo hello}\n"
+_SPEC_TEXT = """jobs:
+  - name: build
+    steps:
+      - name: hello
+        uses: shell
+        args: {command: echo hello}
+"""
 
 
 class CreatePipeline(BaseModel):
@@ -95,7 +101,9 @@ class StopRun(BaseModel):
     reason: str = Field("", max_length=500)
 
 
-def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine, default_project: str) -> APIRouter:
+def pipelines_router(
+    identity: Identity, pipelines: Pipelines, engine: Engine, default_project: str
+) -> APIRouter:
     """``/api/v1/pipelines``."""
     routes = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
 
@@ -200,7 +208,9 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine, d
         await identity.write(use_case)
         return envelope({"pipelineId": pipeline_id})
 
-    @routes.get("/{pipeline_id}/spec", dependencies=[allow("pipeline.read")], summary="Show a pipeline's spec")
+    @routes.get(
+        "/{pipeline_id}/spec", dependencies=[allow("pipeline.read")], summary="Show a pipeline's spec"
+    )
     async def get_spec(pipeline_id: str, caller: Caller) -> Response:
         """The spec in force: as an object, and its source text. Errors: ``SPEC_NOT_FOUND``."""
 
@@ -220,13 +230,19 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine, d
 
         return envelope(await identity.read(read))
 
-    @routes.post("/{pipeline_id}/spec/validate", dependencies=[allow("pipeline.read")], summary="Check a spec for a pipeline")
+    @routes.post(
+        "/{pipeline_id}/spec/validate",
+        dependencies=[allow("pipeline.read")],
+        summary="Check a spec for a pipeline",
+    )
     async def validate(pipeline_id: str, body: ValidateSpec, caller: Caller) -> Response:
         """Errors: ``SPEC_INVALID`` with ``details.problems``: message, line, column, expected, path."""
         await identity.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.read"))
         return _validated(body)
 
-    @routes.post("/{pipeline_id}/spec/save", dependencies=[allow("pipeline.write")], summary="Save a pipeline's spec")
+    @routes.post(
+        "/{pipeline_id}/spec/save", dependencies=[allow("pipeline.write")], summary="Save a pipeline's spec"
+    )
     async def save(pipeline_id: str, body: SaveSpec, caller: Caller, idem: Idem) -> Response:
         """Checked, then in force. Errors: ``SPEC_INVALID``, ``SPEC_CONFLICT``."""
 
@@ -244,7 +260,9 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine, d
 
         return await idem(use_case, 200, envelope=True)
 
-    @routes.post("/{pipeline_id}/trigger", dependencies=[allow("run.trigger")], status_code=201, summary="Start a run")
+    @routes.post(
+        "/{pipeline_id}/trigger", dependencies=[allow("run.trigger")], status_code=201, summary="Start a run"
+    )
     async def trigger(pipeline_id: str, body: TriggerPipeline, caller: Caller, idem: Idem) -> Response:
         """Errors: ``SPEC_INVALID``, ``SPEC_NOT_FOUND``, ``PIPELINE_DISABLED``, ``BLOB_NOT_FOUND``."""
         request = TriggerRequest(
@@ -275,18 +293,26 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine, d
         def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
             pipeline = allowed(conn, caller, pipeline_id, "run.read")
             filters = {"pipeline_id": pipeline_id}
-            wanted = next((word for word, number in RUN_STATUS.items() if number == status), None) if status else None
+            wanted = (
+                next((word for word, number in RUN_STATUS.items() if number == status), None)
+                if status
+                else None
+            )
             if status and wanted is None:
                 return [], 0
             if wanted:
                 filters["status"] = wanted
-            rows, total = engine_store.list_runs(conn, filters=filters, projects=None, page=page, limit=pageSize)
+            rows, total = engine_store.list_runs(
+                conn, filters=filters, projects=None, page=page, limit=pageSize
+            )
             return [_run_detail(require_run(conn, row.id), pipeline) for row in rows], total
 
         listed, total = await identity.read(read)
         return envelope({"list": listed, "total": total, "page": page, "pageSize": pageSize})
 
-    @routes.get("/{pipeline_id}/runs/{run_id}", dependencies=[allow("run.read")], summary="Show a pipeline's run")
+    @routes.get(
+        "/{pipeline_id}/runs/{run_id}", dependencies=[allow("run.read")], summary="Show a pipeline's run"
+    )
     async def get_run(pipeline_id: str, run_id: str, caller: Caller) -> Response:
         """Errors: ``RUN_NOT_FOUND``."""
 
@@ -296,8 +322,12 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine, d
 
         return envelope(await identity.read(read))
 
-    @routes.post("/{pipeline_id}/runs/{run_id}/stop", dependencies=[allow("run.control")], summary="Stop a run")
-    async def stop(pipeline_id: str, run_id: str, caller: Caller, idem: Idem, body: StopRun | None = None) -> Response:
+    @routes.post(
+        "/{pipeline_id}/runs/{run_id}/stop", dependencies=[allow("run.control")], summary="Stop a run"
+    )
+    async def stop(
+        pipeline_id: str, run_id: str, caller: Caller, idem: Idem, body: StopRun | None = None
+    ) -> Response:
         """Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
 
         def use_case(tx: Tx) -> dict[str, Any]:

@@ -100,7 +100,9 @@ class Pipelines:
         if expected_head and expected_head != pipeline.head:
             raise SpecMoved(f"the spec was changed meanwhile: its head is {pipeline.head or 'empty'}")
         read_spec(source, pipeline.file_path)
-        text = source if isinstance(source, str) else orjson.dumps(source, option=orjson.OPT_INDENT_2).decode()
+        text = (
+            source if isinstance(source, str) else orjson.dumps(source, option=orjson.OPT_INDENT_2).decode()
+        )
         written_in = SpecFormat.JSON if text.lstrip().startswith("{") else SpecFormat.YAML
         head = hashlib.sha256(text.encode()).hexdigest()[:40]
         saved = SavedSpec(text, written_in, head, by.name, message, tx.now)
@@ -121,7 +123,9 @@ class Pipelines:
         if source is None:
             saved = store.newest_spec(tx.conn, pipeline_id)
             if saved is None:
-                raise SpecMissing(f"pipeline '{pipeline.name}' has no spec; save one first, or send one along")
+                raise SpecMissing(
+                    f"pipeline '{pipeline.name}' has no spec; save one first, or send one along"
+                )
             source = saved.text
         new = NewRun(
             kind="pipeline",

@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Integer,
     Row,
@@ -104,7 +105,7 @@ def list_pipelines(
     conn: Connection, *, projects: frozenset[str] | None, project: str, name: str, page: int, size: int
 ) -> tuple[list[Pipeline], int]:
     """A page of pipelines by name and how many there are; ``projects`` limits what is seen."""
-    conditions = []
+    conditions: list[ColumnElement[bool]] = []
     if projects is not None:
         conditions.append(pipelines.c.project.in_(projects))
     if project:

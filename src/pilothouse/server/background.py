@@ -62,4 +62,3 @@ class Background:
             # One bad row must not stop the clock for everybody else; the next round tries again.
             log.exception("server.background_failed", task=getattr(use_case, "__qualname__", ""))
             await asyncio.sleep(TICK)
-

@@ -52,7 +52,9 @@ def build(settings: Settings) -> Graph:
     writer = Writer(database)
     journal = Journal(database)
     key = load_or_create_key(settings.data_dir / "server.key")
-    identity = Identity(database, writer, journal, IdentitySettings(jwt_key=key, token_ttl=settings.token_ttl))
+    identity = Identity(
+        database, writer, journal, IdentitySettings(jwt_key=key, token_ttl=settings.token_ttl)
+    )
     fleet = Fleet(
         writer,
         journal,
@@ -73,7 +75,9 @@ def build(settings: Settings) -> Graph:
         journal=journal,
         identity=identity,
         limits=RateLimits(
-            RateLimitSettings(settings.ratelimit_login, settings.ratelimit_sessions, settings.ratelimit_default)
+            RateLimitSettings(
+                settings.ratelimit_login, settings.ratelimit_sessions, settings.ratelimit_default
+            )
         ),
         fleet=fleet,
         engine=engine,

@@ -19,7 +19,9 @@ def configure_logs(fmt: str, level: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info if not for_people else structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info
+            if not for_people
+            else structlog.processors.StackInfoRenderer(),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),

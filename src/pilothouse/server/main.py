@@ -56,7 +56,9 @@ class Ready:
 OnReady = Callable[[Ready], Awaitable[None]]
 
 
-async def serve(settings: Settings, *, on_ready: OnReady | None = None, stop: asyncio.Event | None = None) -> int:
+async def serve(
+    settings: Settings, *, on_ready: OnReady | None = None, stop: asyncio.Event | None = None
+) -> int:
     """Serve until SIGTERM, SIGINT or ``stop``; returns the exit code.
 
     Prints one line on stdout when ready: ``pilothouse ready http=… grpc=…``.
@@ -78,7 +80,9 @@ async def serve(settings: Settings, *, on_ready: OnReady | None = None, stop: as
     return 0
 
 
-async def _run(graph: Graph, http_socket: socket.socket, on_ready: OnReady | None, stop: asyncio.Event) -> None:
+async def _run(
+    graph: Graph, http_socket: socket.socket, on_ready: OnReady | None, stop: asyncio.Event
+) -> None:
     project = await graph.identity.read(identity_store.default_project)
     assert project is not None, "bootstrap has made the default project"
     http = _http_server(graph, project)

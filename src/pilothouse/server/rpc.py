@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import _async as health_aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -33,12 +34,14 @@ async def start_rpc(graph: Graph) -> tuple[grpc.aio.Server, int]:
     server = grpc.aio.server(options=_OPTIONS)
     agent = AgentService(graph.fleet, graph.identity, graph.writer)
     agent_pb2_grpc.add_AgentServiceServicer_to_server(agent, server)
-    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayService(graph.ingest, graph.identity), server)
+    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
+        GatewayService(graph.ingest, graph.identity), server
+    )
     names = [
         agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
         gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name,
     ]
-    checks = health.aio.HealthServicer()
+    checks = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     for name in ["", *names]:
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 
 class Settings(BaseSettings):
@@ -28,7 +33,9 @@ class Settings(BaseSettings):
     ws_heartbeat: float = Field(15, gt=0, description="seconds between heartbeats on run streams")
     ws_pong_wait: float = Field(30, gt=0, description="seconds a client has to answer a heartbeat")
     agent_heartbeat: float = Field(10, gt=0, description="seconds between an agent's heartbeats")
-    agent_offline_after: float = Field(30, gt=0, description="seconds of silence after which an agent is offline")
+    agent_offline_after: float = Field(
+        30, gt=0, description="seconds of silence after which an agent is offline"
+    )
     lease: float = Field(60, gt=0, description="seconds a task's lease lasts unrenewed")
     token_ttl: int = Field(86_400, gt=0, description="seconds a login lasts")
 
@@ -40,7 +47,9 @@ class Settings(BaseSettings):
 
     max_blob: int = Field(256 << 20, gt=0, description="bytes of one upload to /api/v1/blobs")
     log_format: str = Field("auto", pattern="^(auto|console|json)$", description="of the server's own log")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="of the server's own log")
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="of the server's own log"
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -1,1 +1,1 @@
-"""What server, agent and client say to each other: generated protobuf, entry schemas, masking. Imports nothing of ours."""
+"""What server, agent and client say to each other: protobuf, entry schemas, masking."""

@@ -5,13 +5,14 @@ Bodies are JSON objects. A body holds all that any projection may need, so that 
 Every entry of a ``run/<id>`` stream carries the run's keys: ``v`` (schema version), ``run_id``, ``kind``,
 ``name`` (of the pipeline or other definition), ``pipeline_id``, ``project``. Entries of a job add ``job_id``
 and ``job``; of a step ``step_id``, ``step``, ``node`` (the step's name on the Stella stream), ``uses``,
-``action``, ``index``, and ``step_run_id``, ``attempt`` where an attempt is concerned. Statuses are the words of
-design.md; ``previous`` is the status before. Times are milliseconds since 1970, durations milliseconds.
+``action``, ``index``, and ``step_run_id``, ``attempt`` where an attempt is concerned. Statuses are the words
+of design.md; ``previous`` is the status before. Times are milliseconds since 1970, durations milliseconds.
 
 =====================  ==================================================================================
 type                   further keys
 =====================  ==================================================================================
-run.created            ``jobs``: ``[{id, name, needs, steps: [{id, name}]}]``, ``trigger``, ``by``, ``rerun_of``
+run.created            ``jobs``: ``[{id, name, needs, status, steps: [{id, name, status}]}]``,
+                       ``trigger``, ``by``, ``rerun_of``
 run.started            ``previous``
 run.cancelling         ``reason``, ``by``
 run.completed          ``status``, ``previous``, ``reason``, ``duration``, ``outputs``, ``counts`` of jobs
@@ -26,8 +27,10 @@ step.logged            ``first`` (number of the first line), ``lines``, ``agent_
                        (indices of lines of standard error), ``levels`` ({index: level}), ``plugin``
 step.log_missed        ``message``, ``expected_seq``, ``seq``: a gap in what an agent sent
 step.output            ``output``, ``value``
-attempt.completed      ``status``, ``exit_code``, ``error``, ``agent_id``, ``duration``, ``final``, ``retry_at``
-step.completed         ``status``, ``previous``, ``exit_code``, ``error``, ``reason``, ``outputs``, ``duration``
+attempt.completed      ``status``, ``exit_code``, ``error``, ``agent_id``, ``duration``, ``final``,
+                       ``retry_at``
+step.completed         ``status``, ``previous``, ``exit_code``, ``error``, ``reason``, ``outputs``,
+                       ``duration``
 agent.registered       of stream ``agent/<id>``: ``agent_id``, ``platform``, ``labels``, ``slots``
 agent.online           ``agent_id``, ``previous``
 agent.offline          ``agent_id``, ``previous``, ``reason``

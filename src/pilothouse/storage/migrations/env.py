@@ -1,4 +1,4 @@
-"""Alembic's entry: runs migrations on the connection handed over by :func:`pilothouse.storage.migrations.upgrade`."""
+"""Alembic's entry: runs migrations on the connection that :func:`upgrade` hands over."""
 
 from alembic import context
 

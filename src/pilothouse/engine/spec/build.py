@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, cast
 
-from pilothouse.engine.spec_actions import ActionRegistry
-from pilothouse.engine.spec_model import (
+from pilothouse.engine.spec.actions import ActionRegistry
+from pilothouse.engine.spec.model import (
     AgentSelector,
     Approval,
     Job,
@@ -25,9 +25,9 @@ from pilothouse.engine.spec_model import (
     Target,
     Trigger,
 )
-from pilothouse.engine.spec_problems import shown
-from pilothouse.engine.spec_reader import Fields
-from pilothouse.engine.spec_uses import check_uses
+from pilothouse.engine.spec.problems import shown
+from pilothouse.engine.spec.reader import Fields
+from pilothouse.engine.spec.uses import check_uses
 
 MAX_JOBS = 1000
 MAX_STEPS = 1000

@@ -1,13 +1,13 @@
 """CEL source to a tree.
 
 Written here, rather than left to the CEL library, for three things it cannot give: names with their places
-for the linter, messages for people, and a tree that can be evaluated within a budget (see expression_eval).
+for the linter, messages for people, and a tree that can be evaluated within a budget (see eval).
 """
 
 from __future__ import annotations
 
-from pilothouse.engine.expression_errors import ExpressionError
-from pilothouse.engine.expression_nodes import (
+from pilothouse.engine.expressions.errors import ExpressionError
+from pilothouse.engine.expressions.nodes import (
     Binary,
     Call,
     Comprehension,
@@ -22,7 +22,7 @@ from pilothouse.engine.expression_nodes import (
     Unary,
     walk,
 )
-from pilothouse.engine.expression_tokens import Token
+from pilothouse.engine.expressions.tokens import Token
 
 MAX_DEPTH = 64  # nodes on the longest way down; keeps the evaluator's recursion far from Python's limit
 

@@ -97,6 +97,20 @@ async def running(directory: Path, limits: RateLimitSettings = OFF, **options: A
         database.close()
 
 
+@asynccontextmanager
+async def beside(first: Stack) -> AsyncIterator[Stack]:
+    """A second server on the same database, with a writer of its own."""
+    second = Stack(first.database, OFF, {})
+    second.writer.start(second.journal)
+    second.admin = first.admin
+    try:
+        yield second
+    finally:
+        await second.http.aclose()
+        second.identity.close()
+        await second.writer.stop()
+
+
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Poll for a condition; fails the test if it does not come true."""
     for _ in range(int(seconds / 0.01)):

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from pilothouse.engine import expression_nodes as nodes
-from pilothouse.engine.expression_errors import ExpressionError
-from pilothouse.engine.expression_functions import FUNCTIONS
-from pilothouse.engine.expression_values import (
+from pilothouse.engine.expressions import nodes as nodes
+from pilothouse.engine.expressions.errors import ExpressionError
+from pilothouse.engine.expressions.functions import FUNCTIONS
+from pilothouse.engine.expressions.values import (
     INTEGERS,
     TYPE_NAMES,
     Budget,

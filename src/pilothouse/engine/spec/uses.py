@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pilothouse.engine.spec_actions import ActionRegistry, ActionSchema, actions_of, infer_action
-from pilothouse.engine.spec_json import camel_case
-from pilothouse.engine.spec_nodes import Dictionary, child_path
-from pilothouse.engine.spec_problems import Mark, did_you_mean, shown
-from pilothouse.engine.spec_reader import Fields
+from pilothouse.engine.spec.actions import ActionRegistry, ActionSchema, actions_of, infer_action
+from pilothouse.engine.spec.canonical import camel_case
+from pilothouse.engine.spec.nodes import Dictionary, child_path
+from pilothouse.engine.spec.problems import Mark, did_you_mean, shown
+from pilothouse.engine.spec.reader import Fields
 
 
 def check_uses(step: Fields, args: dict[str, Any], actions: ActionRegistry | None) -> tuple[str, str]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pilothouse.engine import durations
-from pilothouse.engine.spec_json import camel_case
-from pilothouse.engine.spec_nodes import Dictionary, Node, Scalar, Sequence, child_path, kind_of
-from pilothouse.engine.spec_problems import Mark, Problems, did_you_mean, shown
+from pilothouse.engine.spec.canonical import camel_case
+from pilothouse.engine.spec.nodes import Dictionary, Node, Scalar, Sequence, child_path, kind_of
+from pilothouse.engine.spec.problems import Mark, Problems, did_you_mean, shown
 
 T = TypeVar("T")
 

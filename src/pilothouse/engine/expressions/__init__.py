@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from typing import Any
 
-from pilothouse.engine.expression_errors import ExpressionError
-from pilothouse.engine.expression_eval import Evaluator
-from pilothouse.engine.expression_lint import (
+from pilothouse.engine.expressions.errors import ExpressionError
+from pilothouse.engine.expressions.eval import Evaluator
+from pilothouse.engine.expressions.lint import (
     CONDITION_FUNCTIONS,
     Reference,
     check_hyphens,
@@ -25,11 +25,11 @@ from pilothouse.engine.expression_lint import (
     gives_no_boolean,
     references,
 )
-from pilothouse.engine.expression_nodes import Call, Node, walk
-from pilothouse.engine.expression_parser import parse
-from pilothouse.engine.expression_templates import TemplateExpression, split_template
-from pilothouse.engine.expression_tokens import tokenize
-from pilothouse.engine.expression_values import MAX_SIZE, MAX_STEPS, Budget, insert_text
+from pilothouse.engine.expressions.nodes import Call, Node, walk
+from pilothouse.engine.expressions.parser import parse
+from pilothouse.engine.expressions.templates import TemplateExpression, split_template
+from pilothouse.engine.expressions.tokens import tokenize
+from pilothouse.engine.expressions.values import MAX_SIZE, MAX_STEPS, Budget, insert_text
 
 __all__ = [
     "Expression",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pilothouse.engine.expression_errors import ExpressionError
-from pilothouse.engine.expression_templates import OPENING, split_template
 from pilothouse.engine.expressions import Expression, compile_condition, compile_expression
-from pilothouse.engine.spec_graph import Upstream, find_cycle
-from pilothouse.engine.spec_model import Spec
-from pilothouse.engine.spec_nodes import Dictionary, Node, Sequence
-from pilothouse.engine.spec_problems import Mark, Problems, did_you_mean, shown
-from pilothouse.engine.spec_reader import Reading, Site
+from pilothouse.engine.expressions.errors import ExpressionError
+from pilothouse.engine.expressions.templates import OPENING, split_template
+from pilothouse.engine.spec.graph import Upstream, find_cycle
+from pilothouse.engine.spec.model import Spec
+from pilothouse.engine.spec.nodes import Dictionary, Node, Sequence
+from pilothouse.engine.spec.problems import Mark, Problems, did_you_mean, shown
+from pilothouse.engine.spec.reader import Reading, Site
 
 MAX_CYCLES = 5
 MAX_WARNINGS = 50

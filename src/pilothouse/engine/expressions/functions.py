@@ -15,7 +15,7 @@ from typing import Any
 import cel
 
 from pilothouse.engine.durations import DurationError, parse_duration
-from pilothouse.engine.expression_values import (
+from pilothouse.engine.expressions.values import (
     INTEGERS,
     MAX_SIZE,
     Budget,

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pilothouse.engine.spec_actions import BUILTIN_ACTIONS, ActionRegistry, ActionSchema, Argument
-from pilothouse.engine.spec_build import Builder
-from pilothouse.engine.spec_checks import check_dependencies, check_expressions, check_names
-from pilothouse.engine.spec_graph import graph_order
-from pilothouse.engine.spec_json import selector_from_json, selector_to_json, spec_to_json
-from pilothouse.engine.spec_model import (
+from pilothouse.engine.spec.actions import BUILTIN_ACTIONS, ActionRegistry, ActionSchema, Argument
+from pilothouse.engine.spec.build import Builder
+from pilothouse.engine.spec.canonical import selector_from_json, selector_to_json, spec_to_json
+from pilothouse.engine.spec.checks import check_dependencies, check_expressions, check_names
+from pilothouse.engine.spec.graph import graph_order
+from pilothouse.engine.spec.model import (
     AgentSelector,
     Approval,
     Job,
@@ -32,11 +32,11 @@ from pilothouse.engine.spec_model import (
     Target,
     Trigger,
 )
-from pilothouse.engine.spec_nodes import Node, NodeError, from_object
-from pilothouse.engine.spec_problems import Problems, SpecError, SpecProblem, TooManyProblems
-from pilothouse.engine.spec_reader import Reading
-from pilothouse.engine.spec_selector import describe_selector, match_selector
-from pilothouse.engine.spec_yaml import read_nodes
+from pilothouse.engine.spec.nodes import Node, NodeError, from_object
+from pilothouse.engine.spec.problems import Problems, SpecError, SpecProblem, TooManyProblems
+from pilothouse.engine.spec.reader import Reading
+from pilothouse.engine.spec.selector import describe_selector, match_selector
+from pilothouse.engine.spec.yaml_nodes import read_nodes
 
 __all__ = [
     "BUILTIN_ACTIONS",

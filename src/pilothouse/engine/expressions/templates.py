@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pilothouse.engine.expression_errors import ExpressionError
+from pilothouse.engine.expressions.errors import ExpressionError
 
 OPENING = "${{"
 CLOSING = "}}"

@@ -1,0 +1,197 @@
+"""Requests to a server: credentials, errors, and which requests may be tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from pilothouse import __version__
+from pilothouse.client.address import server_address
+from pilothouse.client.backoff import Backoff
+from pilothouse.client.errors import ApiProblem, Unreachable
+
+BASE = "/api/v1"
+RETRIES = 3
+PATIENCE = 60.0
+"""Seconds that a request waits, all in all, because the server said Retry-After."""
+
+_SAFE = frozenset({"GET", "HEAD", "PUT"})
+
+Content = Callable[[], AsyncIterator[bytes]]
+"""A request's body, from its beginning each time it is called."""
+
+
+class Api:
+    """One server, one credential. Paths are relative to ``/api/v1``; results are decoded JSON.
+
+    A request that surely was not acted upon (no connection, 429) is tried again whatever it is; one that broke
+    midway only if it does no harm twice: reads, PUTs, and POSTs with an ``Idempotency-Key``.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        token: str = "",
+        timeout: float = 30.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> None:
+        self.server = server_address(server)
+        self._on_wait = on_wait or (lambda _reason: None)
+        headers = {"User-Agent": f"pilothouse/{__version__}", "Accept": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        self._http = httpx.AsyncClient(
+            base_url=self.server + BASE,
+            headers=headers,
+            timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
+            transport=transport,
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        keyed: bool = False,
+    ) -> Any:
+        """The answer's JSON; ``None`` if it is empty. ``keyed``: send an Idempotency-Key.
+
+        Raises ApiProblem, Unreachable.
+        """
+        headers = {"Idempotency-Key": str(uuid.uuid4())} if keyed else {}
+
+        def build() -> httpx.Request:
+            return self._http.build_request(method, path, params=_given(params), json=json, headers=headers)
+
+        return decoded(await self._send(build, again=keyed or method in _SAFE))
+
+    async def detail(self, method: str, path: str, **more: Any) -> Any:
+        """As :meth:`call`, of the Arcentra families: what their envelope holds."""
+        body = await self.call(method, path, **more)
+        return body.get("detail") if isinstance(body, dict) else body
+
+    async def upload(self, path: str, content: Content, headers: Mapping[str, str], **params: str) -> Any:
+        """POST a body that is named by its checksum, so that sending it twice does no harm."""
+
+        def build() -> httpx.Request:
+            return self._http.build_request("POST", path, params=_given(params), content=content(), headers=headers)
+
+        return decoded(await self._send(build, again=True))
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        path: str,
+        *,
+        params: Mapping[str, Any],
+        headers: Mapping[str, str] | None = None,
+        read_timeout: float | None = None,
+    ) -> AsyncIterator[httpx.Response]:
+        """An answer that is read as it comes; tried once. Raises ApiProblem, ``httpx.TransportError``."""
+        request = self._http.build_request("GET", path, params=_given(params), headers=headers)
+        if read_timeout is not None:
+            request.extensions["timeout"]["read"] = read_timeout
+        response = await self._http.send(request, stream=True)
+        try:
+            if response.status_code >= 300:
+                await response.aread()
+                raise problem(response)
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _send(self, build: Callable[[], httpx.Request], *, again: bool) -> httpx.Response:
+        backoff, breaks, waited = Backoff(0.1, 2.0), 0, 0.0
+        while True:
+            try:
+                response = await self._http.send(build())
+            except httpx.TransportError as error:
+                breaks += 1
+                unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+                if breaks > RETRIES or not (again or unsent):
+                    raise self.unreachable(error) from error
+                await asyncio.sleep(backoff.next())
+                continue
+            if response.status_code < 300:
+                return response
+            refusal = problem(response)
+            wait = refusal.retry_after or backoff.next()
+            if waited + wait > PATIENCE or not _worth_waiting(refusal, again):
+                raise refusal
+            waited += wait
+            if wait >= 1:
+                self._on_wait(f"{refusal.message}; trying again in {wait:.0f} s")
+            await asyncio.sleep(wait)
+
+    def unreachable(self, error: httpx.TransportError) -> Unreachable:
+        """The transport's error in words."""
+        if isinstance(error, httpx.TimeoutException):
+            return Unreachable(f"{self.server} does not answer ({_words(error)})")
+        return Unreachable(f"cannot reach {self.server}: {_words(error)}")
+
+
+def _worth_waiting(refusal: ApiProblem, again: bool) -> bool:
+    if refusal.status == 429:
+        return refusal.retry_after is not None
+    return refusal.status == 503 and refusal.retry_after is not None and again
+
+
+def decoded(response: httpx.Response) -> Any:
+    """The JSON of an answer that is good. Raises ApiProblem if it is something else."""
+    if not response.content:
+        return None
+    try:
+        return response.json()
+    except ValueError:
+        kind = response.headers.get("content-type", "no type")
+        raise ApiProblem(
+            response.status_code,
+            "UNEXPECTED_ANSWER",
+            f"{response.url.host} answered with {kind}, not JSON: is this a Pilothouse server?",
+        ) from None
+
+
+def problem(response: httpx.Response) -> ApiProblem:
+    """An answer that is none, in either of the server's two forms or somebody else's."""
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    body = body if isinstance(body, dict) else {}
+    code = body.get("errorCode") or body.get("code")
+    message = body.get("message") or body.get("errMsg") or body.get("error")
+    return ApiProblem(
+        response.status_code,
+        code if isinstance(code, str) else f"HTTP_{response.status_code}",
+        str(message or f"the server answered {response.status_code} {response.reason_phrase}".rstrip()),
+        body.get("details"),
+        str(body.get("request_id") or body.get("requestId") or response.headers.get("x-request-id", "")),
+        _seconds(response.headers.get("retry-after")),
+    )
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return None if text is None else max(0.0, float(text))
+    except ValueError:
+        return None
+
+
+def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (params or {}).items() if value not in (None, "")}
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,47 @@
+"""What can go wrong when talking to a server; each error has a stable ``code``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ClientError(Exception):
+    """Base of the client's errors."""
+
+    code = "CLIENT_ERROR"
+
+
+class Unreachable(ClientError):
+    """No answer came: nobody listens there, the name does not resolve, or the connection broke."""
+
+    code = "UNREACHABLE"
+
+
+class ApiProblem(ClientError):
+    """The server refused.
+
+    ``status`` is the HTTP status; ``code`` the server's own word for it (``RUN_NOT_FOUND``), or ``HTTP_<status>``
+    where the answer was not Pilothouse's (a proxy's, say); ``retry_after`` is in seconds.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        details: Any = None,
+        request_id: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.details = details
+        self.request_id = request_id
+        self.retry_after = retry_after
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may well succeed a little later."""
+        return self.status in (429, 502, 503, 504)

@@ -1,0 +1,132 @@
+"""The journal as it happens, without gap or duplicate (``GET /api/v1/events``, decisions.md)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import httpx
+import orjson
+
+from pilothouse.client.api import RETRIES, Api
+from pilothouse.client.backoff import Backoff
+from pilothouse.client.errors import ApiProblem
+from pilothouse.client.sse import Message, SseDecoder
+
+IDLE_TIMEOUT = 45.0
+"""Seconds without a byte after which a connection is dead: a server sends a comment every 30."""
+
+OnReconnect = Callable[[str], None]
+"""Told why the connection ended, each time, before the reader comes back."""
+
+OnGap = Callable[[ApiProblem], None]
+"""Told that entries after the cursor are gone; the reader goes on from the oldest that is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the journal (wire/entries.py). ``cursor`` is the place behind it; ``source`` its stream."""
+
+    cursor: str
+    type: str
+    subject: str
+    time: datetime
+    data: dict[str, Any]
+    source: str = ""
+
+    @classmethod
+    def parse(cls, message: Message) -> Event:
+        """From a CloudEvent in an SSE message."""
+        event = orjson.loads(message.data)
+        return cls(
+            cursor=message.id,
+            type=event["type"],
+            subject=event.get("subject", ""),
+            time=datetime.fromisoformat(event["time"]),
+            data=event.get("data") or {},
+            source=event.get("source", "").removeprefix("/"),
+        )
+
+
+class EventReader:
+    """Reads until it is closed; comes back by itself, with its cursor, from whatever cuts it off.
+
+    A refusal that will not pass (401, 403, 404) ends it, and so does a first connection that cannot be made.
+    ``cursor``: a place, ``start`` or ``now``; ``None`` is the start of a stream, else now.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        *,
+        stream: str | None = None,
+        type: str | None = None,
+        cursor: str | None = None,
+        on_reconnect: OnReconnect | None = None,
+        on_gap: OnGap | None = None,
+        idle_timeout: float = IDLE_TIMEOUT,
+    ) -> None:
+        self._api = api
+        self._params = {"stream": stream, "type": type}
+        self.cursor = cursor
+        self._place: str | None = None  # as the server gave it; stronger than what we began with
+        self._on_reconnect = on_reconnect or (lambda _reason: None)
+        self._on_gap = on_gap
+        self._idle_timeout = idle_timeout
+        self._backoff = Backoff(0.1, 5.0)
+        self._opened = False
+        self._failures = 0
+
+    async def events(self) -> AsyncIterator[Event]:
+        """The events from the cursor on. Raises ApiProblem, Unreachable."""
+        while True:
+            wait = None
+            try:
+                async for message in self._connection():
+                    self._place = message.id or self._place
+                    yield Event.parse(message)
+                reason = "the server ended the stream"
+            except httpx.TransportError as error:
+                reason = self._broken(error)
+            except ApiProblem as refusal:
+                wait = self._refused(refusal)
+                reason = refusal.message
+            if self._opened:
+                self._on_reconnect(reason)
+            await asyncio.sleep(wait if wait is not None else self._backoff.next())
+
+    async def _connection(self) -> AsyncIterator[Message]:
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        params = dict(self._params)
+        if self._place:
+            headers["Last-Event-ID"] = self._place
+        else:
+            params["cursor"] = self.cursor
+        decoder = SseDecoder()
+        async with self._api.stream("/events", params=params, headers=headers, read_timeout=self._idle_timeout) as answer:
+            self._opened = True
+            async for chunk in answer.aiter_bytes():
+                for message in decoder.feed(chunk):
+                    self._backoff.reset()
+                    yield message
+
+    def _broken(self, error: httpx.TransportError) -> str:
+        self._failures += 1
+        if not self._opened and self._failures > RETRIES:
+            raise self._api.unreachable(error) from error
+        if isinstance(error, httpx.ReadTimeout):
+            return f"no sign of life for {self._idle_timeout:g} s"
+        return str(error) or type(error).__name__
+
+    def _refused(self, refusal: ApiProblem) -> float | None:
+        """Seconds to wait, ``None`` for the usual backoff."""
+        if refusal.status == 410 and self._on_gap is not None:
+            self._on_gap(refusal)
+            self._place, self.cursor = None, "start"
+            return None
+        if not refusal.passing:
+            raise refusal
+        return refusal.retry_after
