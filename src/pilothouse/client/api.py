@@ -86,7 +86,9 @@ class Api:
         """POST a body that is named by its checksum, so that sending it twice does no harm."""
 
         def build() -> httpx.Request:
-            return self._http.build_request("POST", path, params=_given(params), content=content(), headers=headers)
+            return self._http.build_request(
+                "POST", path, params=_given(params), content=content(), headers=headers
+            )
 
         return decoded(await self._send(build, again=True))
 
@@ -100,9 +102,10 @@ class Api:
         read_timeout: float | None = None,
     ) -> AsyncIterator[httpx.Response]:
         """An answer that is read as it comes; tried once. Raises ApiProblem, ``httpx.TransportError``."""
-        request = self._http.build_request("GET", path, params=_given(params), headers=headers)
-        if read_timeout is not None:
-            request.extensions["timeout"]["read"] = read_timeout
+        timeout = httpx.Timeout(self._http.timeout.connect, read=read_timeout or self._http.timeout.read)
+        request = self._http.build_request(
+            "GET", path, params=_given(params), headers=headers, timeout=timeout
+        )
         response = await self._http.send(request, stream=True)
         try:
             if response.status_code >= 300:

@@ -16,7 +16,7 @@ class Backoff:
     def next(self) -> float:
         """The delay now due."""
         delay, self._next = self._next, min(self._next * 2, self._most)
-        return delay * random.uniform(0.8, 1.0)
+        return delay * random.uniform(0.8, 1.0)  # noqa: S311 - nothing to guess here
 
     def reset(self) -> None:
         """It worked: begin again with the shortest."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -80,25 +81,26 @@ class EventReader:
         self._opened = False
         self._failures = 0
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event, None]:
         """The events from the cursor on. Raises ApiProblem, Unreachable."""
         while True:
             wait = None
             try:
-                async for message in self._connection():
-                    self._place = message.id or self._place
-                    yield Event.parse(message)
+                async with aclosing(self._connection()) as messages:
+                    async for message in messages:
+                        self._place = message.id or self._place
+                        yield Event.parse(message)
                 reason = "the server ended the stream"
             except httpx.TransportError as error:
                 reason = self._broken(error)
             except ApiProblem as refusal:
                 wait = self._refused(refusal)
                 reason = refusal.message
-            if self._opened:
+            if self._opened or wait:
                 self._on_reconnect(reason)
             await asyncio.sleep(wait if wait is not None else self._backoff.next())
 
-    async def _connection(self) -> AsyncIterator[Message]:
+    async def _connection(self) -> AsyncGenerator[Message, None]:
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
         params = dict(self._params)
         if self._place:
@@ -106,7 +108,9 @@ class EventReader:
         else:
             params["cursor"] = self.cursor
         decoder = SseDecoder()
-        async with self._api.stream("/events", params=params, headers=headers, read_timeout=self._idle_timeout) as answer:
+        opening = self._api.stream("/events", params=params, headers=headers, read_timeout=self._idle_timeout)
+        async with opening as answer:
+            _require_event_stream(answer)
             self._opened = True
             async for chunk in answer.aiter_bytes():
                 for message in decoder.feed(chunk):
@@ -127,6 +131,13 @@ class EventReader:
             self._on_gap(refusal)
             self._place, self.cursor = None, "start"
             return None
-        if not refusal.passing:
+        self._failures += 1
+        if not refusal.passing or (not self._opened and self._failures > RETRIES):
             raise refusal
         return refusal.retry_after
+
+
+def _require_event_stream(answer: httpx.Response) -> None:
+    kind = answer.headers.get("content-type", "no type")
+    if not kind.startswith("text/event-stream"):
+        raise ApiProblem(answer.status_code, "UNEXPECTED_ANSWER", f"expected an event stream, got {kind}")

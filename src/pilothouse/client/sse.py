@@ -10,8 +10,6 @@ from pilothouse.client.errors import ClientError
 MAX_MESSAGE = 32 << 20
 """Characters of one message; far above anything a Pilothouse server sends."""
 
-_LINE_ENDS = ("\r", "\n")
-
 
 class MessageTooLarge(ClientError):
     """What comes is no event stream, or somebody means us harm."""
@@ -40,7 +38,7 @@ class SseDecoder:
         self._begun = False
         self._skip_newline = False  # the last chunk ended with CR: a newline now belongs to it
         self._partial: list[str] = []  # pieces of the line that has not ended
-        self._size = 0
+        self._size = 0  # characters since the last message (a chunk's tail may go uncounted)
         self._event = ""
         self._data: list[str] = []
         self._id = ""
@@ -59,9 +57,10 @@ class SseDecoder:
             text = text.removeprefix("\n")
         self._skip_newline = text.endswith("\r") or (self._skip_newline and not text)
         self._size += len(text)
-        if self._size > self._max + len(text):
+        messages = self._lines(text)
+        if self._size > self._max:
             raise MessageTooLarge(f"a message of over {self._max} characters")
-        return self._lines(text)
+        return messages
 
     def _lines(self, text: str) -> list[Message]:
         messages = []

@@ -151,6 +151,7 @@ class Channels:
             stream.subscription.reader.fmt = StepLog(framing, batched=False)
             while messages := await stream.next():
                 await self._send_each(messages)
+            await self._end(stream)
         finally:
             stream.close()
 
@@ -168,8 +169,13 @@ class Channels:
             await self._send(STATUS, "status_snapshot", subject.params, snapshot(subject.params, found[1]))
             while not (found[1].status.over and asked is None) and (messages := await stream.next()):
                 await self._send_each(messages)
+            await self._end(stream)
         finally:
             stream.close()
+
+    async def _end(self, stream: Stream) -> None:
+        if not stream.finished and not stream.unauthorized and stream.subscription.stopped:
+            await self._ws.close(1001, "reconnect with your cursor")
 
     async def _cursor_refused(self, channel: str, subject: Subject, error: CursorError) -> None:
         expired = isinstance(error, CursorExpired)

@@ -332,7 +332,7 @@ def pipeline_counts(conn: Connection, pipeline_id: str) -> dict[str, Any]:
     grouped = (
         select(runs.c.status, func.count()).where(runs.c.pipeline_id == pipeline_id).group_by(runs.c.status)
     )
-    counts = dict(conn.execute(grouped).tuples().all())
+    counts: dict[str, int] = dict(conn.execute(grouped).tuples().all())
     newest = (
         select(runs.c.status).where(runs.c.pipeline_id == pipeline_id).order_by(runs.c.id.desc()).limit(1)
     )

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,12 @@ from pilothouse.identity import store as identity_store
 from pilothouse.identity.model import SYSTEM
 from pilothouse.server.app import build_app
 from pilothouse.server.graph import Graph, build
+from pilothouse.server.lock import DataDirLocked, data_dir_lock
 from pilothouse.server.logs import configure_logs
+from pilothouse.server.protocols import WebSocketProtocol
 from pilothouse.server.rpc import start_rpc
 from pilothouse.server.settings import Settings
+from pilothouse.storage import StorageTooNew
 
 log = structlog.get_logger("server")
 
@@ -61,23 +64,38 @@ async def serve(
 ) -> int:
     """Serve until SIGTERM, SIGINT or ``stop``; returns the exit code.
 
-    Prints one line on stdout when ready: ``pilothouse ready http=… grpc=…``.
+    Prints one line on stdout when ready: ``pilothouse ready http=… grpc=…``. What keeps it from starting (a port
+    in use, another server on the data directory, a database of a newer release) is said in one line on stderr.
     """
     configure_logs(settings.log_format, settings.log_level)
     stop = stop or asyncio.Event()
-    with _listening(settings.host, settings.port) as http_socket, _signals(stop):
-        graph = build(settings)
-        graph.writer.start(graph.journal)
-        try:
-            await _announce_first_user(graph)
-            await graph.writer.write(graph.fleet.restarted)
-            await _run(graph, http_socket, on_ready, stop)
-        finally:
-            await graph.writer.stop()
-            graph.journal.feed.close()
-            graph.identity.close()
-            graph.database.close()
+    try:
+        with (
+            data_dir_lock(settings.data_dir),
+            _listening(settings.host, settings.port) as http_socket,
+            _signals(stop),
+        ):
+            await _with_graph(settings, http_socket, on_ready, stop)
+    except (OSError, DataDirLocked, StorageTooNew) as error:
+        print(f"pilothouse cannot start: {error}", file=sys.stderr, flush=True)
+        return 1
     return 0
+
+
+async def _with_graph(
+    settings: Settings, http_socket: socket.socket, on_ready: OnReady | None, stop: asyncio.Event
+) -> None:
+    graph = build(settings)
+    graph.writer.start(graph.journal)
+    try:
+        await _announce_first_user(graph)
+        await graph.writer.write(graph.fleet.restarted)
+        await _run(graph, http_socket, on_ready, stop)
+    finally:
+        await graph.writer.stop()
+        graph.journal.feed.close()
+        graph.identity.close()
+        graph.database.close()
 
 
 async def _run(
@@ -86,12 +104,11 @@ async def _run(
     project = await graph.identity.read(identity_store.default_project)
     assert project is not None, "bootstrap has made the default project"
     http = _http_server(graph, project)
-    serving = asyncio.create_task(http.serve(sockets=[http_socket]))
     rpc, grpc_port = await start_rpc(graph)
+    serving = asyncio.create_task(http.serve(sockets=[http_socket]))
     graph.background.start()
     try:
-        while not http.started and not serving.done():
-            await asyncio.sleep(0.005)
+        await http.listening.wait()
         ready = _ready(graph, http_socket.getsockname()[1], grpc_port)
         print(f"pilothouse ready http={ready.http_url} grpc={ready.grpc_address}", flush=True)
         if on_ready is not None:
@@ -118,18 +135,28 @@ def _ready(graph: Graph, port: int, grpc_port: int) -> Ready:
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: stopping has an order, and it is ours."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        self.listening.set()
+
     @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]  # uvicorn's own signature is untyped
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
         yield
 
 
-def _http_server(graph: Graph, default_project: str) -> uvicorn.Server:
+def _http_server(graph: Graph, default_project: str) -> _Server:
     settings = graph.settings
     config = uvicorn.Config(
         build_app(graph, default_project),
         loop="none",
         http="httptools",
-        ws="websockets-sansio",
+        ws=WebSocketProtocol,
         lifespan="off",
         access_log=False,
         log_config=None,
@@ -147,17 +174,20 @@ def _http_server(graph: Graph, default_project: str) -> uvicorn.Server:
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int):  # type: ignore[no-untyped-def]
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
         listener.setblocking(False)
         yield listener
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event):  # type: ignore[no-untyped-def]
+def _signals(stop: asyncio.Event) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

@@ -1,0 +1,43 @@
+"""The agent's own token, kept readable by its user alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from pilothouse.agent.errors import DataDirForeign
+
+
+def credential_path(data_dir: Path) -> Path:
+    return data_dir / "credential"
+
+
+def load_credential(data_dir: Path, agent_id: str) -> str | None:
+    """The token, None before the first registration.
+
+    Raises DataDirForeign where an agent of another id lives: its spool must not go out under this one's name.
+    """
+    try:
+        kept = json.loads(credential_path(data_dir).read_bytes())
+        owner, token = str(kept["agent_id"]), str(kept["token"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return None  # unreadable is as good as none: a registration token makes a new one
+    if owner != agent_id:
+        raise DataDirForeign(f"{data_dir} belongs to agent {owner}; give {agent_id} another --data-dir")
+    return token
+
+
+def save_credential(data_dir: Path, agent_id: str, token: str) -> None:
+    """On disk when this returns."""
+    path = credential_path(data_dir)
+    draft = path.with_name(f".{path.name}.new")
+    draft.unlink(missing_ok=True)
+    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(file, "w", encoding="utf-8") as writer:
+        json.dump({"agent_id": agent_id, "token": token}, writer)
+        writer.flush()
+        os.fsync(file)
+    draft.replace(path)

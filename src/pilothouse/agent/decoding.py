@@ -1,0 +1,70 @@
+"""From an `agent.v1.StepRun` to what an executor gets (arcentra-wire.txt, package agent.v1)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.struct_pb2 import Struct, Value
+
+from pilothouse.agent.errors import StepImpossible
+from pilothouse.agent.executors.base import StepTask
+from pilothouse.wire.agent.v1 import agent_pb2 as pb
+
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[dhms])")
+
+
+def step_task(message: pb.StepRun, workspace: Path) -> StepTask:
+    """Raises StepImpossible if the timeout makes no sense."""
+    return StepTask(
+        step_run_id=message.step_run_id,
+        run_id=message.pipeline_run_id,
+        job_id=message.job_id,
+        job_name=message.job_name,
+        step_name=message.step_name,
+        uses=message.uses,
+        action=message.action,
+        args=plain(message.args),
+        env=dict(message.env),
+        secrets=dict(message.secrets),
+        mask=tuple(message.mask),
+        workspace=workspace,
+        timeout=timeout(message.timeout),
+        attempt=message.attempt or 1,
+    )
+
+
+def timeout(text: str) -> float | None:
+    """Seconds of `30s`, `5m`, `1h30m`; None for an empty text and for zero. Raises StepImpossible."""
+    seconds, position = 0.0, 0
+    while position < len(text):
+        part = _PART.match(text, position)
+        if part is None:
+            raise StepImpossible(f"timeout {text[:40]!r} is not a duration such as 30s, 5m or 1h30m")
+        seconds += float(part[1]) * _UNITS[part[2]]
+        position = part.end()
+    return seconds or None
+
+
+def plain(struct: Struct) -> dict[str, Any]:
+    """A Struct as JSON values. All its numbers are floats; whole ones become int again."""
+    return {name: _plain(value) for name, value in struct.fields.items()}
+
+
+def _plain(value: Value) -> Any:
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return plain(value.struct_value)
+        case "list_value":
+            return [_plain(item) for item in value.list_value.values]
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case _:
+            return None

@@ -1,0 +1,57 @@
+"""What an agent is told when it starts, and where it keeps its things."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Platform = Literal["process", "docker", "kubernetes"]
+
+_ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """Times in seconds, sizes in bytes.
+
+    Below `data_dir`: `agent.lock`, `credential` (its own token), `spool/` (what was not acknowledged yet),
+    `work/` (the workspaces of jobs).
+    """
+
+    server: str  # the http(s) URL of the server
+    grpc: str  # HOST:PORT
+    token: str | None = field(default=None, repr=False)  # a registration token
+    agent_id: str
+    name: str = ""
+    platform: Platform = "process"
+    region: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    slots: int = 1
+    max_sessions: int = 0
+    data_dir: Path
+    run_as: str | None = None
+    grpc_ca: Path | None = None
+    linger: float | None = None  # without a server and with no step running, end after this; None: never
+    workspace_keep: float = 86400
+    spool_limit: int = 1 << 30
+
+    @property
+    def secure(self) -> bool:
+        return self.grpc_ca is not None or self.server.startswith("https:")
+
+    @property
+    def all_labels(self) -> dict[str, str]:
+        """With `os` and `arch` where they were not given."""
+        return {"os": os_name(), "arch": architecture(), **self.labels}
+
+
+def os_name() -> str:
+    return platform.system().lower()
+
+
+def architecture() -> str:
+    machine = platform.machine().lower()
+    return _ARCHITECTURES.get(machine, machine)

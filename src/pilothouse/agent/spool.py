@@ -1,0 +1,250 @@
+"""A queue of records on disk: written at its end, read at any place, dropped from its head once acknowledged.
+
+Records lie in segment files named after the index of their first record, each as length, CRC-32 and payload.
+A torn tail, as kill -9 leaves it, is cut off when the queue is opened. Writes reach the operating system at
+once, and the disk when that sees fit: what outlives the agent is safe, not what a power failure takes.
+
+Every record has an index for life. Its sequence number on the wire is `index + shift`, and the shift changes
+when the server wants the pending records numbered anew; so renumbering rewrites nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import orjson
+import structlog
+
+from pilothouse.agent.errors import SpoolFull
+
+SEGMENT_BYTES = 8 << 20
+SUFFIX = ".seg"
+_HEADER = struct.Struct("<II")  # bytes of payload, CRC-32 of payload
+
+log = structlog.get_logger("agent.spool")
+
+
+def frame(payload: bytes) -> bytes:
+    """A record as it lies in a file. A payload is never empty: zeros, as a power failure leaves them, are none."""
+    return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def unframe(data: bytes, at: int = 0) -> Iterator[tuple[bytes, int]]:
+    """Each whole record from `at` on, with the place where it ends; stops at the first that is damaged."""
+    while at + _HEADER.size <= len(data):
+        size, checksum = _HEADER.unpack_from(data, at)
+        payload = data[at + _HEADER.size : at + _HEADER.size + size]
+        if not size or len(payload) < size or zlib.crc32(payload) != checksum:
+            return
+        at += _HEADER.size + size
+        yield payload, at
+
+
+class Segment:
+    """One file of the queue. `first`: the index of its first record; `size`: bytes of it that are good."""
+
+    def __init__(self, path: Path, first: int, flags: int = 0) -> None:
+        self.path = path
+        self.first = first
+        self.file = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+        self.size = os.fstat(self.file).st_size
+        self.next: Segment | None = None
+
+    @classmethod
+    def create(cls, directory: Path, first: int) -> Self:
+        return cls(directory / f"{first:020d}{SUFFIX}", first, os.O_CREAT | os.O_TRUNC)
+
+    def append(self, record: bytes) -> None:
+        """Raises SpoolFull, and then nothing has been appended."""
+        try:
+            written = os.pwrite(self.file, record, self.size)
+        except OSError as error:
+            raise SpoolFull(f"cannot write to the spool: {error.strerror}") from error
+        if written < len(record):
+            os.ftruncate(self.file, self.size)
+            raise SpoolFull("cannot write to the spool: the disk is full")
+        self.size += written
+
+    def payload(self, at: int) -> bytes | None:
+        """The record there; None if it is damaged."""
+        header = os.pread(self.file, _HEADER.size, at)
+        if len(header) < _HEADER.size:
+            return None
+        size, checksum = _HEADER.unpack(header)
+        payload = os.pread(self.file, size, at + _HEADER.size)
+        return payload if size and len(payload) == size and zlib.crc32(payload) == checksum else None
+
+    def cut_torn_tail(self) -> int:
+        """How many whole records there are; what follows them is cut off."""
+        count = good = 0
+        for _, good in unframe(os.pread(self.file, self.size, 0)):
+            count += 1
+        if good < self.size:
+            log.warning("spool.torn_tail", path=str(self.path), bytes=self.size - good)
+            os.ftruncate(self.file, good)
+            self.size = good
+        return count
+
+    def close(self) -> None:
+        os.close(self.file)
+
+
+class Mark(NamedTuple):
+    """A place in the queue: the record with this index, or the end."""
+
+    index: int
+    segment: Segment
+    offset: int
+
+
+@dataclass(slots=True)
+class _State:
+    """Written when segments go and when the numbering changes. Lost, it costs repetitions, never records."""
+
+    path: Path
+    head: int = 1
+    shift: int = 0
+
+    def load(self) -> None:
+        try:
+            kept = orjson.loads(self.path.read_bytes())
+            self.head, self.shift = int(kept["head"]), int(kept["shift"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            log.info("spool.no_state", path=str(self.path))
+
+    def save(self) -> None:
+        draft = self.path.with_suffix(".new")
+        try:
+            draft.write_bytes(orjson.dumps({"head": self.head, "shift": self.shift}))
+            draft.replace(self.path)
+        except OSError as error:
+            log.warning("spool.state_not_saved", path=str(self.path), reason=error.strerror)
+
+
+class Spool:
+    """`head`: the first record not released; `end`: the index the next record will get."""
+
+    def __init__(self, directory: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._state = _State(directory / "state")
+        self._state.load()
+        self._first, self._last, self.end = self._open()
+        self._written = sum(segment.size for segment in self._segments())  # bytes, of what is on disk
+        self.head = Mark(self._first.first, self._first, 0)
+        self.release(self._seek(self._state.head))
+
+    @property
+    def pending(self) -> bool:
+        return self.head.index < self.end
+
+    @property
+    def pending_bytes(self) -> int:
+        return self._written - self.head.offset
+
+    def seq(self, index: int) -> int:
+        return index + self._state.shift
+
+    def append(self, payload: bytes) -> int:
+        """Returns the record's index. Raises SpoolFull."""
+        record = frame(payload)
+        if self._last.size and self._last.size + len(record) > self._segment_bytes:
+            self._roll(self.end)
+        self._last.append(record)
+        self._written += len(record)
+        self.end += 1
+        return self.end - 1
+
+    def read(self, mark: Mark) -> tuple[bytes, Mark] | None:
+        """The record at the mark (or, where there is a hole, the next) and the mark after it; None at the end."""
+        while True:
+            index, segment, offset = mark
+            if offset < segment.size:
+                payload = segment.payload(offset)
+                if payload is not None:
+                    return payload, Mark(index + 1, segment, offset + _HEADER.size + len(payload))
+                # Only a failing disk or a power failure damages records before the tail.
+                log.error("spool.damaged", path=str(segment.path), offset=offset)
+                self._written -= segment.size - offset
+                segment.size = offset
+            if segment.next is None:
+                return None
+            mark = Mark(segment.next.first, segment.next, 0)
+
+    def release(self, mark: Mark) -> None:
+        """Drop all records before the mark."""
+        dropped = False
+        if mark.segment is self._last and mark.offset == mark.segment.size > self._segment_bytes // 8:
+            self._roll(self.end)
+        while mark.offset >= mark.segment.size and mark.segment.next is not None:
+            mark = Mark(mark.segment.next.first, mark.segment.next, 0)
+        while self._first is not mark.segment:
+            dropped = True
+            self._first = self._drop(self._first)
+        self.head = mark
+        self._state.head = mark.index
+        if dropped:
+            self._state.save()
+
+    def renumber(self, seq: int) -> None:
+        """From now on the head's sequence number is this one, and the others follow."""
+        self._state.shift = seq - self.head.index
+        self._state.save()
+
+    def skip_to_seq(self, seq: int) -> None:
+        """Give the next record this sequence number, which is higher than the one it would get."""
+        self._roll(seq - self._state.shift)
+        self.end = self._last.first
+        self.release(self.head)
+
+    def close(self) -> None:
+        self._state.save()
+        for segment in self._segments():
+            segment.close()
+
+    def _open(self) -> tuple[Segment, Segment, int]:
+        paths = sorted(path for path in self._directory.glob(f"*{SUFFIX}") if path.stem.isdigit())
+        if not paths:
+            fresh = Segment.create(self._directory, self._state.head)
+            return fresh, fresh, fresh.first
+        segments = [Segment(path, int(path.stem)) for path in paths]
+        for earlier, later in zip(segments, segments[1:], strict=False):
+            earlier.next = later
+        last = segments[-1]
+        return segments[0], last, last.first + last.cut_torn_tail()
+
+    def _seek(self, index: int) -> Mark:
+        mark = self.head
+        while mark.segment.next is not None and mark.segment.next.first <= index:
+            mark = Mark(mark.segment.next.first, mark.segment.next, 0)
+        while mark.index < index and (found := self.read(mark)) is not None:
+            mark = found[1]
+        return mark
+
+    def _roll(self, first: int) -> None:
+        segment = Segment.create(self._directory, first)
+        if segment.path == self._last.path:  # it was empty, and begins where it would have begun
+            segment.close()
+            return
+        self._last.next = segment
+        self._last = segment
+
+    def _drop(self, segment: Segment) -> Segment:
+        assert segment.next is not None, "the last segment is never dropped"
+        self._written -= segment.size
+        segment.close()
+        segment.path.unlink(missing_ok=True)
+        return segment.next
+
+    def _segments(self) -> Iterator[Segment]:
+        segment: Segment | None = self._first
+        while segment is not None:
+            yield segment
+            segment = segment.next

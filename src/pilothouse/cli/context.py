@@ -1,0 +1,134 @@
+"""Saved logins: ``contexts.toml`` in ``$PILOT_CONFIG_HOME`` or ``~/.config/pilothouse``, for its owner's eyes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pilothouse.cli.errors import CliError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A server and the token for it; ``grpc`` is ``host:port`` where known."""
+
+    name: str
+    server: str
+    token: str = ""
+    grpc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """All saved contexts; ``current`` is the name of the one in use, or empty."""
+
+    current: str = ""
+    all: dict[str, Context] = field(default_factory=dict)
+
+    def get(self, name: str = "") -> Context | None:
+        """The named or the current one. Raises UsageError for a name that is not there."""
+        if name and name not in self.all:
+            known = ", ".join(sorted(self.all)) or "none"
+            raise UsageError(f"there is no context {name!r} (known: {known})")
+        return self.all.get(name or self.current)
+
+    def with_context(self, context: Context, *, use: bool) -> Contexts:
+        """Add or replace one."""
+        current = context.name if use or not self.current else self.current
+        return Contexts(current, {**self.all, context.name: context})
+
+    def without_token(self, name: str) -> Contexts:
+        """Log one out: server kept, token gone."""
+        return replace(self, all={**self.all, name: replace(self.all[name], token="")})
+
+
+def config_home() -> Path:
+    """The directory of the user's configuration."""
+    if home := os.environ.get("PILOT_CONFIG_HOME"):
+        return Path(home)
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "pilothouse"
+
+
+class ContextStore:
+    """The file. Changes are made under a lock, on what the file holds then, and written whole."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.path = (directory or config_home()) / "contexts.toml"
+
+    def load(self) -> Contexts:
+        """What is saved; empty if nothing is. Raises CliError if the file cannot be understood."""
+        try:
+            raw = tomllib.loads(self.path.read_text("utf-8"))
+        except FileNotFoundError:
+            return Contexts()
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise CliError(f"{self.path} is damaged: {error}", hint="mend or delete it, then log in again") from None
+        saved: dict[str, Any] = raw.get("contexts", {})
+        return Contexts(
+            raw.get("current", ""),
+            {
+                name: Context(name, each.get("server", ""), each.get("token", ""), each.get("grpc", ""))
+                for name, each in saved.items()
+                if isinstance(each, dict)
+            },
+        )
+
+    def save(self, context: Context, *, use: bool = True) -> None:
+        """Add or replace a context; ``use``: it becomes the current one."""
+        with self._locked():
+            self._write(self.load().with_context(context, use=use))
+
+    def forget_token(self, name: str) -> None:
+        """Drop a context's token."""
+        with self._locked():
+            self._write(self.load().without_token(name))
+
+    def use(self, name: str) -> None:
+        """Make a context the current one. Raises UsageError if there is none of that name."""
+        with self._locked():
+            contexts = self.load()
+            contexts.get(name)
+            self._write(replace(contexts, current=name))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.path.parent / ".contexts.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _write(self, contexts: Contexts) -> None:
+        descriptor, name = tempfile.mkstemp(prefix=".contexts-", dir=self.path.parent)  # readable by its owner alone
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(render(contexts))
+            os.replace(name, self.path)
+        except BaseException:
+            os.unlink(name)
+            raise
+
+
+def render(contexts: Contexts) -> str:
+    """The file's text."""
+    lines = [f"current = {_quoted(contexts.current)}"]
+    for name, context in sorted(contexts.all.items()):
+        lines += ["", f"[contexts.{_quoted(name)}]", f"server = {_quoted(context.server)}"]
+        lines += [f"{key} = {_quoted(value)}" for key, value in (("token", context.token), ("grpc", context.grpc)) if value]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    # JSON's strings are TOML's basic strings, but for DEL, which TOML wants escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

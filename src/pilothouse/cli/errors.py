@@ -1,0 +1,60 @@
+"""How commands fail: what is said on stderr, and the exit code."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command. 130: Ctrl-C."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2
+    RUN_CANCELLED = 3
+    NOT_AUTHORIZED = 4
+    RUN_FAILED = 5
+    UNREACHABLE = 6
+    INTERRUPTED = 130
+
+
+RUN_OUTCOMES = {
+    "succeeded": ExitCode.OK,
+    "skipped": ExitCode.OK,
+    "cancelled": ExitCode.RUN_CANCELLED,
+    "failed": ExitCode.RUN_FAILED,
+    "timed_out": ExitCode.RUN_FAILED,
+}
+
+
+class CliError(Exception):
+    """A command cannot go on. ``hint`` says what to do about it."""
+
+    code = "CLI_ERROR"
+
+    def __init__(self, message: str, exit_code: ExitCode = ExitCode.ERROR, hint: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.hint = hint
+
+
+class UsageError(CliError):
+    """The command was given something it cannot use."""
+
+    code = "USAGE"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, ExitCode.USAGE, hint)
+
+
+class NotLoggedIn(CliError):
+    """No server or no token is known."""
+
+    code = "NOT_LOGGED_IN"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            ExitCode.NOT_AUTHORIZED,
+            "start one here with `pilot up`, log in with `pilot login SERVER`, or set PILOT_SERVER and PILOT_TOKEN",
+        )

@@ -1,0 +1,141 @@
+"""A run told in plain lines, one a change: for pipes, files and CI logs. Pure.
+
+Being queued is told only if the step then waits. Lines of the log come as ``job/step | line``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from pilothouse.cli.progress import Body, failure
+from pilothouse.cli.text import safe, span
+from pilothouse.wire import entries
+
+_WORDS = {"timed_out": "timed out"}
+
+
+def narrate(type: str, body: Body, at: float) -> list[str]:
+    """The lines that tell one entry; none for entries that say nothing new to a reader. ``at``: Unix seconds."""
+    tell = _TELLERS.get(type)
+    return tell(body, at) if tell else []
+
+
+def _run_created(body: Body, at: float) -> list[str]:
+    return [f"{_run(body)}: created ({safe(body.get('name', ''))})"]
+
+
+def _run_started(body: Body, at: float) -> list[str]:
+    return [f"{_run(body)}: started"]
+
+
+def _run_cancelling(body: Body, at: float) -> list[str]:
+    by = f" by {safe(body['by'])}" if body.get("by") else ""
+    return [f"{_run(body)}: being cancelled{by}{_because(body.get('reason'))}"]
+
+
+def _run_completed(body: Body, at: float) -> list[str]:
+    return [_ended(_run(body), body, body.get("reason"))]
+
+
+def _job_started(body: Body, at: float) -> list[str]:
+    return [f"{_job(body)}: started"]
+
+
+def _job_restarted(body: Body, at: float) -> list[str]:
+    return [f"{_job(body)}: starting again{_because(body.get('reason'))}"]
+
+
+def _job_completed(body: Body, at: float) -> list[str]:
+    return [_ended(_job(body), body, body.get("reason"))]
+
+
+def _step_waiting(body: Body, at: float) -> list[str]:
+    return [f"{_step(body)}: waiting: {safe(body['reason'])}"] if body.get("reason") else []
+
+
+def _step_started(body: Body, at: float) -> list[str]:
+    attempt = f" (attempt {body['attempt']})" if body.get("attempt", 1) > 1 else ""
+    return [f"{_step(body)}: started on agent {safe(body.get('agent_id', '?'))}{attempt}"]
+
+
+def _step_progressed(body: Body, at: float) -> list[str]:
+    return [f"{_step(body)}: {body.get('percent', 0)}% {safe(body.get('message', ''))}".rstrip()]
+
+
+def _step_logged(body: Body, at: float) -> list[str]:
+    path = _path(body)
+    return [f"{path} | {safe(line)}" for line in body.get("lines", ())]
+
+
+def _log_missed(body: Body, at: float) -> list[str]:
+    return [f"{_path(body)} | [{safe(body.get('message', 'lines are missing'))}]"]
+
+
+def _step_output(body: Body, at: float) -> list[str]:
+    value: Any = body.get("value")
+    shown = value if isinstance(value, str) else orjson.dumps(value).decode()
+    return [f"{_step(body)}: output {safe(body['output'])}={safe(shown)}"]
+
+
+def _attempt_completed(body: Body, at: float) -> list[str]:
+    if body.get("final", True):
+        return []  # step.completed follows
+    wait = max(0.0, body.get("retry_at", 0) / 1000 - at)
+    again = f"trying again in {span(wait)}" if wait >= 0.05 else "trying again"
+    return [f"{_step(body)}: attempt {body.get('attempt', '?')} failed ({safe(failure(body))}), {again}"]
+
+
+def _step_completed(body: Body, at: float) -> list[str]:
+    if body["status"] in ("failed", "timed_out"):
+        return [_ended(_step(body), body, failure(body))]
+    return [_ended(_step(body), body, body.get("reason"))]
+
+
+_TELLERS: dict[str, Callable[[Body, float], list[str]]] = {
+    entries.RUN_CREATED: _run_created,
+    entries.RUN_STARTED: _run_started,
+    entries.RUN_CANCELLING: _run_cancelling,
+    entries.RUN_COMPLETED: _run_completed,
+    entries.JOB_STARTED: _job_started,
+    entries.JOB_RESTARTED: _job_restarted,
+    entries.JOB_COMPLETED: _job_completed,
+    entries.STEP_WAITING: _step_waiting,
+    entries.STEP_STARTED: _step_started,
+    entries.STEP_PROGRESSED: _step_progressed,
+    entries.STEP_LOGGED: _step_logged,
+    entries.STEP_LOG_MISSED: _log_missed,
+    entries.STEP_OUTPUT: _step_output,
+    entries.ATTEMPT_COMPLETED: _attempt_completed,
+    entries.STEP_COMPLETED: _step_completed,
+}
+
+
+def _run(body: Body) -> str:
+    return f"run {body.get('run_id', '?')}"
+
+
+def _job(body: Body) -> str:
+    return f"job {safe(body.get('job', '?'))}"
+
+
+def _path(body: Body) -> str:
+    return f"{safe(body.get('job', '?'))}/{safe(body.get('step', '?'))}"
+
+
+def _step(body: Body) -> str:
+    return f"step {_path(body)}"
+
+
+def _ended(subject: str, body: Body, reason: str | None) -> str:
+    status = _WORDS.get(body["status"], body["status"])
+    # A reason that only repeats the status says nothing.
+    why = _because(None if reason in (body["status"], status) else reason)
+    took = f" in {span(body['duration'] / 1000)}" if body.get("duration") is not None and status != "skipped" else ""
+    return f"{subject}: {status}{why}{took}"
+
+
+def _because(reason: str | None) -> str:
+    return f" ({safe(reason)})" if reason else ""

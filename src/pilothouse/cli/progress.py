@@ -1,0 +1,258 @@
+"""What a viewer knows of a run: made from its journal entries (wire/entries.py) or from the REST view. Pure.
+
+A viewer may join anywhere in the stream: jobs and steps come into being when they are first heard of, keys that are
+missing change nothing, and types that are not known are passed over. Times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pilothouse.cli.text import moment
+from pilothouse.wire import entries
+
+OVER = frozenset({"succeeded", "failed", "cancelled", "timed_out", "skipped"})
+BAD = frozenset({"failed", "timed_out"})
+
+STEP_TAIL = 20
+RUN_TAIL = 10
+
+Body = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class StepState:
+    """A step. ``percent`` is ``None`` until it reports; ``started_at`` is that of the current attempt."""
+
+    id: str
+    job: str
+    name: str
+    status: str = "pending"
+    reason: str = ""
+    agent: str = ""
+    attempt: int = 0
+    percent: int | None = None
+    message: str = ""
+    exit_code: int = 0
+    kept: bool = False
+    outputs: dict[str, Any] = field(default_factory=dict)
+    started_at: float | None = None
+    finished_at: float | None = None
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=STEP_TAIL))
+
+    @property
+    def path(self) -> str:
+        """``job/step``."""
+        return f"{self.job}/{self.name}"
+
+    def begin_attempt(self, body: Body) -> None:
+        """Forget what belonged to an earlier attempt."""
+        number = body.get("attempt", self.attempt)
+        if number != self.attempt:
+            self.attempt = number
+            self.percent, self.message, self.exit_code = None, "", 0
+            self.started_at = self.finished_at = None
+            self.tail.clear()
+
+
+@dataclass(slots=True)
+class JobState:
+    """A job and its steps, in order."""
+
+    id: str
+    name: str
+    status: str = "pending"
+    reason: str = ""
+    started_at: float | None = None
+    finished_at: float | None = None
+    steps: dict[str, StepState] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class RunState:
+    """A run, its jobs, and the last log lines of all of them as (step, line)."""
+
+    id: str
+    name: str = ""
+    status: str = "pending"
+    reason: str = ""
+    started_at: float | None = None
+    finished_at: float | None = None
+    jobs: dict[str, JobState] = field(default_factory=dict)
+    tail: deque[tuple[StepState, str]] = field(default_factory=lambda: deque(maxlen=RUN_TAIL))
+
+    @property
+    def over(self) -> bool:
+        """Nothing more will happen."""
+        return self.status in OVER
+
+    def failed_steps(self) -> list[StepState]:
+        """The steps to look at first."""
+        return [step for job in self.jobs.values() for step in job.steps.values() if step.status in BAD]
+
+    def job(self, body: Body) -> JobState:
+        """The job an entry is about."""
+        key = body.get("job_id") or body.get("job", "")
+        return self.jobs.setdefault(key, JobState(key, body.get("job", key)))
+
+    def step(self, body: Body) -> StepState:
+        """The step an entry is about."""
+        job = self.job(body)
+        key = body.get("step_id") or body.get("step", "")
+        return job.steps.setdefault(key, StepState(key, job.name, body.get("step", key)))
+
+    def apply(self, type: str, body: Body, at: float) -> None:
+        """Take in one entry; ``at`` is its time."""
+        change = _CHANGES.get(type)
+        if change is not None:
+            self.name = body.get("name") or self.name
+            change(self, body, at)
+
+
+def _run_created(run: RunState, body: Body, at: float) -> None:
+    for job in body.get("jobs", ()):
+        shown = run.job({"job_id": job["id"], "job": job["name"]})
+        for step in job.get("steps", ()):
+            run.step({"job_id": shown.id, "job": shown.name, "step_id": step["id"], "step": step["name"]})
+
+
+def _run_started(run: RunState, body: Body, at: float) -> None:
+    run.status, run.started_at = "running", at
+
+
+def _run_cancelling(run: RunState, body: Body, at: float) -> None:
+    run.reason = body.get("reason", "") or "being cancelled"
+
+
+def _run_completed(run: RunState, body: Body, at: float) -> None:
+    run.status, run.reason, run.finished_at = body["status"], body.get("reason", ""), at
+    run.started_at = _begun(run.started_at, body, at)
+
+
+def _job_started(run: RunState, body: Body, at: float) -> None:
+    job = run.job(body)
+    job.status, job.reason, job.started_at, job.finished_at = "running", "", at, None
+
+
+def _job_restarted(run: RunState, body: Body, at: float) -> None:
+    job = run.job(body)
+    job.reason = body.get("reason", "")
+    for step in job.steps.values():
+        step.status, step.reason, step.kept = "pending", "", False
+        step.percent, step.message, step.started_at, step.finished_at = None, "", None, None
+
+
+def _job_completed(run: RunState, body: Body, at: float) -> None:
+    job = run.job(body)
+    job.status, job.reason, job.finished_at = body["status"], body.get("reason", ""), at
+    job.started_at = _begun(job.started_at, body, at)
+
+
+def _step_queued(run: RunState, body: Body, at: float) -> None:
+    step = run.step(body)
+    step.begin_attempt(body)
+    step.status, step.reason, step.finished_at = "queued", body.get("reason", ""), None
+
+
+def _step_waiting(run: RunState, body: Body, at: float) -> None:
+    run.step(body).reason = body.get("reason", "")
+
+
+def _step_started(run: RunState, body: Body, at: float) -> None:
+    step = run.step(body)
+    step.begin_attempt(body)
+    step.status, step.reason, step.agent = "running", "", body.get("agent_id", "")
+    step.started_at, step.finished_at = at, None
+
+
+def _step_progressed(run: RunState, body: Body, at: float) -> None:
+    step = run.step(body)
+    step.percent, step.message = body.get("percent", 0), body.get("message", "")
+
+
+def _step_logged(run: RunState, body: Body, at: float) -> None:
+    step = run.step(body)
+    lines = body.get("lines", ())
+    step.tail.extend(lines[-STEP_TAIL:])
+    run.tail.extend((step, line) for line in lines[-RUN_TAIL:])
+
+
+def _step_output(run: RunState, body: Body, at: float) -> None:
+    run.step(body).outputs[body["output"]] = body.get("value")
+
+
+def _attempt_completed(run: RunState, body: Body, at: float) -> None:
+    step = run.step(body)
+    step.exit_code = body.get("exit_code", 0)
+    if not body.get("final", True):
+        step.status = "pending"
+        step.reason = f"attempt {body.get('attempt', '?')} failed: {failure(body)}"
+
+
+def _step_completed(run: RunState, body: Body, at: float) -> None:
+    step = run.step(body)
+    step.status, step.exit_code, step.finished_at = body["status"], body.get("exit_code", 0), at
+    step.reason = body.get("error") or body.get("reason", "")
+    step.outputs = dict(body.get("outputs") or step.outputs)
+    step.started_at = _begun(step.started_at, body, at)
+
+
+_CHANGES: dict[str, Callable[[RunState, Body, float], None]] = {
+    entries.RUN_CREATED: _run_created,
+    entries.RUN_STARTED: _run_started,
+    entries.RUN_CANCELLING: _run_cancelling,
+    entries.RUN_COMPLETED: _run_completed,
+    entries.JOB_STARTED: _job_started,
+    entries.JOB_RESTARTED: _job_restarted,
+    entries.JOB_COMPLETED: _job_completed,
+    entries.STEP_QUEUED: _step_queued,
+    entries.STEP_WAITING: _step_waiting,
+    entries.STEP_STARTED: _step_started,
+    entries.STEP_PROGRESSED: _step_progressed,
+    entries.STEP_LOGGED: _step_logged,
+    entries.STEP_OUTPUT: _step_output,
+    entries.ATTEMPT_COMPLETED: _attempt_completed,
+    entries.STEP_COMPLETED: _step_completed,
+}
+
+
+def _begun(known: float | None, body: Body, at: float) -> float | None:
+    """When it began, for a viewer who came after that."""
+    if known is not None or not body.get("duration"):
+        return known
+    return float(at - body["duration"] / 1000)
+
+
+def failure(body: Body) -> str:
+    """Why an attempt or step failed, in a few words."""
+    if body.get("exit_code"):
+        return f"exit code {body['exit_code']}"
+    return str(body.get("error") or body.get("reason") or body.get("status", "failed"))
+
+
+def from_view(view: Mapping[str, Any]) -> RunState:
+    """A run as ``GET /workflow-runs/{id}`` shows it."""
+    run = RunState(view["id"], view["name"], view["status"], view["reason"])
+    run.started_at, run.finished_at = moment(view["started_at"]), moment(view["finished_at"])
+    for job in view["jobs"]:
+        shown = JobState(job["id"], job["name"], job["status"], job["reason"])
+        shown.started_at, shown.finished_at = moment(job["started_at"]), moment(job["finished_at"])
+        shown.steps = {step["id"]: _step_of_view(shown.name, step) for step in job["steps"]}
+        run.jobs[job["id"]] = shown
+    return run
+
+
+def _step_of_view(job: str, view: Mapping[str, Any]) -> StepState:
+    step = StepState(view["id"], job, view["name"], view["status"], view["reason"])
+    step.kept, step.outputs = view.get("kept", False), dict(view["outputs"])
+    step.percent = view.get("progress") or None
+    step.started_at, step.finished_at = moment(view["started_at"]), moment(view["finished_at"])
+    if view["attempts"]:
+        last = view["attempts"][-1]
+        step.attempt, step.agent = last.get("number", 0), last["agent_id"] or ""
+        step.exit_code = last["exit_code"]
+        step.reason = step.reason or last.get("error", "")
+    return step

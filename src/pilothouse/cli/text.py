@@ -1,0 +1,73 @@
+"""Text from elsewhere, made fit for a terminal; times as people say them. Pure."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+# CSI, OSC (and the other strings), and two-character escapes. What is cut short by the line's end goes, too.
+_ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*(?:[@-~]|$)|[\]PX^_].*?(?:\x07|\x1b\\|$)|[ -/]*[0-~]|$)|\x9b[0-?]*[ -/]*(?:[@-~]|$)"
+)
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
+# Control characters, and those that turn the direction of text around.
+_CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def safe(text: str) -> str:
+    """Without escape sequences; other control characters as visible signs."""
+    return _CONTROLS.sub(_visible, _ESCAPES.sub("", text))
+
+
+def coloured(text: str) -> str:
+    """As :func:`safe`, but sequences that only set colours and weight are kept."""
+    parts: list[str] = []
+    end = 0
+    for escape in _ESCAPES.finditer(text):
+        parts.append(_CONTROLS.sub(_visible, text[end : escape.start()]))
+        if _COLOUR.fullmatch(escape[0]):
+            parts.append(escape[0])
+        end = escape.end()
+    parts.append(_CONTROLS.sub(_visible, text[end:]))
+    return "".join(parts)
+
+
+def _visible(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    if number < 0x20:
+        return chr(0x2400 + number)
+    return "\u2421" if number == 0x7F else f"<U+{number:04X}>"
+
+
+def span(seconds: float) -> str:
+    """``3.1s``, ``2m05s``, ``1h02m``."""
+    seconds = max(0.0, seconds)
+    if seconds < 59.95:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m"
+
+
+def moment(text: str | None) -> float | None:
+    """An RFC 3339 time as Unix seconds."""
+    return datetime.fromisoformat(text).timestamp() if text else None
+
+
+def ago(text: str | None, now: float) -> str:
+    """``12s ago``, ``3d ago``; ``never``."""
+    at = moment(text)
+    if at is None:
+        return "never"
+    seconds = max(0, int(now - at))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit} ago"
+    return f"{seconds}s ago"
+
+
+def local_time(seconds: float | None) -> str:
+    """Unix seconds as ``2026-01-10 14:23:45Z``; empty for none."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if seconds else ""

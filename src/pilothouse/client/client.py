@@ -1,0 +1,113 @@
+"""The client: one object, the server's nouns as its attributes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from pilothouse.client.access import Auth, RegistrationTokens, Tokens
+from pilothouse.client.agents import Agents
+from pilothouse.client.api import Api
+from pilothouse.client.events import IDLE_TIMEOUT, Event, EventReader, OnGap, OnReconnect
+from pilothouse.client.pipelines import Blobs, Pipelines, Projects
+from pilothouse.client.runs import Runs
+from pilothouse.client.secrets import Secrets
+from pilothouse.wire import entries
+
+
+class PilotClient:
+    """A Pilothouse server as its users see it.
+
+    ``server``: ``http(s)://host:port``; ``timeout`` in seconds, per request; ``on_wait`` is told why a request
+    waits (rate limits). Every call raises ApiProblem (refused) or Unreachable (no answer). ::
+
+        async with PilotClient("http://127.0.0.1:8080", token) as client:
+            async for event in client.watch_run(run_id):
+                print(event.type)
+    """
+
+    def __init__(
+        self,
+        server: str,
+        token: str = "",
+        timeout: float = 30.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+        *,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> None:
+        self._api = Api(server, token, timeout, transport, on_wait)
+        self.auth = Auth(self._api)
+        self.tokens = Tokens(self._api)
+        self.registration_tokens = RegistrationTokens(self._api)
+        self.agents = Agents(self._api)
+        self.runs = Runs(self._api)
+        self.pipelines = Pipelines(self._api)
+        self.projects = Projects(self._api)
+        self.blobs = Blobs(self._api)
+        self.secrets = Secrets(self._api)
+
+    @property
+    def server(self) -> str:
+        """The server's address, tidied."""
+        return self._api.server
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._api.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def events(
+        self,
+        *,
+        stream: str | None = None,
+        type: str | None = None,
+        cursor: str | None = None,
+        on_reconnect: OnReconnect | None = None,
+        on_gap: OnGap | None = None,
+        idle_timeout: float = IDLE_TIMEOUT,
+    ) -> AsyncGenerator[Event, None]:
+        """The journal, or one ``stream`` of it (``run/<id>``), or one ``type`` (``step.*``), as it grows.
+
+        Goes on for ever, whatever cuts the connection, with no entry missing or twice. ``cursor``: that of the
+        last event seen, ``start`` or ``now``; ``None`` is the start of a stream, else now. ``on_reconnect`` is
+        told each reason for coming back. Where entries behind the cursor are gone for good, ``on_gap`` is told
+        and the reader goes on from the oldest left; without it ApiProblem ``CURSOR_EXPIRED`` is raised.
+        """
+        reader = EventReader(
+            self._api,
+            stream=stream,
+            type=type,
+            cursor=cursor,
+            on_reconnect=on_reconnect,
+            on_gap=on_gap,
+            idle_timeout=idle_timeout,
+        )
+        return reader.events()
+
+    async def watch_run(
+        self,
+        run_id: str,
+        *,
+        cursor: str | None = None,
+        on_reconnect: OnReconnect | None = None,
+        on_gap: OnGap | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """A run's events from its start (or ``cursor``) up to and with ``run.completed``."""
+        stream = entries.run_stream(run_id)
+        events = self.events(stream=stream, cursor=cursor, on_reconnect=on_reconnect, on_gap=on_gap)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+                if event.type == entries.RUN_COMPLETED:
+                    return

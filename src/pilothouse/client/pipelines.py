@@ -1,0 +1,119 @@
+"""Pipelines, projects, and the files a run begins with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import cast
+from urllib.parse import quote
+
+from pilothouse.client.api import Api
+from pilothouse.client.paging import Page, collect
+from pilothouse.client.shapes import Blob, Pipeline, Project, Validation
+
+_UPLOAD_CHUNK = 256 << 10
+_MANY = 10_000
+
+
+class Pipelines:
+    """``/pipelines``."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def create(self, name: str, *, project: str = "", description: str = "") -> str:
+        """The id of a new pipeline; it has no spec yet."""
+        body = {"name": name, "projectId": project, "description": description}
+        detail = await self._api.detail("POST", "/pipelines", json=body, keyed=True)
+        return str(detail["pipelineId"])
+
+    async def page(
+        self, number: int = 1, limit: int = 20, *, name: str = "", project: str = ""
+    ) -> Page[Pipeline]:
+        """Pipelines by name."""
+        params = {"page": number, "pageSize": limit, "name": name, "projectId": project}
+        return Page.arcentra(await self._api.detail("GET", "/pipelines", params=params))
+
+    async def find(self, name: str, project: str) -> Pipeline | None:
+        """The project's pipeline of exactly that name."""
+        found = await collect(
+            lambda number, limit: self.page(number, limit, name=name, project=project), _MANY
+        )
+        return next((p for p in found if p["name"] == name and p["projectId"] == project), None)
+
+    async def validate(self, spec: str, file: str = "") -> Validation:
+        """Check a spec's text. Raises ApiProblem ``SPEC_INVALID`` with ``details["problems"]``."""
+        body = {"spec": spec, "fileName": file}
+        return cast(
+            Validation, await self._api.detail("POST", "/pipelines/spec/validate", json=body, keyed=True)
+        )
+
+    async def save_spec(self, pipeline_id: str, spec: str, *, file: str = "", message: str = "") -> str:
+        """Put a spec in force; returns its hash."""
+        body = {"spec": spec, "fileName": file, "commitMessage": message}
+        detail = await self._api.detail("POST", f"{_path(pipeline_id)}/spec/save", json=body, keyed=True)
+        return str(detail["commitSha"])
+
+    async def trigger(
+        self,
+        pipeline_id: str,
+        *,
+        variables: Mapping[str, str] | None = None,
+        spec: str | None = None,
+        file: str = "",
+        checkout: str = "",
+        branch: str = "",
+        commit_sha: str = "",
+    ) -> str:
+        """Start a run and return its id. ``spec`` stands in for the saved one; ``checkout`` is a blob's id."""
+        body = {
+            "variables": dict(variables or {}),
+            "fileName": file,
+            "checkout": checkout,
+            "branch": branch,
+            "commitSha": commit_sha,
+        }
+        if spec is not None:
+            body["spec"] = spec
+        detail = await self._api.detail("POST", f"{_path(pipeline_id)}/trigger", json=body, keyed=True)
+        return str(detail["runId"])
+
+
+class Projects:
+    """``/projects``."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def page(self, number: int = 1, limit: int = 20) -> Page[Project]:
+        """The projects one may see, by name."""
+        params = {"page": number, "pageSize": limit}
+        return Page.arcentra(await self._api.detail("GET", "/projects", params=params))
+
+
+class Blobs:
+    """``/blobs``: bounded uploads."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def upload(self, file: Path, sha256: str, *, project: str = "") -> Blob:
+        """Upload a gzip file with its hex digest; it is read from disk as it goes out."""
+        size = await asyncio.to_thread(lambda: file.stat().st_size)
+        headers = {
+            "Content-Type": "application/gzip",
+            "Content-Length": str(size),
+            "X-Content-SHA256": sha256,
+        }
+        return cast(Blob, await self._api.upload("/blobs", lambda: _chunks(file), headers, project=project))
+
+
+async def _chunks(file: Path) -> AsyncIterator[bytes]:
+    with await asyncio.to_thread(file.open, "rb") as opened:
+        while chunk := await asyncio.to_thread(opened.read, _UPLOAD_CHUNK):
+            yield chunk
+
+
+def _path(pipeline_id: str) -> str:
+    return f"/pipelines/{quote(pipeline_id, safe='')}"

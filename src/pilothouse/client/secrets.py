@@ -1,0 +1,29 @@
+"""Secrets: names can be seen, values only be set."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from pilothouse.client.api import Api
+from pilothouse.client.shapes import SecretInfo
+
+
+class Secrets:
+    """``/secrets``; ``project`` empty is the default project."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def all(self, project: str = "") -> tuple[SecretInfo, ...]:
+        """The project's secrets, without their values."""
+        detail = await self._api.detail("GET", "/secrets", params={"projectId": project})
+        return tuple(detail["list"])
+
+    async def set(self, name: str, value: str, project: str = "") -> None:
+        """Set or replace."""
+        body = {"value": value, "projectId": project}
+        await self._api.detail("PUT", f"/secrets/{quote(name, safe='')}", json=body)
+
+    async def delete(self, name: str, project: str = "") -> None:
+        """Steps that refer to it fail from now on."""
+        await self._api.detail("DELETE", f"/secrets/{quote(name, safe='')}", params={"projectId": project})

@@ -1,0 +1,34 @@
+"""The lock files hold every direct dependency, a hash for each pin, and no address of any registry."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def problems() -> list[str]:
+    """What is wrong, one sentence each."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = project["dependency-groups"]
+    wanted = {"run": groups["build"], "dev": groups["dev"]}
+    found = []
+    for name, extra in wanted.items():
+        text = (ROOT / f"requirements/{name}.lock").read_text()
+        pinned = dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", text, re.MULTILINE))
+        direct = [re.split(r"[\[<>=~!; ]", line)[0].lower() for line in project["project"]["dependencies"] + extra]
+        found += [f"{name}.lock does not pin {package}" for package in direct if package not in pinned]
+        blocks = re.split(r"\n(?=[A-Za-z0-9])", text)
+        found += [f"{name}.lock has no hash for {b.split()[0]}" for b in blocks if "==" in b and "--hash" not in b]
+        if "://" in text or "index-url" in text:
+            found.append(f"{name}.lock names a registry's address")
+    return found
+
+
+if __name__ == "__main__":
+    complaints = problems()
+    print("\n".join(complaints) or "lock files are complete")
+    sys.exit(bool(complaints))

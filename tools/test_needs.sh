@@ -1,0 +1,15 @@
+#!/bin/sh
+# What the tests need beside Python packages: a PostgreSQL server, git. Installed where we may, else named.
+set -eu
+missing=
+ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
+command -v git >/dev/null || missing="$missing git"
+[ -z "$missing" ] && exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -qq
+    # shellcheck disable=SC2086  # a list of packages
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+else
+    echo "The tests need:$missing. Install them (Debian: apt-get install$missing) and try again." >&2
+    exit 1
+fi
