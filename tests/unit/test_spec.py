@@ -94,7 +94,7 @@ jobs:
 
 
 def test_every_field_arrives() -> None:
-    parsed = parse_spec(FULL)
+    parsed = parse_spec(FULL, only_offered=False)
     spec = parsed.spec
     assert parsed.warnings == ()
     assert (spec.namespace, spec.version) == ("shop", "1.10")
@@ -120,7 +120,7 @@ def test_every_field_arrives() -> None:
 
 
 def test_steps_arrive_with_what_is_implied() -> None:
-    checkout, test = parse_spec(FULL).spec.jobs[0].steps
+    checkout, test = parse_spec(FULL, only_offered=False).spec.jobs[0].steps
     assert (checkout.uses, checkout.action, checkout.on_lost) == ("scm", "checkout", "rerun")
     assert (test.action, test.on_lost, test.continue_on_error) == ("command", "fail", True)
     assert test.args == {
@@ -135,7 +135,7 @@ def test_steps_arrive_with_what_is_implied() -> None:
 
 
 def test_canonical_json() -> None:
-    message = spec_to_json(parse_spec(FULL).spec)
+    message = spec_to_json(parse_spec(FULL, only_offered=False).spec)
     assert list(message) == ["jobs", "namespace", "version", "variables", "runtime", "meta", "triggers"]
     first = message["jobs"][0]
     assert first["retry"] == {"maxAttempts": 3, "delay": "10s"}
@@ -149,16 +149,16 @@ def test_canonical_json() -> None:
 
 
 def test_yaml_json_and_objects_give_the_same_spec() -> None:
-    spec = parse_spec(FULL).spec
+    spec = parse_spec(FULL, only_offered=False).spec
     message = spec_to_json(spec)
-    assert spec_from_json(message).spec == spec
-    assert parse_spec(json.dumps(message)).spec == spec
-    assert parse_spec(json.dumps(message, indent="\t")).spec == spec
-    assert spec_to_json(spec_from_json(message).spec) == message
+    assert spec_from_json(message, only_offered=False).spec == spec
+    assert parse_spec(json.dumps(message), only_offered=False).spec == spec
+    assert parse_spec(json.dumps(message, indent="\t"), only_offered=False).spec == spec
+    assert spec_to_json(spec_from_json(message, only_offered=False).spec) == message
 
 
 def test_secrets_of_a_spec() -> None:
-    assert secret_names(parse_spec(FULL).spec) == {"GIT", "KUBE"}
+    assert secret_names(parse_spec(FULL, only_offered=False).spec) == {"GIT", "KUBE"}
 
 
 def test_a_job_that_is_not_upstream_is_a_warning() -> None:
@@ -337,3 +337,30 @@ def test_a_damaged_spec_is_a_spec_or_a_spec_error(dropped: list[int], position: 
 def test_any_object_is_a_spec_or_a_spec_error(message: dict[str, Any]) -> None:
     with contextlib.suppress(SpecError):
         spec_from_json(message)
+
+
+OFFERED = """\
+runtime: {type: docker, image: "python:3.12"}
+triggers: [{type: cron, options: {schedule: "0 3 * * *"}}]
+jobs:
+  - name: a
+    concurrency: prod
+    approval: {required: true}
+    notify: {onFailure: {plugin: mail}}
+    steps: [{name: s, uses: shell, args: {command: "true"}}]
+"""
+
+
+def test_what_this_release_does_not_do_is_refused_or_warned_of() -> None:
+    with pytest.raises(SpecError) as refused:
+        parse_spec(OFFERED)
+    places = {(problem.path, problem.line, problem.column) for problem in refused.value.problems}
+    assert places == {
+        ("runtime.type", 1, 17),
+        ("runtime.image", 1, 32),
+        ("jobs[0].concurrency", 5, 18),
+        ("jobs[0].approval", 6, 15),
+    }
+    plain = "triggers: [{type: cron}]\njobs: [{name: a, notify: {onFailure: {plugin: mail}}, steps: [%s]}]\n"
+    step = '{name: s, uses: shell, args: {command: "true"}}'
+    assert [warning.split(" ")[0] for warning in parse_spec(plain % step).warnings] == ["triggers", "job"]

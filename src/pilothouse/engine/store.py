@@ -236,7 +236,7 @@ def load_run(conn: Connection, run_id: str) -> Run | None:
 
 @lru_cache(maxsize=256)
 def _spec(text: str) -> Spec:
-    return spec_from_json(orjson.loads(text), known_actions=None).spec
+    return spec_from_json(orjson.loads(text), known_actions=None, only_offered=False).spec
 
 
 def run_row(conn: Connection, run_id: str) -> Row[Any] | None:

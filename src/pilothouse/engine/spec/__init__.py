@@ -33,6 +33,7 @@ from pilothouse.engine.spec.model import (
     Trigger,
 )
 from pilothouse.engine.spec.nodes import Node, NodeError, from_object
+from pilothouse.engine.spec.offered import check_offered
 from pilothouse.engine.spec.problems import Problems, SpecError, SpecProblem, TooManyProblems
 from pilothouse.engine.spec.reader import Reading
 from pilothouse.engine.spec.selector import describe_selector, match_selector
@@ -82,11 +83,16 @@ class ParsedSpec:
 
 
 def parse_spec(
-    text: str, *, file: str = "<spec>", known_actions: ActionRegistry | None = BUILTIN_ACTIONS
+    text: str,
+    *,
+    file: str = "<spec>",
+    known_actions: ActionRegistry | None = BUILTIN_ACTIONS,
+    only_offered: bool = True,
 ) -> ParsedSpec:
     """Read a spec from YAML or JSON text. Raises SpecError with every problem found, its line and column.
 
     ``known_actions`` None: what steps use is not checked, as for a spec that was checked when it was stored.
+    ``only_offered``: refuse what the contract knows but this release does not do.
     """
     problems = Problems()
     try:
@@ -95,11 +101,14 @@ def parse_spec(
         raise _refused(error, problems, file) from None
     except TooManyProblems:
         raise SpecError(problems.ordered(), file) from None
-    return _checked(root, problems, file, known_actions)
+    return _checked(root, problems, file, known_actions, only_offered)
 
 
 def spec_from_json(
-    obj: Mapping[str, Any], *, known_actions: ActionRegistry | None = BUILTIN_ACTIONS
+    obj: Mapping[str, Any],
+    *,
+    known_actions: ActionRegistry | None = BUILTIN_ACTIONS,
+    only_offered: bool = True,
 ) -> ParsedSpec:
     """The same for an object that came decoded; line and column of problems are 0. Raises SpecError."""
     problems = Problems()
@@ -107,7 +116,7 @@ def spec_from_json(
         root = from_object(obj)
     except NodeError as error:
         raise _refused(error, problems, "<spec>") from None
-    return _checked(root, problems, "<spec>", known_actions)
+    return _checked(root, problems, "<spec>", known_actions, only_offered)
 
 
 def _refused(error: NodeError, problems: Problems, file: str) -> SpecError:
@@ -116,7 +125,9 @@ def _refused(error: NodeError, problems: Problems, file: str) -> SpecError:
     return SpecError([*problems.ordered(), last], file)
 
 
-def _checked(root: Node, problems: Problems, file: str, actions: ActionRegistry | None) -> ParsedSpec:
+def _checked(
+    root: Node, problems: Problems, file: str, actions: ActionRegistry | None, only_offered: bool
+) -> ParsedSpec:
     reading = Reading(problems)
     try:
         builder = Builder(actions)
@@ -126,6 +137,8 @@ def _checked(root: Node, problems: Problems, file: str, actions: ActionRegistry 
             check_names(spec, root, problems)
             depends = check_dependencies(spec, root, problems)
             warnings = check_expressions(spec, depends, reading)
+            if only_offered:
+                warnings += check_offered(spec, root, problems)
             if not problems.ordered():
                 return ParsedSpec(spec, warnings)
     except TooManyProblems:

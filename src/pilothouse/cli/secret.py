@@ -1,0 +1,48 @@
+"""``pilot secret``: values go in, never out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pilothouse.cli.errors import UsageError
+from pilothouse.cli.login import read_secret
+from pilothouse.cli.project import ProjectName, project_id
+from pilothouse.cli.session import Session, command
+
+app = typer.Typer(help="Secrets of a project.", no_args_is_help=True)
+
+
+async def set_secret(session: Session, name: str, project: ProjectName = "") -> None:
+    """Set or replace a secret; its value is asked for, or read from stdin (a last newline is dropped)."""
+    async with session.client() as client:
+        home = await project_id(client, project)
+        value = read_secret(f"Value of {name}", from_stdin=False)
+        if not value:
+            raise UsageError("a secret is not empty")
+        await client.secrets.set(name, value, home)
+    session.out.say(f"Secret {name} is set.")
+
+
+async def list_secrets(session: Session, project: ProjectName = "") -> None:
+    """List a project's secrets by name."""
+    async with session.client() as client:
+        secrets = await client.secrets.all(await project_id(client, project))
+    if session.out.structured:
+        session.out.document(list(secrets))
+        return
+    rows = [(s["name"], s["createdBy"], s["updatedAt"]) for s in secrets]
+    session.out.table(("NAME", "BY", "UPDATED"), rows, "No secrets.")
+
+
+async def delete(session: Session, name: str, project: ProjectName = "") -> None:
+    """Delete a secret; steps that use it fail from now on."""
+    async with session.client() as client:
+        await client.secrets.delete(name, await project_id(client, project))
+    session.out.say(f"Secret {name} is deleted.")
+
+
+command(app, "set")(set_secret)
+command(app, "list")(list_secrets)
+command(app, "delete")(delete)

@@ -1,0 +1,151 @@
+"""What every command has: its common options, its output, and the server it talks to."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import os
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+
+import typer
+
+from pilothouse.cli.context import Context, ContextStore
+from pilothouse.cli.errors import NotLoggedIn
+from pilothouse.cli.output import Format, Output
+
+if TYPE_CHECKING:
+    from pilothouse.client import PilotClient
+
+P = ParamSpec("P")
+
+_PANEL = "Common options"
+
+OutputOption = Annotated[
+    Format | None, typer.Option("--output", "-o", help="How results are written.", rich_help_panel=_PANEL)
+]
+NoColorOption = Annotated[
+    bool, typer.Option("--no-color", help="No colours; so does NO_COLOR.", rich_help_panel=_PANEL)
+]
+ServerOption = Annotated[
+    str | None,
+    typer.Option("--server", metavar="URL", help="The server; else PILOT_SERVER.", rich_help_panel=_PANEL),
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option("--token", metavar="TOKEN", help="The token; else PILOT_TOKEN.", rich_help_panel=_PANEL),
+]
+ContextOption = Annotated[
+    str | None,
+    typer.Option("--context", metavar="NAME", help="A saved login; else the current.", rich_help_panel=_PANEL),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The common options as given; ``None`` (``False``) where they were not."""
+
+    output: Format | None = None
+    no_color: bool = False
+    server: str | None = None
+    token: str | None = None
+    context: str | None = None
+
+    def over(self, outer: Common) -> Common:
+        """These options, and where they were not given those of the command around."""
+        given = {f.name: value for f in fields(self) if (value := getattr(self, f.name))}
+        return replace(outer, **given)
+
+
+@dataclass(slots=True)
+class Session:
+    """One command at work."""
+
+    common: Common
+    out: Output
+    contexts: ContextStore = field(default_factory=ContextStore)
+
+    @classmethod
+    def of(cls, common: Common) -> Session:
+        """The session that these options ask for."""
+        return cls(common, Output(common.output or Format.TABLE, colour=not common.no_color))
+
+    def target(self) -> Context:
+        """The server and token in force: options, then environment, then the saved context.
+
+        A saved token goes to the server it was saved for and to no other. Raises NotLoggedIn.
+        """
+        from pilothouse.client import server_address
+
+        named = self.common.context or ""
+        saved = self.contexts.load().get(named or os.environ.get("PILOT_CONTEXT", ""))
+        # A context named on the command line is stronger than the environment.
+        env = (lambda _name: None) if named else os.environ.get
+        server = self.common.server or env("PILOT_SERVER")
+        token = self.common.token or env("PILOT_TOKEN") or ""
+        if server:
+            server = server_address(server)
+            known = saved is not None and saved.server == server
+            token = token or (saved.token if known and saved else "")
+            name = saved.name if known and saved else ""
+            return Context(name, server, token, saved.grpc if known and saved else "")
+        if saved is None:
+            raise NotLoggedIn("no server is known")
+        return replace(saved, token=token or saved.token)
+
+    def client(self, *, anonymous: bool = False) -> PilotClient:
+        """A client for that server. Raises NotLoggedIn."""
+        from pilothouse.client import PilotClient
+
+        target = self.target()
+        if not target.token and not anonymous:
+            raise NotLoggedIn(f"not logged in to {target.server}")
+        return PilotClient(target.server, target.token, on_wait=self.out.note)
+
+
+def common_options(
+    ctx: typer.Context,
+    output: OutputOption = None,
+    no_color: NoColorOption = False,
+    server: ServerOption = None,
+    token: TokenOption = None,
+    context: ContextOption = None,
+) -> None:
+    """Keeps options given before the command's name for the command."""
+    ctx.obj = Common(output, no_color, server, token, context).over(ctx.obj or Common())
+
+
+_COMMON = [p for p in inspect.signature(common_options, eval_str=True).parameters.values() if p.name != "ctx"]
+
+
+def command(
+    group: typer.Typer, name: str, *, options: bool = True
+) -> Callable[[Callable[Concatenate[Session, P], Coroutine[Any, Any, None] | None]], Callable[..., None]]:
+    """Register a function as a command: it gets a Session first, then its own options; it may be ``async``.
+
+    ``options=False``: without ``--server``, ``--token`` and ``--context``, which the command does not need
+    or has its own.
+    """
+    offered = _COMMON if options else [p for p in _COMMON if p.name in ("output", "no_color")]
+
+    def register(function: Callable[Concatenate[Session, P], Coroutine[Any, Any, None] | None]) -> Callable[..., None]:
+        _, *own = inspect.signature(function, eval_str=True).parameters.values()
+
+        def run(ctx: typer.Context, **given: Any) -> None:
+            mine = Common(**{p.name: given.pop(p.name) for p in offered})
+            outcome = function(Session.of(mine.over(ctx.obj or Common())), **given)  # type: ignore[call-arg]
+            if inspect.iscoroutine(outcome):
+                asyncio.run(outcome)
+
+        context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *offered)]
+        functools.update_wrapper(run, function)
+        del run.__wrapped__  # type: ignore[attr-defined]
+        run.__signature__ = inspect.Signature([context, *named])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in (context, *named)}
+        group.command(name)(run)
+        return run
+
+    return register

@@ -1,0 +1,79 @@
+"""``pilot token``: API tokens, and with ``--agent`` the tokens that new agents register with."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pilothouse.cli.durations import DurationText, seconds
+from pilothouse.cli.session import Session, command
+
+app = typer.Typer(help="API tokens and registration tokens of agents.", no_args_is_help=True)
+
+Agent = Annotated[bool, typer.Option("--agent", help="Registration tokens of agents instead.")]
+
+
+async def create(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="What it is for.")],
+    expires_in: DurationText = "",
+    role: Annotated[str, typer.Option(help="Less than your own role: viewer, user, operator.")] = "",
+    agent: Agent = False,
+    max_uses: Annotated[int | None, typer.Option(min=1, help="With --agent: how many may register.")] = None,
+) -> None:
+    """Make a token. It is printed on stdout, this once."""
+    lifetime = seconds(expires_in)
+    made: object
+    async with session.client() as client:
+        if agent:
+            registration = await client.registration_tokens.create(name, max_uses=max_uses, expires_in=lifetime)
+            made, secret, until = registration, registration["token"], registration["expires_at"]
+        else:
+            token = await client.tokens.create(name, expires_in=lifetime, role=role or None)
+            made, secret, until = token, token["token"], token["expires_at"]
+    if session.out.structured:
+        session.out.document(made)
+        return
+    session.out.line(secret)
+    session.out.note(f"Good until {until}; it is not shown again." if until else "It is not shown again.")
+
+
+async def list_tokens(
+    session: Session,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    agent: Agent = False,
+) -> None:
+    """List tokens, without their secrets."""
+    from pilothouse.client.paging import collect
+
+    async with session.client() as client:
+        if agent:
+            registrations = (await client.registration_tokens.all())[:limit]
+        else:
+            tokens = await collect(client.tokens.page, limit)
+    if session.out.structured:
+        session.out.document(list(registrations if agent else tokens))
+    elif agent:
+        rows = [(r["id"], r["description"], r["expires_at"] or "never") for r in registrations]
+        session.out.table(("ID", "FOR", "EXPIRES"), rows, "No registration tokens.")
+    else:
+        shown = [(t["id"], t["name"], t["role"] or "(yours)", t["created_at"], t["expires_at"] or "never") for t in tokens]
+        session.out.table(("ID", "NAME", "ROLE", "CREATED", "EXPIRES"), shown, "No API tokens.")
+
+
+async def revoke(
+    session: Session, token_id: Annotated[str, typer.Argument(metavar="ID")], agent: Agent = False
+) -> None:
+    """End a token and the streams it opened, at once."""
+    async with session.client() as client:
+        if agent:
+            await client.registration_tokens.revoke(token_id)
+        else:
+            await client.tokens.revoke(token_id)
+    session.out.say(f"Revoked {token_id}.")
+
+
+command(app, "create")(create)
+command(app, "list")(list_tokens)
+command(app, "revoke")(revoke)
