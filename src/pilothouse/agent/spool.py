@@ -10,6 +10,7 @@ when the server wants the pending records numbered anew; so renumbering rewrites
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import zlib
@@ -58,7 +59,11 @@ class Segment:
 
     @classmethod
     def create(cls, directory: Path, first: int) -> Self:
-        return cls(directory / f"{first:020d}{SUFFIX}", first, os.O_CREAT | os.O_TRUNC)
+        """Raises SpoolFull."""
+        try:
+            return cls(directory / f"{first:020d}{SUFFIX}", first, os.O_CREAT | os.O_TRUNC)
+        except OSError as error:
+            raise SpoolFull(f"cannot write to the spool: {error.strerror}") from error
 
     def append(self, record: bytes) -> None:
         """Raises SpoolFull, and then nothing has been appended."""
@@ -182,7 +187,8 @@ class Spool:
         """Drop all records before the mark."""
         dropped = False
         if mark.segment is self._last and mark.offset == mark.segment.size > self._segment_bytes // 8:
-            self._roll(self.end)
+            with contextlib.suppress(SpoolFull):  # then this segment stays a while longer
+                self._roll(self.end)
         while mark.offset >= mark.segment.size and mark.segment.next is not None:
             mark = Mark(mark.segment.next.first, mark.segment.next, 0)
         while self._first is not mark.segment:
@@ -199,7 +205,10 @@ class Spool:
         self._state.save()
 
     def skip_to_seq(self, seq: int) -> None:
-        """Give the next record this sequence number, which is higher than the one it would get."""
+        """Give the next record this sequence number, which is higher than the one it would get.
+
+        Raises SpoolFull.
+        """
         self._roll(seq - self._state.shift)
         self.end = self._last.first
         self.release(self.head)

@@ -71,7 +71,9 @@ class ContextStore:
         except FileNotFoundError:
             return Contexts()
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise CliError(f"{self.path} is damaged: {error}", hint="mend or delete it, then log in again") from None
+            raise CliError(
+                f"{self.path} is damaged: {error}", hint="mend or delete it, then log in again"
+            ) from None
         saved: dict[str, Any] = raw.get("contexts", {})
         return Contexts(
             raw.get("current", ""),
@@ -110,7 +112,9 @@ class ContextStore:
             os.close(descriptor)
 
     def _write(self, contexts: Contexts) -> None:
-        descriptor, name = tempfile.mkstemp(prefix=".contexts-", dir=self.path.parent)  # readable by its owner alone
+        descriptor, name = tempfile.mkstemp(
+            prefix=".contexts-", dir=self.path.parent
+        )  # readable by its owner alone
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(render(contexts))
@@ -125,7 +129,11 @@ def render(contexts: Contexts) -> str:
     lines = [f"current = {_quoted(contexts.current)}"]
     for name, context in sorted(contexts.all.items()):
         lines += ["", f"[contexts.{_quoted(name)}]", f"server = {_quoted(context.server)}"]
-        lines += [f"{key} = {_quoted(value)}" for key, value in (("token", context.token), ("grpc", context.grpc)) if value]
+        lines += [
+            f"{key} = {_quoted(value)}"
+            for key, value in (("token", context.token), ("grpc", context.grpc))
+            if value
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -23,9 +23,13 @@ async def login(
     session: Session,
     server: Annotated[str, typer.Argument(help="Address of the server, such as http://127.0.0.1:8080.")],
     username: Annotated[str, typer.Option("--username", "-u", help="Who you are.")] = "",
-    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")] = False,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password from stdin.")
+    ] = False,
     context: Annotated[str, typer.Option("--context", metavar="NAME", help="Save it under this name.")] = "",
-    grpc: Annotated[str, typer.Option("--grpc", metavar="HOST:PORT", help="Its gRPC address, kept along.")] = "",
+    grpc: Annotated[
+        str, typer.Option("--grpc", metavar="HOST:PORT", help="Its gRPC address, kept along.")
+    ] = "",
 ) -> None:
     """Log in to a server and remember it."""
     from pilothouse.client import ApiProblem, PilotClient
@@ -44,7 +48,9 @@ async def login(
     user = granted["user"]
     if session.out.structured:
         session.out.document({"context": saved.name, "server": saved.server, "user": user})
-    session.out.say(f"Logged in to {saved.server} as {user['username']} ({user['role']}); context {saved.name!r}.")
+    session.out.say(
+        f"Logged in to {saved.server} as {user['username']} ({user['role']}); context {saved.name!r}."
+    )
 
 
 async def logout(session: Session) -> None:
@@ -60,7 +66,9 @@ async def logout(session: Session) -> None:
                 if refusal.status != 401:  # it has ended already
                     raise
             except Unreachable as error:
-                session.out.say(f"warning: {error}; the token is forgotten here, but the server was not told", "yellow")
+                session.out.say(
+                    f"warning: {error}; the token is forgotten here, but the server was not told", "yellow"
+                )
     if target.name:
         session.contexts.forget_token(target.name)
     session.out.say(f"Logged out of {target.server}.")

@@ -21,6 +21,7 @@ from pilothouse.cli.session import (
     TokenOption,
     command,
 )
+from pilothouse.cli.text import safe
 
 app = typer.Typer(
     name="pilot",
@@ -90,7 +91,9 @@ def _expected(error: Exception) -> int | None:
         case Unreachable():
             return fail(str(error), ExitCode.UNREACHABLE)
         case ApiProblem(status=401):
-            return fail(f"{error.message} ({error.code})", ExitCode.NOT_AUTHORIZED, "log in with `pilot login SERVER`")
+            return fail(
+                f"{error.message} ({error.code})", ExitCode.NOT_AUTHORIZED, "log in with `pilot login SERVER`"
+            )
         case ApiProblem():
             code = ExitCode.NOT_AUTHORIZED if error.status == 403 else ExitCode.ERROR
             request = f"; request {error.request_id}" if error.status >= 500 and error.request_id else ""
@@ -105,7 +108,7 @@ def _expected(error: Exception) -> int | None:
 def fail(message: str, code: int, hint: str = "") -> int:
     """Say on stderr what went wrong, and give back the exit code."""
     out = Output(colour="--no-color" not in sys.argv)
-    out.say(f"error: {message}", "red")
+    out.say("error: " + "\n".join(safe(line) for line in message.splitlines()), "red")
     if hint:
         out.note(f"hint: {hint}")
     return code

@@ -133,7 +133,11 @@ def _ended(subject: str, body: Body, reason: str | None) -> str:
     status = _WORDS.get(body["status"], body["status"])
     # A reason that only repeats the status says nothing.
     why = _because(None if reason in (body["status"], status) else reason)
-    took = f" in {span(body['duration'] / 1000)}" if body.get("duration") is not None and status != "skipped" else ""
+    took = (
+        f" in {span(body['duration'] / 1000)}"
+        if body.get("duration") is not None and status != "skipped"
+        else ""
+    )
     return f"{subject}: {status}{why}{took}"
 
 

@@ -19,14 +19,17 @@ _MANY = 10_000
 
 
 async def project_id(client: PilotClient, given: str) -> str:
-    """The id; empty, which is the default project, for nothing. Raises CliError for an unknown one."""
-    if not given:
-        return ""
+    """The id of the named project; without a name of the default one, or of the only one. Raises CliError."""
     from pilothouse.client.paging import collect
 
     projects = await collect(client.projects.page, _MANY)
-    for project in projects:
-        if given in (project["projectId"], project["name"]):
-            return project["projectId"]
-    known = ", ".join(sorted(project["name"] for project in projects)) or "none that you may see"
-    raise CliError(f"there is no project {given!r} (known: {known})")
+    if given:
+        found = [p for p in projects if given in (p["projectId"], p["name"])]
+    else:
+        found = [p for p in projects if p["isDefault"]] or (list(projects) if len(projects) == 1 else [])
+    if found:
+        return found[0]["projectId"]
+    known = ", ".join(sorted(p["name"] for p in projects)) or "none that you may see"
+    if given:
+        raise CliError(f"there is no project {given!r} (known: {known})")
+    raise CliError(f"say which project you mean (known: {known})", hint="--project NAME")

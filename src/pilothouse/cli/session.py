@@ -39,7 +39,9 @@ TokenOption = Annotated[
 ]
 ContextOption = Annotated[
     str | None,
-    typer.Option("--context", metavar="NAME", help="A saved login; else the current.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--context", metavar="NAME", help="A saved login; else the current.", rich_help_panel=_PANEL
+    ),
 ]
 
 
@@ -130,7 +132,9 @@ def command(
     """
     offered = _COMMON if options else [p for p in _COMMON if p.name in ("output", "no_color")]
 
-    def register(function: Callable[Concatenate[Session, P], Coroutine[Any, Any, None] | None]) -> Callable[..., None]:
+    def register(
+        function: Callable[Concatenate[Session, P], Coroutine[Any, Any, None] | None],
+    ) -> Callable[..., None]:
         _, *own = inspect.signature(function, eval_str=True).parameters.values()
 
         def run(ctx: typer.Context, **given: Any) -> None:

@@ -27,7 +27,9 @@ async def create(
     made: object
     async with session.client() as client:
         if agent:
-            registration = await client.registration_tokens.create(name, max_uses=max_uses, expires_in=lifetime)
+            registration = await client.registration_tokens.create(
+                name, max_uses=max_uses, expires_in=lifetime
+            )
             made, secret, until = registration, registration["token"], registration["expires_at"]
         else:
             token = await client.tokens.create(name, expires_in=lifetime, role=role or None)
@@ -58,7 +60,10 @@ async def list_tokens(
         rows = [(r["id"], r["description"], r["expires_at"] or "never") for r in registrations]
         session.out.table(("ID", "FOR", "EXPIRES"), rows, "No registration tokens.")
     else:
-        shown = [(t["id"], t["name"], t["role"] or "(yours)", t["created_at"], t["expires_at"] or "never") for t in tokens]
+        shown = [
+            (t["id"], t["name"], t["role"] or "(yours)", t["created_at"], t["expires_at"] or "never")
+            for t in tokens
+        ]
         session.out.table(("ID", "NAME", "ROLE", "CREATED", "EXPIRES"), shown, "No API tokens.")
 
 

@@ -19,7 +19,7 @@ from pilothouse.engine.model import Attempt
 from pilothouse.engine.streams import STATUS_NUMBERS, Framing, StepLog, StepStatus, rfc3339
 from pilothouse.identity.model import Principal
 from pilothouse.identity.service import Identity
-from pilothouse.identity.streaming import Stream
+from pilothouse.identity.streaming import Stream, framed, socket_connection
 from pilothouse.journal import CursorError, CursorExpired, Feed, Selection
 from pilothouse.wire import entries
 
@@ -134,7 +134,10 @@ class Channels:
 
     async def _open(self, subject: Subject, fmt: StepLog | StepStatus, cursor: str) -> Stream:
         selection = Selection(entries.run_stream(subject.run_id), subject=subject.attempt.id)
-        return await Stream(self._identity, self._feed, self._caller).open(selection, fmt, cursor=cursor)
+        scope = entries.project_scope(subject.project)
+        return await Stream(self._identity, self._feed, self._caller, scope).open(
+            selection, fmt, cursor=cursor
+        )
 
     async def _follow_log(self, subject: Subject, asked: Any) -> None:
         framing = Framing("ws+cursor" if asked else "ws", self._feed.epoch)
@@ -145,13 +148,12 @@ class Channels:
             return
         try:
             await self._send(LOG, "subscribed", subject.params, None)
-            while history := await stream.subscription.past():
-                await self._send_each(history)
-            await self._send(LOG, "history_done", subject.params, None)
-            stream.subscription.reader.fmt = StepLog(framing, batched=False)
-            while messages := await stream.next():
+            history = stream.follow()
+            while messages := await history.past():
                 await self._send_each(messages)
-            await self._end(stream)
+            await self._send(LOG, "history_done", subject.params, None)
+            stream.reader.fmt = framed(StepLog(framing, batched=False))
+            await self._live(stream)
         finally:
             stream.close()
 
@@ -167,14 +169,20 @@ class Channels:
             found = await self._identity.read(lambda conn: store.attempt(conn, subject.attempt.id))
             assert found is not None, "attempts are never deleted while their run is there"
             await self._send(STATUS, "status_snapshot", subject.params, snapshot(subject.params, found[1]))
-            while not (found[1].status.over and asked is None) and (messages := await stream.next()):
-                await self._send_each(messages)
-            await self._end(stream)
+            if not found[1].status.over or asked is not None:
+                stream.reader.fmt = framed(stream.reader.fmt)
+                await self._live(stream)
         finally:
             stream.close()
 
-    async def _end(self, stream: Stream) -> None:
-        if not stream.finished and not stream.unauthorized and stream.subscription.stopped:
+    async def _live(self, stream: Stream) -> None:
+        """Let the feed write what comes, until the attempt is over or the stream is stopped."""
+        if stream.reader.ended:
+            return
+        outlet = stream.hand_over(socket_connection(self._ws))
+        outlet.pump()
+        await outlet.done
+        if not stream.finished and not stream.unauthorized and not stream.forbidden:
             await self._ws.close(1001, "reconnect with your cursor")
 
     async def _cursor_refused(self, channel: str, subject: Subject, error: CursorError) -> None:

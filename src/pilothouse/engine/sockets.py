@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
@@ -16,13 +15,14 @@ from pilothouse.engine import store
 from pilothouse.engine.channels import Channels
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.streams import Framing, RunMessages, rfc3339
-from pilothouse.identity.errors import ApiError
+from pilothouse.identity.errors import ApiError, require
 from pilothouse.identity.model import Principal
 from pilothouse.identity.service import Identity
-from pilothouse.identity.streaming import Stream, sse_response, wanted_cursor
+from pilothouse.identity.streaming import EventStream, Stream, framed, socket_connection, wanted_cursor
 from pilothouse.identity.web import Caller, allow, websocket_principal
 from pilothouse.journal import Cursor, CursorError, CursorExpired, Feed, Selection
 from pilothouse.journal.feed import START
+from pilothouse.journal.framing import text_frame
 from pilothouse.storage import now_ms
 from pilothouse.wire import entries
 
@@ -59,6 +59,15 @@ def router(identity: Identity, feed: Feed, settings: StreamSettings) -> APIRoute
     """The routes of this module."""
     routes = APIRouter(tags=["streams"])
 
+    async def opened(caller: Principal, run_id: str, framing: str, cursor: str) -> Stream:
+        scope = await _readable(identity, caller, run_id)
+        name, fmt = entries.run_stream(run_id), RunMessages(Framing(framing, feed.epoch))
+        stream = await Stream(identity, feed, caller, scope).open(Selection(name), fmt, cursor=cursor)
+        over = await feed.last_of_type(name, entries.RUN_COMPLETED)
+        if over is not None and stream.reader.position > Cursor(over):
+            stream.reader.ended = True  # the reader has had the last message already
+        return stream
+
     @routes.get(
         "/api/v1/workflow-runs/{run_id}/stream",
         dependencies=[allow("run.read")],
@@ -73,58 +82,43 @@ def router(identity: Identity, feed: Feed, settings: StreamSettings) -> APIRoute
 
         Each event's ``id`` is a cursor; come back with it as ``Last-Event-ID`` or ``?cursor=``.
         """
-        await _readable(identity, caller, run_id)
         place = wanted_cursor(cursor, request.headers.get("last-event-id"), START)
-        stream = await _open(identity, feed, caller, run_id, RunMessages(Framing("sse", feed.epoch)), place)
-        return sse_response(stream, settings.keepalive)
+        return EventStream(await opened(caller, run_id, "sse", place), feed, settings.keepalive)
 
     @routes.websocket("/api/v1/workflow-runs/{run_id}/stream")
     async def run_stream_ws(ws: WebSocket, run_id: str) -> None:
         await ws.accept()
         try:
             caller = await _authenticate(ws, identity)
-            await _readable(identity, caller, run_id)
             asked = ws.query_params.get("cursor")
-            fmt = RunMessages(Framing("ws+cursor" if asked else "ws", feed.epoch))
-            stream = await _open(identity, feed, caller, run_id, fmt, asked or START)
+            stream = await opened(caller, run_id, "ws+cursor" if asked else "ws", asked or START)
         except WebSocketDisconnect:
             return
         except (Refusal, ApiError, RunNotFound, CursorError) as error:
             await refuse(ws, error)
             return
-        await RunSocket(ws, stream, settings).serve()
+        await RunSocket(ws, feed, stream, settings).serve()
 
     @routes.websocket("/api/v1/ws")
     async def channels(ws: WebSocket) -> None:
+        await ws.accept()
         try:
             caller = await websocket_principal(ws, identity)
         except ApiError as error:
-            await ws.accept()
             await refuse(ws, error)
             return
-        await ws.accept()
         await Channels(ws, identity, feed, caller).serve()
 
     return routes
 
 
-async def _open(
-    identity: Identity, feed: Feed, caller: Principal, run_id: str, fmt: RunMessages, cursor: str
-) -> Stream:
-    name = entries.run_stream(run_id)
-    stream = await Stream(identity, feed, caller).open(Selection(name), fmt, cursor=cursor)
-    over = await feed.last_of_type(name, entries.RUN_COMPLETED)
-    if over is not None and stream.subscription.reader.position > Cursor(over):
-        stream.subscription.reader.ended = True  # the reader has had the last message already
-    return stream
-
-
-async def _readable(identity: Identity, caller: Principal, run_id: str) -> None:
+async def _readable(identity: Identity, caller: Principal, run_id: str) -> str:
+    """The scope of the run's entries, for those who may read it."""
     row = await identity.read(lambda conn: store.run_row(conn, run_id))
     if row is None or not caller.sees(entries.project_scope(row.project)):
         raise RunNotFound(run_id)
-    if not caller.may("run.read", row.project):
-        raise ApiError.of("AUTH_INSUFFICIENT_PERMISSIONS", f"{caller.name} may not read runs of this project")
+    require(caller, "run.read", row.project)
+    return entries.project_scope(row.project)
 
 
 async def _authenticate(ws: WebSocket, identity: Identity) -> Principal:
@@ -174,60 +168,67 @@ def _refusal(error: Exception) -> tuple[str, str]:
 
 
 class RunSocket:
-    """One WebSocket on a run stream: messages out, heartbeats out, pongs in."""
+    """One WebSocket on a run stream: the feed writes the messages, this the heartbeats, and it hears the pongs."""
 
-    def __init__(self, ws: WebSocket, stream: Stream, settings: StreamSettings) -> None:
+    def __init__(self, ws: WebSocket, feed: Feed, stream: Stream, settings: StreamSettings) -> None:
         self._ws = ws
+        self._feed = feed
         self._stream = stream
         self._settings = settings
+        self._connection = socket_connection(ws)
+        self._beat_at = feed.clock() + settings.heartbeat
+        #: Since when a heartbeat that has left our buffer is unanswered; 0 while it is still in there.
         self._unanswered: float | None = None
+        self._silent = False
 
     async def serve(self) -> None:
         """Until the run completes, the client leaves or falls silent, or the token ends."""
-        listening = asyncio.create_task(self._listen())
+        self._stream.reader.fmt = framed(self._stream.reader.fmt)
+        outlet = self._stream.hand_over(self._connection)
+        outlet.done.add_done_callback(lambda _: self._connection.interrupt())
+        self._feed.on_tick(self, self._tick)
         try:
-            await self._send_all()
+            outlet.pump()
+            await self._listen()
+            await self._say_goodbye()
         except (WebSocketDisconnect, RuntimeError):
             pass  # the client has left; its cursor brings it back
         finally:
-            listening.cancel()
+            self._feed.off_tick(self)
             self._stream.close()
 
-    async def _send_all(self) -> None:
-        clock = asyncio.get_running_loop().time
-        beat_at = clock() + self._settings.heartbeat
-        while True:
-            messages = await self._stream.next(max(0.0, beat_at - clock()))
-            if messages == []:
-                await self._finish()
-                return
-            for message in messages or ():
-                await self._ws.send_text(message.decode())
-            if clock() >= beat_at:
-                if self._unanswered is not None and clock() - self._unanswered >= self._settings.pong_wait:
-                    await refuse(self._ws, Refusal("no_pong", "no pong came"))
-                    return
-                await self._ws.send_text(f'{{"type":"heartbeat","timestamp":"{rfc3339(now_ms())}"}}')
-                self._unanswered = self._unanswered or clock()
-                beat_at = clock() + self._settings.heartbeat
+    def _tick(self, now: float) -> None:
+        if self._unanswered == 0 and self._connection.flushed:
+            self._unanswered = now
+        if self._unanswered and now - self._unanswered >= self._settings.pong_wait:
+            self._silent = True
+            self._stream.stop()
+        elif now >= self._beat_at and self._connection.writable:
+            beat = f'{{"type":"heartbeat","timestamp":"{rfc3339(now_ms())}"}}'
+            self._connection.write(text_frame(beat.encode()))
+            self._beat_at = now + self._settings.heartbeat
+            if self._unanswered is None:
+                self._unanswered = 0
 
-    async def _finish(self) -> None:
+    async def _listen(self) -> None:
+        while True:
+            message = await self._ws.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            if _is_pong(message.get("text") or message.get("bytes") or ""):
+                self._unanswered = None
+
+    async def _say_goodbye(self) -> None:
         if self._stream.unauthorized:
             await refuse(self._ws, Refusal("unauthorized", "Token expired"))
+        elif self._stream.forbidden:
+            await refuse(self._ws, Refusal("forbidden", "You may no longer see this run"))
+        elif self._silent:
+            await refuse(self._ws, Refusal("no_pong", "no pong came in time"))
         elif self._stream.finished:
             await self._ws.close(1000)
         else:
             await self._ws.close(GOING_AWAY, "reconnect with your cursor")
-
-    async def _listen(self) -> None:
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            while True:
-                message: dict[str, Any] = dict(await self._ws.receive())
-                if message["type"] == "websocket.disconnect":
-                    break
-                if _is_pong(message.get("text") or message.get("bytes") or ""):
-                    self._unanswered = None
-        self._stream.subscription.stop()
 
 
 def _is_pong(text: str | bytes) -> bool:

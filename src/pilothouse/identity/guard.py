@@ -38,6 +38,8 @@ class Grant:
     def adopt(self, role: Role, projects: frozenset[str]) -> None:
         """The user's role or memberships have changed."""
         self.principal = replace(self.principal, role=narrower(role, self.token_role), projects=projects)
+        for guard in list(self.guards):
+            guard._changed()
 
     def end(self, why: End) -> None:
         """Tell every guard that it is over."""
@@ -51,13 +53,14 @@ class Guard:
     Test entries with :meth:`sees`, end the stream (4401) when :meth:`ended` returns, always :meth:`close` it.
     """
 
-    __slots__ = ("_callbacks", "_grant", "_lost", "_release", "reason")
+    __slots__ = ("_callbacks", "_grant", "_lost", "_on_change", "_release", "reason")
 
     def __init__(self, grant: Grant, release: Callable[[Grant], None]) -> None:
         self._grant = grant
         self._release = release
         self._lost: asyncio.Event | None = None
         self._callbacks: list[Callable[[], None]] = []
+        self._on_change: Callable[[], None] | None = None
         self.reason: End | None = None
         grant.guards.add(self)
 
@@ -92,9 +95,18 @@ class Guard:
         else:
             callback()
 
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call back whenever the caller's role or projects have changed; one callback a guard."""
+        self._on_change = callback
+
+    def _changed(self) -> None:
+        if self._on_change is not None:
+            self._on_change()
+
     def close(self) -> None:
         """The stream is gone; nothing is watched or called any more."""
         self._callbacks.clear()
+        self._on_change = None
         if self in self._grant.guards:
             self._grant.guards.discard(self)
             self._release(self._grant)

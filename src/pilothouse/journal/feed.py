@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from sqlalchemy import Connection as Connected
 
 from pilothouse.journal import store
 from pilothouse.journal.errors import CursorExpired
 from pilothouse.journal.model import Cursor, Entry, Sees, Selection, WireFormat
+from pilothouse.journal.outlet import Channel, Connection, Outlet
 from pilothouse.journal.reader import Reader
 from pilothouse.journal.window import Window
 from pilothouse.storage import Database
 
+T = TypeVar("T")
+
 LOADERS = 2
+PULSE = 0.5
+"""Seconds between looks at what has been idle; the resolution of keepalives and heartbeats."""
+
 NOW, START = "now", "start"
 
 
@@ -81,67 +92,148 @@ class Feed:
         self.window = Window(head)
         self._database = database
         self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="loader")
-        self._followers: dict[str | None, set[Subscription]] = {}
+        self._followers: dict[str | None, set[Subscription | Outlet]] = {}
+        self._channels: dict[str, dict[tuple[Selection, str], Channel]] = {}
+        self._outlets: set[Outlet] = set()
+        self._ticking: dict[object, Callable[[float], None]] = {}
+        self._spawned: set[asyncio.Task[None]] = set()
+        self._pulse: asyncio.Task[None] | None = None
+        self.clock = time.monotonic
 
     @property
     def followers(self) -> int:
-        """How many subscriptions are open (a metric)."""
-        return sum(len(group) for group in self._followers.values())
+        """How many streams are open (a metric)."""
+        return len(self._outlets) + sum(len(group) for group in self._followers.values())
 
     def publish(self, batch: list[Entry]) -> None:
-        """Take in what was just committed and wake those it concerns."""
+        """Take in what was just committed and give it to those it concerns."""
         self.window.extend(batch)
-        first_of: dict[str | None, int] = {None: batch[0].offset}
+        by_stream: dict[str, list[Entry]] = {}
         for entry in batch:
-            first_of.setdefault(entry.stream, entry.offset)
-        for stream, first in first_of.items():
-            for follower in self._followers.get(stream, ()):
+            by_stream.setdefault(entry.stream, []).append(entry)
+        now = self.clock()
+        for stream, entries in by_stream.items():
+            for channel in list(self._channels.get(stream, {}).values()):
+                channel.deliver(entries, now)
+            self._wake(stream, entries[0].offset)
+        self._wake(None, batch[0].offset)
+
+    def _wake(self, stream: str | None, first: int) -> None:
+        group = self._followers.get(stream)
+        if group:
+            for follower in list(group):
                 follower.wake(first)
 
-    async def subscribe(
-        self, selection: Selection, fmt: WireFormat, sees: Sees, *, cursor: str = START
-    ) -> Subscription:
-        """Follow ``selection`` from ``cursor``: a cursor's text, ``"start"`` or ``"now"``.
+    async def reader(self, selection: Selection, fmt: WireFormat, sees: Sees, cursor: str) -> Reader:
+        """A reader at ``cursor``: a cursor's text, ``"start"`` or ``"now"``.
 
         Raises :class:`CursorInvalid` or :class:`CursorExpired` (decisions.md: HTTP 410, close code 4410).
         """
         position = await self._position(selection.stream, cursor)
-        subscription = Subscription(self, Reader(self.window, selection, fmt, sees, position))
-        self._followers.setdefault(selection.stream, set()).add(subscription)
+        return Reader(self.window, selection, fmt, sees, position)
+
+    def follow(self, reader: Reader) -> Subscription:
+        """Follow with a reader that is awaited."""
+        subscription = Subscription(self, reader)
+        self._followers.setdefault(reader.selection.stream, set()).add(subscription)
         return subscription
+
+    def hand_over(self, reader: Reader, connection: Connection) -> Outlet:
+        """Let the feed write to the connection itself; the reader's format frames for its transport.
+
+        Call :meth:`Outlet.pump` to begin.
+        """
+        stream = reader.selection.stream
+        channel: Channel | None = None
+        if stream is not None:
+            key = (reader.selection, reader.fmt.key)
+            channels = self._channels.setdefault(stream, {})
+            if key not in channels:
+                channels[key] = Channel(reader.selection, reader.fmt)
+            channel = channels[key]
+            channel.members += 1
+        outlet = Outlet(self, channel, reader, connection)
+        self._outlets.add(outlet)
+        if channel is None:
+            self._followers.setdefault(None, set()).add(outlet)
+        return outlet
+
+    def drop(self, outlet: Outlet) -> None:
+        """Forget an outlet that has stopped, and its channel if it was the last."""
+        self._outlets.discard(outlet)
+        channel, stream = outlet.channel, outlet.reader.selection.stream
+        if channel is None or stream is None:
+            self._leave(None, outlet)
+            return
+        channel.leave(outlet)
+        channel.members -= 1
+        if not channel.members:
+            channels = self._channels.get(stream, {})
+            channels.pop((channel.selection, channel.fmt.key), None)
+            if not channels:
+                self._channels.pop(stream, None)
 
     def leave(self, subscription: Subscription) -> None:
         """Forget a subscription; harmless when it has left already."""
-        stream = subscription.reader.selection.stream
+        self._leave(subscription.reader.selection.stream, subscription)
+
+    def _leave(self, stream: str | None, follower: Subscription | Outlet) -> None:
         group = self._followers.get(stream)
         if group is not None:
-            group.discard(subscription)
+            group.discard(follower)
             if not group:
                 del self._followers[stream]
+
+    # -- what goes on by itself --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin the pulse: call everyone who waits for time to pass."""
+        self._pulse = asyncio.create_task(self._tick())
+
+    def on_tick(self, owner: object, call: Callable[[float], None]) -> None:
+        """Call ``call(now)`` (of :attr:`clock`) every :data:`PULSE` seconds until :meth:`off_tick`."""
+        self._ticking[owner] = call
+
+    def off_tick(self, owner: object) -> None:
+        """No longer."""
+        self._ticking.pop(owner, None)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(PULSE)
+            now = self.clock()
+            for call in list(self._ticking.values()):
+                call(now)
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Run a reader's load in the background."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
 
     async def load(self, reader: Reader) -> list[bytes]:
         """One page from disk after the reader's cursor."""
         head = self.window.head
         selection, offset = reader.selection, reader.position.offset
-
-        def load() -> tuple[list[Entry], bool]:
-            with self._database.read() as conn:
-                return store.page(conn, selection.stream, offset, subject=selection.subject)
-
-        page, more = await asyncio.get_running_loop().run_in_executor(self._loaders, load)
+        page, more = await self._read(
+            lambda conn: store.page(conn, selection.stream, offset, subject=selection.subject)
+        )
         return reader.accept(page, more, head)
 
     async def last_of_type(self, stream: str, type: str) -> int | None:
         """The offset of the newest entry of that type in a stream (is it over?)."""
+        return await self._read(lambda conn: store.last_of_type(conn, stream, type))
 
-        def read() -> int | None:
-            with self._database.read() as conn:
-                return store.last_of_type(conn, stream, type)
-
-        return await asyncio.get_running_loop().run_in_executor(self._loaders, read)
+    async def scope_of(self, stream: str) -> str | None:
+        """The scope of a stream's entries; ``None`` if there is no such stream."""
+        return await self._read(lambda conn: store.scope_of(conn, stream))
 
     def stop_all(self) -> None:
         """End every stream (shutdown); their readers go on elsewhere from their cursors."""
+        if self._pulse is not None:
+            self._pulse.cancel()
+        for outlet in list(self._outlets):
+            outlet.stop()
         for group in list(self._followers.values()):
             for follower in list(group):
                 follower.stop()
@@ -155,11 +247,7 @@ class Feed:
             return Cursor(self.window.head)
         wanted = None if cursor == START else Cursor.parse(cursor, self.epoch)
 
-        def retained() -> int:
-            with self._database.read() as conn:
-                return store.retained_from(conn, stream)
-
-        oldest = await asyncio.get_running_loop().run_in_executor(self._loaders, retained)
+        oldest = await self._read(lambda conn: store.retained_from(conn, stream))
         if wanted is None:
             return Cursor(oldest)
         if wanted.offset < oldest:
@@ -167,3 +255,12 @@ class Feed:
         if wanted.offset > self.window.head:
             raise CursorExpired("this cursor lies ahead of the journal; start anew")
         return wanted
+
+    async def _read(self, query: Callable[[Connected], T]) -> T:
+        """Run a query on a loader thread: few of them, and a fair queue."""
+
+        def run() -> T:
+            with self._database.read() as conn:
+                return query(conn)
+
+        return await asyncio.get_running_loop().run_in_executor(self._loaders, run)

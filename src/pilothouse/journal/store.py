@@ -137,6 +137,12 @@ def page(
     return found, len(found) == rows
 
 
+def scope_of(conn: Connection, stream: str) -> str | None:
+    """The scope of a stream's entries (they all have the same); ``None`` if it has none."""
+    statement = select(entries.c.scope).where(entries.c.stream == stream).order_by(entries.c.offset).limit(1)
+    return conn.execute(statement).scalar_one_or_none()
+
+
 def last_of_type(conn: Connection, stream: str, type: str) -> int | None:
     """The offset of the newest entry of that type in the stream."""
     statement = (

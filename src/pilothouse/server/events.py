@@ -9,8 +9,9 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from pilothouse.engine.streams import rfc3339
+from pilothouse.identity.errors import ApiError
 from pilothouse.identity.service import Identity
-from pilothouse.identity.streaming import Stream, sse_response, wanted_cursor
+from pilothouse.identity.streaming import EventStream, Stream, wanted_cursor
 from pilothouse.identity.web import Caller, allow
 from pilothouse.journal import Cursor, Entry, Feed, Frame, Selection
 from pilothouse.journal.feed import NOW, START
@@ -71,12 +72,17 @@ def events_router(identity: Identity, feed: Feed, keepalive: float) -> APIRouter
         """Server-Sent Events without end. With ``stream`` from its start, else from now, unless a cursor is given.
 
         Come back with the last ``id`` as ``Last-Event-ID`` or ``?cursor=`` and miss nothing. Errors:
-        ``CURSOR_INVALID``, ``CURSOR_EXPIRED``.
+        ``NOT_FOUND``, ``CURSOR_INVALID``, ``CURSOR_EXPIRED``.
         """
         default = START if stream else NOW
         place = wanted_cursor(cursor, request.headers.get("last-event-id"), default)
-        opened = await Stream(identity, feed, caller).open(Selection(stream, type), fmt, cursor=place)
-        return sse_response(opened, keepalive)
+        scope = None
+        if stream:
+            scope = await feed.scope_of(stream)
+            if scope is None or not caller.sees(scope):
+                raise ApiError.of("NOT_FOUND", f"There is no stream '{stream}'")
+        opened = await Stream(identity, feed, caller, scope).open(Selection(stream, type), fmt, cursor=place)
+        return EventStream(opened, feed, keepalive)
 
     return routes
 

@@ -22,7 +22,7 @@ from pilothouse.server.app import build_app
 from pilothouse.server.graph import Graph, build
 from pilothouse.server.lock import DataDirLocked, data_dir_lock
 from pilothouse.server.logs import configure_logs
-from pilothouse.server.protocols import WebSocketProtocol
+from pilothouse.server.protocols import HttpProtocol, WebSocketProtocol
 from pilothouse.server.rpc import start_rpc
 from pilothouse.server.settings import Settings
 from pilothouse.storage import StorageTooNew
@@ -90,6 +90,7 @@ async def _with_graph(
     try:
         await _announce_first_user(graph)
         await graph.writer.write(graph.fleet.restarted)
+        graph.journal.feed.start()
         await _run(graph, http_socket, on_ready, stop)
     finally:
         await graph.writer.stop()
@@ -155,7 +156,7 @@ def _http_server(graph: Graph, default_project: str) -> _Server:
     config = uvicorn.Config(
         build_app(graph, default_project),
         loop="none",
-        http="httptools",
+        http=HttpProtocol,
         ws=WebSocketProtocol,
         lifespan="off",
         access_log=False,

@@ -1,14 +1,148 @@
-"""The thin subclass of uvicorn's WebSocket protocol: a stop tells clients to reconnect (close code 1001)."""
+"""Thin subclasses of uvicorn's protocols: an endpoint may hand its socket to the feed.
+
+``scope["extensions"]`` carries a function that opens a :class:`Tap`, through which the feed writes shared,
+pre-framed bytes straight to the transport and hears when it fills, drains and ends. uvicorn still reads: it
+parses, answers pings, closes.
+"""
 
 from __future__ import annotations
 
+from asyncio.transports import Transport
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+
+from pilothouse.identity.streaming import CONNECTION
+from pilothouse.journal.outlet import Outlet, Write
 
 GOING_AWAY = 1001
+HIGH_WATER = 64 << 10
+"""Bytes in a socket's buffer from which on its reader waits; what it misses it gets from its cursor."""
+
+
+class Tap:
+    """One connection as the feed sees it. Several outlets may share it (the channels of one WebSocket)."""
+
+    __slots__ = ("_interrupt", "_outlets", "_transport", "writable", "write")
+
+    def __init__(self, transport: Transport, interrupt: Any = None) -> None:
+        transport.set_write_buffer_limits(HIGH_WATER)
+        self._transport = transport
+        self._interrupt = interrupt
+        self._outlets: list[Outlet] = []
+        self.write: Write = transport.write
+        self.writable = True
+
+    @property
+    def flushed(self) -> bool:
+        """Whether every byte has left our buffer."""
+        return self._transport.get_write_buffer_size() == 0
+
+    def attach(self, outlet: Outlet) -> None:
+        """Tell this outlet of what happens to the transport."""
+        if self._transport.is_closing():
+            outlet.done.get_loop().call_soon(outlet.stop)
+        self._outlets.append(outlet)
+
+    def detach(self, outlet: Outlet) -> None:
+        """The outlet has ended."""
+        if outlet in self._outlets:
+            self._outlets.remove(outlet)
+
+    def interrupt(self) -> None:
+        """Make a pending ``receive`` return a disconnect."""
+        if self._interrupt is not None:
+            self._interrupt({"type": "websocket.disconnect", "code": GOING_AWAY, "reason": ""})
+
+    def paused(self) -> None:
+        """The transport's buffer is over its high-water mark."""
+        self.writable = False
+        for outlet in self._outlets:
+            outlet.paused()
+
+    def resumed(self) -> None:
+        """It has drained."""
+        self.writable = True
+        for outlet in list(self._outlets):
+            outlet.pump()
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self.writable = False
+        for outlet in list(self._outlets):
+            outlet.stop()
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """HTTP/1.1, with a tap for event streams."""
+
+    tap: Tap | None = None
+
+    def on_headers_complete(self) -> None:
+        """Offer the socket to the endpoint."""
+        self.tap = None
+        offers: Any = {CONNECTION: self._open_tap}
+        self.scope["extensions"] = offers
+        super().on_headers_complete()
+
+    def _open_tap(self) -> Tap:
+        self.tap = self.tap or Tap(self.transport)
+        return self.tap
+
+    def pause_writing(self) -> None:
+        """Called by the transport."""
+        super().pause_writing()
+        if self.tap is not None:
+            self.tap.paused()
+
+    def resume_writing(self) -> None:
+        """Called by the transport."""
+        super().resume_writing()
+        if self.tap is not None:
+            self.tap.resumed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the transport."""
+        super().connection_lost(exc)
+        if self.tap is not None:
+            self.tap.lost()
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's own would say 1012 at a stop; decisions.md wants 1001."""
+    """WebSocket, with a tap; a stop tells clients to reconnect (1001, where uvicorn's own says 1012)."""
+
+    tap: Tap | None = None
+
+    def handle_connect(self, event: Request) -> None:
+        """Offer the socket to the endpoint."""
+        super().handle_connect(event)
+        if not self.handshake_complete:
+            offers: Any = self.scope["extensions"]
+            offers[CONNECTION] = self._open_tap
+
+    def _open_tap(self) -> Tap:
+        self.tap = self.tap or Tap(self.transport, self.queue.put_nowait)
+        return self.tap
+
+    def pause_writing(self) -> None:
+        """Called by the transport."""
+        super().pause_writing()
+        if self.tap is not None:
+            self.tap.paused()
+
+    def resume_writing(self) -> None:
+        """Called by the transport."""
+        super().resume_writing()
+        if self.tap is not None:
+            self.tap.resumed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the transport."""
+        super().connection_lost(exc)
+        if self.tap is not None:
+            self.tap.lost()
 
     def shutdown(self) -> None:
         """Called once for every open connection when the server stops."""

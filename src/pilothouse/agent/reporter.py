@@ -1,0 +1,96 @@
+"""What one attempt reports, on its way into the outbox (`StepReporter` of executors/base.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+
+from pilothouse.agent.executors.base import Stream, race
+from pilothouse.agent.log_batches import LogBatches
+from pilothouse.agent.outbox import Outbox
+from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
+
+OUTPUT = "arcentra.step.output"
+PROGRESS = "arcentra.step.progress"
+PROGRESS_EVERY = 0.2  # seconds
+
+
+class SpoolReporter:
+    """`last_log` and `last_event` are the indices of its last records in the outbox, -1 for none."""
+
+    def __init__(self, step_run_id: str, outbox: Outbox, cancel: asyncio.Event) -> None:
+        self._step_run_id = step_run_id
+        self._outbox = outbox
+        self._cancel = cancel
+        self._batches = LogBatches(step_run_id, outbox.new_id, self._store)
+        self.last_log = -1
+        self.last_event = -1
+        self._progress: dict[str, Any] | None = None  # the latest, while it waits for its time
+        self._progress_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def lines(self, stream: Stream, texts: Sequence[str], at_ms: int) -> None:
+        self._batches.add(stream, texts, at_ms)
+
+    def output(self, name: str, value: Any) -> None:
+        if not self._event(OUTPUT, {"name": name, "value": value}):
+            note = f"pilot: warning: output {name} dropped: it is nested too deeply"
+            self._batches.add("stderr", [note], self._now_ms())
+
+    def progress(self, percent: int, message: str) -> None:
+        self._progress = {"percent": percent, "message": message}
+        loop = asyncio.get_running_loop()
+        wait = self._progress_at + PROGRESS_EVERY - loop.time()
+        if wait <= 0:
+            self._send_progress()
+        elif self._timer is None:
+            self._timer = loop.call_later(wait, self._send_progress)
+
+    async def drain(self) -> None:
+        """Nothing is awaited once the step is cancelled: what it still has to say is little, and it must end."""
+        if not self._outbox.full or self._cancel.is_set():
+            return
+        room = asyncio.ensure_future(self._outbox.room())
+        try:
+            await race(room, self._cancel, None)
+        finally:
+            room.cancel()
+
+    def close(self) -> None:
+        """The attempt is over: everything it said goes into the outbox."""
+        self._batches.flush()
+        self._send_progress()
+
+    def _store(self, batch: pb.LogBatch) -> None:
+        self.last_log = self._outbox.logs.append(batch.SerializeToString())
+
+    def _send_progress(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._progress is not None:
+            self._event(PROGRESS, self._progress)
+            self._progress = None
+            self._progress_at = asyncio.get_running_loop().time()
+
+    def _event(self, event_type: str, payload: dict[str, Any]) -> bool:
+        """False: no receiver could read it."""
+        event = pb.Event(event_id=self._outbox.new_id(), event_type=event_type)
+        event.meta.step_id = self._step_run_id
+        event.meta.timestamp.GetCurrentTime()
+        try:
+            json_format.ParseDict(payload, event.payload)
+            data = event.SerializeToString()
+            # Readers refuse messages nested over 100 deep, and that would be the whole call each time.
+            pb.PushEventsRequest.FromString(pb.PushEventsRequest(batch={"events": [event]}).SerializeToString())
+        except (json_format.ParseError, DecodeError, RecursionError, ValueError):
+            return False
+        self.last_event = self._outbox.events.append(data)
+        return True
+
+    def _now_ms(self) -> int:
+        return int(self._batches.clock() * 1000)

@@ -1,0 +1,127 @@
+"""The results of steps, on disk from the end of the step until the server has answered.
+
+One append-only file of records: a result, or the id of one that is settled. It reaches the operating system
+at once, so it outlives the agent. It is forced to the disk only if the server has not settled it within
+`SYNC_AFTER`; a server that answers makes that needless, and several results share one fsync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+import structlog
+
+from pilothouse.agent.spool import frame, unframe
+
+COMPACT_AT = 4 << 20  # bytes of file
+SYNC_AFTER = 0.05  # seconds
+
+log = structlog.get_logger("agent.results")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How an attempt ended. Times in Unix seconds.
+
+    `last_log`, `last_event`: its last records in the spool, which must be acknowledged first; -1 for none.
+    """
+
+    step_run_id: str
+    status: str
+    exit_code: int
+    error: str
+    started_at: int
+    ended_at: int
+    last_log: int = -1
+    last_event: int = -1
+
+
+class ResultStore:
+    """`unsettled`: by step run id, in order of their ends. Opening it keeps only these."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = path
+        self.unsettled = _load(path)
+        self._file = -1
+        self._compact()
+        self._sync_due: asyncio.TimerHandle | None = None
+        self._syncing: asyncio.Task[None] | None = None
+
+    def put(self, result: Result) -> None:
+        """A full disk is logged, not raised: the result is then kept in memory alone."""
+        self.unsettled[result.step_run_id] = result
+        self._append(orjson.dumps(asdict(result)))
+        if self._sync_due is None and self._syncing is None:
+            self._sync_due = asyncio.get_running_loop().call_later(SYNC_AFTER, self._start_sync)
+
+    def settle(self, step_run_id: str) -> None:
+        """The server has answered: forget it."""
+        if self.unsettled.pop(step_run_id, None) is not None:
+            self._append(orjson.dumps({"settled": step_run_id}))
+
+    async def close(self) -> None:
+        """What is unsettled is on disk when this returns."""
+        if self._sync_due is not None:
+            self._sync_due.cancel()
+        if self._syncing is not None:
+            await self._syncing
+        if self.unsettled:
+            await asyncio.to_thread(os.fsync, self._file)
+        os.close(self._file)
+
+    def _append(self, payload: bytes) -> None:
+        record = frame(payload)
+        try:
+            written = os.pwrite(self._file, record, self._size)
+        except OSError as error:
+            log.error("spool.result_not_written", reason=error.strerror)
+            return
+        if written < len(record):
+            os.ftruncate(self._file, self._size)
+            log.error("spool.result_not_written", reason="the disk is full")
+            return
+        self._size += written
+        if self._size > self._compact_at and self._syncing is None:
+            self._compact()
+
+    def _start_sync(self) -> None:
+        self._sync_due = None
+        if self.unsettled:
+            self._syncing = asyncio.create_task(self._sync())
+
+    async def _sync(self) -> None:
+        size = self._size
+        await asyncio.to_thread(os.fsync, self._file)
+        self._syncing = None
+        if self._size != size:  # written while the disk was busy
+            self._sync_due = asyncio.get_running_loop().call_later(SYNC_AFTER, self._start_sync)
+
+    def _compact(self) -> None:
+        """Begin a new file with what is unsettled."""
+        draft = self._path.with_name(f".{self._path.name}.new")
+        file = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        data = b"".join(frame(orjson.dumps(asdict(result))) for result in self.unsettled.values())
+        os.pwrite(file, data, 0)
+        os.fsync(file)
+        os.replace(draft, self._path)
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._size = file, len(data)
+        self._compact_at = max(COMPACT_AT, 2 * len(data))
+
+
+def _load(path: Path) -> dict[str, Result]:
+    found: dict[str, Result] = {}
+    data = path.read_bytes() if path.exists() else b""
+    for payload, _ in unframe(data):
+        record = orjson.loads(payload)
+        if "settled" in record:
+            found.pop(record["settled"], None)
+        else:
+            found[record["step_run_id"]] = Result(**record)
+    return found

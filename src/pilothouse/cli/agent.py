@@ -1,0 +1,214 @@
+"""``pilot agent``: by itself a worker; with ``list``, ``view``, ``drain``, ``undrain`` a look at the fleet."""
+
+from __future__ import annotations
+
+import os
+import socket
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from pilothouse.cli.errors import NotLoggedIn, UsageError
+from pilothouse.cli.session import Common, Session, command
+from pilothouse.cli.text import ago
+
+if TYPE_CHECKING:
+    from pilothouse.agent.settings import AgentSettings
+    from pilothouse.client.shapes import Agent
+
+app = typer.Typer(help="Run an agent here, or look at all of them.", invoke_without_command=True)
+
+
+class Platform(StrEnum):
+    """What an agent runs its work with."""
+
+    PROCESS = "process"
+    DOCKER = "docker"
+    KUBERNETES = "kubernetes"
+
+
+def _env(name: str, *more: str) -> list[str]:
+    return [f"PILOT_{each}" for each in (*more, name)]
+
+
+@app.callback()
+def agent(
+    ctx: typer.Context,
+    server: Annotated[str, typer.Option(metavar="URL", envvar=_env("SERVER"), help="The server.")] = "",
+    grpc: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT", envvar=_env("GRPC"), help="Its gRPC address; else port 9090 there."
+        ),
+    ] = "",
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("TOKEN", "AGENT_TOKEN"),
+            show_envvar=True,
+            help="A registration token, the first time; then the agent keeps one of its own.",
+        ),
+    ] = "",
+    name: Annotated[
+        str, typer.Option(metavar="ID", envvar=_env("NAME"), help="Its name; else the host's.")
+    ] = "",
+    platform: Annotated[
+        Platform, typer.Option(envvar=_env("PLATFORM"), help="What it runs work with.")
+    ] = Platform.PROCESS,
+    region: Annotated[str, typer.Option(envvar=_env("REGION"), help="Where it is.")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", envvar=_env("LABEL"), help="A label; repeatable.")
+    ] = None,
+    slots: Annotated[
+        int, typer.Option(min=0, envvar=_env("SLOTS"), help="Steps at the same time; 0: one a CPU.")
+    ] = 0,
+    max_sessions: Annotated[
+        int, typer.Option(min=0, envvar=_env("MAX_SESSIONS"), help="Desktop sessions.")
+    ] = 0,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(envvar=_env("DATA_DIR"), help="Its own directory. [default: .pilothouse/agent-NAME]"),
+    ] = None,
+    run_as: Annotated[
+        str, typer.Option(metavar="USER", envvar=_env("RUN_AS"), help="Run steps as this user, where it may.")
+    ] = "",
+    grpc_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", envvar=_env("GRPC_CA"), help="Whom to trust on gRPC (PEM).")
+    ] = None,
+    linger: Annotated[
+        float | None,
+        typer.Option(min=1, envvar=_env("LINGER"), help="End after so many idle seconds without a server."),
+    ] = None,
+) -> None:
+    """Run an agent here, or look at all of them."""
+    if ctx.invoked_subcommand:
+        ctx.obj = Common(server=server or None, token=token or None).over(ctx.obj or Common())
+        return
+    from pilothouse.agent.settings import AgentSettings
+
+    session = Session.of(ctx.obj or Common())
+    address = _server(session, server)
+    own = name or socket.gethostname().split(".", 1)[0]
+    settings = AgentSettings(
+        server=address,
+        grpc=grpc or f"{urlsplit(address).hostname}:9090",
+        token=token or session.common.token,
+        agent_id=own,
+        name=own,
+        platform=platform.value,
+        region=region,
+        labels=labels_of(label or []),
+        slots=slots or os.cpu_count() or 1,
+        max_sessions=max_sessions,
+        data_dir=(data_dir or Path(".pilothouse") / f"agent-{own}").absolute(),
+        run_as=run_as or None,
+        grpc_ca=grpc_ca,
+        linger=linger,
+    )
+    raise typer.Exit(_work(settings))
+
+
+def _server(session: Session, given: str) -> str:
+    from pilothouse.client import server_address
+
+    server = given or session.common.server
+    if server:
+        return server_address(server)
+    saved = session.contexts.load().get(session.common.context or "")
+    if saved is None:
+        raise NotLoggedIn("which server? name it with --server")
+    return saved.server
+
+
+def labels_of(pairs: list[str]) -> dict[str, str]:
+    """``k=v`` each. Raises UsageError."""
+    labels = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise UsageError(f"--label {pair!r}: write it as KEY=VALUE")
+        labels[key] = value
+    return labels
+
+
+def _work(settings: AgentSettings) -> int:
+    # The steps that run here inherit nothing of what the agent was trusted with.
+    for name in _env("TOKEN", "AGENT_TOKEN"):
+        os.environ.pop(name, None)
+    import uvloop
+
+    from pilothouse.agent.main import run
+
+    return uvloop.run(run(settings))
+
+
+async def list_agents(
+    session: Session,
+    platform: Annotated[str, typer.Option(help="Only of this platform.")] = "",
+    status: Annotated[str, typer.Option(help="Only of this status: online, offline, draining.")] = "",
+    region: Annotated[str, typer.Option(help="Only of this region.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+) -> None:
+    """List agents by name."""
+    from pilothouse.client.paging import collect
+
+    async with session.client() as client:
+        agents = await collect(
+            lambda number, size: client.agents.page(
+                number, size, platform=platform, status=status, region=region
+            ),
+            limit,
+        )
+    if session.out.structured:
+        session.out.document(list(agents))
+        return
+    rows = [(a["agent_id"], a["platform"], a["status"], _busy(a), _labels(a)) for a in agents]
+    session.out.table(("NAME", "PLATFORM", "STATUS", "BUSY", "LABELS"), rows, "No agents.")
+
+
+async def view(session: Session, name: str) -> None:
+    """Show an agent."""
+    import time
+
+    async with session.client() as client:
+        found = await client.agents.get(name)
+    if session.out.structured:
+        session.out.document(found)
+        return
+    heartbeat = ago(found["last_heartbeat"], time.time())
+    pairs = [("name", found["agent_id"]), ("platform", found["platform"]), ("region", found["region"])]
+    pairs += [("status", found["status"]), ("busy", f"{_busy(found)} slots"), ("labels", _labels(found))]
+    pairs += [("last heartbeat", heartbeat), *sorted(found["metadata"].items())]
+    session.out.fields(pairs)
+
+
+async def drain(session: Session, name: str) -> None:
+    """Let an agent finish what it holds and give it no new work."""
+    async with session.client() as client:
+        await client.agents.set_status(name, "draining")
+    session.out.say(f"Agent {name} gets no new work.")
+
+
+async def undrain(session: Session, name: str) -> None:
+    """Give an agent work again."""
+    async with session.client() as client:
+        await client.agents.set_status(name, "online")
+    session.out.say(f"Agent {name} gets work again.")
+
+
+def _busy(agent: Agent) -> str:
+    capacity = agent["capacity"]
+    return f"{capacity['busy']}/{capacity['slots']}"
+
+
+def _labels(agent: Agent) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(agent["labels"].items()))
+
+
+command(app, "list")(list_agents)
+command(app, "view")(view)
+command(app, "drain")(drain)
+command(app, "undrain")(undrain)

@@ -1,0 +1,109 @@
+"""``pilot server``, and the options it shares with ``pilot up``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pilothouse.cli.errors import UsageError
+from pilothouse.cli.output import Output
+from pilothouse.cli.session import Session, command
+
+if TYPE_CHECKING:
+    from pilothouse.server.settings import Settings
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")]
+Port = Annotated[int | None, typer.Option(help="HTTP, SSE and WebSocket; 0: any free one. [default: 8080]")]
+GrpcPort = Annotated[int | None, typer.Option(help="gRPC; 0: any free one. [default: 9090]")]
+DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept. [default: .pilothouse]")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings.")]
+TlsCert = Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate for HTTP and gRPC (PEM).")]
+TlsKey = Annotated[Path | None, typer.Option(metavar="FILE", help="Its private key (PEM).")]
+LogFormat = Annotated[str | None, typer.Option(metavar="auto|console|json", help="The server's own log.")]
+LogLevel = Annotated[
+    str | None, typer.Option(metavar="debug|info|warning|error", help="The server's own log.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """The command of this file."""
+    command(app, "server", options=False)(run_server)
+
+
+def run_server(
+    session: Session,
+    host: Host = None,
+    port: Port = None,
+    grpc_port: GrpcPort = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    log_format: LogFormat = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Run a server alone. Every setting is also an environment variable PILOT_<NAME> and a key of --config."""
+    settings = server_settings(
+        session.out,
+        host=host,
+        port=port,
+        grpc_port=grpc_port,
+        data_dir=data_dir,
+        config=config,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        log_format=log_format,
+        log_level=log_level,
+    )
+    import uvloop
+
+    from pilothouse.server.main import serve
+
+    prepare_data_dir(settings.data_dir)
+    raise typer.Exit(uvloop.run(serve(settings)))
+
+
+def server_settings(out: Output, **options: Any) -> Settings:
+    """What the server runs with; options that are ``None`` were not given. Raises UsageError."""
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
+    from pilothouse.server.settings import Settings
+
+    try:
+        settings = Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        # The value that was given is not repeated: it may be a password.
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise UsageError(f"settings: {wrong}") from None
+    except (SettingsError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"settings: {error}") from None
+    unknown = set(file_settings(settings.config)) - set(Settings.model_fields)
+    if unknown:
+        out.say(f"warning: {settings.config} has unknown settings: {', '.join(sorted(unknown))}", "yellow")
+    return settings
+
+
+def file_settings(config: Path | None) -> Mapping[str, Any]:
+    """What the file of ``--config`` holds; empty without one. Raises UsageError if it cannot be read."""
+    if config is None:
+        return {}
+    try:
+        return tomllib.loads(config.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {config}: {error.strerror}") from None
+
+
+def prepare_data_dir(data_dir: Path) -> None:
+    """Make it for its owner alone, and keep it out of the git repository it may lie in."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ignore = data_dir / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", "utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot use {data_dir}: {error.strerror}") from None

@@ -1,0 +1,167 @@
+"""``pilot up``: a server and an agent of its own on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+import typer
+
+from pilothouse.cli.addresses import reachable, reachable_host
+from pilothouse.cli.context import Context
+from pilothouse.cli.errors import CliError
+from pilothouse.cli.local_agent import AGENT_NAME, LocalAgent
+from pilothouse.cli.server import (
+    ConfigFile,
+    DataDir,
+    GrpcPort,
+    Host,
+    LogFormat,
+    LogLevel,
+    Port,
+    TlsCert,
+    TlsKey,
+    prepare_data_dir,
+    server_settings,
+)
+from pilothouse.cli.session import Session, command
+
+if TYPE_CHECKING:
+    from pilothouse.server.main import Ready
+    from pilothouse.server.settings import Settings
+
+CONTEXT = "local"
+_ASK = 2.0
+"""Seconds to find out whether the agent is at work, when we are told to stop."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """The command of this file."""
+    command(app, "up", options=False)(up)
+
+
+def up(
+    session: Session,
+    host: Host = None,
+    port: Port = None,
+    grpc_port: GrpcPort = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    log_format: LogFormat = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Run everything here: the server and one agent, embedded database, no other service."""
+    settings = server_settings(
+        session.out,
+        host=host,
+        port=port,
+        grpc_port=grpc_port,
+        data_dir=data_dir,
+        config=config,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        log_format=log_format,
+        log_level=log_level,
+    )
+    import uvloop
+
+    prepare_data_dir(settings.data_dir)
+    raise typer.Exit(uvloop.run(_Up(session, settings).run()))
+
+
+class _Up:
+    """One ``pilot up``, from start to stop."""
+
+    def __init__(self, session: Session, settings: Settings) -> None:
+        self._session = session
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._agent: LocalAgent | None = None
+        self._context = Context(CONTEXT, "")
+        self._ending: asyncio.Task[None] | None = None
+
+    async def run(self) -> int:
+        from pilothouse.server.main import serve
+
+        try:
+            return await serve(self._settings, on_ready=self._ready, stop=self._stop)
+        finally:
+            if self._ending is not None:
+                await self._ending
+            if self._agent is not None:
+                await self._agent.let_go()
+
+    async def _ready(self, ready: Ready) -> None:
+        self._context = await self._log_in(ready)
+        self._session.out.say(
+            f"This machine is logged in as admin (context {CONTEXT!r}). Console: {self._context.server}"
+        )
+        self._agent = LocalAgent(self._settings, ready, self._session.out)
+        self._agent.start()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # In place of the server's own: while it still answers we ask whether our agent is at work.
+            loop.add_signal_handler(number, self._signalled)
+
+    async def _log_in(self, ready: Ready) -> Context:
+        """The context ``local``; a token that is still good is kept, since streams may be open with it."""
+        server, grpc = reachable(ready.http_url), reachable_host(ready.grpc_address)
+        try:
+            saved = self._session.contexts.load().all.get(CONTEXT)
+            token = saved.token if saved and await _good(server, saved.token) else await ready.local_token()
+            context = Context(CONTEXT, server, token, grpc)
+            self._session.contexts.save(context)
+        except (CliError, OSError) as error:
+            self._session.out.say(f"warning: cannot save the login: {error}", "yellow")
+            return Context(CONTEXT, server, await ready.local_token(), grpc)
+        return context
+
+    def _signalled(self) -> None:
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end())
+        else:
+            self._stop.set()  # asked twice: no more questions
+
+    async def _end(self) -> None:
+        agent = self._agent
+        assert agent is not None, "signals come to us from the moment the agent is there"
+        busy = await self._busy()
+        self._stop.set()
+        if busy == 0:
+            await agent.stop()
+            return
+        doing = f"still runs {busy} step{'' if busy == 1 else 's'}" if busy else "may still be at work"
+        self._session.out.say(
+            f"The local agent {doing} and works on; the next `pilot up` here finds it again."
+        )
+        await agent.let_go()
+
+    async def _busy(self) -> int | None:
+        """How many steps our agent holds; ``None`` if nobody can say."""
+        from pilothouse.client import ApiProblem, ClientError, PilotClient
+
+        try:
+            async with (
+                asyncio.timeout(_ASK),
+                PilotClient(self._context.server, self._context.token) as client,
+            ):
+                return (await client.agents.get(AGENT_NAME))["capacity"]["busy"]
+        except ApiProblem as refusal:
+            return 0 if refusal.status == 404 else None  # it has never registered
+        except (ClientError, TimeoutError):
+            return None
+
+
+async def _good(server: str, token: str) -> bool:
+    from pilothouse.client import ClientError, PilotClient
+
+    if not token:
+        return False
+    with contextlib.suppress(ClientError, TimeoutError):
+        async with asyncio.timeout(_ASK), PilotClient(server, token) as client:
+            return (await client.auth.me())["username"] == "admin"
+    return False

@@ -1,0 +1,76 @@
+"""Following a run from the command line, to its end or until the user lets go of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pilothouse.cli.errors import RUN_OUTCOMES, ExitCode
+from pilothouse.cli.live import view_of
+from pilothouse.cli.progress import OVER, from_view
+from pilothouse.cli.session import Session
+
+if TYPE_CHECKING:
+    from pilothouse.client import ApiProblem, Event, PilotClient
+
+_QUIET = 2.0
+"""Seconds after which nothing more is expected of a run that was over before we came."""
+
+
+async def watch(session: Session, run_id: str) -> str:
+    """Show a run until it is over; returns its status."""
+    out = session.out
+    async with session.client() as client:
+        run = from_view(await client.runs.get(run_id))
+        view = view_of(out, run)
+        async with view, aclosing(follow(session, client, run_id, over=run.over)) as events:
+            async for event in events:
+                run.apply(event.type, event.data, event.time.timestamp())
+                view.take(event)
+        view.conclude()
+        if out.structured:
+            out.document(await client.runs.get(run_id))
+    return run.status
+
+
+async def follow(
+    session: Session, client: PilotClient, run_id: str, *, over: bool
+) -> AsyncGenerator[Event, None]:
+    """A run's entries from its start to its end. Says on stderr when the connection had to be made anew.
+
+    ``over``: the run has ended already; then what is left of its journal is all there is.
+    """
+
+    def reconnecting(reason: str) -> None:
+        session.out.note(f"connection lost ({reason}); reconnecting")
+
+    def gap(problem: ApiProblem) -> None:
+        session.out.note(f"some entries are gone ({problem.message}); going on from the oldest left")
+
+    events = client.watch_run(run_id, on_reconnect=reconnecting, on_gap=gap)
+    async with aclosing(events):
+        while True:
+            try:
+                event = await asyncio.wait_for(anext(events), _QUIET if over else None)
+            except (StopAsyncIteration, TimeoutError):
+                return
+            yield event
+
+
+def detachable(session: Session, run_id: str, watching: Coroutine[Any, Any, str]) -> None:
+    """Exit with the run's outcome. Ctrl-C lets go of the run, which goes on."""
+    try:
+        status = asyncio.run(watching)
+    except KeyboardInterrupt:
+        session.out.note(f"detached; the run goes on. Come back with: pilot run watch {run_id}")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    raise typer.Exit(RUN_OUTCOMES.get(status, ExitCode.ERROR))
+
+
+def is_over(status: str) -> bool:
+    """Whether a run of that status has ended."""
+    return status in OVER

@@ -1,0 +1,187 @@
+"""Readers that own a socket: the feed writes to them itself, without a task or a queue for each.
+
+A live outlet has everything up to the window's head; what comes next is framed once for its whole channel and
+handed to each transport. One whose socket fills up leaves the channel and keeps only its cursor; when the socket
+drains it reads on from there, from memory or disk, until it is live again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from pilothouse.journal.model import Cursor, Entry, Selection, WireFormat
+from pilothouse.journal.reader import Reader
+
+if TYPE_CHECKING:
+    from pilothouse.journal.feed import Feed
+
+Write = Callable[[bytes], object]
+
+
+class Connection(Protocol):
+    """A socket that may be written to directly (see ``server/protocols.py``)."""
+
+    @property
+    def write(self) -> Write:
+        """Hand bytes to the transport; never waits."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether the transport's buffer is below its high-water mark."""
+
+    def attach(self, outlet: Outlet) -> None:
+        """Call the outlet's ``paused``, ``resumed`` and ``stop`` as the transport fills, drains and ends."""
+
+    def detach(self, outlet: Outlet) -> None:
+        """The outlet has ended."""
+
+
+class Channel:
+    """The live outlets of one stream and wire format: what they get is encoded and joined once.
+
+    All entries of one stream have one scope, so that a reader's right to them is tested when it joins and when
+    its rights change, not for each entry. ``members`` counts all its outlets, the live ones and those behind.
+    """
+
+    def __init__(self, selection: Selection, fmt: WireFormat) -> None:
+        self.selection = selection
+        self.fmt = fmt
+        self.last_write = 0.0
+        self.members = 0
+        self._outlets: dict[Outlet, Write] = {}
+        self._writes: list[Write] | None = []
+
+    def join(self, outlet: Outlet) -> None:
+        """The outlet has everything: from here on it is live."""
+        self._outlets[outlet] = outlet.write
+        self._writes = None
+
+    def leave(self, outlet: Outlet) -> bool:
+        """Whether it was live."""
+        if self._outlets.pop(outlet, None) is None:
+            return False
+        self._writes = None
+        return True
+
+    def deliver(self, batch: list[Entry], now: float) -> None:
+        """Write newly published entries of this stream to every live outlet."""
+        frames: list[bytes] = []
+        ended = False
+        for entry in batch:
+            if self.selection.wants(entry):
+                frames += [frame.data for frame in entry.frames(self.fmt)]
+                if self.fmt.ends(entry):
+                    ended = True
+                    break
+        if frames:
+            self.last_write = now
+            self._write_all(b"".join(frames) if len(frames) > 1 else frames[0])
+        if ended:
+            for outlet in list(self._outlets):
+                outlet.end()
+
+    def _write_all(self, data: bytes) -> None:
+        """The hot loop: the same bytes to every live outlet."""
+        if self._writes is None:
+            self._writes = list(self._outlets.values())
+        for write in self._writes:
+            write(data)
+
+
+class Outlet:
+    """One reader on one socket. ``done`` is set when it has ended, for whatever reason.
+
+    ``finished``: the stream came to its own end. ``on_live``, if set, is called the first time it has everything.
+    """
+
+    __slots__ = (
+        "_feed",
+        "_loading",
+        "channel",
+        "connection",
+        "done",
+        "finished",
+        "last_write",
+        "on_live",
+        "reader",
+        "write",
+    )
+
+    def __init__(self, feed: Feed, channel: Channel | None, reader: Reader, connection: Connection) -> None:
+        self.reader = reader
+        self.connection = connection
+        self.write = connection.write
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.finished = False
+        self.last_write = 0.0
+        self.on_live: Callable[[], None] | None = None
+        #: ``None`` for readers of the whole journal: there the right to see is tested for each entry.
+        self.channel = channel
+        self._feed = feed
+        self._loading = False
+        connection.attach(self)
+
+    def pump(self) -> None:
+        """Write what lies after the cursor while the socket takes it; live once there is nothing more."""
+        reader = self.reader
+        while not self.done.done() and not self._loading and self.connection.writable:
+            messages = reader.take()
+            if messages:
+                self._write_now(messages)
+            elif reader.ended:
+                self.end()
+            elif reader.behind:
+                self._loading = True
+                self._feed.spawn(self._load())
+            else:
+                self._has_everything()
+                return
+
+    def wake(self, first: int) -> None:
+        """New entries from offset ``first`` on (for readers of the whole journal)."""
+        self.reader.published(first)
+        self.pump()
+
+    def paused(self) -> None:
+        """The socket is full: all before the window's head has been handed to it."""
+        if self.channel is not None and self.channel.leave(self):
+            self.reader.position = Cursor(self.reader.window.head)
+
+    def end(self) -> None:
+        """The stream is finished: its last message has been written."""
+        self.finished = True
+        self.stop()
+
+    def stop(self) -> None:
+        """Nothing more is written; harmless when it has stopped already."""
+        if self.done.done():
+            return
+        self._feed.drop(self)
+        self.connection.detach(self)
+        self.done.set_result(None)
+
+    def idle_since(self) -> float:
+        """When something was last written (the feed's clock)."""
+        return max(self.last_write, self.channel.last_write) if self.channel else self.last_write
+
+    def _has_everything(self) -> None:
+        if self.on_live is not None:
+            call, self.on_live = self.on_live, None
+            call()
+        if self.channel is not None:
+            self.channel.join(self)
+
+    def _write_now(self, messages: list[bytes]) -> None:
+        self.last_write = self._feed.clock()
+        self.write(b"".join(messages))
+
+    async def _load(self) -> None:
+        try:
+            messages = await self._feed.load(self.reader)
+        finally:
+            self._loading = False
+        if messages and not self.done.done():
+            self._write_now(messages)
+        self.pump()

@@ -1,0 +1,337 @@
+"""The kernel without HTTP and gRPC: every service as ``server/graph.py`` builds it, under a clock that is set.
+
+What the server's background tasks do by themselves happens here when a test says so: :meth:`Kernel.pump` gives
+out work if somebody asked for it, :meth:`Kernel.tick` lets time pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+import pytest
+from argon2 import PasswordHasher
+from support.databases import reopened
+from uuid_utils import uuid7
+
+from pilothouse.engine import store
+from pilothouse.engine.dispatch import Dispatcher
+from pilothouse.engine.events import StepEvent, StepEvents
+from pilothouse.engine.ingest import Ingest, LogLines, Receipt
+from pilothouse.engine.model import Attempt, Run
+from pilothouse.engine.secrets import Secrets
+from pilothouse.engine.service import Engine, NewRun
+from pilothouse.engine.spec import parse_spec
+from pilothouse.engine.tasks import STEP, StepTasks
+from pilothouse.engine.transitions import Transitions
+from pilothouse.engine.views import run_view
+from pilothouse.fleet import store as fleet_store
+from pilothouse.fleet.model import Agent, AgentProfile, Lease, Task, TaskReport, TaskStatus, Verdict
+from pilothouse.fleet.service import Fleet, FleetSettings
+from pilothouse.identity.model import SYSTEM
+from pilothouse.identity.secretbox import SecretBox, derive_key
+from pilothouse.identity.service import Identity, IdentitySettings
+from pilothouse.journal import Entry, Journal
+from pilothouse.journal import store as journal_store
+from pilothouse.storage import Database, Tx, Writer
+from pilothouse.wire import entries
+
+T = TypeVar("T")
+
+PROJECT = "project-1"
+HEARTBEAT, OFFLINE_AFTER, LEASE = 10, 30, 60
+KEY = bytes(range(32))
+
+
+class Clock:
+    """Milliseconds since 1970, which stand still until somebody lets them pass."""
+
+    def __init__(self, now: int = 1_800_000_000_000) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += round(seconds * 1000)
+
+
+class RecorderChannel:
+    """A connection to an agent that writes down what it was told."""
+
+    def __init__(self, agent_id: str) -> None:
+        self.agent_id = agent_id
+        self.connection_id = str(uuid7())
+        self.tasks: list[Task] = []
+        self.cancelled: list[tuple[str, str]] = []
+        self.closed_for = ""
+
+    def dispatch(self, task: Task) -> None:
+        """Work."""
+        self.tasks.append(task)
+
+    def cancel(self, task_id: str, reason: str) -> None:
+        """A task to be stopped."""
+        self.cancelled.append((task_id, reason))
+
+    def close(self, reason: str) -> None:
+        """The end."""
+        self.closed_for = reason
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the steps it was given, in order."""
+        return [task.name for task in self.tasks]
+
+    @property
+    def last(self) -> Task:
+        """What it was given last."""
+        return self.tasks[-1]
+
+
+class Kernel:
+    """Everything below the transports, on one database."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self.database, self.clock = database, clock
+        self.woken = False
+        self.writer = Writer(database, clock)
+        self.journal = Journal(database)
+        cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+        settings = IdentitySettings(jwt_key=KEY)
+        self.identity = Identity(database, self.writer, self.journal, settings, clock, cheap)
+        timings = FleetSettings(HEARTBEAT, OFFLINE_AFTER, LEASE)
+        self.fleet = Fleet(self.writer, self.journal, self.identity, timings)
+        self.secrets = Secrets(SecretBox(derive_key(KEY, "secrets")), self.identity)
+        self.transitions = Transitions(self.journal, self.fleet)
+        self.tasks = StepTasks(self.transitions, self.secrets)
+        self.fleet.handle(STEP, self.tasks)
+        self.engine = Engine(self.transitions, self.identity)
+        self.dispatcher = Dispatcher(self.fleet, self.tasks, self.transitions)
+        events = StepEvents(self.journal, self.tasks, self.transitions)
+        self.ingest = Ingest(database, self.writer, self.journal, self.tasks, events)
+        self.fleet.on_change(self._wake)
+
+    def _wake(self) -> None:
+        self.woken = True
+
+    async def start(self) -> None:
+        """As the server starts: writer, then a fresh grace for everyone."""
+        self.writer.start(self.journal)
+        await self.write(self.fleet.restarted)
+        self.woken = True
+
+    async def stop(self) -> None:
+        """Orderly."""
+        self.identity.close()
+        await self.writer.stop()
+        self.journal.feed.close()
+
+    async def restart(self) -> Kernel:
+        """The server goes and another comes, on the same database; its agents' connections are gone."""
+        self.fleet.close()
+        await self.stop()
+        self.database.close()
+        following = Kernel(reopened(self.database), self.clock)
+        await following.start()
+        return following
+
+    # -- time and work ----------------------------------------------------------------------------------
+
+    async def write(self, use_case: Callable[[Tx], T]) -> T:
+        """One use case."""
+        return await self.writer.write(use_case)
+
+    async def pump(self) -> None:
+        """Give out work for as long as somebody asks for it, as the scheduler's task does."""
+        while self.woken:
+            self.woken = False
+            await self.write(self.dispatcher.dispatch)
+
+    async def tick(self, seconds: float = 1) -> None:
+        """Let time pass, then do what the server does every second."""
+        self.clock.advance(seconds)
+        for use_case in (self.fleet.reap, self.engine.tick, self.dispatcher.forsake):
+            await self.write(use_case)
+        await self.pump()
+
+    async def beat(self, seconds: float, *channels: RecorderChannel) -> None:
+        """Let time pass in which these agents beat; all others are silent."""
+        while seconds > 0:
+            step = min(float(HEARTBEAT), seconds)
+            seconds -= step
+            self.clock.advance(step)
+            for channel in channels:
+                await self.write(lambda tx, id=channel.agent_id: self.fleet.heartbeat(tx, id))
+            await self.tick(0)
+
+    # -- agents -----------------------------------------------------------------------------------------
+
+    async def agent(self, agent_id: str = "a1", slots: int = 1, **labels: str) -> RecorderChannel:
+        """Register an agent and connect it."""
+        profile = AgentProfile(agent_id, slots=slots, labels=labels)
+
+        def register(tx: Tx) -> None:
+            token = self.fleet.registry.create_registration_token(
+                tx, SYSTEM, description="", max_uses=1, expires_in=None
+            )
+            self.fleet.registry.register(
+                tx, profile, registration_token=str(token["token"]), own_token=""
+            )
+
+        await self.write(register)
+        return await self.connect(agent_id)
+
+    async def connect(self, agent_id: str) -> RecorderChannel:
+        """A new connection of a registered agent."""
+        channel = RecorderChannel(agent_id)
+        await self.fleet.attach(channel)
+        await self.pump()
+        return channel
+
+    async def disconnect(self, channel: RecorderChannel) -> None:
+        """The connection breaks."""
+        await self.fleet.detach(channel, "the connection broke")
+        await self.pump()
+
+    async def ack(self, channel: RecorderChannel, task_id: str = "") -> Verdict:
+        """The agent starts a task (unless said otherwise, the last it was given)."""
+        wanted = task_id or channel.last.id
+        return await self.write(lambda tx: self.fleet.acknowledged(tx, channel.agent_id, wanted))
+
+    async def refuse(self, channel: RecorderChannel, message: str = "") -> Verdict:
+        """The agent will not start the last task it was given."""
+        task_id = channel.last.id
+        verdict = await self.write(lambda tx: self.fleet.refused(tx, channel.agent_id, task_id, message))
+        await self.pump()
+        return verdict
+
+    async def report(
+        self,
+        channel: RecorderChannel,
+        status: TaskStatus = TaskStatus.SUCCEEDED,
+        task_id: str = "",
+        *,
+        exit_code: int = 0,
+        error: str = "",
+    ) -> Verdict:
+        """The agent reports on a task (unless said otherwise, the last it was given)."""
+        told = TaskReport(task_id or channel.last.id, status, exit_code, error)
+        verdict = await self.write(lambda tx: self.fleet.report(tx, channel.agent_id, told))
+        await self.pump()
+        return verdict
+
+    async def holds(self, channel: RecorderChannel, *task_ids: str, first: bool = False) -> None:
+        """A heartbeat that says what the agent holds."""
+        await self.write(
+            lambda tx: self.fleet.heartbeat(tx, channel.agent_id, frozenset(task_ids), first=first)
+        )
+        await self.pump()
+
+    async def do(self, channel: RecorderChannel, status: TaskStatus = TaskStatus.SUCCEEDED) -> str:
+        """Start and end the last task the agent was given; gives its id."""
+        task_id = channel.last.id
+        assert await self.ack(channel, task_id) is Verdict.ACCEPTED
+        assert await self.report(channel, status, task_id) is Verdict.ACCEPTED
+        return task_id
+
+    async def push(self, agent_id: str, seq: int, step_run_id: str, *lines: str, id: str = "") -> Receipt:
+        """A batch of log lines."""
+        batch = LogLines(id or f"batch-{seq}", seq, step_run_id, list(lines))
+        return await self.ingest.logs(agent_id, batch, await self.ingest.target(step_run_id))
+
+    async def tell(
+        self, agent_id: str, seq: int, step_run_id: str, type: str, payload: dict[str, Any], id: str = ""
+    ) -> Receipt:
+        """An event of an agent; ``type`` without ``arcentra.``."""
+        event = StepEvent(id or f"event-{seq}", seq, step_run_id, f"arcentra.{type}", payload)
+        return await self.ingest.event(agent_id, event)
+
+    # -- runs -------------------------------------------------------------------------------------------
+
+    async def run(self, spec: str, *, pump: bool = True, project: str = PROJECT) -> str:
+        """Start a run of a spec; gives its id."""
+        new = NewRun("pipeline", "build", project, parse_spec(spec).spec)
+        run = await self.write(lambda tx: self.engine.start(tx, SYSTEM, new))
+        if pump:
+            await self.pump()
+        return run.id
+
+    async def cancel(self, run_id: str, reason: str = "not wanted") -> None:
+        """Cancel a run."""
+        await self.write(lambda tx: self.engine.cancel(tx, SYSTEM, run_id, reason))
+        await self.pump()
+
+    async def rerun(self, run_id: str, *, from_failed: bool) -> str:
+        """Run it again; gives the new id."""
+        run = await self.write(lambda tx: self.engine.rerun(tx, SYSTEM, run_id, from_failed=from_failed))
+        await self.pump()
+        return run.id
+
+    async def secret(self, name: str, value: str) -> None:
+        """Set a secret of the project."""
+        await self.write(lambda tx: self.secrets.put(tx, SYSTEM, PROJECT, name, value))
+
+    # -- what there is now ------------------------------------------------------------------------------
+
+    def load(self, run_id: str) -> Run:
+        """The run as stored."""
+        with self.database.read() as conn:
+            run = store.load_run(conn, run_id)
+        assert run is not None
+        return run
+
+    def view(self, run_id: str) -> dict[str, Any]:
+        """The run as clients see it."""
+        with self.database.read() as conn:
+            return run_view(conn, self.load(run_id))
+
+    def step(self, run_id: str, name: str) -> dict[str, Any]:
+        """One step as clients see it, by name."""
+        return next(s for job in self.view(run_id)["jobs"] for s in job["steps"] if s["name"] == name)
+
+    def attempt(self, step_run_id: str) -> Attempt:
+        """One attempt."""
+        with self.database.read() as conn:
+            found = store.attempt(conn, step_run_id)
+        assert found is not None
+        return found[1]
+
+    def lease(self, task_id: str) -> Lease | None:
+        """The lease of a task."""
+        with self.database.read() as conn:
+            return fleet_store.lease(conn, task_id)
+
+    def known(self, agent_id: str) -> Agent:
+        """An agent as stored."""
+        with self.database.read() as conn:
+            agent = fleet_store.agent(conn, agent_id)
+        assert agent is not None
+        return agent
+
+    def entries(self, stream: str | None = None, type: str = "") -> list[Entry]:
+        """What the journal holds on disk, of one stream and type or of all."""
+        with self.database.read() as conn:
+            found, more = journal_store.page(conn, stream, 0, rows=100_000, size=1 << 40)
+        assert not more
+        return [entry for entry in found if not type or entry.type == type]
+
+    def told(self, run_id: str, type: str) -> list[dict[str, Any]]:
+        """The bodies of a run's entries of one type."""
+        return [entry.body for entry in self.entries(entries.run_stream(run_id), type)]
+
+    def lines(self, run_id: str) -> list[str]:
+        """The run's log."""
+        return [line for body in self.told(run_id, entries.STEP_LOGGED) for line in body["lines"]]
+
+
+@pytest.fixture
+async def kernel(database: Database) -> AsyncIterator[Kernel]:
+    """A started kernel on each backend in turn."""
+    kernel = Kernel(database, Clock())
+    await kernel.start()
+    yield kernel
+    if kernel.writer.queued == 0:
+        await asyncio.wait_for(kernel.stop(), 10)

@@ -1,0 +1,236 @@
+"""A real server in a process of its own, on free ports and a fresh data directory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+PASSWORD = "correct horse battery"
+_PROGRAM = """
+import json, sys
+import uvloop
+from pilothouse.server.main import serve
+from pilothouse.server.settings import Settings
+sys.exit(uvloop.run(serve(Settings(**json.loads(sys.argv[1])))))
+"""
+_UNLIMITED = {"ratelimit_login": "off", "ratelimit_sessions": "off", "ratelimit_default": "off"}
+_READY = re.compile(r"pilothouse ready http=(http://\S+:(\d+)) grpc=(\S+:(\d+))")
+
+S = TypeVar("S", bound="Server")
+
+
+class Server:
+    """One server. ``settings`` are those of ``pilothouse.server.settings``; unlimited unless said otherwise."""
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        self.data_dir = directory / "data"
+        self.settings: dict[str, Any] = {
+            "port": 0,
+            "grpc_port": 0,
+            "log_format": "json",
+            "admin_password": PASSWORD,
+            **_UNLIMITED,
+            **settings,
+            "data_dir": str(self.data_dir),
+        }
+        self._log = directory / "server.log"
+        self._process: subprocess.Popen[str] | None = None
+        self._tokens: dict[str, str] = {}
+        self._exited: int | None = None
+        self.url = self.grpc = ""
+
+    # -- the process ------------------------------------------------------------------------------------
+
+    def spawn(self) -> subprocess.Popen[str]:
+        """Start the process and wait for nothing."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, json.dumps(self.settings)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                text=True,
+            )
+        return self._process
+
+    def start(self: S) -> S:
+        """Start and wait for the ready line; it says the ports, which a restart takes again."""
+        process = self.spawn()
+        line = _first_line(process, 30)
+        match = _READY.fullmatch(line.rstrip("\n"))
+        assert match, f"no ready line but {line!r}; exit code {process.poll()}\n{self.log()}"
+        self.url, self.grpc = match[1], match[3]
+        self.settings["port"], self.settings["grpc_port"] = int(match[2]), int(match[4])
+        return self
+
+    def stop(self) -> float:
+        """SIGTERM; it must exit with 0 within 10 s (decisions.md). Gives the seconds it took."""
+        process = self._running()
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(10)
+        assert code == 0, f"exit code {code}\n{self.log()}"
+        return time.monotonic() - began
+
+    def kill9(self) -> None:
+        """No goodbye."""
+        process = self._running()
+        process.kill()
+        process.wait(10)
+
+    def restart(self: S) -> S:
+        """Start again on the same ports and the same data directory."""
+        return self.start()
+
+    def close(self) -> None:
+        """For teardown: whatever is left of it ends."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(10)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs and answers."""
+        if self._process is None or self._process.poll() is not None:
+            return False
+        return httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._running().pid
+
+    def log(self) -> str:
+        """Everything on its stderr so far."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def failures(self) -> list[str]:
+        """Lines of its log that tell of something unforeseen."""
+        signs = ("Traceback", '"level": "error"', "never retrieved", "Exception in", "Unhandled")
+        return [line[:2000] for line in self.log().splitlines() if any(sign in line for sign in signs)]
+
+    def _running(self) -> subprocess.Popen[str]:
+        assert self._process is not None, "not started"
+        return self._process
+
+    # -- talking to it ----------------------------------------------------------------------------------
+
+    @property
+    def ws(self) -> str:
+        """The address for WebSockets."""
+        return self.url.replace("http://", "ws://", 1)
+
+    @property
+    def admin(self) -> str:
+        """A token of ``admin``; the same until a restart loses nothing."""
+        if "admin" not in self._tokens:
+            self._tokens["admin"] = self.login("admin", PASSWORD)
+        return self._tokens["admin"]
+
+    def call(self, method: str, path: str, token: str | None = "admin", **more: Any) -> httpx.Response:
+        """One request; ``path`` without the base is below ``/api/v1``. ``token`` None: as nobody."""
+        headers = dict(more.pop("headers", {}))
+        if token is not None:
+            headers["Authorization"] = f"Bearer {self.admin if token == 'admin' else token}"
+        root = path if path.startswith(("/api/", "/healthz", "/readyz", "/metrics", "/openapi")) else ""
+        url = self.url + (root or f"/api/v1{path}")
+        return httpx.request(method, url, headers=headers, timeout=20, **more)
+
+    def ask(self, method: str, path: str, token: str | None = "admin", **more: Any) -> Any:
+        """The same, where it must succeed: the body, out of its envelope."""
+        answer = self.call(method, path, token, **more)
+        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
+        body = answer.json() if answer.content else None
+        return body["detail"] if isinstance(body, dict) and body.get("msg") == "success" else body
+
+    def login(self, username: str, password: str = PASSWORD) -> str:
+        """A session token."""
+        answer = self.call(
+            "POST", "/auth/login", None, json={"username": username, "password": password}
+        )
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["token"])
+
+    def user(self, name: str, role: str = "user", projects: list[str] | None = None) -> str:
+        """A new user (in the default project unless said otherwise); a token of his."""
+        body = {"username": name, "password": PASSWORD, "role": role, "projects": projects}
+        if projects is None:
+            del body["projects"]
+        self.ask("POST", "/users", json=body)
+        return self.login(name)
+
+    def project(self, name: str, members: list[str] | None = None) -> str:
+        """A new project's id."""
+        made = self.ask("POST", "/projects", json={"name": name, "members": members or []})
+        return str(made["projectId"])
+
+    @property
+    def default_project(self) -> str:
+        """The id of the project that is there from the start."""
+        found = self.ask("GET", "/projects")["list"]
+        return str(next(project["projectId"] for project in found if project["isDefault"]))
+
+    def registration_token(self, **body: Any) -> str:
+        """A token with which agents may register."""
+        return str(self.ask("POST", "/registration-tokens", json=body)["token"])
+
+    def pipeline(self, name: str, spec: Any, token: str = "admin", project: str = "") -> str:
+        """A new pipeline with a spec; its id."""
+        made = self.ask("POST", "/pipelines", token, json={"name": name, "projectId": project})
+        pipeline_id = str(made["pipelineId"])
+        self.ask("POST", f"/pipelines/{pipeline_id}/spec/save", token, json={"spec": spec})
+        return pipeline_id
+
+    def trigger(self, pipeline_id: str, token: str = "admin", **body: Any) -> str:
+        """A new run's id."""
+        return str(self.ask("POST", f"/pipelines/{pipeline_id}/trigger", token, json=body)["runId"])
+
+
+@contextlib.contextmanager
+def running(directory: Path, **settings: Any) -> Iterator[Server]:
+    """A started server that is surely gone afterwards."""
+    server = Server(directory, **settings)
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+def spec_for(agent: str, *steps: str) -> dict[str, Any]:
+    """A spec of one job whose steps go to the agent of that name."""
+    selector = {"matchLabels": {"only": agent}}
+    made = [
+        {"name": name, "uses": "shell", "args": {"command": "true"}, "agentSelector": selector}
+        for name in steps or ("work",)
+    ]
+    return {"jobs": [{"name": "build", "steps": made}]}
+
+
+def _first_line(process: subprocess.Popen[str], seconds: float) -> str:
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:  # to the end, so that the server never waits for us
+            lines.put(line)
+        lines.put("")
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        return lines.get(timeout=seconds)
+    except queue.Empty:
+        return ""
