@@ -119,9 +119,20 @@ class Server:
         return self._log.read_text() if self._log.exists() else ""
 
     def failures(self) -> list[str]:
-        """Lines of its log that tell of something unforeseen."""
-        signs = ("Traceback", '"level": "error"', "never retrieved", "Exception in", "Unhandled")
-        return [line[:2000] for line in self.log().splitlines() if any(sign in line for sign in signs)]
+        """What its log tells of the unforeseen: our own errors, and exceptions that came out of our code."""
+        found, trace = [], None
+        for line in self.log().splitlines():
+            if line.startswith("Traceback"):
+                trace = []
+            elif trace is not None and line.startswith((" ", "\t")):
+                trace.append(line.strip())
+            elif trace is not None:
+                ours = [at for at in trace if "/pilothouse/" in at]
+                found += [f"{line[:300]}, at {ours[-1]}"] if ours else []
+                trace = None
+            elif '"level": "error"' in line or "never retrieved" in line:
+                found.append(line[:2000])
+        return found
 
     def _running(self) -> subprocess.Popen[str]:
         assert self._process is not None, "not started"

@@ -20,7 +20,7 @@ class Backoff:
 
     def delay(self) -> float:
         """Seconds to wait after one more failure."""
-        chosen = random.uniform(self._next / 2, self._next)
+        chosen = random.uniform(self._next / 2, self._next)  # noqa: S311  # nobody gains by guessing it
         self._next = min(LONGEST, self._next * 2)
         return chosen
 

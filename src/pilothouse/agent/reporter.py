@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 OUTPUT = "arcentra.step.output"
 PROGRESS = "arcentra.step.progress"
 PROGRESS_EVERY = 0.2  # seconds
+MAX_MESSAGE = 1000  # characters
 
 
 class SpoolReporter:
@@ -39,10 +41,10 @@ class SpoolReporter:
     def output(self, name: str, value: Any) -> None:
         if not self._event(OUTPUT, {"name": name, "value": value}):
             note = f"pilot: warning: output {name} dropped: it is nested too deeply"
-            self._batches.add("stderr", [note], self._now_ms())
+            self._batches.add("stderr", [note], time.time_ns() // 1_000_000)
 
     def progress(self, percent: int, message: str) -> None:
-        self._progress = {"percent": percent, "message": message}
+        self._progress = {"percent": percent, "message": message[:MAX_MESSAGE]}
         loop = asyncio.get_running_loop()
         wait = self._progress_at + PROGRESS_EVERY - loop.time()
         if wait <= 0:
@@ -86,11 +88,9 @@ class SpoolReporter:
             json_format.ParseDict(payload, event.payload)
             data = event.SerializeToString()
             # Readers refuse messages nested over 100 deep, and that would be the whole call each time.
-            pb.PushEventsRequest.FromString(pb.PushEventsRequest(batch={"events": [event]}).SerializeToString())
+            request = pb.PushEventsRequest(batch=pb.EventBatch(events=[event]))
+            pb.PushEventsRequest.FromString(request.SerializeToString())
         except (json_format.ParseError, DecodeError, RecursionError, ValueError):
             return False
         self.last_event = self._outbox.events.append(data)
         return True
-
-    def _now_ms(self) -> int:
-        return int(self._batches.clock() * 1000)

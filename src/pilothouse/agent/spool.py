@@ -11,13 +11,14 @@ when the server wants the pending records numbered anew; so renumbering rewrites
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import orjson
 import structlog
@@ -88,8 +89,8 @@ class Segment:
     def cut_torn_tail(self) -> int:
         """How many whole records there are; what follows them is cut off."""
         count = good = 0
-        for _, good in unframe(os.pread(self.file, self.size, 0)):
-            count += 1
+        for _, end in unframe(os.pread(self.file, self.size, 0)):
+            count, good = count + 1, end
         if good < self.size:
             log.warning("spool.torn_tail", path=str(self.path), bytes=self.size - good)
             os.ftruncate(self.file, good)
@@ -100,7 +101,8 @@ class Segment:
         os.close(self.file)
 
 
-class Mark(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Mark:
     """A place in the queue: the record with this index, or the end."""
 
     index: int
@@ -170,7 +172,7 @@ class Spool:
     def read(self, mark: Mark) -> tuple[bytes, Mark] | None:
         """The record at the mark (or, where there is a hole, the next) and the mark after it; None at the end."""
         while True:
-            index, segment, offset = mark
+            index, segment, offset = mark.index, mark.segment, mark.offset
             if offset < segment.size:
                 payload = segment.payload(offset)
                 if payload is not None:
@@ -224,7 +226,7 @@ class Spool:
             fresh = Segment.create(self._directory, self._state.head)
             return fresh, fresh, fresh.first
         segments = [Segment(path, int(path.stem)) for path in paths]
-        for earlier, later in zip(segments, segments[1:], strict=False):
+        for earlier, later in itertools.pairwise(segments):
             earlier.next = later
         last = segments[-1]
         return segments[0], last, last.first + last.cut_torn_tail()

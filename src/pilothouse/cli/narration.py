@@ -32,8 +32,10 @@ def _run_started(body: Body, at: float) -> list[str]:
 
 
 def _run_cancelling(body: Body, at: float) -> list[str]:
-    by = f" by {safe(body['by'])}" if body.get("by") else ""
-    return [f"{_run(body)}: being cancelled{by}{_because(body.get('reason'))}"]
+    by, reason = body.get("by", ""), body.get("reason", "")
+    if by and reason != f"cancelled by {by}":
+        return [f"{_run(body)}: being cancelled by {safe(by)}{_because(reason)}"]
+    return [f"{_run(body)}: being cancelled{_because(reason)}"]
 
 
 def _run_completed(body: Body, at: float) -> list[str]:
@@ -133,11 +135,7 @@ def _ended(subject: str, body: Body, reason: str | None) -> str:
     status = _WORDS.get(body["status"], body["status"])
     # A reason that only repeats the status says nothing.
     why = _because(None if reason in (body["status"], status) else reason)
-    took = (
-        f" in {span(body['duration'] / 1000)}"
-        if body.get("duration") is not None and status != "skipped"
-        else ""
-    )
+    took = f" in {span(body['duration'] / 1000)}" if body.get("duration") else ""  # 0: it never began
     return f"{subject}: {status}{why}{took}"
 
 

@@ -16,6 +16,7 @@ from pilothouse.cli.packing import Checkout, find_checkout, pack
 from pilothouse.cli.project import ProjectName, project_id
 from pilothouse.cli.session import Session, command
 from pilothouse.cli.spec_file import SpecFile, check, find_spec, refused
+from pilothouse.cli.text import size
 from pilothouse.cli.watching import detachable, watch
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ async def _send_checkout(client: PilotClient, checkout: Checkout, project: str, 
     with tempfile.NamedTemporaryFile(prefix="pilot-checkout-", suffix=".tar.gz") as file:
         packed = await asyncio.to_thread(pack, checkout, file)
         file.flush()
-        out.note(f"sending {packed.files} files of {checkout.root} ({packed.size / (1 << 20):.1f} MiB)")
+        out.note(f"sending {packed.files} files of {checkout.root} ({size(packed.size)})")
         blob = await client.blobs.upload(Path(file.name), packed.sha256, project=project)
     return blob["id"]
 

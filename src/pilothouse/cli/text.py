@@ -53,6 +53,13 @@ def span(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m"
 
 
+def size(count: int) -> str:
+    """``812 B``, ``3.4 KiB``, ``12.0 MiB``."""
+    if count < 1024:
+        return f"{count} B"
+    return f"{count / 1024:.1f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.1f} MiB"
+
+
 def moment(text: str | None) -> float | None:
     """An RFC 3339 time as Unix seconds."""
     return datetime.fromisoformat(text).timestamp() if text else None

@@ -1,0 +1,68 @@
+"""Fetching what a run was checked out as, a tar in the server's blob store."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import structlog
+
+from pilothouse.agent.backoff import Backoff
+from pilothouse.agent.errors import StepImpossible
+from pilothouse.agent.settings import AgentSettings
+from pilothouse.wire.agent.v1 import agent_pb2 as pb
+
+TIMEOUT = 30.0  # seconds without a byte
+_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+log = structlog.get_logger("agent.checkout")
+
+
+class CheckoutFetcher:
+    """`token`: gives the agent's own token of the moment. It goes to the agent's server and nowhere else."""
+
+    def __init__(self, settings: AgentSettings, token: Callable[[], str | None]) -> None:
+        self._server = settings.server.rstrip("/")
+        self._token = token
+        trusted = ssl.create_default_context(cafile=settings.grpc_ca) if settings.secure else False
+        self._client = httpx.AsyncClient(timeout=TIMEOUT, verify=trusted, trust_env=False)
+
+    async def fetch(self, checkout: pb.Checkout, target: Path) -> None:
+        """Into `target`, unchecked. Tries until it succeeds while the server is away.
+
+        Raises StepImpossible where trying again would not help.
+        """
+        if not checkout.url.startswith("/") or checkout.url.startswith("//"):
+            raise StepImpossible("the checkout is not on this agent's server")
+        backoff = Backoff()
+        while True:
+            try:
+                reason = await self._try(checkout, target)
+            except httpx.TransportError as error:
+                reason = type(error).__name__
+            if not reason:
+                return
+            log.info("agent.checkout_failed", reason=reason)
+            await backoff.sleep()
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _try(self, checkout: pb.Checkout, target: Path) -> str:
+        """Why it should be tried again; empty if it worked."""
+        headers = {"Authorization": f"Bearer {self._token()}", "Accept-Encoding": "identity"}
+        async with self._client.stream("GET", self._server + checkout.url, headers=headers) as response:
+            if response.status_code in _LATER:
+                return f"status {response.status_code}"
+            if response.status_code != httpx.codes.OK:
+                raise StepImpossible(f"cannot fetch the checkout: the server answers {response.status_code}")
+            left = checkout.size
+            with target.open("wb") as file:
+                async for chunk in response.aiter_raw():
+                    left -= len(chunk)
+                    if left < 0:
+                        raise StepImpossible(f"the checkout is larger than the {checkout.size} bytes announced")
+                    file.write(chunk)
+        return ""

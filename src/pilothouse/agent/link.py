@@ -1,0 +1,256 @@
+"""The link to the server: registration, the `Connect` call with its heartbeats, and what is reported.
+
+It lasts as long as the agent, over any number of connections (arcentra-wire.txt, package agent.v1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+import grpc
+import structlog
+from grpc.aio import AioRpcError
+
+from pilothouse import __version__
+from pilothouse.agent.backoff import Backoff
+from pilothouse.agent.credential import load_credential, save_credential
+from pilothouse.agent.errors import CredentialRefused, Replaced, SettingsRefused
+from pilothouse.agent.settings import AgentSettings, architecture, os_name
+from pilothouse.agent.wires import Metadata
+from pilothouse.wire.agent.v1 import agent_pb2 as pb
+from pilothouse.wire.agent.v1.agent_pb2_grpc import AgentServiceStub
+from pilothouse.wire.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
+
+MAX_MESSAGE = 16 << 20  # bytes
+UNARY_TIMEOUT = 30.0  # seconds
+STEADY = 5.0  # seconds after which a connection counts as a good one
+DEFAULT_HEARTBEAT = 10.0  # seconds
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # in truth the time one attempt to connect may take
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+
+log = structlog.get_logger("agent.link")
+
+
+class Worker(Protocol):
+    """Who takes what the server sends, and knows what is held."""
+
+    def held(self) -> Collection[str]:
+        """Ids of the step runs that run here, or have ended without the server knowing."""
+
+    def dispatch(self, message: pb.StepRun) -> None: ...
+    def cancel(self, step_run_id: str, reason: str) -> None: ...
+
+
+class Link:
+    """`connected` is set while a `Connect` call is up; `token` is the agent's own, once it has one."""
+
+    def __init__(self, settings: AgentSettings, worker: Worker, facts: Mapping[str, str]) -> None:
+        """`facts`: what else people should see of this agent. Raises DataDirForeign, SettingsRefused."""
+        self.agent_id = settings.agent_id
+        self.registrations = 0
+        self.connected = asyncio.Event()
+        self.token = load_credential(settings.data_dir, settings.agent_id)
+        self._settings = settings
+        self._worker = worker
+        self._facts = facts
+        self._may_enrol = settings.token is not None
+        self._heartbeat_every = DEFAULT_HEARTBEAT
+        self._channel = _channel(settings)
+        self._agent = AgentServiceStub(self._channel)
+        self._gateway = GatewayServiceStub(self._channel)
+
+    @property
+    def gateway(self) -> GatewayServiceStub:
+        return self._gateway
+
+    @property
+    def metadata(self) -> Metadata:
+        return (("authorization", f"Bearer {self.token}"),)
+
+    async def run(self) -> NoReturn:
+        """Until cancelled. Raises CredentialRefused, Replaced, SettingsRefused."""
+        await self._register()
+        backoff = Backoff()
+        while True:
+            began = time.monotonic()
+            reason = "the server ended it"
+            try:
+                await self._connect()
+            except AioRpcError as error:
+                reason = _said(error)
+                if error.code() is grpc.StatusCode.ABORTED and "replaced" in reason:
+                    raise Replaced(f"another agent has connected as {self.agent_id}") from None
+                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                    await self._register()
+            log.info("agent.disconnected", reason=reason)
+            if time.monotonic() - began > STEADY:
+                backoff.reset()
+            await backoff.sleep()
+
+    async def report(self, request: pb.ReportStepRunStatusRequest) -> bool:
+        """A step run's status, until the server has answered. False: it is not, or no longer, ours."""
+        request.agent_id = self.agent_id
+        backoff = Backoff()
+        while True:
+            await self.connected.wait()
+            try:
+                reply = await self._agent.ReportStepRunStatus(
+                    request, timeout=UNARY_TIMEOUT, metadata=self.metadata
+                )
+                return reply.success
+            except AioRpcError as error:
+                log.info("agent.report_failed", step_run_id=request.step_run_id, reason=_said(error))
+            await backoff.sleep()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    # -- registration -----------------------------------------------------------------------------------
+
+    async def _register(self) -> None:
+        """With the agent's own token if it has one and the server takes it, else once with the other."""
+        request = await self._introduction()
+        backoff = Backoff()
+        while True:
+            enrolling = self.token is None
+            if enrolling and not self._may_enrol:
+                raise CredentialRefused(self._why_refused())
+            request.token = self.token or ""
+            request.registration_token = (self._settings.token or "") if enrolling else ""
+            try:
+                reply = await self._agent.Register(request, timeout=UNARY_TIMEOUT)
+            except AioRpcError as error:
+                if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                    raise SettingsRefused(f"the server refuses this agent: {error.details()}") from None
+                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                    self._may_enrol = self._may_enrol and not enrolling
+                    self.token = None
+                    continue
+                log.info("agent.register_failed", reason=_said(error))
+                await backoff.sleep()
+                continue
+            self._registered(reply, enrolling)
+            return
+
+    async def _introduction(self) -> pb.RegisterRequest:
+        settings = self._settings
+        return pb.RegisterRequest(
+            agent_id=settings.agent_id,
+            agent_name=settings.name or settings.agent_id,
+            ip=await asyncio.to_thread(_own_address, settings.grpc),
+            os=os_name(),
+            arch=architecture(),
+            version=__version__,
+            max_concurrent_step_runs=settings.slots,
+            max_sessions=settings.max_sessions,
+            labels=settings.all_labels,
+            platform=settings.platform,
+            region=settings.region,
+            metadata=self._facts,
+        )
+
+    def _registered(self, reply: pb.RegisterResponse, enrolled: bool) -> None:
+        if enrolled:
+            self._may_enrol = False
+        if reply.auth_token:
+            self.token = reply.auth_token
+            save_credential(self._settings.data_dir, self.agent_id, reply.auth_token)
+        self._heartbeat_every = reply.heartbeat_interval / 1000 or DEFAULT_HEARTBEAT
+        self.registrations += 1
+        log.info("agent.registered", agent_id=self.agent_id, heartbeat=self._heartbeat_every, enrolled=enrolled)
+
+    def _why_refused(self) -> str:
+        if self._settings.token is None:
+            return "the server does not know this agent; start it with --token and a registration token"
+        return "the server refuses this agent's own token and the registration token given with --token"
+
+    # -- the connection ---------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        call = self._agent.Connect(None, metadata=self.metadata)
+        beating: asyncio.Task[None] | None = None
+        try:
+            await call.write(self._heartbeat())
+            self.connected.set()
+            log.info("agent.connected", server=self._settings.grpc)
+            beating = asyncio.create_task(self._beat(call))
+            async for response in call:
+                self._obey(response)
+        finally:
+            self.connected.clear()
+            if beating is not None:
+                beating.cancel()
+            call.cancel()
+
+    async def _beat(self, call: grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]) -> None:
+        try:
+            while True:
+                await asyncio.sleep(self._heartbeat_every)
+                await call.write(self._heartbeat())
+        except (AioRpcError, asyncio.InvalidStateError):
+            return  # the call has ended, which its reader sees as well
+
+    def _heartbeat(self) -> pb.ConnectRequest:
+        held = list(self._worker.held())
+        beat = pb.ConnectHeartbeat(
+            timestamp=int(time.time()),
+            status=pb.AGENT_STATUS_BUSY if held else pb.AGENT_STATUS_IDLE,
+            running_step_runs_count=len(held),
+            max_concurrent_step_runs=self._settings.slots,
+            running_step_run_ids=held,
+            reports_running=True,
+        )
+        return pb.ConnectRequest(agent_id=self.agent_id, heartbeat=beat)
+
+    def _obey(self, response: pb.ConnectResponse) -> None:
+        kind = response.WhichOneof("payload")
+        if kind == "task_dispatch":
+            for message in response.task_dispatch.step_runs:
+                self._worker.dispatch(message)
+        elif kind == "task_cancel":
+            self._worker.cancel(response.task_cancel.step_run_id, response.task_cancel.reason)
+
+
+def _channel(settings: AgentSettings) -> grpc.aio.Channel:
+    if not settings.secure:
+        return grpc.aio.insecure_channel(settings.grpc, options=_OPTIONS)
+    roots = _read(settings.grpc_ca) if settings.grpc_ca is not None else None
+    return grpc.aio.secure_channel(settings.grpc, grpc.ssl_channel_credentials(roots), options=_OPTIONS)
+
+
+def _read(certificates: Path) -> bytes:
+    try:
+        return certificates.read_bytes()
+    except OSError as error:
+        raise SettingsRefused(f"cannot read {certificates}: {error.strerror}") from None
+
+
+def _own_address(target: str) -> str:
+    """The address this machine has towards the server; empty if there is no way to tell."""
+    host, _, port = target.rpartition(":")
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(address)  # sends nothing
+            return str(probe.getsockname()[0])
+    except (OSError, ValueError):
+        return ""
+
+
+def _said(error: AioRpcError) -> str:
+    return f"{error.code().name}: {error.details()}"
