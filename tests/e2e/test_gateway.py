@@ -182,13 +182,13 @@ async def test_a_new_credential_ends_the_old_one_and_its_connection(server: Serv
         await asyncio.wait_for(asyncio.shield(old.closed), 5)
 
 
-async def test_a_removed_agents_connection_ends(server: Server) -> None:
-    async with await registered(server, "removed") as agent:
-        assert server.call("DELETE", "/agents/removed").status_code == 204
-        assert agent.closed is not None
-        code, _ = await asyncio.wait_for(asyncio.shield(agent.closed), 5)
-        assert code is not Code.OK
-        assert await refusal(agent.push(batch("x", 1, ["late"]))) is Code.UNAUTHENTICATED
+async def test_a_removed_agents_connection_ends(server: Server, work: Work) -> None:
+    await eventually(lambda: work.step_view()["status"] == "running")
+    assert server.call("DELETE", f"/agents/{work.agent.agent_id}").status_code == 204
+    assert await refusal(work.push(1, ["late"])) is Code.UNAUTHENTICATED
+    assert work.agent.closed is not None
+    code, _ = await asyncio.wait_for(asyncio.shield(work.agent.closed), 5)
+    assert code is not Code.OK
 
 
 async def test_unregister_and_labels(server: Server) -> None:
@@ -618,12 +618,11 @@ async def test_hostile_events(work: Work) -> None:
     assert "../x" not in step["outputs"]
 
 
-@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
-@pytest.mark.parametrize("type", ["progress", "output"])
-async def test_numbers_that_json_does_not_know(work: Work, type: str, number: float) -> None:
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+async def test_numbers_that_json_does_not_know(work: Work, number: float) -> None:
     """A call that fails would be repeated for ever: an event is reliable. It must be answered."""
-    payload = {"name": "n", "value": number, "percent": number}
-    ack = await work.agent.push_events(events(("e", 1, work.step, f"arcentra.step.{type}", payload)))
+    payload = {"name": "n", "value": number}
+    ack = await work.agent.push_events(events(("e", 1, work.step, "arcentra.step.output", payload)))
     assert ack.status in (ACCEPTED, REJECTED)
 
 

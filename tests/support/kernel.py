@@ -97,6 +97,7 @@ class Kernel:
     def __init__(self, database: Database, clock: Clock) -> None:
         self.database, self.clock = database, clock
         self.woken = False
+        self.following: Kernel | None = None
         self.writer = Writer(database, clock)
         self.journal = Journal(database)
         cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -135,6 +136,7 @@ class Kernel:
         await self.stop()
         self.database.close()
         following = Kernel(reopened(self.database), self.clock)
+        self.following = following
         await following.start()
         return following
 
@@ -330,8 +332,12 @@ class Kernel:
 @pytest.fixture
 async def kernel(database: Database) -> AsyncIterator[Kernel]:
     """A started kernel on each backend in turn."""
-    kernel = Kernel(database, Clock())
-    await kernel.start()
-    yield kernel
-    if kernel.writer.queued == 0:
-        await asyncio.wait_for(kernel.stop(), 10)
+    first = Kernel(database, Clock())
+    await first.start()
+    yield first
+    life: Kernel | None = first
+    while life is not None:
+        await asyncio.wait_for(life.stop(), 10)
+        if life is not first:
+            life.database.close()
+        life = life.following

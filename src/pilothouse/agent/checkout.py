@@ -63,6 +63,8 @@ class CheckoutFetcher:
                 async for chunk in response.aiter_raw():
                     left -= len(chunk)
                     if left < 0:
-                        raise StepImpossible(f"the checkout is larger than the {checkout.size} bytes announced")
+                        raise StepImpossible(
+                            f"the checkout is larger than the {checkout.size} bytes announced"
+                        )
                     file.write(chunk)
         return ""

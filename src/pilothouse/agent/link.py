@@ -118,7 +118,7 @@ class Link:
             await backoff.sleep()
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._channel.close(None)
 
     # -- registration -----------------------------------------------------------------------------------
 
@@ -172,7 +172,9 @@ class Link:
             save_credential(self._settings.data_dir, self.agent_id, reply.auth_token)
         self._heartbeat_every = reply.heartbeat_interval / 1000 or DEFAULT_HEARTBEAT
         self.registrations += 1
-        log.info("agent.registered", agent_id=self.agent_id, heartbeat=self._heartbeat_every, enrolled=enrolled)
+        log.info(
+            "agent.registered", agent_id=self.agent_id, heartbeat=self._heartbeat_every, enrolled=enrolled
+        )
 
     def _why_refused(self) -> str:
         if self._settings.token is None:

@@ -33,7 +33,9 @@ def encode_lines(stream: Stream, texts: Sequence[str], at_ms: int) -> bytes:
 class LogBatches:
     """`store` takes each batch. A lone line goes out almost at once, many at most every `EVERY` seconds."""
 
-    def __init__(self, step_run_id: str, new_id: Callable[[], str], store: Callable[[pb.LogBatch], None]) -> None:
+    def __init__(
+        self, step_run_id: str, new_id: Callable[[], str], store: Callable[[pb.LogBatch], None]
+    ) -> None:
         self._step_run_id = step_run_id
         self._new_id = new_id
         self._store = store

@@ -112,7 +112,9 @@ class Pusher(Generic[Request]):
                 await self._align()
                 settled = await self._push()
             except AioRpcError as error:
-                log.info("agent.push_failed", rpc=self._wire.name, code=error.code().name, reason=error.details())
+                log.info(
+                    "agent.push_failed", rpc=self._wire.name, code=error.code().name, reason=error.details()
+                )
                 settled = False
             except SpoolFull as full:
                 log.error("spool.full", rpc=self._wire.name, reason=str(full))
@@ -230,7 +232,9 @@ class Pusher(Generic[Request]):
         it has, under the same ids, and takes again without effect; what it refuses alone, it does not have.
         """
         first = self._spool.seq(self._spool.head.index)
-        log.warning("agent.push_out_of_order", rpc=self._wire.name, first=first, expected=expected, reason=message)
+        log.warning(
+            "agent.push_out_of_order", rpc=self._wire.name, first=first, expected=expected, reason=message
+        )
         if self._singly or expected < first:
             self._spool.renumber(expected)
             self._singly = False

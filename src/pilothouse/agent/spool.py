@@ -99,6 +99,7 @@ class Segment:
 
     def close(self) -> None:
         os.close(self.file)
+        self.file = -1  # a late write must fail, not reach another file
 
 
 @dataclass(frozen=True, slots=True)

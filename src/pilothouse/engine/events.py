@@ -44,7 +44,7 @@ class StepEvents:
 
     def take(self, tx: Tx, agent_id: str, event: StepEvent, masker: Masker | None) -> None:
         """Apply or journal one event."""
-        payload = mask_tree(event.payload, masker)
+        payload = masker.mask_value(event.payload) if masker else event.payload
         at = self._tasks.place(tx.conn, event.step_run_id) if event.step_run_id else None
         if at is not None and event.type == PROGRESS:
             self._progress(tx, at, payload)
@@ -99,16 +99,3 @@ class StepEvents:
         self._journal.append(
             tx, entries.agent_stream(agent_id), entries.AGENT_EVENT, entries.FLEET_SCOPE, body
         )
-
-
-def mask_tree(value: Any, masker: Masker | None) -> Any:
-    """Mask every string in a JSON value, keys included."""
-    if masker is None:
-        return value
-    if isinstance(value, str):
-        return masker.mask(value)
-    if isinstance(value, dict):
-        return {masker.mask(str(key)): mask_tree(item, masker) for key, item in value.items()}
-    if isinstance(value, list):
-        return [mask_tree(item, masker) for item in value]
-    return value

@@ -16,6 +16,7 @@ from google.protobuf import json_format
 
 from pilothouse.engine.events import StepEvent
 from pilothouse.engine.ingest import EVENTS, LOGS, Ingest, LogLines, Receipt, Taken
+from pilothouse.engine.joining import Joiner
 from pilothouse.fleet.credentials import agent_caller
 from pilothouse.identity.service import Identity
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
@@ -87,29 +88,15 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         """Batches are committed and shown as they arrive; the ack at half-close says they are on disk."""
         agent = await agent_caller(context, self._identity)
         ndjson = _metadata(context).get("pilot-log-format") == "ndjson"
-        tally = Tally(await self._ingest.last_seq(agent.id, LOGS))
-        pending: deque[tuple[int, asyncio.Task[Receipt]]] = deque()
+        call = LogCall(self._ingest, agent.id, Tally(await self._ingest.last_seq(agent.id, LOGS)))
         async for request in request_iterator:
             await _check_agent(context, agent.id, request.handshake.agent_id, request.batch.meta.agent_id)
-            if request.WhichOneof("payload") != "batch":
-                continue
-            seq = request.batch.meta.seq
-            try:
-                lines = read_batch(request.batch, ndjson)
-            except BatchInvalid as error:
-                taking = self._ingest.reject(agent.id, LOGS, seq, request.batch.batch_id, str(error))
-            else:
-                taking = self._ingest.logs(agent.id, lines, await self._ingest.target(lines.step_run_id))
-            # Tasks start in order and the writer is a queue, so that order is kept with many under way.
-            pending.append((seq, asyncio.create_task(taking)))
-            while pending and (len(pending) > IN_FLIGHT or pending[0][1].done()):
-                first, task = pending.popleft()
-                tally.count(first, await task)
-            if tally.out_of_order is not None:
-                break
-        for first, task in pending:
-            tally.count(first, await task)
-        return pb.PushLogsResponse(ack=tally.ack())
+            if request.WhichOneof("payload") == "batch":
+                await call.take(request.batch, ndjson)
+                if call.tally.out_of_order is not None:
+                    break
+        await call.finish()
+        return pb.PushLogsResponse(ack=call.tally.ack())
 
     async def PushEvents(
         self, request_iterator: AsyncIterator[pb.PushEventsRequest], context: Context
@@ -131,15 +118,58 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         return pb.PushEventsResponse(ack=tally.ack())
 
 
+class LogCall:
+    """One ``PushLogs`` call: batches on their way to the disk, many at once, in order."""
+
+    def __init__(self, ingest: Ingest, agent_id: str, tally: Tally) -> None:
+        self.tally = tally
+        self._ingest = ingest
+        self._agent_id = agent_id
+        self._joiner = Joiner()
+        self._pending: deque[tuple[int, asyncio.Task[Receipt]]] = deque()
+
+    async def take(self, batch: pb.LogBatch, ndjson: bool) -> None:
+        """Begin to store a batch; waits only when too many are under way."""
+        try:
+            lines = read_batch(batch, ndjson)
+        except BatchInvalid as error:
+            await self._store(self._joiner.rest())
+            refusal = self._ingest.reject(self._agent_id, LOGS, batch.meta.seq, batch.batch_id, str(error))
+            self._pending.append((batch.meta.seq, asyncio.create_task(refusal)))
+        else:
+            target = await self._ingest.target(lines.step_run_id)
+            await self._store(self._joiner.take(lines, target.masker if target else None))
+        while self._pending and (len(self._pending) > IN_FLIGHT or self._pending[0][1].done()):
+            await self._settle_first()
+
+    async def finish(self) -> None:
+        """Everything taken is on disk."""
+        await self._store(self._joiner.rest())
+        while self._pending:
+            await self._settle_first()
+
+    async def _store(self, batches: list[LogLines]) -> None:
+        for lines in batches:
+            # Tasks start in order and the writer is a queue, so that order is kept with many under way.
+            taking = self._ingest.logs(self._agent_id, lines, await self._ingest.target(lines.step_run_id))
+            self._pending.append((lines.seq, asyncio.create_task(taking)))
+
+    async def _settle_first(self) -> None:
+        seq, task = self._pending.popleft()
+        self.tally.count(seq, await task)
+
+
 def read_batch(batch: pb.LogBatch, ndjson: bool) -> LogLines:
     """Unpack a batch into lines. Raises :class:`BatchInvalid`."""
     text = _unpack(batch).decode("utf-8", errors="replace").replace("\x00", "\ufffd")
     lines = text.split("\n")
-    if lines and lines[-1] == "":
+    open_end = lines[-1] != ""
+    if not open_end:
         lines.pop()
     seq, step = batch.meta.seq, batch.meta.step_id
     if not ndjson:
-        return LogLines(batch.batch_id, seq, step, [line.removesuffix("\r") for line in lines])
+        plain = [line.removesuffix("\r") for line in lines]
+        return LogLines(batch.batch_id, seq, step, plain, open_end=open_end)
     found = LogLines(batch.batch_id, seq, step, [])
     for line in lines:
         _read_log(line, found)

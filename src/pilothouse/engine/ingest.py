@@ -51,7 +51,10 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class LogLines:
-    """Lines of one attempt as they came in one batch; ``stderr`` and ``levels`` are sparse, by index."""
+    """Lines of one attempt as they came in one batch; ``stderr`` and ``levels`` are sparse, by index.
+
+    ``open_end``: the data did not end with a newline.
+    """
 
     batch_id: str
     seq: int
@@ -60,6 +63,7 @@ class LogLines:
     stderr: list[int] = field(default_factory=list)
     levels: dict[int, str] = field(default_factory=dict)
     plugin: str = ""
+    open_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,4 +242,5 @@ def chunks(lines: list[str]) -> list[tuple[int, int]]:
 def _masked(lines: list[str], masker: Masker | None) -> list[str]:
     if masker is None:
         return lines
-    return [masker.mask(line) for line in lines]
+    # Masking never covers a newline: as many lines come out as went in.
+    return masker.mask("\n".join(lines)).split("\n") if lines else lines

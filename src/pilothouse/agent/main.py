@@ -1,0 +1,135 @@
+"""The agent as a whole: what `pilot agent` runs until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import structlog
+
+from pilothouse.agent.actions import ProcessActions
+from pilothouse.agent.checkout import CheckoutFetcher
+from pilothouse.agent.errors import AgentError, PlatformUnsupported, SettingsRefused
+from pilothouse.agent.executors.launch import UnknownUser
+from pilothouse.agent.executors.process import ProcessExecutor, ProcessSettings
+from pilothouse.agent.guard import Guard, new_cookie
+from pilothouse.agent.link import Link
+from pilothouse.agent.lock import AgentLock, LockHolder, lock_holder, lock_path
+from pilothouse.agent.logs import configure_logs
+from pilothouse.agent.outbox import Outbox
+from pilothouse.agent.results import ResultStore
+from pilothouse.agent.runner import Runner
+from pilothouse.agent.settings import AgentSettings
+from pilothouse.agent.workrooms import Workrooms
+
+__all__ = ["AgentSettings", "LockHolder", "lock_holder", "lock_path", "run_agent"]
+
+STOP_WITHIN = 9.0  # seconds in all; decisions.md gives 10
+PUSH_WITHIN = 5.0  # seconds
+LINGER_LOOK = 0.25  # seconds
+
+log = structlog.get_logger("agent")
+
+
+async def run_agent(settings: AgentSettings, stop: asyncio.Event) -> int:
+    """Work until `stop` is set; gives the exit code of the process.
+
+    0 stopped, or nothing to do for `linger` · 2 settings that cannot be · 3 another agent uses this identity ·
+    4 the server takes no token we have · 5 the data directory is in use. The reason is in the log.
+    """
+    configure_logs()
+    try:
+        if settings.platform != "process":
+            raise PlatformUnsupported(
+                f"this release has no executor for platform {settings.platform}: use process"
+            )
+        _make_data_dir(settings)
+        with AgentLock(settings.data_dir, settings.agent_id):
+            async with _guard() as cookie:
+                await _work(settings, _executor(settings, cookie), stop)
+    except AgentError as error:
+        log.error("agent.ended", code=error.code, reason=str(error))
+        return error.exit_code
+    log.info("agent.stopped")
+    return 0
+
+
+def _make_data_dir(settings: AgentSettings) -> None:
+    # Others may pass through, but not look: steps of another user must reach their workspaces below it.
+    try:
+        settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsRefused(f"cannot make {settings.data_dir}: {error.strerror}") from None
+
+
+def _executor(settings: AgentSettings, cookie: str) -> ProcessExecutor:
+    try:
+        executor = ProcessExecutor(ProcessSettings(cookie=cookie, run_as=settings.run_as))
+    except UnknownUser as error:
+        raise SettingsRefused(str(error)) from None
+    log.info("agent.starting", agent_id=settings.agent_id, steps=executor.announcement)
+    return executor
+
+
+@contextlib.asynccontextmanager
+async def _guard() -> AsyncIterator[str]:
+    """Gives the cookie of a guard that stands watch; whatever carries it is dead afterwards."""
+    guard = await asyncio.to_thread(Guard, new_cookie())
+    try:
+        yield guard.cookie
+    finally:
+        await asyncio.to_thread(guard.close)
+
+
+async def _work(settings: AgentSettings, executor: ProcessExecutor, stop: asyncio.Event) -> None:
+    spool = settings.data_dir / "spool"
+    async with contextlib.AsyncExitStack() as stack:
+        fetcher = CheckoutFetcher(settings, lambda: link.token)
+        stack.push_async_callback(fetcher.close)
+        results = ResultStore(spool / "results")
+        stack.push_async_callback(results.close)
+        rooms = _rooms(settings, executor, fetcher)
+        runner = Runner(results, rooms, ProcessActions(executor).executor_for)
+        link = Link(settings, runner, {"steps_run_as": executor.user.name})
+        stack.push_async_callback(link.close)
+        outbox = Outbox(spool, link, settings.spool_limit)
+        stack.callback(outbox.close)
+        runner.start(link, outbox)
+        await _until_ended(settings, stop, link, runner, outbox, rooms)
+
+
+def _rooms(settings: AgentSettings, executor: ProcessExecutor, fetcher: CheckoutFetcher) -> Workrooms:
+    user = executor.user
+    owner = (user.uid, user.gid) if user.switched else None
+    root: Path = settings.data_dir / "work"
+    return Workrooms(root, owner, fetcher, settings.agent_id, settings.workspace_keep)
+
+
+async def _until_ended(
+    settings: AgentSettings, stop: asyncio.Event, link: Link, runner: Runner, outbox: Outbox, rooms: Workrooms
+) -> None:
+    ends = [asyncio.create_task(stop.wait()), asyncio.create_task(_lonely(settings.linger, link, runner))]
+    works = [link.run(), outbox.logs.run(), outbox.events.run(), rooms.sweep()]
+    working = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait({*ends, *working}, return_when=asyncio.FIRST_COMPLETED)
+        await runner.stop(STOP_WITHIN, PUSH_WITHIN)
+        for task in done:
+            task.result()  # raises what ended the agent, if it was an error
+    finally:
+        for task in (*ends, *working):
+            task.cancel()
+        await asyncio.wait({*ends, *working})
+
+
+async def _lonely(linger: float | None, link: Link, runner: Runner) -> None:
+    """Until there has been neither server nor running step for so long. What is in the spool can wait on disk."""
+    since = time.monotonic()
+    while linger is None or time.monotonic() - since < linger:
+        await asyncio.sleep(LINGER_LOOK)
+        if link.connected.is_set() or not runner.idle:
+            since = time.monotonic()
+    log.info("agent.lonely", linger=linger)

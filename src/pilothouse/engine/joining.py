@@ -1,0 +1,61 @@
+"""A secret that an agent cut in two: the end of one batch and the beginning of the next; pure.
+
+A batch whose last line has no newline is a complete line by contract, and shown as such. Only when that line may
+be the beginning of a secret does the batch wait for the next word of the same call, so that both halves can be
+masked as one. What waits is not stored yet: after a crash the agent sends it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pilothouse.engine.ingest import LogLines
+from pilothouse.wire.masking import Masker
+
+
+class Joiner:
+    """The batches that wait: one with an open end, and any that consist of nothing but the next piece."""
+
+    def __init__(self) -> None:
+        self._waiting: list[LogLines] = []
+        self._masker: Masker | None = None
+
+    def take(self, batch: LogLines, masker: Masker | None) -> list[LogLines]:
+        """The next batch of a call; returns those that are to be stored now, in order."""
+        if self._waiting and batch.lines and batch.step_run_id == self._waiting[0].step_run_id:
+            return self._continue(batch)
+        ready = [*self.rest(), batch]
+        if masker is not None and batch.open_end and batch.lines and _may_begin(batch.lines[-1], masker):
+            self._waiting, self._masker = [ready.pop()], masker
+        return ready
+
+    def rest(self) -> list[LogLines]:
+        """The call has ended: what waited is to be stored now."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def _continue(self, batch: LogLines) -> list[LogLines]:
+        assert self._masker is not None
+        pieces = [one.lines[-1] for one in self._waiting] + [batch.lines[0]]
+        if self._masker.mask("".join(pieces)) != "".join(map(self._masker.mask, pieces)):
+            first, *others = self.rest()
+            whole = replace(first, lines=[*first.lines[:-1], "".join(pieces)])
+            others = [replace(other, lines=[], stderr=[], levels={}) for other in others]
+            return [whole, *others, *self.take(_without_first(batch), self._masker)]
+        if batch.open_end and len(batch.lines) == 1 and _may_begin("".join(pieces), self._masker):
+            self._waiting.append(batch)
+            return []
+        return [*self.rest(), *self.take(batch, self._masker)]
+
+
+def _may_begin(line: str, masker: Masker) -> bool:
+    return len(masker.sibling().feed(line)) < len(masker.mask(line))
+
+
+def _without_first(batch: LogLines) -> LogLines:
+    return replace(
+        batch,
+        lines=batch.lines[1:],
+        stderr=[index - 1 for index in batch.stderr if index > 0],
+        levels={index - 1: level for index, level in batch.levels.items() if index > 0},
+    )

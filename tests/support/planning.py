@@ -1,0 +1,218 @@
+"""A run that is planned and changed by the engine's own code, with memory for a database and a script for agents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from pilothouse.engine import transitions
+from pilothouse.engine.model import Attempt, Job, Run, Status, Step
+from pilothouse.engine.plan import Decision, decide
+from pilothouse.engine.spec import Job as JobSpec
+from pilothouse.engine.spec import Spec
+from pilothouse.engine.spec import Step as StepSpec
+from pilothouse.engine.transitions import Transitions
+from pilothouse.fleet.model import LeaseState
+from pilothouse.wire import entries
+
+
+@dataclass
+class Told:
+    """One journal entry."""
+
+    type: str
+    body: dict[str, Any]
+
+
+@dataclass
+class Sim:
+    """One run; ``leases`` are the attempts that some agent holds, by their state."""
+
+    run: Run
+    now: int = 1_000_000
+    told: list[Told] = field(default_factory=list)
+    attempts: dict[str, Attempt] = field(default_factory=dict)
+    leases: dict[str, LeaseState] = field(default_factory=dict)
+    cancels: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        fleet: Any = SimpleNamespace(wakers=[], withdraw=self._withdraw)
+        self._transitions = Transitions(self, fleet)  # type: ignore[arg-type]
+
+    # -- what stands in for journal, fleet and store ----------------------------------------------------
+
+    def append(self, tx: Any, stream: str, type: str, scope: str, body: dict[str, Any], *, subject: str) -> None:
+        """As the journal does."""
+        assert stream == f"run/{self.run.id}"
+        self.told.append(Told(type, body))
+
+    def _withdraw(self, tx: Any, task_id: str, reason: str) -> LeaseState | None:
+        state = self.leases.get(task_id)
+        if state is LeaseState.OFFERED:
+            del self.leases[task_id]
+        if state is not None:
+            self.cancels.append(task_id)
+        return state
+
+    @contextmanager
+    def _store(self) -> Iterator[Any]:
+        def insert_attempt(conn: Any, run_id: str, attempt: Attempt) -> None:
+            self.attempts[attempt.id] = attempt
+
+        def attempt(conn: Any, attempt_id: str) -> tuple[str, Attempt] | None:
+            found = self.attempts.get(attempt_id)
+            return (self.run.id, found) if found else None
+
+        memory = SimpleNamespace(save=lambda conn, thing: None, insert_attempt=insert_attempt, attempt=attempt)
+        with patch.object(transitions, "store", memory):
+            yield SimpleNamespace(conn=None, now=self.now, after_commit=lambda effect: None)
+
+    # -- what happens -----------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Let the planner decide until it waits."""
+        with self._store() as tx:
+            self._transitions.settle(tx, self.run)
+        assert decide(self.run, self.now) == []
+
+    def offer(self, attempt: Attempt) -> None:
+        """Hand a queued attempt out."""
+        attempt.agent_id = "a1"
+        self.leases[attempt.id] = LeaseState.OFFERED
+
+    def start(self, attempt: Attempt) -> None:
+        """Its agent begins."""
+        self.leases[attempt.id] = LeaseState.STARTED
+        job, step = self.place(attempt)
+        with self._store() as tx:
+            self._transitions.start_attempt(tx, self.run, job, step, attempt, attempt.agent_id)
+
+    def end(self, attempt: Attempt, status: Status, error: str = "") -> None:
+        """Its agent reports the end."""
+        del self.leases[attempt.id]
+        job, step = self.place(attempt)
+        with self._store() as tx:
+            self._transitions.end_attempt(tx, self.run, job, step, status, error=error)
+        self.settle()
+
+    def lose(self, attempt: Attempt, *, gone: bool = False) -> None:
+        """Its agent will not finish it."""
+        started = self.leases.pop(attempt.id) is LeaseState.STARTED
+        job, step = self.place(attempt)
+        with self._store() as tx:
+            self._transitions.lose_attempt(tx, self.run, job, step, "it burnt", started=started, gone=gone)
+        self.settle()
+
+    def cancel(self, reason: str = "not wanted") -> None:
+        """Somebody cancels the run."""
+        self.run.cancel_reason = reason
+        self.settle()
+
+    def wait(self) -> bool:
+        """Let time pass until something is due, by the conditions of ``store.due_runs``; false if nothing is."""
+        due = [t for job in self.run.jobs if job.status is Status.RUNNING for t in (job.deadline, job.not_before) if t]
+        steps = [step for job in self.run.jobs for step in job.steps]
+        due += [s.not_before for s in steps if s.status is Status.PENDING and s.not_before]
+        later = [t for t in due if t > self.now]
+        if not later and not due:
+            return False
+        self.now = min(later) if later else self.now
+        self.settle()
+        return bool(later)
+
+    # -- what there is ----------------------------------------------------------------------------------
+
+    def place(self, attempt: Attempt) -> tuple[Job, Step]:
+        """Where an attempt belongs."""
+        found = next((j, s) for j in self.run.jobs for s in j.steps if s.id == attempt.step_id)
+        assert found[1].current == attempt.id, "only the current attempt is ever with an agent"
+        return found
+
+    @property
+    def queued(self) -> list[Attempt]:
+        """Attempts that wait for an agent."""
+        return [a for a in self.attempts.values() if a.status is Status.QUEUED and a.id not in self.leases]
+
+    @property
+    def out(self) -> list[Attempt]:
+        """Attempts that an agent holds."""
+        return [self.attempts[id] for id in self.leases]
+
+    def step(self, name: str) -> Step:
+        """A step by name."""
+        return next(step for job in self.run.jobs for step in job.steps if step.name == name)
+
+    def tries(self, name: str) -> list[str]:
+        """How a step's attempts ended, in order."""
+        id = self.step(name).id
+        return [a.status.value for a in self.attempts.values() if a.step_id == id]
+
+    def statuses(self) -> dict[str, str]:
+        """Every job and step by name."""
+        found = {job.name: job.status.value for job in self.run.jobs}
+        return found | {step.name: step.status.value for job in self.run.jobs for step in job.steps}
+
+    def of(self, type: str, **keys: Any) -> list[dict[str, Any]]:
+        """The bodies of entries of one type with these values."""
+        bodies = [t.body for t in self.told if t.type == type]
+        return [b for b in bodies if all(b.get(key) == value for key, value in keys.items())]
+
+    def play(self, **outcomes: str) -> None:
+        """Run to the end; outcomes by step name, a word for each attempt, ``ok`` where none is left.
+
+        Words: ``ok``, ``fail``, ``timeout``, ``cancel``, ``lost``, ``gone`` (lost, and its agent with it),
+        ``refused`` (lost before it started).
+        """
+        script = {name: words.split() for name, words in outcomes.items()}
+        self.settle()
+        while not self.run.status.over:
+            if not self.queued:
+                assert self.wait(), f"stuck: {self.statuses()}"
+                continue
+            attempt = self.queued[0]
+            words = script.get(self.place(attempt)[1].name, [])
+            self._do(attempt, words.pop(0) if words else "ok")
+
+    def _do(self, attempt: Attempt, word: str) -> None:
+        self.offer(attempt)
+        if word == "refused":
+            self.lose(attempt)
+            return
+        self.start(attempt)
+        if word in ("lost", "gone"):
+            self.lose(attempt, gone=word == "gone")
+        else:
+            self.end(attempt, ENDS[word], "" if word == "ok" else f"said {word}")
+
+
+ENDS = {"ok": Status.SUCCEEDED, "fail": Status.FAILED, "timeout": Status.TIMED_OUT, "cancel": Status.CANCELLED}
+
+
+def sim(*jobs: JobSpec) -> Sim:
+    """A run of these jobs that has not begun."""
+    run = Run("r", "pipeline", "build", "p", "", Status.PENDING, Spec(jobs), {})
+    for index, spec in enumerate(jobs):
+        job = Job(f"job-{index}", index, spec.name, Status.PENDING, workspace=f"job-{index}")
+        job.steps = [
+            Step(f"{job.id}.{at}", job.id, at, step.name, Status.PENDING) for at, step in enumerate(spec.steps)
+        ]
+        run.jobs.append(job)
+    return Sim(run)
+
+
+def job(name: str, *steps: StepSpec | str, **more: Any) -> JobSpec:
+    """A job; a step may be given by its name alone."""
+    made = tuple(StepSpec(s, "dummy", "run") if isinstance(s, str) else s for s in steps)
+    return JobSpec(name, steps=made, **more)
+
+
+def step(name: str, **more: Any) -> StepSpec:
+    """A step."""
+    return StepSpec(name, "dummy", "run", **more)
+
+
+__all__ = ["Decision", "Sim", "entries", "job", "sim", "step"]

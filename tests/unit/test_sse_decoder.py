@@ -1,0 +1,113 @@
+"""The event-stream format: the same messages however the bytes are cut and the lines are ended."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pilothouse.client.sse import Message, MessageTooLarge, SseDecoder
+
+line = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=8)
+identifier = st.text("abc.019", min_size=1, max_size=6)
+message = st.tuples(
+    identifier, st.sampled_from(["step.logged", "run.completed"]), st.lists(line, min_size=1, max_size=3)
+)
+end = st.sampled_from(["\n", "\r\n", "\r"])
+
+
+def decode(pieces: list[bytes]) -> list[Message]:
+    decoder = SseDecoder()
+    return [message for piece in pieces for message in decoder.feed(piece)]
+
+
+def cut(data: bytes, cuts: list[int]) -> list[bytes]:
+    edges = [0, *sorted(min(at, len(data)) for at in cuts), len(data)]
+    return [data[a:b] for a, b in pairwise(edges)]
+
+
+@given(
+    messages=st.lists(message, max_size=4),
+    ends=st.lists(end, min_size=1, max_size=5),
+    cuts=st.lists(st.integers(0, 300), max_size=20),
+    bom=st.booleans(),
+)
+def test_what_was_written_is_read(
+    messages: list[tuple[str, str, list[str]]], ends: list[str], cuts: list[int], bom: bool
+) -> None:
+    lines: list[str] = []
+    for id, event, data in messages:
+        lines += [":keepalive", f"id: {id}", f"event:{event}", *(f"data: {text}" for text in data), ""]
+    # Every line has its own ending; one is never split between LF and a CR that happens to come before it.
+    ended = "".join(text + ends[number % len(ends)] for number, text in enumerate(lines))
+    if any(
+        a.endswith("\r") and b.startswith("\n")
+        for a, b in pairwise([text + e for text, e in _with(lines, ends)])
+    ):
+        return
+    raw = (b"\xef\xbb\xbf" if bom else b"") + ended.encode()
+    expected = [Message(id, event, "\n".join(data)) for id, event, data in messages]
+    assert decode(cut(raw, cuts)) == expected
+
+
+def _with(lines: list[str], ends: list[str]) -> list[tuple[str, str]]:
+    return [(text, ends[number % len(ends)]) for number, text in enumerate(lines)]
+
+
+@given(data=st.binary(max_size=200), cuts=st.lists(st.integers(0, 200), max_size=20))
+def test_any_bytes_give_the_same_however_they_are_cut(data: bytes, cuts: list[int]) -> None:
+    assert decode(cut(data, cuts)) == decode([data])
+
+
+@given(cuts=st.lists(st.integers(0, 60), max_size=60))
+def test_a_crlf_cut_in_two_is_one_line_end(cuts: list[int]) -> None:
+    raw = b"id: 1\r\ndata: a\r\n\r\nid: 2\r\ndata: b\r\n\r\n"
+    assert decode(cut(raw, cuts)) == [Message("1", "message", "a"), Message("2", "message", "b")]
+
+
+def test_an_unfinished_message_moves_no_cursor() -> None:
+    decoder = SseDecoder()
+    assert decoder.feed(b"id: 1\ndata: a\n\nid: 2\ndata: b\n") == [Message("1", "message", "a")]
+    assert decoder.last_id == "1"
+    assert decoder.feed(b"\n") == [Message("2", "message", "b")]
+    assert decoder.last_id == "2"
+
+
+def test_an_id_is_kept_until_another_comes_and_needs_no_data() -> None:
+    assert decode([b"id: 7\n\ndata: a\n\ndata: b\n\n"]) == [
+        Message("7", "message", "a"),
+        Message("7", "message", "b"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"data\n\n", [Message("", "message", "")]),
+        (b"data:  two spaces\n\n", [Message("", "message", " two spaces")]),
+        (b"event: x\n\ndata: a\n\n", [Message("", "message", "a")]),
+        (b"unknown: x\ndata: a\n\n", [Message("", "message", "a")]),
+        (b"id: a\0b\ndata: a\n\n", [Message("", "message", "a")]),
+        (b":only a comment\n\n", []),
+        (b"data: \xff\n\n", [Message("", "message", "\ufffd")]),
+    ],
+)
+def test_fields(raw: bytes, expected: list[Message]) -> None:
+    assert decode([raw]) == expected
+
+
+def test_retry_is_read_if_it_is_a_number() -> None:
+    decoder = SseDecoder()
+    decoder.feed(b"retry: 5000\n\nretry: soon\n\n")
+    assert decoder.retry == 5000
+
+
+def test_a_message_has_a_bound() -> None:
+    decoder = SseDecoder(max_message=100)
+    for _ in range(50):
+        decoder.feed(b"data: 0123456789\n\n")  # many small ones are fine
+    with pytest.raises(MessageTooLarge):
+        for _ in range(20):
+            decoder.feed(b"data: 0123456789\n")
