@@ -152,6 +152,7 @@ static void until_quiet(void) {
 int main(int argc, char **argv) {
     if (argc != 5) return 2;
     signal(SIGPIPE, SIG_IGN);
+    setvbuf(stdin, NULL, _IONBF, 0);  // so that poll() knows of every command
     server.sin_family = AF_INET;
     inet_pton(AF_INET, argv[1], &server.sin_addr);
     server.sin_port = htons((unsigned short)atoi(argv[2]));
@@ -174,7 +175,6 @@ int main(int argc, char **argv) {
     printf("open %d\n", opened);
     fflush(stdout);
 
-    setvbuf(stdin, NULL, _IONBF, 0);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, 0, &event);
     for (;;) {

@@ -11,13 +11,12 @@ from unittest.mock import patch
 
 from pilothouse.engine import transitions
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
-from pilothouse.engine.plan import Decision, decide
+from pilothouse.engine.plan import decide
 from pilothouse.engine.spec import Job as JobSpec
 from pilothouse.engine.spec import Spec
 from pilothouse.engine.spec import Step as StepSpec
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet.model import LeaseState
-from pilothouse.wire import entries
 
 
 @dataclass
@@ -175,9 +174,10 @@ class Sim:
                 continue
             attempt = self.queued[0]
             words = script.get(self.place(attempt)[1].name, [])
-            self._do(attempt, words.pop(0) if words else "ok")
+            self.do(attempt, words.pop(0) if words else "ok")
 
-    def _do(self, attempt: Attempt, word: str) -> None:
+    def do(self, attempt: Attempt, word: str) -> None:
+        """Hand a queued attempt out and let its agent do as the word says."""
         self.offer(attempt)
         if word == "refused":
             self.lose(attempt)
@@ -213,6 +213,3 @@ def job(name: str, *steps: StepSpec | str, **more: Any) -> JobSpec:
 def step(name: str, **more: Any) -> StepSpec:
     """A step."""
     return StepSpec(name, "dummy", "run", **more)
-
-
-__all__ = ["Decision", "Sim", "entries", "job", "sim", "step"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,8 +49,6 @@ def test_the_file_stays_private_when_it_is_replaced(store: ContextStore) -> None
 
 @given(st.dictionaries(text, st.tuples(text, text, text), max_size=4), text)
 def test_any_text_survives_the_file(found: dict[str, tuple[str, str, str]], current: str) -> None:
-    import tomllib
-
     contexts = Contexts(current, {name: Context(name, *rest) for name, rest in found.items()})
     raw = tomllib.loads(render(contexts))
     assert raw["current"] == current
@@ -87,7 +86,7 @@ def test_using_another(store: ContextStore) -> None:
 def test_a_damaged_file_is_named(store: ContextStore) -> None:
     store.path.parent.mkdir()
     store.path.write_text("current = ")
-    with pytest.raises(CliError, match="contexts.toml is damaged"):
+    with pytest.raises(CliError, match=r"contexts\.toml is damaged"):
         store.load()
 
 

@@ -10,7 +10,7 @@ import httpx
 import structlog
 
 from pilothouse.agent.backoff import Backoff
-from pilothouse.agent.errors import StepImpossible
+from pilothouse.agent.errors import SettingsRefused, StepImpossible
 from pilothouse.agent.settings import AgentSettings
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 
@@ -21,13 +21,15 @@ log = structlog.get_logger("agent.checkout")
 
 
 class CheckoutFetcher:
-    """`token`: gives the agent's own token of the moment. It goes to the agent's server and nowhere else."""
+    """`token`: gives the agent's own token of the moment. It goes to the agent's server and nowhere else.
+
+    Raises SettingsRefused if `grpc_ca` cannot be read.
+    """
 
     def __init__(self, settings: AgentSettings, token: Callable[[], str | None]) -> None:
         self._server = settings.server.rstrip("/")
         self._token = token
-        trusted = ssl.create_default_context(cafile=settings.grpc_ca) if settings.secure else False
-        self._client = httpx.AsyncClient(timeout=TIMEOUT, verify=trusted, trust_env=False)
+        self._client = httpx.AsyncClient(timeout=TIMEOUT, verify=_trusted(settings), trust_env=False)
 
     async def fetch(self, checkout: pb.Checkout, target: Path) -> None:
         """Into `target`, unchecked. Tries until it succeeds while the server is away.
@@ -68,3 +70,12 @@ class CheckoutFetcher:
                         )
                     file.write(chunk)
         return ""
+
+
+def _trusted(settings: AgentSettings) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=settings.grpc_ca)
+    except OSError as error:
+        raise SettingsRefused(
+            f"cannot use the certificates in {settings.grpc_ca}: {error.strerror}"
+        ) from None

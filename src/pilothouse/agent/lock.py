@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from pilothouse.agent.errors import DataDirInUse
+from pilothouse.agent.errors import DataDirInUse, SettingsRefused
 
 _TRIES = 3  # a look from outside (`lock_holder`) takes the lock for a moment
 _PAUSE = 0.05  # seconds
@@ -45,7 +45,7 @@ def lock_holder(data_dir: Path) -> LockHolder | None:
 
 
 class AgentLock:
-    """Holds the directory while in the context. Raises DataDirInUse."""
+    """Holds the directory while in the context. Raises DataDirInUse, SettingsRefused."""
 
     def __init__(self, data_dir: Path, agent_id: str) -> None:
         self._data_dir = data_dir
@@ -53,7 +53,10 @@ class AgentLock:
         self._file = -1
 
     def __enter__(self) -> Self:
-        self._file = os.open(lock_path(self._data_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._file = os.open(lock_path(self._data_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise SettingsRefused(f"cannot use {self._data_dir}: {error.strerror}") from None
         try:
             self._take()
         except BaseException:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import grpc
 import grpc.aio
 from grpc_health.v1 import _async as health_aio
@@ -13,6 +15,9 @@ from pilothouse.fleet.grpc import AgentService
 from pilothouse.server.graph import Graph
 from pilothouse.wire.agent.v1 import agent_pb2, agent_pb2_grpc
 from pilothouse.wire.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+
+# We start programs but never go on in a fork; gRPC would warn at each start otherwise.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 MAX_MESSAGE = 16 << 20
 

@@ -1,0 +1,69 @@
+"""The peer of fan-out: the least a server on the same event loop can do, a loop of ``transport.write``.
+
+It answers every request with a fixed head and then only writes what it is told, the same bytes to everyone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+import uvloop
+
+from bench.server import obey, standard_input
+
+HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+class Subscriber(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, writes: list[Callable[[bytes], None]]) -> None:
+        self._writes = writes
+        self._request = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep its transport."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer the request, once."""
+        self._request += data
+        if self._request.endswith(b"\r\n\r\n"):
+            self._request = b""
+            self._transport.write(HEAD)
+            self._writes.append(self._transport.write)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        if self._transport.write in self._writes:
+            self._writes.remove(self._transport.write)
+
+
+async def main() -> None:
+    """Until standard input ends."""
+    writes: list[Callable[[bytes], None]] = []
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Subscriber(writes), "127.0.0.1", 0, backlog=4096)
+
+    async def send(data: str, count: int, every: float) -> dict[str, Any]:
+        """The same bytes ``count`` times to everyone, once every so many seconds."""
+        frame = base64.b64decode(data)
+        due = loop.time()
+        for _ in range(count):
+            for write in writes:
+                write(frame)
+            due += every
+            await asyncio.sleep(max(0.0, due - loop.time()))
+        return {"bytes": len(frame)}
+
+    print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
+    await obey(await standard_input(), {"send": send})
+
+
+if __name__ == "__main__":
+    sys.exit(uvloop.run(main()))

@@ -1,0 +1,300 @@
+"""What every measure is made of: rows, child processes on their cores, CPU time, and the load client.
+
+The server and its peers run on the first core, the load client on the last. What counts is CPU time, since the
+machine may have other work; rounds of ours and of the peer alternate, and the median round is reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+HERE = Path(__file__).parent
+CORES = sorted(os.sched_getaffinity(0))
+SERVER_CORE, CLIENT_CORE = CORES[0], CORES[-1]
+READER_BUSY = 0.7
+"""The load client may use this much of its core; above, it may be what is measured."""
+
+C = TypeVar("C", bound="Child")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``quick``: a smoke test with few rounds. ``full``: the sizes that take many minutes."""
+
+    quick: bool = False
+    full: bool = False
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of which the median counts."""
+        return 3 if self.quick else 7
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the report. ``met`` is ``None`` where there is no bar; ``why`` explains a miss or a gap."""
+
+    name: str
+    ours: str
+    peer: str = "-"
+    ratio: str = "-"
+    bar: str = "-"
+    met: bool | None = None
+    why: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """In one word."""
+        return "info" if self.met is None else "met" if self.met else "MISSED"
+
+
+class Child:
+    """A process of the benchmark: JSON lines in, JSON lines out, on a core of its own."""
+
+    def __init__(self, module: str, core: int, argument: Any = None, log: Path | None = None) -> None:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
+        self._log = log
+        with contextlib.ExitStack() as stack:
+            errors = stack.enter_context(log.open("ab")) if log else None
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, json.dumps(argument)],
+                cwd=HERE.parent,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                text=True,
+                preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            )
+        self.hello = self._answer()
+
+    def ask(self, do: str, **more: Any) -> Any:
+        """One command and its answer."""
+        self.tell(do, **more)
+        return self._answer()
+
+    def tell(self, do: str, **more: Any) -> None:
+        """One command, whose answer :meth:`answer` gives."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": do, **more}) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> Any:
+        """The answer to what was told."""
+        return self._answer()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU that all threads of the process have used."""
+        return cpu_seconds(self.pid)
+
+    @property
+    def rss(self) -> int:
+        """Resident bytes."""
+        return rss(self.pid)
+
+    def close(self) -> None:
+        """It ends with its standard input."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                answer = json.loads(line)
+                if "failed" in answer:
+                    raise RuntimeError(answer["failed"])
+                return answer
+        tail = self._log.read_text()[-2000:] if self._log else ""
+        raise RuntimeError(f"the process ended with {self._process.wait()}: {tail}")
+
+
+class Server(Child):
+    """Our server, with commands (see ``bench/server.py``)."""
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        settings = {"data_dir": str(directory / "data"), **settings}
+        super().__init__("bench.server", SERVER_CORE, settings, directory / "server.log")
+        self.port: int = self.hello["port"]
+        self.grpc: str = self.hello["grpc"]
+        self.token: str = self.hello["token"]
+
+    def stream(self, run: str, kind: str) -> list[str]:
+        """The request that opens a run's stream, as ``ws`` or ``sse``."""
+        return stream_request(f"/api/v1/workflow-runs/{run}/stream", kind, self.token)
+
+
+def stream_request(path: str, kind: str, token: str = "") -> list[str]:
+    """The lines of a request for a WebSocket or an event stream."""
+    lines = [f"GET {path} HTTP/1.1", "Host: localhost"]
+    if token:
+        lines.append(f"Authorization: Bearer {token}")
+    if kind == "sse":
+        return [*lines, "Accept: text/event-stream"]
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    return [*lines, "Connection: Upgrade", "Upgrade: websocket", key, "Sec-WebSocket-Version: 13"]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the load client has seen so far: bytes of all connections, of the least and of the most served."""
+
+    total: int
+    least: int
+    most: int
+    cpu: float
+    closed: int
+
+
+class Reader:
+    """Many open streams, read by one C process on the other core."""
+
+    def __init__(self, lab: Lab, port: int, count: int, request: list[str], host: str = "127.0.0.1") -> None:
+        sources = 1 + count // 10_000
+        self.count = count
+        self._process = subprocess.Popen(
+            [lab.reader, host, str(port), str(count), str(sources)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {CLIENT_CORE}),
+        )
+        self._say("\n".join([*request, "", "."]))
+        opened = self._line()
+        if opened != f"open {count}":
+            raise RuntimeError(f"the load client could not open {count} streams: {opened!r}")
+
+    def stats(self) -> Seen:
+        """As of now."""
+        return self._ask("stats")
+
+    def quiet(self) -> Seen:
+        """Once something has arrived since the last ``quiet`` and then nothing for 40 ms."""
+        return self._ask("quiet")
+
+    def reach(self, total: int) -> Seen:
+        """Once that many bytes have arrived on all connections together."""
+        return self._ask(f"await {total}")
+
+    def close(self) -> None:
+        """Close all streams."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+    def _ask(self, command: str) -> Seen:
+        self._say(command)
+        total, least, most, cpu, closed = map(int, self._line().split())
+        return Seen(total, least, most, cpu / 1e9, closed)
+
+    def _say(self, text: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(text + "\n")
+        self._process.stdin.flush()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+class Lab:
+    """A directory that goes away, with the load client compiled in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.reader = str(directory / "reader")
+        source = str(HERE / "reader.c")
+        subprocess.run(["cc", "-O2", "-o", self.reader, source], check=True)
+        self._made = 0
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls) -> Iterator[Lab]:
+        """For the time of one run."""
+        with tempfile.TemporaryDirectory(prefix="pilothouse-bench-") as name:
+            yield cls(Path(name))
+
+    @contextlib.contextmanager
+    def server(self, **settings: Any) -> Iterator[Server]:
+        """A fresh server."""
+        self._made += 1
+        with contextlib.closing(Server(self.directory / f"server-{self._made}", **settings)) as server:
+            yield server
+
+    def bare(self) -> contextlib.closing[Child]:
+        """The peer of fan-out: a loop of ``transport.write`` (see ``bench/bare.py``)."""
+        return contextlib.closing(Child("bench.bare", SERVER_CORE))
+
+    def open_streams(
+        self, port: int, count: int, request: list[str]
+    ) -> contextlib.closing[Reader]:
+        """Streams on a server of this machine."""
+        return contextlib.closing(Reader(self, port, count, request))
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """One round: seconds of CPU of the serving process, bytes received, and how busy the load client was."""
+
+    cpu: float
+    received: int
+    even: bool
+    reader_busy: float
+
+
+def spend(child: Child, reader: Reader, work: Callable[[], Any]) -> tuple[Spent, Any]:
+    """Let a process work, wait until the load client has everything, and see what it cost."""
+    before, began, cpu = reader.stats(), time.monotonic(), child.cpu
+    answer = work()
+    after = reader.quiet()
+    wall = time.monotonic() - began
+    spent = Spent(
+        cpu=child.cpu - cpu,
+        received=after.total - before.total,
+        even=after.most - after.least == before.most - before.least,
+        reader_busy=(after.cpu - before.cpu) / wall,
+    )
+    if after.closed:
+        raise RuntimeError(f"{after.closed} of {reader.count} streams were closed by the server")
+    return spent, answer
+
+
+def cpu_seconds(pid: int) -> float:
+    """The CPU clock of another process (Linux: the clock id is made from the pid)."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def rss(pid: int) -> int:
+    """Resident bytes of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) << 10
+    raise RuntimeError(f"process {pid} is gone")
+
+
+def median(values: list[float]) -> float:
+    """Of some rounds."""
+    return statistics.median(values)

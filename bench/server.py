@@ -1,0 +1,202 @@
+"""Our server as it is, with a hatch: JSON commands on standard input put work into the running graph.
+
+``python -m bench.server SETTINGS`` (JSON). Runs are made by the engine, so that endpoints authorize as always;
+entries go through the writer and the journal like any service's. It ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvloop
+
+from pilothouse.engine.model import Run
+from pilothouse.engine.service import NewRun
+from pilothouse.engine.spec import parse_spec
+from pilothouse.engine.streams import Framing, RunMessages
+from pilothouse.engine.transitions import run_keys
+from pilothouse.identity import store as identity_store
+from pilothouse.identity.model import SYSTEM
+from pilothouse.journal import store as journal_store
+from pilothouse.journal.framing import ChunkFramed, WebSocketFramed
+from pilothouse.server.graph import Graph
+from pilothouse.server.main import Ready, serve
+from pilothouse.server.settings import Settings
+from pilothouse.storage import Tx
+from pilothouse.wire import entries
+
+AT_ONCE = 16
+"""Appends under way at once in a burst, as many as one ``PushLogs`` call has."""
+
+SPEC = """
+jobs:
+  - name: build
+    steps:
+      - {name: work, uses: shell, args: {command: "true"}, agentSelector: {matchLabels: {only: nobody}}}
+"""
+
+
+class Hatch:
+    """The commands."""
+
+    def __init__(self, ready: Ready) -> None:
+        self._graph: Graph = ready._graph
+        self._runs: dict[str, Run] = {}
+        self._lines: dict[str, int] = {}
+
+    async def far(self) -> None:
+        """Let offsets begin where they have seven digits, so that all cursors of a measure are equally long."""
+        await self._graph.writer.write(lambda tx: journal_store.reserve(tx.conn, 1_000_000))
+
+    async def run(self, spec: str = SPEC) -> dict[str, Any]:
+        """A new run; its steps wait for an agent."""
+        graph = self._graph
+        project = await graph.identity.read(identity_store.default_project)
+        assert project is not None
+        new = NewRun("pipeline", "bench", project, parse_spec(spec).spec)
+        run = await graph.writer.write(lambda tx: graph.engine.start(tx, SYSTEM, new))
+        self._runs[run.id] = run
+        return {"run": run.id}
+
+    async def progress(self, run: str, count: int, every: float) -> dict[str, Any]:
+        """``count`` entries of progress, one transaction each, one every so many seconds; what one looks like."""
+        body = {**self._keys(run), "percent": 50, "message": "compiling module 17 of 42"}
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        for _ in range(count):
+            await self._append(run, entries.STEP_PROGRESSED, body)
+            due += every
+            await asyncio.sleep(max(0.0, due - loop.time()))
+        return {"frames": self._frames()}
+
+    async def lines(self, run: str, chunks: list[int], width: int) -> dict[str, Any]:
+        """A burst of log chunks with so many lines each, many under way at once."""
+        text = "x" * width
+        bodies = []
+        for size in chunks:
+            first = self._lines.get(run, 0) + 1
+            self._lines[run] = first + size - 1
+            made = [f"{number:08d} {text}"[:width] for number in range(first, first + size)]
+            bodies.append({**self._keys(run), "agent_id": "bench", "first": first, "lines": made})
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one(body: dict[str, Any]) -> None:
+            try:
+                await self._append(run, entries.STEP_LOGGED, body)
+            finally:
+                gate.release()
+
+        tasks = []
+        for body in bodies:
+            await gate.acquire()
+            tasks.append(asyncio.create_task(one(body)))
+        await asyncio.gather(*tasks)
+        return {"lines": sum(chunks)}
+
+    async def registration(self) -> dict[str, Any]:
+        """A token with which an agent may register."""
+        graph = self._graph
+        made = await graph.writer.write(
+            lambda tx: graph.fleet.registry.create_registration_token(
+                tx, SYSTEM, description="bench", max_uses=None, expires_in=3600
+            )
+        )
+        return {"token": made["token"]}
+
+    async def statuses(self, runs: list[str]) -> dict[str, Any]:
+        """How many of the runs are over, and how."""
+        from pilothouse.engine import store
+
+        rows = [await self._graph.identity.read(lambda conn, id=run: store.run_row(conn, id)) for run in runs]
+        found: dict[str, int] = {}
+        for row in rows:
+            assert row is not None
+            found[str(row.status)] = found.get(str(row.status), 0) + 1
+        return {"statuses": found}
+
+    def _keys(self, run: str) -> dict[str, Any]:
+        known = self._runs[run]
+        job = known.jobs[0]
+        return {**run_keys(known, job, job.steps[0]), "step_run_id": job.steps[0].current, "attempt": 1}
+
+    async def _append(self, run: str, type: str, body: dict[str, Any]) -> None:
+        known, journal = self._runs[run], self._graph.journal
+        scope, stream = entries.project_scope(known.project), entries.run_stream(run)
+
+        def use_case(tx: Tx) -> None:
+            journal.append(tx, stream, type, scope, body, subject=body["step_run_id"])
+
+        await self._graph.writer.write(use_case)
+
+    def _frames(self) -> dict[str, str]:
+        """The newest entry as it went out on each transport."""
+        feed = self._graph.journal.feed
+        entry = feed.window.since(None, feed.window.head - 1, 1)[0]
+        formats = {
+            "ws": WebSocketFramed(RunMessages(Framing("ws", feed.epoch))),
+            "sse": ChunkFramed(RunMessages(Framing("sse", feed.epoch))),
+        }
+        return {
+            name: base64.b64encode(b"".join(frame.data for frame in entry.frames(fmt))).decode()
+            for name, fmt in formats.items()
+        }
+
+
+async def obey(stdin: asyncio.StreamReader, commands: dict[str, Callable[..., Awaitable[dict[str, Any]]]]) -> None:
+    """Carry out commands one after another until standard input ends."""
+    while line := await stdin.readline():
+        order = json.loads(line)
+        try:
+            answer = await commands[order.pop("do")](**order)
+        except Exception as error:  # told to the one who asked
+            answer = {"failed": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)
+
+
+async def standard_input() -> asyncio.StreamReader:
+    """As lines."""
+    reader = asyncio.StreamReader(limit=1 << 24)
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return reader
+
+
+async def main(settings: dict[str, Any]) -> int:
+    """Serve with the hatch open. Streams are never disturbed by a heartbeat unless the settings say so."""
+    stop = asyncio.Event()
+    obeying: list[asyncio.Task[None]] = []
+
+    async def on_ready(ready: Ready) -> None:
+        hatch = Hatch(ready)
+        await hatch.far()
+        hello = {
+            "port": int(ready.http_url.rpartition(":")[2]),
+            "grpc": ready.grpc_address,
+            "token": await ready.local_token(),
+        }
+        commands = {
+            "run": hatch.run,
+            "progress": hatch.progress,
+            "lines": hatch.lines,
+            "registration": hatch.registration,
+            "statuses": hatch.statuses,
+        }
+        task = asyncio.create_task(obey(await standard_input(), commands))
+        task.add_done_callback(lambda _: stop.set())
+        obeying.append(task)
+        print(json.dumps(hello), flush=True)
+
+    calm = {"sse_keepalive": 86_400, "ws_heartbeat": 86_400, "log_level": "error", "log_format": "json"}
+    unlimited = {"ratelimit_login": "off", "ratelimit_sessions": "off", "ratelimit_default": "off"}
+    return await serve(
+        Settings(**{"port": 0, "grpc_port": 0, **calm, **unlimited, **settings}), on_ready=on_ready, stop=stop
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(uvloop.run(main(json.loads(sys.argv[1]))))

@@ -1,0 +1,384 @@
+"""The ``pilot`` command as people meet it: help, usage, exit codes, and what goes to which stream."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+RUN = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a"
+OTHER = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60aaaa"
+
+
+@pytest.fixture
+def pilot(tmp_path: Path) -> Any:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_") and k != "NO_COLOR"}
+    environment |= {"PILOT_CONFIG_HOME": str(tmp_path / "config"), "COLUMNS": "120", "TERM": "xterm"}
+
+    def run(*arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            (sys.executable, "-m", "pilothouse", *arguments),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env={**environment, **more},
+            cwd=tmp_path,
+            timeout=30,
+            check=False,
+        )
+
+    return run
+
+
+class Fake(BaseHTTPRequestHandler):
+    """A server that knows a few answers: ``answers`` by method and path."""
+
+    answers: ClassVar[dict[str, tuple[int, Any]]] = {}
+    seen: ClassVar[list[tuple[str, Any, str]]] = []
+
+    def _answer(self) -> None:
+        size = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(size)
+        path = self.path.split("?")[0].removeprefix("/api/v1")
+        self.seen.append(
+            (f"{self.command} {path}", body and json.loads(body), self.headers.get("Authorization", ""))
+        )
+        status, answer = self.answers.get(
+            f"{self.command} {path}", (404, {"message": f"no {path}", "code": "NOT_FOUND"})
+        )
+        stream = isinstance(answer, list)
+        data = b"".join(answer) if stream else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/event-stream" if stream else "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _answer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def fake() -> Iterator[type[Fake]]:
+    handler = type("Handler", (Fake,), {"answers": {}, "seen": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    handler.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
+    yield handler
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def summary(id: str, status: str) -> dict[str, Any]:
+    return {
+        "id": id,
+        "kind": "pipeline",
+        "name": "hello",
+        "status": status,
+        "reason": "",
+        "project": "p",
+        "pipeline_id": "x",
+        "trigger": "manual",
+        "triggered_by": "admin",
+        "branch": "",
+        "commit_sha": "",
+        "rerun_of": None,
+        "created_at": "2026-01-10T14:23:45.000Z",
+        "started_at": "2026-01-10T14:23:45.000Z",
+        "finished_at": None,
+        "duration": None,
+    }
+
+
+def story(status: str) -> list[bytes]:
+    keys = {"run_id": RUN, "name": "hello", "job_id": "j", "job": "build", "step_id": "s", "step": "compile"}
+    told = [
+        ("run.started", {}),
+        ("step.started", {"agent_id": "local", "attempt": 1}),
+        ("step.logged", {"lines": ["\x1b[31mhello\x1b[0m"]}),
+        ("run.completed", {"status": status, "reason": "", "duration": 1500}),
+    ]
+    frames = []
+    for number, (type, more) in enumerate(told):
+        event = {"type": type, "time": "2026-01-10T14:23:46Z", "source": "/run/x", "data": {**keys, **more}}
+        frames.append(f"id: e.{number}.0\nevent: {type}\ndata: {json.dumps(event)}\n\n".encode())
+    return frames
+
+
+def logged_in(fake: type[Fake]) -> tuple[str, ...]:
+    return ("--server", fake.url, "--token", "tok")  # type: ignore[attr-defined]
+
+
+def watched(fake: type[Fake], status: str) -> None:
+    view = {**summary(RUN, "running"), "variables": {}, "jobs": []}
+    fake.answers.update(
+        {
+            f"GET /workflow-runs/{RUN}": (200, view),
+            "GET /workflow-runs": (
+                200,
+                {
+                    "runs": [summary(RUN, status), summary(OTHER, "failed")],
+                    "pagination": {"page": 1, "limit": 100, "total": 2, "total_pages": 1},
+                },
+            ),
+            "GET /events": (200, story(status)),
+        }
+    )
+
+
+def test_help_names_every_command(pilot: Any) -> None:
+    shown = pilot("--help")
+    assert shown.returncode == 0
+    for noun in (
+        "up",
+        "server",
+        "agent",
+        "login",
+        "logout",
+        "token",
+        "secret",
+        "pipeline",
+        "run",
+        "config",
+        "version",
+    ):
+        assert f" {noun} " in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "logs"),
+        ("run", "rerun"),
+        ("agent",),
+        ("agent", "list"),
+        ("pipeline", "run"),
+        ("token", "create"),
+        ("secret", "set"),
+        ("up",),
+    ],
+)
+def test_help_of_commands(pilot: Any, arguments: tuple[str, ...]) -> None:
+    shown = pilot(*arguments, "--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert " ".join(("pilot", *arguments)) in shown.stdout
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; from pilothouse.cli.main import app; "
+        "print([m for m in ('httpx', 'fastapi', 'grpc', 'sqlalchemy', 'pydantic', 'uvicorn') if m in sys.modules])"
+    )
+    done = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("run", "view"),
+        ("run", "list", "--limit", "0"),
+        ("run", "list", "-o", "xml"),
+        ("pipeline", "run", "--var", "novalue"),
+        ("pipeline", "lint", "missing.yaml"),
+        ("agent", "--server", "http://x", "--label", "novalue"),
+        ("agent", "--platform", "steam"),
+        ("token", "create", "x", "--expires-in", "soon", "--server", "http://x", "--token", "t"),
+        ("run", "list", "--server", "ftp://x", "--token", "t"),
+        ("server", "--port", "70000"),
+        ("server", "--config", "missing.toml"),
+        ("config", "use", "nowhere"),
+    ],
+)
+def test_usage_errors_exit_2_and_say_so_on_stderr(pilot: Any, arguments: tuple[str, ...]) -> None:
+    done = pilot(*arguments)
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    assert done.stderr.strip()
+    assert "Traceback" not in done.stderr
+
+
+def test_not_logged_in_exits_4(pilot: Any) -> None:
+    done = pilot("run", "list")
+    assert done.returncode == 4
+    assert "pilot login" in done.stderr
+
+
+def test_unreachable_exits_6(pilot: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    done = pilot("run", "list", "--server", f"http://127.0.0.1:{port}", "--token", "t")
+    assert done.returncode == 6
+    assert f"cannot reach http://127.0.0.1:{port}" in done.stderr
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 4), (403, 4), (404, 1), (500, 1)])
+def test_refusals(pilot: Any, fake: type[Fake], status: int, code: int) -> None:
+    fake.answers["GET /workflow-runs"] = (status, {"message": "no \x1b[2Jway", "code": "SOME_CODE"})
+    done = pilot("run", "list", *logged_in(fake))
+    assert done.returncode == code
+    assert "no way (SOME_CODE)" in done.stderr
+    assert done.stdout == ""
+
+
+def test_login_saves_and_logout_forgets(pilot: Any, fake: type[Fake], tmp_path: Path) -> None:
+    user = {"username": "ann", "role": "user"}
+    fake.answers["POST /auth/login"] = (
+        200,
+        {"token": "granted", "user": user, "expires_at": "2026-01-01T00:00:00Z"},
+    )
+    fake.answers["POST /auth/logout"] = (200, {"message": "bye"})
+    fake.answers["GET /agents"] = (200, {"agents": []})
+    url = fake.url  # type: ignore[attr-defined]
+    done = pilot("login", url, "--username", "ann", "--password-stdin", stdin="pa ss\n")
+    assert done.returncode == 0, done.stderr
+    assert fake.seen[0][:2] == ("POST /auth/login", {"username": "ann", "password": "pa ss"})
+    assert pilot("agent", "list", "-o", "json").stdout == "[]\n"
+    assert fake.seen[-1][2] == "Bearer granted"
+    assert "granted" in (tmp_path / "config" / "contexts.toml").read_text()
+    assert pilot("logout").returncode == 0
+    assert "granted" not in (tmp_path / "config" / "contexts.toml").read_text()
+    assert pilot("agent", "list").returncode == 4
+
+
+def test_a_wrong_password_exits_4(pilot: Any, fake: type[Fake]) -> None:
+    fake.answers["POST /auth/login"] = (401, {"message": "no", "code": "AUTH_INVALID_CREDENTIALS"})
+    url = fake.url  # type: ignore[attr-defined]
+    done = pilot("login", url, "-u", "ann", stdin="wrong")
+    assert done.returncode == 4
+    assert "wrong" in done.stderr
+
+
+def test_a_secret_is_read_from_stdin(pilot: Any, fake: type[Fake]) -> None:
+    detail = {
+        "list": [{"projectId": "p1", "name": "shop", "isDefault": True}],
+        "total": 1,
+        "page": 1,
+        "pageSize": 100,
+    }
+    fake.answers["GET /projects"] = (200, {"code": 200, "detail": detail})
+    fake.answers["PUT /secrets/KEY"] = (201, {"code": 201, "detail": {"name": "KEY"}})
+    done = pilot("secret", "set", "KEY", *logged_in(fake), stdin="a\nb\n")
+    assert done.returncode == 0, done.stderr
+    assert fake.seen[-1][:2] == ("PUT /secrets/KEY", {"value": "a\nb", "projectId": "p1"})
+    assert pilot("secret", "set", "KEY", "value", *logged_in(fake)).returncode == 2, "never an argument"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("succeeded", 0), ("failed", 5), ("timed_out", 5), ("cancelled", 3)]
+)
+def test_watching_exits_with_the_outcome(pilot: Any, fake: type[Fake], status: str, code: int) -> None:
+    watched(fake, status)
+    done = pilot("run", "watch", RUN[-8:], *logged_in(fake))
+    assert done.returncode == code, done.stderr
+    assert done.stdout.splitlines() == [
+        f"run {RUN}: started",
+        "step build/compile: started on agent local",
+        "build/compile | hello",
+        f"run {RUN}: {status.replace('_', ' ')} in 1.5s",
+    ]
+    assert done.stderr == ""
+
+
+def test_watching_for_a_program(pilot: Any, fake: type[Fake]) -> None:
+    watched(fake, "failed")
+    done = pilot("-o", "json", "run", "watch", "last", *logged_in(fake))
+    assert done.returncode == 5
+    assert json.loads(done.stdout)["id"] == RUN
+    assert "build/compile | hello" in done.stderr
+
+
+@pytest.mark.parametrize(("reference", "code"), [("01980f", 2), ("718a", 2), ("ffffffff", 1), (RUN[-6:], 0)])
+def test_shortened_run_ids(pilot: Any, fake: type[Fake], reference: str, code: int) -> None:
+    watched(fake, "succeeded")
+    done = pilot("run", "view", reference, *logged_in(fake))
+    assert done.returncode == code, done.stderr
+
+
+def test_lists_as_table_json_and_yaml(pilot: Any, fake: type[Fake]) -> None:
+    watched(fake, "succeeded")
+    table = pilot("run", "list", *logged_in(fake))
+    head, first, _second = table.stdout.splitlines()
+    assert head.split() == ["ID", "NAME", "STATUS", "CREATED", "TOOK", "BY"]
+    assert first.startswith(f"{RUN}  hello  succeeded")
+    assert [run["id"] for run in json.loads(pilot("run", "list", "-o", "json", *logged_in(fake)).stdout)] == [
+        RUN,
+        OTHER,
+    ]
+    assert f"- id: {RUN}\n" in pilot("run", "list", "-o", "yaml", *logged_in(fake)).stdout
+
+
+def test_spec_problems_name_file_line_and_column(pilot: Any, fake: type[Fake], tmp_path: Path) -> None:
+    problem = {
+        "message": 'unknown key "stepz"',
+        "line": 3,
+        "column": 5,
+        "expected": "steps",
+        "path": "jobs[0]",
+    }
+    refusal = {"code": 400, "errMsg": "bad", "errorCode": "SPEC_INVALID", "details": {"problems": [problem]}}
+    fake.answers["POST /pipelines/spec/validate"] = (400, refusal)
+    (tmp_path / "spec.yaml").write_text("jobs: []\n")
+    for command in (("lint", "spec.yaml"), ("run", "--file", "spec.yaml")):
+        done = pilot("pipeline", *command, *logged_in(fake))
+        assert done.returncode == 2
+        assert 'spec.yaml:3:5: unknown key "stepz" (expected steps)\n' in done.stderr
+    warned = {
+        "code": 200,
+        "detail": {"jobsCount": 1, "warnings": [{**problem, "message": "odd", "expected": ""}]},
+    }
+    fake.answers["POST /pipelines/spec/validate"] = (200, warned)
+    done = pilot("pipeline", "lint", "spec.yaml", *logged_in(fake))
+    assert (done.returncode, done.stdout) == (0, "spec.yaml: good (1 job)\n")
+    assert "spec.yaml:3:5: odd [warning]" in done.stderr
+
+
+def test_settings_are_shown_with_secrets_masked(pilot: Any, tmp_path: Path) -> None:
+    (tmp_path / "pilot.toml").write_text('port = 1234\nhost = "0.0.0.0"\ntypo = 1\n')
+    done = pilot(
+        "config",
+        "show",
+        "-o",
+        "json",
+        "--config",
+        "pilot.toml",
+        PILOT_ADMIN_PASSWORD="hush hush",
+        PILOT_PORT="4321",
+    )
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert shown["port"] == {"value": 4321, "from": "environment"}
+    assert shown["host"] == {"value": "0.0.0.0", "from": "file"}
+    assert shown["grpc_port"]["from"] == "default"
+    assert shown["admin_password"] == {"value": "**********", "from": "environment"}
+    assert "hush" not in done.stdout + done.stderr
+    assert "unknown settings: typo" in done.stderr
+
+
+def test_version(pilot: Any) -> None:
+    assert pilot("--version").stdout.strip() in pilot("version").stdout
+    assert "version" in json.loads(pilot("version", "-o", "json").stdout)
+
+
+def test_a_closed_pipe_is_no_drama(pilot: Any, fake: type[Fake], tmp_path: Path) -> None:
+    watched(fake, "succeeded")
+    server = " ".join(logged_in(fake))
+    line = f"{sys.executable} -m pilothouse run list -o json {server} | true"
+    environment = {**os.environ, "PILOT_CONFIG_HOME": str(tmp_path)}
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, env=environment, check=False)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
