@@ -8,14 +8,11 @@ drains it reads on from there, from memory or disk, until it is live again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Protocol
 
 from pilothouse.journal.model import Cursor, Entry, Selection, WireFormat
 from pilothouse.journal.reader import Reader
-
-if TYPE_CHECKING:
-    from pilothouse.journal.feed import Feed
 
 Write = Callable[[bytes], object]
 
@@ -36,6 +33,21 @@ class Connection(Protocol):
 
     def detach(self, outlet: Outlet) -> None:
         """The outlet has ended."""
+
+
+class Host(Protocol):
+    """What an outlet needs of its feed."""
+
+    clock: Callable[[], float]
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Run this in the background."""
+
+    async def load(self, reader: Reader) -> list[bytes]:
+        """One page from disk after the reader's cursor."""
+
+    def drop(self, outlet: Outlet) -> None:
+        """Forget an outlet that has stopped."""
 
 
 class Channel:
@@ -109,7 +121,7 @@ class Outlet:
         "write",
     )
 
-    def __init__(self, feed: Feed, channel: Channel | None, reader: Reader, connection: Connection) -> None:
+    def __init__(self, feed: Host, channel: Channel | None, reader: Reader, connection: Connection) -> None:
         self.reader = reader
         self.connection = connection
         self.write = connection.write

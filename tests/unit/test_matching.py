@@ -1,0 +1,141 @@
+"""Who gets which work, and what those who wait are told."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pilothouse.engine.matching import Given, Waiting, Waits, Worker, assign
+from pilothouse.engine.spec import AgentSelector, LabelExpression, match_selector
+
+ARM = AgentSelector({"os": "arm64"})
+GPU = AgentSelector(match_expressions=(LabelExpression("gpu", "Exists"),))
+
+
+def worker(id: str, slots: int = 1, held: int = 0, *, up: bool = True, draining: bool = False, **labels: str) -> Worker:
+    return Worker(id, labels, up, draining, slots - held, held / slots)
+
+
+def waiting(id: str, selector: AgentSelector | None = None, bound: str = "") -> Waiting:
+    return Waiting(id, selector, bound, "")
+
+
+def why(item: Waiting, *workers: Worker) -> str:
+    [verdict] = assign([item], list(workers))
+    assert isinstance(verdict, Waits), verdict
+    return verdict.reason
+
+
+def to(queue: list[Waiting], *workers: Worker) -> list[str]:
+    """Who gets each; a dash for what waits."""
+    return [v.agent_id if isinstance(v, Given) else "-" for v in assign(queue, list(workers))]
+
+
+REASONS = [
+    (waiting("w"), [], "no agent is online"),
+    (waiting("w"), [worker("a", up=False)], "no agent is online"),
+    (waiting("w", ARM), [worker("a")], "no online agent matches os=arm64"),
+    (waiting("w", ARM), [worker("a", os="arm64", up=False), worker("b")], "no online agent matches os=arm64"),
+    (waiting("w", GPU), [worker("a")], "no online agent matches gpu Exists"),
+    (waiting("w"), [worker("a", held=1)], "agent a is busy"),
+    (waiting("w"), [worker("a", held=1), worker("b", held=1)], "all 2 matching agents are busy"),
+    (waiting("w", ARM), [worker("a", held=1, os="arm64"), worker("b")], "agent a is busy"),
+    (waiting("w"), [worker("a", draining=True)], "every matching agent is draining (a)"),
+    (waiting("w", bound="b"), [worker("a")], "waiting for agent b, which holds the job's workspace and is offline"),
+    (
+        waiting("w", bound="b"),
+        [worker("b", up=False)],
+        "waiting for agent b, which holds the job's workspace and is offline",
+    ),
+    (
+        waiting("w", bound="b"),
+        [worker("a"), worker("b", held=1)],
+        "waiting for a free slot on agent b, which holds the job's workspace",
+    ),
+]
+
+
+@pytest.mark.parametrize(("item", "workers", "reason"), REASONS)
+def test_every_wait_says_why(item: Waiting, workers: list[Worker], reason: str) -> None:
+    assert why(item, *workers) == reason
+
+
+def test_the_oldest_comes_first() -> None:
+    assert to([waiting("1"), waiting("2"), waiting("3")], worker("a", 2)) == ["a", "a", "-"]
+
+
+def test_what_cannot_go_does_not_hold_up_what_can() -> None:
+    assert to([waiting("1", ARM), waiting("2"), waiting("3", bound="gone")], worker("a", 5)) == ["-", "a", "-"]
+
+
+def test_the_least_loaded_is_given_first() -> None:
+    assert to([waiting("1")], worker("a", 4, 3), worker("b", 4, 1), worker("c", 4, 2)) == ["b"]
+    assert to([waiting("1")], worker("a", 2, 1), worker("b", 100, 40)) == ["b"], "relative to what it can do"
+    assert to([waiting("1")], worker("b"), worker("a")) == ["a"], "by name among equals"
+
+
+def test_a_burst_is_spread_by_load_as_well() -> None:
+    """After one task a is a quarter full, b with a hundred slots still nearly empty."""
+    assert to([waiting("1"), waiting("2"), waiting("3")], worker("a", 4), worker("b", 100)) == ["a", "b", "b"]
+
+
+def test_a_draining_agent_gets_nothing_new_but_finishes_its_jobs() -> None:
+    assert to([waiting("1")], worker("a", 9, draining=True), worker("b")) == ["b"]
+    assert to([waiting("1", bound="a")], worker("a", draining=True)) == ["a"]
+
+
+def test_work_bound_to_an_agent_goes_to_no_other() -> None:
+    assert to([waiting("1", bound="a")], worker("a", 9, 8), worker("b", 9)) == ["a"]
+
+
+def test_a_bound_agent_that_misses_the_steps_own_selector_does_not_get_it() -> None:
+    """The workspace is there, but the step asked for a machine with a GPU: it waits, and says so."""
+    [verdict] = assign([waiting("1", GPU, bound="a")], [worker("a"), worker("b", gpu="1")])
+    assert isinstance(verdict, Waits)
+    assert "gpu Exists" in verdict.reason
+
+
+labels = st.dictionaries(st.sampled_from(["os", "gpu"]), st.sampled_from(["arm64", "1"]))
+selectors = st.sampled_from([None, ARM, GPU])
+bounds = st.sampled_from(["", "", "", "w0", "w1", "nobody"])
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> list[Worker]:
+    made = []
+    for number in range(draw(st.integers(0, 4))):
+        slots = draw(st.integers(1, 4))
+        held = draw(st.integers(0, slots + 1))  # more than slots, after its slots were reduced
+        up, draining = draw(st.booleans()), draw(st.booleans())
+        made.append(Worker(f"w{number}", draw(labels), up, draining, slots - held, held / slots))
+    return made
+
+
+@settings(max_examples=300, deadline=None)
+@given(fleets(), st.lists(st.tuples(selectors, bounds), max_size=12))
+def test_nothing_is_given_wrongly_and_nothing_waits_in_vain(
+    workers: list[Worker], queue: list[tuple[AgentSelector | None, str]]
+) -> None:
+    items = [Waiting(str(number), selector, bound, "") for number, (selector, bound) in enumerate(queue)]
+    free = {one.agent_id: one.free for one in workers}
+    by_id = {one.agent_id: one for one in workers}
+    for item, verdict in zip(items, assign(items, workers), strict=True):
+        assert verdict.id == item.id
+        fit = [
+            one
+            for one in workers
+            if one.available
+            and free[one.agent_id] > 0
+            and (one.agent_id == item.bound_to if item.bound_to else not one.draining)
+            and match_selector(item.selector, one.labels) is None
+        ]
+        if isinstance(verdict, Given):
+            free[verdict.agent_id] -= 1
+            assert free[verdict.agent_id] >= 0
+            assert item.bound_to or by_id[verdict.agent_id] in fit
+        else:
+            assert fit == [], f"{verdict.reason}, but {fit}"
+            assert re.match(r"no |all |every |agent |waiting for ", verdict.reason)
