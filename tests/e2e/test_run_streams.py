@@ -82,8 +82,11 @@ class Live:
         await self.agent.finish(self.task)
         await eventually(lambda: self.status() == "succeeded")
 
+    def view(self) -> Any:
+        return self.server.ask("GET", f"/workflow-runs/{self.run_id}")
+
     def status(self) -> str:
-        return str(self.server.ask("GET", f"/workflow-runs/{self.run_id}")["status"])
+        return str(self.view()["status"])
 
     def stream(self, query: str = "") -> str:
         return f"{self.server.ws}/api/v1/workflow-runs/{self.run_id}/stream{query}"
@@ -99,7 +102,9 @@ async def begin(server: Server, project: str = "") -> Live:
     run_id = server.trigger(pipeline_id)
     task = await agent.task()
     await agent.ack(task)
-    return Live(server, agent, pipeline_id, run_id, task)
+    live = Live(server, agent, pipeline_id, run_id, task)
+    await eventually(lambda: live.view()["jobs"][0]["steps"][0]["status"] == "running")
+    return live
 
 
 @pytest.fixture
@@ -263,6 +268,20 @@ async def test_a_reader_that_does_not_read_loses_nothing_and_slows_nobody(live: 
     assert rest[-1].last
 
 
+async def test_a_last_message_that_fills_the_socket_still_ends_the_stream(live: Live) -> None:
+    watching = [asyncio.create_task(follow(live.surfaces()[name])) for name in ("run-sse", "run-ws")]
+    await live.agent.push_events(
+        events(("o", 1, live.step, "arcentra.step.output", {"name": "big", "value": "v" * 900_000}))
+    )
+    async with websocket(live.stream(), live.server.admin) as ws:
+        await ws.recv()
+        await live.agent.finish(live.task)
+        async with asyncio.timeout(10):
+            assert (await closing(ws))[0] == 1000
+            for watched in watching:
+                assert (await watched)[-1].last
+
+
 # -- the messages ---------------------------------------------------------------------------------------
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -364,8 +383,7 @@ async def test_cloudevents(live: Live) -> None:
     assert (types[0], types[-1]) == ("run.created", "run.completed")
     url = f"{live.server.url}/api/v1/events?stream=run/{live.run_id}&type=step.log*"
     async with sse(url, live.server.admin) as response:
-        found = [anext(it) for it in [sse_events(response.aiter_raw())]]
-        assert (await found[0]).type == "step.logged"
+        assert (await anext(sse_events(response.aiter_raw()))).type == "step.logged"
 
 
 # -- the channels ---------------------------------------------------------------------------------------
@@ -396,15 +414,32 @@ async def test_the_log_channel(live: Live) -> None:
         assert (entry["step_run_id"], entry["agent_id"]) == (live.step, live.agent.agent_id)
         assert entry["level"] == "info"
         assert abs(entry["timestamp"] - time.time()) < 60  # Unix seconds
-        await ws.send(json.dumps({"channel": "channel_log", "action": "unsubscribe", "params": live.params}))
-        assert await received(ws, 1) == [{**first, "type": "unsubscribed"}]
-        await live.end()
         # A finished step: history, history_done, nothing more.
+        await live.end()
+        await received(ws, 1)
+    async with websocket(f"{live.server.ws}/api/v1/ws", live.server.admin) as ws:
         await ws.send(json.dumps({"channel": "channel_log", "params": live.params}))
-        kinds = [m["type"] for m in await received(ws, 6)]
-        assert kinds == ["subscribed", *["log_chunk"] * 4, "history_done"] or kinds.count("log_chunk") == 4
+        kinds = [m["type"] for m in await received(ws, 7)]
+        assert kinds == ["subscribed", *["log_chunk"] * 5, "history_done"]
         await ws.send("?")
         assert (await received(ws, 1))[0]["type"] == "error"
+
+
+async def test_unsubscribing(live: Live) -> None:
+    request = {"channel": "channel_log", "params": live.params}
+    async with websocket(f"{live.server.ws}/api/v1/ws", live.server.admin) as ws:
+        await ws.send(json.dumps(request))
+        await received(ws, 2)
+        await ws.send(json.dumps({**request, "action": "unsubscribe"}))
+        (answer,) = await received(ws, 1)
+        assert answer == {**request, "type": "unsubscribed", "data": None}
+        await live.say("unheard")
+        await ws.send(json.dumps(request))  # and again
+        kinds = [m["type"] for m in await received(ws, 3)]
+        assert kinds == ["subscribed", "log_chunk", "history_done"]
+        await live.say("heard")
+        await live.say("again")
+        assert [m["data"]["content"] for m in await received(ws, 2)] == ["heard", "again"]
 
 
 async def test_the_status_channel(server: Server) -> None:
@@ -434,8 +469,9 @@ async def test_the_status_channel(server: Server) -> None:
             await eventually(lambda: server.ask("GET", f"/workflow-runs/{run_id}")["status"] == "succeeded")
         async with websocket(f"{server.ws}/api/v1/ws", server.admin) as ws:
             await ws.send(json.dumps({"channel": "channel_status", "params": params}))
+            (snapshot,) = await received(ws, 1)
             await ws.send("?")
-            snapshot, error = await received(ws, 2)  # the snapshot alone
+            (error,) = await received(ws, 1)  # the snapshot alone
             assert (snapshot["type"], snapshot["data"]["status"]) == ("status_snapshot", 4)
             assert snapshot["data"]["duration"] >= 0
             assert TIME.fullmatch(snapshot["data"]["endTime"])
@@ -609,18 +645,26 @@ async def test_what_a_client_may_send_to_a_run_stream(live: Live) -> None:
 @pytest.mark.parametrize("where", ["run", "run-unauthorized", "channels"])
 async def test_a_message_that_is_too_big_closes_with_1009(live: Live, where: str) -> None:
     url = f"{live.server.ws}/api/v1/ws" if where == "channels" else live.stream()
-    async with websocket(url, None if where == "run-unauthorized" else live.server.admin) as ws:
+    token = None if where == "run-unauthorized" else live.server.admin
+    async with websocket(url, token) as ws:
+
+        async def fragments() -> AsyncIterator[str]:
+            yield "x" * 1_000_000  # a message may have 1 MiB
+            yield "x" * 48_576
+            yield "x"
+
+        with pytest.raises(ConnectionClosed):
+            await ws.send(fragments())
+            while True:
+                await ws.recv()
+        assert ws.close_code == 1009
+    async with websocket(url, token) as ws:
         with pytest.raises(ConnectionClosed):
             await ws.send("x" * (4 << 20))
             while True:
                 await ws.recv()
-        assert ws.close_code == 1009
-    async with websocket(url, None if where == "run-unauthorized" else live.server.admin) as ws:
-        with pytest.raises(ConnectionClosed):
-            await ws.send(["x" * 300_000] * 10)  # in fragments
-            while True:
-                await ws.recv()
-        assert ws.close_code == 1009
+        # What we still send when the server has closed may reset the connection before we read its word.
+        assert ws.close_code in (1009, 1006)
     assert live.server.alive
 
 
@@ -638,7 +682,7 @@ async def test_a_client_that_just_vanishes_leaves_nothing_behind(live: Live) -> 
         text = live.server.call("GET", "/metrics", None).text
         return float(re.findall(r"^pilothouse_stream_followers (\S+)", text, re.M)[0])
 
-    await eventually(lambda: followers() == 0)
+    before = followers()
     sockets = []
     async with websocket(f"{live.server.ws}/api/v1/ws", live.server.admin) as ws:
         await ws.send(json.dumps({"channel": "channel_log", "params": live.params}))
@@ -648,12 +692,12 @@ async def test_a_client_that_just_vanishes_leaves_nothing_behind(live: Live) -> 
             head = f"GET /api/v1/workflow-runs/{live.run_id}/stream HTTP/1.1\r\nHost: x\r\n"
             sock.sendall(f"{head}Authorization: Bearer {live.server.admin}\r\n\r\n".encode())
             sockets.append(sock)
-        await eventually(lambda: followers() == 6)
+        await eventually(lambda: followers() >= before + 6)
         for sock in sockets:
             sock.close()
         ws.transport.abort()
     await live.say("somebody?")
-    await eventually(lambda: followers() == 0)
+    await eventually(lambda: followers() <= before, 5)
 
 
 # -- time -----------------------------------------------------------------------------------------------
@@ -673,20 +717,20 @@ async def test_heartbeats_and_a_client_that_answers(quick: Live) -> None:
         assert json.loads(await ws.recv())["line"] == "alive"
 
 
-async def test_a_silent_client_is_closed_with_4408(quick: Live) -> None:
+@pytest.mark.parametrize("says", ["nothing", "anything but a pong", "pong, too early"])
+async def test_a_silent_client_is_closed_with_4408(quick: Live, says: str) -> None:
     async with websocket(quick.stream("?cursor=now"), quick.server.admin) as ws:
         began = time.monotonic()
+        if says == "anything but a pong":
+            for _ in range(20):
+                await ws.send('{"type":"ping"}')
+        elif says != "nothing":
+            await ws.send('{"type":"pong"}')  # before the first heartbeat: it answers none of them
         code, said = await closing(ws)
         assert code == 4408
-        assert [m["type"] for m in said[:-1]] == ["heartbeat"] * (len(said) - 1)
+        assert said[-1]["type"] == "error"
+        assert {m["type"] for m in said[:-1]} == {"heartbeat"}
         assert 0.85 < time.monotonic() - began < 5
-    async with websocket(quick.stream("?cursor=now"), quick.server.admin) as ws:
-        for _ in range(20):
-            await ws.send("anything but a pong")
-        assert (await closing(ws))[0] == 4408
-    async with websocket(quick.stream("?cursor=now"), quick.server.admin) as ws:
-        await ws.send('{"type":"pong"}')  # one before the first heartbeat answers none of them
-        assert (await closing(ws))[0] == 4408
 
 
 @pytest.mark.parametrize("path", ["/workflow-runs/{}/stream?cursor=now", "/events"])
@@ -716,9 +760,9 @@ async def test_streams_end_within_5_s_of_their_token(quick: Live) -> None:
         ):
             await channels.send(json.dumps({"channel": "channel_log", "params": quick.params}))
             await received(channels, 2)
+            pongs = asyncio.create_task(_ponging(ws))
             await asyncio.to_thread(act)
             ended = time.monotonic()
-            pongs = asyncio.create_task(_ponging(ws))
             async with asyncio.timeout(8):
                 codes = [(await closing(s))[0] for s in (channels, idle)]
                 for response in (run_sse, journal):
@@ -729,12 +773,12 @@ async def test_streams_end_within_5_s_of_their_token(quick: Live) -> None:
         assert said["code"] == "unauthorized"
         assert time.monotonic() - ended < 5.5, how
 
-    brief = server.ask("POST", "/tokens", json={"name": "brief", "expires_in": 1})["token"]
+    brief = server.ask("POST", "/tokens", json={"name": "brief", "expires_in": 3})["token"]
     revoked = server.ask("POST", "/tokens", json={"name": "revoked"})
     session = server.login("admin")
     silent = asyncio.create_task(_silence(quick.stream()))
     await asyncio.gather(
-        ending(brief, "expiry", lambda: time.sleep(1)),
+        ending(brief, "expiry", lambda: time.sleep(3)),
         ending(revoked["token"], "revocation", lambda: server.ask("DELETE", f"/tokens/{revoked['id']}")),
         ending(session, "logout", lambda: server.ask("POST", "/auth/logout", session)),
     )
@@ -768,44 +812,66 @@ async def test_what_one_may_no_longer_see_stops_at_once(brisk: Server) -> None:
     await live.say("before")
     channels = f"{brisk.ws}/api/v1/ws"
     subscribe = json.dumps({"channel": "channel_log", "params": live.params})
-    journal = f"{brisk.url}/api/v1/events?stream=run/{live.run_id}"
+    journal = f"{brisk.url}/api/v1/events"
     async with (
         websocket(live.stream(), token) as ws,
         websocket(channels, token) as log,
         websocket(channels, token) as late,
-        sse(journal, token) as response,
+        sse(live.stream().replace("ws:", "http:"), token) as run_sse,
+        sse(f"{journal}?stream=run/{live.run_id}", token) as of_run,
+        sse(journal, token) as of_all,
     ):
         await received(ws, 2)
         await log.send(subscribe)
         await received(log, 3)
+        watching = [asyncio.create_task(_text(r)) for r in (run_sse, of_run, of_all)]
+        watching += [asyncio.create_task(_texts(s)) for s in (ws, log, late)]
         brisk.ask("DELETE", f"/projects/{project}/members/{name}")
-        await late.send(subscribe)  # opened before, subscribed after
-        (answer,) = await received(late, 1)
-        assert answer["type"] == "error", answer
-        await live.say("secret")
+        await late.send(subscribe)  # the socket was opened before, the subscription comes after
+        await asyncio.sleep(0.1)  # so that a subscription that is wrongly there would be live
+        await live.say("confidential")
         await live.end()
-        seen = ""
-        async with asyncio.timeout(10):
-            async for chunk in response.aiter_raw():
-                seen += chunk.decode()
-                if seen.count(":keepalive") >= 2:
-                    break
-        assert "before" in seen
-        assert "secret" not in seen
-        rest: list[str] = []
-        with pytest.raises((TimeoutError, ConnectionClosed)):
-            async with asyncio.timeout(0.7):
-                while True:
-                    rest.append(str(await ws.recv()))
-        assert not [m for m in rest if "secret" in m or "completed" in m]
-        with pytest.raises((TimeoutError, ConnectionClosed)):
-            async with asyncio.timeout(0.2):
-                rest.append(str(await log.recv()))
-        assert not [m for m in rest if "secret" in m]
+        for watched in watching:  # what does not end is asked for long enough to have shown it
+            seen = await watched
+            assert "confidential" not in seen
+            assert "workflow_completed" not in seen
     async with sse(live.stream().replace("ws:", "http:"), token) as response:
         assert response.status_code == 404
     assert await refused(live.stream(), token) == (4404, "not_found")
     await live.agent.vanish()
+
+
+async def test_a_subscription_is_refused_as_soon_as_the_right_is_gone(brisk: Server) -> None:
+    name = next(_names)
+    token = brisk.user(name)
+    project = brisk.project(name, [name])
+    live = await begin(brisk, project)
+    async with websocket(f"{brisk.ws}/api/v1/ws", token) as ws:
+        brisk.ask("DELETE", f"/projects/{project}/members/{name}")
+        await ws.send(json.dumps({"channel": "channel_log", "params": live.params}))
+        (answer,) = await received(ws, 1)
+        assert answer["type"] == "error"
+    await live.agent.vanish()
+
+
+async def _text(response: httpx.Response) -> str:
+    seen = ""
+    async for chunk in response.aiter_raw():
+        seen += chunk.decode()
+        if seen.count(":keepalive") >= 5:
+            break
+    return seen
+
+
+async def _texts(ws: ClientConnection) -> str:
+    seen = ""
+    try:
+        async with asyncio.timeout(2.5):
+            async for text in ws:
+                seen += str(text)
+    except (TimeoutError, ConnectionClosed):
+        pass
+    return seen
 
 
 @pytest.mark.parametrize("which", ["server", "brisk"])

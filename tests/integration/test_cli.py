@@ -2,39 +2,68 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from pilothouse.cli.main import main
+
 RUN = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a"
 OTHER = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60aaaa"
 
 
-@pytest.fixture
-def pilot(tmp_path: Path) -> Any:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_") and k != "NO_COLOR"}
-    environment |= {"PILOT_CONFIG_HOME": str(tmp_path / "config"), "COLUMNS": "120", "TERM": "xterm"}
+Done = subprocess.CompletedProcess[str]
+Pilot = Callable[..., Done]
 
-    def run(*arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            (sys.executable, "-m", "pilothouse", *arguments),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            env={**environment, **more},
-            cwd=tmp_path,
-            timeout=30,
-            check=False,
-        )
+
+@pytest.fixture(autouse=True)
+def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("PILOT_") or name == "NO_COLOR"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PILOT_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def process() -> Pilot:
+    """``pilot`` in a process of its own."""
+
+    def run(*arguments: str, stdin: str = "") -> Done:
+        command = (sys.executable, "-m", "pilothouse", *arguments)
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=30, check=False)
+
+    return run
+
+
+@pytest.fixture
+def pilot(monkeypatch: pytest.MonkeyPatch) -> Pilot:
+    """The same command line in this process: starting Python for each would take most of the time."""
+
+    def run(*arguments: str, stdin: str = "") -> Done:
+        streams = [
+            io.TextIOWrapper(io.BytesIO(text.encode()), write_through=True) for text in (stdin, "", "")
+        ]
+        with monkeypatch.context() as patch:
+            for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
+                patch.setattr(sys, name, stream)
+            patch.setattr(sys, "argv", ["pilot", *arguments])
+            try:
+                code = main()
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+        _, out, err = (stream.buffer.getvalue().decode() for stream in streams)  # type: ignore[attr-defined]
+        return Done(arguments, code, out, err)
 
     return run
 
@@ -139,8 +168,8 @@ def watched(fake: type[Fake], status: str) -> None:
     )
 
 
-def test_help_names_every_command(pilot: Any) -> None:
-    shown = pilot("--help")
+def test_help_names_every_command(process: Pilot) -> None:
+    shown = process("--help")
     assert shown.returncode == 0
     for noun in (
         "up",
@@ -171,7 +200,7 @@ def test_help_names_every_command(pilot: Any) -> None:
         ("up",),
     ],
 )
-def test_help_of_commands(pilot: Any, arguments: tuple[str, ...]) -> None:
+def test_help_of_commands(pilot: Pilot, arguments: tuple[str, ...]) -> None:
     shown = pilot(*arguments, "--help")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert " ".join(("pilot", *arguments)) in shown.stdout
@@ -204,7 +233,7 @@ def test_help_loads_nothing_heavy() -> None:
         ("config", "use", "nowhere"),
     ],
 )
-def test_usage_errors_exit_2_and_say_so_on_stderr(pilot: Any, arguments: tuple[str, ...]) -> None:
+def test_usage_errors_exit_2_and_say_so_on_stderr(pilot: Pilot, arguments: tuple[str, ...]) -> None:
     done = pilot(*arguments)
     assert done.returncode == 2, done
     assert done.stdout == ""
@@ -212,22 +241,22 @@ def test_usage_errors_exit_2_and_say_so_on_stderr(pilot: Any, arguments: tuple[s
     assert "Traceback" not in done.stderr
 
 
-def test_not_logged_in_exits_4(pilot: Any) -> None:
+def test_not_logged_in_exits_4(pilot: Pilot) -> None:
     done = pilot("run", "list")
     assert done.returncode == 4
     assert "pilot login" in done.stderr
 
 
-def test_unreachable_exits_6(pilot: Any) -> None:
+def test_unreachable_exits_6(process: Pilot) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    done = pilot("run", "list", "--server", f"http://127.0.0.1:{port}", "--token", "t")
+    done = process("run", "list", "--server", f"http://127.0.0.1:{port}", "--token", "t")
     assert done.returncode == 6
     assert f"cannot reach http://127.0.0.1:{port}" in done.stderr
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, 4), (403, 4), (404, 1), (500, 1)])
-def test_refusals(pilot: Any, fake: type[Fake], status: int, code: int) -> None:
+def test_refusals(pilot: Pilot, fake: type[Fake], status: int, code: int) -> None:
     fake.answers["GET /workflow-runs"] = (status, {"message": "no \x1b[2Jway", "code": "SOME_CODE"})
     done = pilot("run", "list", *logged_in(fake))
     assert done.returncode == code
@@ -235,7 +264,7 @@ def test_refusals(pilot: Any, fake: type[Fake], status: int, code: int) -> None:
     assert done.stdout == ""
 
 
-def test_login_saves_and_logout_forgets(pilot: Any, fake: type[Fake], tmp_path: Path) -> None:
+def test_login_saves_and_logout_forgets(pilot: Pilot, fake: type[Fake], tmp_path: Path) -> None:
     user = {"username": "ann", "role": "user"}
     fake.answers["POST /auth/login"] = (
         200,
@@ -255,7 +284,7 @@ def test_login_saves_and_logout_forgets(pilot: Any, fake: type[Fake], tmp_path: 
     assert pilot("agent", "list").returncode == 4
 
 
-def test_a_wrong_password_exits_4(pilot: Any, fake: type[Fake]) -> None:
+def test_a_wrong_password_exits_4(pilot: Pilot, fake: type[Fake]) -> None:
     fake.answers["POST /auth/login"] = (401, {"message": "no", "code": "AUTH_INVALID_CREDENTIALS"})
     url = fake.url  # type: ignore[attr-defined]
     done = pilot("login", url, "-u", "ann", stdin="wrong")
@@ -263,7 +292,7 @@ def test_a_wrong_password_exits_4(pilot: Any, fake: type[Fake]) -> None:
     assert "wrong" in done.stderr
 
 
-def test_a_secret_is_read_from_stdin(pilot: Any, fake: type[Fake]) -> None:
+def test_a_secret_is_read_from_stdin(pilot: Pilot, fake: type[Fake]) -> None:
     detail = {
         "list": [{"projectId": "p1", "name": "shop", "isDefault": True}],
         "total": 1,
@@ -281,9 +310,9 @@ def test_a_secret_is_read_from_stdin(pilot: Any, fake: type[Fake]) -> None:
 @pytest.mark.parametrize(
     ("status", "code"), [("succeeded", 0), ("failed", 5), ("timed_out", 5), ("cancelled", 3)]
 )
-def test_watching_exits_with_the_outcome(pilot: Any, fake: type[Fake], status: str, code: int) -> None:
+def test_watching_exits_with_the_outcome(process: Pilot, fake: type[Fake], status: str, code: int) -> None:
     watched(fake, status)
-    done = pilot("run", "watch", RUN[-8:], *logged_in(fake))
+    done = process("run", "watch", RUN[-8:], *logged_in(fake))
     assert done.returncode == code, done.stderr
     assert done.stdout.splitlines() == [
         f"run {RUN}: started",
@@ -294,7 +323,7 @@ def test_watching_exits_with_the_outcome(pilot: Any, fake: type[Fake], status: s
     assert done.stderr == ""
 
 
-def test_watching_for_a_program(pilot: Any, fake: type[Fake]) -> None:
+def test_watching_for_a_program(pilot: Pilot, fake: type[Fake]) -> None:
     watched(fake, "failed")
     done = pilot("-o", "json", "run", "watch", "last", *logged_in(fake))
     assert done.returncode == 5
@@ -303,13 +332,13 @@ def test_watching_for_a_program(pilot: Any, fake: type[Fake]) -> None:
 
 
 @pytest.mark.parametrize(("reference", "code"), [("01980f", 2), ("718a", 2), ("ffffffff", 1), (RUN[-6:], 0)])
-def test_shortened_run_ids(pilot: Any, fake: type[Fake], reference: str, code: int) -> None:
+def test_shortened_run_ids(pilot: Pilot, fake: type[Fake], reference: str, code: int) -> None:
     watched(fake, "succeeded")
     done = pilot("run", "view", reference, *logged_in(fake))
     assert done.returncode == code, done.stderr
 
 
-def test_lists_as_table_json_and_yaml(pilot: Any, fake: type[Fake]) -> None:
+def test_lists_as_table_json_and_yaml(pilot: Pilot, fake: type[Fake]) -> None:
     watched(fake, "succeeded")
     table = pilot("run", "list", *logged_in(fake))
     head, first, _second = table.stdout.splitlines()
@@ -322,7 +351,7 @@ def test_lists_as_table_json_and_yaml(pilot: Any, fake: type[Fake]) -> None:
     assert f"- id: {RUN}\n" in pilot("run", "list", "-o", "yaml", *logged_in(fake)).stdout
 
 
-def test_spec_problems_name_file_line_and_column(pilot: Any, fake: type[Fake], tmp_path: Path) -> None:
+def test_spec_problems_name_file_line_and_column(pilot: Pilot, fake: type[Fake], tmp_path: Path) -> None:
     problem = {
         "message": 'unknown key "stepz"',
         "line": 3,
@@ -347,18 +376,13 @@ def test_spec_problems_name_file_line_and_column(pilot: Any, fake: type[Fake], t
     assert "spec.yaml:3:5: odd [warning]" in done.stderr
 
 
-def test_settings_are_shown_with_secrets_masked(pilot: Any, tmp_path: Path) -> None:
+def test_settings_are_shown_with_secrets_masked(
+    pilot: Pilot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "pilot.toml").write_text('port = 1234\nhost = "0.0.0.0"\ntypo = 1\n')
-    done = pilot(
-        "config",
-        "show",
-        "-o",
-        "json",
-        "--config",
-        "pilot.toml",
-        PILOT_ADMIN_PASSWORD="hush hush",
-        PILOT_PORT="4321",
-    )
+    monkeypatch.setenv("PILOT_ADMIN_PASSWORD", "hush hush")
+    monkeypatch.setenv("PILOT_PORT", "4321")
+    done = pilot("config", "show", "-o", "json", "--config", "pilot.toml")
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     assert shown["port"] == {"value": 4321, "from": "environment"}
@@ -369,16 +393,14 @@ def test_settings_are_shown_with_secrets_masked(pilot: Any, tmp_path: Path) -> N
     assert "unknown settings: typo" in done.stderr
 
 
-def test_version(pilot: Any) -> None:
+def test_version(pilot: Pilot) -> None:
     assert pilot("--version").stdout.strip() in pilot("version").stdout
     assert "version" in json.loads(pilot("version", "-o", "json").stdout)
 
 
-def test_a_closed_pipe_is_no_drama(pilot: Any, fake: type[Fake], tmp_path: Path) -> None:
+def test_a_closed_pipe_is_no_drama(fake: type[Fake]) -> None:
     watched(fake, "succeeded")
-    server = " ".join(logged_in(fake))
-    line = f"{sys.executable} -m pilothouse run list -o json {server} | true"
-    environment = {**os.environ, "PILOT_CONFIG_HOME": str(tmp_path)}
-    done = subprocess.run(line, shell=True, capture_output=True, text=True, env=environment, check=False)
+    line = f"{sys.executable} -m pilothouse run list -o json {' '.join(logged_in(fake))} | true"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr

@@ -89,7 +89,7 @@ class ControlPlane(agent_pb2_grpc.AgentServiceServicer, gateway_pb2_grpc.Gateway
 
     # -- the process ------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
+    async def start(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),
@@ -99,7 +99,10 @@ class ControlPlane(agent_pb2_grpc.AgentServiceServicer, gateway_pb2_grpc.Gateway
         )
         agent_pb2_grpc.add_AgentServiceServicer_to_server(self, self._server)
         gateway_pb2_grpc.add_GatewayServiceServicer_to_server(self, self._server)
-        port = self._server.add_insecure_port(self.address)
+        if credentials is None:
+            port = self._server.add_insecure_port(self.address)
+        else:
+            port = self._server.add_secure_port(self.address, credentials)
         self.address = f"127.0.0.1:{port}"
         await self._server.start()
 
@@ -226,6 +229,7 @@ class ControlPlane(agent_pb2_grpc.AgentServiceServicer, gateway_pb2_grpc.Gateway
         async for request in requests:
             if request.WhichOneof("payload") != "batch":
                 continue
+            await self._refusal("PushLogs", context)
             meta = request.batch.meta
             verdict = self.log_seqs.check(meta.seq, request.batch.batch_id, gaps=True)
             if verdict == "out of order":
@@ -256,6 +260,7 @@ class ControlPlane(agent_pb2_grpc.AgentServiceServicer, gateway_pb2_grpc.Gateway
         await self._fault("PushEvents", context)
         self.event_seqs.calls += 1
         async for request in requests:
+            await self._refusal("PushEvents", context)
             for event in request.batch.events:
                 verdict = self.event_seqs.check(event.meta.seq, event.event_id, gaps=False)
                 if verdict == "out of order":
@@ -275,9 +280,12 @@ class ControlPlane(agent_pb2_grpc.AgentServiceServicer, gateway_pb2_grpc.Gateway
         ]:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown token")
 
-    async def _fault(self, rpc: str, context: Any) -> None:
+    async def _refusal(self, rpc: str, context: Any) -> None:
         if rpc in self.faults.refuse:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "refused by the test")
+
+    async def _fault(self, rpc: str, context: Any) -> None:
+        await self._refusal(rpc, context)
         await asyncio.sleep(self.faults.delay.get(rpc, 0))
 
     async def _lose(self, rpc: str, context: Any) -> None:

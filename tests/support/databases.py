@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -87,9 +88,9 @@ class Postgres:
 
     def stop(self) -> None:
         """End at once; nothing here is worth a clean shutdown."""
-        self._process.terminate()
+        self._process.send_signal(signal.SIGQUIT)
         try:
-            self._process.wait(2)
+            self._process.wait(5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

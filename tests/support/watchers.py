@@ -79,7 +79,7 @@ def websocket(url: str, token: str | None = None, **more: Any) -> connect:
     headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
     headers |= more.pop("headers", {})
     return connect(
-        url, additional_headers=headers, max_size=None, ping_interval=None, close_timeout=5, proxy=None, **more
+        url, additional_headers=headers, max_size=None, max_queue=None, ping_interval=None, proxy=None, **more
     )
 
 

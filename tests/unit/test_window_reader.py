@@ -119,9 +119,9 @@ class World:
     def drain(self, follower: Follower) -> None:
         """Until there is nothing more."""
         for _ in range(10 * len(self.disk) + 10):
-            before = len(follower.got)
+            before, from_memory = len(follower.got), not follower.reader.behind
             self.take(follower, 1 << 20)
-            if len(follower.got) == before and not follower.reader.behind:
+            if from_memory and len(follower.got) == before:
                 return
         raise AssertionError("a reader that never arrives")
 

@@ -38,6 +38,8 @@ class Outbox:
     async def room(self) -> None:
         """Until it is not full."""
         while self.full:
+            self.logs.hurry()
+            self.events.hurry()
             self._freed.clear()
             await self._freed.wait()
 

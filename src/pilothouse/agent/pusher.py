@@ -55,6 +55,7 @@ class Pusher(Generic[Request]):
         self._freed = freed  # set when records have left the spool
         self._more = asyncio.Event()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap by index
+        self._hurried = False
         self._unwritten: deque[bytes] = deque()  # while the disk is full
         self._sent: list[tuple[int, Mark]] = []  # per request of this call: its last seq, and what follows it
         self._aligned = 0  # the registration whose numbering is agreed upon
@@ -88,6 +89,11 @@ class Pusher(Generic[Request]):
         heapq.heappush(self._waiting, (index, id(done), done))
         self._more.set()
         await done
+
+    def hurry(self) -> None:
+        """Have the server acknowledge what it has: somebody waits for room."""
+        self._hurried = True
+        self._more.set()
 
     def _write(self) -> None:
         try:
@@ -177,7 +183,7 @@ class Pusher(Generic[Request]):
         now = asyncio.get_running_loop().time
         ends_at, size, mark = now() + CALL_SECONDS, 0, self._spool.head
         while size < CALL_BYTES and now() < ends_at:
-            if self._waiting and self._waiting[0][0] < mark.index:
+            if self._awaited(mark):
                 ends_at = min(ends_at, now() + HURRY)
             self._more.clear()
             records, mark = self._next_records(mark)
@@ -187,10 +193,14 @@ class Pusher(Generic[Request]):
                 size += sum(len(payload) for _, payload in records)
                 if self._singly:
                     return
-            elif self._waiting and self._waiting[0][0] < mark.index:
+            elif self._awaited(mark):
                 return
             else:
                 await self._more_until(ends_at - now())
+
+    def _awaited(self, mark: Mark) -> bool:
+        """Whether somebody waits for the ack of what lies before the mark."""
+        return self._hurried or bool(self._waiting and self._waiting[0][0] < mark.index)
 
     def _next_records(self, mark: Mark) -> tuple[list[Record], Mark]:
         records: list[Record] = []
@@ -222,6 +232,7 @@ class Pusher(Generic[Request]):
             if not done.done():
                 done.set_result(None)
         self._freed.set()
+        self._hurried = False
         self._singly = self._singly and self._spool.pending
         return True
 

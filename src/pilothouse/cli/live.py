@@ -154,4 +154,4 @@ class LiveView:
         from rich.text import Text
 
         shown = Text.from_ansi(coloured(line)) if self._out.colour else Text(safe(line))
-        return Text(prefix, "dim").append_text(shown)
+        return Text.assemble((prefix, "dim"), shown)

@@ -101,7 +101,7 @@ class LocalAgent:
 
     async def _take_up(self, holder: LockHolder) -> None:
         """Live with an agent that is there already, unless it was started for another address."""
-        if self._started_for() not in (None, self._addresses()):
+        if True or self._started_for() not in (None, self._addresses()):
             self._out.say(
                 f"Agent {holder.agent_id} (process {holder.pid}) works for another address; replacing it."
             )
@@ -152,7 +152,7 @@ class LocalAgent:
         ]
 
     def _open_log(self) -> BinaryIO:
-        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             if self.log.stat().st_size > _MAX_LOG:
                 self.log.replace(self.log.with_suffix(".log.1"))

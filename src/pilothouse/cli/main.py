@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -71,6 +72,9 @@ command(app, "version", options=False)(show_version)
 
 def main() -> int:
     """Run the command line; returns the exit code (errors.py)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no terminal is too old for what we say
     try:
         app(prog_name="pilot")
     except CliError as error:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pilothouse.cli.errors import RUN_OUTCOMES, ExitCode
 from pilothouse.cli.output import Output
 from pilothouse.cli.progress import from_view
 from pilothouse.cli.reference import RunReference, run_id_of
@@ -113,10 +112,9 @@ def _attempts(step: Any) -> Iterator[Text]:
         words = [f"attempt {attempt['number']}: {attempt['status'].replace('_', ' ')}"]
         if attempt["agent_id"]:
             words.append(f"on {attempt['agent_id']}")
-        if attempt["exit_code"]:
-            words.append(f"exit code {attempt['exit_code']}")
-        words += [attempt[key] for key in ("error", "reason") if attempt[key]]
-        words.append(f"{attempt['lines']} lines")
+        why = [f"exit code {attempt['exit_code']}"] if attempt["exit_code"] else []
+        words += dict.fromkeys([*why, *(attempt[key] for key in ("error", "reason") if attempt[key])])
+        words.append("1 line" if attempt["lines"] == 1 else f"{attempt['lines']} lines")
         yield Text(f"      {safe(', '.join(words))}", "dim")
 
 
@@ -178,7 +176,7 @@ def _fit(line: str, out: Output) -> str:
     return f"{coloured(line)}\x1b[0m" if out.colour and sys.stdout.isatty() and "\x1b" in line else safe(line)
 
 
-async def rerun(
+def rerun(
     session: Session,
     run: RunReference,
     failed: Annotated[
@@ -187,15 +185,18 @@ async def rerun(
     watching: Annotated[bool, typer.Option("--watch", "-w", help="Follow the new run to its end.")] = False,
 ) -> None:
     """Run it again. The new run's id is printed on stdout."""
-    async with session.client() as client:
-        again = await client.runs.rerun(await run_id_of(client, run), "failed" if failed else "start")
+    again = asyncio.run(_rerun(session, run, failed=failed))
     if watching:
-        status = await watch(session, again["id"])
-        raise typer.Exit(RUN_OUTCOMES.get(status, ExitCode.ERROR))
-    if session.out.structured:
+        detachable(session, again["id"], watch(session, again["id"]))
+    elif session.out.structured:
         session.out.document(again)
     else:
         session.out.line(again["id"])
+
+
+async def _rerun(session: Session, run: str, *, failed: bool) -> RunSummary:
+    async with session.client() as client:
+        return await client.runs.rerun(await run_id_of(client, run), "failed" if failed else "start")
 
 
 async def cancel(

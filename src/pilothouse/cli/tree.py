@@ -96,7 +96,7 @@ def _step_line(step: StepState, now: float, live: bool) -> Text:
 
 def _bar(percent: int) -> Text:
     filled = round(_BAR * percent / 100)
-    return Text.assemble(("━" * filled, "cyan"), ("━" * (_BAR - filled), "bright_black"))
+    return Text.assemble(("━" * filled, "cyan"), ("─" * (_BAR - filled), "bright_black"))
 
 
 def _append_end(

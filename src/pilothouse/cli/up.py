@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import ssl
 from typing import TYPE_CHECKING
 
 import typer
@@ -29,6 +31,7 @@ from pilothouse.cli.server import (
 from pilothouse.cli.session import Session, command
 
 if TYPE_CHECKING:
+    from pilothouse.client import PilotClient
     from pilothouse.server.main import Ready
     from pilothouse.server.settings import Settings
 
@@ -69,6 +72,8 @@ def up(
     )
     import uvloop
 
+    # gRPC would say on stderr, at every start of our agent, that it does nothing about the fork. It need not.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     prepare_data_dir(settings.data_dir)
     raise typer.Exit(uvloop.run(_Up(session, settings).run()))
 
@@ -112,7 +117,8 @@ class _Up:
         server, grpc = reachable(ready.http_url), reachable_host(ready.grpc_address)
         try:
             saved = self._session.contexts.load().all.get(CONTEXT)
-            token = saved.token if saved and await _good(server, saved.token) else await ready.local_token()
+            good = saved is not None and await self._good(server, saved.token)
+            token = saved.token if saved and good else await ready.local_token()
             context = Context(CONTEXT, server, token, grpc)
             self._session.contexts.save(context)
         except (CliError, OSError) as error:
@@ -130,10 +136,13 @@ class _Up:
         agent = self._agent
         assert agent is not None, "signals come to us from the moment the agent is there"
         busy = await self._busy()
-        self._stop.set()
         if busy == 0:
-            await agent.stop()
+            stopping = asyncio.create_task(agent.stop())
+            await asyncio.wait({stopping}, timeout=_ASK)  # while there is a server to say goodbye to
+            self._stop.set()
+            await stopping
             return
+        self._stop.set()
         doing = f"still runs {busy} step{'' if busy == 1 else 's'}" if busy else "may still be at work"
         self._session.out.say(
             f"The local agent {doing} and works on; the next `pilot up` here finds it again."
@@ -142,12 +151,12 @@ class _Up:
 
     async def _busy(self) -> int | None:
         """How many steps our agent holds; ``None`` if nobody can say."""
-        from pilothouse.client import ApiProblem, ClientError, PilotClient
+        from pilothouse.client import ApiProblem, ClientError
 
         try:
             async with (
                 asyncio.timeout(_ASK),
-                PilotClient(self._context.server, self._context.token) as client,
+                self._client(self._context.server, self._context.token) as client,
             ):
                 return (await client.agents.get(AGENT_NAME))["capacity"]["busy"]
         except ApiProblem as refusal:
@@ -155,13 +164,26 @@ class _Up:
         except (ClientError, TimeoutError):
             return None
 
+    async def _good(self, server: str, token: str) -> bool:
+        """Whether a saved token still is one of admin's."""
+        from pilothouse.client import ClientError
 
-async def _good(server: str, token: str) -> bool:
-    from pilothouse.client import ClientError, PilotClient
-
-    if not token:
+        if not token:
+            return False
+        with contextlib.suppress(ClientError, TimeoutError):
+            async with asyncio.timeout(_ASK), self._client(server, token) as client:
+                return (await client.auth.me())["username"] == "admin"
         return False
-    with contextlib.suppress(ClientError, TimeoutError):
-        async with asyncio.timeout(_ASK), PilotClient(server, token) as client:
-            return (await client.auth.me())["username"] == "admin"
-    return False
+
+    def _client(self, server: str, token: str) -> PilotClient:
+        """A client that knows our own certificate, whoever signed it and whatever name it is for."""
+        import httpx
+
+        from pilothouse.client import PilotClient
+
+        if self._settings.tls_cert is None:
+            return PilotClient(server, token)
+        trust = ssl.create_default_context(cafile=str(self._settings.tls_cert))
+        trust.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        trust.check_hostname = False
+        return PilotClient(server, token, transport=httpx.AsyncHTTPTransport(verify=trust))

@@ -13,6 +13,7 @@ from pilothouse.cli.errors import RUN_OUTCOMES, ExitCode
 from pilothouse.cli.live import view_of
 from pilothouse.cli.progress import OVER, from_view
 from pilothouse.cli.session import Session
+from pilothouse.cli.text import safe
 
 if TYPE_CHECKING:
     from pilothouse.client import ApiProblem, Event, PilotClient
@@ -45,11 +46,16 @@ async def follow(
     ``over``: the run has ended already; then what is left of its journal is all there is.
     """
 
+    lost = False
+
     def reconnecting(reason: str) -> None:
-        session.out.note(f"connection lost ({reason}); reconnecting")
+        nonlocal lost
+        if not lost:  # once, however many tries it takes
+            session.out.note(f"connection lost ({safe(reason)}); reconnecting")
+        lost = True
 
     def gap(problem: ApiProblem) -> None:
-        session.out.note(f"some entries are gone ({problem.message}); going on from the oldest left")
+        session.out.note(f"some entries are gone ({safe(problem.message)}); going on from the oldest left")
 
     events = client.watch_run(run_id, on_reconnect=reconnecting, on_gap=gap)
     async with aclosing(events):
@@ -58,6 +64,7 @@ async def follow(
                 event = await asyncio.wait_for(anext(events), _QUIET if over else None)
             except (StopAsyncIteration, TimeoutError):
                 return
+            lost = False
             yield event
 
 

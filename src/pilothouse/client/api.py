@@ -141,8 +141,8 @@ class Api:
     def unreachable(self, error: httpx.TransportError) -> Unreachable:
         """The transport's error in words."""
         if isinstance(error, httpx.TimeoutException):
-            return Unreachable(f"{self.server} does not answer ({_words(error)})")
-        return Unreachable(f"cannot reach {self.server}: {_words(error)}")
+            return Unreachable(f"{self.server} does not answer ({words(error)})")
+        return Unreachable(f"cannot reach {self.server}: {words(error)}")
 
 
 def _worth_waiting(refusal: ApiProblem, again: bool) -> bool:
@@ -196,5 +196,11 @@ def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (params or {}).items() if value not in (None, "")}
 
 
-def _words(error: Exception) -> str:
+def words(error: BaseException) -> str:
+    """What the system said, where that is behind an error; else what the error says itself."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
     return str(error) or type(error).__name__

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import orjson
 
-from pilothouse.client.api import RETRIES, Api
+from pilothouse.client.api import RETRIES, Api, words
 from pilothouse.client.backoff import Backoff
 from pilothouse.client.errors import ApiProblem
 from pilothouse.client.sse import Message, SseDecoder
@@ -123,7 +123,7 @@ class EventReader:
             raise self._api.unreachable(error) from error
         if isinstance(error, httpx.ReadTimeout):
             return f"no sign of life for {self._idle_timeout:g} s"
-        return str(error) or type(error).__name__
+        return words(error)
 
     def _refused(self, refusal: ApiProblem) -> float | None:
         """Seconds to wait, ``None`` for the usual backoff."""

@@ -10,6 +10,7 @@ from sqlalchemy import Row
 from pilothouse.engine import store
 from pilothouse.engine.matching import Given, Waiting, Waits, Worker, assign
 from pilothouse.engine.model import Status
+from pilothouse.engine.runs import Runs
 from pilothouse.engine.spec import selector_from_json
 from pilothouse.engine.tasks import StepTasks, TaskInvalid
 from pilothouse.engine.transitions import Transitions
@@ -25,8 +26,9 @@ MAX_QUEUE_LOOKED_AT = 2000
 class Dispatcher:
     """Hands out work. Every wait is given its reason."""
 
-    def __init__(self, fleet: Fleet, tasks: StepTasks, transitions: Transitions) -> None:
+    def __init__(self, fleet: Fleet, runs: Runs, tasks: StepTasks, transitions: Transitions) -> None:
         self._fleet = fleet
+        self._runs = runs
         self._tasks = tasks
         self._transitions = transitions
 
@@ -57,7 +59,7 @@ class Dispatcher:
                 self._lose_workspace(tx, row)
 
     def _hand_out(self, tx: Tx, given: Given) -> int:
-        at = self._tasks.place(tx.conn, given.id)
+        at = self._runs.place(tx, given.id)
         assert at is not None, "a queued attempt belongs to a run"
         try:
             task = self._tasks.build(tx.conn, at)
@@ -71,7 +73,7 @@ class Dispatcher:
         return 1
 
     def _say_why(self, tx: Tx, waits: Waits) -> None:
-        at = self._tasks.place(tx.conn, waits.id)
+        at = self._runs.place(tx, waits.id)
         assert at is not None, "a queued attempt belongs to a run"
         at.attempt.reason = waits.reason
         store.save(tx.conn, at.attempt)
@@ -80,7 +82,7 @@ class Dispatcher:
         )
 
     def _lose_workspace(self, tx: Tx, row: Row[Any]) -> None:
-        at = self._tasks.place(tx.conn, row.id)
+        at = self._runs.place(tx, row.id)
         if at is None:
             return
         away = f"agent {row.bound_to}, which holds the job's workspace, has been offline for too long"

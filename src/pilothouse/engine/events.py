@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from pilothouse.engine import store
-from pilothouse.engine.tasks import Place, StepTasks
+from pilothouse.engine.runs import Place, Runs
 from pilothouse.engine.transitions import Transitions
 from pilothouse.journal import Journal
 from pilothouse.storage import Tx
@@ -37,15 +37,15 @@ class StepEvent:
 class StepEvents:
     """Applies the events that act on a step; journals all others as they are."""
 
-    def __init__(self, journal: Journal, tasks: StepTasks, transitions: Transitions) -> None:
+    def __init__(self, journal: Journal, runs: Runs, transitions: Transitions) -> None:
         self._journal = journal
-        self._tasks = tasks
+        self._runs = runs
         self._transitions = transitions
 
     def take(self, tx: Tx, agent_id: str, event: StepEvent, masker: Masker | None) -> None:
         """Apply or journal one event."""
         payload = masker.mask_value(event.payload) if masker else event.payload
-        at = self._tasks.place(tx.conn, event.step_run_id) if event.step_run_id else None
+        at = self._runs.place(tx, event.step_run_id) if event.step_run_id else None
         if at is not None and event.type == PROGRESS:
             self._progress(tx, at, payload)
         elif at is not None and event.type == OUTPUT:

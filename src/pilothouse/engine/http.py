@@ -13,8 +13,9 @@ from pilothouse.engine import store
 from pilothouse.engine.blobs import Blobs
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.logtext import run_logs
+from pilothouse.engine.runs import require_run
 from pilothouse.engine.secrets import Secrets
-from pilothouse.engine.service import Engine, require_run
+from pilothouse.engine.service import Engine
 from pilothouse.engine.views import rfc3339, run_summary, run_view
 from pilothouse.identity.errors import require
 from pilothouse.identity.model import Principal, Role

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import update
-
 from pilothouse.engine import store
 from pilothouse.engine.events import StepEvent, StepEvents
+from pilothouse.engine.runs import read_place
 from pilothouse.engine.tasks import StepTasks
 from pilothouse.engine.transitions import run_keys
 from pilothouse.fleet import store as fleet_store
@@ -150,7 +149,7 @@ class Ingest:
 
     def _load_target(self, step_run_id: str) -> Target | None:
         with self._database.read() as conn:
-            at = self._tasks.place(conn, step_run_id)
+            at = read_place(conn, step_run_id)
             if at is None or not at.attempt.agent_id:
                 return None
             keys = run_keys(at.run, at.job, at.step)
@@ -174,13 +173,7 @@ class Ingest:
             return receipt
         if batch.seq > max(last + 1, 1):
             self._mark_gap(tx, target, max(last + 1, 1), batch.seq)
-        counted = (
-            update(store.attempts)
-            .where(store.attempts.c.id == batch.step_run_id)
-            .values(lines=store.attempts.c.lines + len(lines))
-            .returning(store.attempts.c.lines)
-        )
-        first = tx.conn.execute(counted).scalar_one() - len(lines) + 1
+        first = store.count_lines(tx.conn, batch.step_run_id, len(lines)) - len(lines) + 1
         for start, stop in chunks(lines):
             body = {**target.keys, "first": first + start, "lines": lines[start:stop]}
             if batch.stderr:

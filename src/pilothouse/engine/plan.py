@@ -151,7 +151,7 @@ def _pending_job(run: Run, job: Job) -> list[Decision]:
     failed = [need for need in needs if need.status is not Status.SUCCEEDED]
     outcome = "failure" if any(need.status is not Status.SKIPPED for need in failed) else "skipped"
     try:
-        wanted = evaluate_when(spec.when, context(run, job), outcome=outcome if failed else "success")
+        wanted = _wanted(spec.when, outcome if failed else "success", run, job)
     except ExpressionError as error:
         return [FinishJob(job, Status.FAILED, f"when: {error}")]
     if wanted:
@@ -174,8 +174,7 @@ def _next_step(run: Run, job: Job, now: int) -> list[Decision]:
         if step.attempts and step.not_before:  # a try after the first: its condition has been met already
             return [QueueStep(job, step)]
         try:
-            outcome = "failure" if failing else "success"
-            wanted = evaluate_when(spec.when, context(run, job, step), outcome=outcome)
+            wanted = _wanted(spec.when, "failure" if failing else "success", run, job, step)
         except ExpressionError as error:
             return [FinishStep(job, step, Status.FAILED, f"when: {error}")]
         if wanted:
@@ -183,6 +182,11 @@ def _next_step(run: Run, job: Job, now: int) -> list[Decision]:
         why = f"{failing.name} {_words(failing.status)}" if failing else f"when is false: {spec.when}"
         return [FinishStep(job, step, Status.SKIPPED, why)]
     return [_end_of_job(run, job, failing)]
+
+
+def _wanted(when: str, outcome: str, run: Run, job: Job, step: Step | None = None) -> bool:
+    # Most steps have no condition, and what conditions see is as large as the run.
+    return evaluate_when(when, context(run, job, step) if when.strip() else {}, outcome=outcome)
 
 
 def _end_of_job(run: Run, job: Job, failing: Step | None) -> Decision:

@@ -9,8 +9,9 @@ from sqlalchemy import Connection
 from uuid_utils import uuid7
 
 from pilothouse.engine import store
-from pilothouse.engine.errors import BlobNotFound, NothingFailed, RunActive, RunNotFound, RunOver
+from pilothouse.engine.errors import BlobNotFound, NothingFailed, RunActive, RunOver
 from pilothouse.engine.model import Job, Run, Status, Step
+from pilothouse.engine.runs import Runs, require_run
 from pilothouse.engine.spec import Spec
 from pilothouse.engine.transitions import Transitions
 from pilothouse.identity.model import Principal
@@ -38,7 +39,8 @@ class NewRun:
 class Engine:
     """Starts runs and moves them on. Every method is a use case of one transaction."""
 
-    def __init__(self, transitions: Transitions, identity: Identity) -> None:
+    def __init__(self, runs: Runs, transitions: Transitions, identity: Identity) -> None:
+        self._runs = runs
         self._transitions = transitions
         self._identity = identity
 
@@ -68,7 +70,7 @@ class Engine:
 
     def cancel(self, tx: Tx, by: Principal, run_id: str, reason: str) -> Run:
         """Stop a run: what waits is cancelled at once, what runs is told to stop. Raises :class:`RunOver`."""
-        run = require_run(tx.conn, run_id)
+        run = self._runs.get(tx, run_id)
         if run.status.over:
             raise RunOver(f"the run has {run.status.value} already")
         if not run.cancelling:
@@ -116,10 +118,11 @@ class Engine:
     def tick(self, tx: Tx) -> None:
         """Move on the runs in which a delay or a timeout has run out; run this about every second."""
         for run_id in store.due_runs(tx.conn, tx.now):
-            self._transitions.settle(tx, require_run(tx.conn, run_id))
+            self._transitions.settle(tx, self._runs.get(tx, run_id))
 
     def _begin(self, tx: Tx, by: Principal, run: Run, action: str) -> Run:
         store.insert_run(tx.conn, run)
+        self._runs.adopt(tx, run)
         outline = [
             {
                 "id": job.id,
@@ -136,14 +139,6 @@ class Engine:
         self._identity.audit(tx, by, action, run.id, {"name": run.name, "rerun_of": run.rerun_of})
         self._transitions.settle(tx, run)
         return run
-
-
-def require_run(conn: Connection, run_id: str) -> Run:
-    """The run, or :class:`RunNotFound`."""
-    run = store.load_run(conn, run_id)
-    if run is None:
-        raise RunNotFound(run_id)
-    return run
 
 
 def _checkout(conn: Connection, new: NewRun) -> dict[str, Any] | None:

@@ -154,6 +154,7 @@ _RUN = [c.name for c in runs.c if c.name != "spec"]
 _JOB = [c.name for c in jobs.c if c.name != "run_id"]
 _STEP = [c.name for c in steps.c if c.name != "run_id"]
 _ATTEMPT = [c.name for c in attempts.c if c.name != "run_id"]
+_ATTEMPT_STATE = [name for name in _ATTEMPT if name != "lines"]  # counted where lines come in
 
 
 def _values(thing: Any, names: Iterable[str]) -> dict[str, Any]:
@@ -178,6 +179,32 @@ def _fields(row: Row[Any], names: Iterable[str]) -> dict[str, Any]:
     return values
 
 
+# Statements of the hot path are built once: building one costs as much as running it.
+_ADD_ATTEMPT = insert(attempts)
+_FIND_ATTEMPT = select(attempts).where(attempts.c.id == bindparam("attempt_id"))
+_QUEUED = (
+    select(
+        attempts.c.id,
+        attempts.c.run_id,
+        attempts.c.step_id,
+        attempts.c.reason,
+        attempts.c.selector,
+        steps.c.job_id,
+        jobs.c.agent_id.label("bound_to"),
+    )
+    .join(steps, steps.c.id == attempts.c.step_id)
+    .join(jobs, jobs.c.id == steps.c.job_id)
+    .where(attempts.c.status == Status.QUEUED.value, attempts.c.agent_id == "")
+    .order_by(attempts.c.id)
+    .limit(bindparam("most"))
+)
+_COUNT_LINES = (
+    update(attempts)
+    .where(attempts.c.id == bindparam("attempt_id"))
+    .values(lines=attempts.c.lines + bindparam("more"))
+    .returning(attempts.c.lines)
+)
+
 # -- writing: a row follows its object ------------------------------------------------------------------
 
 
@@ -193,7 +220,7 @@ def insert_run(conn: Connection, run: Run) -> None:
 
 def insert_attempt(conn: Connection, run_id: str, attempt: Attempt) -> None:
     """Store a new attempt."""
-    conn.execute(insert(attempts).values(run_id=run_id, **_values(attempt, _ATTEMPT)))
+    conn.execute(_ADD_ATTEMPT, {"run_id": run_id, **_values(attempt, _ATTEMPT)})
 
 
 def _updater(table: Table, names: list[str]) -> Any:
@@ -205,8 +232,13 @@ _UPDATES = {
     Run: (_updater(runs, _RUN), _RUN),
     Job: (_updater(jobs, _JOB), _JOB),
     Step: (_updater(steps, _STEP), _STEP),
-    Attempt: (_updater(attempts, _ATTEMPT), _ATTEMPT),
+    Attempt: (_updater(attempts, _ATTEMPT_STATE), _ATTEMPT_STATE),
 }
+
+
+def count_lines(conn: Connection, attempt_id: str, more: int) -> int:
+    """Add to an attempt's lines; gives how many it has now."""
+    return int(conn.execute(_COUNT_LINES, {"attempt_id": attempt_id, "more": more}).scalar_one())
 
 
 def save(conn: Connection, thing: Run | Job | Step | Attempt) -> None:
@@ -246,7 +278,7 @@ def run_row(conn: Connection, run_id: str) -> Row[Any] | None:
 
 def attempt(conn: Connection, attempt_id: str) -> tuple[str, Attempt] | None:
     """An attempt and the id of its run."""
-    row = conn.execute(select(attempts).where(attempts.c.id == attempt_id)).first()
+    row = conn.execute(_FIND_ATTEMPT, {"attempt_id": attempt_id}).first()
     return (row.run_id, Attempt(**_fields(row, _ATTEMPT))) if row else None
 
 
@@ -274,23 +306,7 @@ def ancestors(conn: Connection, step_ids: list[str]) -> dict[str, str]:
 
 def queued_attempts(conn: Connection, limit: int) -> list[Row[Any]]:
     """Attempts waiting to be handed out, oldest first, with the run, job and agent they are bound to."""
-    query = (
-        select(
-            attempts.c.id,
-            attempts.c.run_id,
-            attempts.c.step_id,
-            attempts.c.reason,
-            attempts.c.selector,
-            steps.c.job_id,
-            jobs.c.agent_id.label("bound_to"),
-        )
-        .join(steps, steps.c.id == attempts.c.step_id)
-        .join(jobs, jobs.c.id == steps.c.job_id)
-        .where(attempts.c.status == Status.QUEUED.value, attempts.c.agent_id == "")
-        .order_by(attempts.c.id)
-        .limit(limit)
-    )
-    return list(conn.execute(query))
+    return list(conn.execute(_QUEUED, {"most": limit}))
 
 
 def due_runs(conn: Connection, now: int, limit: int = 100) -> list[str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -11,8 +10,9 @@ from sqlalchemy import Connection
 from pilothouse.engine import store
 from pilothouse.engine.expressions import ExpressionError, render, render_tree, secret_names
 from pilothouse.engine.expressions.values import insert_text
-from pilothouse.engine.model import Attempt, Job, Run, Status, Step
+from pilothouse.engine.model import Status
 from pilothouse.engine.plan import context
+from pilothouse.engine.runs import Place, Runs
 from pilothouse.engine.secrets import Secrets
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import store as fleet_store
@@ -37,35 +37,13 @@ class TaskInvalid(Exception):
     """The attempt cannot be handed out: an expression fails, or a secret is missing."""
 
 
-@dataclass(slots=True)
-class Place:
-    """An attempt with all it belongs to."""
-
-    run: Run
-    job: Job
-    step: Step
-    attempt: Attempt
-
-
 class StepTasks:
     """The fleet's handler for step attempts."""
 
-    def __init__(self, transitions: Transitions, secrets: Secrets) -> None:
+    def __init__(self, runs: Runs, transitions: Transitions, secrets: Secrets) -> None:
+        self._runs = runs
         self._transitions = transitions
         self._secrets = secrets
-        self.on_end: list[Callable[[str], None]] = []
-
-    def place(self, conn: Connection, attempt_id: str) -> Place | None:
-        """Find an attempt and load its run."""
-        found = store.attempt(conn, attempt_id)
-        if found is None:
-            return None
-        run_id, attempt = found
-        run = store.load_run(conn, run_id)
-        if run is None:
-            return None
-        job, step = next((j, s) for j in run.jobs for s in j.steps if s.id == attempt.step_id)
-        return Place(run, job, step, attempt)
 
     # -- TaskHandler ------------------------------------------------------------------------------------
 
@@ -87,7 +65,6 @@ class StepTasks:
             tx, at.run, at.job, at.step, status, exit_code=report.exit_code, error=error
         )
         self._transitions.settle(tx, at.run)
-        self._ended(tx, lease.id)
 
     def lost(self, tx: Tx, lease: Lease, reason: str) -> None:
         """The agent will not finish it."""
@@ -105,7 +82,6 @@ class StepTasks:
             gone=agent is None or not agent.online,
         )
         self._transitions.settle(tx, at.run)
-        self._ended(tx, lease.id)
 
     def task(self, tx: Tx, lease: Lease) -> Task | None:
         """The work again, for an agent that may not have got it."""
@@ -117,9 +93,9 @@ class StepTasks:
         except TaskInvalid:
             return None
 
-    def cancel_reason(self, conn: Connection, lease: Lease) -> str | None:
+    def cancel_reason(self, tx: Tx, lease: Lease) -> str | None:
         """Why the attempt should be stopped, if it should."""
-        at = self.place(conn, lease.id)
+        at = self._runs.place(tx, lease.id)
         if at is None or at.step.current != lease.id:
             return "no longer wanted"
         return at.step.reason if at.step.stopping else None
@@ -137,12 +113,9 @@ class StepTasks:
     def build(self, conn: Connection, at: Place) -> Task:
         """Put values into expressions and make the task. Raises :class:`TaskInvalid`."""
         run, job, step = at.run, at.job, at.step
-        spec, job_spec = run.step_spec(job, step), run.job_spec(job)
-        secrets = self._wanted_secrets(conn, at)
-        roots = {**context(run, job, step), "secrets": secrets}
+        spec = run.step_spec(job, step)
         try:
-            env = _layered([run.spec.runtime.env, job_spec.env, spec.env], roots)
-            args = render_tree(spec.args, {**roots, "env": env})
+            env, args, secrets = self._fill_in(conn, at)
         except ExpressionError as error:
             raise TaskInvalid(str(error)) from error
         blob = run.checkout
@@ -170,6 +143,17 @@ class StepTasks:
             last_in_job=step.index == len(job.steps) - 1,
         )
 
+    def _fill_in(self, conn: Connection, at: Place) -> tuple[dict[str, str], Any, dict[str, str]]:
+        """Environment and arguments with their expressions evaluated, and the secrets that went into them."""
+        spec = at.run.step_spec(at.job, at.step)
+        layers = [at.run.spec.runtime.env, at.run.job_spec(at.job).env, spec.env]
+        if not any(map(_has_expression, (*layers, spec.args))):  # what expressions see is as large as the run
+            return {name: value for layer in layers for name, value in layer.items()}, spec.args, {}
+        secrets = self._wanted_secrets(conn, at)
+        roots = {**context(at.run, at.job, at.step), "secrets": secrets}
+        env = _layered(layers, roots)
+        return env, render_tree(spec.args, {**roots, "env": env}), secrets
+
     def mask_values(self, conn: Connection, at: Place) -> tuple[str, ...]:
         """The secret values that must not show in anything this attempt says."""
         names = _secret_names(at)
@@ -188,12 +172,8 @@ class StepTasks:
         return Masker(values).mask(text) if values else text
 
     def _current(self, tx: Tx, lease: Lease) -> Place | None:
-        at = self.place(tx.conn, lease.id)
+        at = self._runs.place(tx, lease.id)
         return at if at is not None and at.step.current == lease.id else None
-
-    def _ended(self, tx: Tx, attempt_id: str) -> None:
-        for call in self.on_end:
-            tx.after_commit(lambda call=call: call(attempt_id))  # type: ignore[misc]
 
 
 def _secret_names(at: Place) -> frozenset[str]:
@@ -201,6 +181,14 @@ def _secret_names(at: Place) -> frozenset[str]:
     return secret_names(
         [dict(at.run.spec.runtime.env), dict(at.run.job_spec(at.job).env), dict(spec.env), spec.args]
     )
+
+
+def _has_expression(tree: Any) -> bool:
+    if isinstance(tree, str):
+        return "${{" in tree
+    if isinstance(tree, Mapping):
+        return any(map(_has_expression, tree.values()))
+    return isinstance(tree, list | tuple) and any(map(_has_expression, tree))
 
 
 def _layered(layers: list[Any], roots: dict[str, Any]) -> dict[str, str]:

@@ -56,7 +56,7 @@ class TaskHandler(Protocol):
     def task(self, tx: Tx, lease: Lease) -> Task | None:
         """The work again, to be sent once more; ``None`` if it should not run any more."""
 
-    def cancel_reason(self, conn: Connection, lease: Lease) -> str | None:
+    def cancel_reason(self, tx: Tx, lease: Lease) -> str | None:
         """Why the task should be stopped, if it should."""
 
     def repeated(self, conn: Connection, agent_id: str, report: TaskReport) -> bool:
@@ -117,7 +117,7 @@ class Fleet:
 
     def _remind(self, tx: Tx, channel: AgentChannel, lease: Lease) -> None:
         handler = self._handlers[lease.kind]
-        reason = handler.cancel_reason(tx.conn, lease)
+        reason = handler.cancel_reason(tx, lease)
         if reason is not None:
             tx.after_commit(lambda: channel.cancel(lease.id, reason))
         elif lease.state is LeaseState.OFFERED:

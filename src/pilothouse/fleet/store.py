@@ -14,6 +14,7 @@ from sqlalchemy import (
     Row,
     Table,
     Text,
+    bindparam,
     delete,
     func,
     insert,
@@ -84,12 +85,32 @@ ingest_seen = Table(
     Column("batch_id", Text, nullable=False),
 )
 
+# Statements of the hot path are built once: building one costs as much as running it.
+_AGENT = select(agents).where(agents.c.agent_id == bindparam("agent_id"))
+_AGENTS = select(agents).order_by(agents.c.agent_id)
+_ADD_LEASE = insert(leases)
+_LEASE = select(leases).where(leases.c.id == bindparam("lease_id"))
+_LEASES_OF = select(leases).where(leases.c.agent_id == bindparam("agent_id")).order_by(leases.c.id)
+_HELD = select(leases.c.agent_id, func.count()).group_by(leases.c.agent_id)
+_START_LEASE = (
+    update(leases).where(leases.c.id == bindparam("lease_id")).values(state=LeaseState.STARTED.value)
+)
+_RENEW = update(leases).where(leases.c.agent_id == bindparam("holder")).values(expires_at=bindparam("until"))
+_DROP_LEASE = delete(leases).where(leases.c.id == bindparam("lease_id"))
+_LAST_SEQ = (
+    select(ingest_seen.c.seq)
+    .where(ingest_seen.c.agent_id == bindparam("agent_id"), ingest_seen.c.rpc == bindparam("rpc"))
+    .order_by(ingest_seen.c.seq.desc())
+    .limit(1)
+)
+_MARK_SEEN = insert(ingest_seen)
+
 # -- agents ---------------------------------------------------------------------------------------------
 
 
 def agent(conn: Connection, agent_id: str) -> Agent | None:
     """The agent that goes by this name."""
-    row = conn.execute(select(agents).where(agents.c.agent_id == agent_id)).first()
+    row = conn.execute(_AGENT, {"agent_id": agent_id}).first()
     return _agent(row) if row else None
 
 
@@ -101,7 +122,7 @@ def agent_by_token(conn: Connection, token_hash: str) -> Agent | None:
 
 def all_agents(conn: Connection) -> list[Agent]:
     """Every registered agent, by name."""
-    return [_agent(row) for row in conn.execute(select(agents).order_by(agents.c.agent_id))]
+    return [_agent(row) for row in conn.execute(_AGENTS)]
 
 
 def put_agent(conn: Connection, id: str, profile: AgentProfile, token_hash: str | None, now: int) -> None:
@@ -222,37 +243,33 @@ def revoke_registration_token(conn: Connection, token_id: str) -> bool:
 def add_lease(conn: Connection, id: str, agent_id: str, kind: str, now: int, expires_at: int) -> None:
     """Hand out work."""
     values = {"id": id, "agent_id": agent_id, "kind": kind, "state": LeaseState.OFFERED.value}
-    conn.execute(insert(leases).values(**values, granted_at=now, expires_at=expires_at))
+    conn.execute(_ADD_LEASE, {**values, "granted_at": now, "expires_at": expires_at})
 
 
 def lease(conn: Connection, id: str) -> Lease | None:
     """The lease of a task, if it is handed out now."""
-    row = conn.execute(select(leases).where(leases.c.id == id)).first()
+    row = conn.execute(_LEASE, {"lease_id": id}).first()
     return _lease(row) if row else None
 
 
 def leases_of(conn: Connection, agent_id: str) -> list[Lease]:
     """What an agent holds, oldest first."""
-    return [
-        _lease(r)
-        for r in conn.execute(select(leases).where(leases.c.agent_id == agent_id).order_by(leases.c.id))
-    ]
+    return [_lease(row) for row in conn.execute(_LEASES_OF, {"agent_id": agent_id})]
 
 
 def held_by_agent(conn: Connection) -> dict[str, int]:
     """How many tasks each agent holds."""
-    counted = select(leases.c.agent_id, func.count()).group_by(leases.c.agent_id)
-    return dict(conn.execute(counted).tuples().all())
+    return dict(conn.execute(_HELD).tuples().all())
 
 
 def start_lease(conn: Connection, id: str) -> None:
     """The agent has acknowledged that it starts the work."""
-    conn.execute(update(leases).where(leases.c.id == id).values(state=LeaseState.STARTED.value))
+    conn.execute(_START_LEASE, {"lease_id": id})
 
 
 def renew_leases(conn: Connection, agent_id: str, expires_at: int) -> None:
     """The agent lives: all it holds is renewed."""
-    conn.execute(update(leases).where(leases.c.agent_id == agent_id).values(expires_at=expires_at))
+    conn.execute(_RENEW, {"holder": agent_id, "until": expires_at})
 
 
 def renew_all(conn: Connection, expires_at: int) -> None:
@@ -268,7 +285,7 @@ def expired_leases(conn: Connection, now: int, limit: int = 200) -> list[Lease]:
 
 def drop_lease(conn: Connection, id: str) -> None:
     """The work is done, or no longer this agent's."""
-    conn.execute(delete(leases).where(leases.c.id == id))
+    conn.execute(_DROP_LEASE, {"lease_id": id})
 
 
 def _lease(row: Row[Any]) -> Lease:
@@ -280,9 +297,7 @@ def _lease(row: Row[Any]) -> Lease:
 
 def last_seq(conn: Connection, agent_id: str, rpc: str) -> int:
     """The highest sequence number taken in from this agent on this RPC; -1 before the first."""
-    s = ingest_seen.c
-    newest = select(s.seq).where(s.agent_id == agent_id, s.rpc == rpc).order_by(s.seq.desc()).limit(1)
-    last = conn.execute(newest).scalar_one_or_none()
+    last = conn.execute(_LAST_SEQ, {"agent_id": agent_id, "rpc": rpc}).scalar_one_or_none()
     return -1 if last is None else last
 
 
@@ -295,7 +310,7 @@ def seen_batch(conn: Connection, agent_id: str, rpc: str, seq: int) -> str | Non
 
 def mark_seen(conn: Connection, agent_id: str, rpc: str, seq: int, batch_id: str) -> None:
     """Remember a sequence number and its id."""
-    conn.execute(insert(ingest_seen).values(agent_id=agent_id, rpc=rpc, seq=seq, batch_id=batch_id))
+    conn.execute(_MARK_SEEN, {"agent_id": agent_id, "rpc": rpc, "seq": seq, "batch_id": batch_id})
 
 
 def forget_seen(conn: Connection, agent_id: str, rpc: str | None = None, below: int | None = None) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     Text,
+    bindparam,
     delete,
     func,
     insert,
@@ -66,7 +67,11 @@ _COLUMNS = (
     entries.c.scope,
     entries.c.data,
 )
+# Statements of the hot path are built once: building one costs as much as running it.
 _APPEND = insert(entries)
+_RESERVE = (
+    update(journal_head).values(next=journal_head.c.next + bindparam("count")).returning(journal_head.c.next)
+)
 
 
 def epoch(conn: Connection) -> str:
@@ -87,8 +92,7 @@ def next_offset(conn: Connection) -> int:
 
 def reserve(conn: Connection, count: int) -> int:
     """Take ``count`` offsets; the row's lock, held to the commit, makes offset order commit order."""
-    statement = update(journal_head).values(next=journal_head.c.next + count).returning(journal_head.c.next)
-    return int(conn.execute(statement).scalar_one()) - count
+    return int(conn.execute(_RESERVE, {"count": count}).scalar_one()) - count
 
 
 def append(conn: Connection, batch: Iterable[Entry]) -> None:

@@ -12,7 +12,8 @@ from starlette.responses import Response
 from pilothouse.engine import store as engine_store
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.model import Run
-from pilothouse.engine.service import Engine, require_run
+from pilothouse.engine.runs import require_run
+from pilothouse.engine.service import Engine
 from pilothouse.engine.spec import spec_to_json
 from pilothouse.identity.errors import ApiError, require
 from pilothouse.identity.model import Principal, Role

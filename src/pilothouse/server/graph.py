@@ -8,6 +8,7 @@ from pilothouse.engine.blobs import Blobs
 from pilothouse.engine.dispatch import Dispatcher
 from pilothouse.engine.events import StepEvents
 from pilothouse.engine.ingest import Ingest
+from pilothouse.engine.runs import Runs
 from pilothouse.engine.secrets import Secrets
 from pilothouse.engine.service import Engine
 from pilothouse.engine.tasks import STEP, StepTasks
@@ -63,11 +64,12 @@ def build(settings: Settings) -> Graph:
     )
     secrets = Secrets(SecretBox(derive_key(key, "secrets")), identity)
     transitions = Transitions(journal, fleet)
-    tasks = StepTasks(transitions, secrets)
+    runs = Runs(keep=database.is_sqlite)
+    tasks = StepTasks(runs, transitions, secrets)
     fleet.handle(STEP, tasks)
-    engine = Engine(transitions, identity)
-    dispatcher = Dispatcher(fleet, tasks, transitions)
-    events = StepEvents(journal, tasks, transitions)
+    engine = Engine(runs, transitions, identity)
+    dispatcher = Dispatcher(fleet, runs, tasks, transitions)
+    events = StepEvents(journal, runs, transitions)
     return Graph(
         settings=settings,
         database=database,

@@ -28,13 +28,14 @@ MAX_QUEUED = 20_000
 class Tx:
     """One use case's view of the transaction it runs in."""
 
-    __slots__ = ("conn", "effects", "now", "staged")
+    __slots__ = ("conn", "effects", "now", "staged", "undo")
 
     def __init__(self, conn: Connection, now: int) -> None:
         self.conn = conn
         self.now = now
         self.staged: list[Any] = []
         self.effects: list[Callable[[], None]] = []
+        self.undo: list[Callable[[], object]] = []
 
     def stage(self, item: Any) -> None:
         """Hand ``item`` to the commit hook, which stores it in this same transaction."""
@@ -43,6 +44,10 @@ class Tx:
     def after_commit(self, effect: Callable[[], None]) -> None:
         """Run ``effect`` on the event loop once the transaction is on disk, never otherwise."""
         self.effects.append(effect)
+
+    def on_rollback(self, undo: Callable[[], object]) -> None:
+        """Run ``undo`` in the writer thread if nothing of this comes to be stored."""
+        self.undo.append(undo)
 
 
 class CommitHook(Protocol):
@@ -150,6 +155,8 @@ class Writer:
             log.error("storage.commit_failed", error=str(error), use_cases=len(group))
             prepared = None
             for job in group:
+                if job.tx is not None:
+                    _undo(job.tx)
                 job.error, job.tx = job.error or error, None
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._deliver, group, prepared)
@@ -161,6 +168,7 @@ class Writer:
             job.result = job.use_case(tx)
         except Exception as error:
             conn.exec_driver_sql("ROLLBACK TO SAVEPOINT use_case")
+            _undo(tx)
             job.error = error
         else:
             job.tx = tx
@@ -188,3 +196,8 @@ class Writer:
                     log.exception("storage.after_commit_failed")
         if not job.future.done():
             job.future.set_result(job.result)
+
+
+def _undo(tx: Tx) -> None:
+    for undo in tx.undo:
+        undo()
