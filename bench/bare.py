@@ -50,19 +50,26 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Subscriber(writes), "127.0.0.1", 0, backlog=4096)
 
-    async def send(data: str, count: int, every: float) -> dict[str, Any]:
-        """The same bytes ``count`` times to everyone, once every so many seconds."""
+    async def send(data: str, count: int) -> dict[str, Any]:
+        """The same bytes ``count`` times to everyone, each sent before the next is written."""
         frame = base64.b64decode(data)
-        due = loop.time()
         for _ in range(count):
             for write in writes:
                 write(frame)
-            due += every
-            await asyncio.sleep(max(0.0, due - loop.time()))
+            await asyncio.sleep(0)
         return {"bytes": len(frame)}
 
+    async def fill(sizes: list[int]) -> dict[str, Any]:
+        """A burst: so many bytes to everyone, one size after another."""
+        for size in sizes:
+            data = b"x" * size
+            for write in writes:
+                write(data)
+            await asyncio.sleep(0)
+        return {"bytes": sum(sizes)}
+
     print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
-    await obey(await standard_input(), {"send": send})
+    await obey(await standard_input(), {"send": send, "fill": fill})
 
 
 if __name__ == "__main__":

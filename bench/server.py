@@ -22,6 +22,7 @@ from pilothouse.engine.streams import Framing, RunMessages
 from pilothouse.engine.transitions import run_keys
 from pilothouse.identity import store as identity_store
 from pilothouse.identity.model import SYSTEM
+from pilothouse.journal import WireFormat
 from pilothouse.journal import store as journal_store
 from pilothouse.journal.framing import ChunkFramed, WebSocketFramed
 from pilothouse.server.graph import Graph
@@ -63,15 +64,12 @@ class Hatch:
         self._runs[run.id] = run
         return {"run": run.id}
 
-    async def progress(self, run: str, count: int, every: float) -> dict[str, Any]:
-        """``count`` entries of progress, one transaction each, one every so many seconds; what one looks like."""
+    async def progress(self, run: str, count: int) -> dict[str, Any]:
+        """``count`` entries of progress, one transaction after another; what one looks like."""
         body = {**self._keys(run), "percent": 50, "message": "compiling module 17 of 42"}
-        loop = asyncio.get_running_loop()
-        due = loop.time()
         for _ in range(count):
             await self._append(run, entries.STEP_PROGRESSED, body)
-            due += every
-            await asyncio.sleep(max(0.0, due - loop.time()))
+            await asyncio.sleep(0)  # the loop sends what was written before the next is appended
         return {"frames": self._frames()}
 
     async def lines(self, run: str, chunks: list[int], width: int) -> dict[str, Any]:
@@ -83,6 +81,7 @@ class Hatch:
             self._lines[run] = first + size - 1
             made = [f"{number:08d} {text}"[:width] for number in range(first, first + size)]
             bodies.append({**self._keys(run), "agent_id": "bench", "first": first, "lines": made})
+        since = self._graph.journal.feed.window.head
         gate = asyncio.Semaphore(AT_ONCE)
 
         async def one(body: dict[str, Any]) -> None:
@@ -96,7 +95,7 @@ class Hatch:
             await gate.acquire()
             tasks.append(asyncio.create_task(one(body)))
         await asyncio.gather(*tasks)
-        return {"lines": sum(chunks)}
+        return {"lines": sum(chunks), "sizes": self._sizes(run, since)}
 
     async def registration(self) -> dict[str, Any]:
         """A token with which an agent may register."""
@@ -134,16 +133,28 @@ class Hatch:
         await self._graph.writer.write(use_case)
 
     def _frames(self) -> dict[str, str]:
-        """The newest entry as it went out on each transport."""
+        """The newest entry as it goes out on each transport."""
         feed = self._graph.journal.feed
         entry = feed.window.since(None, feed.window.head - 1, 1)[0]
-        formats = {
-            "ws": WebSocketFramed(RunMessages(Framing("ws", feed.epoch))),
-            "sse": ChunkFramed(RunMessages(Framing("sse", feed.epoch))),
-        }
         return {
             name: base64.b64encode(b"".join(frame.data for frame in entry.frames(fmt))).decode()
-            for name, fmt in formats.items()
+            for name, fmt in self._formats().items()
+        }
+
+    def _sizes(self, run: str, since: int) -> dict[str, list[int]]:
+        """The bytes of each entry of a run from an offset on, for each transport. Nothing is encoded for it."""
+        found = self._graph.journal.feed.window.since(entries.run_stream(run), since, 1 << 30)
+        return {
+            name: [sum(len(frame.data) for frame in entry._frames[fmt.key]) for entry in found]
+            for name, fmt in self._formats().items()
+            if all(fmt.key in entry._frames for entry in found)
+        }
+
+    def _formats(self) -> dict[str, WireFormat]:
+        epoch = self._graph.journal.epoch
+        return {
+            "ws": WebSocketFramed(RunMessages(Framing("ws", epoch))),
+            "sse": ChunkFramed(RunMessages(Framing("sse", epoch))),
         }
 
 

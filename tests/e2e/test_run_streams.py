@@ -426,6 +426,7 @@ async def test_the_log_channel(live: Live) -> None:
 
 
 async def test_unsubscribing(live: Live) -> None:
+    before = followers(live.server)
     request = {"channel": "channel_log", "params": live.params}
     async with websocket(f"{live.server.ws}/api/v1/ws", live.server.admin) as ws:
         await ws.send(json.dumps(request))
@@ -440,6 +441,9 @@ async def test_unsubscribing(live: Live) -> None:
         await live.say("heard")
         await live.say("again")
         assert [m["data"]["content"] for m in await received(ws, 2)] == ["heard", "again"]
+        await ws.send(json.dumps({**request, "action": "unsubscribe"}))
+        await received(ws, 1)
+        await eventually(lambda: followers(live.server) <= before, 5)
 
 
 async def test_the_status_channel(server: Server) -> None:
@@ -677,12 +681,33 @@ async def test_text_that_is_no_text(live: Live) -> None:
     assert live.server.alive
 
 
-async def test_a_client_that_just_vanishes_leaves_nothing_behind(live: Live) -> None:
-    def followers() -> float:
-        text = live.server.call("GET", "/metrics", None).text
-        return float(re.findall(r"^pilothouse_stream_followers (\S+)", text, re.M)[0])
+def followers(server: Server) -> float:
+    """Open streams, as ``/metrics`` counts them."""
+    text = server.call("GET", "/metrics", None).text
+    return float(re.findall(r"^pilothouse_stream_followers (\S+)", text, re.M)[0])
 
-    before = followers()
+
+async def test_clients_that_vanish_at_once(live: Live) -> None:
+    """Gone between the handshake and the first message: nothing is left open, and nobody is alarmed."""
+    before, alarms = followers(live.server), live.server.failures()
+    path = f"/api/v1/workflow-runs/{live.run_id}/stream"
+    upgrade = (
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    )
+    for more in [upgrade, ""] * 20:
+        with socket.create_connection(("127.0.0.1", live.server.settings["port"])) as sock:
+            head = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {live.server.admin}\r\n{more}\r\n"
+            sock.sendall(head.encode())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    await live.say("somebody?")
+    await eventually(lambda: followers(live.server) <= before, 5)
+    assert live.server.alive
+    assert live.server.failures() == alarms
+
+
+async def test_a_client_that_just_vanishes_leaves_nothing_behind(live: Live) -> None:
+    before = followers(live.server)
     sockets = []
     async with websocket(f"{live.server.ws}/api/v1/ws", live.server.admin) as ws:
         await ws.send(json.dumps({"channel": "channel_log", "params": live.params}))
@@ -692,12 +717,12 @@ async def test_a_client_that_just_vanishes_leaves_nothing_behind(live: Live) -> 
             head = f"GET /api/v1/workflow-runs/{live.run_id}/stream HTTP/1.1\r\nHost: x\r\n"
             sock.sendall(f"{head}Authorization: Bearer {live.server.admin}\r\n\r\n".encode())
             sockets.append(sock)
-        await eventually(lambda: followers() >= before + 6)
+        await eventually(lambda: followers(live.server) >= before + 6)
         for sock in sockets:
             sock.close()
         ws.transport.abort()
     await live.say("somebody?")
-    await eventually(lambda: followers() <= before, 5)
+    await eventually(lambda: followers(live.server) <= before, 5)
 
 
 # -- time -----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -201,3 +202,20 @@ async def test_the_agent_survives_a_workspace_that_removes_itself(
         await eventually(lambda: "s2" in plane.ended)
     assert plane.ended["s1"].status == SUCCESS
     assert "gone from agent worker-1" in plane.ended["s2"].error_message
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may run steps as another user")
+async def test_steps_of_another_user_reach_their_workspaces_and_nothing_else(
+    plane: ControlPlane, options: dict[str, Any]
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o711)
+        data_dir = Path(directory) / "agent"
+        data_dir.mkdir(mode=0o700)
+        async with running(options, data_dir=data_dir, run_as="nobody"):
+            look = "id -un; echo mine > file; cat file; cat ../../credential || echo no; ls ../../spool || echo no"
+            plane.offer("s1", **job(None, **command(look)))
+            await eventually(lambda: "s1" in plane.ended)
+    assert plane.ended["s1"].status == SUCCESS
+    said = [log["content"] for log in plane.logs["s1"] if log["stream"] == "stdout"]
+    assert said == ["nobody", "mine", "no", "no"]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import stat
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from pilothouse.agent.lock import lock_holder
 from support.agents import command, dummy, options, plane, running, unsettled
@@ -273,6 +276,27 @@ async def test_a_full_spool_slows_the_step_and_loses_nothing(
         await eventually(lambda: "s1" in plane.ended, 20)
     assert plane.lines["s1"][1:] == (tmp_path / "all").read_text().splitlines()
     assert _size(spool) < limit
+
+
+async def test_a_full_disk_holds_the_step_up_and_loses_nothing(
+    plane: ControlPlane, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = asyncio.Event()
+
+    def no_space(*_: object) -> int:
+        tried.set()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with running(options):
+        plane.offer("s1", **command("echo begun; sleep 0.3; seq 1 40000"))
+        await eventually(lambda: plane.lines["s1"])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", no_space)
+            await asyncio.wait_for(tried.wait(), 10)
+            await asyncio.sleep(0.2)
+            assert "s1" not in plane.ended
+        await eventually(lambda: "s1" in plane.ended)
+    assert plane.lines["s1"] == ["begun", *map(str, range(1, 40001))]
 
 
 def _size(spool: Path) -> int:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +52,9 @@ class Server:
         self._tokens: dict[str, str] = {}
         self._exited: int | None = None
         self.url = self.grpc = ""
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        self.http = httpx.Client(verify=False, cookies=no_cookies, timeout=20)
+        """A client that keeps connections, but no cookie: who asks is always said."""
 
     # -- the process ------------------------------------------------------------------------------------
 
@@ -101,13 +105,14 @@ class Server:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait(10)
+        self.http.close()
 
     @property
     def alive(self) -> bool:
         """Whether the process runs and answers."""
         if self._process is None or self._process.poll() is not None:
             return False
-        return httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200
+        return self.http.get(f"{self.url}/readyz").status_code == 200
 
     @property
     def pid(self) -> int:
@@ -159,7 +164,7 @@ class Server:
             headers["Authorization"] = f"Bearer {self.admin if token == 'admin' else token}"
         root = path if path.startswith(("/api/", "/healthz", "/readyz", "/metrics", "/openapi")) else ""
         url = self.url + (root or f"/api/v1{path}")
-        return httpx.request(method, url, headers=headers, timeout=20, **more)
+        return self.http.request(method, url, headers=headers, **more)
 
     def ask(self, method: str, path: str, token: str | None = "admin", **more: Any) -> Any:
         """The same, where it must succeed: the body, out of its envelope."""

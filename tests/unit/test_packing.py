@@ -93,6 +93,7 @@ def test_the_same_files_give_the_same_bytes(repository: Path, tmp_path: Path) ->
     git(tmp_path, "clone", "-q", str(repository), str(clone))
     os.utime(clone / "tracked.txt", (1, 1))
     assert packed(find_checkout(clone))[1] == first
+    assert first[4:8] == bytes(4), "gzip's own time is not in it"
 
 
 def test_from_a_directory_within(repository: Path) -> None:

@@ -49,15 +49,20 @@ def test_what_was_written_is_read(
     assert decode(cut(raw, cuts)) == expected
 
 
-@given(data=st.binary(max_size=200), cuts=st.lists(st.integers(0, 200), max_size=20))
-def test_any_bytes_give_the_same_however_they_are_cut(data: bytes, cuts: list[int]) -> None:
-    assert decode(cut(data, cuts)) == decode([data])
+pieces = st.sampled_from(
+    [b"data: a", b"data", b"id: 1", b"event: x", b":", b"\r", b"\n", b"\r\n", b"\xff", b"\xc3\xbc"]
+)
+
+
+@given(data=st.lists(pieces, max_size=20).map(b"".join) | st.binary(max_size=50))
+def test_any_bytes_give_the_same_one_by_one(data: bytes) -> None:
+    assert decode([bytes([byte]) for byte in data]) == decode([data])
 
 
 @given(cuts=st.lists(st.integers(0, 60), max_size=60))
 def test_a_crlf_cut_in_two_is_one_line_end(cuts: list[int]) -> None:
-    raw = b"id: 1\r\ndata: a\r\n\r\nid: 2\r\ndata: b\r\n\r\n"
-    assert decode(cut(raw, cuts)) == [Message("1", "message", "a"), Message("2", "message", "b")]
+    raw = b"id: 1\r\nevent: x\r\ndata: a\r\ndata: b\r\n\r\ndata: c\r\n\r\n"
+    assert decode(cut(raw, cuts)) == [Message("1", "x", "a\nb"), Message("1", "message", "c")]
 
 
 def test_an_unfinished_message_moves_no_cursor() -> None:

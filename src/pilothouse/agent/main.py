@@ -68,9 +68,8 @@ async def run_agent(settings: AgentSettings, stop: asyncio.Event) -> int:
 
 
 def _make_data_dir(settings: AgentSettings) -> None:
-    # Others may pass through, but not look: steps of another user must reach their workspaces below it.
     try:
-        settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsRefused(f"cannot make {settings.data_dir}: {error.strerror}") from None
 
@@ -114,6 +113,8 @@ async def _work(settings: AgentSettings, executor: ProcessExecutor, stop: asynci
 def _rooms(settings: AgentSettings, executor: ProcessExecutor, fetcher: CheckoutFetcher) -> Workrooms:
     user = executor.user
     owner = (user.uid, user.gid) if user.switched else None
+    if user.switched:  # who may pass through, but not look: the workspaces lie below
+        settings.data_dir.chmod(settings.data_dir.stat().st_mode | 0o011)
     root: Path = settings.data_dir / "work"
     return Workrooms(root, owner, fetcher, settings.agent_id, settings.workspace_keep)
 

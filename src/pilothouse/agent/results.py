@@ -66,10 +66,10 @@ class ResultStore:
 
     async def close(self) -> None:
         """What is unsettled is on disk when this returns."""
-        if self._sync_due is not None:
-            self._sync_due.cancel()
         if self._syncing is not None:
             await self._syncing
+        if self._sync_due is not None:
+            self._sync_due.cancel()
         if self.unsettled:
             await asyncio.to_thread(os.fsync, self._file)
         os.close(self._file)
@@ -87,7 +87,11 @@ class ResultStore:
             return
         self._size += written
         if self._size > self._compact_at and self._syncing is None:
-            self._compact()
+            try:
+                self._compact()
+            except OSError as error:
+                self._compact_at *= 2
+                log.error("spool.results_not_compacted", reason=error.strerror)
 
     def _start_sync(self) -> None:
         self._sync_due = None
@@ -96,7 +100,10 @@ class ResultStore:
 
     async def _sync(self) -> None:
         size = self._size
-        await asyncio.to_thread(os.fsync, self._file)
+        try:
+            await asyncio.to_thread(os.fsync, self._file)
+        except OSError as error:
+            log.error("spool.result_not_synced", reason=error.strerror)
         self._syncing = None
         if self._size != size:  # written while the disk was busy
             self._sync_due = asyncio.get_running_loop().call_later(SYNC_AFTER, self._start_sync)

@@ -123,8 +123,10 @@ class _State:
         try:
             kept = orjson.loads(self.path.read_bytes())
             self.head, self.shift = int(kept["head"]), int(kept["shift"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            log.info("spool.no_state", path=str(self.path))
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError):
+            log.warning("spool.state_unreadable", path=str(self.path))
 
     def save(self) -> None:
         draft = self.path.with_suffix(".new")

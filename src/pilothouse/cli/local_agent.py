@@ -101,7 +101,7 @@ class LocalAgent:
 
     async def _take_up(self, holder: LockHolder) -> None:
         """Live with an agent that is there already, unless it was started for another address."""
-        if True or self._started_for() not in (None, self._addresses()):
+        if self._started_for() not in (None, self._addresses()):
             self._out.say(
                 f"Agent {holder.agent_id} (process {holder.pid}) works for another address; replacing it."
             )

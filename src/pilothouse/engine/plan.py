@@ -92,7 +92,7 @@ def decide(run: Run, now: int) -> list[Decision]:
         return _wind_down(run)
     if run.status is Status.PENDING:
         return [StartRun()]
-    decisions = [decision for job in run.jobs for decision in _job(run, job, now)]
+    decisions = [decision for job in run.jobs for decision in decide_job(run, job, now)]
     if not decisions and all(job.status.over for job in run.jobs):
         return [_finish_run(run)]
     return decisions
@@ -129,7 +129,8 @@ def _stop_steps(job: Job, status: Status, reason: str) -> list[Decision] | None:
     return []
 
 
-def _job(run: Run, job: Job, now: int) -> list[Decision]:
+def decide_job(run: Run, job: Job, now: int) -> list[Decision]:
+    """What can be decided of one job of a run that goes on; empty when it has to wait or is over."""
     if job.status.over:
         return []
     if job.status is Status.PENDING:
@@ -164,11 +165,12 @@ def _pending_job(run: Run, job: Job) -> list[Decision]:
 def _next_step(run: Run, job: Job, now: int) -> list[Decision]:
     failing: Step | None = None
     for step in job.steps:
-        spec = run.step_spec(job, step)
         if step.status.over:
-            if (step.status.bad and not spec.continue_on_error) or step.status is Status.CANCELLED:
+            forgiven = step.status.bad and run.step_spec(job, step).continue_on_error
+            if (step.status.bad or step.status is Status.CANCELLED) and not forgiven:
                 failing = failing or step
             continue
+        spec = run.step_spec(job, step)
         if step.status is not Status.PENDING or step.not_before > now:
             return []
         if step.attempts and step.not_before:  # a try after the first: its condition has been met already
@@ -195,7 +197,7 @@ def _end_of_job(run: Run, job: Job, failing: Step | None) -> Decision:
     reason = f"{failing.name} {_words(failing.status)}"
     if failing.status is Status.CANCELLED:
         return FinishJob(job, Status.CANCELLED, failing.reason or reason)
-    again = may_retry(run.job_spec(job).retry, job.round)
+    again = may_retry(run.job_spec(job).retry, job.round - job.lost)  # reruns for loss come on top
     if again is not None and not failing.reason.startswith(LOST):
         return RestartJob(job, reason, again)
     return FinishJob(job, Status.FAILED, reason)

@@ -64,7 +64,7 @@ class StepTasks:
         self._transitions.end_attempt(
             tx, at.run, at.job, at.step, status, exit_code=report.exit_code, error=error
         )
-        self._transitions.settle(tx, at.run)
+        self._transitions.settle(tx, at.run, at.job)
 
     def lost(self, tx: Tx, lease: Lease, reason: str) -> None:
         """The agent will not finish it."""
@@ -81,7 +81,7 @@ class StepTasks:
             started=lease.state is LeaseState.STARTED,
             gone=agent is None or not agent.online,
         )
-        self._transitions.settle(tx, at.run)
+        self._transitions.settle(tx, at.run, at.job)
 
     def task(self, tx: Tx, lease: Lease) -> Task | None:
         """The work again, for an agent that may not have got it."""

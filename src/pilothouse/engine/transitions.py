@@ -25,6 +25,7 @@ from pilothouse.engine.plan import (
     after_failure,
     after_loss,
     decide,
+    decide_job,
 )
 from pilothouse.engine.spec import selector_to_json
 from pilothouse.fleet.model import LeaseState
@@ -43,8 +44,17 @@ class Transitions:
 
     # -- what the planner decides -----------------------------------------------------------------------
 
-    def settle(self, tx: Tx, run: Run) -> None:
-        """Apply decisions until the run has to wait for somebody or for a time."""
+    def settle(self, tx: Tx, run: Run, job: Job | None = None) -> None:
+        """Apply decisions until the run has to wait for somebody or for a time.
+
+        ``job``: where it is known that only this job has changed, the others are looked at when it ends.
+        """
+        while job is not None and not job.status.over and not run.cancelling:
+            steps = decide_job(run, job, tx.now)
+            if not steps:
+                return
+            for decision in steps:
+                self._apply(tx, run, decision)
         while decisions := decide(run, tx.now):
             for decision in decisions:
                 self._apply(tx, run, decision)
@@ -118,6 +128,7 @@ class Transitions:
         for step in job.steps:
             step.status, step.reason, step.outputs, step.failures = Status.PENDING, "", {}, 0
             step.current, step.stopping, step.not_before = "", "", 0
+            step.started_at = step.finished_at = 0
             store.save(tx.conn, step)
         store.save(tx.conn, job)
         self.tell(tx, run, entries.JOB_RESTARTED, job, round=job.round, reason=reason)
@@ -209,7 +220,7 @@ class Transitions:
             job.lost += 1
             self._restart_job(tx, run, job, error, 0)
         elif again is not None:
-            if gone and (job.agent_id or not job.fresh):
+            if started and gone and (job.agent_id or not job.fresh):
                 job.agent_id, job.fresh, job.workspace = "", True, f"{job.id}-{job.round}.{step.attempts}"
                 store.save(tx.conn, job)
             step.status, step.current, step.not_before, step.reason = Status.PENDING, "", 1, error

@@ -1,0 +1,63 @@
+"""A burst of log lines to 1000 subscribers: deliveries a second on one core of server.
+
+A delivery is one line to one subscriber, framed as the contract wants it: a message of its own. Chunks hold 1 to 200
+lines, as agents send them, and are appended 16 at a time, as one ``PushLogs`` call does it. What the load client has
+received is checked against the frames, byte by byte in number.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from bench.common import READER_BUSY, Lab, Options, Row, median, spend
+
+SUBSCRIBERS = 1000
+WIDTH = 80
+BAR = 1_500_000
+
+
+def measure(lab: Lab, options: Options) -> Iterator[Row]:
+    """WebSocket and SSE."""
+    for kind, name in (("ws", "WebSocket"), ("sse", "SSE")):
+        yield _burst(lab, options, kind, name)
+
+
+def _burst(lab: Lab, options: Options, kind: str, name: str) -> Row:
+    chance = random.Random(7)  # noqa: S311 - the same burst each time
+    chunks = [chance.randint(1, 200) for _ in range(40 if options.quick else 100)]
+    rates: list[float] = []
+    plain: list[float] = []
+    busy = 0.0
+    with lab.server() as server, lab.bare() as peer:
+        run = server.ask("run")["run"]
+        request = server.stream(run, kind)
+        with (
+            lab.open_streams(server.port, SUBSCRIBERS, request) as on_ours,
+            lab.open_streams(peer.hello["port"], SUBSCRIBERS, request) as on_bare,
+        ):
+            server.ask("lines", run=run, chunks=chunks[:10], width=WIDTH)
+            on_ours.quiet()
+            for _ in range(options.rounds):
+                spent, answer = spend(
+                    server, on_ours, lambda: server.ask("lines", run=run, chunks=chunks, width=WIDTH)
+                )
+                assert spent.even and spent.received == sum(answer["sizes"][kind]) * SUBSCRIBERS, "every line to all"
+                bare, _ = spend(
+                    peer, on_bare, lambda sizes=answer["sizes"][kind]: peer.ask("fill", sizes=sizes)
+                )
+                assert bare.received == spent.received
+                deliveries = answer["lines"] * SUBSCRIBERS
+                rates.append(deliveries / spent.cpu)
+                plain.append(deliveries / bare.cpu)
+                busy = max(busy, spent.reader_busy)
+    ratio = median([b / a for a, b in zip(rates, plain, strict=True)])
+    return Row(
+        f"burst of lines, {name}, 1000 subscribers",
+        f"{median(rates) / 1e6:.2f} M/s per core",
+        f"{median(plain) / 1e6:.2f} M/s per core",
+        f"{ratio:.2f}×",
+        "≥ 1.5 M/s",
+        median(rates) >= BAR,
+        f"the load client used {busy:.0%} of its core" if busy > READER_BUSY else "",
+    )

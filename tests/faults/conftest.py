@@ -1,0 +1,18 @@
+"""Long versions run only where PILOT_FAULT_ROUNDS says how long; the short ones always run."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.faults import LONG, ROUNDS
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    ours = [item for item in items if "faults" in item.path.parts]
+    for item in ours:
+        seconds = 120 + 60 * (ROUNDS - 1)
+        item.add_marker(pytest.mark.timeout(seconds if LONG else 120))
+    if not LONG:
+        long = [item for item in ours if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
