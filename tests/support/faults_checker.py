@@ -10,13 +10,13 @@ import asyncio
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pilothouse.client import PilotClient
+from pilothouse.client import Event, PilotClient, Unreachable
 from support.server import Server
 from support.watchers import Got, RunSse, RunWs, follow, websocket
 
@@ -137,14 +137,28 @@ def _check_progress(entries: list[Entry]) -> None:
 # -- those who watch ------------------------------------------------------------------------------------
 
 
+async def watched(server: Server, token: str, run_id: str) -> AsyncGenerator[Event, None]:
+    """The product's own client. It comes back by itself, but somebody must get it in the first time."""
+    async with PilotClient(server.url, token) as client:
+        while True:
+            seen = False
+            try:
+                async with aclosing(client.watch_run(run_id)) as events:
+                    async for event in events:
+                        seen = True
+                        yield event
+                return
+            except Unreachable:
+                assert not seen, "the client gave up on a stream it had"
+
+
 async def by_client(server: Server, token: str, run_id: str) -> dict[str, list[str]]:
     """The product's own client."""
     found: dict[str, list[str]] = defaultdict(list)
-    async with PilotClient(server.url, token) as client:
-        async with aclosing(client.watch_run(run_id)) as events:
-            async for event in events:
-                if event.type == "step.logged":
-                    found[f"{event.data['job']}/{event.data['step']}"] += event.data["lines"]
+    async with aclosing(watched(server, token, run_id)) as events:
+        async for event in events:
+            if event.type == "step.logged":
+                found[f"{event.data['job']}/{event.data['step']}"] += event.data["lines"]
     return dict(found)
 
 
@@ -191,7 +205,7 @@ class Channel:
 async def by_channel(server: Server, token: str, run_id: str, node: str, last: str) -> list[str]:
     """The log channel of a step's first attempt, from the moment there is one."""
     params = None
-    async with PilotClient(server.url, token) as client, aclosing(client.watch_run(run_id)) as events:
+    async with aclosing(watched(server, token, run_id)) as events:
         async for event in events:
             if event.type == "step.queued" and f"{event.data['job']}/{event.data['step']}" == node:
                 pipeline = event.data["pipeline_id"]

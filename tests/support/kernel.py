@@ -20,6 +20,7 @@ from pilothouse.engine.dispatch import Dispatcher
 from pilothouse.engine.events import StepEvent, StepEvents
 from pilothouse.engine.ingest import Ingest, LogLines, Receipt
 from pilothouse.engine.model import Attempt, Run
+from pilothouse.engine.runs import Runs
 from pilothouse.engine.secrets import Secrets
 from pilothouse.engine.service import Engine, NewRun
 from pilothouse.engine.spec import parse_spec
@@ -107,11 +108,12 @@ class Kernel:
         self.fleet = Fleet(self.writer, self.journal, self.identity, timings)
         self.secrets = Secrets(SecretBox(derive_key(KEY, "secrets")), self.identity)
         self.transitions = Transitions(self.journal, self.fleet)
-        self.tasks = StepTasks(self.transitions, self.secrets)
+        runs = Runs(keep=database.is_sqlite)
+        self.tasks = StepTasks(runs, self.transitions, self.secrets)
         self.fleet.handle(STEP, self.tasks)
-        self.engine = Engine(self.transitions, self.identity)
-        self.dispatcher = Dispatcher(self.fleet, self.tasks, self.transitions)
-        events = StepEvents(self.journal, self.tasks, self.transitions)
+        self.engine = Engine(runs, self.transitions, self.identity)
+        self.dispatcher = Dispatcher(self.fleet, runs, self.tasks, self.transitions)
+        events = StepEvents(self.journal, runs, self.transitions)
         self.ingest = Ingest(database, self.writer, self.journal, self.tasks, events)
         self.fleet.on_change(self._wake)
 

@@ -72,10 +72,10 @@ class Sim:
 
     # -- what happens -----------------------------------------------------------------------------------
 
-    def settle(self) -> None:
-        """Let the planner decide until it waits."""
+    def settle(self, job: Job | None = None) -> None:
+        """Let the planner decide until it waits; ``job``: only this one has changed."""
         with self._store() as tx:
-            self._transitions.settle(tx, self.run)
+            self._transitions.settle(tx, self.run, job)
         assert decide(self.run, self.now) == []
 
     def offer(self, attempt: Attempt) -> None:
@@ -96,7 +96,7 @@ class Sim:
         job, step = self.place(attempt)
         with self._store() as tx:
             self._transitions.end_attempt(tx, self.run, job, step, status, error=error)
-        self.settle()
+        self.settle(job)
 
     def lose(self, attempt: Attempt, *, gone: bool = False) -> None:
         """Its agent will not finish it."""
@@ -104,7 +104,7 @@ class Sim:
         job, step = self.place(attempt)
         with self._store() as tx:
             self._transitions.lose_attempt(tx, self.run, job, step, "it burnt", started=started, gone=gone)
-        self.settle()
+        self.settle(job)
 
     def cancel(self, reason: str = "not wanted") -> None:
         """Somebody cancels the run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import io
+import zlib
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
@@ -199,7 +200,7 @@ def _unpack(batch: pb.LogBatch) -> bytes:
         elif batch.compression == pb.LogBatch.COMPRESSION_ZSTD:
             with zstandard.ZstdDecompressor().stream_reader(data) as reader:
                 data = reader.read(MAX_RAW + 1)
-    except (OSError, EOFError, zstandard.ZstdError) as error:
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise BatchInvalid(f"the batch cannot be unpacked: {error}") from error
     if len(data) > MAX_RAW:
         raise BatchInvalid(f"the batch unpacks to more than {MAX_RAW} bytes")

@@ -219,17 +219,22 @@ class Ingest:
 
 def chunks(lines: list[str]) -> list[tuple[int, int]]:
     """Cut lines into runs of at most CHUNK_LINES and about CHUNK_BYTES: ``(start, stop)`` pairs."""
-    if len(lines) <= entries.CHUNK_LINES and sum(map(len, lines)) <= entries.CHUNK_BYTES:
+    if len(lines) <= entries.CHUNK_LINES and sum(map(_bytes, lines)) <= entries.CHUNK_BYTES:
         return [(0, len(lines))] if lines else []
     cuts: list[tuple[int, int]] = []
     start = size = 0
     for index, line in enumerate(lines):
-        if index > start and (index - start >= entries.CHUNK_LINES or size + len(line) > entries.CHUNK_BYTES):
+        length = _bytes(line)
+        if index > start and (index - start >= entries.CHUNK_LINES or size + length > entries.CHUNK_BYTES):
             cuts.append((start, index))
             start, size = index, 0
-        size += len(line)
+        size += length
     cuts.append((start, len(lines)))
     return cuts
+
+
+def _bytes(line: str) -> int:
+    return len(line) if line.isascii() else len(line.encode())
 
 
 def _masked(lines: list[str], masker: Masker | None) -> list[str]:

@@ -75,6 +75,11 @@ def _bound(item: Waiting, worker: Worker | None) -> Given | Waits:
         return Waits(
             item.id, f"waiting for agent {item.bound_to}, which holds the job's workspace and is offline"
         )
+    miss = match_selector(item.selector, worker.labels)
+    if miss is not None:
+        return Waits(
+            item.id, f"agent {item.bound_to}, which holds the job's workspace, does not match {miss}"
+        )
     if worker.free <= 0:
         return Waits(
             item.id, f"waiting for a free slot on agent {item.bound_to}, which holds the job's workspace"
@@ -83,8 +88,8 @@ def _bound(item: Waiting, worker: Worker | None) -> Given | Waits:
 
 
 def _give(item: Waiting, worker: Worker) -> Given:
+    worker.load += (1 - worker.load) / worker.free  # one more of its slots is taken
     worker.free -= 1
-    worker.load += 0.001 if worker.free > 0 else 1
     return Given(item.id, worker.agent_id)
 
 

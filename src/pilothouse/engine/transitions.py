@@ -27,7 +27,7 @@ from pilothouse.engine.plan import (
     decide,
     decide_job,
 )
-from pilothouse.engine.spec import selector_to_json
+from pilothouse.engine.spec import combined, selector_to_json
 from pilothouse.fleet.model import LeaseState
 from pilothouse.fleet.service import Fleet
 from pilothouse.journal import Journal
@@ -135,7 +135,9 @@ class Transitions:
 
     def _queue_step(self, tx: Tx, run: Run, job: Job, step: Step) -> None:
         step.attempts += 1
-        wanted = run.step_spec(job, step).agent_selector
+        # The agent that begins a job holds its workspace: it must suit the steps still to come as well.
+        coming = run.job_spec(job).steps[step.index : step.index + 1 if job.agent_id else None]
+        wanted = combined(one.agent_selector for one in coming)
         attempt = Attempt(
             id=str(uuid7()),
             step_id=step.id,

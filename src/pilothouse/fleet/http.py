@@ -189,7 +189,11 @@ def registration_tokens_router(identity: Identity, fleet: Fleet) -> APIRouter:
         """All of them, without their secrets."""
         rows = await identity.read(store.list_registration_tokens)
         shown = [
-            {**row._mapping, "expires_at": _time(row.expires_at or 0), "created_at": _time(row.created_at)}
+            {
+                **{str(name): value for name, value in row._mapping.items()},
+                "expires_at": _time(row.expires_at or 0),
+                "created_at": _time(row.created_at),
+            }
             for row in rows
         ]
         return json_response({"registration_tokens": shown})

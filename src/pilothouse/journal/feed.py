@@ -107,6 +107,8 @@ class Feed:
 
     def publish(self, batch: list[Entry]) -> None:
         """Take in what was just committed and give it to those it concerns."""
+        if batch[0].offset != self.window.head:
+            self._fall_behind()
         self.window.extend(batch)
         by_stream: dict[str, list[Entry]] = {}
         for entry in batch:
@@ -117,6 +119,14 @@ class Feed:
                 channel.deliver(entries, now)
             self._wake(stream, entries[0].offset)
         self._wake(None, batch[0].offset)
+
+    def _fall_behind(self) -> None:
+        """Another server has committed entries that are not here: the live read on from where they are, on disk."""
+        for channels in list(self._channels.values()):
+            for channel in channels.values():
+                for outlet in channel.live():
+                    outlet.paused()
+                    asyncio.get_running_loop().call_soon(outlet.pump)
 
     def _wake(self, stream: str | None, first: int) -> None:
         group = self._followers.get(stream)

@@ -70,6 +70,10 @@ class Channel:
         self._outlets[outlet] = outlet.write
         self._writes = None
 
+    def live(self) -> list[Outlet]:
+        """The outlets that are live now."""
+        return list(self._outlets)
+
     def leave(self, outlet: Outlet) -> bool:
         """Whether it was live."""
         if self._outlets.pop(outlet, None) is None:
@@ -91,7 +95,7 @@ class Channel:
             self.last_write = now
             self._write_all(b"".join(frames) if len(frames) > 1 else frames[0])
         if ended:
-            for outlet in list(self._outlets):
+            for outlet in self.live():
                 outlet.end()
 
     def _write_all(self, data: bytes) -> None:

@@ -32,7 +32,14 @@ class Window:
         self._by_stream: dict[str, list[Entry]] = {}
 
     def extend(self, batch: list[Entry]) -> None:
-        """Take in newly committed entries; the oldest make room."""
+        """Take in newly committed entries; the oldest make room.
+
+        What another server has committed in between is on disk only: the window then begins anew.
+        """
+        if batch[0].offset != self.head:
+            self._all.clear()
+            self._by_stream.clear()
+            self._bytes, self.start = 0, batch[0].offset
         for entry in batch:
             self._all.append(entry)
             self._by_stream.setdefault(entry.stream, []).append(entry)

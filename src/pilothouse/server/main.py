@@ -111,9 +111,9 @@ async def _run(
     try:
         await http.listening.wait()
         ready = _ready(graph, http_socket.getsockname()[1], grpc_port)
-        print(f"pilothouse ready http={ready.http_url} grpc={ready.grpc_address}", flush=True)
         if on_ready is not None:
             await on_ready(ready)
+        print(f"pilothouse ready http={ready.http_url} grpc={ready.grpc_address}", flush=True)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

@@ -36,7 +36,7 @@ from pilothouse.engine.spec.nodes import Node, NodeError, from_object
 from pilothouse.engine.spec.offered import check_offered
 from pilothouse.engine.spec.problems import Problems, SpecError, SpecProblem, TooManyProblems
 from pilothouse.engine.spec.reader import Reading
-from pilothouse.engine.spec.selector import describe_selector, match_selector
+from pilothouse.engine.spec.selector import combined, describe_selector, match_selector
 from pilothouse.engine.spec.yaml_nodes import read_nodes
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "Step",
     "Target",
     "Trigger",
+    "combined",
     "describe_selector",
     "graph_order",
     "match_selector",

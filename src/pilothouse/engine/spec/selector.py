@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pilothouse.engine.spec.model import AgentSelector, LabelExpression
 
@@ -18,6 +18,20 @@ def match_selector(selector: AgentSelector | None, labels: Mapping[str, str]) ->
         if not _matches(expression, labels):
             return _describe(expression)
     return None
+
+
+def combined(selectors: Iterable[AgentSelector | None]) -> AgentSelector | None:
+    """One selector that demands all that these demand; ``None`` if they demand nothing."""
+    labels: dict[str, str] = {}
+    expressions: list[LabelExpression] = []
+    for selector in selectors:
+        if selector is None:
+            continue
+        for key, value in selector.match_labels.items():
+            if labels.setdefault(key, value) != value:
+                expressions.append(LabelExpression(key, "In", (value,)))
+        expressions += [one for one in selector.match_expressions if one not in expressions]
+    return AgentSelector(labels, tuple(expressions)) if labels or expressions else None
 
 
 def describe_selector(selector: AgentSelector) -> str:
