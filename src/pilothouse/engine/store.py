@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     bindparam,
     delete,
+    false,
     func,
     insert,
     select,
@@ -52,6 +53,7 @@ runs = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger, nullable=False),
     Column("finished_at", BigInteger, nullable=False),
+    Column("pruned", Boolean, nullable=False, server_default=false()),
     Index("runs_by_project", "project", "id"),
     Index("runs_by_pipeline", "pipeline_id", "id"),
     Index("runs_by_status", "status", "id"),
@@ -150,7 +152,7 @@ blobs = Table(
 )
 
 _JSON = {"outputs", "variables", "checkout"}
-_RUN = [c.name for c in runs.c if c.name != "spec"]
+_RUN = [c.name for c in runs.c if c.name not in ("spec", "pruned")]
 _JOB = [c.name for c in jobs.c if c.name != "run_id"]
 _STEP = [c.name for c in steps.c if c.name != "run_id"]
 _ATTEMPT = [c.name for c in attempts.c if c.name != "run_id"]
@@ -341,6 +343,31 @@ def list_runs(
         select(*columns).where(*conditions).order_by(runs.c.id.desc()).limit(limit).offset((page - 1) * limit)
     )
     return list(conn.execute(query)), total
+
+
+def prunable_runs(conn: Connection, before: int, limit: int) -> list[Row[Any]]:
+    """Runs that ended before a time and still have their whole log, oldest first."""
+    old = (runs.c.finished_at > 0) & (runs.c.finished_at < before) & runs.c.pruned.is_(False)
+    query = select(runs.c.id, runs.c.checkout).where(old).order_by(runs.c.id).limit(limit)
+    return list(conn.execute(query))
+
+
+def mark_pruned(conn: Connection, run_id: str) -> None:
+    """The run's log is gone."""
+    conn.execute(update(runs).where(runs.c.id == run_id).values(pruned=True))
+
+
+def blob_in_use(conn: Connection, blob_id: str) -> bool:
+    """Whether a run that is not pruned came with this checkout."""
+    query = select(runs.c.id).where(
+        runs.c.pruned.is_(False), runs.c.checkout.contains(blob_id, autoescape=True)
+    )
+    return conn.execute(query.limit(1)).first() is not None
+
+
+def delete_blob(conn: Connection, blob_id: str) -> None:
+    """Forget an uploaded file."""
+    conn.execute(delete(blobs).where(blobs.c.id == blob_id))
 
 
 def pipeline_counts(conn: Connection, pipeline_id: str) -> dict[str, Any]:

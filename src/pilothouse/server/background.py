@@ -8,6 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from pilothouse.engine.dispatch import Dispatcher
+from pilothouse.engine.retention import Retention
 from pilothouse.engine.service import Engine
 from pilothouse.fleet.service import Fleet
 from pilothouse.storage import StorageClosed, Tx, Writer
@@ -15,16 +16,20 @@ from pilothouse.storage import StorageClosed, Tx, Writer
 log = structlog.get_logger("server.background")
 
 TICK = 1.0
+PRUNE_EVERY = 60.0
 
 
 class Background:
     """The server's own tasks; one of each, ended with the server."""
 
-    def __init__(self, writer: Writer, engine: Engine, fleet: Fleet, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, writer: Writer, engine: Engine, fleet: Fleet, dispatcher: Dispatcher, retention: Retention
+    ) -> None:
         self._writer = writer
         self._engine = engine
         self._fleet = fleet
         self._dispatcher = dispatcher
+        self._retention = retention
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         fleet.on_change(self._changed.set)
@@ -32,10 +37,10 @@ class Background:
     def start(self) -> None:
         """Begin; work queued before a restart is looked at at once."""
         self._changed.set()
-        self._tasks = [asyncio.create_task(self._schedule()), asyncio.create_task(self._tick())]
+        self._tasks = [asyncio.create_task(work()) for work in (self._schedule, self._tick, self._prune)]
 
     async def stop(self) -> None:
-        """End both."""
+        """End them all."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -52,6 +57,11 @@ class Background:
             await self._guarded(self._fleet.reap)
             await self._guarded(self._engine.tick)
             await self._guarded(self._dispatcher.forsake)
+
+    async def _prune(self) -> None:
+        while True:
+            await self._guarded(self._retention.prune)
+            await asyncio.sleep(PRUNE_EVERY)
 
     async def _guarded(self, use_case: Callable[[Tx], object]) -> None:
         try:

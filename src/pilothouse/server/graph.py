@@ -8,6 +8,7 @@ from pilothouse.engine.blobs import Blobs
 from pilothouse.engine.dispatch import Dispatcher
 from pilothouse.engine.events import StepEvents
 from pilothouse.engine.ingest import Ingest
+from pilothouse.engine.retention import Retention
 from pilothouse.engine.runs import Runs
 from pilothouse.engine.secrets import Secrets
 from pilothouse.engine.service import Engine
@@ -70,6 +71,8 @@ def build(settings: Settings) -> Graph:
     engine = Engine(runs, transitions, identity)
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
     events = StepEvents(journal, runs, transitions)
+    blobs = Blobs(settings.data_dir / "blobs", settings.max_blob, identity)
+    retention = Retention(journal, blobs, settings.retention)
     return Graph(
         settings=settings,
         database=database,
@@ -85,7 +88,7 @@ def build(settings: Settings) -> Graph:
         engine=engine,
         ingest=Ingest(database, writer, journal, tasks, events),
         secrets=secrets,
-        blobs=Blobs(settings.data_dir / "blobs", settings.max_blob, identity),
+        blobs=blobs,
         pipelines=Pipelines(engine, identity),
-        background=Background(writer, engine, fleet, dispatcher),
+        background=Background(writer, engine, fleet, dispatcher, retention),
     )

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Listed = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+"""A list: in the environment separated by commas, in the file a TOML array."""
 
 
 class Settings(BaseSettings):
@@ -42,9 +51,10 @@ class Settings(BaseSettings):
     ratelimit_login: str = Field("5/minute", description="logins per address and per username; off: no limit")
     ratelimit_sessions: str = Field("10/minute", description="sessions created per token")
     ratelimit_default: str = Field("100/minute", description="all other requests per token, else per address")
-    trusted_proxies: list[str] = Field([], description="networks whose X-Forwarded-For is believed")
-    allowed_origins: list[str] = Field([], description="browser origins allowed beside our own")
+    trusted_proxies: Listed = Field([], description="networks whose X-Forwarded-For is believed")
+    allowed_origins: Listed = Field([], description="browser origins allowed beside our own")
 
+    retention: float = Field(0, ge=0, description="days that finished runs keep their log; 0: for ever")
     max_blob: int = Field(256 << 20, gt=0, description="bytes of one upload to /api/v1/blobs")
     log_format: str = Field("auto", pattern="^(auto|console|json)$", description="of the server's own log")
     log_level: str = Field(

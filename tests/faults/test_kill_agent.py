@@ -1,0 +1,264 @@
+"""kill -9 of the agent, at random moments: its steps die with it, and what it held is lost honestly."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.faults import PATIENT, QUICK, ROUNDS, AgentProcess, Fleet, carrying, chance, fleet, on, shell, until
+from support.faults_checker import Journal
+
+WITHIN = 5.0
+"""Seconds in which everything a step has started must be dead."""
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A server that misses an agent soon."""
+    with fleet(tmp_path_factory.mktemp("quick"), **QUICK) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A server whose leases never run out while a test lasts: what is lost was declared so by the agent."""
+    with fleet(tmp_path_factory.mktemp("patient"), **PATIENT, log_level="info") as made:
+        yield made
+
+
+@pytest.fixture
+def name() -> str:
+    return f"a{uuid.uuid4().hex[:8]}"
+
+
+def stubborn(mark: str) -> str:
+    """A script whose children try hard to outlive it."""
+    hang = f"python3 -c 'import time; time.sleep(600)' {mark}"
+    return "\n".join(
+        [
+            "trap '' TERM INT HUP",
+            f"{hang}-child &",
+            f"setsid {hang}-session &",
+            f"(setsid sh -c '(exec {hang.replace(chr(39), chr(34))}-daemon) & exit 0' &)",
+            f"nohup env -i {hang}-bare >/dev/null 2>&1 &",
+            f"perl -e 'fork and exit; exec @ARGV' {hang.replace(chr(39) + 'import', chr(39) + 'import')}-double || true",
+            "echo started",
+            "wait",
+            "sleep 600",
+        ]
+    )
+
+
+def test_everything_a_step_has_started_dies_with_the_agent(quick: Fleet, name: str) -> None:
+    mark = f"mark-{name}"
+    quick.marks.append(mark)
+    agent = quick.agent(name).start()
+    run_id = quick.run(name, on(name, {"name": "j", "steps": [shell("s", stubborn(mark))]}))
+    until(lambda: len({w.pid for w in carrying(f"{mark}-")}) >= 5, what="all children run")
+    assert len(agent.steps()) >= 4  # one has cleared its environment
+    agent.kill9()
+    until(lambda: not agent.steps() and not carrying(f"{mark}-"), WITHIN, "the guard has killed them all")
+    shown = quick.ended(run_id)
+    assert shown["status"] == "failed"
+    (attempt,) = quick.attempts(run_id)
+    assert attempt["error"].startswith("lost: "), attempt
+    assert quick.status(agent) == "offline"
+
+
+def test_a_killed_agent_that_never_comes_back(quick: Fleet, name: str) -> None:
+    """Its lease runs out, not sooner and not much later, and what waited for it fails, too."""
+    agent = quick.agent(name).start()
+    steps = [shell("hang", "echo on; sleep 600"), shell("never", "echo never")]
+    run_id = quick.run(name, on(name, {"name": "j", "steps": steps}))
+    quick.running(run_id)
+    agent.kill9()
+    began = time.monotonic()
+    shown = quick.ended(run_id)
+    took = time.monotonic() - began
+    assert QUICK["lease"] - 1 < took < QUICK["lease"] + 4, took
+    assert [s["status"] for s in shown["jobs"][0]["steps"]] == ["failed", "skipped"]
+    assert quick.busy(agent) == 0
+
+
+def test_restarted_on_the_same_directory(patient: Fleet, name: str) -> None:
+    """What it no longer runs is lost at once, what it had printed arrives, and it works as before."""
+    agent = patient.agent(name, slots=2).start()
+    lines = 3000
+    script = f"i=0; while [ $i -lt {lines} ]; do i=$((i+1)); echo line $i; done; touch {patient.directory}/{name}; sleep 600"
+    run_id = patient.run(name, on(name, {"name": "j", "steps": [shell("s", script)]}))
+    until((patient.directory / name).exists, what="the step has printed all")
+    until(lambda: len(patient.logs(run_id)) > 100, what="some of it has been seen")
+    agent.kill9()
+    began = time.monotonic()
+    agent.start()
+    shown = patient.ended(run_id, 10)
+    assert time.monotonic() - began < 10 < PATIENT["lease"]
+    (attempt,) = patient.attempts(run_id)
+    assert (shown["status"], attempt["error"][:6]) == ("failed", "lost: ")
+    printed = until(lambda: patient.logs(run_id), what="its lines")
+    assert printed == [f"line {n}" for n in range(1, len(printed) + 1)]
+    again = patient.run(f"{name}-again", on(name, *(job(f"j{n}", "echo fine") for n in range(4))))
+    assert patient.ended(again)["status"] == "succeeded"
+    journal = Journal(patient.server.data_dir)
+    journal.check()
+    journal.check_run(run_id, {"j/s": printed})
+
+
+def test_lines_in_the_spool_outlive_agent_and_outage(patient: Fleet, name: str) -> None:
+    """Printed while the server was away, by an agent that was killed before it came back."""
+    agent = patient.agent(name).start()
+    gate, done = patient.directory / f"{name}-gate", patient.directory / f"{name}-done"
+    script = f"echo first; until [ -e {gate} ]; do sleep 0.05; done; seq 1 5000; touch {done}; sleep 600"
+    run_id = patient.run(name, on(name, {"name": "j", "steps": [shell("s", script)]}))
+    until(lambda: patient.logs(run_id) == ["first"], what="the first line")
+    patient.server.kill9()
+    gate.touch()
+    until(done.exists, what="the step has printed all")
+    spool = agent.data_dir / "spool" / "logs"
+    # It is in the pipe of the step when that says so, and a moment later in the spool.
+    until(lambda: sum(f.stat().st_size for f in spool.glob("*.seg")) > 5000, what="lines are in the spool")
+    settled = until(lambda: _settled(spool), what="nothing more comes")
+    assert settled > 0
+    agent.kill9()
+    patient.server.restart()
+    agent.start()
+    assert patient.ended(run_id)["status"] == "failed"
+    expected = ["first", *(str(n) for n in range(1, 5001))]
+    until(lambda: patient.logs(run_id) == expected, what="every line that was printed")
+    journal = Journal(patient.server.data_dir)
+    journal.check()
+    journal.check_run(run_id, {"j/s": expected})
+
+
+def _settled(spool: Path) -> int:
+    before = sum(f.stat().st_size for f in spool.glob("*.seg"))
+    time.sleep(0.3)
+    return before if before == sum(f.stat().st_size for f in spool.glob("*.seg")) else 0
+
+
+def job(name: str, *scripts: str, **more: Any) -> dict[str, Any]:
+    steps = [shell(f"s{at}", script) for at, script in enumerate(scripts)]
+    return {"name": name, "steps": steps, **more}
+
+
+@pytest.mark.parametrize("level", ["step", "job"])
+def test_tried_again_at_most_twice_where_the_spec_says_so(quick: Fleet, name: str, level: str) -> None:
+    ledger = quick.directory / f"{name}-ledger"
+    agent = quick.agent(name).start()
+    work = job("j", f"echo first >> {ledger}", f"echo second $PILOT_STEP_RUN_ID >> {ledger}; sleep 600")
+    (work if level == "job" else work["steps"][1])["onLost"] = "rerun"
+    run_id = quick.run(name, on(name, work))
+    for count in range(1, 4):
+        until(lambda c=count: ledger.exists() and ledger.read_text().count("second") == c, what=f"try {count}")
+        agent.kill9()
+        until(lambda: not agent.steps(), WITHIN, "its steps are dead")
+        agent.start()
+    assert quick.ended(run_id)["status"] == "failed"
+    words = ledger.read_text().split()
+    assert words.count("second") == 3
+    assert words.count("first") == (3 if level == "job" else 1)
+    attempts = quick.show(run_id)["jobs"][0]["steps"][1]["attempts"]
+    assert [a["status"] for a in attempts] == ["failed"] * 3
+    assert all(a["error"].startswith("lost: ") for a in attempts)
+    assert len({a["step_run_id"] for a in attempts}) == 3
+    assert quick.busy(agent) == 0
+
+
+def test_a_rerun_that_is_not_lost_again_succeeds(quick: Fleet, name: str) -> None:
+    mark = quick.directory / f"{name}-mark"
+    script = f"if [ -e {mark} ]; then echo again; else touch {mark}; echo once; sleep 600; fi"
+    agent = quick.agent(name).start()
+    run_id = quick.run(name, on(name, job("j", script, onLost="rerun")))
+    until(mark.exists, what="it runs")
+    agent.kill9()
+    agent.start()
+    assert quick.ended(run_id)["status"] == "succeeded"
+    journal = Journal(quick.server.data_dir)
+    journal.check_run(run_id, {"j/s0": [*(["once"] if "once" in quick.logs(run_id) else []), "again"]})
+
+
+def test_no_capacity_is_lost_however_often_it_is_killed(quick: Fleet, name: str) -> None:
+    rng = chance("capacity")
+    agent = quick.agent(name, slots=3).start()
+    runs = []
+    for number in range(2 * ROUNDS):
+        runs += [quick.run(f"{name}-{number}-{n}", on(name, job("j", "sleep 0.3; echo x"))) for n in range(4)]
+        time.sleep(rng.uniform(0, 0.6))  # the moment of the kill is the point
+        agent.kill9()
+        agent.start()
+    outcomes = {quick.ended(run_id, 30 + 10 * ROUNDS)["status"] for run_id in runs}
+    assert outcomes <= {"succeeded", "failed"}
+    assert quick.busy(agent) == 0
+    _fills(quick, agent)
+
+
+def _fills(fleet: Fleet, agent: AgentProcess) -> None:
+    """As many steps as it has slots run at the same time, and one more waits and says why."""
+    gate = fleet.directory / f"{agent.name}-open"
+    jobs = [job(f"j{n}", f"until [ -e {gate} ]; do sleep 0.05; done") for n in range(agent.slots + 1)]
+    run_id = fleet.run(f"{agent.name}-fill", on(agent.name, *jobs))
+    fleet.running(run_id, agent.slots)
+    waiting = until(lambda: [a for a in fleet.attempts(run_id) if a["status"] == "queued" and a["reason"]])
+    assert [a["reason"] for a in waiting] == [f"agent {agent.name} is busy"]
+    gate.touch()
+    assert fleet.ended(run_id)["status"] == "succeeded"
+
+
+def test_kills_at_random_moments(patient: Fleet, name: str) -> None:
+    """Whatever is lost says so; whatever is not has run once, with every line."""
+    rng, ledger = chance("random kills"), patient.directory / f"{name}-ledger"
+    agent = patient.agent(name, slots=4).start()
+    runs = []
+    for number in range(ROUNDS):
+        runs.append(patient.run(f"{name}-{number}", on(name, *(_chain(n, ledger) for n in range(4)))))
+        _kill_somewhen(agent, rng)
+    for run_id in runs:
+        shown = patient.ended(run_id, 60)
+        for one in shown["jobs"]:
+            for step in one["steps"]:
+                _check_step(patient, run_id, one["name"], step, ledger)
+    journal = Journal(patient.server.data_dir)
+    journal.check()
+    for run_id in runs:
+        journal.check_run(run_id, _lines(journal, run_id))
+    assert patient.server.failures() == []
+
+
+def _chain(number: int, ledger: Path) -> dict[str, Any]:
+    script = f"echo $PILOT_STEP_RUN_ID >> {ledger}; for i in $(seq 1 40); do echo $i; sleep 0.005; done"
+    return job(f"j{number}", *[script] * 4)
+
+
+def _kill_somewhen(agent: AgentProcess, rng: random.Random) -> None:
+    for _ in range(2):
+        time.sleep(rng.uniform(0.05, 1.2))  # the moment of the kill is the point
+        agent.kill9()
+        until(lambda: not agent.steps(), WITHIN, "its steps are dead")
+        agent.start()
+
+
+def _check_step(fleet: Fleet, run_id: str, job: str, step: dict[str, Any], ledger: Path) -> None:
+    lines = fleet.logs(run_id, job=job, step=step["name"])
+    assert lines == [str(n) for n in range(1, len(lines) + 1)], "lost, doubled, or out of order"
+    told = ledger.read_text().split()
+    for attempt in step["attempts"]:
+        assert told.count(attempt["step_run_id"]) <= 1, "run twice"
+    if step["status"] == "succeeded":
+        assert len(lines) == 40
+        assert told.count(step["attempts"][-1]["step_run_id"]) == 1
+    elif step["status"] == "failed":
+        assert step["attempts"][-1]["error"].startswith("lost: "), step
+    else:
+        assert (step["status"], step["attempts"]) == ("skipped", [])
+
+
+def _lines(journal: Journal, run_id: str) -> dict[str, list[str]]:
+    from support.faults_checker import lines_by_node
+
+    return lines_by_node(journal.of_run(run_id))
