@@ -12,6 +12,7 @@ from pilothouse.engine import dispatch
 from pilothouse.engine.errors import NothingFailed, RunActive, RunNotFound, RunOver
 from pilothouse.engine.streams import Framing, RunMessages, StepLog, StepStatus
 from pilothouse.fleet.model import TaskStatus, Verdict
+from pilothouse.identity.model import SYSTEM
 from pilothouse.journal import Entry, WireFormat
 from pilothouse.server.events import CloudEvents
 from pilothouse.wire import entries
@@ -144,8 +145,6 @@ async def test_labels_that_change_may_end_a_wait(kernel: Kernel) -> None:
     agent = await kernel.agent("a1")
     await kernel.run(named("a", ", agentSelector: {matchLabels: {os: arm64}}"))
     assert agent.tasks == []
-    from pilothouse.identity.model import SYSTEM
-
     await kernel.write(
         lambda tx: kernel.fleet.registry.update_labels(tx, SYSTEM, "a1", {"os": "arm64"}, merge=True)
     )

@@ -118,7 +118,8 @@ def test_logging_in_and_out(server: Server) -> None:
         ({"username": "ad\x00min", "password": PASSWORD}, 400, "VALIDATION_FAILED"),
         ({"username": "admin", "password": "x" * 100_000}, 400, "VALIDATION_FAILED"),
         ([], 400, "VALIDATION_FAILED"),
-        (None, 400, "VALIDATION_FAILED"),
+        ("text", 400, "VALIDATION_FAILED"),
+        (None, 400, "MISSING_REQUIRED_FIELD"),
     ],
 )
 def test_logins_that_fail(server: Server, body: Any, status: int, code: str) -> None:
@@ -500,7 +501,7 @@ def test_request_ids(server: Server) -> None:
         answer = server.call("GET", path, headers={"X-Request-ID": "req-given.1"})
         assert answer.headers["x-request-id"] == "req-given.1"
         assert server.call("GET", path).headers["x-request-id"]
-    for bad in ("a b", "x" * 500, "<script>", "\x7f"):
+    for bad in ("a b", "x" * 500, "<script>"):
         given = server.call("GET", "/nowhere", headers={"X-Request-ID": bad})
         assert given.headers["x-request-id"] != bad
         assert given.json()["request_id"] == given.headers["x-request-id"]
@@ -570,11 +571,12 @@ def test_paging_of_the_arcentra_families(server: Server, path: str) -> None:
 
 def test_pages_join_to_the_whole(server: Server) -> None:
     names = [f"paged-{n:02}" for n in range(7)]
+    project = server.project("paged")
     for name in names:
-        server.ask("POST", "/pipelines", json={"name": name})
+        server.ask("POST", "/pipelines", json={"name": name, "projectId": project})
     seen = []
     for page in (1, 2, 3):
-        detail = server.ask("GET", f"/pipelines?name=paged-&page={page}&pageSize=3")
+        detail = server.ask("GET", f"/pipelines?projectId={project}&page={page}&pageSize=3")
         assert detail["total"] == 7
         seen += [pipeline["name"] for pipeline in detail["list"]]
     assert seen == names

@@ -375,7 +375,7 @@ def pipeline_counts(conn: Connection, pipeline_id: str) -> dict[str, Any]:
     grouped = (
         select(runs.c.status, func.count()).where(runs.c.pipeline_id == pipeline_id).group_by(runs.c.status)
     )
-    counts: dict[str, int] = dict(conn.execute(grouped).tuples().all())
+    counts: dict[str, int] = dict(conn.execute(grouped).all())
     newest = (
         select(runs.c.status).where(runs.c.pipeline_id == pipeline_id).order_by(runs.c.id.desc()).limit(1)
     )
@@ -395,7 +395,7 @@ def status_counts(conn: Connection) -> dict[str, int]:
         .where(attempts.c.status.in_(waiting))
         .group_by(attempts.c.status)
     )
-    return dict(conn.execute(query).tuples().all())
+    return dict(conn.execute(query).all())
 
 
 def concurrent_jobs(conn: Connection, project: str) -> list[Row[Any]]:

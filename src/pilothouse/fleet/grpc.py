@@ -26,6 +26,12 @@ log = structlog.get_logger("fleet.grpc")
 
 MAX_COMMANDS = 10_000
 
+_ENDINGS = {
+    "replaced": grpc.StatusCode.ABORTED,
+    "going away": grpc.StatusCode.UNAVAILABLE,
+    "unregistered": grpc.StatusCode.UNAUTHENTICATED,
+}
+
 
 class GrpcChannel:
     """One ``Connect`` call. Commands wait here for the socket; the lease brings back what is dropped."""
@@ -148,13 +154,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         try:
             while (command := await channel.commands.get()) is not None and not channel.closed_for:
                 yield command
-            if channel.closed_for in ("replaced", "going away"):
-                code = (
-                    grpc.StatusCode.ABORTED
-                    if channel.closed_for == "replaced"
-                    else grpc.StatusCode.UNAVAILABLE
-                )
-                await context.abort(code, f"this connection is {channel.closed_for}")
+            if channel.closed_for in _ENDINGS:
+                await context.abort(_ENDINGS[channel.closed_for], f"this connection is {channel.closed_for}")
             if listening.done() and not listening.cancelled() and listening.exception() is not None:
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(listening.exception()))
         finally:

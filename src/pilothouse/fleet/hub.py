@@ -44,6 +44,12 @@ class Hub:
         if channel is not None:
             channel.cancel(task_id, reason)
 
+    def close(self, agent_id: str, reason: str) -> None:
+        """End an agent's connection, if it has one here."""
+        channel = self._channels.get(agent_id)
+        if channel is not None:
+            channel.close(reason)
+
     def close_all(self, reason: str) -> None:
         """End every connection (shutdown)."""
         for channel in list(self._channels.values()):

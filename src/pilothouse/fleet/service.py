@@ -204,6 +204,7 @@ class Fleet:
             self._lose(tx, lease, f"agent {agent_id} unregistered")
         self._tell(tx, agent, entries.AGENT_UNREGISTERED, reason=reason)
         store.delete_agent(tx.conn, agent_id)
+        tx.after_commit(lambda: self.hub.close(agent_id, "unregistered"))
         tx.after_commit(lambda: self._identity.forget(agent.id))
 
     # -- what the layers above ask ----------------------------------------------------------------------

@@ -259,7 +259,7 @@ def leases_of(conn: Connection, agent_id: str) -> list[Lease]:
 
 def held_by_agent(conn: Connection) -> dict[str, int]:
     """How many tasks each agent holds."""
-    return dict(conn.execute(_HELD).tuples().all())
+    return dict(conn.execute(_HELD).all())
 
 
 def start_lease(conn: Connection, id: str) -> None:

@@ -1,0 +1,96 @@
+"""Retention: old logs and checkouts go, how runs ended stays, and cursors into what is gone are told so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.kernel import PROJECT, Kernel
+
+from pilothouse.engine import store
+from pilothouse.engine.blobs import Blobs
+from pilothouse.engine.retention import Retention
+from pilothouse.engine.streams import Framing, RunMessages
+from pilothouse.identity.model import SYSTEM
+from pilothouse.journal import CursorExpired, Selection
+from pilothouse.storage import Tx
+from pilothouse.wire import entries
+
+SPEC = "jobs: [{name: j, steps: [{name: s, uses: dummy}]}]"
+DAY = 86_400
+
+
+async def finished(kernel: Kernel) -> str:
+    agent = await kernel.agent("a1")
+    run_id = await kernel.run(SPEC)
+    step = agent.last.id
+    await kernel.ack(agent)
+    await kernel.push("a1", 1, step, "one", "two")
+    await kernel.report(agent)
+    assert kernel.view(run_id)["status"] == "succeeded"
+    return run_id
+
+
+async def test_old_logs_go_and_the_end_stays(kernel: Kernel, tmp_path: Path) -> None:
+    run_id = await finished(kernel)
+    retention = Retention(kernel.journal, Blobs(tmp_path, 1000, kernel.identity), days=30)
+    kernel.clock.advance(29 * DAY)
+    assert await kernel.write(retention.prune) == 0
+    kernel.clock.advance(2 * DAY)
+    assert await kernel.write(retention.prune) == 1
+    assert await kernel.write(retention.prune) == 0, "once is enough"
+
+    left = [entry.type for entry in kernel.entries(entries.run_stream(run_id))]
+    assert left == [entries.RUN_COMPLETED]
+    assert kernel.view(run_id)["jobs"][0]["steps"][0]["attempts"][0]["lines"] == 2
+
+    feed = kernel.journal.feed
+    fmt = RunMessages(Framing("ws", feed.epoch))
+    selection = Selection(entries.run_stream(run_id))
+    with pytest.raises(CursorExpired):
+        await feed.reader(selection, fmt, lambda _: True, f"{feed.epoch}.1.0")
+    reader = await feed.reader(selection, fmt, lambda _: True, "start")
+    subscription = feed.follow(reader)
+    messages = [message async for message in _all(subscription)]
+    assert len(messages) == 1
+    assert b"workflow_completed" in messages[0]
+
+
+async def _all(subscription):  # type: ignore[no-untyped-def]
+    while batch := await subscription.next():
+        for message in batch:
+            yield message
+
+
+async def test_without_a_limit_everything_is_kept(kernel: Kernel, tmp_path: Path) -> None:
+    await finished(kernel)
+    kernel.clock.advance(10_000 * DAY)
+    assert await kernel.write(Retention(kernel.journal, Blobs(tmp_path, 1, kernel.identity), 0).prune) == 0
+
+
+async def test_a_checkout_goes_with_the_last_run_that_came_with_it(kernel: Kernel, tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path, 1000, kernel.identity)
+
+    async def body():  # type: ignore[no-untyped-def]
+        yield b"a tar, say"
+
+    blob = await blobs.receive(SYSTEM, PROJECT, body(), "")
+    first, second = await finished(kernel), None
+
+    def attach(tx: Tx) -> None:
+        run = store.load_run(tx.conn, first)
+        assert run is not None
+        run.checkout = blob
+        store.save(tx.conn, run)
+
+    await kernel.write(attach)
+    retention = Retention(kernel.journal, blobs, days=1)
+    kernel.clock.advance(1 * DAY - 10)
+    second = await kernel.rerun(first, from_failed=False)
+    kernel.clock.advance(20)
+    assert await kernel.write(retention.prune) == 1
+    assert blobs.path(blob["id"]).exists(), "the rerun still needs it"
+    await kernel.cancel(second)
+    kernel.clock.advance(2 * DAY)
+    assert await kernel.write(retention.prune) == 1
+    assert not blobs.path(blob["id"]).exists()
