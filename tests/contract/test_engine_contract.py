@@ -1,21 +1,20 @@
-"""The life of runs over the real services, on both databases: hand-out, results, cancelling, reruns, what time brings."""
+"""The life of runs over the real services, on both databases: hand-out, results, cancelling, and time."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
-from support.kernel import LEASE, PROJECT, Kernel
 
 from pilothouse.engine import dispatch
-from pilothouse.engine.errors import NothingFailed, RunActive, RunNotFound, RunOver
+from pilothouse.engine.errors import RunNotFound, RunOver
 from pilothouse.engine.streams import Framing, RunMessages, StepLog, StepStatus
 from pilothouse.fleet.model import TaskStatus, Verdict
 from pilothouse.identity.model import SYSTEM
 from pilothouse.journal import Entry, WireFormat
 from pilothouse.server.events import CloudEvents
 from pilothouse.wire import entries
+from support.kernel import LEASE, PROJECT, Kernel
 
 FAILED, SUCCEEDED, CANCELLED = TaskStatus.FAILED, TaskStatus.SUCCEEDED, TaskStatus.CANCELLED
 ONE = "jobs: [{name: j, steps: [{name: a, uses: dummy}]}]"
@@ -64,7 +63,14 @@ async def test_a_run_from_start_to_end(kernel: Kernel) -> None:
     assert types(kernel, run_id) == [
         *("run.created", "run.started", "job.started", "step.queued", "step.started"),
         *("attempt.completed", "step.completed", "job.completed"),
-        *("job.started", "step.queued", "step.started", "attempt.completed", "step.completed", "job.completed"),
+        *(
+            "job.started",
+            "step.queued",
+            "step.started",
+            "attempt.completed",
+            "step.completed",
+            "job.completed",
+        ),
         "run.completed",
     ]
     [started, _] = kernel.told(run_id, entries.STEP_STARTED)
@@ -155,13 +161,17 @@ async def test_labels_that_change_may_end_a_wait(kernel: Kernel) -> None:
 async def test_a_queue_that_cannot_move_does_not_hold_up_what_can(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However much waits for a machine that is not there, others get their work."""
-    monkeypatch.setattr(dispatch, "MAX_QUEUE_LOOKED_AT", 4, raising=False)
-    for index in range(5):
-        await kernel.run(named(f"stuck{index}", ", agentSelector: {matchLabels: {os: arm64}}"))
+    """However much waits for a machine that is not there, others get their work, and all are told why they wait."""
+    monkeypatch.setattr(dispatch, "PAGE", 2)
     agent = await kernel.agent("a1")
-    await kernel.run(named("free"))
-    assert agent.names == ["free"]
+    stuck = [await kernel.run(named("s", ", agentSelector: {matchLabels: {os: arm64}}")) for _ in range(5)]
+    assert agent.tasks == []
+    free = [await kernel.run(named(name)) for name in ("f1", "f2", "f3")]
+    assert agent.names == ["f1"]
+    assert {kernel.step(id, "s")["reason"] for id in stuck} == {"no online agent matches os=arm64"}
+    assert [kernel.step(id, f"f{n}")["reason"] for n, id in enumerate(free[1:], start=2)] == ["agent a1 is busy"] * 2
+    await kernel.do(agent)
+    assert agent.names == ["f1", "f2"]
 
 
 async def test_a_step_that_cannot_be_handed_out_leaves_its_slot_to_the_next(kernel: Kernel) -> None:
@@ -319,7 +329,9 @@ async def test_a_result_without_an_acknowledgement_began_all_the_same(kernel: Ke
     assert types(kernel, run_id).count(entries.STEP_STARTED) == 1
 
 
-@pytest.mark.parametrize(("code", "error", "shown"), [(3, "", "exit code 3"), (0, "", "failed"), (3, "boom", "boom")])
+@pytest.mark.parametrize(
+    ("code", "error", "shown"), [(3, "", "exit code 3"), (0, "", "failed"), (3, "boom", "boom")]
+)
 async def test_a_failure_has_words(kernel: Kernel, code: int, error: str, shown: str) -> None:
     agent = await kernel.agent("a1")
     run_id = await kernel.run(ONE)
@@ -332,107 +344,12 @@ async def test_any_text_can_be_an_error(kernel: Kernel) -> None:
     """An agent's words are not ours to choose: a result is never refused for them, or it would come for ever."""
     agent = await kernel.agent("a1")
     run_id = await kernel.run(ONE)
-    assert await kernel.report(agent, FAILED, error="core\x00dump \U0001f4a5 " + "x" * 100_000) is Verdict.ACCEPTED
+    assert (
+        await kernel.report(agent, FAILED, error="core\x00dump \U0001f4a5 " + "x" * 100_000)
+        is Verdict.ACCEPTED
+    )
     assert kernel.view(run_id)["status"] == "failed"
     assert len(kernel.attempt(agent.last.id).error) <= 4096
-
-
-# -- reruns -----------------------------------------------------------------------------------------------
-
-THREE = """
-jobs:
-  - {name: build, steps: [{name: a, uses: dummy}]}
-  - {name: test, dependsOn: [build], steps: [{name: b, uses: dummy}, {name: c, uses: dummy}, {name: d, uses: dummy}]}
-  - {name: ship, dependsOn: [test], steps: [{name: e, uses: dummy}]}
-"""
-
-
-async def failed_at_c(kernel: Kernel, agent: Any) -> str:
-    run_id = await kernel.run(THREE)
-    await kernel.ack(agent)
-    await kernel.tell("a1", 1, agent.last.id, "step.output", {"name": "tag", "value": "v1"})
-    await kernel.report(agent)
-    await kernel.do(agent)
-    await kernel.do(agent, FAILED)
-    assert kernel.view(run_id)["status"] == "failed"
-    return run_id
-
-
-async def test_rerun_of_the_whole_runs_everything(kernel: Kernel) -> None:
-    agent = await kernel.agent("a1")
-    old = await failed_at_c(kernel, agent)
-    new = await kernel.rerun(old, from_failed=False)
-    for _ in range(5):
-        await kernel.do(agent)
-    assert agent.names[3:] == ["a", "b", "c", "d", "e"]
-    assert agent.tasks[3].workspace != agent.tasks[0].workspace
-    view = kernel.view(new)
-    assert (view["status"], view["rerun_of"]) == ("succeeded", old)
-    assert [len(s["attempts"]) for job in view["jobs"] for s in job["steps"]] == [1] * 5
-    assert kernel.view(old)["status"] == "failed", "the old one stays as it was"
-
-
-async def test_rerun_from_the_failed_step_keeps_what_succeeded(kernel: Kernel) -> None:
-    agent = await kernel.agent("a1")
-    old = await failed_at_c(kernel, agent)
-    new = await kernel.rerun(old, from_failed=True)
-    assert agent.names[3:] == ["c"]
-    assert agent.last.workspace == agent.tasks[1].workspace, "where b left its files"
-    assert not agent.last.fresh_workspace
-    view = kernel.view(new)
-    assert [(s["name"], s["status"], s["kept"]) for job in view["jobs"] for s in job["steps"]] == [
-        ("a", "succeeded", True),
-        ("b", "succeeded", True),
-        ("c", "queued", False),
-        ("d", "pending", False),
-        ("e", "pending", False),
-    ]
-    assert kernel.step(new, "a")["outputs"] == {"tag": "v1"}
-    assert view["jobs"][2]["finished_at"] is None, "ship has not even begun"
-    assert kernel.step(new, "e")["finished_at"] is None
-    for _ in range(3):
-        await kernel.do(agent)
-    assert kernel.view(new)["status"] == "succeeded"
-    assert kernel.told(new, entries.RUN_COMPLETED)[0]["outputs"] == {"tag": "v1"}
-    tries = kernel.step(new, "c")["attempts"]
-    assert [t["status"] for t in tries] == ["failed", "succeeded"], "attempts of the run before are kept"
-    assert [t["status"] for t in kernel.step(new, "a")["attempts"]] == ["succeeded"]
-
-
-async def test_attempts_are_kept_over_many_reruns(kernel: Kernel) -> None:
-    agent = await kernel.agent("a1")
-    run_id = await failed_at_c(kernel, agent)
-    for _ in range(2):
-        run_id = await kernel.rerun(run_id, from_failed=True)
-        await kernel.do(agent, FAILED)
-    run_id = await kernel.rerun(run_id, from_failed=True)
-    await kernel.do(agent)
-    tries = kernel.step(run_id, "c")["attempts"]
-    assert [t["status"] for t in tries] == ["failed", "failed", "failed", "succeeded"]
-    assert len({t["step_run_id"] for t in tries}) == 4
-
-
-async def test_reruns_that_cannot_be(kernel: Kernel) -> None:
-    agent = await kernel.agent("a1")
-    run_id = await kernel.run(ONE)
-    with pytest.raises(RunActive):
-        await kernel.rerun(run_id, from_failed=False)
-    await kernel.do(agent)
-    with pytest.raises(NothingFailed):
-        await kernel.rerun(run_id, from_failed=True)
-    with pytest.raises(RunNotFound):
-        await kernel.rerun("nothing", from_failed=False)
-
-
-async def test_a_cancelled_run_can_go_on_from_where_it_was(kernel: Kernel) -> None:
-    agent = await kernel.agent("a1")
-    run_id = await kernel.run(TWO)
-    await kernel.do(agent)
-    await kernel.cancel(run_id)
-    new = await kernel.rerun(run_id, from_failed=True)
-    await kernel.do(agent)
-    assert agent.names == ["a", "b", "b"]
-    assert kernel.view(new)["status"] == "succeeded"
 
 
 async def test_many_small_runs_on_many_agents_all_end(kernel: Kernel) -> None:
@@ -444,7 +361,9 @@ async def test_many_small_runs_on_many_agents_all_end(kernel: Kernel) -> None:
         for agent in agents:
             for task in [task for task in agent.tasks if task.id not in done]:
                 done.add(task.id)
-                verdicts = await asyncio.gather(kernel.ack(agent, task.id), kernel.report(agent, task_id=task.id))
+                verdicts = await asyncio.gather(
+                    kernel.ack(agent, task.id), kernel.report(agent, task_id=task.id)
+                )
                 assert verdicts == [Verdict.ACCEPTED] * 2
     assert {kernel.load(run_id).status.value for run_id in runs} == {"succeeded"}
     assert len(done) == 45

@@ -162,12 +162,25 @@ def test_tried_again_at_most_twice_where_the_spec_says_so(quick: Fleet, name: st
     assert quick.ended(run_id)["status"] == "failed"
     words = ledger.read_text().split()
     assert words.count("second") == 3
-    assert words.count("first") == (3 if level == "job" else 1)
+    assert words.count("first") == 1  # a job's onLost is that of its steps: what succeeded is kept
     attempts = quick.show(run_id)["jobs"][0]["steps"][1]["attempts"]
     assert [a["status"] for a in attempts] == ["failed"] * 3
     assert all(a["error"].startswith("lost: ") for a in attempts)
     assert len({a["step_run_id"] for a in attempts}) == 3
     assert quick.busy(agent) == 0
+
+
+def test_a_step_that_must_not_run_twice_does_not_though_its_job_may(quick: Fleet, name: str) -> None:
+    ledger = quick.directory / f"{name}-ledger"
+    agent = quick.agent(name).start()
+    work = job("j", f"echo run >> {ledger}; sleep 600", onLost="rerun")
+    work["steps"][0]["onLost"] = "fail"
+    run_id = quick.run(name, on(name, work))
+    until(ledger.exists, what="it runs")
+    agent.kill9()
+    agent.start()
+    assert quick.ended(run_id, 10)["status"] == "failed"
+    assert ledger.read_text().split() == ["run"]
 
 
 def test_a_rerun_that_is_not_lost_again_succeeds(quick: Fleet, name: str) -> None:

@@ -35,7 +35,9 @@ class Postgres:
         self.data = directory / "data"
         self._binaries = _newest_binaries()
         self._made = 0
-        self._as = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] if _root() else ["setpriv"]
+        self._as = (
+            ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] if _root() else ["setpriv"]
+        )
         if _root():
             shutil.chown(directory, "postgres", "postgres")
         initdb = [self._binaries / "initdb", "-D", self.data, "-U", "pilot", "-A", "trust", "-E", "UTF8"]

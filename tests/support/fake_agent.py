@@ -33,7 +33,13 @@ class Script:
 
 
 def batch(
-    step_run_id: str, seq: int, data: bytes | Iterable[str], *, id: str = "", agent_id: str = "", **fields: Any
+    step_run_id: str,
+    seq: int,
+    data: bytes | Iterable[str],
+    *,
+    id: str = "",
+    agent_id: str = "",
+    **fields: Any,
 ) -> Any:
     """A ``PushLogsRequest`` of one batch."""
     if not isinstance(data, bytes):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
@@ -172,12 +171,3 @@ def proxy(target: str) -> Iterator[Proxy]:
         yield made
     finally:
         made.close()
-
-
-def stalled(host: str, port: int, request: bytes) -> socket.socket:
-    """A client that has sent its request and reads nothing; its kernel takes as little as it can."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-    sock.connect((host, port))
-    sock.sendall(request)
-    return sock

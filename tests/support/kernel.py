@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import pytest
 from argon2 import PasswordHasher
-from support.databases import reopened
 from uuid_utils import uuid7
 
 from pilothouse.engine import store
@@ -37,6 +36,7 @@ from pilothouse.journal import Entry, Journal
 from pilothouse.journal import store as journal_store
 from pilothouse.storage import Database, Tx, Writer
 from pilothouse.wire import entries
+from support.databases import reopened
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ class Kernel:
         self.fleet = Fleet(self.writer, self.journal, self.identity, timings)
         self.secrets = Secrets(SecretBox(derive_key(KEY, "secrets")), self.identity)
         self.transitions = Transitions(self.journal, self.fleet)
-        runs = Runs(keep=database.is_sqlite)
+        self.runs = runs = Runs(keep=database.is_sqlite)
         self.tasks = StepTasks(runs, self.transitions, self.secrets)
         self.fleet.handle(STEP, self.tasks)
         self.engine = Engine(runs, self.transitions, self.identity)
@@ -131,6 +131,11 @@ class Kernel:
         self.identity.close()
         await self.writer.stop()
         self.journal.feed.close()
+
+    def check_memory(self) -> None:
+        """What the writer keeps of runs in memory is what is stored; a restart would change nothing."""
+        for run_id, kept in self.runs._kept.items():
+            assert self.load(run_id) == kept
 
     async def restart(self) -> Kernel:
         """The server goes and another comes, on the same database; its agents' connections are gone."""
@@ -181,9 +186,7 @@ class Kernel:
             token = self.fleet.registry.create_registration_token(
                 tx, SYSTEM, description="", max_uses=1, expires_in=None
             )
-            self.fleet.registry.register(
-                tx, profile, registration_token=str(token["token"]), own_token=""
-            )
+            self.fleet.registry.register(tx, profile, registration_token=str(token["token"]), own_token="")
 
         await self.write(register)
         return await self.connect(agent_id)
@@ -339,6 +342,8 @@ async def kernel(database: Database) -> AsyncIterator[Kernel]:
     yield first
     life: Kernel | None = first
     while life is not None:
+        if life.following is None:
+            life.check_memory()
         await asyncio.wait_for(life.stop(), 10)
         if life is not first:
             life.database.close()

@@ -44,7 +44,9 @@ class Sim:
 
     # -- what stands in for journal, fleet and store ----------------------------------------------------
 
-    def append(self, tx: Any, stream: str, type: str, scope: str, body: dict[str, Any], *, subject: str) -> None:
+    def append(
+        self, tx: Any, stream: str, type: str, scope: str, body: dict[str, Any], *, subject: str
+    ) -> None:
         """As the journal does."""
         assert stream == f"run/{self.run.id}"
         self.told.append(Told(type, body))
@@ -66,7 +68,9 @@ class Sim:
             found = self.attempts.get(attempt_id)
             return (self.run.id, found) if found else None
 
-        memory = SimpleNamespace(save=lambda conn, thing: None, insert_attempt=insert_attempt, attempt=attempt)
+        memory = SimpleNamespace(
+            save=lambda conn, thing: None, insert_attempt=insert_attempt, attempt=attempt
+        )
         with patch.object(transitions, "store", memory):
             yield SimpleNamespace(conn=None, now=self.now, after_commit=lambda effect: None)
 
@@ -113,7 +117,13 @@ class Sim:
 
     def wait(self) -> bool:
         """Let time pass until something is due, by the conditions of ``store.due_runs``; false if nothing is."""
-        due = [t for job in self.run.jobs if job.status is Status.RUNNING for t in (job.deadline, job.not_before) if t]
+        due = [
+            t
+            for job in self.run.jobs
+            if job.status is Status.RUNNING
+            for t in (job.deadline, job.not_before)
+            if t
+        ]
         steps = [step for job in self.run.jobs for step in job.steps]
         due += [s.not_before for s in steps if s.status is Status.PENDING and s.not_before]
         later = [t for t in due if t > self.now]
@@ -189,7 +199,12 @@ class Sim:
             self.end(attempt, ENDS[word], "" if word == "ok" else f"said {word}")
 
 
-ENDS = {"ok": Status.SUCCEEDED, "fail": Status.FAILED, "timeout": Status.TIMED_OUT, "cancel": Status.CANCELLED}
+ENDS = {
+    "ok": Status.SUCCEEDED,
+    "fail": Status.FAILED,
+    "timeout": Status.TIMED_OUT,
+    "cancel": Status.CANCELLED,
+}
 
 
 def sim(*jobs: JobSpec) -> Sim:
@@ -198,7 +213,8 @@ def sim(*jobs: JobSpec) -> Sim:
     for index, spec in enumerate(jobs):
         job = Job(f"job-{index}", index, spec.name, Status.PENDING, workspace=f"job-{index}")
         job.steps = [
-            Step(f"{job.id}.{at}", job.id, at, step.name, Status.PENDING) for at, step in enumerate(spec.steps)
+            Step(f"{job.id}.{at}", job.id, at, step.name, Status.PENDING)
+            for at, step in enumerate(spec.steps)
         ]
         run.jobs.append(job)
     return Sim(run)

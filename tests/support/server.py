@@ -74,7 +74,7 @@ class Server:
     def start(self: S) -> S:
         """Start and wait for the ready line; it says the ports, which a restart takes again."""
         process = self.spawn()
-        line = _first_line(process, 30)
+        line = first_line(process, 30)
         match = _READY.fullmatch(line.rstrip("\n"))
         assert match, f"no ready line but {line!r}; exit code {process.poll()}\n{self.log()}"
         self.url, self.grpc = match[1], match[3]
@@ -175,9 +175,7 @@ class Server:
 
     def login(self, username: str, password: str = PASSWORD) -> str:
         """A session token."""
-        answer = self.call(
-            "POST", "/auth/login", None, json={"username": username, "password": password}
-        )
+        answer = self.call("POST", "/auth/login", None, json={"username": username, "password": password})
         assert answer.status_code == 200, answer.text
         return str(answer.json()["token"])
 
@@ -236,7 +234,8 @@ def spec_for(agent: str, *steps: str) -> dict[str, Any]:
     return {"jobs": [{"name": "build", "steps": made}]}
 
 
-def _first_line(process: subprocess.Popen[str], seconds: float) -> str:
+def first_line(process: subprocess.Popen[str], seconds: float) -> str:
+    """What it says first on stdout; nothing if it ends, or keeps silent for so long."""
     lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:

@@ -211,7 +211,7 @@ async def closing(ws: ClientConnection) -> tuple[int, list[dict[str, Any]]]:
     """The close code, and what was said before it."""
     said = []
     with contextlib.suppress(ConnectionClosed):
-        async for text in ws:
-            said.append(json.loads(text))
+        while True:
+            said.append(json.loads(await ws.recv()))
     assert ws.close_code is not None
     return ws.close_code, said

@@ -53,7 +53,7 @@ class Table:
 
     def rpc(self, channel: grpc.Channel | grpc.aio.Channel, method: str) -> Callable[..., Any]:
         """A method, ready to be called."""
-        asks, answers, asks_stream, answers_stream = self.methods[method]
+        _, answers, asks_stream, answers_stream = self.methods[method]
         kind = f"{'stream' if asks_stream else 'unary'}_{'stream' if answers_stream else 'unary'}"
         call: Callable[..., Any] = getattr(channel, kind)(
             f"/{method}",

@@ -15,7 +15,9 @@ ARM = AgentSelector({"os": "arm64"})
 GPU = AgentSelector(match_expressions=(LabelExpression("gpu", "Exists"),))
 
 
-def worker(id: str, slots: int = 1, held: int = 0, *, up: bool = True, draining: bool = False, **labels: str) -> Worker:
+def worker(
+    id: str, slots: int = 1, held: int = 0, *, up: bool = True, draining: bool = False, **labels: str
+) -> Worker:
     return Worker(id, labels, up, draining, slots - held, held / slots)
 
 
@@ -44,7 +46,11 @@ REASONS = [
     (waiting("w"), [worker("a", held=1), worker("b", held=1)], "all 2 matching agents are busy"),
     (waiting("w", ARM), [worker("a", held=1, os="arm64"), worker("b")], "agent a is busy"),
     (waiting("w"), [worker("a", draining=True)], "every matching agent is draining (a)"),
-    (waiting("w", bound="b"), [worker("a")], "waiting for agent b, which holds the job's workspace and is offline"),
+    (
+        waiting("w", bound="b"),
+        [worker("a")],
+        "waiting for agent b, which holds the job's workspace and is offline",
+    ),
     (
         waiting("w", bound="b"),
         [worker("b", up=False)],
@@ -68,7 +74,11 @@ def test_the_oldest_comes_first() -> None:
 
 
 def test_what_cannot_go_does_not_hold_up_what_can() -> None:
-    assert to([waiting("1", ARM), waiting("2"), waiting("3", bound="gone")], worker("a", 5)) == ["-", "a", "-"]
+    assert to([waiting("1", ARM), waiting("2"), waiting("3", bound="gone")], worker("a", 5)) == [
+        "-",
+        "a",
+        "-",
+    ]
 
 
 def test_the_least_loaded_is_given_first() -> None:

@@ -1,20 +1,17 @@
-"""The planner and what is made of its decisions, without I/O: tables, then random graphs with random fates."""
+"""The planner and what is made of its decisions, without I/O: case by case."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from support.planning import Sim, job, sim, step
 
 from pilothouse.engine.model import LOST, MAX_LOST_RERUNS, MAX_UNSTARTED, Status
 from pilothouse.engine.plan import StartRun, decide, may_retry
-from pilothouse.engine.spec import Job as JobSpec
 from pilothouse.engine.spec import Retry
-from pilothouse.fleet.model import LeaseState
 from pilothouse.wire import entries
+from support.planning import job, sim, step
+from support.planning_checks import check_everything
 
 ALWAYS, FAILURE = "always()", "failure()"
 
@@ -25,7 +22,12 @@ def rerun(name: str, **more: Any) -> Any:
 
 TABLE = {
     # name: (jobs, outcomes, statuses expected, status of the run)
-    "all well": ([job("j", "a", "b")], {}, {"j": "succeeded", "a": "succeeded", "b": "succeeded"}, "succeeded"),
+    "all well": (
+        [job("j", "a", "b")],
+        {},
+        {"j": "succeeded", "a": "succeeded", "b": "succeeded"},
+        "succeeded",
+    ),
     "no steps at all": ([job("j")], {}, {"j": "succeeded"}, "succeeded"),
     "a failure skips the rest": (
         [job("j", "a", "b", "c")],
@@ -33,7 +35,12 @@ TABLE = {
         {"j": "failed", "a": "failed", "b": "skipped", "c": "skipped"},
         "failed",
     ),
-    "a timeout is a failure": ([job("j", "a", "b")], {"a": "timeout"}, {"a": "timed_out", "b": "skipped"}, "failed"),
+    "a timeout is a failure": (
+        [job("j", "a", "b")],
+        {"a": "timeout"},
+        {"a": "timed_out", "b": "skipped"},
+        "failed",
+    ),
     "always and failure run after one": (
         [job("j", "a", "b", step("c", when=FAILURE), step("d", when=ALWAYS))],
         {"a": "fail"},
@@ -108,7 +115,12 @@ TABLE = {
     ),
     "lost and rerun": ([job("j", rerun("a"))], {"a": "lost gone ok"}, {"a": "succeeded"}, "succeeded"),
     "lost and not rerun": ([job("j", "a", "b")], {"a": "lost"}, {"a": "failed", "b": "skipped"}, "failed"),
-    "refused goes back to the queue": ([job("j", "a")], {"a": "refused refused ok"}, {"j": "succeeded"}, "succeeded"),
+    "refused goes back to the queue": (
+        [job("j", "a")],
+        {"a": "refused refused ok"},
+        {"j": "succeeded"},
+        "succeeded",
+    ),
     "the job starts again": (
         [job("j", "a", "b", retry=Retry(2))],
         {"b": "fail ok"},
@@ -258,7 +270,12 @@ def test_a_job_timeout_stops_what_runs_and_ends_the_rest() -> None:
     assert run.step("a").status is Status.RUNNING, "it runs until its agent says otherwise"
     run.end(attempt, Status.CANCELLED)
     found = run.statuses()
-    assert (found["j"], found["a"], found["b"], found["k"]) == ("timed_out", "timed_out", "skipped", "skipped")
+    assert (found["j"], found["a"], found["b"], found["k"]) == (
+        "timed_out",
+        "timed_out",
+        "skipped",
+        "skipped",
+    )
     assert "timeout of 60s" in run.run.jobs[0].reason
     assert run.run.status is Status.FAILED
 
@@ -319,171 +336,3 @@ def test_cancelling_in_the_pause_before_a_retry() -> None:
     run.cancel()
     assert run.run.status is Status.CANCELLED
     check_everything(run)
-
-
-# -- random graphs, random fates --------------------------------------------------------------------------
-
-_retries = st.one_of(st.none(), st.builds(Retry, st.integers(1, 3), st.sampled_from(["", "1s", "1m"])))
-_whens = st.sampled_from(["", "", "", ALWAYS, FAILURE, "success()", "false", "variables.missing", "step.attempt < 3"])
-_lost = st.sampled_from(["fail", "rerun"])
-
-
-@st.composite
-def graphs(draw: st.DrawFn) -> tuple[JobSpec, ...]:
-    jobs = []
-    for number in range(draw(st.integers(1, 4))):
-        before = [f"j{n}" for n in range(number)]
-        needs = draw(st.lists(st.sampled_from(before), unique=True, max_size=3)) if before else []
-        on_lost = draw(_lost)
-        steps = [
-            step(
-                f"j{number}s{index}",
-                when=draw(_whens),
-                continue_on_error=draw(st.booleans()),
-                retry=draw(_retries),
-                on_lost=draw(st.sampled_from([on_lost, "rerun"])),
-            )
-            for index in range(draw(st.integers(0, 3)))
-        ]
-        more = {"retry": draw(_retries), "timeout": draw(st.sampled_from(["", "30s"])), "on_lost": on_lost}
-        when = draw(st.sampled_from(["", "", ALWAYS, FAILURE, "false"]))
-        jobs.append(job(f"j{number}", *steps, depends_on=tuple(needs), when=when, **more))
-    return tuple(jobs)
-
-
-@settings(max_examples=250, deadline=None)
-@given(graphs(), st.data())
-def test_every_run_ends_and_nothing_is_left(jobs: tuple[JobSpec, ...], data: st.DataObject) -> None:
-    run = sim(*jobs)
-    run.settle()
-    for _ in range(5000):
-        if run.run.status.over:
-            break
-        act(run, data)
-    check_everything(run)
-
-
-def act(run: Sim, data: st.DataObject) -> None:
-    """Something happens, as the hypothesis has it."""
-    choices = ["queued"] * bool(run.queued) + ["out"] * bool(run.out)
-    assert choices or run.wait(), f"nobody will ever wake this run: {run.statuses()}"
-    if not choices:
-        return
-    kind = data.draw(st.sampled_from([*choices, "time", "cancel"] if not run.run.cancelling else [*choices, "time"]))
-    if kind == "cancel":
-        if data.draw(st.integers(0, 9)) == 0:
-            run.cancel()
-    elif kind == "time":
-        run.now += data.draw(st.sampled_from([1, 500, 31_000]))
-        run.settle()
-    elif kind == "queued":
-        run.offer(data.draw(st.sampled_from(run.queued)))
-    else:
-        attempt = data.draw(st.sampled_from(run.out))
-        if run.leases[attempt.id] is LeaseState.OFFERED and data.draw(st.booleans()):
-            run.start(attempt)
-        elif data.draw(st.integers(0, 3)) == 0 or run.leases[attempt.id] is LeaseState.OFFERED:
-            run.lose(attempt, gone=data.draw(st.booleans()))
-        else:
-            ends = [Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT, Status.CANCELLED, Status.SKIPPED]
-            run.end(attempt, data.draw(st.sampled_from(ends)))
-
-
-def check_everything(run: Sim) -> None:
-    """What must hold of every run that has ended."""
-    assert run.run.status.over
-    assert run.leases == {}
-    assert run.queued == []
-    assert all(attempt.status.over for attempt in run.attempts.values())
-    for a_job in run.run.jobs:
-        assert a_job.status.over
-        assert all(one.status.over and not one.current for one in a_job.steps)
-        check_job(run, a_job)
-    check_run(run)
-    check_order(run)
-    check_previous(run)
-
-
-def check_run(run: Sim) -> None:
-    told = run.of(entries.RUN_COMPLETED)
-    assert len(told) == 1
-    assert run.told[-1].type == entries.RUN_COMPLETED
-    statuses = {a_job.status for a_job in run.run.jobs}
-    if run.run.cancelling:
-        assert run.run.status is Status.CANCELLED
-    elif statuses & {Status.FAILED, Status.TIMED_OUT}:
-        assert run.run.status is Status.FAILED
-    elif Status.CANCELLED in statuses:
-        assert run.run.status is Status.CANCELLED
-    else:
-        assert run.run.status is Status.SUCCEEDED
-    assert told[0]["counts"]["completed"] == told[0]["counts"]["total"] == len(run.run.jobs)
-
-
-def check_job(run: Sim, a_job: Any) -> None:
-    spec = run.run.job_spec(a_job)
-    rounds = spec.retry.max_attempts if spec.retry else 1
-    assert a_job.round <= rounds + MAX_LOST_RERUNS
-    for one in a_job.steps:
-        of_step = run.run.step_spec(a_job, one)
-        tries = [a for a in run.attempts.values() if a.step_id == one.id]
-        failed = [a for a in tries if a.status.bad and not a.error.startswith(LOST)]
-        limit = of_step.retry.max_attempts if of_step.retry else 1
-        assert len(failed) <= limit * a_job.round
-        assert [a.number for a in tries] == list(range(1, len(tries) + 1))
-        if of_step.on_lost == spec.on_lost == "fail":
-            lost = [a for a in tries if a.started_at and a.error.startswith(LOST)]
-            assert len(lost) <= 1
-        if one.status is Status.SUCCEEDED:
-            assert tries[-1].status is Status.SUCCEEDED
-        if a_job.status is Status.SUCCEEDED and not of_step.continue_on_error:
-            assert one.status in (Status.SUCCEEDED, Status.SKIPPED)
-
-
-def check_order(run: Sim) -> None:
-    """Jobs start after what they need, steps one after another, and nothing happens to what is over."""
-    over: set[str] = set()
-    started: set[str] = set()
-    for told in run.told:
-        name = told.body.get("job")
-        if name is None:
-            continue
-        needs = run.run.job_spec(run.run.job(name)).depends_on
-        assert name not in over, f"{told.type} after the end of the job"
-        if told.type == entries.JOB_STARTED:
-            assert set(needs) <= over
-            assert name not in started
-            started.add(name)
-        elif told.type == entries.JOB_COMPLETED:
-            over.add(name)
-        elif told.type == entries.JOB_RESTARTED:
-            over -= {key for key in over if key.startswith(f"{name}/")}
-        elif told.type == entries.STEP_QUEUED:
-            assert name in started
-            earlier = [s.name for s in run.run.job(name).steps[: told.body["index"]]]
-            assert all(f"{name}/{other}" in over for other in earlier)
-            assert f"{name}/{told.body['step']}" not in over
-        elif told.type == entries.STEP_COMPLETED:
-            assert f"{name}/{told.body['step']}" not in over
-            over.add(f"{name}/{told.body['step']}")
-
-
-def check_previous(run: Sim) -> None:
-    """``previous`` is always the status that was told before (or the first)."""
-    after = {
-        entries.RUN_STARTED: "running",
-        entries.JOB_STARTED: "running",
-        entries.STEP_QUEUED: "queued",
-        entries.STEP_STARTED: "running",
-    }
-    now: dict[tuple[str, str], str] = {}
-    for told in run.told:
-        key = (told.body.get("job", ""), told.body.get("step", ""))
-        if told.type == entries.JOB_RESTARTED:
-            now = {k: v for k, v in now.items() if k[0] != key[0] or not k[1]}
-        elif told.type == entries.ATTEMPT_COMPLETED:
-            if not told.body["final"]:
-                now[key] = "pending"
-        elif "previous" in told.body:
-            assert told.body["previous"] == now.get(key, "pending"), told
-            now[key] = str(after.get(told.type) or told.body["status"])

@@ -121,7 +121,7 @@ def test_every_field_arrives() -> None:
 
 def test_steps_arrive_with_what_is_implied() -> None:
     checkout, test = parse_spec(FULL, only_offered=False).spec.jobs[0].steps
-    assert (checkout.uses, checkout.action, checkout.on_lost) == ("scm", "checkout", "rerun")
+    assert (checkout.uses, checkout.action, checkout.on_lost) == ("scm", "checkout", "")
     assert (test.action, test.on_lost, test.continue_on_error) == ("command", "fail", True)
     assert test.args == {
         "command": "make test TAG=${{ variables.TAG }}",

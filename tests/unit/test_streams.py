@@ -44,7 +44,9 @@ RUN = {key: STEP[key] for key in ("v", "run_id", "kind", "name", "pipeline_id", 
 PARAMS = {"pipelineId": "pipe-1", "jobId": "job-1", "stepRunId": "try-1"}
 
 
-def entry(type: str, body: dict[str, Any], *, offset: int = 41, stream: str = "run/run-1", subject: str = "") -> Entry:
+def entry(
+    type: str, body: dict[str, Any], *, offset: int = 41, stream: str = "run/run-1", subject: str = ""
+) -> Entry:
     return Entry(offset, stream, subject, type, AT, "project/p", orjson.dumps(body))
 
 
@@ -58,7 +60,14 @@ def run_messages(told: Entry) -> list[dict[str, Any]]:
 
 LOGGED = entry(
     entries.STEP_LOGGED,
-    {**STEP, "first": 9, "lines": ["one", "two", "drei ✓"], "agent_id": "a1", "stderr": [1], "levels": {"2": "error"}},
+    {
+        **STEP,
+        "first": 9,
+        "lines": ["one", "two", "drei ✓"],
+        "agent_id": "a1",
+        "stderr": [1],
+        "levels": {"2": "error"},
+    },
     subject="try-1",
 )
 
@@ -71,7 +80,14 @@ STELLA: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
     (
         entries.STEP_PROGRESSED,
         {**STEP, "percent": 50, "message": "Deploying to target 3/6"},
-        [{"type": "step_progress", "nodeId": "test/compile", "progress": 50, "message": "Deploying to target 3/6"}],
+        [
+            {
+                "type": "step_progress",
+                "nodeId": "test/compile",
+                "progress": 50,
+                "message": "Deploying to target 3/6",
+            }
+        ],
     ),
     (
         entries.STEP_COMPLETED,
@@ -90,7 +106,15 @@ STELLA: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
     (
         entries.RUN_COMPLETED,
         {**RUN, "status": "failed", "duration": 125_500, "outputs": {}, "reason": "", "counts": {}},
-        [{"type": "workflow_completed", "status": "failed", "duration": 125.5, "outputs": {}, "timestamp": STAMP}],
+        [
+            {
+                "type": "workflow_completed",
+                "status": "failed",
+                "duration": 125.5,
+                "outputs": {},
+                "timestamp": STAMP,
+            }
+        ],
     ),
     (
         entries.STEP_LOG_MISSED,
@@ -112,7 +136,9 @@ STELLA: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
 def test_the_run_stream_is_the_page(type: str, body: dict[str, Any], expected: list[dict[str, Any]]) -> None:
     found = run_messages(entry(type, body))
     assert found == expected
-    assert [list(message) for message in found] == [list(message) for message in expected], "in the page's order"
+    assert [list(message) for message in found] == [list(message) for message in expected], (
+        "in the page's order"
+    )
 
 
 def test_log_lines_are_one_message_each() -> None:
@@ -172,7 +198,9 @@ def test_a_cut_chunk_counts_on_from_the_cut() -> None:
 
 
 def test_sse_events_have_id_event_and_one_line_of_data() -> None:
-    told = entry(entries.STEP_PROGRESSED, {**STEP, "percent": 1, "message": "two\nlines\r\nevent: forged\n\n"})
+    told = entry(
+        entries.STEP_PROGRESSED, {**STEP, "percent": 1, "message": "two\nlines\r\nevent: forged\n\n"}
+    )
     [frame] = RunMessages(Framing("sse", EPOCH)).encode(told)
     id_line, event, data, *end = frame.data.decode().split("\n")
     assert (id_line, event, end) == (f"id: {EPOCH}.42.0", "event: step_progress", ["", ""])
@@ -196,7 +224,11 @@ def log(number: int, content: str, level: str, stream: str) -> dict[str, Any]:
     }
 
 
-LOGS = [log(9, "one", "info", "stdout"), log(10, "two", "info", "stderr"), log(11, "drei ✓", "error", "stdout")]
+LOGS = [
+    log(9, "one", "info", "stdout"),
+    log(10, "two", "info", "stderr"),
+    log(11, "drei ✓", "error", "stdout"),
+]
 
 
 def test_a_log_chunk_is_a_list_of_logs() -> None:

@@ -36,7 +36,14 @@ def entry(offset: int, stream: str, subject: str, type: str, scope: str, body: d
 
 
 def keys(subject: str) -> dict[str, Any]:
-    ids = {"run_id": "a", "pipeline_id": "p", "job_id": "j", "job": "job", "step": "step", "step_run_id": subject}
+    ids = {
+        "run_id": "a",
+        "pipeline_id": "p",
+        "job_id": "j",
+        "job": "job",
+        "step": "step",
+        "step_run_id": subject,
+    }
     return {**ids, "node": "step", "uses": "shell", "agent_id": "a1"}
 
 
@@ -84,7 +91,9 @@ class World:
             self.lines += len(lines)
         return entry(offset, STREAMS[stream], subject, type, SCOPES[scope], {**keys(subject), **body})
 
-    def follow(self, selection: Selection, fmt: WireFormat, scopes: frozenset[str], start: Cursor) -> Follower:
+    def follow(
+        self, selection: Selection, fmt: WireFormat, scopes: frozenset[str], start: Cursor
+    ) -> Follower:
         reader = Reader(self.window, selection, fmt, scopes.__contains__, start)
         self.followers.append(Follower(reader, start, scopes))
         return self.followers[-1]
@@ -145,7 +154,9 @@ def after(one: Entry, k: int, fmt: WireFormat) -> list[bytes]:
         if k >= len(body["lines"]):
             return []
         rest = {**body, "lines": body["lines"][k:], "first": body["first"] + k}
-        cut = Entry(one.offset, one.stream, one.subject, one.type, one.at, one.scope, orjson.dumps(rest), rest, k)
+        cut = Entry(
+            one.offset, one.stream, one.subject, one.type, one.at, one.scope, orjson.dumps(rest), rest, k
+        )
         return [frame.data for frame in fmt.encode(cut)]
     return [frame.data for frame in fmt.encode(one)][k:]
 
@@ -263,7 +274,13 @@ def test_a_cursor_taken_on_one_stream_is_good_on_another(
 
 
 def test_a_cut_chunk_keeps_its_numbers_levels_and_streams() -> None:
-    body = {**keys("s1"), "first": 11, "lines": ["a", "b", "c", "d"], "stderr": [0, 2], "levels": {"2": "warn"}}
+    body = {
+        **keys("s1"),
+        "first": 11,
+        "lines": ["a", "b", "c", "d"],
+        "stderr": [0, 2],
+        "levels": {"2": "warn"},
+    }
     chunk = entry(7, "run/a", "s1", entries.STEP_LOGGED, SCOPES[0], body)
     window = Window(7)
     window.extend([chunk])
@@ -283,7 +300,9 @@ def test_a_cut_chunk_keeps_its_numbers_levels_and_streams() -> None:
 
 
 def test_a_cursor_behind_all_lines_of_a_chunk_gives_nothing_of_it() -> None:
-    chunk = entry(7, "run/a", "s1", entries.STEP_LOGGED, SCOPES[0], {**keys("s1"), "first": 1, "lines": ["a", "b"]})
+    chunk = entry(
+        7, "run/a", "s1", entries.STEP_LOGGED, SCOPES[0], {**keys("s1"), "first": 1, "lines": ["a", "b"]}
+    )
     window = Window(7)
     window.extend([chunk])
     for k in (2, 3, 1000):
@@ -340,7 +359,9 @@ def test_an_entry_is_encoded_once_for_all_readers_of_a_format() -> None:
 
     world = World(10_000, 1 << 20, 4)
     fmt = Counting(Framing("ws", EPOCH))
-    readers = [Reader(world.window, Selection("run/a"), fmt, lambda scope: True, Cursor(1)) for _ in range(20)]
+    readers = [
+        Reader(world.window, Selection("run/a"), fmt, lambda scope: True, Cursor(1)) for _ in range(20)
+    ]
     world.publish([(0, 0, 0, 3), (0, 0, 0, 0)])
     assert len({tuple(reader.take()) for reader in readers}) == 1
     assert encoded == [1, 2]
@@ -348,7 +369,9 @@ def test_an_entry_is_encoded_once_for_all_readers_of_a_format() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 400)), min_size=1, max_size=30), max_size=12),
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 2), st.integers(0, 400)), min_size=1, max_size=30), max_size=12
+    ),
     st.sampled_from([1, 66, 80, 10_000]),
     st.sampled_from([1, 900, 3000, 1 << 20]),
 )
@@ -365,7 +388,9 @@ def test_the_window_is_bounded_and_whole_from_its_start(
         assert window.head == len(all_of_them) + 1
         assert window.since(None, window.start, 1 << 20) == kept
         for stream in STREAMS:
-            assert window.since(stream, window.start, 1 << 20) == [one for one in kept if one.stream == stream]
+            assert window.since(stream, window.start, 1 << 20) == [
+                one for one in kept if one.stream == stream
+            ]
         assert len(kept) <= max_entries
         assert sum(one.size for one in kept) <= max_bytes
         if len(all_of_them) < max_entries - 64 and sum(one.size for one in all_of_them) <= max_bytes:
@@ -382,7 +407,8 @@ def test_the_window_does_not_claim_what_it_was_never_given() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "0a1b2c3d", "0a1b2c3d.1", "0a1b2c3d.1.2.3", "0a1b2c3d.-1.0", "0A1B2C3D.1.0", f"{EPOCH}.1.0\n"]
+    "text",
+    ["", "x", "0a1b2c3d", "0a1b2c3d.1", "0a1b2c3d.1.2.3", "0a1b2c3d.-1.0", "0A1B2C3D.1.0", f"{EPOCH}.1.0\n"],
 )
 def test_garbage_is_no_cursor(text: str) -> None:
     with pytest.raises(CursorInvalid):

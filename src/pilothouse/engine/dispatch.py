@@ -20,7 +20,8 @@ from pilothouse.fleet.service import Fleet
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
-MAX_QUEUE_LOOKED_AT = 2000
+PAGE = 500
+"""So much of the queue is looked at together."""
 
 
 class Dispatcher:
@@ -34,12 +35,20 @@ class Dispatcher:
 
     def dispatch(self, tx: Tx) -> int:
         """Give out what can be given out; returns how many attempts were handed to agents."""
-        queue = store.queued_attempts(tx.conn, MAX_QUEUE_LOOKED_AT)
-        if not queue:
-            return 0
         agents = fleet_store.all_agents(tx.conn)
         held = fleet_store.held_by_agent(tx.conn)
         workers = [_worker(agent, held.get(agent.agent_id, 0)) for agent in agents]
+        given, after = 0, ""
+        while queue := store.queued_attempts(tx.conn, after, PAGE):
+            given += self._assign(tx, queue, workers)
+            if not any(worker.available and worker.free > 0 for worker in workers):
+                break
+            after = queue[-1].id
+        # Whoever stands further back is told why as well.
+        self._assign(tx, store.unexplained_attempts(tx.conn, PAGE), [])
+        return given
+
+    def _assign(self, tx: Tx, queue: list[Row[Any]], workers: list[Worker]) -> int:
         given = 0
         for row, verdict in zip(queue, assign([_waiting(row) for row in queue], workers), strict=True):
             if isinstance(verdict, Given):
@@ -51,9 +60,7 @@ class Dispatcher:
     def forsake(self, tx: Tx) -> None:
         """Give up waiting for agents that hold a job's workspace and have been away for a lease's length."""
         before = tx.now - int(self._fleet.settings.lease * 1000)
-        for row in store.queued_attempts(tx.conn, MAX_QUEUE_LOOKED_AT):
-            if not row.bound_to:
-                continue
+        for row in store.bound_attempts(tx.conn):
             agent = fleet_store.agent(tx.conn, row.bound_to)
             if agent is None or (not agent.online and agent.offline_since <= before):
                 self._lose_workspace(tx, row)
@@ -66,6 +73,7 @@ class Dispatcher:
         except TaskInvalid as error:
             self._transitions.end_attempt(tx, at.run, at.job, at.step, Status.FAILED, error=str(error))
             self._transitions.settle(tx, at.run)
+            self._fleet.wake_after(tx)  # the slot it was meant for is free for the next
             return 0
         at.attempt.agent_id, at.attempt.reason = given.agent_id, f"offered to agent {given.agent_id}"
         store.save(tx.conn, at.attempt)

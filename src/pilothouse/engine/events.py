@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -42,20 +43,23 @@ class StepEvents:
         self._runs = runs
         self._transitions = transitions
 
-    def take(self, tx: Tx, agent_id: str, event: StepEvent, masker: Masker | None) -> None:
-        """Apply or journal one event."""
+    def take(self, tx: Tx, agent_id: str, event: StepEvent, masker: Masker | None) -> str:
+        """Apply or journal one event; gives why it was not taken, nothing if it was."""
         payload = masker.mask_value(event.payload) if masker else event.payload
         at = self._runs.place(tx, event.step_run_id) if event.step_run_id else None
+        if at is not None and event.type == OUTPUT:
+            return self._output(tx, at, payload)
         if at is not None and event.type == PROGRESS:
             self._progress(tx, at, payload)
-        elif at is not None and event.type == OUTPUT:
-            self._output(tx, at, payload)
         else:
             self._journal_it(tx, agent_id, at, event, payload)
+        return ""
 
     def _progress(self, tx: Tx, at: Place, payload: dict[str, Any]) -> None:
+        if at.step.current != at.attempt.id:
+            return  # a word of an attempt that no longer counts
         percent = payload.get("percent", payload.get("progress", 0))
-        number = int(percent) if isinstance(percent, int | float) and percent == percent else 0
+        number = int(percent) if isinstance(percent, int | float) and math.isfinite(percent) else 0
         at.attempt.percent = max(at.attempt.percent, min(100, max(0, number)))
         store.save(tx.conn, at.attempt)
         message = str(payload.get("message", ""))[:MAX_MESSAGE]
@@ -70,18 +74,21 @@ class StepEvents:
             message=message,
         )
 
-    def _output(self, tx: Tx, at: Place, payload: dict[str, Any]) -> None:
+    def _output(self, tx: Tx, at: Place, payload: dict[str, Any]) -> str:
         name, value = payload.get("name"), payload.get("value")
-        if not isinstance(name, str) or not _OUTPUT_NAME.fullmatch(name) or at.step.current != at.attempt.id:
-            return
+        if not isinstance(name, str) or not _OUTPUT_NAME.fullmatch(name):
+            return "an output's name is a letter or underscore, then letters, digits, dots, _ or -"
+        if at.step.current != at.attempt.id:
+            return ""  # a word of an attempt that no longer counts
         outputs = {**at.step.outputs, name: value}
         if len(orjson.dumps(outputs)) > MAX_OUTPUTS:
-            return
+            return f"the outputs of a step have at most {MAX_OUTPUTS} bytes"
         at.step.outputs = outputs
         store.save(tx.conn, at.step)
         self._transitions.tell(
             tx, at.run, entries.STEP_OUTPUT, at.job, at.step, at.attempt, output=name, value=value
         )
+        return ""
 
     def _journal_it(
         self, tx: Tx, agent_id: str, at: Place | None, event: StepEvent, payload: dict[str, Any]

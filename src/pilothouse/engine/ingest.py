@@ -27,7 +27,8 @@ from pilothouse.wire.masking import Masker
 LOGS, EVENTS = "PushLogs", "PushEvents"
 MAX_TARGETS = 4096
 KEPT_SEQS = 10_000
-MAX_LINE = 64 << 10
+MAX_LINE = 32 << 10
+"""Characters of a line that are kept; our own agent cuts earlier."""
 
 
 class Taken(StrEnum):
@@ -98,7 +99,7 @@ class Ingest:
         if target is None or target.agent_id != agent_id:
             message = f"step run {batch.step_run_id!r} is not this agent's"
             return await self.reject(agent_id, LOGS, batch.seq, batch.batch_id, message)
-        lines = _masked(batch.lines, target.masker)
+        lines = [_cut(line) for line in _masked(batch.lines, target.masker)]
         return await self._writer.write(lambda tx: self._append(tx, agent_id, target, batch, lines))
 
     async def event(self, agent_id: str, event: StepEvent) -> Receipt:
@@ -113,8 +114,8 @@ class Ingest:
             receipt = self._sequence(tx, agent_id, EVENTS, event.seq, event.event_id)
             if receipt is not None:
                 return receipt
-            self._events.take(tx, agent_id, event, masker)
-            return Receipt(Taken.ACCEPTED, event.seq + 1)
+            refused = self._events.take(tx, agent_id, event, masker)
+            return Receipt(Taken.REJECTED if refused else Taken.ACCEPTED, event.seq + 1, refused)
 
         return await self._writer.write(use_case)
 
@@ -195,9 +196,10 @@ class Ingest:
             last = fleet_store.last_seq(tx.conn, agent_id, rpc)
         if seq <= last:
             seen = fleet_store.seen_batch(tx.conn, agent_id, rpc, seq)
-            if seen is None or seen == batch_id:
+            if seen == batch_id or (seen is None and seq <= last - KEPT_SEQS):
                 return Receipt(Taken.REPEATED, last + 1)
-            return Receipt(Taken.OUT_OF_ORDER, last + 1, f"sequence number {seq} was used with another id")
+            why = "was passed over" if seen is None else "was used with another id"
+            return Receipt(Taken.OUT_OF_ORDER, last + 1, f"sequence number {seq} {why}")
         if rpc == EVENTS and seq > max(last + 1, 1):
             return Receipt(Taken.OUT_OF_ORDER, max(last + 1, 1), f"sequence number {seq} leaves a gap")
         fleet_store.mark_seen(tx.conn, agent_id, rpc, seq, batch_id)
@@ -231,6 +233,12 @@ def chunks(lines: list[str]) -> list[tuple[int, int]]:
         size += length
     cuts.append((start, len(lines)))
     return cuts
+
+
+def _cut(line: str) -> str:
+    if len(line) <= MAX_LINE:
+        return line
+    return f"{line[:MAX_LINE]} … [line cut: {len(line) - MAX_LINE} characters dropped]"
 
 
 def _bytes(line: str) -> int:

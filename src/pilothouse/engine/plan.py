@@ -238,9 +238,10 @@ def after_loss(run: Run, job: Job, step: Step, started: bool) -> Again | None:
         return None
     if not started:
         return Again() if step.unstarted < MAX_UNSTARTED else None
-    if run.step_spec(job, step).on_lost == "rerun":
+    step_says = run.step_spec(job, step).on_lost
+    if step_says == "rerun":
         return Again() if step.lost < MAX_LOST_RERUNS else None
-    if run.job_spec(job).on_lost == "rerun":
+    if not step_says and run.job_spec(job).on_lost == "rerun":
         return Again(job=True) if job.lost < MAX_LOST_RERUNS else None
     return None
 

@@ -6,15 +6,17 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection
 
 from pilothouse.engine import store
 from pilothouse.engine.errors import SecretInvalid, SecretNotFound
 from pilothouse.identity.model import Principal
-from pilothouse.identity.secretbox import SecretBox
+from pilothouse.identity.secretbox import SecretBox, SecretBoxError
 from pilothouse.identity.service import Identity
 from pilothouse.storage import Tx
 
+log = structlog.get_logger("engine.secrets")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
 MAX_SECRET = 64 << 10
 
@@ -48,12 +50,14 @@ class Secrets:
         return [dict(row._mapping) for row in store.list_secrets(conn, project)]
 
     def values(self, conn: Connection, project: str, names: Iterable[str]) -> dict[str, str]:
-        """The values of those that exist; for the hand-out and for masking only."""
-        sealed = store.secret_values(conn, project, names)
-        return {
-            name: self._box.decrypt(value, _bound_to(project, name)).decode()
-            for name, value in sealed.items()
-        }
+        """The values of those that exist and open; for the hand-out and for masking only."""
+        opened: dict[str, str] = {}
+        for name, sealed in store.secret_values(conn, project, names).items():
+            try:
+                opened[name] = self._box.decrypt(sealed, _bound_to(project, name)).decode()
+            except SecretBoxError:
+                log.error("secrets.unreadable", project=project, name=name)
+        return opened
 
 
 def _bound_to(project: str, name: str) -> bytes:

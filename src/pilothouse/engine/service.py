@@ -180,8 +180,8 @@ def _kept_job(old: Job) -> Job:
     if kept_any and not job.status.over:
         job.workspace, job.agent_id, job.fresh = old.workspace, old.agent_id, False
     if job.status is Status.SKIPPED:  # skipped because something failed: it may run this time
-        job.status, job.reason = Status.PENDING, ""
+        job.status, job.reason, job.started_at, job.finished_at = Status.PENDING, "", 0, 0
         job.workspace, job.agent_id, job.fresh = job.id, "", True
         for step in job.steps:
-            step.status, step.reason = Status.PENDING, ""
+            step.status, step.reason, step.started_at, step.finished_at = Status.PENDING, "", 0, 0
     return job

@@ -190,7 +190,7 @@ class RunSocket:
         try:
             outlet.pump()
             await self._listen()
-            await self._say_goodbye()
+            await self._say_goodbye(outlet.expired)
         except (WebSocketDisconnect, RuntimeError):
             pass  # the client has left; its cursor brings it back
         finally:
@@ -218,13 +218,15 @@ class RunSocket:
             if _is_pong(message.get("text") or message.get("bytes") or ""):
                 self._unanswered = None
 
-    async def _say_goodbye(self) -> None:
+    async def _say_goodbye(self, expired: CursorExpired | None) -> None:
         if self._stream.unauthorized:
             await refuse(self._ws, Refusal("unauthorized", "Token expired"))
         elif self._stream.forbidden:
             await refuse(self._ws, Refusal("forbidden", "You may no longer see this run"))
         elif self._silent:
             await refuse(self._ws, Refusal("no_pong", "no pong came in time"))
+        elif expired is not None:
+            await refuse(self._ws, expired)
         elif self._stream.finished:
             await self._ws.close(1000)
         else:

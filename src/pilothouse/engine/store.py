@@ -184,7 +184,7 @@ def _fields(row: Row[Any], names: Iterable[str]) -> dict[str, Any]:
 # Statements of the hot path are built once: building one costs as much as running it.
 _ADD_ATTEMPT = insert(attempts)
 _FIND_ATTEMPT = select(attempts).where(attempts.c.id == bindparam("attempt_id"))
-_QUEUED = (
+_WAITING = (
     select(
         attempts.c.id,
         attempts.c.run_id,
@@ -198,8 +198,10 @@ _QUEUED = (
     .join(jobs, jobs.c.id == steps.c.job_id)
     .where(attempts.c.status == Status.QUEUED.value, attempts.c.agent_id == "")
     .order_by(attempts.c.id)
-    .limit(bindparam("most"))
 )
+_QUEUED_PAGE = _WAITING.where(attempts.c.id > bindparam("after")).limit(bindparam("most"))
+_UNEXPLAINED = _WAITING.where(attempts.c.reason == "").limit(bindparam("most"))
+_BOUND = _WAITING.where(jobs.c.agent_id != "")
 _COUNT_LINES = (
     update(attempts)
     .where(attempts.c.id == bindparam("attempt_id"))
@@ -306,9 +308,19 @@ def ancestors(conn: Connection, step_ids: list[str]) -> dict[str, str]:
     return {row.id: row.kept_from for row in conn.execute(query)}
 
 
-def queued_attempts(conn: Connection, limit: int) -> list[Row[Any]]:
+def queued_attempts(conn: Connection, after: str, limit: int) -> list[Row[Any]]:
     """Attempts waiting to be handed out, oldest first, with the run, job and agent they are bound to."""
-    return list(conn.execute(_QUEUED, {"most": limit}))
+    return list(conn.execute(_QUEUED_PAGE, {"after": after, "most": limit}))
+
+
+def unexplained_attempts(conn: Connection, limit: int) -> list[Row[Any]]:
+    """Those of them that nobody has told yet why they wait."""
+    return list(conn.execute(_UNEXPLAINED, {"most": limit}))
+
+
+def bound_attempts(conn: Connection) -> list[Row[Any]]:
+    """Those of them whose job has its workspace on some agent."""
+    return list(conn.execute(_BOUND))
 
 
 def due_runs(conn: Connection, now: int, limit: int = 100) -> list[str]:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from pilothouse.engine import store
 from pilothouse.engine.expressions import ExpressionError, render, render_tree, secret_names
 from pilothouse.engine.expressions.values import insert_text
-from pilothouse.engine.model import Status
+from pilothouse.engine.model import LOST, Status
 from pilothouse.engine.plan import context
 from pilothouse.engine.runs import Place, Runs
 from pilothouse.engine.secrets import Secrets
@@ -58,7 +58,10 @@ class StepTasks:
         at = self._current(tx, lease)
         if at is None:
             return
-        status, error = _STATUS[report.status], self._masked(tx.conn, at, report.error)[:_MAX_ERROR]
+        status, error = (
+            _STATUS[report.status],
+            self._masked(tx.conn, at, _printable(report.error))[:_MAX_ERROR],
+        )
         if status.bad and not error:
             error = f"exit code {report.exit_code}" if report.exit_code else "failed"
         self._transitions.end_attempt(
@@ -77,7 +80,7 @@ class StepTasks:
             at.run,
             at.job,
             at.step,
-            reason,
+            self._masked(tx.conn, at, _printable(reason))[:_MAX_ERROR],
             started=lease.state is LeaseState.STARTED,
             gone=agent is None or not agent.online,
         )
@@ -106,7 +109,13 @@ class StepTasks:
         if found is None:
             return False
         attempt = found[1]
-        return attempt.agent_id == agent_id and attempt.status is _STATUS.get(report.status)
+        if attempt.agent_id != agent_id or not attempt.started_at or attempt.error.startswith(LOST):
+            return False
+        # Work that was stopped ends as what it was stopped for, whatever way of failing its agent reports.
+        stopped = attempt.status in (Status.CANCELLED, Status.TIMED_OUT)
+        return attempt.status is _STATUS.get(report.status) or (
+            stopped and report.status is not TaskStatus.SUCCEEDED
+        )
 
     # -- handing out ------------------------------------------------------------------------------------
 
@@ -164,7 +173,7 @@ class StepTasks:
         values = self._secrets.values(conn, at.run.project, names) if names else {}
         missing = sorted(names - values.keys())
         if missing:
-            raise TaskInvalid(f"there is no secret named {', '.join(missing)} in this project")
+            raise TaskInvalid(f"there is no (readable) secret named {', '.join(missing)} in this project")
         return values
 
     def _masked(self, conn: Connection, at: Place, text: str) -> str:
@@ -174,6 +183,10 @@ class StepTasks:
     def _current(self, tx: Tx, lease: Lease) -> Place | None:
         at = self._runs.place(tx, lease.id)
         return at if at is not None and at.step.current == lease.id else None
+
+
+def _printable(text: str) -> str:
+    return text.replace("\x00", "\ufffd")  # PostgreSQL cannot store it
 
 
 def _secret_names(at: Place) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -44,8 +44,9 @@ def token_hash(token: str) -> str:
 class Registry:
     """The use cases around an agent's identity."""
 
-    def __init__(self, journal: Journal, identity: Identity) -> None:
+    def __init__(self, journal: Journal, identity: Identity, changed: Callable[[Tx], None]) -> None:
         self._journal = journal
+        self._changed = changed
         self._identity = identity
         identity.add_authenticator(authenticate_agent)
 
@@ -124,6 +125,7 @@ class Registry:
             "slots": agent.profile.slots,
         }
         self._journal.append(tx, entries.agent_stream(agent.agent_id), type, entries.FLEET_SCOPE, body)
+        self._changed(tx)
 
 
 def require_agent(conn: Connection, agent_id: str) -> Agent:

@@ -69,7 +69,7 @@ class Fleet:
     def __init__(self, writer: Writer, journal: Journal, identity: Identity, settings: FleetSettings) -> None:
         self.settings = settings
         self.hub = Hub()
-        self.registry = Registry(journal, identity)
+        self.registry = Registry(journal, identity, self.wake_after)
         self._writer = writer
         self._journal = journal
         self._identity = identity
@@ -113,7 +113,7 @@ class Fleet:
         store.renew_leases(tx.conn, agent.agent_id, self._expiry(tx))
         for lease in store.leases_of(tx.conn, agent.agent_id):
             self._remind(tx, channel, lease)
-        self._wake_after(tx)
+        self.wake_after(tx)
 
     def _remind(self, tx: Tx, channel: AgentChannel, lease: Lease) -> None:
         handler = self._handlers[lease.kind]
@@ -130,17 +130,19 @@ class Fleet:
         if agent is not None and agent.online and agent.connection_id == channel.connection_id:
             self._offline(tx, agent, reason)
 
-    def _offline(self, tx: Tx, agent: Agent, reason: str) -> None:
-        store.set_agent(tx.conn, agent.agent_id, online=False, connection_id="", offline_since=tx.now)
+    def _offline(self, tx: Tx, agent: Agent, reason: str, *, connection_id: str = "") -> None:
+        store.set_agent(
+            tx.conn, agent.agent_id, online=False, connection_id=connection_id, offline_since=tx.now
+        )
         self._tell(tx, agent, entries.AGENT_OFFLINE, reason=reason)
-        self._wake_after(tx)
+        self.wake_after(tx)
 
     # -- what agents say --------------------------------------------------------------------------------
 
     def heartbeat(
         self, tx: Tx, agent_id: str, holds: Collection[str] | None = None, *, first: bool = False
     ) -> None:
-        """The agent lives: its leases are renewed.
+        """The agent lives: the leases it has taken up are renewed; an offer that never reached it runs out.
 
         ``holds``: the tasks it says it holds, where it says so. A started task it no longer holds is lost; at
         once if this is the ``first`` word of a connection, else at the second time (a dispatch may have crossed
@@ -150,8 +152,8 @@ class Fleet:
         store.set_agent(tx.conn, agent_id, last_heartbeat=tx.now, online=True)
         if not agent.online:
             self._tell(tx, agent, entries.AGENT_ONLINE)
-            self._wake_after(tx)
-        store.renew_leases(tx.conn, agent_id, self._expiry(tx))
+            self.wake_after(tx)
+        store.renew_leases(tx.conn, agent_id, self._expiry(tx), started_only=True)
         if holds is None:
             return
         for lease in store.leases_of(tx.conn, agent_id):
@@ -194,16 +196,16 @@ class Fleet:
             self.acknowledged(tx, agent_id, report.task_id)
         store.drop_lease(tx.conn, lease.id)
         self._handlers[lease.kind].finished(tx, lease, report)
-        self._wake_after(tx)
+        self.wake_after(tx)
         return Verdict.ACCEPTED
 
     def unregister(self, tx: Tx, agent_id: str, reason: str) -> None:
         """The agent leaves for good; what it held is lost."""
         agent = require_agent(tx.conn, agent_id)
+        store.delete_agent(tx.conn, agent_id)
+        self._tell(tx, agent, entries.AGENT_UNREGISTERED, reason=reason)
         for lease in store.leases_of(tx.conn, agent_id):
             self._lose(tx, lease, f"agent {agent_id} unregistered")
-        self._tell(tx, agent, entries.AGENT_UNREGISTERED, reason=reason)
-        store.delete_agent(tx.conn, agent_id)
         tx.after_commit(lambda: self.hub.close(agent_id, "unregistered"))
         tx.after_commit(lambda: self._identity.forget(agent.id))
 
@@ -224,7 +226,7 @@ class Fleet:
             return None
         if lease.state is LeaseState.OFFERED:
             store.drop_lease(tx.conn, task_id)
-            self._wake_after(tx)
+            self.wake_after(tx)
         tx.after_commit(lambda: self.hub.cancel(lease.agent_id, task_id, reason))
         return lease.state
 
@@ -235,7 +237,7 @@ class Fleet:
             store.set_agent(tx.conn, agent_id, draining=draining, updated_at=tx.now)
             if agent.online:
                 self._tell(tx, agent, entries.AGENT_DRAINING if draining else entries.AGENT_ONLINE)
-            self._wake_after(tx)
+            self.wake_after(tx)
         self._identity.audit(tx, by, "agent.drain" if draining else "agent.undrain", agent_id)
         return require_agent(tx.conn, agent_id)
 
@@ -251,7 +253,9 @@ class Fleet:
     def reap(self, tx: Tx) -> None:
         """Call the silent offline and the overdue lost; run this about every second."""
         for agent in store.silent_agents(tx.conn, tx.now - int(self.settings.offline_after * 1000)):
-            self._offline(tx, agent, f"no heartbeat for {self.settings.offline_after:g} s")
+            # Its connection may still stand: should it speak again, it is online again.
+            silence = f"no heartbeat for {self.settings.offline_after:g} s"
+            self._offline(tx, agent, silence, connection_id=agent.connection_id)
         for lease in store.expired_leases(tx.conn, tx.now):
             self._lose(
                 tx, lease, f"agent {lease.agent_id} has not been heard of for {self.settings.lease:g} s"
@@ -264,7 +268,7 @@ class Fleet:
         self._handlers[lease.kind].lost(tx, lease, reason)
         # It may still run there; whatever it sends later is stale.
         tx.after_commit(lambda: self.hub.cancel(lease.agent_id, lease.id, reason))
-        self._wake_after(tx)
+        self.wake_after(tx)
 
     def _held(self, tx: Tx, agent_id: str, task_id: str) -> Lease | None:
         lease = store.lease(tx.conn, task_id)
@@ -273,7 +277,8 @@ class Fleet:
     def _expiry(self, tx: Tx) -> int:
         return tx.now + int(self.settings.lease * 1000)
 
-    def _wake_after(self, tx: Tx) -> None:
+    def wake_after(self, tx: Tx) -> None:
+        """Have the queue looked at again once this transaction is on disk."""
         for wake in self.wakers:
             tx.after_commit(wake)
 

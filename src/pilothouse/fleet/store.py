@@ -96,6 +96,7 @@ _START_LEASE = (
     update(leases).where(leases.c.id == bindparam("lease_id")).values(state=LeaseState.STARTED.value)
 )
 _RENEW = update(leases).where(leases.c.agent_id == bindparam("holder")).values(expires_at=bindparam("until"))
+_RENEW_STARTED = _RENEW.where(leases.c.state == LeaseState.STARTED.value)
 _DROP_LEASE = delete(leases).where(leases.c.id == bindparam("lease_id"))
 _LAST_SEQ = (
     select(ingest_seen.c.seq)
@@ -267,9 +268,10 @@ def start_lease(conn: Connection, id: str) -> None:
     conn.execute(_START_LEASE, {"lease_id": id})
 
 
-def renew_leases(conn: Connection, agent_id: str, expires_at: int) -> None:
-    """The agent lives: all it holds is renewed."""
-    conn.execute(_RENEW, {"holder": agent_id, "until": expires_at})
+def renew_leases(conn: Connection, agent_id: str, expires_at: int, *, started_only: bool = False) -> None:
+    """The agent lives: what it holds (or has started) is renewed."""
+    statement = _RENEW_STARTED if started_only else _RENEW
+    conn.execute(statement, {"holder": agent_id, "until": expires_at})
 
 
 def renew_all(conn: Connection, expires_at: int) -> None:

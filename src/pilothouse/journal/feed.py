@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import structlog
 from sqlalchemy import Connection as Connected
 
 from pilothouse.journal import store
@@ -18,6 +19,7 @@ from pilothouse.journal.reader import Reader
 from pilothouse.journal.window import Window
 from pilothouse.storage import Database
 
+log = structlog.get_logger("feed")
 T = TypeVar("T")
 
 LOADERS = 2
@@ -45,7 +47,7 @@ class Subscription:
             messages = await self.past()
             if messages:
                 return messages
-            if not self.reader.behind and not self.reader.ended and not self.stopped:
+            if self.reader.live and not self.stopped:
                 await self._wait()
         return []
 
@@ -54,7 +56,7 @@ class Subscription:
         reader = self.reader
         while not reader.ended and not self.stopped:
             messages = await self._feed.load(reader) if reader.behind else reader.take()
-            if messages or not reader.behind:
+            if messages or reader.live:
                 return messages
         return []
 
@@ -116,12 +118,19 @@ class Feed:
         now = self.clock()
         for stream, entries in by_stream.items():
             for channel in list(self._channels.get(stream, {}).values()):
-                channel.deliver(entries, now)
+                try:
+                    channel.deliver(entries, now)
+                except Exception:  # one format's trouble is not the other readers'
+                    log.exception("feed.delivery_failed", stream=stream, format=channel.fmt.key)
+                    channel.stop()
             self._wake(stream, entries[0].offset)
         self._wake(None, batch[0].offset)
 
     def _fall_behind(self) -> None:
         """Another server has committed entries that are not here: the live read on from where they are, on disk."""
+        for group in self._followers.values():
+            for follower in group:
+                follower.reader.live = False
         for channels in list(self._channels.values()):
             for channel in channels.values():
                 for outlet in channel.live():
@@ -222,12 +231,17 @@ class Feed:
         task.add_done_callback(self._spawned.discard)
 
     async def load(self, reader: Reader) -> list[bytes]:
-        """One page from disk after the reader's cursor."""
+        """One page from disk after the reader's cursor. Raises :class:`CursorExpired` if that was forgotten."""
         head = self.window.head
         selection, offset = reader.selection, reader.position.offset
-        page, more = await self._read(
-            lambda conn: store.page(conn, selection.stream, offset, subject=selection.subject)
-        )
+
+        def query(conn: Connected) -> tuple[int, tuple[list[Entry], bool]]:
+            oldest = store.retained_from(conn, selection.stream)
+            return oldest, store.page(conn, selection.stream, offset, subject=selection.subject)
+
+        oldest, (page, more) = await self._read(query)
+        if offset < oldest:
+            raise CursorExpired("what followed this cursor is no longer retained; start anew")
         return reader.accept(page, more, head)
 
     async def last_of_type(self, stream: str, type: str) -> int | None:

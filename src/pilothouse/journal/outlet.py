@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Protocol
 
+from pilothouse.journal.errors import CursorExpired
 from pilothouse.journal.model import Cursor, Entry, Selection, WireFormat
 from pilothouse.journal.reader import Reader
 
@@ -98,6 +99,11 @@ class Channel:
             for outlet in self.live():
                 outlet.end()
 
+    def stop(self) -> None:
+        """End all its live outlets; their readers come back with their cursors."""
+        for outlet in self.live():
+            outlet.stop()
+
     def _write_all(self, data: bytes) -> None:
         """The hot loop: the same bytes to every live outlet."""
         if self._writes is None:
@@ -109,7 +115,8 @@ class Channel:
 class Outlet:
     """One reader on one socket. ``done`` is set when it has ended, for whatever reason.
 
-    ``finished``: the stream came to its own end. ``on_live``, if set, is called the first time it has everything.
+    ``finished``: the stream came to its own end; ``expired``: what it was to read next is no longer retained.
+    ``on_live``, if set, is called the first time it has everything.
     """
 
     __slots__ = (
@@ -118,6 +125,7 @@ class Outlet:
         "channel",
         "connection",
         "done",
+        "expired",
         "finished",
         "last_write",
         "on_live",
@@ -131,6 +139,7 @@ class Outlet:
         self.write = connection.write
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.finished = False
+        self.expired: CursorExpired | None = None
         self.last_write = 0.0
         self.on_live: Callable[[], None] | None = None
         #: ``None`` for readers of the whole journal: there the right to see is tested for each entry.
@@ -151,7 +160,7 @@ class Outlet:
             elif reader.behind:
                 self._loading = True
                 self._feed.spawn(self._load())
-            else:
+            elif reader.live:
                 self._has_everything()
                 return
 
@@ -196,6 +205,10 @@ class Outlet:
     async def _load(self) -> None:
         try:
             messages = await self._feed.load(self.reader)
+        except CursorExpired as error:
+            self.expired = error
+            self.stop()
+            return
         finally:
             self._loading = False
         if messages and not self.done.done():

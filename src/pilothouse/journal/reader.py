@@ -6,7 +6,7 @@ cursor lies further back, in which case a page from disk goes through :meth:`Rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pilothouse.journal.model import Cursor, Entry, Frame, Sees, Selection, WireFormat
 from pilothouse.journal.window import Window
@@ -17,7 +17,7 @@ _SLICE = 64
 
 @dataclass(slots=True)
 class Reader:
-    """One follower of a selection of the journal in one wire format."""
+    """One follower of a selection of the journal in one wire format. ``live``: it has all that is published."""
 
     window: Window
     selection: Selection
@@ -25,7 +25,7 @@ class Reader:
     sees: Sees
     position: Cursor
     ended: bool = False
-    _live: bool = field(default=False)
+    live: bool = False
 
     @property
     def behind(self) -> bool:
@@ -37,9 +37,9 @@ class Reader:
 
         A reader that had everything before need not look at what happened on other streams meanwhile.
         """
-        if self._live and self.position.offset < first:
+        if self.live and self.position.offset < first:
             self.position = Cursor(first)
-        self._live = False
+        self.live = False
 
     def take(self, budget: int = BATCH_BYTES) -> list[bytes]:
         """Messages after the cursor, from memory; the cursor moves behind them. Empty: nothing to say now."""
@@ -48,7 +48,7 @@ class Reader:
             batch = self.window.since(self.selection.stream, self.position.offset, _SLICE)
             if not batch:
                 self.position = max(self.position, Cursor(self.window.head))
-                self._live = True
+                self.live = True
                 break
             budget = self._deliver(batch, out, budget)
         return out

@@ -40,7 +40,11 @@ class Database:
         else:
             self.write_engine = create_engine(url, pool_size=2, max_overflow=0, pool_pre_ping=True)
             self.read_engine = create_engine(
-                url, pool_size=READ_CONNECTIONS, max_overflow=0, pool_pre_ping=True
+                url,
+                pool_size=READ_CONNECTIONS,
+                max_overflow=0,
+                pool_pre_ping=True,
+                isolation_level="REPEATABLE READ",
             )
 
     @classmethod

@@ -167,9 +167,10 @@ class Writer:
         try:
             job.result = job.use_case(tx)
         except Exception as error:
-            conn.exec_driver_sql("ROLLBACK TO SAVEPOINT use_case")
             _undo(tx)
-            job.error = error
+            # A future refuses StopIteration as its exception; nobody may be left waiting for that.
+            job.error = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
+            conn.exec_driver_sql("ROLLBACK TO SAVEPOINT use_case")
         else:
             job.tx = tx
         conn.exec_driver_sql("RELEASE SAVEPOINT use_case")
@@ -179,7 +180,10 @@ class Writer:
     def _deliver(self, group: list[_Job], prepared: Any) -> None:
         self._queued -= len(group)
         if prepared is not None and self._hook is not None:
-            self._hook.publish(prepared)
+            try:
+                self._hook.publish(prepared)
+            except Exception:  # it is on disk: those who wait hear so whatever becomes of the telling
+                log.exception("storage.publish_failed")
         for job in group:
             self._settle(job)
 

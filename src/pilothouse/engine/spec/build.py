@@ -84,7 +84,7 @@ class Builder:
         job.reading.job = name
         on_lost = job.choice("onLost", _ON_LOST, "fail")
         approval = job.message("approval", ("required", "type", "plugin", "params"), _approval)
-        steps = job.messages("steps", _STEP, lambda step: self._step(step, on_lost))
+        steps = job.messages("steps", _STEP, self._step)
         self._check_steps(job, name, steps, approval)
         built = Job(
             name=name,
@@ -118,7 +118,7 @@ class Builder:
                 job.mark_of("steps"), "steps", f"{what} has {len(steps)} steps", f"at most {MAX_STEPS}"
             )
 
-    def _step(self, step: Fields, on_lost: str) -> Step:
+    def _step(self, step: Fields) -> Step:
         name = step.required("name", "the step", _STEP_NAME_EXPECTED)
         _check_name(step, name, _STEP_NAME, _STEP_NAME_EXPECTED)
         args = step.struct("args")
@@ -135,7 +135,7 @@ class Builder:
             when=step.condition("when"),
             agent_selector=step.message("agentSelector", selector_fields, _selector),
             run_on_agent=step.boolean("runOnAgent"),
-            on_lost=cast(OnLost, step.choice("onLost", _ON_LOST, on_lost)),
+            on_lost=cast("OnLost", step.choice("onLost", _ON_LOST, "")),
             retry=step.message("retry", ("maxAttempts", "delay"), _retry),
         )
 

@@ -50,7 +50,7 @@ def _add_on_lost(job: Job, found: dict[str, Any]) -> None:
     if job.on_lost != "fail":
         found["onLost"] = job.on_lost
     for step, message in zip(job.steps, found.get("steps", ()), strict=True):
-        if step.on_lost != job.on_lost:
+        if step.on_lost:
             message["onLost"] = step.on_lost
 
 

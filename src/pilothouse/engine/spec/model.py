@@ -66,7 +66,7 @@ class AgentSelector:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``on_lost`` is the job's where the step gives none; ``action`` is filled in where only one fits."""
+    """``on_lost`` empty: as the job says; ``action`` is filled in where only one fits."""
 
     name: str
     uses: str
@@ -78,7 +78,7 @@ class Step:
     when: str = ""
     agent_selector: AgentSelector | None = None
     run_on_agent: bool = False
-    on_lost: OnLost = "fail"
+    on_lost: OnLost | Literal[""] = ""
     retry: Retry | None = None
 
     @property

@@ -1,0 +1,170 @@
+"""The least an agent can be: it registers, connects, and either ends every step at once or pushes lines when told.
+
+``python -m bench.agent {"grpc", "registration", "slots", "noop"}``. Its steps are those that want ``only: bench``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+import uvloop
+import zstandard
+
+from bench.server import obey, standard_input
+from pilothouse.wire.agent.v1 import agent_pb2 as pb
+from pilothouse.wire.agent.v1.agent_pb2_grpc import AgentServiceStub
+from pilothouse.wire.gateway.v1 import gateway_pb2 as gw
+from pilothouse.wire.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
+from pilothouse.wire.steprun.v1 import steprun_pb2 as steprun
+
+NAME = "bench"
+HEARTBEAT = 5.0
+BATCH_LINES = 1000
+"""Of one batch of our agent under load (``agent/log_batches.py``)."""
+
+
+class Agent:
+    """One connected agent; ``noop``: it acknowledges and ends each step as soon as it gets it."""
+
+    def __init__(self, channel: grpc.aio.Channel, token: str, noop: bool) -> None:
+        self._agents = AgentServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._gateway = GatewayServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._noop = noop
+        self._say: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
+        self._given: asyncio.Queue[str] = asyncio.Queue()
+        self._seq = 0
+        self._requests: list[gw.PushLogsRequest] = []
+        self.done = 0
+
+    async def connect(self) -> None:
+        """Hold a Connect call for ever."""
+        beating = asyncio.create_task(self._beat())
+        async for command in self._agents.Connect(self._outgoing(), metadata=self._metadata):
+            if command.WhichOneof("payload") == "task_dispatch":
+                self._acknowledge(command.command_id)
+                for task in command.task_dispatch.step_runs:
+                    self._take(task.step_run_id)
+        beating.cancel()
+
+    async def task(self) -> dict[str, Any]:
+        """The next step that was handed out."""
+        return {"step_run": await self._given.get()}
+
+    async def finish(self, step_run: str) -> dict[str, Any]:
+        """A step ends."""
+        self._report(step_run)
+        return {}
+
+    async def counted(self) -> dict[str, Any]:
+        """How many steps have been ended."""
+        return {"done": self.done}
+
+    async def load(self, step_run: str, lines: int, width: int, ndjson: bool) -> dict[str, Any]:
+        """Make ready to push so many lines, so that it costs nothing later; ndjson is compressed, as ours is."""
+        made = [f"{number:08d} {'x' * width}"[:width] for number in range(lines)]
+        self._requests = [
+            self._batch(step_run, made[at : at + BATCH_LINES], ndjson) for at in range(0, lines, BATCH_LINES)
+        ]
+        return {"bytes": sum(len(r.batch.data) for r in self._requests)}
+
+    async def push(self, ndjson: bool) -> dict[str, Any]:
+        """One PushLogs call with all that was made ready; the answer means that it is on disk."""
+        more = (("pilot-log-format", "ndjson"),) if ndjson else ()
+        began = time.monotonic()
+        answer = await self._gateway.PushLogs(self._all(), metadata=(*self._metadata, *more))
+        return {"accepted": answer.ack.status == gw.IngestAck.STATUS_ACCEPTED, "seconds": time.monotonic() - began}
+
+    async def print_times(self, step_run: str, count: int, every: float) -> dict[str, Any]:
+        """A line every so many seconds that says when it was printed (ns of the monotonic clock), each its own batch."""
+
+        async def lines() -> AsyncIterator[gw.PushLogsRequest]:
+            for _ in range(count):
+                yield self._batch(step_run, [f"printed={time.monotonic_ns()}."], False)
+                await asyncio.sleep(every)
+
+        await self._gateway.PushLogs(lines(), metadata=self._metadata)
+        return {}
+
+    async def _all(self) -> AsyncIterator[gw.PushLogsRequest]:
+        for request in self._requests:
+            yield request
+
+    def _batch(self, step_run: str, lines: list[str], ndjson: bool) -> gw.PushLogsRequest:
+        self._seq += 1
+        stamp = int(time.time())
+        if ndjson:
+            logs = [{"content": line, "stream": "stdout", "timestamp": stamp} for line in lines]
+            data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        else:
+            data = "".join(line + "\n" for line in lines).encode()
+        request = gw.PushLogsRequest()
+        batch = request.batch
+        batch.batch_id, batch.raw_size = f"batch-{self._seq}", len(data)
+        batch.meta.step_id, batch.meta.seq, batch.meta.agent_id = step_run, self._seq, NAME
+        batch.compression = gw.LogBatch.COMPRESSION_ZSTD if ndjson else gw.LogBatch.COMPRESSION_NONE
+        batch.data = zstandard.ZstdCompressor(level=1).compress(data) if ndjson else data
+        return request
+
+    def _take(self, step_run: str) -> None:
+        if self._noop:
+            self._report(step_run)
+        else:
+            self._given.put_nowait(step_run)
+
+    def _acknowledge(self, command: str) -> None:
+        ack = pb.TaskAck(command_id=command, status=pb.ACK_STATUS_OK)
+        self._say.put_nowait(pb.ConnectRequest(agent_id=NAME, task_ack=ack))
+
+    def _report(self, step_run: str) -> None:
+        status = pb.TaskStatus(step_run_id=step_run, status=steprun.STEP_RUN_STATUS_SUCCESS)
+        self._say.put_nowait(pb.ConnectRequest(agent_id=NAME, task_status=status))
+        self.done += 1
+
+    async def _beat(self) -> None:
+        while True:
+            self._say.put_nowait(pb.ConnectRequest(agent_id=NAME, heartbeat=pb.ConnectHeartbeat()))
+            await asyncio.sleep(HEARTBEAT)
+
+    async def _outgoing(self) -> AsyncIterator[pb.ConnectRequest]:
+        while True:
+            yield await self._say.get()
+
+
+async def main(given: dict[str, Any]) -> None:
+    """Until standard input ends."""
+    async with grpc.aio.insecure_channel(given["grpc"]) as channel:
+        register = pb.RegisterRequest(
+            agent_id=NAME,
+            registration_token=given["registration"],
+            max_concurrent_step_runs=given["slots"],
+            labels={"only": NAME},
+            platform="process",
+        )
+        stub = AgentServiceStub(channel)  # type: ignore[no-untyped-call]
+        answer = await stub.Register(register)
+        agent = Agent(channel, answer.auth_token, given["noop"])
+        connected = asyncio.create_task(agent.connect())
+        print(json.dumps({"agent": NAME}), flush=True)
+        await obey(
+            await standard_input(),
+            {
+                "task": agent.task,
+                "finish": agent.finish,
+                "counted": agent.counted,
+                "load": agent.load,
+                "push": agent.push,
+                "print_times": agent.print_times,
+            },
+        )
+        connected.cancel()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(json.loads(sys.argv[1])))

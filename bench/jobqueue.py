@@ -1,0 +1,102 @@
+"""The peer of no-op steps: procrastinate on a PostgreSQL of this machine, in an environment that is thrown away.
+
+Its jobs do nothing; one worker takes them, as one agent takes ours. The database is set to be durable, as ours is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.common import SERVER_CORE, Lab
+
+JOBS = 2000
+CONCURRENCY = 64
+PROGRAM = """
+import asyncio, sys, time
+import procrastinate
+
+app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=sys.argv[1]))
+
+@app.task(queue="bench")
+async def nothing():
+    pass
+
+async def main():
+    async with app.open_async():
+        await app.schema_manager.apply_schema_async()
+        for count in (100, int(sys.argv[2])):
+            began = time.monotonic()
+            for _ in range(count):
+                await nothing.defer_async()
+            await app.run_worker_async(queues=["bench"], concurrency=int(sys.argv[3]), wait=False)
+            seconds = time.monotonic() - began
+        print(count / seconds)
+
+asyncio.run(main())
+"""
+
+
+def rate(lab: Lab) -> tuple[str, str]:
+    """Its jobs a second by the wall, deferred and done; ``("-", why)`` where it cannot be had."""
+    try:
+        with _postgres(lab.directory / "postgres") as url:
+            python = _environment(lab.directory / "procrastinate", "procrastinate[psycopg]", "psycopg[binary]")
+            command = [python, "-c", PROGRAM, url, str(JOBS), str(CONCURRENCY)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        told = getattr(error, "stderr", None) or str(error)
+        return "-", f"procrastinate on PostgreSQL is not to be had here: {str(told).strip().splitlines()[-1][:120]}"
+    return f"{float(done.stdout.split()[-1]):.0f}/s (procrastinate)", ""
+
+
+def _environment(directory: Path, *packages: str) -> str:
+    subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
+    python = str(directory / "bin" / "python")
+    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    return python
+
+
+@contextlib.contextmanager
+def _postgres(directory: Path) -> Iterator[str]:
+    """A cluster of its own, reached by a socket in its directory. PostgreSQL refuses to run as root."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path(shutil.which("initdb") or "").parent]
+    tools = found[-1]
+    if not (tools / "initdb").exists():
+        raise FileNotFoundError("there is no PostgreSQL server on this machine")
+    directory.mkdir()
+    user = getpass.getuser()
+    become: dict[str, object] = {}
+    if os.getuid() == 0:
+        user = "postgres"
+        account = pwd.getpwnam(user)
+        os.chown(directory, account.pw_uid, account.pw_gid)
+        directory.parent.chmod(0o755)
+        become = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    data = directory / "data"
+    setup = [str(tools / "initdb"), "-D", str(data), "-A", "trust", "-U", user]
+    subprocess.run(setup, check=True, capture_output=True, text=True, **become)  # type: ignore[call-overload]
+    options = ["-D", str(data), "-k", str(directory), "-c", "listen_addresses="]
+    with (directory / "log").open("wb") as log:
+        server = subprocess.Popen(  # type: ignore[call-overload]
+            ["taskset", "-c", str(SERVER_CORE), str(tools / "postgres"), *options],
+            stdout=log,
+            stderr=log,
+            **become,
+        )
+    try:
+        wait = [str(tools / "pg_isready"), "-h", str(directory), "-t", "1"]
+        while server.poll() is None and subprocess.run(wait, capture_output=True, check=False).returncode:
+            pass
+        yield f"host={directory} user={user} dbname=postgres"
+    finally:
+        server.terminate()
+        server.wait(20)

@@ -1,0 +1,39 @@
+"""Memory of an idle subscriber: how much the server grows by opening so many streams on a quiet run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from bench.common import Lab, Options, Row
+
+BARS = {"ws": 20, "sse": 12}
+NAMES = {"ws": "WebSocket", "sse": "SSE"}
+SETTLE = 2.0
+
+
+def measure(lab: Lab, options: Options) -> Iterator[Row]:
+    """Each size on a fresh server, after a few streams have come and gone."""
+    sizes = [1000] if options.quick else [1000, 5000, 15_000] if options.full else [1000, 5000]
+    for kind in ("ws", "sse"):
+        for size in sizes:
+            grown = _grown(lab, kind, size) / 1024
+            yield Row(
+                f"memory of an idle {NAMES[kind]} subscriber, {size}",
+                f"{grown:.1f} KiB",
+                bar=f"≤ {BARS[kind]} KiB",
+                met=grown <= BARS[kind],
+            )
+
+
+def _grown(lab: Lab, kind: str, size: int) -> float:
+    with lab.server() as server:
+        run = server.ask("run")["run"]
+        request = server.stream(run, kind)
+        with lab.open_streams(server.port, 20, request):
+            pass
+        time.sleep(SETTLE)
+        before = server.rss
+        with lab.open_streams(server.port, size, request):
+            time.sleep(SETTLE)
+            return (server.rss - before) / size

@@ -1,0 +1,295 @@
+"""What agents push, on both databases: sequence numbers, line numbers, gaps; and secrets, which leave no trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pilothouse.engine.grpc import MAX_RAW
+from pilothouse.engine.ingest import EVENTS, LOGS, LogLines, Taken
+from pilothouse.fleet.model import AgentProfile, TaskStatus
+from pilothouse.identity.model import SYSTEM
+from pilothouse.storage import Tx
+from pilothouse.wire import entries
+from support.kernel import Kernel, RecorderChannel
+
+ONE = "jobs: [{name: j, steps: [{name: a, uses: dummy}]}]"
+FAILED = TaskStatus.FAILED
+
+
+async def at_work(kernel: Kernel, spec: str = ONE) -> tuple[str, RecorderChannel, str]:
+    """A run whose first step an agent has begun: run, agent, attempt."""
+    agent = await kernel.agent("a1")
+    run_id = await kernel.run(spec)
+    await kernel.ack(agent)
+    return run_id, agent, agent.last.id
+
+
+# -- sequence numbers of logs -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_batches_in_order_are_taken(kernel: Kernel, first: int) -> None:
+    run_id, _, task = await at_work(kernel)
+    for seq in range(first, first + 3):
+        receipt = await kernel.push("a1", seq, task, f"line {seq}")
+        assert (receipt.taken, receipt.expected) == (Taken.ACCEPTED, seq + 1)
+    assert kernel.lines(run_id) == [f"line {seq}" for seq in range(first, first + 3)]
+    assert kernel.told(run_id, entries.STEP_LOG_MISSED) == []
+    assert await kernel.ingest.last_seq("a1", LOGS) == first + 2
+    assert await kernel.ingest.last_seq("a1", EVENTS) == -1, "each RPC has its own numbers"
+
+
+async def test_a_batch_that_comes_again_has_no_effect_again(kernel: Kernel) -> None:
+    run_id, _, task = await at_work(kernel)
+    await kernel.push("a1", 1, task, "one")
+    await kernel.push("a1", 2, task, "two")
+    for seq in (1, 2):
+        receipt = await kernel.push("a1", seq, task, "one")
+        assert (receipt.taken, receipt.expected) == (Taken.REPEATED, 3)
+    assert kernel.lines(run_id) == ["one", "two"]
+
+
+async def test_another_batch_under_a_known_number_is_refused(kernel: Kernel) -> None:
+    run_id, _, task = await at_work(kernel)
+    await kernel.push("a1", 1, task, "one")
+    receipt = await kernel.push("a1", 1, task, "other", id="another id")
+    assert (receipt.taken, receipt.expected) == (Taken.OUT_OF_ORDER, 2)
+    assert kernel.lines(run_id) == ["one"]
+    assert (await kernel.push("a1", 2, task, "two")).taken is Taken.ACCEPTED
+
+
+@pytest.mark.parametrize(("seq", "words"), [(4, "3"), (7, "3 to 6")])
+async def test_a_gap_in_the_log_is_marked(kernel: Kernel, seq: int, words: str) -> None:
+    run_id, _, task = await at_work(kernel)
+    await kernel.push("a1", 1, task, "one")
+    await kernel.push("a1", 2, task, "two")
+    assert (await kernel.push("a1", seq, task, "later")).taken is Taken.ACCEPTED
+    [missed] = kernel.told(run_id, entries.STEP_LOG_MISSED)
+    assert missed["message"] == f"log batches {words} of agent a1 never arrived"
+    assert (missed["expected_seq"], missed["seq"], missed["step_run_id"]) == (3, seq, task)
+    types = [e.type for e in kernel.entries(entries.run_stream(run_id)) if e.type.startswith("step.log")]
+    assert types == [entries.STEP_LOGGED, entries.STEP_LOGGED, entries.STEP_LOG_MISSED, entries.STEP_LOGGED]
+    assert kernel.told(run_id, entries.STEP_LOGGED)[-1]["first"] == 3
+
+
+async def test_a_first_batch_that_is_not_the_first_is_a_gap(kernel: Kernel) -> None:
+    run_id, _, task = await at_work(kernel)
+    await kernel.push("a1", 3, task, "three")
+    [missed] = kernel.told(run_id, entries.STEP_LOG_MISSED)
+    assert (missed["expected_seq"], missed["seq"]) == (1, 3)
+
+
+async def test_a_batch_from_inside_a_gap_is_not_acknowledged_and_thrown_away(kernel: Kernel) -> None:
+    """Seq is strictly increasing, and this one was never seen: to accept it is to say that its lines are on disk."""
+    run_id, _, task = await at_work(kernel)
+    await kernel.push("a1", 1, task, "one")
+    await kernel.push("a1", 5, task, "five")
+    receipt = await kernel.push("a1", 3, task, "three")
+    assert receipt.taken is Taken.OUT_OF_ORDER or "three" in kernel.lines(run_id)
+
+
+async def test_registering_anew_starts_the_numbers_anew(kernel: Kernel) -> None:
+    run_id, _, task = await at_work(kernel)
+    await kernel.push("a1", 1, task, "one")
+    await kernel.tell("a1", 1, task, "step.progress", {"percent": 1})
+
+    def register(tx: Tx, own: str = "") -> str | None:
+        token = ""
+        if not own:
+            made = kernel.fleet.registry.create_registration_token(
+                tx, SYSTEM, description="", max_uses=None, expires_in=60
+            )
+            token = str(made["token"])
+        profile = AgentProfile("a1")
+        return kernel.fleet.registry.register(tx, profile, registration_token=token, own_token=own).token
+
+    own = await kernel.write(register)
+    assert own
+    assert await kernel.ingest.last_seq("a1", LOGS) == -1
+    assert (await kernel.push("a1", 1, task, "again", id="a new spool")).taken is Taken.ACCEPTED
+    assert (await kernel.tell("a1", 1, task, "step.progress", {}, id="new")).taken is Taken.ACCEPTED
+    await kernel.write(lambda tx: register(tx, own))
+    assert await kernel.ingest.last_seq("a1", LOGS) == 1, "its own token changes nothing"
+    assert kernel.lines(run_id) == ["one", "again"]
+
+
+async def test_numbers_are_known_after_a_restart(kernel: Kernel) -> None:
+    run_id, _, task = await at_work(kernel)
+    await kernel.push("a1", 1, task, "one")
+    again = await kernel.restart()
+    assert (await again.push("a1", 1, task, "one")).taken is Taken.REPEATED
+    assert (await again.push("a1", 2, task, "two")).taken is Taken.ACCEPTED
+    assert again.lines(run_id) == ["one", "two"]
+
+
+async def test_lines_of_work_that_is_not_ones_own_are_refused(kernel: Kernel) -> None:
+    run_id, _, task = await at_work(kernel)
+    await kernel.agent("a2")
+    for step_run in (task, "nothing", ""):
+        seq = await kernel.ingest.last_seq("a2", LOGS) + 1
+        receipt = await kernel.push("a2", max(seq, 1), step_run, "forged")
+        assert receipt.taken is Taken.REJECTED
+        assert "not this agent's" in receipt.message
+    assert kernel.lines(run_id) == []
+    assert (await kernel.push("a2", 4, task, "x")).expected == 5, "a refused number is used up"
+    assert kernel.told(run_id, entries.STEP_LOG_MISSED) == []
+
+
+# -- lines ------------------------------------------------------------------------------------------------
+
+
+async def test_the_server_numbers_lines(kernel: Kernel) -> None:
+    run_id, _, task = await at_work(kernel)
+    await kernel.push("a1", 1, task, *(f"{n}" for n in range(1, 451)))
+    await kernel.push("a1", 2, task)
+    await kernel.push("a1", 3, task, "451", "452")
+    told = kernel.told(run_id, entries.STEP_LOGGED)
+    assert [(body["first"], len(body["lines"])) for body in told] == [
+        (1, 200),
+        (201, 200),
+        (401, 50),
+        (451, 2),
+    ]
+    assert kernel.lines(run_id) == [f"{n}" for n in range(1, 453)]
+    assert kernel.attempt(task).lines == 452
+    assert {body["agent_id"] for body in told} == {"a1"}
+
+
+async def test_every_attempt_counts_from_one(kernel: Kernel) -> None:
+    run_id, agent, first = await at_work(
+        kernel, "jobs: [{name: j, steps: [{name: a, uses: dummy, retry: {maxAttempts: 2}}]}]"
+    )
+    await kernel.push("a1", 1, first, "a", "b")
+    await kernel.tell("a1", 1, first, "step.progress", {"percent": 60})
+    await kernel.report(agent, FAILED)
+    await kernel.ack(agent)
+    await kernel.push("a1", 2, agent.last.id, "c")
+    await kernel.push("a1", 3, first, "late")
+    told = [(b["attempt"], b["first"], b["lines"]) for b in kernel.told(run_id, entries.STEP_LOGGED)]
+    assert told == [(1, 1, ["a", "b"]), (2, 1, ["c"]), (1, 3, ["late"])], (
+        "no line is ever lost, not even a late one"
+    )
+    assert [kernel.attempt(id).lines for id in (first, agent.last.id)] == [3, 1]
+
+
+async def test_streams_and_levels_follow_their_lines_into_chunks(kernel: Kernel) -> None:
+    run_id, _, task = await at_work(kernel)
+    lines = [f"{n}" for n in range(300)]
+    batch = LogLines("b", 1, task, lines, stderr=[0, 199, 200, 299], levels={199: "warn", 200: "error"})
+    await kernel.ingest.logs("a1", batch, await kernel.ingest.target(task))
+    one, two = kernel.told(run_id, entries.STEP_LOGGED)
+    assert (one["stderr"], one["levels"]) == ([0, 199], {"199": "warn"})
+    assert (two["stderr"], two["levels"]) == ([0, 99], {"0": "error"})
+
+
+async def test_no_entry_is_larger_than_the_design_allows(kernel: Kernel) -> None:
+    """64 KiB of lines, give or take what JSON adds: a reader's buffers are made for that, not for megabytes."""
+    run_id, _, task = await at_work(kernel)
+    long = "x" * (MAX_RAW - 1)
+    await kernel.push("a1", 1, task, "before", long, "after")
+    sizes = [len(e.data) for e in kernel.entries(entries.run_stream(run_id), entries.STEP_LOGGED)]
+    assert max(sizes) <= 2 * entries.CHUNK_BYTES
+    shown = kernel.lines(run_id)
+    assert (shown[0], shown[-1]) == ("before", "after")
+    assert long.startswith(shown[1][:1000])
+
+
+# -- events -----------------------------------------------------------------------------------------------
+
+
+async def test_events_follow_one_another_without_a_gap(kernel: Kernel) -> None:
+    run_id, _, task = await at_work(kernel)
+    assert (await kernel.tell("a1", 1, task, "step.progress", {"percent": 10})).taken is Taken.ACCEPTED
+    gap = await kernel.tell("a1", 3, task, "step.progress", {"percent": 30})
+    assert (gap.taken, gap.expected) == (Taken.OUT_OF_ORDER, 2)
+    assert (await kernel.tell("a1", 1, task, "step.progress", {"percent": 10})).taken is Taken.REPEATED
+    other = await kernel.tell("a1", 1, task, "step.progress", {"percent": 99}, id="another")
+    assert (other.taken, other.expected) == (Taken.OUT_OF_ORDER, 2)
+    assert (await kernel.tell("a1", 2, task, "step.progress", {"percent": 20})).taken is Taken.ACCEPTED
+    assert [told["percent"] for told in kernel.told(run_id, entries.STEP_PROGRESSED)] == [10, 20]
+
+
+async def test_a_first_event_that_is_not_the_first_is_refused(kernel: Kernel) -> None:
+    _, _, task = await at_work(kernel)
+    gap = await kernel.tell("a1", 2, task, "step.progress", {})
+    assert (gap.taken, gap.expected) == (Taken.OUT_OF_ORDER, 1)
+
+
+async def test_progress_is_between_0_and_100_and_never_falls(kernel: Kernel) -> None:
+    run_id, _, task = await at_work(kernel)
+    given = [5.9, 50, 20, -3, 250, "70", None, True]
+    for seq, percent in enumerate(given, start=1):
+        receipt = await kernel.tell(
+            "a1", seq, task, "step.progress", {"percent": percent, "message": "m" * 5000}
+        )
+        assert receipt.taken is Taken.ACCEPTED
+    told = kernel.told(run_id, entries.STEP_PROGRESSED)
+    shown = [body["percent"] for body in told]
+    assert shown == sorted(shown)
+    assert shown[:5] == [5, 50, 50, 50, 100]
+    assert all(len(body["message"]) <= 1000 for body in told)
+    assert kernel.step(run_id, "a")["progress"] == 100
+
+
+@pytest.mark.parametrize("percent", [float("inf"), float("-inf"), float("nan"), 1e300])
+async def test_no_number_breaks_the_stream_of_events(kernel: Kernel, percent: float) -> None:
+    """An event that raises would come again for ever, and everything behind it would wait."""
+    run_id, _, task = await at_work(kernel)
+    await kernel.tell("a1", 1, task, "step.progress", {"percent": percent})
+    await kernel.tell("a1", 2, task, "step.progress", {"percent": 100})
+    assert kernel.told(run_id, entries.STEP_PROGRESSED)[-1]["percent"] == 100
+
+
+async def test_outputs_are_there_for_what_follows(kernel: Kernel) -> None:
+    spec = """
+    jobs:
+      - {name: one, steps: [{name: a, uses: dummy}]}
+      - name: two
+        dependsOn: [one]
+        when: jobs.one.outputs.go == true
+        steps: [{name: b, uses: dummy, args: {tag: '${{ jobs.one.outputs.tag }}'}}]
+    """
+    run_id, agent, task = await at_work(kernel, spec)
+    for seq, (name, value) in enumerate([("tag", "v1"), ("go", True), ("tag", "v2")], start=1):
+        await kernel.tell("a1", seq, task, "step.output", {"name": name, "value": value})
+    await kernel.report(agent)
+    assert agent.last.args == {"tag": "v2"}
+    assert kernel.told(run_id, entries.STEP_COMPLETED)[0]["outputs"] == {"tag": "v2", "go": True}
+    assert len(kernel.told(run_id, entries.STEP_OUTPUT)) == 3
+
+
+@pytest.mark.parametrize(
+    "payload", [{"name": "no good!", "value": 1}, {"value": 1}, {"name": "x", "value": "y" * (1 << 20)}]
+)
+async def test_an_output_that_is_not_taken_is_not_acknowledged_as_if_it_were(
+    kernel: Kernel, payload: dict[str, Any]
+) -> None:
+    """decisions.md: some bad: ``STATUS_PARTIAL_ACCEPTED`` with ``rejected_seqs``."""
+    run_id, _, task = await at_work(kernel)
+    receipt = await kernel.tell("a1", 1, task, "step.output", payload)
+    assert receipt.taken is Taken.REJECTED
+    assert kernel.step(run_id, "a")["outputs"] == {}
+    assert (
+        await kernel.tell("a1", 2, task, "step.output", {"name": "x", "value": 1})
+    ).taken is Taken.ACCEPTED
+
+
+async def test_other_events_are_journalled_as_they_are(kernel: Kernel) -> None:
+    run_id, _, task = await at_work(kernel)
+    await kernel.tell("a1", 1, task, "step.annotation", {"title": "t", "line": 5.0})
+    await kernel.tell("a1", 2, "", "agent.disk", {"free": 5.0})
+    [told] = kernel.told(run_id, entries.AGENT_EVENT)
+    assert (told["event_type"], told["event_id"]) == ("arcentra.step.annotation", "event-1")
+    assert told["payload"] == {"title": "t", "line": 5.0}
+    [own] = kernel.entries(entries.agent_stream("a1"), entries.AGENT_EVENT)
+    assert own.body["payload"] == {"free": 5.0}
+
+
+async def test_events_of_work_that_is_not_ones_own_are_refused(kernel: Kernel) -> None:
+    run_id, _, task = await at_work(kernel)
+    await kernel.agent("a2")
+    assert (await kernel.tell("a2", 1, task, "step.progress", {"percent": 50})).taken is Taken.REJECTED
+    assert (await kernel.tell("a2", 2, "nothing", "step.progress", {})).taken is Taken.REJECTED
+    assert kernel.told(run_id, entries.STEP_PROGRESSED) == []

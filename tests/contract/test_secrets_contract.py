@@ -1,0 +1,205 @@
+"""Invariant 8 on both databases: a secret's value goes to the agent that needs it, and nowhere else."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import select
+
+from pilothouse.fleet.model import TaskStatus
+from pilothouse.identity.model import SYSTEM
+from pilothouse.storage import metadata
+from pilothouse.wire import entries
+from support.databases import Backend
+from support.kernel import PROJECT, Kernel
+
+FAILED = TaskStatus.FAILED
+SPEC = """
+runtime: {env: {OUTER: '${{ secrets.TOKEN }}'}}
+jobs:
+  - name: j
+    env: {MIDDLE: 'x-${{ secrets.TOKEN }}'}
+    steps:
+      - name: a
+        uses: dummy
+        env: {INNER: '${{ env.MIDDLE }}-y', PIN: '${{ secrets.PIN }}'}
+        args: {nested: [{deep: 'curl -H ${{ secrets.TOKEN }}'}]}
+        retry: {maxAttempts: 2}
+      - {name: b, uses: dummy}
+"""
+
+
+def new_value() -> str:
+    """A value that no other test has left in a file."""
+    return f"hunter2-{secrets.token_hex(8)}/Zebra+9"
+
+
+def new_number() -> str:
+    """A value that is a number, and survives being one."""
+    return str(10**12 + secrets.randbelow(10**12))
+
+
+def spellings(value: str) -> list[bytes]:
+    """The value as it may stand in a file."""
+    plain = value.encode()
+    return [plain, base64.b64encode(plain), quote(value, safe="").encode(), plain.hex().encode()]
+
+
+def leaks(kernel: Kernel, backend: Backend, value: str) -> list[str]:
+    """Where the value can be found: in any cell of any table, and in any byte of the files."""
+    found: list[str] = []
+    with kernel.database.read() as conn:
+        for table in metadata.sorted_tables:
+            for row in conn.execute(select(table)):
+                cells = [cell if isinstance(cell, bytes) else str(cell).encode() for cell in row]
+                if any(form in cell for cell in cells for form in spellings(value)):
+                    found.append(f"{table.name}: {row}"[:300])
+    for path, data in backend.raw_bytes():
+        if any(form in data for form in spellings(value)):
+            found.append(str(path))
+    return found
+
+
+async def test_a_secret_reaches_the_agent_and_no_file(kernel: Kernel, backend: Backend) -> None:
+    value, number = new_value(), new_number()
+    await kernel.secret("TOKEN", value)
+    await kernel.secret("PIN", number)
+    await kernel.secret("OTHER", "not asked for by anyone")
+    agent = await kernel.agent("a1")
+    run_id = await kernel.run(SPEC)
+    task = agent.last
+    assert task.env == {"OUTER": value, "MIDDLE": f"x-{value}", "INNER": f"x-{value}-y", "PIN": number}
+    assert task.args == {"nested": [{"deep": f"curl -H {value}"}]}
+    assert task.secrets == {"TOKEN": value, "PIN": number}
+    await kernel.ack(agent)
+    encoded = base64.b64encode(f"user:{value}".encode()).decode()
+    await kernel.push(
+        "a1", 1, task.id, f"token={value};", f"Authorization: Basic {encoded}", quote(value, safe="")
+    )
+    await kernel.tell("a1", 1, task.id, "step.progress", {"percent": 1, "message": f"with {value}"})
+    await kernel.tell("a1", 2, task.id, "step.output", {"name": "url", "value": {"deep": [f"//{value}@x"]}})
+    await kernel.tell("a1", 3, task.id, "step.output", {"name": "pin", "value": float(number)})
+    await kernel.tell("a1", 4, task.id, "step.annotation", {value: value, "n": int(number)})
+    await kernel.report(agent, FAILED, error=f"cannot log in with {value}")
+    assert agent.last.attempt == 2
+    await kernel.do(agent)
+    await kernel.do(agent)
+    assert kernel.view(run_id)["status"] == "succeeded"
+    assert leaks(kernel, backend, value) == []
+    assert leaks(kernel, backend, number) == []
+    assert kernel.lines(run_id)[0] == "token=***;"
+    with kernel.database.read() as conn:
+        assert "${{ secrets.TOKEN }}" in str(
+            conn.execute(select(metadata.tables["runs"].c.spec)).scalar_one()
+        )
+
+
+async def test_why_an_agent_refuses_is_masked_as_well(kernel: Kernel, backend: Backend) -> None:
+    value = new_value()
+    await kernel.secret("TOKEN", value)
+    await kernel.secret("PIN", new_number())
+    agent = await kernel.agent("a1")
+    run_id = await kernel.run(SPEC)
+    await kernel.refuse(agent, f"bad argument: curl -H {value}")
+    [over] = kernel.told(run_id, entries.ATTEMPT_COMPLETED)
+    assert over["error"] == "lost: agent a1 refused it: bad argument: curl -H ***"
+    assert leaks(kernel, backend, value) == []
+
+
+async def test_the_search_for_leaks_finds_one(kernel: Kernel, backend: Backend) -> None:
+    """What is nobody's secret is found in tables and files: the test above can fail."""
+    value = new_value()
+    agent = await kernel.agent("a1")
+    await kernel.run("jobs: [{name: j, steps: [{name: a, uses: dummy}]}]")
+    await kernel.ack(agent)
+    await kernel.push("a1", 1, agent.last.id, f"token={value}")
+    found = leaks(kernel, backend, value)
+    assert any(place.startswith("entries: ") for place in found)
+    assert any(place.startswith("/") for place in found)
+
+
+async def test_a_missing_secret_fails_the_step_and_names_itself_alone(
+    kernel: Kernel, backend: Backend
+) -> None:
+    value = new_value()
+    await kernel.secret("TOKEN", value)
+    await kernel.agent("a1")
+    run_id = await kernel.run(SPEC)
+    assert kernel.view(run_id)["status"] == "failed"
+    assert kernel.step(run_id, "a")["reason"].endswith("secret named PIN in this project")
+    assert leaks(kernel, backend, value) == []
+
+
+async def test_an_expression_that_fails_does_not_tell_what_it_worked_on(
+    kernel: Kernel, backend: Backend
+) -> None:
+    value = new_value()
+    await kernel.secret("TOKEN", value)
+    await kernel.agent("a1", slots=9)
+    for expression in (
+        "int(secrets.TOKEN)",
+        "timestamp(secrets.TOKEN)",
+        "variables[secrets.TOKEN]",
+        "{secrets.TOKEN: 1}.nothing",
+        "secrets.TOKEN.matches(secrets.TOKEN + '[')",
+        "secrets.TOKEN - 1",
+        "[1][int(secrets.TOKEN)]",
+        "double(secrets.TOKEN) > 1.0",
+    ):
+        quoted = expression.replace("'", "''")
+        args = f"{{x: '${{{{ {quoted} }}}}'}}"
+        spec = f"jobs: [{{name: j, steps: [{{name: a, uses: dummy, args: {args}}}]}}]"
+        run_id = await kernel.run(spec)
+        assert kernel.view(run_id)["status"] == "failed", expression
+    assert leaks(kernel, backend, value) == []
+
+
+async def test_a_value_that_was_handed_out_stays_masked_after_it_was_changed(kernel: Kernel) -> None:
+    """The agent has the old value, and that is what its lines may show, however often the secret is rotated."""
+    value, number = new_value(), new_number()
+    await kernel.secret("TOKEN", value)
+    await kernel.secret("PIN", number)
+    agent = await kernel.agent("a1")
+    run_id = await kernel.run(SPEC)
+    await kernel.ack(agent)
+    await kernel.secret("TOKEN", "a quite different value")
+    await kernel.write(lambda tx: kernel.secrets.delete(tx, SYSTEM, PROJECT, "PIN"))
+    await kernel.push("a1", 1, agent.last.id, f"{value} {number}")
+    await kernel.report(agent, FAILED, error=f"{value} {number}")
+    assert kernel.lines(run_id) == ["*** ***"]
+    assert kernel.told(run_id, entries.ATTEMPT_COMPLETED)[0]["error"] == "*** ***"
+
+
+async def test_a_secret_of_one_step_is_none_of_the_next_ones_lines(kernel: Kernel) -> None:
+    """Step a wrote it into a file of the workspace that they share, and step b shows that file."""
+    value, number = new_value(), new_number()
+    await kernel.secret("TOKEN", value)
+    await kernel.secret("PIN", number)
+    agent = await kernel.agent("a1")
+    spec = """
+    jobs:
+      - name: j
+        steps: [{name: a, uses: dummy, args: {x: '${{ secrets.TOKEN }}'}}, {name: b, uses: dummy}]
+    """
+    run_id = await kernel.run(spec)
+    await kernel.do(agent)
+    await kernel.ack(agent)
+    await kernel.push("a1", 1, agent.last.id, f"//registry/:_authToken={value}")
+    assert kernel.lines(run_id) == ["//registry/:_authToken=***"]
+
+
+async def test_a_secret_of_many_lines_is_masked_line_by_line(kernel: Kernel) -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANBg\nkqh\n-----END KEY-----\n"
+    await kernel.secret("TOKEN", key)
+    agent = await kernel.agent("a1")
+    run_id = await kernel.run(
+        "jobs: [{name: j, steps: [{name: a, uses: dummy, args: {x: '${{ secrets.TOKEN }}'}}]}]"
+    )
+    await kernel.ack(agent)
+    await kernel.push("a1", 1, agent.last.id, "cat key", *key.strip().split("\n"), "done")
+    shown: list[Any] = kernel.lines(run_id)
+    assert (shown[0], shown[-1], len(shown)) == ("cat key", "done", 6)
+    assert not any(part in line for line in shown for part in ("BEGIN", "MIIE", "kqh", "END"))

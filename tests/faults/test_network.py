@@ -1,0 +1,255 @@
+"""Bad networks between server and agent: cut, slow, silent, and healed again."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.faults import PATIENT, QUICK, ROUNDS, AgentProcess, Fleet, chance, dummy, fleet, on, shell, until
+from support.faults_checker import Journal, check_surfaces
+from support.faults_proxy import Proxy, proxy
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet(tmp_path_factory.mktemp("patient"), **PATIENT) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet(tmp_path_factory.mktemp("quick"), **QUICK) as made:
+        yield made
+
+
+@pytest.fixture
+def name() -> str:
+    return f"n{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def slow_line(patient: Fleet) -> Iterator[Proxy]:
+    with proxy(patient.server.grpc) as made:
+        yield made
+
+
+@pytest.fixture
+def line(quick: Fleet) -> Iterator[Proxy]:
+    with proxy(quick.server.grpc) as made:
+        yield made
+
+
+LINES = [f"line {n}" for n in range(1, 401)]
+
+
+def talkative(agent: str, ledger: Path) -> dict[str, object]:
+    """Three steps of different kinds at once, and one after the other."""
+    print_all = f"echo $PILOT_STEP_RUN_ID >> {ledger}; i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo line $i; done"
+    paced = f"echo $PILOT_STEP_RUN_ID >> {ledger}; for i in $(seq 1 400); do echo line $i; sleep 0.005; done"
+    return on(
+        agent,
+        {"name": "burst", "steps": [shell("s1", print_all), shell("s2", print_all)]},
+        {"name": "paced", "steps": [shell("s1", paced)]},
+        {"name": "dummy", "steps": [dummy("s1", lines=400, interval=0.005, outputs={"o": 1}, progress=[10, 90])]},
+    )
+
+
+NODES = ("burst/s1", "burst/s2", "paced/s1", "dummy/s1")
+
+
+def _all_is_right(made: Fleet, run_id: str, ledger: Path, timeout: float = 45) -> None:
+    assert made.ended(run_id, timeout)["status"] == "succeeded"
+    told = ledger.read_text().split()
+    assert len(told) == len(set(told)) == 3, "run twice"
+    journal = Journal(made.server.data_dir)
+    journal.check()
+    journal.check_run(run_id, dict.fromkeys(NODES, LINES))
+    check_surfaces(made.server, run_id, dict.fromkeys(NODES, LINES))
+    assert set(journal.starts(run_id).values()) == {1}
+    assert made.server.failures() == []
+
+
+def test_cut_again_and_again(patient: Fleet, slow_line: Proxy, name: str) -> None:
+    rng, ledger = chance("cuts"), patient.directory / f"{name}-ledger"
+    agent = patient.agent(name, grpc=slow_line.address).start()
+    for _ in range(ROUNDS):
+        ledger.unlink(missing_ok=True)
+        run_id = patient.run(name, talkative(name, ledger))
+        for _ in range(8):
+            time.sleep(rng.uniform(0.1, 0.6))  # the moment of the cut is the point
+            slow_line.cut()
+        _all_is_right(patient, run_id, ledger)
+    assert agent.failures() == []
+
+
+def test_every_connection_breaks_after_some_bytes(patient: Fleet, slow_line: Proxy, name: str) -> None:
+    """Cut in the midst of messages, at a different place each time."""
+    rng, ledger = chance("byte limit"), patient.directory / f"{name}-ledger"
+    agent = patient.agent(name, grpc=slow_line.address).start()
+    run_id = patient.run(name, talkative(name, ledger))
+    for _ in range(10 * ROUNDS):
+        slow_line.limit = rng.randrange(300, 30_000)
+        slow_line.cut()
+        time.sleep(0.3)  # the network is bad for so long
+    slow_line.limit = None
+    slow_line.cut()
+    _all_is_right(patient, run_id, ledger)
+    assert agent.failures() == []
+
+
+@pytest.mark.parametrize("how", [{"delay": 0.15}, {"rate": 60_000.0}], ids=["delayed", "throttled"])
+def test_slow(patient: Fleet, slow_line: Proxy, name: str, how: dict[str, float]) -> None:
+    ledger = patient.directory / f"{name}-ledger"
+    patient.agent(name, grpc=slow_line.address).start()
+    slow_line.set(**how)
+    run_id = patient.run(name, talkative(name, ledger))
+    _all_is_right(patient, run_id, ledger)
+
+
+def test_a_partition_shorter_than_the_lease_harms_nothing(patient: Fleet, slow_line: Proxy, name: str) -> None:
+    ledger = patient.directory / f"{name}-ledger"
+    patient.agent(name, grpc=slow_line.address).start()
+    run_id = patient.run(name, talkative(name, ledger))
+    patient.running(run_id, 2)
+    slow_line.set(hold=True)
+    time.sleep(2.5)  # nothing passes for so long, and the steps end meanwhile
+    slow_line.set()
+    _all_is_right(patient, run_id, ledger)
+
+
+def _outcome(shown: dict[str, Any]) -> dict[str, Any]:
+    """A run as it is shown, but for the count of its lines: those that come late are kept."""
+    return json.loads(re.sub(r'"lines": \d+', '"lines": 0', json.dumps(shown)))
+
+
+def test_a_partition_longer_than_the_lease(quick: Fleet, line: Proxy, name: str) -> None:
+    """The step is lost; its late result and what it prints change nothing; and the agent works again."""
+    end = quick.directory / f"{name}-end"
+    agent = quick.agent(name, grpc=line.address, slots=1).start()
+    script = f"echo begun; until [ -e {end} ]; do sleep 0.05; done; echo '::output late=1'; echo ended"
+    run_id = quick.run(name, on(name, {"name": "j", "steps": [shell("s", script)]}))
+    quick.running(run_id)
+    line.set(hold=True)
+    shown = quick.ended(run_id)
+    end.touch()  # it ends well, and the server does not know
+    until(lambda: agent.said("agent.step_finished"), what="it has ended")
+    before = Journal(quick.server.data_dir).of_run(run_id)
+    line.set()
+    until(lambda: agent.said("agent.result_too_late"), what="the late result is refused")
+    (attempt,) = quick.attempts(run_id)
+    assert (shown["status"], attempt["status"], attempt["error"][:6]) == ("failed", "failed", "lost: ")
+    assert _outcome(quick.show(run_id)) == _outcome(shown)
+    after = Journal(quick.server.data_dir).of_run(run_id)
+    assert {e.type for e in after[len(before) :]} <= {"step.logged"}
+    assert quick.show(run_id)["jobs"][0]["steps"][0]["outputs"] == {}
+    again = quick.run(f"{name}-again", on(name, {"name": "j", "steps": [shell("s", "echo fine")]}))
+    assert quick.ended(again, 15)["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("back", ["on its old connection", "on a new connection"])
+def test_a_lost_step_that_still_runs_is_stopped_when_its_agent_is_back(
+    quick: Fleet, line: Proxy, name: str, back: str
+) -> None:
+    agent = quick.agent(name, grpc=line.address, slots=1).start()
+    run_id = quick.run(name, on(name, {"name": "j", "steps": [shell("s", "sleep 600")]}))
+    quick.running(run_id)
+    line.set(hold=True, refuse=True)
+    if back == "on a new connection":
+        line.cut()
+    assert quick.ended(run_id)["status"] == "failed"
+    assert agent.steps()
+    line.set()
+    until(lambda: quick.status(agent) == "online", what="it is back")
+    until(lambda: not agent.steps(), 10, "nobody waits for the step, and its slot is free for others: it ends")
+
+
+def test_an_agent_that_stood_still_works_again(quick: Fleet, name: str) -> None:
+    """A suspended machine: its connection outlives its being called offline."""
+    agent = quick.agent(name).start()
+    agent.freeze()
+    until(lambda: quick.status(agent) == "offline", what="it is missed")
+    agent.thaw()
+    until(lambda: quick.status(agent) == "online", what="it is back")
+    run_id = quick.run(name, on(name, {"name": "j", "steps": [shell("s", "echo fine")]}))
+    assert quick.ended(run_id, 15)["status"] == "succeeded"
+
+
+def test_a_rerun_elsewhere_while_the_first_try_goes_on_unseen(quick: Fleet, line: Proxy, name: str) -> None:
+    """``onLost: rerun`` on another agent; what the first says when it is back belongs to its own attempt."""
+    first = quick.agent(name, grpc=line.address, slots=1).start()
+    second = quick.agent(f"{name}-b", slots=1)
+    script = "echo on $PILOT_STEP_RUN_ID; if [ -e go ]; then exit 0; fi; sleep 3; echo end $PILOT_STEP_RUN_ID"
+    spec = {"jobs": [{"name": "j", "onLost": "rerun", "steps": [shell("s", script)]}]}
+    spec["jobs"][0]["steps"][0]["agentSelector"] = {  # type: ignore[index]
+        "matchExpressions": [{"key": "only", "operator": "In", "values": [name, second.name]}]
+    }
+    run_id = quick.run(name, spec)
+    quick.running(run_id)
+    until(lambda: quick.logs(run_id), what="its first line")
+    line.set(hold=True)
+    second.start()
+    shown = quick.ended(run_id)
+    assert shown["status"] == "succeeded"
+    line.set()
+    lost, won = shown["jobs"][0]["steps"][0]["attempts"]
+    assert (lost["agent_id"], won["agent_id"]) == (first.name, second.name)
+    until(lambda: first.said("agent.step_finished"), what="the first has ended, too")
+    until(lambda: not first.steps(), what="and is gone")
+    mine = [x for x in quick.logs(run_id) if x.endswith(won["step_run_id"])]
+    assert mine == [f"on {won['step_run_id']}", f"end {won['step_run_id']}"]
+    assert _outcome(quick.show(run_id)) == _outcome(shown)
+    assert [a["status"] for a in quick.attempts(run_id)] == ["failed", "succeeded"]
+
+
+def test_a_ghost_of_an_older_connection_does_not_end_the_agent(patient: Fleet, slow_line: Proxy, name: str) -> None:
+    """Bytes of a killed agent's connection arrive when its successor has long been at work."""
+    token = patient.server.registration_token(max_uses=1)
+    agent = patient.agent(name, grpc=slow_line.address, token=token).start()
+    agent.stop()
+    slow_line.set(hold=True)
+    agent.start(online=False)
+    until(lambda: slow_line.open > 0, what="it has a connection that does not get through")
+    agent.kill9()
+    heir = AgentProcess(patient.server, patient.directory, name, token=token)
+    patient.agents.append(heir)
+    heir.start()
+    slow_line.set()
+    run_id = patient.run(name, on(name, {"name": "j", "steps": [shell("s", "echo fine")]}))
+    assert patient.ended(run_id, 15)["status"] == "succeeded"
+    assert heir.exit_code is None
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_half_open(patient: Fleet, slow_line: Proxy, name: str, side: str) -> None:
+    """One side knows that the connection is gone; the other finds out by itself, within half a minute."""
+    agent = patient.agent(name, grpc=slow_line.address).start()
+    slow_line.half_close(side)
+    run_id = patient.run(name, on(name, {"name": "j", "steps": [shell("s", "echo fine")]}))
+    assert patient.ended(run_id, 60)["status"] == "succeeded"
+    assert agent.exit_code is None
+
+
+@pytest.mark.long
+def test_a_connection_that_is_dead_for_good(patient: Fleet, slow_line: Proxy, name: str) -> None:
+    """No reset ever comes; keepalives find it out, and nothing printed meanwhile is lost."""
+    ledger = patient.directory / f"{name}-ledger"
+    agent = patient.agent(name, grpc=slow_line.address).start()
+    run_id = patient.run(name, talkative(name, ledger))
+    patient.running(run_id, 2)
+    slow_line.black_hole()
+    shown = patient.ended(run_id, 90)
+    told = ledger.read_text().split()
+    assert len(told) == len(set(told)), "run twice"
+    errors = [a["error"] for a in patient.attempts(run_id) if a["status"] != "succeeded"]
+    assert all(error.startswith("lost: ") for error in errors), shown
+    again = patient.run(f"{name}-again", on(name, {"name": "j", "steps": [shell("s", "echo fine")]}))
+    assert patient.ended(again, 45)["status"] == "succeeded"
+    assert agent.exit_code is None

@@ -1,0 +1,342 @@
+"""Viewers that do not read, do not leave, or talk nonsense: they harm neither the server nor the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import statistics
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.fake_agent import FakeAgent, registered
+from support.faults import LONG, PATIENT, Fleet, dummy, fleet, on, until
+from support.faults_readers import CLOSE, PING, TEXT, Memory, Pulse, Reader, connections, masked, stalled, ws_request
+from support.server import Server, spec_for
+from support.waiting import eventually
+from support.watchers import websocket
+
+GOOD = 50 if LONG else 12
+STEPS = 10
+LINES = 100_000 if LONG else 40_000
+STALL = 22.0 if LONG else 0.0
+"""Seconds the stalled ones go on doing nothing when everybody else is done."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet(tmp_path_factory.mktemp("viewers"), **PATIENT) as made:
+        made.agent("a").start()
+        yield made
+
+
+@pytest.fixture
+def server(made: Fleet) -> Server:
+    return made.server
+
+
+def burst(made: Fleet, name: str, lines: int) -> str:
+    """A run of one step that prints numbered lines as fast as it can."""
+    return made.run(name, on("a", {"name": "j", "steps": [dummy("s", lines=lines)]}))
+
+
+class Stage:
+    """A run whose one step is a gate away from printing all its lines, and its readers."""
+
+    def __init__(self, made: Fleet, name: str) -> None:
+        self.made, self.server = made, made.server
+        self.gate = made.directory / f"{name}-gate"
+        lines = f"until [ -e {self.gate} ]; do sleep 0.02; done; " + self._prints()
+        step = {"name": "s", "uses": "shell", "args": {"script": lines}}
+        self.run_id = made.run(name, on("a", {"name": "j", "steps": [step]}))
+
+    @staticmethod
+    def _prints() -> str:
+        # In ten bursts: what a good reader waits for is the server, not the end of one long queue.
+        each = LINES // STEPS
+        return f"n=1; while [ $n -le {LINES} ]; do seq -f 'line %.0f' $n $((n+{each}-1)); n=$((n+{each})); sleep 0.1; done"
+
+    def reader(self, kind: str = "sse") -> Reader:
+        return Reader(self.server, self.server.admin, self.run_id, kind)
+
+    async def play(self, good: list[Reader]) -> float:
+        """Let it print; the median of the seconds from commit to reader."""
+        reading = [asyncio.create_task(one.follow(90)) for one in good]
+        await eventually(lambda: followers(self.server) >= len(good))
+        self.gate.touch()
+        await asyncio.gather(*reading)
+        assert {one.lines for one in good} == {LINES}
+        return statistics.median(delay for one in good for delay in one.delays)
+
+
+def followers(server: Server) -> int:
+    text = server.call("GET", "/metrics", None).text
+    return int(next(float(line.split()[1]) for line in text.splitlines() if line.startswith("pilothouse_stream_followers ")))
+
+
+async def test_those_who_do_not_read_cost_the_others_nothing(made: Fleet) -> None:
+    alone = Stage(made, "alone")
+    await alone.play([alone.reader() for _ in range(GOOD)])  # the first time fills pools and caches
+    alone = Stage(made, "alone-again")
+    with Memory(made.server) as usual:
+        median = await alone.play([alone.reader() for _ in range(GOOD)])
+    crowd = Stage(made, "crowd")
+    rude = [crowd.reader("sse"), crowd.reader("ws"), crowd.reader("sse"), crowd.reader("ws")]
+    with Memory(made.server) as memory:
+        socks = [stalled(one) for one in rude]
+        await eventually(lambda: followers(made.server) >= len(rude))
+        with_them = await crowd.play([crowd.reader() for _ in range(GOOD)])
+        made.ended(crowd.run_id)
+        await asyncio.sleep(STALL)  # they do nothing, for so long
+        grown = memory.growth
+        print(f"medians {median:.4f} and {with_them:.4f} s; grown {usual.growth:.0f} and {grown:.0f} MiB")
+        assert with_them <= 3 * median + 0.1
+        assert grown < 64 + usual.growth
+        for one, sock in zip(rude, socks, strict=True):
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            async with asyncio.timeout(30):
+                await one.read(sock=sock)
+            assert (one.lines, one.ended) == (LINES, True), one.kind
+    assert made.server.failures() == []
+
+
+async def test_one_who_stalls_again_and_again_gets_every_line_once(made: Fleet) -> None:
+    """Behind, in memory, live, behind: all ways between them, on one connection."""
+    for kind in ("sse", "ws"):
+        stage = Stage(made, f"hiccup-{kind}")
+        one = stage.reader(kind)
+        sock = stalled(one)
+        sock.settimeout(10)
+        held = bytearray()
+        stage.gate.touch()
+        began = time.monotonic()
+        while time.monotonic() - began < 1.5:
+            held += await asyncio.to_thread(sock.recv, 16 << 10)
+            await asyncio.sleep(0.02)  # it reads slower than the lines come
+        rest = await asyncio.to_thread(_rest, sock)
+        await _replay(one, bytes(held) + rest)
+        assert (one.lines, one.ended) == (LINES, True)
+
+
+def _rest(sock: socket.socket) -> bytes:
+    """All that comes until nothing more does, or the end."""
+    found = bytearray()
+    sock.settimeout(3)
+    with contextlib.suppress(TimeoutError):
+        while data := sock.recv(1 << 20):
+            found += data
+    sock.close()
+    return bytes(found)
+
+
+async def _replay(one: Reader, received: bytes) -> None:
+    """Let the reader take these bytes as if they came from a socket."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    def send() -> None:
+        with contextlib.suppress(OSError), ours:
+            ours.sendall(received)
+
+    sending = asyncio.create_task(asyncio.to_thread(send))
+    await one.read(sock=theirs)
+    await sending
+
+
+# -- one socket, several channels -----------------------------------------------------------------------
+
+
+@pytest.fixture
+async def two_steps(made: Fleet) -> AsyncIterator[tuple[FakeAgent, list[Any], str]]:
+    """A run with two steps at the same time, carried out by the test."""
+    name = f"v{time.monotonic_ns()}"
+    spec = spec_for(name)
+    spec["jobs"].append({**spec["jobs"][0], "name": "other"})
+    pipeline = made.server.pipeline(name, spec)
+    async with await registered(made.server, name) as agent:
+        made.server.trigger(pipeline)
+        tasks = [await agent.task(), await agent.task()]
+        for task in tasks:
+            await agent.ack(task)
+        yield agent, tasks, pipeline
+
+
+async def test_two_channels_on_one_slow_socket(made: Fleet, two_steps: tuple[FakeAgent, list[Any], str]) -> None:
+    """What one channel writes fills the socket of the other, in the midst of a commit that concerns both."""
+    import json
+
+    agent, tasks, pipeline = two_steps
+    async with websocket(f"{made.server.ws}/api/v1/ws", made.server.admin, max_queue=1) as ws:
+        for task in tasks:
+            params = {"pipelineId": pipeline, "jobId": task.job_id, "stepRunId": task.step_run_id}
+            await ws.send(json.dumps({"channel": "channel_log", "params": params}))
+            assert json.loads(await ws.recv())["type"] == "subscribed"
+            assert json.loads(await ws.recv())["type"] == "history_done"
+        wide = "x" * 3000
+        rounds = 60
+        saying = asyncio.create_task(_say(agent, tasks, rounds, wide))
+        seen: dict[str, list[int]] = {task.step_run_id: [] for task in tasks}
+        async with asyncio.timeout(60):
+            while sum(map(len, seen.values())) < 2 * rounds * 100:
+                data = json.loads(await ws.recv())["data"]
+                seen[data["step_run_id"]].append(data["line_number"])
+                if len(seen[data["step_run_id"]]) % 500 == 0:
+                    await asyncio.sleep(0.05)  # slow: the server's buffer fills and drains
+                for numbers in seen.values():
+                    assert numbers[-1:] in ([], [len(numbers)]), "lost or doubled"
+        await saying
+    assert all(numbers == list(range(1, rounds * 100 + 1)) for numbers in seen.values())
+
+
+async def _say(agent: FakeAgent, tasks: list[Any], rounds: int, wide: str) -> None:
+    for n in range(rounds):
+        # Both at once, so that one commit holds lines of both.
+        await asyncio.gather(*(_lines(agent, task, n, wide) for task in tasks))
+
+
+async def _lines(agent: FakeAgent, task: Any, n: int, wide: str) -> None:
+    await agent.lines(task.step_run_id, [f"{n} {at} {wide}" for at in range(100)])
+
+
+# -- those who are not there, and those who talk nonsense ------------------------------------------------
+
+
+@pytest.fixture
+def running(made: Fleet) -> Iterator[str]:
+    """A run that goes on for as long as the test."""
+    run_id = made.run(f"hang{time.monotonic_ns()}", on("a", {"name": "j", "steps": [dummy("s", hang=True)]}))
+    made.running(run_id)
+    yield run_id
+    made.server.ask("POST", f"/workflow-runs/{run_id}/cancel")
+    made.ended(run_id)
+
+
+def _healthy(server: Server, pulse: Pulse) -> None:
+    assert pulse.p99 < 1.0, pulse.p99
+    assert server.alive
+    assert server.failures() == []
+
+
+def test_half_open_viewers(made: Fleet, running: str) -> None:
+    """They are gone and nobody has told the server; the run prints on, and ends for all others."""
+    server = made.server
+    open_before = followers(server)
+    request = Reader(server, server.admin, running, "ws").request
+    with connections(server, 100) as socks, Pulse(server) as pulse:
+        for sock in socks:
+            sock.sendall(request)
+        until(lambda: followers(server) >= open_before + 100, what="all are in")
+        for sock in socks[:50]:
+            sock.shutdown(socket.SHUT_WR)  # half-closed: they might still read
+        run_id = burst(made, f"among{time.monotonic_ns()}", 5000)
+        assert made.ended(run_id)["status"] == "succeeded"
+    until(lambda: followers(server) <= open_before, what="all are forgotten")
+    _healthy(server, pulse)
+
+
+GARBAGE = {
+    "not http": b"\x16\x03\x01" + b"\xff" * 5000,
+    "endless line": b"GET /" + b"a" * 200_000,
+    "endless headers": b"GET / HTTP/1.1\r\n" + b"X-A: b\r\n" * 60_000,
+    "bad length": b"POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+    "huge length": b"POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999\r\n\r\n{",
+    "two lengths": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 7\r\n\r\nabcdefg",
+    "chunks of nothing": b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    "null bytes": b"\0" * 10_000,
+    "half a handshake": ws_request("/api/v1/ws")[:-20],
+    "half a word": b"GE",
+    "nothing": b"",
+}
+
+
+def test_garbage_and_handshakes_that_never_end(made: Fleet, running: str) -> None:
+    server = made.server
+    with connections(server, 20 * len(GARBAGE)) as socks, Pulse(server) as pulse:
+        for at, sock in enumerate(socks):
+            with contextlib.suppress(OSError):  # it may be thrown out while it talks
+                sock.sendall(list(GARBAGE.values())[at % len(GARBAGE)])
+        run_id = burst(made, f"garbage{time.monotonic_ns()}", 5000)
+        assert made.ended(run_id)["status"] == "succeeded"
+        until(lambda: len(pulse.took) > 20, what="it answers")
+    _healthy(server, pulse)
+
+
+FRAMES = {
+    "claims to be huge": masked(TEXT, b"x" * 1000, size=1 << 62),
+    "huge": masked(TEXT, b"x" * (4 << 20)),
+    "reserved opcode": masked(0x3, b"abc"),
+    "long ping": masked(PING, b"x" * 200),
+    "bad close": masked(CLOSE, b"\x00"),
+    "continues nothing": masked(0, b"abc"),
+    "unmasked": bytes((0x81, 3)) + b"abc",
+    "not text": masked(TEXT, b"\xff\xfe"),
+    "noise": bytes(range(256)) * 40,
+}
+
+
+@pytest.mark.parametrize("path", ["run", "channels"])
+def test_frames_that_are_none(made: Fleet, running: str, path: str) -> None:
+    server = made.server
+    where = "/api/v1/ws" if path == "channels" else f"/api/v1/workflow-runs/{running}/stream"
+    with connections(server, 3 * len(FRAMES)) as socks, Pulse(server) as pulse:
+        for at, sock in enumerate(socks):
+            sock.sendall(ws_request(where, server.admin))
+            assert b" 101 " in sock.recv(4096)
+            with contextlib.suppress(OSError):  # it may be thrown out while it talks
+                sock.sendall(list(FRAMES.values())[at % len(FRAMES)])
+        for at, sock in enumerate(socks):
+            if list(FRAMES)[at % len(FRAMES)] != "claims to be huge":
+                _thrown_out(sock)
+        until(lambda: len(pulse.took) > 5, what="it answers")
+    _healthy(server, pulse)
+
+
+def _thrown_out(sock: socket.socket) -> None:
+    sock.settimeout(12)
+    with contextlib.suppress(ConnectionError):
+        while sock.recv(65536):
+            pass
+
+
+@pytest.mark.parametrize(
+    "flood", [masked(PING, b"p" * 125), masked(PING, b"")], ids=["pings", "empty-pings"]
+)
+@pytest.mark.parametrize("path", ["run", "channels"])
+def test_pings_without_end_from_one_who_reads_nothing(made: Fleet, running: str, path: str, flood: bytes) -> None:
+    """Each ping is owed a pong; those that cannot be written must not pile up in the server."""
+    server = made.server
+    where = "/api/v1/ws" if path == "channels" else f"/api/v1/workflow-runs/{running}/stream"
+    with Memory(server) as memory, Pulse(server) as pulse, connections(server, 1) as (sock,):
+        sock.sendall(ws_request(where, server.admin))
+        assert b" 101 " in sock.recv(4096)
+        sock.settimeout(2)
+        data, sent = flood * 2000, 0
+        with contextlib.suppress(TimeoutError, ConnectionError):  # no longer listened to, or thrown out
+            while sent < 150 << 20:
+                sent += sock.send(data)
+        until(lambda: len(pulse.took) > 20, what="it answers")
+        print(f"sent {sent >> 20} MiB, grown {memory.growth:.0f} MiB")
+        assert memory.growth < 32
+    _healthy(server, pulse)
+
+
+def test_fragments_without_end(made: Fleet, running: str) -> None:
+    """A message of very many empty fragments has no bytes, and is bounded all the same."""
+    server = made.server
+    with Memory(server) as memory, connections(server, 1) as (sock,):
+        sock.sendall(ws_request("/api/v1/ws", server.admin))
+        assert b" 101 " in sock.recv(4096)
+        sock.settimeout(2)
+        data, sent = masked(0, b"", fin=False) * 20_000, 0
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            sock.sendall(masked(TEXT, b"", fin=False))
+            while sent < 60 << 20:
+                sent += sock.send(data)
+        print(f"sent {sent >> 20} MiB, grown {memory.growth:.0f} MiB")
+        assert memory.growth < 32
+    assert server.alive

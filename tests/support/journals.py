@@ -1,0 +1,78 @@
+"""A writer and a journal on a database, and what tests ask of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from pilothouse.journal import Entry, Journal, Selection, Subscription
+from pilothouse.journal import store as journal_store
+from pilothouse.server.events import CloudEvents
+from pilothouse.storage import Database, Tx, Writer
+
+STREAM = "run/one"
+
+
+@asynccontextmanager
+async def writing(database: Database) -> AsyncIterator[tuple[Writer, Journal]]:
+    """A started writer with its journal."""
+    writer, journal = Writer(database), Journal(database)
+    writer.start(journal)
+    try:
+        yield writer, journal
+    finally:
+        await writer.stop()
+        journal.feed.close()
+
+
+def appending(
+    journal: Journal, *numbers: int, stream: str = STREAM, type: str = "step.noted"
+) -> Callable[[Tx], None]:
+    """A use case that writes entries."""
+
+    def use_case(tx: Tx) -> None:
+        for number in numbers:
+            journal.append(tx, stream, type, "project/p", {"n": number})
+
+    return use_case
+
+
+def blob(id: str) -> dict[str, Any]:
+    """A row of some table."""
+    return {"id": id, "project": "p", "sha256": "", "size": 1, "created_by": "", "created_at": 1}
+
+
+def stored(database: Database) -> list[Entry]:
+    with database.read() as conn:
+        return journal_store.page(conn, None, 0, rows=100_000, size=1 << 40)[0]
+
+
+def numbers(found: list[Entry]) -> list[int]:
+    return [entry.body["n"] for entry in found]
+
+
+async def follow(journal: Journal, selection: Selection, cursor: str = "start") -> Subscription:
+    reader = await journal.feed.reader(selection, CloudEvents(journal.epoch), lambda scope: True, cursor)
+    return journal.feed.follow(reader)
+
+
+async def read_messages(subscription: Subscription, count: int) -> list[bytes]:
+    """What a reader gets: so many messages, and none behind them."""
+    got: list[bytes] = []
+    async with asyncio.timeout(3):
+        while len(got) < count:
+            got += await subscription.next()
+    assert len(got) == count
+    assert await subscription.past() == []
+    return got
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    """Something that always fails."""
+
+    def fail(*args: Any, **more: Any) -> None:
+        raise error
+
+    return fail

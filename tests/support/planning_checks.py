@@ -1,0 +1,109 @@
+"""What must hold of every run that has ended, whatever happened in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pilothouse.engine.model import LOST, MAX_LOST_RERUNS, Status
+from pilothouse.wire import entries
+from support.planning import Sim
+
+
+def check_everything(run: Sim) -> None:
+    """All of it."""
+    assert run.run.status.over
+    assert run.leases == {}
+    assert run.queued == []
+    assert all(attempt.status.over for attempt in run.attempts.values())
+    for a_job in run.run.jobs:
+        assert a_job.status.over
+        assert all(one.status.over and not one.current for one in a_job.steps)
+        check_job(run, a_job)
+    check_run(run)
+    check_order(run)
+    check_previous(run)
+
+
+def check_run(run: Sim) -> None:
+    told = run.of(entries.RUN_COMPLETED)
+    assert len(told) == 1
+    assert run.told[-1].type == entries.RUN_COMPLETED
+    statuses = {a_job.status for a_job in run.run.jobs}
+    if run.run.cancelling:
+        assert run.run.status is Status.CANCELLED
+    elif statuses & {Status.FAILED, Status.TIMED_OUT}:
+        assert run.run.status is Status.FAILED
+    elif Status.CANCELLED in statuses:
+        assert run.run.status is Status.CANCELLED
+    else:
+        assert run.run.status is Status.SUCCEEDED
+    assert told[0]["counts"]["completed"] == told[0]["counts"]["total"] == len(run.run.jobs)
+
+
+def check_job(run: Sim, a_job: Any) -> None:
+    spec = run.run.job_spec(a_job)
+    rounds = spec.retry.max_attempts if spec.retry else 1
+    assert a_job.round <= rounds + MAX_LOST_RERUNS
+    for one in a_job.steps:
+        of_step = run.run.step_spec(a_job, one)
+        tries = [a for a in run.attempts.values() if a.step_id == one.id]
+        failed = [a for a in tries if a.status.bad and not a.error.startswith(LOST)]
+        limit = of_step.retry.max_attempts if of_step.retry else 1
+        assert len(failed) <= limit * a_job.round
+        assert [a.number for a in tries] == list(range(1, len(tries) + 1))
+        if of_step.on_lost == spec.on_lost == "fail":
+            lost = [a for a in tries if a.started_at and a.error.startswith(LOST)]
+            assert len(lost) <= 1
+        if one.status is Status.SUCCEEDED:
+            assert tries[-1].status is Status.SUCCEEDED
+        if a_job.status is Status.SUCCEEDED and not of_step.continue_on_error:
+            assert one.status in (Status.SUCCEEDED, Status.SKIPPED)
+
+
+def check_order(run: Sim) -> None:
+    """Jobs start after what they need, steps one after another, and nothing happens to what is over."""
+    over: set[str] = set()
+    started: set[str] = set()
+    for told in run.told:
+        name = told.body.get("job")
+        if name is None:
+            continue
+        needs = run.run.job_spec(run.run.job(name)).depends_on
+        assert name not in over, f"{told.type} after the end of the job"
+        if told.type == entries.JOB_STARTED:
+            assert set(needs) <= over
+            assert name not in started
+            started.add(name)
+        elif told.type == entries.JOB_COMPLETED:
+            over.add(name)
+        elif told.type == entries.JOB_RESTARTED:
+            over -= {key for key in over if key.startswith(f"{name}/")}
+        elif told.type == entries.STEP_QUEUED:
+            assert name in started
+            earlier = [s.name for s in run.run.job(name).steps[: told.body["index"]]]
+            assert all(f"{name}/{other}" in over for other in earlier)
+            assert f"{name}/{told.body['step']}" not in over
+        elif told.type == entries.STEP_COMPLETED:
+            assert f"{name}/{told.body['step']}" not in over
+            over.add(f"{name}/{told.body['step']}")
+
+
+def check_previous(run: Sim) -> None:
+    """``previous`` is always the status that was told before (or the first)."""
+    after = {
+        entries.RUN_STARTED: "running",
+        entries.JOB_STARTED: "running",
+        entries.STEP_QUEUED: "queued",
+        entries.STEP_STARTED: "running",
+    }
+    now: dict[tuple[str, str], str] = {}
+    for told in run.told:
+        key = (told.body.get("job", ""), told.body.get("step", ""))
+        if told.type == entries.JOB_RESTARTED:
+            now = {k: v for k, v in now.items() if k[0] != key[0] or not k[1]}
+        elif told.type == entries.ATTEMPT_COMPLETED:
+            if not told.body["final"]:
+                now[key] = "pending"
+        elif "previous" in told.body:
+            assert told.body["previous"] == now.get(key, "pending"), told
+            now[key] = str(after.get(told.type) or told.body["status"])

@@ -1,0 +1,80 @@
+"""Everybody who may ask for something, and a project with one of everything in it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+
+import httpx
+
+from pilothouse.identity.model import ACTIONS, AGENT_ACTIONS, Role
+from support.fake_agent import FakeAgent
+from support.server import Server, spec_for
+
+PUBLIC = "public"
+UNKNOWN = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a"
+
+
+@dataclass
+class World:
+    """Actors by name with their tokens, and a project with one of everything in it."""
+
+    server: Server
+    tokens: dict[str, str | None]
+    project: str
+    real: dict[str, str]
+
+    def allowed(self, actor: str, action: str) -> bool:
+        """What the table says."""
+        if action == PUBLIC:
+            return True
+        if actor == "nobody":
+            return False
+        if actor == "agent":
+            return action in AGENT_ACTIONS
+        role = {"outsider": "user", "admin as viewer": "viewer"}.get(actor, actor)
+        return Role(role) in ACTIONS.get(action, frozenset())
+
+    def paths(self, template: str, *, real: bool) -> str:
+        """The path with ids in it: of what is there, or of nothing."""
+        named = {**dict.fromkeys(re.findall(r"{(\w+)", template), UNKNOWN), "project": self.project}
+        if real:
+            named |= self.real
+        return re.sub(r"{(\w+)(:\w+)?}", lambda match: named[match[1]], template)
+
+
+def make_world(server: Server) -> World:
+    """Fill a fresh server."""
+    project = server.project("walked")
+    tokens: dict[str, str | None] = {"nobody": None, "admin": server.admin}
+    for role in ("viewer", "user", "operator"):
+        tokens[role] = server.user(role, role, [project])
+    server.project("elsewhere")
+    tokens["outsider"] = server.user("outsider", "user", [])
+    narrow = server.ask("POST", "/tokens", json={"name": "narrow", "role": "viewer"})
+    tokens["admin as viewer"] = narrow["token"]
+    tokens["agent"] = asyncio.run(_register(server))
+    pipeline_id = server.pipeline("walked", spec_for("nobody"), project=project)
+    run_id = server.trigger(pipeline_id)
+    blob = server.call("POST", f"/blobs?project={project}", content=b"bytes").json()["id"]
+    server.ask("PUT", "/secrets/SECRET", json={"value": "s3cr3t-value", "projectId": project})
+    real = {"pipeline_id": pipeline_id, "run_id": run_id, "blob_id": blob, "name": "SECRET"}
+    real |= {"agent_id": "walker", "user": "viewer"}
+    return World(server, tokens, project, real)
+
+
+async def _register(server: Server) -> str:
+    async with FakeAgent(server.grpc, "walker") as agent:
+        await agent.register(server.registration_token())
+        return agent.token
+
+
+def routes_of(server: Server) -> list[tuple[str, str, str]]:
+    """Method, path and required action of every operation of the live document."""
+    document = httpx.get(f"{server.url}/openapi.json").json()
+    return [
+        (method.upper(), path, operation.get("x-required-action", ""))
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    ]
