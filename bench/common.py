@@ -172,11 +172,12 @@ class Seen:
 class Reader:
     """Many open streams, read by one C process on the other core."""
 
-    def __init__(self, lab: Lab, port: int, count: int, request: list[str], host: str = "127.0.0.1") -> None:
+    def __init__(self, lab: Lab, port: int, count: int, request: list[str], then: bytes = b"") -> None:
+        """``then`` is sent on each stream once it is open."""
         sources = 1 + count // 10_000
         self.count = count
         self._process = subprocess.Popen(
-            [lab.reader, host, str(port), str(count), str(sources)],
+            [lab.reader, "127.0.0.1", str(port), str(count), str(sources), then.hex()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -248,9 +249,7 @@ class Lab:
         """The peer of fan-out: a loop of ``transport.write`` (see ``bench/bare.py``)."""
         return contextlib.closing(Child("bench.bare", SERVER_CORE))
 
-    def open_streams(
-        self, port: int, count: int, request: list[str]
-    ) -> contextlib.closing[Reader]:
+    def open_streams(self, port: int, count: int, request: list[str]) -> contextlib.closing[Reader]:
         """Streams on a server of this machine."""
         return contextlib.closing(Reader(self, port, count, request))
 

@@ -1,10 +1,11 @@
 // The load client: opens many streams from one thread, reads them as fast as the kernel gives, and counts bytes.
 //
-//   reader HOST PORT COUNT SOURCES < request-and-commands
+//   reader HOST PORT COUNT SOURCES THEN < request-and-commands
 //
 // Standard input begins with the request to send on each connection, ended by a line with a single dot. COUNT
 // connections are opened, their local addresses spread over SOURCES of 127.0.0.x, at most WINDOW of them under way
-// at once; a connection is open once a blank line has ended the response's head. Then "open COUNT" is printed and
+// at once; a connection is open once a blank line has ended the response's head;
+// THEN, in hexadecimal, is sent on it if it is not empty. Then "open COUNT" is printed and
 // each command line is answered with one line:
 //
 //   stats   bytes least most cpu      so far: of all connections, of the one with least and most; own CPU in ns
@@ -47,6 +48,8 @@ static long long total;
 static char request[HEAD];
 static size_t request_size;
 static struct sockaddr_in server;
+static char then[256];
+static size_t then_size;
 static int sources;
 static int napping;  // once all streams are open
 
@@ -89,6 +92,7 @@ static void read_head(Conn *conn, const char *data, ssize_t size) {
             conn->open = 1;
             opened++;
             count(conn, size - i - 1);
+            if (then_size && send(conn->fd, then, then_size, MSG_NOSIGNAL) < 0) die("send");
             if (started < wanted) start_one();
             return;
         }
@@ -154,7 +158,7 @@ static void until_quiet(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 5) return 2;
+    if (argc != 6) return 2;
     signal(SIGPIPE, SIG_IGN);
     setvbuf(stdin, NULL, _IONBF, 0);  // so that poll() knows of every command
     server.sin_family = AF_INET;
@@ -162,6 +166,11 @@ int main(int argc, char **argv) {
     server.sin_port = htons((unsigned short)atoi(argv[2]));
     wanted = atoi(argv[3]);
     sources = atoi(argv[4]);
+    for (const char *at = argv[5]; at[0] && at[1] && then_size < sizeof then; at += 2) {
+        unsigned byte;
+        sscanf(at, "%2x", &byte);
+        then[then_size++] = (char)byte;
+    }
     conns = calloc((size_t)wanted, sizeof *conns);
 
     struct rlimit files = {(rlim_t)wanted + 64, (rlim_t)wanted + 64};

@@ -215,8 +215,14 @@ async def test_a_transaction_that_the_database_gave_up_is_undone_for_everyone(da
             tx.conn.exec_driver_sql("ROLLBACK")
             raise OSError("database or disk is full")
 
-        hold = threading.Event()
-        first = asyncio.create_task(writer.write(lambda tx: hold.wait(10)))
+        began, hold = threading.Event(), threading.Event()
+
+        def wait(tx: Tx) -> None:
+            began.set()
+            assert hold.wait(10)
+
+        first = asyncio.create_task(writer.write(wait))
+        await asyncio.to_thread(began.wait, 10)  # a group of its own: what follows is the next
         calls = asyncio.gather(writer.write(works), writer.write(full), return_exceptions=True)
         await asyncio.sleep(0)
         hold.set()

@@ -25,6 +25,7 @@ from pilothouse.server.graph import build
 from pilothouse.server.settings import Settings
 from support.fake_agent import FakeAgent, registered
 from support.server import Server, running
+from support.waiting import eventually
 from support.wire_table import table
 from support.world import PUBLIC, World, make_world, routes_of
 
@@ -247,6 +248,7 @@ async def _silence() -> Any:
 
 async def test_a_revoked_agent_is_refused_on_every_rpc(world: World) -> None:
     async with await registered(world.server, "revoked") as agent:
+        await eventually(lambda: world.server.ask("GET", "/agents/revoked")["status"] == "online")
         assert world.server.call("DELETE", "/agents/revoked").status_code == 204
         for method, _ in _methods(world.server):
             asks, _, asks_stream, answers_stream = table().methods[method]

@@ -1,8 +1,8 @@
 """Both databases, for real: a SQLite file, and a PostgreSQL server of our own.
 
 PostgreSQL is started once in each test process from /usr/lib/postgresql/*/bin, in a temporary directory, without
-TCP and without fsync. Every test gets a database of its own, copied from a migrated template. A machine without
-PostgreSQL fails these tests and says so; it does not skip them.
+TCP and without fsync. Every test gets a database of its own, copied from a migrated template or left empty by the
+test before. A machine without PostgreSQL fails these tests and says so; it does not skip them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,18 @@ BINARIES = Path("/usr/lib/postgresql")
 START_WITHIN = 30.0
 
 
+_EMPTY_ALL = """
+DO $$
+DECLARE one text;
+BEGIN
+  SET LOCAL session_replication_role = replica;  -- foreign keys or not
+  FOR one IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version' LOOP
+    EXECUTE format('DELETE FROM %I', one);
+  END LOOP;
+END $$
+"""
+
+
 class Postgres:
     """A PostgreSQL server that ends with this process."""
 
@@ -35,6 +47,7 @@ class Postgres:
         self.data = directory / "data"
         self._binaries = _newest_binaries()
         self._made = 0
+        self.spare: list[str] = []
         self._as = (
             ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] if _root() else ["setpriv"]
         )
@@ -84,6 +97,12 @@ class Postgres:
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
+    def recycle(self, name: str) -> None:
+        """Empty every table of a database that kept its shape: 50 times as fast as a new one."""
+        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        self.execute(_EMPTY_ALL, name)
+        self.spare.append(name)
+
     def url(self, name: str) -> str:
         """How SQLAlchemy reaches a database of ours."""
         return f"postgresql+psycopg://pilot@/{name}?host={self.directory}"
@@ -107,6 +126,14 @@ class Backend:
     template: str
     server: Postgres | None = None
     made: list[str] = field(default_factory=list)
+    shared: str = ""
+
+    def share(self) -> str:
+        """The URL of a migrated database whose shape the test leaves alone: another may have it after this one."""
+        if self.server is None:
+            return self.create()
+        self.shared = self.server.spare.pop() if self.server.spare else self.server.create(self.template)
+        return self.server.url(self.shared)
 
     def create(self, *, migrated: bool = True) -> str:
         """The URL of a new database; not ``migrated``: without a single table."""
@@ -132,9 +159,11 @@ class Backend:
 
     def drop(self) -> None:
         """Remove what was made."""
-        for name in self.made if self.server is not None else ():
-            assert self.server is not None
-            self.server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        if self.server is not None:
+            for name in self.made:
+                self.server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            if self.shared:
+                self.server.recycle(self.shared)
 
 
 @pytest.fixture(scope="session")
@@ -181,8 +210,8 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 
 @pytest.fixture
 def database(backend: Backend) -> Iterator[Database]:
-    """A fresh, migrated database."""
-    database = Database(backend.create())
+    """A migrated database without a row."""
+    database = Database(backend.share())
     yield database
     database.close()
 

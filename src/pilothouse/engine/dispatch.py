@@ -45,7 +45,7 @@ class Dispatcher:
                 break
             after = queue[-1].id
         # Whoever stands further back is told why as well.
-        self._assign(tx, store.unexplained_attempts(tx.conn, PAGE), [])
+        self._assign(tx, store.unexplained_attempts(tx.conn, PAGE), workers)
         return given
 
     def _assign(self, tx: Tx, queue: list[Row[Any]], workers: list[Worker]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import structlog
@@ -41,7 +41,7 @@ class Secrets:
 
     def delete(self, tx: Tx, by: Principal, project: str, name: str) -> None:
         """Forget a secret. Raises :class:`SecretNotFound`."""
-        if not store.delete_secret(tx.conn, project, name):
+        if not store.delete_secret(tx.conn, project, name, tx.now):
             raise SecretNotFound(name)
         self._identity.audit(tx, by, "secret.delete", f"{project}/{name}")
 
@@ -50,14 +50,22 @@ class Secrets:
         return [dict(row._mapping) for row in store.list_secrets(conn, project)]
 
     def values(self, conn: Connection, project: str, names: Iterable[str]) -> dict[str, str]:
-        """The values of those that exist and open; for the hand-out and for masking only."""
-        opened: dict[str, str] = {}
-        for name, sealed in store.secret_values(conn, project, names).items():
+        """The values of those that exist and open; for the hand-out only."""
+        sealed = store.secret_values(conn, project, names)
+        return dict(self._opened(project, sealed.items()))
+
+    def values_since(self, conn: Connection, project: str, names: frozenset[str], since: int) -> set[str]:
+        """All values that these secrets have, and have had since that time (ms); for masking only."""
+        sealed = [*store.secret_values(conn, project, names).items()]
+        sealed += store.retired_values(conn, project, names, since)
+        return {value for _, value in self._opened(project, sealed)}
+
+    def _opened(self, project: str, sealed: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, str]]:
+        for name, value in sealed:
             try:
-                opened[name] = self._box.decrypt(sealed, _bound_to(project, name)).decode()
+                yield name, self._box.decrypt(value, _bound_to(project, name)).decode()
             except SecretBoxError:
                 log.error("secrets.unreadable", project=project, name=name)
-        return opened
 
 
 def _bound_to(project: str, name: str) -> bytes:

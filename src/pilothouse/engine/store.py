@@ -23,6 +23,7 @@ from sqlalchemy import (
     false,
     func,
     insert,
+    literal,
     select,
     update,
 )
@@ -140,6 +141,16 @@ secrets = Table(
     Column("updated_at", BigInteger, nullable=False),
 )
 
+retired_secrets = Table(
+    "retired_secrets",
+    metadata,
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("value", LargeBinary, nullable=False),
+    Column("retired_at", BigInteger, nullable=False),
+    Index("retired_secrets_by_name", "project", "name", "retired_at"),
+)
+
 blobs = Table(
     "blobs",
     metadata,
@@ -150,6 +161,9 @@ blobs = Table(
     Column("created_by", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
 )
+
+RETIRED_KEPT = 30 * 86_400_000
+"""Milliseconds that a replaced or deleted secret is still masked."""
 
 _JSON = {"outputs", "variables", "checkout"}
 _RUN = [c.name for c in runs.c if c.name not in ("spec", "pruned")]
@@ -426,6 +440,7 @@ def concurrent_jobs(conn: Connection, project: str) -> list[Row[Any]]:
 def put_secret(conn: Connection, project: str, name: str, value: bytes, by: str, now: int) -> bool:
     """Store a secret's ciphertext; ``True`` if it is new."""
     s = secrets.c
+    _retire(conn, project, name, now)
     known = update(secrets).where(s.project == project, s.name == name).values(value=value, updated_at=now)
     if conn.execute(known).rowcount:
         return False
@@ -451,8 +466,28 @@ def list_secrets(conn: Connection, project: str) -> list[Row[Any]]:
     return list(conn.execute(query))
 
 
-def delete_secret(conn: Connection, project: str, name: str) -> bool:
+def _retire(conn: Connection, project: str, name: str, now: int) -> None:
+    """Agents may still have the old value: it is kept, for masking, as long as such work may run."""
+    s, r = secrets.c, retired_secrets.c
+    old = select(s.project, s.name, s.value, literal(now)).where(s.project == project, s.name == name)
+    conn.execute(insert(retired_secrets).from_select(["project", "name", "value", "retired_at"], old))
+    conn.execute(delete(retired_secrets).where(r.retired_at < now - RETIRED_KEPT))
+
+
+def retired_values(
+    conn: Connection, project: str, names: Iterable[str], since: int
+) -> list[tuple[str, bytes]]:
+    """Ciphertexts that these secrets had at some time since then."""
+    r = retired_secrets.c
+    query = select(r.name, r.value).where(
+        r.project == project, r.name.in_(list(names)), r.retired_at >= since
+    )
+    return [(row.name, row.value) for row in conn.execute(query)]
+
+
+def delete_secret(conn: Connection, project: str, name: str, now: int) -> bool:
     """Forget a secret."""
+    _retire(conn, project, name, now)
     return (
         conn.execute(delete(secrets).where(secrets.c.project == project, secrets.c.name == name)).rowcount
         == 1

@@ -164,9 +164,14 @@ class StepTasks:
         return env, render_tree(spec.args, {**roots, "env": env}), secrets
 
     def mask_values(self, conn: Connection, at: Place) -> tuple[str, ...]:
-        """The secret values that must not show in anything this attempt says."""
-        names = _secret_names(at)
-        return tuple(self._secrets.values(conn, at.run.project, names).values()) if names else ()
+        """The secret values that must not show in anything this attempt says: all of its run's.
+
+        Steps share a workspace, and what one wrote there the next may show.
+        """
+        names = secret_names(at.run.spec)
+        if not names:
+            return ()
+        return tuple(self._secrets.values_since(conn, at.run.project, names, at.run.created_at))
 
     def _wanted_secrets(self, conn: Connection, at: Place) -> dict[str, str]:
         names = _secret_names(at)

@@ -127,8 +127,12 @@ class Fleet:
 
     def _disconnected(self, tx: Tx, channel: AgentChannel, reason: str) -> None:
         agent = store.agent(tx.conn, channel.agent_id)
-        if agent is not None and agent.online and agent.connection_id == channel.connection_id:
+        if agent is None or agent.connection_id != channel.connection_id:
+            return
+        if agent.online:
             self._offline(tx, agent, reason)
+        else:  # it had fallen silent before
+            store.set_agent(tx.conn, agent.agent_id, connection_id="")
 
     def _offline(self, tx: Tx, agent: Agent, reason: str, *, connection_id: str = "") -> None:
         store.set_agent(

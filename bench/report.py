@@ -1,0 +1,83 @@
+"""The rows on the terminal, and as docs/performance.md."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from bench.common import HERE, Options, Row
+
+PAGE = HERE.parent / "docs" / "performance.md"
+WIDTHS = (58, 34, 26, 9, 20)
+
+HEAD = """# Performance
+
+Written by `make bench` (`python -m bench`). Every number was taken in one run on one machine, ours and the peer's in
+alternating rounds; what counts is the CPU time of the serving process, the median of several rounds. The server has
+one core, the load client the other. The machine may have had other work at the time: compare ratios, not microseconds.
+
+"""
+TAIL = """
+## How it is measured
+
+| measure | ours | peer |
+|---|---|---|
+| fan-out | one transaction an event, one write to each of 1000 streams opened like any client's | a uvloop server that does nothing but `transport.write` the same bytes to 1000 connections |
+| burst | chunks of 1 to 200 log lines, 16 appends under way at once; a delivery is one line to one subscriber | the same bytes in chunks as large, written by the bare loop |
+| memory | growth of resident memory by opening so many streams on a quiet run; the kernel's socket buffers are not in it | none |
+| log lines | one agent's `PushLogs`, committed with fsync, to one WebSocket viewer | the same calls to the same gRPC stack, which drops them |
+| no-op steps | runs of 4 jobs with 5 steps, an agent that ends each step at once | procrastinate on a durable PostgreSQL, one worker, jobs that do nothing |
+| cost of one more | the large against the small | itself |
+| brokers | - | nginx with nchan and nats-server, one message to 1000 WebSockets, nothing stored |
+"""
+
+
+def header() -> str:
+    """The terminal's first line."""
+    return _line("measure", "ours", "peer", "ratio", "bar", "met?")
+
+
+def line(row: Row) -> str:
+    """One row on the terminal."""
+    text = _line(row.name, row.ours, row.peer, row.ratio, row.bar, row.verdict)
+    return f"{text}  ({row.why})" if row.why else text
+
+
+def write(rows: list[Row], options: Options) -> Path:
+    """The page; gives where it is."""
+    lines = ["| measure | ours | peer | ratio | bar | met? |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {r.name} | {r.ours} | {r.peer} | {r.ratio} | {r.bar} | {r.verdict}{_note(r)} |" for r in rows
+    ]
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(HEAD + _machine(options) + "\n".join(lines) + "\n" + TAIL)
+    return PAGE
+
+
+def _note(row: Row) -> str:
+    return f": {row.why}" if row.why else ""
+
+
+def _line(*cells: str) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, (*WIDTHS, 0), strict=True))
+
+
+def _machine(options: Options) -> str:
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    packages = ", ".join(f"{name} {version(name)}" for name in ("uvloop", "uvicorn", "grpcio", "sqlalchemy"))
+    kind = "a quick run, for smoke" if options.quick else "a full run" if options.full else "a run"
+    return (
+        f"{today}, {kind}: {_processor()}, {os.cpu_count()} CPUs, Linux {platform.release()}, "
+        f"load {os.getloadavg()[0]:.1f} at the end; Python {sys.version.split()[0]}, {packages}.\n\n"
+    )
+
+
+def _processor() -> str:
+    for told in Path("/proc/cpuinfo").read_text().splitlines():
+        if told.startswith("model name"):
+            return told.partition(":")[2].strip()
+    return platform.machine()
