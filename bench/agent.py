@@ -33,8 +33,8 @@ class Agent:
     """One connected agent; ``noop``: it acknowledges and ends each step as soon as it gets it."""
 
     def __init__(self, channel: grpc.aio.Channel, token: str, noop: bool) -> None:
-        self._agents = AgentServiceStub(channel)  # type: ignore[no-untyped-call]
-        self._gateway = GatewayServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._agents = AgentServiceStub(channel)
+        self._gateway = GatewayServiceStub(channel)
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._noop = noop
         self._say: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
@@ -79,10 +79,13 @@ class Agent:
         more = (("pilot-log-format", "ndjson"),) if ndjson else ()
         began = time.monotonic()
         answer = await self._gateway.PushLogs(self._all(), metadata=(*self._metadata, *more))
-        return {"accepted": answer.ack.status == gw.IngestAck.STATUS_ACCEPTED, "seconds": time.monotonic() - began}
+        return {
+            "accepted": answer.ack.status == gw.IngestAck.STATUS_ACCEPTED,
+            "seconds": time.monotonic() - began,
+        }
 
     async def print_times(self, step_run: str, count: int, every: float) -> dict[str, Any]:
-        """A line every so many seconds that says when it was printed (ns of the monotonic clock), each its own batch."""
+        """A line every so many seconds that says when it was printed (ns of the monotonic clock)."""
 
         async def lines() -> AsyncIterator[gw.PushLogsRequest]:
             for _ in range(count):
@@ -147,7 +150,7 @@ async def main(given: dict[str, Any]) -> None:
             labels={"only": NAME},
             platform="process",
         )
-        stub = AgentServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub = AgentServiceStub(channel)
         answer = await stub.Register(register)
         agent = Agent(channel, answer.auth_token, given["noop"])
         connected = asyncio.create_task(agent.connect())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from functools import partial
 
 from bench.common import READER_BUSY, Lab, Options, Row, median, spend
 
@@ -24,7 +25,7 @@ def measure(lab: Lab, options: Options) -> Iterator[Row]:
 
 
 def _burst(lab: Lab, options: Options, kind: str, name: str) -> Row:
-    chance = random.Random(7)  # noqa: S311 - the same burst each time
+    chance = random.Random(7)
     chunks = [chance.randint(1, 200) for _ in range(40 if options.quick else 100)]
     rates: list[float] = []
     plain: list[float] = []
@@ -42,10 +43,10 @@ def _burst(lab: Lab, options: Options, kind: str, name: str) -> Row:
                 spent, answer = spend(
                     server, on_ours, lambda: server.ask("lines", run=run, chunks=chunks, width=WIDTH)
                 )
-                assert spent.even and spent.received == sum(answer["sizes"][kind]) * SUBSCRIBERS, "every line to all"
-                bare, _ = spend(
-                    peer, on_bare, lambda sizes=answer["sizes"][kind]: peer.ask("fill", sizes=sizes)
-                )
+                assert spent.even
+                assert spent.received == sum(answer["sizes"][kind]) * SUBSCRIBERS, "every line to all"
+                sizes = answer["sizes"][kind]
+                bare, _ = spend(peer, on_bare, partial(peer.ask, "fill", sizes=sizes))
                 assert bare.received == spent.received
                 deliveries = answer["lines"] * SUBSCRIBERS
                 rates.append(deliveries / spent.cpu)

@@ -1,6 +1,7 @@
 """The peer of no-op steps: procrastinate on a PostgreSQL of this machine, in an environment that is thrown away.
 
-Its jobs do nothing; one worker takes them, as one agent takes ours. The database is set to be durable, as ours is.
+Its jobs do nothing; they are queued twenty to a transaction, as a run of ours queues its steps, and one worker takes
+them, as one agent takes ours. The database is set to be durable, as ours is.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ async def main():
         await app.schema_manager.apply_schema_async()
         for count in (100, int(sys.argv[2])):
             began = time.monotonic()
-            for _ in range(count):
-                await nothing.defer_async()
+            for _ in range(count // 20):
+                await nothing.batch_defer_async(*[{}] * 20)
             await app.run_worker_async(queues=["bench"], concurrency=int(sys.argv[3]), wait=False)
             seconds = time.monotonic() - began
         print(count / seconds)
@@ -48,12 +49,17 @@ def rate(lab: Lab) -> tuple[str, str]:
     """Its jobs a second by the wall, deferred and done; ``("-", why)`` where it cannot be had."""
     try:
         with _postgres(lab.directory / "postgres") as url:
-            python = _environment(lab.directory / "procrastinate", "procrastinate[psycopg]", "psycopg[binary]")
+            python = _environment(
+                lab.directory / "procrastinate", "procrastinate[psycopg]", "psycopg[binary]"
+            )
             command = [python, "-c", PROGRAM, url, str(JOBS), str(CONCURRENCY)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or str(error)
-        return "-", f"procrastinate on PostgreSQL is not to be had here: {str(told).strip().splitlines()[-1][:120]}"
+        return (
+            "-",
+            f"procrastinate on PostgreSQL is not to be had here: {str(told).strip().splitlines()[-1][:120]}",
+        )
     return f"{float(done.stdout.split()[-1]):.0f}/s (procrastinate)", ""
 
 

@@ -22,7 +22,9 @@ from bench.loglines import SPEC
 
 EVERY = 0.02
 _PRINTED = re.compile(rb"printed=(\d+)\.")
-_PRINTER = "import time; [(print(f'printed={time.monotonic_ns()}.', flush=True), time.sleep(%s)) for _ in range(%d)]"
+_PRINTER = (
+    "import time; [(print(f'printed={time.monotonic_ns()}.', flush=True), time.sleep(%s)) for _ in range(%d)]"
+)
 
 
 class Viewer:
@@ -84,8 +86,10 @@ def _pushed(lab: Lab, count: int) -> list[float]:
 def _through_our_agent(lab: Lab, count: int) -> list[float]:
     with lab.server() as server, _our_agent(lab.directory / f"agent-{time.monotonic_ns()}", server):
         program = _PRINTER % (EVERY, count)
-        command = f"{sys.executable} -c \"{program}\""
-        spec = SPEC.replace('args: {command: "true"}', "args: {command: '" + command.replace("'", "''") + "'}")
+        command = f'{sys.executable} -c "{program}"'
+        spec = SPEC.replace(
+            'args: {command: "true"}', "args: {command: '" + command.replace("'", "''") + "'}"
+        )
         viewer = Viewer(server, server.ask("run", spec=spec)["run"])
         return viewer.wait(count, 30 + 2 * count * EVERY)
 
@@ -96,7 +100,16 @@ def _our_agent(directory: Path, server: Server) -> Iterator[None]:
     directory.mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
     command = [sys.executable, "-m", "pilothouse", "agent", "--server", f"http://127.0.0.1:{server.port}"]
-    command += ["--grpc", server.grpc, "--name", "bench", "--label", "only=bench", "--data-dir", str(directory)]
+    command += [
+        "--grpc",
+        server.grpc,
+        "--name",
+        "bench",
+        "--label",
+        "only=bench",
+        "--data-dir",
+        str(directory),
+    ]
     with (directory / "log").open("wb") as log:
         agent = subprocess.Popen(
             command,

@@ -18,21 +18,25 @@ HEAD = """# Performance
 
 Written by `make bench` (`python -m bench`). Every number was taken in one run on one machine, ours and the peer's in
 alternating rounds; what counts is the CPU time of the serving process, the median of several rounds. The server has
-one core, the load client the other. The machine may have had other work at the time: compare ratios, not microseconds.
+one core, the load client the other. The machine may have had other work: compare ratios, not microseconds.
 
 """
 TAIL = """
 ## How it is measured
 
-| measure | ours | peer |
-|---|---|---|
-| fan-out | one transaction an event, one write to each of 1000 streams opened like any client's | a uvloop server that does nothing but `transport.write` the same bytes to 1000 connections |
-| burst | chunks of 1 to 200 log lines, 16 appends under way at once; a delivery is one line to one subscriber | the same bytes in chunks as large, written by the bare loop |
-| memory | growth of resident memory by opening so many streams on a quiet run; the kernel's socket buffers are not in it | none |
-| log lines | one agent's `PushLogs`, committed with fsync, to one WebSocket viewer | the same calls to the same gRPC stack, which drops them |
-| no-op steps | runs of 4 jobs with 5 steps, an agent that ends each step at once | procrastinate on a durable PostgreSQL, one worker, jobs that do nothing |
-| cost of one more | the large against the small | itself |
-| brokers | - | nginx with nchan and nats-server, one message to 1000 WebSockets, nothing stored |
+- **Fan-out**: one transaction an event, one write to each of 1000 streams opened like any client's. The peer is a
+  uvloop server that does nothing but `transport.write` the same bytes to 1000 connections.
+  "Delivery alone" is what an event costs beyond the same event with nobody there.
+- **Burst**: chunks of 1 to 200 log lines, 16 appends under way at once; a delivery is one line to one subscriber.
+  The peer is the bare loop again, with chunks as large.
+- **Memory**: growth of resident memory by opening so many streams on a quiet run, without the kernel's buffers.
+- **Log lines**: one agent's `PushLogs`, committed with fsync, to one WebSocket viewer. The peer takes the same calls
+  on the same gRPC stack and drops them.
+- **No-op steps**: runs of 4 jobs with 5 steps, and an agent that ends each step at once. The peer is procrastinate on
+  a durable PostgreSQL, one worker, jobs that do nothing.
+- **Latency**: printer and viewer read the same monotonic clock; fifty lines a second.
+- **Cost of one more**: the large against the small, in the same run.
+- **Brokers**: nginx with nchan and nats-server, one message to 1000 WebSockets, nothing stored on disk.
 """
 
 

@@ -10,11 +10,14 @@ import asyncio
 import base64
 import json
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvloop
+from sqlalchemy import Connection
 
+from pilothouse.engine import store
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import NewRun
 from pilothouse.engine.spec import parse_spec
@@ -33,6 +36,9 @@ from pilothouse.wire import entries
 
 AT_ONCE = 16
 """Appends under way at once in a burst, as many as one ``PushLogs`` call has."""
+
+Commands = dict[str, Callable[..., Awaitable[dict[str, Any]]]]
+"""By name; the keys of an order are the arguments."""
 
 SPEC = """
 jobs:
@@ -109,14 +115,12 @@ class Hatch:
 
     async def statuses(self, runs: list[str]) -> dict[str, Any]:
         """How many of the runs are over, and how."""
-        from pilothouse.engine import store
 
-        rows = [await self._graph.identity.read(lambda conn, id=run: store.run_row(conn, id)) for run in runs]
-        found: dict[str, int] = {}
-        for row in rows:
-            assert row is not None
-            found[str(row.status)] = found.get(str(row.status), 0) + 1
-        return {"statuses": found}
+        def read(conn: Connection) -> Counter[str]:
+            rows = [store.run_row(conn, run) for run in runs]
+            return Counter(str(row.status) for row in rows if row is not None)
+
+        return {"statuses": await self._graph.identity.read(read)}
 
     def _keys(self, run: str) -> dict[str, Any]:
         known = self._runs[run]
@@ -158,7 +162,7 @@ class Hatch:
         }
 
 
-async def obey(stdin: asyncio.StreamReader, commands: dict[str, Callable[..., Awaitable[dict[str, Any]]]]) -> None:
+async def obey(stdin: asyncio.StreamReader, commands: Commands) -> None:
     """Carry out commands one after another until standard input ends."""
     while line := await stdin.readline():
         order = json.loads(line)
@@ -190,7 +194,7 @@ async def main(settings: dict[str, Any]) -> int:
             "grpc": ready.grpc_address,
             "token": await ready.local_token(),
         }
-        commands = {
+        commands: Commands = {
             "run": hatch.run,
             "progress": hatch.progress,
             "lines": hatch.lines,

@@ -27,7 +27,7 @@ FILL = """
 WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :count)
 INSERT INTO entries ("offset", stream, subject, type, at, scope, data)
 SELECT :first + i, printf('run/019a7b1e-%08d', i / 100000 * :between + i % :between), 'step', 'step.progressed', :at,
-       'project/none', CAST('{"v":1,"node":"work","percent":50,"message":"filled, so that there is something"}' AS BLOB)
+       'project/none', CAST('{"v":1,"node":"work","percent":50,"message":"filled beforehand"}' AS BLOB)
 FROM n
 """
 
@@ -41,14 +41,15 @@ def measure(lab: Lab, options: Options) -> Iterator[Row]:
 
 
 def _entries(lab: Lab, options: Options, large: int) -> Iterator[Row]:
-    costs: list[list[tuple[float, float]]] = []
+    costs: list[tuple[tuple[float, float], tuple[float, float]]] = []
     with contextlib.ExitStack() as stack:
         servers = [_filled(lab, stack, count) for count in (SMALL, large)]
         runs = [server.ask("run")["run"] for server in servers]
         for server, run in zip(servers, runs, strict=True):
             _cost(lab, server, run)
         for _ in range(options.rounds):
-            costs.append([_cost(lab, server, run) for server, run in zip(servers, runs, strict=True)])
+            small, big = (_cost(lab, server, run) for server, run in zip(servers, runs, strict=True))
+            costs.append((small, big))
     names = (f"delivery, {large:,} entries stored", f"append and commit, {large:,} entries stored")
     for at, name in enumerate(names):
         yield _row(name, [(small[at], big[at]) for small, big in costs], f"{SMALL:,}")

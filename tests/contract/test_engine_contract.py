@@ -169,7 +169,9 @@ async def test_a_queue_that_cannot_move_does_not_hold_up_what_can(
     free = [await kernel.run(named(name)) for name in ("f1", "f2", "f3")]
     assert agent.names == ["f1"]
     assert {kernel.step(id, "s")["reason"] for id in stuck} == {"no online agent matches os=arm64"}
-    assert [kernel.step(id, f"f{n}")["reason"] for n, id in enumerate(free[1:], start=2)] == ["agent a1 is busy"] * 2
+    assert [kernel.step(id, f"f{n}")["reason"] for n, id in enumerate(free[1:], start=2)] == [
+        "agent a1 is busy"
+    ] * 2
     await kernel.do(agent)
     assert agent.names == ["f1", "f2"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import Any
 
 import pytest
@@ -16,7 +15,18 @@ from pilothouse.journal import store as journal_store
 from pilothouse.server.events import CloudEvents
 from pilothouse.storage import Database, StorageClosed, Tx, Writer
 from support.databases import reopened
-from support.journals import STREAM, appending, blob, follow, numbers, raising, read_messages, stored, writing
+from support.journals import (
+    STREAM,
+    appending,
+    blob,
+    follow,
+    held_up,
+    numbers,
+    raising,
+    read_messages,
+    stored,
+    writing,
+)
 
 
 async def test_a_use_case_that_fails_harms_no_neighbour(database: Database) -> None:
@@ -35,17 +45,13 @@ async def test_a_use_case_that_fails_harms_no_neighbour(database: Database) -> N
             return number
 
         effects: list[Any] = []
-        hold = threading.Event()
-        first = asyncio.create_task(writer.write(lambda tx: hold.wait(10)))
-        calls = [
-            writer.write(lambda tx, n=n: fails(tx, f"bad-{n}") if n % 3 == 0 else works(tx, n))
-            for n in range(30)
-        ]
-        together = asyncio.gather(*calls, return_exceptions=True)
-        await asyncio.sleep(0)
-        hold.set()  # all thirty have queued up meanwhile: one group
+        async with held_up(writer):
+            calls = [
+                writer.write(lambda tx, n=n: fails(tx, f"bad-{n}") if n % 3 == 0 else works(tx, n))
+                for n in range(30)
+            ]
+            together = asyncio.gather(*calls, return_exceptions=True)
         results = await together
-        await first
         good = [n for n in range(30) if n % 3]
         assert [r for r in results if not isinstance(r, BaseException)] == good
         assert [r.args for r in results if isinstance(r, LookupError)] == [
@@ -215,18 +221,8 @@ async def test_a_transaction_that_the_database_gave_up_is_undone_for_everyone(da
             tx.conn.exec_driver_sql("ROLLBACK")
             raise OSError("database or disk is full")
 
-        began, hold = threading.Event(), threading.Event()
-
-        def wait(tx: Tx) -> None:
-            began.set()
-            assert hold.wait(10)
-
-        first = asyncio.create_task(writer.write(wait))
-        await asyncio.to_thread(began.wait, 10)  # a group of its own: what follows is the next
-        calls = asyncio.gather(writer.write(works), writer.write(full), return_exceptions=True)
-        await asyncio.sleep(0)
-        hold.set()
-        await first
+        async with held_up(writer):
+            calls = asyncio.gather(writer.write(works), writer.write(full), return_exceptions=True)
         assert [isinstance(r, Exception) for r in await calls] == [True, True]
         assert sorted(undone) == ["neighbour", "own"]
         assert stored(database) == []
@@ -236,13 +232,10 @@ async def test_a_transaction_that_the_database_gave_up_is_undone_for_everyone(da
 
 async def test_cancelling_the_caller_does_not_undo_the_work(database: Database) -> None:
     async with writing(database) as (writer, journal):
-        hold = threading.Event()
-        first = asyncio.create_task(writer.write(lambda tx: hold.wait(10)))
-        second = asyncio.create_task(writer.write(appending(journal, 1)))
-        await asyncio.sleep(0)
-        second.cancel()
-        hold.set()
-        await first
+        async with held_up(writer):
+            second = asyncio.create_task(writer.write(appending(journal, 1)))
+            await asyncio.sleep(0)
+            second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
         await writer.write(appending(journal, 2))

@@ -1,21 +1,21 @@
-"""Viewers that do not read, do not leave, or talk nonsense: they harm neither the server nor the others."""
+"""Viewers that do not read, or do not leave: they harm neither the server nor the others, and miss nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import statistics
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.fake_agent import FakeAgent, registered
 from support.faults import LONG, PATIENT, Fleet, dummy, fleet, on, until
-from support.faults_readers import CLOSE, PING, TEXT, Memory, Pulse, Reader, connections, masked, stalled, ws_request
+from support.faults_readers import Memory, Pulse, Reader, connections, stalled
 from support.server import Server, spec_for
 from support.waiting import eventually
 from support.watchers import websocket
@@ -102,7 +102,7 @@ async def test_those_who_do_not_read_cost_the_others_nothing(made: Fleet) -> Non
             async with asyncio.timeout(30):
                 await one.read(sock=sock)
             assert (one.lines, one.ended) == (LINES, True), one.kind
-    assert made.server.failures() == []
+    assert made.unforeseen() == []
 
 
 async def test_one_who_stalls_again_and_again_gets_every_line_once(made: Fleet) -> None:
@@ -168,10 +168,8 @@ async def two_steps(made: Fleet) -> AsyncIterator[tuple[FakeAgent, list[Any], st
 
 async def test_two_channels_on_one_slow_socket(made: Fleet, two_steps: tuple[FakeAgent, list[Any], str]) -> None:
     """What one channel writes fills the socket of the other, in the midst of a commit that concerns both."""
-    import json
-
     agent, tasks, pipeline = two_steps
-    async with websocket(f"{made.server.ws}/api/v1/ws", made.server.admin, max_queue=1) as ws:
+    async with websocket(f"{made.server.ws}/api/v1/ws", made.server.admin) as ws:
         for task in tasks:
             params = {"pipelineId": pipeline, "jobId": task.job_id, "stepRunId": task.step_run_id}
             await ws.send(json.dumps({"channel": "channel_log", "params": params}))
@@ -203,7 +201,7 @@ async def _lines(agent: FakeAgent, task: Any, n: int, wide: str) -> None:
     await agent.lines(task.step_run_id, [f"{n} {at} {wide}" for at in range(100)])
 
 
-# -- those who are not there, and those who talk nonsense ------------------------------------------------
+# -- those who are not there ------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -214,12 +212,6 @@ def running(made: Fleet) -> Iterator[str]:
     yield run_id
     made.server.ask("POST", f"/workflow-runs/{run_id}/cancel")
     made.ended(run_id)
-
-
-def _healthy(server: Server, pulse: Pulse) -> None:
-    assert pulse.p99 < 1.0, pulse.p99
-    assert server.alive
-    assert server.failures() == []
 
 
 def test_half_open_viewers(made: Fleet, running: str) -> None:
@@ -235,108 +227,6 @@ def test_half_open_viewers(made: Fleet, running: str) -> None:
             sock.shutdown(socket.SHUT_WR)  # half-closed: they might still read
         run_id = burst(made, f"among{time.monotonic_ns()}", 5000)
         assert made.ended(run_id)["status"] == "succeeded"
+        pulse.healthy()
     until(lambda: followers(server) <= open_before, what="all are forgotten")
-    _healthy(server, pulse)
-
-
-GARBAGE = {
-    "not http": b"\x16\x03\x01" + b"\xff" * 5000,
-    "endless line": b"GET /" + b"a" * 200_000,
-    "endless headers": b"GET / HTTP/1.1\r\n" + b"X-A: b\r\n" * 60_000,
-    "bad length": b"POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
-    "huge length": b"POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999\r\n\r\n{",
-    "two lengths": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 7\r\n\r\nabcdefg",
-    "chunks of nothing": b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
-    "null bytes": b"\0" * 10_000,
-    "half a handshake": ws_request("/api/v1/ws")[:-20],
-    "half a word": b"GE",
-    "nothing": b"",
-}
-
-
-def test_garbage_and_handshakes_that_never_end(made: Fleet, running: str) -> None:
-    server = made.server
-    with connections(server, 20 * len(GARBAGE)) as socks, Pulse(server) as pulse:
-        for at, sock in enumerate(socks):
-            with contextlib.suppress(OSError):  # it may be thrown out while it talks
-                sock.sendall(list(GARBAGE.values())[at % len(GARBAGE)])
-        run_id = burst(made, f"garbage{time.monotonic_ns()}", 5000)
-        assert made.ended(run_id)["status"] == "succeeded"
-        until(lambda: len(pulse.took) > 20, what="it answers")
-    _healthy(server, pulse)
-
-
-FRAMES = {
-    "claims to be huge": masked(TEXT, b"x" * 1000, size=1 << 62),
-    "huge": masked(TEXT, b"x" * (4 << 20)),
-    "reserved opcode": masked(0x3, b"abc"),
-    "long ping": masked(PING, b"x" * 200),
-    "bad close": masked(CLOSE, b"\x00"),
-    "continues nothing": masked(0, b"abc"),
-    "unmasked": bytes((0x81, 3)) + b"abc",
-    "not text": masked(TEXT, b"\xff\xfe"),
-    "noise": bytes(range(256)) * 40,
-}
-
-
-@pytest.mark.parametrize("path", ["run", "channels"])
-def test_frames_that_are_none(made: Fleet, running: str, path: str) -> None:
-    server = made.server
-    where = "/api/v1/ws" if path == "channels" else f"/api/v1/workflow-runs/{running}/stream"
-    with connections(server, 3 * len(FRAMES)) as socks, Pulse(server) as pulse:
-        for at, sock in enumerate(socks):
-            sock.sendall(ws_request(where, server.admin))
-            assert b" 101 " in sock.recv(4096)
-            with contextlib.suppress(OSError):  # it may be thrown out while it talks
-                sock.sendall(list(FRAMES.values())[at % len(FRAMES)])
-        for at, sock in enumerate(socks):
-            if list(FRAMES)[at % len(FRAMES)] != "claims to be huge":
-                _thrown_out(sock)
-        until(lambda: len(pulse.took) > 5, what="it answers")
-    _healthy(server, pulse)
-
-
-def _thrown_out(sock: socket.socket) -> None:
-    sock.settimeout(12)
-    with contextlib.suppress(ConnectionError):
-        while sock.recv(65536):
-            pass
-
-
-@pytest.mark.parametrize(
-    "flood", [masked(PING, b"p" * 125), masked(PING, b"")], ids=["pings", "empty-pings"]
-)
-@pytest.mark.parametrize("path", ["run", "channels"])
-def test_pings_without_end_from_one_who_reads_nothing(made: Fleet, running: str, path: str, flood: bytes) -> None:
-    """Each ping is owed a pong; those that cannot be written must not pile up in the server."""
-    server = made.server
-    where = "/api/v1/ws" if path == "channels" else f"/api/v1/workflow-runs/{running}/stream"
-    with Memory(server) as memory, Pulse(server) as pulse, connections(server, 1) as (sock,):
-        sock.sendall(ws_request(where, server.admin))
-        assert b" 101 " in sock.recv(4096)
-        sock.settimeout(2)
-        data, sent = flood * 2000, 0
-        with contextlib.suppress(TimeoutError, ConnectionError):  # no longer listened to, or thrown out
-            while sent < 150 << 20:
-                sent += sock.send(data)
-        until(lambda: len(pulse.took) > 20, what="it answers")
-        print(f"sent {sent >> 20} MiB, grown {memory.growth:.0f} MiB")
-        assert memory.growth < 32
-    _healthy(server, pulse)
-
-
-def test_fragments_without_end(made: Fleet, running: str) -> None:
-    """A message of very many empty fragments has no bytes, and is bounded all the same."""
-    server = made.server
-    with Memory(server) as memory, connections(server, 1) as (sock,):
-        sock.sendall(ws_request("/api/v1/ws", server.admin))
-        assert b" 101 " in sock.recv(4096)
-        sock.settimeout(2)
-        data, sent = masked(0, b"", fin=False) * 20_000, 0
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            sock.sendall(masked(TEXT, b"", fin=False))
-            while sent < 60 << 20:
-                sent += sock.send(data)
-        print(f"sent {sent >> 20} MiB, grown {memory.growth:.0f} MiB")
-        assert memory.growth < 32
-    assert server.alive
+    assert made.unforeseen() == []

@@ -78,8 +78,7 @@ async def test_a_checkout_goes_with_the_last_run_that_came_with_it(kernel: Kerne
     first, second = await finished(kernel), None
 
     def attach(tx: Tx) -> None:
-        run = store.load_run(tx.conn, first)
-        assert run is not None
+        run = kernel.runs.get(tx, first)
         run.checkout = blob
         store.save(tx.conn, run)
 

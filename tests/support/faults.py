@@ -169,6 +169,7 @@ class Fleet:
     agents: list[AgentProcess] = field(default_factory=list)
     marks: list[str] = field(default_factory=list)
     """Texts in the command lines of processes that must not outlive the test."""
+    _told: int = 0
 
     def agent(self, name: str, **more: Any) -> AgentProcess:
         """A new agent, not yet started."""
@@ -184,6 +185,12 @@ class Fleet:
         for process in [found for mark in self.marks for found in carrying(mark)]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+
+    def unforeseen(self) -> list[str]:
+        """What the server's log tells of the unforeseen since the last time it was asked."""
+        found = self.server.failures()
+        fresh, self._told = found[self._told :], len(found)
+        return fresh
 
     # -- runs -------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,6 +26,25 @@ async def writing(database: Database) -> AsyncIterator[tuple[Writer, Journal]]:
     finally:
         await writer.stop()
         journal.feed.close()
+
+
+@asynccontextmanager
+async def held_up(writer: Writer) -> AsyncIterator[None]:
+    """The writer is busy with something else: what is handed in meanwhile becomes one group."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(tx: Tx) -> None:
+        begun.set()
+        go_on.wait(10)
+
+    waiting = asyncio.create_task(writer.write(wait))
+    await asyncio.to_thread(begun.wait, 10)
+    try:
+        yield
+        await asyncio.sleep(0)  # what was handed in as tasks is in the queue after this
+    finally:
+        go_on.set()
+        await waiting
 
 
 def appending(

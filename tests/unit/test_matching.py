@@ -124,7 +124,7 @@ def fleets(draw: st.DrawFn) -> list[Worker]:
     return made
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(fleets(), st.lists(st.tuples(selectors, bounds), max_size=12))
 def test_nothing_is_given_wrongly_and_nothing_waits_in_vain(
     workers: list[Worker], queue: list[tuple[AgentSelector | None, str]]

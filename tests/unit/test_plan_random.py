@@ -44,7 +44,7 @@ def graphs(draw: st.DrawFn) -> tuple[JobSpec, ...]:
     return tuple(jobs)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(graphs(), st.data())
 def test_every_run_ends_and_nothing_is_left(jobs: tuple[JobSpec, ...], data: st.DataObject) -> None:
     run = sim(*jobs)

@@ -181,7 +181,7 @@ class Channels:
             return
         outlet = stream.hand_over(socket_connection(self._ws))
         outlet.pump()
-        await outlet.done
+        await asyncio.shield(outlet.done)
         if not stream.finished and not stream.unauthorized and not stream.forbidden:
             await self._ws.close(1001, "reconnect with your cursor")
 

@@ -28,6 +28,10 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 MAX_RAW = 8 << 20
 """A batch unpacks to at most this many bytes."""
 
+ZSTD_PIECE = 1024
+MAX_SEQ = 2**63 - 1
+_PLAIN = (pb.LogBatch.COMPRESSION_UNSPECIFIED, pb.LogBatch.COMPRESSION_NONE)
+
 IN_FLIGHT = 16
 """Batches of one call that may wait for the disk at once."""
 
@@ -109,14 +113,20 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
             await _check_agent(context, agent.id, request.handshake.agent_id, "")
             for event in request.batch.events:
                 await _check_agent(context, agent.id, event.meta.agent_id, "")
-                payload = json_format.MessageToDict(event.payload)
-                told = StepEvent(
-                    event.event_id, event.meta.seq, event.meta.step_id, event.event_type, payload
-                )
-                tally.count(told.seq, await self._ingest.event(agent.id, told))
+                tally.count(event.meta.seq, await self._take_event(agent.id, event))
                 if tally.out_of_order is not None:
                     return pb.PushEventsResponse(ack=tally.ack())
         return pb.PushEventsResponse(ack=tally.ack())
+
+    async def _take_event(self, agent_id: str, event: pb.Event) -> Receipt:
+        meta = event.meta
+        try:
+            payload = json_format.MessageToDict(event.payload)
+        except ValueError:  # an infinity or NaN, which JSON does not know
+            message = "the payload has a number that JSON cannot express"
+            return await self._ingest.reject(agent_id, EVENTS, meta.seq, event.event_id, message)
+        told = StepEvent(event.event_id, meta.seq, meta.step_id, event.event_type, payload)
+        return await self._ingest.event(agent_id, told)
 
 
 class LogCall:
@@ -131,6 +141,9 @@ class LogCall:
 
     async def take(self, batch: pb.LogBatch, ndjson: bool) -> None:
         """Begin to store a batch; waits only when too many are under way."""
+        if batch.meta.seq > MAX_SEQ:
+            self.tally.count(batch.meta.seq, Receipt(Taken.REJECTED, message=f"seq is at most {MAX_SEQ}"))
+            return
         try:
             lines = read_batch(batch, ndjson)
         except BatchInvalid as error:
@@ -198,8 +211,9 @@ def _unpack(batch: pb.LogBatch) -> bytes:
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as unpacked:
                 data = unpacked.read(MAX_RAW + 1)
         elif batch.compression == pb.LogBatch.COMPRESSION_ZSTD:
-            with zstandard.ZstdDecompressor().stream_reader(data) as reader:
-                data = reader.read(MAX_RAW + 1)
+            data = _unpack_zstd(data)
+        elif batch.compression not in _PLAIN:
+            raise BatchInvalid(f"compression {batch.compression} is not known")
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise BatchInvalid(f"the batch cannot be unpacked: {error}") from error
     if len(data) > MAX_RAW:
@@ -207,6 +221,19 @@ def _unpack(batch: pb.LogBatch) -> bytes:
     if batch.raw_size and batch.raw_size != len(data):
         raise BatchInvalid(f"raw_size is {batch.raw_size}, but the batch has {len(data)} bytes")
     return data
+
+
+def _unpack_zstd(data: bytes) -> bytes:
+    # Fed in small pieces, so that a bomb is noticed before it has gone off; a cut frame has no end.
+    unpacker = zstandard.ZstdDecompressor().decompressobj()
+    found = bytearray()
+    for start in range(0, len(data), ZSTD_PIECE):
+        found += unpacker.decompress(data[start : start + ZSTD_PIECE])
+        if len(found) > MAX_RAW or unpacker.eof:
+            break
+    if len(found) <= MAX_RAW and not unpacker.eof:
+        raise BatchInvalid("the batch cannot be unpacked: it is cut off")
+    return bytes(found)
 
 
 async def _check_agent(context: Context, agent_id: str, *claims: str) -> None:

@@ -185,8 +185,8 @@ class StepLog:
         self._batched = batched
 
     def ends(self, entry: Entry) -> bool:
-        """The attempt's last word."""
-        return entry.type == entries.ATTEMPT_COMPLETED
+        """Live, the attempt's last word; its history has late lines as well (docs/decisions/0005)."""
+        return entry.type == entries.ATTEMPT_COMPLETED and not self._batched
 
     def encode(self, entry: Entry) -> tuple[Frame, ...]:
         """Lines as ``Log`` objects."""

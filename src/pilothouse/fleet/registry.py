@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import orjson
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
@@ -24,6 +25,8 @@ _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 MAX_LABELS = 64
 MAX_SLOTS = 10_000
+MAX_WORD = 256
+MAX_METADATA = 16 << 10
 AGENT_PREFIX = "pilotagent_"
 REGISTRATION_PREFIX = "pilotreg_"
 
@@ -163,6 +166,21 @@ def check_profile(profile: AgentProfile) -> None:
         raise BadProfile("agent_id must be 1 to 128 letters, digits, dots, underscores or hyphens")
     if not 0 < profile.slots <= MAX_SLOTS:
         raise BadProfile(f"an agent runs 1 to {MAX_SLOTS} tasks at once, not {profile.slots}")
+    words = (
+        profile.name,
+        profile.platform,
+        profile.region,
+        profile.os,
+        profile.arch,
+        profile.version,
+        profile.ip,
+    )
+    if any(len(word) > MAX_WORD for word in words):
+        raise BadProfile(
+            f"name, platform, region, os, arch, version and ip have at most {MAX_WORD} characters"
+        )
+    if len(orjson.dumps(dict(profile.metadata))) > MAX_METADATA:
+        raise BadProfile(f"an agent's metadata have at most {MAX_METADATA} bytes")
     check_labels(profile.labels)
 
 

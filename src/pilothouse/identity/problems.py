@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -43,7 +44,11 @@ def rfc3339(ms: int) -> str:
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON body, encoded by orjson."""
-    return Response(orjson.dumps(content), status, headers, "application/json")
+    try:
+        body = orjson.dumps(content)
+    except orjson.JSONEncodeError:  # half a surrogate pair from somebody's input: escaped as it came
+        body = json.dumps(content).encode()
+    return Response(body, status, headers, "application/json")
 
 
 def respond(scope: Scope, error: ApiError) -> Response:
@@ -89,6 +94,8 @@ def translate(error: Exception) -> ApiError:
             return busy
         case IntegrityError():
             return ApiError.of("CONFLICT", "Something else was changed at the same time; try again")
+        case UnicodeEncodeError() | orjson.JSONEncodeError():
+            return ApiError.of("VALIDATION_FAILED", "A text is not valid Unicode")
         case DataError():
             return ApiError.of("VALIDATION_FAILED", "A value cannot be stored")
         case _:
@@ -110,7 +117,8 @@ def install_handlers(app: FastAPI) -> None:
         return respond(connection.scope, translate(error))
 
     kinds = (ApiError, RequestValidationError, HTTPException, CursorError, StorageError)
-    for kind in (*kinds, OperationalError, IntegrityError, DataError):
+    unicode = (UnicodeEncodeError, orjson.JSONEncodeError)
+    for kind in (*kinds, *unicode, OperationalError, IntegrityError, DataError):
         app.add_exception_handler(kind, handle)
 
 

@@ -146,7 +146,7 @@ class EventStream(Response):
         self._feed.on_tick(outlet, tick)
         try:
             outlet.pump()
-            await outlet.done
+            await asyncio.shield(outlet.done)
         finally:
             self._feed.off_tick(outlet)
 

@@ -122,6 +122,7 @@ class Outlet:
     __slots__ = (
         "_feed",
         "_loading",
+        "_stopped",
         "channel",
         "connection",
         "done",
@@ -146,12 +147,13 @@ class Outlet:
         self.channel = channel
         self._feed = feed
         self._loading = False
+        self._stopped = False
         connection.attach(self)
 
     def pump(self) -> None:
         """Write what lies after the cursor while the socket takes it; live once there is nothing more."""
         reader = self.reader
-        while not self.done.done() and not self._loading and self.connection.writable:
+        while not self._stopped and not self._loading and self.connection.writable:
             messages = reader.take()
             if messages:
                 self._write_now(messages)
@@ -181,11 +183,13 @@ class Outlet:
 
     def stop(self) -> None:
         """Nothing more is written; harmless when it has stopped already."""
-        if self.done.done():
+        if self._stopped:
             return
+        self._stopped = True
         self._feed.drop(self)
         self.connection.detach(self)
-        self.done.set_result(None)
+        if not self.done.done():  # whoever waited for it may have been cancelled, and it with him
+            self.done.set_result(None)
 
     def idle_since(self) -> float:
         """When something was last written (the feed's clock)."""
@@ -211,6 +215,6 @@ class Outlet:
             return
         finally:
             self._loading = False
-        if messages and not self.done.done():
+        if messages and not self._stopped:
             self._write_now(messages)
         self.pump()

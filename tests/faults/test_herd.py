@@ -1,0 +1,55 @@
+"""Everybody comes back at once after a restart, each with a cursor of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from support.faults import LONG, PATIENT, Fleet, chance, dummy, fleet, on
+from support.faults_readers import Pulse, Reader
+
+HERD = 3000 if LONG else 300
+LINES = 4000
+
+
+@pytest.fixture
+async def crowd(tmp_path: Path) -> AsyncIterator[tuple[Fleet, list[Reader]]]:
+    """Readers that were cut off anywhere in two runs: one that is over, and one that goes on."""
+    rng = chance("herd")
+    with fleet(tmp_path, **PATIENT) as made:
+        made.agent("a").start()
+        over = made.run("over", on("a", {"name": "j", "steps": [dummy("s", lines=LINES)]}))
+        gate = tmp_path / "gate"
+        script = f"seq -f 'line %.0f' 1 {LINES // 2}; until [ -e {gate} ]; do sleep 0.02; done; seq -f 'line %.0f' {LINES // 2 + 1} {LINES}"
+        step = {"name": "s", "uses": "shell", "args": {"script": script}}
+        live = made.run("live", on("a", {"name": "j", "steps": [step]}))
+        await asyncio.to_thread(made.ended, over)
+        readers = []
+        for at in range(HERD):
+            run_id, kind = (over, live)[at % 2], ("sse", "ws")[at // 2 % 2]
+            readers.append(Reader(made.server, made.server.admin, run_id, kind))
+        # A few have been in before; the others have their cursors from them.
+        pioneers = [one for one in readers[:40]]
+        await asyncio.gather(*(one.read(stop_after=rng.randrange(1, LINES // 2)) for one in pioneers))
+        for at, one in enumerate(readers[40:]):
+            known = pioneers[at % 4 + 4 * rng.randrange(10)]
+            one.cursor, one.lines = known.cursor, known.lines
+        yield made, readers
+
+
+async def test_all_get_everything_and_the_server_still_answers(crowd: tuple[Fleet, list[Reader]]) -> None:
+    made, readers = crowd
+    await asyncio.to_thread(made.server.kill9)
+    coming = [asyncio.create_task(one.follow(60 + HERD / 25)) for one in readers]  # it is not there yet
+    await asyncio.to_thread(made.server.restart)
+    with Pulse(made.server) as pulse:
+        await asyncio.sleep(0.3)
+        (made.directory / "gate").touch()
+        await asyncio.gather(*coming)
+        await asyncio.to_thread(pulse.healthy)
+    print(f"healthz: {len(pulse.took)} times, p99 {pulse.p99:.3f} s")
+    assert {(one.lines, one.ended) for one in readers if one.run_id} == {(LINES, True)}
+    assert made.server.failures() == []
