@@ -63,7 +63,7 @@ def routes(server: Server) -> list[tuple[str, str, str]]:
 async def test_every_route_says_who_may_use_it(tmp_path: Path, routes: list[tuple[str, str, str]]) -> None:
     graph = build(Settings(data_dir=tmp_path / "data"))
     try:
-        app = build_app(graph, "project")
+        app = build_app(graph)
         declared = [r for r in required_actions(app) if r[1] not in DOCUMENTS and r[0] != "HEAD"]
     finally:
         graph.journal.feed.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.kernel import PROJECT, Kernel
 
 from pilothouse.engine import store
 from pilothouse.engine.blobs import Blobs
@@ -15,6 +14,7 @@ from pilothouse.identity.model import SYSTEM
 from pilothouse.journal import CursorExpired, Selection
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
+from support.kernel import PROJECT, Kernel
 
 SPEC = "jobs: [{name: j, steps: [{name: s, uses: dummy}]}]"
 DAY = 86_400
@@ -74,7 +74,8 @@ async def test_a_checkout_goes_with_the_last_run_that_came_with_it(kernel: Kerne
     async def body():  # type: ignore[no-untyped-def]
         yield b"a tar, say"
 
-    blob = await blobs.receive(SYSTEM, PROJECT, body(), "")
+    received = await blobs.receive(body(), "")
+    blob = await kernel.write(lambda tx: blobs.record(tx, SYSTEM, PROJECT, received))
     first, second = await finished(kernel), None
 
     def attach(tx: Tx) -> None:

@@ -328,6 +328,19 @@ def test_a_reader_stops_at_the_end_of_its_stream() -> None:
     assert not blind.reader.ended, "what it may not see does not tell it anything, not even by ending"
 
 
+def test_what_is_published_during_a_load_is_not_skipped() -> None:
+    """The page was read before, and is at its end; what came since is still to be read."""
+    world = World(max_entries=10_000, max_bytes=1, page_rows=4)
+    world.publish([(1, 0, 0, 0)])
+    follower = world.follow(Selection("run/a"), RUN_WS, frozenset(SCOPES), Cursor(0))
+    world.begin(follower)
+    world.publish([(0, 0, 0, 2)])
+    world.finish(follower)
+    world.drain(follower)
+    assert len(follower.got) == 1
+    assert follower.got == world.expected(follower)
+
+
 def test_a_small_budget_is_one_entry_at_a_time() -> None:
     world = World(10_000, 1 << 20, 4)
     world.publish([(0, 0, 0, 4), (1, 0, 0, 4), (0, 0, 0, 3)])

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,15 @@ from pilothouse.identity.service import Identity
 from pilothouse.storage import Tx
 
 
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A file that was received; ``size`` in bytes."""
+
+    id: str
+    sha256: str
+    size: int
+
+
 class Blobs:
     """Files below one directory, known by id. A file is complete and on disk before it is known at all."""
 
@@ -29,12 +39,11 @@ class Blobs:
         self._identity = identity
         root.mkdir(parents=True, exist_ok=True)
 
-    async def receive(
-        self, by: Principal, project: str, body: AsyncIterator[bytes], sha256: str
-    ) -> dict[str, Any]:
-        """Store an upload; ``sha256`` (hex), where given, must be its checksum.
+    async def receive(self, body: AsyncIterator[bytes], sha256: str) -> Blob:
+        """Lay an upload on disk; ``sha256`` (hex), where given, must be its checksum.
 
-        Raises :class:`BlobTooLarge`, :class:`BlobInvalid`; then nothing is kept.
+        Nobody knows of it until :meth:`record`. Raises :class:`BlobTooLarge`, :class:`BlobInvalid`; then nothing
+        is kept.
         """
         blob_id = str(uuid7())
         part = self._root / f"{blob_id}.part"
@@ -46,21 +55,25 @@ class Blobs:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+        return Blob(blob_id, digest, size)
 
-        def use_case(tx: Tx) -> None:
-            store.add_blob(
-                tx.conn,
-                id=blob_id,
-                project=project,
-                sha256=digest,
-                size=size,
-                created_by=by.name,
-                created_at=tx.now,
-            )
-            self._identity.audit(tx, by, "blob.upload", blob_id, {"size": size, "sha256": digest})
+    def record(self, tx: Tx, by: Principal, project: str, blob: Blob) -> dict[str, Any]:
+        """Make a received file known."""
+        store.add_blob(
+            tx.conn,
+            id=blob.id,
+            project=project,
+            sha256=blob.sha256,
+            size=blob.size,
+            created_by=by.name,
+            created_at=tx.now,
+        )
+        self._identity.audit(tx, by, "blob.upload", blob.id, {"size": blob.size, "sha256": blob.sha256})
+        return {"id": blob.id, "sha256": blob.sha256, "size": blob.size}
 
-        await self._identity.write(use_case)
-        return {"id": blob_id, "sha256": digest, "size": size}
+    def discard(self, blob: Blob) -> None:
+        """Drop a received file that nobody was told of."""
+        self.path(blob.id).unlink(missing_ok=True)
 
     async def _fill(self, part: Path, body: AsyncIterator[bytes]) -> tuple[str, int]:
         digest, size = hashlib.sha256(), 0

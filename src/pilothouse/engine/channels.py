@@ -126,7 +126,7 @@ class Channels:
 
     async def _find(self, params: dict[str, Any]) -> Subject:
         subject = await self._identity.read(lambda conn: _find_subject(conn, params["stepRunId"]))
-        if subject is None or not self._caller.sees(entries.project_scope(subject.project)):
+        if subject is None or not self._guard.sees(entries.project_scope(subject.project)):
             raise BadRequest(f"no step run with ID '{params['stepRunId']}' exists")
         if any(params[name] != subject.params[name] for name in _PARAMS):
             raise BadRequest("pipelineId and jobId are not those of this step run")

@@ -134,7 +134,7 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
     return routes
 
 
-def blobs_router(identity: Identity, blobs: Blobs, default_project: str) -> APIRouter:
+def blobs_router(identity: Identity, blobs: Blobs) -> APIRouter:
     """``/api/v1/blobs``: bounded uploads."""
     routes = APIRouter(prefix="/api/v1/blobs", tags=["blobs"])
 
@@ -145,15 +145,21 @@ def blobs_router(identity: Identity, blobs: Blobs, default_project: str) -> APIR
         summary="Upload a file",
         responses=_example(_BLOB_EXAMPLE, 201),
     )
-    async def upload(request: Request, caller: Caller, project: str = "") -> Response:
+    async def upload(request: Request, caller: Caller, idem: Idem, project: str = "") -> Response:
         """The raw body is the file; ``X-Content-SHA256`` (hex), where given, is checked.
 
         Errors: ``PAYLOAD_TOO_LARGE``, ``VALIDATION_FAILED``.
         """
-        home = project or default_project
+        home = await _project(identity, caller, project)
         require(caller, "blob.write", home)
         checksum = request.headers.get("x-content-sha256", "")
-        return json_response(await blobs.receive(caller, home, request.stream(), checksum), 201)
+        blob = await blobs.receive(request.stream(), checksum)
+        answer = await idem(
+            lambda tx: blobs.record(tx, caller, home, blob), 201, content=blob.sha256.encode()
+        )
+        if answer.headers.get("idempotency-replayed"):
+            blobs.discard(blob)  # the first answer names another
+        return answer
 
     @routes.get(
         "/{blob_id}",
@@ -169,14 +175,14 @@ def blobs_router(identity: Identity, blobs: Blobs, default_project: str) -> APIR
     return routes
 
 
-def secrets_router(identity: Identity, secrets: Secrets, default_project: str) -> APIRouter:
+def secrets_router(identity: Identity, secrets: Secrets) -> APIRouter:
     """``/api/v1/secrets`` (Arcentra envelope): names can be seen, values only be set."""
     routes = APIRouter(prefix="/api/v1/secrets", tags=["secrets"])
 
     @routes.get("", dependencies=[allow("secret.read")], summary="List secrets")
     async def list_secrets(caller: Caller, projectId: str = "") -> Response:
         """Names and times of a project's secrets."""
-        project = projectId or default_project
+        project = await _project(identity, caller, projectId)
         require(caller, "secret.read", project)
         found = await identity.read(lambda conn: secrets.names(conn, project))
         listed = [
@@ -193,7 +199,7 @@ def secrets_router(identity: Identity, secrets: Secrets, default_project: str) -
     @routes.put("/{name}", dependencies=[allow("secret.write")], summary="Set a secret")
     async def put_secret(name: str, caller: Caller, body: PutSecret) -> Response:
         """Set or replace; the value is encrypted at rest and never shown. Errors: ``VALIDATION_FAILED``."""
-        project = body.projectId or default_project
+        project = await _project(identity, caller, body.projectId)
         require(caller, "secret.write", project)
         created = await identity.write(lambda tx: secrets.put(tx, caller, project, name, body.value))
         return envelope({"name": name, "created": created}, 201 if created else 200)
@@ -201,12 +207,17 @@ def secrets_router(identity: Identity, secrets: Secrets, default_project: str) -
     @routes.delete("/{name}", dependencies=[allow("secret.write")], summary="Delete a secret")
     async def delete_secret(name: str, caller: Caller, projectId: str = "") -> Response:
         """Steps that refer to it fail from now on. Errors: ``SECRET_NOT_FOUND``."""
-        project = projectId or default_project
+        project = await _project(identity, caller, projectId)
         require(caller, "secret.write", project)
         await identity.write(lambda tx: secrets.delete(tx, caller, project, name))
         return envelope({"name": name})
 
     return routes
+
+
+async def _project(identity: Identity, caller: Principal, named: str) -> str:
+    """The id of the project that a request names by id or name; the default one if it names none."""
+    return (await identity.read(lambda conn: identity.projects.resolve(conn, caller, named or None))).id
 
 
 def _example(value: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from uuid_utils import uuid7
 
 from pilothouse.fleet import messages
 from pilothouse.fleet.credentials import agent_caller, bearer
-from pilothouse.fleet.errors import BadCredential, BadProfile
+from pilothouse.fleet.errors import AgentNotFound, BadCredential, BadProfile
 from pilothouse.fleet.model import Task, TaskReport, Verdict
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
@@ -147,7 +147,10 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         """The control channel: work and cancellations out; heartbeats, acknowledgements and statuses in."""
         agent_id = await self._self(context, "")
         channel = GrpcChannel(agent_id)
-        await self._fleet.attach(channel)
+        try:
+            await self._fleet.attach(channel)
+        except AgentNotFound as error:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
         log.info("fleet.agent_connected", agent_id=agent_id, connection_id=channel.connection_id)
         listening = asyncio.create_task(self._listen(channel, request_iterator))
         listening.add_done_callback(

@@ -89,9 +89,16 @@ class Fleet:
     # -- connections ------------------------------------------------------------------------------------
 
     async def attach(self, channel: AgentChannel) -> None:
-        """A connection of an agent begins: what was on offer or to be cancelled is sent again."""
+        """A connection of an agent begins: what was on offer or to be cancelled is sent again.
+
+        Raises :class:`AgentNotFound` for an agent that was removed in this moment.
+        """
         self.hub.attach(channel)
-        await self._writer.write(lambda tx: self._connected(tx, channel))
+        try:
+            await self._writer.write(lambda tx: self._connected(tx, channel))
+        except BaseException:
+            self.hub.detach(channel)
+            raise
 
     async def detach(self, channel: AgentChannel, reason: str) -> None:
         """A connection ended. The end of a replaced one, or our own shutdown, makes nobody offline."""

@@ -83,9 +83,8 @@ class ApiTokens:
     def revoke(self, tx: Tx, by: Principal, id: str) -> None:
         """End a token, with all streams it opened. Raises ``TOKEN_NOT_FOUND``."""
         token = store.find_api_token(tx.conn, id)
-        if token is None:
+        if token is None or not by.may("token.own" if token.user_id == by.id else "token.admin"):
             raise ApiError.of("TOKEN_NOT_FOUND", f"No token with id '{id}' exists")
-        require(by, "token.own" if token.user_id == by.id else "token.admin")
         store.revoke(tx.conn, id, tx.now)
         body = {"id": id, "name": token.name, "user": token.username}
         self._trail.tell(tx, by, "token.revoked", f"token/{id}", body, scope=f"user/{token.user_id}")

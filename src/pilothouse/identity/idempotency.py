@@ -51,7 +51,12 @@ class Idempotent:
         self._key = key
 
     async def __call__(
-        self, use_case: Callable[[Tx], Any], status: int = 201, *, envelope: bool = False
+        self,
+        use_case: Callable[[Tx], Any],
+        status: int = 201,
+        *,
+        envelope: bool = False,
+        content: bytes | None = None,
     ) -> Response:
         """Run ``use_case``; what it returns is the JSON body (``envelope``: ``detail`` of the Arcentra one).
 
@@ -67,7 +72,7 @@ class Idempotent:
             return Response(await identity.write(fresh), status, media_type="application/json")
         if not _SANE_KEY.fullmatch(self._key):
             raise ApiError.of("INVALID_PARAMETER", "Idempotency-Key has 1 to 255 visible ASCII characters")
-        once = await self._once(fresh, status)
+        once = await self._once(fresh, status, content)
         try:
             first, answer, replayed = await identity.write(once)
         except IntegrityError:
@@ -77,7 +82,7 @@ class Idempotent:
         return Response(answer, first, headers, "application/json")
 
     async def _once(
-        self, fresh: Callable[[Tx], bytes], status: int
+        self, fresh: Callable[[Tx], bytes], status: int, content: bytes | None
     ) -> Callable[[Tx], tuple[int, bytes, bool]]:
         request, caller, key = self._request, self._caller, self._key or ""
         identity = Exchange.of(request.scope).edge.identity

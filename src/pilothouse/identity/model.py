@@ -95,7 +95,6 @@ AGENT_ACTIONS: Mapping[str, str] = MappingProxyType(
     {
         "agent.self": "register, heartbeat, take work and report on it, under its own id",
         "blob.read": "download what the work it holds refers to",
-        "blob.write": "upload artifacts and outputs of the work it holds",
     }
 )
 """What an agent may do, and nothing else; its services check that the work concerned is its own."""

@@ -112,7 +112,10 @@ def install_handlers(app: FastAPI) -> None:
             log.warning(
                 "http.storage_failed", error=str(error), request_id=Exchange.of(connection.scope).request_id
             )
-        if isinstance(error, RequestValidationError) and (refusal := await _refused(connection.scope)):
+        unreadable = isinstance(error, RequestValidationError) or (
+            isinstance(error, HTTPException) and error.status_code == 400
+        )
+        if unreadable and (refusal := await _refused(connection.scope)):
             return respond(connection.scope, refusal)
         return respond(connection.scope, translate(error))
 

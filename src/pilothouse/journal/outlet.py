@@ -92,12 +92,12 @@ class Channel:
                 if self.fmt.ends(entry):
                     ended = True
                     break
+        everyone = self.live() if ended else []
         if frames:
             self.last_write = now
             self._write_all(b"".join(frames) if len(frames) > 1 else frames[0])
-        if ended:
-            for outlet in self.live():
-                outlet.end()
+        for outlet in everyone:  # those too whose socket this last write has filled
+            outlet.end()
 
     def stop(self) -> None:
         """End all its live outlets; their readers come back with their cursors."""

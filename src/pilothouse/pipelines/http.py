@@ -102,9 +102,7 @@ class StopRun(BaseModel):
     reason: str = Field("", max_length=500)
 
 
-def pipelines_router(
-    identity: Identity, pipelines: Pipelines, engine: Engine, default_project: str
-) -> APIRouter:
+def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -> APIRouter:
     """``/api/v1/pipelines``."""
     routes = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
 
@@ -125,7 +123,9 @@ def pipelines_router(
     @routes.post("", dependencies=[allow("pipeline.write")], status_code=201, summary="Create a pipeline")
     async def create(body: CreatePipeline, caller: Caller, idem: Idem) -> Response:
         """Errors: ``PIPELINE_ALREADY_EXISTS``, ``VALIDATION_FAILED``."""
-        project = body.projectId or default_project
+        named = body.projectId or None
+        found = await identity.read(lambda conn: identity.projects.resolve(conn, caller, named))
+        project = found.id
         require(caller, "pipeline.write", project)
         if body.repoUrl:
             raise ApiError.of(

@@ -30,7 +30,7 @@ ENVELOPE_FAMILIES = tuple(
 )
 
 
-def build_app(graph: Graph, default_project: str) -> FastAPI:
+def build_app(graph: Graph) -> FastAPI:
     """All routes of this server."""
     settings = graph.settings
     app = FastAPI(
@@ -56,11 +56,11 @@ def build_app(graph: Graph, default_project: str) -> FastAPI:
     app.include_router(identity_router)
     app.include_router(agents_router(identity, graph.fleet))
     app.include_router(registration_tokens_router(identity, graph.fleet))
-    app.include_router(pipelines_router(identity, graph.pipelines, graph.engine, default_project))
+    app.include_router(pipelines_router(identity, graph.pipelines, graph.engine))
     app.include_router(sockets_router(identity, feed, streams))
     app.include_router(runs_router(identity, graph.engine))
-    app.include_router(blobs_router(identity, graph.blobs, default_project))
-    app.include_router(secrets_router(identity, graph.secrets, default_project))
+    app.include_router(blobs_router(identity, graph.blobs))
+    app.include_router(secrets_router(identity, graph.secrets))
     app.include_router(events_router(identity, feed, settings.sse_keepalive))
     app.include_router(operations_router(graph))
     return app

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import structlog
 import uvicorn
+from sqlalchemy.exc import DBAPIError
 
 from pilothouse.fleet.service import Fleet
-from pilothouse.identity import store as identity_store
 from pilothouse.identity.model import SYSTEM
 from pilothouse.server.app import build_app
 from pilothouse.server.graph import Graph, build
@@ -79,6 +79,9 @@ async def serve(
     except (OSError, DataDirLocked, StorageTooNew) as error:
         print(f"pilothouse cannot start: {error}", file=sys.stderr, flush=True)
         return 1
+    except DBAPIError as error:
+        print(f"pilothouse cannot start: the database says: {error.orig}", file=sys.stderr, flush=True)
+        return 1
     return 0
 
 
@@ -102,14 +105,16 @@ async def _with_graph(
 async def _run(
     graph: Graph, http_socket: socket.socket, on_ready: OnReady | None, stop: asyncio.Event
 ) -> None:
-    project = await graph.identity.read(identity_store.default_project)
-    assert project is not None, "bootstrap has made the default project"
-    http = _http_server(graph, project)
+    http = _http_server(graph)
     rpc, grpc_port = await start_rpc(graph)
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
     graph.background.start()
     try:
-        await http.listening.wait()
+        listening = asyncio.create_task(http.listening.wait())
+        await asyncio.wait({listening, serving}, return_when=asyncio.FIRST_COMPLETED)
+        listening.cancel()
+        if serving.done():
+            raise OSError(f"the HTTP server did not start: {serving.exception() or 'see its log'}")
         ready = _ready(graph, http_socket.getsockname()[1], grpc_port)
         if on_ready is not None:
             await on_ready(ready)
@@ -151,10 +156,10 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _http_server(graph: Graph, default_project: str) -> _Server:
+def _http_server(graph: Graph) -> _Server:
     settings = graph.settings
     config = uvicorn.Config(
-        build_app(graph, default_project),
+        build_app(graph),
         loop="none",
         http=HttpProtocol,
         ws=WebSocketProtocol,

@@ -28,7 +28,8 @@ class Tap:
     __slots__ = ("_interrupt", "_outlets", "_transport", "writable", "write")
 
     def __init__(self, transport: Transport, interrupt: Any = None) -> None:
-        transport.set_write_buffer_limits(HIGH_WATER)
+        if not transport.is_closing():
+            transport.set_write_buffer_limits(HIGH_WATER)
         self._transport = transport
         self._interrupt = interrupt
         self._outlets: list[Outlet] = []
