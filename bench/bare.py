@@ -8,8 +8,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import sqlite3
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, cast
 
 import uvloop
@@ -44,17 +47,40 @@ class Subscriber(asyncio.Protocol):
             self._writes.remove(self._transport.write)
 
 
-async def main() -> None:
+class Store:
+    """Rows in SQLite, each committed to the disk; a reader by stream would find them by the index."""
+
+    def __init__(self, file: Path) -> None:
+        self._db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("CREATE TABLE entries (offset INTEGER PRIMARY KEY, stream TEXT, data BLOB)")
+        self._db.execute("CREATE INDEX by_stream ON entries (stream, offset)")
+
+    def add(self, data: bytes) -> None:
+        """One row, one transaction."""
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("INSERT INTO entries (stream, data) VALUES (?, ?)", ("run/bench", data))
+        self._db.execute("COMMIT")
+
+
+async def main(directory: Path) -> None:
     """Until standard input ends."""
+    store, thread = Store(directory / "bare.db"), ThreadPoolExecutor(1)
     writes: list[Callable[[bytes], None]] = []
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Subscriber(writes), "127.0.0.1", 0, backlog=4096)
 
-    async def send(data: str, count: int) -> dict[str, Any]:
-        """The same bytes ``count`` times to everyone, each sent before the next is written."""
+    async def send(data: str, count: int, commit: bool = False, nobody: bool = False) -> dict[str, Any]:
+        """The same bytes ``count`` times to everyone (or nobody), each sent before the next is written.
+
+        ``commit``: a thread stores them before, durably, as a server that forgets nothing must at least do.
+        """
         frame = base64.b64decode(data)
         for _ in range(count):
-            for write in writes:
+            if commit:
+                await loop.run_in_executor(thread, store.add, frame)
+            for write in () if nobody else writes:
                 write(frame)
             await asyncio.sleep(0)
         return {"bytes": len(frame)}
@@ -73,4 +99,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(uvloop.run(main()))
+    sys.exit(uvloop.run(main(Path(json.loads(sys.argv[1])))))

@@ -247,7 +247,10 @@ class Lab:
 
     def bare(self) -> contextlib.closing[Child]:
         """The peer of fan-out: a loop of ``transport.write`` (see ``bench/bare.py``)."""
-        return contextlib.closing(Child("bench.bare", SERVER_CORE))
+        self._made += 1
+        directory = self.directory / f"bare-{self._made}"
+        directory.mkdir()
+        return contextlib.closing(Child("bench.bare", SERVER_CORE, str(directory)))
 
     def open_streams(self, port: int, count: int, request: list[str]) -> contextlib.closing[Reader]:
         """Streams on a server of this machine."""

@@ -25,6 +25,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def _fresh(made: Fleet) -> None:
+    made.unforeseen()  # of the test before
+
+
 @pytest.fixture(scope="module")
 def running(made: Fleet) -> str:
     """A run that goes on for as long as the tests."""

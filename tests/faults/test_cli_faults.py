@@ -88,7 +88,7 @@ def lines(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"line (\d+)\.$", text, re.M)]
 
 
-@pytest.mark.parametrize("here", [LONG_STORY], indirect=True)
+@pytest.mark.parametrize("here", [LONG_STORY], ids=["long"], indirect=True)
 def test_it_outlives_the_server(made: Fleet, here: Shell, gate: Path) -> None:
     rng = chance("cli")
     running = here.pilot("pipeline", "run")
@@ -108,14 +108,14 @@ def test_it_outlives_the_server(made: Fleet, here: Shell, gate: Path) -> None:
     assert made.unforeseen() == []
 
 
-@pytest.mark.parametrize("here", ["echo before.\nexit 7"], indirect=True)
+@pytest.mark.parametrize("here", ["echo before.\nexit 7"], ids=["fail"], indirect=True)
 def test_it_fails_when_the_run_does(here: Shell) -> None:
     running = here.pilot("pipeline", "run")
     assert running.wait(20) == 5, here.said(running)
     assert "exit code 7" in here.said(running)
 
 
-@pytest.mark.parametrize("here", [HANG], indirect=True)
+@pytest.mark.parametrize("here", [HANG], ids=["hang"], indirect=True)
 def test_cancelled_from_another_shell(made: Fleet, here: Shell) -> None:
     running = here.pilot("pipeline", "run")
     until(lambda: "begun." in here.said(running), what="it runs")
@@ -125,7 +125,7 @@ def test_cancelled_from_another_shell(made: Fleet, here: Shell) -> None:
     until(lambda: not made.agents[0].steps(), what="its step is dead")
 
 
-@pytest.mark.parametrize("here", [HANG], indirect=True)
+@pytest.mark.parametrize("here", [HANG], ids=["hang"], indirect=True)
 @pytest.mark.parametrize("away", [False, True], ids=["server there", "server away"])
 def test_ctrl_c_lets_go_of_it(made: Fleet, here: Shell, gate: Path, away: bool) -> None:
     running = here.pilot("pipeline", "run")
@@ -147,7 +147,7 @@ def test_ctrl_c_lets_go_of_it(made: Fleet, here: Shell, gate: Path, away: bool) 
     assert "ended." in here.said(watching)
 
 
-@pytest.mark.parametrize("here", [HANG], indirect=True)
+@pytest.mark.parametrize("here", [HANG], ids=["hang"], indirect=True)
 def test_two_who_watch_see_the_same(made: Fleet, here: Shell, gate: Path) -> None:
     """One from the start, one who came after the server had been away."""
     first = here.pilot("pipeline", "run")

@@ -13,12 +13,21 @@ from typing import Any
 
 import pytest
 
-from support.fake_agent import FakeAgent, registered
-from support.faults import LONG, PATIENT, Fleet, dummy, fleet, on, until
-from support.faults_readers import Memory, Pulse, Reader, connections, stalled
+from support.fake_agent import FakeAgent, batch, registered
+from support.faults import LONG, PATIENT, ROUNDS, Fleet, dummy, fleet, on, until
+from support.faults_readers import (
+    TEXT,
+    Memory,
+    Pulse,
+    Reader,
+    connections,
+    masked,
+    stalled,
+    ws_messages,
+    ws_request,
+)
 from support.server import Server, spec_for
 from support.waiting import eventually
-from support.watchers import websocket
 
 GOOD = 50 if LONG else 12
 STEPS = 10
@@ -32,6 +41,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     with fleet(tmp_path_factory.mktemp("viewers"), **PATIENT) as made:
         made.agent("a").start()
         yield made
+
+
+@pytest.fixture(autouse=True)
+def _fresh(made: Fleet) -> None:
+    made.unforeseen()  # of the test before
 
 
 @pytest.fixture
@@ -169,36 +183,35 @@ async def two_steps(made: Fleet) -> AsyncIterator[tuple[FakeAgent, list[Any], st
 async def test_two_channels_on_one_slow_socket(made: Fleet, two_steps: tuple[FakeAgent, list[Any], str]) -> None:
     """What one channel writes fills the socket of the other, in the midst of a commit that concerns both."""
     agent, tasks, pipeline = two_steps
-    async with websocket(f"{made.server.ws}/api/v1/ws", made.server.admin) as ws:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    sock.connect(("127.0.0.1", made.server.settings["port"]))
+    reader, writer = await asyncio.open_connection(sock=sock, limit=4096)
+    try:
+        writer.write(ws_request("/api/v1/ws", made.server.admin))
+        await reader.readuntil(b"\r\n\r\n")
+        messages = ws_messages(reader)
         for task in tasks:
             params = {"pipelineId": pipeline, "jobId": task.job_id, "stepRunId": task.step_run_id}
-            await ws.send(json.dumps({"channel": "channel_log", "params": params}))
-            assert json.loads(await ws.recv())["type"] == "subscribed"
-            assert json.loads(await ws.recv())["type"] == "history_done"
-        wide = "x" * 3000
-        rounds = 60
-        saying = asyncio.create_task(_say(agent, tasks, rounds, wide))
+            writer.write(masked(TEXT, json.dumps({"channel": "channel_log", "params": params}).encode()))
+            kinds = [json.loads((await anext(messages))[1])["type"] for _ in range(2)]
+            assert kinds == ["subscribed", "history_done"]
         seen: dict[str, list[int]] = {task.step_run_id: [] for task in tasks}
-        async with asyncio.timeout(60):
-            while sum(map(len, seen.values())) < 2 * rounds * 100:
-                data = json.loads(await ws.recv())["data"]
+        for first in range(0, ROUNDS * 72, 24):
+            # Many in one call, so that one commit holds lines of both; more than any socket takes at once.
+            await agent.push(*(_batch(agent, tasks[n % 2], first + n) for n in range(1, 25)))
+            for _ in range(24 * 60):
+                data = json.loads((await asyncio.wait_for(anext(messages), 10))[1])["data"]
                 seen[data["step_run_id"]].append(data["line_number"])
-                if len(seen[data["step_run_id"]]) % 500 == 0:
-                    await asyncio.sleep(0.05)  # slow: the server's buffer fills and drains
-                for numbers in seen.values():
-                    assert numbers[-1:] in ([], [len(numbers)]), "lost or doubled"
-        await saying
-    assert all(numbers == list(range(1, rounds * 100 + 1)) for numbers in seen.values())
+                assert data["line_number"] == len(seen[data["step_run_id"]]), "lost, doubled, or out of order"
+        assert [len(numbers) for numbers in seen.values()] == [ROUNDS * 72 * 30] * 2
+    finally:
+        writer.transport.abort()
 
 
-async def _say(agent: FakeAgent, tasks: list[Any], rounds: int, wide: str) -> None:
-    for n in range(rounds):
-        # Both at once, so that one commit holds lines of both.
-        await asyncio.gather(*(_lines(agent, task, n, wide) for task in tasks))
-
-
-async def _lines(agent: FakeAgent, task: Any, n: int, wide: str) -> None:
-    await agent.lines(task.step_run_id, [f"{n} {at} {wide}" for at in range(100)])
+def _batch(agent: FakeAgent, task: Any, seq: int) -> Any:
+    wide = "x" * 5000
+    return batch(task.step_run_id, seq, [f"{seq} {at} {wide}" for at in range(60)], agent_id=agent.agent_id)
 
 
 # -- those who are not there ------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -162,7 +163,9 @@ class Kernel:
     async def tick(self, seconds: float = 1) -> None:
         """Let time pass, then do what the server does every second."""
         self.clock.advance(seconds)
-        for use_case in (self.fleet.reap, self.engine.tick, self.dispatcher.forsake):
+        for run_id in await self.write(self.engine.due):
+            await self.write(partial(self.engine.move_on, run_id=run_id))
+        for use_case in (self.fleet.reap, self.dispatcher.forsake):
             await self.write(use_case)
         await self.pump()
 

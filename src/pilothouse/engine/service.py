@@ -115,10 +115,13 @@ class Engine:
                 job.steps = [_new_step(job.id, step.index, step.name) for step in before.steps]
         return self._begin(tx, by, run, "run.rerun")
 
-    def tick(self, tx: Tx) -> None:
-        """Move on the runs in which a delay or a timeout has run out; run this about every second."""
-        for run_id in store.due_runs(tx.conn, tx.now):
-            self._transitions.settle(tx, self._runs.get(tx, run_id))
+    def due(self, tx: Tx) -> list[str]:
+        """The runs in which a delay or a timeout has run out; ask about every second."""
+        return store.due_runs(tx.conn, tx.now)
+
+    def move_on(self, tx: Tx, run_id: str) -> None:
+        """Do what is due in a run: a use case for each, so that none can hold up the others."""
+        self._transitions.settle(tx, self._runs.get(tx, run_id))
 
     def _begin(self, tx: Tx, by: Principal, run: Run, action: str) -> Run:
         store.insert_run(tx.conn, run)

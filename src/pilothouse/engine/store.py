@@ -338,7 +338,7 @@ def bound_attempts(conn: Connection) -> list[Row[Any]]:
 
 
 def due_runs(conn: Connection, now: int, limit: int = 100) -> list[str]:
-    """Runs in which something was waiting for a time that has come."""
+    """Runs in which something was waiting for a time that has come; any of them, so that none is starved."""
     waiting_job = select(jobs.c.run_id).where(
         jobs.c.status == Status.RUNNING.value,
         ((jobs.c.deadline > 0) & (jobs.c.deadline <= now))
@@ -347,7 +347,8 @@ def due_runs(conn: Connection, now: int, limit: int = 100) -> list[str]:
     waiting_step = select(steps.c.run_id).where(
         steps.c.status == Status.PENDING.value, steps.c.not_before > 0, steps.c.not_before <= now
     )
-    return list(conn.execute(waiting_job.union(waiting_step).limit(limit)).scalars())
+    due = waiting_job.union(waiting_step).subquery()
+    return list(conn.execute(select(due.c.run_id).order_by(func.random()).limit(limit)).scalars())
 
 
 def unfinished_runs(conn: Connection) -> list[str]:

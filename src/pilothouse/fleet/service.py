@@ -131,6 +131,8 @@ class Fleet:
             task = handler.task(tx, lease)
             if task is not None:
                 tx.after_commit(lambda: channel.dispatch(task))
+            else:
+                self._lose(tx, lease, "it can no longer be handed out")
 
     def _disconnected(self, tx: Tx, channel: AgentChannel, reason: str) -> None:
         agent = store.agent(tx.conn, channel.agent_id)
@@ -268,9 +270,12 @@ class Fleet:
             silence = f"no heartbeat for {self.settings.offline_after:g} s"
             self._offline(tx, agent, silence, connection_id=agent.connection_id)
         for lease in store.expired_leases(tx.conn, tx.now):
-            self._lose(
-                tx, lease, f"agent {lease.agent_id} has not been heard of for {self.settings.lease:g} s"
-            )
+            self._lose(tx, lease, self._why_overdue(lease))
+
+    def _why_overdue(self, lease: Lease) -> str:
+        if lease.state is LeaseState.OFFERED:
+            return f"agent {lease.agent_id} did not take it up within {self.settings.lease:g} s"
+        return f"agent {lease.agent_id} has not been heard of for {self.settings.lease:g} s"
 
     # -- inner ------------------------------------------------------------------------------------------
 

@@ -58,9 +58,10 @@ class Projects:
         return self._find(tx.conn, project.id)
 
     def get(self, conn: Connection, by: Principal, id: str) -> Project:
-        """A project. Raises ``PROJECT_NOT_FOUND``, ``AUTH_INSUFFICIENT_PERMISSIONS`` to those outside it."""
+        """A project. Raises ``PROJECT_NOT_FOUND``, to those outside it as well."""
         project = self._find(conn, id)
-        require(by, "project.read", project.id)
+        if not by.may("project.read", project.id):
+            raise _not_found(id)
         return project
 
     def resolve(self, conn: Connection, by: Principal, name_or_id: str | None) -> Project:
@@ -138,5 +139,9 @@ class Projects:
     def _find(self, conn: Connection, id: str) -> Project:
         project = store.find_project(conn, id)
         if project is None:
-            raise ApiError.of("PROJECT_NOT_FOUND", f"No project with id '{id}' exists")
+            raise _not_found(id)
         return project
+
+
+def _not_found(id: str) -> ApiError:
+    return ApiError.of("PROJECT_NOT_FOUND", f"No project with id '{id}' exists")

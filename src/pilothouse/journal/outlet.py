@@ -11,10 +11,13 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Protocol
 
+import structlog
+
 from pilothouse.journal.errors import CursorExpired
 from pilothouse.journal.model import Cursor, Entry, Selection, WireFormat
 from pilothouse.journal.reader import Reader
 
+log = structlog.get_logger("feed")
 Write = Callable[[bytes], object]
 
 
@@ -211,6 +214,10 @@ class Outlet:
             messages = await self._feed.load(self.reader)
         except CursorExpired as error:
             self.expired = error
+            self.stop()
+            return
+        except Exception:  # the database did not answer: the reader comes back with its cursor
+            log.exception("feed.load_failed", stream=self.reader.selection.stream)
             self.stop()
             return
         finally:

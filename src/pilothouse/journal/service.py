@@ -36,7 +36,7 @@ class Journal:
 
     def forget(self, tx: Tx, stream: str, below: int) -> int:
         """Retention: drop a stream's entries below an offset; older cursors of that stream then get 410."""
-        return store.forget(tx.conn, stream, below)
+        return store.forget(tx.conn, stream, min(below, store.next_offset(tx.conn)))
 
     # -- CommitHook -------------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import structlog
 
@@ -14,6 +16,8 @@ from pilothouse.fleet.service import Fleet
 from pilothouse.storage import StorageClosed, Tx, Writer
 
 log = structlog.get_logger("server.background")
+
+T = TypeVar("T")
 
 TICK = 1.0
 PRUNE_EVERY = 60.0
@@ -55,7 +59,8 @@ class Background:
         while True:
             await asyncio.sleep(TICK)
             await self._guarded(self._fleet.reap)
-            await self._guarded(self._engine.tick)
+            for run_id in await self._guarded(self._engine.due) or ():
+                await self._guarded(partial(self._engine.move_on, run_id=run_id))
             await self._guarded(self._dispatcher.forsake)
 
     async def _prune(self) -> None:
@@ -63,12 +68,13 @@ class Background:
             await self._guarded(self._retention.prune)
             await asyncio.sleep(PRUNE_EVERY)
 
-    async def _guarded(self, use_case: Callable[[Tx], object]) -> None:
+    async def _guarded(self, use_case: Callable[[Tx], T]) -> T | None:
         try:
-            await self._writer.write(use_case)
+            return await self._writer.write(use_case)
         except StorageClosed:
             raise asyncio.CancelledError from None
         except Exception:
             # One bad row must not stop the clock for everybody else; the next round tries again.
             log.exception("server.background_failed", task=getattr(use_case, "__qualname__", ""))
             await asyncio.sleep(TICK)
+            return None

@@ -70,6 +70,8 @@ async def serve(
     configure_logs(settings.log_format, settings.log_level)
     stop = stop or asyncio.Event()
     try:
+        if (settings.tls_cert is None) != (settings.tls_key is None):
+            raise OSError("tls_cert and tls_key belong together: give both or neither")
         with (
             data_dir_lock(settings.data_dir),
             _listening(settings.host, settings.port) as http_socket,

@@ -1,0 +1,197 @@
+"""Whatever bytes come: a decoder gives a value or its own refusal, soon, and within bounds."""
+
+from __future__ import annotations
+
+import gzip
+import time
+import tracemalloc
+from typing import Any
+
+import orjson
+import pytest
+import zstandard
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pilothouse.agent.spool import frame, unframe
+from pilothouse.engine.grpc import MAX_RAW, BatchInvalid, read_batch
+from pilothouse.engine.spec import SpecError, parse_spec
+from pilothouse.journal import Cursor, CursorError
+from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
+from support.faults import ROUNDS
+
+NONE, GZIP, ZSTD = (
+    pb.LogBatch.COMPRESSION_NONE,
+    pb.LogBatch.COMPRESSION_GZIP,
+    pb.LogBatch.COMPRESSION_ZSTD,
+)
+often = settings(max_examples=300 * ROUNDS, deadline=None)
+EPOCH = "0123abcd"
+
+
+def batch(data: bytes, compression: Any = NONE, raw_size: int = 0) -> pb.LogBatch:
+    return pb.LogBatch(batch_id="b", data=data, compression=compression, raw_size=raw_size)
+
+
+# -- cursors --------------------------------------------------------------------------------------------
+
+
+@often
+@given(st.text() | st.from_regex(r"[0-9a-f]{8}\.\d{0,30}\.\d{0,30}") | st.binary().map(lambda b: b.decode("latin-1")))
+@example("0123abcd.1.0\n")
+@example("0123abcd.-1.0")
+@example("0123abcd.١.٢")
+@example("9" * 100_000)
+def test_a_cursor_is_what_we_gave_out_or_refused(text: str) -> None:
+    try:
+        cursor = Cursor.parse(text, EPOCH)
+    except CursorError:
+        return
+    assert cursor.text(EPOCH) == text or text.isascii()
+    assert cursor.offset >= 0
+    assert cursor.offset < 1 << 63, "no database could look it up"
+    assert text.isascii(), "digits of other scripts were never given out"
+
+
+@often
+@given(st.integers(0, 10**18 - 1), st.integers(0, 10**9 - 1))
+def test_a_cursor_comes_back_as_it_was(offset: int, k: int) -> None:
+    assert Cursor.parse(Cursor(offset, k).text(EPOCH), EPOCH) == Cursor(offset, k)
+
+
+# -- specs ----------------------------------------------------------------------------------------------
+
+BOMBS = [
+    "a: &a [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else '*a'] * 9)}]\n" for n in range(12)),
+    "jobs: " + "[" * 20_000,
+    "jobs: " + "{a: " * 5_000,
+    "? " * 20_000,
+    "- " * 20_000,
+    "jobs: &a\n  - *a\n",
+    "jobs: !!python/object/apply:os.system ['true']",
+    "jobs: [{name: a, steps: [{name: s, uses: shell, args: {command: '" + "${{ " * 5000 + "'}}]}]",
+    "\ufeff\x00\x07",
+    "x" * 1_000_000,
+]
+
+
+@pytest.mark.parametrize("text", BOMBS, ids=range(len(BOMBS)))
+def test_a_spec_that_is_a_bomb(text: str) -> None:
+    began = time.perf_counter()
+    with pytest.raises(SpecError):
+        parse_spec(text)
+    assert time.perf_counter() - began < 5.0
+
+
+# -- log batches ----------------------------------------------------------------------------------------
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+logs = st.dictionaries(st.sampled_from(["content", "stream", "level", "timestamp", "x"]), anything, max_size=5)
+
+
+@often
+@given(st.binary() | st.lists(logs).map(lambda many: b"\n".join(map(orjson.dumps, many))), st.booleans())
+@example(b'{"content":"a\\nb","stream":"stderr"}\n[]', True)
+@example(b"[" * 5000, True)
+@example(b'{"content":{"a":[]},"level":["x"],"stream":{}}', True)
+def test_a_plain_batch_is_lines_or_refused(data: bytes, ndjson: bool) -> None:
+    try:
+        found = read_batch(batch(data), ndjson)
+    except BatchInvalid:
+        assert ndjson
+        return
+    assert all(isinstance(line, str) and "\n" not in line and "\x00" not in line for line in found.lines)
+    assert all(0 <= at < len(found.lines) for at in [*found.stderr, *found.levels])
+    assert all(isinstance(level, str) for level in found.levels.values())
+    orjson.dumps(found.lines)  # the journal can hold them
+
+
+@often
+@given(st.lists(st.text(st.characters(exclude_characters="\n\r\x00", exclude_categories=["Cs"]))))
+def test_lines_come_out_as_they_went_in(lines: list[str]) -> None:
+    data = "".join(f"{line}\n" for line in lines).encode()
+    packed = zstandard.ZstdCompressor().compress(data)
+    for one in (batch(data, NONE, len(data)), batch(gzip.compress(data), GZIP, len(data)), batch(packed, ZSTD, len(data))):
+        assert read_batch(one, False).lines == lines
+
+
+@pytest.mark.parametrize("how", [GZIP, ZSTD], ids=["gzip", "zstd"])
+@often
+@given(data=st.data())
+def test_damaged_batches_are_refused(how: Any, data: st.DataObject) -> None:
+    """Wherever a bit is wrong: refused, or read as it was; never anything else, and never half."""
+    plain = b"".join(b"line %d\n" % n for n in range(200))
+    packed = bytearray(gzip.compress(plain) if how == GZIP else zstandard.ZstdCompressor(write_checksum=True).compress(plain))
+    at = data.draw(st.integers(0, len(packed) - 1))
+    packed[at] ^= data.draw(st.integers(1, 255))
+    try:
+        found = read_batch(batch(bytes(packed), how, len(plain)), False)
+    except BatchInvalid:
+        return
+    assert found.lines == plain.decode().splitlines()
+
+
+@pytest.mark.parametrize("how", [GZIP, ZSTD], ids=["gzip", "zstd"])
+@often
+@given(st.binary(min_size=1))
+def test_noise_is_refused(how: Any, noise: bytes) -> None:
+    magic = b"\x1f\x8b\x08\0\0\0\0\0\0\3" if how == GZIP else b"\x28\xb5\x2f\xfd"
+    for data in (noise, magic + noise):
+        try:
+            read_batch(batch(data, how), False)
+        except BatchInvalid:
+            continue
+
+
+@pytest.mark.parametrize("how", [GZIP, ZSTD], ids=["gzip", "zstd"])
+def test_a_batch_that_was_cut_off_is_refused(how: Any) -> None:
+    """Also where nobody says how large it should have been: an ack for it would cost the rest."""
+    plain = b"".join(b"line %d %d\n" % (n, hash(n * 7919)) for n in range(20_000))
+    packed = gzip.compress(plain) if how == GZIP else zstandard.ZstdCompressor().compress(plain)
+    for kept in (len(packed) - 1, len(packed) - 9, len(packed) // 2, 20):
+        with pytest.raises(BatchInvalid):
+            read_batch(batch(packed[:kept], how), False)
+
+
+@pytest.mark.parametrize("how", [GZIP, ZSTD], ids=["gzip", "zstd"])
+def test_a_batch_of_several_frames_is_read_whole_or_refused(how: Any) -> None:
+    pack = gzip.compress if how == GZIP else zstandard.ZstdCompressor().compress
+    try:
+        found = read_batch(batch(pack(b"one\n") + pack(b"two\n"), how), False)
+    except BatchInvalid:
+        return
+    assert found.lines == ["one", "two"]
+
+
+@pytest.mark.parametrize("how", [GZIP, ZSTD], ids=["gzip", "zstd"])
+def test_a_bomb_costs_no_more_than_a_full_batch(how: Any) -> None:
+    zeros = b"\0" * (64 << 20)
+    bomb = gzip.compress(zeros, 9) if how == GZIP else zstandard.ZstdCompressor(level=19).compress(zeros)
+    del zeros
+    assert len(bomb) < 100_000
+    tracemalloc.start()
+    began = time.perf_counter()
+    with pytest.raises(BatchInvalid):
+        read_batch(batch(bomb, how), False)
+    took, peak = time.perf_counter() - began, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * MAX_RAW
+    assert took < 3.0
+
+
+# -- the agent's spool ----------------------------------------------------------------------------------
+
+
+@often
+@given(st.lists(st.binary(min_size=1)), st.data())
+def test_a_torn_spool_gives_whole_records_from_the_beginning(records: list[bytes], data: st.DataObject) -> None:
+    whole = b"".join(map(frame, records))
+    cut = data.draw(st.integers(0, len(whole)))
+    found = [payload for payload, _ in unframe(whole[:cut] + data.draw(st.binary(max_size=40)))]
+    kept = [payload for payload, end in unframe(whole) if end <= cut]
+    assert kept == records[: len(kept)]
+    assert found[: len(kept)] == kept
