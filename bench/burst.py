@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from functools import partial
 
-from bench.common import READER_BUSY, Lab, Options, Row, median, spend
+from bench.common import READER_BUSY, Lab, Options, Row, median, missed, spend
 
 SUBSCRIBERS = 1000
 WIDTH = 80
@@ -60,5 +60,7 @@ def _burst(lab: Lab, options: Options, kind: str, name: str) -> Row:
         f"{ratio:.2f}×",
         "≥ 1.5 M/s",
         median(rates) >= BAR,
-        f"the load client used {busy:.0%} of its core" if busy > READER_BUSY else "",
+        f"the load client used {busy:.0%} of its core"
+        if busy > READER_BUSY
+        else missed(median(rates), BAR, least=True),
     )

@@ -284,6 +284,14 @@ def spend(child: Child, reader: Reader, work: Callable[[], Any]) -> tuple[Spent,
     return spent, answer
 
 
+def missed(value: float, bar: float, *, least: bool, why: str = "") -> str:
+    """By how much a bar is missed, and why; nothing if it is met. ``least``: the bar is a lower one."""
+    if (value >= bar) if least else (value <= bar):
+        return ""
+    by = f"{1 - value / bar:.0%} short" if least else f"{value / bar - 1:.0%} over"
+    return f"{by}: {why}" if why else by
+
+
 def cpu_seconds(pid: int) -> float:
     """The CPU clock of another process (Linux: the clock id is made from the pid)."""
     return time.clock_gettime((~pid << 3) | 2)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from bench.common import Lab, Options, Row
+from bench.common import Lab, Options, Row, missed
 
 BARS = {"ws": 20, "sse": 12}
 NAMES = {"ws": "WebSocket", "sse": "SSE"}
 SETTLE = 2.0
+WHY = "the request's task sleeps in every layer of the framework for as long as the stream is open"
 
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
@@ -23,6 +24,7 @@ def measure(lab: Lab, options: Options) -> Iterator[Row]:
                 f"{grown:.1f} KiB",
                 bar=f"≤ {BARS[kind]} KiB",
                 met=grown <= BARS[kind],
+                why=missed(grown, BARS[kind], least=False, why=WHY),
             )
 
 

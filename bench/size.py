@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.common import Lab, Options, Row, Server, median, spend
+from bench.common import Lab, Options, Row, Server, median, missed, spend
 
 SUBSCRIBERS = 200
 EVENTS = 100
@@ -80,6 +80,7 @@ def _row(name: str, pairs: list[tuple[float, float]], small: str) -> Row:
         f"{ratio:.2f}×",
         f"≤ {FLAT}×",
         ratio <= FLAT,
+        missed(ratio, FLAT, least=False),
     )
 
 

@@ -19,10 +19,14 @@ def problems() -> list[str]:
     for name, extra in wanted.items():
         text = (ROOT / f"requirements/{name}.lock").read_text()
         pinned = dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", text, re.MULTILINE))
-        direct = [re.split(r"[\[<>=~!; ]", line)[0].lower() for line in project["project"]["dependencies"] + extra]
+        direct = [
+            re.split(r"[\[<>=~!; ]", line)[0].lower() for line in project["project"]["dependencies"] + extra
+        ]
         found += [f"{name}.lock does not pin {package}" for package in direct if package not in pinned]
         blocks = re.split(r"\n(?=[A-Za-z0-9])", text)
-        found += [f"{name}.lock has no hash for {b.split()[0]}" for b in blocks if "==" in b and "--hash" not in b]
+        found += [
+            f"{name}.lock has no hash for {b.split()[0]}" for b in blocks if "==" in b and "--hash" not in b
+        ]
         if "://" in text or "index-url" in text:
             found.append(f"{name}.lock names a registry's address")
     return found

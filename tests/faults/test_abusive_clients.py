@@ -73,7 +73,10 @@ ENDLESS = {
     "headers": (b"GET / HTTP/1.1\r\n", b"X-A: b\r\n" * 10_000),
     "a header": (b"GET / HTTP/1.1\r\nX-A: ", b"b" * 65_536),
     "an address": (b"GET /", b"b" * 65_536),
-    "a body": (b"POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 1099511627776\r\n\r\n", b"b" * 65_536),
+    "a body": (
+        b"POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 1099511627776\r\n\r\n",
+        b"b" * 65_536,
+    ),
     "requests": (b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 1000),
 }
 

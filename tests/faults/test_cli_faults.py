@@ -85,7 +85,7 @@ HANG = "echo begun.\nuntil [ -e GATE ]; do sleep 0.05; done\necho ended."
 
 
 def lines(text: str) -> list[int]:
-    return [int(number) for number in re.findall(r"line (\d+)\.$", text, re.M)]
+    return [int(number) for number in re.findall(r"line (\d+)\.$", text, re.MULTILINE)]
 
 
 @pytest.mark.parametrize("here", [LONG_STORY], ids=["long"], indirect=True)

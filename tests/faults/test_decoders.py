@@ -37,7 +37,11 @@ def batch(data: bytes, compression: Any = NONE, raw_size: int = 0) -> pb.LogBatc
 
 
 @often
-@given(st.text() | st.from_regex(r"[0-9a-f]{8}\.\d{0,30}\.\d{0,30}") | st.binary().map(lambda b: b.decode("latin-1")))
+@given(
+    st.text()
+    | st.from_regex(r"[0-9a-f]{8}\.\d{0,30}\.\d{0,30}")
+    | st.binary().map(lambda b: b.decode("latin-1"))
+)
 @example("0123abcd.1.0\n")
 @example("0123abcd.-1.0")
 @example("0123abcd.١.٢")
@@ -62,7 +66,8 @@ def test_a_cursor_comes_back_as_it_was(offset: int, k: int) -> None:
 # -- specs ----------------------------------------------------------------------------------------------
 
 BOMBS = [
-    "a: &a [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else '*a'] * 9)}]\n" for n in range(12)),
+    "a: &a [x]\n"
+    + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else '*a'] * 9)}]\n" for n in range(12)),
     "jobs: " + "[" * 20_000,
     "jobs: " + "{a: " * 5_000,
     "? " * 20_000,
@@ -90,7 +95,9 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-logs = st.dictionaries(st.sampled_from(["content", "stream", "level", "timestamp", "x"]), anything, max_size=5)
+logs = st.dictionaries(
+    st.sampled_from(["content", "stream", "level", "timestamp", "x"]), anything, max_size=5
+)
 
 
 @often
@@ -115,7 +122,11 @@ def test_a_plain_batch_is_lines_or_refused(data: bytes, ndjson: bool) -> None:
 def test_lines_come_out_as_they_went_in(lines: list[str]) -> None:
     data = "".join(f"{line}\n" for line in lines).encode()
     packed = zstandard.ZstdCompressor().compress(data)
-    for one in (batch(data, NONE, len(data)), batch(gzip.compress(data), GZIP, len(data)), batch(packed, ZSTD, len(data))):
+    for one in (
+        batch(data, NONE, len(data)),
+        batch(gzip.compress(data), GZIP, len(data)),
+        batch(packed, ZSTD, len(data)),
+    ):
         assert read_batch(one, False).lines == lines
 
 
@@ -125,7 +136,9 @@ def test_lines_come_out_as_they_went_in(lines: list[str]) -> None:
 def test_damaged_batches_are_refused(how: Any, data: st.DataObject) -> None:
     """Wherever a bit is wrong: refused, or read as it was; never anything else, and never half."""
     plain = b"".join(b"line %d\n" % n for n in range(200))
-    packed = bytearray(gzip.compress(plain) if how == GZIP else zstandard.ZstdCompressor(write_checksum=True).compress(plain))
+    packed = bytearray(
+        gzip.compress(plain) if how == GZIP else zstandard.ZstdCompressor(write_checksum=True).compress(plain)
+    )
     at = data.draw(st.integers(0, len(packed) - 1))
     packed[at] ^= data.draw(st.integers(1, 255))
     try:
@@ -188,7 +201,9 @@ def test_a_bomb_costs_no_more_than_a_full_batch(how: Any) -> None:
 
 @often
 @given(st.lists(st.binary(min_size=1)), st.data())
-def test_a_torn_spool_gives_whole_records_from_the_beginning(records: list[bytes], data: st.DataObject) -> None:
+def test_a_torn_spool_gives_whole_records_from_the_beginning(
+    records: list[bytes], data: st.DataObject
+) -> None:
     whole = b"".join(map(frame, records))
     cut = data.draw(st.integers(0, len(whole)))
     found = [payload for payload, _ in unframe(whole[:cut] + data.draw(st.binary(max_size=40)))]

@@ -25,7 +25,9 @@ async def lone(tmp_path: Path) -> AsyncIterator[Fleet]:
 
 
 def _steps(ledger: Path, count: int) -> list[dict[str, Any]]:
-    return [shell(f"s{at}", f"echo $PILOT_STEP_RUN_ID >> {ledger}; seq 1 20; sleep 0.05") for at in range(count)]
+    return [
+        shell(f"s{at}", f"echo $PILOT_STEP_RUN_ID >> {ledger}; seq 1 20; sleep 0.05") for at in range(count)
+    ]
 
 
 async def test_both_killed_again_and_again(lone: Fleet, tmp_path: Path) -> None:

@@ -39,7 +39,12 @@ def load(ledger: Path, number: int, bursts: int) -> tuple[dict[str, Any], dict[s
     names = [f"r{number}-{at}" for at in range(3)]
     shells = [shell(f"s{at}", talk(ledger, name, bursts)) for at, name in enumerate(names[:2])]
     mute = dummy(
-        "dummy", lines=bursts * 4, interval=0.07, text=f"{names[2]} {{n}}", outputs={"n": number}, progress=[50]
+        "dummy",
+        lines=bursts * 4,
+        interval=0.07,
+        text=f"{names[2]} {{n}}",
+        outputs={"n": number},
+        progress=[50],
     )
     spec = on("a", {"name": "talk", "steps": shells}, {"name": "quiet", "steps": [mute]})
     said = {f"talk/s{at}": numbered(name, bursts * 5) for at, name in enumerate(names[:2])}
@@ -93,7 +98,9 @@ async def test_no_line_no_event_no_run_is_lost_and_no_step_runs_twice(tmp_path: 
     with fleet(tmp_path, **PATIENT) as made:
         made.agent("a", slots=8).start()
         audience = Audience(made.server, made.server.admin)
-        triggers = Triggers(made.server, made.server.pipeline("more", on("a", {"name": "j", "steps": [dummy("d")]})))
+        triggers = Triggers(
+            made.server, made.server.pipeline("more", on("a", {"name": "j", "steps": [dummy("d")]}))
+        )
         runs = {}
         try:
             for number in range(3):
@@ -142,7 +149,10 @@ def _check(
 async def test_many_tiny_steps_each_run_once(tmp_path: Path) -> None:
     rng, ledger = chance("tiny steps"), tmp_path / "ledger"
     jobs = [
-        {"name": f"j{j}", "steps": [shell(f"s{s}", f"echo j{j}/s{s} >> {ledger}; echo done") for s in range(15 * ROUNDS)]}
+        {
+            "name": f"j{j}",
+            "steps": [shell(f"s{s}", f"echo j{j}/s{s} >> {ledger}; echo done") for s in range(15 * ROUNDS)],
+        }
         for j in range(4)
     ]
     with fleet(tmp_path, **PATIENT) as made:

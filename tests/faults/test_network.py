@@ -51,13 +51,18 @@ LINES = [f"line {n}" for n in range(1, 401)]
 
 def talkative(agent: str, ledger: Path) -> dict[str, object]:
     """Three steps of different kinds at once, and one after the other."""
-    print_all = f"echo $PILOT_STEP_RUN_ID >> {ledger}; i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo line $i; done"
+    print_all = (
+        f"echo $PILOT_STEP_RUN_ID >> {ledger}; i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo line $i; done"
+    )
     paced = f"echo $PILOT_STEP_RUN_ID >> {ledger}; for i in $(seq 1 400); do echo line $i; sleep 0.005; done"
     return on(
         agent,
         {"name": "burst", "steps": [shell("s1", print_all), shell("s2", print_all)]},
         {"name": "paced", "steps": [shell("s1", paced)]},
-        {"name": "dummy", "steps": [dummy("s1", lines=400, interval=0.005, outputs={"o": 1}, progress=[10, 90])]},
+        {
+            "name": "dummy",
+            "steps": [dummy("s1", lines=400, interval=0.005, outputs={"o": 1}, progress=[10, 90])],
+        },
     )
 
 
@@ -113,7 +118,9 @@ def test_slow(patient: Fleet, slow_line: Proxy, name: str, how: dict[str, float]
     _all_is_right(patient, run_id, ledger)
 
 
-def test_a_partition_shorter_than_the_lease_harms_nothing(patient: Fleet, slow_line: Proxy, name: str) -> None:
+def test_a_partition_shorter_than_the_lease_harms_nothing(
+    patient: Fleet, slow_line: Proxy, name: str
+) -> None:
     ledger = patient.directory / f"{name}-ledger"
     patient.agent(name, grpc=slow_line.address).start()
     run_id = patient.run(name, talkative(name, ledger))
@@ -167,7 +174,9 @@ def test_a_lost_step_that_still_runs_is_stopped_when_its_agent_is_back(
     assert agent.steps()
     line.set()
     until(lambda: quick.status(agent) == "online", what="it is back")
-    until(lambda: not agent.steps(), 10, "nobody waits for the step, and its slot is free for others: it ends")
+    until(
+        lambda: not agent.steps(), 10, "nobody waits for the step, and its slot is free for others: it ends"
+    )
 
 
 def test_an_agent_that_stood_still_works_again(quick: Fleet, name: str) -> None:
@@ -208,7 +217,9 @@ def test_a_rerun_elsewhere_while_the_first_try_goes_on_unseen(quick: Fleet, line
     assert [a["status"] for a in quick.attempts(run_id)] == ["failed", "succeeded"]
 
 
-def test_a_ghost_of_an_older_connection_does_not_end_the_agent(patient: Fleet, slow_line: Proxy, name: str) -> None:
+def test_a_ghost_of_an_older_connection_does_not_end_the_agent(
+    patient: Fleet, slow_line: Proxy, name: str
+) -> None:
     """Bytes of a killed agent's connection arrive when its successor has long been at work."""
     token = patient.server.registration_token(max_uses=1)
     agent = patient.agent(name, grpc=slow_line.address, token=token).start()

@@ -89,7 +89,13 @@ class Stage:
 
 def followers(server: Server) -> int:
     text = server.call("GET", "/metrics", None).text
-    return int(next(float(line.split()[1]) for line in text.splitlines() if line.startswith("pilothouse_stream_followers ")))
+    return int(
+        next(
+            float(line.split()[1])
+            for line in text.splitlines()
+            if line.startswith("pilothouse_stream_followers ")
+        )
+    )
 
 
 async def test_those_who_do_not_read_cost_the_others_nothing(made: Fleet) -> None:
@@ -180,7 +186,9 @@ async def two_steps(made: Fleet) -> AsyncIterator[tuple[FakeAgent, list[Any], st
         yield agent, tasks, pipeline
 
 
-async def test_two_channels_on_one_slow_socket(made: Fleet, two_steps: tuple[FakeAgent, list[Any], str]) -> None:
+async def test_two_channels_on_one_slow_socket(
+    made: Fleet, two_steps: tuple[FakeAgent, list[Any], str]
+) -> None:
     """What one channel writes fills the socket of the other, in the midst of a commit that concerns both."""
     agent, tasks, pipeline = two_steps
     sock = socket.socket()

@@ -135,7 +135,10 @@ def test_log_batches_of_any_kind(wire: Wire) -> None:
     @example([{"seq": 2**64 - 1, "step": "", "id": "huge", "data": b"x\n"}], False)
     @example([{"seq": 2**63, "step": "", "id": "huge", "data": b"x\n"}], False)
     @example([{"seq": 0, "step": "", "id": "zero", "data": b"x\n"}], False)
-    @example([{"seq": 1, "step": "", "id": "", "data": b"\x1f\x8b\x08\0\0\0\0\0\0\3\xff\xff", "compression": 2}], False)
+    @example(
+        [{"seq": 1, "step": "", "id": "", "data": b"\x1f\x8b\x08\0\0\0\0\0\0\3\xff\xff", "compression": 2}],
+        False,
+    )
     def push(batches: list[dict[str, Any]], ndjson: bool) -> None:
         made = [_batch(wire, **one) for one in batches]
         metadata = [("pilot-log-format", "ndjson")] if ndjson else []
@@ -173,7 +176,9 @@ def test_events_of_any_kind(wire: Wire) -> None:
     @some
     @given(
         st.sampled_from(TYPES) | text,
-        st.dictionaries(st.sampled_from(["percent", "progress", "message", "name", "value"]) | text, value, max_size=4),
+        st.dictionaries(
+            st.sampled_from(["percent", "progress", "message", "name", "value"]) | text, value, max_size=4
+        ),
         text | st.just(""),
     )
     @example("arcentra.step.output", {"name": "n", "value": float("nan")}, "")
@@ -217,7 +222,12 @@ def _requests(wire: Wire) -> st.SearchStrategy[Any]:
     params = {name: st.just(known) | small for name, known in wire.params.items()}
     word = st.sampled_from(["channel_log", "channel_status", "subscribe", "unsubscribe"]) | small
     request = st.fixed_dictionaries(
-        {}, optional={"channel": word, "action": word, "params": st.fixed_dictionaries({}, optional={**params, "cursor": small}) | small}
+        {},
+        optional={
+            "channel": word,
+            "action": word,
+            "params": st.fixed_dictionaries({}, optional={**params, "cursor": small}) | small,
+        },
     )
     return request | small
 
@@ -226,7 +236,9 @@ def test_channel_requests_of_any_kind(wire: Wire) -> None:
     """Each gets an answer, or the socket is closed with a code that says why; nobody crashes."""
 
     @some
-    @given(st.lists(_requests(wire).map(json.dumps) | st.text(max_size=30) | st.binary(max_size=30), max_size=4))
+    @given(
+        st.lists(_requests(wire).map(json.dumps) | st.text(max_size=30) | st.binary(max_size=30), max_size=4)
+    )
     def ask(requests: list[str | bytes]) -> None:
         wire.do(_asked(wire, requests))
 
@@ -249,6 +261,7 @@ async def _asked(wire: Wire, requests: list[str | bytes]) -> None:
 
 def test_run_streams_of_any_name(wire: Wire) -> None:
     """Whatever is asked for: one error message and a close code, the reason cut so that it fits."""
+
     @some
     @given(st.text(min_size=1, max_size=150), st.text(max_size=40))
     @example("é" * 150, "start")
@@ -279,8 +292,13 @@ def test_cursors_of_any_kind_over_http(wire: Wire) -> None:
     @given(st.text(max_size=30) | st.from_regex(r"\A[0-9a-f]{8}\.[0-9]{1,20}\.[0-9]{1,12}\Z"))
     def ask(cursor: str) -> None:
         headers = {"Authorization": f"Bearer {server.admin}"}
-        with httpx.stream("GET", f"{server.url}/api/v1/events", params={"cursor": cursor}, headers=headers) as answer:
-            assert answer.status_code in (400, 410) or cursor in ("", "start", "now"), (cursor, answer.status_code)
+        with httpx.stream(
+            "GET", f"{server.url}/api/v1/events", params={"cursor": cursor}, headers=headers
+        ) as answer:
+            assert answer.status_code in (400, 410) or cursor in ("", "start", "now"), (
+                cursor,
+                answer.status_code,
+            )
 
     ask()
     assert wire.made.unforeseen() == []

@@ -80,7 +80,13 @@ class AgentProcess:
             "--slots": str(self.slots),
             "--data-dir": str(self.data_dir),
         }
-        command = [sys.executable, "-m", "pilothouse", "agent", *(w for pair in options.items() for w in pair)]
+        command = [
+            sys.executable,
+            "-m",
+            "pilothouse",
+            "agent",
+            *(w for pair in options.items() for w in pair),
+        ]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         if online:

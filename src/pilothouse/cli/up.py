@@ -103,7 +103,7 @@ class _Up:
     async def _ready(self, ready: Ready) -> None:
         self._context = await self._log_in(ready)
         self._session.out.say(
-            f"This machine is logged in as admin (context {CONTEXT!r}). Console: {self._context.server}"
+            f"This machine is logged in as admin (context {CONTEXT!r}). Server: {self._context.server}"
         )
         self._agent = LocalAgent(self._settings, ready, self._session.out)
         self._agent.start()

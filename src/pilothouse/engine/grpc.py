@@ -121,7 +121,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
     async def _take_event(self, agent_id: str, event: pb.Event) -> Receipt:
         meta = event.meta
         try:
-            payload = json_format.MessageToDict(event.payload)
+            payload = _whole(json_format.MessageToDict(event.payload))
         except ValueError:  # an infinity or NaN, which JSON does not know
             message = "the payload has a number that JSON cannot express"
             return await self._ingest.reject(agent_id, EVENTS, meta.seq, event.event_id, message)
@@ -171,6 +171,17 @@ class LogCall:
     async def _settle_first(self) -> None:
         seq, task = self._pending.popleft()
         self.tally.count(seq, await task)
+
+
+def _whole(value: Any) -> Any:
+    """A Struct knows only doubles; whole numbers were whole numbers."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return value
 
 
 def read_batch(batch: pb.LogBatch, ndjson: bool) -> LogLines:

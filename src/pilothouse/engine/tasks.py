@@ -149,7 +149,8 @@ class StepTasks:
             checkout=Checkout(f"/api/v1/blobs/{blob['id']}", blob["sha256"], blob["size"]) if blob else None,
             continue_on_error=spec.continue_on_error,
             fresh_workspace=job.fresh,
-            last_in_job=step.index == len(job.steps) - 1,
+            # What failed may be tried again in this workspace: it is not the last that needs it.
+            last_in_job=step.index == len(job.steps) - 1 and not any(s.status.bad for s in job.steps),
         )
 
     def _fill_in(self, conn: Connection, at: Place) -> tuple[dict[str, str], Any, dict[str, str]]:

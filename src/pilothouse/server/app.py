@@ -23,6 +23,7 @@ from pilothouse.pipelines.http import pipelines_router
 from pilothouse.server.events import events_router
 from pilothouse.server.graph import Graph
 from pilothouse.server.operations import operations_router
+from pilothouse.server.settings import SettingsInvalid
 
 ENVELOPE_FAMILIES = tuple(
     f"/api/v1/{family}"
@@ -40,15 +41,18 @@ def build_app(graph: Graph) -> FastAPI:
         docs_url="/docs",
         redoc_url=None,
     )
-    install(
-        app,
-        graph.identity,
-        envelope_prefixes=ENVELOPE_FAMILIES,
-        limits=graph.limits,
-        allowed_origins=settings.allowed_origins,
-        trusted_proxies=settings.trusted_proxies,
-        body_limits={"/api/v1/blobs": settings.max_blob + 1},
-    )
+    try:
+        install(
+            app,
+            graph.identity,
+            envelope_prefixes=ENVELOPE_FAMILIES,
+            limits=graph.limits,
+            allowed_origins=settings.allowed_origins,
+            trusted_proxies=settings.trusted_proxies,
+            body_limits={"/api/v1/blobs": settings.max_blob + 1},
+        )
+    except ValueError as error:
+        raise SettingsInvalid(str(error)) from error
     for kind in (FleetError, EngineError, PipelineError, SpecError):
         app.add_exception_handler(kind, _refused)
     identity, feed = graph.identity, graph.journal.feed

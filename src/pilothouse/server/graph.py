@@ -21,7 +21,7 @@ from pilothouse.identity.service import Identity, IdentitySettings
 from pilothouse.journal import Journal
 from pilothouse.pipelines.service import Pipelines
 from pilothouse.server.background import Background
-from pilothouse.server.settings import Settings
+from pilothouse.server.settings import Settings, SettingsInvalid
 from pilothouse.storage import Database, Writer
 from pilothouse.storage.migrations import upgrade
 
@@ -79,11 +79,7 @@ def build(settings: Settings) -> Graph:
         writer=writer,
         journal=journal,
         identity=identity,
-        limits=RateLimits(
-            RateLimitSettings(
-                settings.ratelimit_login, settings.ratelimit_sessions, settings.ratelimit_default
-            )
-        ),
+        limits=_limits(settings),
         fleet=fleet,
         engine=engine,
         ingest=Ingest(database, writer, journal, tasks, events),
@@ -92,3 +88,11 @@ def build(settings: Settings) -> Graph:
         pipelines=Pipelines(engine, identity),
         background=Background(writer, engine, fleet, dispatcher, retention),
     )
+
+
+def _limits(settings: Settings) -> RateLimits:
+    given = (settings.ratelimit_login, settings.ratelimit_sessions, settings.ratelimit_default)
+    try:
+        return RateLimits(RateLimitSettings(*given))
+    except ValueError as error:
+        raise SettingsInvalid(f"a rate limit is <n>/<second|minute|hour|day> or off: {error}") from error

@@ -24,7 +24,7 @@ from pilothouse.server.lock import DataDirLocked, data_dir_lock
 from pilothouse.server.logs import configure_logs
 from pilothouse.server.protocols import HttpProtocol, WebSocketProtocol
 from pilothouse.server.rpc import start_rpc
-from pilothouse.server.settings import Settings
+from pilothouse.server.settings import Settings, SettingsInvalid
 from pilothouse.storage import StorageTooNew
 
 log = structlog.get_logger("server")
@@ -81,6 +81,9 @@ async def serve(
     except (OSError, DataDirLocked, StorageTooNew) as error:
         print(f"pilothouse cannot start: {error}", file=sys.stderr, flush=True)
         return 1
+    except SettingsInvalid as error:
+        print(f"pilothouse cannot start: {error}", file=sys.stderr, flush=True)
+        return 2
     except DBAPIError as error:
         print(f"pilothouse cannot start: the database says: {error.orig}", file=sys.stderr, flush=True)
         return 1

@@ -23,6 +23,10 @@ Listed = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 """A list: in the environment separated by commas, in the file a TOML array."""
 
 
+class SettingsInvalid(Exception):
+    """A setting that cannot be worked with."""
+
+
 class Settings(BaseSettings):
     """What the server runs with. Sources, strongest first: options, ``PILOT_*`` environment, ``--config`` file."""
 

@@ -39,6 +39,8 @@ agent.updated          ``agent_id``, ``labels``
 agent.unregistered     ``agent_id``, ``reason``
 agent.event            an event of an agent's own: ``event_type``, ``event_id``, ``payload``
 =====================  ==================================================================================
+
+Identity tells of users, projects and tokens in streams of their own (``user/<id>``, …; ``identity/audit.py``).
 """
 
 from __future__ import annotations

@@ -23,6 +23,10 @@ def check_offered(spec: Spec, root: Node, problems: Problems) -> tuple[str, ...]
     if spec.runtime.image:
         message = "container images are not part of this release; steps run as processes of the agent"
         problems.add(mark_at(root, "runtime", "image"), "runtime.image", message, "no image")
+    for name, value in spec.variables.items():
+        if "${{" in value:
+            message = f"variable {name!r} holds an expression; variables are plain texts in this release"
+            problems.add(mark_at(root, "variables", name), f"variables.{name}", message, "a plain text")
     for index, job in enumerate(spec.jobs):
         if job.approval is not None and job.approval.required:
             mark = mark_at(root, "jobs", index, "approval")
@@ -40,6 +44,8 @@ def _warnings(spec: Spec) -> Iterator[str]:
         yield "triggers are kept but not acted on in this release: start runs by hand or through the API"
     if spec.runtime.resources is not None:
         yield "runtime.resources are not enforced on process agents"
+    if spec.runtime.config:
+        yield "runtime.config is not acted on in this release"
     for job in spec.jobs:
         ignored = [name for name in ("source", "target", "notify", "triggers") if _given(job, name)]
         if ignored:
