@@ -1,6 +1,6 @@
 """Specs that are wrong: every kind of message, at its exact line and column."""
 
-# ruff: noqa: E501 - messages stand on one line, as a person would search for them
+
 from __future__ import annotations
 
 import textwrap

@@ -19,6 +19,7 @@ from pilothouse.engine.service import Engine
 from pilothouse.engine.views import rfc3339, run_summary, run_view
 from pilothouse.identity.errors import require
 from pilothouse.identity.model import Principal, Role
+from pilothouse.identity.openapi import enveloped_example, example
 from pilothouse.identity.service import Identity
 from pilothouse.identity.web import Caller, Idem, allow, envelope, json_response
 from pilothouse.storage import Tx
@@ -61,7 +62,7 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
         require(caller, action, row.project)
         return str(row.project)
 
-    @routes.get("", dependencies=[allow("run.read")], summary="List runs", responses=_example(_RUNS_EXAMPLE))
+    @routes.get("", dependencies=[allow("run.read")], summary="List runs", responses=example(_RUNS))
     async def list_runs(
         caller: Caller,
         kind: str | None = None,
@@ -83,9 +84,7 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
         paging = {"page": page, "limit": limit, "total": total, "total_pages": -(-total // limit)}
         return json_response({"runs": [run_summary(row) for row in rows], "pagination": paging})
 
-    @routes.get(
-        "/{run_id}", dependencies=[allow("run.read")], summary="Show a run", responses=_example(_RUN_EXAMPLE)
-    )
+    @routes.get("/{run_id}", dependencies=[allow("run.read")], summary="Show a run", responses=example(_RUN))
     async def get_run(run_id: str, caller: Caller) -> Response:
         """A run with its jobs, steps and attempts. Errors: ``RUN_NOT_FOUND``."""
 
@@ -100,6 +99,7 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
         dependencies=[allow("run.read")],
         summary="A run's log so far",
         response_class=Response,
+        responses=example("compiling\nok\n", media="text/plain"),
     )
     async def get_logs(
         run_id: str, caller: Caller, job: str | None = None, step: str | None = None
@@ -109,7 +109,11 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
         return run_logs(identity, run_id, job, step)
 
     @routes.post(
-        "/{run_id}/cancel", dependencies=[allow("run.control")], status_code=202, summary="Stop a run"
+        "/{run_id}/cancel",
+        dependencies=[allow("run.control")],
+        status_code=202,
+        summary="Stop a run",
+        responses=example(_SUMMARY, 202),
     )
     async def cancel_run(run_id: str, caller: Caller, idem: Idem, body: CancelRun | None = None) -> Response:
         """What waits is cancelled at once; what runs is killed by its agent. Errors: ``INVALID_STATE_TRANSITION``."""
@@ -120,7 +124,13 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
 
         return await idem(use_case, 202)
 
-    @routes.post("/{run_id}/rerun", dependencies=[allow("run.trigger")], status_code=201, summary="Run again")
+    @routes.post(
+        "/{run_id}/rerun",
+        dependencies=[allow("run.trigger")],
+        status_code=201,
+        summary="Run again",
+        responses=example(_RERUN, 201),
+    )
     async def rerun_run(run_id: str, caller: Caller, idem: Idem, body: RerunRun | None = None) -> Response:
         """A new run of the same definition; ``{"from":"failed"}`` keeps what succeeded, with its attempts."""
 
@@ -143,7 +153,7 @@ def blobs_router(identity: Identity, blobs: Blobs) -> APIRouter:
         dependencies=[allow("blob.write")],
         status_code=201,
         summary="Upload a file",
-        responses=_example(_BLOB_EXAMPLE, 201),
+        responses=example(_BLOB, 201),
     )
     async def upload(request: Request, caller: Caller, idem: Idem, project: str = "") -> Response:
         """The raw body is the file; ``X-Content-SHA256`` (hex), where given, is checked.
@@ -166,6 +176,7 @@ def blobs_router(identity: Identity, blobs: Blobs) -> APIRouter:
         dependencies=[allow("blob.read")],
         summary="Download a file",
         response_class=FileResponse,
+        responses=example("hello\n", media="application/octet-stream"),
     )
     async def download(blob_id: str, caller: Caller) -> Response:
         """For the project's users, and for the agent that holds work which needs it. Errors: ``BLOB_NOT_FOUND``."""
@@ -179,7 +190,9 @@ def secrets_router(identity: Identity, secrets: Secrets) -> APIRouter:
     """``/api/v1/secrets`` (Arcentra envelope): names can be seen, values only be set."""
     routes = APIRouter(prefix="/api/v1/secrets", tags=["secrets"])
 
-    @routes.get("", dependencies=[allow("secret.read")], summary="List secrets")
+    @routes.get(
+        "", dependencies=[allow("secret.read")], summary="List secrets", responses=enveloped_example(_SECRETS)
+    )
     async def list_secrets(caller: Caller, projectId: str = "") -> Response:
         """Names and times of a project's secrets."""
         project = await _project(identity, caller, projectId)
@@ -196,7 +209,12 @@ def secrets_router(identity: Identity, secrets: Secrets) -> APIRouter:
         ]
         return envelope({"list": listed, "total": len(listed)})
 
-    @routes.put("/{name}", dependencies=[allow("secret.write")], summary="Set a secret")
+    @routes.put(
+        "/{name}",
+        dependencies=[allow("secret.write")],
+        summary="Set a secret",
+        responses=enveloped_example(_SECRET_REPLACED) | enveloped_example(_SECRET_SET, 201),
+    )
     async def put_secret(name: str, caller: Caller, body: PutSecret) -> Response:
         """Set or replace; the value is encrypted at rest and never shown. Errors: ``VALIDATION_FAILED``."""
         project = await _project(identity, caller, body.projectId)
@@ -204,7 +222,12 @@ def secrets_router(identity: Identity, secrets: Secrets) -> APIRouter:
         created = await identity.write(lambda tx: secrets.put(tx, caller, project, name, body.value))
         return envelope({"name": name, "created": created}, 201 if created else 200)
 
-    @routes.delete("/{name}", dependencies=[allow("secret.write")], summary="Delete a secret")
+    @routes.delete(
+        "/{name}",
+        dependencies=[allow("secret.write")],
+        summary="Delete a secret",
+        responses=enveloped_example({"name": "DEPLOY_KEY"}),
+    )
     async def delete_secret(name: str, caller: Caller, projectId: str = "") -> Response:
         """Steps that refer to it fail from now on. Errors: ``SECRET_NOT_FOUND``."""
         project = await _project(identity, caller, projectId)
@@ -220,10 +243,6 @@ async def _project(identity: Identity, caller: Principal, named: str) -> str:
     return (await identity.read(lambda conn: identity.projects.resolve(conn, caller, named or None))).id
 
 
-def _example(value: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
-    return {status: {"content": {"application/json": {"example": value}}}}
-
-
 _SUMMARY = {
     "id": "019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10",
     "kind": "pipeline",
@@ -234,23 +253,67 @@ _SUMMARY = {
     "pipeline_id": "019a7b1e-6a00-7d10-8a51-0c4b8f1f2a10",
     "trigger": "manual",
     "triggered_by": "admin",
+    "branch": "main",
+    "commit_sha": "9fceb02d0ae598e95dc970b74767f19372d61af8",
+    "rerun_of": None,
     "created_at": "2026-01-10T14:23:45.000Z",
     "started_at": "2026-01-10T14:23:45.010Z",
     "finished_at": None,
     "duration": None,
 }
-_RUNS_EXAMPLE = {"runs": [_SUMMARY], "pagination": {"page": 1, "limit": 20, "total": 1, "total_pages": 1}}
+_RUNS = {"runs": [_SUMMARY], "pagination": {"page": 1, "limit": 20, "total": 1, "total_pages": 1}}
+_RERUN = {**_SUMMARY, "id": "019a7b1f-1c0a-7c3e-9a51-0c4b8f1f2a10", "rerun_of": _SUMMARY["id"]}
 _ATTEMPT = {
     "step_run_id": "019a7b1e-7000-7a00-8a51-0c4b8f1f2a10",
+    "number": 1,
     "status": "running",
     "exit_code": 0,
+    "error": "",
+    "reason": "",
     "agent_id": "local",
+    "lines": 2,
+    "queued_at": "2026-01-10T14:23:45.010Z",
+    "started_at": "2026-01-10T14:23:45.120Z",
+    "finished_at": None,
 }
-_STEP = {"name": "compile", "status": "running", "reason": "", "outputs": {}, "attempts": [_ATTEMPT]}
-_RUN_EXAMPLE = {
-    **_SUMMARY,
-    "jobs": [
-        {"id": "019a7b1e-6c0b-7000-8a51-0c4b8f1f2a10", "name": "build", "status": "running", "steps": [_STEP]}
-    ],
+_STEP = {
+    "id": "019a7b1e-6c0c-7000-8a51-0c4b8f1f2a10",
+    "name": "compile",
+    "node": "compile",
+    "uses": "shell",
+    "status": "running",
+    "reason": "",
+    "outputs": {},
+    "progress": 40,
+    "kept": False,
+    "started_at": "2026-01-10T14:23:45.120Z",
+    "finished_at": None,
+    "attempts": [_ATTEMPT],
 }
-_BLOB_EXAMPLE = {"id": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10", "sha256": "9f86d081…", "size": 20480}
+_JOB = {
+    "id": "019a7b1e-6c0b-7000-8a51-0c4b8f1f2a10",
+    "name": "build",
+    "status": "running",
+    "reason": "",
+    "needs": [],
+    "round": 1,
+    "agent_id": "local",
+    "started_at": "2026-01-10T14:23:45.010Z",
+    "finished_at": None,
+    "steps": [_STEP],
+}
+_RUN = {**_SUMMARY, "variables": {"greeting": "hello"}, "jobs": [_JOB]}
+_BLOB = {
+    "id": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10",
+    "sha256": "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
+    "size": 6,
+}
+_SECRET = {
+    "name": "DEPLOY_KEY",
+    "createdBy": "admin",
+    "createdAt": "2026-01-10T14:23:45.000Z",
+    "updatedAt": "2026-01-10T14:23:45.000Z",
+}
+_SECRETS = {"list": [_SECRET], "total": 1}
+_SECRET_SET = {"name": "DEPLOY_KEY", "created": True}
+_SECRET_REPLACED = {"name": "DEPLOY_KEY", "created": False}

@@ -17,6 +17,7 @@ from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.streams import Framing, RunMessages, rfc3339
 from pilothouse.identity.errors import ApiError, require
 from pilothouse.identity.model import Principal
+from pilothouse.identity.openapi import example
 from pilothouse.identity.service import Identity
 from pilothouse.identity.streaming import EventStream, Stream, framed, socket_connection, wanted_cursor
 from pilothouse.identity.web import Caller, allow, websocket_principal
@@ -73,7 +74,7 @@ def router(identity: Identity, feed: Feed, settings: StreamSettings) -> APIRoute
         dependencies=[allow("run.read")],
         summary="Follow a run (SSE)",
         response_class=Response,
-        responses={200: {"content": {"text/event-stream": {"example": _SSE_EXAMPLE}}}},
+        responses=example(_SSE_EXAMPLE, media="text/event-stream"),
     )
     async def run_stream_sse(
         run_id: str, request: Request, caller: Caller, cursor: str | None = None

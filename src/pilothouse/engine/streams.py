@@ -50,17 +50,16 @@ class Framing:
         self.name = name
         self.epoch = epoch
 
-    def frame(self, message: Message, event: str, cursor: str) -> bytes:
-        """Text of a WebSocket message (``ws``, with its cursor in ``ws+cursor``) or an SSE event (``sse``)."""
-        if self.name == "ws+cursor":
-            return orjson.dumps({**message, "cursor": cursor})
-        data = orjson.dumps(message)
+    def frame(self, message: bytes, event: str, cursor: str) -> bytes:
+        """A JSON object as text of a WebSocket message (``ws``, with its cursor in ``ws+cursor``) or an SSE event."""
         if self.name == "ws":
-            return data
-        return b"id: %b\nevent: %b\ndata: %b\n\n" % (cursor.encode(), event.encode(), data)
+            return message
+        if self.name == "ws+cursor":
+            return b'%b,"cursor":"%b"}' % (message[:-1], cursor.encode())
+        return b"id: %b\nevent: %b\ndata: %b\n\n" % (cursor.encode(), event.encode(), message)
 
-    def frames(self, entry: Entry, messages: list[tuple[str, Message]], *, lines: bool) -> tuple[Frame, ...]:
-        """Frame an entry's messages. Where they are its ``lines``, each counts as one part."""
+    def frames(self, entry: Entry, messages: list[tuple[str, bytes]], *, lines: bool) -> tuple[Frame, ...]:
+        """Frame an entry's messages (event name, JSON). Where they are its ``lines``, each counts as one part."""
         last = len(messages)
         after = Cursor(entry.offset + 1).text(self.epoch)
         framed = []
@@ -84,11 +83,13 @@ class RunMessages:
 
     def encode(self, entry: Entry) -> tuple[Frame, ...]:
         """The entry's messages; none for types that the page does not know."""
+        if entry.type == entries.STEP_LOGGED:
+            return self._framing.frames(entry, _step_logs(entry, entry.body), lines=True)
         build = _RUN_MESSAGES.get(entry.type)
         if build is None:
             return ()
-        messages = [(m["type"], m) for m in build(entry, entry.body)]
-        return self._framing.frames(entry, messages, lines="lines" in entry.body)
+        messages = [(m["type"], orjson.dumps(m)) for m in build(entry, entry.body)]
+        return self._framing.frames(entry, messages, lines=False)
 
 
 def _step_started(entry: Entry, body: Message) -> Iterator[Message]:
@@ -109,10 +110,18 @@ def _step_progress(entry: Entry, body: Message) -> Iterator[Message]:
     }
 
 
-def _step_log(entry: Entry, body: Message) -> Iterator[Message]:
-    stamp, node = rfc3339(entry.at), body["node"]
+def _step_logs(entry: Entry, body: Message) -> list[tuple[str, bytes]]:
+    # Of most messages there are few, of these most: all but the line itself is encoded once for the chunk.
+    head = b'{"type":"step_log","nodeId":%b,"line":' % orjson.dumps(body["node"])
+    stamp = rfc3339(entry.at).encode()
+    tails: dict[str, bytes] = {}
+    found = []
     for line, level, _stream in lines_of(body):
-        yield {"type": "step_log", "nodeId": node, "line": line, "level": level, "timestamp": stamp}
+        tail = tails.get(level)
+        if tail is None:
+            tail = tails[level] = b',"level":%b,"timestamp":"%b"}' % (orjson.dumps(level), stamp)
+        found.append(("step_log", head + orjson.dumps(line) + tail))
+    return found
 
 
 def _log_missed(entry: Entry, body: Message) -> Iterator[Message]:
@@ -149,7 +158,6 @@ def _workflow_completed(entry: Entry, body: Message) -> Iterator[Message]:
 _RUN_MESSAGES: dict[str, Callable[[Entry, Message], Iterator[Message]]] = {
     entries.STEP_STARTED: _step_started,
     entries.STEP_PROGRESSED: _step_progress,
-    entries.STEP_LOGGED: _step_log,
     entries.STEP_LOG_MISSED: _log_missed,
     entries.STEP_COMPLETED: _step_completed,
     entries.RUN_COMPLETED: _workflow_completed,
@@ -195,9 +203,9 @@ class StepLog:
         logs = list(_logs(entry))
         envelope = {"channel": "channel_log", "params": channel_params(entry.body)}
         if self._batched:
-            messages = [("log_chunk", {**envelope, "type": "log_chunk", "data": logs})]
+            messages = [("log_chunk", orjson.dumps({**envelope, "type": "log_chunk", "data": logs}))]
         else:
-            messages = [("log", {**envelope, "type": "log", "data": log}) for log in logs]
+            messages = [("log", orjson.dumps({**envelope, "type": "log", "data": log})) for log in logs]
         return self._framing.frames(entry, messages, lines=not self._batched)
 
 
@@ -246,4 +254,4 @@ class StepStatus:
         data = {**params, "eventType": event, "status": lifecycle, "subject": subject}
         data["raw"] = {"type": event, "data": dict(body), "subject": subject}
         message = {"channel": "channel_status", "type": "status", "params": params, "data": data}
-        return self._framing.frames(entry, [("status", message)], lines=False)
+        return self._framing.frames(entry, [("status", orjson.dumps(message))], lines=False)

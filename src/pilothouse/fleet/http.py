@@ -16,6 +16,7 @@ from pilothouse.fleet.model import Agent, AgentStatus
 from pilothouse.fleet.registry import require_agent
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.errors import ApiError
+from pilothouse.identity.openapi import example
 from pilothouse.identity.service import Identity
 from pilothouse.identity.web import Caller, Idem, allow, json_response
 from pilothouse.storage import Tx
@@ -82,7 +83,7 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
     """``/api/v1/agents``."""
     routes = APIRouter(prefix="/api/v1/agents", tags=["agents"])
 
-    @routes.get("", dependencies=[allow("agent.read")], summary="List agents", responses=_example(_AGENTS))
+    @routes.get("", dependencies=[allow("agent.read")], summary="List agents", responses=example(_AGENTS))
     async def list_agents(
         platform: str | None = None,
         status: Literal["online", "offline", "draining"] | None = None,
@@ -104,7 +105,9 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
         views = [agent_view(agent, held.get(agent.agent_id, 0), now) for agent in shown]
         return json_response({"agents": views, "pagination": paging})
 
-    @routes.get("/stats", dependencies=[allow("agent.read")], summary="Agent statistics")
+    @routes.get(
+        "/stats", dependencies=[allow("agent.read")], summary="Agent statistics", responses=example(_STATS)
+    )
     async def stats() -> Response:
         """Counts and capacity over all agents."""
         agents, _, _ = await _everyone(identity)
@@ -125,7 +128,7 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
         )
 
     @routes.get(
-        "/{agent_id}", dependencies=[allow("agent.read")], summary="Show an agent", responses=_example(_AGENT)
+        "/{agent_id}", dependencies=[allow("agent.read")], summary="Show an agent", responses=example(_AGENT)
     )
     async def get_agent(agent_id: str) -> Response:
         """One agent. Errors: ``AGENT_NOT_FOUND``."""
@@ -136,7 +139,10 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
         return json_response(agent_view(found, held.get(agent_id, 0), now))
 
     @routes.patch(
-        "/{agent_id}", dependencies=[allow("agent.control")], summary="Drain an agent, or give it work again"
+        "/{agent_id}",
+        dependencies=[allow("agent.control")],
+        summary="Drain an agent, or give it work again",
+        responses=example(_DRAINED),
     )
     async def patch_agent(agent_id: str, body: PatchAgent, caller: Caller) -> Response:
         """Draining survives reconnects. Errors: ``AGENT_NOT_FOUND``."""
@@ -171,7 +177,7 @@ def registration_tokens_router(identity: Identity, fleet: Fleet) -> APIRouter:
         dependencies=[allow("registration_token.create")],
         status_code=201,
         summary="Create a registration token",
-        responses=_example(_TOKEN, 201),
+        responses=example(_TOKEN, 201),
     )
     async def create(body: NewRegistrationToken, caller: Caller, idem: Idem) -> Response:
         """The token is shown this once."""
@@ -184,7 +190,12 @@ def registration_tokens_router(identity: Identity, fleet: Fleet) -> APIRouter:
 
         return await idem(use_case, 201)
 
-    @routes.get("", dependencies=[allow("registration_token.create")], summary="List registration tokens")
+    @routes.get(
+        "",
+        dependencies=[allow("registration_token.create")],
+        summary="List registration tokens",
+        responses=example(_TOKENS),
+    )
     async def list_tokens() -> Response:
         """All of them, without their secrets."""
         rows = await identity.read(store.list_registration_tokens)
@@ -223,19 +234,53 @@ async def _everyone(identity: Identity) -> tuple[list[Agent], dict[str, int], in
     return agents, held, int(datetime.now(UTC).timestamp() * 1000)
 
 
-def _example(value: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
-    return {status: {"content": {"application/json": {"example": value}}}}
-
-
 _AGENT = {
     "id": "550e8400-e29b-41d4-a716-446655440000",
     "agent_id": "local",
+    "name": "local",
     "platform": "process",
     "region": "",
     "status": "online",
+    "draining": False,
     "capacity": {"max_sessions": 0, "current_sessions": 0, "slots": 4, "busy": 1},
     "labels": {"local": "true", "os": "linux", "arch": "amd64"},
+    "metadata": {"agent_version": "0.1.0", "os": "linux", "arch": "amd64"},
+    "websocket_conn_id": "019a7b1e-5b0a-7c3e-9a51-0c4b8f1f2a10",
     "last_heartbeat": "2026-01-10T14:23:45Z",
+    "uptime_seconds": 3600,
+    "sessions": [],
+    "created_at": "2026-01-10T13:23:45Z",
+    "updated_at": "2026-01-10T14:23:45Z",
 }
 _AGENTS = {"agents": [_AGENT], "pagination": {"page": 1, "limit": 20, "total": 1, "total_pages": 1}}
+_DRAINED = {
+    "id": _AGENT["id"],
+    "agent_id": "local",
+    "status": "draining",
+    "draining": True,
+    "updated_at": "2026-01-10T14:30:00Z",
+}
+_STATS = {
+    "total_agents": 3,
+    "online_agents": 1,
+    "offline_agents": 1,
+    "draining_agents": 1,
+    "by_platform": {"process": 1, "docker": 2},
+    "total_capacity": {"max_sessions": 20, "current_sessions": 0},
+    "utilization": {"percentage": 0.0, "sessions_available": 20},
+}
 _TOKEN = {"id": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10", "token": "pilotreg_…", "expires_at": None}
+_TOKENS = {
+    "registration_tokens": [
+        {
+            "id": _TOKEN["id"],
+            "description": "build hosts",
+            "max_uses": 5,
+            "uses": 1,
+            "expires_at": None,
+            "revoked": False,
+            "created_by": "admin",
+            "created_at": "2026-01-10T13:20:00Z",
+        }
+    ]
+}

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beside FastAPI's part: the action each route requires, how errors look."""
+"""What the OpenAPI document says beside FastAPI's part: required actions, how errors look, examples of success."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
+
+#: What FastAPI takes as ``responses=``.
+Responses = dict[int | str, dict[str, Any]]
 
 PUBLIC = "public"
 _MARK = "__pilothouse_action__"
@@ -57,6 +60,16 @@ _ENVELOPE_ERROR = {
 }
 
 
+def example(value: Any, status: int = 200, *, media: str = "application/json") -> Responses:
+    """An answer of success as a route gives it, with exactly the keys of a real one."""
+    return {status: {"content": {media: {"example": value}}}}
+
+
+def enveloped_example(detail: Any, status: int = 200) -> Responses:
+    """The same in the Arcentra envelope, as its ``detail``."""
+    return example({"code": status, "msg": "success", "detail": detail, "timestamp": 1769857800}, status)
+
+
 def mark(dependency: Callable[..., Any], action: str) -> None:
     """Remember on a dependency which action it requires."""
     setattr(dependency, _MARK, action)
@@ -78,7 +91,7 @@ def required_actions(app: FastAPI) -> Iterator[tuple[str, str, str | None]]:
 
 
 def describe(app: FastAPI, in_envelope: Callable[[str], bool]) -> None:
-    """Add ``x-required-action`` and security to the document, and put our error bodies for FastAPI's."""
+    """Add ``x-required-action`` and security to the document, our error bodies for FastAPI's, and whole examples."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -101,7 +114,8 @@ def _complete(document: dict[str, Any], app: FastAPI, in_envelope: Callable[[str
         "cookie": {"type": "apiKey", "in": "cookie", "name": "pilot_token"},
     }
     actions = {(method.lower(), path): action for method, path, action in required_actions(app)}
-    for path, operations in document.get("paths", {}).items():
+    paths = document.get("paths", {})
+    for path, operations in paths.items():
         schema = "EnvelopeError" if in_envelope(path) else "Error"
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
         for method, operation in operations.items():
@@ -111,6 +125,24 @@ def _complete(document: dict[str, Any], app: FastAPI, in_envelope: Callable[[str
             if action is not None:
                 operation["x-required-action"] = action
                 operation["security"] = [] if action == PUBLIC else _SCHEMES
+    _restore_examples(paths, app)
+
+
+def _restore_examples(paths: dict[str, Any], app: FastAPI) -> None:
+    # FastAPI strips every null from its document, those within examples too; a real answer has these keys.
+    for route in iter_route_contexts(app.routes):
+        operations = paths.get(route.path_format or "", {})
+        for method in route.methods or ():
+            operation = operations.get(method.lower())
+            if operation is not None:
+                _put_back(operation["responses"], route.responses)
+
+
+def _put_back(described: dict[str, Any], given: Responses) -> None:
+    for status, response in given.items():
+        for media, content in response.get("content", {}).items():
+            if "example" in content:
+                described[str(status)]["content"][media]["example"] = content["example"]
 
 
 def _marked(dependant: Dependant) -> str | None:

@@ -19,7 +19,7 @@ from pilothouse.identity.errors import ApiError, require
 from pilothouse.identity.model import Principal, Role
 from pilothouse.identity.service import Identity
 from pilothouse.identity.web import Caller, Idem, allow, envelope
-from pilothouse.pipelines import store
+from pilothouse.pipelines import examples, store
 from pilothouse.pipelines.errors import PipelineNotFound, SpecMissing
 from pilothouse.pipelines.model import RUN_STATUS, SAVE_DIRECT, TRIGGER_TYPE, Pipeline, RunStatus
 from pilothouse.pipelines.service import Pipelines, TriggerRequest, read_spec, require_pipeline
@@ -29,14 +29,6 @@ from pilothouse.wire import entries
 Page = Annotated[int, Query(ge=1, le=1_000_000)]
 PageSize = Annotated[int, Query(ge=1, le=100)]
 Variables = Annotated[dict[str, str], Field(default_factory=dict)]
-
-_SPEC_TEXT = """jobs:
-  - name: build
-    steps:
-      - name: hello
-        uses: shell
-        args: {command: echo hello}
-"""
 
 
 class CreatePipeline(BaseModel):
@@ -68,7 +60,9 @@ class UpdatePipeline(BaseModel):
 class ValidateSpec(BaseModel):
     """``spec``: a pipeline.v1.Spec as an object, or its source as text (errors then name line and column)."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"spec": _SPEC_TEXT, "fileName": ".pilot.yaml"}})
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"spec": examples.SPEC_TEXT, "fileName": ".pilot.yaml"}}
+    )
     spec: str | dict[str, Any]
     format: int = 0
     fileName: str = ""
@@ -120,7 +114,13 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
             raise RunNotFound(run_id)
         return run
 
-    @routes.post("", dependencies=[allow("pipeline.write")], status_code=201, summary="Create a pipeline")
+    @routes.post(
+        "",
+        dependencies=[allow("pipeline.write")],
+        status_code=201,
+        summary="Create a pipeline",
+        responses=examples.CREATED,
+    )
     async def create(body: CreatePipeline, caller: Caller, idem: Idem) -> Response:
         """Errors: ``PIPELINE_ALREADY_EXISTS``, ``VALIDATION_FAILED``."""
         named = body.projectId or None
@@ -149,7 +149,9 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
 
         return await idem(use_case, 201, envelope=True)
 
-    @routes.get("", dependencies=[allow("pipeline.read")], summary="List pipelines")
+    @routes.get(
+        "", dependencies=[allow("pipeline.read")], summary="List pipelines", responses=examples.PIPELINES
+    )
     async def list_pipelines(
         caller: Caller, projectId: str = "", name: str = "", page: Page = 1, pageSize: PageSize = 20
     ) -> Response:
@@ -165,12 +167,22 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         listed, total = await identity.read(read)
         return envelope({"list": listed, "total": total, "page": page, "pageSize": pageSize})
 
-    @routes.post("/spec/validate", dependencies=[allow("pipeline.read")], summary="Check a spec")
+    @routes.post(
+        "/spec/validate",
+        dependencies=[allow("pipeline.read")],
+        summary="Check a spec",
+        responses=examples.VALID,
+    )
     async def validate_text(body: ValidateSpec) -> Response:
         """Without a pipeline. Errors: ``SPEC_INVALID`` with ``details.problems``."""
         return _validated(body)
 
-    @routes.get("/{pipeline_id}", dependencies=[allow("pipeline.read")], summary="Show a pipeline")
+    @routes.get(
+        "/{pipeline_id}",
+        dependencies=[allow("pipeline.read")],
+        summary="Show a pipeline",
+        responses=examples.PIPELINE,
+    )
     async def get(pipeline_id: str, caller: Caller) -> Response:
         """Errors: ``PIPELINE_NOT_FOUND``."""
 
@@ -179,7 +191,12 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
 
         return envelope(await identity.read(read))
 
-    @routes.put("/{pipeline_id}", dependencies=[allow("pipeline.write")], summary="Change a pipeline")
+    @routes.put(
+        "/{pipeline_id}",
+        dependencies=[allow("pipeline.write")],
+        summary="Change a pipeline",
+        responses=examples.PIPELINE,
+    )
     async def change(pipeline_id: str, body: UpdatePipeline, caller: Caller) -> Response:
         """Errors: ``PIPELINE_NOT_FOUND``, ``PIPELINE_ALREADY_EXISTS``."""
         given = {
@@ -198,7 +215,12 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
 
         return envelope(await identity.write(use_case))
 
-    @routes.delete("/{pipeline_id}", dependencies=[allow("pipeline.write")], summary="Delete a pipeline")
+    @routes.delete(
+        "/{pipeline_id}",
+        dependencies=[allow("pipeline.write")],
+        summary="Delete a pipeline",
+        responses=examples.DELETED,
+    )
     async def delete(pipeline_id: str, caller: Caller) -> Response:
         """Its runs stay. Errors: ``PIPELINE_NOT_FOUND``."""
 
@@ -210,7 +232,10 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         return envelope({"pipelineId": pipeline_id})
 
     @routes.get(
-        "/{pipeline_id}/spec", dependencies=[allow("pipeline.read")], summary="Show a pipeline's spec"
+        "/{pipeline_id}/spec",
+        dependencies=[allow("pipeline.read")],
+        summary="Show a pipeline's spec",
+        responses=examples.SPEC,
     )
     async def get_spec(pipeline_id: str, caller: Caller) -> Response:
         """The spec in force: as an object, and its source text. Errors: ``SPEC_NOT_FOUND``."""
@@ -235,6 +260,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         "/{pipeline_id}/spec/validate",
         dependencies=[allow("pipeline.read")],
         summary="Check a spec for a pipeline",
+        responses=examples.VALID,
     )
     async def validate(pipeline_id: str, body: ValidateSpec, caller: Caller) -> Response:
         """Errors: ``SPEC_INVALID`` with ``details.problems``: message, line, column, expected, path."""
@@ -242,7 +268,10 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         return _validated(body)
 
     @routes.post(
-        "/{pipeline_id}/spec/save", dependencies=[allow("pipeline.write")], summary="Save a pipeline's spec"
+        "/{pipeline_id}/spec/save",
+        dependencies=[allow("pipeline.write")],
+        summary="Save a pipeline's spec",
+        responses=examples.SAVED,
     )
     async def save(pipeline_id: str, body: SaveSpec, caller: Caller, idem: Idem) -> Response:
         """Checked, then in force. Errors: ``SPEC_INVALID``, ``SPEC_CONFLICT``."""
@@ -262,7 +291,11 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         return await idem(use_case, 200, envelope=True)
 
     @routes.post(
-        "/{pipeline_id}/trigger", dependencies=[allow("run.trigger")], status_code=201, summary="Start a run"
+        "/{pipeline_id}/trigger",
+        dependencies=[allow("run.trigger")],
+        status_code=201,
+        summary="Start a run",
+        responses=examples.TRIGGERED,
     )
     async def trigger(pipeline_id: str, body: TriggerPipeline, caller: Caller, idem: Idem) -> Response:
         """Errors: ``SPEC_INVALID``, ``SPEC_NOT_FOUND``, ``PIPELINE_DISABLED``, ``BLOB_NOT_FOUND``."""
@@ -281,7 +314,12 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
 
         return await idem(use_case, 201, envelope=True)
 
-    @routes.get("/{pipeline_id}/runs", dependencies=[allow("run.read")], summary="List a pipeline's runs")
+    @routes.get(
+        "/{pipeline_id}/runs",
+        dependencies=[allow("run.read")],
+        summary="List a pipeline's runs",
+        responses=examples.RUNS,
+    )
     async def list_runs(
         pipeline_id: str,
         caller: Caller,
@@ -312,7 +350,10 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         return envelope({"list": listed, "total": total, "page": page, "pageSize": pageSize})
 
     @routes.get(
-        "/{pipeline_id}/runs/{run_id}", dependencies=[allow("run.read")], summary="Show a pipeline's run"
+        "/{pipeline_id}/runs/{run_id}",
+        dependencies=[allow("run.read")],
+        summary="Show a pipeline's run",
+        responses=examples.RUN,
     )
     async def get_run(pipeline_id: str, run_id: str, caller: Caller) -> Response:
         """Errors: ``RUN_NOT_FOUND``."""
@@ -324,7 +365,10 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         return envelope(await identity.read(read))
 
     @routes.post(
-        "/{pipeline_id}/runs/{run_id}/stop", dependencies=[allow("run.control")], summary="Stop a run"
+        "/{pipeline_id}/runs/{run_id}/stop",
+        dependencies=[allow("run.control")],
+        summary="Stop a run",
+        responses=examples.STOPPED,
     )
     async def stop(
         pipeline_id: str, run_id: str, caller: Caller, idem: Idem, body: StopRun | None = None

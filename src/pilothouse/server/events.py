@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from pilothouse.engine.streams import rfc3339
 from pilothouse.identity.errors import ApiError
+from pilothouse.identity.openapi import example
 from pilothouse.identity.service import Identity
 from pilothouse.identity.streaming import EventStream, Stream, wanted_cursor
 from pilothouse.identity.web import Caller, allow
@@ -60,7 +61,7 @@ def events_router(identity: Identity, feed: Feed, keepalive: float) -> APIRouter
         dependencies=[allow("events.read")],
         summary="Follow the journal",
         response_class=Response,
-        responses={200: {"content": {"text/event-stream": {"example": _EXAMPLE}}}},
+        responses=example(_EXAMPLE, media="text/event-stream"),
     )
     async def events(
         request: Request,
@@ -92,8 +93,28 @@ _DATA: dict[str, Any] = {
     "id": "5f2c9d1e.1041.0",
     "source": "/run/019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10",
     "type": "step.started",
+    "subject": "019a7b1e-7000-7a00-8a51-0c4b8f1f2a10",
     "time": "2026-01-10T14:23:45.000Z",
     "datacontenttype": "application/json",
-    "data": {"step": "compile", "agent_id": "local"},
+    "data": {
+        "v": 1,
+        "run_id": "019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10",
+        "kind": "pipeline",
+        "name": "hello",
+        "pipeline_id": "019a7b1e-6a00-7d10-8a51-0c4b8f1f2a10",
+        "project": "019a7b1e-0000-7000-8000-000000000001",
+        "job_id": "019a7b1e-6c0b-7000-8a51-0c4b8f1f2a10",
+        "job": "build",
+        "step_id": "019a7b1e-6c0c-7000-8a51-0c4b8f1f2a10",
+        "step": "compile",
+        "node": "compile",
+        "uses": "shell",
+        "action": "command",
+        "index": 0,
+        "step_run_id": "019a7b1e-7000-7a00-8a51-0c4b8f1f2a10",
+        "attempt": 1,
+        "previous": "queued",
+        "agent_id": "local",
+    },
 }
 _EXAMPLE = f"id: 5f2c9d1e.1042.0\nevent: step.started\ndata: {orjson.dumps(_DATA).decode()}\n\n"

@@ -12,8 +12,20 @@ from starlette.responses import Response
 from pilothouse import __version__
 from pilothouse.engine import store as engine_store
 from pilothouse.fleet import store as fleet_store
+from pilothouse.identity.openapi import example
 from pilothouse.identity.web import json_response, public
 from pilothouse.server.graph import Graph
+
+_ALIVE = example({"status": "ok", "version": __version__})
+_READY = example({"status": "ready"}) | example(
+    {"status": "unavailable", "reason": "the database does not answer"}, 503
+)
+_METRICS = example(
+    "# HELP pilothouse_agents_connected Agents connected to this server\n"
+    "# TYPE pilothouse_agents_connected gauge\n"
+    "pilothouse_agents_connected 1.0\n",
+    media="text/plain",
+)
 
 
 def operations_router(graph: Graph) -> APIRouter:
@@ -21,12 +33,12 @@ def operations_router(graph: Graph) -> APIRouter:
     routes = APIRouter(tags=["operations"])
     meters = Meters(graph)
 
-    @routes.get("/healthz", dependencies=[public()], summary="Is the process alive")
+    @routes.get("/healthz", dependencies=[public()], summary="Is the process alive", responses=_ALIVE)
     async def healthz() -> Response:
         """200 as long as the event loop turns."""
         return json_response({"status": "ok", "version": __version__})
 
-    @routes.get("/readyz", dependencies=[public()], summary="Can it serve")
+    @routes.get("/readyz", dependencies=[public()], summary="Can it serve", responses=_READY)
     async def readyz() -> Response:
         """200 when the database answers, else 503."""
         try:
@@ -35,7 +47,13 @@ def operations_router(graph: Graph) -> APIRouter:
             return json_response({"status": "unavailable", "reason": "the database does not answer"}, 503)
         return json_response({"status": "ready"})
 
-    @routes.get("/metrics", dependencies=[public()], summary="Prometheus metrics", response_class=Response)
+    @routes.get(
+        "/metrics",
+        dependencies=[public()],
+        summary="Prometheus metrics",
+        response_class=Response,
+        responses=_METRICS,
+    )
     async def metrics() -> Response:
         """Counts and depths, in Prometheus' text format."""
         await graph.identity.read(meters.measure)

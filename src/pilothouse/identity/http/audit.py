@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from pilothouse.identity.http.shapes import PAGINATION_EXAMPLE, audit_json, example
+from pilothouse.identity.http.shapes import PAGINATION_EXAMPLE, audit_json
+from pilothouse.identity.openapi import example
 from pilothouse.identity.paging import Paged, paginated
 from pilothouse.identity.web import Service, allow
 
@@ -21,14 +22,14 @@ _RECORD = {
     "target": "user/01980f3e-…",
     "address": "192.0.2.7",
     "request_id": "req-abc123",
-    "detail": {"username": "john.doe", "role": "user"},
+    "detail": {"id": "01980f3e-…", "username": "john.doe", "role": "user"},
 }
 
 
 @router.get(
     "",
     summary="Read the audit trail",
-    responses=example(200, {"entries": [_RECORD], "pagination": PAGINATION_EXAMPLE}),
+    responses=example({"entries": [_RECORD], "pagination": PAGINATION_EXAMPLE}),
 )
 async def list_audit(
     identity: Service,

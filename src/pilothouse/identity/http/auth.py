@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, StringConstraints
 
-from pilothouse.identity.http.shapes import USER_EXAMPLE, Password, Reference, example, user_json
+from pilothouse.identity.http.shapes import USER_EXAMPLE, Password, Reference, user_json
+from pilothouse.identity.openapi import example
 from pilothouse.identity.web import COOKIE, Caller, Exchange, Service, allow, json_response, public, rfc3339
 
 router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
@@ -35,7 +36,7 @@ class ChangePassword(BaseModel):
     new_password: Annotated[Password, StringConstraints(min_length=8)]
 
 
-@router.post("/login", dependencies=[public()], summary="Log in", responses=example(200, _LOGIN))
+@router.post("/login", dependencies=[public()], summary="Log in", responses=example(_LOGIN))
 async def login(request: Request, identity: Service, body: Login) -> Response:
     """Trade name and password for a token. It also comes as a cookie that only browsers' requests carry."""
     exchange = Exchange.of(request.scope)
@@ -64,7 +65,7 @@ async def login(request: Request, identity: Service, body: Login) -> Response:
     "/logout",
     dependencies=[allow("profile.read")],
     summary="Log out",
-    responses=example(200, {"message": "Logout successful"}),
+    responses=example({"message": "Logout successful"}),
 )
 async def logout(request: Request, caller: Caller, identity: Service) -> Response:
     """Invalidate the token used, at once and on the server; streams opened with it end."""
@@ -74,7 +75,7 @@ async def logout(request: Request, caller: Caller, identity: Service) -> Respons
     return response
 
 
-@router.get("/me", dependencies=[allow("profile.read")], summary="Who am I", responses=example(200, _ME))
+@router.get("/me", dependencies=[allow("profile.read")], summary="Who am I", responses=example(_ME))
 async def me(caller: Caller, identity: Service) -> dict[str, Any]:
     """The user behind the token, his projects, and what the token may use of his role."""
     user = await identity.read(lambda conn: identity.users.get(conn, caller.id))
@@ -87,7 +88,7 @@ async def me(caller: Caller, identity: Service) -> dict[str, Any]:
     "/password",
     dependencies=[allow("profile.read")],
     summary="Change one's own password",
-    responses=example(200, {"message": "Password changed"}),
+    responses=example({"message": "Password changed"}),
 )
 async def change_password(
     request: Request, caller: Caller, identity: Service, body: ChangePassword

@@ -10,19 +10,18 @@ from pilothouse.identity.http.shapes import (
     Name,
     Reference,
     Text,
-    example,
     project_json,
-    success,
 )
 from pilothouse.identity.model import ACTIONS, Role
+from pilothouse.identity.openapi import enveloped_example
 from pilothouse.identity.paging import ArcentraPaged, Paging, listed
 from pilothouse.identity.web import Caller, Idem, Service, allow, envelope
 
 router = APIRouter(prefix="/api/v1", tags=["projects"])
 
-_PROJECT = success(PROJECT_EXAMPLE)
-_PROJECTS = success({"list": [PROJECT_EXAMPLE], "total": 1, "page": 1, "pageSize": 20})
-_ROLES = success(
+_PROJECT = enveloped_example(PROJECT_EXAMPLE)
+_PROJECTS = enveloped_example({"list": [PROJECT_EXAMPLE], "total": 1, "page": 1, "pageSize": 20})
+_ROLES = enveloped_example(
     {"list": [{"name": "viewer", "actions": ["run.read", "…"]}], "total": 4, "page": 1, "pageSize": 4}
 )
 _WRITE = [allow("project.write")]
@@ -47,7 +46,7 @@ class UpdateProject(BaseModel):
     "/projects",
     dependencies=[allow("project.read")],
     summary="List projects",
-    responses=example(200, _PROJECTS),
+    responses=_PROJECTS,
 )
 async def list_projects(caller: Caller, identity: Service, paging: ArcentraPaged) -> Response:
     """The projects one is at home in, by name; operators and admins: all."""
@@ -62,7 +61,7 @@ async def list_projects(caller: Caller, identity: Service, paging: ArcentraPaged
     dependencies=_WRITE,
     status_code=201,
     summary="Create a project",
-    responses=example(201, success(PROJECT_EXAMPLE, 201), "Created"),
+    responses=enveloped_example(PROJECT_EXAMPLE, 201),
 )
 async def create_project(caller: Caller, identity: Service, idem: Idem, body: CreateProject) -> Response:
     """Create a project; its name must be free."""
@@ -80,7 +79,7 @@ async def create_project(caller: Caller, identity: Service, idem: Idem, body: Cr
     "/projects/{project}",
     dependencies=[allow("project.read", project_from="project")],
     summary="Show a project",
-    responses=example(200, _PROJECT),
+    responses=_PROJECT,
 )
 async def get_project(caller: Caller, identity: Service, project: str) -> Response:
     """A project and its members."""
@@ -89,9 +88,7 @@ async def get_project(caller: Caller, identity: Service, project: str) -> Respon
     )
 
 
-@router.put(
-    "/projects/{project}", dependencies=_WRITE, summary="Change a project", responses=example(200, _PROJECT)
-)
+@router.put("/projects/{project}", dependencies=_WRITE, summary="Change a project", responses=_PROJECT)
 async def update_project(caller: Caller, identity: Service, project: str, body: UpdateProject) -> Response:
     """Change name or description."""
     changed = await identity.write(
@@ -104,7 +101,7 @@ async def update_project(caller: Caller, identity: Service, project: str, body: 
     "/projects/{project}/members/{user}",
     dependencies=_WRITE,
     summary="Add a member",
-    responses=example(200, _PROJECT),
+    responses=_PROJECT,
 )
 async def add_member(caller: Caller, identity: Service, project: str, user: str) -> Response:
     """Let a user (id or name) into the project, at once."""
@@ -116,7 +113,7 @@ async def add_member(caller: Caller, identity: Service, project: str, user: str)
     "/projects/{project}/members/{user}",
     dependencies=_WRITE,
     summary="Remove a member",
-    responses=example(200, _PROJECT),
+    responses=_PROJECT,
 )
 async def remove_member(caller: Caller, identity: Service, project: str, user: str) -> Response:
     """Shut a user out of the project; his open streams stop carrying its entries at once."""
@@ -124,7 +121,7 @@ async def remove_member(caller: Caller, identity: Service, project: str, user: s
     return envelope(project_json(changed))
 
 
-@router.get("/roles", dependencies=[allow("role.read")], summary="List roles", responses=example(200, _ROLES))
+@router.get("/roles", dependencies=[allow("role.read")], summary="List roles", responses=_ROLES)
 async def list_roles() -> Response:
     """The four roles and what each may do."""
     roles = [

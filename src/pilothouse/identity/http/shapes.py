@@ -21,11 +21,6 @@ Text = Annotated[str, StringConstraints(pattern=_NO_NUL, max_length=2000)]
 Reference = Annotated[str, StringConstraints(pattern=_NO_NUL, min_length=1, max_length=256)]
 
 
-def example(status: int, body: Any, description: str = "Success") -> dict[int | str, dict[str, Any]]:
-    """A response example for OpenAPI."""
-    return {status: {"description": description, "content": {"application/json": {"example": body}}}}
-
-
 def user_json(user: User) -> dict[str, Any]:
     """A user as the StreamSpace page shows him."""
     return {
@@ -107,8 +102,3 @@ PROJECT_EXAMPLE = {
     "createdAt": 1769857800,
     "updatedAt": 1769857800,
 }
-
-
-def success(detail: Any, status: int = 200) -> dict[str, Any]:
-    """An Arcentra envelope, as an example."""
-    return {"code": status, "msg": "success", "detail": detail, "timestamp": 1769857800}

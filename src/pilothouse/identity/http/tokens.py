@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from pilothouse.identity.http.shapes import PAGINATION_EXAMPLE, TOKEN_EXAMPLE, Name, example, token_json
+from pilothouse.identity.http.shapes import PAGINATION_EXAMPLE, TOKEN_EXAMPLE, Name, token_json
 from pilothouse.identity.model import Role
+from pilothouse.identity.openapi import example
 from pilothouse.identity.paging import Paged, paginated
 from pilothouse.identity.web import Caller, Idem, Service, allow
 from pilothouse.storage import Tx
@@ -27,7 +28,7 @@ class CreateToken(BaseModel):
     expires_in: Annotated[int, Field(ge=1, le=_TEN_YEARS)] | None = None
 
 
-@router.post("", status_code=201, summary="Create an API token", responses=example(201, _CREATED, "Created"))
+@router.post("", status_code=201, summary="Create an API token", responses=example(_CREATED, 201))
 async def create_token(caller: Caller, identity: Service, idem: Idem, body: CreateToken) -> Response:
     """Create a token of one's own. ``token`` is its secret: shown now and never again."""
 
@@ -44,7 +45,7 @@ async def create_token(caller: Caller, identity: Service, idem: Idem, body: Crea
 @router.get(
     "",
     summary="List API tokens",
-    responses=example(200, {"tokens": [TOKEN_EXAMPLE], "pagination": PAGINATION_EXAMPLE}),
+    responses=example({"tokens": [TOKEN_EXAMPLE], "pagination": PAGINATION_EXAMPLE}),
 )
 async def list_tokens(
     caller: Caller,

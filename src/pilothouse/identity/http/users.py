@@ -14,10 +14,10 @@ from pilothouse.identity.http.shapes import (
     Password,
     Reference,
     Username,
-    example,
     user_json,
 )
 from pilothouse.identity.model import Role
+from pilothouse.identity.openapi import example
 from pilothouse.identity.paging import Paged, paginated
 from pilothouse.identity.web import Caller, Idem, Service, allow
 
@@ -51,7 +51,7 @@ class ResetPassword(BaseModel):
 @router.get(
     "",
     summary="List users",
-    responses=example(200, {"users": [USER_EXAMPLE], "pagination": PAGINATION_EXAMPLE}),
+    responses=example({"users": [USER_EXAMPLE], "pagination": PAGINATION_EXAMPLE}),
 )
 async def list_users(
     identity: Service,
@@ -66,7 +66,7 @@ async def list_users(
     return paginated("users", [user_json(user) for user in users], paging, total)
 
 
-@router.post("", status_code=201, summary="Create a user", responses=example(201, USER_EXAMPLE, "Created"))
+@router.post("", status_code=201, summary="Create a user", responses=example(USER_EXAMPLE, 201))
 async def create_user(caller: Caller, identity: Service, idem: Idem, body: CreateUser) -> Response:
     """Create a user; the name must be free in any case of letters."""
     password_hash = await identity.passwords.hash(body.password)
@@ -85,14 +85,14 @@ async def create_user(caller: Caller, identity: Service, idem: Idem, body: Creat
     )
 
 
-@router.get("/{user}", summary="Show a user", responses=example(200, USER_EXAMPLE))
+@router.get("/{user}", summary="Show a user", responses=example(USER_EXAMPLE))
 async def get_user(identity: Service, user: str) -> dict[str, Any]:
     """A user by id or name."""
     return user_json(await identity.read(lambda conn: identity.users.get(conn, user)))
 
 
-@router.put("/{user}", summary="Change a user", responses=example(200, USER_EXAMPLE), operation_id="put_user")
-@router.patch("/{user}", summary="Change a user", responses=example(200, USER_EXAMPLE))
+@router.put("/{user}", summary="Change a user", responses=example(USER_EXAMPLE), operation_id="put_user")
+@router.patch("/{user}", summary="Change a user", responses=example(USER_EXAMPLE))
 async def update_user(caller: Caller, identity: Service, user: str, body: UpdateUser) -> dict[str, Any]:
     """Change email, role or whether the user is active. Takes effect at once, on open streams too."""
     changed = await identity.write(
@@ -113,7 +113,7 @@ async def deactivate_user(caller: Caller, identity: Service, user: str) -> Respo
 @router.post(
     "/{user}/password",
     summary="Reset a password",
-    responses=example(200, {"message": "Password changed"}),
+    responses=example({"message": "Password changed"}),
 )
 async def reset_password(caller: Caller, identity: Service, user: str, body: ResetPassword) -> dict[str, str]:
     """Give a user a new password; his logins end."""
