@@ -32,7 +32,7 @@ async def crowd(tmp_path: Path) -> AsyncIterator[tuple[Fleet, list[Reader]]]:
             run_id, kind = (over, live)[at % 2], ("sse", "ws")[at // 2 % 2]
             readers.append(Reader(made.server, made.server.admin, run_id, kind))
         # A few have been in before; the others have their cursors from them.
-        pioneers = [one for one in readers[:40]]
+        pioneers = readers[:40]
         await asyncio.gather(*(one.read(stop_after=rng.randrange(1, LINES // 2)) for one in pioneers))
         for at, one in enumerate(readers[40:]):
             known = pioneers[at % 4 + 4 * rng.randrange(10)]

@@ -109,7 +109,13 @@ def test_every_connection_breaks_after_some_bytes(patient: Fleet, slow_line: Pro
     assert agent.failures() == []
 
 
-@pytest.mark.parametrize("how", [{"delay": 0.15}, {"rate": 60_000.0}], ids=["delayed", "throttled"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param({"delay": 0.15}, id="delayed"),
+        pytest.param({"rate": 60_000.0}, id="throttled", marks=pytest.mark.long),
+    ],
+)
 def test_slow(patient: Fleet, slow_line: Proxy, name: str, how: dict[str, float]) -> None:
     ledger = patient.directory / f"{name}-ledger"
     patient.agent(name, grpc=slow_line.address).start()

@@ -196,7 +196,7 @@ class Channels:
         }
         body["code"] = "cursor_expired" if expired else "bad_request"
         await self._ws.send_text(orjson.dumps(body).decode())
-        await self._ws.close(4410 if expired else 4400, str(error)[:100])
+        await self._ws.close(4410 if expired else 4400, str(error).encode()[:120].decode(errors="ignore"))
 
     async def _send_each(self, messages: list[bytes]) -> None:
         for message in messages:

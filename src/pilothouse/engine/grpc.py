@@ -28,7 +28,7 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 MAX_RAW = 8 << 20
 """A batch unpacks to at most this many bytes."""
 
-ZSTD_PIECE = 1024
+ZSTD_PIECE = 128
 MAX_SEQ = 2**63 - 1
 _PLAIN = (pb.LogBatch.COMPRESSION_UNSPECIFIED, pb.LogBatch.COMPRESSION_NONE)
 
@@ -236,14 +236,18 @@ def _unpack(batch: pb.LogBatch) -> bytes:
 
 def _unpack_zstd(data: bytes) -> bytes:
     # Fed in small pieces, so that a bomb is noticed before it has gone off; a cut frame has no end.
-    unpacker = zstandard.ZstdDecompressor().decompressobj()
     found = bytearray()
-    for start in range(0, len(data), ZSTD_PIECE):
-        found += unpacker.decompress(data[start : start + ZSTD_PIECE])
-        if len(found) > MAX_RAW or unpacker.eof:
+    while data:
+        unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_RAW).decompressobj()
+        used = 0
+        while used < len(data) and not unpacker.eof and len(found) <= MAX_RAW:
+            found += unpacker.decompress(data[used : used + ZSTD_PIECE])
+            used += ZSTD_PIECE
+        if len(found) > MAX_RAW:
             break
-    if len(found) <= MAX_RAW and not unpacker.eof:
-        raise BatchInvalid("the batch cannot be unpacked: it is cut off")
+        if not unpacker.eof:
+            raise BatchInvalid("the batch cannot be unpacked: it is cut off")
+        data = unpacker.unused_data + data[used:]  # frames may follow one another
     return bytes(found)
 
 

@@ -147,7 +147,12 @@ async def refuse(ws: WebSocket, error: Exception) -> None:
     body = {"type": "error", "code": code, "message": message, "timestamp": rfc3339(now_ms())}
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):
         await ws.send_text(orjson.dumps(body).decode())
-        await ws.close(CLOSE_CODES[code], message[:100])
+        await ws.close(CLOSE_CODES[code], close_reason(message))
+
+
+def close_reason(text: str) -> str:
+    """A close frame has room for 123 bytes of reason."""
+    return text.encode()[:120].decode(errors="ignore")
 
 
 def _refusal(error: Exception) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -75,7 +76,7 @@ class Fleet:
         self._identity = identity
         self._handlers: dict[str, TaskHandler] = {}
         self.wakers: list[Callable[[], None]] = []
-        self._missing: set[str] = set()
+        self._missing: dict[str, int] = {}
         self._closing = False
 
     def handle(self, kind: str, handler: TaskHandler) -> None:
@@ -169,14 +170,21 @@ class Fleet:
         store.renew_leases(tx.conn, agent_id, self._expiry(tx), started_only=True)
         if holds is None:
             return
-        for lease in store.leases_of(tx.conn, agent_id):
+        leases = store.leases_of(tx.conn, agent_id)
+        for task_id in frozenset(holds).difference(lease.id for lease in leases):
+            # It was given up as lost meanwhile: nobody waits for it, and its slot is wanted.
+            tx.after_commit(partial(self.hub.cancel, agent_id, task_id, "no longer leased to this agent"))
+        for lease in leases:
             if lease.state is not LeaseState.STARTED or lease.id in holds:
-                self._missing.discard(lease.id)
-            elif first or lease.id in self._missing:
-                self._missing.discard(lease.id)
+                self._missing.pop(lease.id, None)
+            elif first or tx.now - self._missing.setdefault(lease.id, tx.now) >= self._twice:
+                self._missing.pop(lease.id, None)
                 self._lose(tx, lease, f"agent {agent_id} no longer runs it")
-            else:
-                self._missing.add(lease.id)
+
+    @property
+    def _twice(self) -> float:
+        """Milliseconds between heartbeats that count as two: those that piled up on the way come in a burst."""
+        return self.settings.heartbeat * 500
 
     def acknowledged(self, tx: Tx, agent_id: str, task_id: str) -> Verdict:
         """The agent starts the task. Only after this was committed may it have effects."""

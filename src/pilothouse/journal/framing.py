@@ -18,7 +18,7 @@ class ChunkFramed:
 
     def encode(self, entry: Entry) -> tuple[Frame, ...]:
         """Each message one chunk."""
-        return tuple(Frame(chunk(data), k) for data, k in entry.frames(self._fmt))
+        return tuple(Frame(chunk(data), k) for data, k in self._fmt.encode(entry))
 
 
 class WebSocketFramed:
@@ -34,7 +34,7 @@ class WebSocketFramed:
 
     def encode(self, entry: Entry) -> tuple[Frame, ...]:
         """Each message one frame."""
-        return tuple(Frame(text_frame(data), k) for data, k in entry.frames(self._fmt))
+        return tuple(Frame(text_frame(data), k) for data, k in self._fmt.encode(entry))
 
 
 def chunk(data: bytes) -> bytes:

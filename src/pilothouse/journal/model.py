@@ -17,7 +17,7 @@ import orjson
 
 from pilothouse.journal.errors import CursorExpired, CursorInvalid
 
-_CURSOR = re.compile(r"([0-9a-f]{8})\.(\d{1,18})\.(\d{1,9})")
+_CURSOR = re.compile(r"([0-9a-f]{8})\.([0-9]{1,18})\.([0-9]{1,9})")
 
 
 @dataclass(frozen=True, slots=True, order=True)

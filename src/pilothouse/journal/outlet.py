@@ -66,6 +66,8 @@ class Channel:
         self.fmt = fmt
         self.last_write = 0.0
         self.members = 0
+        #: Live outlets have everything of this stream below this offset.
+        self.delivered = 0
         self._outlets: dict[Outlet, Write] = {}
         self._writes: list[Write] | None = []
 
@@ -96,6 +98,7 @@ class Channel:
                     ended = True
                     break
         everyone = self.live() if ended else []
+        self.delivered = batch[-1].offset + 1
         if frames:
             self.last_write = now
             self._write_all(b"".join(frames) if len(frames) > 1 else frames[0])
@@ -175,9 +178,12 @@ class Outlet:
         self.pump()
 
     def paused(self) -> None:
-        """The socket is full: all before the window's head has been handed to it."""
+        """The socket is full: it has what was there when it went live, and what its channel has delivered since.
+
+        Not all that is in the window: the write that filled it may be another channel's of the same socket.
+        """
         if self.channel is not None and self.channel.leave(self):
-            self.reader.position = Cursor(self.reader.window.head)
+            self.reader.position = max(self.reader.position, Cursor(self.channel.delivered))
 
     def end(self) -> None:
         """The stream is finished: its last message has been written."""
