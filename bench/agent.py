@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
+import orjson
 import uvloop
 import zstandard
 
@@ -104,7 +105,7 @@ class Agent:
         stamp = int(time.time())
         if ndjson:
             logs = [{"content": line, "stream": "stdout", "timestamp": stamp} for line in lines]
-            data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+            data = b"".join(orjson.dumps(log, option=orjson.OPT_APPEND_NEWLINE) for log in logs)
         else:
             data = "".join(line + "\n" for line in lines).encode()
         request = gw.PushLogsRequest()

@@ -26,7 +26,7 @@ def measure(lab: Lab, options: Options) -> Iterator[Row]:
 
 def _burst(lab: Lab, options: Options, kind: str, name: str) -> Row:
     chance = random.Random(7)
-    chunks = [chance.randint(1, 200) for _ in range(40 if options.quick else 100)]
+    chunks = [chance.randint(1, 200) for _ in range(20 if options.quick else 100)]
     rates: list[float] = []
     plain: list[float] = []
     busy = 0.0

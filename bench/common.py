@@ -38,7 +38,7 @@ class Options:
     @property
     def rounds(self) -> int:
         """Rounds of which the median counts."""
-        return 3 if self.quick else 7
+        return 2 if self.quick else 7
 
 
 @dataclass(frozen=True, slots=True)

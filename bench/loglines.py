@@ -29,7 +29,7 @@ def measure(lab: Lab, options: Options) -> Iterator[Row]:
 
 
 def _lines(lab: Lab, options: Options, ndjson: bool, name: str) -> Row:
-    count = 50_000 if options.quick else 200_000
+    count = 20_000 if options.quick else 200_000
     per_core: list[float] = []
     walls: list[float] = []
     plain: list[float] = []

@@ -15,7 +15,7 @@ WHY = "the request's task sleeps in every layer of the framework for as long as 
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
     """Each size on a fresh server, after a few streams have come and gone."""
-    sizes = [1000] if options.quick else [1000, 5000, 15_000] if options.full else [1000, 5000]
+    sizes = [500] if options.quick else [1000, 5000, 15_000] if options.full else [1000, 5000]
     for kind in ("ws", "sse"):
         for size in sizes:
             grown = _grown(lab, kind, size) / 1024

@@ -37,7 +37,8 @@ TAIL = """
   a durable PostgreSQL, one worker, jobs that do nothing.
 - **Latency**: printer and viewer read the same monotonic clock; fifty lines a second.
 - **Cost of one more**: the large against the small, in the same run.
-- **Brokers**: nginx with nchan and nats-server, one message to 1000 WebSockets, nothing stored on disk.
+- **Brokers**: nginx with nchan and nats-server, one message to 1000 WebSockets, nothing stored on disk. They accept
+  the next message before the last has gone out, and may send several in one write; ours and the bare loop never do.
 """
 
 

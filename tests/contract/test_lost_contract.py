@@ -140,7 +140,9 @@ async def test_what_an_agent_no_longer_runs_is_lost(kernel: Kernel) -> None:
     await kernel.holds(agent, first)
     assert kernel.view(dropped)["status"] == "running", "a heartbeat may have crossed the dispatch"
     await kernel.holds(agent, first)
-    assert kernel.view(dropped)["status"] == "running", "nor do heartbeats that come in a burst say more than one"
+    assert kernel.view(dropped)["status"] == "running", (
+        "nor do heartbeats that come in a burst say more than one"
+    )
     kernel.clock.advance(10)
     await kernel.holds(agent, first)
     assert kernel.view(dropped)["status"] == "failed"

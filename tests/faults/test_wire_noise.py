@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from support.fake_agent import FakeAgent, batch, events, registered
 from support.faults import PATIENT, ROUNDS, Fleet, fleet
@@ -248,15 +249,16 @@ def test_channel_requests_of_any_kind(wire: Wire) -> None:
 
 async def _asked(wire: Wire, requests: list[str | bytes]) -> None:
     async with channels(wire) as ws:
-        for request in requests:
-            await ws.send(request)
-        await ws.send("?")  # surely an error, behind the answers to all others
-        async with asyncio.timeout(20):
-            async for answer in ws:
-                if "one JSON object" in (json.loads(answer).get("error") or ""):
-                    break
+        with contextlib.suppress(ConnectionClosed):
+            for request in requests:
+                await ws.send(request)
+            await ws.send("?")  # surely an error, behind the answers to all others
+            async with asyncio.timeout(20):
+                async for answer in ws:
+                    if "one JSON object" in (json.loads(answer).get("error") or ""):
+                        break
         await ws.close()
-        assert ws.close_code in (1000, 1005, 4400, 4410), ws.close_code
+        assert ws.close_code in (1000, 4400, 4410), ws.close_code
 
 
 def test_run_streams_of_any_name(wire: Wire) -> None:

@@ -1,6 +1,5 @@
 """Specs that are wrong: every kind of message, at its exact line and column."""
 
-
 from __future__ import annotations
 
 import textwrap
