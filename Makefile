@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-dev demo test check fmt lock wire clean
+.PHONY: setup setup-dev demo test faults bench check fmt lock wire clean
 
 setup: $(VENV)/.run
 
@@ -26,6 +26,14 @@ demo: setup
 test: setup-dev
 	@sh tools/test_needs.sh
 	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
+
+# The long version of tests/faults: kills and bad networks, so many times over.
+faults: setup-dev
+	PILOT_FAULT_ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest tests/faults $(ARGS)
+
+# Every measure against its peer; writes docs/performance.md.
+bench: setup-dev
+	$(BIN)/python -m bench $(ARGS)
 
 check: setup-dev
 	$(BIN)/ruff format --check src tests tools

@@ -20,7 +20,7 @@ BAR = 1_500_000
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
     """WebSocket and SSE."""
-    for kind, name in (("ws", "WebSocket"), ("sse", "SSE")):
+    for kind, name in options.kinds:
         yield _burst(lab, options, kind, name)
 
 

@@ -36,6 +36,12 @@ class Options:
     full: bool = False
 
     @property
+    def kinds(self) -> list[tuple[str, str]]:
+        """The transports to measure, with their names."""
+        both = [("ws", "WebSocket"), ("sse", "SSE")]
+        return both[:1] if self.quick else both
+
+    @property
     def rounds(self) -> int:
         """Rounds of which the median counts."""
         return 2 if self.quick else 7

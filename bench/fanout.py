@@ -34,7 +34,7 @@ class Rounds:
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
     """WebSocket and SSE; each time with several fresh servers, since luck has a part in how memory is laid out."""
-    for kind, name in (("ws", "WebSocket"), ("sse", "SSE")):
+    for kind, name in options.kinds:
         rounds = Rounds()
         for _ in range(1 if options.quick else 3):
             _some(lab, options.rounds, kind, rounds)

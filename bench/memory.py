@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from bench.common import Lab, Options, Row, missed
 
 BARS = {"ws": 20, "sse": 12}
-NAMES = {"ws": "WebSocket", "sse": "SSE"}
 SETTLE = 2.0
 WHY = "the request's task sleeps in every layer of the framework for as long as the stream is open"
 
@@ -16,11 +15,11 @@ WHY = "the request's task sleeps in every layer of the framework for as long as 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
     """Each size on a fresh server, after a few streams have come and gone."""
     sizes = [500] if options.quick else [1000, 5000, 15_000] if options.full else [1000, 5000]
-    for kind in ("ws", "sse"):
+    for kind, name in options.kinds:
         for size in sizes:
             grown = _grown(lab, kind, size) / 1024
             yield Row(
-                f"memory of an idle {NAMES[kind]} subscriber, {size}",
+                f"memory of an idle {name} subscriber, {size}",
                 f"{grown:.1f} KiB",
                 bar=f"≤ {BARS[kind]} KiB",
                 met=grown <= BARS[kind],

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from pilothouse.engine import store
+from pilothouse.engine import secret_store
 from pilothouse.engine.model import MAX_UNSTARTED
 from pilothouse.fleet.model import AgentStatus, LeaseState, TaskStatus, Verdict
 from pilothouse.identity.model import SYSTEM
@@ -207,7 +207,7 @@ async def test_one_secret_that_cannot_be_opened_stops_nobody_else(kernel: Kernel
 
     def spoil(tx: Tx) -> None:
         sealed = {"value": b"\x01" + bytes(60), "created_by": "", "created_at": 1, "updated_at": 1}
-        tx.conn.execute(insert(store.secrets).values(project=PROJECT, name="TOKEN", **sealed))
+        tx.conn.execute(insert(secret_store.secrets).values(project=PROJECT, name="TOKEN", **sealed))
 
     await kernel.write(spoil)
     agent = await kernel.agent("a1", slots=2)

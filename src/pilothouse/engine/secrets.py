@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection
 
-from pilothouse.engine import store
+from pilothouse.engine import secret_store as store
 from pilothouse.engine.errors import SecretInvalid, SecretNotFound
 from pilothouse.identity.model import Principal
 from pilothouse.identity.secretbox import SecretBox, SecretBoxError

@@ -1,0 +1,105 @@
+"""The tables of secrets and their statements; values are ciphertexts here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    LargeBinary,
+    Row,
+    Table,
+    Text,
+    delete,
+    insert,
+    literal,
+    select,
+    update,
+)
+
+from pilothouse.storage import metadata
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+retired_secrets = Table(
+    "retired_secrets",
+    metadata,
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("value", LargeBinary, nullable=False),
+    Column("retired_at", BigInteger, nullable=False),
+    Index("retired_secrets_by_name", "project", "name", "retired_at"),
+)
+
+RETIRED_KEPT = 30 * 86_400_000
+"""Milliseconds that a replaced or deleted secret is still masked."""
+
+
+def put_secret(conn: Connection, project: str, name: str, value: bytes, by: str, now: int) -> bool:
+    """Store a secret's ciphertext; ``True`` if it is new."""
+    s = secrets.c
+    _retire(conn, project, name, now)
+    known = update(secrets).where(s.project == project, s.name == name).values(value=value, updated_at=now)
+    if conn.execute(known).rowcount:
+        return False
+    fresh = {"value": value, "created_by": by, "created_at": now, "updated_at": now}
+    conn.execute(insert(secrets).values(project=project, name=name, **fresh))
+    return True
+
+
+def secret_values(conn: Connection, project: str, names: Iterable[str]) -> dict[str, bytes]:
+    """Ciphertexts by name, of those that exist."""
+    query = select(secrets.c.name, secrets.c.value).where(
+        secrets.c.project == project, secrets.c.name.in_(list(names))
+    )
+    return {row.name: row.value for row in conn.execute(query)}
+
+
+def list_secrets(conn: Connection, project: str) -> list[Row[Any]]:
+    """Names and times, never values."""
+    s = secrets.c
+    query = (
+        select(s.name, s.created_by, s.created_at, s.updated_at).where(s.project == project).order_by(s.name)
+    )
+    return list(conn.execute(query))
+
+
+def _retire(conn: Connection, project: str, name: str, now: int) -> None:
+    """Agents may still have the old value: it is kept, for masking, as long as such work may run."""
+    s, r = secrets.c, retired_secrets.c
+    old = select(s.project, s.name, s.value, literal(now)).where(s.project == project, s.name == name)
+    conn.execute(insert(retired_secrets).from_select(["project", "name", "value", "retired_at"], old))
+    conn.execute(delete(retired_secrets).where(r.retired_at < now - RETIRED_KEPT))
+
+
+def retired_values(
+    conn: Connection, project: str, names: Iterable[str], since: int
+) -> list[tuple[str, bytes]]:
+    """Ciphertexts that these secrets had at some time since then."""
+    r = retired_secrets.c
+    query = select(r.name, r.value).where(
+        r.project == project, r.name.in_(list(names)), r.retired_at >= since
+    )
+    return [(row.name, row.value) for row in conn.execute(query)]
+
+
+def delete_secret(conn: Connection, project: str, name: str, now: int) -> bool:
+    """Forget a secret."""
+    _retire(conn, project, name, now)
+    return (
+        conn.execute(delete(secrets).where(secrets.c.project == project, secrets.c.name == name)).rowcount
+        == 1
+    )
