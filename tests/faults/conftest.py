@@ -7,7 +7,6 @@ import pytest
 from support.faults import LONG, ROUNDS
 
 OPEN = {
-    "test_abusive_clients.py::test_requests_without_end": "heads and pipelines are not bounded",
     "test_abusive_clients.py::test_frames_without_end[run-empty pings]": "tiny frames hold the event loop",
     "test_abusive_clients.py::test_frames_without_end[channels-empty pings]": "tiny frames hold the event loop",
 }

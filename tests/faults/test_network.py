@@ -84,9 +84,9 @@ def _all_is_right(made: Fleet, run_id: str, ledger: Path, timeout: float = 45) -
 def test_cut_again_and_again(patient: Fleet, slow_line: Proxy, name: str) -> None:
     rng, ledger = chance("cuts"), patient.directory / f"{name}-ledger"
     agent = patient.agent(name, grpc=slow_line.address).start()
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         ledger.unlink(missing_ok=True)
-        run_id = patient.run(name, talkative(name, ledger))
+        run_id = patient.run(f"{name}-{number}", talkative(name, ledger))
         for _ in range(8):
             time.sleep(rng.uniform(0.1, 0.6))  # the moment of the cut is the point
             slow_line.cut()

@@ -21,6 +21,12 @@ GOING_AWAY = 1001
 HIGH_WATER = 64 << 10
 """Bytes in a socket's buffer from which on its reader waits; what it misses it gets from its cursor."""
 
+MAX_HEAD = 64 << 10
+"""Bytes of a request's line and headers."""
+
+MAX_PIPELINED = 16
+"""Requests on one connection that wait for the answer to one before them."""
+
 
 class Tap:
     """One connection as the feed sees it. Several outlets may share it (the channels of one WebSocket)."""
@@ -77,12 +83,29 @@ class Tap:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1, with a tap for event streams."""
+    """HTTP/1.1, with a tap for event streams, and a bound on what may come before a request's body."""
 
     tap: Tap | None = None
+    _in_head = True
+    _head = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the transport."""
+        self._head += len(data)
+        super().data_received(data)
+        if self._in_head and self._head > MAX_HEAD:
+            self.send_400_response(f"The request line and headers have at most {MAX_HEAD} bytes.")
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise OverflowError("too many requests before the first was answered")  # the parser gives up: 400
+        self._in_head, self._head = True, 0
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Offer the socket to the endpoint."""
+        self._in_head = False
         self.tap = None
         offers: Any = {CONNECTION: self._open_tap}
         self.scope["extensions"] = offers
