@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Before anything imports gRPC: tests that start processes by fork and exec hold clients and servers of it as well.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 from support.databases import backend, database, migrated_postgres, migrated_sqlite, postgres
 from support.kernel import kernel
 

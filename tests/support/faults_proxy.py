@@ -135,8 +135,8 @@ class Proxy:
         self._pairs.add(pair)
         try:
             await asyncio.gather(self._pass(pair, reader, forth), self._pass(pair, back, writer))
-        except OSError:
-            pass
+        except (OSError, asyncio.CancelledError):
+            pass  # one side is gone, or the proxy ends
         finally:
             self._pairs.discard(pair)
             if not pair.dead:
