@@ -8,7 +8,6 @@ from support.faults import LONG, ROUNDS
 
 OPEN = {
     "test_network.py::test_half_open[server]": "a dead connection is noticed after 80 s: gRPC's own ping timeout",
-    "pings]": "pings from one who reads nothing pile up as pongs, and tiny frames hold the event loop",
 }
 """Faults of the product that are known and not mended yet: take a line away with its fault."""
 

@@ -5,26 +5,26 @@ Order on a log subscription: ``subscribed``, ``log_chunk``… (history), ``histo
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection
-from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from pilothouse.engine import store
 from pilothouse.engine.model import Attempt
 from pilothouse.engine.streams import STATUS_NUMBERS, Framing, StepLog, StepStatus, rfc3339
 from pilothouse.identity.model import Principal
 from pilothouse.identity.service import Identity
-from pilothouse.identity.streaming import Stream, framed, socket_connection
-from pilothouse.journal import CursorError, CursorExpired, Feed, Selection
+from pilothouse.identity.streaming import Message, MessageSocket, Stream, framed
+from pilothouse.journal import CursorError, CursorExpired, Feed, Selection, WireFormat
+from pilothouse.journal.outlet import Outlet
 from pilothouse.wire import entries
 
 LOG, STATUS = "channel_log", "channel_status"
 MAX_SUBSCRIPTIONS = 256
+GOING_AWAY = 1001
 _PARAMS = ("pipelineId", "jobId", "stepRunId")
 
 
@@ -43,40 +43,28 @@ class BadRequest(Exception):
 
 
 class Channels:
-    """One client's socket."""
+    """One client's socket: its requests, and what follows from them, until it leaves or its token ends."""
 
-    def __init__(self, ws: WebSocket, identity: Identity, feed: Feed, caller: Principal) -> None:
-        self._ws = ws
+    def __init__(self, socket: MessageSocket, identity: Identity, feed: Feed, caller: Principal) -> None:
+        self._socket = socket
         self._identity = identity
         self._feed = feed
         self._caller = caller
         self._guard = identity.guard(caller)
-        self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._open: dict[tuple[str, str], Stream] = {}
 
-    async def serve(self) -> None:
-        """Answer requests until the client leaves or its token ends."""
-        lost = asyncio.create_task(self._guard.ended())
-        try:
-            while True:
-                receiving = asyncio.create_task(self._ws.receive())
-                await asyncio.wait({receiving, lost}, return_when=asyncio.FIRST_COMPLETED)
-                if not receiving.done():
-                    receiving.cancel()
-                    await self._ws.close(4401, "Token expired")
-                    return
-                message = receiving.result()
-                if message["type"] == "websocket.disconnect":
-                    return
-                await self._request(message.get("text") or message.get("bytes") or "")
-        except (WebSocketDisconnect, RuntimeError):
-            return
-        finally:
-            lost.cancel()
-            self._guard.close()
-            for task in self._running.values():
-                task.cancel()
+    def begin(self) -> None:
+        """Listen; the rest goes by itself."""
+        self._guard.on_end(lambda: self._socket.close(4401, "Token expired"))
+        self._socket.listen(self._request, self._lost)
 
-    async def _request(self, text: str | bytes) -> None:
+    def _lost(self) -> None:
+        self._guard.close()
+        for stream in list(self._open.values()):
+            stream.close()
+
+    async def _request(self, text: Message) -> None:
+        await self._socket.drain()  # who does not read the answers has to wait with further requests
         request: Any = None
         try:
             try:
@@ -97,32 +85,30 @@ class Channels:
             if action == "subscribe":
                 await self._subscribe(channel, params)
             elif action == "unsubscribe":
-                await self._unsubscribe(channel, params)
+                self._unsubscribe(channel, params)
             else:
                 raise BadRequest("action must be subscribe or unsubscribe")
         except BadRequest as error:
-            await self._error(request if isinstance(request, dict) else {}, str(error))
+            self._error(request if isinstance(request, dict) else {}, str(error))
 
     async def _subscribe(self, channel: str, params: dict[str, Any]) -> None:
         key = (channel, params["stepRunId"])
-        known = self._running.get(key)
-        if known is not None and not known.done():
+        if key in self._open:
             raise BadRequest("this channel is subscribed already")
-        if len(self._running) >= MAX_SUBSCRIPTIONS:
-            self._running = {k: task for k, task in self._running.items() if not task.done()}
-            if len(self._running) >= MAX_SUBSCRIPTIONS:
-                raise BadRequest(f"a connection holds at most {MAX_SUBSCRIPTIONS} subscriptions")
+        if len(self._open) >= MAX_SUBSCRIPTIONS:
+            raise BadRequest(f"a connection holds at most {MAX_SUBSCRIPTIONS} subscriptions")
         subject = await self._find(params)
-        follow = self._follow_log if channel == LOG else self._follow_status
-        self._running[key] = asyncio.create_task(follow(subject, params.get("cursor")))
+        try:
+            follow = self._follow_log if channel == LOG else self._follow_status
+            await follow(key, subject, params.get("cursor"))
+        except CursorError as error:
+            self._cursor_refused(channel, params, error)
 
-    async def _unsubscribe(self, channel: str, params: dict[str, Any]) -> None:
-        task = self._running.pop((channel, params["stepRunId"]), None)
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        await self._send(channel, "unsubscribed", params, None)
+    def _unsubscribe(self, channel: str, params: dict[str, Any]) -> None:
+        stream = self._open.pop((channel, params["stepRunId"]), None)
+        if stream is not None:
+            stream.close()
+        self._send(channel, "unsubscribed", params, None)
 
     async def _find(self, params: dict[str, Any]) -> Subject:
         subject = await self._identity.read(lambda conn: _find_subject(conn, params["stepRunId"]))
@@ -132,87 +118,90 @@ class Channels:
             raise BadRequest("pipelineId and jobId are not those of this step run")
         return subject
 
-    async def _open(self, subject: Subject, fmt: StepLog | StepStatus, cursor: str) -> Stream:
+    async def _stream(self, subject: Subject, fmt: StepLog | StepStatus, cursor: str) -> Stream:
         selection = Selection(entries.run_stream(subject.run_id), subject=subject.attempt.id)
         scope = entries.project_scope(subject.project)
         return await Stream(self._identity, self._feed, self._caller, scope).open(
             selection, fmt, cursor=cursor
         )
 
-    async def _follow_log(self, subject: Subject, asked: Any) -> None:
+    async def _follow_log(self, key: tuple[str, str], subject: Subject, asked: Any) -> None:
         framing = Framing("ws+cursor" if asked else "ws", self._feed.epoch)
-        try:
-            stream = await self._open(subject, StepLog(framing, batched=True), str(asked or "start"))
-        except CursorError as error:
-            await self._cursor_refused(LOG, subject, error)
-            return
-        try:
-            await self._send(LOG, "subscribed", subject.params, None)
-            history = stream.follow()
-            while messages := await history.past():
-                await self._send_each(messages)
-            await self._send(LOG, "history_done", subject.params, None)
-            stream.reader.fmt = framed(StepLog(framing, batched=False))
-            await self._live(stream)
-        finally:
-            stream.close()
+        stream = await self._stream(subject, StepLog(framing, batched=True), str(asked or "start"))
+        self._send(LOG, "subscribed", subject.params, None)
+        live = framed(StepLog(framing, batched=False))
+        self._follow(
+            key, subject.params, stream, live, lambda: self._send(LOG, "history_done", subject.params, None)
+        )
 
-    async def _follow_status(self, subject: Subject, asked: Any) -> None:
+    async def _follow_status(self, key: tuple[str, str], subject: Subject, asked: Any) -> None:
         framing = Framing("ws+cursor" if asked else "ws", self._feed.epoch)
-        try:
-            # The place is taken before the snapshot is read: what happens in between is not missed.
-            stream = await self._open(subject, StepStatus(framing), str(asked or "now"))
-        except CursorError as error:
-            await self._cursor_refused(STATUS, subject, error)
-            return
+        # The place is taken before the snapshot is read: what happens in between is not missed.
+        stream = await self._stream(subject, StepStatus(framing), str(asked or "now"))
         try:
             found = await self._identity.read(lambda conn: store.attempt(conn, subject.attempt.id))
-            assert found is not None, "attempts are never deleted while their run is there"
-            await self._send(STATUS, "status_snapshot", subject.params, snapshot(subject.params, found[1]))
-            if not found[1].status.over or asked is not None:
-                stream.reader.fmt = framed(stream.reader.fmt)
-                await self._live(stream)
-        finally:
+        except BaseException:
             stream.close()
+            raise
+        assert found is not None, "attempts are never deleted while their run is there"
+        self._send(STATUS, "status_snapshot", subject.params, snapshot(subject.params, found[1]))
+        if found[1].status.over and asked is None:
+            stream.close()
+        else:
+            self._follow(key, subject.params, stream)
 
-    async def _live(self, stream: Stream) -> None:
+    def _follow(
+        self,
+        key: tuple[str, str],
+        params: dict[str, str],
+        stream: Stream,
+        live: WireFormat | None = None,
+        on_live: Callable[[], None] | None = None,
+    ) -> None:
         """Let the feed write what comes, until the attempt is over or the stream is stopped."""
-        if stream.reader.ended:
-            return
-        outlet = stream.hand_over(socket_connection(self._ws))
-        outlet.pump()
-        await asyncio.shield(outlet.done)
-        if not stream.finished and not stream.unauthorized and not stream.forbidden:
-            await self._ws.close(1001, "reconnect with your cursor")
 
-    async def _cursor_refused(self, channel: str, subject: Subject, error: CursorError) -> None:
+        def ended(outlet: Outlet) -> None:
+            unsubscribed = self._open.get(key) is not stream
+            if not unsubscribed:
+                del self._open[key]
+            stream.close()
+            if stream.finished:
+                if outlet.on_live is not None:  # there was nothing but a past
+                    outlet.on_live()
+            elif outlet.expired is not None:
+                self._cursor_refused(key[0], params, outlet.expired)
+            elif not (unsubscribed or stream.unauthorized or stream.forbidden):
+                self._socket.close(GOING_AWAY, "reconnect with your cursor")
+
+        self._open[key] = stream
+        stream.reader.fmt = framed(stream.reader.fmt)
+        outlet = stream.hand_over(self._socket, ended, live)
+        outlet.on_live = on_live
+        outlet.pump()
+
+    def _cursor_refused(self, channel: str, params: dict[str, Any], error: CursorError) -> None:
         expired = isinstance(error, CursorExpired)
         body = {
             "channel": channel,
             "type": "error",
-            "params": subject.params,
+            "params": {name: params[name] for name in _PARAMS},
             "data": None,
             "error": str(error),
         }
         body["code"] = "cursor_expired" if expired else "bad_request"
-        await self._ws.send_text(orjson.dumps(body).decode())
-        await self._ws.close(4410 if expired else 4400, str(error).encode()[:120].decode(errors="ignore"))
+        self._socket.say(orjson.dumps(body))
+        self._socket.close(4410 if expired else 4400, str(error).encode()[:120].decode(errors="ignore"))
 
-    async def _send_each(self, messages: list[bytes]) -> None:
-        for message in messages:
-            await self._ws.send_text(message.decode())
-
-    async def _send(self, channel: str, type: str, params: dict[str, Any], data: Any) -> None:
+    def _send(self, channel: str, type: str, params: dict[str, Any], data: Any) -> None:
         named = {name: params[name] for name in _PARAMS}
-        body = {"channel": channel, "type": type, "params": named, "data": data}
-        await self._ws.send_text(orjson.dumps(body).decode())
+        self._socket.say(orjson.dumps({"channel": channel, "type": type, "params": named, "data": data}))
 
-    async def _error(self, request: dict[str, Any], message: str) -> None:
+    def _error(self, request: dict[str, Any], message: str) -> None:
         given = request.get("params")
         params = {name: given[name] for name in _PARAMS if name in given} if isinstance(given, dict) else {}
         channel = request.get("channel")
         body = {"channel": channel if isinstance(channel, str) else LOG, "type": "error", "params": params}
-        await self._ws.send_text(orjson.dumps({**body, "data": None, "error": message}).decode())
+        self._socket.say(orjson.dumps({**body, "data": None, "error": message}))
 
 
 def _find_subject(conn: Connection, step_run_id: str) -> Subject | None:

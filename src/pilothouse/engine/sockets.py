@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from pilothouse.engine import store
 from pilothouse.engine.channels import Channels
@@ -19,11 +19,19 @@ from pilothouse.identity.errors import ApiError, require
 from pilothouse.identity.model import Principal
 from pilothouse.identity.openapi import example
 from pilothouse.identity.service import Identity
-from pilothouse.identity.streaming import EventStream, Stream, framed, socket_connection, wanted_cursor
+from pilothouse.identity.streaming import (
+    EventStream,
+    Message,
+    MessageSocket,
+    Stream,
+    accepted,
+    framed,
+    wanted_cursor,
+)
 from pilothouse.identity.web import Caller, allow, websocket_principal
 from pilothouse.journal import Cursor, CursorError, CursorExpired, Feed, Selection
 from pilothouse.journal.feed import START
-from pilothouse.journal.framing import text_frame
+from pilothouse.journal.outlet import Outlet
 from pilothouse.storage import now_ms
 from pilothouse.wire import entries
 
@@ -88,27 +96,25 @@ def router(identity: Identity, feed: Feed, settings: StreamSettings) -> APIRoute
 
     @routes.websocket("/api/v1/workflow-runs/{run_id}/stream")
     async def run_stream_ws(ws: WebSocket, run_id: str) -> None:
-        await ws.accept()
-        try:
-            caller = await _authenticate(ws, identity)
-            asked = ws.query_params.get("cursor")
-            stream = await opened(caller, run_id, "ws+cursor" if asked else "ws", asked or START)
-        except WebSocketDisconnect:
-            return
-        except (Refusal, ApiError, RunNotFound, CursorError) as error:
-            await refuse(ws, error)
-            return
-        await RunSocket(ws, feed, stream, settings).serve()
+        async with accepted(ws) as socket:
+            try:
+                caller = await _authenticate(ws, socket, identity)
+                asked = ws.query_params.get("cursor")
+                stream = await opened(caller, run_id, "ws+cursor" if asked else "ws", asked or START)
+            except (Refusal, ApiError, RunNotFound, CursorError) as error:
+                refuse(socket, error)
+                return
+            RunSocket(socket, feed, stream, settings).begin()
 
     @routes.websocket("/api/v1/ws")
     async def channels(ws: WebSocket) -> None:
-        await ws.accept()
-        try:
-            caller = await websocket_principal(ws, identity)
-        except ApiError as error:
-            await refuse(ws, error)
-            return
-        await Channels(ws, identity, feed, caller).serve()
+        async with accepted(ws) as socket:
+            try:
+                caller = await websocket_principal(ws, identity)
+            except ApiError as error:
+                refuse(socket, error)
+                return
+            Channels(socket, identity, feed, caller).begin()
 
     return routes
 
@@ -122,7 +128,7 @@ async def _readable(identity: Identity, caller: Principal, run_id: str) -> str:
     return entries.project_scope(row.project)
 
 
-async def _authenticate(ws: WebSocket, identity: Identity) -> Principal:
+async def _authenticate(ws: WebSocket, socket: MessageSocket, identity: Identity) -> Principal:
     """Token by query, header or cookie, or as the first message within 10 s."""
     try:
         return await websocket_principal(ws, identity)
@@ -131,8 +137,8 @@ async def _authenticate(ws: WebSocket, identity: Identity) -> Principal:
             raise
     try:
         async with asyncio.timeout(AUTH_WAIT):
-            first = await ws.receive_text()
-    except (TimeoutError, KeyError):
+            first = await socket.receive()
+    except TimeoutError:
         raise Refusal("unauthorized", "no token came within 10 s") from None
     with contextlib.suppress(orjson.JSONDecodeError, AttributeError):
         message = orjson.loads(first)
@@ -141,13 +147,12 @@ async def _authenticate(ws: WebSocket, identity: Identity) -> Principal:
     raise Refusal("unauthorized", 'the first message must be {"type":"auth","token":…}')
 
 
-async def refuse(ws: WebSocket, error: Exception) -> None:
+def refuse(socket: MessageSocket, error: Exception) -> None:
     """Say why, then close with the code for it."""
     code, message = _refusal(error)
     body = {"type": "error", "code": code, "message": message, "timestamp": rfc3339(now_ms())}
-    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-        await ws.send_text(orjson.dumps(body).decode())
-        await ws.close(CLOSE_CODES[code], close_reason(message))
+    socket.say(orjson.dumps(body))
+    socket.close(CLOSE_CODES[code], close_reason(message))
 
 
 def close_reason(text: str) -> str:
@@ -174,69 +179,75 @@ def _refusal(error: Exception) -> tuple[str, str]:
 
 
 class RunSocket:
-    """One WebSocket on a run stream: the feed writes the messages, this the heartbeats, and it hears the pongs."""
+    """One WebSocket on a run stream: the feed writes the messages, this the heartbeats, and it hears the pongs.
 
-    def __init__(self, ws: WebSocket, feed: Feed, stream: Stream, settings: StreamSettings) -> None:
-        self._ws = ws
+    It lives until the run completes, the client leaves or falls silent, or the token ends.
+    """
+
+    __slots__ = ("_beat_at", "_feed", "_outlet", "_settings", "_silent", "_socket", "_stream", "_unanswered")
+
+    def __init__(self, socket: MessageSocket, feed: Feed, stream: Stream, settings: StreamSettings) -> None:
+        stream.reader.fmt = framed(stream.reader.fmt)
+        self._socket = socket
         self._feed = feed
         self._stream = stream
         self._settings = settings
-        self._connection = socket_connection(ws)
+        self._outlet = stream.hand_over(socket, self._ended)
         self._beat_at = feed.clock() + settings.heartbeat
         #: Since when a heartbeat that has left our buffer is unanswered; 0 while it is still in there.
         self._unanswered: float | None = None
         self._silent = False
 
-    async def serve(self) -> None:
-        """Until the run completes, the client leaves or falls silent, or the token ends."""
-        self._stream.reader.fmt = framed(self._stream.reader.fmt)
-        outlet = self._stream.hand_over(self._connection)
-        outlet.done.add_done_callback(lambda _: self._connection.interrupt())
-        self._feed.on_tick(self, self._tick)
-        try:
-            outlet.pump()
-            await self._listen()
-            await self._say_goodbye(outlet.expired)
-        except (WebSocketDisconnect, RuntimeError):
-            pass  # the client has left; its cursor brings it back
-        finally:
-            self._feed.off_tick(self)
-            self._stream.close()
+    def begin(self) -> None:
+        """Write what is there and listen; the rest goes by itself."""
+        self._feed.pulse.wake(self, self._beat_at)
+        self._socket.listen(self._heard)
+        self._outlet.pump()
 
-    def _tick(self, now: float) -> None:
-        if self._unanswered == 0 and self._connection.flushed:
+    def tick(self, now: float) -> None:
+        """A heartbeat is due, or the answer to one."""
+        if self._unanswered == 0 and self._socket.flushed:
             self._unanswered = now
         if self._unanswered and now - self._unanswered >= self._settings.pong_wait:
             self._silent = True
             self._stream.stop()
-        elif now >= self._beat_at and self._connection.writable:
+            return
+        if now >= self._beat_at and self._socket.writable:
             beat = f'{{"type":"heartbeat","timestamp":"{rfc3339(now_ms())}"}}'
-            self._connection.write(text_frame(beat.encode()))
+            self._socket.say(beat.encode())
             self._beat_at = now + self._settings.heartbeat
             if self._unanswered is None:
                 self._unanswered = 0
+        self._feed.pulse.wake(self, self._next(now))
 
-    async def _listen(self) -> None:
-        while True:
-            message = await self._ws.receive()
-            if message["type"] == "websocket.disconnect":
-                return
-            if _is_pong(message.get("text") or message.get("bytes") or ""):
-                self._unanswered = None
+    def _next(self, now: float) -> float:
+        if self._unanswered == 0:
+            return now  # look again at the next turn whether it has left
+        if self._unanswered is None:
+            return self._beat_at
+        return min(self._beat_at, self._unanswered + self._settings.pong_wait)
 
-    async def _say_goodbye(self, expired: CursorExpired | None) -> None:
-        if self._stream.unauthorized:
-            await refuse(self._ws, Refusal("unauthorized", "Token expired"))
-        elif self._stream.forbidden:
-            await refuse(self._ws, Refusal("forbidden", "You may no longer see this run"))
+    def _heard(self, message: Message) -> None:
+        if _is_pong(message):
+            self._unanswered = None
+
+    def _ended(self, outlet: Outlet) -> None:
+        """Say goodbye; a client that has left hears nothing of it, and its cursor brings it back."""
+        self._feed.pulse.forget(self)
+        self._stream.close()
+        stream, socket = self._stream, self._socket
+        if stream.unauthorized:
+            refuse(socket, Refusal("unauthorized", "Token expired"))
+        elif stream.forbidden:
+            refuse(socket, Refusal("forbidden", "You may no longer see this run"))
         elif self._silent:
-            await refuse(self._ws, Refusal("no_pong", "no pong came in time"))
-        elif expired is not None:
-            await refuse(self._ws, expired)
-        elif self._stream.finished:
-            await self._ws.close(1000)
+            refuse(socket, Refusal("no_pong", "no pong came in time"))
+        elif outlet.expired is not None:
+            refuse(socket, outlet.expired)
+        elif stream.finished:
+            socket.close(1000)
         else:
-            await self._ws.close(GOING_AWAY, "reconnect with your cursor")
+            socket.close(GOING_AWAY, "reconnect with your cursor")
 
 
 def _is_pong(text: str | bytes) -> bool:

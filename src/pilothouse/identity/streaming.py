@@ -1,13 +1,15 @@
 """One open stream of one caller: what it follows, until it ends, stops, or its token does.
 
-Every SSE, WebSocket and gRPC stream of every package is served through :class:`Stream`: over a socket handed to
-the feed where the server lets us have it (``server/protocols.py``), else by awaiting messages.
+Every SSE, WebSocket and gRPC stream of every package is served through :class:`Stream`: over a socket taken from the
+server (``server/protocols.py``) and handed to the feed, else by awaiting messages.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -20,23 +22,54 @@ from pilothouse.journal.framing import ChunkFramed, WebSocketFramed, chunk
 from pilothouse.journal.outlet import Connection, Outlet
 
 CONNECTION = "pilothouse.connection"
-"""The key of ``scope["extensions"]`` under which the server offers its socket: call it to get the connection."""
+"""The key of ``scope["extensions"]`` under which the server offers the socket: whoever calls it takes the socket."""
 
 SSE_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Content-Type": "text/event-stream"}
 """Nobody between us and the reader may keep or hold back events."""
 
 KEEPALIVE = b":keepalive\n\n"
+LAST_CHUNK = b"0\r\n\r\n"
+INTERNAL = 1011
+
+Message = str | bytes
+"""What a WebSocket's client says."""
+
+OnMessage = Callable[[Message], Coroutine[Any, Any, None] | None]
+"""Told of a message; where it gives a coroutine, that is carried out before the next message is told."""
 
 
-class SocketConnection(Connection, Protocol):
-    """A WebSocket handed to the feed."""
+class SocketClosed(Exception):
+    """The client has left."""
+
+
+class EventSocket(Connection, Protocol):
+    """The connection of an event stream, taken from the server."""
+
+    def finish(self, last: bytes) -> None:
+        """Write these bytes and close."""
+
+
+class MessageSocket(Connection, Protocol):
+    """An accepted WebSocket, taken from the server."""
 
     @property
     def flushed(self) -> bool:
         """Whether every byte has left our buffer."""
 
-    def interrupt(self) -> None:
-        """Make a pending ``receive`` return a disconnect, so that its coroutine can go on."""
+    def listen(self, listener: OnMessage | None, on_lost: Callable[[], None] | None = None) -> None:
+        """Tell every message to this listener, and the other of the end."""
+
+    async def receive(self) -> Message:
+        """One message, before there is a listener. Raises :class:`SocketClosed`."""
+
+    async def drain(self) -> None:
+        """Wait until the socket takes more. Raises :class:`SocketClosed`."""
+
+    def say(self, text: bytes) -> None:
+        """Send one text message (UTF-8); never waits."""
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Begin the closing handshake."""
 
 
 class Stream:
@@ -49,7 +82,7 @@ class Stream:
     def __init__(self, identity: Identity, feed: Feed, principal: Principal, scope: str | None) -> None:
         self._feed = feed
         self._scope = scope
-        self._stops: list[Outlet | Subscription] = []
+        self._part: Outlet | Subscription | None = None
         self.guard = identity.guard(principal)
         self.forbidden = False
 
@@ -68,7 +101,7 @@ class Stream:
     @property
     def finished(self) -> bool:
         """Whether the stream came to its own end, as against being stopped."""
-        return self.reader.ended or any(isinstance(s, Outlet) and s.finished for s in self._stops)
+        return self.reader.ended or (isinstance(self._part, Outlet) and self._part.finished)
 
     @property
     def unauthorized(self) -> bool:
@@ -77,28 +110,34 @@ class Stream:
 
     def follow(self) -> Subscription:
         """Messages to be awaited."""
-        subscription = self._feed.follow(self.reader)
-        self._stops.append(subscription)
-        return subscription
+        part = self._part = self._feed.follow(self.reader)
+        self._recheck_soon(part)
+        return part
 
-    def hand_over(self, connection: Connection) -> Outlet:
-        """The feed writes to the connection itself; call :meth:`Outlet.pump` to begin."""
-        outlet = self._feed.hand_over(self.reader, connection)
-        self._stops.append(outlet)
-        return outlet
+    def hand_over(
+        self, connection: Connection, on_end: Callable[[Outlet], None], live: WireFormat | None = None
+    ) -> Outlet:
+        """The feed writes to the connection itself (:meth:`Feed.hand_over`); call :meth:`Outlet.pump` to begin."""
+        part = self._part = self._feed.hand_over(self.reader, connection, on_end, live)
+        self._recheck_soon(part)
+        return part
 
     def stop(self) -> None:
         """Write nothing more."""
-        for part in self._stops:
-            part.stop()
+        if self._part is not None:
+            self._part.stop()
 
     def close(self) -> None:
         """Leave; always call this."""
         self.guard.close()
-        for part in self._stops:
-            part.stop()
-            if isinstance(part, Subscription):
-                part.close()
+        self.stop()
+        if isinstance(self._part, Subscription):
+            self._part.close()
+
+    def _recheck_soon(self, part: Outlet | Subscription) -> None:
+        # The right to read may have ended before there was anything to stop.
+        if self.unauthorized or self.forbidden:
+            asyncio.get_running_loop().call_soon(part.stop)
 
     def _recheck(self) -> None:
         if self._scope is not None and not self.guard.sees(self._scope):
@@ -118,37 +157,21 @@ class EventStream(Response):
         self._preamble = preamble
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve until the stream ends or the client leaves; either may come first."""
+        """Hand the socket to the feed, or (where there is none to have) serve until the stream or the client ends."""
         headers = [(k.encode(), v.encode()) for k, v in SSE_HEADERS.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": self._preamble, "more_body": True})
-        open_connection = scope.get("extensions", {}).get(CONNECTION)
         try:
-            if open_connection is not None and scope["http_version"] == "1.1":
-                await self._by_feed(open_connection())
-            else:
-                await self._by_hand(receive, send)
-        finally:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": self._preamble, "more_body": True})
+            take = scope.get("extensions", {}).get(CONNECTION)
+            if take is not None and scope["http_version"] == "1.1":
+                _Events(self._stream, self._feed, self._keepalive, take()).begin()
+                return
+            await self._by_hand(receive, send)
+        except BaseException:
             self._stream.close()
+            raise
+        self._stream.close()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _by_feed(self, connection: Connection) -> None:
-        self._stream.reader.fmt = ChunkFramed(self._stream.reader.fmt)
-        outlet = self._stream.hand_over(connection)
-        comment = chunk(KEEPALIVE)
-
-        def tick(now: float) -> None:
-            if now - outlet.idle_since() >= self._keepalive and connection.writable:
-                outlet.last_write = now
-                outlet.write(comment)
-
-        outlet.last_write = self._feed.clock()
-        self._feed.on_tick(outlet, tick)
-        try:
-            outlet.pump()
-            await asyncio.shield(outlet.done)
-        finally:
-            self._feed.off_tick(outlet)
 
     async def _by_hand(self, receive: Receive, send: Send) -> None:
         subscription = self._stream.follow()
@@ -174,10 +197,56 @@ async def _until_disconnect(receive: Receive) -> None:
         pass
 
 
-def socket_connection(ws: WebSocket) -> SocketConnection:
-    """The socket under a WebSocket, for the feed to write to."""
-    connection: SocketConnection = ws.scope["extensions"][CONNECTION]()
-    return connection
+class _Events:
+    """An event stream on a socket of the feed's: keepalives, and the end."""
+
+    __slots__ = ("_feed", "_keepalive", "_outlet", "_socket", "_stream")
+
+    def __init__(self, stream: Stream, feed: Feed, keepalive: float, socket: EventSocket) -> None:
+        stream.reader.fmt = ChunkFramed(stream.reader.fmt)
+        self._stream = stream
+        self._feed = feed
+        self._keepalive = keepalive
+        self._socket = socket
+        self._outlet = stream.hand_over(socket, self._ended)
+        self._outlet.last_write = feed.clock()
+
+    def begin(self) -> None:
+        """Write what is there; the rest goes by itself."""
+        self._feed.pulse.wake(self, self._outlet.last_write + self._keepalive)
+        self._outlet.pump()
+
+    def tick(self, now: float) -> None:
+        """Say something if it has been silent for long."""
+        if now - self._outlet.idle_since() >= self._keepalive and self._socket.writable:
+            self._outlet.last_write = now
+            self._socket.write(_COMMENT)
+        self._feed.pulse.wake(self, max(self._outlet.idle_since() + self._keepalive, now))
+
+    def _ended(self, _outlet: Outlet) -> None:
+        self._feed.pulse.forget(self)
+        self._stream.close()
+        self._socket.finish(LAST_CHUNK)
+
+
+_COMMENT = chunk(KEEPALIVE)
+
+
+@contextlib.asynccontextmanager
+async def accepted(ws: WebSocket) -> AsyncIterator[MessageSocket]:
+    """Accept a WebSocket and take it from the server; it lives on when the endpoint has returned.
+
+    A client that leaves meanwhile (:class:`SocketClosed`) is nobody's fault; a bug closes the socket with 1011.
+    """
+    await ws.accept()
+    socket: MessageSocket = ws.scope["extensions"][CONNECTION]()
+    try:
+        yield socket
+    except SocketClosed:
+        return
+    except BaseException:
+        socket.close(INTERNAL, "internal error")
+        raise
 
 
 def framed(fmt: WireFormat) -> WireFormat:

@@ -15,6 +15,8 @@ from pilothouse.journal import store
 from pilothouse.journal.errors import CursorExpired
 from pilothouse.journal.model import Cursor, Entry, Sees, Selection, WireFormat
 from pilothouse.journal.outlet import Channel, Connection, Outlet
+from pilothouse.journal.pages import Key, Page, Pages
+from pilothouse.journal.pulse import STEP, Pulse
 from pilothouse.journal.reader import Reader
 from pilothouse.journal.window import Window
 from pilothouse.storage import Database
@@ -23,9 +25,6 @@ log = structlog.get_logger("feed")
 T = TypeVar("T")
 
 LOADERS = 2
-PULSE = 0.5
-"""Seconds between looks at what has been idle; the resolution of keepalives and heartbeats."""
-
 NOW, START = "now", "start"
 
 
@@ -97,10 +96,11 @@ class Feed:
         self._followers: dict[str | None, set[Subscription | Outlet]] = {}
         self._channels: dict[str, dict[tuple[Selection, str], Channel]] = {}
         self._outlets: set[Outlet] = set()
-        self._ticking: dict[object, Callable[[float], None]] = {}
+        self._pages = Pages(self._load_page)
         self._spawned: set[asyncio.Task[None]] = set()
-        self._pulse: asyncio.Task[None] | None = None
+        self._turning: asyncio.Task[None] | None = None
         self.clock = time.monotonic
+        self.pulse = Pulse(self.clock)
 
     @property
     def followers(self) -> int:
@@ -157,21 +157,27 @@ class Feed:
         self._followers.setdefault(reader.selection.stream, set()).add(subscription)
         return subscription
 
-    def hand_over(self, reader: Reader, connection: Connection) -> Outlet:
+    def hand_over(
+        self,
+        reader: Reader,
+        connection: Connection,
+        on_end: Callable[[Outlet], None],
+        live: WireFormat | None = None,
+    ) -> Outlet:
         """Let the feed write to the connection itself; the reader's format frames for its transport.
 
-        Call :meth:`Outlet.pump` to begin.
+        ``live``: another format for what comes once the reader has everything. Call :meth:`Outlet.pump` to begin.
         """
-        stream = reader.selection.stream
+        stream, fmt = reader.selection.stream, live or reader.fmt
         channel: Channel | None = None
         if stream is not None:
-            key = (reader.selection, reader.fmt.key)
+            key = (reader.selection, fmt.key)
             channels = self._channels.setdefault(stream, {})
             if key not in channels:
-                channels[key] = Channel(reader.selection, reader.fmt)
+                channels[key] = Channel(reader.selection, fmt)
             channel = channels[key]
             channel.members += 1
-        outlet = Outlet(self, channel, reader, connection)
+        outlet = Outlet(self, channel, reader, connection, on_end)
         self._outlets.add(outlet)
         if channel is None:
             self._followers.setdefault(None, set()).add(outlet)
@@ -206,23 +212,13 @@ class Feed:
     # -- what goes on by itself --------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin the pulse: call everyone who waits for time to pass."""
-        self._pulse = asyncio.create_task(self._tick())
+        """Begin the pulse."""
+        self._turning = asyncio.create_task(self._turn())
 
-    def on_tick(self, owner: object, call: Callable[[float], None]) -> None:
-        """Call ``call(now)`` (of :attr:`clock`) every :data:`PULSE` seconds until :meth:`off_tick`."""
-        self._ticking[owner] = call
-
-    def off_tick(self, owner: object) -> None:
-        """No longer."""
-        self._ticking.pop(owner, None)
-
-    async def _tick(self) -> None:
+    async def _turn(self) -> None:
         while True:
-            await asyncio.sleep(PULSE)
-            now = self.clock()
-            for call in list(self._ticking.values()):
-                call(now)
+            await asyncio.sleep(STEP)
+            self.pulse.turn()
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
         """Run a reader's load in the background."""
@@ -232,17 +228,20 @@ class Feed:
 
     async def load(self, reader: Reader) -> list[bytes]:
         """One page from disk after the reader's cursor. Raises :class:`CursorExpired` if that was forgotten."""
-        head = self.window.head
-        selection, offset = reader.selection, reader.position.offset
+        page = await self._pages.get(reader.selection, reader.position.offset)
+        return reader.accept(page.entries, page.more, page.head)
+
+    async def _load_page(self, key: Key) -> Page:
+        stream, subject, offset = key
+        head = self.window.head  # before the query: all below it was committed
 
         def query(conn: Connected) -> tuple[int, tuple[list[Entry], bool]]:
-            oldest = store.retained_from(conn, selection.stream)
-            return oldest, store.page(conn, selection.stream, offset, subject=selection.subject)
+            return store.retained_from(conn, stream), store.page(conn, stream, offset, subject=subject)
 
-        oldest, (page, more) = await self._read(query)
+        oldest, (entries, more) = await self._read(query)
         if offset < oldest:
             raise CursorExpired("what followed this cursor is no longer retained; start anew")
-        return reader.accept(page, more, head)
+        return Page(entries, more, head)
 
     async def last_of_type(self, stream: str, type: str) -> int | None:
         """The offset of the newest entry of that type in a stream (is it over?)."""
@@ -254,8 +253,8 @@ class Feed:
 
     def stop_all(self) -> None:
         """End every stream (shutdown); their readers go on elsewhere from their cursors."""
-        if self._pulse is not None:
-            self._pulse.cancel()
+        if self._turning is not None:
+            self._turning.cancel()
         for outlet in list(self._outlets):
             outlet.stop()
         for group in list(self._followers.values()):

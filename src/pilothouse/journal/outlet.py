@@ -7,7 +7,6 @@ drains it reads on from there, from memory or disk, until it is live again.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Protocol
 
@@ -119,10 +118,10 @@ class Channel:
 
 
 class Outlet:
-    """One reader on one socket. ``done`` is set when it has ended, for whatever reason.
+    """One reader on one socket. ``on_end`` is called once, when it has ended for whatever reason.
 
     ``finished``: the stream came to its own end; ``expired``: what it was to read next is no longer retained.
-    ``on_live``, if set, is called the first time it has everything.
+    ``on_live``, if set, is called the first time it has everything; from then on it speaks its channel's format.
     """
 
     __slots__ = (
@@ -131,20 +130,27 @@ class Outlet:
         "_stopped",
         "channel",
         "connection",
-        "done",
         "expired",
         "finished",
         "last_write",
+        "on_end",
         "on_live",
         "reader",
         "write",
     )
 
-    def __init__(self, feed: Host, channel: Channel | None, reader: Reader, connection: Connection) -> None:
+    def __init__(
+        self,
+        feed: Host,
+        channel: Channel | None,
+        reader: Reader,
+        connection: Connection,
+        on_end: Callable[[Outlet], None],
+    ) -> None:
         self.reader = reader
         self.connection = connection
         self.write = connection.write
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.on_end = on_end
         self.finished = False
         self.expired: CursorExpired | None = None
         self.last_write = 0.0
@@ -197,8 +203,7 @@ class Outlet:
         self._stopped = True
         self._feed.drop(self)
         self.connection.detach(self)
-        if not self.done.done():  # whoever waited for it may have been cancelled, and it with him
-            self.done.set_result(None)
+        self.on_end(self)
 
     def idle_since(self) -> float:
         """When something was last written (the feed's clock)."""
@@ -208,7 +213,8 @@ class Outlet:
         if self.on_live is not None:
             call, self.on_live = self.on_live, None
             call()
-        if self.channel is not None:
+        if self.channel is not None and not self._stopped:
+            self.reader.fmt = self.channel.fmt
             self.channel.join(self)
 
     def _write_now(self, messages: list[bytes]) -> None:

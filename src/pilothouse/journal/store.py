@@ -119,7 +119,7 @@ def page(
     *,
     subject: str | None = None,
     rows: int = 256,
-    size: int = 1 << 20,
+    size: int = 256 << 10,
 ) -> tuple[list[Entry], bool]:
     """Entries from offset ``start`` on, of one stream or all; at most about ``rows`` and ``size`` bytes.
 

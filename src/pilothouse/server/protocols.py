@@ -1,8 +1,7 @@
-"""Thin subclasses of uvicorn's protocols: an endpoint may hand its socket to the feed.
+"""Thin subclasses of uvicorn's protocols: an endpoint may take its socket and hand it to the feed.
 
-``scope["extensions"]`` carries a function that opens a :class:`Tap`, through which the feed writes shared,
-pre-framed bytes straight to the transport and hears when it fills, drains and ends. uvicorn still reads: it
-parses, answers pings, closes.
+``scope["extensions"]`` carries a function that takes it (``server/handed.py`` says what comes of it). uvicorn then
+lets go: its protocol, the request's scope and the framework's frames are freed while the socket lives on.
 """
 
 from __future__ import annotations
@@ -15,11 +14,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.http11 import Request
 
 from pilothouse.identity.streaming import CONNECTION
-from pilothouse.journal.outlet import Outlet, Write
-
-GOING_AWAY = 1001
-HIGH_WATER = 64 << 10
-"""Bytes in a socket's buffer from which on its reader waits; what it misses it gets from its cursor."""
+from pilothouse.server.handed import GOING_AWAY, EventSocket, MessageSocket
 
 MAX_HEAD = 64 << 10
 """Bytes of a request's line and headers."""
@@ -28,64 +23,19 @@ MAX_PIPELINED = 16
 """Requests on one connection that wait for the answer to one before them."""
 
 
-class Tap:
-    """One connection as the feed sees it. Several outlets may share it (the channels of one WebSocket)."""
+class _LetGo(Transport):
+    """In place of a transport that was handed over: uvicorn closes the one it has when the endpoint returns."""
 
-    __slots__ = ("_interrupt", "_outlets", "_transport", "writable", "write")
+    def close(self) -> None:
+        """It is somebody else's now."""
 
-    def __init__(self, transport: Transport, interrupt: Any = None) -> None:
-        if not transport.is_closing():
-            transport.set_write_buffer_limits(HIGH_WATER)
-        self._transport = transport
-        self._interrupt = interrupt
-        self._outlets: list[Outlet] = []
-        self.write: Write = transport.write
-        self.writable = True
 
-    @property
-    def flushed(self) -> bool:
-        """Whether every byte has left our buffer."""
-        return self._transport.get_write_buffer_size() == 0
-
-    def attach(self, outlet: Outlet) -> None:
-        """Tell this outlet of what happens to the transport."""
-        if self._transport.is_closing():
-            outlet.done.get_loop().call_soon(outlet.stop)
-        self._outlets.append(outlet)
-
-    def detach(self, outlet: Outlet) -> None:
-        """The outlet has ended."""
-        if outlet in self._outlets:
-            self._outlets.remove(outlet)
-
-    def interrupt(self) -> None:
-        """Make a pending ``receive`` return a disconnect."""
-        if self._interrupt is not None:
-            self._interrupt({"type": "websocket.disconnect", "code": GOING_AWAY, "reason": ""})
-
-    def paused(self) -> None:
-        """The transport's buffer is over its high-water mark."""
-        self.writable = False
-        for outlet in self._outlets:
-            outlet.paused()
-
-    def resumed(self) -> None:
-        """It has drained."""
-        self.writable = True
-        for outlet in list(self._outlets):
-            outlet.pump()
-
-    def lost(self) -> None:
-        """The connection is gone."""
-        self.writable = False
-        for outlet in list(self._outlets):
-            outlet.stop()
+_LET_GO = _LetGo()
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1, with a tap for event streams, and a bound on what may come before a request's body."""
+    """HTTP/1.1, whose socket an event stream can take, with a bound on what may come before a request's body."""
 
-    tap: Tap | None = None
     _in_head = True
     _head = 0
 
@@ -106,70 +56,59 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Offer the socket to the endpoint."""
         self._in_head = False
-        self.tap = None
-        offers: Any = {CONNECTION: self._open_tap}
+        offers: Any = {CONNECTION: self._take}
         self.scope["extensions"] = offers
         super().on_headers_complete()
 
-    def _open_tap(self) -> Tap:
-        self.tap = self.tap or Tap(self.transport)
-        return self.tap
-
-    def pause_writing(self) -> None:
-        """Called by the transport."""
-        super().pause_writing()
-        if self.tap is not None:
-            self.tap.paused()
-
-    def resume_writing(self) -> None:
-        """Called by the transport."""
-        super().resume_writing()
-        if self.tap is not None:
-            self.tap.resumed()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the transport."""
-        super().connection_lost(exc)
-        if self.tap is not None:
-            self.tap.lost()
+    def _take(self) -> EventSocket:
+        """Give the socket away, after the response's head; requests that were sent behind this one are dropped."""
+        transport, cycle = self.transport, self.cycle
+        assert cycle is not None
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        self.connections.discard(self)
+        taken = EventSocket(transport, self.connections)
+        cycle.response_complete = True  # uvicorn is not to miss its end
+        self.pipeline.clear()
+        # What refers to itself would be freed by the collector only, much later.
+        self.cycle = self.parser = self.scope = None  # type: ignore[assignment]
+        return taken
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """WebSocket, with a tap; a stop tells clients to reconnect (1001, where uvicorn's own says 1012)."""
+    """WebSocket, whose socket the endpoint takes once it is accepted. Nothing is read before that."""
 
-    tap: Tap | None = None
+    _taken = False
 
     def handle_connect(self, event: Request) -> None:
         """Offer the socket to the endpoint."""
         super().handle_connect(event)
         if not self.handshake_complete:
             offers: Any = self.scope["extensions"]
-            offers[CONNECTION] = self._open_tap
+            offers[CONNECTION] = self._take
+            self.transport.pause_reading()
 
-    def _open_tap(self) -> Tap:
-        self.tap = self.tap or Tap(self.transport, self.queue.put_nowait)
-        return self.tap
+    async def send(self, message: Any) -> None:
+        """ASGI: an endpoint that does not take the socket at once reads it the ordinary way."""
+        await super().send(message)
+        if message["type"] == "websocket.accept" and not self._taken:
+            self.loop.call_soon(self._read_on)
 
-    def pause_writing(self) -> None:
-        """Called by the transport."""
-        super().pause_writing()
-        if self.tap is not None:
-            self.tap.paused()
+    def _read_on(self) -> None:
+        if not self._taken and not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
 
-    def resume_writing(self) -> None:
-        """Called by the transport."""
-        super().resume_writing()
-        if self.tap is not None:
-            self.tap.resumed()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the transport."""
-        super().connection_lost(exc)
-        if self.tap is not None:
-            self.tap.lost()
+    def _take(self) -> MessageSocket:
+        """Give the socket away, right after it was accepted."""
+        self._taken = True
+        self.connections.discard(self)
+        taken = MessageSocket(self.transport, self.connections, self.conn)
+        self.transport = _LET_GO
+        self.conn = self.scope = self.request = self.response = None  # type: ignore[assignment]
+        return taken
 
     def shutdown(self) -> None:
-        """Called once for every open connection when the server stops."""
+        """Called when the server stops: clients shall reconnect (1001, where uvicorn's own says 1012)."""
         if self.close_sent or not self.handshake_complete:
             super().shutdown()
             return
