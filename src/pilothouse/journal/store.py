@@ -12,7 +12,6 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     Text,
-    bindparam,
     delete,
     func,
     insert,
@@ -22,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import sqlite
 
 from pilothouse.journal.model import Entry
-from pilothouse.storage import metadata
+from pilothouse.storage import driver, metadata
 
 # SQLite keeps a table in the order of an INTEGER key, and only of that.
 _Offset = BigInteger().with_variant(sqlite.INTEGER(), "sqlite")
@@ -67,11 +66,11 @@ _COLUMNS = (
     entries.c.scope,
     entries.c.data,
 )
-# Statements of the hot path are built once: building one costs as much as running it.
-_APPEND = insert(entries)
-_RESERVE = (
-    update(journal_head).values(next=journal_head.c.next + bindparam("count")).returning(journal_head.c.next)
-)
+# The two statements of every commit, for the driver itself.
+_RESERVE = 'UPDATE journal_head SET "next" = "next" + ? RETURNING "next"'
+_APPEND = """
+INSERT INTO entries ("offset", stream, subject, type, at, scope, data) VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
 
 
 def epoch(conn: Connection) -> str:
@@ -92,24 +91,18 @@ def next_offset(conn: Connection) -> int:
 
 def reserve(conn: Connection, count: int) -> int:
     """Take ``count`` offsets; the row's lock, held to the commit, makes offset order commit order."""
-    return int(conn.execute(_RESERVE, {"count": count}).scalar_one()) - count
+    cursor = driver(conn).execute(_for_driver(conn, _RESERVE), (count,))
+    return int(cursor.fetchone()[0]) - count
 
 
 def append(conn: Connection, batch: Iterable[Entry]) -> None:
     """Insert entries that have their offsets."""
-    rows = [
-        {
-            "offset": e.offset,
-            "stream": e.stream,
-            "subject": e.subject,
-            "type": e.type,
-            "at": e.at,
-            "scope": e.scope,
-            "data": e.data,
-        }
-        for e in batch
-    ]
-    conn.execute(_APPEND, rows)
+    rows = [(e.offset, e.stream, e.subject, e.type, e.at, e.scope, e.data) for e in batch]
+    driver(conn).cursor().executemany(_for_driver(conn, _APPEND), rows)
+
+
+def _for_driver(conn: Connection, statement: str) -> str:
+    return statement if conn.dialect.paramstyle == "qmark" else statement.replace("?", "%s")
 
 
 def page(

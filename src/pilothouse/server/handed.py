@@ -8,19 +8,21 @@ ends, and hears what the client says. No task sleeps while the socket is idle.
 from __future__ import annotations
 
 import asyncio
+import logging
 from asyncio.transports import Transport
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
 from websockets.frames import Frame, Opcode
-from websockets.protocol import OPEN, Protocol
+from websockets.protocol import OPEN, SERVER, Protocol
 
 from pilothouse.identity.streaming import Message, OnMessage, SocketClosed
 from pilothouse.journal.framing import text_frame
 from pilothouse.journal.outlet import Outlet, Write
 
 log = structlog.get_logger("sockets")
+_QUIET = logging.getLogger("pilothouse.websockets")
 
 GOING_AWAY, BAD_TEXT, INTERNAL = 1001, 1007, 1011
 
@@ -132,9 +134,10 @@ class MessageSocket(Handed):
         "_work",
     )
 
-    def __init__(self, transport: Transport, connections: set[Any], conn: Protocol) -> None:
-        """``conn``: the sans-I/O protocol after its opening handshake."""
-        self._conn = conn
+    def __init__(self, transport: Transport, connections: set[Any], max_size: int) -> None:
+        """After the opening handshake; ``max_size``: bytes of a message."""
+        # A new one: that of the handshake keeps the request for as long as it lives.
+        self._conn = Protocol(SERVER, max_size=max_size, logger=_QUIET)
         self._listener: OnMessage | None = None
         self._on_lost: Callable[[], None] | None = None
         self._waiter: asyncio.Future[Message] | None = None

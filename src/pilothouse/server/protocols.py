@@ -102,7 +102,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Give the socket away, right after it was accepted."""
         self._taken = True
         self.connections.discard(self)
-        taken = MessageSocket(self.transport, self.connections, self.conn)
+        taken = MessageSocket(self.transport, self.connections, self.config.ws_max_size)
         self.transport = _LET_GO
         self.conn = self.scope = self.request = self.response = None  # type: ignore[assignment]
         return taken

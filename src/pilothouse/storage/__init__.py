@@ -1,6 +1,6 @@
 """The database behind everything: engines, the writer thread with group commit, migrations."""
 
-from pilothouse.storage.database import Database, metadata, now_ms
+from pilothouse.storage.database import Database, driver, metadata, now_ms
 from pilothouse.storage.errors import StorageBusy, StorageClosed, StorageError, StorageTooNew
 from pilothouse.storage.writer import CommitHook, Tx, Writer
 
@@ -13,6 +13,7 @@ __all__ = [
     "StorageTooNew",
     "Tx",
     "Writer",
+    "driver",
     "metadata",
     "now_ms",
 ]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import structlog
 from sqlalchemy import Connection
 
-from pilothouse.storage.database import Database, now_ms
+from pilothouse.storage.database import Database, driver, now_ms
 from pilothouse.storage.errors import StorageBusy, StorageClosed
 
 T = TypeVar("T")
@@ -83,6 +84,7 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._kept: Connection | None = None
 
     def start(self, hook: CommitHook | None = None) -> None:
         """Start the thread; results come back to the running event loop."""
@@ -124,30 +126,36 @@ class Writer:
     # -- the thread -------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
-            first = self._queue.get()
-            if first is None:
-                return
-            group, last = [first], False
-            while len(group) < MAX_GROUP:
-                try:
-                    job = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if job is None:
-                    last = True
-                    break
-                group.append(job)
+        try:
+            while self._commit_next():
+                pass
+        finally:
+            self._let_go()
+
+    def _commit_next(self) -> bool:
+        """Wait for work and commit what has queued up; whether more may come."""
+        group: list[_Job] = []
+        job = self._queue.get()
+        while job is not None:
+            group.append(job)
+            if len(group) == MAX_GROUP or self._queue.empty():
+                break
+            job = self._queue.get()
+        if group:
             self._commit(group)
-            if last:
-                return
+        return job is not None
 
     def _commit(self, group: list[_Job]) -> None:
         prepared: Any = None
         try:
-            with self._database.write_engine.begin() as conn:
-                for job in group:
-                    self._run_one(conn, job)
+            with self._transaction() as conn:
+                if len(group) == 1:
+                    self._run_one(conn, group[0])
+                    if group[0].error is not None:
+                        conn.rollback()
+                else:
+                    for job in group:
+                        self._run_among_others(conn, job)
                 staged = [item for job in group if job.tx is not None for item in job.tx.staged]
                 if self._hook is not None and staged:
                     prepared = self._hook.prepare(conn, staged)
@@ -161,19 +169,42 @@ class Writer:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._deliver, group, prepared)
 
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        if not self._database.is_sqlite:  # the pool finds out whether the server is still there
+            with self._database.write_engine.begin() as conn:
+                yield conn
+            return
+        if self._kept is None:
+            self._kept = self._database.write_engine.connect()
+        try:
+            with self._kept.begin():
+                yield self._kept
+        except BaseException:
+            self._let_go()  # who knows what state it is in; the pool rolls it back
+            raise
+
+    def _let_go(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    def _run_among_others(self, conn: Connection, job: _Job) -> None:
+        driver(conn).execute("SAVEPOINT use_case")
+        self._run_one(conn, job)
+        if job.error is not None:
+            driver(conn).execute("ROLLBACK TO SAVEPOINT use_case")
+        driver(conn).execute("RELEASE SAVEPOINT use_case")
+
     def _run_one(self, conn: Connection, job: _Job) -> None:
-        conn.exec_driver_sql("SAVEPOINT use_case")
         tx = Tx(conn, self._clock())
         try:
             job.result = job.use_case(tx)
+            job.tx = tx
         except Exception as error:
             _undo(tx)
             # A future refuses StopIteration as its exception; nobody may be left waiting for that.
             job.error = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
-            conn.exec_driver_sql("ROLLBACK TO SAVEPOINT use_case")
-        else:
-            job.tx = tx
-        conn.exec_driver_sql("RELEASE SAVEPOINT use_case")
 
     # -- back on the loop -------------------------------------------------------------------------------
 
