@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -14,10 +15,10 @@ from uuid_utils import uuid7
 from pilothouse.fleet import messages
 from pilothouse.fleet.credentials import agent_caller, bearer
 from pilothouse.fleet.errors import AgentNotFound, BadCredential, BadProfile
-from pilothouse.fleet.model import Task, TaskReport, Verdict
+from pilothouse.fleet.model import Task, Verdict
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
-from pilothouse.storage import Writer
+from pilothouse.storage import StorageError, Tx, Writer
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 from pilothouse.wire.agent.v1 import agent_pb2_grpc
 
@@ -25,6 +26,8 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 log = structlog.get_logger("fleet.grpc")
 
 MAX_COMMANDS = 10_000
+MAX_UNDER_WAY = 256
+"""Of what one agent says, so much may wait for its commit before more is read."""
 
 _ENDINGS = {
     "replaced": grpc.StatusCode.ABORTED,
@@ -161,8 +164,11 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                 yield command
             if channel.closed_for in _ENDINGS:
                 await context.abort(_ENDINGS[channel.closed_for], f"this connection is {channel.closed_for}")
-            if listening.done() and not listening.cancelled() and listening.exception() is not None:
-                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(listening.exception()))
+            error = listening.exception() if listening.done() and not listening.cancelled() else None
+            if isinstance(error, StorageError):
+                await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            elif error is not None:
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         finally:
             listening.cancel()
             await asyncio.shield(self._fleet.detach(channel, channel.closed_for or "the connection broke"))
@@ -193,34 +199,38 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         return await _not_offered(context)
 
     async def _listen(self, channel: GrpcChannel, requests: AsyncIterator[pb.ConnectRequest]) -> None:
+        """Take in what the agent says, in its order. What comes close together shares a commit."""
+        under_way: deque[asyncio.Future[Any]] = deque()
         first = True
         async for request in requests:
             if request.agent_id and request.agent_id != channel.agent_id:
                 raise PermissionError(f"this connection belongs to agent {channel.agent_id}")
-            kind = request.WhichOneof("payload")
-            if kind == "heartbeat":
-                await self._heartbeat(channel.agent_id, request.heartbeat, first)
-                first = False
-            elif kind == "task_ack":
-                await self._acknowledgement(channel.agent_id, request.task_ack)
-            elif kind == "task_status":
-                await self._status(channel.agent_id, messages.report(request.task_status))
+            use_case = self._use_case(channel.agent_id, request, first)
+            first = first and not request.HasField("heartbeat")
+            if use_case is not None:
+                under_way.append(self._writer.submit(use_case))
+            while under_way and (under_way[0].done() or len(under_way) > MAX_UNDER_WAY):
+                await asyncio.shield(under_way.popleft())
+        await asyncio.gather(*under_way)
 
-    async def _heartbeat(self, agent_id: str, beat: pb.ConnectHeartbeat, first: bool) -> None:
-        holds = frozenset(beat.running_step_run_ids) if beat.reports_running else None
-        await self._writer.write(lambda tx: self._fleet.heartbeat(tx, agent_id, holds, first=first))
-
-    async def _status(self, agent_id: str, report: TaskReport | None) -> None:
-        if report is not None:
-            await self._writer.write(lambda tx: self._fleet.report(tx, agent_id, report))
-
-    async def _acknowledgement(self, agent_id: str, ack: pb.TaskAck) -> None:
-        if ack.status == pb.ACK_STATUS_FAILED:
-            await self._writer.write(
-                lambda tx: self._fleet.refused(tx, agent_id, ack.command_id, ack.message)
-            )
-        else:
-            await self._writer.write(lambda tx: self._fleet.acknowledged(tx, agent_id, ack.command_id))
+    def _use_case(
+        self, agent_id: str, request: pb.ConnectRequest, first: bool
+    ) -> Callable[[Tx], object] | None:
+        fleet = self._fleet
+        match request.WhichOneof("payload"):
+            case "heartbeat":
+                beat = request.heartbeat
+                holds = frozenset(beat.running_step_run_ids) if beat.reports_running else None
+                return lambda tx: fleet.heartbeat(tx, agent_id, holds, first=first)
+            case "task_ack":
+                ack = request.task_ack
+                if ack.status == pb.ACK_STATUS_FAILED:
+                    return lambda tx: fleet.refused(tx, agent_id, ack.command_id, ack.message)
+                return lambda tx: fleet.acknowledged(tx, agent_id, ack.command_id)
+            case "task_status":
+                report = messages.report(request.task_status)
+                return None if report is None else lambda tx: fleet.report(tx, agent_id, report)
+        return None
 
     async def _self(self, context: Context, claimed: str) -> str:
         """The calling agent's id; it may not act under another's."""

@@ -104,6 +104,10 @@ class Writer:
         Raises what the use case raised (nothing of it is then stored), :class:`StorageBusy` when the queue is
         full, :class:`StorageClosed` after :meth:`stop`.
         """
+        return await asyncio.shield(self.submit(use_case))
+
+    def submit(self, use_case: Callable[[Tx], T]) -> asyncio.Future[T]:
+        """The same without waiting: use cases run in the order in which they were submitted."""
         if self._closing or self._loop is None:
             raise StorageClosed("the database writer has stopped")
         if self._queued >= MAX_QUEUED:
@@ -111,7 +115,7 @@ class Writer:
         future: asyncio.Future[T] = self._loop.create_future()
         self._queued += 1
         self._queue.put(_Job(use_case, future))
-        return await asyncio.shield(future)
+        return future
 
     async def stop(self) -> None:
         """Finish what is queued, then end the thread."""
