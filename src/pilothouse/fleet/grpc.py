@@ -164,11 +164,11 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                 yield command
             if channel.closed_for in _ENDINGS:
                 await context.abort(_ENDINGS[channel.closed_for], f"this connection is {channel.closed_for}")
-            error = listening.exception() if listening.done() and not listening.cancelled() else None
-            if isinstance(error, StorageError):
-                await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-            elif error is not None:
-                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+            failure = listening.exception() if listening.done() and not listening.cancelled() else None
+            if isinstance(failure, StorageError):
+                await context.abort(grpc.StatusCode.UNAVAILABLE, str(failure))
+            elif failure is not None:
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(failure))
         finally:
             listening.cancel()
             await asyncio.shield(self._fleet.detach(channel, channel.closed_for or "the connection broke"))
