@@ -1,4 +1,4 @@
-"""``python -m bench [names…] [--quick] [--full]``: run measures, print a line each, write docs/performance.md.
+"""``python -m bench [names…] [--quick]``: run measures, print a line each, write docs/performance.md.
 
 The page is written only by a run of all measures that is not quick.
 """
@@ -31,12 +31,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(MEASURES)}; default: all")
     parser.add_argument("--quick", action="store_true", help="a smoke test: few rounds, small sizes, no page")
-    parser.add_argument("--full", action="store_true", help="also 15,000 subscribers and 10 million entries")
     given = parser.parse_args()
     unknown = sorted(set(given.names) - MEASURES.keys())
     if unknown:
         parser.error(f"no measure is named {', '.join(unknown)}")
-    options = Options(given.quick, given.full)
+    options = Options(given.quick)
     names = given.names or [name for name in MEASURES if not (options.quick and name in SLOW)]
     print(report.header(), flush=True)
     rows: list[Row] = []

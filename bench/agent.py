@@ -1,11 +1,13 @@
 """The least an agent can be: it registers, connects, and either ends every step at once or pushes lines when told.
 
-``python -m bench.agent {"grpc", "registration", "slots", "noop"}``. Its steps are those that want ``only: bench``.
+``python -m bench.agent {"grpc", "registration", "slots", "noop", "agents"}``. Its steps are those that want
+``only: bench``; there may be several agents in the one process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -33,7 +35,8 @@ BATCH_LINES = 1000
 class Agent:
     """One connected agent; ``noop``: it acknowledges and ends each step as soon as it gets it."""
 
-    def __init__(self, channel: grpc.aio.Channel, token: str, noop: bool) -> None:
+    def __init__(self, channel: grpc.aio.Channel, name: str, token: str, noop: bool) -> None:
+        self._name = name
         self._agents = AgentServiceStub(channel)
         self._gateway = GatewayServiceStub(channel)
         self._metadata = (("authorization", f"Bearer {token}"),)
@@ -62,10 +65,6 @@ class Agent:
         """A step ends."""
         self._report(step_run)
         return {}
-
-    async def counted(self) -> dict[str, Any]:
-        """How many steps have been ended."""
-        return {"done": self.done}
 
     async def load(self, step_run: str, lines: int, width: int, ndjson: bool) -> dict[str, Any]:
         """Make ready to push so many lines, so that it costs nothing later; ndjson is compressed, as ours is."""
@@ -111,7 +110,7 @@ class Agent:
         request = gw.PushLogsRequest()
         batch = request.batch
         batch.batch_id, batch.raw_size = f"batch-{self._seq}", len(data)
-        batch.meta.step_id, batch.meta.seq, batch.meta.agent_id = step_run, self._seq, NAME
+        batch.meta.step_id, batch.meta.seq, batch.meta.agent_id = step_run, self._seq, self._name
         batch.compression = gw.LogBatch.COMPRESSION_ZSTD if ndjson else gw.LogBatch.COMPRESSION_NONE
         batch.data = zstandard.ZstdCompressor(level=1).compress(data) if ndjson else data
         return request
@@ -124,16 +123,16 @@ class Agent:
 
     def _acknowledge(self, command: str) -> None:
         ack = pb.TaskAck(command_id=command, status=pb.ACK_STATUS_OK)
-        self._say.put_nowait(pb.ConnectRequest(agent_id=NAME, task_ack=ack))
+        self._say.put_nowait(pb.ConnectRequest(agent_id=self._name, task_ack=ack))
 
     def _report(self, step_run: str) -> None:
         status = pb.TaskStatus(step_run_id=step_run, status=steprun.STEP_RUN_STATUS_SUCCESS)
-        self._say.put_nowait(pb.ConnectRequest(agent_id=NAME, task_status=status))
+        self._say.put_nowait(pb.ConnectRequest(agent_id=self._name, task_status=status))
         self.done += 1
 
     async def _beat(self) -> None:
         while True:
-            self._say.put_nowait(pb.ConnectRequest(agent_id=NAME, heartbeat=pb.ConnectHeartbeat()))
+            self._say.put_nowait(pb.ConnectRequest(agent_id=self._name, heartbeat=pb.ConnectHeartbeat()))
             await asyncio.sleep(HEARTBEAT)
 
     async def _outgoing(self) -> AsyncIterator[pb.ConnectRequest]:
@@ -141,33 +140,46 @@ class Agent:
             yield await self._say.get()
 
 
+async def registered(given: dict[str, Any], stack: contextlib.AsyncExitStack, name: str) -> Agent:
+    """A new agent on a channel of its own."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    channel = await stack.enter_async_context(grpc.aio.insecure_channel(given["grpc"], options=options))
+    register = pb.RegisterRequest(
+        agent_id=name,
+        registration_token=given["registration"],
+        max_concurrent_step_runs=given["slots"],
+        labels={"only": NAME},
+        platform="process",
+    )
+    answer = await AgentServiceStub(channel).Register(register)
+    return Agent(channel, name, answer.auth_token, given["noop"])
+
+
 async def main(given: dict[str, Any]) -> None:
     """Until standard input ends."""
-    async with grpc.aio.insecure_channel(given["grpc"]) as channel:
-        register = pb.RegisterRequest(
-            agent_id=NAME,
-            registration_token=given["registration"],
-            max_concurrent_step_runs=given["slots"],
-            labels={"only": NAME},
-            platform="process",
-        )
-        stub = AgentServiceStub(channel)
-        answer = await stub.Register(register)
-        agent = Agent(channel, answer.auth_token, given["noop"])
-        connected = asyncio.create_task(agent.connect())
+    async with contextlib.AsyncExitStack() as stack:
+        names = [NAME, *(f"{NAME}-{number}" for number in range(1, given.get("agents", 1)))]
+        agents = [await registered(given, stack, name) for name in names]
+        agent = agents[0]
+        connected = [asyncio.create_task(each.connect()) for each in agents]
+
+        async def counted() -> dict[str, Any]:
+            return {"done": sum(each.done for each in agents)}
+
         print(json.dumps({"agent": NAME}), flush=True)
         await obey(
             await standard_input(),
             {
                 "task": agent.task,
                 "finish": agent.finish,
-                "counted": agent.counted,
+                "counted": counted,
                 "load": agent.load,
                 "push": agent.push,
                 "print_times": agent.print_times,
             },
         )
-        connected.cancel()
+        for task in connected:
+            task.cancel()
 
 
 if __name__ == "__main__":

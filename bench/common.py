@@ -30,10 +30,9 @@ C = TypeVar("C", bound="Child")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``quick``: a smoke test with few rounds. ``full``: the sizes that take many minutes."""
+    """``quick``: a smoke test with few rounds and small sizes."""
 
     quick: bool = False
-    full: bool = False
 
     @property
     def kinds(self) -> list[tuple[str, str]]:

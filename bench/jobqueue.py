@@ -45,22 +45,25 @@ asyncio.run(main())
 """
 
 
-def rate(lab: Lab) -> tuple[str, str]:
-    """Its jobs a second by the wall, deferred and done; ``("-", why)`` where it cannot be had."""
-    try:
-        with _postgres(lab.directory / "postgres") as url:
-            python = _environment(
-                lab.directory / "procrastinate", "procrastinate[psycopg]", "psycopg[binary]"
-            )
-            command = [python, "-c", PROGRAM, url, str(JOBS), str(CONCURRENCY)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        told = getattr(error, "stderr", None) or str(error)
-        return (
-            "-",
-            f"procrastinate on PostgreSQL is not to be had here: {str(told).strip().splitlines()[-1][:120]}",
-        )
-    return f"{float(done.stdout.split()[-1]):.0f}/s (procrastinate)", ""
+def rate(lab: Lab, directory: Path) -> float:
+    """Its jobs a second by the wall, deferred and done, on the PostgreSQL in that directory.
+
+    Raises :class:`OSError` or :class:`subprocess.SubprocessError` where it cannot be had.
+    """
+    python = _environment(lab.directory / "procrastinate", "procrastinate[psycopg]", "psycopg[binary]")
+    where = f"host={directory} user={_user()} dbname=postgres"
+    command = [python, "-c", PROGRAM, where, str(JOBS), str(CONCURRENCY)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def url(directory: Path) -> str:
+    """The same PostgreSQL, another database of it, as our server is told."""
+    return f"postgresql+psycopg://{_user()}@/pilothouse?host={directory}"
+
+
+def _user() -> str:
+    return "postgres" if os.getuid() == 0 else getpass.getuser()
 
 
 def _environment(directory: Path, *packages: str) -> str:
@@ -72,17 +75,16 @@ def _environment(directory: Path, *packages: str) -> str:
 
 
 @contextlib.contextmanager
-def _postgres(directory: Path) -> Iterator[str]:
+def postgres(directory: Path) -> Iterator[Path]:
     """A cluster of its own, reached by a socket in its directory. PostgreSQL refuses to run as root."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path(shutil.which("initdb") or "").parent]
     tools = found[-1]
     if not (tools / "initdb").exists():
         raise FileNotFoundError("there is no PostgreSQL server on this machine")
     directory.mkdir()
-    user = getpass.getuser()
+    user = _user()
     become: dict[str, object] = {}
     if os.getuid() == 0:
-        user = "postgres"
         account = pwd.getpwnam(user)
         os.chown(directory, account.pw_uid, account.pw_gid)
         directory.parent.chmod(0o755)
@@ -102,7 +104,8 @@ def _postgres(directory: Path) -> Iterator[str]:
         wait = [str(tools / "pg_isready"), "-h", str(directory), "-t", "1"]
         while server.poll() is None and subprocess.run(wait, capture_output=True, check=False).returncode:
             pass
-        yield f"host={directory} user={user} dbname=postgres"
+        subprocess.run([str(tools / "createdb"), "-h", str(directory), "-U", user, "pilothouse"], check=True)
+        yield directory
     finally:
         server.terminate()
         server.wait(20)

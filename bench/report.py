@@ -33,8 +33,8 @@ TAIL = """
 - **Memory**: growth of resident memory by opening so many streams on a quiet run, without the kernel's buffers.
 - **Log lines**: one agent's `PushLogs`, committed with fsync, to one WebSocket viewer. The peer takes the same calls
   on the same gRPC stack and drops them.
-- **No-op steps**: runs of 4 jobs with 5 steps, and an agent that ends each step at once. The peer is procrastinate on
-  a durable PostgreSQL, one worker, jobs that do nothing.
+- **No-op steps**: runs of 4 jobs with 5 steps, and agents that end each step at once, on SQLite and on a durable
+  PostgreSQL. The peer is procrastinate on that same PostgreSQL, one worker, jobs that do nothing.
 - **Latency**: printer and viewer read the same monotonic clock; fifty lines a second.
 - **Cost of one more**: the large against the small, in the same run.
 - **Brokers**: nginx with nchan and nats-server, one message to 1000 WebSockets, nothing stored on disk. They accept
@@ -75,7 +75,7 @@ def _line(*cells: str) -> str:
 def _machine(options: Options) -> str:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     packages = ", ".join(f"{name} {version(name)}" for name in ("uvloop", "uvicorn", "grpcio", "sqlalchemy"))
-    kind = "a quick run, for smoke" if options.quick else "a full run" if options.full else "a run"
+    kind = "a quick run, for smoke" if options.quick else "a run"
     return (
         f"{today}, {kind}: {_processor()}, {os.cpu_count()} CPUs, Linux {platform.release()}, "
         f"load {os.getloadavg()[0]:.1f} at the end; Python {sys.version.split()[0]}, {packages}.\n\n"

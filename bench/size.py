@@ -34,8 +34,8 @@ FROM n
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
     """Stored entries, then idle subscribers."""
-    large = 50_000 if options.quick else 10_000_000 if options.full else 2_000_000
-    idle = 300 if options.quick else 5000
+    large = 50_000 if options.quick else 10_000_000
+    idle = 300 if options.quick else 10_000
     yield from _entries(lab, options, large)
     yield from _idle(lab, options, idle)
 

@@ -3,42 +3,72 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from bench import jobqueue
 from bench.common import CLIENT_CORE, Child, Lab, Options, Row, Server, median, missed
 
 JOBS, STEPS, SLOTS = 4, 5, 64
 BAR = 300
-WHY = "what an agent reports is committed one by one: some 25 statements and two commits a step"
 
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
-    """With an agent that ends each step at once; the peer is a job queue over PostgreSQL."""
+    """With agents that end each step at once: on SQLite, then on a PostgreSQL beside a job queue over the same."""
+    for agents in (1, 50):
+        with lab.server() as server:
+            per_core, wall = _rate(server, options, agents)
+        yield Row(
+            f"no-op steps, {agents} agent{'s' if agents > 1 else ''}",
+            f"{wall:.0f}/s ({per_core:.0f}/s per core)",
+            bar=f"≥ {BAR}/s",
+            met=wall >= BAR,
+            why=missed(wall, BAR, least=True),
+        )
+    try:
+        with jobqueue.postgres(lab.directory / "postgres") as directory:
+            yield _beside_a_job_queue(lab, options, jobqueue.url(directory), directory)
+    except (OSError, subprocess.SubprocessError) as error:
+        told = getattr(error, "stderr", None) or str(error)
+        words = str(told).strip().splitlines()[-1][:120]
+        yield Row("no-op steps, 1 agent, PostgreSQL", "-", why=f"the peer is not to be had here: {words}")
+
+
+def _beside_a_job_queue(lab: Lab, options: Options, url: str, directory: Path) -> Row:
+    theirs = "-" if options.quick else jobqueue.rate(lab, directory)
+    with lab.server(database_url=url) as server:
+        per_core, wall = _rate(server, options, 1)
+    return Row(
+        "no-op steps, 1 agent, PostgreSQL",
+        f"{wall:.0f}/s ({per_core:.0f}/s per core)",
+        theirs if isinstance(theirs, str) else f"{theirs:.0f}/s (procrastinate)",
+        "-" if isinstance(theirs, str) else f"{wall / theirs:.2f}×",
+    )
+
+
+def _rate(server: Server, options: Options, agents: int) -> tuple[float, float]:
+    """Steps a second on one core of server, and by the wall."""
     rounds, runs = (2, 10) if options.quick else (5, 25)
     per_core: list[float] = []
     walls: list[float] = []
-    with lab.server() as server:
-        registration = server.ask("registration")["token"]
-        given = {"grpc": server.grpc, "registration": registration, "slots": SLOTS, "noop": True}
-        with contextlib.closing(Child("bench.agent", CLIENT_CORE, given)) as agent:
-            _steps(server, agent, 2)
-            for _ in range(rounds):
-                before, began = server.cpu, time.monotonic()
-                _steps(server, agent, runs)
-                per_core.append(runs * JOBS * STEPS / (server.cpu - before))
-                walls.append(runs * JOBS * STEPS / (time.monotonic() - began))
-    rate = median(per_core)
-    theirs, note = ("-", "the peer is left out of a quick run") if options.quick else jobqueue.rate(lab)
-    yield Row(
-        "no-op steps",
-        f"{median(walls):.0f}/s ({rate:.0f}/s per core)",
-        theirs,
-        bar="≥ 300/s",
-        met=rate >= BAR,
-        why=missed(rate, BAR, least=True, why=WHY) or note,
-    )
+    registration = server.ask("registration")["token"]
+    given = {
+        "grpc": server.grpc,
+        "registration": registration,
+        "slots": max(2, SLOTS // agents),
+        "noop": True,
+        "agents": agents,
+    }
+    with contextlib.closing(Child("bench.agent", CLIENT_CORE, given)) as agent:
+        _steps(server, agent, 2)
+        for _ in range(rounds):
+            before, began = server.cpu, time.monotonic()
+            _steps(server, agent, runs)
+            per_core.append(runs * JOBS * STEPS / (server.cpu - before))
+            walls.append(runs * JOBS * STEPS / (time.monotonic() - began))
+    return median(per_core), median(walls)
 
 
 def _steps(server: Server, agent: Child, runs: int) -> None:

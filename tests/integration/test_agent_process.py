@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import signal
 import subprocess
 import sys
@@ -13,11 +11,9 @@ from typing import Any
 
 import grpc
 import psutil
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from support.agents import command, dummy, options, plane, running, unsettled
+from support.certificates import self_signed
 from support.control_plane import FAILED, SUCCESS, ControlPlane
 from support.waiting import eventually
 
@@ -108,28 +104,3 @@ async def test_tls_with_an_authority_of_ones_own(
     assert plane.ended["s1"].status == SUCCESS
     async with running(options, grpc_ca=tmp_path / "missing.pem") as agent:
         assert await agent.ended() == 2
-
-
-def self_signed() -> tuple[bytes, bytes]:
-    """Key and certificate of 127.0.0.1, as PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    encoded = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return encoded, certificate.public_bytes(serialization.Encoding.PEM)

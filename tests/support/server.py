@@ -28,7 +28,7 @@ from pilothouse.server.settings import Settings
 sys.exit(uvloop.run(serve(Settings(**json.loads(sys.argv[1])))))
 """
 _UNLIMITED = {"ratelimit_login": "off", "ratelimit_sessions": "off", "ratelimit_default": "off"}
-_READY = re.compile(r"pilothouse ready http=(http://\S+:(\d+)) grpc=(\S+:(\d+))")
+_READY = re.compile(r"pilothouse ready http=(https?://\S+:(\d+)) grpc=(\S+:(\d+))")
 
 S = TypeVar("S", bound="Server")
 
@@ -148,7 +148,7 @@ class Server:
     @property
     def ws(self) -> str:
         """The address for WebSockets."""
-        return self.url.replace("http://", "ws://", 1)
+        return self.url.replace("http", "ws", 1)
 
     @property
     def admin(self) -> str:

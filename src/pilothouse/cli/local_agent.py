@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -29,6 +30,8 @@ _STABLE = 60.0
 _STOP_PATIENCE = 8.0
 _LINGER = 900
 _MAX_LOG = 16 << 20
+_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
+"""As at the start: the server raises its own limit, which steps are not to inherit."""
 
 
 class LocalAgent:
@@ -126,6 +129,7 @@ class LocalAgent:
                 env=environment,
                 start_new_session=True,
             )
+            resource.prlimit(self._child.pid, resource.RLIMIT_NOFILE, _FILES)
         return await self._child.wait()
 
     def _command(self) -> list[str]:

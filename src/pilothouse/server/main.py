@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -69,6 +70,7 @@ async def serve(
     in use, another server on the data directory, a database of a newer release) is said in one line on stderr.
     """
     configure_logs(settings.log_format, settings.log_level)
+    _allow_many_sockets()
     stop = stop or asyncio.Event()
     try:
         if (settings.tls_cert is None) != (settings.tls_key is None):
@@ -136,6 +138,14 @@ async def _run(
         graph.journal.feed.stop_all()
         http.should_exit = True
         await asyncio.gather(rpc.stop(DRAIN / 2), serving, return_exceptions=True)
+
+
+def _allow_many_sockets() -> None:
+    # The soft limit is for programs that use select(): a thousand streams would reach it.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # an unlimited hard limit may be more than the kernel gives
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _calm_collector() -> None:
