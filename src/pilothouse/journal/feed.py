@@ -97,6 +97,7 @@ class Feed:
         self._channels: dict[str, dict[tuple[Selection, str], Channel]] = {}
         self._outlets: set[Outlet] = set()
         self._pages = Pages(self._load_page)
+        self._committed: list[list[Entry]] = []
         self._spawned: set[asyncio.Task[None]] = set()
         self._turning: asyncio.Task[None] | None = None
         self.clock = time.monotonic
@@ -108,7 +109,23 @@ class Feed:
         return len(self._outlets) + sum(len(group) for group in self._followers.values())
 
     def publish(self, batch: list[Entry]) -> None:
-        """Take in what was just committed and give it to those it concerns."""
+        """Take in what was just committed; commits that come in one turn of the event loop go out in one write."""
+        if not self._committed:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._committed.append(batch)
+
+    def _flush(self) -> None:
+        committed, self._committed = self._committed, []
+        whole: list[Entry] = []
+        for batch in committed:
+            if whole and batch[0].offset != whole[-1].offset + 1:
+                self._deliver(whole)
+                whole = []
+            whole += batch
+        self._deliver(whole)
+
+    def _deliver(self, batch: list[Entry]) -> None:
+        """Give it to those it concerns."""
         if batch[0].offset != self.window.head:
             self._fall_behind()
         self.window.extend(batch)
