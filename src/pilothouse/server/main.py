@@ -144,7 +144,9 @@ def _allow_many_sockets() -> None:
     # The soft limit is for programs that use select(): a thousand streams would reach it.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with contextlib.suppress(ValueError, OSError):  # an unlimited hard limit may be more than the kernel gives
+        with contextlib.suppress(
+            ValueError, OSError
+        ):  # an unlimited hard limit may be more than the kernel gives
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 

@@ -1,6 +1,6 @@
 """Thin subclasses of uvicorn's protocols: an endpoint may take its socket and hand it to the feed.
 
-``scope["extensions"]`` carries a function that takes it (``server/handed.py`` says what comes of it). uvicorn then
+``scope["extensions"]`` carries a function that takes it (``server/handed.py``, ``server/websocket.py``). uvicorn then
 lets go: its protocol, the request's scope and the framework's frames are freed while the socket lives on.
 """
 
@@ -14,7 +14,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.http11 import Request
 
 from pilothouse.identity.streaming import CONNECTION
-from pilothouse.server.handed import GOING_AWAY, EventSocket, MessageSocket
+from pilothouse.server.handed import EventSocket
+from pilothouse.server.websocket import GOING_AWAY, MessageSocket
 
 MAX_HEAD = 64 << 10
 """Bytes of a request's line and headers."""

@@ -1,0 +1,217 @@
+"""A WebSocket that its endpoint has taken: the feed writes to it, a listener hears what the client says."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio.transports import Transport
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+from websockets.frames import Frame, Opcode
+from websockets.protocol import OPEN, SERVER, Protocol
+
+from pilothouse.identity.streaming import Message, OnMessage, SocketClosed
+from pilothouse.journal.framing import text_frame
+from pilothouse.server.handed import Handed
+
+log = structlog.get_logger("sockets")
+_QUIET = logging.getLogger("pilothouse.websockets")
+
+GOING_AWAY, BAD_TEXT, INTERNAL = 1001, 1007, 1011
+
+SLICE = 4 << 10
+"""Bytes of a client's data that are taken in at once: frames can be tiny, and others want their turn."""
+
+
+class MessageSocket(Handed):
+    """A WebSocket. Frames are parsed and bounded by websockets' sans-I/O protocol, a slice of data at a time.
+
+    Messages go to the listener one after another; while it works on one (it gave a coroutine), or while nobody
+    listens, nothing more is read than has come already.
+    """
+
+    __slots__ = (
+        "_conn",
+        "_drained",
+        "_listener",
+        "_messages",
+        "_on_lost",
+        "_parts",
+        "_pending",
+        "_pong",
+        "_waiter",
+        "_work",
+    )
+
+    def __init__(self, transport: Transport, connections: set[Any], max_size: int) -> None:
+        """After the opening handshake; ``max_size``: bytes of a message."""
+        # A new one: that of the handshake keeps the request for as long as it lives.
+        self._conn = Protocol(SERVER, max_size=max_size, logger=_QUIET)
+        self._listener: OnMessage | None = None
+        self._on_lost: Callable[[], None] | None = None
+        self._waiter: asyncio.Future[Message] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._parts: list[Frame] = []
+        self._messages: list[Message] = []
+        self._pending = b""
+        self._pong = b""
+        self._work: asyncio.Handle | asyncio.Task[None] | None = None
+        super().__init__(transport, connections)
+        self._regulate()
+
+    # -- for endpoints ----------------------------------------------------------------------------------
+
+    def listen(self, listener: OnMessage | None, on_lost: Callable[[], None] | None = None) -> None:
+        """Give every message that comes to this listener; it gets the next one when the coroutine it gave is done.
+
+        ``on_lost``: called once the connection is gone.
+        """
+        self._listener, self._on_lost = listener, on_lost
+        self._regulate()
+
+    async def receive(self) -> Message:
+        """One message, for an endpoint that must hear something before it listens. Raises :class:`SocketClosed`."""
+        if self._transport.is_closing():
+            raise SocketClosed
+        self._waiter = asyncio.get_running_loop().create_future()
+        self.listen(self._first)
+        try:
+            return await self._waiter
+        finally:
+            self._waiter = None
+            self.listen(None)
+
+    async def drain(self) -> None:
+        """Wait until the socket takes more. Raises :class:`SocketClosed`."""
+        if self._transport.is_closing():
+            raise SocketClosed
+        if not self.writable:
+            self._drained = self._drained or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._drained)
+
+    def say(self, text: bytes) -> None:
+        """Send one text message (UTF-8); never waits. Does nothing once the closing handshake has begun."""
+        if self._conn.state is OPEN and not self._transport.is_closing():
+            self.write(text_frame(text))
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Begin the closing handshake; harmless when it has begun already."""
+        if self._conn.state is not OPEN or self._transport.is_closing():
+            return
+        self._conn.send_close(code, reason)
+        self.write(b"".join(self._conn.data_to_send()))
+        self._messages.clear()
+        self._expect_end()
+        self._regulate()
+
+    # -- called by the transport and the server ---------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the transport."""
+        self._pending += data
+        if self._work is None:
+            self._advance()
+
+    def resume_writing(self) -> None:
+        """Called by the transport: it has drained."""
+        if self._pong:
+            self.write(self._pong)
+            self._pong = b""
+        super().resume_writing()
+        if self._drained is not None:
+            self._drained.set_result(None)
+            self._drained = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the transport."""
+        self._listener = None
+        self._pending, self._messages, self._parts = b"", [], []
+        for waiting in (self._waiter, self._drained):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(SocketClosed())
+        super().connection_lost(exc)
+        if self._on_lost is not None:
+            self._on_lost()
+            self._on_lost = None
+
+    def shutdown(self) -> None:
+        """Called when the server stops: the client shall reconnect, and is not waited for."""
+        self.close(GOING_AWAY, "reconnect")
+        self._transport.close()
+
+    # -- what comes in ----------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Take in a slice; the rest has its turn after everybody else's."""
+        self._work = None
+        if not self._messages and self._pending:
+            piece, self._pending = self._pending[:SLICE], self._pending[SLICE:]
+            self._conn.receive_data(piece)
+            self._take(self._conn.events_received())
+            self._answer(self._conn.data_to_send())
+        while self._messages and self._listener is not None and self._work is None:
+            work = self._listener(self._messages.pop(0))
+            if work is not None:
+                self._work = asyncio.get_running_loop().create_task(self._carry_out(work))
+        self._regulate()
+
+    async def _carry_out(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except SocketClosed:
+            pass
+        except Exception:
+            log.exception("socket.message_failed")
+            self.close(INTERNAL, "internal error")
+        finally:
+            self._work = None
+            self._regulate()
+
+    def _regulate(self) -> None:
+        """Read on when all that came has been worked off; else see to it that the work goes on."""
+        if self._transport.is_closing():
+            return
+        held = bool(self._messages) and self._listener is None
+        if self._work is None and not held and not self._messages and not self._pending:
+            self._transport.resume_reading()
+            return
+        self._transport.pause_reading()
+        if self._work is None and not held:
+            self._work = asyncio.get_running_loop().call_soon(self._advance)
+
+    def _take(self, frames: list[Any]) -> None:
+        """Put frames together to messages; once the closing handshake has begun nothing more is heard."""
+        for frame in frames:
+            if frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and self._conn.state is OPEN:
+                self._parts.append(frame)
+                if frame.fin:
+                    self._complete()
+
+    def _complete(self) -> None:
+        parts, self._parts = self._parts, []
+        data = b"".join(part.data for part in parts)
+        try:
+            self._messages.append(data.decode() if parts[0].opcode is Opcode.TEXT else data)
+        except UnicodeDecodeError:
+            self._conn.fail(BAD_TEXT, "text is UTF-8")
+
+    def _first(self, message: Message) -> None:
+        self.listen(None)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(message)
+
+    def _answer(self, answers: list[bytes]) -> None:
+        """Write pongs, the answer to a close, or why the connection failed; an empty one says: end the connection.
+
+        To a client that does not read, only the latest pong is owed (RFC 6455, 5.5.3).
+        """
+        for answer in answers:
+            if not answer:
+                self._expect_end()
+                self._transport.close()
+            elif self.writable or self._conn.state is not OPEN:
+                self.write(answer)
+            else:
+                self._pong = answer
