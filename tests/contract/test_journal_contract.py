@@ -156,3 +156,32 @@ async def test_a_page_is_bounded_in_rows_and_bytes(database: Database) -> None:
             assert journal_store.page(conn, STREAM, 14) == ([], False)
             assert journal_store.page(conn, "run/other", 1) == ([], False)
         assert all(isinstance(entry.data, bytes) for entry in stored(database))
+
+
+async def test_what_another_server_commits_is_found(database: Database) -> None:
+    """Both on one database; the second hears of the first's entries when it looks around, and misses none."""
+    other = reopened(database)
+    async with writing(database) as (first, ours), writing(other) as (second, theirs):
+        waiting = await follow(theirs, Selection(STREAM))
+        elsewhere = await follow(theirs, Selection("run/other"))
+        got = asyncio.create_task(read_messages(waiting, 4))
+        await asyncio.sleep(0)
+        await first.write(appending(ours, 1, 2))
+        await theirs.feed.look_around()
+        await second.write(appending(theirs, 3))
+        await first.write(appending(ours, 4))
+        await theirs.feed.look_around()
+        assert [b'"n":%d' % n in message for n, message in enumerate(await got, 1)] == [True] * 4
+        await second.write(appending(theirs, 5, stream="run/other"))
+        await read_messages(elsewhere, 1)
+    other.close()
+
+
+async def test_a_cursor_of_a_server_that_is_ahead(database: Database) -> None:
+    other = reopened(database)
+    async with writing(database) as (first, ours), writing(other) as (_, theirs):
+        await first.write(appending(ours, 1, 2, 3))
+        late = await follow(theirs, Selection(STREAM), Cursor(3).text(ours.epoch))
+        [message] = await read_messages(late, 1)
+        assert b'"n":3' in message
+    other.close()

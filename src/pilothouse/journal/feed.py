@@ -62,18 +62,19 @@ class Subscription:
     def stop(self) -> None:
         """End the stream from our side, even while somebody waits for it."""
         self.stopped = True
-        self._rouse()
+        self.rouse()
 
     def wake(self, first: int) -> None:
         """Entries from offset ``first`` on may concern this reader."""
         self.reader.published(first)
-        self._rouse()
+        self.rouse()
 
     def close(self) -> None:
         """Leave the feed; always call this."""
         self._feed.leave(self)
 
-    def _rouse(self) -> None:
+    def rouse(self) -> None:
+        """Whoever waits for messages looks again."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -127,6 +128,9 @@ class Feed:
     def _deliver(self, batch: list[Entry]) -> None:
         """Give it to those it concerns."""
         if batch[0].offset != self.window.head:
+            batch = [entry for entry in batch if entry.offset >= self.window.head]
+            if not batch:  # everyone was sent to the disk for it before
+                return
             self._fall_behind()
         self.window.extend(batch)
         by_stream: dict[str, list[Entry]] = {}
@@ -143,16 +147,28 @@ class Feed:
             self._wake(stream, entries[0].offset)
         self._wake(None, batch[0].offset)
 
+    async def look_around(self) -> None:
+        """See whether other servers have committed anything, and let the readers here have it from disk.
+
+        Call this now and then where several servers share a database.
+        """
+        head = await self._read(store.next_offset)
+        if head > self.window.head and not self._committed:
+            self.window.skip(head)
+            self._fall_behind()
+
     def _fall_behind(self) -> None:
         """Another server has committed entries that are not here: the live read on from where they are, on disk."""
+        soon = asyncio.get_running_loop().call_soon
         for group in self._followers.values():
             for follower in group:
                 follower.reader.live = False
+                soon(follower.rouse)
         for channels in list(self._channels.values()):
             for channel in channels.values():
                 for outlet in channel.live():
                     outlet.paused()
-                    asyncio.get_running_loop().call_soon(outlet.pump)
+                    soon(outlet.rouse)
 
     def _wake(self, stream: str | None, first: int) -> None:
         group = self._followers.get(stream)
@@ -236,6 +252,11 @@ class Feed:
         while True:
             await asyncio.sleep(STEP)
             self.pulse.turn()
+            if not self._database.is_sqlite:
+                try:
+                    await self.look_around()
+                except Exception as error:  # the next turn tries again
+                    log.warning("feed.look_failed", error=str(error))
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
         """Run a reader's load in the background."""
@@ -292,6 +313,8 @@ class Feed:
             return Cursor(oldest)
         if wanted.offset < oldest:
             raise CursorExpired("what followed this cursor is no longer retained; start anew")
+        if wanted.offset > self.window.head:
+            await self.look_around()  # it may come from another server that is further ahead
         if wanted.offset > self.window.head:
             raise CursorExpired("this cursor lies ahead of the journal; start anew")
         return wanted

@@ -178,6 +178,10 @@ class Outlet:
                 self._has_everything()
                 return
 
+    def rouse(self) -> None:
+        """Look again whether there is something to read."""
+        self.pump()
+
     def wake(self, first: int) -> None:
         """New entries from offset ``first`` on (for readers of the whole journal)."""
         self.reader.published(first)

@@ -37,9 +37,7 @@ class Window:
         What another server has committed in between is on disk only: the window then begins anew.
         """
         if batch[0].offset != self.head:
-            self._all.clear()
-            self._by_stream.clear()
-            self._bytes, self.start = 0, batch[0].offset
+            self.skip(batch[0].offset)
         for entry in batch:
             self._all.append(entry)
             self._by_stream.setdefault(entry.stream, []).append(entry)
@@ -47,6 +45,12 @@ class Window:
         self.head = batch[-1].offset + 1
         if len(self._all) > self._max_entries or self._bytes > self._max_bytes:
             self._evict()
+
+    def skip(self, head: int) -> None:
+        """Begin anew: what lies before ``head`` is on disk only."""
+        self._all.clear()
+        self._by_stream.clear()
+        self._bytes, self.start, self.head = 0, head, head
 
     def since(self, stream: str | None, offset: int, limit: int) -> list[Entry]:
         """Up to ``limit`` entries from ``offset`` on; only meaningful for ``offset >= start``."""
