@@ -3,6 +3,7 @@
 isort:skip_file
 Live streams: status changes, events, and an alternative agent channel.
 Times are Unix seconds, durations milliseconds.
+Fields numbered from 1000 are additions of ours.
 """
 
 from pilothouse.wire.agent.v1 import agent_pb2 as _agent_pb2
@@ -166,6 +167,8 @@ class StreamStepRunStatusResponse(_message.Message):
     ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     step_run_id: _builtins.str
     pipeline_id: _builtins.str
     pipeline_run_id: _builtins.str
@@ -179,6 +182,10 @@ class StreamStepRunStatusResponse(_message.Message):
     exit_code: _builtins.int
     error_message: _builtins.str
     duration: _builtins.int
+    cursor: _builtins.str
+    """what to come back with; only the last message of a snapshot has one"""
+    attempt: _builtins.int
+    """1 for the first"""
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -198,10 +205,12 @@ class StreamStepRunStatusResponse(_message.Message):
         error_message: _builtins.str = ...,
         duration: _builtins.int = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        cursor: _builtins.str = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "duration", b"duration", "error_message", b"error_message", "exit_code", b"exit_code", "job_id", b"job_id", "job_name", b"job_name", "metrics", b"metrics", "pipeline_id", b"pipeline_id", "pipeline_run_id", b"pipeline_run_id", "previous_status", b"previous_status", "status", b"status", "step_name", b"step_name", "step_run_id", b"step_run_id", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "attempt", b"attempt", "cursor", b"cursor", "duration", b"duration", "error_message", b"error_message", "exit_code", b"exit_code", "job_id", b"job_id", "job_name", b"job_name", "metrics", b"metrics", "pipeline_id", b"pipeline_id", "pipeline_run_id", b"pipeline_run_id", "previous_status", b"previous_status", "status", b"status", "step_name", b"step_name", "step_run_id", b"step_run_id", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -254,6 +263,9 @@ class StreamJobStatusResponse(_message.Message):
     RUNNING_STEPS_FIELD_NUMBER: _builtins.int
     CURRENT_STEP_INDEX_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     job_name: _builtins.str
     pipeline_id: _builtins.str
@@ -267,6 +279,12 @@ class StreamJobStatusResponse(_message.Message):
     running_steps: _builtins.int
     current_step_index: _builtins.int
     duration: _builtins.int
+    cursor: _builtins.str
+    """what to come back with; only the last message of a snapshot has one"""
+    state: _builtins.str
+    """the status in a word: timed_out and skipped have no number of their own"""
+    reason: _builtins.str
+    """why it ended as it did"""
     def __init__(
         self,
         *,
@@ -283,10 +301,13 @@ class StreamJobStatusResponse(_message.Message):
         running_steps: _builtins.int = ...,
         current_step_index: _builtins.int = ...,
         duration: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_steps", b"completed_steps", "current_step_index", b"current_step_index", "duration", b"duration", "failed_steps", b"failed_steps", "job_id", b"job_id", "job_name", b"job_name", "pipeline_id", b"pipeline_id", "pipeline_run_id", b"pipeline_run_id", "previous_status", b"previous_status", "running_steps", b"running_steps", "status", b"status", "timestamp", b"timestamp", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_steps", b"completed_steps", "current_step_index", b"current_step_index", "cursor", b"cursor", "duration", b"duration", "failed_steps", b"failed_steps", "job_id", b"job_id", "job_name", b"job_name", "pipeline_id", b"pipeline_id", "pipeline_run_id", b"pipeline_run_id", "previous_status", b"previous_status", "reason", b"reason", "running_steps", b"running_steps", "state", b"state", "status", b"status", "timestamp", b"timestamp", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -335,6 +356,9 @@ class StreamPipelineStatusResponse(_message.Message):
     FAILED_JOBS_FIELD_NUMBER: _builtins.int
     RUNNING_JOBS_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     pipeline_id: _builtins.str
     run_id: _builtins.str
     namespace: _builtins.str
@@ -346,6 +370,12 @@ class StreamPipelineStatusResponse(_message.Message):
     failed_jobs: _builtins.int
     running_jobs: _builtins.int
     duration: _builtins.int
+    cursor: _builtins.str
+    """what to come back with; only the last message of a snapshot has one"""
+    state: _builtins.str
+    """the status in a word: timed_out has no number of its own"""
+    reason: _builtins.str
+    """why it ended as it did"""
     def __init__(
         self,
         *,
@@ -360,10 +390,13 @@ class StreamPipelineStatusResponse(_message.Message):
         failed_jobs: _builtins.int = ...,
         running_jobs: _builtins.int = ...,
         duration: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_jobs", b"completed_jobs", "duration", b"duration", "failed_jobs", b"failed_jobs", "namespace", b"namespace", "pipeline_id", b"pipeline_id", "previous_status", b"previous_status", "run_id", b"run_id", "running_jobs", b"running_jobs", "status", b"status", "timestamp", b"timestamp", "total_jobs", b"total_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_jobs", b"completed_jobs", "cursor", b"cursor", "duration", b"duration", "failed_jobs", b"failed_jobs", "namespace", b"namespace", "pipeline_id", b"pipeline_id", "previous_status", b"previous_status", "reason", b"reason", "run_id", b"run_id", "running_jobs", b"running_jobs", "state", b"state", "status", b"status", "timestamp", b"timestamp", "total_jobs", b"total_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -768,6 +801,9 @@ class StreamAgentStatusResponse(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     LAST_HEARTBEAT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     hostname: _builtins.str
     ip: _builtins.str
@@ -777,6 +813,12 @@ class StreamAgentStatusResponse(_message.Message):
     running_step_runs_count: _builtins.int
     max_concurrent_step_runs: _builtins.int
     last_heartbeat: _builtins.int
+    cursor: _builtins.str
+    """what to come back with; only the last message of a snapshot has one"""
+    state: _builtins.str
+    """online, offline or draining, which is AGENT_STATUS_BUSY"""
+    reason: _builtins.str
+    """why it is offline"""
     @_builtins.property
     def metrics(self) -> Global___AgentMetrics: ...
     @_builtins.property
@@ -795,10 +837,13 @@ class StreamAgentStatusResponse(_message.Message):
         metrics: Global___AgentMetrics | None = ...,
         last_heartbeat: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        cursor: _builtins.str = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "hostname", b"hostname", "ip", b"ip", "labels", b"labels", "last_heartbeat", b"last_heartbeat", "max_concurrent_step_runs", b"max_concurrent_step_runs", "metrics", b"metrics", "previous_status", b"previous_status", "running_step_runs_count", b"running_step_runs_count", "status", b"status", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "cursor", b"cursor", "hostname", b"hostname", "ip", b"ip", "labels", b"labels", "last_heartbeat", b"last_heartbeat", "max_concurrent_step_runs", b"max_concurrent_step_runs", "metrics", b"metrics", "previous_status", b"previous_status", "reason", b"reason", "running_step_runs_count", b"running_step_runs_count", "state", b"state", "status", b"status", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -868,6 +913,8 @@ class StreamEventsResponse(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     event_type: Global___EventType.ValueType
     timestamp: _builtins.int
@@ -876,6 +923,10 @@ class StreamEventsResponse(_message.Message):
     title: _builtins.str
     description: _builtins.str
     user_id: _builtins.str
+    cursor: _builtins.str
+    """what to come back with"""
+    type: _builtins.str
+    """arcentra.<object>.<lifecycle>, also where there is no EventType for it"""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -890,10 +941,12 @@ class StreamEventsResponse(_message.Message):
         description: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         user_id: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+        type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "event_id", b"event_id", "event_type", b"event_type", "metadata", b"metadata", "resource_id", b"resource_id", "resource_type", b"resource_type", "timestamp", b"timestamp", "title", b"title", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "description", b"description", "event_id", b"event_id", "event_type", b"event_type", "metadata", b"metadata", "resource_id", b"resource_id", "resource_type", b"resource_type", "timestamp", b"timestamp", "title", b"title", "type", b"type", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,7 @@
 isort:skip_file
 Live streams: status changes, events, and an alternative agent channel.
 Times are Unix seconds, durations milliseconds.
+Fields numbered from 1000 are additions of ours.
 """
 
 from collections import abc as _abc
