@@ -128,6 +128,11 @@ class Job:
         """How its steps stand."""
         return _counts([step.status for step in self.steps])
 
+    @property
+    def at_step(self) -> int:
+        """The index of the first step that is not over; of the last one if all are."""
+        return next((step.index for step in self.steps if not step.status.over), max(len(self.steps) - 1, 0))
+
 
 @dataclass(slots=True)
 class Run:
@@ -192,5 +197,5 @@ def _counts(statuses: list[Status]) -> dict[str, int]:
         "total": len(statuses),
         "completed": sum(1 for s in statuses if s.over),
         "failed": sum(1 for s in statuses if s.bad),
-        "running": sum(1 for s in statuses if s in (Status.RUNNING, Status.QUEUED)),
+        "running": statuses.count(Status.RUNNING),
     }

@@ -13,7 +13,7 @@ from pilothouse.engine.errors import BlobNotFound, NothingFailed, RunActive, Run
 from pilothouse.engine.model import Job, Run, Status, Step
 from pilothouse.engine.runs import Runs, require_run
 from pilothouse.engine.spec import Spec
-from pilothouse.engine.transitions import Transitions
+from pilothouse.engine.transitions import Transitions, run_standing
 from pilothouse.identity.model import Principal
 from pilothouse.identity.service import Identity
 from pilothouse.storage import Tx
@@ -76,7 +76,9 @@ class Engine:
         if not run.cancelling:
             run.cancel_reason = reason or f"cancelled by {by.name}"
             store.save(tx.conn, run)
-            self._transitions.tell(tx, run, entries.RUN_CANCELLING, reason=run.cancel_reason, by=by.name)
+            self._transitions.tell(
+                tx, run, entries.RUN_CANCELLING, reason=run.cancel_reason, by=by.name, by_id=by.id
+            )
             self._identity.audit(tx, by, "run.cancel", run_id, {"reason": run.cancel_reason})
         self._transitions.settle(tx, run)
         return run
@@ -137,7 +139,15 @@ class Engine:
             for job in run.jobs
         ]
         self._transitions.tell(
-            tx, run, entries.RUN_CREATED, jobs=outline, trigger=run.trigger, by=by.name, rerun_of=run.rerun_of
+            tx,
+            run,
+            entries.RUN_CREATED,
+            jobs=outline,
+            trigger=run.trigger,
+            by=by.name,
+            by_id=by.id,
+            rerun_of=run.rerun_of,
+            **run_standing(run),
         )
         self._identity.audit(tx, by, action, run.id, {"name": run.name, "rerun_of": run.rerun_of})
         self._transitions.settle(tx, run)

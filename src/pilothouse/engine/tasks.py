@@ -31,6 +31,8 @@ _STATUS = {
     TaskStatus.SKIPPED: Status.SKIPPED,
 }
 _MAX_ERROR = 4096
+MAX_METRICS, MAX_METRIC = 100, 256
+"""How many metrics an attempt may have, and how many characters a name or value."""
 
 
 class TaskInvalid(Exception):
@@ -65,7 +67,14 @@ class StepTasks:
         if status.bad and not error:
             error = f"exit code {report.exit_code}" if report.exit_code else "failed"
         self._transitions.end_attempt(
-            tx, at.run, at.job, at.step, status, exit_code=report.exit_code, error=error
+            tx,
+            at.run,
+            at.job,
+            at.step,
+            status,
+            exit_code=report.exit_code,
+            error=error,
+            metrics=self._metrics(tx.conn, at, report),
         )
         self._transitions.settle(tx, at.run, at.job)
 
@@ -185,6 +194,14 @@ class StepTasks:
     def _masked(self, conn: Connection, at: Place, text: str) -> str:
         values = self.mask_values(conn, at) if text else ()
         return Masker(values).mask(text) if values else text
+
+    def _metrics(self, conn: Connection, at: Place, report: TaskReport) -> dict[str, str]:
+        """What an agent measured, masked and within bounds."""
+        if not report.metrics:
+            return {}
+        masker = Masker(self.mask_values(conn, at))
+        words = [[masker.mask(_printable(word)) for word in pair] for pair in report.metrics.items()]
+        return {name[:MAX_METRIC]: value[:MAX_METRIC] for name, value in words[:MAX_METRICS]}
 
     def _current(self, tx: Tx, lease: Lease) -> Place | None:
         at = self._runs.place(tx, lease.id)

@@ -5,6 +5,7 @@ Nothing else writes the status of a run, job, step or attempt.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -64,7 +65,7 @@ class Transitions:
             case StartRun():
                 previous, run.status, run.started_at = run.status, Status.RUNNING, tx.now
                 store.save(tx.conn, run)
-                self.tell(tx, run, entries.RUN_STARTED, previous=previous)
+                self.tell(tx, run, entries.RUN_STARTED, previous=previous, **run_standing(run))
             case FinishRun(status, reason):
                 self._finish_run(tx, run, status, reason)
             case StartJob(job):
@@ -92,7 +93,7 @@ class Transitions:
             reason=reason,
             duration=_span(run.started_at, tx.now),
             outputs=run.outputs(),
-            counts=run.counts(),
+            **run_standing(run),
         )
 
     def _start_job(self, tx: Tx, run: Run, job: Job) -> None:
@@ -100,7 +101,9 @@ class Transitions:
         timeout = run.job_spec(job).timeout_seconds
         job.deadline = tx.now + int(timeout * 1000) if timeout else 0
         store.save(tx.conn, job)
-        self.tell(tx, run, entries.JOB_STARTED, job, previous=previous, counts=job.counts(), round=job.round)
+        self.tell(
+            tx, run, entries.JOB_STARTED, job, previous=previous, round=job.round, **_job_standing(run, job)
+        )
 
     def _finish_job(self, tx: Tx, run: Run, job: Job, status: Status, reason: str) -> None:
         left = Status.CANCELLED if status is Status.CANCELLED else Status.SKIPPED
@@ -118,7 +121,7 @@ class Transitions:
             previous=previous,
             reason=reason,
             duration=_span(job.started_at, tx.now),
-            counts=job.counts(),
+            **_job_standing(run, job),
         )
 
     def _restart_job(self, tx: Tx, run: Run, job: Job, reason: str, delay: int) -> None:
@@ -131,7 +134,9 @@ class Transitions:
             step.started_at = step.finished_at = 0
             store.save(tx.conn, step)
         store.save(tx.conn, job)
-        self.tell(tx, run, entries.JOB_RESTARTED, job, round=job.round, reason=reason)
+        self.tell(
+            tx, run, entries.JOB_RESTARTED, job, round=job.round, reason=reason, **_job_standing(run, job)
+        )
 
     def _queue_step(self, tx: Tx, run: Run, job: Job, step: Step) -> None:
         step.attempts += 1
@@ -152,7 +157,9 @@ class Transitions:
         if job.not_before:
             job.not_before = 0
             store.save(tx.conn, job)
-        self.tell(tx, run, entries.STEP_QUEUED, job, step, attempt, previous=previous, reason="")
+        self.tell(
+            tx, run, entries.STEP_QUEUED, job, step, attempt, previous=previous, reason="", **_around(job)
+        )
         for wake in self._fleet.wakers:
             tx.after_commit(wake)
 
@@ -175,7 +182,17 @@ class Transitions:
         if job.agent_id != agent_id or job.fresh:
             job.agent_id, job.fresh = agent_id, False
             store.save(tx.conn, job)
-        self.tell(tx, run, entries.STEP_STARTED, job, step, attempt, previous=previous, agent_id=agent_id)
+        self.tell(
+            tx,
+            run,
+            entries.STEP_STARTED,
+            job,
+            step,
+            attempt,
+            previous=previous,
+            agent_id=agent_id,
+            **_around(job),
+        )
 
     def end_attempt(
         self,
@@ -187,6 +204,7 @@ class Transitions:
         *,
         exit_code: int = 0,
         error: str = "",
+        metrics: Mapping[str, str] | None = None,
     ) -> None:
         """The step's current attempt is over; the step is tried again or ends with it."""
         if step.stopping and status is not Status.SUCCEEDED:
@@ -195,12 +213,14 @@ class Transitions:
         if status.bad and not step.stopping:
             step.failures += 1
             again = after_failure(run, job, step)
+        if again is not None:
+            step.status = Status.PENDING  # before it is told how the job stands
         retry_at = tx.now + again.delay if again else 0
-        attempt = self._close_attempt(tx, run, job, step, status, exit_code, error, retry_at)
+        attempt = self._close_attempt(tx, run, job, step, status, exit_code, error, retry_at, metrics)
         if again is None:
             self._finish_step(tx, run, job, step, status, attempt=attempt, reason=error)
         else:
-            step.status, step.current, step.not_before = Status.PENDING, "", max(retry_at, 1)
+            step.current, step.not_before = "", max(retry_at, 1)
             step.reason = f"tried again after: {error}" if error else "tried again"
             store.save(tx.conn, step)
 
@@ -216,6 +236,8 @@ class Transitions:
             step.lost += 1
         else:
             step.unstarted += 1
+        if again is not None:
+            step.status = Status.PENDING
         error = LOST + reason
         attempt = self._close_attempt(tx, run, job, step, Status.FAILED, 0, error, tx.now if again else 0)
         if again is not None and again.job:
@@ -225,7 +247,7 @@ class Transitions:
             if started and gone and (job.agent_id or not job.fresh):
                 job.agent_id, job.fresh, job.workspace = "", True, f"{job.id}-{job.round}.{step.attempts}"
                 store.save(tx.conn, job)
-            step.status, step.current, step.not_before, step.reason = Status.PENDING, "", 1, error
+            step.current, step.not_before, step.reason = "", 1, error
             store.save(tx.conn, step)
         else:
             self._finish_step(tx, run, job, step, Status.FAILED, attempt=attempt, reason=error)
@@ -240,10 +262,12 @@ class Transitions:
         exit_code: int,
         error: str,
         retry_at: int,
+        metrics: Mapping[str, str] | None = None,
     ) -> Attempt:
         found = store.attempt(tx.conn, step.current)
         assert found is not None, "a step's current attempt is always stored"
         attempt = found[1]
+        previous = attempt.status
         attempt.status, attempt.exit_code, attempt.error = status, exit_code, error
         attempt.reason, attempt.finished_at = "", tx.now
         store.save(tx.conn, attempt)
@@ -255,12 +279,15 @@ class Transitions:
             step,
             attempt,
             status=status,
+            previous=previous,
             exit_code=exit_code,
             error=error,
+            metrics=dict(metrics or {}),
             agent_id=attempt.agent_id,
             duration=_span(attempt.started_at, tx.now),
             final=retry_at == 0,
             retry_at=retry_at,
+            **_around(job),
         )
         return attempt
 
@@ -292,6 +319,7 @@ class Transitions:
             reason=reason,
             outputs=step.outputs,
             duration=_span(step.started_at, tx.now),
+            **_around(job),
         )
 
     # -- the journal ------------------------------------------------------------------------------------
@@ -340,6 +368,27 @@ def run_keys(run: Run, job: Job | None = None, step: Step | None = None) -> dict
             index=step.index,
         )
     return keys
+
+
+def run_standing(run: Run) -> dict[str, Any]:
+    """How a run's jobs stand, for the run's own entries."""
+    return {"namespace": run.spec.namespace, "counts": run.counts()}
+
+
+def _job_standing(run: Run, job: Job) -> dict[str, Any]:
+    """How a job's steps stand, and the run's jobs with it, for the job's own entries."""
+    return {
+        "counts": job.counts(),
+        "at_step": job.at_step,
+        "namespace": run.spec.namespace,
+        "run_status": run.status,
+        "run_counts": run.counts(),
+    }
+
+
+def _around(job: Job) -> dict[str, Any]:
+    """How the job of a step stands, for the step's entries."""
+    return {"job_status": job.status, "counts": job.counts(), "at_step": job.at_step}
 
 
 def _span(start: int, end: int) -> int:

@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from sqlalchemy import Connection
@@ -120,13 +121,7 @@ class Registry:
         return merged
 
     def _tell(self, tx: Tx, agent: Agent, type: str) -> None:
-        body = {
-            "v": entries.VERSION,
-            "agent_id": agent.agent_id,
-            "platform": agent.profile.platform,
-            "labels": dict(agent.profile.labels),
-            "slots": agent.profile.slots,
-        }
+        body = agent_keys(agent, store.held_by(tx.conn, agent.agent_id))
         self._journal.append(tx, entries.agent_stream(agent.agent_id), type, entries.FLEET_SCOPE, body)
         self._changed(tx)
 
@@ -137,6 +132,24 @@ def require_agent(conn: Connection, agent_id: str) -> Agent:
     if agent is None:
         raise AgentNotFound(agent_id)
     return agent
+
+
+def agent_keys(agent: Agent, busy: int) -> dict[str, Any]:
+    """The keys that every entry of an agent's comings and goings carries; ``busy``: how many tasks it holds."""
+    profile = agent.profile
+    return {
+        "v": entries.VERSION,
+        "agent_id": agent.agent_id,
+        "status": agent.status.value,
+        "name": profile.name,
+        "hostname": str(profile.metadata.get("hostname", "")),
+        "ip": profile.ip,
+        "platform": profile.platform,
+        "labels": dict(profile.labels),
+        "slots": profile.slots,
+        "busy": busy,
+        "last_heartbeat": agent.last_heartbeat,
+    }
 
 
 def agent_principal(agent: Agent) -> Principal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -15,7 +15,6 @@ from pilothouse.fleet.hub import Hub
 from pilothouse.fleet.model import (
     Agent,
     AgentChannel,
-    AgentStatus,
     Lease,
     LeaseState,
     Task,
@@ -23,7 +22,7 @@ from pilothouse.fleet.model import (
     TaskStatus,
     Verdict,
 )
-from pilothouse.fleet.registry import Registry, require_agent
+from pilothouse.fleet.registry import Registry, agent_keys, require_agent
 from pilothouse.identity.model import Principal
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Journal
@@ -257,7 +256,7 @@ class Fleet:
         if agent.draining != draining:
             store.set_agent(tx.conn, agent_id, draining=draining, updated_at=tx.now)
             if agent.online:
-                self._tell(tx, agent, entries.AGENT_DRAINING if draining else entries.AGENT_ONLINE)
+                self._tell(tx, agent, entries.AGENT_DRAINING if draining else entries.AGENT_ONLINE, by=by)
             self.wake_after(tx)
         self._identity.audit(tx, by, "agent.drain" if draining else "agent.undrain", agent_id)
         return require_agent(tx.conn, agent_id)
@@ -306,13 +305,11 @@ class Fleet:
         for wake in self.wakers:
             tx.after_commit(wake)
 
-    def _tell(self, tx: Tx, agent: Agent, type: str, reason: str = "") -> None:
-        previous = agent.status if type != entries.AGENT_UNREGISTERED else AgentStatus.OFFLINE
-        body = {
-            "v": entries.VERSION,
-            "agent_id": agent.agent_id,
-            "previous": previous.value,
-            "reason": reason,
-            "labels": dict(agent.profile.labels),
-        }
-        self._journal.append(tx, entries.agent_stream(agent.agent_id), type, entries.FLEET_SCOPE, body)
+    def _tell(self, tx: Tx, before: Agent, type: str, reason: str = "", by: Principal | None = None) -> None:
+        """Tell of a change that has been stored; ``before`` is what the agent was."""
+        after = store.agent(tx.conn, before.agent_id) or replace(before, online=False)
+        body = agent_keys(after, store.held_by(tx.conn, after.agent_id))
+        body.update(previous=before.status.value, reason=reason)
+        if by is not None:
+            body.update(by=by.name, by_id=by.id)
+        self._journal.append(tx, entries.agent_stream(before.agent_id), type, entries.FLEET_SCOPE, body)

@@ -263,6 +263,12 @@ def held_by_agent(conn: Connection) -> dict[str, int]:
     return dict(conn.execute(_HELD).all())
 
 
+def held_by(conn: Connection, agent_id: str) -> int:
+    """How many tasks an agent holds."""
+    counted = select(func.count()).select_from(leases).where(leases.c.agent_id == agent_id)
+    return int(conn.execute(counted).scalar_one())
+
+
 def start_lease(conn: Connection, id: str) -> None:
     """The agent has acknowledged that it starts the work."""
     conn.execute(_START_LEASE, {"lease_id": id})

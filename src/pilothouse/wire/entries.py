@@ -12,33 +12,41 @@ of design.md; ``previous`` is the status before. Times are milliseconds since 19
 type                   further keys
 =====================  ==================================================================================
 run.created            ``jobs``: ``[{id, name, needs, status, steps: [{id, name, status}]}]``,
-                       ``trigger``, ``by``, ``rerun_of``
-run.started            ``previous``
-run.cancelling         ``reason``, ``by``
-run.completed          ``status``, ``previous``, ``reason``, ``duration``, ``outputs``, ``counts`` of jobs
-job.started            ``previous``, ``counts`` of steps, ``round``
-job.restarted          ``round``, ``reason``: the job begins again from its first step
-job.completed          ``status``, ``previous``, ``reason``, ``duration``, ``counts``
-step.queued            ``previous``, ``reason``
+                       ``trigger``, ``by``, ``by_id``, ``rerun_of``, ``namespace``, ``counts`` of jobs
+run.started            ``previous``, ``namespace``, ``counts``
+run.cancelling         ``reason``, ``by``, ``by_id``
+run.completed          ``status``, ``previous``, ``reason``, ``duration``, ``outputs``, ``namespace``,
+                       ``counts``
+job.started            ``previous``, ``round``, ``counts`` of steps, ``at_step`` (the index of the first
+                       that is not over); of its run ``namespace``, ``run_status``, ``run_counts``
+job.restarted          ``round``, ``reason``, and how it and its run stand, as in ``job.started``: the job
+                       begins again from its first step
+job.completed          ``status``, ``previous``, ``reason``, ``duration``, and the same
+step.queued            ``previous``, ``reason``; of its job ``job_status``, ``counts``, ``at_step``
 step.waiting           ``reason``: why it still waits
-step.started           ``previous``, ``agent_id``
+step.started           ``previous``, ``agent_id``; of its job ``job_status``, ``counts``, ``at_step``
 step.progressed        ``percent`` (0-100, never falling within an attempt), ``message``
 step.logged            ``first`` (number of the first line), ``lines``, ``agent_id``; sparse: ``stderr``
                        (indices of lines of standard error), ``levels`` ({index: level}), ``plugin``
 step.log_missed        ``message``, ``expected_seq``, ``seq``: a gap in what an agent sent
 step.output            ``output``, ``value``
-attempt.completed      ``status``, ``exit_code``, ``error``, ``agent_id``, ``duration``, ``final``,
-                       ``retry_at``
+attempt.completed      ``status``, ``previous``, ``exit_code``, ``error``, ``agent_id``, ``duration``,
+                       ``metrics`` of its agent, ``final``, ``retry_at``; of its job ``job_status``,
+                       ``counts``, ``at_step``
 step.completed         ``status``, ``previous``, ``exit_code``, ``error``, ``reason``, ``outputs``,
-                       ``duration``
-agent.registered       of stream ``agent/<id>``: ``agent_id``, ``platform``, ``labels``, ``slots``
-agent.online           ``agent_id``, ``previous``
+                       ``duration``; of its job ``job_status``, ``counts``, ``at_step``
+agent.registered       of stream ``agent/<id>``: ``agent_id``
+agent.online           ``agent_id``, ``previous``; ``by``, ``by_id`` if somebody has ended its draining
 agent.offline          ``agent_id``, ``previous``, ``reason``
-agent.draining         ``agent_id``, ``previous``
-agent.updated          ``agent_id``, ``labels``
-agent.unregistered     ``agent_id``, ``reason``
+agent.draining         ``agent_id``, ``previous``, ``by``, ``by_id``
+agent.updated          ``agent_id``: it says something else of itself
+agent.unregistered     ``agent_id``, ``previous``, ``reason``
 agent.event            an event of an agent's own: ``event_type``, ``event_id``, ``payload``
 =====================  ==================================================================================
+
+Every entry of an ``agent/<id>`` stream but the agent's own events says what the agent is now: ``status``,
+``name``, ``hostname``, ``ip``, ``platform``, ``labels``, ``slots``, ``busy`` (tasks it holds),
+``last_heartbeat``. ``counts`` are ``total``, ``completed``, ``failed`` and ``running``.
 
 Identity tells of users, projects and tokens in streams of their own (``user/<id>``, …; ``identity/audit.py``).
 """
