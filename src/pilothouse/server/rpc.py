@@ -13,6 +13,8 @@ from grpc_reflection.v1alpha import reflection
 from pilothouse.engine.grpc import GatewayService
 from pilothouse.fleet.grpc import AgentService
 from pilothouse.server.graph import Graph
+from pilothouse.server.stream_rpc import SERVICE as STREAM_SERVICE
+from pilothouse.server.stream_rpc import StreamService
 from pilothouse.wire.agent.v1 import agent_pb2, agent_pb2_grpc
 from pilothouse.wire.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
@@ -42,9 +44,12 @@ async def start_rpc(graph: Graph) -> tuple[grpc.aio.Server, int]:
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
         GatewayService(graph.ingest, graph.identity), server
     )
+    streams = StreamService(graph.identity, graph.journal.feed, graph.writer, graph.limits)
+    server.add_generic_rpc_handlers((streams.handler(),))
     names = [
         agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
         gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name,
+        STREAM_SERVICE,
     ]
     checks = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

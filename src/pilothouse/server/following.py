@@ -1,0 +1,179 @@
+"""One streaming call from its token to its status: how things stand, what comes, and why it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+import grpc.aio
+from sqlalchemy import Connection
+
+from pilothouse.identity.errors import ApiError
+from pilothouse.identity.grpc import abort, caller, require
+from pilothouse.identity.limits import RateLimits
+from pilothouse.identity.model import Principal
+from pilothouse.identity.service import Identity
+from pilothouse.identity.streaming import Stream
+from pilothouse.journal import Cursor, CursorError, CursorExpired, Feed, Subscription, WireFormat
+from pilothouse.journal import store as journal_store
+from pilothouse.journal.feed import NOW
+from pilothouse.journal.messages import Until
+from pilothouse.journal.model import Sees
+from pilothouse.server.watches import MAX_IDS, Watch
+from pilothouse.storage import Writer
+from pilothouse.storage.errors import StorageError
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Find = Callable[[Connection, Sees, bool], Watch]
+"""Finds what a call is about; the last argument says whether it is to be told how things stand now."""
+
+CURSOR = "pilot-cursor"
+MAX_ID = 200
+
+
+class Follower:
+    """Serves calls that follow the journal. A client that does not read costs its cursor and holds up nobody."""
+
+    def __init__(self, identity: Identity, feed: Feed, writer: Writer, limits: RateLimits) -> None:
+        self._identity = identity
+        self._feed = feed
+        self._writer = writer
+        self._limits = limits
+
+    async def serve(
+        self, context: Context, action: str, fmt: WireFormat, find: Find, names: Collection[str]
+    ) -> None:
+        """Serve one call of somebody who may do ``action``; ``names`` are the ids his request gives.
+
+        With the metadata ``pilot-cursor`` (a cursor, ``now`` or ``start``) it goes on from there, without it begins
+        with how things stand. Ends with OK once all that was named is over; else with UNAUTHENTICATED,
+        PERMISSION_DENIED, NOT_FOUND, INVALID_ARGUMENT, OUT_OF_RANGE (the cursor), or UNAVAILABLE (come back).
+        """
+        principal = await caller(context, self._identity, self._limits)
+        await require(context, principal, action)
+        cursor = _metadata(context, CURSOR)
+        try:
+            _check(names)
+            watch, head = await self._find(principal, find, present=not cursor)
+            # "now" is the moment of which we know what is over and what goes on.
+            place = Cursor(head).text(self._feed.epoch) if cursor in ("", NOW) else cursor
+            stream = await self._open(principal, watch, fmt, place)
+        except (ApiError, CursorError, StorageError) as error:
+            await _refuse(context, error)
+        try:
+            whole = await self._send(context, watch, stream)
+        except CursorExpired as error:  # what came next was forgotten before the client took it
+            await _refuse(context, error)
+        finally:
+            stream.close()
+        if not whole:
+            await _goodbye(context, stream)
+
+    async def _find(self, principal: Principal, find: Find, *, present: bool) -> tuple[Watch, int]:
+        """What the call is about, and the journal's next offset at the very same moment."""
+
+        def read(conn: Connection) -> tuple[Watch, int]:
+            head = journal_store.next_offset(conn)
+            return find(conn, principal.sees, present), head
+
+        watch, head = await self._identity.read(read)
+        if head > self._feed.window.head:
+            # What is committed here is about to be published, and surely before the answer to a later write; to
+            # look for it on disk would send every other reader there as well.
+            await self._writer.write(lambda tx: None)
+        if head > self._feed.window.head:
+            await self._feed.look_around()  # it was another server's
+        return watch, head
+
+    async def _open(self, principal: Principal, watch: Watch, fmt: WireFormat, cursor: str) -> Stream:
+        if watch.ending is not None and watch.ending.going_on:
+            fmt = Until(fmt, watch.ending.type, watch.ending.key, watch.ending.going_on)
+        only = next(iter(watch.scopes)) if len(watch.scopes) == 1 else None
+        stream = await Stream(self._identity, self._feed, principal, only).open(
+            watch.selection, fmt, cursor=cursor
+        )
+        if len(watch.scopes) > 1:
+            stream.guard.on_change(lambda: _recheck(stream, watch.scopes))
+        _recheck(stream, watch.scopes)  # they may have changed since they were looked at
+        return stream
+
+    async def _send(self, context: Context, watch: Watch, stream: Stream) -> bool:
+        """Write what is there and what comes; whether that came to its own end, as against being stopped."""
+        subscription = stream.follow()
+        place = stream.reader.position.text(self._feed.epoch)
+        if not watch.present:  # else the last message of it says the place
+            await context.send_initial_metadata(((CURSOR, place),))
+        elif not await _write(context, stream, subscription, _present(watch, place)):
+            return False
+        over = watch.ending is not None and not watch.ending.going_on
+        read = subscription.past if over else subscription.next
+        while messages := await read():
+            if not await _write(context, stream, subscription, messages):
+                return False
+        return stream.finished or (over and not _stopped(stream, subscription))
+
+
+async def _write(
+    context: Context, stream: Stream, subscription: Subscription, messages: Iterable[bytes]
+) -> bool:
+    """Write while that is allowed; each write waits until the client's window takes it."""
+    for message in messages:
+        if _stopped(stream, subscription):
+            return False
+        await context.write(message)
+    return True
+
+
+def _stopped(stream: Stream, subscription: Subscription) -> bool:
+    return subscription.stopped or stream.unauthorized or stream.forbidden
+
+
+def _present(watch: Watch, place: str) -> Iterable[bytes]:
+    """How things stand. Only the last message has the cursor: who has not got that one must begin anew."""
+    watch.present[-1].cursor = place
+    return (message.SerializeToString() for message in watch.present)
+
+
+def _recheck(stream: Stream, scopes: Collection[str]) -> None:
+    if not all(map(stream.guard.sees, scopes)):
+        stream.forbidden = True
+        stream.stop()
+
+
+def _check(names: Collection[str]) -> None:
+    if len(names) > MAX_IDS:
+        raise ApiError.of("INVALID_PARAMETER", f"a call names at most {MAX_IDS} ids")
+    if any(len(name) > MAX_ID or "\x00" in name for name in names):
+        raise ApiError.of("INVALID_PARAMETER", f"an id has at most {MAX_ID} characters, none of them NUL")
+
+
+async def _refuse(context: Context, error: ApiError | CursorError | StorageError) -> NoReturn:
+    match error:
+        case ApiError():
+            await abort(context, error)
+        case CursorExpired():
+            await abort(context, ApiError.of("CURSOR_EXPIRED", f"{error} (cursor_expired)"))
+        case CursorError():
+            await abort(context, ApiError.of("CURSOR_INVALID", str(error)))
+        case _:
+            await abort(context, ApiError.of("STORAGE_BUSY", str(error)))
+
+
+async def _goodbye(context: Context, stream: Stream) -> NoReturn:
+    if stream.unauthorized:
+        expired = stream.guard.reason == "expired"
+        code = "AUTH_TOKEN_EXPIRED" if expired else "AUTH_TOKEN_INVALID"
+        await abort(context, ApiError.of(code, f"the token {'has expired' if expired else 'was revoked'}"))
+    if stream.forbidden:
+        words = "you may no longer see what this stream is about"
+        await abort(context, ApiError.of("AUTH_INSUFFICIENT_PERMISSIONS", words))
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is going away: reconnect with your cursor")
+    raise AssertionError("abort does not return")
+
+
+def _metadata(context: Context, name: str) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == name:
+            return value if isinstance(value, str) else value.decode("utf-8", "replace")
+    return ""

@@ -1,0 +1,117 @@
+"""stream.v1.StreamService: the journal over gRPC, by the same readers as SSE and WebSocket (arcentra-wire.txt).
+
+What goes out was encoded once for all who follow the same thing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import grpc.aio
+from sqlalchemy import Connection
+
+from pilothouse.engine import statuses
+from pilothouse.fleet.streams import agent_status
+from pilothouse.identity.limits import RateLimits
+from pilothouse.identity.service import Identity
+from pilothouse.journal import Feed
+from pilothouse.journal.messages import Messages
+from pilothouse.journal.model import Sees
+from pilothouse.server.following import Context, Follower
+from pilothouse.server.system_events import SystemEvent, watch_events
+from pilothouse.server.watches import JOBS, RUNS, STEP_RUNS, Asked, Watch, watch_agents, watch_runs
+from pilothouse.storage import Writer
+from pilothouse.wire.stream.v1 import stream_pb2 as pb
+
+SERVICE = pb.DESCRIPTOR.services_by_name["StreamService"].full_name
+
+
+class StreamService:
+    """The server-streaming calls. ``AgentChannel`` is not offered: nobody answers to its name."""
+
+    def __init__(self, identity: Identity, feed: Feed, writer: Writer, limits: RateLimits) -> None:
+        self._follower = Follower(identity, feed, writer, limits)
+        self._step_runs = Messages("stream.v1/step-run", feed.epoch, statuses.step_run_status)
+        self._jobs = Messages("stream.v1/job", feed.epoch, statuses.job_status)
+        self._runs = Messages("stream.v1/run", feed.epoch, statuses.run_status)
+        self._agents = Messages("stream.v1/agent", feed.epoch, agent_status)
+        self._events = Messages("stream.v1/event", feed.epoch, SystemEvent(feed.epoch))
+
+    def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
+        """For the server. The messages are bytes already, and without a serializer they go out as they are."""
+        handlers = {
+            "StreamStepRunStatus": _stream(self.step_runs, pb.StreamStepRunStatusRequest.FromString),
+            "StreamJobStatus": _stream(self.jobs, pb.StreamJobStatusRequest.FromString),
+            "StreamPipelineStatus": _stream(self.runs, pb.StreamPipelineStatusRequest.FromString),
+            "StreamAgentStatus": _stream(self.agents, pb.StreamAgentStatusRequest.FromString),
+            "StreamEvents": _stream(self.events, pb.StreamEventsRequest.FromString),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    async def step_runs(self, request: pb.StreamStepRunStatusRequest, context: Context) -> None:
+        """Statuses of attempts; ends when those named, or the job or run named, are over."""
+        asked = Asked(
+            run_ids=_given(request.pipeline_run_id),
+            pipeline_ids=_given(request.pipeline_id),
+            job_ids=_given(request.job_id),
+            job_name=request.job_name,
+            step_run_ids=frozenset(request.step_run_ids),
+        )
+
+        def find(conn: Connection, sees: Sees, present: bool) -> Watch:
+            return watch_runs(conn, STEP_RUNS, asked, sees, present=present)
+
+        names = (*request.step_run_ids, request.pipeline_run_id, request.pipeline_id, request.job_id)
+        await self._follower.serve(context, "run.read", self._step_runs, find, (*names, request.job_name))
+
+    async def jobs(self, request: pb.StreamJobStatusRequest, context: Context) -> None:
+        """Statuses of jobs; ends when those named, or the run named, are over."""
+        asked = Asked(
+            run_ids=_given(request.pipeline_run_id),
+            pipeline_ids=_given(request.pipeline_id),
+            job_ids=frozenset(request.job_ids),
+        )
+
+        def find(conn: Connection, sees: Sees, present: bool) -> Watch:
+            return watch_runs(conn, JOBS, asked, sees, present=present)
+
+        names = (*request.job_ids, request.pipeline_run_id, request.pipeline_id)
+        await self._follower.serve(context, "run.read", self._jobs, find, names)
+
+    async def runs(self, request: pb.StreamPipelineStatusRequest, context: Context) -> None:
+        """Statuses of runs; ends when those named are over."""
+        asked = Asked(
+            run_ids=frozenset(request.pipeline_run_ids), pipeline_ids=frozenset(request.pipeline_ids)
+        )
+
+        def find(conn: Connection, sees: Sees, present: bool) -> Watch:
+            return watch_runs(conn, RUNS, asked, sees, present=present)
+
+        names = (*request.pipeline_run_ids, *request.pipeline_ids)
+        await self._follower.serve(context, "run.read", self._runs, find, names)
+
+    async def agents(self, request: pb.StreamAgentStatusRequest, context: Context) -> None:
+        """Presence of agents, without end."""
+        ids = frozenset(request.agent_ids)
+
+        def find(conn: Connection, _sees: Sees, present: bool) -> Watch:
+            return watch_agents(conn, ids, present=present)
+
+        await self._follower.serve(context, "agent.read", self._agents, find, request.agent_ids)
+
+    async def events(self, request: pb.StreamEventsRequest, context: Context) -> None:
+        """Events as they happen, without end; earlier ones only with a cursor."""
+
+        def find(conn: Connection, sees: Sees, _present: bool) -> Watch:
+            return watch_events(conn, request, sees)
+
+        await self._follower.serve(context, "events.read", self._events, find, request.resource_ids)
+
+
+def _stream(call: Any, request: Any) -> Any:
+    return grpc.unary_stream_rpc_method_handler(call, request_deserializer=request)
+
+
+def _given(id: str) -> frozenset[str]:
+    return frozenset({id}) if id else frozenset()

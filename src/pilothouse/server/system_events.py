@@ -1,0 +1,191 @@
+"""Entries as the events of ``stream.v1`` (arcentra-wire.txt, decisions.md): which are events, and of what type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection
+
+from pilothouse.engine import status_store
+from pilothouse.engine.streams import LIFECYCLES
+from pilothouse.fleet import store as fleet_store
+from pilothouse.identity.errors import ApiError
+from pilothouse.journal import Cursor, Entry, Selection
+from pilothouse.journal.model import Sees
+from pilothouse.server.watches import Watch, pipeline_scope
+from pilothouse.wire import entries
+from pilothouse.wire.stream.v1 import stream_pb2 as pb
+
+PIPELINE, JOB, STEP, AGENT = "pipeline", "job", "step", "agent"
+RESOURCE_TYPES = frozenset({PIPELINE, JOB, STEP, AGENT})
+
+_EVENTS: dict[str, tuple[str, str]] = {
+    entries.RUN_CREATED: (PIPELINE, "created"),
+    entries.RUN_STARTED: (PIPELINE, "started"),
+    entries.RUN_COMPLETED: (PIPELINE, ""),
+    entries.JOB_STARTED: (JOB, "started"),
+    entries.JOB_COMPLETED: (JOB, ""),
+    entries.STEP_QUEUED: (STEP, "queued"),
+    entries.STEP_STARTED: (STEP, "started"),
+    entries.ATTEMPT_COMPLETED: (STEP, ""),
+    entries.STEP_COMPLETED: (STEP, ""),
+    entries.AGENT_REGISTERED: (AGENT, "registered"),
+    entries.AGENT_UNREGISTERED: (AGENT, "unregistered"),
+    entries.AGENT_ONLINE: (AGENT, "online"),
+    entries.AGENT_OFFLINE: (AGENT, "offline"),
+    entries.AGENT_DRAINING: (AGENT, "draining"),
+}
+"""What an entry is about and its lifecycle; where that is empty the entry's status says it."""
+
+NUMBERS: dict[tuple[str, str], pb.EventType.ValueType] = {
+    (STEP, "queued"): pb.EVENT_TYPE_STEP_RUN_CREATED,
+    (STEP, "started"): pb.EVENT_TYPE_STEP_RUN_STARTED,
+    (STEP, "completed"): pb.EVENT_TYPE_STEP_RUN_COMPLETED,
+    (STEP, "failed"): pb.EVENT_TYPE_STEP_RUN_FAILED,
+    (STEP, "timeout"): pb.EVENT_TYPE_STEP_RUN_FAILED,
+    (STEP, "cancelled"): pb.EVENT_TYPE_STEP_RUN_CANCELLED,
+    (JOB, "started"): pb.EVENT_TYPE_JOB_STARTED,
+    (JOB, "completed"): pb.EVENT_TYPE_JOB_COMPLETED,
+    (JOB, "failed"): pb.EVENT_TYPE_JOB_FAILED,
+    (JOB, "timeout"): pb.EVENT_TYPE_JOB_FAILED,
+    (JOB, "cancelled"): pb.EVENT_TYPE_JOB_CANCELLED,
+    (PIPELINE, "started"): pb.EVENT_TYPE_PIPELINE_STARTED,
+    (PIPELINE, "completed"): pb.EVENT_TYPE_PIPELINE_COMPLETED,
+    (PIPELINE, "failed"): pb.EVENT_TYPE_PIPELINE_FAILED,
+    (PIPELINE, "timeout"): pb.EVENT_TYPE_PIPELINE_FAILED,
+    (PIPELINE, "cancelled"): pb.EVENT_TYPE_PIPELINE_CANCELLED,
+    (AGENT, "registered"): pb.EVENT_TYPE_AGENT_REGISTERED,
+    (AGENT, "unregistered"): pb.EVENT_TYPE_AGENT_UNREGISTERED,
+    (AGENT, "offline"): pb.EVENT_TYPE_AGENT_OFFLINE,
+}
+"""Events that have a number; the others come as ``EVENT_TYPE_UNSPECIFIED`` with their ``type``."""
+
+_ABOUT = {
+    PIPELINE: ("pipeline_id", "run_id"),
+    JOB: ("job_id",),
+    STEP: ("step_run_id", "step_id"),
+    AGENT: ("agent_id",),
+}
+_NAMED = {PIPELINE: "name", JOB: "job", STEP: "step", AGENT: "agent_id"}
+_PARTS_OF_RUNS = ("pipeline_id", "run_id", "job_id", "step_id", "step_run_id")
+_TOLD = (
+    *("run_id", "pipeline_id", "name", "kind", "project", "job_id", "job", "step_id", "step", "step_run_id"),
+    *("attempt", "status", "previous", "exit_code", "duration", "agent_id", "event_id", "by"),
+)
+"""Keys of an entry that go into ``metadata``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What sort of event an entry is."""
+
+    resource: str
+    type: str
+    number: pb.EventType.ValueType
+
+
+def kind_of(entry: Entry) -> Kind | None:
+    """``None`` for entries that are no events."""
+    if entry.type == entries.AGENT_EVENT:
+        resource = STEP if "step_run_id" in entry.body else AGENT
+        return Kind(resource, entry.body["event_type"], pb.EVENT_TYPE_UNSPECIFIED)
+    known = _EVENTS.get(entry.type)
+    if known is None or (entry.type == entries.STEP_COMPLETED and "step_run_id" in entry.body):
+        return None  # the end of a step with attempts is the end of the last of them
+    resource, lifecycle = known
+    lifecycle = lifecycle or LIFECYCLES.get(entry.body["status"], "completed")
+    number = NUMBERS.get((resource, lifecycle), pb.EVENT_TYPE_UNSPECIFIED)
+    return Kind(resource, f"arcentra.{resource}.{lifecycle}", number)
+
+
+class SystemEvent:
+    """Builds ``StreamEventsResponse`` messages. ``event_id`` is the entry's place, as on ``/api/v1/events``."""
+
+    def __init__(self, epoch: str) -> None:
+        self._epoch = epoch
+
+    def __call__(self, entry: Entry) -> pb.StreamEventsResponse | None:
+        """The entry as an event, if it is one."""
+        kind = kind_of(entry)
+        if kind is None:
+            return None
+        body = entry.body
+        resource_id = next((body[key] for key in _ABOUT[kind.resource] if body.get(key)), "")
+        return pb.StreamEventsResponse(
+            event_id=Cursor(entry.offset).text(self._epoch),
+            event_type=kind.number,
+            timestamp=entry.at // 1000,
+            resource_id=resource_id,
+            resource_type=kind.resource,
+            title=_title(kind, body),
+            description=body.get("error") or body.get("reason") or "",
+            metadata=_metadata(body),
+            user_id=body.get("by_id", ""),
+            type=kind.type,
+        )
+
+
+def _title(kind: Kind, body: dict[str, Any]) -> str:
+    name = body.get(_NAMED[kind.resource], "")
+    what = kind.type.removeprefix(f"arcentra.{kind.resource}.")
+    return f"{kind.resource.capitalize()} {name}: {what}"
+
+
+def _metadata(body: dict[str, Any]) -> dict[str, str]:
+    found = {key: str(body[key]) for key in _TOLD if body.get(key) not in (None, "")}
+    if "payload" in body:
+        found["payload"] = orjson.dumps(body["payload"]).decode()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Events(Selection):
+    """Events of some types, about some resources; what is empty matches everything."""
+
+    numbers: frozenset[int] = frozenset()
+    resource: str = ""
+    ids: frozenset[str] = frozenset()
+
+    def wants(self, entry: Entry) -> bool:
+        """Whether the entry is selected: by what it is about, or what that is a part of."""
+        kind = kind_of(entry)
+        if kind is None or (self.numbers and kind.number not in self.numbers):
+            return False
+        if self.resource not in ("", kind.resource):
+            return False
+        about = ("agent_id",) if kind.resource == AGENT else _PARTS_OF_RUNS
+        return not self.ids or any(entry.body.get(key) in self.ids for key in about)
+
+
+def watch_events(conn: Connection, request: pb.StreamEventsRequest, sees: Sees) -> Watch:
+    """The events that are asked for. Raises ``INVALID_PARAMETER``, and ``NOT_FOUND`` for unknown resources."""
+    if request.resource_type and request.resource_type not in RESOURCE_TYPES:
+        raise ApiError.of("INVALID_PARAMETER", f"resource_type is one of {', '.join(sorted(RESOURCE_TYPES))}")
+    unknown = [number for number in request.event_types if number not in pb.EventType.values()]
+    if unknown:
+        raise ApiError.of("INVALID_PARAMETER", f"there is no event type {unknown[0]}")
+    numbers = frozenset(request.event_types) - {pb.EVENT_TYPE_UNSPECIFIED}
+    ids = frozenset(request.resource_ids)
+    scopes, streams = set(), set()
+    for id in sorted(ids):
+        scope, stream = _resource(conn, id)
+        if scope is None or not sees(scope):
+            raise ApiError.of("NOT_FOUND", f"No pipeline, run, job, step run or agent with ID '{id}' exists")
+        scopes.add(scope)
+        streams.add(stream)
+    stream = streams.pop() if len(streams) == 1 else None
+    return Watch(Events(stream, numbers=numbers, resource=request.resource_type, ids=ids), frozenset(scopes))
+
+
+def _resource(conn: Connection, id: str) -> tuple[str | None, str | None]:
+    """The scope of what goes by this id, and the stream if all that happens to it is in one."""
+    parts = status_store.find_attempts(conn, [id]) or status_store.find_jobs(conn, [id])
+    run_id = parts[0].run_id if parts else id
+    run = status_store.find_runs(conn, [run_id]).get(run_id)
+    if run is not None:
+        return entries.project_scope(run.project), entries.run_stream(run.id)
+    if fleet_store.agent(conn, id) is not None:
+        return entries.FLEET_SCOPE, entries.agent_stream(id)
+    return pipeline_scope(conn, id), None

@@ -1,0 +1,225 @@
+"""What a status stream is about, found in the database: the entries it wants, its end, and how things stand now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
+
+from sqlalchemy import Connection
+
+from pilothouse.engine import status_store, statuses
+from pilothouse.engine import store as engine_store
+from pilothouse.engine.model import Job, Run
+from pilothouse.engine.status_store import Part, RunRow
+from pilothouse.fleet import store as fleet_store
+from pilothouse.fleet.registry import agent_keys
+from pilothouse.fleet.streams import PRESENCE, present_agent
+from pilothouse.identity.errors import ApiError
+from pilothouse.journal import Selection
+from pilothouse.journal.messages import Matching, Message
+from pilothouse.journal.model import Sees
+from pilothouse.pipelines import store as pipeline_store
+from pilothouse.wire import entries
+
+MAX_IDS = 1000
+"""Ids that one call may name."""
+
+MAX_PRESENT = 10_000
+"""Messages that tell of the present at the beginning of a stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A stream ends when an entry of this ``type`` has come for each of ``going_on`` (its id stands at ``key``)."""
+
+    type: str
+    key: str
+    going_on: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What one call follows. ``scopes``: what its caller must see for as long as it lasts."""
+
+    selection: Selection
+    scopes: frozenset[str] = frozenset()
+    ending: Ending | None = None
+    present: list[Message] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which runs, or which of their parts; what is empty is not asked for, what is not must all be met."""
+
+    run_ids: frozenset[str] = frozenset()
+    pipeline_ids: frozenset[str] = frozenset()
+    job_ids: frozenset[str] = frozenset()
+    job_name: str = ""
+    step_run_ids: frozenset[str] = frozenset()
+
+    def fits(self, part: Part, run: RunRow) -> bool:
+        """Whether a part of this run is asked for, as far as its surroundings go."""
+        return (
+            (not self.run_ids or run.id in self.run_ids)
+            and (not self.pipeline_ids or (run.pipeline_id or run.id) in self.pipeline_ids)
+            and (not self.job_ids or part.job_id in self.job_ids)
+            and (not self.job_name or part.job == self.job_name)
+        )
+
+    def wants(self, job: Job) -> bool:
+        """Whether this job is asked for."""
+        return (not self.job_ids or job.id in self.job_ids) and self.job_name in ("", job.name)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One way to look at runs: which entries tell of it, and how the wanted parts of a run stand."""
+
+    types: frozenset[str]
+    present: Callable[[Connection, Run, Asked], Iterator[Message]]
+
+
+def _step_runs(conn: Connection, run: Run, asked: Asked) -> Iterator[Message]:
+    jobs = [job for job in run.jobs if asked.wants(job)]
+    attempts = engine_store.attempts_of_steps(conn, [step.id for job in jobs for step in job.steps])
+    for job in jobs:
+        for message in statuses.present_step_runs(run, job, attempts):
+            if not asked.step_run_ids or message.step_run_id in asked.step_run_ids:
+                yield message
+
+
+def _jobs(_conn: Connection, run: Run, asked: Asked) -> Iterator[Message]:
+    return (statuses.present_job(run, job) for job in run.jobs if asked.wants(job))
+
+
+def _runs(_conn: Connection, run: Run, _asked: Asked) -> Iterator[Message]:
+    yield statuses.present_run(run)
+
+
+STEP_RUNS = View(statuses.STEP_RUN_TYPES, _step_runs)
+JOBS = View(statuses.JOB_TYPES, _jobs)
+RUNS = View(statuses.RUN_TYPES, _runs)
+
+
+def watch_runs(conn: Connection, view: View, asked: Asked, sees: Sees, *, present: bool) -> Watch:
+    """Runs as one view shows them. Raises ``…_NOT_FOUND`` for what is not there or not for these eyes.
+
+    Named parts end the stream once they are all over. Else it has no end, and its present is that of the runs that
+    are not over, and of the newest run of each named pipeline.
+    """
+    scopes = _pipeline_scopes(conn, asked.pipeline_ids, sees)
+    parts, key, closing = _named(conn, asked, sees)
+    values: list[tuple[str, frozenset[str]]] = []
+    ending = None
+    if parts:
+        found = status_store.find_runs(conn, {part.run_id for part in parts})
+        scopes = frozenset(entries.project_scope(run.project) for run in found.values())
+        going_on = frozenset(part.id for part in parts if not part.status.over)
+        ending = Ending(closing, key, going_on)
+        values.append((key, frozenset(part.id for part in parts)))
+        run_ids = sorted(found)
+    else:
+        run_ids = _runs_in_question(conn, asked.pipeline_ids, sees) if present else []
+        if asked.pipeline_ids:
+            values.append(("pipeline_id", asked.pipeline_ids))
+        if asked.job_name:
+            values.append(("job", frozenset({asked.job_name})))
+    stream = entries.run_stream(run_ids[0]) if parts and len(run_ids) == 1 else None
+    types = view.types | {closing} if parts else view.types
+    selection = Matching(stream, types=types, values=tuple(values))
+    asked = replace(asked, job_ids=frozenset(part.job_id for part in parts if part.job_id))
+    return Watch(selection, scopes, ending, _present(conn, view, run_ids, asked) if present else [])
+
+
+def _named(conn: Connection, asked: Asked, sees: Sees) -> tuple[list[Part], str, str]:
+    """The parts that are named, the key of their ids, and the type of entry that ends one."""
+    runs = _visible(conn, asked.run_ids, sees)
+    for run_id in sorted(asked.run_ids - runs.keys()):
+        raise ApiError.of("RUN_NOT_FOUND", f"No run with ID '{run_id}' exists")
+    job_ids = asked.job_ids
+    if asked.run_ids and asked.job_name and not job_ids:
+        job_ids = frozenset(status_store.jobs_named(conn, asked.run_ids, asked.job_name))
+        if not job_ids:
+            raise ApiError.of("JOB_NOT_FOUND", f"No job named '{asked.job_name}' is in this run")
+    if asked.step_run_ids:
+        parts = status_store.find_attempts(conn, asked.step_run_ids)
+        key, closing, what = "step_run_id", entries.ATTEMPT_COMPLETED, "step run"
+    elif job_ids:
+        parts = status_store.find_jobs(conn, job_ids)
+        key, closing, what = "job_id", entries.JOB_COMPLETED, "job"
+    else:
+        parts = [Part(run.id, run.id, run.status) for run in runs.values()]
+        key, closing, what = "run_id", entries.RUN_COMPLETED, "run"
+    around = _visible(conn, {part.run_id for part in parts}, sees)
+    parts = [part for part in parts if part.run_id in around and asked.fits(part, around[part.run_id])]
+    wanted = asked.step_run_ids or job_ids or asked.run_ids
+    for missing in sorted(wanted - {part.id for part in parts}):
+        code = f"{what.upper().replace(' ', '_')}_NOT_FOUND"
+        raise ApiError.of(code, f"No {what} with ID '{missing}' exists")
+    return parts, key, closing
+
+
+def _visible(conn: Connection, run_ids: Collection[str], sees: Sees) -> dict[str, RunRow]:
+    found = status_store.find_runs(conn, run_ids) if run_ids else {}
+    return {id: run for id, run in found.items() if sees(entries.project_scope(run.project))}
+
+
+def _pipeline_scopes(conn: Connection, pipeline_ids: Collection[str], sees: Sees) -> frozenset[str]:
+    scopes = set()
+    for pipeline_id in sorted(pipeline_ids):
+        scope = pipeline_scope(conn, pipeline_id)
+        if scope is None or not sees(scope):
+            raise ApiError.of("PIPELINE_NOT_FOUND", f"No pipeline with ID '{pipeline_id}' exists")
+        scopes.add(scope)
+    return frozenset(scopes)
+
+
+def pipeline_scope(conn: Connection, pipeline_id: str) -> str | None:
+    """The scope of a definition, of what runs are left of one, or of a run that has none."""
+    definition = pipeline_store.pipeline(conn, pipeline_id)
+    if definition is not None:
+        return entries.project_scope(definition.project)
+    newest = status_store.newest_runs(conn, [pipeline_id]) or [pipeline_id]
+    run = status_store.find_runs(conn, newest).get(newest[0])
+    if run is None or (run.pipeline_id or run.id) != pipeline_id:
+        return None
+    return entries.project_scope(run.project)
+
+
+def _runs_in_question(conn: Connection, pipeline_ids: frozenset[str], sees: Sees) -> list[str]:
+    alive = [
+        run.id
+        for run in status_store.alive_runs(conn)
+        if sees(entries.project_scope(run.project))
+        and (not pipeline_ids or (run.pipeline_id or run.id) in pipeline_ids)
+    ]
+    newest = status_store.newest_runs(conn, pipeline_ids) if pipeline_ids else []
+    return sorted({*alive, *newest, *status_store.find_runs(conn, pipeline_ids)})
+
+
+def _present(conn: Connection, view: View, run_ids: list[str], asked: Asked) -> list[Message]:
+    found: list[Message] = []
+    for run_id in run_ids:
+        run = engine_store.load_run(conn, run_id)
+        assert run is not None, "it was found in this transaction"
+        found.extend(view.present(conn, run, asked))
+        if len(found) > MAX_PRESENT:
+            raise ApiError.of(
+                "PAYLOAD_TOO_LARGE",
+                f"more than {MAX_PRESENT} match; name less, or begin with pilot-cursor: now",
+            )
+    return found
+
+
+def watch_agents(conn: Connection, ids: frozenset[str], *, present: bool) -> Watch:
+    """Presence of some agents or all. Raises ``AGENT_NOT_FOUND``."""
+    agents = [agent for agent in fleet_store.all_agents(conn) if not ids or agent.agent_id in ids]
+    for missing in sorted(ids - {agent.agent_id for agent in agents}):
+        raise ApiError.of("AGENT_NOT_FOUND", f"No agent with ID '{missing}' exists")
+    stream = entries.agent_stream(next(iter(ids))) if len(ids) == 1 else None
+    values = (("agent_id", ids),) if ids else ()
+    held = fleet_store.held_by_agent(conn)
+    now: list[Message] = [
+        present_agent(agent_keys(agent, held.get(agent.agent_id, 0)), agent) for agent in agents if present
+    ]
+    return Watch(Matching(stream, types=PRESENCE, values=values), frozenset({entries.FLEET_SCOPE}), None, now)
