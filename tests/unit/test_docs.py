@@ -164,7 +164,7 @@ async def test_grpc_methods(channel: grpc.aio.Channel) -> None:
     chapter = section("api.md", "## gRPC")
     assert listed_once(first_quoted(chapter, 3)) == offered
     apology = chapter[chapter.index("`UNIMPLEMENTED`") :]
-    assert set(re.findall(r"`([A-Z]\w+Run\w*)`", apology)) == {
+    assert set(re.findall(r"`([A-Z][a-z]\w+)`", apology)) == {
         method.rpartition("/")[2] for method in refused if not method.startswith("grpc.")
     }
     assert set(first_quoted(section("agents.md", "## Writing one"), 2)) <= offered
