@@ -38,6 +38,7 @@ from pilothouse.journal import store as journal_store
 from pilothouse.storage import Database, Tx, Writer
 from pilothouse.wire import entries
 from support.databases import reopened
+from support.status_checks import check_statuses
 
 T = TypeVar("T")
 
@@ -134,9 +135,13 @@ class Kernel:
         self.journal.feed.close()
 
     def check_memory(self) -> None:
-        """What the writer keeps of runs in memory is what is stored; a restart would change nothing."""
+        """What the writer keeps of runs in memory is what is stored; a restart would change nothing.
+
+        And whoever has followed the statuses of runs, jobs, attempts and agents knows how they stand.
+        """
         for run_id, kept in self.runs._kept.items():
             assert self.load(run_id) == kept
+        check_statuses(self.database, self.entries())
 
     async def restart(self) -> Kernel:
         """The server goes and another comes, on the same database; its agents' connections are gone."""

@@ -1,0 +1,70 @@
+"""What the streams of statuses told of all runs must be what happened to them, and end where they stand now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pilothouse.engine import statuses
+from pilothouse.engine import store as engine_store
+from pilothouse.fleet import store as fleet_store
+from pilothouse.fleet.registry import agent_keys
+from pilothouse.fleet.streams import agent_status, present_agent
+from pilothouse.journal import Entry
+from pilothouse.server.system_events import SystemEvent
+from pilothouse.storage import Database
+from pilothouse.wire import entries
+
+Key = Callable[[Any], str]
+NOT_OF_NOW = ("previous_status", "timestamp", "metrics", "last_heartbeat", "running_step_runs_count")
+"""What a message about the present does not say, or says of another moment."""
+
+
+def check_statuses(database: Database, journal: list[Entry]) -> None:
+    """Project all entries, and compare with the present."""
+    with database.read() as conn:
+        created = [e.body["run_id"] for e in journal if e.type == entries.RUN_CREATED]  # else it is pruned
+        every = [run for run_id in created if (run := engine_store.load_run(conn, run_id)) is not None]
+        agents, held = fleet_store.all_agents(conn), fleet_store.held_by_agent(conn)
+        attempts = {
+            run.id: engine_store.attempts_of_steps(conn, [s.id for j in run.jobs for s in j.steps])
+            for run in every
+        }
+    steps = [
+        m for run in every for job in run.jobs for m in statuses.present_step_runs(run, job, attempts[run.id])
+    ]
+    jobs = [statuses.present_job(run, job) for run in every for job in run.jobs if not job.kept_from]
+    _check(journal, statuses.step_run_status, lambda m: m.step_run_id, [m for m in steps if m.step_run_id])
+    _check(journal, statuses.job_status, lambda m: m.job_id, [m for m in jobs if m.state != "pending"])
+    _check(journal, statuses.run_status, lambda m: m.run_id, map(statuses.present_run, every))
+    here = [present_agent(agent_keys(agent, held.get(agent.agent_id, 0)), agent) for agent in agents]
+    _check(journal, agent_status, lambda m: m.agent_id, here)
+    events = list(filter(None, map(SystemEvent("00000000"), journal)))
+    assert all(event.type and event.title for event in events)
+
+
+def _check(
+    journal: list[Entry],
+    build: Callable[[Entry], Any],
+    key: Key,
+    present: Iterable[Any],
+) -> None:
+    last: dict[str, Any] = {}
+    for message in filter(None, map(build, journal)):
+        before = last.get(key(message))
+        if before is not None and key(message) and not _says_more(message):
+            assert message.previous_status == before.status, (before, message)
+        last[key(message)] = message
+    for now in present:
+        told = last[key(now)]
+        passing = ("reason",) if hasattr(now, "reason") and not now.reason else ()
+        for message in (told, now):
+            for name in (*NOT_OF_NOW, *passing):
+                if name in message.DESCRIPTOR.fields_by_name:
+                    message.ClearField(name)
+        assert told == now
+
+
+def _says_more(message: Any) -> bool:
+    """An agent that says something else of itself, or registers (again): that is no change of presence."""
+    return message.DESCRIPTOR.name == "StreamAgentStatusResponse" and not message.previous_status
