@@ -25,3 +25,18 @@ class StorageTooNew(StorageError):
     """The database was written by a newer release than this one; it is left untouched."""
 
     code = "STORAGE_TOO_NEW"
+
+
+class StorageUrlInvalid(StorageError):
+    """What was given as the database's URL is none that we can work with."""
+
+    code = "STORAGE_URL_INVALID"
+
+
+class StorageUnavailable(StorageError):
+    """The database went away in the middle of a transaction: try again shortly (HTTP 503).
+
+    Nothing was written, unless it went away over the commit itself: then all was written, or nothing.
+    """
+
+    code = "STORAGE_UNAVAILABLE"
