@@ -22,6 +22,7 @@ _SETTINGS = {
     "full_page_writes": "off",
     "shared_buffers": "32MB",
     "max_connections": "100",
+    "track_commit_timestamp": "on",
 }
 _EMPTY_ALL = """
 DO $$

@@ -1,4 +1,5 @@
-"""Children that write to a database until somebody kills them; run as a program with the database's URL.
+"""Children that write to a database until somebody kills them; run as a program with the database's URL and, where
+there are several of them, the number of its first round.
 
 A line on stdin begins a round: a child is forked (so that only one process pays for the imports), told by
 ``pid N``. It writes ``ack ROUND WRITER NUMBER`` after each use case that was acknowledged to it.
@@ -49,9 +50,9 @@ async def count(writer: Writer, journal: Journal, round: int, one: int) -> None:
         number += 1
 
 
-def main(url: str) -> None:
+def main(url: str, first: int) -> None:
     """Rounds, one after another."""
-    for round, _ in enumerate(sys.stdin):
+    for round, _ in enumerate(sys.stdin, first):
         child = os.fork()
         if child == 0:
             asyncio.run(write_for_ever(url, round))
@@ -61,4 +62,4 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0)
