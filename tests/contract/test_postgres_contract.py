@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
 
-from pilothouse.storage import Database, StorageBusy, StorageError, Tx
+from pilothouse.storage import Database, StorageBusy, StorageUnavailable, Tx
 from pilothouse.storage import database as database_module
 from pilothouse.storage import postgres as postgres_module
 from support.journals import appending, held_up, numbers, stored, writing
@@ -50,8 +50,8 @@ async def test_a_connection_lost_among_use_cases_is_told_to_all_of_them(
         results = await calls
         assert isinstance(results[1], LookupError)
         for told in (results[0], results[2], results[3]):
-            assert isinstance(told, StorageError | OperationalError), repr(told)
-            assert "INSERT" not in str(told)
+            assert isinstance(told, StorageUnavailable), repr(told)
+            assert "SQL" not in str(told)
         await writer.write(appending(journal, 4))
         assert numbers(stored(database)) == [1, 4]
         assert [entry.offset for entry in stored(database)] == [1, 2]
@@ -91,7 +91,7 @@ async def test_a_server_that_stands_still_holds_up_no_other(
                 await two.write(appending(journal, 2))
         finally:
             go_on.set()
-        with pytest.raises((StorageError, OperationalError)):
+        with pytest.raises(StorageUnavailable):
             await sleeping
         await one.write(appending(its_journal, 3))
         assert numbers(stored(other)) == [2, 3]
@@ -107,12 +107,23 @@ async def test_who_waits_too_long_for_its_turn_is_told_so(
     async with writing(other) as (two, journal):
         with busy.write_engine.begin() as conn:
             conn.execute(text("SELECT 1"))
-            with pytest.raises((StorageError, OperationalError)):
+            with pytest.raises(StorageUnavailable):
                 await two.write(appending(journal, 1))
         await two.write(appending(journal, 2))
         assert numbers(stored(other)) == [2]
     busy.close()
     other.close()
+
+
+def test_a_server_that_is_not_there_is_told_so(tmp_path: Path) -> None:
+    """Whether one reads or writes; with the reason for the operator, but not for everyone."""
+    database = Database(f"postgresql://pilot@/none?host={tmp_path}")
+    for use in (database.read, database.write_engine.begin):
+        with pytest.raises(StorageUnavailable) as refused, use():
+            pass
+        assert str(tmp_path) in refused.value.reason
+        assert str(tmp_path) not in str(refused.value)
+    database.close()
 
 
 def test_who_gets_no_connection_to_read_is_told_so(

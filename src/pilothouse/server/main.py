@@ -27,7 +27,7 @@ from pilothouse.server.logs import configure_logs
 from pilothouse.server.protocols import HttpProtocol, WebSocketProtocol
 from pilothouse.server.rpc import start_rpc
 from pilothouse.server.settings import Settings, SettingsInvalid
-from pilothouse.storage import StorageError
+from pilothouse.storage import StorageError, StorageUnavailable
 
 log = structlog.get_logger("server")
 
@@ -81,6 +81,9 @@ async def serve(
             _signals(stop),
         ):
             await _with_graph(settings, http_socket, on_ready, stop)
+    except StorageUnavailable as error:
+        print(f"pilothouse cannot start: the database says: {error.reason}", file=sys.stderr, flush=True)
+        return 1
     except (OSError, DataDirLocked, StorageError) as error:
         print(f"pilothouse cannot start: {error}", file=sys.stderr, flush=True)
         return 1

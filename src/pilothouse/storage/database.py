@@ -6,7 +6,7 @@ Everything here is synchronous and meant for threads: the event loop never waits
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from pilothouse.storage.errors import StorageBusy, StorageUnavailable, StorageUrlInvalid
+from pilothouse.storage import outages
+from pilothouse.storage.errors import StorageBusy, StorageUrlInvalid
 
 #: Every table of every package hangs here; migrations are compared against it by a test.
 metadata = MetaData()
@@ -40,7 +41,6 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = _parsed(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._is_lost: Callable[[BaseException], bool] = lambda _: False
         if self.is_sqlite:
             self.write_engine = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", read_only=False)
             self.read_engine = _sqlite_engine(self.url, begin="BEGIN", read_only=True)
@@ -49,10 +49,11 @@ class Database:
 
             self.write_engine = postgres.engine(self.url, connections=2)
             postgres.one_at_a_time(self.write_engine)
-            self._is_lost = postgres.is_lost
             self.read_engine = postgres.engine(
                 self.url, connections=READ_CONNECTIONS, isolation_level="REPEATABLE READ"
             )
+        for engine in (self.write_engine, self.read_engine):
+            outages.translate(engine)
 
     @classmethod
     def at(cls, path: Path) -> Database:
@@ -63,7 +64,7 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """A connection for a short page of reads, on one consistent snapshot.
 
-        Raises :class:`StorageBusy` when no connection gets free.
+        Raises :class:`StorageBusy` when no connection gets free, :class:`StorageUnavailable` when there is none.
         """
         try:
             connection = self.read_engine.connect()
@@ -73,10 +74,8 @@ class Database:
             yield connection
 
     def told(self, error: BaseException) -> BaseException:
-        """What befell a transaction, as callers know it: :class:`StorageUnavailable` if its connection is gone."""
-        return (
-            StorageUnavailable("the database hung up; try again shortly") if self._is_lost(error) else error
-        )
+        """What befell a transaction, as callers know it: :class:`StorageUnavailable` if the database is away."""
+        return outages.told(self.write_engine, error)
 
     def close(self) -> None:
         """Close every connection; the database file is then complete by itself."""

@@ -34,9 +34,13 @@ class StorageUrlInvalid(StorageError):
 
 
 class StorageUnavailable(StorageError):
-    """The database went away in the middle of a transaction: try again shortly (HTTP 503).
+    """The database does not answer, or takes nothing: try again shortly (HTTP 503). ``reason`` is the operator's.
 
     Nothing was written, unless it went away over the commit itself: then all was written, or nothing.
     """
 
     code = "STORAGE_UNAVAILABLE"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("the database cannot take this now; try again shortly")
+        self.reason = reason

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import psycopg
 from psycopg.types.string import StrDumperUnknown
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import OperationalError, PendingRollbackError
 
-CONNECT_WITHIN = 5
+NETWORK = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""A server that is gone without a word is noticed: seconds to connect, silence, retries, and ms for what was sent."""
 STANDS_STILL_AFTER = 20
 """Seconds without a word in the middle of a transaction, after which PostgreSQL undoes it."""
 WAITS_AT_MOST = 30
@@ -27,19 +31,13 @@ def engine(url: URL, *, connections: int, **options: Any) -> Engine:
         max_overflow=0,
         pool_pre_ping=True,
         hide_parameters=True,  # in errors and logs: they may be secret
-        connect_args={} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_WITHIN},
+        connect_args={name: value for name, value in NETWORK.items() if name not in url.query},
         **options,
     )
 
     @event.listens_for(made, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
         connection.adapters.register_dumper(str, _WithoutNul)
-
-    @event.listens_for(made, "handle_error")
-    def _lost(context: ExceptionContext) -> None:
-        # However a connection was lost, it is one kind of error: the caller should try again (HTTP 503).
-        if context.is_disconnect and not isinstance(context.sqlalchemy_exception, OperationalError):
-            raise OperationalError(context.statement, None, context.original_exception, hide_parameters=True)
 
     return made
 
@@ -62,12 +60,6 @@ def one_at_a_time(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def _wait(connection: Connection) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-
-
-def is_lost(error: BaseException) -> bool:
-    """Whether a transaction failed because its connection is gone; the driver's own errors, too."""
-    gone = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.IdleInTransactionSessionTimeout)
-    return isinstance(error, (*gone, PendingRollbackError))
 
 
 class _WithoutNul(StrDumperUnknown):
