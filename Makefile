@@ -23,9 +23,16 @@ $(VENV)/.dev: requirements/dev.lock $(VENV)/.run
 demo: setup
 	@sh tools/demo.sh
 
+# Tests that start a server, for their second run on PostgreSQL; those of storage try both databases by themselves.
+ON_POSTGRES := tests/e2e tests/integration/test_identity_*.py tests/integration/test_on_postgres.py \
+	tests/integration/test_up.py
+
 test: setup-dev
 	@sh tools/test_needs.sh
 	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
+ifndef ARGS
+	PILOT_TEST_DATABASE=postgresql $(BIN)/python -m pytest -n 4 --dist loadfile $(ON_POSTGRES)
+endif
 
 # The long version of tests/faults: kills and bad networks, so many times over.
 faults: setup-dev

@@ -7,7 +7,22 @@ import os
 # Before anything imports gRPC: tests that start processes by fork and exec hold clients and servers of it as well.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
-from support.databases import backend, database, migrated_postgres, migrated_sqlite, postgres
+from support.databases import (
+    backend,
+    database,
+    database_of_servers,
+    migrated_postgres,
+    migrated_sqlite,
+    postgres,
+)
 from support.kernel import kernel
 
-__all__ = ["backend", "database", "kernel", "migrated_postgres", "migrated_sqlite", "postgres"]
+__all__ = [
+    "backend",
+    "database",
+    "database_of_servers",
+    "kernel",
+    "migrated_postgres",
+    "migrated_sqlite",
+    "postgres",
+]

@@ -1,12 +1,11 @@
 """A whole identity over a real database, with its HTTP edge; used by the ``test_identity_*`` files.
 
-``PILOT_TEST_DATABASE_URL`` runs them on PostgreSQL instead of a fresh SQLite file (its tables are dropped).
+The database is a fresh SQLite file, or one in our PostgreSQL (``support.databases``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from pilothouse.identity.model import SYSTEM
 from pilothouse.identity.web import install
 from pilothouse.journal import Journal
 from pilothouse.storage import Database, Writer, metadata, now_ms
+from support.databases import drop_database, server_database
 
 PASSWORD = "correct horse"
 ENVELOPES = ("/api/v1/projects", "/api/v1/roles", "/api/v1/pipelines")
@@ -80,9 +80,8 @@ class Stack:
 @asynccontextmanager
 async def running(directory: Path, limits: RateLimitSettings = OFF, **options: Any) -> AsyncIterator[Stack]:
     """A running stack with its ``admin`` logged in."""
-    url = os.environ.get("PILOT_TEST_DATABASE_URL") or f"sqlite:///{directory / 'pilot.db'}"
-    database = Database(url)
-    metadata.drop_all(database.write_engine)
+    given = server_database()
+    database = Database(given or f"sqlite:///{directory / 'pilot.db'}")
     metadata.create_all(database.write_engine)
     stack = Stack(database, limits, options)
     stack.writer.start(stack.journal)
@@ -95,6 +94,8 @@ async def running(directory: Path, limits: RateLimitSettings = OFF, **options: A
         stack.identity.close()
         await stack.writer.stop()
         database.close()
+        if given:
+            drop_database(given)
 
 
 @asynccontextmanager

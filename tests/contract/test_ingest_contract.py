@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
-from pilothouse.engine.grpc import MAX_RAW
+from pilothouse.engine.grpc import MAX_RAW, LogCall, Tally
 from pilothouse.engine.ingest import EVENTS, LOGS, LogLines, Taken
 from pilothouse.fleet.model import AgentProfile, TaskStatus
 from pilothouse.identity.model import SYSTEM
+from pilothouse.journal import Entry
+from pilothouse.journal import store as journal_store
 from pilothouse.storage import Tx
+from pilothouse.storage import writer as writer_module
 from pilothouse.wire import entries
+from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
+from support.journals import held_up
 from support.kernel import Kernel, RecorderChannel
+from support.waiting import eventually
 
 ONE = "jobs: [{name: j, steps: [{name: a, uses: dummy}]}]"
 FAILED = TaskStatus.FAILED
@@ -49,6 +57,47 @@ async def test_a_batch_that_comes_again_has_no_effect_again(kernel: Kernel) -> N
         receipt = await kernel.push("a1", seq, task, "one")
         assert (receipt.taken, receipt.expected) == (Taken.REPEATED, 3)
     assert kernel.lines(run_id) == ["one", "two"]
+
+
+async def test_what_was_on_its_way_behind_a_lost_batch_is_lost_with_it(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many batches of a call are under way at once. One is lost with its transaction; those behind it must not
+    leave a gap where it was: the agent sends from there on again.
+    """
+    run_id, _, task = await at_work(kernel)
+    store_entries = journal_store.append
+
+    def lose_the_second(conn: Connection, batch: list[Entry]) -> None:
+        if any("line 2" in entry.body.get("lines", ()) for entry in batch):
+            raise OSError("the database hung up")
+        store_entries(conn, batch)
+
+    async def call(*seqs: int) -> pb.IngestAck:
+        made = LogCall(kernel.ingest, "a1", Tally(await kernel.ingest.last_seq("a1", LOGS)))
+        for seq in seqs:
+            batch = pb.LogBatch(batch_id=f"batch-{seq}", data=b"line %d\n" % seq)
+            batch.meta.seq, batch.meta.step_id = seq, task
+            if seq == 4:
+                batch.raw_size = 1  # this one is to be rejected
+            await made.take(batch, False)
+        await made.finish()
+        return made.tally.ack()
+
+    with monkeypatch.context() as broken:
+        broken.setattr(writer_module, "MAX_GROUP", 1)
+        broken.setattr(journal_store, "append", lose_the_second)
+        async with held_up(kernel.writer):
+            calling = asyncio.ensure_future(call(1, 2, 3, 4, 5))
+            await eventually(lambda: kernel.writer.queued >= 6)
+        with pytest.raises(OSError):
+            await calling
+        await eventually(lambda: kernel.writer.queued == 0)
+    assert await kernel.ingest.last_seq("a1", LOGS) == 1
+    ack = await call(2, 3, 4, 5)
+    assert (ack.last_accepted_seq, list(ack.rejected_seqs)) == (5, [4])
+    assert kernel.lines(run_id) == ["line 1", "line 2", "line 3", "line 5"]
+    assert kernel.told(run_id, entries.STEP_LOG_MISSED) == []
 
 
 async def test_another_batch_under_a_known_number_is_refused(kernel: Kernel) -> None:

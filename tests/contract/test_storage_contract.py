@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pilothouse.engine import store as engine_store
@@ -92,6 +92,34 @@ async def test_no_error_whatever_leaves_a_neighbour_waiting(database: Database) 
         assert not waiting, f"{len(waiting)} callers were never answered"
         assert tasks[0].exception() is not None
         assert [task.exception() for task in tasks[1:]] == [None] * 5
+
+
+async def test_no_text_is_refused_for_its_nul(database: Database) -> None:
+    """PostgreSQL's texts have no NUL; input that does must neither break a connection nor find anything."""
+
+    def look(tx: Tx, id: str) -> bool:
+        return tx.conn.execute(select(blobs.c.id).where(blobs.c.id == id)).first() is not None
+
+    blobs = engine_store.blobs
+    async with writing(database) as (writer, _):
+        assert not await writer.write(lambda tx: look(tx, "a\0b"))
+        await writer.write(lambda tx: tx.conn.execute(insert(blobs).values(**blob("ab"))))
+        await writer.write(lambda tx: tx.conn.execute(insert(blobs).values(**blob("a\0b"))))
+        assert await writer.write(lambda tx: look(tx, "a\0b"))
+    with database.read() as conn:
+        kept = {id.replace("\ufffd", "\0") for id in conn.execute(select(blobs.c.id)).scalars()}
+    assert kept == {"ab", "a\0b"}
+
+
+async def test_errors_do_not_repeat_what_was_to_be_stored(database: Database) -> None:
+    async with writing(database) as (writer, _):
+        for _ in range(2):
+            row = insert(engine_store.blobs).values(**{**blob("same"), "created_by": "s3cret"})
+            [failed] = await asyncio.gather(
+                writer.write(lambda tx, row=row: tx.conn.execute(row)), return_exceptions=True
+            )
+        assert isinstance(failed, IntegrityError)
+        assert "s3cret" not in str(failed)
 
 
 async def test_nothing_is_told_before_it_is_committed(database: Database) -> None:
@@ -267,6 +295,26 @@ async def test_use_cases_run_in_the_order_they_were_handed_in(database: Database
         found = stored(database)
         assert numbers(found) == list(range(700))
         assert [entry.offset for entry in found] == list(range(1, 701)), "from one on, and dense"
+
+
+async def test_a_use_case_may_rely_on_what_it_has_read(database: Database) -> None:
+    """Two servers, one row: what one has read, no other changes before it has written."""
+    size = engine_store.blobs.c.size
+
+    def add_one(tx: Tx) -> None:
+        read = tx.conn.execute(select(size)).scalar_one()
+        tx.conn.execute(update(engine_store.blobs).values(size=read + 1))
+
+    other = reopened(database)
+    try:
+        async with writing(database) as (one, _), writing(other) as (two, _):
+            await one.write(lambda tx: tx.conn.execute(insert(engine_store.blobs).values(**blob("counted"))))
+            for _ in range(30):
+                await asyncio.gather(*(writer.write(add_one) for writer in (one, two, one, two)))
+        with database.read() as conn:
+            assert conn.execute(select(size)).scalar_one() == 1 + 30 * 4
+    finally:
+        other.close()
 
 
 async def test_offsets_are_commit_order_with_two_writers(database: Database) -> None:

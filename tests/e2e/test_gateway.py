@@ -285,6 +285,7 @@ async def test_a_newer_connection_replaces_the_older(server: Server) -> None:
         await registered(server, "twice") as older,
         FakeAgent(server.grpc, "twice", token=older.token) as newer,
     ):
+        await eventually(lambda: server.ask("GET", "/agents/twice")["status"] == "online")
         await newer.connect()
         assert older.closed is not None
         code, words = await asyncio.wait_for(asyncio.shield(older.closed), 5)

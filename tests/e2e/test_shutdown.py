@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import stat
 from datetime import UTC, datetime, timedelta
@@ -164,7 +163,23 @@ def test_a_data_directory_that_is_none(tmp_path: Path) -> None:
 def test_a_database_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "pilothouse.db").write_bytes(b"this is no database " * 100)
-    fails(Server(tmp_path))
+    fails(Server(tmp_path, database_url=None))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://pilot:{}@127.0.0.1:1/nobody-listens",
+        "postgres://pilot:{}@/no-socket?host=/nowhere",
+        "postgresql://pilot:{}@127.0.0.1:port/none",
+        "mysql://pilot:{}@127.0.0.1:1/another-kind",
+        "no url at all {}",
+    ],
+)
+def test_a_database_url_that_leads_nowhere(tmp_path: Path, url: str) -> None:
+    server = Server(tmp_path, database_url=url.format("s3cret-pw"))
+    fails(server)
+    assert "s3cret-pw" not in server.log()
 
 
 @pytest.fixture
@@ -240,4 +255,4 @@ def test_the_first_users_password(tmp_path: Path) -> None:
         server.close()
     readable = [p.name for p in server.data_dir.rglob("*") if p.is_file() and p.stat().st_mode & 0o077]
     assert [name for name in readable if "key" in name or "password" in name] == []
-    assert os.path.exists(server.data_dir / "pilothouse.db")
+    assert (server.data_dir / "server.key").exists()

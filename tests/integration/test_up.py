@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from pilothouse.agent.lock import lock_holder
+from support.databases import server_database
 
 SLOW = """
 jobs:
@@ -37,6 +38,8 @@ class Machine:
         self.ports = [_free_port(), _free_port()]
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
         self.environment |= {"PILOT_CONFIG_HOME": str(home / "config"), "PILOT_RATELIMIT_DEFAULT": "off"}
+        if url := server_database():
+            self.environment["PILOT_DATABASE_URL"] = url
         self.server: subprocess.Popen[str] | None = None
 
     def up(self) -> None:

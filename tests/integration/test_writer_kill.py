@@ -1,10 +1,12 @@
-"""kill -9 in the middle of writing, again and again: what was acknowledged is there, whole and in order."""
+"""kill -9 in the middle of writing, again and again: what was acknowledged is there, whole and in order.
+
+On PostgreSQL it is the client that is killed: what it was doing is undone, or its last commit stands.
+"""
 
 from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from pilothouse.engine import store
 from pilothouse.journal import Entry, Journal
 from pilothouse.journal import store as journal_store
 from pilothouse.storage import Database
+from support.databases import Backend
 
 ROUNDS = 12
 CHILD = Path(__file__).parent.parent / "support" / "writing_child.py"
@@ -55,19 +58,18 @@ def stored(database: Database) -> tuple[list[Entry], set[str], int]:
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, migrated_sqlite: str, seed: int) -> None:
-    path = tmp_path / "pilot.db"
-    shutil.copyfile(migrated_sqlite, path)
+def test_what_was_acknowledged_survives_a_kill(backend: Backend, seed: int) -> None:
+    url = backend.share()
     chance = random.Random(seed)
     acknowledged: set[Ack] = set()
     epochs: set[str] = set()
     program = subprocess.Popen(
-        [sys.executable, str(CHILD), str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(CHILD), url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         for _ in range(ROUNDS):
             acknowledged |= set(killed_after(chance.randint(1, 150), program))
-            database = Database.at(path)
+            database = Database(url)
             epochs.add(Journal(database).epoch)
             check(database, acknowledged)
             database.close()

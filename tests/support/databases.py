@@ -3,118 +3,28 @@
 PostgreSQL is started once in each test process from /usr/lib/postgresql/*/bin, in a temporary directory, without
 TCP and without fsync. Every test gets a database of its own, copied from a migrated template or left empty by the
 test before. A machine without PostgreSQL fails these tests and says so; it does not skip them.
+
+Tests of storage run on both in turn (fixture ``backend``). Tests that start a server run on the one that
+``PILOT_TEST_DATABASE`` names, ``sqlite`` or ``postgresql``; ``make test`` runs them once on each.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from pilothouse.storage import Database
 from pilothouse.storage.migrations import upgrade
+from support.postgres import BINARIES, Postgres, newest_binaries
 
-BINARIES = Path("/usr/lib/postgresql")
-START_WITHIN = 30.0
-
-
-_EMPTY_ALL = """
-DO $$
-DECLARE one text;
-BEGIN
-  SET LOCAL session_replication_role = replica;  -- foreign keys or not
-  FOR one IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version' LOOP
-    EXECUTE format('DELETE FROM %I', one);
-  END LOOP;
-END $$
-"""
-
-
-class Postgres:
-    """A PostgreSQL server that ends with this process."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.data = directory / "data"
-        self._binaries = _newest_binaries()
-        self._made = 0
-        self.spare: list[str] = []
-        self._as = (
-            ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] if _root() else ["setpriv"]
-        )
-        if _root():
-            shutil.chown(directory, "postgres", "postgres")
-        initdb = [self._binaries / "initdb", "-D", self.data, "-U", "pilot", "-A", "trust", "-E", "UTF8"]
-        options = ["--no-locale", "--no-sync"]
-        subprocess.run([*self._as, *initdb, *options], check=True, capture_output=True, cwd="/")
-        self._log = directory / "log"
-        self._process = self._start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        settings = {
-            "listen_addresses": "",
-            "unix_socket_directories": str(self.directory),
-            "fsync": "off",
-            "full_page_writes": "off",
-            "shared_buffers": "32MB",
-            "max_connections": "60",
-        }
-        told = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        # It dies with us, even if we are killed: nobody would find it again.
-        command = [*self._as, "--pdeathsig", "QUIT", self._binaries / "postgres", "-D", self.data, *told]
-        with self._log.open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
-        end = time.monotonic() + START_WITHIN
-        while True:
-            try:
-                self.execute("SELECT 1")
-                return process
-            except psycopg.OperationalError as error:
-                if process.poll() is not None or time.monotonic() > end:
-                    process.kill()
-                    raise RuntimeError(f"PostgreSQL does not start: {self._log.read_text()}") from error
-            time.sleep(0.05)
-
-    def execute(self, statement: str, database: str = "postgres") -> None:
-        """Run one statement outside of any transaction."""
-        where = {"host": str(self.directory), "user": "pilot", "dbname": database}
-        with psycopg.connect(**where, autocommit=True) as connection:
-            connection.execute(statement)  # type: ignore[call-overload]
-
-    def create(self, template: str = "template1") -> str:
-        """A new database; gives its name."""
-        self._made += 1
-        name = f"test_{self._made}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        return name
-
-    def recycle(self, name: str) -> None:
-        """Empty every table of a database that kept its shape: 50 times as fast as a new one."""
-        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-        self.execute(_EMPTY_ALL, name)
-        self.spare.append(name)
-
-    def url(self, name: str) -> str:
-        """How SQLAlchemy reaches a database of ours."""
-        return f"postgresql+psycopg://pilot@/{name}?host={self.directory}"
-
-    def stop(self) -> None:
-        """End at once; nothing here is worth a clean shutdown."""
-        self._process.send_signal(signal.SIGQUIT)
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+CHOSEN = os.environ.get("PILOT_TEST_DATABASE", "sqlite")
+assert CHOSEN in ("sqlite", "postgresql"), "PILOT_TEST_DATABASE is sqlite or postgresql"
 
 
 @dataclass
@@ -149,10 +59,9 @@ class Backend:
     def raw_bytes(self) -> Iterator[tuple[Path, bytes]]:
         """All files that hold what was written, the write-ahead log included."""
         if self.server is None:
-            files = [path for made in self.made for path in Path(made).parent.glob(Path(made).name + "*")]
+            files = (path for made in self.made for path in Path(made).parent.glob(Path(made).name + "*"))
         else:
-            self.server.execute("CHECKPOINT")
-            files = [p for part in ("base", "pg_wal") for p in (self.server.data / part).rglob("*")]
+            files = self.server.files()
         for path in files:
             if path.is_file():
                 yield path, path.read_bytes()
@@ -161,15 +70,47 @@ class Backend:
         """Remove what was made."""
         if self.server is not None:
             for name in self.made:
-                self.server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+                self.server.drop(name)
             if self.shared:
                 self.server.recycle(self.shared)
+
+
+# -- what the tests' servers keep their data in ---------------------------------------------------------------
+
+_for_servers: list[Backend] = []
+
+
+def server_database() -> str | None:
+    """The URL of a new database for a server, where ``PILOT_TEST_DATABASE`` wants one outside of its directory."""
+    return _for_servers[0].create() if _for_servers else None
+
+
+def drop_database(url: str) -> None:
+    """A server with a database from :func:`server_database` is gone for good."""
+    if _for_servers and (server := _for_servers[0].server):
+        server.drop(Database(url).url.database or "")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def database_of_servers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Where ``PILOT_TEST_DATABASE`` says so, every server of the tests gets a database in our PostgreSQL."""
+    if CHOSEN == "postgresql":
+        template = request.getfixturevalue("migrated_postgres")
+        server = request.getfixturevalue("postgres")
+        _for_servers.append(Backend("postgresql", tmp_path_factory.getbasetemp(), template, server))
+    yield
+    _for_servers.clear()
+
+
+# -- fixtures -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """The server of this test process. A socket's path is short, so it is not in pytest's directory."""
-    if not _newest_binaries().joinpath("postgres").exists():
+    if not newest_binaries().joinpath("postgres").exists():
         pytest.fail(f"these tests need PostgreSQL, and there is none in {BINARIES}/*/bin: install postgresql")
     directory = Path(tempfile.mkdtemp(prefix="pilot-pg-"))
     try:
@@ -225,12 +166,3 @@ def _migrate(url: str) -> None:
     database = Database(url)
     upgrade(database)
     database.close()
-
-
-def _root() -> bool:
-    return os.geteuid() == 0
-
-
-def _newest_binaries() -> Path:
-    found = sorted(BINARIES.glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
-    return found[0] if found else BINARIES

@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 
 import httpx
 
+from support.databases import drop_database, server_database
+
 PASSWORD = "correct horse battery"
 _PROGRAM = """
 import json, sys
@@ -34,10 +36,14 @@ S = TypeVar("S", bound="Server")
 
 
 class Server:
-    """One server. ``settings`` are those of ``pilothouse.server.settings``; unlimited unless said otherwise."""
+    """One server. ``settings`` are those of ``pilothouse.server.settings``; unlimited unless said otherwise.
+
+    Its data is in its directory, or in a new database of our PostgreSQL (``support.databases``).
+    """
 
     def __init__(self, directory: Path, **settings: Any) -> None:
         self.data_dir = directory / "data"
+        self._database = None if "database_url" in settings else server_database()
         self.settings: dict[str, Any] = {
             "port": 0,
             "grpc_port": 0,
@@ -47,6 +53,8 @@ class Server:
             **settings,
             "data_dir": str(self.data_dir),
         }
+        if self._database is not None:
+            self.settings["database_url"] = self._database
         self._log = directory / "server.log"
         self._process: subprocess.Popen[str] | None = None
         self._tokens: dict[str, str] = {}
@@ -106,6 +114,8 @@ class Server:
             self._process.kill()
             self._process.wait(10)
         self.http.close()
+        if self._database is not None:
+            drop_database(self._database)
 
     @property
     def alive(self) -> bool:

@@ -1,4 +1,5 @@
-"""Children that write to a database until somebody kills them; run as a program with the database's path.
+"""Children that write to a database until somebody kills them; run as a program with the database's URL and, where
+there are several of them, the number of its first round.
 
 A line on stdin begins a round: a child is forked (so that only one process pays for the imports), told by
 ``pid N``. It writes ``ack ROUND WRITER NUMBER`` after each use case that was acknowledged to it.
@@ -9,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from pathlib import Path
 
 from sqlalchemy import insert
 
@@ -20,9 +20,9 @@ from pilothouse.storage import Database, Tx, Writer
 WRITERS = 8
 
 
-async def write_for_ever(path: Path, round: int) -> None:
+async def write_for_ever(url: str, round: int) -> None:
     """Several writers, each with its own numbers, each acknowledging one before it goes on to the next."""
-    database = Database.at(path)
+    database = Database(url)
     journal, writer = Journal(database), Writer(database)
     writer.start(journal)
     await asyncio.gather(*(count(writer, journal, round, one) for one in range(WRITERS)))
@@ -50,16 +50,16 @@ async def count(writer: Writer, journal: Journal, round: int, one: int) -> None:
         number += 1
 
 
-def main(path: Path) -> None:
+def main(url: str, first: int) -> None:
     """Rounds, one after another."""
-    for round, _ in enumerate(sys.stdin):
+    for round, _ in enumerate(sys.stdin, first):
         child = os.fork()
         if child == 0:
-            asyncio.run(write_for_ever(path, round))
+            asyncio.run(write_for_ever(url, round))
         os.write(1, b"pid %d\n" % child)
         os.waitpid(child, 0)
         os.write(1, b"gone\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0)

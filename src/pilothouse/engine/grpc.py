@@ -7,7 +7,7 @@ import gzip
 import io
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeAlias
 
 import grpc
@@ -16,7 +16,7 @@ import zstandard
 from google.protobuf import json_format
 
 from pilothouse.engine.events import StepEvent
-from pilothouse.engine.ingest import EVENTS, LOGS, Ingest, LogLines, Receipt, Taken
+from pilothouse.engine.ingest import EVENTS, LOGS, NOTHING, Ingest, LogLines, Receipt, Taken
 from pilothouse.engine.joining import Joiner
 from pilothouse.fleet.credentials import agent_caller
 from pilothouse.identity.service import Identity
@@ -138,6 +138,7 @@ class LogCall:
         self._agent_id = agent_id
         self._joiner = Joiner()
         self._pending: deque[tuple[int, asyncio.Task[Receipt]]] = deque()
+        self._before = NOTHING
 
     async def take(self, batch: pb.LogBatch, ndjson: bool) -> None:
         """Begin to store a batch; waits only when too many are under way."""
@@ -148,8 +149,8 @@ class LogCall:
             lines = read_batch(batch, ndjson)
         except BatchInvalid as error:
             await self._store(self._joiner.rest())
-            refusal = self._ingest.reject(self._agent_id, LOGS, batch.meta.seq, batch.batch_id, str(error))
-            self._pending.append((batch.meta.seq, asyncio.create_task(refusal)))
+            seq, why = batch.meta.seq, str(error)
+            self._send(seq, self._ingest.reject(self._agent_id, LOGS, seq, batch.batch_id, why, self._before))
         else:
             target = await self._ingest.target(lines.step_run_id)
             await self._store(self._joiner.take(lines, target.masker if target else None))
@@ -164,13 +165,24 @@ class LogCall:
 
     async def _store(self, batches: list[LogLines]) -> None:
         for lines in batches:
-            # Tasks start in order and the writer is a queue, so that order is kept with many under way.
-            taking = self._ingest.logs(self._agent_id, lines, await self._ingest.target(lines.step_run_id))
-            self._pending.append((lines.seq, asyncio.create_task(taking)))
+            target = await self._ingest.target(lines.step_run_id)
+            self._send(lines.seq, self._ingest.logs(self._agent_id, lines, target, self._before))
+
+    def _send(self, seq: int, taking: Coroutine[Any, Any, Receipt]) -> None:
+        # Tasks start in order and the writer is a queue, so that order is kept with many under way.
+        task = asyncio.create_task(taking)
+        task.add_done_callback(_heard)  # when one fails the call ends, and nobody asks for the others
+        self._pending.append((seq, task))
+        self._before = max(self._before, seq)
 
     async def _settle_first(self) -> None:
         seq, task = self._pending.popleft()
         self.tally.count(seq, await task)
+
+
+def _heard(task: asyncio.Task[Receipt]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _whole(value: Any) -> Any:

@@ -20,13 +20,15 @@ from pilothouse.engine.tasks import StepTasks
 from pilothouse.engine.transitions import run_keys
 from pilothouse.fleet import store as fleet_store
 from pilothouse.journal import Journal
-from pilothouse.storage import Database, Tx, Writer
+from pilothouse.storage import Database, StorageUnavailable, Tx, Writer
 from pilothouse.wire import entries
 from pilothouse.wire.masking import Masker
 
 LOGS, EVENTS = "PushLogs", "PushEvents"
 MAX_TARGETS = 4096
 KEPT_SEQS = 10_000
+NOTHING = -1
+"""No batch is on its way before this one."""
 MAX_LINE = 32 << 10
 """Characters of a line that are kept; our own agent cuts earlier."""
 
@@ -90,17 +92,20 @@ class Ingest:
         self._events = events
         self._targets: OrderedDict[str, Target] = OrderedDict()
 
-    async def logs(self, agent_id: str, batch: LogLines, target: Target | None) -> Receipt:
+    async def logs(
+        self, agent_id: str, batch: LogLines, target: Target | None, after: int = NOTHING
+    ) -> Receipt:
         """Commit one batch of lines; returns once it is on disk.
 
-        ``target`` comes from :meth:`target`. Nothing is awaited before the batch is in the writer's queue, so
-        that calls made in order are taken in in order.
+        ``target`` comes from :meth:`target`; ``after`` is the number of the batch before, if that is still on its
+        way: should it not get to the disk, this one does not either, since it would leave a gap. Nothing is
+        awaited before the batch is in the writer's queue, so that calls made in order are taken in in order.
         """
         if target is None or target.agent_id != agent_id:
             message = f"step run {batch.step_run_id!r} is not this agent's"
-            return await self.reject(agent_id, LOGS, batch.seq, batch.batch_id, message)
+            return await self.reject(agent_id, LOGS, batch.seq, batch.batch_id, message, after)
         lines = [_cut(line) for line in _masked(batch.lines, target.masker)]
-        return await self._writer.write(lambda tx: self._append(tx, agent_id, target, batch, lines))
+        return await self._writer.write(lambda tx: self._append(tx, agent_id, target, batch, lines, after))
 
     async def event(self, agent_id: str, event: StepEvent) -> Receipt:
         """Commit one event; returns once it is on disk."""
@@ -119,11 +124,15 @@ class Ingest:
 
         return await self._writer.write(use_case)
 
-    async def reject(self, agent_id: str, rpc: str, seq: int, batch_id: str, message: str) -> Receipt:
+    async def reject(
+        self, agent_id: str, rpc: str, seq: int, batch_id: str, message: str, after: int = NOTHING
+    ) -> Receipt:
         """Refuse a batch for what it says; its number is used up all the same."""
 
         def use_case(tx: Tx) -> Receipt:
-            receipt = self._sequence(tx, agent_id, rpc, seq, batch_id)
+            last = fleet_store.last_seq(tx.conn, agent_id, rpc)
+            _check_arrived(after, last)
+            receipt = self._sequence(tx, agent_id, rpc, seq, batch_id, last)
             return receipt or Receipt(Taken.REJECTED, seq + 1, message)
 
         return await self._writer.write(use_case)
@@ -167,8 +176,11 @@ class Ingest:
 
     # -- in the transaction -----------------------------------------------------------------------------
 
-    def _append(self, tx: Tx, agent_id: str, target: Target, batch: LogLines, lines: list[str]) -> Receipt:
+    def _append(
+        self, tx: Tx, agent_id: str, target: Target, batch: LogLines, lines: list[str], after: int
+    ) -> Receipt:
         last = fleet_store.last_seq(tx.conn, agent_id, LOGS)
+        _check_arrived(after, last)
         receipt = self._sequence(tx, agent_id, LOGS, batch.seq, batch.batch_id, last)
         if receipt is not None:
             return receipt
@@ -233,6 +245,11 @@ def chunks(lines: list[str]) -> list[tuple[int, int]]:
         size += length
     cuts.append((start, len(lines)))
     return cuts
+
+
+def _check_arrived(after: int, last: int) -> None:
+    if last < after:
+        raise StorageUnavailable(f"batch {after}, on its way before this one, was not stored")
 
 
 def _cut(line: str) -> str:

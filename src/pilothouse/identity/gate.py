@@ -15,6 +15,7 @@ from pilothouse.identity.exchange import Edge, Exchange
 from pilothouse.identity.limits import Count
 from pilothouse.identity.model import Principal
 from pilothouse.identity.problems import respond, translate
+from pilothouse.storage import StorageError
 
 log = structlog.get_logger("http")
 
@@ -59,7 +60,7 @@ class Gate:
         except ClientDisconnect:
             return
         except Exception as error:
-            if not isinstance(error, ApiError | HTTPException):
+            if not isinstance(error, ApiError | HTTPException | StorageError):
                 # As text: a renderer that shows local variables would show tokens and passwords.
                 trace = "".join(traceback.format_exception(error))
                 log.error("http.failed", request_id=exchange.request_id, path=scope["path"], traceback=trace)

@@ -85,17 +85,23 @@ class Identity:
 
     async def bootstrap(self, admin_password: str | None) -> str | None:
         """First start: project ``default`` and user ``admin``; returns the password if it made one up."""
-        if await self.read(lambda conn: store.list_users(conn, None, None, 0, 1)[1]):
+
+        def anybody(conn: Connection) -> bool:
+            return bool(store.list_users(conn, None, None, 0, 1)[1])
+
+        if await self.read(anybody):
             return None
         password = admin_password or secrets.token_urlsafe(15)
         password_hash = await self.passwords.hash(password, checked=False)
 
-        def begin(tx: Tx) -> None:
+        def begin(tx: Tx) -> bool:
+            if anybody(tx.conn):  # another server, which started at the same moment, was first
+                return False
             self.projects.create(tx, SYSTEM, name=DEFAULT_NAME, is_default=True)
             self.users.create(tx, SYSTEM, username=ADMIN, password_hash=password_hash, role=Role.ADMIN)
+            return True
 
-        await self.write(begin)
-        return None if admin_password else password
+        return password if await self.write(begin) and not admin_password else None
 
     # -- logging in and out -----------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pilothouse.identity.grants import FRESH_MS, Grants, over
 from pilothouse.identity.guard import Grant
+from pilothouse.storage import StorageError
 
 ROUND_SECONDS = 1.0
 log = structlog.get_logger("identity.watch")
@@ -62,7 +63,7 @@ class Watch:
         generation = self._grants.generation
         try:
             known = await asyncio.to_thread(self._ask, ids)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, StorageError) as error:
             log.warning("guard.refresh_failed", error=str(error))
             return
         if generation != self._grants.generation:

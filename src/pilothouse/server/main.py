@@ -27,7 +27,7 @@ from pilothouse.server.logs import configure_logs
 from pilothouse.server.protocols import HttpProtocol, WebSocketProtocol
 from pilothouse.server.rpc import start_rpc
 from pilothouse.server.settings import Settings, SettingsInvalid
-from pilothouse.storage import StorageTooNew
+from pilothouse.storage import StorageError, StorageUnavailable
 
 log = structlog.get_logger("server")
 
@@ -67,7 +67,7 @@ async def serve(
     """Serve until SIGTERM, SIGINT or ``stop``; returns the exit code.
 
     Prints one line on stdout when ready: ``pilothouse ready http=… grpc=…``. What keeps it from starting (a port
-    in use, another server on the data directory, a database of a newer release) is said in one line on stderr.
+    in use, another server on the data directory, a database that is none or too new) is said in one line on stderr.
     """
     configure_logs(settings.log_format, settings.log_level)
     _allow_many_sockets()
@@ -81,7 +81,10 @@ async def serve(
             _signals(stop),
         ):
             await _with_graph(settings, http_socket, on_ready, stop)
-    except (OSError, DataDirLocked, StorageTooNew) as error:
+    except StorageUnavailable as error:
+        print(f"pilothouse cannot start: the database says: {error.reason}", file=sys.stderr, flush=True)
+        return 1
+    except (OSError, DataDirLocked, StorageError) as error:
         print(f"pilothouse cannot start: {error}", file=sys.stderr, flush=True)
         return 1
     except SettingsInvalid as error:

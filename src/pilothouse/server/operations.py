@@ -15,6 +15,7 @@ from pilothouse.fleet import store as fleet_store
 from pilothouse.identity.openapi import example
 from pilothouse.identity.web import json_response, public
 from pilothouse.server.graph import Graph
+from pilothouse.storage import StorageError
 
 _ALIVE = example({"status": "ok", "version": __version__})
 _READY = example({"status": "ready"}) | example(
@@ -43,7 +44,7 @@ def operations_router(graph: Graph) -> APIRouter:
         """200 when the database answers, else 503."""
         try:
             await graph.identity.read(lambda conn: conn.execute(text("SELECT 1")).scalar_one())
-        except SQLAlchemyError:
+        except (SQLAlchemyError, StorageError):
             return json_response({"status": "unavailable", "reason": "the database does not answer"}, 503)
         return json_response({"status": "ready"})
 

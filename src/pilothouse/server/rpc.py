@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 from pilothouse.engine.grpc import GatewayService
 from pilothouse.fleet.grpc import AgentService
 from pilothouse.server.graph import Graph
+from pilothouse.server.refusals import StorageRefusals
 from pilothouse.server.stream_rpc import SERVICE as STREAM_SERVICE
 from pilothouse.server.stream_rpc import StreamService
 from pilothouse.wire.agent.v1 import agent_pb2, agent_pb2_grpc
@@ -38,7 +39,7 @@ _OPTIONS = [
 async def start_rpc(graph: Graph) -> tuple[grpc.aio.Server, int]:
     """Start serving; gives the server and the port it listens on. Raises ``OSError`` if the port is taken."""
     settings = graph.settings
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(options=_OPTIONS, interceptors=[StorageRefusals()])
     agent = AgentService(graph.fleet, graph.identity, graph.writer)
     agent_pb2_grpc.add_AgentServiceServicer_to_server(agent, server)
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(

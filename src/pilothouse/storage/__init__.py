@@ -1,7 +1,14 @@
 """The database behind everything: engines, the writer thread with group commit, migrations."""
 
 from pilothouse.storage.database import Database, driver, metadata, now_ms
-from pilothouse.storage.errors import StorageBusy, StorageClosed, StorageError, StorageTooNew
+from pilothouse.storage.errors import (
+    StorageBusy,
+    StorageClosed,
+    StorageError,
+    StorageTooNew,
+    StorageUnavailable,
+    StorageUrlInvalid,
+)
 from pilothouse.storage.writer import CommitHook, Tx, Writer
 
 __all__ = [
@@ -11,6 +18,8 @@ __all__ = [
     "StorageClosed",
     "StorageError",
     "StorageTooNew",
+    "StorageUnavailable",
+    "StorageUrlInvalid",
     "Tx",
     "Writer",
     "driver",

@@ -11,8 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, MetaData, create_engine, event
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from pilothouse.storage import outages
+from pilothouse.storage.errors import StorageBusy, StorageUrlInvalid
 
 #: Every table of every package hangs here; migrations are compared against it by a test.
 metadata = MetaData()
@@ -28,24 +33,27 @@ def now_ms() -> int:
 class Database:
     """One database, seen through two engines: one connection that writes, a few that read.
 
-    ``url`` is ``sqlite:///path`` or ``postgresql+psycopg://…``. Reads see committed state only.
+    ``url`` is ``sqlite:///path`` or ``postgresql://…``; another one is refused (:class:`StorageUrlInvalid`). Reads
+    see committed state only. Transactions that write exclude each other from their beginning on, those of other
+    servers too: a use case may rely on what it has read.
     """
 
     def __init__(self, url: str) -> None:
-        self.url = make_url(url)
+        self.url = _parsed(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
-            self.write_engine = _sqlite_engine(url, begin="BEGIN IMMEDIATE", read_only=False)
-            self.read_engine = _sqlite_engine(url, begin="BEGIN", read_only=True)
+            self.write_engine = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", read_only=False)
+            self.read_engine = _sqlite_engine(self.url, begin="BEGIN", read_only=True)
         else:
-            self.write_engine = create_engine(url, pool_size=2, max_overflow=0, pool_pre_ping=True)
-            self.read_engine = create_engine(
-                url,
-                pool_size=READ_CONNECTIONS,
-                max_overflow=0,
-                pool_pre_ping=True,
-                isolation_level="REPEATABLE READ",
+            from pilothouse.storage import postgres  # its driver takes long to import
+
+            self.write_engine = postgres.engine(self.url, connections=2)
+            postgres.one_at_a_time(self.write_engine)
+            self.read_engine = postgres.engine(
+                self.url, connections=READ_CONNECTIONS, isolation_level="REPEATABLE READ"
             )
+        for engine in (self.write_engine, self.read_engine):
+            outages.translate(engine)
 
     @classmethod
     def at(cls, path: Path) -> Database:
@@ -54,9 +62,20 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection for a short page of reads, on one consistent snapshot."""
-        with self.read_engine.connect() as connection:
+        """A connection for a short page of reads, on one consistent snapshot.
+
+        Raises :class:`StorageBusy` when no connection gets free, :class:`StorageUnavailable` when there is none.
+        """
+        try:
+            connection = self.read_engine.connect()
+        except PoolTimeout as error:
+            raise StorageBusy("every connection to the database is busy; try again shortly") from error
+        with connection:
             yield connection
+
+    def told(self, error: BaseException) -> BaseException:
+        """What befell a transaction, as callers know it: :class:`StorageUnavailable` if the database is away."""
+        return outages.told(self.write_engine, error)
 
     def close(self) -> None:
         """Close every connection; the database file is then complete by itself."""
@@ -64,12 +83,26 @@ class Database:
         self.write_engine.dispose()
 
 
-def _sqlite_engine(url: str, *, begin: str, read_only: bool) -> Engine:
+def _parsed(url: str) -> URL:
+    # Whatever is wrong with it, it is not repeated: it may hold a password.
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise StorageUrlInvalid("the database's URL cannot be read: postgresql://user@host/name?…") from None
+    if parsed.drivername == "sqlite":
+        return parsed
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    raise StorageUrlInvalid(f"a database of kind {parsed.drivername} is not supported: postgresql is")
+
+
+def _sqlite_engine(url: URL, *, begin: str, read_only: bool) -> Engine:
     # sqlite3 would begin transactions by itself, too late and of the wrong kind: we say BEGIN ourselves.
     engine = create_engine(
         url,
         pool_size=READ_CONNECTIONS if read_only else 1,
         max_overflow=0,
+        hide_parameters=True,  # in errors and logs: they may be secret
         connect_args={"timeout": 30, "check_same_thread": False, "isolation_level": None},
     )
 

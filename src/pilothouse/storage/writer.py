@@ -169,7 +169,7 @@ class Writer:
             for job in group:
                 if job.tx is not None:
                     _undo(job.tx)
-                job.error, job.tx = job.error or error, None
+                job.error, job.tx = job.error or self._database.told(error), None
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._deliver, group, prepared)
 

@@ -17,16 +17,16 @@ HERE = Path(__file__).parent
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Bring the database to ``revision``; does nothing when it is there already.
+    """Bring the database to ``revision``, whole or not at all; does nothing when it is there already.
 
-    Raises :class:`StorageTooNew` when a newer release has written it.
+    Servers that start at the same moment take turns: the transaction is the only one that writes from its
+    beginning on (:class:`Database`). Raises :class:`StorageTooNew` when a newer release has written it.
     """
-    with database.write_engine.connect() as connection:
-        # Alembic runs its own transactions on the connection we hand it.
+    with database.write_engine.begin() as connection:
+        # Alembic finds a transaction under way and leaves its end to us.
         config = _config(connection)
         try:
             command.upgrade(config, revision)
-            connection.commit()
         except CommandError as error:
             if "Can't locate revision" in str(error):
                 raise StorageTooNew(

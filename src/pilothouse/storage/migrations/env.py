@@ -5,7 +5,6 @@ from alembic import context
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=context.config.attributes.get("target_metadata"),
-    transaction_per_migration=True,
     render_as_batch=True,
 )
 with context.begin_transaction():

@@ -1,0 +1,70 @@
+"""What a call is told over gRPC when the database takes nothing: UNAVAILABLE, as HTTP says 503."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from pilothouse.identity.grpc import abort
+from pilothouse.identity.problems import translate
+from pilothouse.storage import StorageError
+
+Handler = Any  # a named tuple, of which gRPC's types know nothing
+Find = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+
+
+class StorageRefusals(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Turns a :class:`StorageError` that a servicer lets through into a status with our stable code."""
+
+    async def intercept_service(self, continuation: Find, details: grpc.HandlerCallDetails) -> Handler:
+        """gRPC."""
+        handler = await continuation(details)
+        if handler is None:
+            return handler
+        kind = _KINDS[handler.request_streaming, handler.response_streaming]
+        method = getattr(handler, kind)
+        if not handler.response_streaming:
+            return handler._replace(**{kind: _one(method)})
+        if inspect.isasyncgenfunction(method):
+            return handler._replace(**{kind: _stream(method)})
+        return handler  # gRPC's own, which writes by itself
+
+
+_KINDS = {
+    (False, False): "unary_unary",
+    (False, True): "unary_stream",
+    (True, False): "stream_unary",
+    (True, True): "stream_stream",
+}
+
+
+def _one(method: Any) -> Any:
+    async def call(request: Any, context: Any) -> Any:
+        try:
+            return await method(request, context)
+        except StorageError as error:
+            await _refuse(context, error)
+
+    return call
+
+
+def _stream(method: Any) -> Any:
+    async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            async with aclosing(method(request, context)) as answers:
+                async for answer in answers:
+                    yield answer
+        except StorageError as error:
+            await _refuse(context, error)
+
+    return call
+
+
+async def _refuse(context: Any, error: StorageError) -> None:
+    if not context.code():  # else the servicer has ended the call, and failed while it tidied up
+        await abort(context, translate(error))

@@ -1,0 +1,139 @@
+"""What only PostgreSQL can do to us: connections that end, servers that stand still in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from pilothouse.storage import Database, StorageBusy, StorageUnavailable, Tx
+from pilothouse.storage import database as database_module
+from pilothouse.storage import postgres as postgres_module
+from support.journals import appending, held_up, numbers, stored, writing
+from support.postgres import Postgres
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture
+def name(postgres: Postgres, migrated_postgres: str) -> Iterator[str]:
+    """A migrated database of its own."""
+    name = postgres.create(migrated_postgres)
+    yield name
+    postgres.drop(name)
+
+
+@pytest.mark.parametrize("noticed_by", ["use case", "writer"])
+async def test_a_connection_lost_among_use_cases_is_told_to_all_of_them(
+    postgres: Postgres, name: str, noticed_by: str
+) -> None:
+    """Nothing of the group is stored, everyone hears that it may try again, and the next group is written."""
+    database = Database(postgres.url(name))
+    async with writing(database) as (writer, journal):
+        await writer.write(appending(journal, 1))
+
+        def hang_up(tx: Tx) -> None:
+            postgres.hang_up(name)
+            if noticed_by == "use case":
+                tx.conn.execute(text("SELECT 1"))
+
+        def own_fault(tx: Tx) -> None:
+            raise LookupError("its own")
+
+        async with held_up(writer):
+            use_cases = [appending(journal, 2), own_fault, hang_up, appending(journal, 3), own_fault]
+            calls = asyncio.gather(*map(writer.write, use_cases), return_exceptions=True)
+        results = await calls
+        assert isinstance(results[1], LookupError)
+        for told in (results[0], results[2], results[3]):
+            assert isinstance(told, StorageUnavailable), repr(told)
+            assert "SQL" not in str(told)
+        await writer.write(appending(journal, 4))
+        assert numbers(stored(database)) == [1, 4]
+        assert [entry.offset for entry in stored(database)] == [1, 2]
+    database.close()
+
+
+async def test_connections_that_ended_while_nobody_used_them_are_not_noticed(
+    postgres: Postgres, name: str
+) -> None:
+    database = Database(postgres.url(name))
+    async with writing(database) as (writer, journal):
+        for number in range(3):
+            await writer.write(appending(journal, number))
+            assert numbers(stored(database)) == list(range(number + 1))
+            assert postgres.hang_up(name) >= 2
+    database.close()
+
+
+async def test_a_server_that_stands_still_holds_up_no_other(
+    postgres: Postgres, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has begun a transaction and says nothing more; PostgreSQL undoes it, and it hears so when it wakes."""
+    monkeypatch.setattr(postgres_module, "STANDS_STILL_AFTER", 1)
+    still, other = Database(postgres.url(name)), Database(postgres.url(name))
+    begun, go_on = threading.Event(), threading.Event()
+    async with writing(still) as (one, its_journal), writing(other) as (two, journal):
+
+        def stand_still(tx: Tx) -> None:
+            appending(its_journal, 1)(tx)
+            begun.set()
+            go_on.wait(30)
+
+        sleeping = asyncio.create_task(one.write(stand_still))
+        assert await asyncio.to_thread(begun.wait, 10)
+        try:
+            async with asyncio.timeout(20):
+                await two.write(appending(journal, 2))
+        finally:
+            go_on.set()
+        with pytest.raises(StorageUnavailable):
+            await sleeping
+        await one.write(appending(its_journal, 3))
+        assert numbers(stored(other)) == [2, 3]
+    still.close()
+    other.close()
+
+
+async def test_who_waits_too_long_for_its_turn_is_told_so(
+    postgres: Postgres, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_module, "WAITS_AT_MOST", 1)
+    busy, other = Database(postgres.url(name)), Database(postgres.url(name))
+    async with writing(other) as (two, journal):
+        with busy.write_engine.begin() as conn:
+            conn.execute(text("SELECT 1"))
+            with pytest.raises(StorageUnavailable):
+                await two.write(appending(journal, 1))
+        await two.write(appending(journal, 2))
+        assert numbers(stored(other)) == [2]
+    busy.close()
+    other.close()
+
+
+def test_a_server_that_is_not_there_is_told_so(tmp_path: Path) -> None:
+    """Whether one reads or writes; with the reason for the operator, but not for everyone."""
+    database = Database(f"postgresql://pilot@/none?host={tmp_path}")
+    for use in (database.read, database.write_engine.begin):
+        with pytest.raises(StorageUnavailable) as refused, use():
+            pass
+        assert str(tmp_path) in refused.value.reason
+        assert str(tmp_path) not in str(refused.value)
+    database.close()
+
+
+def test_who_gets_no_connection_to_read_is_told_so(
+    postgres: Postgres, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "READ_CONNECTIONS", 1)
+    database = Database(postgres.url(name))
+    monkeypatch.setattr(database.read_engine.pool, "_timeout", 0.1)
+    with database.read(), pytest.raises(StorageBusy), database.read():
+        pass
+    with database.read() as conn:
+        assert conn.execute(text("SELECT 1")).scalar_one() == 1
+    database.close()
