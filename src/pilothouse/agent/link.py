@@ -20,6 +20,7 @@ from pilothouse import __version__
 from pilothouse.agent.backoff import Backoff
 from pilothouse.agent.credential import load_credential, save_credential
 from pilothouse.agent.errors import CredentialRefused, Replaced, SettingsRefused
+from pilothouse.agent.numbering import Numbering
 from pilothouse.agent.settings import AgentSettings, architecture, os_name
 from pilothouse.agent.wires import Metadata
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
@@ -71,6 +72,7 @@ class Link:
         self._facts = facts
         self._may_enrol = settings.token is not None
         self._heartbeat_every = DEFAULT_HEARTBEAT
+        self._numbering = Numbering(settings.data_dir)
         self._channel = _channel(settings)
         self._agent = AgentServiceStub(self._channel)
         self._gateway = GatewayServiceStub(self._channel)
@@ -185,7 +187,8 @@ class Link:
     # -- the connection ---------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
-        call = self._agent.Connect(None, metadata=self.metadata)
+        number = ("pilot-connection", str(self._numbering.next()))
+        call = self._agent.Connect(None, metadata=(*self.metadata, number))
         beating: asyncio.Task[None] | None = None
         try:
             await call.write(self._heartbeat())
