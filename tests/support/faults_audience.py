@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pilothouse.client import Event, PilotClient, Unreachable
-from support.faults_checker import Lines
+from support.faults_checker import Journal, Lines, lines_by_node
 from support.server import Server
 from support.watchers import Got, RunSse, RunWs, follow, websocket
 
@@ -101,6 +101,7 @@ class Audience:
     def __init__(self, server: Server, token: str) -> None:
         self._server, self._token = server, token
         self._watching: dict[tuple[str, str], tuple[asyncio.Task[Any], Any]] = {}
+        self._following: dict[tuple[str, str], asyncio.Task[dict[str, list[str]]]] = {}
 
     def watch(self, run_id: str, expected: Lines) -> None:
         """One viewer of each kind on a run."""
@@ -111,6 +112,24 @@ class Audience:
         for node, lines in everything.items():
             viewing = by_channel(self._server, self._token, run_id, node, lines[-1])
             self._add(run_id, f"channel {node}", viewing, lines)
+
+    def follow(self, run_id: str) -> None:
+        """Some who watch a run (of several jobs) of which nobody knows yet what it will print."""
+        for kind, viewer in (("client", by_client), ("websocket", by_socket), ("sse", by_sse)):
+            viewing = viewer(self._server, self._token, run_id)
+            self._following[run_id, kind] = asyncio.create_task(viewing)
+
+    async def agrees(self, journal: Journal, timeout: float = 120.0) -> int:
+        """They have seen what the journal says, until the end of each run; gives the count of lines they saw."""
+        count = 0
+        async with asyncio.timeout(timeout):
+            for (run_id, kind), task in self._following.items():
+                entries = journal.of_run(run_id)
+                end = next(at for at, entry in enumerate(entries) if entry.type == "run.completed")
+                seen = await task
+                assert seen == lines_by_node(entries[:end]), f"{kind} of run {run_id} saw something else"
+                count += sum(map(len, seen.values()))
+        return count
 
     async def check(self, timeout: float = 60.0) -> None:
         """All have seen all, once and in order; raises what went wrong for the first who has not."""
@@ -123,7 +142,7 @@ class Audience:
 
     def leave(self) -> None:
         """For teardown."""
-        for task, _ in self._watching.values():
+        for task in (*(task for task, _ in self._watching.values()), *self._following.values()):
             task.cancel()
 
     def _add(self, run_id: str, kind: str, viewing: Any, wanted: Any) -> None:

@@ -54,6 +54,7 @@ class Story:
 
     def __init__(self) -> None:
         self.run = ""
+        self.cancelled = False
         self.jobs: dict[str, str] = {}
         self.steps: dict[str, str] = {}
         self.attempts: dict[str, _Attempt] = {}
@@ -101,6 +102,8 @@ class Story:
             return
         if what == "cancelling":
             assert self.run in ("pending", "running"), f"cancelled when {self.run}"
+            assert not self.cancelled, "cancelled twice"
+            self.cancelled = True
             return
         assert what in ("started", "completed"), f"run.{what}"
         assert self.run == body["previous"], f"run.{what} after {body['previous']}, but it was {self.run}"
