@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from support.faults import PATIENT, ROUNDS, Fleet, dummy, fleet, on
-from support.faults_readers import CLOSE, PING, TEXT, Memory, Pulse, connections, masked, ws_request
+from support.faults_readers import CLOSE, PING, TEXT, connections, masked, ws_request
+from support.faults_watch import Memory, Pulse
 
 SECONDS = 1.0 * ROUNDS
 """How long a flood lasts, if it is let in."""
@@ -148,7 +149,7 @@ def test_frames_that_are_none(made: Fleet, where: str, what: str) -> None:
             with contextlib.suppress(OSError):  # it may be thrown out while it talks
                 sock.sendall(FRAMES[what])
         for sock in socks:
-            sock.settimeout(5)
+            sock.settimeout(60)
             with contextlib.suppress(ConnectionError):
                 while sock.recv(65536):  # until the server has closed it
                     pass

@@ -48,7 +48,13 @@ class Shell:
         out = self.directory / ".git" / f"out-{len(self._processes)}"
         with out.open("w") as stdout:
             process = subprocess.Popen(
-                (*PILOT, *words), cwd=self.directory, env=environment, stdout=stdout, stderr=stdout, text=True
+                (*PILOT, *words),
+                cwd=self.directory,
+                env=environment,
+                stdout=stdout,
+                stderr=stdout,
+                text=True,
+                preexec_fn=_as_from_a_terminal,
             )
         self._processes.append(process)
         return process
@@ -61,6 +67,11 @@ class Shell:
         for process in self._processes:
             process.kill()
             process.wait()
+
+
+def _as_from_a_terminal() -> None:
+    # Tests that were started in the background of a shell ignore ctrl-C, and would bequeath that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture

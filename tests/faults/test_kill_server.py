@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 
 from support.faults import PATIENT, ROUNDS, Fleet, chance, dummy, fleet, on, shell
-from support.faults_checker import Audience, Journal, check_surfaces
+from support.faults_audience import Audience, check_surfaces
+from support.faults_checker import Journal
 from support.server import Server
 
 KILLS = 1 + ROUNDS

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from support.faults import PATIENT, QUICK, ROUNDS, AgentProcess, Fleet, chance, dummy, fleet, on, shell, until
-from support.faults_checker import Journal, check_surfaces
+from support.faults_audience import check_surfaces
+from support.faults_checker import Journal
 from support.faults_proxy import Proxy, proxy
 
 

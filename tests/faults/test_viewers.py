@@ -17,8 +17,6 @@ from support.fake_agent import FakeAgent, batch, registered
 from support.faults import LONG, PATIENT, ROUNDS, Fleet, dummy, fleet, on, until
 from support.faults_readers import (
     TEXT,
-    Memory,
-    Pulse,
     Reader,
     connections,
     masked,
@@ -26,6 +24,7 @@ from support.faults_readers import (
     ws_messages,
     ws_request,
 )
+from support.faults_watch import Memory, Pulse
 from support.server import Server, spec_for
 from support.waiting import eventually
 

@@ -11,9 +11,6 @@ import base64
 import contextlib
 import os
 import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +18,6 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-import psutil
 
 from support.server import Server
 
@@ -157,102 +153,6 @@ def stalled(reader: Reader) -> socket.socket:
     sock.connect(("127.0.0.1", reader.server.settings["port"]))
     sock.sendall(reader.request)
     return sock
-
-
-class Memory:
-    """The resident memory of a server, looked at all the time; MiB."""
-
-    def __init__(self, server: Server) -> None:
-        self._process = psutil.Process(server.pid)
-        self.before = self.now
-        self.peak = self.before
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    @property
-    def now(self) -> float:
-        return self._process.memory_info().rss / (1 << 20)
-
-    @property
-    def growth(self) -> float:
-        """The most it has grown."""
-        return self.peak - self.before
-
-    def __enter__(self) -> Memory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._done.wait(0.02):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                self.peak = max(self.peak, self.now)
-
-
-_ASKING = """
-import socket, sys, time
-
-def spent():
-    with open(f"/proc/{sys.argv[2]}/stat") as file:
-        return sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13])) / 100
-
-while True:
-    began, work = time.perf_counter(), spent()
-    try:
-        with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=30) as sock:
-            sock.sendall(b"GET /healthz HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
-            good = b" 200 " in b"".join(iter(lambda: sock.recv(4096), b""))[:20]
-    except OSError:
-        good = False
-    took = min(time.perf_counter() - began, spent() - work)
-    print(took if good else float("inf"), flush=True)
-    time.sleep(0.02)
-"""
-
-
-class Pulse:
-    """Somebody who asks ``/healthz`` all the time, on a new connection each, and how long he waited.
-
-    In a process of its own: it must measure the server, not how busy the test is. What counts is how many seconds
-    the server worked for others meanwhile, so that a busy machine makes no difference.
-    """
-
-    def __init__(self, server: Server) -> None:
-        command = [sys.executable, "-S", "-c", _ASKING, str(server.settings["port"]), str(server.pid)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self.took: list[float] = []
-        self._thread = threading.Thread(target=self._hear, daemon=True)
-
-    def __enter__(self) -> Pulse:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._thread.join()
-        self._process.wait()
-
-    def healthy(self) -> None:
-        """It was asked often enough, and never had to be waited for."""
-        end = time.monotonic() + 30
-        while len(self.took) < 20 and time.monotonic() < end:
-            time.sleep(0.02)
-        assert len(self.took) >= 20, f"it answered {len(self.took)} times"
-        crowded = os.getloadavg()[0] > (os.cpu_count() or 1)  # then even the same work takes longer
-        assert self.p99 < (2.0 if crowded else 1.0), f"an answer took {max(self.took):.1f} s"
-
-    @property
-    def p99(self) -> float:
-        return sorted(self.took)[int(len(self.took) * 0.99)]
-
-    def _hear(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as told:
-            for line in told:
-                self.took.append(float(line))
 
 
 @contextlib.contextmanager

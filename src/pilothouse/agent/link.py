@@ -20,6 +20,7 @@ from pilothouse import __version__
 from pilothouse.agent.backoff import Backoff
 from pilothouse.agent.credential import load_credential, save_credential
 from pilothouse.agent.errors import CredentialRefused, Replaced, SettingsRefused
+from pilothouse.agent.numbering import Numbering
 from pilothouse.agent.settings import AgentSettings, architecture, os_name
 from pilothouse.agent.wires import Metadata
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
@@ -36,6 +37,7 @@ _OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # else a dead connection is noticed after its default, 60 s
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -70,6 +72,7 @@ class Link:
         self._facts = facts
         self._may_enrol = settings.token is not None
         self._heartbeat_every = DEFAULT_HEARTBEAT
+        self._numbering = Numbering(settings.data_dir)
         self._channel = _channel(settings)
         self._agent = AgentServiceStub(self._channel)
         self._gateway = GatewayServiceStub(self._channel)
@@ -184,7 +187,8 @@ class Link:
     # -- the connection ---------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
-        call = self._agent.Connect(None, metadata=self.metadata)
+        number = ("pilot-connection", str(self._numbering.next()))
+        call = self._agent.Connect(None, metadata=(*self.metadata, number))
         beating: asyncio.Task[None] | None = None
         try:
             await call.write(self._heartbeat())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +16,7 @@ from uuid_utils import uuid7
 from pilothouse.fleet import messages
 from pilothouse.fleet.credentials import agent_caller, bearer
 from pilothouse.fleet.errors import AgentNotFound, BadCredential, BadProfile
-from pilothouse.fleet.model import Task, Verdict
+from pilothouse.fleet.model import AgentChannel, Task, Verdict
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.storage import StorageError, Tx, Writer
@@ -28,20 +29,28 @@ log = structlog.get_logger("fleet.grpc")
 MAX_COMMANDS = 10_000
 MAX_UNDER_WAY = 256
 """Of what one agent says, so much may wait for its commit before more is read."""
+CONNECTION = "pilot-connection"
+"""Call metadata by which an agent numbers its connections: the higher is the newer, however they arrive."""
 
 _ENDINGS = {
     "replaced": grpc.StatusCode.ABORTED,
+    "overtaken": grpc.StatusCode.UNAVAILABLE,  # if it is no ghost, it comes again with a higher number
     "going away": grpc.StatusCode.UNAVAILABLE,
     "unregistered": grpc.StatusCode.UNAUTHENTICATED,
 }
 
 
 class GrpcChannel:
-    """One ``Connect`` call. Commands wait here for the socket; the lease brings back what is dropped."""
+    """One ``Connect`` call. Commands wait here for the socket; the lease brings back what is dropped.
 
-    def __init__(self, agent_id: str) -> None:
+    ``number``: the agent's own count of its connections, 0 if it does not count; ``arrived``: ours, of all calls.
+    """
+
+    def __init__(self, agent_id: str, number: int = 0, arrived: int = 0) -> None:
         self.agent_id = agent_id
         self.connection_id = str(uuid7())
+        self.number = number
+        self.arrived = arrived
         self.commands: asyncio.Queue[pb.ConnectResponse | None] = asyncio.Queue(MAX_COMMANDS)
         self.closed_for = ""
 
@@ -57,6 +66,18 @@ class GrpcChannel:
         """End the call once the commands before this have gone out."""
         self.closed_for = reason
         self._put(None)
+
+    def overtaken_by(self, other: AgentChannel | None) -> str:
+        """Why the other is the newer connection of this agent; empty if it is not.
+
+        A call may be held up on its way, or while its credential is looked up, until its successor has been at
+        work for long: then it must not take the successor's place.
+        """
+        if not isinstance(other, GrpcChannel) or other.closed_for:
+            return ""
+        if self.number and other.number:
+            return "overtaken" if self.number < other.number else ""
+        return "replaced" if self.arrived < other.arrived else ""
 
     def _put(self, command: pb.ConnectResponse | None) -> None:
         try:
@@ -76,6 +97,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         self._fleet = fleet
         self._identity = identity
         self._writer = writer
+        self._arrivals = itertools.count(1)
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
         """Open to everyone who has a registration token, or the agent's own token."""
@@ -148,8 +170,11 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         self, request_iterator: AsyncIterator[pb.ConnectRequest], context: Context
     ) -> AsyncIterator[pb.ConnectResponse]:
         """The control channel: work and cancellations out; heartbeats, acknowledgements and statuses in."""
+        arrived = next(self._arrivals)
         agent_id = await self._self(context, "")
-        channel = GrpcChannel(agent_id)
+        channel = GrpcChannel(agent_id, _number(context), arrived)
+        if overtaken := channel.overtaken_by(self._fleet.hub.channel(agent_id)):
+            await context.abort(_ENDINGS[overtaken], f"this connection is {overtaken}")
         try:
             await self._fleet.attach(channel)
         except AgentNotFound as error:
@@ -205,6 +230,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         async for request in requests:
             if request.agent_id and request.agent_id != channel.agent_id:
                 raise PermissionError(f"this connection belongs to agent {channel.agent_id}")
+            if channel.closed_for and request.HasField("heartbeat"):
+                continue  # what it held then says nothing of what its successor holds now
             use_case = self._use_case(channel.agent_id, request, first)
             first = first and not request.HasField("heartbeat")
             if use_case is not None:
@@ -240,6 +267,13 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                 grpc.StatusCode.PERMISSION_DENIED, f"this credential belongs to agent {principal.id}"
             )
         return principal.id
+
+
+def _number(context: Context) -> int:
+    for key, value in context.invocation_metadata() or ():
+        if key == CONNECTION and isinstance(value, str) and value.isascii() and value.isdigit():
+            return int(value[:18])
+    return 0
 
 
 async def _not_offered(context: Context) -> NoReturn:

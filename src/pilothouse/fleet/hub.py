@@ -28,6 +28,10 @@ class Hub:
         del self._channels[channel.agent_id]
         return True
 
+    def channel(self, agent_id: str) -> AgentChannel | None:
+        """The agent's connection to this server, if there is one."""
+        return self._channels.get(agent_id)
+
     def connected(self, agent_id: str) -> bool:
         """Whether the agent can be spoken to from here."""
         return agent_id in self._channels

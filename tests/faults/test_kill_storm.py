@@ -1,0 +1,163 @@
+"""kill -9 again and again of server, agents, or both, under load: everything acknowledged is there, once, in order.
+
+Lanes of people start runs, wait for them, and cancel some; two agents run them; a third, the witness, knows every
+word that was acknowledged to it; and viewers of each kind watch. What may have been lost is what the kill of an
+agent takes with it, and that must say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.faults import PATIENT, ROUNDS, AgentProcess, Fleet, chance, fleet, on, shell, until
+from support.faults_audience import Audience
+from support.faults_checker import Journal
+from support.faults_load import Lane, lanes, settle
+from support.faults_story import LOST, Entry, check_story
+from support.faults_witness import Witness
+from support.server import spec_for
+
+KILLS = 2 if ROUNDS == 1 else 4 * ROUNDS
+LINES = 25
+ALLOWED = {"plain/s0": 1, "plain/s1": 1, "safe/s0": 3, "safe/s1": 3, "tried/s0": 2}
+
+
+def work(made: Fleet, ledger: Path) -> dict[str, Any]:
+    """Jobs that may run once, once more if they fail, and again if they are lost; on two agents."""
+    say = (
+        f'echo "$PILOT_STEP_RUN_ID" >> {ledger}; i=0; '
+        f'while [ $i -lt {LINES} ]; do i=$((i+1)); echo "$PILOT_STEP_RUN_ID $i"; sleep 0.01; done'
+    )
+    failing = f"{say}; mark={made.directory}/mark-$PILOT_RUN_ID; test -e $mark || {{ touch $mark; exit 3; }}"
+    safe = on("b", {"name": "safe", "onLost": "rerun", "steps": [shell("s0", say), shell("s1", say)]})
+    tried = on("a", {"name": "tried", "steps": [{**shell("s0", failing), "retry": {"maxAttempts": 2}}]})
+    plain = on("a", {"name": "plain", "steps": [shell("s0", say), shell("s1", say)]})
+    return {"jobs": [*plain["jobs"], *safe["jobs"], *tried["jobs"]]}
+
+
+class Killer:
+    """Kills, at random moments, and brings back."""
+
+    def __init__(self, made: Fleet, rng: random.Random) -> None:
+        self.made, self.rng = made, rng
+        self.kills: Counter[str] = Counter()
+
+    async def strike(self, whom: str) -> None:
+        """Once, after a while."""
+        await asyncio.sleep(self.rng.uniform(0.05, 0.9))  # the moment of the kill is the point
+        victims: list[Any] = [self.made.server] if whom == "server" else [self.rng.choice(self.made.agents)]
+        if whom == "both":
+            victims.append(self.made.server)
+        self.rng.shuffle(victims)
+        for victim in victims:
+            await asyncio.to_thread(victim.kill9)
+            self.kills["agent" if isinstance(victim, AgentProcess) else "server"] += 1
+            await asyncio.sleep(self.rng.choice((0, 0, 0.1, 0.5)))
+        self.rng.shuffle(victims)
+        for victim in victims:
+            if isinstance(victim, AgentProcess):
+                victim.start(online=False)  # it may be killed again before it has been let in
+            else:
+                await asyncio.to_thread(victim.restart)
+
+
+@pytest.mark.parametrize("whom", ["server", "agent", "both"])
+async def test_nothing_acknowledged_is_lost(tmp_path: Path, whom: str) -> None:
+    rng, ledger = chance(f"storm {whom}"), tmp_path / "ledger"
+    with fleet(tmp_path, **PATIENT) as made:
+        for name in ("a", "b"):
+            made.agent(name, slots=6).start()
+        killer, audience = Killer(made, rng), Audience(made.server, made.server.admin)
+        tell, loop = audience.follow, asyncio.get_running_loop()
+        mixed = made.server.pipeline("mixed", work(made, ledger))
+        attested = made.server.pipeline("attested", spec_for("witness", "s0", "s1"))
+        crew = (
+            Lane(made, "watched", mixed, rng, tell=lambda run_id: loop.call_soon_threadsafe(tell, run_id)),
+            Lane(made, "plain", mixed, rng),
+            Lane(made, "fickle", mixed, rng, cancels=0.6),
+            Lane(made, "attested", attested, rng),
+        )
+        witness = Witness(made.server, "witness", rng)
+        async with witness.at_work(made.server.registration_token(max_uses=1)):
+            with lanes(*crew):
+                for _ in range(KILLS):
+                    await killer.strike(whom)
+                outcomes = await asyncio.to_thread(settle, *crew)
+                assert witness.idle
+        journal = Journal(made.server.data_dir)
+        witness.check(journal)
+        seen = await audience.agrees(journal)
+        audience.leave()
+        await asyncio.to_thread(_check, made, journal, crew, outcomes, ledger)
+        _report(whom, killer, journal, witness, outcomes, seen)
+
+
+def _check(
+    made: Fleet, journal: Journal, crew: tuple[Lane, ...], outcomes: dict[str, str], ledger: Path
+) -> None:
+    journal.check()
+    acknowledged = {run_id for lane in crew for run_id in lane.runs.values()}
+    there = {entry.stream.removeprefix("run/") for entry in journal.entries if entry.type == "run.created"}
+    assert there == acknowledged, "a run is lost, or nobody has heard of it"
+    assert all(outcomes[run_id] == "cancelled" for lane in crew for run_id in lane.cancelled)
+    started: set[str] = set()
+    for run_id in acknowledged:
+        entries = journal.of_run(run_id)
+        check_story(entries, ALLOWED)
+        assert made.show(run_id)["status"] == outcomes[run_id] == entries[-1 - _late(entries)].body["status"]
+        for entry in entries:
+            if entry.type == "step.started":
+                started.add(entry.body["step_run_id"])
+        if run_id not in crew[-1].runs.values():
+            _check_lines(entries)
+    told = ledger.read_text().split()
+    assert len(told) == len(set(told)), "one attempt ran twice"
+    assert set(told) <= started, "a step ran before its start was acknowledged"
+    until(lambda: Journal(made.server.data_dir).leases == 0, what="nothing is leased any more")
+    assert [made.busy(agent) for agent in made.agents] == [0, 0]
+    assert made.server.failures() == []
+    assert [agent.failures() for agent in made.agents] == [[], []]
+    again = made.run("again", work(made, ledger))
+    assert made.ended(again, 60)["status"] == "succeeded", "it still works"
+
+
+def _late(entries: list[Entry]) -> int:
+    """How many lines of lost attempts came after the end."""
+    return len(entries) - 1 - next(at for at, entry in enumerate(entries) if entry.type == "run.completed")
+
+
+def _check_lines(entries: list[Entry]) -> None:
+    """Each attempt's lines are the first so many of its own, and all of them where it succeeded."""
+    lines: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.type == "step.logged":
+            lines.setdefault(entry.body["step_run_id"], []).extend(entry.body["lines"])
+    for entry in entries:
+        if entry.type == "attempt.completed":
+            attempt, body = entry.body["step_run_id"], entry.body
+            had = lines.get(attempt, [])
+            assert had == [f"{attempt} {n}" for n in range(1, len(had) + 1)], f"{entry.node}: {had}"
+            whole = body["status"] == "succeeded" or body["error"] == "exit code 3"
+            assert not whole or len(had) == LINES, f"{entry.node} has {len(had)} lines"
+            known = whole or body["status"] == "cancelled" or body["error"].startswith(LOST)
+            assert known, f"{entry.node}: {body['error']}"
+
+
+def _report(
+    whom: str, killer: Killer, journal: Journal, witness: Witness, outcomes: dict[str, str], seen: int
+) -> None:
+    types = Counter(entry.type for entry in journal.entries)
+    lines = sum(len(e.body["lines"]) for e in journal.entries if e.type == "step.logged")
+    attested = sum(map(len, witness.lines.values())), sum(map(len, witness.events.values()))
+    print(
+        f"storm of {whom}: killed {dict(killer.kills)}; runs {dict(Counter(outcomes.values()))}, "
+        f"{types['step.started']} starts, {len(journal.entries)} entries, {lines} lines ({seen} seen live), "
+        f"acknowledged to the witness: {attested[0]} lines, {attested[1]} events in {len(witness.states)} steps, "
+        f"{witness.repeats} calls repeated"
+    )

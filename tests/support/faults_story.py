@@ -1,0 +1,194 @@
+"""Whether the entries of one run tell a story that can have happened: each change once, in order, none left out.
+
+Every entry that changes a status names the one before it, so that a change that was lost, doubled or told out of
+order shows at the next one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+LOST = "lost: "
+_LATE = {"step.logged", "agent.event"}
+"""What may still come of an attempt that was given up as lost."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the journal."""
+
+    offset: int
+    stream: str
+    type: str
+    body: dict[str, Any]
+
+    @property
+    def node(self) -> str:
+        """``job/step``."""
+        return f"{self.body['job']}/{self.body['step']}"
+
+
+@dataclass
+class _Attempt:
+    node: str
+    state: str = "queued"
+    lost: bool = False
+    lines: int = 0
+    percent: int = 0
+    outputs: set[str] = field(default_factory=set)
+
+
+def check_story(entries: Iterable[Entry], allowed: Mapping[str, int] | None = None) -> None:
+    """``allowed``: how often each step may be started. Raises :class:`AssertionError` with what is wrong."""
+    story = Story()
+    for entry in entries:
+        story.take(entry)
+    story.end(allowed or {})
+
+
+class Story:
+    """What is known so far of one run."""
+
+    def __init__(self) -> None:
+        self.run = ""
+        self.cancelled = False
+        self.jobs: dict[str, str] = {}
+        self.steps: dict[str, str] = {}
+        self.attempts: dict[str, _Attempt] = {}
+        self.numbers: Counter[str] = Counter()
+        self.rounds: Counter[str] = Counter()
+        self.starts: Counter[str] = Counter()
+
+    def take(self, entry: Entry) -> None:
+        """The next entry."""
+        kind, _, what = entry.type.partition(".")
+        body = entry.body
+        assert self.run or entry.type == "run.created", f"it begins with {entry.type}"
+        if "step_run_id" in body and entry.type != "step.queued":
+            self._of_attempt(entry, self.attempts.get(body["step_run_id"]))
+        elif kind == "run":
+            self._of_run(what, body)
+        elif kind == "job":
+            self._of_job(what, body)
+        elif what == "queued":
+            self._queued(entry)
+        else:
+            assert entry.type == "step.completed", f"{entry.type} of no attempt"
+            self._step(entry, "pending", body["status"])
+
+    def end(self, allowed: Mapping[str, int]) -> None:
+        """There are no more."""
+        assert self.run == "over", "the run is stuck"
+        assert all(state == "over" for state in self.jobs.values()), f"jobs are stuck: {dict(self.jobs)}"
+        open_steps = {node for node, state in self.steps.items() if state != "over"}
+        assert not open_steps, f"steps are stuck: {open_steps}"
+        open_attempts = {a.node for a in self.attempts.values() if a.state != "over"}
+        assert not open_attempts, f"attempts are stuck: {open_attempts}"
+        for node, most in allowed.items():
+            assert self.starts[node] <= most, f"{node} was started {self.starts[node]} times"
+
+    # -- runs, jobs, steps ------------------------------------------------------------------------------
+
+    def _of_run(self, what: str, body: Mapping[str, Any]) -> None:
+        if what == "created":
+            assert not self.run, "created twice"
+            self.run = "pending"
+            for job in body["jobs"]:
+                self.jobs[job["name"]] = "pending"
+                self.steps.update({f"{job['name']}/{step['name']}": "pending" for step in job["steps"]})
+            return
+        if what == "cancelling":
+            assert self.run in ("pending", "running"), f"cancelled when {self.run}"
+            assert not self.cancelled, "cancelled twice"
+            self.cancelled = True
+            return
+        assert what in ("started", "completed"), f"run.{what}"
+        assert self.run == body["previous"], f"run.{what} after {body['previous']}, but it was {self.run}"
+        self.run = "running" if what == "started" else "over"
+
+    def _of_job(self, what: str, body: Mapping[str, Any]) -> None:
+        job = body["job"]
+        assert self.run != "over", f"job.{what} while the run is {self.run}"
+        if what == "restarted":
+            assert self.jobs[job] == "running", f"{job} restarted when {self.jobs[job]}"
+            self.rounds[job] += 1
+            assert body["round"] == self.rounds[job] + 1, f"{job}: round {body['round']} is not the next"
+            for node in [node for node in self.steps if node.startswith(f"{job}/")]:
+                assert self.steps[node] in ("pending", "over"), f"{node} is {self.steps[node]} at the restart"
+                self.steps[node] = "pending"
+            return
+        assert what in ("started", "completed"), f"job.{what}"
+        assert self.jobs[job] == body["previous"], f"job.{what}: {job} was {self.jobs[job]}"
+        self.jobs[job] = "running" if what == "started" else "over"
+
+    def _queued(self, entry: Entry) -> None:
+        body, node = entry.body, entry.node
+        assert self.jobs[body["job"]] == "running", f"{node} queued while its job is {self.jobs[body['job']]}"
+        assert body["step_run_id"] not in self.attempts, f"{node}: an attempt's id was used twice"
+        self.numbers[node] += 1
+        assert body["attempt"] == self.numbers[node], f"{node}: attempt {body['attempt']} is not the next"
+        self._step(entry, body["previous"], "queued")
+        self.attempts[body["step_run_id"]] = _Attempt(node)
+
+    def _step(self, entry: Entry, previous: str, now: str) -> None:
+        node = entry.node
+        assert self.run != "over", f"{entry.type} of {node} while the run is {self.run}"
+        assert entry.body["previous"] == previous == self.steps[node], (
+            f"{entry.type} of {node} after {entry.body['previous']}, but it was {self.steps[node]}"
+        )
+        self.steps[node] = "over" if entry.type == "step.completed" else now
+
+    # -- attempts ---------------------------------------------------------------------------------------
+
+    def _of_attempt(self, entry: Entry, attempt: _Attempt | None) -> None:
+        assert attempt is not None, f"{entry.type} of an attempt that was never queued"
+        assert attempt.node == entry.node
+        if attempt.state == "over" and entry.type != "step.completed":
+            late = attempt.lost and entry.type in _LATE
+            assert late, f"{entry.type} of {entry.node} after its end"
+        match entry.type:
+            case "step.started":
+                assert attempt.state == "queued", f"{entry.node} started twice under one id"
+                self._step(entry, "queued", "running")
+                attempt.state = "running"
+                self.starts[entry.node] += 1
+            case "step.logged":
+                self._logged(entry, attempt)
+            case "step.progressed":
+                assert attempt.percent <= entry.body["percent"] <= 100, f"{entry.node}: progress falls"
+                attempt.percent = entry.body["percent"]
+            case "step.output":
+                name = entry.body["output"]
+                assert name not in attempt.outputs, f"{entry.node}: output {name} twice"
+                attempt.outputs.add(name)
+            case "attempt.completed":
+                self._attempt_over(entry, attempt)
+            case "step.completed":
+                self._step_over(entry, attempt)
+            case _:
+                assert entry.type in ("step.waiting", "agent.event"), f"{entry.type} of {entry.node}"
+
+    def _logged(self, entry: Entry, attempt: _Attempt) -> None:
+        assert attempt.state != "queued", f"{entry.node}: lines before its start"
+        first = entry.body["first"]
+        assert first == attempt.lines + 1, f"{entry.node}: line {first} after line {attempt.lines}"
+        attempt.lines += len(entry.body["lines"])
+
+    def _attempt_over(self, entry: Entry, attempt: _Attempt) -> None:
+        assert attempt.state in ("queued", "running")
+        attempt.state, attempt.lost = "over", entry.body["error"].startswith(LOST)
+        node, final = entry.node, entry.body["final"]
+        assert self.steps[node] in ("queued", "running"), (
+            f"{node}: an attempt ends when it is {self.steps[node]}"
+        )
+        self.steps[node] = f"ended {self.steps[node]} {entry.body['status']}" if final else "pending"
+
+    def _step_over(self, entry: Entry, attempt: _Attempt) -> None:
+        assert attempt.state == "over", f"{entry.node} completed before its attempt"
+        expected = f"ended {entry.body['previous']} {entry.body['status']}"
+        assert self.steps[entry.node] == expected, f"{entry.node} completed when {self.steps[entry.node]}"
+        assert self.run != "over", f"{entry.node} completed while the run is {self.run}"
+        self.steps[entry.node] = "over"
