@@ -141,10 +141,6 @@ async def test_a_websocket_from_cursor_to_cursor(server: Server, live: Live) -> 
     assert server.failures() == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="closing a socket with unread bytes resets it, and the reset overtakes the close frame: 1006",
-)
 async def test_a_message_that_is_too_big_is_refused_with_1009(server: Server) -> None:
     async with browser(server) as chromium:
         assert await chromium.end_of_large_message("/api/v1/ws", 1 << 20) == 0

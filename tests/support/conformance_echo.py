@@ -1,7 +1,6 @@
-"""Our server with two echoes among its routes, for conformance cases that expect one.
+"""Our server with an echo among its routes, for conformance cases that expect one.
 
-``/echo`` reads and writes through the framework; ``/echo/taken`` through a socket that it took from the server, as
-every stream of ours does. All else is ``pilothouse.server.main.serve`` as it is, save the bound on a message: the
+``/echo`` reads and writes through a socket that it took from the server, as every stream of ours does. All else is ``pilothouse.server.main.serve`` as it is, save the bound on a message: the
 suite's largest have 16 MiB, and that ours holds at 1 MiB is seen on the real endpoints.
 """
 
@@ -20,7 +19,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from pilothouse.identity.streaming import Message, accepted
 from pilothouse.journal.framing import text_frame
@@ -36,7 +35,7 @@ _TESTS = Path(__file__).parents[1]
 
 
 class EchoServer(Server):
-    """The same server as everywhere in the tests, but with the echoes."""
+    """The same server as everywhere in the tests, but with the echo."""
 
     def spawn(self) -> subprocess.Popen[str]:
         """Start the process and wait for nothing."""
@@ -64,17 +63,6 @@ def echoing(directory: Path) -> Iterator[EchoServer]:
 
 
 async def echo(ws: WebSocket) -> None:
-    """The ordinary way: accept, receive, send."""
-    await ws.accept()
-    with contextlib.suppress(WebSocketDisconnect):  # it may leave before it has its answer
-        while (message := await ws.receive())["type"] != "websocket.disconnect":
-            if message.get("text") is not None:
-                await ws.send_text(message["text"])
-            else:
-                await ws.send_bytes(message["bytes"])
-
-
-async def taken_echo(ws: WebSocket) -> None:
     """Our streams' way: take the socket and return; it lives on."""
     async with accepted(ws) as socket:
 
@@ -88,11 +76,10 @@ async def taken_echo(ws: WebSocket) -> None:
         socket.listen(heard)
 
 
-def with_echoes(graph: Graph) -> FastAPI:
-    """The real application and two routes more."""
+def with_echo(graph: Graph) -> FastAPI:
+    """The real application and one route more."""
     app = _build_app(graph)
     app.router.routes.append(WebSocketRoute("/echo", echo))
-    app.router.routes.append(WebSocketRoute("/echo/taken", taken_echo))
     return app
 
 
@@ -104,6 +91,6 @@ class _Config(uvicorn.Config):
 _build_app = main.build_app
 
 if __name__ == "__main__":
-    main.build_app = with_echoes
+    main.build_app = with_echo
     uvicorn.Config = _Config  # type: ignore[misc]
     sys.exit(uvloop.run(main.serve(Settings(**json.loads(sys.argv[1])))))

@@ -24,8 +24,13 @@ from pilothouse.journal.outlet import Connection, Outlet
 CONNECTION = "pilothouse.connection"
 """The key of ``scope["extensions"]`` under which the server offers the socket: whoever calls it takes the socket."""
 
-SSE_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Content-Type": "text/event-stream"}
-"""Nobody between us and the reader may keep or hold back events."""
+SSE_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",
+    "Content-Type": "text/event-stream",
+    "Connection": "close",
+}
+"""Nobody between us and the reader may keep or hold back events; the connection ends with the stream."""
 
 KEEPALIVE = b":keepalive\n\n"
 LAST_CHUNK = b"0\r\n\r\n"

@@ -52,10 +52,15 @@ class Handed(asyncio.Protocol):
         """Whether every byte has left our buffer."""
         return self._transport.get_write_buffer_size() == 0
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing may be written any more."""
+        return self._transport.is_closing()
+
     def attach(self, outlet: Outlet) -> None:
         """Tell this outlet of what happens to the transport."""
         self._outlets.append(outlet)
-        if self._transport.is_closing():
+        if self.over:
             asyncio.get_running_loop().call_soon(outlet.stop)
 
     def detach(self, outlet: Outlet) -> None:
@@ -71,16 +76,19 @@ class Handed(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Called by the transport: it has drained."""
-        self.writable = True
+        self.writable = not self.over
         for outlet in list(self._outlets):
             outlet.pump()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the transport."""
-        self.writable = False
         self._connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
+        self._stop_outlets()
+
+    def _stop_outlets(self) -> None:
+        self.writable = False
         for outlet in list(self._outlets):
             outlet.stop()
 

@@ -21,6 +21,9 @@ _QUIET = logging.getLogger("pilothouse.websockets")
 
 GOING_AWAY, BAD_TEXT, INTERNAL = 1001, 1007, 1011
 
+LINGER = 1.0
+"""Seconds that a client on TLS has to read why the connection failed."""
+
 SLICE = 4 << 10
 """Bytes of a client's data that are taken in at once: frames can be tiny, and others want their turn."""
 
@@ -38,7 +41,8 @@ class MessageSocket(Handed):
         "_listener",
         "_messages",
         "_on_lost",
-        "_parts",
+        "_opcode",
+        "_part",
         "_pending",
         "_pong",
         "_waiter",
@@ -48,18 +52,24 @@ class MessageSocket(Handed):
     def __init__(self, transport: Transport, connections: set[Any], max_size: int) -> None:
         """After the opening handshake; ``max_size``: bytes of a message."""
         # A new one: that of the handshake keeps the request for as long as it lives.
-        self._conn = Protocol(SERVER, max_size=max_size, logger=_QUIET)
+        self._conn = _Protocol(SERVER, max_size=max_size, logger=_QUIET)
         self._listener: OnMessage | None = None
         self._on_lost: Callable[[], None] | None = None
         self._waiter: asyncio.Future[Message] | None = None
         self._drained: asyncio.Future[None] | None = None
-        self._parts: list[Frame] = []
+        self._opcode = Opcode.TEXT
+        self._part = bytearray()
         self._messages: list[Message] = []
         self._pending = b""
         self._pong = b""
         self._work: asyncio.Handle | asyncio.Task[None] | None = None
         super().__init__(transport, connections)
         self._regulate()
+
+    @property
+    def over(self) -> bool:
+        """Nothing may follow a close frame."""
+        return self._conn.state is not OPEN or self._transport.is_closing()
 
     # -- for endpoints ----------------------------------------------------------------------------------
 
@@ -73,7 +83,7 @@ class MessageSocket(Handed):
 
     async def receive(self) -> Message:
         """One message, for an endpoint that must hear something before it listens. Raises :class:`SocketClosed`."""
-        if self._transport.is_closing():
+        if self.over:
             raise SocketClosed
         self._waiter = asyncio.get_running_loop().create_future()
         self.listen(self._first)
@@ -85,7 +95,7 @@ class MessageSocket(Handed):
 
     async def drain(self) -> None:
         """Wait until the socket takes more. Raises :class:`SocketClosed`."""
-        if self._transport.is_closing():
+        if self.over:
             raise SocketClosed
         if not self.writable:
             self._drained = self._drained or asyncio.get_running_loop().create_future()
@@ -93,16 +103,17 @@ class MessageSocket(Handed):
 
     def say(self, text: bytes) -> None:
         """Send one text message (UTF-8); never waits. Does nothing once the closing handshake has begun."""
-        if self._conn.state is OPEN and not self._transport.is_closing():
+        if not self.over:
             self.write(text_frame(text))
 
     def close(self, code: int, reason: str = "") -> None:
         """Begin the closing handshake; harmless when it has begun already."""
-        if self._conn.state is not OPEN or self._transport.is_closing():
+        if self.over:
             return
         self._conn.send_close(code, reason)
         self.write(b"".join(self._conn.data_to_send()))
         self._messages.clear()
+        self._stop_outlets()
         self._expect_end()
         self._regulate()
 
@@ -110,15 +121,17 @@ class MessageSocket(Handed):
 
     def data_received(self, data: bytes) -> None:
         """Called by the transport."""
+        if self._conn.eof_sent:
+            return  # nothing more is heard
         self._pending += data
         if self._work is None:
             self._advance()
 
     def resume_writing(self) -> None:
         """Called by the transport: it has drained."""
-        if self._pong:
+        if self._pong and not self.over:
             self.write(self._pong)
-            self._pong = b""
+        self._pong = b""
         super().resume_writing()
         if self._drained is not None:
             self._drained.set_result(None)
@@ -127,7 +140,7 @@ class MessageSocket(Handed):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the transport."""
         self._listener = None
-        self._pending, self._messages, self._parts = b"", [], []
+        self._pending, self._messages = b"", []
         for waiting in (self._waiter, self._drained):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(SocketClosed())
@@ -185,15 +198,16 @@ class MessageSocket(Handed):
         """Put frames together to messages; once the closing handshake has begun nothing more is heard."""
         for frame in frames:
             if frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and self._conn.state is OPEN:
-                self._parts.append(frame)
+                if frame.opcode is not Opcode.CONT:
+                    self._opcode = frame.opcode
+                self._part += frame.data
                 if frame.fin:
                     self._complete()
 
     def _complete(self) -> None:
-        parts, self._parts = self._parts, []
-        data = b"".join(part.data for part in parts)
+        data, self._part = bytes(self._part), bytearray()
         try:
-            self._messages.append(data.decode() if parts[0].opcode is Opcode.TEXT else data)
+            self._messages.append(data.decode() if self._opcode is Opcode.TEXT else data)
         except UnicodeDecodeError:
             self._conn.fail(BAD_TEXT, "text is UTF-8")
 
@@ -209,9 +223,30 @@ class MessageSocket(Handed):
         """
         for answer in answers:
             if not answer:
-                self._expect_end()
-                self._transport.close()
-            elif self.writable or self._conn.state is not OPEN:
+                self._hang_up()
+            elif self.writable or self.over:
                 self.write(answer)
             else:
                 self._pong = answer
+
+    def _hang_up(self) -> None:
+        """End the connection from our side. A client that still sends must not lose our last word to a reset."""
+        self._stop_outlets()
+        self._expect_end()
+        self._pending = b""
+        if self._conn.close_rcvd is not None:
+            self._transport.close()
+        elif self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:  # TLS cannot be half closed
+            asyncio.get_running_loop().call_later(LINGER, self._transport.close)
+
+
+class _Protocol(Protocol):
+    """A client may close amid a message of several frames: control frames come between them (RFC 6455, 5.4)."""
+
+    def recv_frame(self, frame: Frame) -> None:
+        """Called by the parser."""
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
