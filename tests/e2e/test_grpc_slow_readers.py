@@ -54,7 +54,7 @@ async def test_memory_stays_flat_and_all_of_them_get_everything(tmp_path: Path) 
                 expected = list(range(EVENTS + 1, 2 * EVENTS + 1))
                 assert [number(m) for m in await good.next(EVENTS)] == expected  # nobody is held up
             print(f"grown {alone.growth:.0f} MiB alone, {memory.growth:.0f} MiB with {SLOW} who do not read")
-            assert memory.growth < alone.growth + SLOW * EVENTS * SIZE / (1 << 20) / 4
+            assert memory.growth < alone.growth + SLOW * EVENTS * SIZE / (1 << 20) / 8
             got = await asyncio.gather(*(call.next(EVENTS) for call in calls))
             assert [[number(m) for m in messages] for messages in got] == [expected] * SLOW
         await eventually(lambda: followers(server) == 0)

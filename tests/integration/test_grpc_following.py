@@ -24,7 +24,7 @@ from pilothouse.server import stream_rpc
 from pilothouse.server.graph import Graph, build
 from pilothouse.server.rpc import start_rpc
 from pilothouse.server.settings import Settings
-from pilothouse.storage import Tx
+from pilothouse.storage import StorageUnavailable, Tx
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
 from pilothouse.wire.stream.v1.stream_pb2_grpc import StreamServiceStub
 from support.waiting import eventually
@@ -217,6 +217,27 @@ async def test_what_ends_while_a_call_begins(
     assert states[-1] == "cancelled"
     assert states.count("cancelled") == 1
     assert await call.code() is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("what", ["read", "load"])
+async def test_a_database_that_does_not_answer(
+    served: tuple[Graph, Any, str], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Before the call is understood, or while its past is read: it is to come back."""
+    graph, stub, token = served
+    await register(graph, 1)
+
+    async def down(*_: Any) -> None:
+        raise StorageUnavailable("the operator's words")
+
+    monkeypatch.setattr(graph.identity if what == "read" else graph.journal.feed, what, down)
+    call = stub.StreamAgentStatus(pb.StreamAgentStatusRequest(), metadata=metadata(token, "start"))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async with asyncio.timeout(10):
+            await read(call, 1)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "operator" not in str(caught.value.details())
+    assert graph.journal.feed.followers == 0
 
 
 class Blocked:

@@ -13,6 +13,7 @@ from pilothouse.identity.errors import ApiError
 from pilothouse.identity.grpc import abort, caller, require
 from pilothouse.identity.limits import RateLimits
 from pilothouse.identity.model import Principal
+from pilothouse.identity.problems import translate
 from pilothouse.identity.service import Identity
 from pilothouse.identity.streaming import Stream
 from pilothouse.journal import Cursor, CursorError, CursorExpired, Feed, Subscription, WireFormat
@@ -21,8 +22,7 @@ from pilothouse.journal.feed import NOW
 from pilothouse.journal.messages import Until
 from pilothouse.journal.model import Sees
 from pilothouse.server.watches import MAX_IDS, Watch
-from pilothouse.storage import Writer
-from pilothouse.storage.errors import StorageError
+from pilothouse.storage import StorageError, Writer
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Find = Callable[[Connection, Sees, bool], Watch]
@@ -50,6 +50,14 @@ class Follower:
         with how things stand. Ends with OK once all that was named is over; else with UNAUTHENTICATED,
         PERMISSION_DENIED, NOT_FOUND, INVALID_ARGUMENT, OUT_OF_RANGE (the cursor), or UNAVAILABLE (come back).
         """
+        try:
+            await self._serve(context, action, fmt, find, names)
+        except StorageError as error:
+            await abort(context, translate(error))
+
+    async def _serve(
+        self, context: Context, action: str, fmt: WireFormat, find: Find, names: Collection[str]
+    ) -> None:
         principal = await caller(context, self._identity, self._limits)
         await require(context, principal, action)
         cursor = _metadata(context, CURSOR)
@@ -59,7 +67,7 @@ class Follower:
             # "now" is the moment of which we know what is over and what goes on.
             place = Cursor(head).text(self._feed.epoch) if cursor in ("", NOW) else cursor
             stream = await self._open(principal, watch, fmt, place)
-        except (ApiError, CursorError, StorageError) as error:
+        except (ApiError, CursorError) as error:
             await _refuse(context, error)
         try:
             whole = await self._send(context, watch, stream)
@@ -148,16 +156,14 @@ def _check(names: Collection[str]) -> None:
         raise ApiError.of("INVALID_PARAMETER", f"an id has at most {MAX_ID} characters, none of them NUL")
 
 
-async def _refuse(context: Context, error: ApiError | CursorError | StorageError) -> NoReturn:
+async def _refuse(context: Context, error: ApiError | CursorError) -> NoReturn:
     match error:
-        case ApiError():
-            await abort(context, error)
         case CursorExpired():
             await abort(context, ApiError.of("CURSOR_EXPIRED", f"{error} (cursor_expired)"))
         case CursorError():
             await abort(context, ApiError.of("CURSOR_INVALID", str(error)))
         case _:
-            await abort(context, ApiError.of("STORAGE_BUSY", str(error)))
+            await abort(context, error)
 
 
 async def _goodbye(context: Context, stream: Stream) -> NoReturn:
