@@ -21,7 +21,7 @@ from pilothouse.identity.model import SYSTEM
 from pilothouse.identity.web import install
 from pilothouse.journal import Journal
 from pilothouse.storage import Database, Writer, metadata, now_ms
-from support.databases import drop_database, server_database
+from support.databases import drop_database, reopened, server_database
 
 PASSWORD = "correct horse"
 ENVELOPES = ("/api/v1/projects", "/api/v1/roles", "/api/v1/pipelines")
@@ -101,7 +101,8 @@ async def running(directory: Path, limits: RateLimitSettings = OFF, **options: A
 @asynccontextmanager
 async def beside(first: Stack) -> AsyncIterator[Stack]:
     """A second server on the same database, with a writer of its own."""
-    second = Stack(first.database, OFF, {})
+    database = reopened(first.database)
+    second = Stack(database, OFF, {})
     second.writer.start(second.journal)
     second.admin = first.admin
     try:
@@ -110,6 +111,7 @@ async def beside(first: Stack) -> AsyncIterator[Stack]:
         await second.http.aclose()
         second.identity.close()
         await second.writer.stop()
+        database.close()
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
