@@ -21,7 +21,7 @@ import pytest
 
 from pilothouse.storage import Database
 from pilothouse.storage.migrations import upgrade
-from support.postgres import BINARIES, Postgres, newest_binaries
+from support.postgres import BINARIES, Postgres, binaries
 
 CHOSEN = os.environ.get("PILOT_TEST_DATABASE", "sqlite")
 assert CHOSEN in ("sqlite", "postgresql"), "PILOT_TEST_DATABASE is sqlite or postgresql"
@@ -110,7 +110,7 @@ def database_of_servers(
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """The server of this test process. A socket's path is short, so it is not in pytest's directory."""
-    if not newest_binaries().joinpath("postgres").exists():
+    if not binaries().joinpath("postgres").exists():
         pytest.fail(f"these tests need PostgreSQL, and there is none in {BINARIES}/*/bin: install postgresql")
     directory = Path(tempfile.mkdtemp(prefix="pilot-pg-"))
     try:

@@ -43,7 +43,7 @@ class Postgres:
         self.directory = directory
         self.data = directory / "data"
         self.spare: list[str] = []
-        self._binaries = newest_binaries()
+        self._binaries = binaries()
         self._made = 0
         self._as = (
             ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] if _root() else ["setpriv"]
@@ -138,7 +138,7 @@ class Postgres:
         return psycopg.connect(**where, autocommit=True)
 
 
-def newest_binaries() -> Path:
+def binaries() -> Path:
     """Where PostgreSQL's programs are, if there are any."""
     found = sorted(BINARIES.glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
     return found[0] if found else BINARIES

@@ -113,6 +113,7 @@ class Writer:
         if self._queued >= MAX_QUEUED:
             raise StorageBusy(f"{self._queued} writes are waiting already; try again shortly")
         future: asyncio.Future[T] = self._loop.create_future()
+        future.add_done_callback(_heard)  # a caller may go away before he is told
         self._queued += 1
         self._queue.put(_Job(use_case, future))
         return future
@@ -235,6 +236,11 @@ class Writer:
                     log.exception("storage.after_commit_failed")
         if not job.future.done():
             job.future.set_result(job.result)
+
+
+def _heard(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 def _undo(tx: Tx) -> None:
