@@ -100,7 +100,7 @@ class Feed:
         self._pages = Pages(self._load_page)
         self._committed: list[list[Entry]] = []
         self._spawned: set[asyncio.Task[None]] = set()
-        self._turning: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.clock = time.monotonic
         self.pulse = Pulse(self.clock)
 
@@ -147,15 +147,16 @@ class Feed:
             self._wake(stream, entries[0].offset)
         self._wake(None, batch[0].offset)
 
-    async def look_around(self) -> None:
+    async def look_around(self) -> int:
         """See whether other servers have committed anything, and let the readers here have it from disk.
 
-        Call this now and then where several servers share a database.
+        Call this now and then where several servers share a database. Gives the journal's head on disk.
         """
         head = await self._read(store.next_offset)
         if head > self.window.head and not self._committed:
             self.window.skip(head)
             self._fall_behind()
+        return head
 
     def _fall_behind(self) -> None:
         """Another server has committed entries that are not here: the live read on from where they are, on disk."""
@@ -245,18 +246,22 @@ class Feed:
     # -- what goes on by itself --------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin the pulse."""
-        self._turning = asyncio.create_task(self._turn())
+        """Begin the pulse and, where there may be other servers, to look around."""
+        tasks = [self._turn()] if self._database.is_sqlite else [self._turn(), self._watch()]
+        self._tasks = [asyncio.create_task(task) for task in tasks]
 
     async def _turn(self) -> None:
         while True:
             await asyncio.sleep(STEP)
             self.pulse.turn()
-            if not self._database.is_sqlite:
-                try:
-                    await self.look_around()
-                except Exception as error:  # the next turn tries again
-                    log.warning("feed.look_failed", error=str(error))
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(STEP)
+            try:
+                await self.look_around()
+            except Exception as error:  # the next look tries again
+                log.warning("feed.look_failed", error=str(error))
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
         """Run a reader's load in the background."""
@@ -291,8 +296,8 @@ class Feed:
 
     def stop_all(self) -> None:
         """End every stream (shutdown); their readers go on elsewhere from their cursors."""
-        if self._turning is not None:
-            self._turning.cancel()
+        for task in self._tasks:
+            task.cancel()
         for outlet in list(self._outlets):
             outlet.stop()
         for group in list(self._followers.values()):
@@ -313,9 +318,10 @@ class Feed:
             return Cursor(oldest)
         if wanted.offset < oldest:
             raise CursorExpired("what followed this cursor is no longer retained; start anew")
-        if wanted.offset > self.window.head:
-            await self.look_around()  # it may come from another server that is further ahead
-        if wanted.offset > self.window.head:
+        head = self.window.head
+        if wanted.offset > head:
+            head = await self.look_around()  # it may come from another server that is further ahead
+        if wanted.offset > head:
             raise CursorExpired("this cursor lies ahead of the journal; start anew")
         return wanted
 
