@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import structlog
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from pilothouse.storage.database import Database, driver, now_ms
 from pilothouse.storage.errors import StorageBusy, StorageClosed
@@ -104,7 +104,7 @@ class Writer:
         Raises what the use case raised (nothing of it is then stored), :class:`StorageBusy` when the queue is
         full, :class:`StorageClosed` after :meth:`stop`.
         """
-        return await asyncio.shield(self.submit(use_case))
+        return await self.submit(use_case)
 
     def submit(self, use_case: Callable[[Tx], T]) -> asyncio.Future[T]:
         """The same without waiting: use cases run in the order in which they were submitted."""
@@ -154,13 +154,8 @@ class Writer:
         prepared: Any = None
         try:
             with self._transaction() as conn:
-                if len(group) == 1:
-                    self._run_one(conn, group[0])
-                    if group[0].error is not None:
-                        conn.rollback()
-                else:
-                    for job in group:
-                        self._run_among_others(conn, job)
+                for job in group:
+                    self._run_one(conn, job)
                 staged = [item for job in group if job.tx is not None for item in job.tx.staged]
                 if self._hook is not None and staged:
                     prepared = self._hook.prepare(conn, staged)
@@ -176,15 +171,16 @@ class Writer:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
+        engine = self._database.write_engine
         if not self._database.is_sqlite:  # the pool finds out whether the server is still there
-            with self._database.write_engine.begin() as conn:
+            with engine.begin() as conn:
                 yield conn
             return
-        if self._kept is None:
-            self._kept = self._database.write_engine.connect()
+        conn = self._kept = self._kept or _kept_open(engine)
         try:
-            with self._kept.begin():
-                yield self._kept
+            driver(conn).execute("BEGIN IMMEDIATE")
+            yield conn
+            engine.dialect.do_commit(driver(conn))
         except BaseException:
             self._let_go()  # who knows what state it is in; the pool rolls it back
             raise
@@ -194,14 +190,8 @@ class Writer:
             self._kept.close()
             self._kept = None
 
-    def _run_among_others(self, conn: Connection, job: _Job) -> None:
-        driver(conn).execute("SAVEPOINT use_case")
-        self._run_one(conn, job)
-        if job.error is not None:
-            driver(conn).execute("ROLLBACK TO SAVEPOINT use_case")
-        driver(conn).execute("RELEASE SAVEPOINT use_case")
-
     def _run_one(self, conn: Connection, job: _Job) -> None:
+        driver(conn).execute("SAVEPOINT use_case")
         tx = Tx(conn, self._clock())
         try:
             job.result = job.use_case(tx)
@@ -210,6 +200,8 @@ class Writer:
             _undo(tx)
             # A future refuses StopIteration as its exception; nobody may be left waiting for that.
             job.error = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
+            driver(conn).execute("ROLLBACK TO SAVEPOINT use_case")
+        driver(conn).execute("RELEASE SAVEPOINT use_case")
 
     # -- back on the loop -------------------------------------------------------------------------------
 
@@ -241,6 +233,17 @@ class Writer:
 def _heard(future: asyncio.Future[Any]) -> None:
     if not future.cancelled():
         future.exception()
+
+
+def _kept_open(engine: Engine) -> Connection:
+    """A connection that SQLAlchemy takes to be in one long transaction: the writer begins and commits by itself.
+
+    SQLAlchemy's own bookkeeping of each would cost as much as all else that a small commit does in Python.
+    """
+    conn = engine.connect()
+    conn.begin()
+    driver(conn).execute("ROLLBACK")
+    return conn
 
 
 def _undo(tx: Tx) -> None:
