@@ -6,7 +6,11 @@ import pytest
 
 from support.faults import LONG, ROUNDS
 
-OPEN: dict[str, str] = {}
+OPEN: dict[str, str] = {
+    "test_what_was_said_before_the_goodbye_is_heard[in one piece]": (
+        "messages that come in one piece with the close frame behind them are dropped (server/websocket.py, _take)"
+    ),
+}
 """Faults of the product that are known and not mended yet: take a line away with its fault."""
 
 

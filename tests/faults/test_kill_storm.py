@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from support.faults import PATIENT, ROUNDS, AgentProcess, Fleet, chance, fleet, on, shell, until
@@ -22,6 +23,7 @@ from support.faults_load import Lane, lanes, settle
 from support.faults_story import LOST, Entry, check_story
 from support.faults_witness import Witness
 from support.server import spec_for
+from support.waiting import eventually
 
 KILLS = 2 if ROUNDS == 1 else 4 * ROUNDS
 LINES = 25
@@ -49,7 +51,9 @@ class Killer:
         self.kills: Counter[str] = Counter()
 
     async def strike(self, whom: str) -> None:
-        """Once, after a while."""
+        """Once, after a while; half of the times only when an agent has been let in, so that something goes on."""
+        if self.rng.random() < 0.5:
+            await eventually(lambda: "online" in map(self._status, self.made.agents), 120)
         await asyncio.sleep(self.rng.uniform(0.05, 0.9))  # the moment of the kill is the point
         victims: list[Any] = [self.made.server] if whom == "server" else [self.rng.choice(self.made.agents)]
         if whom == "both":
@@ -65,6 +69,12 @@ class Killer:
                 victim.start(online=False)  # it may be killed again before it has been let in
             else:
                 await asyncio.to_thread(victim.restart)
+
+    def _status(self, agent: AgentProcess) -> str:
+        try:
+            return self.made.status(agent)
+        except httpx.TransportError:
+            return "away"
 
 
 @pytest.mark.parametrize("whom", ["server", "agent", "both"])

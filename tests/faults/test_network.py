@@ -7,15 +7,14 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.faults import PATIENT, QUICK, ROUNDS, AgentProcess, Fleet, chance, dummy, fleet, on, shell, until
-from support.faults_audience import check_surfaces
+from support.faults import PATIENT, QUICK, ROUNDS, AgentProcess, Fleet, chance, fleet, on, shell, until
 from support.faults_checker import Journal
 from support.faults_proxy import Proxy, proxy
+from support.faults_talk import all_is_right, talkative
 
 
 @pytest.fixture(scope="module")
@@ -47,41 +46,6 @@ def line(quick: Fleet) -> Iterator[Proxy]:
         yield made
 
 
-LINES = [f"line {n}" for n in range(1, 401)]
-
-
-def talkative(agent: str, ledger: Path) -> dict[str, object]:
-    """Three steps of different kinds at once, and one after the other."""
-    print_all = (
-        f"echo $PILOT_STEP_RUN_ID >> {ledger}; i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo line $i; done"
-    )
-    paced = f"echo $PILOT_STEP_RUN_ID >> {ledger}; for i in $(seq 1 400); do echo line $i; sleep 0.005; done"
-    return on(
-        agent,
-        {"name": "burst", "steps": [shell("s1", print_all), shell("s2", print_all)]},
-        {"name": "paced", "steps": [shell("s1", paced)]},
-        {
-            "name": "dummy",
-            "steps": [dummy("s1", lines=400, interval=0.005, outputs={"o": 1}, progress=[10, 90])],
-        },
-    )
-
-
-NODES = ("burst/s1", "burst/s2", "paced/s1", "dummy/s1")
-
-
-def _all_is_right(made: Fleet, run_id: str, ledger: Path, timeout: float = 45) -> None:
-    assert made.ended(run_id, timeout)["status"] == "succeeded"
-    told = ledger.read_text().split()
-    assert len(told) == len(set(told)) == 3, "run twice"
-    journal = Journal(made.server.data_dir)
-    journal.check()
-    journal.check_run(run_id, dict.fromkeys(NODES, LINES))
-    check_surfaces(made.server, run_id, dict.fromkeys(NODES, LINES))
-    assert set(journal.starts(run_id).values()) == {1}
-    assert made.server.failures() == []
-
-
 def test_cut_again_and_again(patient: Fleet, slow_line: Proxy, name: str) -> None:
     rng, ledger = chance("cuts"), patient.directory / f"{name}-ledger"
     agent = patient.agent(name, grpc=slow_line.address).start()
@@ -91,7 +55,7 @@ def test_cut_again_and_again(patient: Fleet, slow_line: Proxy, name: str) -> Non
         for _ in range(8):
             time.sleep(rng.uniform(0.1, 0.6))  # the moment of the cut is the point
             slow_line.cut()
-        _all_is_right(patient, run_id, ledger)
+        all_is_right(patient, run_id, ledger)
     assert agent.failures() == []
 
 
@@ -106,7 +70,7 @@ def test_every_connection_breaks_after_some_bytes(patient: Fleet, slow_line: Pro
         time.sleep(0.3)  # the network is bad for so long
     slow_line.limit = None
     slow_line.cut()
-    _all_is_right(patient, run_id, ledger)
+    all_is_right(patient, run_id, ledger)
     assert agent.failures() == []
 
 
@@ -122,7 +86,7 @@ def test_slow(patient: Fleet, slow_line: Proxy, name: str, how: dict[str, float]
     patient.agent(name, grpc=slow_line.address).start()
     slow_line.set(**how)
     run_id = patient.run(name, talkative(name, ledger))
-    _all_is_right(patient, run_id, ledger)
+    all_is_right(patient, run_id, ledger)
 
 
 def test_a_partition_shorter_than_the_lease_harms_nothing(
@@ -135,7 +99,7 @@ def test_a_partition_shorter_than_the_lease_harms_nothing(
     slow_line.set(hold=True)
     time.sleep(2.5)  # nothing passes for so long, and the steps end meanwhile
     slow_line.set()
-    _all_is_right(patient, run_id, ledger)
+    all_is_right(patient, run_id, ledger)
 
 
 def _outcome(shown: dict[str, Any]) -> dict[str, Any]:

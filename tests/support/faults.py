@@ -58,11 +58,20 @@ class AgentProcess:
     """One ``pilot agent`` in a process of its own. ``label only=<name>`` is its own."""
 
     def __init__(
-        self, server: Server, directory: Path, name: str, *, slots: int = 4, grpc: str = "", token: str = ""
+        self,
+        server: Server,
+        directory: Path,
+        name: str,
+        *,
+        slots: int = 4,
+        grpc: str = "",
+        token: str = "",
+        netns: str = "",
     ) -> None:
+        """``grpc``: where it finds the server, if not at its own address; ``netns``: its network namespace."""
         self.name, self.slots = name, slots
         self.data_dir = directory / f"agent-{name}"
-        self._server, self._grpc = server, grpc
+        self._server, self._grpc, self._netns = server, grpc, netns
         self._token = token or server.registration_token(max_uses=1)
         self._log = directory / f"agent-{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -81,6 +90,7 @@ class AgentProcess:
             "--data-dir": str(self.data_dir),
         }
         command = [
+            *(("ip", "netns", "exec", self._netns) if self._netns else ()),
             sys.executable,
             "-m",
             "pilothouse",

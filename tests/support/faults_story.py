@@ -13,7 +13,7 @@ from typing import Any
 
 LOST = "lost: "
 _LATE = {"step.logged", "agent.event"}
-"""What may still come of an attempt that was given up as lost."""
+"""What may still come of an attempt that its agent has not ended: it was lost, or stopped when its agent was away."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Entry:
 class _Attempt:
     node: str
     state: str = "queued"
-    lost: bool = False
+    given_up: str = ""
     lines: int = 0
     percent: int = 0
     outputs: set[str] = field(default_factory=set)
@@ -147,8 +147,8 @@ class Story:
         assert attempt is not None, f"{entry.type} of an attempt that was never queued"
         assert attempt.node == entry.node
         if attempt.state == "over" and entry.type != "step.completed":
-            late = attempt.lost and entry.type in _LATE
-            assert late, f"{entry.type} of {entry.node} after its end"
+            late = attempt.given_up and entry.type in _LATE
+            assert late, f"{entry.type} of {entry.node} after its end: {entry.body}"
         match entry.type:
             case "step.started":
                 assert attempt.state == "queued", f"{entry.node} started twice under one id"
@@ -179,7 +179,9 @@ class Story:
 
     def _attempt_over(self, entry: Entry, attempt: _Attempt) -> None:
         assert attempt.state in ("queued", "running")
-        attempt.state, attempt.lost = "over", entry.body["error"].startswith(LOST)
+        attempt.state = "over"
+        if entry.body["error"].startswith(LOST) or entry.body["status"] in ("cancelled", "timed_out"):
+            attempt.given_up = entry.body["status"]
         node, final = entry.node, entry.body["final"]
         assert self.steps[node] in ("queued", "running"), (
             f"{node}: an attempt ends when it is {self.steps[node]}"

@@ -11,6 +11,7 @@ import asyncio
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 import structlog
@@ -38,6 +39,18 @@ class Result:
     ended_at: int
     last_log: int = -1
     last_event: int = -1
+
+
+_TYPES = {
+    "step_run_id": str,
+    "status": str,
+    "exit_code": int,
+    "error": str,
+    "started_at": int,
+    "ended_at": int,
+    "last_log": int,
+    "last_event": int,
+}
 
 
 class ResultStore:
@@ -126,9 +139,20 @@ def _load(path: Path) -> dict[str, Result]:
     found: dict[str, Result] = {}
     data = path.read_bytes() if path.exists() else b""
     for payload, _ in unframe(data):
-        record = orjson.loads(payload)
-        if "settled" in record:
-            found.pop(record["settled"], None)
-        else:
-            found[record["step_run_id"]] = Result(**record)
+        try:
+            record = orjson.loads(payload)
+            if "settled" in record:
+                found.pop(record["settled"], None)
+            else:
+                found[record["step_run_id"]] = _result(record)
+        except (ValueError, TypeError, AttributeError):  # of another version, or somebody else's
+            log.warning("spool.result_unreadable", path=str(path), bytes=len(payload))
     return found
+
+
+def _result(record: dict[str, Any]) -> Result:
+    """What a record says; keys that a newer agent has added are passed over. Raises TypeError."""
+    known = {name: value for name, value in record.items() if name in _TYPES}
+    if any(type(value) is not _TYPES[name] for name, value in known.items()):
+        raise TypeError("a field is not of its type")
+    return Result(**known)

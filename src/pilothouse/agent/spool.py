@@ -83,6 +83,8 @@ class Segment:
         if len(header) < _HEADER.size:
             return None
         size, checksum = _HEADER.unpack(header)
+        if size > self.size - at:  # damaged: it may say anything, and that much would be allocated
+            return None
         payload = os.pread(self.file, size, at + _HEADER.size)
         return payload if size and len(payload) == size and zlib.crc32(payload) == checksum else None
 

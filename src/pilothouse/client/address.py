@@ -19,6 +19,8 @@ def server_address(text: str) -> str:
     Raises BadAddress. Credentials in the address are refused: they would end up in files and logs.
     """
     given = text.strip()
+    if not given.isprintable() or " " in given:
+        raise BadAddress(f"{given!r} is not the address of a server: it holds spaces or control characters")
     try:
         parts = urlsplit(given if "://" in given else f"http://{given}")
         host, _port = parts.hostname, parts.port

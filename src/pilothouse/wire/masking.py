@@ -93,10 +93,11 @@ class Masker:
 
     def _show(self, text: str, spans: list[Span], cut: int) -> str:
         shown = _redact(text[:cut], _clip(spans, cut), self._masking)
-        reach = spans[-1][1] if spans else 0
         if cut:
             self._masking = text[cut - 1] != "\n" and any(start < cut <= end for start, end in spans)
-        self._tail, self._covered = text[cut:], max(0, reach - cut)
+            # What begins behind the cut is found again; of what began before it only this is left.
+            self._covered = max((end - cut for start, end in spans if start < cut < end), default=0)
+        self._tail = text[cut:]
         return shown
 
 
