@@ -6,21 +6,11 @@ import pytest
 
 from support.faults import LONG, ROUNDS
 
-OPEN: dict[str, str] = {
-    "test_what_was_said_before_the_goodbye_is_heard[in one piece]": (
-        "messages that come in one piece with the close frame behind them are dropped (server/websocket.py, _take)"
-    ),
-}
-"""Faults of the product that are known and not mended yet: take a line away with its fault."""
-
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     ours = [item for item in items if "faults" in item.path.parts]
     for item in ours:
         item.add_marker(pytest.mark.timeout(120 + 60 * (ROUNDS - 1)))
-        for name, reason in OPEN.items():
-            if name in item.nodeid:
-                item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
     if not LONG:
         long = [item for item in ours if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)

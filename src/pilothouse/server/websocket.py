@@ -161,8 +161,11 @@ class MessageSocket(Handed):
         self._work = None
         if not self._messages and self._pending:
             piece, self._pending = self._pending[:SLICE], self._pending[SLICE:]
+            listening = not self.over  # after our own close frame nothing more is heard
             self._conn.receive_data(piece)
-            self._take(self._conn.events_received())
+            frames = self._conn.events_received()
+            if listening:
+                self._take(frames)
             self._answer(self._conn.data_to_send())
         while self._messages and self._listener is not None and self._work is None:
             work = self._listener(self._messages.pop(0))
@@ -195,21 +198,26 @@ class MessageSocket(Handed):
             self._work = asyncio.get_running_loop().call_soon(self._advance)
 
     def _take(self, frames: list[Any]) -> None:
-        """Put frames together to messages; once the closing handshake has begun nothing more is heard."""
+        """Put frames together to messages."""
         for frame in frames:
-            if frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and self._conn.state is OPEN:
-                if frame.opcode is not Opcode.CONT:
-                    self._opcode = frame.opcode
-                self._part += frame.data
-                if frame.fin:
-                    self._complete()
+            if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+                continue
+            if frame.opcode is not Opcode.CONT:
+                self._opcode = frame.opcode
+            self._part += frame.data
+            if frame.fin and not self._complete():
+                return
 
-    def _complete(self) -> None:
+    def _complete(self) -> bool:
+        """A message is whole; whether it is one."""
         data, self._part = bytes(self._part), bytearray()
         try:
             self._messages.append(data.decode() if self._opcode is Opcode.TEXT else data)
         except UnicodeDecodeError:
-            self._conn.fail(BAD_TEXT, "text is UTF-8")
+            if self._conn.state is OPEN:
+                self._conn.fail(BAD_TEXT, "text is UTF-8")
+            return False
+        return True
 
     def _first(self, message: Message) -> None:
         self.listen(None)
