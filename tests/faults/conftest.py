@@ -10,7 +10,7 @@ from support.faults import LONG, ROUNDS
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     ours = [item for item in items if "faults" in item.path.parts]
     for item in ours:
-        item.add_marker(pytest.mark.timeout(120 + 60 * (ROUNDS - 1)))
+        item.add_marker(pytest.mark.timeout(400 + 60 * (ROUNDS - 1)))
     if not LONG:
         long = [item for item in ours if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)

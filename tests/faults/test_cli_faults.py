@@ -15,6 +15,7 @@ import pytest
 
 from support.faults import PATIENT, ROUNDS, Fleet, chance, fleet, until
 
+WAIT = 90  # seconds
 PILOT = (sys.executable, "-m", "pilothouse", "--no-color")
 
 
@@ -109,12 +110,12 @@ def test_it_outlives_the_server(made: Fleet, here: Shell, gate: Path) -> None:
         made.server.kill9()
         made.server.restart()
     gate.touch()
-    assert running.wait(40 + 10 * ROUNDS) == 0, here.said(running)
+    assert running.wait(WAIT + 10 * ROUNDS) == 0, here.said(running)
     said = here.said(running)
     assert lines(said) == list(range(1, 152))
     assert said.count("from the checkout") == 1
     again = here.pilot("run", "logs", "last")
-    assert again.wait(20) == 0
+    assert again.wait(WAIT) == 0
     assert lines(here.said(again)) == list(range(1, 152))
     assert made.unforeseen() == []
 
@@ -122,7 +123,7 @@ def test_it_outlives_the_server(made: Fleet, here: Shell, gate: Path) -> None:
 @pytest.mark.parametrize("here", ["echo before.\nexit 7"], ids=["fail"], indirect=True)
 def test_it_fails_when_the_run_does(here: Shell) -> None:
     running = here.pilot("pipeline", "run")
-    assert running.wait(20) == 5, here.said(running)
+    assert running.wait(WAIT) == 5, here.said(running)
     assert "exit code 7" in here.said(running)
 
 
@@ -130,8 +131,8 @@ def test_it_fails_when_the_run_does(here: Shell) -> None:
 def test_cancelled_from_another_shell(made: Fleet, here: Shell) -> None:
     running = here.pilot("pipeline", "run")
     until(lambda: "begun." in here.said(running), what="it runs")
-    assert here.pilot("run", "cancel", "last").wait(20) == 0
-    assert running.wait(20) == 3, here.said(running)
+    assert here.pilot("run", "cancel", "last").wait(WAIT) == 0
+    assert running.wait(WAIT) == 3, here.said(running)
     assert "ended." not in here.said(running)
     until(lambda: not made.agents[0].steps(), what="its step is dead")
 
@@ -144,7 +145,7 @@ def test_ctrl_c_lets_go_of_it(made: Fleet, here: Shell, gate: Path, away: bool) 
     if away:
         made.server.kill9()
     running.send_signal(signal.SIGINT)
-    assert running.wait(10) == 130, here.said(running)
+    assert running.wait(WAIT) == 130, here.said(running)
     said = here.said(running)
     assert "detached" in said
     assert "Traceback" not in said
@@ -154,7 +155,7 @@ def test_ctrl_c_lets_go_of_it(made: Fleet, here: Shell, gate: Path, away: bool) 
     until(lambda: made.show(run_id)["status"] == "running", what="it goes on without us")
     watching = here.pilot("run", "watch", run_id)
     gate.touch()
-    assert watching.wait(40) == 0, here.said(watching)
+    assert watching.wait(WAIT) == 0, here.said(watching)
     assert "ended." in here.said(watching)
 
 
@@ -168,6 +169,6 @@ def test_two_who_watch_see_the_same(made: Fleet, here: Shell, gate: Path) -> Non
     second = here.pilot("run", "watch", "last")
     until(lambda: "begun." in here.said(second), what="the second sees it")
     gate.touch()
-    assert (first.wait(40), second.wait(40)) == (0, 0)
+    assert (first.wait(WAIT), second.wait(WAIT)) == (0, 0)
     for one in (first, second):
         assert (here.said(one).count("begun."), here.said(one).count("ended.")) == (1, 1)

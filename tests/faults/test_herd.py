@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.faults import LONG, PATIENT, Fleet, chance, dummy, fleet, on
-from support.faults_readers import Reader
+from support.faults_readers import Reader, room_for
 from support.faults_watch import Pulse
 
 HERD = 3000 if LONG else 300
@@ -20,6 +20,7 @@ LINES = 4000
 async def crowd(tmp_path: Path) -> AsyncIterator[tuple[Fleet, list[Reader]]]:
     """Readers that were cut off anywhere in two runs: one that is over, and one that goes on."""
     rng = chance("herd")
+    room_for(HERD + 200)
     with fleet(tmp_path, **PATIENT) as made:
         made.agent("a").start()
         over = made.run("over", on("a", {"name": "j", "steps": [dummy("s", lines=LINES)]}))
@@ -44,7 +45,7 @@ async def crowd(tmp_path: Path) -> AsyncIterator[tuple[Fleet, list[Reader]]]:
 async def test_all_get_everything_and_the_server_still_answers(crowd: tuple[Fleet, list[Reader]]) -> None:
     made, readers = crowd
     await asyncio.to_thread(made.server.kill9)
-    coming = [asyncio.create_task(one.follow(60 + HERD / 25)) for one in readers]  # it is not there yet
+    coming = [asyncio.create_task(one.follow(240 + HERD / 10)) for one in readers]  # it is not there yet
     await asyncio.to_thread(made.server.restart)
     with Pulse(made.server) as pulse:
         await asyncio.sleep(0.3)

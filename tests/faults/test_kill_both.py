@@ -45,7 +45,7 @@ async def test_both_killed_again_and_again(lone: Fleet, tmp_path: Path) -> None:
             await asyncio.to_thread(victim.kill9)
             await asyncio.sleep(rng.choice((0, 0.1)))
         await _brought_back(lone, rng)
-    shown = await asyncio.to_thread(lone.ended, run_id, 60)
+    shown = await asyncio.to_thread(lone.ended, run_id)
     journal = Journal(lone.server.data_dir)
     journal.check()
     told = ledger.read_text().split()
@@ -67,7 +67,7 @@ async def _brought_back(made: Fleet, rng: random.Random) -> None:
     else:
         await asyncio.to_thread(made.server.restart)
         agent.start(online=False)
-    await eventually(lambda: made.status(agent) == "online", 20)
+    await eventually(lambda: made.status(agent) == "online", 120)
 
 
 def _check_step(made: Fleet, run_id: str, job: str, step: dict[str, Any], told: list[str]) -> list[str]:
@@ -117,7 +117,7 @@ async def test_killed_before_the_start_was_acknowledged(lone: Fleet) -> None:
     assert again.step_run_id == task.step_run_id
     await agent.ack(again)
     await agent.finish(again)
-    await eventually(lambda: lone.show(run_id)["status"] == "succeeded")
+    await eventually(lambda: lone.show(run_id)["status"] == "succeeded", 60)
     assert (_started(lone, run_id), len(lone.attempts(run_id))) == (1, 1)
     await agent.vanish()
 
@@ -139,7 +139,7 @@ async def test_killed_while_the_start_is_being_acknowledged(lone: Fleet) -> None
             assert (await agent.report(task.step_run_id, RUNNING)).success
         for _ in range(2):
             assert (await agent.report(task.step_run_id, SUCCESS)).success
-        await eventually(lambda run_id=run_id: lone.show(run_id)["status"] == "succeeded")
+        await eventually(lambda run_id=run_id: lone.show(run_id)["status"] == "succeeded", 60)
         assert (_started(lone, run_id), len(lone.attempts(run_id))) == (1, 1)
         await agent.vanish()
     Journal(lone.server.data_dir).check()
@@ -153,7 +153,7 @@ async def test_killed_after_the_start_was_acknowledged(lone: Fleet) -> None:
     await _back(agent)
     await agent.ack(task, ACK_OK)  # a second acknowledgement changes nothing
     assert (await agent.report(task.step_run_id, SUCCESS)).success
-    await eventually(lambda: lone.show(run_id)["status"] == "succeeded")
+    await eventually(lambda: lone.show(run_id)["status"] == "succeeded", 60)
     assert agent._tasks.empty()
     assert (_started(lone, run_id), len(lone.attempts(run_id))) == (1, 1)
     await agent.vanish()

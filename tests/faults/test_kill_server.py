@@ -114,7 +114,7 @@ async def test_no_line_no_event_no_run_is_lost_and_no_step_runs_twice(tmp_path: 
             triggers.done.set()
             await asyncio.to_thread(triggers.join, 30)
             for run_id in runs:
-                shown = await asyncio.to_thread(made.ended, run_id, 60 + 10 * ROUNDS)
+                shown = await asyncio.to_thread(made.ended, run_id, 120 + 10 * ROUNDS)
                 assert shown["status"] == "succeeded", shown
             await audience.check()
         finally:
@@ -160,7 +160,7 @@ async def test_many_tiny_steps_each_run_once(tmp_path: Path) -> None:
         made.agent("a", slots=4).start()
         run_id = made.run("tiny", on("a", *jobs))
         await _killed_while_it_happens(made, rng, KILLS)
-        assert (await asyncio.to_thread(made.ended, run_id, 60))["status"] == "succeeded"
+        assert (await asyncio.to_thread(made.ended, run_id, 120 + 10 * ROUNDS))["status"] == "succeeded"
         nodes = [f"{job['name']}/{step['name']}" for job in jobs for step in job["steps"]]
         assert sorted(ledger.read_text().split()) == sorted(nodes)
         journal = Journal(made.server.data_dir)

@@ -168,6 +168,7 @@ def _report(
     print(
         f"storm of {whom}: killed {dict(killer.kills)}; runs {dict(Counter(outcomes.values()))}, "
         f"{types['step.started']} starts, {len(journal.entries)} entries, {lines} lines ({seen} seen live), "
-        f"acknowledged to the witness: {attested[0]} lines, {attested[1]} events in {len(witness.states)} steps, "
+        f"acknowledged to the witness: {attested[0]} lines, {attested[1]} events in {len(witness.states)} steps "
+        f"({len(witness.too_late)} begun too late), "
         f"{witness.repeats} calls repeated"
     )

@@ -128,7 +128,7 @@ def test_a_partition_longer_than_the_lease(quick: Fleet, line: Proxy, name: str)
     assert {e.type for e in after[len(before) :]} <= {"step.logged"}
     assert quick.show(run_id)["jobs"][0]["steps"][0]["outputs"] == {}
     again = quick.run(f"{name}-again", on(name, {"name": "j", "steps": [shell("s", "echo fine")]}))
-    assert quick.ended(again, 15)["status"] == "succeeded"
+    assert quick.ended(again)["status"] == "succeeded"
 
 
 @pytest.mark.parametrize("back", ["on its old connection", "on a new connection"])
@@ -146,7 +146,7 @@ def test_a_lost_step_that_still_runs_is_stopped_when_its_agent_is_back(
     line.set()
     until(lambda: quick.status(agent) == "online", what="it is back")
     until(
-        lambda: not agent.steps(), 10, "nobody waits for the step, and its slot is free for others: it ends"
+        lambda: not agent.steps(), what="nobody waits for the step, and its slot is free for others: it ends"
     )
 
 
@@ -158,7 +158,7 @@ def test_an_agent_that_stood_still_works_again(quick: Fleet, name: str) -> None:
     agent.thaw()
     until(lambda: quick.status(agent) == "online", what="it is back")
     run_id = quick.run(name, on(name, {"name": "j", "steps": [shell("s", "echo fine")]}))
-    assert quick.ended(run_id, 15)["status"] == "succeeded"
+    assert quick.ended(run_id)["status"] == "succeeded"
 
 
 def test_a_rerun_elsewhere_while_the_first_try_goes_on_unseen(quick: Fleet, line: Proxy, name: str) -> None:
@@ -204,7 +204,7 @@ def test_a_ghost_of_an_older_connection_does_not_end_the_agent(
     heir.start()
     slow_line.set()
     run_id = patient.run(name, on(name, {"name": "j", "steps": [shell("s", "echo fine")]}))
-    assert patient.ended(run_id, 15)["status"] == "succeeded"
+    assert patient.ended(run_id)["status"] == "succeeded"
     assert heir.exit_code is None
 
 
@@ -233,5 +233,5 @@ def test_a_connection_that_is_dead_for_good(patient: Fleet, slow_line: Proxy, na
     errors = [a["error"] for a in patient.attempts(run_id) if a["status"] != "succeeded"]
     assert all(error.startswith("lost: ") for error in errors), shown
     again = patient.run(f"{name}-again", on(name, {"name": "j", "steps": [shell("s", "echo fine")]}))
-    assert patient.ended(again, 45)["status"] == "succeeded"
+    assert patient.ended(again)["status"] == "succeeded"
     assert agent.exit_code is None

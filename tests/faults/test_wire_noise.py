@@ -55,7 +55,7 @@ class Wire:
         self.agent, self.step, self.params = self.do(self._begin())
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return self.loop.run_until_complete(asyncio.wait_for(work, 60))
+        return self.loop.run_until_complete(asyncio.wait_for(work, 120))
 
     async def _begin(self) -> tuple[FakeAgent, str, dict[str, str]]:
         agent = await registered(self.made.server, "noisy")
@@ -91,7 +91,7 @@ async def raw(agent: FakeAgent, method: str, *messages: bytes) -> None:
     """A call of these bytes, and its first answer or its end."""
     agent.rpc("agent.v1.AgentService/Register")  # opens the channel
     assert agent.channel is not None
-    call = agent.channel.stream_stream(f"/{method}")(iter(messages), metadata=agent.metadata, timeout=5)
+    call = agent.channel.stream_stream(f"/{method}")(iter(messages), metadata=agent.metadata, timeout=60)
     try:
         await call.read()
     except grpc.aio.AioRpcError as error:
@@ -253,7 +253,7 @@ async def _asked(wire: Wire, requests: list[str | bytes]) -> None:
             for request in requests:
                 await ws.send(request)
             await ws.send("?")  # surely an error, behind the answers to all others
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 async for answer in ws:
                     if "one JSON object" in (json.loads(answer).get("error") or ""):
                         break

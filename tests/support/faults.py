@@ -40,8 +40,11 @@ def chance(name: str) -> random.Random:
     return random.Random(f"{seed} {name}")
 
 
-def until(condition: Callable[[], T], timeout: float = 15.0, what: str = "it") -> T:
-    """Ask until the answer is true, and give it; for tests without an event loop."""
+def until(condition: Callable[[], T], timeout: float = 60.0, what: str = "it") -> T:
+    """Ask until the answer is true, and give it; for tests without an event loop.
+
+    ``timeout``, here and below, is what only something that never happens takes, on however busy a machine.
+    """
     end = time.monotonic() + timeout
     while True:
         try:
@@ -100,7 +103,7 @@ class AgentProcess:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         if online:
-            until(lambda: self.said("agent.connected") > connected, 20, f"agent {self.name} connects")
+            until(lambda: self.said("agent.connected") > connected, 120, f"agent {self.name} connects")
         return self
 
     @property
@@ -129,7 +132,7 @@ class AgentProcess:
         """SIGTERM; gives the exit code."""
         assert self._process is not None
         self._process.terminate()
-        return self._process.wait(15)
+        return self._process.wait(60)
 
     def log(self) -> str:
         """All it has said."""
@@ -223,7 +226,7 @@ class Fleet:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def ended(self, run_id: str, timeout: float = 30.0) -> dict[str, Any]:
+    def ended(self, run_id: str, timeout: float = 120.0) -> dict[str, Any]:
         """The run, once it is over."""
         over = ("succeeded", "failed", "cancelled", "timed_out")
         shown: dict[str, Any] = {}
@@ -242,7 +245,7 @@ class Fleet:
         """All attempts of all steps of a run."""
         return [a for job in self.show(run_id)["jobs"] for step in job["steps"] for a in step["attempts"]]
 
-    def running(self, run_id: str, count: int = 1, timeout: float = 15.0) -> list[dict[str, Any]]:
+    def running(self, run_id: str, count: int = 1, timeout: float = 60.0) -> list[dict[str, Any]]:
         """The running attempts of a run, once there are so many."""
 
         def look() -> list[dict[str, Any]]:

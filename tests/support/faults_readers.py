@@ -10,6 +10,7 @@ import asyncio
 import base64
 import contextlib
 import os
+import resource
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,7 @@ from datetime import datetime
 from typing import Any
 
 import orjson
+import pytest
 
 from support.server import Server
 
@@ -166,3 +168,24 @@ def connections(server: Server, count: int) -> Iterator[list[socket.socket]]:
     finally:
         for sock in socks:
             sock.close()
+
+
+def room_for(sockets: int) -> None:
+    """See to it that this process may have so many open; skips where it may not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < sockets:
+        pytest.skip(f"this needs {sockets} open files, and the hard limit here is {hard}")
+    if soft != resource.RLIM_INFINITY and soft < sockets:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (sockets, hard))
+
+
+def followers(server: Server) -> int:
+    """How many streams the server says are open."""
+    text = server.call("GET", "/metrics", None).text
+    return int(
+        next(
+            float(line.split()[1])
+            for line in text.splitlines()
+            if line.startswith("pilothouse_stream_followers ")
+        )
+    )

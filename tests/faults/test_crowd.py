@@ -1,0 +1,164 @@
+"""A thousand good readers beside slow, stalled, half-open and abusive ones: they notice nothing.
+
+What a good reader waits for is measured without the others and with them, in turns in the same test, so that a busy
+machine makes no difference; in seconds from the commit of a line to its reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from support.faults import LONG, PATIENT, Fleet, dummy, fleet, on
+from support.faults_crowd import crowd
+from support.faults_effort import unit
+from support.faults_readers import Reader, followers, room_for
+from support.faults_rude import Rude, abuse
+from support.faults_watch import Memory
+from support.server import Server
+from support.waiting import eventually
+
+GOOD = 1000 if LONG else 200
+CAREFUL = 12
+"""Those who look at the clock."""
+HALF_OPEN = 50
+STALL = 60.0 if LONG else 3.0
+"""Seconds for which somebody stops reading while the others read."""
+PAST = 500_000 if LONG else 50_000
+"""Lines printed before anything is measured."""
+EACH, EVERY = 200, 0.1
+"""Lines in a burst, and seconds between bursts."""
+
+
+@dataclass
+class Delays:
+    """Of all careful readers of one run; seconds."""
+
+    median: float
+    late: float  # of 20 lines, 19 come sooner
+
+
+class Stage:
+    """A run whose one step prints numbered lines for so many seconds, once its gate is open."""
+
+    def __init__(self, made: Fleet, name: str, seconds: float) -> None:
+        self.made, self.server, self.seconds = made, made.server, seconds
+        self.lines = int(seconds / EVERY) * EACH
+        self.gate = made.directory / f"{name}-gate"
+        script = (
+            f"until [ -e {self.gate} ]; do sleep 0.02; done; n=1; while [ $n -le {self.lines} ]; "
+            f"do seq -f 'line %.0f' $n $((n+{EACH - 1})); n=$((n+{EACH})); sleep {EVERY}; done"
+        )
+        step = {"name": "s", "uses": "shell", "args": {"script": script}}
+        self.run_id = made.run(name, on("a", {"name": "j", "steps": [step]}))
+
+    def reader(self, kind: str = "sse") -> Reader:
+        """One of this run."""
+        return Reader(self.server, self.server.admin, self.run_id, kind)
+
+    async def play(self) -> Delays:
+        """Let it print before all good readers; each must get every line once and in order."""
+        before = followers(self.server)
+        careful = [self.reader("ws" if at % 6 == 0 else "sse") for at in range(CAREFUL)]
+        reading = [asyncio.create_task(one.follow(self.seconds * 5 + 300)) for one in careful]
+        port, token = self.server.settings["port"], self.server.admin
+        with crowd(port, self.run_id, GOOD - CAREFUL, token) as others:
+            await asyncio.to_thread(others.opened)
+            await eventually(lambda: followers(self.server) >= before + GOOD, 120)
+            self.gate.touch()
+            await asyncio.gather(*reading)
+            self.bytes = await asyncio.to_thread(others.done, self.lines)
+        assert {one.lines for one in careful} == {self.lines}
+        delays = sorted(delay for one in careful for delay in one.delays)
+        return Delays(statistics.median(delays), delays[len(delays) * 19 // 20])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    room_for(GOOD + HALF_OPEN + 500)
+    with fleet(tmp_path_factory.mktemp("crowd"), **PATIENT) as made:
+        made.agent("a").start()
+        yield made
+
+
+def pauses(seconds: float) -> bool:
+    """Reads well for a while, then nothing for :data:`STALL`, then well again."""
+    return not STALL / 10 < seconds < STALL * 1.1
+
+
+def rabble(stage: Stage) -> list[Rude]:
+    """Readers of each way to misbehave, over SSE and WebSocket."""
+    return [
+        one
+        for kind in ("sse", "ws")
+        for one in (
+            Rude(stage.reader(kind)),  # reads nothing at all
+            Rude(stage.reader(kind)),
+            Rude(stage.reader(kind), lambda seconds: True),  # slower than the lines come
+            Rude(stage.reader(kind), pauses, slow=False),
+        )
+    ]
+
+
+@contextlib.contextmanager
+def half_open(server: Server, stage: Stage) -> Iterator[None]:
+    """Those who have said that nothing more will come from them, and do not read either."""
+    with contextlib.ExitStack() as stack:
+        for at in range(HALF_OPEN):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", server.settings["port"])))
+            sock.sendall(stage.reader(("sse", "ws")[at % 2]).request)
+            if at % 4 < 2:
+                sock.shutdown(socket.SHUT_WR)
+        yield
+
+
+async def test_the_good_notice_nothing_of_the_bad(made: Fleet) -> None:
+    await _filled(made)
+    alone = []
+    with Memory(made.server) as usual:
+        alone.append(await Stage(made, "alone", max(3.0, STALL / 4)).play())
+    stage = Stage(made, "crowded", STALL * 1.2)
+    with Memory(made.server) as memory:
+        beside = await _beside_the_bad(made, stage)
+    alone.append(await Stage(made, "alone-again", max(3.0, STALL / 4)).play())
+    print(
+        f"{GOOD} good readers beside the bad for {stage.seconds:.0f} s: {stage.lines} lines each, "
+        f"{stage.bytes >> 20} MiB in all; alone {alone}, beside them {beside}; "
+        f"memory grew {usual.growth:.0f} MiB alone, {memory.growth:.0f} beside them"
+    )
+    slack = statistics.median(unit() for _ in range(20))
+    assert beside.median <= 3 * max(one.median for one in alone) + 100 * slack
+    assert beside.late <= 4 * max(one.late for one in alone) + 300 * slack
+    assert memory.growth < 64 + usual.growth
+    assert made.unforeseen() == []
+
+
+async def _filled(made: Fleet) -> None:
+    """What remembers the recent past is full, so that it does not grow any more."""
+    run_id = made.run("before", on("a", {"name": "j", "steps": [dummy("s", lines=PAST)]}))
+    readers = [Reader(made.server, made.server.admin, run_id, kind) for kind in ("sse", "ws")]
+    await asyncio.gather(*(one.follow(600) for one in readers))
+    await Stage(made, "first", 2).play()
+
+
+async def _beside_the_bad(made: Fleet, stage: Stage) -> Delays:
+    rude = rabble(stage)
+    try:
+        path = f"/api/v1/workflow-runs/{stage.run_id}/stream"
+        with half_open(made.server, stage), abuse(made.server, path):
+            lingering = [asyncio.create_task(one.linger(stage.seconds)) for one in rude]
+            delays = await stage.play()
+            await asyncio.gather(*lingering)
+        await asyncio.gather(*(one.catch_up() for one in rude))
+        got = [(one.reader.kind, one.reader.lines, one.reader.ended) for one in rude]
+        assert got == [(one.reader.kind, stage.lines, True) for one in rude]
+        return delays
+    finally:
+        for one in rude:
+            one.close()
