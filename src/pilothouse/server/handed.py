@@ -14,11 +14,7 @@ from typing import Any
 from pilothouse.journal.outlet import Outlet, Write
 
 HIGH_WATER = 64 << 10
-"""Bytes in a TLS connection's buffer from which on its reader waits; what it misses it gets from its cursor.
-
-Without TLS a single byte that the kernel does not take is enough: uvloop then writes at once, instead of walking
-through all sockets a second time at the end of its turn.
-"""
+"""Bytes in a socket's buffer from which on its reader waits; what it misses it gets from its cursor."""
 
 CLOSE_WAIT = 10.0
 """Seconds that a client has to take what was written before a close, and to answer a closing handshake."""
@@ -38,8 +34,7 @@ class Handed(asyncio.Protocol):
         self.writable = True
         connections.add(self)
         if not transport.is_closing():
-            plain = transport.get_extra_info("sslcontext") is None
-            transport.set_write_buffer_limits(0 if plain else HIGH_WATER)
+            transport.set_write_buffer_limits(HIGH_WATER)
         transport.set_protocol(self)
 
     @property
