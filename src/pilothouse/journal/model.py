@@ -86,8 +86,11 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Roughly the bytes this entry holds in memory once it is decoded and framed for a reader or two."""
-        return 6 * len(self.data) + 600
+        """Roughly the bytes this entry holds in memory once it is decoded and framed for a reader or two.
+
+        What is short costs most: of each line of a log there are some objects and a frame with all that names it.
+        """
+        return 6 * len(self.data) + 400 * self.data.count(b'","') + 600
 
     def frames(self, fmt: WireFormat) -> tuple[Frame, ...]:
         """This entry in one wire format, encoded at most once."""
