@@ -1,10 +1,11 @@
 #!/bin/sh
-# What the tests need beside Python packages: a PostgreSQL server, git, Chromium. Installed where we may, else named.
+# What the tests need beside Python packages: a PostgreSQL server, git, Chromium, iproute2. Installed where we may, else named.
 set -eu
 missing=
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
 command -v git >/dev/null || missing="$missing git"
 command -v chromium >/dev/null || missing="$missing chromium"
+command -v ip >/dev/null || missing="$missing iproute2"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get update -qq
