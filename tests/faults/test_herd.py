@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
 
+from support.fake_agent import RUNNING, SUCCESS, FakeAgent
 from support.faults import LONG, PATIENT, Fleet, chance, dummy, fleet, on
 from support.faults_readers import Reader, room_for
 from support.faults_watch import Pulse
 
 HERD = 3000 if LONG else 300
 LINES = 4000
+AGENTS = 1000 if LONG else 60
 
 
 @pytest.fixture
@@ -55,3 +58,53 @@ async def test_all_get_everything_and_the_server_still_answers(crowd: tuple[Flee
     print(f"healthz: {len(pulse.took)} times, waited for {pulse.worst:.3f} s of work at most")
     assert {(one.lines, one.ended) for one in readers if one.run_id} == {(LINES, True)}
     assert made.server.failures() == []
+
+
+async def test_all_agents_come_back_at_once_and_none_has_lost_its_step(tmp_path: Path) -> None:
+    """Each in the midst of a step: every lease outlives the restart, and every step ends well, tried once."""
+    room_for(2 * AGENTS + 200)
+    with fleet(tmp_path, **{**PATIENT, "lease": 120.0, "offline_after": 60.0}) as made:
+        token = made.server.registration_token()
+        agents = [FakeAgent(made.server.grpc, f"h{at}") for at in range(AGENTS)]
+        jobs = [{"name": f"j{at}", "steps": [{"name": "s", "uses": "dummy"}]} for at in range(AGENTS)]
+        spec = {"jobs": [on(f"h{at}", job)["jobs"][0] for at, job in enumerate(jobs)]}
+        try:
+            for agent in agents:
+                await agent.register(token)
+                await agent.connect()
+            run_id = await asyncio.to_thread(made.run, "herd", spec)
+            tasks = await asyncio.gather(*(agent.task(300) for agent in agents))
+            began = [
+                agent.report(task.step_run_id, RUNNING) for agent, task in zip(agents, tasks, strict=True)
+            ]
+            assert all(answer.success for answer in await asyncio.gather(*began))
+            await asyncio.to_thread(made.server.kill9)
+            coming = [asyncio.create_task(_back(agent)) for agent in agents]  # it is not there yet
+            await asyncio.to_thread(made.server.restart)
+            with Pulse(made.server) as pulse:
+                await asyncio.gather(*coming)
+                await asyncio.to_thread(pulse.healthy, 0.5)
+            ends = [
+                agent.report(task.step_run_id, SUCCESS) for agent, task in zip(agents, tasks, strict=True)
+            ]
+            assert all(answer.success for answer in await asyncio.gather(*ends))
+            shown = await asyncio.to_thread(made.ended, run_id, 300)
+        finally:
+            await asyncio.gather(*(agent.vanish() for agent in agents))
+        assert shown["status"] == "succeeded"
+        assert {len(step["attempts"]) for job in shown["jobs"] for step in job["steps"]} == {1}
+        assert {agent.agent_id for agent in agents if agent.received} == {agent.agent_id for agent in agents}
+        assert made.server.failures() == []
+
+
+async def _back(agent: FakeAgent) -> None:
+    """Connected again, as soon as the server lets it in."""
+    while True:
+        try:
+            await agent.connect()
+            await agent.call(
+                "agent.v1.AgentService/Heartbeat", agent_id=agent.agent_id
+            )  # it is there, and answers
+            return
+        except grpc.aio.AioRpcError:
+            await asyncio.sleep(0.1)
