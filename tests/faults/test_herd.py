@@ -63,7 +63,7 @@ async def test_all_get_everything_and_the_server_still_answers(crowd: tuple[Flee
 async def test_all_agents_come_back_at_once_and_none_has_lost_its_step(tmp_path: Path) -> None:
     """Each in the midst of a step: every lease outlives the restart, and every step ends well, tried once."""
     room_for(2 * AGENTS + 200)
-    with fleet(tmp_path, **{**PATIENT, "lease": 120.0, "offline_after": 60.0}) as made:
+    with fleet(tmp_path, **{**PATIENT, "lease": 600.0, "agent_offline_after": 600.0}) as made:
         token = made.server.registration_token()
         agents = [FakeAgent(made.server.grpc, f"h{at}") for at in range(AGENTS)]
         jobs = [{"name": f"j{at}", "steps": [{"name": "s", "uses": "dummy"}]} for at in range(AGENTS)]

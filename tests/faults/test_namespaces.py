@@ -34,7 +34,7 @@ from support.faults_netns import (
 )
 from support.faults_talk import all_is_right, talkative
 
-TIMINGS = {**PATIENT, "lease": 120.0, "offline_after": 60.0}
+TIMINGS = {**PATIENT, "lease": 120.0, "agent_offline_after": 60.0}
 """With which an agent may be out of reach until keepalives have found out, and come back."""
 
 
