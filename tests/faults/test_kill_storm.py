@@ -19,6 +19,7 @@ import pytest
 from support.faults import PATIENT, ROUNDS, AgentProcess, Fleet, chance, fleet, on, shell, until
 from support.faults_audience import Audience
 from support.faults_checker import Journal
+from support.faults_commits import doom, mortal, revive, until_dead
 from support.faults_load import Lane, lanes, settle
 from support.faults_story import LOST, Entry, check_story
 from support.faults_witness import Witness
@@ -52,6 +53,10 @@ class Killer:
 
     async def strike(self, whom: str) -> None:
         """Once, after a while; half of the times only when an agent has been let in, so that something goes on."""
+        if whom == "commit":
+            await asyncio.to_thread(until_dead, self.made)
+            self.kills["server"] += 1 + await asyncio.to_thread(revive, self.made, self.rng)
+            return
         if self.rng.random() < 0.5:
             await eventually(lambda: "online" in map(self._status, self.made.agents), 120)
         await asyncio.sleep(self.rng.uniform(0.05, 0.9))  # the moment of the kill is the point
@@ -77,9 +82,14 @@ class Killer:
             return "away"
 
 
-@pytest.mark.parametrize("whom", ["server", "agent", "both"])
-async def test_nothing_acknowledged_is_lost(tmp_path: Path, whom: str) -> None:
+@pytest.mark.parametrize("whom", ["server", "agent", "both", "commit"])
+async def test_nothing_acknowledged_is_lost(
+    tmp_path: Path, whom: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``commit``: the server dies right before a commit, or right after it and before anybody is told."""
     rng, ledger = chance(f"storm {whom}"), tmp_path / "ledger"
+    if whom == "commit":
+        mortal(monkeypatch)
     with fleet(tmp_path, **PATIENT) as made:
         for name in ("a", "b"):
             made.agent(name, slots=6).start()
@@ -96,8 +106,15 @@ async def test_nothing_acknowledged_is_lost(tmp_path: Path, whom: str) -> None:
         witness = Witness(made.server, "witness", rng)
         async with witness.at_work(made.server.registration_token(max_uses=1)):
             with lanes(*crew):
-                for _ in range(KILLS):
+                if whom == "commit":
+                    made.server.kill9()
+                    revive(made, rng)
+                for _ in range(KILLS * (3 if whom == "commit" else 1)):
                     await killer.strike(whom)
+                if whom == "commit":  # the last one may live
+                    made.server.kill9()
+                    doom(tmp_path, "never")
+                    made.server.restart()
                 outcomes = await asyncio.to_thread(settle, *crew)
                 assert witness.idle
         journal = Journal(made.server.data_dir)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from pathlib import Path
 
 from pilothouse.agent.errors import DataDirForeign
+
+KEY_LENGTH = 64
 
 
 def credential_path(data_dir: Path) -> Path:
@@ -32,12 +35,36 @@ def load_credential(data_dir: Path, agent_id: str) -> str | None:
 
 def save_credential(data_dir: Path, agent_id: str, token: str) -> None:
     """On disk when this returns."""
-    path = credential_path(data_dir)
+    _write_private(credential_path(data_dir), json.dumps({"agent_id": agent_id, "token": token}))
+    _key_path(data_dir).unlink(missing_ok=True)
+
+
+def registration_key(data_dir: Path) -> str:
+    """The secret of the registration under way; the same until there is a credential.
+
+    With it the registration can be repeated where its answer got lost, also by the next life of this agent.
+    """
+    path = _key_path(data_dir)
+    try:
+        kept = path.read_text()
+    except (OSError, ValueError):
+        kept = ""
+    if len(kept) != KEY_LENGTH or not kept.isalnum():
+        kept = secrets.token_hex(KEY_LENGTH // 2)
+        _write_private(path, kept)
+    return kept
+
+
+def _key_path(data_dir: Path) -> Path:
+    return data_dir / "registration-key"
+
+
+def _write_private(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.new")
     draft.unlink(missing_ok=True)
     file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(file, "w", encoding="utf-8") as writer:
-        json.dump({"agent_id": agent_id, "token": token}, writer)
+        writer.write(text)
         writer.flush()
         os.fsync(file)
     draft.replace(path)

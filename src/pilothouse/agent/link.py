@@ -18,7 +18,7 @@ from grpc.aio import AioRpcError
 
 from pilothouse import __version__
 from pilothouse.agent.backoff import Backoff
-from pilothouse.agent.credential import load_credential, save_credential
+from pilothouse.agent.credential import load_credential, registration_key, save_credential
 from pilothouse.agent.errors import CredentialRefused, Replaced, SettingsRefused
 from pilothouse.agent.numbering import Numbering
 from pilothouse.agent.settings import AgentSettings, architecture, os_name
@@ -135,8 +135,9 @@ class Link:
                 raise CredentialRefused(self._why_refused())
             request.token = self.token or ""
             request.registration_token = (self._settings.token or "") if enrolling else ""
+            key = (("pilot-registration-key", self._key()),) if enrolling else ()
             try:
-                reply = await self._agent.Register(request, timeout=UNARY_TIMEOUT)
+                reply = await self._agent.Register(request, timeout=UNARY_TIMEOUT, metadata=key)
             except AioRpcError as error:
                 if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
                     raise SettingsRefused(f"the server refuses this agent: {error.details()}") from None
@@ -149,6 +150,12 @@ class Link:
                 continue
             self._registered(reply, enrolling)
             return
+
+    def _key(self) -> str:
+        try:
+            return registration_key(self._settings.data_dir)
+        except OSError as error:
+            raise SettingsRefused(f"cannot write to {self._settings.data_dir}: {error.strerror}") from None
 
     async def _introduction(self) -> pb.RegisterRequest:
         settings = self._settings

@@ -31,6 +31,8 @@ MAX_UNDER_WAY = 256
 """Of what one agent says, so much may wait for its commit before more is read."""
 CONNECTION = "pilot-connection"
 """Call metadata by which an agent numbers its connections: the higher is the newer, however they arrive."""
+REGISTRATION_KEY = "pilot-registration-key"
+"""Call metadata of ``Register``: a secret of the worker's own, with which it may repeat the call (registry.py)."""
 
 _ENDINGS = {
     "replaced": grpc.StatusCode.ABORTED,
@@ -103,17 +105,20 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         """Open to everyone who has a registration token, or the agent's own token."""
         profile = messages.profile(request)
         own = request.token or bearer(context)
+        key = _metadata(context, REGISTRATION_KEY)
         try:
             registration = await self._writer.write(
                 lambda tx: self._fleet.registry.register(
-                    tx, profile, registration_token=request.registration_token, own_token=own
+                    tx, profile, registration_token=request.registration_token, own_token=own, key=key
                 )
             )
         except BadCredential as error:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
         except BadProfile as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        if registration.token:  # whoever is connected under this name has lost its credential
+        if (
+            registration.token and not registration.repeated
+        ):  # whoever is connected under this name has lost its credential
             self._fleet.hub.close(profile.agent_id, "replaced")
         return pb.RegisterResponse(
             success=True,
@@ -269,11 +274,15 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         return principal.id
 
 
+def _metadata(context: Context, name: str) -> str:
+    found = (value for key, value in context.invocation_metadata() or () if key == name)
+    value = next(found, "")
+    return value if isinstance(value, str) else ""
+
+
 def _number(context: Context) -> int:
-    for key, value in context.invocation_metadata() or ():
-        if key == CONNECTION and isinstance(value, str) and value.isascii() and value.isdigit():
-            return int(value[:18])
-    return 0
+    number = _metadata(context, CONNECTION)
+    return int(number[:18]) if number.isascii() and number.isdigit() else 0
 
 
 async def _not_offered(context: Context) -> NoReturn:

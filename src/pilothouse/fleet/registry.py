@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import hmac
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -27,6 +29,7 @@ _LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 MAX_LABELS = 64
 MAX_SLOTS = 10_000
 MAX_WORD = 256
+MIN_KEY = 32
 MAX_METADATA = 16 << 10
 AGENT_PREFIX = "pilotagent_"
 REGISTRATION_PREFIX = "pilotreg_"
@@ -34,10 +37,14 @@ REGISTRATION_PREFIX = "pilotreg_"
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """``token`` is the agent's own credential, shown this once; ``None`` when it has one already."""
+    """``token`` is the agent's own credential; ``None`` when it has one already.
+
+    ``repeated``: this registration was taken in before, and its answer had got lost; nothing has changed.
+    """
 
     agent: Agent
     token: str | None
+    repeated: bool = False
 
 
 def token_hash(token: str) -> str:
@@ -81,20 +88,25 @@ class Registry:
         return revoked
 
     def register(
-        self, tx: Tx, profile: AgentProfile, *, registration_token: str, own_token: str
+        self, tx: Tx, profile: AgentProfile, *, registration_token: str, own_token: str, key: str = ""
     ) -> Registration:
         """Let a worker in: the first time with a registration token, later with its own.
 
         Raises :class:`BadCredential`, or :class:`BadProfile` for an impossible profile. Registering an existing
         name with a registration token gives it a new credential (the old one ends) and new sequence numbers.
+        ``key``: a secret of the worker's for this one registration; with it, it may ask again until it has the
+        answer, and gets the same.
         """
         check_profile(profile)
         token: str | None = None
         if registration_token:
+            token = _credential(registration_token, profile.agent_id, key)
+            known = store.agent_by_token(tx.conn, token_hash(token)) if key else None
+            if known is not None:
+                return Registration(known, token, repeated=True)
             used = store.use_registration_token(tx.conn, token_hash(registration_token), tx.now)
             if used is None:
                 raise BadCredential("this registration token is unknown, used up, expired or revoked")
-            token = AGENT_PREFIX + secrets.token_urlsafe(32)
             store.forget_seen(tx.conn, profile.agent_id)
         else:
             known = store.agent_by_token(tx.conn, token_hash(own_token))
@@ -124,6 +136,19 @@ class Registry:
         body = agent_keys(agent, store.held_by(tx.conn, agent.agent_id))
         self._journal.append(tx, entries.agent_stream(agent.agent_id), type, entries.FLEET_SCOPE, body)
         self._changed(tx)
+
+
+def _credential(registration_token: str, agent_id: str, key: str) -> str:
+    """A new credential. With a key it follows from what is asked, so that asking again gives the same.
+
+    Raises :class:`BadProfile` for a key that somebody might guess.
+    """
+    if not key:
+        return AGENT_PREFIX + secrets.token_urlsafe(32)
+    if not MIN_KEY <= len(key) <= MAX_WORD:
+        raise BadProfile(f"a registration key has {MIN_KEY} to {MAX_WORD} characters")
+    digest = hmac.digest(registration_token.encode(), f"{agent_id}\n{key}".encode(), "sha256")
+    return AGENT_PREFIX + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def require_agent(conn: Connection, agent_id: str) -> Agent:
