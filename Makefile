@@ -36,7 +36,8 @@ endif
 
 # The long version of tests/faults: kills and bad networks, so many times over.
 faults: setup-dev
-	PILOT_FAULT_ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest tests/faults $(ARGS)
+	@sh tools/test_needs.sh
+	PILOT_FAULT_ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest -s tests/faults $(ARGS)
 
 # Every measure against its peer; writes docs/performance.md.
 bench: setup-dev

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from support.faults import PATIENT, ROUNDS, AgentProcess, Fleet, chance, fleet, on, shell, until
+from support.faults import PATIENT, ROUNDS, AgentProcess, Fleet, chance, dummy, fleet, on, shell, until
 from support.faults_netns import (
     AGENT,
     BITS,
@@ -32,9 +32,10 @@ from support.faults_netns import (
     relay,
     run,
 )
+from support.faults_readers import Reader, followers
 from support.faults_talk import all_is_right, talkative
 
-TIMINGS = {**PATIENT, "lease": 120.0, "agent_offline_after": 60.0}
+TIMINGS = {**PATIENT, "lease": 120.0, "agent_offline_after": 60.0, "ws_heartbeat": 1.0, "ws_pong_wait": 2.0}
 """With which an agent may be out of reach until keepalives have found out, and come back."""
 
 
@@ -213,6 +214,28 @@ def readdress(apart: Apart, old: str, new: str) -> None:
     """Give the agents' machine another address."""
     run("ip", "-n", apart.agents, "addr", "del", f"{old}/{BITS}", "dev", "wire")
     run("ip", "-n", apart.agents, "addr", "add", f"{new}/{BITS}", "dev", "wire")
+
+
+def test_viewers_whose_network_is_gone_are_forgotten(apart: Apart, name: str) -> None:
+    """No end of the connection ever comes; they do not answer the heartbeat."""
+    server = apart.made.server
+    here = apart.made.agent(f"{name}-here").start()
+    run_id = apart.made.run(name, on(here.name, {"name": "j", "steps": [dummy("s", hang=True)]}))
+    apart.made.running(run_id)
+    before = followers(server)
+    with contextlib.ExitStack() as stack:
+        with inside(apart.agents):
+            for _ in range(20):
+                sock = stack.enter_context(
+                    socket.create_connection((SERVER, server.settings["port"]), timeout=60)
+                )
+                sock.sendall(Reader(server, server.admin, run_id, "ws").request)
+                assert b" 101 " in sock.recv(4096)
+        until(lambda: followers(server) == before + 20, what="all are in")
+        apart.both(CUT)
+        until(lambda: followers(server) == before, 120, "all are forgotten")
+    server.ask("POST", f"/workflow-runs/{run_id}/cancel")
+    apart.made.ended(run_id)
 
 
 @pytest.mark.long
