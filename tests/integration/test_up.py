@@ -162,7 +162,7 @@ def test_a_working_agent_is_left_and_found_again(machine: Machine) -> None:
     machine.up()
     token = (machine.home / "config" / "contexts.toml").read_text()
     run = machine.pilot("pipeline", "run", "--no-checkout", "--detach").stdout.strip()
-    until(lambda: machine.get("/agents/local")["capacity"]["busy"], machine)
+    until(lambda: any(agent["capacity"]["busy"] for agent in machine.get("/agents")["agents"]), machine)
     until(lambda: machine.get(f"/workflow-runs/{run}")["jobs"][0]["steps"][0]["status"] == "running", machine)
     worker = machine.agent_pid()
     assert machine.down(signal.SIGINT) < 10
