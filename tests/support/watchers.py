@@ -74,13 +74,20 @@ async def sse(
         yield response
 
 
-def websocket(url: str, token: str | None = None, **more: Any) -> connect:
+@contextlib.asynccontextmanager
+async def websocket(url: str, token: str | None = None, **more: Any) -> AsyncIterator[ClientConnection]:
     """A WebSocket without limits of its own."""
     headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
     headers |= more.pop("headers", {})
-    return connect(
+    ws = await connect(
         url, additional_headers=headers, max_size=None, max_queue=None, ping_interval=None, proxy=None, **more
     )
+    try:
+        yield ws
+    finally:
+        # asyncio's own transport cannot be aborted any more when it has closed behind bytes that were still to go.
+        with contextlib.suppress(AttributeError):
+            await ws.close()
 
 
 @dataclass(frozen=True)

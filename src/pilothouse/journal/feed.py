@@ -284,7 +284,9 @@ class Feed:
         oldest, (entries, more) = await self._read(query)
         if offset < oldest:
             raise CursorExpired("what followed this cursor is no longer retained; start anew")
-        return Page(entries, more, head)
+        # What is committed and not published yet will be: nobody may have it before, or he gets it twice.
+        known = [entry for entry in entries if entry.offset < head]
+        return Page(known, more and len(known) == len(entries), head)
 
     async def last_of_type(self, stream: str, type: str) -> int | None:
         """The offset of the newest entry of that type in a stream (is it over?)."""

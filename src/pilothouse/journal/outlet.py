@@ -75,13 +75,17 @@ class Channel:
         self._outlets[outlet] = None
         self._writes = None
 
+    def has(self, outlet: Outlet) -> bool:
+        """Whether the outlet is live."""
+        return outlet in self._outlets
+
     def live(self) -> list[Outlet]:
         """The outlets that are live now."""
         return list(self._outlets)
 
     def leave(self, outlet: Outlet) -> bool:
         """Whether it was live."""
-        if outlet not in self._outlets:
+        if not self.has(outlet):
             return False
         del self._outlets[outlet]
         self._writes = None
@@ -163,7 +167,12 @@ class Outlet:
         connection.attach(self)
 
     def pump(self) -> None:
-        """Write what lies after the cursor while the socket takes it; live once there is nothing more."""
+        """Write what lies after the cursor while the socket takes it; live once there is nothing more.
+
+        Harmless when it is live: then its channel writes, and the cursor stays where it joined.
+        """
+        if self.channel is not None and self.channel.has(self):
+            return
         reader = self.reader
         while not self._stopped and not self._loading and self.connection.writable:
             messages = reader.take()
