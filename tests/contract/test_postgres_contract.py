@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from pilothouse.engine.model import Status
 from pilothouse.storage import Database, StorageBusy, StorageUnavailable, Tx
 from pilothouse.storage import database as database_module
 from pilothouse.storage import postgres as postgres_module
-from support.journals import appending, held_up, numbers, stored, writing
+from support.journals import appending, held_up, numbers, raising, stored, writing
+from support.kernel import Clock, Kernel
 from support.postgres import Postgres
 
 pytestmark = pytest.mark.postgres
@@ -56,6 +58,54 @@ async def test_a_connection_lost_among_use_cases_is_told_to_all_of_them(
         assert numbers(stored(database)) == [1, 4]
         assert [entry.offset for entry in stored(database)] == [1, 2]
     database.close()
+
+
+async def test_a_server_hears_that_another_has_written(postgres: Postgres, name: str) -> None:
+    """Before its next use case, once for each time; a turn that came to nothing is no turn."""
+    ours, theirs = Database(postgres.url(name)), Database(postgres.url(name))
+    async with writing(ours) as (one, _), writing(theirs) as (two, their_journal):
+        heard: list[str] = []
+        one.on_takeover(lambda: heard.append("taken over"))
+
+        def use_case(tx: Tx) -> None:
+            heard.append("use case")
+
+        await one.write(use_case)
+        heard.clear()
+        await one.write(use_case)
+        assert heard == ["use case"]
+        await two.write(appending(their_journal, 1))
+        await two.write(appending(their_journal, 2))
+        await one.write(use_case)
+        await one.write(use_case)
+        assert heard == ["use case", "taken over", "use case", "use case"]
+        with pytest.raises(LookupError):
+            await one.write(raising(LookupError("in vain")))
+        await two.write(appending(their_journal, 3))
+        with pytest.raises(StorageUnavailable):
+            await one.write(lambda tx: postgres.hang_up(name))
+        await one.write(use_case)
+        assert heard[-3:] == ["taken over", "taken over", "use case"]
+    ours.close()
+    theirs.close()
+
+
+async def test_what_is_kept_of_a_run_counts_until_another_server_writes(
+    postgres: Postgres, name: str
+) -> None:
+    """One server has a run in memory, the other cancels it: the first hands out nothing of it any more."""
+    ours, theirs, clock = Database(postgres.url(name)), Database(postgres.url(name)), Clock()
+    first, second = Kernel(ours, clock), Kernel(theirs, clock)
+    await first.start()
+    await second.start()
+    run_id = await first.run("jobs: [{name: j, steps: [{name: s, uses: dummy}]}]")
+    assert run_id in first.runs._kept
+    await second.cancel(run_id)
+    assert (await first.write(lambda tx: first.runs.get(tx, run_id))).status is Status.CANCELLED
+    first.check_memory()
+    for kernel, database in ((first, ours), (second, theirs)):
+        await kernel.stop()
+        database.close()
 
 
 async def test_connections_that_ended_while_nobody_used_them_are_not_noticed(

@@ -110,7 +110,7 @@ class Kernel:
         self.fleet = Fleet(self.writer, self.journal, self.identity, timings)
         self.secrets = Secrets(SecretBox(derive_key(KEY, "secrets")), self.identity)
         self.transitions = Transitions(self.journal, self.fleet)
-        self.runs = runs = Runs(keep=database.is_sqlite)
+        self.runs = runs = Runs(self.writer)
         self.tasks = StepTasks(runs, self.transitions, self.secrets)
         self.fleet.handle(STEP, self.tasks)
         self.engine = Engine(runs, self.transitions, self.identity)

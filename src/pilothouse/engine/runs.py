@@ -1,8 +1,8 @@
 """Runs in the hands of the writer: loaded once, and kept while they go on.
 
 Only the writer thread changes runs, so what it keeps is what is stored. A use case that fails has changed its
-copy in vain: that copy is dropped with the rollback. Where other servers write to the same database nothing is
-kept.
+copy in vain: that copy is dropped with the rollback. Once another server has written to the same database, nothing
+that is kept counts any more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from pilothouse.engine import store
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.model import Attempt, Job, Run, Step
-from pilothouse.storage import Tx
+from pilothouse.storage import Tx, Writer
 
 MAX_KEPT = 512
 
@@ -33,9 +33,9 @@ class Place:
 class Runs:
     """The runs that use cases work on."""
 
-    def __init__(self, *, keep: bool) -> None:
-        self._keep = keep
+    def __init__(self, writer: Writer) -> None:
         self._kept: OrderedDict[str, Run] = OrderedDict()
+        writer.on_takeover(self._kept.clear)
 
     def get(self, tx: Tx, run_id: str) -> Run:
         """The run, to be changed in this transaction. Raises :class:`RunNotFound`."""
@@ -47,8 +47,6 @@ class Runs:
 
     def adopt(self, tx: Tx, run: Run) -> None:
         """Keep a run that this transaction works on; forget it should the transaction fail."""
-        if not self._keep:
-            return
         tx.on_rollback(lambda: self._kept.pop(run.id, None))
         self._kept[run.id] = run
         self._kept.move_to_end(run.id)

@@ -65,7 +65,7 @@ def build(settings: Settings) -> Graph:
     )
     secrets = Secrets(SecretBox(derive_key(key, "secrets")), identity)
     transitions = Transitions(journal, fleet)
-    runs = Runs(keep=database.is_sqlite)
+    runs = Runs(writer)
     tasks = StepTasks(runs, transitions, secrets)
     fleet.handle(STEP, tasks)
     engine = Engine(runs, transitions, identity)

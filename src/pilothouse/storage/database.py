@@ -5,13 +5,25 @@ Everything here is synchronous and meant for threads: the event loop never waits
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event
+from sqlalchemy import (
+    URL,
+    Column,
+    Connection,
+    Engine,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    create_engine,
+    event,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -23,6 +35,18 @@ from pilothouse.storage.errors import StorageBusy, StorageUrlInvalid
 metadata = MetaData()
 
 READ_CONNECTIONS = 8
+
+write_turn = Table(
+    "write_turn",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("server", Text, nullable=False),
+)
+"""One row: the server that has written last."""
+_TAKE_TURN = """
+INSERT INTO write_turn (id, server) VALUES (1, %s)
+ON CONFLICT (id) DO UPDATE SET server = excluded.server WHERE write_turn.server <> excluded.server
+"""
 
 
 def now_ms() -> int:
@@ -40,6 +64,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = _parsed(url)
+        self._server = secrets.token_hex(8)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self.write_engine = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", read_only=False)
@@ -72,6 +97,16 @@ class Database:
             raise StorageBusy("every connection to the database is busy; try again shortly") from error
         with connection:
             yield connection
+
+    def take_turn(self, conn: Connection) -> bool:
+        """Whether another server has written since this one did; for a transaction that writes, at its beginning.
+
+        What is kept in memory of what is stored must then be forgotten. A file of SQLite has one server only.
+        """
+        if self.is_sqlite:
+            return False
+        # The driver itself, as every transaction pays for this.
+        return bool(driver(conn).execute(_TAKE_TURN, (self._server,)).rowcount)
 
     def told(self, error: BaseException) -> BaseException:
         """What befell a transaction, as callers know it: :class:`StorageUnavailable` if the database is away."""

@@ -85,6 +85,11 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._kept: Connection | None = None
+        self._taken_over: list[Callable[[], None]] = []
+
+    def on_takeover(self, forget: Callable[[], None]) -> None:
+        """Call this in the writer thread when another server has written since our last transaction."""
+        self._taken_over.append(forget)
 
     def start(self, hook: CommitHook | None = None) -> None:
         """Start the thread; results come back to the running event loop."""
@@ -174,6 +179,9 @@ class Writer:
         engine = self._database.write_engine
         if not self._database.is_sqlite:  # the pool finds out whether the server is still there
             with engine.begin() as conn:
+                if self._database.take_turn(conn):
+                    for forget in self._taken_over:
+                        forget()
                 yield conn
             return
         conn = self._kept = self._kept or _kept_open(engine)
