@@ -299,3 +299,20 @@ def test_what_a_server_without_its_database_says(tmp_path: Path, own_postgres: P
         until(lambda: server.alive, 20, "it is ready again")
         assert server.call("POST", "/pipelines", token, json={"name": "p"}).status_code == 201
         server.stop()
+
+
+def test_an_agent_leaves_while_the_database_is_away(tmp_path: Path, own_postgres: Postgres) -> None:
+    """Nobody can write down that it went; it is let in again, and works."""
+    name = own_postgres.create()
+    with fleet(tmp_path, database_url=own_postgres.url(name), **PATIENT) as made:
+        agent = made.agent("a").start()
+        until(lambda: made.server.ask("GET", "/agents/a")["status"] == "online", what="it is let in")
+        own_postgres.stop(signal.SIGINT)
+        agent.kill9()
+        until(lambda: "fleet.detach_failed" in made.server.log(), 20, "its end is noticed")
+        own_postgres.start()
+        until(lambda: made.server.alive, 20, "it is ready again")
+        agent.start()
+        run_id = made.run("after", on("a", {"name": "j", "steps": [shell("s", "echo fine")]}))
+        assert made.ended(run_id)["status"] == "succeeded"
+        assert [line for line in made.server.failures() if not _told(line)] == []

@@ -201,8 +201,15 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(failure))
         finally:
             listening.cancel()
-            await asyncio.shield(self._fleet.detach(channel, channel.closed_for or "the connection broke"))
-            log.info("fleet.agent_disconnected", agent_id=agent_id, reason=channel.closed_for)
+            await asyncio.shield(self._leave(channel))
+
+    async def _leave(self, channel: GrpcChannel) -> None:
+        reason = channel.closed_for or "the connection broke"
+        log.info("fleet.agent_disconnected", agent_id=channel.agent_id, reason=reason)
+        try:
+            await self._fleet.detach(channel, reason)
+        except StorageError as error:  # its silence will say the same, unless it is back by then
+            log.warning("fleet.detach_failed", agent_id=channel.agent_id, error=str(error))
 
     async def FetchStepRun(
         self, request: pb.FetchStepRunRequest, context: Context
