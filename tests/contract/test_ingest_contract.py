@@ -206,6 +206,15 @@ async def test_the_server_numbers_lines(kernel: Kernel) -> None:
     assert {body["agent_id"] for body in told} == {"a1"}
 
 
+async def test_a_step_that_has_ended_still_shows_how_far_it_came(kernel: Kernel) -> None:
+    run_id, agent, task = await at_work(kernel)
+    name = kernel.view(run_id)["jobs"][0]["steps"][0]["name"]
+    await kernel.tell("a1", 1, task, "step.progress", {"percent": 60})
+    assert kernel.step(run_id, name)["progress"] == 60
+    await kernel.report(agent, FAILED)
+    assert kernel.step(run_id, name)["progress"] == 60
+
+
 async def test_every_attempt_counts_from_one(kernel: Kernel) -> None:
     run_id, agent, first = await at_work(
         kernel, "jobs: [{name: j, steps: [{name: a, uses: dummy, retry: {maxAttempts: 2}}]}]"

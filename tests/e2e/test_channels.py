@@ -184,3 +184,35 @@ async def test_a_bad_request_gets_an_error_and_the_socket_lives(live: Live, requ
 
 def test_nothing_unforeseen_was_logged(server: Server) -> None:
     assert server.failures() == []
+
+
+async def test_every_place_can_be_come_back_to(live: Live) -> None:
+    """Whoever asks with a cursor is told one by each message, also where nothing has happened yet."""
+    url, admin = f"{live.server.ws}/api/v1/ws", live.server.admin
+
+    def subscribe(channel: str, cursor: str) -> str:
+        return json.dumps({"channel": channel, "params": {**live.params, "cursor": cursor}})
+
+    await live.say("one")
+    async with websocket(url, admin) as ws:
+        await ws.send(subscribe("channel_log", "start"))
+        subscribed, _, done = await received(ws, 3)
+        await ws.send(subscribe("channel_status", "now"))
+        [shown] = await received(ws, 1)
+    assert (subscribed["type"], done["type"]) == ("subscribed", "history_done")
+    assert (shown["type"], shown["data"]["status"]) == ("status_snapshot", 3)
+    assert shown["data"]["duration"] > 0
+    await live.say("two")
+    await live.end()
+    async with websocket(url, admin) as ws:
+        await ws.send(subscribe("channel_log", done["cursor"]))
+        logs = [m["data"] for m in await received(ws, 3) if m["type"] == "log_chunk"]
+        assert [log["content"] for chunk in logs for log in chunk] == ["two", "END"]
+    async with websocket(url, admin) as ws:
+        await ws.send(subscribe("channel_log", subscribed["cursor"]))
+        logs = [m["data"] for m in await received(ws, 4) if m["type"] == "log_chunk"]
+        assert [log["content"] for chunk in logs for log in chunk] == ["one", "two", "END"]
+    async with websocket(url, admin) as ws:
+        await ws.send(subscribe("channel_status", shown["cursor"]))
+        kinds = [m["data"].get("eventType") for m in await received(ws, 2)]
+        assert kinds == [None, "arcentra.step.completed"]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.bodies import UNKNOWN, enveloped_error, plain_error
+from support.live_run import begin, refused
 from support.server import Server, running
+from support.watchers import websocket
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +68,6 @@ def test_logins_are_limited_by_address_and_name(strict: Server) -> None:
 
 async def test_agents_and_open_streams_are_not_counted(tmp_path: Any) -> None:
     from support.fake_agent import registered
-    from support.watchers import websocket
 
     with running(tmp_path, ratelimit_default="12/minute") as server:
         async with await registered(server, "busy") as agent:
@@ -78,3 +81,28 @@ async def test_agents_and_open_streams_are_not_counted(tmp_path: Any) -> None:
                     await ws.send("{}")
                     assert json.loads(await asyncio.wait_for(ws.recv(), 5))["type"] == "error"
             assert server.call("GET", "/auth/me").status_code == 200
+
+
+async def test_opening_a_socket_counts(tmp_path: Path) -> None:
+    """Of a token, however it comes; without a good one, of the address: tokens cannot be guessed without limit."""
+    with running(tmp_path, ratelimit_default="12/minute") as server:
+        live = await begin(server)
+        run, channels = live.stream(), f"{server.ws}/api/v1/ws"
+        token = server.user("watcher", "admin")
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(12):
+                url = (run, channels)[number % 2]
+                ws = await stack.enter_async_context(websocket(url, token if number else None))
+                if not number:
+                    await ws.send(json.dumps({"type": "auth", "token": token}))
+                    assert json.loads(await ws.recv())["type"] == "step_started"
+            for url in (run, channels, f"{run}?token={token}"):
+                assert await refused(url, None if "token=" in url else token) == (4429, "rate_limited")
+            plain_error(server.call("GET", "/auth/me", token), 429, "RATE_LIMIT_EXCEEDED")
+            await live.say("goes on")
+            await ws.send("{}")  # what is open is not counted
+            assert json.loads(await asyncio.wait_for(ws.recv(), 10))["type"] == "error"
+        guesses = [await refused(url, f"guess-{n}") for n in range(8) for url in (run, channels)]
+        assert guesses[0] == (4401, "unauthorized")
+        assert guesses[-1] == (4429, "rate_limited")
+        await live.agent.vanish()

@@ -414,3 +414,25 @@ def test_malformed_json_is_a_400_in_the_familys_words(server: Server, path: str,
 
 def test_nothing_unforeseen_was_logged(server: Server) -> None:
     assert server.failures() == []
+
+
+def test_a_run_names_the_definition_it_was_made_from(server: Server) -> None:
+    """Not the one in force now; a spec that came with the trigger is none that was saved."""
+    spec = spec_for("nobody")
+    pipeline_id = server.pipeline("defined", spec)
+    head = server.ask("GET", f"/pipelines/{pipeline_id}")["lastCommitSha"]
+
+    def trigger(**more: Any) -> str:
+        return str(server.ask("POST", f"/pipelines/{pipeline_id}/trigger", json=more)["runId"])
+
+    def definition(run_id: str) -> str:
+        return str(server.ask("GET", f"/pipelines/{pipeline_id}/runs/{run_id}")["definitionCommitSha"])
+
+    saved, inline = trigger(), trigger(spec=spec)
+    server.ask("POST", f"/pipelines/{pipeline_id}/spec/save", json={"spec": spec_for("nobody-else")})
+    assert server.ask("GET", f"/pipelines/{pipeline_id}")["lastCommitSha"] != head
+    assert definition(saved) == head
+    assert definition(inline) == ""
+    server.ask("POST", f"/pipelines/{pipeline_id}/runs/{saved}/stop", json={})
+    rerun = server.ask("POST", f"/workflow-runs/{saved}/rerun", json={})["id"]
+    assert definition(rerun) == head

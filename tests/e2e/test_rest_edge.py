@@ -115,6 +115,22 @@ def test_a_blob_comes_back_as_it_was(server: Server) -> None:
     assert not [name for name in kept if name.endswith(".part")]
 
 
+def test_an_upload_may_be_repeated_with_its_key(server: Server) -> None:
+    def files() -> set[str]:
+        return {path.name for path in (server.data_dir / "blobs").iterdir()}
+
+    key = {"Idempotency-Key": "upload-1"}
+    made = server.ask("POST", "/blobs", content=b"the same bytes", headers=key)
+    before = files()
+    again = server.call("POST", "/blobs", content=b"the same bytes", headers=key)
+    assert (again.status_code, again.json()) == (201, made)
+    assert again.headers["idempotency-replayed"] == "true"
+    other = server.call("POST", "/blobs", content=b"other bytes", headers=key)
+    plain_error(other, 409, "IDEMPOTENCY_KEY_REUSED")
+    assert files() == before, "what nobody was told of is not kept"
+    assert server.call("GET", f"/blobs/{made['id']}").content == b"the same bytes"
+
+
 def test_an_upload_broken_off_leaves_nothing(server: Server) -> None:
     before = set((server.data_dir / "blobs").iterdir())
     with socket.create_connection(("127.0.0.1", server.settings["port"])) as sock:

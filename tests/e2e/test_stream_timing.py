@@ -42,13 +42,22 @@ async def test_heartbeats_and_a_client_that_answers(quick: Live) -> None:
         beats = []
         while len(beats) < 6:
             message = json.loads(await ws.recv())
-            assert set(message) == {"type", "timestamp"}
+            assert set(message) == {"type", "timestamp", "cursor"}
             assert message["type"] == "heartbeat"
             assert TIME.fullmatch(message["timestamp"])
             beats.append(message)
             await ws.send('{"type":"pong"}')
         await quick.say("alive")
         assert json.loads(await ws.recv())["line"] == "alive"
+    # Whoever has seen heartbeats only comes back with the place of the last, and has missed nothing.
+    async with websocket(quick.stream(f"?cursor={beats[-1]['cursor']}"), quick.server.admin) as ws:
+        assert json.loads(await ws.recv())["line"] == "alive"
+        beat = json.loads(await ws.recv())
+    async with websocket(quick.stream(f"?cursor={beat['cursor']}"), quick.server.admin) as ws:
+        assert json.loads(await ws.recv())["type"] == "heartbeat"
+    async with websocket(quick.stream(), quick.server.admin) as ws:
+        said = [json.loads(await ws.recv()) for _ in range(3)]
+        assert set(said[-1]) == {"type", "timestamp"}, "a cursor is for those who ask with one"
 
 
 @pytest.mark.parametrize("says", ["nothing", "anything but a pong", "pong, too early"])
@@ -169,6 +178,7 @@ async def test_what_one_may_no_longer_see_stops_at_once(server: Server) -> None:
             seen = await watched
             assert "confidential" not in seen
             assert "workflow_completed" not in seen
+        assert "you may no longer see this step run" in await watching[4]
     async with sse(live.stream().replace("ws:", "http:"), token) as response:
         assert response.status_code == 404
     assert await refused(live.stream(), token) == (4404, "not_found")

@@ -101,7 +101,9 @@ async def refused(url: str, token: str | None = None, first: Any = None, **more:
             await ws.send(first)
         code, said = await closing(ws)
     assert len(said) == 1, said
-    assert set(said[0]) == {"type", "code", "message", "timestamp"}
+    envelope = {"channel", "params", "data", "error"} if "/api/v1/ws" in url else set()
+    assert set(said[0]) == {"type", "code", "message", "timestamp"} | envelope
+    assert said[0].get("error", said[0]["message"]) == said[0]["message"]
     assert said[0]["type"] == "error"
     assert TIME.fullmatch(said[0]["timestamp"])
     return code, said[0]["code"]

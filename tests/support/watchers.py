@@ -191,7 +191,7 @@ async def follow(surface: Surface, *, drop_after: int = 0) -> list[Got]:
                         return got
                     if message.cursor is not None:
                         cursor = message.cursor
-                        seen += 1
+                        seen += message.message.get("type") not in ("subscribed", "history_done")
                     if drop_after and seen >= drop_after:
                         break
         except LOST:

@@ -310,7 +310,7 @@ def test_status_numbers_are_those_of_decisions() -> None:
     ("attempt", "status", "start", "end", "duration"),
     [
         (Attempt("try-1", "s", 1, Status.QUEUED, queued_at=AT), 2, None, None, 0),
-        (Attempt("try-1", "s", 1, Status.RUNNING, started_at=AT), 3, STAMP, None, 0),
+        (Attempt("try-1", "s", 1, Status.RUNNING, started_at=AT), 3, STAMP, None, 5000),
         (
             Attempt("try-1", "s", 1, Status.TIMED_OUT, started_at=AT, finished_at=AT + 1234),
             7,
@@ -325,7 +325,7 @@ def test_the_snapshot_has_the_pages_keys(
     attempt: Attempt, status: int, start: str | None, end: str | None, duration: int
 ) -> None:
     times = {"startTime": start, "endTime": end, "duration": duration}
-    assert snapshot(PARAMS, attempt) == {**PARAMS, "status": status, **times}
+    assert snapshot(PARAMS, attempt, AT + 5000) == {**PARAMS, "status": status, **times}
 
 
 # -- CloudEvents ------------------------------------------------------------------------------------------

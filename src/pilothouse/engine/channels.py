@@ -20,6 +20,7 @@ from pilothouse.identity.service import Identity
 from pilothouse.identity.streaming import Message, MessageSocket, Stream, framed
 from pilothouse.journal import CursorError, CursorExpired, Feed, Selection, WireFormat
 from pilothouse.journal.outlet import Outlet
+from pilothouse.storage import now_ms
 from pilothouse.wire import entries
 
 LOG, STATUS = "channel_log", "channel_status"
@@ -128,11 +129,13 @@ class Channels:
     async def _follow_log(self, key: tuple[str, str], subject: Subject, asked: Any) -> None:
         framing = Framing("ws+cursor" if asked else "ws", self._feed.epoch)
         stream = await self._stream(subject, StepLog(framing, batched=True), str(asked or "start"))
-        self._send(LOG, "subscribed", subject.params, None)
+        self._send(LOG, "subscribed", subject.params, None, stream if asked else None)
         live = framed(StepLog(framing, batched=False))
-        self._follow(
-            key, subject.params, stream, live, lambda: self._send(LOG, "history_done", subject.params, None)
-        )
+
+        def history_done() -> None:
+            self._send(LOG, "history_done", subject.params, None, stream if asked else None)
+
+        self._follow(key, subject.params, stream, live, history_done)
 
     async def _follow_status(self, key: tuple[str, str], subject: Subject, asked: Any) -> None:
         framing = Framing("ws+cursor" if asked else "ws", self._feed.epoch)
@@ -144,7 +147,8 @@ class Channels:
             stream.close()
             raise
         assert found is not None, "attempts are never deleted while their run is there"
-        self._send(STATUS, "status_snapshot", subject.params, snapshot(subject.params, found[1]))
+        shown = snapshot(subject.params, found[1], now_ms())
+        self._send(STATUS, "status_snapshot", subject.params, shown, stream if asked else None)
         if found[1].status.over and asked is None:
             stream.close()
         else:
@@ -170,7 +174,9 @@ class Channels:
                     outlet.on_live()
             elif outlet.expired is not None:
                 self._cursor_refused(key[0], params, outlet.expired)
-            elif not (unsubscribed or stream.unauthorized or stream.forbidden):
+            elif stream.forbidden and not unsubscribed:
+                self._error({"channel": key[0], "params": params}, "you may no longer see this step run")
+            elif not (unsubscribed or stream.unauthorized):
                 self._socket.close(GOING_AWAY, "reconnect with your cursor")
 
         self._open[key] = stream
@@ -192,9 +198,15 @@ class Channels:
         self._socket.say(orjson.dumps(body))
         self._socket.close(4410 if expired else 4400, str(error).encode()[:120].decode(errors="ignore"))
 
-    def _send(self, channel: str, type: str, params: dict[str, Any], data: Any) -> None:
+    def _send(
+        self, channel: str, type: str, params: dict[str, Any], data: Any, at: Stream | None = None
+    ) -> None:
+        """``at``: tell the cursor of this stream as well."""
         named = {name: params[name] for name in _PARAMS}
-        self._socket.say(orjson.dumps({"channel": channel, "type": type, "params": named, "data": data}))
+        body = {"channel": channel, "type": type, "params": named, "data": data}
+        if at is not None:
+            body["cursor"] = at.reader.position.text(self._feed.epoch)
+        self._socket.say(orjson.dumps(body))
 
     def _error(self, request: dict[str, Any], message: str) -> None:
         given = request.get("params")
@@ -216,8 +228,8 @@ def _find_subject(conn: Connection, step_run_id: str) -> Subject | None:
     return Subject(run_id, row.project, params, attempt)
 
 
-def snapshot(params: dict[str, str], attempt: Attempt) -> dict[str, Any]:
-    """The present state of an attempt; ``duration`` in ms."""
+def snapshot(params: dict[str, str], attempt: Attempt, now: int) -> dict[str, Any]:
+    """The present state of an attempt; ``duration`` in ms, up to ``now`` while it runs."""
     ended = attempt.finished_at
     return {
         "stepRunId": attempt.id,
@@ -226,5 +238,5 @@ def snapshot(params: dict[str, str], attempt: Attempt) -> dict[str, Any]:
         "status": STATUS_NUMBERS[attempt.status.value],
         "startTime": rfc3339(attempt.started_at) if attempt.started_at else None,
         "endTime": rfc3339(ended) if ended else None,
-        "duration": ended - attempt.started_at if ended and attempt.started_at else 0,
+        "duration": (ended or now) - attempt.started_at if attempt.started_at else 0,
     }

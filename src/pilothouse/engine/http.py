@@ -17,7 +17,7 @@ from pilothouse.engine.runs import require_run
 from pilothouse.engine.secrets import Secrets
 from pilothouse.engine.service import Engine
 from pilothouse.engine.views import rfc3339, run_summary, run_view
-from pilothouse.identity.errors import require
+from pilothouse.identity.errors import ApiError, require
 from pilothouse.identity.model import Principal, Role
 from pilothouse.identity.openapi import enveloped_example, example
 from pilothouse.identity.service import Identity
@@ -164,9 +164,13 @@ def blobs_router(identity: Identity, blobs: Blobs) -> APIRouter:
         require(caller, "blob.write", home)
         checksum = request.headers.get("x-content-sha256", "")
         blob = await blobs.receive(request.stream(), checksum)
-        answer = await idem(
-            lambda tx: blobs.record(tx, caller, home, blob), 201, content=blob.sha256.encode()
-        )
+        try:
+            answer = await idem(
+                lambda tx: blobs.record(tx, caller, home, blob), 201, content=blob.sha256.encode()
+            )
+        except ApiError:
+            blobs.discard(blob)
+            raise
         if answer.headers.get("idempotency-replayed"):
             blobs.discard(blob)  # the first answer names another
         return answer

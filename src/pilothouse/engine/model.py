@@ -136,7 +136,7 @@ class Job:
 
 @dataclass(slots=True)
 class Run:
-    """One run with all its jobs and steps."""
+    """One run with all its jobs and steps. ``definition``: the head of the saved spec it was made from, if it was."""
 
     id: str
     kind: str
@@ -152,6 +152,7 @@ class Run:
     checkout: dict[str, Any] | None = None
     branch: str = ""
     commit_sha: str = ""
+    definition: str = ""
     rerun_of: str = ""
     cancel_reason: str = ""
     created_at: int = 0

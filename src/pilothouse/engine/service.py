@@ -34,6 +34,7 @@ class NewRun:
     checkout: str = ""
     branch: str = ""
     commit_sha: str = ""
+    definition: str = ""
 
 
 class Engine:
@@ -60,6 +61,7 @@ class Engine:
             checkout=_checkout(tx.conn, new),
             branch=new.branch,
             commit_sha=new.commit_sha,
+            definition=new.definition,
             created_at=tx.now,
             jobs=[
                 _new_job(index, spec.name, [s.name for s in spec.steps])
@@ -108,6 +110,7 @@ class Engine:
             checkout=old.checkout,
             branch=old.branch,
             commit_sha=old.commit_sha,
+            definition=old.definition,
             rerun_of=old.id,
             created_at=tx.now,
             jobs=jobs,

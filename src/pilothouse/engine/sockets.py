@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
@@ -12,10 +13,11 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from pilothouse.engine import store
-from pilothouse.engine.channels import Channels
+from pilothouse.engine.channels import LOG, Channels
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.streams import Framing, RunMessages, rfc3339
 from pilothouse.identity.errors import ApiError, require
+from pilothouse.identity.exchange import Exchange
 from pilothouse.identity.model import Principal
 from pilothouse.identity.openapi import example
 from pilothouse.identity.service import Identity
@@ -43,6 +45,7 @@ CLOSE_CODES = {
     "not_found": 4404,
     "no_pong": 4408,
     "cursor_expired": 4410,
+    "rate_limited": 4429,
 }
 AUTH_WAIT = 10.0
 
@@ -104,7 +107,7 @@ def router(identity: Identity, feed: Feed, settings: StreamSettings) -> APIRoute
             except (Refusal, ApiError, RunNotFound, CursorError) as error:
                 refuse(socket, error)
                 return
-            RunSocket(socket, feed, stream, settings).begin()
+            RunSocket(socket, feed, stream, settings, cursors=bool(asked)).begin()
 
     @routes.websocket("/api/v1/ws")
     async def channels(ws: WebSocket) -> None:
@@ -112,7 +115,7 @@ def router(identity: Identity, feed: Feed, settings: StreamSettings) -> APIRoute
             try:
                 caller = await websocket_principal(ws, identity)
             except ApiError as error:
-                refuse(socket, error)
+                refuse(socket, error, channel=LOG)
                 return
             Channels(socket, identity, feed, caller).begin()
 
@@ -143,14 +146,19 @@ async def _authenticate(ws: WebSocket, socket: MessageSocket, identity: Identity
     with contextlib.suppress(orjson.JSONDecodeError, AttributeError):
         message = orjson.loads(first)
         if message.get("type") == "auth" and isinstance(message.get("token"), str):
-            return await identity.authenticate(message["token"])
+            caller = await identity.authenticate(message["token"])
+            Exchange.of(ws.scope).count(caller)
+            return caller
     raise Refusal("unauthorized", 'the first message must be {"type":"auth","token":…}')
 
 
-def refuse(socket: MessageSocket, error: Exception) -> None:
-    """Say why, then close with the code for it."""
+def refuse(socket: MessageSocket, error: Exception, *, channel: str = "") -> None:
+    """Say why, then close with the code for it; with a ``channel``, in the envelope of the Arcentra page."""
     code, message = _refusal(error)
-    body = {"type": "error", "code": code, "message": message, "timestamp": rfc3339(now_ms())}
+    stamp = rfc3339(now_ms())
+    body: dict[str, Any] = {"type": "error", "code": code, "message": message, "timestamp": stamp}
+    if channel:
+        body |= {"channel": channel, "params": {}, "data": None, "error": message}
     socket.say(orjson.dumps(body))
     socket.close(CLOSE_CODES[code], close_reason(message))
 
@@ -170,6 +178,8 @@ def _refusal(error: Exception) -> tuple[str, str]:
             return "cursor_expired", str(error)
         case CursorError():
             return "bad_request", str(error)
+        case ApiError(status=429):
+            return "rate_limited", error.message
         case ApiError(status=403):
             return "forbidden", error.message
         case ApiError():
@@ -184,9 +194,22 @@ class RunSocket:
     It lives until the run completes, the client leaves or falls silent, or the token ends.
     """
 
-    __slots__ = ("_beat_at", "_feed", "_outlet", "_settings", "_silent", "_socket", "_stream", "_unanswered")
+    __slots__ = (
+        "_beat_at",
+        "_cursors",
+        "_feed",
+        "_outlet",
+        "_settings",
+        "_silent",
+        "_socket",
+        "_stream",
+        "_unanswered",
+    )
 
-    def __init__(self, socket: MessageSocket, feed: Feed, stream: Stream, settings: StreamSettings) -> None:
+    def __init__(
+        self, socket: MessageSocket, feed: Feed, stream: Stream, settings: StreamSettings, *, cursors: bool
+    ) -> None:
+        self._cursors = cursors
         stream.reader.fmt = framed(stream.reader.fmt)
         self._socket = socket
         self._feed = feed
@@ -213,8 +236,10 @@ class RunSocket:
             self._stream.stop()
             return
         if now >= self._beat_at and self._socket.writable:
-            beat = f'{{"type":"heartbeat","timestamp":"{rfc3339(now_ms())}"}}'
-            self._socket.say(beat.encode())
+            beat = {"type": "heartbeat", "timestamp": rfc3339(now_ms())}
+            if self._cursors:
+                beat["cursor"] = self._outlet.position.text(self._feed.epoch)
+            self._socket.say(orjson.dumps(beat))
             self._beat_at = now + self._settings.heartbeat
             if self._unanswered is None:
                 self._unanswered = 0

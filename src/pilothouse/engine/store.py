@@ -47,6 +47,7 @@ runs = Table(
     Column("checkout", Text, nullable=True),
     Column("branch", Text, nullable=False),
     Column("commit_sha", Text, nullable=False),
+    Column("definition", Text, nullable=False, server_default=""),
     Column("rerun_of", Text, nullable=False),
     Column("cancel_reason", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),

@@ -90,7 +90,7 @@ def _step_view(run: Run, job: Job, step: Step, attempts: list[Attempt]) -> dict[
         "status": step.status.value,
         "reason": waiting or step.reason,
         "outputs": step.outputs,
-        "progress": next((a.percent for a in attempts if a.id == step.current), 0),
+        "progress": attempts[-1].percent if attempts else 0,
         "kept": bool(step.kept_from) and step.status.over and not step.attempts,
         "started_at": rfc3339(step.started_at),
         "finished_at": rfc3339(step.finished_at),

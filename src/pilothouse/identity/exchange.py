@@ -95,6 +95,13 @@ class Exchange:
                 self._check_origin()
         return await self.edge.identity.authenticate(token, self.address, self.request_id)
 
+    def count(self, caller: Principal | None) -> None:
+        """Count a socket's opening as a request of this caller. Raises :class:`RateLimited`; agents have no limit."""
+        if caller is None or caller.kind == "user":
+            count = self.edge.limits.request(caller, self.address)
+            if count is not None:
+                count.check()
+
     def bearer(self) -> str | None:
         """The token of the ``Authorization`` header; ``None`` without that header."""
         header = self.headers.get("authorization")

@@ -60,6 +60,7 @@ class Idempotent:
     ) -> Response:
         """Run ``use_case``; what it returns is the JSON body (``envelope``: ``detail`` of the Arcentra one).
 
+        ``content`` stands for a body that was read already, and as a stream.
         Raises ``IDEMPOTENCY_KEY_REUSED``, ``INVALID_PARAMETER`` for a bad key, and what the use case raises.
         """
         identity = Exchange.of(self._request.scope).edge.identity
@@ -88,7 +89,8 @@ class Idempotent:
         identity = Exchange.of(request.scope).edge.identity
         box = identity.answers
         route = f"{request.method} {request.url.path}"
-        digest = identity.fingerprint(_canonical(request.url.query, await request.body()))
+        body = await request.body() if content is None else content
+        digest = identity.fingerprint(_canonical(request.url.query, body))
         context = orjson.dumps([caller, route, key])
 
         def once(tx: Tx) -> tuple[int, bytes, bool]:

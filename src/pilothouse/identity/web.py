@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from pilothouse.identity.errors import AuthError, require
+from pilothouse.identity.errors import ApiError, AuthError, require
 from pilothouse.identity.exchange import COOKIE, Edge, Exchange
 from pilothouse.identity.gate import Gate
 from pilothouse.identity.idempotency import Idem, Idempotent, enveloped
@@ -124,12 +124,19 @@ def envelope(detail: Any = None, status: int = 200) -> Response:
 async def websocket_principal(ws: WebSocket, identity: Identity) -> Principal:
     """Who opens this socket: by header, ``?token=`` or cookie (then only from our own origin).
 
-    Raises :class:`AuthError`, or :class:`ApiError` ``ORIGIN_FORBIDDEN``. Raised on before the accept, it
-    becomes the HTTP answer; an endpoint that must accept first catches it.
+    Opening it counts as one request: of the token, else of the address. Raises :class:`AuthError`,
+    :class:`RateLimited`, or :class:`ApiError` ``ORIGIN_FORBIDDEN``. Raised on before the accept, it becomes the
+    HTTP answer; an endpoint that must accept first catches it.
     """
     exchange = Exchange.of(ws.scope)
     assert exchange.edge.identity is identity
-    return await exchange.principal(exchange.bearer() or ws.query_params.get("token"))
+    try:
+        caller = await exchange.principal(exchange.bearer() or ws.query_params.get("token"))
+    except ApiError:
+        exchange.count(None)
+        raise
+    exchange.count(caller)
+    return caller
 
 
 def install(

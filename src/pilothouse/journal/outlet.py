@@ -201,8 +201,9 @@ class Outlet:
 
         Not all that is in the window: the write that filled it may be another channel's of the same socket.
         """
+        position = self.position
         if self.channel is not None and self.channel.leave(self):
-            self.reader.position = max(self.reader.position, Cursor(self.channel.delivered))
+            self.reader.position = position
 
     def end(self) -> None:
         """The stream is finished: its last message has been written."""
@@ -217,6 +218,13 @@ class Outlet:
         self._feed.drop(self)
         self.connection.detach(self)
         self.on_end(self)
+
+    @property
+    def position(self) -> Cursor:
+        """All before this was written, or is nothing for this reader."""
+        if self.channel is not None and self.channel.has(self):
+            return max(self.reader.position, Cursor(self.channel.delivered))
+        return self.reader.position
 
     def idle_since(self) -> float:
         """When something was last written (the feed's clock)."""

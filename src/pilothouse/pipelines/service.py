@@ -119,14 +119,14 @@ class Pipelines:
             raise PipelineDisabled(f"pipeline '{pipeline.name}' is disabled")
         if len(request.variables) > MAX_VARIABLES:
             raise PipelineInvalid(f"a run takes at most {MAX_VARIABLES} variables")
-        source, file = request.spec, request.file_name or pipeline.file_path
+        source, file, definition = request.spec, request.file_name or pipeline.file_path, ""
         if source is None:
             saved = store.newest_spec(tx.conn, pipeline_id)
             if saved is None:
                 raise SpecMissing(
                     f"pipeline '{pipeline.name}' has no spec; save one first, or send one along"
                 )
-            source = saved.text
+            source, definition = saved.text, saved.head
         new = NewRun(
             kind="pipeline",
             name=pipeline.name,
@@ -138,6 +138,7 @@ class Pipelines:
             checkout=request.checkout,
             branch=request.branch or pipeline.default_branch,
             commit_sha=request.commit_sha,
+            definition=definition,
         )
         return self._engine.start(tx, by, new)
 
