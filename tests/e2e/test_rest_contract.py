@@ -280,7 +280,8 @@ def test_a_pipelines_life(server: Server) -> None:
     assert set(shown) >= {
         "pipelineId", "projectId", "name", "description", "repoUrl", "defaultBranch", "pipelineFilePath",
         "status", "saveMode", "metadata", "totalRuns", "createdBy", "isEnabled", "createdAt",
-        "updatedAt"}  # fmt: skip
+        "updatedAt", "prTargetBranch", "lastSyncMessage", "lastSyncedAt"}  # fmt: skip
+    assert (shown["prTargetBranch"], shown["lastSyncMessage"], shown["lastSyncedAt"]) == ("", "", 0)
     assert isinstance(shown["createdAt"], int)
     assert isinstance(shown["status"], int)
     valid = success(
@@ -288,7 +289,7 @@ def test_a_pipelines_life(server: Server) -> None:
     )
     assert (valid["jobsCount"], valid["warnings"]) == (1, [])
     saved = success(server.call("POST", f"/pipelines/{pipeline_id}/spec/save", json={"spec": spec_for("x")}))
-    assert set(saved) >= {"commitSha", "branch", "saveMode"}
+    assert set(saved) >= {"commitSha", "branch", "saveMode", "prUrl", "prBranch"}
     stale = {"spec": spec_for("z"), "expectedHeadCommitSha": "0" * 40}
     enveloped_error(server.call("POST", f"/pipelines/{pipeline_id}/spec/save", json=stale), 409)
     spec = success(server.call("GET", f"/pipelines/{pipeline_id}/spec"))

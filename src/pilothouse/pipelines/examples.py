@@ -25,7 +25,10 @@ _PIPELINE = {
     "pipelineFilePath": ".pilot.yaml",
     "status": 2,
     "saveMode": 1,
+    "prTargetBranch": "",
     "metadata": {},
+    "lastSyncMessage": "",
+    "lastSyncedAt": 0,
     "lastEditor": "admin",
     "lastCommitSha": _HEAD,
     "totalRuns": 3,
@@ -64,7 +67,7 @@ _RUN = {
     "runningJobs": 1,
     "startTime": 1768055025,
     "endTime": 0,
-    "duration": 0,
+    "duration": 1234,
 }
 
 CREATED = enveloped_example({"pipelineId": _PIPELINE_ID}, 201)
@@ -82,7 +85,7 @@ SPEC = enveloped_example(
         "pipelineFilePath": ".pilot.yaml",
     }
 )
-SAVED = enveloped_example({"commitSha": _HEAD, "branch": "main", "saveMode": 1})
+SAVED = enveloped_example({"commitSha": _HEAD, "branch": "main", "saveMode": 1, "prUrl": "", "prBranch": ""})
 TRIGGERED = enveloped_example({"runId": _RUN_ID}, 201)
 RUNS = enveloped_example({"list": [_RUN], "total": 1, "page": 1, "pageSize": 20})
 RUN = enveloped_example(_RUN)

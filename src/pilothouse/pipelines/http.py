@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 from starlette.responses import Response
 
@@ -15,85 +14,28 @@ from pilothouse.engine.model import Run
 from pilothouse.engine.runs import require_run
 from pilothouse.engine.service import Engine
 from pilothouse.engine.spec import spec_to_json
-from pilothouse.identity.errors import ApiError, require
+from pilothouse.identity.errors import require
 from pilothouse.identity.model import Principal, Role
 from pilothouse.identity.service import Identity
 from pilothouse.identity.web import Caller, Idem, allow, envelope
 from pilothouse.pipelines import examples, store
+from pilothouse.pipelines.bodies import (
+    CreatePipeline,
+    SaveSpec,
+    StopRun,
+    TriggerPipeline,
+    UpdatePipeline,
+    ValidateSpec,
+)
 from pilothouse.pipelines.errors import PipelineNotFound, SpecMissing
 from pilothouse.pipelines.model import RUN_STATUS, SAVE_DIRECT, TRIGGER_TYPE, Pipeline, RunStatus
 from pilothouse.pipelines.service import Pipelines, TriggerRequest, read_spec, require_pipeline
-from pilothouse.storage import Tx
+from pilothouse.storage import Tx, now_ms
 from pilothouse.wire import entries
 
 Page = Annotated[int, Query(ge=1, le=1_000_000)]
 PageSize = Annotated[int, Query(ge=1, le=100)]
-Variables = Annotated[dict[str, str], Field(default_factory=dict)]
-
-
-class CreatePipeline(BaseModel):
-    """A pipeline whose spec is kept in the database; ``projectId`` empty is the default project."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"name": "hello", "description": "says hello"}})
-    name: str
-    projectId: str = ""
-    description: str = Field("", max_length=2000)
-    repoUrl: str = ""
-    defaultBranch: str = Field("", max_length=200)
-    pipelineFilePath: str = Field("", max_length=500)
-    saveMode: int = SAVE_DIRECT
-    metadata: Variables
-
-
-class UpdatePipeline(BaseModel):
-    """Fields left out stay as they are."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"description": "says hello", "isEnabled": 1}})
-    name: str | None = None
-    description: str | None = Field(None, max_length=2000)
-    defaultBranch: str | None = Field(None, max_length=200)
-    pipelineFilePath: str | None = Field(None, max_length=500)
-    metadata: dict[str, str] | None = None
-    isEnabled: int | None = Field(None, ge=0, le=1)
-
-
-class ValidateSpec(BaseModel):
-    """``spec``: a pipeline.v1.Spec as an object, or its source as text (errors then name line and column)."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"spec": examples.SPEC_TEXT, "fileName": ".pilot.yaml"}}
-    )
-    spec: str | dict[str, Any]
-    format: int = 0
-    fileName: str = ""
-
-
-class SaveSpec(ValidateSpec):
-    """``expectedHeadCommitSha``: refuse if somebody saved another spec meanwhile."""
-
-    expectedHeadCommitSha: str = ""
-    commitMessage: str = Field("", max_length=2000)
-    requestId: str = ""
-
-
-class TriggerPipeline(BaseModel):
-    """``spec`` and ``checkout`` (a blob's id), where given, are used for this run alone."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"variables": {"greeting": "hello"}}})
-    variables: Variables
-    requestId: str = ""
-    spec: str | dict[str, Any] | None = None
-    fileName: str = ""
-    checkout: str = ""
-    branch: str = Field("", max_length=200)
-    commitSha: str = Field("", max_length=64)
-
-
-class StopRun(BaseModel):
-    """Why the run is stopped."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"reason": "wrong branch"}})
-    reason: str = Field("", max_length=500)
+StatusNumber = Annotated[int, Query(ge=0, le=6, description="a number of pipeline.v1.PipelineStatus, 0: any")]
 
 
 def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -> APIRouter:
@@ -127,12 +69,6 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         found = await identity.read(lambda conn: identity.projects.resolve(conn, caller, named))
         project = found.id
         require(caller, "pipeline.write", project)
-        if body.repoUrl:
-            raise ApiError.of(
-                "VALIDATION_FAILED",
-                "this release keeps specs in its database only: leave repoUrl empty and save the spec here",
-                field="repoUrl",
-            )
 
         def use_case(tx: Tx) -> dict[str, Any]:
             made = pipelines.create(
@@ -153,14 +89,25 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         "", dependencies=[allow("pipeline.read")], summary="List pipelines", responses=examples.PIPELINES
     )
     async def list_pipelines(
-        caller: Caller, projectId: str = "", name: str = "", page: Page = 1, pageSize: PageSize = 20
+        caller: Caller,
+        projectId: str = "",
+        name: str = "",
+        status: StatusNumber = 0,
+        page: Page = 1,
+        pageSize: PageSize = 20,
     ) -> Response:
-        """The pipelines of the caller's projects, by name."""
+        """The pipelines of the caller's projects, by name; a pipeline's ``status`` is that of its newest run."""
         projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
 
         def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
             found, total = store.list_pipelines(
-                conn, projects=projects, project=projectId, name=name, page=page, size=pageSize
+                conn,
+                projects=projects,
+                project=projectId,
+                name=name,
+                statuses=_words(status) if status else None,
+                page=page,
+                size=pageSize,
             )
             return [_pipeline_detail(conn, pipeline) for pipeline in found], total
 
@@ -286,7 +233,13 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
                 expected_head=body.expectedHeadCommitSha,
                 message=body.commitMessage,
             )
-            return {"commitSha": saved.head, "branch": pipeline.default_branch, "saveMode": SAVE_DIRECT}
+            return {
+                "commitSha": saved.head,
+                "branch": pipeline.default_branch,
+                "saveMode": SAVE_DIRECT,
+                "prUrl": "",
+                "prBranch": "",
+            }
 
         return await idem(use_case, 200, envelope=True)
 
@@ -297,8 +250,11 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         summary="Start a run",
         responses=examples.TRIGGERED,
     )
-    async def trigger(pipeline_id: str, body: TriggerPipeline, caller: Caller, idem: Idem) -> Response:
+    async def trigger(
+        pipeline_id: str, caller: Caller, idem: Idem, body: TriggerPipeline | None = None
+    ) -> Response:
         """Errors: ``SPEC_INVALID``, ``SPEC_NOT_FOUND``, ``PIPELINE_DISABLED``, ``BLOB_NOT_FOUND``."""
+        body = body or TriggerPipeline()
         request = TriggerRequest(
             variables=body.variables,
             spec=body.spec,
@@ -323,7 +279,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
     async def list_runs(
         pipeline_id: str,
         caller: Caller,
-        status: Annotated[int, Query(ge=0, le=6)] = 0,
+        status: StatusNumber = 0,
         page: Page = 1,
         pageSize: PageSize = 20,
     ) -> Response:
@@ -332,15 +288,11 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
             pipeline = allowed(conn, caller, pipeline_id, "run.read")
             filters = {"pipeline_id": pipeline_id}
-            wanted = (
-                next((word for word, number in RUN_STATUS.items() if number == status), None)
-                if status
-                else None
-            )
-            if status and wanted is None:
-                return [], 0
-            if wanted:
-                filters["status"] = wanted
+            if status:
+                words = _words(status)
+                if not words:
+                    return [], 0
+                filters["status"] = words[0]
             rows, total = engine_store.list_runs(
                 conn, filters=filters, projects=None, page=page, limit=pageSize
             )
@@ -403,7 +355,10 @@ def _pipeline_detail(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:
         "pipelineFilePath": pipeline.file_path,
         "status": int(RUN_STATUS[status]) if status else 0,
         "saveMode": SAVE_DIRECT,
+        "prTargetBranch": "",
         "metadata": pipeline.metadata,
+        "lastSyncMessage": "",
+        "lastSyncedAt": 0,
         "lastEditor": pipeline.last_editor,
         "lastCommitSha": pipeline.head,
         "totalRuns": counts["total"],
@@ -414,6 +369,11 @@ def _pipeline_detail(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:
         "createdAt": pipeline.created_at // 1000,
         "updatedAt": pipeline.updated_at // 1000,
     }
+
+
+def _words(number: int) -> list[str]:
+    """The engine's statuses that go by this number of pipeline.v1."""
+    return [word for word, known in RUN_STATUS.items() if known == number]
 
 
 def _run_status(run: Run) -> RunStatus:
@@ -441,5 +401,5 @@ def _run_detail(run: Run, pipeline: Pipeline) -> dict[str, Any]:
         "runningJobs": counts["running"],
         "startTime": run.started_at // 1000,
         "endTime": ended // 1000,
-        "duration": ended - run.started_at if ended and run.started_at else 0,
+        "duration": max(0, (ended or now_ms()) - run.started_at) if run.started_at else 0,
     }

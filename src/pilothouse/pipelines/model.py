@@ -36,8 +36,8 @@ RUN_STATUS = {
 
 TRIGGER_TYPE = {"manual": 1, "cron": 2, "event": 3}
 
-SAVE_DIRECT = 1
-"""pipeline.v1.PipelineSaveMode: a save is in force at once."""
+SAVE_DIRECT, SAVE_PR = 1, 2
+"""pipeline.v1.PipelineSaveMode: a save is in force at once, or is a pull request (still to come)."""
 
 
 @dataclass(frozen=True, slots=True)

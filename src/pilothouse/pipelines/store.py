@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import orjson
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Connection,
     Integer,
     Row,
+    ScalarSelect,
     Table,
     Text,
     UniqueConstraint,
@@ -23,6 +25,7 @@ from sqlalchemy import (
     update,
 )
 
+from pilothouse.engine.store import runs
 from pilothouse.pipelines.model import Pipeline, SavedSpec, SpecFormat
 from pilothouse.storage import metadata
 
@@ -102,9 +105,19 @@ def pipeline_named(conn: Connection, project: str, name: str) -> Pipeline | None
 
 
 def list_pipelines(
-    conn: Connection, *, projects: frozenset[str] | None, project: str, name: str, page: int, size: int
+    conn: Connection,
+    *,
+    projects: frozenset[str] | None,
+    project: str,
+    name: str,
+    statuses: Collection[str] | None = None,
+    page: int,
+    size: int,
 ) -> tuple[list[Pipeline], int]:
-    """A page of pipelines by name and how many there are; ``projects`` limits what is seen."""
+    """A page of pipelines by name and how many there are; ``projects`` limits what is seen.
+
+    ``statuses``: only those whose newest run has one of them.
+    """
     conditions: list[ColumnElement[bool]] = []
     if projects is not None:
         conditions.append(pipelines.c.project.in_(projects))
@@ -112,10 +125,17 @@ def list_pipelines(
         conditions.append(pipelines.c.project == project)
     if name:
         conditions.append(pipelines.c.name == name)
+    if statuses is not None:
+        conditions.append(_newest_run().in_(statuses))
     total = conn.execute(select(func.count()).select_from(pipelines).where(*conditions)).scalar_one()
     query = select(pipelines).where(*conditions).order_by(pipelines.c.name, pipelines.c.id)
     rows = conn.execute(query.limit(size).offset((page - 1) * size))
     return [_pipeline(row) for row in rows], total
+
+
+def _newest_run() -> ScalarSelect[str]:
+    mine = select(runs.c.status).where(runs.c.pipeline_id == pipelines.c.id)
+    return mine.order_by(runs.c.id.desc()).limit(1).correlate(pipelines).scalar_subquery()
 
 
 def add_spec(conn: Connection, pipeline_id: str, spec: SavedSpec) -> None:

@@ -1,0 +1,87 @@
+"""Pipelines over REST: what of pipeline.v1 is taken, what is refused, and how they are found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from support.bodies import enveloped_error, success
+from support.fake_agent import registered
+from support.server import Server, running, spec_for
+from support.waiting import eventually
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("rest_pipelines")) as server:
+        yield server
+
+
+NOT_OFFERED = [("repoUrl", "https://git.example/a.git"), ("prTargetBranch", "main"), ("saveMode", 2)]
+NO_ENUM = [9, -1, True, "1", 1.5]
+
+
+def _refused(server: Server, method: str, path: str, body: dict[str, Any], field: str) -> None:
+    found = enveloped_error(server.call(method, path, json=body), 400)
+    assert (found["errorCode"], found["details"]["field"]) == ("VALIDATION_FAILED", field), body
+
+
+def test_what_belongs_to_git_is_refused(server: Server) -> None:
+    """A value that would be dropped is no success."""
+    pipeline_id = server.pipeline("no-git", spec_for("x"))
+    for field, value in NOT_OFFERED:
+        _refused(server, "POST", "/pipelines", {"name": "refused", field: value}, field)
+        _refused(server, "PUT", f"/pipelines/{pipeline_id}", {field: value}, field)
+    saving = {"spec": spec_for("y"), "saveMode": 2}
+    _refused(server, "POST", f"/pipelines/{pipeline_id}/spec/save", saving, "saveMode")
+    shown = server.ask("GET", f"/pipelines/{pipeline_id}")
+    back = {key: shown[key] for key in ("repoUrl", "prTargetBranch", "saveMode", "description", "isEnabled")}
+    success(server.call("PUT", f"/pipelines/{pipeline_id}", json=back))
+
+
+@pytest.mark.parametrize("value", NO_ENUM)
+def test_numbers_that_are_no_enum(server: Server, value: Any) -> None:
+    pipeline_id = server.pipeline(f"enum {value}", spec_for("x"))
+    _refused(server, "POST", "/pipelines", {"name": "refused", "saveMode": value}, "saveMode")
+    _refused(server, "PUT", f"/pipelines/{pipeline_id}", {"saveMode": value}, "saveMode")
+    body = {"spec": spec_for("x")}
+    _refused(server, "POST", f"/pipelines/{pipeline_id}/spec/save", {**body, "saveMode": value}, "saveMode")
+    for path in ("/pipelines/spec/validate", f"/pipelines/{pipeline_id}/spec/validate"):
+        _refused(server, "POST", path, {**body, "format": value}, "format")
+
+
+def test_pipelines_by_status(server: Server) -> None:
+    """A pipeline has the status of its newest run."""
+    project = server.project("by-status")
+    fresh, waits, gone = (server.pipeline(name, spec_for("nobody"), project=project) for name in "abc")
+    server.trigger(waits)
+    runs = [server.trigger(gone), server.trigger(gone)]
+    server.ask("POST", f"/pipelines/{gone}/runs/{runs[1]}/stop")
+
+    def found(status: int) -> list[str]:
+        detail = server.ask("GET", f"/pipelines?projectId={project}&status={status}")
+        assert detail["total"] == len(detail["list"])
+        return [pipeline["pipelineId"] for pipeline in detail["list"]]
+
+    assert [found(status) for status in range(7)] == [[fresh, waits, gone], [], [waits], [], [], [gone], []]
+    for bad in ("7", "-1", "running", ""):
+        answer = enveloped_error(server.call("GET", f"/pipelines?status={bad}"), 400)
+        assert answer["errorCode"] == "INVALID_PARAMETER"
+
+
+async def test_a_run_that_goes_on_has_lasted_so_far(server: Server) -> None:
+    """Milliseconds, which grow until it ends."""
+    pipeline_id = server.pipeline("lasting", spec_for("lasting"))
+    async with await registered(server, "lasting", labels={"only": "lasting"}):
+        run_id = server.trigger(pipeline_id)
+        path = f"/pipelines/{pipeline_id}/runs"
+        first = await eventually(lambda: server.ask("GET", f"{path}/{run_id}")["duration"] or None)
+        later = await eventually(
+            lambda: next((d for r in server.ask("GET", path)["list"] if (d := r["duration"]) > first), None)
+        )
+        server.ask("POST", f"{path}/{run_id}/stop")
+    ended = await eventually(lambda: r if (r := server.ask("GET", f"{path}/{run_id}"))["endTime"] else None)
+    assert ended["duration"] >= later
+    assert ended["duration"] == server.ask("GET", f"{path}/{run_id}")["duration"]
