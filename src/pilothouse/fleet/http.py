@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 from starlette.responses import Response
 
@@ -15,6 +15,7 @@ from pilothouse.fleet.errors import AgentNotFound
 from pilothouse.fleet.model import Agent, AgentStatus
 from pilothouse.fleet.registry import require_agent
 from pilothouse.fleet.service import Fleet
+from pilothouse.identity.bodies import Body
 from pilothouse.identity.errors import ApiError
 from pilothouse.identity.openapi import example
 from pilothouse.identity.service import Identity
@@ -25,16 +26,16 @@ Page = Annotated[int, Query(ge=1, le=1_000_000)]
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
-class NewRegistrationToken(BaseModel):
+class NewRegistrationToken(Body):
     """What agents may register with; ``expires_in`` in seconds."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"description": "build hosts", "max_uses": 5}})
-    description: str = Field("", max_length=200)
-    max_uses: int | None = Field(None, ge=1, le=1_000_000)
-    expires_in: int | None = Field(None, ge=1, le=10 * 365 * 86400)
+    description: str = Field(default="", max_length=200)
+    max_uses: int | None = Field(default=None, ge=1, le=1_000_000)
+    expires_in: int | None = Field(default=None, ge=1, le=10 * 365 * 86400)
 
 
-class PatchAgent(BaseModel):
+class PatchAgent(Body):
     """``draining``: no new work; ``online``: work again."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"status": "draining"}})
@@ -179,12 +180,17 @@ def registration_tokens_router(identity: Identity, fleet: Fleet) -> APIRouter:
         summary="Create a registration token",
         responses=example(_TOKEN, 201),
     )
-    async def create(body: NewRegistrationToken, caller: Caller, idem: Idem) -> Response:
+    async def create(caller: Caller, idem: Idem, body: NewRegistrationToken | None = None) -> Response:
         """The token is shown this once."""
+        wanted = body or NewRegistrationToken()
 
         def use_case(tx: Tx) -> dict[str, Any]:
             made = fleet.registry.create_registration_token(
-                tx, caller, description=body.description, max_uses=body.max_uses, expires_in=body.expires_in
+                tx,
+                caller,
+                description=wanted.description,
+                max_uses=wanted.max_uses,
+                expires_in=wanted.expires_in,
             )
             return {**made, "expires_at": _time(int(made["expires_at"] or 0))}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, StringConstraints
+from pydantic import StringConstraints
 
+from pilothouse.identity.bodies import Body
 from pilothouse.identity.http.shapes import USER_EXAMPLE, Password, Reference, user_json
 from pilothouse.identity.openapi import example
 from pilothouse.identity.web import COOKIE, Caller, Exchange, Service, allow, json_response, public, rfc3339
@@ -22,14 +23,14 @@ _ME = {
 }
 
 
-class Login(BaseModel):
+class Login(Body):
     """Name and password."""
 
     username: Reference
     password: Password
 
 
-class ChangePassword(BaseModel):
+class ChangePassword(Body):
     """The password so far and the one from now on (8 to 1024 characters)."""
 
     current_password: Password

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
-from pilothouse.identity.model import AuditRecord, Project, TokenInfo, User
+from pilothouse.identity.model import AuditRecord, Project, Role, TokenInfo, User
 from pilothouse.identity.passwords import MAX_LENGTH
 from pilothouse.identity.web import rfc3339
 
@@ -19,6 +19,9 @@ Password = Annotated[str, StringConstraints(max_length=MAX_LENGTH)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")]
 Text = Annotated[str, StringConstraints(pattern=_NO_NUL, max_length=2000)]
 Reference = Annotated[str, StringConstraints(pattern=_NO_NUL, min_length=1, max_length=256)]
+
+#: A role comes as its name; a body takes nothing else for it.
+RoleName = Annotated[Role, Field(strict=False)]
 
 
 def user_json(user: User) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from pilothouse.identity.http.shapes import PAGINATION_EXAMPLE, TOKEN_EXAMPLE, Name, token_json
-from pilothouse.identity.model import Role
+from pilothouse.identity.bodies import Body
+from pilothouse.identity.http.shapes import PAGINATION_EXAMPLE, TOKEN_EXAMPLE, Name, RoleName, token_json
 from pilothouse.identity.openapi import example
 from pilothouse.identity.paging import Paged, paginated
 from pilothouse.identity.web import Caller, Idem, Service, allow
@@ -20,11 +20,11 @@ _CREATED = {**TOKEN_EXAMPLE, "token": "pilot_…"}
 _TEN_YEARS = 10 * 366 * 24 * 3600
 
 
-class CreateToken(BaseModel):
+class CreateToken(Body):
     """``role`` limits the token below its user; ``expires_in`` is seconds, never if left out."""
 
     name: Name
-    role: Role | None = None
+    role: RoleName | None = None
     expires_in: Annotated[int, Field(ge=1, le=_TEN_YEARS)] | None = None
 
 

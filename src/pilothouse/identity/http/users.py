@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, StrictBool
 
+from pilothouse.identity.bodies import Body
 from pilothouse.identity.http.shapes import (
     PAGINATION_EXAMPLE,
     USER_EXAMPLE,
     Email,
     Password,
     Reference,
+    RoleName,
     Username,
     user_json,
 )
@@ -24,25 +25,25 @@ from pilothouse.identity.web import Caller, Idem, Service, allow
 router = APIRouter(prefix="/api/v1/users", tags=["users"], dependencies=[allow("user.admin")])
 
 
-class CreateUser(BaseModel):
+class CreateUser(Body):
     """A new user; ``projects`` are ids, the default project if left out."""
 
     username: Username
     password: Password
     email: Email = ""
-    role: Role = Role.USER
+    role: RoleName = Role.USER
     projects: list[Reference] | None = None
 
 
-class UpdateUser(BaseModel):
+class UpdateUser(Body):
     """What is to change."""
 
     email: Email | None = None
-    role: Role | None = None
-    active: StrictBool | None = None
+    role: RoleName | None = None
+    active: bool | None = None
 
 
-class ResetPassword(BaseModel):
+class ResetPassword(Body):
     """8 to 1024 characters."""
 
     password: Password
