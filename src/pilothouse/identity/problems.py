@@ -15,6 +15,7 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from pilothouse.identity.errors import CODES, ApiError
@@ -35,6 +36,9 @@ _BY_STATUS = {
     429: "RATE_LIMIT_EXCEEDED",
     503: "STORAGE_BUSY",
 }
+
+
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 def rfc3339(ms: int) -> str:
@@ -83,7 +87,7 @@ def translate(error: Exception) -> ApiError:
         case ApiError():
             return error
         case RequestValidationError():
-            return _invalid(error.errors())
+            return _invalid(error)
         case HTTPException():
             return _http(error)
         case CursorError():
@@ -117,12 +121,23 @@ def install_handlers(app: FastAPI) -> None:
         )
         if unreadable and (refusal := await _refused(connection.scope)):
             return respond(connection.scope, refusal)
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            error.headers = {"Allow": ", ".join(_allowed(app, connection.scope["path"]))}
         return respond(connection.scope, translate(error))
 
     kinds = (ApiError, RequestValidationError, HTTPException, CursorError, StorageError)
     unicode = (UnicodeEncodeError, orjson.JSONEncodeError)
     for kind in (*kinds, *unicode, OperationalError, IntegrityError, DataError):
         app.add_exception_handler(kind, handle)
+
+
+def _allowed(app: FastAPI, path: str) -> list[str]:
+    # Each method of a path is a route of its own; the one that refuses knows only its own.
+    def fits(method: str) -> bool:
+        asked = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
+        return any(route.matches(dict(asked))[0] is Match.FULL for route in app.routes)
+
+    return [method for method in _METHODS if fits(method)]
 
 
 async def _refused(scope: Scope) -> ApiError | None:
@@ -136,8 +151,15 @@ async def _refused(scope: Scope) -> ApiError | None:
     return None
 
 
-def _invalid(errors: Sequence[Any]) -> ApiError:
+def _invalid(error: RequestValidationError) -> ApiError:
     # What was sent is never repeated: it may be a password.
+    errors: Sequence[Any] = error.errors()
+    if isinstance(error.body, bytes) and tuple(errors[0]["loc"]) == ("body",):  # FastAPI took it for no JSON
+        return ApiError.of(
+            "VALIDATION_FAILED",
+            "The header Content-Type: application/json is missing, or says something else",
+            field="Content-Type",
+        )
     found = [{"field": _field(e["loc"]), "message": _sentence(e)} for e in errors]
     first = found[0]
     if any(e["type"] == "missing" for e in errors):
@@ -145,17 +167,21 @@ def _invalid(errors: Sequence[Any]) -> ApiError:
         first = next(f for f, e in zip(found, errors, strict=True) if e["type"] == "missing")
     else:
         code = "VALIDATION_FAILED" if errors[0]["loc"][0] == "body" else "INVALID_PARAMETER"
-    return ApiError.of(code, f"{first['field']}: {first['message']}", field=first["field"], errors=found)
+    whole = first["field"] == "body"
+    message = first["message"] if whole else f"{first['field']}: {first['message']}"
+    return ApiError.of(code, message, field=first["field"], errors=found)
 
 
 def _field(loc: Sequence[Any]) -> str:
+    if loc[0] == "body" and len(loc) == 2 and isinstance(loc[1], int):
+        return "body"  # where in the text of a body that is no JSON
     return ".".join(str(part) for part in loc[1:]) or str(loc[0])
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
     if error["type"] == "json_invalid":
         return "The body is not valid JSON"
-    return str(error["msg"])
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def _http(error: HTTPException) -> ApiError:

@@ -40,6 +40,7 @@ def build_app(graph: Graph) -> FastAPI:
         summary="Clusters, pipelines, releases and desktops on one replayable journal.",
         docs_url="/docs",
         redoc_url=None,
+        redirect_slashes=False,
     )
     try:
         install(

@@ -34,11 +34,13 @@ def operations_router(graph: Graph) -> APIRouter:
     routes = APIRouter(tags=["operations"])
     meters = Meters(graph)
 
+    @routes.head("/healthz", dependencies=[public()], include_in_schema=False)
     @routes.get("/healthz", dependencies=[public()], summary="Is the process alive", responses=_ALIVE)
     async def healthz() -> Response:
         """200 as long as the event loop turns."""
         return json_response({"status": "ok", "version": __version__})
 
+    @routes.head("/readyz", dependencies=[public()], include_in_schema=False)
     @routes.get("/readyz", dependencies=[public()], summary="Can it serve", responses=_READY)
     async def readyz() -> Response:
         """200 when the database answers, else 503."""
