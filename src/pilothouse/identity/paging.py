@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query
 
+T = TypeVar("T")
 _PAGE = Query(ge=1, le=1_000_000, description="From 1 on.")
 
 
@@ -16,6 +18,10 @@ class Paging:
 
     page: int
     limit: int
+
+    def cut(self, items: Sequence[T]) -> Sequence[T]:
+        """This page of a list that is there as a whole."""
+        return items[(self.page - 1) * self.limit : self.page * self.limit]
 
 
 def _paging(

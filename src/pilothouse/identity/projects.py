@@ -54,7 +54,10 @@ class Projects:
         store.insert_project(tx.conn, project)
         self._tell(tx, by, "project.created", project, {})
         for member in members:
-            self._add(tx, by, project, member)
+            user = store.find_user(tx.conn, member)
+            if user is None:
+                raise ApiError.of("VALIDATION_FAILED", f"No user '{member}' exists", field="members")
+            self._add(tx, by, project, user)
         return self._find(tx.conn, project.id)
 
     def get(self, conn: Connection, by: Principal, id: str) -> Project:
@@ -97,23 +100,23 @@ class Projects:
         return project
 
     def add_member(self, tx: Tx, by: Principal, id: str, user: str) -> Project:
-        """Let a user (id or name) in; he sees the project's streams at once."""
+        """Let a user (id or name) in; he sees the project's streams at once. Raises ``USER_NOT_FOUND``."""
         require(by, "project.write")
-        self._add(tx, by, self._find(tx.conn, id), user)
+        project = self._find(tx.conn, id)
+        self._add(tx, by, project, self._user(tx.conn, user))
         return self._find(tx.conn, id)
 
     def remove_member(self, tx: Tx, by: Principal, id: str, user: str) -> Project:
         """Shut a user out; his streams stop carrying the project's entries at once."""
         require(by, "project.write")
         project = self._find(tx.conn, id)
-        member = self._member(tx.conn, user)
+        member = self._user(tx.conn, user)
         if store.remove_member(tx.conn, id, member.id):
             self._tell(tx, by, "project.member_removed", project, {"user": member.username})
             self._adapt(tx, member)
         return self._find(tx.conn, id)
 
-    def _add(self, tx: Tx, by: Principal, project: Project, user: str) -> None:
-        member = self._member(tx.conn, user)
+    def _add(self, tx: Tx, by: Principal, project: Project, member: User) -> None:
         if store.add_member(tx.conn, project.id, member.id):
             self._tell(tx, by, "project.member_added", project, {"user": member.username})
             self._adapt(tx, member)
@@ -126,10 +129,10 @@ class Projects:
         body = {"id": project.id, "name": project.name, **more}
         self._trail.tell(tx, by, type, f"project/{project.id}", body, scope=f"project/{project.id}")
 
-    def _member(self, conn: Connection, user: str) -> User:
+    def _user(self, conn: Connection, user: str) -> User:
         found = store.find_user(conn, user)
         if found is None:
-            raise ApiError.of("VALIDATION_FAILED", f"No user '{user}' exists", field="members")
+            raise ApiError.of("USER_NOT_FOUND", f"No user '{user}' exists")
         return found
 
     def _check_name(self, conn: Connection, name: str) -> None:

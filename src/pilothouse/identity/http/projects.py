@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel
+from pydantic import Field
 
+from pilothouse.identity.bodies import Body
 from pilothouse.identity.http.shapes import (
     PROJECT_EXAMPLE,
     Name,
@@ -14,7 +15,7 @@ from pilothouse.identity.http.shapes import (
 )
 from pilothouse.identity.model import ACTIONS, Role
 from pilothouse.identity.openapi import enveloped_example
-from pilothouse.identity.paging import ArcentraPaged, Paging, listed
+from pilothouse.identity.paging import ArcentraPaged, listed
 from pilothouse.identity.web import Caller, Idem, Service, allow, envelope
 
 router = APIRouter(prefix="/api/v1", tags=["projects"])
@@ -22,20 +23,20 @@ router = APIRouter(prefix="/api/v1", tags=["projects"])
 _PROJECT = enveloped_example(PROJECT_EXAMPLE)
 _PROJECTS = enveloped_example({"list": [PROJECT_EXAMPLE], "total": 1, "page": 1, "pageSize": 20})
 _ROLES = enveloped_example(
-    {"list": [{"name": "viewer", "actions": ["run.read", "…"]}], "total": 4, "page": 1, "pageSize": 4}
+    {"list": [{"name": "viewer", "actions": ["run.read", "…"]}], "total": 4, "page": 1, "pageSize": 20}
 )
 _WRITE = [allow("project.write")]
 
 
-class CreateProject(BaseModel):
+class CreateProject(Body):
     """``members`` are ids or names of users."""
 
     name: Name
     description: Text = ""
-    members: list[Reference] = []
+    members: list[Reference] = Field(default_factory=list)
 
 
-class UpdateProject(BaseModel):
+class UpdateProject(Body):
     """What is to change."""
 
     name: Name | None = None
@@ -77,12 +78,12 @@ async def create_project(caller: Caller, identity: Service, idem: Idem, body: Cr
 
 @router.get(
     "/projects/{project}",
-    dependencies=[allow("project.read", project_from="project")],
+    dependencies=[allow("project.read")],  # in this project: the use case says so
     summary="Show a project",
     responses=_PROJECT,
 )
 async def get_project(caller: Caller, identity: Service, project: str) -> Response:
-    """A project and its members."""
+    """A project and its members. Errors: ``PROJECT_NOT_FOUND``, to those outside it as well."""
     return envelope(
         project_json(await identity.read(lambda conn: identity.projects.get(conn, caller, project)))
     )
@@ -104,7 +105,7 @@ async def update_project(caller: Caller, identity: Service, project: str, body: 
     responses=_PROJECT,
 )
 async def add_member(caller: Caller, identity: Service, project: str, user: str) -> Response:
-    """Let a user (id or name) into the project, at once."""
+    """Let a user (id or name) into the project, at once. Errors: ``PROJECT_NOT_FOUND``, ``USER_NOT_FOUND``."""
     changed = await identity.write(lambda tx: identity.projects.add_member(tx, caller, project, user))
     return envelope(project_json(changed))
 
@@ -122,10 +123,10 @@ async def remove_member(caller: Caller, identity: Service, project: str, user: s
 
 
 @router.get("/roles", dependencies=[allow("role.read")], summary="List roles", responses=_ROLES)
-async def list_roles() -> Response:
+async def list_roles(paging: ArcentraPaged) -> Response:
     """The four roles and what each may do."""
     roles = [
         {"name": role.value, "actions": sorted(action for action, who in ACTIONS.items() if role in who)}
         for role in Role
     ]
-    return envelope(listed(roles, Paging(1, len(roles)), len(roles)))
+    return envelope(listed(list(paging.cut(roles)), paging, len(roles)))
