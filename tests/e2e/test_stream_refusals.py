@@ -81,6 +81,12 @@ async def test_sse_refuses_before_the_stream_starts(live: Live) -> None:
         (f"{base}/events?cursor=00000000.1.0", admin, 410, "CURSOR_EXPIRED"),
         (f"{base}/events?stream={quote('run/' + live.run_id)}&cursor=-1", admin, 400, "CURSOR_INVALID"),
         (f"{base}/events", None, 401, "AUTH_TOKEN_MISSING"),
+        (f"{base}/events?stream=run/{UNKNOWN}", admin, 404, "RUN_NOT_FOUND"),
+        (f"{base}/events?stream=project/{UNKNOWN}", admin, 404, "PROJECT_NOT_FOUND"),
+        (f"{base}/events?stream=agent/nobody", admin, 404, "AGENT_NOT_FOUND"),
+        (f"{base}/events?stream=bogus", admin, 400, "INVALID_PARAMETER"),
+        (f"{base}/events?stream=bogus/{UNKNOWN}", admin, 400, "INVALID_PARAMETER"),
+        (f"{base}/events?stream=run/", admin, 400, "INVALID_PARAMETER"),
     ]:
         async with sse(url, token) as response:
             await response.aread()

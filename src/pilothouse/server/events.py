@@ -73,19 +73,32 @@ def events_router(identity: Identity, feed: Feed, keepalive: float) -> APIRouter
         """Server-Sent Events without end. With ``stream`` from its start, else from now, unless a cursor is given.
 
         Come back with the last ``id`` as ``Last-Event-ID`` or ``?cursor=`` and miss nothing. Errors:
-        ``NOT_FOUND``, ``CURSOR_INVALID``, ``CURSOR_EXPIRED``.
+        ``RUN_NOT_FOUND`` (or ``AGENT_NOT_FOUND``, …), ``INVALID_PARAMETER``, ``CURSOR_INVALID``, ``CURSOR_EXPIRED``.
         """
         default = START if stream else NOW
         place = wanted_cursor(cursor, request.headers.get("last-event-id"), default)
         scope = None
         if stream:
+            code = _not_found(stream)
             scope = await feed.scope_of(stream)
             if scope is None or not caller.sees(scope):
-                raise ApiError.of("NOT_FOUND", f"There is no stream '{stream}'")
+                raise ApiError.of(code, f"There is no stream '{stream}'")
         opened = await Stream(identity, feed, caller, scope).open(Selection(stream, type), fmt, cursor=place)
         return EventStream(opened, feed, keepalive)
 
     return routes
+
+
+_KINDS = ("agent", "project", "run", "token", "user")
+
+
+def _not_found(stream: str) -> str:
+    """The code for a stream that is not there, by its kind. Raises ``INVALID_PARAMETER`` if it has none."""
+    kind, _, name = stream.partition("/")
+    if kind not in _KINDS or not name:
+        known = ", ".join(f"{kind}/<id>" for kind in _KINDS)
+        raise ApiError.of("INVALID_PARAMETER", f"stream: it is one of {known}", field="stream")
+    return f"{kind.upper()}_NOT_FOUND"
 
 
 _DATA: dict[str, Any] = {
