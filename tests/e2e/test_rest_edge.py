@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pilothouse.client import PilotClient
 from support.bodies import UNKNOWN, enveloped_error, plain_error, success
 from support.server import PASSWORD, Server, running, spec_for
 
@@ -34,7 +35,12 @@ def test_errors_of_the_edge(server: Server) -> None:
     enveloped_error(server.call("GET", "/secrets/a/b/c"), 404)
     answer = server.call("PATCH", "/tokens")
     plain_error(answer, 405, "METHOD_NOT_ALLOWED")
-    assert {"GET", "POST"} & set(answer.headers["allow"].replace(" ", "").split(","))
+    assert answer.headers["allow"] == "GET, POST"
+    assert server.call("POST", f"/users/{UNKNOWN}").headers["allow"] == "DELETE, GET, PATCH, PUT"
+    assert server.call("PUT", "/healthz").headers["allow"] == "GET, HEAD"
+    for path in ("/pipelines/", "/projects/"):
+        enveloped_error(server.call("GET", path), 404)
+    plain_error(server.call("POST", "/tokens/", json={"name": "x"}), 404, "NOT_FOUND")
     answer = server.call("DELETE", "/pipelines")
     assert answer.status_code == 405
     enveloped_error(answer, 405)
@@ -176,7 +182,7 @@ def test_paging_of_the_streamspace_page(server: Server, path: str) -> None:
     assert default["total_pages"] == -(-default["total"] // 20)
 
 
-@pytest.mark.parametrize("path", ["/pipelines", "/projects"])
+@pytest.mark.parametrize("path", ["/pipelines", "/projects", "/roles", "/secrets"])
 def test_paging_of_the_arcentra_families(server: Server, path: str) -> None:
     for query in ("page=0", "pageSize=0", "pageSize=101", "pageSize=x"):
         enveloped_error(server.call("GET", f"{path}?{query}"), 400)
@@ -274,6 +280,93 @@ def test_every_post_that_makes_something_takes_a_key(document: dict[str, Any]) -
         and "idempotency-key" not in {p["name"].lower() for p in operations["post"].get("parameters", [])}
     ]
     assert lacking == []
+
+
+async def test_secrets_in_pages(server: Server) -> None:
+    project = server.project("secretive")
+    began, names = int(time.time()), [f"N{n:03}" for n in range(101)]
+    for name in reversed(names):
+        server.ask("PUT", f"/secrets/{name}", json={"value": "v", "projectId": project})
+    last = server.ask("GET", f"/secrets?projectId={project}&page=2&pageSize=100")
+    assert (last["total"], last["page"], last["pageSize"]) == (101, 2, 100)
+    (secret,) = last["list"]
+    assert secret["name"] == names[-1]
+    assert all(began <= secret[key] <= time.time() for key in ("createdAt", "updatedAt"))
+    async with PilotClient(server.url, server.admin) as client:
+        assert [s["name"] for s in await client.secrets.all(project)] == names
+
+
+def test_members_who_do_not_exist(server: Server) -> None:
+    project = server.project("lonely")
+    for method in ("PUT", "DELETE"):
+        found = enveloped_error(server.call(method, f"/projects/{project}/members/nope"), 404)
+        assert found["errorCode"] == "USER_NOT_FOUND"
+    found = enveloped_error(server.call("POST", "/projects", json={"name": "l2", "members": ["nope"]}), 400)
+    assert found["details"]["field"] == "members"
+
+
+def test_what_is_not_ones_own_is_not_found(server: Server) -> None:
+    project, stranger = server.project("closed"), server.user("stranger")
+    found = enveloped_error(server.call("GET", f"/projects/{project}", stranger), 404)
+    assert found["errorCode"] == "PROJECT_NOT_FOUND"
+    server.ask("PUT", f"/projects/{project}/members/stranger")
+    assert server.ask("GET", f"/projects/{project}", stranger)["name"] == "closed"
+
+
+@pytest.mark.parametrize("query", ["status=bogus", "kind=bogus", "status=3", "status="])
+def test_filters_of_runs_that_are_none(server: Server, query: str) -> None:
+    found = plain_error(server.call("GET", f"/workflow-runs?{query}"), 400, "INVALID_PARAMETER")
+    assert ("'pipeline'" if "kind" in query else "'timed_out'") in found["message"]
+
+
+def test_values_have_their_types(server: Server, pipeline: str) -> None:
+    """No text is taken for a number, no number for a boolean."""
+    server.user("typed")
+    for method, path, body in [
+        ("POST", "/tokens", {"name": "x", "expires_in": "60"}),
+        ("POST", "/tokens", {"name": "x", "role": ["user"]}),
+        ("POST", "/registration-tokens", {"max_uses": "2"}),
+        ("POST", "/registration-tokens", {"max_uses": True}),
+        ("PUT", f"/pipelines/{pipeline}", {"isEnabled": "1"}),
+        ("PUT", f"/pipelines/{pipeline}", {"isEnabled": "true"}),
+        ("PUT", f"/pipelines/{pipeline}", {"isEnabled": True}),
+        ("PATCH", "/users/typed", {"active": "true"}),
+        ("PATCH", "/users/typed", {"active": 1}),
+        ("POST", "/tokens", {"name": "x", "further": [{"deep": float("nan")}]}),
+        ("PUT", "/secrets/TYPED", {"value": "x", "further": float("inf")}),
+    ]:
+        answer = server.call(
+            method, path, content=json.dumps(body), headers={"Content-Type": "application/json"}
+        )
+        assert (answer.status_code, "VALIDATION_FAILED" in answer.text) == (400, True), (path, body)
+    assert server.ask("PATCH", "/users/typed", json={"role": "viewer", "active": True})["role"] == "viewer"
+
+
+def test_bodies_that_are_not_read(server: Server) -> None:
+    """What is wrong is said: the header, or the text."""
+    for kind in ({}, {"Content-Type": "text/plain"}):
+        answer = server.call("POST", "/tokens", content=b'{"name": "x"}', headers=kind)
+        found = plain_error(answer, 400, "VALIDATION_FAILED")
+        assert "Content-Type: application/json" in found["message"]
+        assert found["details"]["field"] == "Content-Type"
+    answer = server.call("POST", "/tokens", content=b"{", headers={"Content-Type": "application/json"})
+    found = plain_error(answer, 400, "VALIDATION_FAILED")
+    assert (found["message"], found["details"]["field"]) == ("The body is not valid JSON", "body")
+
+
+def test_bodies_that_may_be_left_out(server: Server, pipeline: str) -> None:
+    for path in (f"/pipelines/{pipeline}/trigger", "/registration-tokens"):
+        answer = server.call("POST", path, headers={"Idempotency-Key": "no-body"})
+        assert answer.status_code == 201, answer.text
+        again = server.call("POST", path, headers={"Idempotency-Key": "no-body"})
+        assert again.json() == answer.json()
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_health_by_head(server: Server, path: str) -> None:
+    asked, shown = server.call("HEAD", path, None), server.call("GET", path, None)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-length"] == shown.headers["content-length"]
 
 
 def test_nothing_unforeseen_was_logged(server: Server) -> None:

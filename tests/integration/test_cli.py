@@ -307,6 +307,18 @@ def test_a_secret_is_read_from_stdin(pilot: Pilot, fake: type[Fake]) -> None:
     assert pilot("secret", "set", "KEY", "value", *logged_in(fake)).returncode == 2, "never an argument"
 
 
+def test_secrets_are_listed_page_by_page(pilot: Pilot, fake: type[Fake]) -> None:
+    home = {"list": [{"projectId": "p1", "name": "shop", "isDefault": True}], "total": 1}
+    secret = {"name": "KEY", "createdBy": "ann", "createdAt": 1768055025, "updatedAt": 1768055025}
+    listed = {"list": [secret], "total": 1, "page": 1, "pageSize": 100}
+    fake.answers["GET /projects"] = (200, {"code": 200, "detail": home})
+    fake.answers["GET /secrets"] = (200, {"code": 200, "detail": listed})
+    done = pilot("secret", "list", *logged_in(fake))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].split("  ")[-1].strip() == "2026-01-10 14:23:45Z"
+    assert json.loads(pilot("secret", "list", "-o", "json", *logged_in(fake)).stdout) == [secret]
+
+
 @pytest.mark.parametrize(
     ("status", "code"), [("succeeded", 0), ("failed", 5), ("timed_out", 5), ("cancelled", 3)]
 )

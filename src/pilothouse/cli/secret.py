@@ -8,6 +8,7 @@ from pilothouse.cli.errors import UsageError
 from pilothouse.cli.login import read_secret
 from pilothouse.cli.project import ProjectName, project_id
 from pilothouse.cli.session import Session, command
+from pilothouse.cli.text import local_time
 
 app = typer.Typer(help="Secrets of a project.", no_args_is_help=True)
 
@@ -30,7 +31,7 @@ async def list_secrets(session: Session, project: ProjectName = "") -> None:
     if session.out.structured:
         session.out.document(list(secrets))
         return
-    rows = [(s["name"], s["createdBy"], s["updatedAt"]) for s in secrets]
+    rows = [(s["name"], s["createdBy"], local_time(s["updatedAt"])) for s in secrets]
     session.out.table(("NAME", "BY", "UPDATED"), rows, "No secrets.")
 
 

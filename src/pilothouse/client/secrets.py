@@ -5,7 +5,10 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from pilothouse.client.api import Api
+from pilothouse.client.paging import Page, collect
 from pilothouse.client.shapes import SecretInfo
+
+_MANY = 10_000
 
 
 class Secrets:
@@ -16,8 +19,12 @@ class Secrets:
 
     async def all(self, project: str = "") -> tuple[SecretInfo, ...]:
         """The project's secrets, without their values."""
-        detail = await self._api.detail("GET", "/secrets", params={"projectId": project})
-        return tuple(detail["list"])
+
+        async def page(number: int, limit: int) -> Page[SecretInfo]:
+            params = {"projectId": project, "page": number, "pageSize": limit}
+            return Page.arcentra(await self._api.detail("GET", "/secrets", params=params))
+
+        return await collect(page, _MANY)
 
     async def set(self, name: str, value: str, project: str = "") -> None:
         """Set or replace."""

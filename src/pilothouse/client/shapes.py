@@ -191,12 +191,12 @@ class Validation(TypedDict):
 
 
 class SecretInfo(TypedDict):
-    """A secret without its value."""
+    """A secret without its value; times in Unix seconds."""
 
     name: str
     createdBy: str
-    createdAt: str
-    updatedAt: str
+    createdAt: int
+    updatedAt: int
 
 
 class Blob(TypedDict):

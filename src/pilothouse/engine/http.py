@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 from starlette.responses import FileResponse, Response
 
@@ -13,13 +13,16 @@ from pilothouse.engine import store
 from pilothouse.engine.blobs import Blobs
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.logtext import run_logs
+from pilothouse.engine.model import Status
 from pilothouse.engine.runs import require_run
 from pilothouse.engine.secrets import Secrets
 from pilothouse.engine.service import Engine
-from pilothouse.engine.views import rfc3339, run_summary, run_view
+from pilothouse.engine.views import run_summary, run_view
+from pilothouse.identity.bodies import Body
 from pilothouse.identity.errors import ApiError, require
 from pilothouse.identity.model import Principal, Role
 from pilothouse.identity.openapi import enveloped_example, example
+from pilothouse.identity.paging import ArcentraPaged, listed
 from pilothouse.identity.service import Identity
 from pilothouse.identity.web import Caller, Idem, allow, envelope, json_response
 from pilothouse.storage import Tx
@@ -29,21 +32,24 @@ Page = Annotated[int, Query(ge=1, le=1_000_000, description="1 is the first")]
 Limit = Annotated[int, Query(ge=1, le=100, description="results per page")]
 
 
-class CancelRun(BaseModel):
+RunKind = Literal["pipeline", "workflow", "deployment", "cluster"]
+
+
+class CancelRun(Body):
     """Why the run is stopped."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"reason": "wrong branch"}})
     reason: str = Field("", max_length=500)
 
 
-class RerunRun(BaseModel):
+class RerunRun(Body):
     """From where: the whole run, or what failed (keeping what succeeded)."""
 
     model_config = ConfigDict(populate_by_name=True, json_schema_extra={"example": {"from": "failed"}})
     start: Literal["start", "failed"] = Field("start", alias="from")
 
 
-class PutSecret(BaseModel):
+class PutSecret(Body):
     """A secret's value; it is never shown again."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"value": "s3cr3t"}})
@@ -65,8 +71,8 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
     @routes.get("", dependencies=[allow("run.read")], summary="List runs", responses=example(_RUNS))
     async def list_runs(
         caller: Caller,
-        kind: str | None = None,
-        status: str | None = None,
+        kind: RunKind | None = None,
+        status: Status | None = None,
         pipeline: str | None = None,
         cluster: str | None = None,
         page: Page = 1,
@@ -197,21 +203,21 @@ def secrets_router(identity: Identity, secrets: Secrets) -> APIRouter:
     @routes.get(
         "", dependencies=[allow("secret.read")], summary="List secrets", responses=enveloped_example(_SECRETS)
     )
-    async def list_secrets(caller: Caller, projectId: str = "") -> Response:
-        """Names and times of a project's secrets."""
+    async def list_secrets(caller: Caller, paging: ArcentraPaged, projectId: str = "") -> Response:
+        """Names and times (Unix seconds) of a project's secrets, by name."""
         project = await _project(identity, caller, projectId)
         require(caller, "secret.read", project)
         found = await identity.read(lambda conn: secrets.names(conn, project))
-        listed = [
+        shown = [
             {
                 "name": secret["name"],
                 "createdBy": secret["created_by"],
-                "createdAt": rfc3339(secret["created_at"]),
-                "updatedAt": rfc3339(secret["updated_at"]),
+                "createdAt": secret["created_at"] // 1000,
+                "updatedAt": secret["updated_at"] // 1000,
             }
-            for secret in found
+            for secret in paging.cut(found)
         ]
-        return envelope({"list": listed, "total": len(listed)})
+        return envelope(listed(shown, paging, len(found)))
 
     @routes.put(
         "/{name}",
@@ -315,9 +321,9 @@ _BLOB = {
 _SECRET = {
     "name": "DEPLOY_KEY",
     "createdBy": "admin",
-    "createdAt": "2026-01-10T14:23:45.000Z",
-    "updatedAt": "2026-01-10T14:23:45.000Z",
+    "createdAt": 1768055025,
+    "updatedAt": 1768055025,
 }
-_SECRETS = {"list": [_SECRET], "total": 1}
+_SECRETS = {"list": [_SECRET], "total": 1, "page": 1, "pageSize": 20}
 _SECRET_SET = {"name": "DEPLOY_KEY", "created": True}
 _SECRET_REPLACED = {"name": "DEPLOY_KEY", "created": False}
