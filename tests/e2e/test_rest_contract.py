@@ -318,7 +318,7 @@ def test_a_pipelines_life(server: Server) -> None:
     assert success(server.call("GET", f"/pipelines/{pipeline_id}/runs/{started['runId']}"))["status"] == 5
     again = server.call("POST", f"/pipelines/{pipeline_id}/runs/{started['runId']}/stop")
     assert again.status_code in (400, 409)
-    enveloped_error(again, again.status_code)
+    assert enveloped_error(again, again.status_code)["errMsg"] == "the run was cancelled already"
     enveloped_error(server.call("GET", f"/pipelines/{pipeline_id}/runs/{UNKNOWN}"), 404)
     success(server.call("PUT", f"/pipelines/{pipeline_id}", json={"isEnabled": 0}))
     enveloped_error(server.call("POST", f"/pipelines/{pipeline_id}/trigger", json={}), 409)

@@ -28,9 +28,13 @@ class StepRunNotFound(EngineError):
 
 
 class RunOver(EngineError):
-    """The run has ended; nothing of it can be changed."""
+    """The run has ended, with this status; nothing of it can be changed."""
 
     code = "INVALID_STATE_TRANSITION"
+
+    def __init__(self, status: str) -> None:
+        helper = "was" if status in ("cancelled", "skipped") else "has"
+        super().__init__(f"the run {helper} {status.replace('_', ' ')} already")
 
 
 class RunActive(EngineError):

@@ -74,7 +74,7 @@ class Engine:
         """Stop a run: what waits is cancelled at once, what runs is told to stop. Raises :class:`RunOver`."""
         run = self._runs.get(tx, run_id)
         if run.status.over:
-            raise RunOver(f"the run has {run.status.value} already")
+            raise RunOver(run.status.value)
         if not run.cancelling:
             run.cancel_reason = reason or f"cancelled by {by.name}"
             store.save(tx.conn, run)
