@@ -3,7 +3,7 @@
 set -eu
 pilot=.venv/bin/pilot
 data=${PILOT_DATA_DIR:-.pilothouse}
-mkdir -p "$data"
+mkdir -p -m 700 "$data"
 log=$data/up.log
 
 free() { # prints the port if it is free, else 0: any free one

@@ -370,3 +370,14 @@ async def test_many_small_runs_on_many_agents_all_end(kernel: Kernel) -> None:
     assert {kernel.load(run_id).status.value for run_id in runs} == {"succeeded"}
     assert len(done) == 45
     assert all(kernel.load(run_id).project == PROJECT for run_id in runs)
+
+
+async def test_a_step_knows_which_attempt_it_is(kernel: Kernel) -> None:
+    agent = await kernel.agent("a1")
+    await kernel.run(
+        "jobs: [{name: j, steps: [{name: s, uses: dummy, env: {N: '${{ step.attempt }}'}, "
+        "retry: {maxAttempts: 2}}]}]"
+    )
+    assert agent.last.env == {"N": "1"}
+    await kernel.do(agent, FAILED)
+    assert agent.last.env == {"N": "2"}

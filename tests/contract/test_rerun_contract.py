@@ -75,6 +75,46 @@ async def test_rerun_from_the_failed_step_keeps_what_succeeded(kernel: Kernel) -
     assert [t["status"] for t in kernel.step(new, "a")["attempts"]] == ["succeeded"]
 
 
+CLEANED = """
+jobs:
+  - name: lint
+    steps: [{name: try, uses: dummy, continueOnError: true}, {name: note, uses: dummy}]
+  - name: ship
+    dependsOn: [lint]
+    steps:
+      - {name: warn, uses: dummy, continueOnError: true}
+      - {name: push, uses: dummy}
+      - {name: clean up, uses: dummy, when: failure()}
+"""
+
+
+async def test_what_came_after_the_failed_step_is_done_again(kernel: Kernel) -> None:
+    """Cleaning up after it, say. What failed and was forgiven is over and stays so."""
+    agent = await kernel.agent("a1")
+    run_id = await kernel.run(CLEANED)
+    for status in (FAILED, TaskStatus.SUCCEEDED, FAILED, FAILED, TaskStatus.SUCCEEDED):
+        await kernel.do(agent, status)
+    assert kernel.view(run_id)["status"] == "failed"
+    for _ in range(2):  # the rerun of a rerun the same
+        before = len(agent.names)
+        run_id = await kernel.rerun(run_id, from_failed=True)
+        await kernel.do(agent, FAILED)
+        await kernel.do(agent)
+        assert agent.names[before:] == ["push", "clean up"]
+        assert kernel.view(run_id)["status"] == "failed"
+    run_id = await kernel.rerun(run_id, from_failed=True)
+    await kernel.do(agent)
+    view = kernel.view(run_id)
+    assert view["status"] == "succeeded"
+    assert [(s["name"], s["status"], s["kept"]) for job in view["jobs"] for s in job["steps"]] == [
+        ("try", "failed", True),
+        ("note", "succeeded", True),
+        ("warn", "failed", True),
+        ("push", "succeeded", False),
+        ("clean up", "skipped", False),
+    ]
+
+
 async def test_attempts_are_kept_over_many_reruns(kernel: Kernel) -> None:
     agent = await kernel.agent("a1")
     run_id = await failed_at_c(kernel, agent)

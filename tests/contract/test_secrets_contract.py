@@ -9,10 +9,13 @@ from urllib.parse import quote
 
 from sqlalchemy import select
 
+from pilothouse.engine.grpc import LogCall, Tally
+from pilothouse.engine.ingest import LogLines
 from pilothouse.fleet.model import TaskStatus
 from pilothouse.identity.model import SYSTEM
 from pilothouse.storage import metadata
 from pilothouse.wire import entries
+from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 from support.databases import Backend
 from support.kernel import PROJECT, Kernel
 
@@ -83,6 +86,10 @@ async def test_a_secret_reaches_the_agent_and_no_file(kernel: Kernel, backend: B
     await kernel.tell("a1", 2, task.id, "step.output", {"name": "url", "value": {"deep": [f"//{value}@x"]}})
     await kernel.tell("a1", 3, task.id, "step.output", {"name": "pin", "value": float(number)})
     await kernel.tell("a1", 4, task.id, "step.annotation", {value: value, "n": int(number)})
+    await kernel.tell("a1", 5, task.id, f"step.{value}", {}, id=f"event-{value}")
+    assert (await kernel.tell("a1", 5, task.id, f"step.{value}", {}, id=f"event-{value}")).taken == "repeated"
+    batch = LogLines(f"batch-{value}", 2, task.id, ["x", "y"], levels={0: value, 1: f"{'-' * 10}{value}"})
+    await kernel.ingest.logs("a1", batch, await kernel.ingest.target(task.id))
     await kernel.report(agent, FAILED, error=f"cannot log in with {value}")
     assert agent.last.attempt == 2
     await kernel.do(agent)
@@ -203,3 +210,23 @@ async def test_a_secret_of_many_lines_is_masked_line_by_line(kernel: Kernel) -> 
     shown: list[Any] = kernel.lines(run_id)
     assert (shown[0], shown[-1], len(shown)) == ("cat key", "done", 6)
     assert not any(part in line for line in shown for part in ("BEGIN", "MIIE", "kqh", "END"))
+
+
+async def test_a_piece_of_a_secret_that_a_broken_call_had_stored_costs_no_line(kernel: Kernel) -> None:
+    """The agent says again what was not acknowledged, and goes on: the rest of the line is still to come."""
+    await kernel.secret("TOKEN", "hunter2-secret")
+    agent = await kernel.agent("a1")
+    run_id = await kernel.run(
+        "jobs: [{name: j, steps: [{name: s, uses: dummy, env: {T: '${{ secrets.TOKEN }}'}}]}]"
+    )
+    await kernel.ack(agent)
+    task = agent.last.id
+    for told in ([(1, b"held hunter2-")], [(1, b"held hunter2-"), (2, b"secret tail\nmore\n")]):
+        call = LogCall(kernel.ingest, "a1", Tally(-1))
+        for seq, data in told:
+            batch = pb.LogBatch(batch_id=f"b{seq}", data=data, raw_size=len(data))
+            batch.meta.step_id, batch.meta.seq = task, seq
+            await call.take(batch, False)
+        await call.finish()
+        assert call.tally.ack().status == pb.IngestAck.STATUS_ACCEPTED
+    assert kernel.lines(run_id) == ["held hunter2-", "held *** tail", "more"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import grpc
 import pytest
 import zstandard
 
@@ -192,6 +194,41 @@ async def test_an_open_push_shows_its_lines_before_it_ends(work: Work) -> None:
     await open_end.put(None)
     answer = await call
     assert (answer.ack.status, answer.ack.last_accepted_seq) == (ACCEPTED, 3)
+
+
+@pytest.mark.parametrize("what", ["logs", "events"])
+async def test_a_removed_agent_is_heard_no_more(work: Work, what: str) -> None:
+    """Not in a call either that it had open before."""
+    said: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def requests() -> AsyncIterator[Any]:
+        while True:
+            yield await said.get()
+
+    name = "PushLogs" if what == "logs" else "PushEvents"
+    call = work.agent.rpc(f"gateway.v1.GatewayService/{name}")(requests(), metadata=work.agent.metadata)
+    numbers = itertools.count(1)
+
+    async def ended() -> bool:
+        number = next(numbers)
+        if what == "logs":
+            await said.put(batch(work.step, number, [f"line {number}"]))
+        else:
+            await said.put(events((f"e{number}", number, work.step, "note", {})))
+        return bool(call.done())
+
+    assert not await ended()
+    assert work.server.call("DELETE", f"/agents/{work.agent.agent_id}").status_code == 204
+    await eventually(ended, 10)
+    assert (await call.code()) is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_rejected_number_is_used_up(work: Work) -> None:
+    good, bad = batch(work.step, 1, ["x"]), batch(work.step, 2, ["y"], raw_size=999)
+    ack = await work.agent.push(good, bad)
+    assert (ack.status, list(ack.rejected_seqs), ack.expected_seq) == (PARTIAL, [2], 3)
+    ack = await work.agent.push(batch(work.step, ack.expected_seq, ["z"]))
+    assert (ack.status, work.logged()) == (ACCEPTED, ["x", "z"])
 
 
 async def test_an_empty_push_says_where_we_are(work: Work) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -286,6 +287,24 @@ async def test_a_token_may_be_weaker_than_its_user_but_never_makes_a_stronger_on
     heir = (await stack.call("POST", "/tokens", weak, json={"name": "heir"})).json()
     assert heir["role"] == "viewer"
     assert (await stack.call("GET", "/users", heir["token"])).status_code == 403
+
+
+async def test_a_token_never_makes_one_that_outlives_it(stack: Stack) -> None:
+    async def expiry(token: str | None = None, **more: int) -> Any:
+        made = (
+            await stack.call("POST", "/tokens", *[token] * bool(token), json={"name": "t", **more})
+        ).json()
+        return made["token"], made["expires_at"]
+
+    short, until = await expiry(expires_in=600)
+    assert await _second(expiry(short)) == until
+    assert await _second(expiry(short, expires_in=6000)) == until
+    assert await _second(expiry(short, expires_in=60)) < until
+    assert await _second(expiry()) is None, "a login may"
+
+
+async def _second(pair: Any) -> Any:
+    return (await pair)[1]
 
 
 async def test_an_api_token_expires(stack: Stack) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -99,6 +100,14 @@ class Machine:
             .json()
         )
 
+    def put_secret(self, value: str) -> httpx.Response:
+        """Write something, with the token that ``pilot up`` has saved."""
+        saved = tomllib.loads((self.home / "config" / "contexts.toml").read_text())["contexts"]["local"]
+        headers = {"Authorization": f"Bearer {saved['token']}"}
+        return httpx.put(
+            f"{saved['server']}/api/v1/secrets/FILL", json={"value": value}, headers=headers, timeout=10
+        )
+
     def agent_pid(self) -> int | None:
         """The process that holds the agent's lock."""
         holder = lock_holder(self.home / "data" / "agent")
@@ -153,6 +162,51 @@ def test_an_agent_that_dies_is_replaced(machine: Machine) -> None:
     os.kill(first, signal.SIGKILL)
     until(lambda: machine.agent_pid() not in (None, first), machine)
     assert "starting it again" in machine.said
+    machine.down()
+
+
+@pytest.fixture
+def small_disk(machine: Machine) -> Iterator[Path]:
+    """The data directory on a disk of 24 MiB."""
+    path = machine.home / "data"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"nothing can be mounted here: {mounted.stderr.decode().strip()}")
+    yield path
+    if machine.server is not None and machine.server.poll() is None:
+        machine.down()
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_a_full_disk_ends_nothing_for_good(machine: Machine, small_disk: Path) -> None:
+    """Whoever asks hears of it, and once there is room again all goes on, the agent too."""
+    if "PILOT_DATABASE_URL" in machine.environment:
+        pytest.skip("the disk of PostgreSQL is not ours to fill")
+    machine.up()
+    until(machine.agent_pid, machine)
+    until(machine.agent_is_online, machine)
+    first = machine.agent_pid()
+    assert first is not None
+    address = f"http://127.0.0.1:{machine.ports[0]}"
+    until(lambda: httpx.get(f"{address}/readyz").status_code == 200, machine)
+    with (small_disk / "fill").open("wb") as fill, contextlib.suppress(OSError):
+        while True:
+            fill.write(bytes(1 << 16))
+            fill.flush()
+    # What the database's log still holds of old pages is used up before it takes nothing more.
+    until(lambda: machine.put_secret("x" * 60_000).status_code == 503, machine, 60)
+    until(lambda: httpx.get(f"{address}/readyz").status_code == 503, machine)
+    assert "full" in httpx.get(f"{address}/readyz").json()["reason"]
+    os.kill(first, signal.SIGKILL)
+    until(lambda: "cannot be started" in machine.said, machine, 30)
+    (small_disk / "fill").unlink()
+    until(lambda: machine.put_secret("short").status_code == 200, machine)
+    until(lambda: httpx.get(f"{address}/readyz").status_code == 200, machine)
+    until(lambda: machine.agent_pid() not in (None, first), machine, 60)
+    assert "Traceback" not in machine.said
     machine.down()
 
 

@@ -22,8 +22,8 @@ def stored(*batches: LogLines, masker: Masker | None = MASKER) -> list[list[str]
 
 def test_halves_of_a_secret_become_one_line() -> None:
     assert stored(batch(1, "x", "the hunter2-"), batch(2, "secret!", "y")) == [
-        ["x", "the hunter2-secret!"],
-        ["y"],
+        ["x"],
+        ["the hunter2-secret!", "y"],
     ]
 
 
@@ -48,5 +48,5 @@ def test_without_secrets_nothing_waits() -> None:
 
 def test_three_pieces() -> None:
     pieces = batch(1, "a hunter"), batch(2, "2-sec"), batch(3, "ret!", "b")
-    assert stored(*pieces) == [["a hunter2-secret!"], [], ["b"]]
+    assert stored(*pieces) == [[], [], ["a hunter2-secret!", "b"]]
     assert stored(batch(1, "hunter"), batch(2, "2-sec"), batch(3, "tor")) == [["hunter"], ["2-sec"], ["tor"]]

@@ -89,7 +89,13 @@ class LocalAgent:
                 await self._take_up(holder)
                 continue
             began = time.monotonic()
-            code = await self._run_child()
+            try:
+                code = await self._run_child()
+            except Exception as error:  # a full disk, say: there may be room again
+                self._out.say(f"The local agent cannot be started ({error}); trying again.", "red")
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 30.0)
+                continue
             if code in _FOR_GOOD:
                 self._out.say(f"The local agent has ended: {_FOR_GOOD[code]}. Its log: {self.log}", "red")
                 return

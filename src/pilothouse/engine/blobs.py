@@ -37,7 +37,8 @@ class Blobs:
         self._root = root
         self._limit = limit
         self._identity = identity
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root.chmod(0o700)
 
     async def receive(self, body: AsyncIterator[bytes], sha256: str) -> Blob:
         """Lay an upload on disk; ``sha256`` (hex), where given, must be its checksum.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import io
+import time
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine
@@ -32,6 +33,9 @@ ZSTD_PIECE = 128
 MAX_SEQ = 2**63 - 1
 _PLAIN = (pb.LogBatch.COMPRESSION_UNSPECIFIED, pb.LogBatch.COMPRESSION_NONE)
 
+RECHECK = 2.0
+"""Seconds after which an agent in the midst of a call is asked for its right again."""
+
 IN_FLIGHT = 16
 """Batches of one call that may wait for the disk at once."""
 
@@ -45,6 +49,7 @@ class Tally:
 
     def __init__(self, last: int) -> None:
         self.last = last
+        self.next = last + 1
         self.accepted = 0
         self.rejected: list[int] = []
         self.message = ""
@@ -52,6 +57,7 @@ class Tally:
 
     def count(self, seq: int, receipt: Receipt) -> None:
         """Add one batch's receipt."""
+        self.next = max(self.next, receipt.expected)
         if receipt.taken is Taken.OUT_OF_ORDER:
             self.out_of_order = self.out_of_order or receipt
         elif receipt.taken is Taken.REJECTED:
@@ -68,15 +74,14 @@ class Tally:
         )
         if self.out_of_order is not None:
             ack.status = pb.IngestAck.STATUS_OUT_OF_ORDER
-            ack.expected_seq, ack.message = self.out_of_order.expected, self.out_of_order.message
+            ack.message = self.out_of_order.message
         elif not self.rejected:
             ack.status = pb.IngestAck.STATUS_ACCEPTED
         elif self.accepted:
             ack.status = pb.IngestAck.STATUS_PARTIAL_ACCEPTED
         else:
             ack.status = pb.IngestAck.STATUS_REJECTED
-        if not ack.expected_seq:
-            ack.expected_seq = self.last + 1
+        ack.expected_seq = self.next
         return ack
 
 
@@ -94,7 +99,9 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         agent = await agent_caller(context, self._identity)
         ndjson = _metadata(context).get("pilot-log-format") == "ndjson"
         call = LogCall(self._ingest, agent.id, Tally(await self._ingest.last_seq(agent.id, LOGS)))
+        guard = _Guard(self._identity, context)
         async for request in request_iterator:
+            await guard.check()
             await _check_agent(context, agent.id, request.handshake.agent_id, request.batch.meta.agent_id)
             if request.WhichOneof("payload") == "batch":
                 await call.take(request.batch, ndjson)
@@ -109,7 +116,9 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         """Reliable and idempotent: events are taken in sequence, or the ack says which number is expected."""
         agent = await agent_caller(context, self._identity)
         tally = Tally(await self._ingest.last_seq(agent.id, EVENTS))
+        guard = _Guard(self._identity, context)
         async for request in request_iterator:
+            await guard.check()
             await _check_agent(context, agent.id, request.handshake.agent_id, "")
             for event in request.batch.events:
                 await _check_agent(context, agent.id, event.meta.agent_id, "")
@@ -127,6 +136,22 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
             return await self._ingest.reject(agent_id, EVENTS, meta.seq, event.event_id, message)
         told = StepEvent(event.event_id, meta.seq, meta.step_id, event.event_type, payload)
         return await self._ingest.event(agent_id, told)
+
+
+class _Guard:
+    """Asks now and then whether the agent of a long call may still speak: it may have been removed meanwhile."""
+
+    def __init__(self, identity: Identity, context: Context) -> None:
+        self._identity = identity
+        self._context = context
+        self._asked = time.monotonic()
+
+    async def check(self) -> None:
+        """Aborts with UNAUTHENTICATED."""
+        now = time.monotonic()
+        if now - self._asked >= RECHECK:
+            self._asked = now
+            await agent_caller(self._context, self._identity)
 
 
 class LogCall:
@@ -223,7 +248,7 @@ def _read_log(line: str, into: LogLines) -> None:
         if stream == "stderr":
             into.stderr.append(len(into.lines))
         if level and level != "info":
-            into.levels[len(into.lines)] = str(level)[:16]
+            into.levels[len(into.lines)] = str(level)
         into.lines.append(part)
 
 

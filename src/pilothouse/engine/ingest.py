@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -29,6 +29,8 @@ MAX_TARGETS = 4096
 KEPT_SEQS = 10_000
 NOTHING = -1
 """No batch is on its way before this one."""
+MAX_LEVEL = 16
+"""Characters of a level."""
 MAX_LINE = 32 << 10
 """Characters of a line that are kept; our own agent cuts earlier."""
 
@@ -105,6 +107,8 @@ class Ingest:
             message = f"step run {batch.step_run_id!r} is not this agent's"
             return await self.reject(agent_id, LOGS, batch.seq, batch.batch_id, message, after)
         lines = [_cut(line) for line in _masked(batch.lines, target.masker)]
+        levels = {at: _mask(level, target.masker)[:MAX_LEVEL] for at, level in batch.levels.items()}
+        batch = replace(batch, levels=levels, batch_id=_mask(batch.batch_id, target.masker))
         return await self._writer.write(lambda tx: self._append(tx, agent_id, target, batch, lines, after))
 
     async def event(self, agent_id: str, event: StepEvent) -> Receipt:
@@ -114,12 +118,13 @@ class Ingest:
             message = f"step run {event.step_run_id!r} is not this agent's"
             return await self.reject(agent_id, EVENTS, event.seq, event.event_id, message)
         masker = target.masker if target else None
+        shown = replace(event, type=_mask(event.type, masker), event_id=_mask(event.event_id, masker))
 
         def use_case(tx: Tx) -> Receipt:
-            receipt = self._sequence(tx, agent_id, EVENTS, event.seq, event.event_id)
+            receipt = self._sequence(tx, agent_id, EVENTS, event.seq, shown.event_id)
             if receipt is not None:
                 return receipt
-            refused = self._events.take(tx, agent_id, event, masker)
+            refused = self._events.take(tx, agent_id, shown, masker)
             return Receipt(Taken.REJECTED if refused else Taken.ACCEPTED, event.seq + 1, refused)
 
         return await self._writer.write(use_case)
@@ -260,6 +265,10 @@ def _cut(line: str) -> str:
 
 def _bytes(line: str) -> int:
     return len(line) if line.isascii() else len(line.encode())
+
+
+def _mask(text: str, masker: Masker | None) -> str:
+    return masker.mask(text) if masker is not None else text
 
 
 def _masked(lines: list[str], masker: Masker | None) -> list[str]:

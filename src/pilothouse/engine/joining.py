@@ -38,10 +38,11 @@ class Joiner:
         assert self._masker is not None
         pieces = [one.lines[-1] for one in self._waiting] + [batch.lines[0]]
         if self._masker.mask("".join(pieces)) != "".join(map(self._masker.mask, pieces)):
-            first, *others = self.rest()
-            whole = replace(first, lines=[*first.lines[:-1], "".join(pieces)])
-            others = [replace(other, lines=[], stderr=[], levels={}) for other in others]
-            return [whole, *others, *self.take(_without_first(batch), self._masker)]
+            # The whole line comes with the last piece: what came before may be stored already, by a call that
+            # broke off, and then has no effect here.
+            before = [_without_last(one) for one in self.rest()]
+            whole = replace(batch, lines=["".join(pieces), *batch.lines[1:]])
+            return [*before, *self.take(whole, self._masker)]
         if batch.open_end and len(batch.lines) == 1 and _may_begin("".join(pieces), self._masker):
             self._waiting.append(batch)
             return []
@@ -52,10 +53,11 @@ def _may_begin(line: str, masker: Masker) -> bool:
     return len(masker.sibling().feed(line)) < len(masker.mask(line))
 
 
-def _without_first(batch: LogLines) -> LogLines:
+def _without_last(batch: LogLines) -> LogLines:
+    last = len(batch.lines) - 1
     return replace(
         batch,
-        lines=batch.lines[1:],
-        stderr=[index - 1 for index in batch.stderr if index > 0],
-        levels={index - 1: level for index, level in batch.levels.items() if index > 0},
+        lines=batch.lines[:-1],
+        stderr=[index for index in batch.stderr if index < last],
+        levels={index: level for index, level in batch.levels.items() if index < last},
     )

@@ -269,7 +269,8 @@ def context(run: Run, job: Job, step: Step | None = None) -> dict[str, Any]:
         "step": {},
     }
     if step is not None:
-        roots["step"] = {"id": step.id, "name": step.name, "attempt": step.attempts + 1}
+        number = step.attempts if step.current else step.attempts + 1  # the one under way, or the next
+        roots["step"] = {"id": step.id, "name": step.name, "attempt": number}
         roots["env"] = {**roots["env"], **run.step_spec(job, step).env}
     return roots
 

@@ -12,6 +12,7 @@ from pilothouse.engine import store
 from pilothouse.engine.errors import BlobNotFound, NothingFailed, RunActive, RunOver
 from pilothouse.engine.model import Job, Run, Status, Step
 from pilothouse.engine.runs import Runs, require_run
+from pilothouse.engine.spec import Job as JobSpec
 from pilothouse.engine.spec import Spec
 from pilothouse.engine.transitions import Transitions, run_standing
 from pilothouse.identity.model import Principal
@@ -95,7 +96,10 @@ class Engine:
             raise RunActive("the run has not ended yet; cancel it or wait")
         if from_failed and old.status is Status.SUCCEEDED:
             raise NothingFailed("every step succeeded; rerun the whole run instead")
-        jobs = [_kept_job(job) if from_failed else _new_job(job.index, job.name, []) for job in old.jobs]
+        jobs = [
+            _kept_job(job, old.job_spec(job)) if from_failed else _new_job(job.index, job.name, [])
+            for job in old.jobs
+        ]
         run = Run(
             id=str(uuid7()),
             kind=old.kind,
@@ -177,18 +181,23 @@ def _new_step(job_id: str, index: int, name: str) -> Step:
     return Step(id=str(uuid7()), job_id=job_id, index=index, name=name, status=Status.PENDING)
 
 
-def _kept_job(old: Job) -> Job:
-    """A job of a rerun from the failed step: over if it succeeded, else bound to its old workspace."""
+def _kept_job(old: Job, spec: JobSpec) -> Job:
+    """A job of a rerun from the failed step: over if it succeeded, else bound to its old workspace.
+
+    What came after the step that failed is done again: cleaning up, say.
+    """
     job = _new_job(old.index, old.name, [])
     job.kept_from = old.id
-    if old.status in (Status.SUCCEEDED, Status.SKIPPED) and all(not step.status.bad for step in old.steps):
+    if old.status in (Status.SUCCEEDED, Status.SKIPPED):
         job.status, job.reason = old.status, old.reason
         job.started_at, job.finished_at = old.started_at, old.finished_at
-    kept_any = False
+    kept_any = broken = False
     for before in old.steps:
+        forgiven = before.status.bad and spec.steps[before.index].continue_on_error
+        broken = broken or not (before.status in (Status.SUCCEEDED, Status.SKIPPED) or forgiven)
         step = _new_step(job.id, before.index, before.name)
         step.kept_from = before.id
-        if job.status.over or before.status is Status.SUCCEEDED:
+        if job.status.over or (not broken and before.status is not Status.SKIPPED):
             kept_any = True
             step.status, step.reason, step.outputs = before.status, before.reason, before.outputs
             step.started_at, step.finished_at = before.started_at, before.finished_at

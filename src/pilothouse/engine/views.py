@@ -8,7 +8,9 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from pilothouse.engine import store
-from pilothouse.engine.model import Attempt, Job, Run, Step
+from pilothouse.engine.model import Attempt, Job, Run, Status, Step
+
+_DONE = (Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT)
 
 
 def rfc3339(at: int) -> str | None:
@@ -91,7 +93,7 @@ def _step_view(run: Run, job: Job, step: Step, attempts: list[Attempt]) -> dict[
         "reason": waiting or step.reason,
         "outputs": step.outputs,
         "progress": attempts[-1].percent if attempts else 0,
-        "kept": bool(step.kept_from) and step.status.over and not step.attempts,
+        "kept": bool(step.kept_from) and step.status in _DONE and not step.attempts,
         "started_at": rfc3339(step.started_at),
         "finished_at": rfc3339(step.finished_at),
         "attempts": [_attempt_view(attempt) for attempt in attempts],

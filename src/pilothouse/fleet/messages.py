@@ -76,13 +76,14 @@ def report(message: pb.TaskStatus | pb.ReportStepRunStatusRequest) -> TaskReport
 
 
 def profile(request: pb.RegisterRequest) -> AgentProfile:
-    """What an agent says of itself."""
+    """What an agent says of itself. Every agent has the labels ``os`` and ``arch``, if it names them at all."""
+    given = {name: value for name, value in (("os", request.os), ("arch", request.arch)) if value}
     return AgentProfile(
         agent_id=request.agent_id,
         name=request.agent_name,
         platform=request.platform or "process",
         region=request.region,
-        labels=dict(request.labels),
+        labels={**given, **request.labels},
         metadata=dict(request.metadata),
         slots=request.max_concurrent_step_runs or 1,
         max_sessions=request.max_sessions,

@@ -28,7 +28,7 @@ class ApiTokens:
     ) -> tuple[TokenInfo, str]:
         """A token of the caller's own, limited to ``role``; returns it and its secret.
 
-        A token never makes a stronger one. Raises ``AUTH_INSUFFICIENT_PERMISSIONS``.
+        A token never makes one that is stronger or lives longer. Raises ``AUTH_INSUFFICIENT_PERMISSIONS``.
         """
         require(by, "token.own")
         user = store.find_user(tx.conn, by.id)
@@ -39,6 +39,9 @@ class ApiTokens:
             raise ApiError.of(
                 "AUTH_INSUFFICIENT_PERMISSIONS", f"You may not make a token with role '{limit}'"
             )
+        maker = store.find_credential(tx.conn, id=by.token_id)
+        if maker is not None and maker.kind == store.API and maker.expires_at is not None:
+            expires_at = min(expires_at or maker.expires_at, maker.expires_at)
         return self.issue(
             tx, by, user, name=name, role=None if limit is user.role else limit, expires_at=expires_at
         )

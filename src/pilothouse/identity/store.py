@@ -27,6 +27,7 @@ class Credential:
     projects: frozenset[str]
     expires_at: int | None
     revoked: bool
+    kind: str
 
 
 # -- users ----------------------------------------------------------------------------------------------
@@ -237,6 +238,7 @@ def find_credential(
         projects_of(conn, row.user_id),
         row.expires_at,
         row.revoked_at is not None,
+        row.kind,
     )
 
 

@@ -13,7 +13,7 @@ from pilothouse.engine.dispatch import Dispatcher
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.service import Engine
 from pilothouse.fleet.service import Fleet
-from pilothouse.storage import StorageClosed, Tx, Writer
+from pilothouse.storage import StorageClosed, StorageError, Tx, Writer
 
 log = structlog.get_logger("server.background")
 
@@ -73,8 +73,14 @@ class Background:
             return await self._writer.write(use_case)
         except StorageClosed:
             raise asyncio.CancelledError from None
+        except StorageError as error:  # no fault of ours, and told in storage.unavailable
+            log.warning("server.background_delayed", task=_name(use_case), error=str(error))
         except Exception:
             # One bad row must not stop the clock for everybody else; the next round tries again.
-            log.exception("server.background_failed", task=getattr(use_case, "__qualname__", ""))
-            await asyncio.sleep(TICK)
-            return None
+            log.exception("server.background_failed", task=_name(use_case))
+        await asyncio.sleep(TICK)
+        return None
+
+
+def _name(use_case: Callable[[Tx], object]) -> str:
+    return str(getattr(use_case, "__qualname__", ""))

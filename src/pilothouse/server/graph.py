@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pilothouse.engine.blobs import Blobs
 from pilothouse.engine.dispatch import Dispatcher
@@ -49,7 +50,7 @@ def build(settings: Settings) -> Graph:
     """Open (and upgrade) the database and put the services together. Call from the event loop's thread."""
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     url = settings.database_url
-    database = Database(url.get_secret_value()) if url else Database.at(settings.data_dir / "pilothouse.db")
+    database = Database(url.get_secret_value()) if url else Database.at(_private(settings.data_dir))
     upgrade(database)
     writer = Writer(database)
     journal = Journal(database)
@@ -88,6 +89,14 @@ def build(settings: Settings) -> Graph:
         pipelines=Pipelines(engine, identity),
         background=Background(writer, engine, fleet, dispatcher, retention),
     )
+
+
+def _private(data_dir: Path) -> Path:
+    """The database's file, which holds password hashes: for nobody else, whatever its directory allows."""
+    path = data_dir / "pilothouse.db"
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    return path
 
 
 def _limits(settings: Settings) -> RateLimits:

@@ -43,11 +43,14 @@ def operations_router(graph: Graph) -> APIRouter:
     @routes.head("/readyz", dependencies=[public()], include_in_schema=False)
     @routes.get("/readyz", dependencies=[public()], summary="Can it serve", responses=_READY)
     async def readyz() -> Response:
-        """200 when the database answers, else 503."""
+        """200 when the database answers and takes what is written, else 503."""
         try:
             await graph.identity.read(lambda conn: conn.execute(text("SELECT 1")).scalar_one())
         except (SQLAlchemyError, StorageError):
             return json_response({"status": "unavailable", "reason": "the database does not answer"}, 503)
+        if graph.writer.blocked:
+            reason = "the database takes nothing: see storage.unavailable in the log (a full disk?)"
+            return json_response({"status": "unavailable", "reason": reason}, 503)
         return json_response({"status": "ready"})
 
     @routes.get(

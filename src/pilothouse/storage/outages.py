@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import structlog
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
@@ -33,5 +35,23 @@ def told(engine: Engine, error: BaseException) -> BaseException:
 def _unavailable(error: BaseException) -> StorageUnavailable:
     # The reason is for the operator: it may name hosts and files.
     reason = (str(error).splitlines() or [repr(error)])[0]
-    log.warning("storage.unavailable", reason=reason)
+    if _news.tells(reason):
+        log.warning("storage.unavailable", reason=reason)
     return StorageUnavailable(reason)
+
+
+class _News:
+    """A thousand callers may meet the same outage: it is told once a second."""
+
+    def __init__(self) -> None:
+        self._last = ("", 0.0)
+
+    def tells(self, reason: str) -> bool:
+        now = time.monotonic()
+        if self._last[0] == reason and now - self._last[1] < 1:
+            return False
+        self._last = (reason, now)
+        return True
+
+
+_news = _News()

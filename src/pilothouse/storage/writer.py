@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from pilothouse.storage.database import Database, driver, now_ms
-from pilothouse.storage.errors import StorageBusy, StorageClosed
+from pilothouse.storage.errors import StorageBusy, StorageClosed, StorageUnavailable
 
 T = TypeVar("T")
 log = structlog.get_logger("storage.writer")
@@ -84,6 +84,7 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._blocked = False
         self._kept: Connection | None = None
         self._taken_over: list[Callable[[], None]] = []
 
@@ -97,6 +98,11 @@ class Writer:
         self._hook = hook
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the database took nothing the last time: it is away, or its disk is full."""
+        return self._blocked
 
     @property
     def queued(self) -> int:
@@ -166,11 +172,12 @@ class Writer:
                     prepared = self._hook.prepare(conn, staged)
         except BaseException as error:  # the commit itself failed: nobody's work is stored
             log.error("storage.commit_failed", error=str(error), use_cases=len(group))
-            prepared = None
+            prepared, told = None, self._database.told(error)
             for job in group:
                 if job.tx is not None:
                     _undo(job.tx)
-                job.error, job.tx = job.error or self._database.told(error), None
+                job.error, job.tx = job.error or told, None
+        self._blocked = any(isinstance(job.error, StorageUnavailable) for job in group)
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._deliver, group, prepared)
 
