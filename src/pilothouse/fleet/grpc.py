@@ -116,9 +116,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
         except BadProfile as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        if (
-            registration.token and not registration.repeated
-        ):  # whoever is connected under this name has lost its credential
+        if registration.token and not registration.repeated:
+            # Whoever is connected under this name has lost its credential.
             self._fleet.hub.close(profile.agent_id, "replaced")
         return pb.RegisterResponse(
             success=True,
