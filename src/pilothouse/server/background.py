@@ -34,6 +34,7 @@ class Background:
         self._fleet = fleet
         self._dispatcher = dispatcher
         self._retention = retention
+        self._outages = 0
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         fleet.on_change(self._changed.set)
@@ -58,10 +59,20 @@ class Background:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK)
-            await self._guarded(self._fleet.reap)
+            await self.reap()
             for run_id in await self._guarded(self._engine.due) or ():
                 await self._guarded(partial(self._engine.move_on, run_id=run_id))
             await self._guarded(self._dispatcher.forsake)
+
+    async def reap(self) -> None:
+        """Call the silent lost, unless it was the database that heard nobody: then they are spared this once."""
+        outages = self._writer.outages
+        if outages == self._outages:
+            await self._guarded(self._fleet.reap)
+            return
+        await self._guarded(self._fleet.spare)
+        if self._writer.outages == outages:
+            self._outages = outages
 
     async def _prune(self) -> None:
         while True:

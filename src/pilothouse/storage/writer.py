@@ -85,6 +85,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._blocked = False
+        self._outages = 0
         self._kept: Connection | None = None
         self._taken_over: list[Callable[[], None]] = []
 
@@ -103,6 +104,11 @@ class Writer:
     def blocked(self) -> bool:
         """Whether the database took nothing the last time: it is away, or its disk is full."""
         return self._blocked
+
+    @property
+    def outages(self) -> int:
+        """How many groups of use cases the database did not take."""
+        return self._outages
 
     @property
     def queued(self) -> int:
@@ -178,6 +184,7 @@ class Writer:
                     _undo(job.tx)
                 job.error, job.tx = job.error or told, None
         self._blocked = any(isinstance(job.error, StorageUnavailable) for job in group)
+        self._outages += self._blocked
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._deliver, group, prepared)
 
