@@ -153,3 +153,10 @@ def test_json_values_are_masked_throughout() -> None:
     value = {"a": ["x hunter2", 12345678, 1, True, None], "hunter2": {"b": 1.5}}
     masked = Masker(["hunter2", "12345678"]).mask_value(value)
     assert masked == {"a": ["x ***", "***", 1, True, None], "***": {"b": 1.5}}
+
+
+@pytest.mark.parametrize("value", ["hunter2hunter2", "hunter2hunter2!", "hunter2hunter2!!"])
+def test_a_base64_that_stands_alone_leaves_nothing(value: str) -> None:
+    """Its last characters too, which would depend on what came next."""
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        assert Masker([value]).mask(f"={encode(value.encode()).decode()} ok") == "=*** ok"

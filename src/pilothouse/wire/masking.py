@@ -7,7 +7,7 @@ use this module. Masked is every occurrence of
 - each line of a value of several lines that has at least 4 characters, and such a value as a whole where
   it also has shorter lines;
 - its base64 (standard and URL-safe), wherever it begins inside the encoded text: of each of the three
-  possible alignments the characters that do not depend on the neighbours;
+  possible alignments the characters that do not depend on the neighbours, and all of it where it stands alone;
 - its JSON-escaped and percent-encoded spelling.
 
 Values shorter than `MIN_LENGTH` characters are not masked: they would blank out ordinary text.
@@ -161,6 +161,7 @@ def spellings(value: str) -> set[str]:
         encoded = text.encode("utf-8", "surrogatepass")
         found.add(quote(encoded, safe=""))
         found.update(_base64_cores(encoded))
+        found.update(encode(encoded).decode("ascii") for encode in (b64encode, urlsafe_b64encode))
     return found
 
 
