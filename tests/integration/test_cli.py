@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import pty
+import select
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -416,3 +420,37 @@ def test_a_closed_pipe_is_no_drama(fake: type[Fake]) -> None:
     done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+def test_the_live_view_says_that_the_connection_is_lost(fake: type[Fake]) -> None:
+    watched(fake, "succeeded")
+    whole = fake.answers["GET /events"]
+    fake.answers["GET /events"] = (200, story("succeeded")[:3])  # and then it ends
+    ours, theirs = pty.openpty()
+    command = (sys.executable, "-m", "pilothouse", "run", "watch", RUN, *logged_in(fake))
+    environment = {**os.environ, "TERM": "xterm", "LINES": "30"}
+    watching = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    seen = ""
+
+    def screen_until(words: str) -> None:
+        nonlocal seen
+        end = time.monotonic() + 20
+        while words not in seen:
+            assert time.monotonic() < end, seen
+            if select.select([ours], [], [], 0.1)[0]:
+                with contextlib.suppress(OSError):  # EIO: nobody is there any more
+                    seen += os.read(ours, 65536).decode("utf-8", "replace")
+
+    try:
+        screen_until("compile")
+        fake.answers["GET /events"] = (503, {"message": "no", "code": "STORAGE_BUSY"})
+        screen_until("connection lost; reconnecting for ")
+        fake.answers["GET /events"] = whole
+        screen_until("✓")
+        assert watching.wait(20) == 0
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(ours)
+    assert "connection lost (" not in seen, "said by the picture alone"

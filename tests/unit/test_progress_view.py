@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilothouse.cli.live import LiveView
 from pilothouse.cli.narration import narrate
+from pilothouse.cli.output import Output
 from pilothouse.cli.progress import RunState, from_view
 from pilothouse.cli.text import ago, coloured, safe, size, span
 from pilothouse.cli.tree import fitted, headline, rows
@@ -300,3 +303,43 @@ def test_times_and_sizes() -> None:
         "12s ago",
         "2h ago",
     )
+
+
+def test_a_lost_connection_is_in_the_picture_until_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen, errors = Terminal(), Terminal()
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setattr("sys.stderr", errors)
+    view = LiveView(Output(colour=False), told(STORY[:8]))
+
+    def shown() -> list[str]:
+        return [str(line) for line in view.render().renderables]
+
+    whole = len(shown())
+    view.lost("the server closed the connection")
+    assert "connection lost; reconnecting for 0 s" in shown()[1]
+    assert shown()[0] == shown()[0], "nothing turns"
+    assert errors.getvalue() == "", "on one terminal there is no second voice"
+    view.back()
+    assert len(shown()) == whole
+    assert not any("reconnecting" in line for line in shown())
+
+
+async def test_what_is_said_meanwhile_goes_through_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen, errors = Terminal(), Terminal()
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setattr("sys.stderr", errors)
+    out = Output(colour=False)
+    async with LiveView(out, told(STORY[:8])):
+        out.note("slow down")
+    assert "slow down" in screen.getvalue()
+    assert "slow down" not in errors.getvalue()
+    out.note("done")
+    assert "done" in errors.getvalue()

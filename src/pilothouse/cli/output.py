@@ -33,6 +33,8 @@ class Output:
         self.colour = colour and not os.environ.get("NO_COLOR")
         self._stdout: Console | None = None
         self._stderr: Console | None = None
+        self.picture: Console | None = None
+        """Draws a moving picture on the terminal that is also stderr: sentences go above it, through it."""
 
     @property
     def structured(self) -> bool:
@@ -68,7 +70,7 @@ class Output:
 
     def say(self, text: str, style: str = "") -> None:
         """A sentence for a person, on stderr."""
-        self.stderr.print(text, style=style or None, soft_wrap=True)
+        (self.picture or self.stderr).print(text, style=style or None, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A sentence of little weight."""

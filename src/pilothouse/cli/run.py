@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pilothouse.cli.live import PlainView
 from pilothouse.cli.output import Output
 from pilothouse.cli.progress import from_view
 from pilothouse.cli.reference import RunReference, run_id_of
@@ -153,7 +154,8 @@ async def _print_logs(session: Session, run_id: str, job: str, step: str) -> Non
 async def _follow_logs(session: Session, run_id: str, job: str, step: str) -> str:
     async with session.client() as client:
         status = (await client.runs.get(run_id))["status"]
-        async with aclosing(follow(session, client, run_id, over=is_over(status))) as events:
+        told = PlainView(sys.stdout, session.out)
+        async with aclosing(follow(session, client, run_id, over=is_over(status), connection=told)) as events:
             async for event in events:
                 body = event.data
                 if event.type == entries.RUN_COMPLETED:

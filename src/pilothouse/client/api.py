@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -197,10 +198,25 @@ def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def words(error: BaseException) -> str:
-    """What the system said, where that is behind an error; else what the error says itself."""
+    """What the system said, where that is behind an error; else what happened, in our words."""
+    found = system_error(error)
+    if found is not None:
+        # asyncio says "Connect call failed" with the address, in place of what the system said.
+        plain = found.errno and found.errno > 0 and str(found.strerror).startswith("Connect call failed")
+        return os.strerror(found.errno or 0).lower() if plain else str(found.strerror)
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError | httpx.CloseError):
+        return "the server closed the connection"
+    return str(error) or type(error).__name__
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """The system's own error behind another; the first of several, where several addresses were tried."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return str(error) or type(error).__name__
+            return cause
+        inner = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else None
+        cause = inner or cause.__cause__ or cause.__context__
+    return None
