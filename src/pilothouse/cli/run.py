@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -113,10 +114,18 @@ def _attempts(step: Any) -> Iterator[Text]:
         words = [f"attempt {attempt['number']}: {attempt['status'].replace('_', ' ')}"]
         if attempt["agent_id"]:
             words.append(f"on {attempt['agent_id']}")
-        why = [f"exit code {attempt['exit_code']}"] if attempt["exit_code"] else []
-        words += dict.fromkeys([*why, *(attempt[key] for key in ("error", "reason") if attempt[key])])
+        words += _why(attempt)
         words.append("1 line" if attempt["lines"] == 1 else f"{attempt['lines']} lines")
         yield Text(f"      {safe(', '.join(words))}", "dim")
+
+
+def _why(attempt: Any) -> list[str]:
+    """What is known of an attempt's end, each thing once."""
+    said = dict.fromkeys(attempt[key] for key in ("error", "reason") if attempt[key])
+    telling = [each for each in said if each not in (attempt["status"], attempt["status"].replace("_", " "))]
+    code = f"exit code {attempt['exit_code']}"
+    told = not attempt["exit_code"] or any(re.match(rf"{code}\b", each) for each in telling)
+    return telling if told else [code, *telling]
 
 
 def watch_run(session: Session, run: RunReference) -> None:
