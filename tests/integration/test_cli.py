@@ -256,7 +256,10 @@ def test_unreachable_exits_6(process: Pilot) -> None:
         port = listener.getsockname()[1]
     done = process("run", "list", "--server", f"http://127.0.0.1:{port}", "--token", "t")
     assert done.returncode == 6
-    assert f"cannot reach http://127.0.0.1:{port}" in done.stderr
+    assert done.stderr.splitlines() == [
+        f"error: cannot reach http://127.0.0.1:{port}: connection refused",
+        "hint: is the server running? start one with `pilot up`",
+    ]
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, 4), (403, 4), (404, 1), (500, 1)])

@@ -93,7 +93,8 @@ def _expected(error: Exception) -> int | None:
 
     match error:
         case Unreachable():
-            return fail(str(error), ExitCode.UNREACHABLE)
+            hint = "is the server running? start one with `pilot up`" if error.refused else ""
+            return fail(str(error), ExitCode.UNREACHABLE, hint)
         case ApiProblem(status=401):
             return fail(
                 f"{error.message} ({error.code})", ExitCode.NOT_AUTHORIZED, "log in with `pilot login SERVER`"

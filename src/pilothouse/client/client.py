@@ -23,7 +23,8 @@ class PilotClient:
     """A Pilothouse server as its users see it.
 
     ``server``: ``http(s)://host:port``; ``timeout`` in seconds, per request; ``on_wait`` is told why a request
-    waits (rate limits). Every call raises ApiProblem (refused) or Unreachable (no answer). ::
+    waits (rate limits, a busy server), once a reason. Every call raises ApiProblem (refused) or Unreachable (no
+    answer). ::
 
         async with PilotClient("http://127.0.0.1:8080", token) as client:
             async for event in client.watch_run(run_id):
