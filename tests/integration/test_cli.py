@@ -231,6 +231,9 @@ def test_help_loads_nothing_heavy() -> None:
         ("agent", "--server", "http://x", "--label", "novalue"),
         ("agent", "--platform", "steam"),
         ("token", "create", "x", "--expires-in", "soon", "--server", "http://x", "--token", "t"),
+        ("token", "create", "x", "--max-uses", "5", "--server", "http://x", "--token", "t"),
+        ("token", "create", "x", "--agent", "--role", "viewer", "--server", "http://x", "--token", "t"),
+        ("run", "logs", "last", "-o", "json", "--server", "http://x", "--token", "t"),
         ("run", "list", "--server", "ftp://x", "--token", "t"),
         ("server", "--port", "70000"),
         ("server", "--config", "missing.toml"),
@@ -457,3 +460,31 @@ def test_the_live_view_says_that_the_connection_is_lost(fake: type[Fake]) -> Non
         watching.wait()
         os.close(ours)
     assert "connection lost (" not in seen, "said by the picture alone"
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        (("--step", "nope"), "step 'nope'"),
+        (("--job", "nope"), "job 'nope'"),
+        (("--job", "test", "--step", "compile"), "step 'compile' of job 'test'"),
+        (("--follow", "--step", "nope"), "step 'nope'"),
+        (("--job", "build", "--step", "compile"), ""),
+        (("--step", "unit"), ""),
+    ],
+)
+def test_the_log_of_a_step_that_is_not_there(
+    pilot: Pilot, fake: type[Fake], options: tuple[str, ...], refused: str
+) -> None:
+    jobs = [
+        {"name": "build", "steps": [{"name": "compile"}]},
+        {"name": "test", "steps": [{"name": "unit"}]},
+    ]
+    fake.answers[f"GET /workflow-runs/{RUN}"] = (200, {**summary(RUN, "succeeded"), "jobs": jobs})
+    fake.answers[f"GET /workflow-runs/{RUN}/logs"] = (200, [b"one\n"])
+    done = pilot("run", "logs", RUN, *options, *logged_in(fake))
+    if refused:
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"has no {refused} (there are: build/compile, test/unit)" in done.stderr
+    else:
+        assert (done.returncode, done.stdout) == (0, "one\n"), done.stderr

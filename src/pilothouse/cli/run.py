@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pilothouse.cli.errors import UsageError
 from pilothouse.cli.live import PlainView
 from pilothouse.cli.output import Output
 from pilothouse.cli.progress import from_view
@@ -147,10 +148,27 @@ def logs(
     following: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
 ) -> None:
     """Print a run's log."""
-    run_id = asyncio.run(_resolved(session, run))
+    if session.out.structured:
+        raise UsageError("a log is written as it is, line by line: leave out --output")
+    run_id = asyncio.run(_logged(session, run, job, step))
     if following:
         detachable(session, run_id, _follow_logs(session, run_id, job, step))
     asyncio.run(_print_logs(session, run_id, job, step))
+
+
+async def _logged(session: Session, run: str, job: str, step: str) -> str:
+    """The run's id. Raises UsageError for a job or step that it does not have."""
+    async with session.client() as client:
+        run_id = await run_id_of(client, run)
+        if not job and not step:
+            return run_id
+        jobs = (await client.runs.get(run_id))["jobs"]
+    there = [(each["name"], one["name"]) for each in jobs for one in each["steps"]]
+    if not any(job in ("", has[0]) and step in ("", has[1]) for has in there):
+        wanted = " of ".join(f"{kind} {name!r}" for kind, name in (("step", step), ("job", job)) if name)
+        known = ", ".join("/".join(names) for names in there) or "none yet"
+        raise UsageError(f"run {run_id} has no {wanted} (there are: {known})")
+    return run_id
 
 
 async def _print_logs(session: Session, run_id: str, job: str, step: str) -> None:
