@@ -212,7 +212,7 @@ def test_help_of_commands(pilot: Pilot, arguments: tuple[str, ...]) -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     program = (
-        "import sys; from pilothouse.cli.main import app; "
+        "import sys; from pilothouse.cli.app import app; "
         "print([m for m in ('httpx', 'fastapi', 'grpc', 'sqlalchemy', 'pydantic', 'uvicorn') if m in sys.modules])"
     )
     done = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, check=True)
@@ -420,12 +420,53 @@ def test_version(pilot: Pilot) -> None:
     assert "version" in json.loads(pilot("version", "-o", "json").stdout)
 
 
-def test_a_closed_pipe_is_no_drama(fake: type[Fake]) -> None:
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_closed_pipe_is_no_drama(fake: type[Fake], lines: int) -> None:
+    fake.answers[f"GET /workflow-runs/{RUN}/logs"] = (200, [b"one\n" * lines])
+    ours, theirs = os.pipe()
+    os.close(ours)  # there is no reader from the start: nothing depends on who is faster
+    command = (sys.executable, "-m", "pilothouse", "run", "logs", RUN, *logged_in(fake))
+    with open(theirs, "wb") as closed:
+        done = subprocess.run(
+            command, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+        )
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "list"), ("run", "list", "-o", "json"), ("run", "logs", RUN), ("--help",)]
+)
+def test_a_full_device_is_said_in_one_line(fake: type[Fake], arguments: tuple[str, ...]) -> None:
     watched(fake, "succeeded")
-    line = f"{sys.executable} -m pilothouse run list -o json {' '.join(logged_in(fake))} | true"
-    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+    fake.answers[f"GET /workflow-runs/{RUN}/logs"] = (200, [b"one\n" * 100_000])
+    target = () if arguments == ("--help",) else logged_in(fake)
+    command = (sys.executable, "-m", "pilothouse", *arguments, *target)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "error: cannot write the output: No space left on device\n")
+
+
+@pytest.mark.parametrize("module", ["typer", "rich.console", "httpx"])
+def test_ctrl_c_while_modules_are_loaded(module: str, fake: type[Fake]) -> None:
+    watched(fake, "succeeded")
+    program = f"""
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+from pilothouse.cli.main import main
+sys.exit(main())
+"""
+    command = (sys.executable, "-c", program, "run", "list", *logged_in(fake))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 130
     assert "Traceback" not in done.stderr
-    assert "BrokenPipe" not in done.stderr
 
 
 def test_the_live_view_says_that_the_connection_is_lost(fake: type[Fake]) -> None:

@@ -24,8 +24,8 @@ from pydantic import SecretStr
 from typer.core import TyperGroup
 
 from pilothouse.agent import errors as agent_errors
+from pilothouse.cli.app import app as cli
 from pilothouse.cli.errors import ExitCode
-from pilothouse.cli.main import app as cli
 from pilothouse.engine.expressions.functions import FUNCTIONS
 from pilothouse.engine.expressions.lint import CONDITION_FUNCTIONS, ROOTS
 from pilothouse.engine.expressions.parser import MACROS

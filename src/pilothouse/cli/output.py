@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from pilothouse.cli.errors import CliError, ExitCode
 from pilothouse.cli.text import safe
 
 if TYPE_CHECKING:
@@ -23,6 +26,30 @@ class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
     YAML = "yaml"
+
+
+def unwritten(error: OSError) -> Exception:
+    """The CliError for a write to stdout that failed, with an empty message if only its reader has left.
+
+    Any other error is given back. Lets go of stdout: what is still buffered could not be written either.
+    """
+    left = isinstance(error, BrokenPipeError)
+    if not left and not _stdout_is_broken():
+        return error
+    with contextlib.suppress(OSError, ValueError):  # a stdout that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if left:
+        return CliError("", ExitCode.CLOSED_PIPE)
+    return CliError(f"cannot write the output: {error.strerror or error}")
+
+
+def _stdout_is_broken() -> bool:
+    try:
+        sys.stdout.flush()
+        os.write(sys.stdout.fileno(), b"")
+    except OSError:
+        return not isinstance(sys.exc_info()[1], io.UnsupportedOperation)
+    return False
 
 
 class Output:
