@@ -424,6 +424,17 @@ def test_commands_in_examples(code: str) -> None:
         checked(words)
 
 
+def test_the_readme_sets_what_it_uses() -> None:
+    code = "\n".join(re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+    known = {"PWD"}
+    for line in code.splitlines():
+        used = set(re.findall(r"\$([A-Z_]+)", line)) - {"PATH"}
+        assert used <= known, line
+        known |= set(re.findall(r"^(?:export )?([A-Z_]+)=", line))
+    assert code.index("export PATH=") < code.index("\npilot "), "no plain pilot before it can be found"
+    assert ".venv/bin/pilot" not in code, "another directory has no .venv"
+
+
 def test_a_wrong_command_in_an_example_is_found() -> None:
     for words in (["pipelin", "run"], ["pipeline", "run", "--fil", "x"], ["run", "watch"]):
         with pytest.raises(Exception, match=r"No such|Missing"):
