@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-import pty
-import select
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 
 from pilothouse.cli.main import main
-
-RUN = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a"
-OTHER = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60aaaa"
-
+from support.fake_api import OTHER, RUN, Fake, logged_in, serving, summary, watched
 
 Done = subprocess.CompletedProcess[str]
 Pilot = Callable[..., Done]
@@ -72,104 +62,10 @@ def pilot(monkeypatch: pytest.MonkeyPatch) -> Pilot:
     return run
 
 
-class Fake(BaseHTTPRequestHandler):
-    """A server that knows a few answers: ``answers`` by method and path."""
-
-    answers: ClassVar[dict[str, tuple[int, Any]]] = {}
-    seen: ClassVar[list[tuple[str, Any, str]]] = []
-
-    def _answer(self) -> None:
-        size = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(size)
-        path = self.path.split("?")[0].removeprefix("/api/v1")
-        self.seen.append(
-            (f"{self.command} {path}", body and json.loads(body), self.headers.get("Authorization", ""))
-        )
-        status, answer = self.answers.get(
-            f"{self.command} {path}", (404, {"message": f"no {path}", "code": "NOT_FOUND"})
-        )
-        stream = isinstance(answer, list)
-        data = b"".join(answer) if stream else json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/event-stream" if stream else "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _answer
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
-
-
 @pytest.fixture
 def fake() -> Iterator[type[Fake]]:
-    handler = type("Handler", (Fake,), {"answers": {}, "seen": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    handler.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
-    yield handler
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def summary(id: str, status: str) -> dict[str, Any]:
-    return {
-        "id": id,
-        "kind": "pipeline",
-        "name": "hello",
-        "status": status,
-        "reason": "",
-        "project": "p",
-        "pipeline_id": "x",
-        "trigger": "manual",
-        "triggered_by": "admin",
-        "branch": "",
-        "commit_sha": "",
-        "rerun_of": None,
-        "created_at": "2026-01-10T14:23:45.000Z",
-        "started_at": "2026-01-10T14:23:45.000Z",
-        "finished_at": None,
-        "duration": None,
-    }
-
-
-def story(status: str) -> list[bytes]:
-    keys = {"run_id": RUN, "name": "hello", "job_id": "j", "job": "build", "step_id": "s", "step": "compile"}
-    told = [
-        ("run.started", {}),
-        ("step.started", {"agent_id": "local", "attempt": 1}),
-        ("step.logged", {"lines": ["\x1b[31mhello\x1b[0m"]}),
-        ("run.completed", {"status": status, "reason": "", "duration": 1500}),
-    ]
-    frames = []
-    for number, (type, more) in enumerate(told):
-        event = {"type": type, "time": "2026-01-10T14:23:46Z", "source": "/run/x", "data": {**keys, **more}}
-        frames.append(f"id: e.{number}.0\nevent: {type}\ndata: {json.dumps(event)}\n\n".encode())
-    return frames
-
-
-def logged_in(fake: type[Fake]) -> tuple[str, ...]:
-    return ("--server", fake.url, "--token", "tok")  # type: ignore[attr-defined]
-
-
-def watched(fake: type[Fake], status: str) -> None:
-    view = {**summary(RUN, "running"), "variables": {}, "jobs": []}
-    fake.answers.update(
-        {
-            f"GET /workflow-runs/{RUN}": (200, view),
-            "GET /workflow-runs": (
-                200,
-                {
-                    "runs": [summary(RUN, status), summary(OTHER, "failed")],
-                    "pagination": {"page": 1, "limit": 100, "total": 2, "total_pages": 1},
-                },
-            ),
-            "GET /events": (200, story(status)),
-        }
-    )
+    with serving() as handler:
+        yield handler
 
 
 def test_help_names_every_command(process: Pilot) -> None:
@@ -418,89 +314,6 @@ def test_settings_are_shown_with_secrets_masked(
 def test_version(pilot: Pilot) -> None:
     assert pilot("--version").stdout.strip() in pilot("version").stdout
     assert "version" in json.loads(pilot("version", "-o", "json").stdout)
-
-
-@pytest.mark.parametrize("lines", [1, 100_000])
-def test_a_closed_pipe_is_no_drama(fake: type[Fake], lines: int) -> None:
-    fake.answers[f"GET /workflow-runs/{RUN}/logs"] = (200, [b"one\n" * lines])
-    ours, theirs = os.pipe()
-    os.close(ours)  # there is no reader from the start: nothing depends on who is faster
-    command = (sys.executable, "-m", "pilothouse", "run", "logs", RUN, *logged_in(fake))
-    with open(theirs, "wb") as closed:
-        done = subprocess.run(
-            command, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=30, check=False
-        )
-    assert (done.returncode, done.stderr) == (141, "")
-
-
-@pytest.mark.parametrize(
-    "arguments", [("run", "list"), ("run", "list", "-o", "json"), ("run", "logs", RUN), ("--help",)]
-)
-def test_a_full_device_is_said_in_one_line(fake: type[Fake], arguments: tuple[str, ...]) -> None:
-    watched(fake, "succeeded")
-    fake.answers[f"GET /workflow-runs/{RUN}/logs"] = (200, [b"one\n" * 100_000])
-    target = () if arguments == ("--help",) else logged_in(fake)
-    command = (sys.executable, "-m", "pilothouse", *arguments, *target)
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False
-        )
-    assert (done.returncode, done.stderr) == (1, "error: cannot write the output: No space left on device\n")
-
-
-@pytest.mark.parametrize("module", ["typer", "rich.console", "httpx"])
-def test_ctrl_c_while_modules_are_loaded(module: str, fake: type[Fake]) -> None:
-    watched(fake, "succeeded")
-    program = f"""
-import os, signal, sys
-
-class Interrupting:
-    def find_spec(self, name, path=None, target=None):
-        if name == {module!r}:
-            os.kill(os.getpid(), signal.SIGINT)
-
-sys.meta_path.insert(0, Interrupting())
-from pilothouse.cli.main import main
-sys.exit(main())
-"""
-    command = (sys.executable, "-c", program, "run", "list", *logged_in(fake))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 130
-    assert "Traceback" not in done.stderr
-
-
-def test_the_live_view_says_that_the_connection_is_lost(fake: type[Fake]) -> None:
-    watched(fake, "succeeded")
-    whole = fake.answers["GET /events"]
-    fake.answers["GET /events"] = (200, story("succeeded")[:3])  # and then it ends
-    ours, theirs = pty.openpty()
-    command = (sys.executable, "-m", "pilothouse", "run", "watch", RUN, *logged_in(fake))
-    environment = {**os.environ, "TERM": "xterm", "LINES": "30"}
-    watching = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    seen = ""
-
-    def screen_until(words: str) -> None:
-        nonlocal seen
-        end = time.monotonic() + 20
-        while words not in seen:
-            assert time.monotonic() < end, seen
-            if select.select([ours], [], [], 0.1)[0]:
-                with contextlib.suppress(OSError):  # EIO: nobody is there any more
-                    seen += os.read(ours, 65536).decode("utf-8", "replace")
-
-    try:
-        screen_until("compile")
-        fake.answers["GET /events"] = (503, {"message": "no", "code": "STORAGE_BUSY"})
-        screen_until("connection lost; reconnecting for ")
-        fake.answers["GET /events"] = whole
-        screen_until("✓")
-        assert watching.wait(20) == 0
-    finally:
-        watching.kill()
-        watching.wait()
-        os.close(ours)
-    assert "connection lost (" not in seen, "said by the picture alone"
 
 
 @pytest.mark.parametrize(
