@@ -8,19 +8,13 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 
 from pilothouse.cli.main import main
-
-RUN = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a"
-OTHER = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60aaaa"
-
+from support.fake_api import OTHER, RUN, Fake, logged_in, serving, summary, watched
 
 Done = subprocess.CompletedProcess[str]
 Pilot = Callable[..., Done]
@@ -68,104 +62,10 @@ def pilot(monkeypatch: pytest.MonkeyPatch) -> Pilot:
     return run
 
 
-class Fake(BaseHTTPRequestHandler):
-    """A server that knows a few answers: ``answers`` by method and path."""
-
-    answers: ClassVar[dict[str, tuple[int, Any]]] = {}
-    seen: ClassVar[list[tuple[str, Any, str]]] = []
-
-    def _answer(self) -> None:
-        size = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(size)
-        path = self.path.split("?")[0].removeprefix("/api/v1")
-        self.seen.append(
-            (f"{self.command} {path}", body and json.loads(body), self.headers.get("Authorization", ""))
-        )
-        status, answer = self.answers.get(
-            f"{self.command} {path}", (404, {"message": f"no {path}", "code": "NOT_FOUND"})
-        )
-        stream = isinstance(answer, list)
-        data = b"".join(answer) if stream else json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/event-stream" if stream else "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _answer
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
-
-
 @pytest.fixture
 def fake() -> Iterator[type[Fake]]:
-    handler = type("Handler", (Fake,), {"answers": {}, "seen": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    handler.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
-    yield handler
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def summary(id: str, status: str) -> dict[str, Any]:
-    return {
-        "id": id,
-        "kind": "pipeline",
-        "name": "hello",
-        "status": status,
-        "reason": "",
-        "project": "p",
-        "pipeline_id": "x",
-        "trigger": "manual",
-        "triggered_by": "admin",
-        "branch": "",
-        "commit_sha": "",
-        "rerun_of": None,
-        "created_at": "2026-01-10T14:23:45.000Z",
-        "started_at": "2026-01-10T14:23:45.000Z",
-        "finished_at": None,
-        "duration": None,
-    }
-
-
-def story(status: str) -> list[bytes]:
-    keys = {"run_id": RUN, "name": "hello", "job_id": "j", "job": "build", "step_id": "s", "step": "compile"}
-    told = [
-        ("run.started", {}),
-        ("step.started", {"agent_id": "local", "attempt": 1}),
-        ("step.logged", {"lines": ["\x1b[31mhello\x1b[0m"]}),
-        ("run.completed", {"status": status, "reason": "", "duration": 1500}),
-    ]
-    frames = []
-    for number, (type, more) in enumerate(told):
-        event = {"type": type, "time": "2026-01-10T14:23:46Z", "source": "/run/x", "data": {**keys, **more}}
-        frames.append(f"id: e.{number}.0\nevent: {type}\ndata: {json.dumps(event)}\n\n".encode())
-    return frames
-
-
-def logged_in(fake: type[Fake]) -> tuple[str, ...]:
-    return ("--server", fake.url, "--token", "tok")  # type: ignore[attr-defined]
-
-
-def watched(fake: type[Fake], status: str) -> None:
-    view = {**summary(RUN, "running"), "variables": {}, "jobs": []}
-    fake.answers.update(
-        {
-            f"GET /workflow-runs/{RUN}": (200, view),
-            "GET /workflow-runs": (
-                200,
-                {
-                    "runs": [summary(RUN, status), summary(OTHER, "failed")],
-                    "pagination": {"page": 1, "limit": 100, "total": 2, "total_pages": 1},
-                },
-            ),
-            "GET /events": (200, story(status)),
-        }
-    )
+    with serving() as handler:
+        yield handler
 
 
 def test_help_names_every_command(process: Pilot) -> None:
@@ -208,7 +108,7 @@ def test_help_of_commands(pilot: Pilot, arguments: tuple[str, ...]) -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     program = (
-        "import sys; from pilothouse.cli.main import app; "
+        "import sys; from pilothouse.cli.app import app; "
         "print([m for m in ('httpx', 'fastapi', 'grpc', 'sqlalchemy', 'pydantic', 'uvicorn') if m in sys.modules])"
     )
     done = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, check=True)
@@ -227,6 +127,9 @@ def test_help_loads_nothing_heavy() -> None:
         ("agent", "--server", "http://x", "--label", "novalue"),
         ("agent", "--platform", "steam"),
         ("token", "create", "x", "--expires-in", "soon", "--server", "http://x", "--token", "t"),
+        ("token", "create", "x", "--max-uses", "5", "--server", "http://x", "--token", "t"),
+        ("token", "create", "x", "--agent", "--role", "viewer", "--server", "http://x", "--token", "t"),
+        ("run", "logs", "last", "-o", "json", "--server", "http://x", "--token", "t"),
         ("run", "list", "--server", "ftp://x", "--token", "t"),
         ("server", "--port", "70000"),
         ("server", "--config", "missing.toml"),
@@ -252,7 +155,10 @@ def test_unreachable_exits_6(process: Pilot) -> None:
         port = listener.getsockname()[1]
     done = process("run", "list", "--server", f"http://127.0.0.1:{port}", "--token", "t")
     assert done.returncode == 6
-    assert f"cannot reach http://127.0.0.1:{port}" in done.stderr
+    assert done.stderr.splitlines() == [
+        f"error: cannot reach http://127.0.0.1:{port}: connection refused",
+        "hint: is the server running? start one with `pilot up`",
+    ]
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, 4), (403, 4), (404, 1), (500, 1)])
@@ -410,9 +316,29 @@ def test_version(pilot: Pilot) -> None:
     assert "version" in json.loads(pilot("version", "-o", "json").stdout)
 
 
-def test_a_closed_pipe_is_no_drama(fake: type[Fake]) -> None:
-    watched(fake, "succeeded")
-    line = f"{sys.executable} -m pilothouse run list -o json {' '.join(logged_in(fake))} | true"
-    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
-    assert "Traceback" not in done.stderr
-    assert "BrokenPipe" not in done.stderr
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        (("--step", "nope"), "step 'nope'"),
+        (("--job", "nope"), "job 'nope'"),
+        (("--job", "test", "--step", "compile"), "step 'compile' of job 'test'"),
+        (("--follow", "--step", "nope"), "step 'nope'"),
+        (("--job", "build", "--step", "compile"), ""),
+        (("--step", "unit"), ""),
+    ],
+)
+def test_the_log_of_a_step_that_is_not_there(
+    pilot: Pilot, fake: type[Fake], options: tuple[str, ...], refused: str
+) -> None:
+    jobs = [
+        {"name": "build", "steps": [{"name": "compile"}]},
+        {"name": "test", "steps": [{"name": "unit"}]},
+    ]
+    fake.answers[f"GET /workflow-runs/{RUN}"] = (200, {**summary(RUN, "succeeded"), "jobs": jobs})
+    fake.answers[f"GET /workflow-runs/{RUN}/logs"] = (200, [b"one\n"])
+    done = pilot("run", "logs", RUN, *options, *logged_in(fake))
+    if refused:
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"has no {refused} (there are: build/compile, test/unit)" in done.stderr
+    else:
+        assert (done.returncode, done.stdout) == (0, "one\n"), done.stderr

@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -162,10 +163,16 @@ async def test_no_break_loses_or_doubles_an_event() -> None:
         journal.cut_after(401),
     ]
     reasons: list[str] = []
+    opened: list[int] = []
     async with connected(events=journal.serve) as client:
-        events = await read(client.watch_run("r1", on_reconnect=reasons.append))
+        watching = client.watch_run("r1", on_reconnect=reasons.append, on_connect=lambda: opened.append(1))
+        events = await read(watching)
     assert numbers(events) == list(range(40))
     assert len(reasons) == 9
+    assert len(opened) == 8, "each time the server took us in; two refused"
+    ours = {"the server closed the connection", "the server ended the stream"}
+    ours |= {"said STORAGE_BUSY", "said BAD_GATEWAY"}
+    assert set(reasons) <= ours, "none of a library's"
     assert len(journal.asked) == 10
     cursors = [event.cursor for event in events]
     assert all(place is None or place in cursors for place, _ in journal.asked)
@@ -263,8 +270,11 @@ async def test_nobody_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     async with PilotClient(f"http://127.0.0.1:{port}") as client:
-        with pytest.raises(Unreachable, match=f"cannot reach http://127.0.0.1:{port}"):
+        with pytest.raises(
+            Unreachable, match=f"cannot reach http://127.0.0.1:{port}: connection refused"
+        ) as gone:
             await client.runs.get("r1")
+        assert gone.value.refused
         with pytest.raises(Unreachable):
             await read(client.watch_run("r1"))
 
@@ -333,6 +343,25 @@ async def test_a_rate_limit_is_waited_for() -> None:
     async with serving({"/auth/login": login.serve}) as url, PilotClient(url, on_wait=waits.append) as client:
         assert (await client.auth.login("admin", "x"))["token"] == "t"
     assert waits == ["slow down; trying again in 1 s"]
+
+
+async def test_a_busy_server_is_asked_ever_less_often_and_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def at_once(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("pilothouse.client.api.asyncio", SimpleNamespace(sleep=at_once))
+    waits: list[str] = []
+    busy = Flaky([refuse(503, "STORAGE_BUSY", retry_after="1")(0) for _ in range(60)], {})
+    async with (
+        serving({"/workflow-runs/r1": busy.serve}) as url,
+        PilotClient(url, on_wait=waits.append) as client,
+    ):
+        with pytest.raises(ApiProblem):
+            await client.runs.get("r1")
+    assert pauses == [1, 2, 4, 8, 10, 10, 10, 10]
+    assert waits == ["said STORAGE_BUSY; trying again for up to 60 s"]
 
 
 async def test_a_rate_limit_that_is_too_long_is_a_refusal() -> None:

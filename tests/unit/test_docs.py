@@ -24,8 +24,8 @@ from pydantic import SecretStr
 from typer.core import TyperGroup
 
 from pilothouse.agent import errors as agent_errors
+from pilothouse.cli.app import app as cli
 from pilothouse.cli.errors import ExitCode
-from pilothouse.cli.main import app as cli
 from pilothouse.engine.expressions.functions import FUNCTIONS
 from pilothouse.engine.expressions.lint import CONDITION_FUNCTIONS, ROOTS
 from pilothouse.engine.expressions.parser import MACROS
@@ -422,6 +422,17 @@ def checked(words: list[str]) -> None:
 def test_commands_in_examples(code: str) -> None:
     for words in command_lines(code):
         checked(words)
+
+
+def test_the_readme_sets_what_it_uses() -> None:
+    code = "\n".join(re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+    known = {"PWD"}
+    for line in code.splitlines():
+        used = set(re.findall(r"\$([A-Z_]+)", line)) - {"PATH"}
+        assert used <= known, line
+        known |= set(re.findall(r"^(?:export )?([A-Z_]+)=", line))
+    assert code.index("export PATH=") < code.index("\npilot "), "no plain pilot before it can be found"
+    assert ".venv/bin/pilot" not in code, "another directory has no .venv"
 
 
 def test_a_wrong_command_in_an_example_is_found() -> None:

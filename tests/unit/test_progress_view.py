@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilothouse.cli.live import LiveView
 from pilothouse.cli.narration import narrate
+from pilothouse.cli.output import Output
 from pilothouse.cli.progress import RunState, from_view
+from pilothouse.cli.run import _attempts
 from pilothouse.cli.text import ago, coloured, safe, size, span
-from pilothouse.cli.tree import fitted, headline, rows
+from pilothouse.cli.tree import fitted, headline, last_words, rows
 from pilothouse.wire import entries
 
 RUN = {"v": 1, "run_id": "r1", "kind": "pipeline", "name": "hello", "pipeline_id": "p1", "project": "x"}
@@ -98,7 +102,7 @@ STORY: list[tuple[str, dict[str, Any], float]] = [
     ),
     (
         entries.JOB_COMPLETED,
-        {**BUILD, "status": "failed", "reason": "step compile failed", "duration": 12600},
+        {**BUILD, "status": "failed", "reason": "compile failed", "duration": 12600},
         112.6,
     ),
     (
@@ -205,7 +209,7 @@ def test_the_story_in_plain_lines() -> None:
         "step build/compile: output version=1.2",
         "step build/compile: failed (exit code 2) in 3.1s",
         "step build/test: skipped (step compile failed)",
-        "job build: failed (step compile failed) in 12.6s",
+        "job build: failed (compile failed) in 12.6s",
         "job deploy: skipped (job build failed)",
         "run r1: failed (job build failed) in 12.6s",
     ]
@@ -300,3 +304,112 @@ def test_times_and_sizes() -> None:
         "12s ago",
         "2h ago",
     )
+
+
+def test_a_lost_connection_is_in_the_picture_until_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen, errors = Terminal(), Terminal()
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setattr("sys.stderr", errors)
+    view = LiveView(Output(colour=False), told(STORY[:8]))
+
+    def shown() -> list[str]:
+        return [str(line) for line in view.render().renderables]
+
+    whole = len(shown())
+    view.lost("the server closed the connection")
+    assert "connection lost; reconnecting for 0 s" in shown()[1]
+    assert shown()[0] == shown()[0], "nothing turns"
+    assert errors.getvalue() == "", "on one terminal there is no second voice"
+    view.back()
+    assert len(shown()) == whole
+    assert not any("reconnecting" in line for line in shown())
+
+
+async def test_what_is_said_meanwhile_goes_through_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen, errors = Terminal(), Terminal()
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setattr("sys.stderr", errors)
+    out = Output(colour=False)
+    async with LiveView(out, told(STORY[:8])):
+        out.note("slow down")
+    assert "slow down" in screen.getvalue()
+    assert "slow down" not in errors.getvalue()
+    out.note("done")
+    assert "done" in errors.getvalue()
+
+
+def ended(keys: dict[str, Any], status: str, **more: Any) -> tuple[str, dict[str, Any], float]:
+    body = {
+        **keys,
+        "status": status,
+        "exit_code": 0,
+        "error": "",
+        "reason": "",
+        "outputs": {},
+        "duration": 10,
+    }
+    return (entries.STEP_COMPLETED, {**body, **more}, 110.0)
+
+
+@pytest.mark.parametrize(
+    ("job", "reason", "shown"),
+    [
+        ("failed", "test failed", ["build/test"]),
+        ("succeeded", "", []),
+        ("timed_out", "timed out after 5 s", ["build/compile", "build/test"]),
+    ],
+)
+def test_a_step_that_may_fail_is_not_to_blame(job: str, reason: str, shown: list[str]) -> None:
+    logged = [
+        (entries.STEP_LOGGED, {**keys, "lines": ["words"]}, 102.0) for keys in (FIRST, {**TEST, "attempt": 1})
+    ]
+    over = (entries.JOB_COMPLETED, {**BUILD, "status": job, "reason": reason, "duration": 10}, 112.0)
+    run = told([*logged, ended(FIRST, "failed"), ended({**TEST, "attempt": 1}, "failed"), over])
+    assert [step.path for step, _ in last_words(run)] == shown
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "error", "shown"),
+    [
+        (1, "working directory nodir does not exist", "working directory nodir does not exist"),
+        (137, "exit code 137 (SIGKILL)", "exit code 137 (SIGKILL)"),
+        (2, "exit code 2", "exit code 2"),
+        (2, "failed", "exit code 2"),
+        (2, "", "exit code 2"),
+        (0, "the agent was stopped", "the agent was stopped"),
+    ],
+)
+def test_a_failure_says_why(exit_code: int, error: str, shown: str) -> None:
+    end = ended(FIRST, "failed", exit_code=exit_code, error=error, reason=error)
+    run = told([*STORY[:6], end])
+    assert rows(run, 120.0, live=False)[1].text.plain == f"  ✗ compile  failed  {shown}  8.0s"
+    assert narrate(*end) == [f"step build/compile: failed ({shown}) in 0.0s"]
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code", "error", "reason", "said"),
+    [
+        ("failed", 137, "exit code 137 (SIGKILL)", "", ["exit code 137 (SIGKILL)"]),
+        ("failed", 13, "exit code 137 (SIGKILL)", "", ["exit code 13", "exit code 137 (SIGKILL)"]),
+        ("cancelled", 143, "cancelled", "", ["exit code 143"]),
+        ("cancelled", 143, "cancelled", "wrong branch", ["exit code 143", "wrong branch"]),
+        ("timed_out", 0, "timed out", "timed out", []),
+        ("failed", 1, "no such directory", "", ["exit code 1", "no such directory"]),
+    ],
+)
+def test_an_attempt_says_each_thing_once(
+    status: str, exit_code: int, error: str, reason: str, said: list[str]
+) -> None:
+    attempt = {"number": 1, "agent_id": "", "lines": 1, "status": status}
+    attempt |= {"exit_code": exit_code, "error": error, "reason": reason}
+    (line,) = _attempts({"outputs": {}, "attempts": [attempt]})
+    head = f"attempt 1: {status.replace('_', ' ')}"
+    assert line.plain.strip() == ", ".join([head, *said, "1 line"])

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of every command. 130: Ctrl-C."""
+    """Exit codes of every command. 130: Ctrl-C; 141: nobody reads stdout any more."""
 
     OK = 0
     ERROR = 1
@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     RUN_FAILED = 5
     UNREACHABLE = 6
     INTERRUPTED = 130
+    CLOSED_PIPE = 141
 
 
 RUN_OUTCOMES = {

@@ -38,6 +38,12 @@ class View(Protocol):
     def take(self, event: Event) -> None:
         """Show one entry."""
 
+    def lost(self, reason: str) -> None:
+        """The connection is gone; somebody tries to come back."""
+
+    def back(self) -> None:
+        """The connection is there again."""
+
     def conclude(self) -> None:
         """The run is over."""
 
@@ -45,15 +51,16 @@ class View(Protocol):
 def view_of(out: Output, run: RunState) -> View:
     """The view that suits the output."""
     if out.structured:
-        return PlainView(sys.stderr)
-    return LiveView(out, run) if sys.stdout.isatty() else PlainView(sys.stdout)
+        return PlainView(sys.stderr, out)
+    return LiveView(out, run) if sys.stdout.isatty() else PlainView(sys.stdout, out)
 
 
 class PlainView:
     """One line a change, flushed at once."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, out: Output) -> None:
         self._stream = stream
+        self._out = out
 
     async def __aenter__(self) -> Self:
         return self
@@ -70,6 +77,13 @@ class PlainView:
             self._stream.write("\n".join(lines) + "\n")
             self._stream.flush()
 
+    def lost(self, reason: str) -> None:
+        """Said once, on stderr."""
+        self._out.note(f"connection lost ({safe(reason)}); reconnecting")
+
+    def back(self) -> None:
+        """What comes next says it."""
+
     def conclude(self) -> None:
         """Said already, by the run's last entry."""
 
@@ -82,6 +96,7 @@ class LiveView:
 
         self._out = out
         self._run = run
+        self._lost_at: float | None = None
         self._live = Live(
             console=out.stdout,
             get_renderable=self.render,
@@ -95,6 +110,8 @@ class LiveView:
 
     async def __aenter__(self) -> Self:
         self._live.start()
+        if sys.stderr.isatty():
+            self._out.picture = self._out.stdout
         self._drawing = asyncio.create_task(self._draw())
         return self
 
@@ -106,6 +123,7 @@ class LiveView:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._drawing
         self._live.stop()
+        self._out.picture = None
 
     async def _draw(self) -> None:
         # In the event loop, not in a thread of rich's: the state must not change while it is drawn.
@@ -116,18 +134,32 @@ class LiveView:
     def take(self, event: Event) -> None:
         """The next frame shows it: the state has it already."""
 
+    def lost(self, reason: str) -> None:
+        """Said in the picture from now on; and on stderr if that goes elsewhere."""
+        self._lost_at = time.time()
+        if not sys.stderr.isatty():
+            self._out.note(f"connection lost ({safe(reason)}); reconnecting")
+
+    def back(self) -> None:
+        """The picture moves again."""
+        self._lost_at = None
+
     def render(self) -> Group:
-        """One frame."""
+        """One frame. While the connection is lost it stands still, but for how long that has been so."""
         from rich.console import Group
         from rich.text import Text
 
         from pilothouse.cli.tree import fitted, headline, rows
 
-        now = time.time()
+        lost_at, clock = self._lost_at, time.time()
+        now = clock if lost_at is None else lost_at
         height = self._out.stdout.size.height - 1
         logs = list(self._run.tail)[-min(_LOG_LINES, max(0, height // 3)) :]
-        room = max(3, height - 1 - (len(logs) + 1 if logs else 0))
-        lines = [headline(self._run, now, live=True), *fitted(rows(self._run, now, live=True), room)]
+        head = [headline(self._run, now, live=True)]
+        if lost_at is not None:
+            head.append(Text(f"  connection lost; reconnecting for {clock - lost_at:.0f} s", "yellow"))
+        room = max(3, height - len(head) - (len(logs) + 1 if logs else 0))
+        lines = [*head, *fitted(rows(self._run, now, live=True), room)]
         if logs:
             lines += [Text(""), *(self._log_line(f"{safe(step.path)} │ ", line) for step, line in logs)]
         for line in lines:

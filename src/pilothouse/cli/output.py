@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from pilothouse.cli.errors import CliError, ExitCode
 from pilothouse.cli.text import safe
 
 if TYPE_CHECKING:
@@ -25,6 +28,30 @@ class Format(StrEnum):
     YAML = "yaml"
 
 
+def unwritten(error: OSError) -> Exception:
+    """The CliError for a write to stdout that failed, with an empty message if only its reader has left.
+
+    Any other error is given back. Lets go of stdout: what is still buffered could not be written either.
+    """
+    left = isinstance(error, BrokenPipeError)
+    if not left and not _stdout_is_broken():
+        return error
+    with contextlib.suppress(OSError, ValueError):  # a stdout that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if left:
+        return CliError("", ExitCode.CLOSED_PIPE)
+    return CliError(f"cannot write the output: {error.strerror or error}")
+
+
+def _stdout_is_broken() -> bool:
+    try:
+        sys.stdout.flush()
+        os.write(sys.stdout.fileno(), b"")
+    except OSError:
+        return not isinstance(sys.exc_info()[1], io.UnsupportedOperation)
+    return False
+
+
 class Output:
     """The two streams of one command. ``colour``: escape sequences are welcome (on a terminal)."""
 
@@ -33,6 +60,8 @@ class Output:
         self.colour = colour and not os.environ.get("NO_COLOR")
         self._stdout: Console | None = None
         self._stderr: Console | None = None
+        self.picture: Console | None = None
+        """Draws a moving picture on the terminal that is also stderr: sentences go above it, through it."""
 
     @property
     def structured(self) -> bool:
@@ -68,7 +97,7 @@ class Output:
 
     def say(self, text: str, style: str = "") -> None:
         """A sentence for a person, on stderr."""
-        self.stderr.print(text, style=style or None, soft_wrap=True)
+        (self.picture or self.stderr).print(text, style=style or None, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A sentence of little weight."""

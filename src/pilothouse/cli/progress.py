@@ -22,6 +22,14 @@ RUN_TAIL = 10
 
 Body = Mapping[str, Any]
 
+_LITTLE = frozenset({"", *OVER, "timed out"})
+"""Reasons that say no more than a status does."""
+
+
+def words(status: str) -> str:
+    """A status as people write it."""
+    return status.replace("_", " ")
+
 
 @dataclass(slots=True)
 class StepState:
@@ -90,8 +98,16 @@ class RunState:
         return self.status in OVER
 
     def failed_steps(self) -> list[StepState]:
-        """The steps to look at first."""
-        return [step for job in self.jobs.values() for step in job.steps.values() if step.status in BAD]
+        """The steps that made their job fail: those it names, or all that failed where it names none.
+
+        A job that succeeded, or that names another, forgave the others (``continueOnError``).
+        """
+        found: list[StepState] = []
+        for job in self.jobs.values():
+            if job.status in BAD:
+                bad = [step for step in job.steps.values() if step.status in BAD]
+                found += [step for step in bad if job.reason == f"{step.name} {words(step.status)}"] or bad
+        return found
 
     def job(self, body: Body) -> JobState:
         """The job an entry is about."""
@@ -195,7 +211,7 @@ def _attempt_completed(run: RunState, body: Body, at: float) -> None:
 def _step_completed(run: RunState, body: Body, at: float) -> None:
     step = run.step(body)
     step.status, step.exit_code, step.finished_at = body["status"], body.get("exit_code", 0), at
-    step.reason = body.get("error") or body.get("reason", "")
+    step.reason = failure(body) if step.status in BAD else body.get("error") or body.get("reason", "")
     step.outputs = dict(body.get("outputs") or step.outputs)
     step.started_at = _begun(step.started_at, body, at)
 
@@ -227,10 +243,11 @@ def _begun(known: float | None, body: Body, at: float) -> float | None:
 
 
 def failure(body: Body) -> str:
-    """Why an attempt or step failed, in a few words."""
-    if body.get("exit_code"):
-        return f"exit code {body['exit_code']}"
-    return str(body.get("error") or body.get("reason") or body.get("status", "failed"))
+    """Why an attempt or step failed, in a few words: the exit code only if nothing says more."""
+    said = [str(body[key]) for key in ("error", "reason") if body.get(key)]
+    telling = [each for each in said if each not in _LITTLE]
+    code = [f"exit code {body['exit_code']}"] if body.get("exit_code") else []
+    return [*telling, *code, *said, words(body.get("status", "failed"))][0]
 
 
 def from_view(view: Mapping[str, Any]) -> RunState:
@@ -254,5 +271,9 @@ def _step_of_view(job: str, view: Mapping[str, Any]) -> StepState:
         last = view["attempts"][-1]
         step.attempt, step.agent = last.get("number", 0), last["agent_id"] or ""
         step.exit_code = last["exit_code"]
-        step.reason = step.reason or last.get("error", "")
+        if step.status in BAD:
+            # An earlier attempt's error says nothing of how the step ended.
+            step.reason = failure({**last, "reason": step.reason, "status": step.status})
+        else:
+            step.reason = step.reason or last.get("error", "")
     return step

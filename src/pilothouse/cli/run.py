@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pilothouse.cli.errors import UsageError
+from pilothouse.cli.live import PlainView
 from pilothouse.cli.output import Output
 from pilothouse.cli.progress import from_view
 from pilothouse.cli.reference import RunReference, run_id_of
@@ -112,10 +115,18 @@ def _attempts(step: Any) -> Iterator[Text]:
         words = [f"attempt {attempt['number']}: {attempt['status'].replace('_', ' ')}"]
         if attempt["agent_id"]:
             words.append(f"on {attempt['agent_id']}")
-        why = [f"exit code {attempt['exit_code']}"] if attempt["exit_code"] else []
-        words += dict.fromkeys([*why, *(attempt[key] for key in ("error", "reason") if attempt[key])])
+        words += _why(attempt)
         words.append("1 line" if attempt["lines"] == 1 else f"{attempt['lines']} lines")
         yield Text(f"      {safe(', '.join(words))}", "dim")
+
+
+def _why(attempt: Any) -> list[str]:
+    """What is known of an attempt's end, each thing once."""
+    said = dict.fromkeys(attempt[key] for key in ("error", "reason") if attempt[key])
+    telling = [each for each in said if each not in (attempt["status"], attempt["status"].replace("_", " "))]
+    code = f"exit code {attempt['exit_code']}"
+    told = not attempt["exit_code"] or any(re.match(rf"{code}\b", each) for each in telling)
+    return telling if told else [code, *telling]
 
 
 def watch_run(session: Session, run: RunReference) -> None:
@@ -137,10 +148,27 @@ def logs(
     following: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
 ) -> None:
     """Print a run's log."""
-    run_id = asyncio.run(_resolved(session, run))
+    if session.out.structured:
+        raise UsageError("a log is written as it is, line by line: leave out --output")
+    run_id = asyncio.run(_logged(session, run, job, step))
     if following:
         detachable(session, run_id, _follow_logs(session, run_id, job, step))
     asyncio.run(_print_logs(session, run_id, job, step))
+
+
+async def _logged(session: Session, run: str, job: str, step: str) -> str:
+    """The run's id. Raises UsageError for a job or step that it does not have."""
+    async with session.client() as client:
+        run_id = await run_id_of(client, run)
+        if not job and not step:
+            return run_id
+        jobs = (await client.runs.get(run_id))["jobs"]
+    there = [(each["name"], one["name"]) for each in jobs for one in each["steps"]]
+    if not any(job in ("", has[0]) and step in ("", has[1]) for has in there):
+        wanted = " of ".join(f"{kind} {name!r}" for kind, name in (("step", step), ("job", job)) if name)
+        known = ", ".join("/".join(names) for names in there) or "none yet"
+        raise UsageError(f"run {run_id} has no {wanted} (there are: {known})")
+    return run_id
 
 
 async def _print_logs(session: Session, run_id: str, job: str, step: str) -> None:
@@ -153,7 +181,8 @@ async def _print_logs(session: Session, run_id: str, job: str, step: str) -> Non
 async def _follow_logs(session: Session, run_id: str, job: str, step: str) -> str:
     async with session.client() as client:
         status = (await client.runs.get(run_id))["status"]
-        async with aclosing(follow(session, client, run_id, over=is_over(status))) as events:
+        told = PlainView(sys.stdout, session.out)
+        async with aclosing(follow(session, client, run_id, over=is_over(status), connection=told)) as events:
             async for event in events:
                 body = event.data
                 if event.type == entries.RUN_COMPLETED:

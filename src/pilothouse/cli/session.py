@@ -14,7 +14,7 @@ import typer
 
 from pilothouse.cli.context import Context, ContextStore
 from pilothouse.cli.errors import NotLoggedIn
-from pilothouse.cli.output import Format, Output
+from pilothouse.cli.output import Format, Output, unwritten
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
@@ -139,9 +139,12 @@ def command(
 
         def run(ctx: typer.Context, **given: Any) -> None:
             mine = Common(**{p.name: given.pop(p.name) for p in offered})
-            outcome = function(Session.of(mine.over(ctx.obj or Common())), **given)  # type: ignore[call-arg]
-            if inspect.iscoroutine(outcome):
-                asyncio.run(outcome)
+            try:
+                outcome = function(Session.of(mine.over(ctx.obj or Common())), **given)  # type: ignore[call-arg]
+                if inspect.iscoroutine(outcome):
+                    asyncio.run(outcome)
+            except OSError as error:
+                raise unwritten(error) from None
 
         context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *offered)]

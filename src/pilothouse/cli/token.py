@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pilothouse.cli.durations import DurationText, seconds
+from pilothouse.cli.errors import UsageError
 from pilothouse.cli.session import Session, command
 
 app = typer.Typer(help="API tokens and registration tokens of agents.", no_args_is_help=True)
@@ -23,6 +24,10 @@ async def create(
     max_uses: Annotated[int | None, typer.Option(min=1, help="With --agent: how many may register.")] = None,
 ) -> None:
     """Make a token. It is printed on stdout, this once."""
+    if max_uses is not None and not agent:
+        raise UsageError("--max-uses is for registration tokens: give --agent as well")
+    if role and agent:
+        raise UsageError("--role is for API tokens: it does not go with --agent")
     lifetime = seconds(expires_in)
     made: object
     async with session.client() as client:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from pilothouse.cli.progress import BAD, OVER, JobState, RunState, StepState
+from pilothouse.cli.progress import BAD, OVER, JobState, RunState, StepState, words
 from pilothouse.cli.text import safe, span
 
 _GLYPHS = {
@@ -44,7 +44,7 @@ def mark(status: str, now: float | None = None) -> Text:
 
 def status_text(status: str) -> Text:
     """A status as a word in its colour."""
-    return Text(status.replace("_", " "), _GLYPHS.get(status, ("", ""))[1])
+    return Text(words(status), _GLYPHS.get(status, ("", ""))[1])
 
 
 def rows(run: RunState, now: float, *, live: bool) -> list[Row]:
@@ -87,10 +87,7 @@ def _step_line(step: StepState, now: float, live: bool) -> Text:
     if step.percent is not None and step.status == "running":
         line.append("  ").append_text(_bar(step.percent))
         line.append(f" {step.percent}%").append(f" {safe(step.message)}".rstrip(), "dim")
-    reason = step.reason
-    if step.status in BAD and step.exit_code:
-        reason = f"exit code {step.exit_code}"
-    _append_end(line, step.status, reason, step.started_at, step.finished_at, now)
+    _append_end(line, step.status, step.reason, step.started_at, step.finished_at, now)
     return line
 
 
@@ -104,7 +101,7 @@ def _append_end(
 ) -> None:
     if status not in _QUIET_WORDS:
         line.append("  ").append_text(status_text(status))
-    if reason and reason != status:
+    if reason and reason not in (status, words(status)):
         line.append(f"  {safe(reason)}", "red" if status in BAD else "dim")
     if started is not None and status in ("running", *OVER) and status != "skipped":
         line.append(f"  {span((finished if finished is not None else now) - started)}", "dim")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
@@ -28,7 +28,8 @@ async def watch(session: Session, run_id: str) -> str:
     async with session.client() as client:
         run = from_view(await client.runs.get(run_id))
         view = view_of(out, run)
-        async with view, aclosing(follow(session, client, run_id, over=run.over)) as events:
+        following = follow(session, client, run_id, over=run.over, connection=view)
+        async with view, aclosing(following) as events:
             async for event in events:
                 run.apply(event.type, event.data, event.time.timestamp())
                 view.take(event)
@@ -38,10 +39,20 @@ async def watch(session: Session, run_id: str) -> str:
     return run.status
 
 
+class Connection(Protocol):
+    """Is told how the connection is."""
+
+    def lost(self, reason: str) -> None:
+        """It is gone; the reader tries to come back."""
+
+    def back(self) -> None:
+        """The reader is back."""
+
+
 async def follow(
-    session: Session, client: PilotClient, run_id: str, *, over: bool
+    session: Session, client: PilotClient, run_id: str, *, over: bool, connection: Connection
 ) -> AsyncGenerator[Event, None]:
-    """A run's entries from its start to its end. Says on stderr when the connection had to be made anew.
+    """A run's entries from its start to its end. ``connection`` is told when it is lost, and when it is back.
 
     ``over``: the run has ended already; then what is left of its journal is all there is.
     """
@@ -51,20 +62,25 @@ async def follow(
     def reconnecting(reason: str) -> None:
         nonlocal lost
         if not lost:  # once, however many tries it takes
-            session.out.note(f"connection lost ({safe(reason)}); reconnecting")
+            connection.lost(reason)
         lost = True
+
+    def connected() -> None:
+        nonlocal lost
+        if lost:
+            connection.back()
+        lost = False
 
     def gap(problem: ApiProblem) -> None:
         session.out.note(f"some entries are gone ({safe(problem.message)}); going on from the oldest left")
 
-    events = client.watch_run(run_id, on_reconnect=reconnecting, on_gap=gap)
+    events = client.watch_run(run_id, on_reconnect=reconnecting, on_connect=connected, on_gap=gap)
     async with aclosing(events):
         while True:
             try:
                 event = await asyncio.wait_for(anext(events), _QUIET if over else None)
             except (StopAsyncIteration, TimeoutError):
                 return
-            lost = False
             yield event
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -19,6 +20,9 @@ BASE = "/api/v1"
 RETRIES = 3
 PATIENCE = 60.0
 """Seconds that a request waits, all in all, because the server said Retry-After."""
+
+BUSY_PAUSE = 10.0
+"""Seconds between two tries, at most, while the server is busy; more only if it says so itself."""
 
 _SAFE = frozenset({"GET", "HEAD", "PUT"})
 
@@ -116,7 +120,7 @@ class Api:
             await response.aclose()
 
     async def _send(self, build: Callable[[], httpx.Request], *, again: bool) -> httpx.Response:
-        backoff, breaks, waited = Backoff(0.1, 2.0), 0, 0.0
+        backoff, breaks, waited, said = Backoff(0.1, 2.0), 0, 0.0, ""
         while True:
             try:
                 response = await self._http.send(build())
@@ -130,25 +134,36 @@ class Api:
             if response.status_code < 300:
                 return response
             refusal = problem(response)
-            wait = refusal.retry_after or backoff.next()
+            wait = _pause(refusal, waited) or backoff.next()
             if waited + wait > PATIENCE or not _worth_waiting(refusal, again):
                 raise refusal
             waited += wait
-            if wait >= 1:
-                self._on_wait(f"{refusal.message}; trying again in {wait:.0f} s")
+            if wait >= 1 and refusal.message != said:
+                said = refusal.message
+                until = f"in {wait:.0f} s" if refusal.status == 429 else f"for up to {PATIENCE:.0f} s"
+                self._on_wait(f"{said}; trying again {until}")
             await asyncio.sleep(wait)
 
     def unreachable(self, error: httpx.TransportError) -> Unreachable:
         """The transport's error in words."""
         if isinstance(error, httpx.TimeoutException):
             return Unreachable(f"{self.server} does not answer ({words(error)})")
-        return Unreachable(f"cannot reach {self.server}: {words(error)}")
+        refused = isinstance(system_error(error), ConnectionRefusedError)
+        return Unreachable(f"cannot reach {self.server}: {words(error)}", refused=refused)
 
 
 def _worth_waiting(refusal: ApiProblem, again: bool) -> bool:
     if refusal.status == 429:
         return refusal.retry_after is not None
     return refusal.status == 503 and refusal.retry_after is not None and again
+
+
+def _pause(refusal: ApiProblem, waited: float) -> float:
+    """Seconds before the next try; 0 if the server said none. Whoever is busy is asked ever less often."""
+    asked = refusal.retry_after or 0.0
+    if refusal.status == 429 or not asked:
+        return asked
+    return max(asked, min(waited + asked, BUSY_PAUSE))  # 1, 2, 4, 8, 10, 10, …
 
 
 def decoded(response: httpx.Response) -> Any:
@@ -197,10 +212,25 @@ def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def words(error: BaseException) -> str:
-    """What the system said, where that is behind an error; else what the error says itself."""
+    """What the system said, where that is behind an error; else what happened, in our words."""
+    found = system_error(error)
+    if found is not None:
+        # asyncio says "Connect call failed" with the address, in place of what the system said.
+        plain = found.errno and found.errno > 0 and str(found.strerror).startswith("Connect call failed")
+        return os.strerror(found.errno or 0).lower() if plain else str(found.strerror)
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError | httpx.CloseError):
+        return "the server closed the connection"
+    return str(error) or type(error).__name__
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """The system's own error behind another; the first of several, where several addresses were tried."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return str(error) or type(error).__name__
+            return cause
+        inner = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else None
+        cause = inner or cause.__cause__ or cause.__context__
+    return None

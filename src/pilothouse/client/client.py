@@ -12,7 +12,7 @@ import httpx
 from pilothouse.client.access import Auth, RegistrationTokens, Tokens
 from pilothouse.client.agents import Agents
 from pilothouse.client.api import Api
-from pilothouse.client.events import IDLE_TIMEOUT, Event, EventReader, OnGap, OnReconnect
+from pilothouse.client.events import IDLE_TIMEOUT, Event, EventReader, OnConnect, OnGap, OnReconnect
 from pilothouse.client.pipelines import Blobs, Pipelines, Projects
 from pilothouse.client.runs import Runs
 from pilothouse.client.secrets import Secrets
@@ -23,7 +23,8 @@ class PilotClient:
     """A Pilothouse server as its users see it.
 
     ``server``: ``http(s)://host:port``; ``timeout`` in seconds, per request; ``on_wait`` is told why a request
-    waits (rate limits). Every call raises ApiProblem (refused) or Unreachable (no answer). ::
+    waits (rate limits, a busy server), once a reason. Every call raises ApiProblem (refused) or Unreachable (no
+    answer). ::
 
         async with PilotClient("http://127.0.0.1:8080", token) as client:
             async for event in client.watch_run(run_id):
@@ -74,6 +75,7 @@ class PilotClient:
         type: str | None = None,
         cursor: str | None = None,
         on_reconnect: OnReconnect | None = None,
+        on_connect: OnConnect | None = None,
         on_gap: OnGap | None = None,
         idle_timeout: float = IDLE_TIMEOUT,
     ) -> AsyncGenerator[Event, None]:
@@ -81,8 +83,9 @@ class PilotClient:
 
         Goes on for ever, whatever cuts the connection, with no entry missing or twice. ``cursor``: that of the
         last event seen, ``start`` or ``now``; ``None`` is the start of a stream, else now. ``on_reconnect`` is
-        told each reason for coming back. Where entries behind the cursor are gone for good, ``on_gap`` is told
-        and the reader goes on from the oldest left; without it ApiProblem ``CURSOR_EXPIRED`` is raised.
+        told each reason for coming back, ``on_connect`` each time it is connected. Where entries behind the
+        cursor are gone for good, ``on_gap`` is told and the reader goes on from the oldest left; without it
+        ApiProblem ``CURSOR_EXPIRED`` is raised.
         """
         reader = EventReader(
             self._api,
@@ -90,6 +93,7 @@ class PilotClient:
             type=type,
             cursor=cursor,
             on_reconnect=on_reconnect,
+            on_connect=on_connect,
             on_gap=on_gap,
             idle_timeout=idle_timeout,
         )
@@ -101,11 +105,14 @@ class PilotClient:
         *,
         cursor: str | None = None,
         on_reconnect: OnReconnect | None = None,
+        on_connect: OnConnect | None = None,
         on_gap: OnGap | None = None,
     ) -> AsyncGenerator[Event, None]:
         """A run's events from its start (or ``cursor``) up to and with ``run.completed``."""
         stream = entries.run_stream(run_id)
-        events = self.events(stream=stream, cursor=cursor, on_reconnect=on_reconnect, on_gap=on_gap)
+        events = self.events(
+            stream=stream, cursor=cursor, on_reconnect=on_reconnect, on_connect=on_connect, on_gap=on_gap
+        )
         async with aclosing(events):
             async for event in events:
                 yield event

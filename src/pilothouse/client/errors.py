@@ -12,9 +12,13 @@ class ClientError(Exception):
 
 
 class Unreachable(ClientError):
-    """No answer came: nobody listens there, the name does not resolve, or the connection broke."""
+    """No answer came: nobody listens there (``refused``), the name does not resolve, or the connection broke."""
 
     code = "UNREACHABLE"
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class ApiProblem(ClientError):

@@ -23,6 +23,9 @@ IDLE_TIMEOUT = 45.0
 OnReconnect = Callable[[str], None]
 """Told why the connection ended, each time, before the reader comes back."""
 
+OnConnect = Callable[[], None]
+"""Told each time that the server has taken us in: the first time, and whenever the reader is back."""
+
 OnGap = Callable[[ApiProblem], None]
 """Told that entries after the cursor are gone; the reader goes on from the oldest that is left."""
 
@@ -67,6 +70,7 @@ class EventReader:
         type: str | None = None,
         cursor: str | None = None,
         on_reconnect: OnReconnect | None = None,
+        on_connect: OnConnect | None = None,
         on_gap: OnGap | None = None,
         idle_timeout: float = IDLE_TIMEOUT,
     ) -> None:
@@ -75,6 +79,7 @@ class EventReader:
         self.cursor = cursor
         self._place: str | None = None  # as the server gave it; stronger than what we began with
         self._on_reconnect = on_reconnect or (lambda _reason: None)
+        self._on_connect = on_connect or (lambda: None)
         self._on_gap = on_gap
         self._idle_timeout = idle_timeout
         self._backoff = Backoff(0.1, 5.0)
@@ -112,6 +117,7 @@ class EventReader:
         async with opening as answer:
             _require_event_stream(answer)
             self._opened = True
+            self._on_connect()
             async for chunk in answer.aiter_bytes():
                 for message in decoder.feed(chunk):
                     self._backoff.reset()
