@@ -121,7 +121,7 @@ def test_closing_the_guard_ends_what_is_left(tmp_path: Path, cookie: str) -> Non
     step = subprocess.Popen(["sleep", "300"], env=environment, start_new_session=True)
     guard.close()
     assert not guard.running
-    assert step.wait(5) == -signal.SIGKILL
+    assert step.wait(30) == -signal.SIGKILL
 
 
 def test_a_guard_that_does_not_stand_is_an_error(cookie: str, monkeypatch: pytest.MonkeyPatch) -> None:
