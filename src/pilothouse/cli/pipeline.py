@@ -154,7 +154,8 @@ async def _send_checkout(client: PilotClient, checkout: Checkout, project: str, 
     with tempfile.NamedTemporaryFile(prefix="pilot-checkout-", suffix=".tar.gz") as file:
         packed = await asyncio.to_thread(pack, checkout, file)
         file.flush()
-        out.note(f"sending {packed.files} files of {checkout.root} ({size(packed.size)})")
+        files = "1 file" if packed.files == 1 else f"{packed.files} files"
+        out.note(f"sending {files} of {checkout.root} ({size(packed.size)})")
         blob = await client.blobs.upload(Path(file.name), packed.sha256, project=project)
     return blob["id"]
 
