@@ -65,6 +65,8 @@ def test_ctrl_c_while_modules_are_loaded(module: str, fake: type[Fake]) -> None:
     program = f"""
 import os, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as a terminal has it, whatever the tests were started from
+
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
