@@ -121,6 +121,13 @@ def test_a_blob_comes_back_as_it_was(server: Server) -> None:
     assert not [name for name in kept if name.endswith(".part")]
 
 
+def test_what_the_server_keeps_is_for_its_own_eyes(server: Server) -> None:
+    """Whatever the directory above allows."""
+    server.ask("POST", "/blobs", content=b"a checkout")
+    kept = [server.data_dir / "blobs", *server.data_dir.glob("pilothouse.db*")]
+    assert all(path.stat().st_mode & 0o077 == 0 for path in kept), kept
+
+
 def test_an_upload_may_be_repeated_with_its_key(server: Server) -> None:
     def files() -> set[str]:
         return {path.name for path in (server.data_dir / "blobs").iterdir()}
