@@ -20,6 +20,7 @@ from pilothouse.engine.events import StepEvent
 from pilothouse.engine.ingest import EVENTS, LOGS, NOTHING, Ingest, LogLines, Receipt, Taken
 from pilothouse.engine.joining import Joiner
 from pilothouse.fleet.credentials import agent_caller
+from pilothouse.identity.grpc import metadata
 from pilothouse.identity.service import Identity
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 from pilothouse.wire.gateway.v1 import gateway_pb2_grpc
@@ -97,7 +98,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> pb.PushLogsResponse:
         """Batches are committed and shown as they arrive; the ack at half-close says they are on disk."""
         agent = await agent_caller(context, self._identity)
-        ndjson = _metadata(context).get("pilot-log-format") == "ndjson"
+        ndjson = metadata(context, "pilot-log-format") == "ndjson"
         call = LogCall(self._ingest, agent.id, Tally(await self._ingest.last_seq(agent.id, LOGS)))
         guard = _Guard(self._identity, context)
         async for request in request_iterator:
@@ -291,8 +292,3 @@ def _unpack_zstd(data: bytes) -> bytes:
 async def _check_agent(context: Context, agent_id: str, *claims: str) -> None:
     if any(claim and claim != agent_id for claim in claims):
         await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this credential belongs to agent {agent_id}")
-
-
-def _metadata(context: Context) -> dict[str, str]:
-    pairs = context.invocation_metadata() or ()
-    return {key: value if isinstance(value, str) else value.decode() for key, value in pairs}

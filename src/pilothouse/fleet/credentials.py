@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pilothouse.identity.errors import ApiError
-from pilothouse.identity.grpc import Context, abort, caller
+from pilothouse.identity.grpc import Context, abort, caller, metadata
 from pilothouse.identity.model import Principal
 from pilothouse.identity.service import Identity
 
@@ -18,7 +18,5 @@ async def agent_caller(context: Context, identity: Identity) -> Principal:
 
 def bearer(context: Context) -> str:
     """The bearer token of a call, or nothing."""
-    for key, value in context.invocation_metadata() or ():
-        if key == "authorization" and isinstance(value, str) and value.lower().startswith("bearer "):
-            return value[7:].strip()
-    return ""
+    scheme, _, token = metadata(context, "authorization").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""

@@ -18,6 +18,7 @@ from pilothouse.fleet.credentials import agent_caller, bearer
 from pilothouse.fleet.errors import AgentNotFound, BadCredential, BadProfile
 from pilothouse.fleet.model import AgentChannel, Task, Verdict
 from pilothouse.fleet.service import Fleet
+from pilothouse.identity.grpc import metadata
 from pilothouse.identity.service import Identity
 from pilothouse.storage import StorageError, Tx, Writer
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
@@ -105,7 +106,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         """Open to everyone who has a registration token, or the agent's own token."""
         profile = messages.profile(request)
         own = request.token or bearer(context)
-        key = _metadata(context, REGISTRATION_KEY)
+        key = metadata(context, REGISTRATION_KEY)
         try:
             registration = await self._writer.write(
                 lambda tx: self._fleet.registry.register(
@@ -280,14 +281,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         return principal.id
 
 
-def _metadata(context: Context, name: str) -> str:
-    found = (value for key, value in context.invocation_metadata() or () if key == name)
-    value = next(found, "")
-    return value if isinstance(value, str) else ""
-
-
 def _number(context: Context) -> int:
-    number = _metadata(context, CONNECTION)
+    number = metadata(context, CONNECTION)
     return int(number[:18]) if number.isascii() and number.isdigit() else 0
 
 

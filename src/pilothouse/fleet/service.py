@@ -266,16 +266,12 @@ class Fleet:
     def restarted(self, tx: Tx) -> None:
         """At the server's start: agents and leases get a fresh grace before anything is called lost."""
         self.spare(tx)
-        for agent in store.all_agents(tx.conn):
-            if agent.online:
-                store.set_agent(tx.conn, agent.agent_id, connection_id="")
+        store.forget_connections(tx.conn)
 
     def spare(self, tx: Tx) -> None:
         """Nobody could be heard for a while, and that was not the agents' fault: a fresh grace for everyone."""
         store.renew_all(tx.conn, self._expiry(tx))
-        for agent in store.all_agents(tx.conn):
-            if agent.online:
-                store.set_agent(tx.conn, agent.agent_id, last_heartbeat=tx.now)
+        store.hear_all(tx.conn, tx.now)
 
     def reap(self, tx: Tx) -> None:
         """Call the silent offline and the overdue lost; run this about every second."""

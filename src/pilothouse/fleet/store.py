@@ -156,6 +156,16 @@ def set_agent(conn: Connection, agent_id: str, **values: Any) -> None:
     conn.execute(update(agents).where(agents.c.agent_id == agent_id).values(**values))
 
 
+def hear_all(conn: Connection, now: int) -> None:
+    """Every agent that counts as online counts as heard of now."""
+    conn.execute(update(agents).where(agents.c.online).values(last_heartbeat=now))
+
+
+def forget_connections(conn: Connection) -> None:
+    """No agent is connected: this server has only just begun."""
+    conn.execute(update(agents).where(agents.c.online).values(connection_id=""))
+
+
 def set_labels(conn: Connection, agent_id: str, labels: dict[str, str], now: int) -> None:
     """Replace an agent's labels."""
     set_agent(conn, agent_id, labels=orjson.dumps(labels).decode(), updated_at=now)

@@ -28,6 +28,13 @@ _STATUS = {
 }
 
 
+def metadata(context: Context, name: str) -> str:
+    """What a call's metadata says under this name; nothing if it says nothing, or no text."""
+    found = (value for key, value in context.invocation_metadata() or () if key == name)
+    value = next(found, "")
+    return value if isinstance(value, str) else ""
+
+
 async def caller(context: Context, identity: Identity, limits: RateLimits | None = None) -> Principal:
     """The user or agent of metadata ``authorization: Bearer``; a user's call is counted in ``limits``.
 

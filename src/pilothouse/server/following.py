@@ -10,7 +10,7 @@ import grpc.aio
 from sqlalchemy import Connection
 
 from pilothouse.identity.errors import ApiError
-from pilothouse.identity.grpc import abort, caller, require
+from pilothouse.identity.grpc import abort, caller, metadata, require
 from pilothouse.identity.limits import RateLimits
 from pilothouse.identity.model import Principal
 from pilothouse.identity.problems import translate
@@ -60,7 +60,7 @@ class Follower:
     ) -> None:
         principal = await caller(context, self._identity, self._limits)
         await require(context, principal, action)
-        cursor = _metadata(context, CURSOR)
+        cursor = metadata(context, CURSOR)
         try:
             _check(names)
             watch, head = await self._find(principal, find, present=not cursor)
@@ -176,10 +176,3 @@ async def _goodbye(context: Context, stream: Stream) -> NoReturn:
         await abort(context, ApiError.of("AUTH_INSUFFICIENT_PERMISSIONS", words))
     await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is going away: reconnect with your cursor")
     raise AssertionError("abort does not return")
-
-
-def _metadata(context: Context, name: str) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == name:
-            return value if isinstance(value, str) else value.decode("utf-8", "replace")
-    return ""
