@@ -112,6 +112,9 @@ class Job:
     fresh: bool = True
     not_before: int = 0
     deadline: int = 0
+    queue_deadline: int = 0
+    cleanup_until: int = 0
+    stopping: str = ""
     kept_from: str = ""
     started_at: int = 0
     finished_at: int = 0
@@ -152,9 +155,12 @@ class Run:
     checkout: dict[str, Any] | None = None
     branch: str = ""
     commit_sha: str = ""
+    tag: str = ""
     definition: str = ""
     rerun_of: str = ""
     cancel_reason: str = ""
+    cleanup_until: int = 0
+    forced: bool = False
     created_at: int = 0
     started_at: int = 0
     finished_at: int = 0

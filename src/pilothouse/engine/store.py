@@ -53,6 +53,9 @@ runs = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger, nullable=False),
     Column("finished_at", BigInteger, nullable=False),
+    Column("tag", Text, nullable=False, server_default=""),
+    Column("cleanup_until", BigInteger, nullable=False, server_default="0"),
+    Column("forced", Boolean, nullable=False, server_default=false()),
     Column("pruned", Boolean, nullable=False, server_default=false()),
     Index("runs_by_project", "project", "id"),
     Index("runs_by_pipeline", "pipeline_id", "id"),
@@ -75,6 +78,9 @@ jobs = Table(
     Column("fresh", Boolean, nullable=False),
     Column("not_before", BigInteger, nullable=False),
     Column("deadline", BigInteger, nullable=False),
+    Column("queue_deadline", BigInteger, nullable=False, server_default="0"),
+    Column("cleanup_until", BigInteger, nullable=False, server_default="0"),
+    Column("stopping", Text, nullable=False, server_default=""),
     Column("kept_from", Text, nullable=False),
     Column("started_at", BigInteger, nullable=False),
     Column("finished_at", BigInteger, nullable=False),
@@ -138,6 +144,17 @@ blobs = Table(
     Column("size", BigInteger, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+)
+
+repository_commits = Table(
+    "repository_commits",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("repository", Text, primary_key=True),
+    Column("commit_sha", Text, primary_key=True),
+    Column("depth", Integer, primary_key=True, autoincrement=False),
+    Column("packs", Text, nullable=False),
+    Column("used_at", BigInteger, nullable=False),
 )
 
 _JSON = {"outputs", "variables", "checkout"}

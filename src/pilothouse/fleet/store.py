@@ -16,6 +16,7 @@ from sqlalchemy import (
     Text,
     bindparam,
     delete,
+    false,
     func,
     insert,
     select,
@@ -49,6 +50,12 @@ agents = Table(
     Column("offline_since", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("blocked", Integer, nullable=False, server_default="0"),
+    Column("problems", Text, nullable=False, server_default="[]"),
+    Column("registered_by", Text, nullable=False, server_default=""),
+    Column("projects", Text, nullable=True),
+    Column("allowed_labels", Text, nullable=True),
+    Column("ephemeral", Boolean, nullable=False, server_default=false()),
 )
 
 registration_tokens = Table(
@@ -63,6 +70,9 @@ registration_tokens = Table(
     Column("revoked", Boolean, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("agents", Text, nullable=True),
+    Column("projects", Text, nullable=True),
+    Column("labels", Text, nullable=True),
 )
 
 leases = Table(

@@ -42,7 +42,8 @@ SAVE_DIRECT, SAVE_PR = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One definition. Times in ms; ``head`` is the hash of the spec in force, empty before the first."""
+    """One definition. Times in ms; ``repository`` the key of the repository it
+    belongs to (docs/checkout.md), ``head`` the hash of the spec in force, empty before the first."""
 
     id: str
     project: str
@@ -52,6 +53,7 @@ class Pipeline:
     file_path: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     enabled: bool = True
+    repository: str = ""
     head: str = ""
     last_editor: str = ""
     created_by: str = ""

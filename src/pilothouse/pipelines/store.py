@@ -12,6 +12,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    Index,
     Integer,
     Row,
     ScalarSelect,
@@ -40,12 +41,14 @@ pipelines = Table(
     Column("file_path", Text, nullable=False),
     Column("metadata", Text, nullable=False),
     Column("enabled", Boolean, nullable=False),
+    Column("repository", Text, nullable=False, server_default=""),
     Column("head", Text, nullable=False),
     Column("last_editor", Text, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     UniqueConstraint("project", "name", name="pipelines_name"),
+    Index("pipelines_by_repository", "project", "repository"),
 )
 
 pipeline_specs = Table(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from pilothouse.engine.spec.model import AgentSelector, Job, LabelExpression, Spec
+from pilothouse.engine.spec.model import AgentSelector, CheckoutOptions, Job, LabelExpression, Spec
 
 
 def spec_to_json(spec: Spec) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def _message(value: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in fields(value):
         item = getattr(value, part.name)
-        if part.name == "on_lost":
+        if part.name in ("on_lost", "checkout"):
             continue
         if is_dataclass(item):
             found[camel_case(part.name)] = _message(item)
@@ -43,7 +43,16 @@ def _message(value: Any) -> dict[str, Any]:
             found[camel_case(part.name)] = _copy(item)
     if isinstance(value, Job):
         _add_on_lost(value, found)
+    if isinstance(value, Spec) and (checkout := _checkout(value.checkout)):
+        found["checkout"] = checkout
     return {key: item for key, item in found.items() if (key, item) != ("runtime", {})}
+
+
+def _checkout(options: CheckoutOptions) -> dict[str, Any]:
+    # Unlike elsewhere 0 is not the default: a depth of 0 is the whole history.
+    usual = CheckoutOptions()
+    given = {part.name: getattr(options, part.name) for part in fields(options)}
+    return {name: value for name, value in given.items() if value != getattr(usual, name)}
 
 
 def _add_on_lost(job: Job, found: dict[str, Any]) -> None:

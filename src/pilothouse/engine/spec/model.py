@@ -80,6 +80,7 @@ class Step:
     run_on_agent: bool = False
     on_lost: OnLost | Literal[""] = ""
     retry: Retry | None = None
+    background: bool = False
 
     @property
     def timeout_seconds(self) -> float:
@@ -146,11 +147,22 @@ class Job:
     triggers: tuple[Trigger, ...] = ()
     depends_on: tuple[str, ...] = ()
     on_lost: OnLost = "fail"
+    queue_timeout: str = ""
 
     @property
     def timeout_seconds(self) -> float:
         """0.0 where there is none."""
         return parse_duration(self.timeout).seconds if self.timeout else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckoutOptions:
+    """How much of the repository a run's work tree has; ``depth`` counts commits, 0 is all."""
+
+    depth: int = 1
+    tags: bool = False
+    submodules: bool = False
+    lfs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,3 +174,4 @@ class Spec:
     runtime: Runtime = field(default_factory=Runtime)
     meta: Mapping[str, Any] = field(default_factory=dict)
     triggers: tuple[Trigger, ...] = ()
+    checkout: CheckoutOptions = field(default_factory=CheckoutOptions)

@@ -168,15 +168,23 @@ class ConnectHeartbeat(_message.Message):
     MAX_CONCURRENT_STEP_RUNS_FIELD_NUMBER: _builtins.int
     RUNNING_STEP_RUN_IDS_FIELD_NUMBER: _builtins.int
     REPORTS_RUNNING_FIELD_NUMBER: _builtins.int
+    BLOCKED_SLOTS_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     timestamp: _builtins.int
     status: Global___AgentStatus.ValueType
     running_step_runs_count: _builtins.int
     max_concurrent_step_runs: _builtins.int
     reports_running: _builtins.bool
     """the list above is complete, even when empty"""
+    blocked_slots: _builtins.int
+    """slots taken by processes of ended steps that could not be killed"""
     @_builtins.property
     def running_step_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """what the agent still holds"""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """why the agent is degraded; empty: it is not"""
 
     def __init__(
         self,
@@ -187,10 +195,12 @@ class ConnectHeartbeat(_message.Message):
         max_concurrent_step_runs: _builtins.int = ...,
         running_step_run_ids: _abc.Iterable[_builtins.str] | None = ...,
         reports_running: _builtins.bool = ...,
+        blocked_slots: _builtins.int = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_concurrent_step_runs", b"max_concurrent_step_runs", "reports_running", b"reports_running", "running_step_run_ids", b"running_step_run_ids", "running_step_runs_count", b"running_step_runs_count", "status", b"status", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked_slots", b"blocked_slots", "max_concurrent_step_runs", b"max_concurrent_step_runs", "problems", b"problems", "reports_running", b"reports_running", "running_step_run_ids", b"running_step_run_ids", "running_step_runs_count", b"running_step_runs_count", "status", b"status", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -776,6 +786,12 @@ class StepRun(_message.Message):
     FRESH_WORKSPACE_FIELD_NUMBER: _builtins.int
     RUN_KIND_FIELD_NUMBER: _builtins.int
     KEEP_WORKSPACE_FIELD_NUMBER: _builtins.int
+    PIPELINE_NAME_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    COMMIT_SHA_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    BACKGROUND_FIELD_NUMBER: _builtins.int
     step_run_id: _builtins.str
     """also the fence: handed out again, work has a new one"""
     pipeline_id: _builtins.str
@@ -802,6 +818,14 @@ class StepRun(_message.Message):
     """pipeline, workflow, deployment or cluster"""
     keep_workspace: _builtins.bool
     """leave the workspace on disk when the job is over"""
+    pipeline_name: _builtins.str
+    branch: _builtins.str
+    commit_sha: _builtins.str
+    tag: _builtins.str
+    event: _builtins.str
+    """what started the run: manual, cron, push, …"""
+    background: _builtins.bool
+    """the step runs beside the later steps of its job until the job ends"""
     @_builtins.property
     def args(self) -> _struct_pb2.Struct: ...
     @_builtins.property
@@ -853,10 +877,16 @@ class StepRun(_message.Message):
         fresh_workspace: _builtins.bool = ...,
         run_kind: _builtins.str = ...,
         keep_workspace: _builtins.bool = ...,
+        pipeline_name: _builtins.str = ...,
+        branch: _builtins.str = ...,
+        commit_sha: _builtins.str = ...,
+        tag: _builtins.str = ...,
+        event: _builtins.str = ...,
+        background: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_selector", b"agent_selector", "args", b"args", "checkout", b"checkout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "agent_selector", b"agent_selector", "args", b"args", "artifacts", b"artifacts", "attempt", b"attempt", "checkout", b"checkout", "continue_on_error", b"continue_on_error", "env", b"env", "fresh_workspace", b"fresh_workspace", "image", b"image", "job_id", b"job_id", "job_name", b"job_name", "keep_workspace", b"keep_workspace", "last_in_job", b"last_in_job", "mask", b"mask", "pipeline_id", b"pipeline_id", "pipeline_run_id", b"pipeline_run_id", "plugins", b"plugins", "run_kind", b"run_kind", "run_on_agent", b"run_on_agent", "secrets", b"secrets", "step_index", b"step_index", "step_name", b"step_name", "step_run_id", b"step_run_id", "timeout", b"timeout", "uses", b"uses", "when", b"when", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "agent_selector", b"agent_selector", "args", b"args", "artifacts", b"artifacts", "attempt", b"attempt", "background", b"background", "branch", b"branch", "checkout", b"checkout", "commit_sha", b"commit_sha", "continue_on_error", b"continue_on_error", "env", b"env", "event", b"event", "fresh_workspace", b"fresh_workspace", "image", b"image", "job_id", b"job_id", "job_name", b"job_name", "keep_workspace", b"keep_workspace", "last_in_job", b"last_in_job", "mask", b"mask", "pipeline_id", b"pipeline_id", "pipeline_name", b"pipeline_name", "pipeline_run_id", b"pipeline_run_id", "plugins", b"plugins", "run_kind", b"run_kind", "run_on_agent", b"run_on_agent", "secrets", b"secrets", "step_index", b"step_index", "step_name", b"step_name", "step_run_id", b"step_run_id", "tag", b"tag", "timeout", b"timeout", "uses", b"uses", "when", b"when", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -864,32 +894,71 @@ Global___StepRun: _TypeAlias = StepRun  # noqa: Y015
 
 @_typing.final
 class Checkout(_message.Message):
-    """Files to lay out in a fresh workspace: a tar to fetch, and how to know it is the right one."""
+    """Files to lay out in a fresh workspace: a tar to fetch, and how to know it is the right one (docs/checkout.md)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     URL_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    PACKS_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     sha256: _builtins.str
     """lowercase hex"""
     size: _builtins.int
     """bytes"""
+    @_builtins.property
+    def packs(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckoutPack]:
+        """in the order in which they are indexed; empty: no git work tree"""
+
     def __init__(
         self,
         *,
         url: _builtins.str = ...,
         sha256: _builtins.str = ...,
         size: _builtins.int = ...,
+        packs: _abc.Iterable[Global___CheckoutPack] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256", "size", b"size", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["packs", b"packs", "sha256", b"sha256", "size", b"size", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Checkout: _TypeAlias = Checkout  # noqa: Y015
+
+@_typing.final
+class CheckoutPack(_message.Message):
+    """A git pack that the checkout's manifest names by its sha256."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    REPOSITORY_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    sha256: _builtins.str
+    """lowercase hex"""
+    size: _builtins.int
+    """bytes"""
+    repository: _builtins.str
+    """which object cache it belongs to"""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        size: _builtins.int = ...,
+        repository: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["repository", b"repository", "sha256", b"sha256", "size", b"size", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckoutPack: _TypeAlias = CheckoutPack  # noqa: Y015
 
 @_typing.final
 class ArtifactConfig(_message.Message):

@@ -55,6 +55,7 @@ class Spec(_message.Message):
     META_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
     TRIGGERS_FIELD_NUMBER: _builtins.int
+    CHECKOUT_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     version: _builtins.str
     @_builtins.property
@@ -67,6 +68,8 @@ class Spec(_message.Message):
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]: ...
     @_builtins.property
     def triggers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trigger]: ...
+    @_builtins.property
+    def checkout(self) -> Global___CheckoutOptions: ...
     def __init__(
         self,
         *,
@@ -77,14 +80,48 @@ class Spec(_message.Message):
         meta: _struct_pb2.Struct | None = ...,
         jobs: _abc.Iterable[Global___Job] | None = ...,
         triggers: _abc.Iterable[Global___Trigger] | None = ...,
+        checkout: Global___CheckoutOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "runtime", b"runtime"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout", "meta", b"meta", "runtime", b"runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "meta", b"meta", "namespace", b"namespace", "runtime", b"runtime", "triggers", b"triggers", "variables", b"variables", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout", "jobs", b"jobs", "meta", b"meta", "namespace", b"namespace", "runtime", b"runtime", "triggers", b"triggers", "variables", b"variables", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Spec: _TypeAlias = Spec  # noqa: Y015
+
+@_typing.final
+class CheckoutOptions(_message.Message):
+    """How much of the repository a run's work tree has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPTH_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    SUBMODULES_FIELD_NUMBER: _builtins.int
+    LFS_FIELD_NUMBER: _builtins.int
+    depth: _builtins.int
+    """commits of history, 0: all; left out: 1"""
+    tags: _builtins.bool
+    submodules: _builtins.bool
+    lfs: _builtins.bool
+    def __init__(
+        self,
+        *,
+        depth: _builtins.int | None = ...,
+        tags: _builtins.bool = ...,
+        submodules: _builtins.bool = ...,
+        lfs: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_depth", b"_depth", "depth", b"depth"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_depth", b"_depth", "depth", b"depth", "lfs", b"lfs", "submodules", b"submodules", "tags", b"tags"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__depth: _TypeAlias = _typing.Literal["depth"]  # noqa: Y015
+    _WhichOneofArgType__depth: _TypeAlias = _typing.Literal["_depth", b"_depth"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__depth) -> _WhichOneofReturnType__depth | None: ...
+
+Global___CheckoutOptions: _TypeAlias = CheckoutOptions  # noqa: Y015
 
 @_typing.final
 class Runtime(_message.Message):
@@ -213,6 +250,7 @@ class Job(_message.Message):
     TRIGGERS_FIELD_NUMBER: _builtins.int
     DEPENDSON_FIELD_NUMBER: _builtins.int
     ON_LOST_FIELD_NUMBER: _builtins.int
+    QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     description: _builtins.str
     concurrency: _builtins.str
@@ -220,6 +258,8 @@ class Job(_message.Message):
     when: _builtins.str
     on_lost: _builtins.str
     """fail (default) or rerun, when its agent is lost"""
+    queue_timeout: _builtins.str
+    """how long the job may wait for its first step to start"""
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -258,10 +298,11 @@ class Job(_message.Message):
         triggers: _abc.Iterable[Global___Trigger] | None = ...,
         dependsOn: _abc.Iterable[_builtins.str] | None = ...,
         on_lost: _builtins.str = ...,
+        queue_timeout: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "notify", b"notify", "retry", b"retry", "source", b"source", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "concurrency", b"concurrency", "dependsOn", b"dependsOn", "description", b"description", "env", b"env", "name", b"name", "notify", b"notify", "on_lost", b"on_lost", "retry", b"retry", "source", b"source", "steps", b"steps", "target", b"target", "timeout", b"timeout", "triggers", b"triggers", "when", b"when"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "concurrency", b"concurrency", "dependsOn", b"dependsOn", "description", b"description", "env", b"env", "name", b"name", "notify", b"notify", "on_lost", b"on_lost", "queue_timeout", b"queue_timeout", "retry", b"retry", "source", b"source", "steps", b"steps", "target", b"target", "timeout", b"timeout", "triggers", b"triggers", "when", b"when"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -329,6 +370,7 @@ class Step(_message.Message):
     RUN_ON_AGENT_FIELD_NUMBER: _builtins.int
     ON_LOST_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
+    BACKGROUND_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     uses: _builtins.str
     action: _builtins.str
@@ -338,6 +380,8 @@ class Step(_message.Message):
     run_on_agent: _builtins.bool
     on_lost: _builtins.str
     """overrides that of the job"""
+    background: _builtins.bool
+    """runs beside the later steps until the job ends"""
     @_builtins.property
     def args(self) -> _struct_pb2.Struct: ...
     @_builtins.property
@@ -363,10 +407,11 @@ class Step(_message.Message):
         run_on_agent: _builtins.bool = ...,
         on_lost: _builtins.str = ...,
         retry: Global___Retry | None = ...,
+        background: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_selector", b"agent_selector", "args", b"args", "retry", b"retry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "agent_selector", b"agent_selector", "args", b"args", "continue_on_error", b"continue_on_error", "env", b"env", "name", b"name", "on_lost", b"on_lost", "retry", b"retry", "run_on_agent", b"run_on_agent", "timeout", b"timeout", "uses", b"uses", "when", b"when"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "agent_selector", b"agent_selector", "args", b"args", "background", b"background", "continue_on_error", b"continue_on_error", "env", b"env", "name", b"name", "on_lost", b"on_lost", "retry", b"retry", "run_on_agent", b"run_on_agent", "timeout", b"timeout", "uses", b"uses", "when", b"when"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
