@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-dev demo test faults bench check fmt lock wire clean
+.PHONY: setup setup-dev demo test test-all test-long faults bench check fmt lock wire clean
 
 setup: $(VENV)/.run
 
@@ -23,16 +23,26 @@ $(VENV)/.dev: requirements/dev.lock $(VENV)/.run
 demo: setup
 	@sh tools/demo.sh
 
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
+
+# What every change must pass: everything on SQLite, a few minutes.
+QUICK := tests/unit tests/contract tests/integration tests/e2e
 # Tests that start a server, for their second run on PostgreSQL; those of storage try both databases by themselves.
 ON_POSTGRES := tests/e2e tests/integration/test_identity_*.py tests/integration/test_on_postgres.py \
 	tests/integration/test_up.py
+# Kills and bad networks, browsers and other clients, projects that are not ours.
+LONG := tests/faults tests/conformance tests/projects
 
 test: setup-dev
 	@sh tools/test_needs.sh
-	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
-ifndef ARGS
-	PILOT_TEST_DATABASE=postgresql $(BIN)/python -m pytest -n 4 --dist loadfile $(ON_POSTGRES)
-endif
+	@sh tools/timed.sh "tests" $(PYTEST) $(or $(ARGS),$(QUICK))
+
+test-all: test test-long
+
+test-long: setup-dev
+	@sh tools/test_needs.sh
+	@sh tools/timed.sh "tests on PostgreSQL" env PILOT_TEST_DATABASE=postgresql $(PYTEST) $(ON_POSTGRES)
+	@sh tools/timed.sh "long tests" $(PYTEST) $(LONG)
 
 # The long version of tests/faults: kills and bad networks, so many times over.
 faults: setup-dev
