@@ -18,6 +18,7 @@ import pytest
 
 SOURCES = Path(__file__).parent.parent / "projects" / "sources"
 RUN_WITHIN = 900  # seconds; installing from a registry on a busy machine
+UP = ("up", "--port", "0", "--grpc-port", "0", "--data-dir", "data")
 _VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 
@@ -52,7 +53,7 @@ class Machine:
         }
         with (home / "up.log").open("w") as log:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "pilothouse", *"up --port 0 --grpc-port 0 --data-dir data".split()],
+                (sys.executable, "-m", "pilothouse", *UP),
                 cwd=home,
                 env=self.environment,
                 stdout=subprocess.PIPE,
