@@ -18,8 +18,9 @@ def problems_of(text: str) -> tuple[SpecProblem, ...]:
 
 
 def lines_of(text: str) -> list[str]:
-    """Every problem as a person reads it, ``line:column: …``."""
-    return [problem.describe("f").removeprefix("f:") for problem in problems_of(text)]
+    """Every problem as a person reads it, ``line:column: …``, without the word ``error``."""
+    described = [problem.describe("f") for problem in problems_of(text)]
+    return [line.removeprefix("f:").replace(": error: ", ": ", 1) for line in described]
 
 
 # A job around the lines of one step, which begin at line 6, column 9; and around those of a job, line 3, column 5.
@@ -72,9 +73,10 @@ SPEC_PROBLEMS = {
     "jobs:\n  - build\n": "2:5: jobs[0] must be a map, not a text (expected a map with name, description, env, "
     "concurrency, ...)",
     f"job: 1\n{JOB}{GOOD}": '1:1: unknown key "job"; did you mean "jobs"? '
-    "(expected one of namespace, version, variables, runtime, meta, jobs, triggers)",
-    f"<<: {{a: 1}}\n{JOB}{GOOD}": "1:1: merge keys (<<) are not supported; give the anchor to the whole value instead "
-    "(expected one of namespace, version, variables, runtime, meta, jobs, triggers)",
+    "(expected one of namespace, version, variables, runtime, meta, jobs, triggers, checkout)",
+    f"<<: {{a: 1}}\n{JOB}{GOOD}": "1:1: merge keys (<<) are not supported (expected the keys written "
+    "out, or an anchor for the whole value (env: &common {…}, then env: *common); variables that jobs share go into "
+    "runtime.env, those that steps share into env of the job)",
     f"{JOB}{GOOD}jobs: []\n": '4:1: the key "jobs" comes twice in this map, first on line 1 '
     "(expected every key once)",
     f"variables: [a]\n{JOB}{GOOD}": "1:12: variables must be a map of texts, not a list (expected NAME: value)",
@@ -88,7 +90,7 @@ SPEC_PROBLEMS = {
 }
 
 JOB_PROBLEMS = {
-    "    steps: []\n": '3:12: job "j" has no steps (expected at least one step, or approval with required: true)',
+    "    steps: []\n": '3:12: job "j" has no steps (expected at least one step)',
     f"    approval: {{required: maybe}}\n{GOOD}": '3:26: required must be true or false, not "maybe" '
     "(expected true or false)",
     f"    timeout: 30\n{GOOD}": '3:14: timeout: "30" has no unit: did you mean 30s? '
@@ -135,13 +137,14 @@ STEP_PROBLEMS = {
     '(expected jobs["unit-test"])',
     "        args: {x: ['${{ jobs[\"k\"].outputs.x }}']}\n": '6:21: there is no job "k" (expected one of j)',
     "        contineOnError: true\n": '6:9: unknown key "contineOnError"; did you mean "continueOnError"? (expected '
-    "one of name, uses, action, args, env, continueOnError, timeout, when, agentSelector, runOnAgent, onLost, retry)",
+    "one of name, run, uses, action, args, env, continueOnError, timeout, when, agentSelector, runOnAgent, onLost, retry, background)",
     "      - {name: s, uses: dummy}\n": '6:16: two steps of job "j" are named "s" (expected a name of its own)',
     "      - {uses: dummy}\n": "6:9: the step has no name (expected up to 63 letters, digits, spaces, _ . or -, the "
     "first a letter or a digit)",
     "      - {name: -x, uses: dummy}\n": '6:16: the name "-x" is not allowed (expected up to 63 letters, digits, '
     "spaces, _ . or -, the first a letter or a digit)",
-    "      - {name: t}\n": "6:9: the step has no uses (expected one of dummy, scm, shell)",
+    "      - {name: t}\n": "6:9: the step has neither run nor uses (expected run: a command; or uses: "
+    "one of dummy, scm, shell)",
     "      - {name: t, uses: shel}\n": '6:25: nothing here is called "shel"; did you mean "shell"? '
     "(expected one of dummy, scm, shell)",
     "      - {name: t, uses: shell}\n": "6:9: the step has no action, and its arguments do not tell which "
@@ -223,9 +226,9 @@ def test_the_error_reads_like_a_compiler() -> None:
     with pytest.raises(SpecError) as caught:
         parse_spec(f"a: 1\n{JOB}    timeout: 5x\n{GOOD}", file="ci.yaml")
     assert str(caught.value).splitlines() == [
-        'ci.yaml:1:1: unknown key "a" '
-        "(expected one of namespace, version, variables, runtime, meta, jobs, triggers)",
-        'ci.yaml:4:14: timeout: "5x" is not a duration (expected a duration such as 30s, 5m or 1h30m)',
+        'ci.yaml:1:1: error: unknown key "a" '
+        "(expected one of namespace, version, variables, runtime, meta, jobs, triggers, checkout)",
+        'ci.yaml:4:14: error: timeout: "5x" is not a duration (expected a duration such as 30s, 5m or 1h30m)',
     ]
 
 
@@ -234,7 +237,7 @@ def test_the_error_reads_like_a_compiler() -> None:
     [
         ("jobs[0].steps[0].timeout", {"timeout": "x"}),
         ("jobs[0].steps[0].args.a[1].b", {"args": {"a": [1, {"b": "${{ }}"}]}}),
-        ('jobs[0].steps[0].env["a b"]', {"env": {"a b": []}}),
+        ('jobs[0].steps[0].env["a.b"]', {"env": {"a.b": []}}),
         ("jobs[0].steps[0].agentSelector.matchLabels", {"agent_selector": {"match_labels": 1}}),
     ],
 )
@@ -244,7 +247,7 @@ def test_objects_have_paths_instead_of_lines(path: str, step: dict[str, Any]) ->
         spec_from_json(message)
     (problem,) = caught.value.problems
     assert (problem.line, problem.column, problem.path) == (0, 0, path)
-    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).startswith(f"{path}: error: ")
 
 
 def test_objects_are_bounded_too() -> None:

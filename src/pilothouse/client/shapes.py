@@ -184,10 +184,14 @@ class Pipeline(TypedDict):
 
 
 class Validation(TypedDict):
-    """A spec that is good, and what may still be wrong with it."""
+    """A spec that is good, and what may still be wrong with it.
+
+    ``warnings``: a line each, ``file:line:column: warning: …``; ``warningDetails``: the same as objects.
+    """
 
     jobsCount: int
-    warnings: list[Any]
+    warnings: list[str]
+    warningDetails: list[Any]
 
 
 class SecretInfo(TypedDict):

@@ -74,7 +74,7 @@ CREATED = enveloped_example({"pipelineId": _PIPELINE_ID}, 201)
 PIPELINES = enveloped_example({"list": [_PIPELINE], "total": 1, "page": 1, "pageSize": 20})
 PIPELINE = enveloped_example(_PIPELINE)
 DELETED = enveloped_example({"pipelineId": _PIPELINE_ID})
-VALID = enveloped_example({"jobsCount": 1, "warnings": []})
+VALID = enveloped_example({"jobsCount": 1, "warnings": [], "warningDetails": []})
 SPEC = enveloped_example(
     {
         "spec": _SPEC,

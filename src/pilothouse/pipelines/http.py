@@ -339,7 +339,9 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
 
 def _validated(body: ValidateSpec) -> Response:
     parsed = read_spec(body.spec, body.fileName)
-    return envelope({"jobsCount": len(parsed.spec.jobs), "warnings": list(parsed.warnings)})
+    described = [warning.describe(body.fileName or "<spec>") for warning in parsed.warnings]
+    details = [warning.as_json() for warning in parsed.warnings]
+    return envelope({"jobsCount": len(parsed.spec.jobs), "warnings": described, "warningDetails": details})
 
 
 def _pipeline_detail(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:

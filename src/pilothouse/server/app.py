@@ -74,10 +74,7 @@ def build_app(graph: Graph) -> FastAPI:
 async def _refused(request: Request, error: Exception) -> Response:
     """A refusal of a service: its code says which status it is."""
     if isinstance(error, SpecError):
-        problems = [
-            {"message": p.message, "line": p.line, "column": p.column, "expected": p.expected, "path": p.path}
-            for p in error.problems
-        ]
+        problems = [problem.as_json() for problem in error.problems]
         return respond(request.scope, ApiError.of("SPEC_INVALID", str(error), problems=problems))
     code = getattr(error, "code", "INTERNAL_ERROR")
     return respond(request.scope, ApiError.of(code, str(error)))

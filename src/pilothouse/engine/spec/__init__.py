@@ -36,6 +36,8 @@ from pilothouse.engine.spec.nodes import Node, NodeError, from_object
 from pilothouse.engine.spec.offered import check_offered
 from pilothouse.engine.spec.problems import Problems, SpecError, SpecProblem, TooManyProblems
 from pilothouse.engine.spec.reader import Reading
+from pilothouse.engine.spec.references import check_references
+from pilothouse.engine.spec.scripts import check_scripts
 from pilothouse.engine.spec.selector import combined, describe_selector, match_selector
 from pilothouse.engine.spec.yaml_nodes import read_nodes
 
@@ -77,10 +79,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ParsedSpec:
-    """``warnings``: what is allowed but looks like a mistake, one sentence each."""
+    """``warnings``: what is allowed but looks like a mistake, by its place in the text."""
 
     spec: Spec
-    warnings: tuple[str, ...]
+    warnings: tuple[SpecProblem, ...]
 
 
 def parse_spec(
@@ -129,19 +131,22 @@ def _refused(error: NodeError, problems: Problems, file: str) -> SpecError:
 def _checked(
     root: Node, problems: Problems, file: str, actions: ActionRegistry | None, only_offered: bool
 ) -> ParsedSpec:
-    reading = Reading(problems)
+    reading = Reading(problems, stored=actions is None)
     try:
         builder = Builder(actions)
-        fields = reading.fields(root, "", builder.fields)
+        fields = reading.fields(root, "", builder.message)
         if fields is not None:
             spec = builder.spec(fields)
             check_names(spec, root, problems)
             depends = check_dependencies(spec, root, problems)
-            warnings = check_expressions(spec, depends, reading)
+            compiled = check_expressions(spec, depends, reading)
+            if not reading.stored:
+                check_references(spec, compiled, problems)
+                check_scripts(spec, root, problems)
             if only_offered:
-                warnings += check_offered(spec, root, problems)
+                check_offered(spec, root, problems)
             if not problems.ordered():
-                return ParsedSpec(spec, warnings)
+                return ParsedSpec(spec, problems.warnings())
     except TooManyProblems:
         pass  # enough for one sitting; they are reported below
     raise SpecError(problems.ordered(), file) from None

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-ArgumentKind = Literal["text", "text_or_list", "number", "boolean", "list", "map", "any"]
+ArgumentKind = Literal["text", "path", "text_or_list", "number", "boolean", "list", "map", "any"]
 
 _KINDS: Mapping[ArgumentKind, tuple[str, tuple[type, ...]]] = {
     "text": ("a text", (str, int, float)),
+    "path": ("a directory in the workspace, such as src", (str, int, float)),
     "text_or_list": ("a text or a list of texts", (str, int, float, list)),
     "number": ("a number", (int, float)),
     "boolean": ("true or false", (bool,)),
@@ -38,6 +39,20 @@ class Argument:
         return isinstance(value, _KINDS[self.kind][1])
 
 
+def leaves_workspace(path: str) -> str:
+    """Why a path cannot lie in the workspace; "" if it can, as far as its text tells."""
+    if "\0" in path:
+        return "holds a NUL character"
+    if path.startswith("/"):
+        return "is an absolute path"
+    depth = 0
+    for part in path.split("/"):
+        depth += {"": 0, ".": 0, "..": -1}.get(part, 1)
+        if depth < 0:
+            return "leads out of the workspace"
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class ActionSchema:
     """``arguments`` by name (camelCase; snake_case is accepted too); ``open``: takes any others as well."""
@@ -49,7 +64,7 @@ class ActionSchema:
 # By "uses/action", or by "uses" alone for what has no actions.
 ActionRegistry = Mapping[str, ActionSchema]
 
-_SHELL = {"shell": Argument("text_or_list"), "workingDirectory": Argument()}
+_SHELL = {"shell": Argument("text_or_list"), "workingDirectory": Argument("path")}
 
 BUILTIN_ACTIONS: ActionRegistry = {
     "shell/command": ActionSchema({"command": Argument(required=True), **_SHELL}),

@@ -1,148 +1,120 @@
-"""From nodes to the types of spec_model, message by message, each checked as far as it can be alone."""
+"""From nodes to the types of model.py, message by message, each checked as far as it can be alone."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from collections.abc import Collection
+from typing import Any
 
 from pilothouse.engine.spec.actions import ActionRegistry
-from pilothouse.engine.spec.model import (
-    AgentSelector,
-    Approval,
-    Job,
-    LabelExpression,
-    Notify,
-    NotifyItem,
-    OnLost,
-    Operator,
-    Resources,
-    Retry,
-    Runtime,
-    Source,
-    SourceAuth,
-    Spec,
-    Step,
-    Target,
-    Trigger,
-)
+from pilothouse.engine.spec.environment import read_environment
+from pilothouse.engine.spec.fields import Field, snake_case
+from pilothouse.engine.spec.messages import MAX_JOBS, MAX_STEPS, MESSAGES
+from pilothouse.engine.spec.model import CheckoutOptions, Job, LabelExpression, Runtime, Spec, Step
 from pilothouse.engine.spec.problems import shown
 from pilothouse.engine.spec.reader import Fields
 from pilothouse.engine.spec.uses import check_uses
 
-MAX_JOBS = 1000
-MAX_STEPS = 1000
-
-_SPEC = ("namespace", "version", "variables", "runtime", "meta", "jobs", "triggers")
-_JOB = (
-    *("name", "description", "env", "concurrency", "timeout", "retry", "when", "source", "approval", "steps"),
-    *("target", "notify", "triggers", "dependsOn", "onLost"),
-)
-_STEP = (
-    *("name", "uses", "action", "args", "env", "continueOnError", "timeout", "when"),
-    *("agentSelector", "runOnAgent", "onLost", "retry"),
-)
-_RUNTIME = ("type", "image", "env", "resources", "config")
-_RESOURCES = ("cpuRequest", "cpuLimit", "memoryRequest", "memoryLimit")
-_OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
-_ON_LOST = ("fail", "rerun")
-
-_JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]{0,62}")
-_JOB_NAME_EXPECTED = "up to 63 letters, digits, _ . or -, the first a letter or a digit"
-_STEP_NAME_EXPECTED = "up to 63 letters, digits, spaces, _ . or -, the first a letter or a digit"
-
 
 class Builder:
-    """Builds one spec; ``spec`` is the way in."""
+    """Builds one spec by the table of messages; ``spec`` is the way in."""
 
-    fields = _SPEC
+    message = MESSAGES["Spec"]
 
     def __init__(self, actions: ActionRegistry | None) -> None:
         self._actions = actions
 
     def spec(self, spec: Fields) -> Spec:
-        jobs = spec.messages("jobs", _JOB, self._job)
+        values = self._values(spec)
         if spec.lacks("jobs"):
             spec.problem(spec.mark_of("jobs"), "jobs", "the spec has no jobs", "at least one job")
-        elif len(jobs) > MAX_JOBS:
-            spec.problem(
-                spec.mark_of("jobs"), "jobs", f"the spec has {len(jobs)} jobs", f"at most {MAX_JOBS}"
-            )
-        return Spec(
-            jobs=jobs,
-            namespace=spec.text("namespace"),
-            version=spec.text("version"),
-            variables=spec.text_map("variables"),
-            runtime=spec.message("runtime", _RUNTIME, _runtime) or Runtime(),
-            meta=spec.struct("meta"),
-            triggers=spec.messages("triggers", ("type", "options"), _trigger),
-        )
+        elif (count := len(values["jobs"])) > MAX_JOBS:
+            spec.problem(spec.mark_of("jobs"), "jobs", f"the spec has {count} jobs", f"at most {MAX_JOBS}")
+        values["runtime"] = values["runtime"] or Runtime()
+        values["checkout"] = values["checkout"] or CheckoutOptions()
+        return Spec(**values)
+
+    def _message(self, fields: Fields) -> Any:
+        match fields.message.name:
+            case "Job":
+                return self._job(fields)
+            case "Step":
+                return self._step(fields)
+            case "LabelExpression":
+                return self._label_expression(fields)
+        return fields.message.model(**self._values(fields))
+
+    def _values(self, fields: Fields, without: Collection[str] = ()) -> dict[str, Any]:
+        """What the message's type is made of, by the names that it has there."""
+        return {
+            snake_case(field.name): self._value(fields, field)
+            for field in fields.message.fields
+            if field.name not in without
+        }
+
+    def _value(self, fields: Fields, field: Field) -> Any:
+        match field.kind:
+            case "text":
+                return _text(fields, field)
+            case "texts":
+                return _texts(fields, field.name)
+            case "text_map":
+                return fields.text_map(field.name)
+            case "env":
+                return read_environment(fields, field.name)
+            case "struct":
+                return fields.struct(field.name)
+            case "boolean":
+                return fields.boolean(field.name)
+            case "integer":
+                return _integer(fields, field)
+            case "duration":
+                return fields.duration(field.name, zero=field.zero)
+            case "condition":
+                return fields.condition(field.name)
+            case "choice":
+                return _choice(fields, field)
+            case "message":
+                return fields.message_of(field.name, MESSAGES[field.of], self._message)
+        return fields.messages_of(field.name, MESSAGES[field.of], self._message)
 
     def _job(self, job: Fields) -> Job:
-        name = job.required("name", "the job", _JOB_NAME_EXPECTED)
-        _check_name(job, name, _JOB_NAME, _JOB_NAME_EXPECTED)
-        job.reading.job = name
-        on_lost = job.choice("onLost", _ON_LOST, "fail")
-        approval = job.message("approval", ("required", "type", "plugin", "params"), _approval)
-        steps = job.messages("steps", _STEP, self._step)
-        self._check_steps(job, name, steps, approval)
-        built = Job(
-            name=name,
-            description=job.text("description"),
-            env=job.text_map("env"),
-            concurrency=job.text("concurrency"),
-            timeout=job.duration("timeout"),
-            retry=job.message("retry", ("maxAttempts", "delay"), _retry),
-            when=job.condition("when"),
-            source=job.message("source", ("type", "repo", "branch", "auth"), _source),
-            approval=approval,
-            steps=steps,
-            target=job.message("target", ("type", "config"), _target),
-            notify=job.message("notify", ("onSuccess", "onFailure"), _notify),
-            triggers=job.messages("triggers", ("type", "options"), _trigger),
-            depends_on=_texts(job, "dependsOn"),
-            on_lost=cast(OnLost, on_lost),
-        )
+        job.reading.job = job.scalar("name")
+        built = Job(**self._values(job))
+        self._check_steps(job, built)
         job.reading.job = ""
         return built
 
-    def _check_steps(
-        self, job: Fields, name: str, steps: tuple[Step, ...], approval: Approval | None
-    ) -> None:
-        what = f"job {shown(name)}" if name else "the job"
-        if job.lacks("steps") and not (approval and approval.required):
-            expected = "at least one step, or approval with required: true"
-            job.problem(job.mark_of("steps"), "steps", f"{what} has no steps", expected)
-        elif len(steps) > MAX_STEPS:
-            job.problem(
-                job.mark_of("steps"), "steps", f"{what} has {len(steps)} steps", f"at most {MAX_STEPS}"
-            )
+    def _check_steps(self, job: Fields, built: Job) -> None:
+        what = f"job {shown(built.name)}" if built.name else "the job"
+        if job.lacks("steps") and not (built.approval and built.approval.required):
+            job.problem(job.mark_of("steps"), "steps", f"{what} has no steps", "at least one step")
+        elif (count := len(built.steps)) > MAX_STEPS:
+            job.problem(job.mark_of("steps"), "steps", f"{what} has {count} steps", f"at most {MAX_STEPS}")
 
     def _step(self, step: Fields) -> Step:
-        name = step.required("name", "the step", _STEP_NAME_EXPECTED)
-        _check_name(step, name, _STEP_NAME, _STEP_NAME_EXPECTED)
-        args = step.struct("args")
-        uses, action = check_uses(step, args, self._actions)
-        selector_fields = ("matchLabels", "matchExpressions")
-        return Step(
-            name=name,
-            uses=uses,
-            action=action,
-            args=args,
-            env=step.text_map("env"),
-            continue_on_error=step.boolean("continueOnError"),
-            timeout=step.duration("timeout"),
-            when=step.condition("when"),
-            agent_selector=step.message("agentSelector", selector_fields, _selector),
-            run_on_agent=step.boolean("runOnAgent"),
-            on_lost=cast("OnLost", step.choice("onLost", _ON_LOST, "")),
-            retry=step.message("retry", ("maxAttempts", "delay"), _retry),
-        )
+        values = self._values(step, without=("run", "uses", "action"))
+        uses, action = check_uses(step, values["args"], self._actions)
+        return Step(**values, uses=uses, action=action)
+
+    def _label_expression(self, expression: Fields) -> LabelExpression:
+        built = LabelExpression(**self._values(expression))
+        given = expression.scalar("operator")
+        problem = _values_problem(built.operator, built.values) if given else None
+        if problem:
+            mark = expression.mark_of("values")
+            expression.problem(mark, "values", f"{built.operator} {problem[0]}", problem[1])
+        return built
 
 
-def _check_name(fields: Fields, name: str, allowed: re.Pattern[str], expected: str) -> None:
-    if name and not allowed.fullmatch(name):
-        fields.problem(fields.mark_of("name"), "name", f"the name {shown(name)} is not allowed", expected)
+def _text(fields: Fields, field: Field) -> str:
+    if not field.required:
+        return fields.text(field.name)
+    text = fields.required(field.name, field.expected)
+    if text and field.pattern and not re.fullmatch(field.pattern, text):
+        message = f"the {field.name} {shown(text)} is not allowed"
+        fields.problem(fields.mark_of(field.name), field.name, message, field.expected)
+    return text
 
 
 def _texts(fields: Fields, name: str) -> tuple[str, ...]:
@@ -150,86 +122,20 @@ def _texts(fields: Fields, name: str) -> tuple[str, ...]:
     return tuple(text for text in found if text is not None)
 
 
-def _retry(retry: Fields) -> Retry:
-    return Retry(max_attempts=retry.integer("maxAttempts", 1, 100), delay=retry.duration("delay", zero=True))
+def _integer(fields: Fields, field: Field) -> int:
+    if not field.required and fields.node(field.name) is None:
+        default: int = field.default
+        return default
+    return fields.integer(field.name, field.least, field.most)
 
 
-def _runtime(runtime: Fields) -> Runtime:
-    return Runtime(
-        type=runtime.text("type"),
-        image=runtime.text("image"),
-        env=runtime.text_map("env"),
-        resources=runtime.message("resources", _RESOURCES, _resources),
-        config=runtime.struct("config"),
-    )
+def _choice(fields: Fields, field: Field) -> str:
+    if field.required:
+        fields.required(field.name, field.expected)
+    return fields.choice(field.name, field.options, field.default)
 
 
-def _resources(resources: Fields) -> Resources:
-    return Resources(*(resources.text(name) for name in _RESOURCES))
-
-
-def _trigger(trigger: Fields) -> Trigger:
-    kind = trigger.required("type", "the trigger", "a type such as manual, cron or event")
-    return Trigger(type=kind, options=trigger.struct("options"))
-
-
-def _source(source: Fields) -> Source:
-    return Source(
-        type=source.text("type"),
-        repo=source.text("repo"),
-        branch=source.text("branch"),
-        auth=source.message("auth", ("username", "password", "token"), _auth),
-    )
-
-
-def _auth(auth: Fields) -> SourceAuth:
-    return SourceAuth(
-        username=auth.text("username"), password=auth.text("password"), token=auth.text("token")
-    )
-
-
-def _approval(approval: Fields) -> Approval:
-    return Approval(
-        required=approval.boolean("required"),
-        type=approval.text("type"),
-        plugin=approval.text("plugin"),
-        params=approval.struct("params"),
-    )
-
-
-def _target(target: Fields) -> Target:
-    return Target(type=target.text("type"), config=target.struct("config"))
-
-
-def _notify(notify: Fields) -> Notify:
-    known = ("plugin", "action", "params")
-    return Notify(
-        on_success=notify.message("onSuccess", known, _notify_item),
-        on_failure=notify.message("onFailure", known, _notify_item),
-    )
-
-
-def _notify_item(item: Fields) -> NotifyItem:
-    return NotifyItem(plugin=item.text("plugin"), action=item.text("action"), params=item.struct("params"))
-
-
-def _selector(selector: Fields) -> AgentSelector:
-    expressions = selector.messages("matchExpressions", ("key", "operator", "values"), _label_expression)
-    return AgentSelector(match_labels=selector.text_map("matchLabels"), match_expressions=expressions)
-
-
-def _label_expression(expression: Fields) -> LabelExpression:
-    key = expression.required("key", "the label expression", "the name of a label")
-    given = expression.required("operator", "the label expression", "one of " + ", ".join(_OPERATORS))
-    operator = cast(Operator, expression.choice("operator", _OPERATORS, "Exists"))
-    values = _texts(expression, "values")
-    problem = _values_problem(operator, values) if given else None
-    if problem:
-        expression.problem(expression.mark_of("values"), "values", f"{operator} {problem[0]}", problem[1])
-    return LabelExpression(key=key, operator=operator, values=values)
-
-
-def _values_problem(operator: str, values: tuple[Any, ...]) -> tuple[str, str] | None:
+def _values_problem(operator: str, values: tuple[str, ...]) -> tuple[str, str] | None:
     """What is wrong, and what would be right."""
     if operator in ("In", "NotIn"):
         return None if values else ("needs values", "a list with at least one value")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from pilothouse.engine.expressions import Expression, compile_condition, compile_expression
 from pilothouse.engine.expressions.errors import ExpressionError
 from pilothouse.engine.expressions.templates import OPENING, split_template
+from pilothouse.engine.spec import foreign
 from pilothouse.engine.spec.graph import Upstream, find_cycle
 from pilothouse.engine.spec.model import Spec
 from pilothouse.engine.spec.nodes import Dictionary, Node, Sequence
@@ -14,7 +16,6 @@ from pilothouse.engine.spec.problems import Mark, Problems, did_you_mean, shown
 from pilothouse.engine.spec.reader import Reading, Site
 
 MAX_CYCLES = 5
-MAX_WARNINGS = 50
 
 
 def check_names(spec: Spec, root: Node, problems: Problems) -> None:
@@ -73,26 +74,32 @@ def _check_cycles(
         depends[cycle[-1]].remove(cycle[0])
 
 
-def check_expressions(spec: Spec, depends: Mapping[str, list[str]], reading: Reading) -> tuple[str, ...]:
-    """Every expression compiles and refers to jobs that exist. Returns warnings."""
-    upstream = Upstream(depends)
-    warnings: dict[str, None] = {}
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """One expression of a spec: where it stands, in which text."""
+
+    expression: Expression
+    mark: Mark
+    site: Site
+
+
+def check_expressions(spec: Spec, depends: Mapping[str, list[str]], reading: Reading) -> list[Compiled]:
+    """Every expression compiles and refers to jobs that exist. Returns those that do."""
+    upstream, problems = Upstream(depends), reading.problems
+    found: list[Compiled] = []
     for site in reading.sites:
-        for expression, mark in _compiled(site, reading.problems):
+        for expression, mark in _compiled(site, problems):
+            found.append(Compiled(expression, mark, site))
             for job in sorted(expression.jobs):
                 if job not in depends:
                     names = [job.name for job in spec.jobs]
                     message = f"there is no job {shown(job)}{did_you_mean(job, names)}"
-                    reading.problems.add(mark, site.path, message, _one_of(names))
-                elif site.job and not upstream.holds(job, site.job) and len(warnings) < MAX_WARNINGS:
-                    warnings[_warning(site, mark, job)] = None
-    return tuple(warnings)
-
-
-def _warning(site: Site, mark: Mark, job: str) -> str:
-    hint = "refers to itself" if job == site.job else f"does not depend on job {shown(job)}"
-    where = f"line {mark.line}" if mark.line else site.path
-    return f"{where}: job {shown(site.job)} {hint}, so its outputs may not be there yet"
+                    problems.add(mark, site.path, message, _one_of(names))
+                elif site.job and not upstream.holds(job, site.job):
+                    hint = "refers to itself" if job == site.job else f"does not depend on job {shown(job)}"
+                    message = f"job {shown(site.job)} {hint}, so its outputs may not be there yet"
+                    problems.warn(mark, site.path, message)
+    return found
 
 
 def _compiled(site: Site, problems: Problems) -> list[tuple[Expression, Mark]]:
@@ -127,7 +134,12 @@ def _compiled(site: Site, problems: Problems) -> list[tuple[Expression, Mark]]:
 
 
 def _add(problems: Problems, site: Site, mark: Mark, source: str, error: ExpressionError) -> None:
-    problems.add(mark, site.path, f"in `{shown(source)[1:-1]}`: {error.message}", error.expected)
+    message, expected = error.message, error.expected
+    if error.code == "EXPRESSION_UNKNOWN_NAME" and (ours := foreign.expression(source[error.offset :])):
+        message, expected = f"{message.partition(';')[0]}, which other products have", ours
+    if site.condition and (ours := foreign.condition(source)):
+        message, expected = "this is how other products write it", ours
+    problems.add(mark, site.path, f"in `{shown(source)[1:-1]}`: {message}", expected)
 
 
 def _one_of(names: list[str]) -> str:

@@ -5,18 +5,15 @@ A field must never be taken silently for something that then does not happen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from pilothouse.engine.spec.checks import mark_at
-from pilothouse.engine.spec.model import Job, Spec
+from pilothouse.engine.spec.messages import RUNTIMES
+from pilothouse.engine.spec.model import Spec
 from pilothouse.engine.spec.nodes import Node
 from pilothouse.engine.spec.problems import Problems
 
-RUNTIMES = ("", "process")
 
-
-def check_offered(spec: Spec, root: Node, problems: Problems) -> tuple[str, ...]:
-    """Problems for what would change what a run means; returns warnings for what is merely not acted on."""
+def check_offered(spec: Spec, root: Node, problems: Problems) -> None:
+    """Problems for what would change what a run means, warnings for what is merely not acted on."""
     if spec.runtime.type not in RUNTIMES:
         message = f"runtime type {spec.runtime.type!r} is not part of this release"
         problems.add(mark_at(root, "runtime", "type"), "runtime.type", message, "process, or no type")
@@ -36,21 +33,21 @@ def check_offered(spec: Spec, root: Node, problems: Problems) -> tuple[str, ...]
             mark = mark_at(root, "jobs", index, "concurrency")
             message = "concurrency groups are not part of this release"
             problems.add(mark, f"jobs[{index}].concurrency", message, "no concurrency")
-    return tuple(_warnings(spec))
+    _warn(spec, root, problems)
 
 
-def _warnings(spec: Spec) -> Iterator[str]:
+def _warn(spec: Spec, root: Node, problems: Problems) -> None:
     if spec.triggers:
-        yield "triggers are kept but not acted on in this release: start runs by hand or through the API"
+        message = "triggers are kept but not acted on in this release: start runs by hand or through the API"
+        problems.warn(mark_at(root, "triggers"), "triggers", message)
     if spec.runtime.resources is not None:
-        yield "runtime.resources are not enforced on process agents"
+        message = "runtime.resources are not enforced on process agents"
+        problems.warn(mark_at(root, "runtime", "resources"), "runtime.resources", message)
     if spec.runtime.config:
-        yield "runtime.config is not acted on in this release"
-    for job in spec.jobs:
-        ignored = [name for name in ("source", "target", "notify", "triggers") if _given(job, name)]
-        if ignored:
-            yield f"job {job.name!r}: {', '.join(ignored)} not acted on in this release"
-
-
-def _given(job: Job, name: str) -> bool:
-    return bool(getattr(job, name))
+        message = "runtime.config is not acted on in this release"
+        problems.warn(mark_at(root, "runtime", "config"), "runtime.config", message)
+    for index, job in enumerate(spec.jobs):
+        for name in ("source", "target", "notify", "triggers"):
+            if getattr(job, name):
+                message = f"{name} of job {job.name!r} is not acted on in this release"
+                problems.warn(mark_at(root, "jobs", index, name), f"jobs[{index}].{name}", message)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pilothouse.engine import durations
+from pilothouse.engine.spec import foreign
 from pilothouse.engine.spec.canonical import camel_case
+from pilothouse.engine.spec.fields import Message
 from pilothouse.engine.spec.nodes import Dictionary, Node, Scalar, Sequence, child_path, kind_of
 from pilothouse.engine.spec.problems import Mark, Problems, did_you_mean, shown
 
@@ -17,82 +18,99 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A text that holds expressions, or a condition, to be compiled once all jobs are known."""
+    """A text that holds expressions, or a condition, to be compiled once all jobs are known.
+
+    ``rendered``: its expressions are put in when the step is handed out; elsewhere a text stays as it is.
+    """
 
     node: Scalar
     path: str
     job: str
     condition: bool
+    rendered: bool = True
 
 
 @dataclass(slots=True)
 class Reading:
-    """What is gathered while one spec is read. ``job``: the name of the job being read, or ""."""
+    """What is gathered while one spec is read. ``job``: the name of the job being read, or "".
+
+    ``stored``: the spec was checked when it was stored, by the rules of that time; rules that came later do not
+    apply, so that its runs can still be read.
+    """
 
     problems: Problems
+    stored: bool = False
     sites: list[Site] = field(default_factory=list)
     job: str = ""
 
-    def value(self, node: Node, path: str) -> Any:
+    def value(self, node: Node, path: str, *, rendered: bool) -> Any:
         """JSON values, of any type; the texts among them may hold expressions."""
         match node:
             case Scalar():
-                self.note(node, path)
+                self.note(node, path, rendered=rendered)
                 return node.value()
             case Sequence():
-                return [self.value(item, f"{path}[{index}]") for index, item in enumerate(node)]
+                return [
+                    self.value(item, f"{path}[{index}]", rendered=rendered) for index, item in enumerate(node)
+                ]
             case Dictionary():
-                return {key.text: self.value(item, child_path(path, key.text)) for key, item in node.entries}
+                return {
+                    key.text: self.value(item, child_path(path, key.text), rendered=rendered)
+                    for key, item in node.entries
+                }
         raise TypeError(f"no such node: {node!r}")
 
-    def text(self, node: Node, path: str) -> str | None:
+    def text(self, node: Node, path: str, *, rendered: bool = False) -> str | None:
         """A scalar as it is written, whatever type YAML sees in it; None, with a problem, if it is none."""
         if isinstance(node, Scalar):
-            self.note(node, path)
+            self.note(node, path, rendered=rendered)
             return "" if node.is_null else node.text
         self.problems.add(node.mark, path, f"{_last(path)} must be a text, not {kind_of(node)}", "a text")
         return None
 
-    def note(self, node: Scalar, path: str) -> None:
+    def note(self, node: Scalar, path: str, *, rendered: bool) -> None:
         if "${{" in node.text:
-            self.sites.append(Site(node, path, self.job, condition=False))
+            self.sites.append(Site(node, path, self.job, condition=False, rendered=rendered))
 
-    def fields(self, node: Node, path: str, known: tuple[str, ...]) -> Fields | None:
+    def fields(self, node: Node, path: str, message: Message) -> Fields | None:
         """The fields of a message; None, with a problem, if ``node`` is no map."""
         if isinstance(node, Dictionary):
-            return Fields(self, node, path, known)
-        self.problems.add(
-            node.mark, path, f"{_last(path)} must be a map, not {kind_of(node)}", f"a map with {_some(known)}"
-        )
+            return Fields(self, node, path, message)
+        said = f"{_last(path)} must be a map, not {kind_of(node)}"
+        expected = foreign.instead_of_map(message.name, node) or f"a map with {_some(message.known)}"
+        self.problems.add(node.mark, path, said, expected)
         return None
 
 
 class Fields:
-    """One message. ``known``: its field names in camelCase; snake_case is read as well."""
+    """One message, by the names of its fields in camelCase; snake_case is read as well."""
 
-    def __init__(self, reading: Reading, node: Dictionary, path: str, known: tuple[str, ...]) -> None:
+    def __init__(self, reading: Reading, node: Dictionary, path: str, message: Message) -> None:
         self.reading = reading
         self.mark = node.mark
         self.path = path
+        self.message = message
         self._values: dict[str, Node] = {}
-        by_spelling = {spelling: name for name in known for spelling in (name, snake_case(name))}
         first: dict[str, str] = {}
         for key, value in node.entries:
-            name = by_spelling.get(key.text)
+            name = message.spellings.get(key.text)
             if name is None:
-                self._unknown(key, known)
+                self._unknown(key, value)
             elif name in self._values:
-                message = f"{key.text} and {first[name]} are the same field"
-                self.problem(key.mark, key.text, message, "only one of them")
+                said = f"{key.text} and {first[name]} are the same field"
+                self.problem(key.mark, key.text, said, "only one of them")
             else:
                 first[name] = key.text
                 self._values[name] = value
 
-    def _unknown(self, key: Scalar, known: tuple[str, ...]) -> None:
-        message = f"unknown key {shown(key.text)}{did_you_mean(key.text, known)}"
-        if key.text == "<<":
-            message = "merge keys (<<) are not supported; give the anchor to the whole value instead"
-        self.problem(key.mark, key.text, message, "one of " + ", ".join(known))
+    def _unknown(self, key: Scalar, value: Node) -> None:
+        said = foreign.key(self.message.name, key.text, value)
+        if said:
+            self.problem(key.mark, key.text, said)
+            return
+        known = self.message.known
+        said = f"unknown key {shown(key.text)}{did_you_mean(key.text, known)}"
+        self.problem(key.mark, key.text, said, "one of " + ", ".join(known))
 
     def problem(self, mark: Mark, name: str, message: str, expected: str = "") -> None:
         """A problem of the field ``name``, or of the whole message if that is ""."""
@@ -114,15 +132,20 @@ class Fields:
         node = self.node(name)
         return node is None or (isinstance(node, Sequence) and not node.items)
 
+    def scalar(self, name: str) -> str:
+        """The text of a scalar field as it is written, unchecked; "" if it is absent or no scalar."""
+        node = self.node(name)
+        return node.text if isinstance(node, Scalar) else ""
+
     def text(self, name: str) -> str:
         node = self.node(name)
         return "" if node is None else self.reading.text(node, child_path(self.path, name)) or ""
 
-    def required(self, name: str, what: str, expected: str) -> str:
-        """A text that must be there; "" with a problem if it is not. ``what``: "the job", for the message."""
+    def required(self, name: str, expected: str) -> str:
+        """A text that must be there; "" with a problem if it is not."""
         node = self.node(name)
         if node is None or (isinstance(node, Scalar) and not node.text.strip()):
-            self.problem(self.mark_of(name), name, f"{what} has no {name}", expected)
+            self.problem(self.mark_of(name), name, f"{self.message.what} has no {name}", expected)
             return ""
         return self.text(name)
 
@@ -153,6 +176,8 @@ class Fields:
         """Within the bounds; ``least``, with a problem, if it is missing or is not."""
         node = self.node(name)
         value = node.value() if isinstance(node, Scalar) else None
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
             return value
         given = f", not {shown(node.text)}" if isinstance(node, Scalar) else ""
@@ -183,7 +208,7 @@ class Fields:
             self.problem(self.mark_of(name), name, message, "one of " + ", ".join(options))
         return found or default
 
-    def text_map(self, name: str) -> dict[str, str]:
+    def text_map(self, name: str, *, rendered: bool = False) -> dict[str, str]:
         node = self.node(name)
         if node is None:
             return {}
@@ -194,7 +219,8 @@ class Fields:
             )
             return {}
         found = {
-            key.text: self.reading.text(value, child_path(path, key.text)) for key, value in node.entries
+            key.text: self.reading.text(value, child_path(path, key.text), rendered=rendered)
+            for key, value in node.entries
         }
         return {key: value for key, value in found.items() if value is not None}
 
@@ -206,7 +232,8 @@ class Fields:
         if not isinstance(node, Dictionary):
             self.problem(node.mark, name, f"{name} must be a map, not {kind_of(node)}", "name: value")
             return {}
-        value: dict[str, Any] = self.reading.value(node, child_path(self.path, name))
+        path = child_path(self.path, name)
+        value: dict[str, Any] = self.reading.value(node, path, rendered=name == "args")
         return value
 
     def items(self, name: str) -> Iterator[tuple[Node, str]]:
@@ -216,26 +243,18 @@ class Fields:
             path = child_path(self.path, name)
             yield from ((item, f"{path}[{index}]") for index, item in enumerate(node))
         elif node is not None:
-            self.problem(
-                node.mark,
-                name,
-                f"{name} must be a list, not {kind_of(node)}",
-                'a list: "- " before each element',
-            )
+            expected = foreign.instead_of_list(name, node) or 'a list: "- " before each element'
+            self.problem(node.mark, name, f"{name} must be a list, not {kind_of(node)}", expected)
 
-    def messages(self, name: str, known: tuple[str, ...], build: Callable[[Fields], T]) -> tuple[T, ...]:
+    def messages_of(self, name: str, message: Message, build: Callable[[Fields], T]) -> tuple[T, ...]:
         """A list of messages, each built from its fields."""
-        found = (self.reading.fields(item, path, known) for item, path in self.items(name))
+        found = (self.reading.fields(item, path, message) for item, path in self.items(name))
         return tuple(build(fields) for fields in found if fields is not None)
 
-    def message(self, name: str, known: tuple[str, ...], build: Callable[[Fields], T]) -> T | None:
+    def message_of(self, name: str, message: Message, build: Callable[[Fields], T]) -> T | None:
         node = self.node(name)
-        fields = None if node is None else self.reading.fields(node, child_path(self.path, name), known)
+        fields = None if node is None else self.reading.fields(node, child_path(self.path, name), message)
         return None if fields is None else build(fields)
-
-
-def snake_case(name: str) -> str:
-    return re.sub(r"[A-Z]", lambda match: "_" + match[0].lower(), name)
 
 
 def _last(path: str) -> str:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from pilothouse.engine.spec.actions import ActionRegistry, ActionSchema, actions_of, infer_action
+from pilothouse.engine.spec import foreign
+from pilothouse.engine.spec.actions import (
+    ActionRegistry,
+    ActionSchema,
+    Argument,
+    actions_of,
+    infer_action,
+    leaves_workspace,
+)
 from pilothouse.engine.spec.canonical import camel_case
-from pilothouse.engine.spec.nodes import Dictionary, child_path
+from pilothouse.engine.spec.nodes import Dictionary, Sequence, child_path
 from pilothouse.engine.spec.problems import Mark, did_you_mean, shown
 from pilothouse.engine.spec.reader import Fields
 
@@ -14,18 +22,22 @@ from pilothouse.engine.spec.reader import Fields
 def check_uses(step: Fields, args: dict[str, Any], actions: ActionRegistry | None) -> tuple[str, str]:
     """``uses`` and ``action``, the latter inferred where it is missing; problems go to the step's reading.
 
-    The arguments that the action knows get their camelCase names in ``args``.
+    The arguments that the action knows get their camelCase names in ``args``. ``run: text`` becomes
+    ``uses: shell`` with ``args.command``, so that nothing else needs to know of it.
     """
+    if step.node("run") is not None:
+        return _run(step, args, actions)
     if actions is None:
         return step.text("uses"), step.text("action")
     known_uses = sorted({key.partition("/")[0] for key in actions})
-    uses = step.required("uses", "the step", "one of " + ", ".join(known_uses))
-    action = step.text("action")
-    if not uses:
-        return uses, action
+    uses, action = step.text("uses"), step.text("action")
+    if not uses.strip():
+        expected = "run: a command; or uses: one of " + ", ".join(known_uses)
+        if not isinstance(step.node("uses"), Sequence | Dictionary):
+            step.problem(step.mark_of("uses"), "uses", "the step has neither run nor uses", expected)
+        return "", action
     if not (available := actions_of(actions, uses)):
-        message = f"nothing here is called {shown(uses)}{did_you_mean(uses, known_uses)}"
-        step.problem(step.mark_of("uses"), "uses", message, "one of " + ", ".join(known_uses))
+        _unknown(step, uses, known_uses)
         return uses, action
     if not action and not (action := _inferred(step, uses, args, actions, available)) and available != [""]:
         return uses, action
@@ -38,6 +50,28 @@ def check_uses(step: Fields, args: dict[str, Any], actions: ActionRegistry | Non
     else:
         _check_arguments(step, args, schema, f"{uses}/{action}" if action else uses)
     return uses, action
+
+
+def _unknown(step: Fields, uses: str, known: list[str]) -> None:
+    if hint := foreign.action(uses):
+        step.problem(step.mark_of("uses"), "uses", f"{shown(uses)} is an action of another product: {hint}")
+        return
+    message = f"nothing here is called {shown(uses)}{did_you_mean(uses, known)}"
+    step.problem(step.mark_of("uses"), "uses", message, "one of " + ", ".join(known))
+
+
+def _run(step: Fields, args: dict[str, Any], actions: ActionRegistry | None) -> tuple[str, str]:
+    for name in ("uses", "action"):
+        if step.node(name) is not None:
+            message = f"a step has run or {name}, not both"
+            step.problem(step.mark_of(name), name, message, "only run, which means uses: shell")
+    if "command" in args:
+        mark = _marks(step).get("command", step.mark_of("args"))
+        _add(step, mark, "args.command", "run is the command already", "no args.command beside run")
+    args["command"] = step.required("run", "a command, or several lines of them")
+    if actions is not None and args["command"]:
+        _check_arguments(step, args, actions["shell/command"], "shell/command")
+    return "shell", "command"
 
 
 def _inferred(
@@ -58,26 +92,33 @@ def _inferred(
 
 def _check_arguments(step: Fields, args: dict[str, Any], schema: ActionSchema, action: str) -> None:
     marks = _marks(step)
+    spelled: dict[str, str] = {}
     for given in list(args):
         name = given if given in schema.arguments else camel_case(given)
         argument = schema.arguments.get(name)
         mark, path = marks.get(given, step.mark_of("args")), child_path("args", given)
-        if argument is not None:
+        if argument is None:
+            if not schema.open:
+                message = f"{action} takes no argument {shown(given)}{did_you_mean(given, schema.arguments)}"
+                _add(step, mark, path, message, "one of " + ", ".join(schema.arguments))
+        elif (first := spelled.setdefault(name, given)) != given:
+            _add(step, mark, path, f"{given} and {first} are the same argument", "only one of them")
+        else:
             value = args[name] = args.pop(given)
-            if not argument.accepts(value):
-                _add(step, mark, path, f"{given} of {action} has the wrong type", argument.expected)
-        elif not schema.open:
-            message = f"{action} takes no argument {shown(given)}{did_you_mean(given, schema.arguments)}"
-            _add(step, mark, path, message, "one of " + ", ".join(schema.arguments))
+            if message := _wrong_value(argument, value):
+                _add(step, mark, path, f"{given} of {action} {message}", argument.expected)
     for name, argument in schema.arguments.items():
         if argument.required and args.get(name) in (None, ""):
-            _add(
-                step,
-                marks.get(name, step.mark_of("args")),
-                f"args.{name}",
-                f"{action} needs args.{name}",
-                argument.expected,
-            )
+            mark = marks.get(name, step.mark_of("args"))
+            _add(step, mark, f"args.{name}", f"{action} needs args.{name}", argument.expected)
+
+
+def _wrong_value(argument: Argument, value: Any) -> str:
+    if not argument.accepts(value):
+        return "has the wrong type"
+    if argument.kind == "path" and isinstance(value, str) and "${{" not in value:
+        return leaves_workspace(value)
+    return ""
 
 
 def _marks(step: Fields) -> dict[str, Mark]:

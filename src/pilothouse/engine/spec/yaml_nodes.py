@@ -30,6 +30,11 @@ _CORE = "tag:yaml.org,2002:"
 _TAGS = {None, "!"} | {_CORE + name for name in ("str", "int", "float", "bool", "null", "seq", "map")}
 _SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 _JSON_ONLY = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_MERGED = "merge keys (<<) are not supported"
+_INSTEAD_OF_MERGING = (
+    "the keys written out, or an anchor for the whole value (env: &common {…}, then env: *common); "
+    "variables that jobs share go into runtime.env, those that steps share into env of the job"
+)
 _HINTS = (
     (
         "cannot start any token",
@@ -155,6 +160,9 @@ class _Composer:
             if not isinstance(key, Scalar):
                 raise NodeError(key.mark, f"a key must be a text, not {kind_of(key)}")
             value = self._node(next(self._events), child_path(path, key.text), depth + 1)
+            if key.text == "<<" and key.plain:
+                self._problems.add(key.mark, child_path(path, "<<"), _MERGED, _INSTEAD_OF_MERGING)
+                continue
             if (first := entries.setdefault(key.text, (key, value))[0]) is not key:
                 message = (
                     f"the key {shown(key.text)} comes twice in this map, first on line {first.mark.line}"

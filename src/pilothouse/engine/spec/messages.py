@@ -1,0 +1,299 @@
+"""The messages of a spec and their fields: the one list from which specs are read and the JSON Schema is made.
+
+``pipeline.v1.Spec`` in arcentra-wire.txt; what is ours there is named in decisions.md. The texts are the rows of
+docs/pipelines.md; a test compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pilothouse.engine.spec import model
+from pilothouse.engine.spec.fields import Field, Message
+
+MAX_JOBS = 1000
+MAX_STEPS = 1000
+MAX_CHECKOUT_DEPTH = 2**31 - 1  # what the gRPC message holds
+RUNTIMES = ("", "process")
+OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
+_ON_LOST = ("fail", "rerun")
+_JOB_NAME = "up to 63 letters, digits, _ . or -, the first a letter or a digit"
+_STEP_NAME = "up to 63 letters, digits, spaces, _ . or -, the first a letter or a digit"
+
+_SPEC = (
+    Field("namespace", "text", "kept"),
+    Field("version", "text", "kept"),
+    Field(
+        "variables",
+        "text_map",
+        "name: text, for `${{ variables.name }}`; a run may override them and add to them (at most 200 given)",
+    ),
+    Field("runtime", "message", "what all jobs run in: [Runtime](#runtime)", of="Runtime"),
+    Field("meta", "struct", "anything; kept"),
+    Field(
+        "jobs", "messages", "the [jobs](#job); at least one. Required", of="Job", required=True, most=MAX_JOBS
+    ),
+    Field(
+        "triggers",
+        "messages",
+        "a list of [Trigger](#trigger); warned of: start runs by hand or through the API",
+        of="Trigger",
+    ),
+    Field(
+        "checkout",
+        "message",
+        "how much of the repository the workspace has: [CheckoutOptions](#checkoutoptions)",
+        of="CheckoutOptions",
+    ),
+)
+
+_CHECKOUT = (
+    Field(
+        "depth",
+        "integer",
+        "how many commits of history, from `HEAD`; `0` is all of it. Default 1",
+        default=1,
+        most=MAX_CHECKOUT_DEPTH,
+    ),
+    Field("tags", "boolean", "`true`: the repository's tags as well"),
+    Field("submodules", "boolean", "`true`: the files of submodules as well"),
+    Field(
+        "lfs",
+        "boolean",
+        "`true`: the contents of Git LFS files; else the pointer files as they are in the repository",
+    ),
+)
+
+_JOB = (
+    Field(
+        "name",
+        "text",
+        "unique; up to 63 letters, digits, `_`, `.`, `-`, the first a letter or digit. Required",
+        required=True,
+        expected=_JOB_NAME,
+        pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}",
+    ),
+    Field("description", "text", "kept"),
+    Field("env", "env", "[environment variables](#environment-variables) of all its steps"),
+    Field("concurrency", "text", "refused", offered=("",)),
+    Field(
+        "timeout",
+        "duration",
+        "a [duration](#durations) for the whole job, all its retries included, from the start of its first "
+        "step on an agent",
+    ),
+    Field(
+        "retry",
+        "message",
+        "a [Retry](#retry) of the job: again from its first step, in a fresh workspace",
+        of="Retry",
+    ),
+    Field("when", "condition", "a [condition](#conditions); left out: all it depends on succeeded"),
+    Field("source", "message", "a [Source](#source); warned of", of="Source"),
+    Field("approval", "message", "an [Approval](#approval); refused if required", of="Approval"),
+    Field(
+        "steps",
+        "messages",
+        "the [steps](#step), in order. Required",
+        of="Step",
+        required=True,
+        most=MAX_STEPS,
+    ),
+    Field("target", "message", "a [Target](#target); warned of", of="Target"),
+    Field("notify", "message", "a [Notify](#notify); warned of", of="Notify"),
+    Field("triggers", "messages", "a list of [Trigger](#trigger); warned of", of="Trigger"),
+    Field("dependsOn", "texts", "a list of the jobs that must be over before this one starts; no circles"),
+    Field(
+        "onLost",
+        "choice",
+        "`fail` (default) or `rerun`, from its first step, when [its agent is lost](#retries-and-lost-agents)",
+        options=_ON_LOST,
+        default="fail",
+    ),
+    Field(
+        "queueTimeout",
+        "duration",
+        "a [duration](#durations): how long the job may wait for its first step to start on an agent; "
+        "left out: without limit",
+    ),
+)
+
+_STEP = (
+    Field(
+        "name",
+        "text",
+        "unique in its job; as a job's name, spaces too. Required",
+        required=True,
+        expected=_STEP_NAME,
+        pattern=r"[A-Za-z0-9][A-Za-z0-9_. -]{0,62}",
+    ),
+    Field(
+        "run",
+        "text",
+        "a command, or several lines of them, for the shell: short for `uses: shell` with `args.command`. "
+        "A step has `run` or `uses`",
+    ),
+    Field(
+        "uses",
+        "text",
+        "`shell`, `scm` or `dummy`: see [Actions](#actions). Required where there is no `run`",
+    ),
+    Field("action", "text", "which action of it; left out: the one whose arguments are given"),
+    Field("args", "struct", "the action's arguments; texts may hold expressions"),
+    Field("env", "env", "[environment variables](#environment-variables), on top of the job's"),
+    Field("continueOnError", "boolean", "`true`: its failure does not fail the job"),
+    Field("timeout", "duration", "a [duration](#durations) for one attempt"),
+    Field("when", "condition", "a [condition](#conditions); left out: no step before it in the job failed"),
+    Field(
+        "agentSelector",
+        "message",
+        "an [AgentSelector](#agentselector): which agents may take it",
+        of="AgentSelector",
+    ),
+    Field("runOnAgent", "boolean", "kept: in this release every step runs on an agent"),
+    Field(
+        "onLost",
+        "choice",
+        "`fail` or `rerun`, this step alone; left out: what the job says",
+        options=_ON_LOST,
+    ),
+    Field("retry", "message", "a [Retry](#retry) of this step, in the same workspace", of="Retry"),
+    Field(
+        "background",
+        "boolean",
+        "`true`: the steps after it do not wait for it; it runs until [its job ends](#background-steps)",
+    ),
+)
+
+_RETRY = (
+    Field(
+        "maxAttempts",
+        "integer",
+        "tries in all, 1 to 100; 1 is no retry. Required",
+        required=True,
+        least=1,
+        most=100,
+    ),
+    Field(
+        "delay",
+        "duration",
+        "a [duration](#durations) before each try after the first; left out: none",
+        zero=True,
+    ),
+)
+
+_AGENT_SELECTOR = (
+    Field("matchLabels", "text_map", "label: value; all must be equal"),
+    Field(
+        "matchExpressions",
+        "messages",
+        "a list of [LabelExpression](#labelexpression); all must hold",
+        of="LabelExpression",
+    ),
+)
+
+_LABEL_EXPRESSION = (
+    Field("key", "text", "name of a label. Required", required=True, expected="the name of a label"),
+    Field(
+        "operator",
+        "choice",
+        "`In`, `NotIn`, `Exists`, `DoesNotExist`, `Gt`, `Lt`. Required",
+        required=True,
+        expected="one of " + ", ".join(OPERATORS),
+        options=OPERATORS,
+        default="Exists",
+    ),
+    Field(
+        "values",
+        "texts",
+        "for `In`, `NotIn`: at least one; for `Gt`, `Lt`: one whole number; else none",
+    ),
+)
+
+_RUNTIME = (
+    Field("type", "text", "`process`, or left out; anything else is refused", offered=RUNTIMES),
+    Field("image", "text", "refused: steps run as processes of the agent", offered=("",)),
+    Field("env", "env", "[environment variables](#environment-variables) of all steps of all jobs"),
+    Field("resources", "message", "[Resources](#resources); warned of", of="Resources"),
+    Field("config", "struct", "anything; warned of"),
+)
+
+_RESOURCES = (
+    Field("cpuRequest", "text", "kept"),
+    Field("cpuLimit", "text", "kept"),
+    Field("memoryRequest", "text", "kept"),
+    Field("memoryLimit", "text", "kept"),
+)
+
+_TRIGGER = (
+    Field(
+        "type",
+        "text",
+        "such as `manual`, `cron`, `event`. Required",
+        required=True,
+        expected="a type such as manual, cron or event",
+    ),
+    Field("options", "struct", "anything; kept"),
+)
+
+_SOURCE = (
+    Field("type", "text", "kept"),
+    Field("repo", "text", "kept"),
+    Field("branch", "text", "kept"),
+    Field("auth", "message", "[SourceAuth](#sourceauth); kept", of="SourceAuth"),
+)
+
+_SOURCE_AUTH = (
+    Field("username", "text", "kept"),
+    Field(
+        "password",
+        "text",
+        "kept as written, for everyone who may read the spec: do not put a password here",
+    ),
+    Field("token", "text", "the same"),
+)
+
+_APPROVAL = (
+    Field("required", "boolean", "`true` is refused", offered=(False,)),
+    Field("type", "text", "kept"),
+    Field("plugin", "text", "kept"),
+    Field("params", "struct", "anything; kept"),
+)
+
+_TARGET = (
+    Field("type", "text", "kept"),
+    Field("config", "struct", "anything; kept"),
+)
+
+_NOTIFY = (
+    Field("onSuccess", "message", "a [NotifyItem](#notifyitem)", of="NotifyItem"),
+    Field("onFailure", "message", "a [NotifyItem](#notifyitem)", of="NotifyItem"),
+)
+
+_NOTIFY_ITEM = (
+    Field("plugin", "text", "kept"),
+    Field("action", "text", "kept"),
+    Field("params", "struct", "anything; kept"),
+)
+
+MESSAGES: Mapping[str, Message] = {
+    message.name: message
+    for message in (
+        Message("Spec", "the spec", model.Spec, _SPEC),
+        Message("CheckoutOptions", "the checkout", model.CheckoutOptions, _CHECKOUT),
+        Message("Job", "the job", model.Job, _JOB),
+        Message("Step", "the step", model.Step, _STEP),
+        Message("Retry", "the retry", model.Retry, _RETRY),
+        Message("AgentSelector", "the agent selector", model.AgentSelector, _AGENT_SELECTOR),
+        Message("LabelExpression", "the label expression", model.LabelExpression, _LABEL_EXPRESSION),
+        Message("Runtime", "the runtime", model.Runtime, _RUNTIME),
+        Message("Resources", "the resources", model.Resources, _RESOURCES),
+        Message("Trigger", "the trigger", model.Trigger, _TRIGGER),
+        Message("Source", "the source", model.Source, _SOURCE),
+        Message("SourceAuth", "the source's auth", model.SourceAuth, _SOURCE_AUTH),
+        Message("Approval", "the approval", model.Approval, _APPROVAL),
+        Message("Target", "the target", model.Target, _TARGET),
+        Message("Notify", "the notify", model.Notify, _NOTIFY),
+        Message("NotifyItem", "the notify item", model.NotifyItem, _NOTIFY_ITEM),
+    )
+}

@@ -1,0 +1,84 @@
+"""Names in expressions that cannot be there when the expression is evaluated, as far as the spec tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from pilothouse.engine.spec.checks import Compiled
+from pilothouse.engine.spec.model import Spec
+from pilothouse.engine.spec.names import names_used
+from pilothouse.engine.spec.problems import Problems, did_you_mean, shown
+
+# The keys of roots that have the same ones in every run; engine/plan.py fills them, and a test compares.
+CONTEXT_KEYS: Mapping[str, tuple[str, ...]] = {
+    "run": ("id", "name", "kind", "trigger", "triggered_by", "branch", "commit", "tag"),
+    "job": ("id", "name", "round", "outputs"),
+    "step": ("id", "name", "attempt"),
+}
+
+
+def check_references(spec: Spec, compiled: Iterable[Compiled], problems: Problems) -> None:
+    """Unknown keys of run, job and step are problems; variables and env that nobody declares are warned of."""
+    found = list(compiled)
+    environments = _environments(spec)
+    for one in found:
+        if not one.site.rendered:
+            message = "expressions are put in only in env, args and run; here the text stays as it is"
+            problems.warn(one.mark, one.site.path, message)
+            continue
+        for reference in one.expression.references:
+            known = CONTEXT_KEYS.get(reference.root)
+            if reference.tested or reference.key is None:
+                continue
+            if known is not None and reference.key not in known:
+                message = (
+                    f"{reference.root} has no {shown(reference.key)}{did_you_mean(reference.key, known)}"
+                )
+                problems.add(one.mark, one.site.path, message, "one of " + ", ".join(known))
+            if reference.root == "env" and ("env", reference.key) not in one.expression.tested:
+                _check_env(reference.key, one, environments, problems)
+    _check_variables(spec, found, problems)
+
+
+def _environments(spec: Spec) -> dict[str, frozenset[str]]:
+    """By the path of a job or step ("" for the runtime), the names of env that its expressions may find.
+
+    What the env of a job refers to is put in for each of its steps, so the names of all of them count there.
+    """
+    found: dict[str, frozenset[str]] = {}
+    every = set(spec.runtime.env)
+    for index, job in enumerate(spec.jobs):
+        path, common = f"jobs[{index}]", frozenset(spec.runtime.env) | frozenset(job.env)
+        for number, step in enumerate(job.steps):
+            found[f"{path}.steps[{number}]"] = common | frozenset(step.env)
+        found[path] = common.union(*(step.env for step in job.steps))
+        every |= found[path]
+    found[""] = frozenset(every)
+    return found
+
+
+def _check_env(
+    name: str, one: Compiled, environments: Mapping[str, frozenset[str]], problems: Problems
+) -> None:
+    parts = one.site.path.split(".")[:2]
+    declared = environments.get(".".join(parts)) or environments.get(parts[0]) or environments[""]
+    if name not in declared and problems.room_for_warnings:
+        message = f"env.{name[:80]} is declared in no env of this step, its job or the runtime"
+        expected = "a name of env; the agent's own variables are not among them"
+        problems.warn(one.mark, one.site.path, message + did_you_mean(name, declared), expected)
+
+
+def _check_variables(spec: Spec, compiled: list[Compiled], problems: Problems) -> None:
+    first: dict[str, Compiled] = {}
+    for one in compiled:
+        first.setdefault(one.site.path, one)
+    for name, use in names_used(spec).variables.items():
+        if name in spec.variables or not problems.room_for_warnings:
+            continue
+        # A command that was written as ``run`` is args.command to the rest of the world.
+        paths = (use.path, use.path.removesuffix("args.command") + "run")
+        place = next((first[path] for path in paths if path in first), None)
+        if place is not None:
+            message = f"variables.{name[:80]} has no value in the spec{did_you_mean(name, spec.variables)}"
+            expected = f"every run to be given it (--var {name[:80]}=…), or a test for it: has(variables.{name[:80]})"
+            problems.warn(place.mark, place.site.path, message, expected)
