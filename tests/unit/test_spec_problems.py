@@ -72,9 +72,9 @@ SPEC_PROBLEMS = {
     "jobs:\n  - build\n": "2:5: jobs[0] must be a map, not a text (expected a map with name, description, env, "
     "concurrency, ...)",
     f"job: 1\n{JOB}{GOOD}": '1:1: unknown key "job"; did you mean "jobs"? '
-    "(expected one of namespace, version, variables, runtime, meta, jobs, triggers)",
+    "(expected one of namespace, version, variables, runtime, meta, jobs, triggers, checkout)",
     f"<<: {{a: 1}}\n{JOB}{GOOD}": "1:1: merge keys (<<) are not supported; give the anchor to the whole value instead "
-    "(expected one of namespace, version, variables, runtime, meta, jobs, triggers)",
+    "(expected one of namespace, version, variables, runtime, meta, jobs, triggers, checkout)",
     f"{JOB}{GOOD}jobs: []\n": '4:1: the key "jobs" comes twice in this map, first on line 1 '
     "(expected every key once)",
     f"variables: [a]\n{JOB}{GOOD}": "1:12: variables must be a map of texts, not a list (expected NAME: value)",
@@ -135,7 +135,7 @@ STEP_PROBLEMS = {
     '(expected jobs["unit-test"])',
     "        args: {x: ['${{ jobs[\"k\"].outputs.x }}']}\n": '6:21: there is no job "k" (expected one of j)',
     "        contineOnError: true\n": '6:9: unknown key "contineOnError"; did you mean "continueOnError"? (expected '
-    "one of name, uses, action, args, env, continueOnError, timeout, when, agentSelector, runOnAgent, onLost, retry)",
+    "one of name, run, uses, action, args, env, continueOnError, timeout, when, agentSelector, runOnAgent, onLost, retry, background)",
     "      - {name: s, uses: dummy}\n": '6:16: two steps of job "j" are named "s" (expected a name of its own)',
     "      - {uses: dummy}\n": "6:9: the step has no name (expected up to 63 letters, digits, spaces, _ . or -, the "
     "first a letter or a digit)",
@@ -224,7 +224,7 @@ def test_the_error_reads_like_a_compiler() -> None:
         parse_spec(f"a: 1\n{JOB}    timeout: 5x\n{GOOD}", file="ci.yaml")
     assert str(caught.value).splitlines() == [
         'ci.yaml:1:1: unknown key "a" '
-        "(expected one of namespace, version, variables, runtime, meta, jobs, triggers)",
+        "(expected one of namespace, version, variables, runtime, meta, jobs, triggers, checkout)",
         'ci.yaml:4:14: timeout: "5x" is not a duration (expected a duration such as 30s, 5m or 1h30m)',
     ]
 

@@ -9,6 +9,7 @@ from pilothouse.engine.spec.actions import ActionRegistry
 from pilothouse.engine.spec.model import (
     AgentSelector,
     Approval,
+    CheckoutOptions,
     Job,
     LabelExpression,
     Notify,
@@ -31,16 +32,18 @@ from pilothouse.engine.spec.uses import check_uses
 
 MAX_JOBS = 1000
 MAX_STEPS = 1000
+MAX_CHECKOUT_DEPTH = 2**31 - 1  # what the gRPC message holds
 
-_SPEC = ("namespace", "version", "variables", "runtime", "meta", "jobs", "triggers")
+_SPEC = ("namespace", "version", "variables", "runtime", "meta", "jobs", "triggers", "checkout")
 _JOB = (
     *("name", "description", "env", "concurrency", "timeout", "retry", "when", "source", "approval", "steps"),
-    *("target", "notify", "triggers", "dependsOn", "onLost"),
+    *("target", "notify", "triggers", "dependsOn", "onLost", "queueTimeout"),
 )
 _STEP = (
-    *("name", "uses", "action", "args", "env", "continueOnError", "timeout", "when"),
-    *("agentSelector", "runOnAgent", "onLost", "retry"),
+    *("name", "run", "uses", "action", "args", "env", "continueOnError", "timeout", "when"),
+    *("agentSelector", "runOnAgent", "onLost", "retry", "background"),
 )
+_CHECKOUT = ("depth", "tags", "submodules", "lfs")
 _RUNTIME = ("type", "image", "env", "resources", "config")
 _RESOURCES = ("cpuRequest", "cpuLimit", "memoryRequest", "memoryLimit")
 _OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
@@ -76,6 +79,7 @@ class Builder:
             runtime=spec.message("runtime", _RUNTIME, _runtime) or Runtime(),
             meta=spec.struct("meta"),
             triggers=spec.messages("triggers", ("type", "options"), _trigger),
+            checkout=spec.message("checkout", _CHECKOUT, _checkout) or CheckoutOptions(),
         )
 
     def _job(self, job: Fields) -> Job:
@@ -102,6 +106,7 @@ class Builder:
             triggers=job.messages("triggers", ("type", "options"), _trigger),
             depends_on=_texts(job, "dependsOn"),
             on_lost=cast(OnLost, on_lost),
+            queue_timeout=job.duration("queueTimeout"),
         )
         job.reading.job = ""
         return built
@@ -137,6 +142,7 @@ class Builder:
             run_on_agent=step.boolean("runOnAgent"),
             on_lost=cast("OnLost", step.choice("onLost", _ON_LOST, "")),
             retry=step.message("retry", ("maxAttempts", "delay"), _retry),
+            background=step.boolean("background"),
         )
 
 
@@ -152,6 +158,16 @@ def _texts(fields: Fields, name: str) -> tuple[str, ...]:
 
 def _retry(retry: Fields) -> Retry:
     return Retry(max_attempts=retry.integer("maxAttempts", 1, 100), delay=retry.duration("delay", zero=True))
+
+
+def _checkout(checkout: Fields) -> CheckoutOptions:
+    given = checkout.node("depth") is not None
+    return CheckoutOptions(
+        depth=checkout.integer("depth", 0, MAX_CHECKOUT_DEPTH) if given else CheckoutOptions().depth,
+        tags=checkout.boolean("tags"),
+        submodules=checkout.boolean("submodules"),
+        lfs=checkout.boolean("lfs"),
+    )
 
 
 def _runtime(runtime: Fields) -> Runtime:

@@ -14,8 +14,11 @@ from pilothouse.engine.spec.reader import Fields
 def check_uses(step: Fields, args: dict[str, Any], actions: ActionRegistry | None) -> tuple[str, str]:
     """``uses`` and ``action``, the latter inferred where it is missing; problems go to the step's reading.
 
-    The arguments that the action knows get their camelCase names in ``args``.
+    The arguments that the action knows get their camelCase names in ``args``. ``run: text`` becomes
+    ``uses: shell`` with ``args.command``, so that nothing else needs to know of it.
     """
+    if step.node("run") is not None:
+        return _run(step, args, actions)
     if actions is None:
         return step.text("uses"), step.text("action")
     known_uses = sorted({key.partition("/")[0] for key in actions})
@@ -38,6 +41,20 @@ def check_uses(step: Fields, args: dict[str, Any], actions: ActionRegistry | Non
     else:
         _check_arguments(step, args, schema, f"{uses}/{action}" if action else uses)
     return uses, action
+
+
+def _run(step: Fields, args: dict[str, Any], actions: ActionRegistry | None) -> tuple[str, str]:
+    for name in ("uses", "action"):
+        if step.node(name) is not None:
+            message = f"a step has run or {name}, not both"
+            step.problem(step.mark_of(name), name, message, "only run, which means uses: shell")
+    if "command" in args:
+        mark = _marks(step).get("command", step.mark_of("args"))
+        _add(step, mark, "args.command", "run is the command already", "no args.command beside run")
+    args["command"] = step.required("run", "the step", "a command, or several lines of them")
+    if actions is not None and args["command"]:
+        _check_arguments(step, args, actions["shell/command"], "shell/command")
+    return "shell", "command"
 
 
 def _inferred(
