@@ -18,6 +18,7 @@ from typing import Any
 from pilothouse.engine.expressions.errors import ExpressionError
 from pilothouse.engine.expressions.eval import Evaluator
 from pilothouse.engine.expressions.lint import (
+    CLEANUP_FUNCTIONS,
     CONDITION_FUNCTIONS,
     Reference,
     check_hyphens,
@@ -35,6 +36,7 @@ __all__ = [
     "Expression",
     "ExpressionError",
     "Reference",
+    "cleans_up",
     "compile_condition",
     "compile_expression",
     "evaluate",
@@ -50,20 +52,28 @@ TREE_STEPS = 5 * MAX_STEPS  # steps that all expressions of one tree share
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A compiled expression. ``jobs``, ``secrets``: the names it refers to as jobs.NAME and secrets.NAME."""
+    """A compiled expression. ``jobs``, ``secrets``: the names it refers to as jobs.NAME and secrets.NAME.
+
+    ``tested``: (root, name) of those it asks for with ``has(root.NAME)`` or ``"NAME" in root``, so that it does
+    without them.
+    """
 
     source: str
     roots: frozenset[str]
     secrets: frozenset[str]
     jobs: frozenset[str]
     functions: frozenset[str]
+    tested: frozenset[tuple[str, str]]
     references: tuple[Reference, ...] = field(repr=False)
     root: Node = field(repr=False, compare=False)
 
 
 @lru_cache(maxsize=1024)
 def compile_expression(source: str, *, condition: bool = False) -> Expression:
-    """Check ``source``; ``condition`` allows always(), success() and failure(). Raises ExpressionError."""
+    """Check ``source``; ``condition`` allows always(), success(), failure() and cancelled().
+
+    Raises ExpressionError.
+    """
     root = _parsed(source)
     check_names(root, condition=condition)
     found = references(root)
@@ -77,6 +87,7 @@ def compile_expression(source: str, *, condition: bool = False) -> Expression:
         secrets=_keys(found, "secrets"),
         jobs=_keys(found, "jobs"),
         functions=frozenset(visit.node.function for visit in walk(root) if isinstance(visit.node, Call)),
+        tested=frozenset((one.root, one.key) for one in found if one.tested and one.key is not None),
         references=found,
         root=root,
     )
@@ -135,23 +146,40 @@ def evaluate(
     return Evaluator(context, budget or Budget(), conditions or {}).run(compiled.root)
 
 
-def evaluate_when(source: str, context: Mapping[str, Any], *, outcome: str) -> bool:
+def evaluate_when(source: str, context: Mapping[str, Any], *, outcome: str, cancelled: bool = False) -> bool:
     """Whether work with this ``when`` is to run, by the ``outcome`` of what went before.
 
-    ``outcome``: "success", "failure", or another word for what is neither. An empty condition is
-    ``success()``; one that names none of always(), success() and failure() holds only on success too.
-    Raises ExpressionError.
+    ``outcome``: "success", "failure", "cancelled" (the run was, before this work could begin), or another word for
+    what is none of them; ``cancelled``: what cancelled() gives, true with that outcome. An empty condition is
+    ``success()``; one that names no condition function holds only on success too; after a cancel only one that
+    names always() or cancelled(). Raises ExpressionError.
     """
     if not source.strip():
         return outcome == "success"
     expression = compile_condition(source)
-    if not expression.functions & CONDITION_FUNCTIONS and outcome != "success":
+    needed = CLEANUP_FUNCTIONS if outcome == "cancelled" else CONDITION_FUNCTIONS
+    if not expression.functions & needed and outcome != "success":
         return False
-    conditions = {"always": True, "success": outcome == "success", "failure": outcome == "failure"}
+    conditions = {
+        "always": True,
+        "success": outcome == "success",
+        "failure": outcome == "failure",
+        "cancelled": cancelled or outcome == "cancelled",
+    }
     value = evaluate(expression, context, conditions=conditions)
     if not isinstance(value, bool):
         raise ExpressionError("EXPRESSION_NOT_BOOLEAN", "when gives something that is neither true nor false")
     return value
+
+
+def cleans_up(source: str) -> bool:
+    """Whether this ``when`` names always() or cancelled(), and so may hold after a cancel."""
+    if not source.strip():
+        return False
+    try:
+        return bool(compile_condition(source).functions & CLEANUP_FUNCTIONS)
+    except ExpressionError:
+        return False
 
 
 def render(text: str, context: Mapping[str, Any], *, budget: Budget | None = None) -> Any:

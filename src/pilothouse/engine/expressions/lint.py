@@ -12,17 +12,23 @@ from pilothouse.engine.expressions.tokens import Token
 from pilothouse.engine.expressions.values import TYPE_NAMES
 
 ROOTS = ("variables", "env", "run", "job", "step", "jobs", "secrets")
-CONDITION_FUNCTIONS = frozenset({"always", "success", "failure"})
+CONDITION_FUNCTIONS = frozenset({"always", "success", "failure", "cancelled"})
+CLEANUP_FUNCTIONS = frozenset({"always", "cancelled"})
+"""A condition that names one of them may hold after its run was cancelled."""
 _ROOTS_TEXT = "one of " + ", ".join(ROOTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """``root.key`` or ``root["key"]``; ``key`` is None where only evaluation can tell it."""
+    """``root.key`` or ``root["key"]``; ``key`` is None where only evaluation can tell it.
+
+    ``tested``: only asked whether it is there, as ``has(root.key)`` or ``"key" in root``.
+    """
 
     root: str
     key: str | None
     offset: int
+    tested: bool = False
 
 
 def check_hyphens(tokens: list[Token]) -> None:
@@ -108,17 +114,21 @@ def references(root: nodes.Node) -> tuple[Reference, ...]:
     keyed: set[int] = set()
     for visit in nodes.walk(root):
         key: str | None
+        tested = False
         match visit.node:
-            case nodes.Select(_, nodes.Name(offset, name), key):
+            case nodes.Select(_, nodes.Name(offset, name), key, tested):
                 keyed.add(offset)
             case nodes.Index(_, nodes.Name(offset, name), nodes.Literal(_, str() as key)):
                 keyed.add(offset)
+            case nodes.Binary(_, "in", nodes.Literal(_, str() as key), nodes.Name(offset, name)):
+                keyed.add(offset)
+                tested = True
             case nodes.Name(offset, name) if offset not in keyed:
                 key = None
             case _:
                 continue
         if name in ROOTS and name not in visit.bound:
-            found.append(Reference(name, key, offset))
+            found.append(Reference(name, key, offset, tested))
     return tuple(sorted(found, key=lambda reference: reference.offset))
 
 

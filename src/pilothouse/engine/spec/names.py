@@ -1,0 +1,114 @@
+"""The secrets and variables that a spec's expressions name literally: what can be checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pilothouse.engine.expressions import Expression, ExpressionError, compile_condition, compile_expression
+from pilothouse.engine.expressions.templates import split_template
+from pilothouse.engine.spec.model import Job, Spec, Step
+from pilothouse.engine.spec.nodes import child_path
+
+Tested = frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class NameUse:
+    """Where a name is used: ``path`` as in SpecProblem; ``job`` and ``step`` are empty outside of them."""
+
+    path: str
+    job: str = ""
+    step: str = ""
+
+
+@dataclass(slots=True)
+class NamesUsed:
+    """By name, the first place that cannot do without it; ``optional_…``: all others, which test for it first.
+
+    A use counts as tested where its expression, its step's ``when`` or its job's ``when`` has ``has(variables.NAME)``
+    or ``"NAME" in variables``; for secrets only its expression can. ``computed``: some expression uses
+    ``variables`` in a way that only evaluation can tell, such as ``variables[env.WHICH]``.
+    """
+
+    secrets: dict[str, NameUse] = field(default_factory=dict)
+    variables: dict[str, NameUse] = field(default_factory=dict)
+    optional_secrets: dict[str, NameUse] = field(default_factory=dict)
+    optional_variables: dict[str, NameUse] = field(default_factory=dict)
+    computed: bool = False
+
+
+def names_used(spec: Spec) -> NamesUsed:
+    """What ``env``, ``args`` and ``when`` of a checked spec name; expressions that do not compile name nothing."""
+    found = NamesUsed()
+    _texts(found, spec.runtime.env, NameUse("runtime.env"), frozenset())
+    for index, job in enumerate(spec.jobs):
+        _job(found, job, f"jobs[{index}]")
+    return found
+
+
+def needed_secrets(expression: Expression) -> frozenset[str]:
+    """The secrets that an expression cannot do without."""
+    return frozenset(name for name in expression.secrets if ("secrets", name) not in expression.tested)
+
+
+def _job(found: NamesUsed, job: Job, path: str) -> None:
+    guards = _condition(found, job.when, NameUse(f"{path}.when", job.name), frozenset())
+    _texts(found, job.env, NameUse(f"{path}.env", job.name), guards)
+    for index, step in enumerate(job.steps):
+        _step(found, job, step, f"{path}.steps[{index}]", guards)
+
+
+def _step(found: NamesUsed, job: Job, step: Step, path: str, guards: Tested) -> None:
+    guards |= _condition(found, step.when, NameUse(f"{path}.when", job.name, step.name), guards)
+    _texts(found, step.env, NameUse(f"{path}.env", job.name, step.name), guards)
+    _texts(found, step.args, NameUse(f"{path}.args", job.name, step.name), guards)
+
+
+def _condition(found: NamesUsed, when: str, use: NameUse, guards: Tested) -> Tested:
+    """Takes in a ``when``; returns the variables that it tests for."""
+    if not when.strip():
+        return frozenset()
+    try:
+        expression = compile_condition(when)
+    except ExpressionError:
+        return frozenset()
+    _expression(found, expression, use, guards)
+    return expression.tested
+
+
+def _texts(found: NamesUsed, tree: Any, use: NameUse, guards: Tested) -> None:
+    for text, path in _with_expressions(tree, use.path):
+        try:
+            parts = split_template(text)
+            expressions = [compile_expression(part.source) for part in parts if not isinstance(part, str)]
+        except ExpressionError:
+            continue
+        for expression in expressions:
+            _expression(found, expression, NameUse(path, use.job, use.step), guards)
+
+
+def _with_expressions(tree: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(tree, str):
+        if "${{" in tree:
+            yield tree, path
+    elif isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _with_expressions(value, child_path(path, str(key)))
+    elif isinstance(tree, list | tuple):
+        for index, item in enumerate(tree):
+            yield from _with_expressions(item, f"{path}[{index}]")
+
+
+def _expression(found: NamesUsed, expression: Expression, use: NameUse, guards: Tested) -> None:
+    for reference in expression.references:
+        match reference.root, reference.key:
+            case "variables", None:
+                found.computed = True
+            case "variables", str(name):
+                tested = ("variables", name) in expression.tested | guards
+                (found.optional_variables if tested else found.variables).setdefault(name, use)
+            case "secrets", str(name):
+                tested = ("secrets", name) in expression.tested
+                (found.optional_secrets if tested else found.secrets).setdefault(name, use)
