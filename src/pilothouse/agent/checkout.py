@@ -13,6 +13,7 @@ from pilothouse.agent.backoff import Backoff
 from pilothouse.agent.errors import SettingsRefused, StepImpossible
 from pilothouse.agent.settings import AgentSettings
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
+from pilothouse.wire.proxies import BadProxy, Proxy, proxy_for
 
 TIMEOUT = 30.0  # seconds without a byte
 _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -29,7 +30,10 @@ class CheckoutFetcher:
     def __init__(self, settings: AgentSettings, token: Callable[[], str | None]) -> None:
         self._server = settings.server.rstrip("/")
         self._token = token
-        self._client = httpx.AsyncClient(timeout=TIMEOUT, verify=_trusted(settings), trust_env=False)
+        self._proxy = proxy = proxy_of(settings)
+        self._client = httpx.AsyncClient(
+            timeout=TIMEOUT, verify=_trusted(settings), trust_env=False, proxy=proxy.url if proxy else None
+        )
 
     async def fetch(self, checkout: pb.Checkout, target: Path) -> None:
         """Into `target`, unchecked. Tries until it succeeds while the server is away.
@@ -43,7 +47,7 @@ class CheckoutFetcher:
             try:
                 reason = await self._try(checkout, target)
             except httpx.TransportError as error:
-                reason = type(error).__name__
+                reason = type(error).__name__ + (f" through {self._proxy}" if self._proxy else "")
             if not reason:
                 return
             log.info("agent.checkout_failed", reason=reason)
@@ -70,6 +74,15 @@ class CheckoutFetcher:
                         )
                     file.write(chunk)
         return ""
+
+
+def proxy_of(settings: AgentSettings) -> Proxy | None:
+    """The proxy on the way to the server; as gRPC does, one that cannot be used is passed over."""
+    try:
+        return proxy_for(settings.server)
+    except BadProxy as error:
+        log.warning("agent.proxy_ignored", reason=str(error))
+        return None
 
 
 def _trusted(settings: AgentSettings) -> ssl.SSLContext:

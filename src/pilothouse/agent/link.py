@@ -26,6 +26,7 @@ from pilothouse.agent.wires import Metadata
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 from pilothouse.wire.agent.v1.agent_pb2_grpc import AgentServiceStub
 from pilothouse.wire.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
+from pilothouse.wire.proxies import grpc_proxy_for, is_loopback
 
 MAX_MESSAGE = 16 << 20  # bytes
 UNARY_TIMEOUT = 30.0  # seconds
@@ -74,6 +75,7 @@ class Link:
         self._heartbeat_every = DEFAULT_HEARTBEAT
         self._numbering = Numbering(settings.data_dir)
         self._channel = _channel(settings)
+        self._proxy = grpc_proxy_for(settings.grpc)
         self._agent = AgentServiceStub(self._channel)
         self._gateway = GatewayServiceStub(self._channel)
 
@@ -95,7 +97,7 @@ class Link:
             try:
                 await self._connect()
             except AioRpcError as error:
-                reason = _said(error)
+                reason = self._why(error)
                 if error.code() is grpc.StatusCode.ABORTED and "replaced" in reason:
                     raise Replaced(f"another agent has connected as {self.agent_id}") from None
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
@@ -141,15 +143,22 @@ class Link:
             except AioRpcError as error:
                 if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
                     raise SettingsRefused(f"the server refuses this agent: {error.details()}") from None
+                if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+                    raise CredentialRefused(f"the server refuses this agent: {error.details()}") from None
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                     self._may_enrol = self._may_enrol and not enrolling
                     self.token = None
                     continue
-                log.info("agent.register_failed", reason=_said(error))
+                log.info("agent.register_failed", reason=self._why(error))
                 await backoff.sleep()
                 continue
             self._registered(reply, enrolling)
             return
+
+    def _why(self, error: AioRpcError) -> str:
+        """What the error says, and the proxy on the way where nobody answered."""
+        proxy = self._proxy if error.code() is grpc.StatusCode.UNAVAILABLE else None
+        return f"{_said(error)} (through {proxy})" if proxy else _said(error)
 
     def _key(self) -> str:
         try:
@@ -171,7 +180,7 @@ class Link:
             labels=settings.all_labels,
             platform=settings.platform,
             region=settings.region,
-            metadata=self._facts,
+            metadata={**self._facts, **({"ephemeral": "true"} if settings.ephemeral else {})},
         )
 
     def _registered(self, reply: pb.RegisterResponse, enrolled: bool) -> None:
@@ -240,10 +249,13 @@ class Link:
 
 
 def _channel(settings: AgentSettings) -> grpc.aio.Channel:
+    options = list(_OPTIONS)
+    if is_loopback(settings.grpc.rpartition(":")[0]):
+        options.append(("grpc.enable_http_proxy", 0))  # no proxy leads to this machine
     if not settings.secure:
-        return grpc.aio.insecure_channel(settings.grpc, options=_OPTIONS)
+        return grpc.aio.insecure_channel(settings.grpc, options=options)
     roots = _read(settings.grpc_ca) if settings.grpc_ca is not None else None
-    return grpc.aio.secure_channel(settings.grpc, grpc.ssl_channel_credentials(roots), options=_OPTIONS)
+    return grpc.aio.secure_channel(settings.grpc, grpc.ssl_channel_credentials(roots), options=options)
 
 
 def _read(certificates: Path) -> bytes:

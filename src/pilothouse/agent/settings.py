@@ -35,6 +35,7 @@ class AgentSettings:
     run_as: str | None = None
     grpc_ca: Path | None = None
     linger: float | None = None  # without a server and with no step running, end after this; None: never
+    ephemeral: bool = False  # the server unregisters it some minutes after it went offline
     workspace_keep: float = 86400
     spool_limit: int = 1 << 30
 

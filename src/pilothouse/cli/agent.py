@@ -1,4 +1,4 @@
-"""``pilot agent``: by itself a worker; with ``list``, ``view``, ``drain``, ``undrain`` a look at the fleet."""
+"""``pilot agent``: by itself a worker; with ``list``, ``view``, ``rm``, ``drain``, … a look at the fleet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from urllib.parse import urlsplit
 
 import typer
 
+from pilothouse.cli import agent_token
 from pilothouse.cli.errors import NotLoggedIn, UsageError
+from pilothouse.cli.handover import checked_token, read_token, start_anew
+from pilothouse.cli.project import project_names
+from pilothouse.cli.server import prepare_data_dir
 from pilothouse.cli.session import Common, Session, command
 from pilothouse.cli.text import ago
 
@@ -52,6 +56,12 @@ def agent(
             help="A registration token, the first time; then the agent keeps one of its own.",
         ),
     ] = "",
+    token_file: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE", envvar=_env("TOKEN_FILE"), help="Read that token from this file; -: from stdin."
+        ),
+    ] = "",
     name: Annotated[
         str, typer.Option(metavar="ID", envvar=_env("NAME"), help="Its name; else the host's.")
     ] = "",
@@ -82,20 +92,30 @@ def agent(
         float | None,
         typer.Option(min=1, envvar=_env("LINGER"), help="End after so many idle seconds without a server."),
     ] = None,
+    ephemeral: Annotated[
+        bool,
+        typer.Option(
+            "--ephemeral", envvar=_env("EPHEMERAL"), help="Unregister it 10 minutes after it went offline."
+        ),
+    ] = False,
 ) -> None:
     """Run an agent here, or look at all of them."""
     if ctx.invoked_subcommand:
         ctx.obj = Common(server=server or None, token=token or None).over(ctx.obj or Common())
         return
+    session = Session.of(ctx.obj or Common())
+    given = "" if token_file else token or session.common.token or ""
+    token = checked_token(given, "--token") if given else ""
+    start_anew(token)
     from pilothouse.agent.settings import AgentSettings
 
-    session = Session.of(ctx.obj or Common())
     address = _server(session, server)
     own = name or socket.gethostname().split(".", 1)[0]
+    home = _home(data_dir, own)
     settings = AgentSettings(
         server=address,
-        grpc=grpc or f"{urlsplit(address).hostname}:9090",
-        token=token or session.common.token,
+        grpc=grpc or _grpc_at(address),
+        token=_registration_token(token, token_file, home) or None,
         agent_id=own,
         name=own,
         platform=platform.value,
@@ -103,12 +123,34 @@ def agent(
         labels=labels_of(label or []),
         slots=slots or os.cpu_count() or 1,
         max_sessions=max_sessions,
-        data_dir=(data_dir or Path(".pilothouse") / f"agent-{own}").absolute(),
+        data_dir=home,
         run_as=run_as or None,
         grpc_ca=grpc_ca,
         linger=linger,
+        ephemeral=ephemeral,
     )
     raise typer.Exit(_work(settings))
+
+
+def _home(given: Path | None, name: str) -> Path:
+    """The agent's own directory; the default one lies in a directory that git is to ignore."""
+    if given is None:
+        prepare_data_dir(Path(".pilothouse"))
+    return (given or Path(".pilothouse") / f"agent-{name}").absolute()
+
+
+def _grpc_at(address: str) -> str:
+    host = urlsplit(address).hostname or ""
+    return f"[{host}]:9090" if ":" in host else f"{host}:9090"
+
+
+def _registration_token(token: str, file: str, home: Path) -> str:
+    """The token it may register with. A file that is gone matters only to an agent without a token of its own."""
+    if not file:
+        return token
+    if file != "-" and (home / "credential").exists() and not Path(file).exists():
+        return ""
+    return read_token(file)
 
 
 def _server(session: Session, given: str) -> str:
@@ -135,9 +177,6 @@ def labels_of(pairs: list[str]) -> dict[str, str]:
 
 
 def _work(settings: AgentSettings) -> int:
-    # The steps that run here inherit nothing of what the agent was trusted with.
-    for name in _env("TOKEN", "AGENT_TOKEN"):
-        os.environ.pop(name, None)
     import uvloop
 
     from pilothouse.agent.main import run
@@ -162,11 +201,24 @@ async def list_agents(
             ),
             limit,
         )
+        names = await project_names(client) if any(agent.get("projects") for agent in agents) else {}
     if session.out.structured:
         session.out.document(list(agents))
         return
-    rows = [(a["agent_id"], a["platform"], a["status"], _busy(a), _labels(a)) for a in agents]
-    session.out.table(("NAME", "PLATFORM", "STATUS", "BUSY", "LABELS"), rows, "No agents.")
+    bound = any(agent.get("projects") for agent in agents)
+    rows = [
+        (
+            a["agent_id"],
+            a["platform"],
+            a["status"],
+            _busy(a),
+            *([_projects(a, names)] if bound else []),
+            _labels(a),
+        )
+        for a in agents
+    ]
+    columns = ("NAME", "PLATFORM", "STATUS", "BUSY", *(("PROJECTS",) if bound else ()), "LABELS")
+    session.out.table(columns, rows, "No agents.")
 
 
 async def view(session: Session, name: str) -> None:
@@ -175,12 +227,15 @@ async def view(session: Session, name: str) -> None:
 
     async with session.client() as client:
         found = await client.agents.get(name)
+        names = await project_names(client) if found.get("projects") else {}
     if session.out.structured:
         session.out.document(found)
         return
     heartbeat = ago(found["last_heartbeat"], time.time())
     pairs = [("name", found["agent_id"]), ("platform", found["platform"]), ("region", found["region"])]
     pairs += [("status", found["status"]), ("busy", f"{_busy(found)} slots"), ("labels", _labels(found))]
+    pairs += [("projects", _projects(found, names) or "all"), ("may have labels", _allowed(found))]
+    pairs += [("ephemeral", "yes" if found.get("ephemeral") else ""), ("registered", _origin(found))]
     pairs += [("last heartbeat", heartbeat), *sorted(found["metadata"].items())]
     session.out.fields(pairs)
 
@@ -199,6 +254,30 @@ async def undrain(session: Session, name: str) -> None:
     session.out.say(f"Agent {name} gets work again.")
 
 
+async def remove(session: Session, name: str) -> None:
+    """Remove an agent: its token ends, and what it holds is lost."""
+    async with session.client() as client:
+        await client.agents.remove(name)
+    session.out.say(f"Agent {name} is removed.")
+
+
+def _projects(agent: Agent, names: dict[str, str]) -> str:
+    return ", ".join(names.get(id, id) for id in agent.get("projects") or ())
+
+
+def _allowed(agent: Agent) -> str:
+    allowed = agent.get("allowed_labels")
+    return "" if allowed is None else ", ".join(allowed) or "none of its own"
+
+
+def _origin(agent: Agent) -> str:
+    token = agent.get("registered_by")
+    if not token:
+        return ""
+    what = f" ({token['description']})" if token["description"] else ""
+    return f"with token {token['token_id']}{what} of {token['created_by']}"
+
+
 def _busy(agent: Agent) -> str:
     capacity = agent["capacity"]
     return f"{capacity['busy']}/{capacity['slots']}"
@@ -210,5 +289,7 @@ def _labels(agent: Agent) -> str:
 
 command(app, "list")(list_agents)
 command(app, "view")(view)
+command(app, "rm")(remove)
 command(app, "drain")(drain)
 command(app, "undrain")(undrain)
+app.add_typer(agent_token.app, name="token")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pilothouse import __version__
-from pilothouse.cli import agent, config, login, pipeline, secret, server, token, up
+from pilothouse.cli import agent, config, login, pipeline, project, secret, server, token, up, user, whoami
 from pilothouse.cli.errors import CliError, ExitCode
 from pilothouse.cli.output import Output, unwritten
 from pilothouse.cli.run import app as runs
@@ -63,6 +63,9 @@ up.add_to(app)
 server.add_to(app)
 app.add_typer(agent.app, name="agent")
 login.add_to(app)
+whoami.add_to(app)
+app.add_typer(user.app, name="user")
+app.add_typer(project.app, name="project")
 app.add_typer(token.app, name="token")
 app.add_typer(secret.app, name="secret")
 app.add_typer(pipeline.app, name="pipeline")
@@ -101,6 +104,8 @@ def _expected(error: Exception) -> int | None:
             return fail(str(meant), meant.exit_code) if isinstance(meant, CliError) else None
         case Unreachable():
             hint = "is the server running? start one with `pilot up`" if error.refused else ""
+            if error.proxied:
+                hint = "if the server can be reached directly, add its host to no_proxy"
             return fail(str(error), ExitCode.UNREACHABLE, hint)
         case ApiProblem(status=401):
             return fail(

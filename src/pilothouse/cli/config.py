@@ -69,6 +69,7 @@ def contexts(session: Session) -> None:
                     "server": c.server,
                     "logged_in": bool(c.token),
                     "current": c.name == saved.current,
+                    "data_dir": c.data_dir or None,
                 }
                 for c in saved.all.values()
             ]

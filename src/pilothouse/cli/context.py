@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,16 @@ from pilothouse.cli.errors import CliError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A server and the token for it; ``grpc`` is ``host:port`` where known."""
+    """A server and the token for it; ``grpc`` is ``host:port`` where known.
+
+    ``data_dir``: of a server that ``pilot up`` runs on this machine, where it keeps its data.
+    """
 
     name: str
     server: str
     token: str = ""
     grpc: str = ""
+    data_dir: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class ContextStore:
         return Contexts(
             raw.get("current", ""),
             {
-                name: Context(name, each.get("server", ""), each.get("token", ""), each.get("grpc", ""))
+                name: Context(name, *(each.get(key, "") for key in ("server", "token", "grpc", "data_dir")))
                 for name, each in saved.items()
                 if isinstance(each, dict)
             },
@@ -86,20 +90,25 @@ class ContextStore:
 
     def save(self, context: Context, *, use: bool = True) -> None:
         """Add or replace a context; ``use``: it becomes the current one."""
-        with self._locked():
-            self._write(self.load().with_context(context, use=use))
+        self.change(lambda contexts: contexts.with_context(context, use=use))
 
     def forget_token(self, name: str) -> None:
         """Drop a context's token."""
-        with self._locked():
-            self._write(self.load().without_token(name))
+        self.change(lambda contexts: contexts.without_token(name))
 
     def use(self, name: str) -> None:
         """Make a context the current one. Raises UsageError if there is none of that name."""
-        with self._locked():
-            contexts = self.load()
+
+        def used(contexts: Contexts) -> Contexts:
             contexts.get(name)
-            self._write(replace(contexts, current=name))
+            return replace(contexts, current=name)
+
+        self.change(used)
+
+    def change(self, change: Callable[[Contexts], Contexts]) -> None:
+        """Replace what is saved by what ``change`` makes of it, as one step."""
+        with self._locked():
+            self._write(change(self.load()))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -131,7 +140,11 @@ def render(contexts: Contexts) -> str:
         lines += ["", f"[contexts.{_quoted(name)}]", f"server = {_quoted(context.server)}"]
         lines += [
             f"{key} = {_quoted(value)}"
-            for key, value in (("token", context.token), ("grpc", context.grpc))
+            for key, value in (
+                ("token", context.token),
+                ("grpc", context.grpc),
+                ("data_dir", context.data_dir),
+            )
             if value
         ]
     return "\n".join(lines) + "\n"

@@ -10,13 +10,15 @@ import resource
 import signal
 import sys
 import time
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import urlsplit
 
 from pilothouse.agent.lock import LockHolder, lock_holder
 from pilothouse.cli.addresses import reachable, reachable_host
 from pilothouse.cli.output import Output
+from pilothouse.wire.proxies import is_loopback
 
 if TYPE_CHECKING:
     from pilothouse.server.main import Ready
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 AGENT_NAME = "local"
 _FOR_GOOD = {2: "it does not take its settings", 3: "another agent has its identity", 4: "it was refused"}
+_REFUSED = 4
 _IN_USE = 5
 _LOOK = 0.5
 _STABLE = 60.0
@@ -37,8 +40,8 @@ _FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
 class LocalAgent:
     """Keeps one agent alive on the data directory: takes up one that is there, else starts a child.
 
-    The child has its own session, so that Ctrl-C is for the server alone, and it gets its registration token
-    through its environment, where nobody else can read it.
+    The child has its own session, so that Ctrl-C is for the server alone. A child that has no token of its own
+    yet gets one to register with through its stdin: arguments and environment can be read by its steps.
     """
 
     def __init__(self, settings: Settings, ready: Ready, out: Output) -> None:
@@ -48,6 +51,7 @@ class LocalAgent:
         self._out = out
         self._child: Process | None = None
         self._keeping: asyncio.Task[None] | None = None
+        self._enrolling = self._refused = False
 
     @property
     def log(self) -> Path:
@@ -96,6 +100,9 @@ class LocalAgent:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 30.0)
                 continue
+            if code == _REFUSED and not self._enrolling:
+                self._refused = True  # another server, or a restored one: it does not know the agent
+                continue
             if code in _FOR_GOOD:
                 self._out.say(f"The local agent has ended: {_FOR_GOOD[code]}. Its log: {self.log}", "red")
                 return
@@ -122,21 +129,34 @@ class LocalAgent:
 
     async def _run_child(self) -> int:
         """Start an agent and wait until it ends; returns its exit code."""
-        token = await self._ready.registration_token()
-        # What is set for the server is not meant for the agent, and its secrets least of all.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PILOT_")}
-        environment["PILOT_AGENT_TOKEN"] = token
+        self._enrolling, self._refused = self._refused or not (self._dir / "credential").exists(), False
+        token = await self._ready.registration_token(AGENT_NAME) if self._enrolling else ""
         with await asyncio.to_thread(self._open_log) as log:
-            self._child = await asyncio.create_subprocess_exec(
+            self._child = child = await asyncio.create_subprocess_exec(
                 *self._command(),
-                stdin=DEVNULL,
+                stdin=PIPE if token else DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=self._environment(),
                 start_new_session=True,
             )
-            resource.prlimit(self._child.pid, resource.RLIMIT_NOFILE, _FILES)
-        return await self._child.wait()
+            resource.prlimit(child.pid, resource.RLIMIT_NOFILE, _FILES)
+        if child.stdin is not None:
+            child.stdin.write(f"{token}\n".encode())
+            child.stdin.close()
+        return await child.wait()
+
+    def _environment(self) -> dict[str, str]:
+        """What is set for the server is not meant for the agent, and its secrets least of all.
+
+        Whatever proxy there is, the server is on this machine.
+        """
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PILOT_")}
+        host = urlsplit(self._addresses()[0]).hostname or ""
+        excepted = environment.get("no_proxy", environment.get("NO_PROXY", ""))
+        if not is_loopback(host):
+            environment["no_proxy"] = f"{excepted},{host}".lstrip(",")
+        return environment
 
     def _command(self) -> list[str]:
         server, grpc = self._addresses()
@@ -152,6 +172,8 @@ class LocalAgent:
         }
         if self._ca is not None:
             options["--grpc-ca"] = str(self._ca.absolute())
+        if self._enrolling:
+            options["--token-file"] = "-"
         return [
             sys.executable,
             "-P",

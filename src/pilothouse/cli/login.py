@@ -81,12 +81,13 @@ def ask(question: str) -> str:
     return str(typer.prompt(question, err=True))
 
 
-def read_secret(question: str, *, from_stdin: bool) -> str:
+def read_secret(question: str, *, from_stdin: bool, confirm: bool = False) -> str:
     """A secret from a hidden prompt, or from stdin, whose one last newline is not part of it.
 
     Without a terminal stdin is read even if not asked for: a secret never comes as an argument.
+    ``confirm``: a prompt asks twice.
     """
     if from_stdin or not sys.stdin.isatty():
         text = sys.stdin.buffer.read().decode("utf-8", "strict")
         return text.removesuffix("\n").removesuffix("\r")
-    return str(typer.prompt(question, hide_input=True, err=True))
+    return str(typer.prompt(question, hide_input=True, err=True, confirmation_prompt=confirm))

@@ -1,25 +1,43 @@
-"""``--project``: a project by its name or id."""
+"""``pilot project``, and ``--project`` of other commands: a project by its name or id."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pilothouse.cli.errors import CliError
+from pilothouse.cli.errors import CliError, UsageError
+from pilothouse.cli.session import Session, command
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
+    from pilothouse.client.shapes import Project
+
+app = typer.Typer(help="Projects and who is in them.", no_args_is_help=True)
 
 ProjectName = Annotated[
     str, typer.Option("--project", metavar="NAME", help="Name or id of the project; else the default one.")
 ]
+ProjectArgument = Annotated[str, typer.Argument(metavar="PROJECT", help="Name or id of a project.")]
+UserArgument = Annotated[str, typer.Argument(metavar="USER", help="Name or id of a user.")]
 
 _MANY = 10_000
 
 
 async def project_id(client: PilotClient, given: str) -> str:
     """The id of the named project; without a name of the default one, or of the only one. Raises CliError."""
+    return (await _find(client, given))["projectId"]
+
+
+async def project_names(client: PilotClient) -> dict[str, str]:
+    """The names of the projects one may see, by their ids."""
+    from pilothouse.client.paging import collect
+
+    return {p["projectId"]: p["name"] for p in await collect(client.projects.page, _MANY)}
+
+
+async def _find(client: PilotClient, given: str) -> Project:
     from pilothouse.client.paging import collect
 
     projects = await collect(client.projects.page, _MANY)
@@ -28,8 +46,113 @@ async def project_id(client: PilotClient, given: str) -> str:
     else:
         found = [p for p in projects if p["isDefault"]] or (list(projects) if len(projects) == 1 else [])
     if found:
-        return found[0]["projectId"]
+        return found[0]
     known = ", ".join(sorted(p["name"] for p in projects)) or "none that you may see"
     if given:
         raise CliError(f"there is no project {given!r} (known: {known})")
     raise CliError(f"say which project you mean (known: {known})", hint="--project NAME")
+
+
+def shown(project: Project) -> dict[str, Any]:
+    """A project in the native style: snake_case, RFC 3339."""
+    return {
+        "id": project["projectId"],
+        "name": project["name"],
+        "description": project["description"],
+        "is_default": project["isDefault"],
+        "members": [{"id": m["userId"], "username": m["username"]} for m in project["members"]],
+        "created_at": _time(project["createdAt"]),
+        "updated_at": _time(project["updatedAt"]),
+    }
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+async def list_projects(
+    session: Session, limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100
+) -> None:
+    """List the projects you are in by name; operators and admins see all."""
+    from pilothouse.client.paging import collect
+
+    async with session.client() as client:
+        projects = [shown(each) for each in await collect(client.projects.page, limit)]
+    if session.out.structured:
+        session.out.document(projects)
+        return
+    rows = [
+        (p["name"], p["id"], len(p["members"]), "yes" if p["is_default"] else "", p["description"])
+        for p in projects
+    ]
+    session.out.table(("NAME", "ID", "MEMBERS", "DEFAULT", "DESCRIPTION"), rows, "No projects.")
+
+
+async def view(session: Session, project: ProjectArgument) -> None:
+    """Show a project and its members."""
+    async with session.client() as client:
+        found = shown(await _find(client, project))
+    if session.out.structured:
+        session.out.document(found)
+        return
+    pairs = [("name", found["name"]), ("id", found["id"]), ("description", found["description"])]
+    pairs += [("default", "yes" if found["is_default"] else ""), ("created", found["created_at"])]
+    pairs += [("members", ", ".join(m["username"] for m in found["members"]) or "none")]
+    session.out.fields(pairs)
+
+
+async def create(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="Its name.")],
+    description: Annotated[str, typer.Option(help="What it is.")] = "",
+    member: Annotated[
+        list[str] | None, typer.Option(metavar="USER", help="Put this user into it; repeatable.")
+    ] = None,
+) -> None:
+    """Create a project (admins)."""
+    async with session.client() as client:
+        made = await client.projects.create(name, description=description, members=member or ())
+    _said(session, made, f"Project {made['name']} is created.")
+
+
+async def update(
+    session: Session,
+    project: ProjectArgument,
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
+    description: Annotated[str | None, typer.Option(help="Another description.")] = None,
+) -> None:
+    """Change a project's name or description (admins)."""
+    if name is None and description is None:
+        raise UsageError("say what is to change: --name or --description")
+    async with session.client() as client:
+        id = await project_id(client, project)
+        changed = await client.projects.update(id, name=name, description=description)
+    _said(session, changed, f"Project {changed['name']} is changed.")
+
+
+async def add_member(session: Session, project: ProjectArgument, user: UserArgument) -> None:
+    """Let a user into a project, at once (admins)."""
+    async with session.client() as client:
+        changed = await client.projects.add_member(await project_id(client, project), user)
+    _said(session, changed, f"{user} is in project {changed['name']}.")
+
+
+async def remove_member(session: Session, project: ProjectArgument, user: UserArgument) -> None:
+    """Shut a user out of a project, at once, from open streams as well (admins)."""
+    async with session.client() as client:
+        changed = await client.projects.remove_member(await project_id(client, project), user)
+    _said(session, changed, f"{user} is no longer in project {changed['name']}.")
+
+
+def _said(session: Session, project: Project, words: str) -> None:
+    if session.out.structured:
+        session.out.document(shown(project))
+    session.out.say(words)
+
+
+command(app, "list")(list_projects)
+command(app, "view")(view)
+command(app, "create")(create)
+command(app, "update")(update)
+command(app, "add-member")(add_member)
+command(app, "remove-member")(remove_member)

@@ -7,6 +7,8 @@ import contextlib
 import os
 import signal
 import ssl
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,6 +17,7 @@ from pilothouse.cli.addresses import reachable, reachable_host
 from pilothouse.cli.context import Context
 from pilothouse.cli.errors import CliError
 from pilothouse.cli.local_agent import AGENT_NAME, LocalAgent
+from pilothouse.cli.local_context import LOCAL, Claim, claim, nearest_data_dir
 from pilothouse.cli.server import (
     ConfigFile,
     DataDir,
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
     from pilothouse.server.main import Ready
     from pilothouse.server.settings import Settings
 
-CONTEXT = "local"
 _ASK = 2.0
 """Seconds to find out whether the agent is at work, when we are told to stop."""
 
@@ -74,8 +76,18 @@ def up(
 
     # gRPC would say on stderr, at every start of our agent, that it does nothing about the fork. It need not.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    settings = settings.model_copy(update={"data_dir": _data_dir(session, settings)})
     prepare_data_dir(settings.data_dir)
     raise typer.Exit(uvloop.run(_Up(session, settings).run()))
+
+
+def _data_dir(session: Session, settings: Settings) -> Path:
+    """Its absolute path, which is said; where none was named, the one that is nearest."""
+    given = "data_dir" in settings.model_fields_set
+    found = settings.data_dir.absolute() if given else nearest_data_dir(Path.cwd())
+    above = "" if given or found.parent == Path.cwd() else " (the one of this git work tree)"
+    session.out.say(f"Data directory: {found}{above}")
+    return found
 
 
 class _Up:
@@ -86,7 +98,7 @@ class _Up:
         self._settings = settings
         self._stop = asyncio.Event()
         self._agent: LocalAgent | None = None
-        self._context = Context(CONTEXT, "")
+        self._context = Context(LOCAL, "")
         self._ending: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
@@ -102,9 +114,6 @@ class _Up:
 
     async def _ready(self, ready: Ready) -> None:
         self._context = await self._log_in(ready)
-        self._session.out.say(
-            f"This machine is logged in as admin (context {CONTEXT!r}). Server: {self._context.server}"
-        )
         self._agent = LocalAgent(self._settings, ready, self._session.out)
         self._agent.start()
         loop = asyncio.get_running_loop()
@@ -113,18 +122,39 @@ class _Up:
             loop.add_signal_handler(number, self._signalled)
 
     async def _log_in(self, ready: Ready) -> Context:
-        """The context ``local``; a token that is still good is kept, since streams may be open with it."""
+        """A context of our own; a token that is still good is kept, since streams may be open with it."""
         server, grpc = reachable(ready.http_url), reachable_host(ready.grpc_address)
+        contexts = self._session.contexts
         try:
-            saved = self._session.contexts.load().all.get(CONTEXT)
-            good = saved is not None and await self._good(server, saved.token)
-            token = saved.token if saved and good else await ready.local_token()
-            context = Context(CONTEXT, server, token, grpc)
-            self._session.contexts.save(context)
+            made = await asyncio.to_thread(claim, contexts, server, grpc, self._settings.data_dir)
+            token = made.context.token
+            if not await self._good(server, token):
+                token = await ready.local_token()
+            context = replace(made.context, token=token)
+            contexts.change(lambda saved: saved.with_context(context, use=False))
         except (CliError, OSError) as error:
             self._session.out.say(f"warning: cannot save the login: {error}", "yellow")
-            return Context(CONTEXT, server, await ready.local_token(), grpc)
+            return Context(LOCAL, server, await ready.local_token(), grpc)
+        self._tell(replace(made, context=context))
         return context
+
+    def _tell(self, made: Claim) -> None:
+        """Under which name we are logged in, and what else runs here."""
+        out, name = self._session.out, made.context.name
+        out.say(f"This machine is logged in as admin (context {name!r}). Server: {made.context.server}")
+        if made.replaced is not None:
+            where = made.replaced.data_dir or made.replaced.server
+            out.say(f"The context {name!r} was that of {where}, where nothing runs now.")
+        for other in made.others:
+            out.say(
+                f"Another `pilot up` of yours runs on {other.data_dir} (context {other.name!r}).", "yellow"
+            )
+        if made.current != name:
+            out.say(
+                f"The current context is still {made.current!r}: commands go there. For this server give them "
+                f"--context {name}, or switch with `pilot config use {name}`.",
+                "yellow",
+            )
 
     def _signalled(self) -> None:
         if self._ending is None:
@@ -181,8 +211,8 @@ class _Up:
 
         from pilothouse.client import PilotClient
 
-        if self._settings.tls_cert is None:
-            return PilotClient(server, token)
+        if self._settings.tls_cert is None:  # this machine, at whatever address: no proxy leads there
+            return PilotClient(server, token, transport=httpx.AsyncHTTPTransport())
         trust = ssl.create_default_context(cafile=str(self._settings.tls_cert))
         trust.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         trust.check_hostname = False

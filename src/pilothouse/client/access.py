@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from pilothouse.client.api import Api
 from pilothouse.client.paging import Page
 from pilothouse.client.shapes import (
     Login,
+    Me,
     NewRegistrationToken,
     NewToken,
     RegistrationToken,
     Token,
-    User,
 )
 
 
@@ -32,9 +32,14 @@ class Auth:
         """End the token in use."""
         await self._api.call("POST", "/auth/logout")
 
-    async def me(self) -> User:
+    async def me(self) -> Me:
         """The user behind the token."""
-        return cast(User, await self._api.call("GET", "/auth/me"))
+        return cast(Me, await self._api.call("GET", "/auth/me"))
+
+    async def change_password(self, current: str, new: str) -> None:
+        """One's own; other logins end, API tokens stay good."""
+        body = {"current_password": current, "new_password": new}
+        await self._api.call("POST", "/auth/password", json=body)
 
 
 class Tokens:
@@ -66,10 +71,22 @@ class RegistrationTokens:
         self._api = api
 
     async def create(
-        self, description: str = "", *, max_uses: int | None = None, expires_in: int | None = None
+        self,
+        description: str = "",
+        *,
+        max_uses: int | None = None,
+        expires_in: int | None = None,
+        agents: Sequence[str] | None = None,
+        projects: Sequence[str] | None = None,
+        labels: Sequence[str] | None = None,
     ) -> NewRegistrationToken:
-        """``expires_in`` in seconds."""
+        """``expires_in`` in seconds.
+
+        ``agents``: names or globs of existing agents that it may register anew; ``projects``: names or ids of
+        those whose work the agents get; ``labels``: ``KEY`` or ``KEY=VALUE``, those that agents may have.
+        """
         body = _given({"description": description, "max_uses": max_uses, "expires_in": expires_in})
+        body |= _given({"agents": agents, "projects": projects, "labels": labels})
         answer = await self._api.call("POST", "/registration-tokens", json=body, keyed=True)
         return cast(NewRegistrationToken, answer)
 

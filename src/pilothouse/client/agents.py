@@ -31,3 +31,7 @@ class Agents:
         """``draining``: it finishes what it holds and gets no new work; ``online``: it works again."""
         path = f"/agents/{quote(agent_id, safe='')}"
         return cast(Agent, await self._api.call("PATCH", path, json={"status": status}))
+
+    async def remove(self, agent_id: str) -> None:
+        """Its token ends, and what it holds is lost."""
+        await self._api.call("DELETE", f"/agents/{quote(agent_id, safe='')}")

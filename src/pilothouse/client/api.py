@@ -14,7 +14,8 @@ import httpx
 from pilothouse import __version__
 from pilothouse.client.address import server_address
 from pilothouse.client.backoff import Backoff
-from pilothouse.client.errors import ApiProblem, Unreachable
+from pilothouse.client.errors import ApiProblem, ProxyUnusable, Unreachable
+from pilothouse.wire.proxies import BadProxy, Proxy, proxy_for
 
 BASE = "/api/v1"
 RETRIES = 3
@@ -50,11 +51,13 @@ class Api:
         headers = {"User-Agent": f"pilothouse/{__version__}", "Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
+        self._proxy = _proxy(self.server) if transport is None else None
+        # A transport of our own: httpx would send requests to this machine through a proxy, too.
         self._http = httpx.AsyncClient(
             base_url=self.server + BASE,
             headers=headers,
             timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
-            transport=transport,
+            transport=transport or httpx.AsyncHTTPTransport(proxy=self._proxy.url if self._proxy else None),
         )
 
     async def close(self) -> None:
@@ -114,7 +117,7 @@ class Api:
         try:
             if response.status_code >= 300:
                 await response.aread()
-                raise problem(response)
+                raise self._refusal(response)
             yield response
         finally:
             await response.aclose()
@@ -133,7 +136,7 @@ class Api:
                 continue
             if response.status_code < 300:
                 return response
-            refusal = problem(response)
+            refusal = self._refusal(response)
             wait = _pause(refusal, waited) or backoff.next()
             if waited + wait > PATIENCE or not _worth_waiting(refusal, again):
                 raise refusal
@@ -144,12 +147,30 @@ class Api:
                 self._on_wait(f"{said}; trying again {until}")
             await asyncio.sleep(wait)
 
+    def _refusal(self, response: httpx.Response) -> ApiProblem:
+        """As :func:`problem`; where the answer is not our server's, the proxy that may have given it is named."""
+        refusal = problem(response)
+        if self._proxy is None or not refusal.code.startswith("HTTP_"):
+            return refusal
+        refusal.message += f"; asked through {self._proxy}"
+        return refusal
+
     def unreachable(self, error: httpx.TransportError) -> Unreachable:
-        """The transport's error in words."""
+        """The transport's error in words, with the proxy that was used."""
+        through = f" through {self._proxy}" if self._proxy else ""
+        proxied = self._proxy is not None
         if isinstance(error, httpx.TimeoutException):
-            return Unreachable(f"{self.server} does not answer ({words(error)})")
-        refused = isinstance(system_error(error), ConnectionRefusedError)
-        return Unreachable(f"cannot reach {self.server}: {words(error)}", refused=refused)
+            return Unreachable(f"{self.server} does not answer{through} ({words(error)})", proxied=proxied)
+        refused = isinstance(system_error(error), ConnectionRefusedError) and not proxied
+        message = f"cannot reach {self.server}{through}: {words(error)}"
+        return Unreachable(message, refused=refused, proxied=proxied)
+
+
+def _proxy(server: str) -> Proxy | None:
+    try:
+        return proxy_for(server)
+    except BadProxy as error:
+        raise ProxyUnusable(str(error)) from None
 
 
 def _worth_waiting(refusal: ApiProblem, again: bool) -> bool:

@@ -13,9 +13,11 @@ from pilothouse.client.access import Auth, RegistrationTokens, Tokens
 from pilothouse.client.agents import Agents
 from pilothouse.client.api import Api
 from pilothouse.client.events import IDLE_TIMEOUT, Event, EventReader, OnConnect, OnGap, OnReconnect
-from pilothouse.client.pipelines import Blobs, Pipelines, Projects
+from pilothouse.client.pipelines import Blobs, Pipelines
+from pilothouse.client.projects import Projects
 from pilothouse.client.runs import Runs
 from pilothouse.client.secrets import Secrets
+from pilothouse.client.users import Users
 from pilothouse.wire import entries
 
 
@@ -42,6 +44,7 @@ class PilotClient:
     ) -> None:
         self._api = Api(server, token, timeout, transport, on_wait)
         self.auth = Auth(self._api)
+        self.users = Users(self._api)
         self.tokens = Tokens(self._api)
         self.registration_tokens = RegistrationTokens(self._api)
         self.agents = Agents(self._api)

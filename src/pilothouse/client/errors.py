@@ -12,13 +12,23 @@ class ClientError(Exception):
 
 
 class Unreachable(ClientError):
-    """No answer came: nobody listens there (``refused``), the name does not resolve, or the connection broke."""
+    """No answer came: nobody listens there (``refused``), the name does not resolve, or the connection broke.
+
+    ``proxied``: it was asked through a proxy, which the message names.
+    """
 
     code = "UNREACHABLE"
 
-    def __init__(self, message: str, *, refused: bool = False) -> None:
+    def __init__(self, message: str, *, refused: bool = False, proxied: bool = False) -> None:
         super().__init__(message)
         self.refused = refused
+        self.proxied = proxied
+
+
+class ProxyUnusable(ClientError):
+    """The environment names a proxy that cannot be used (wire/proxies.py)."""
+
+    code = "PROXY_UNUSABLE"
 
 
 class ApiProblem(ClientError):

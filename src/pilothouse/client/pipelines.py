@@ -1,4 +1,4 @@
-"""Pipelines, projects, and the files a run begins with."""
+"""Pipelines, and the files a run begins with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from pilothouse.client.api import Api
 from pilothouse.client.paging import Page, collect
-from pilothouse.client.shapes import Blob, Pipeline, Project, Validation
+from pilothouse.client.shapes import Blob, Pipeline, Validation
 
 _UPLOAD_CHUNK = 256 << 10
 _MANY = 10_000
@@ -78,18 +78,6 @@ class Pipelines:
             body["spec"] = spec
         detail = await self._api.detail("POST", f"{_path(pipeline_id)}/trigger", json=body, keyed=True)
         return str(detail["runId"])
-
-
-class Projects:
-    """``/projects``."""
-
-    def __init__(self, api: Api) -> None:
-        self._api = api
-
-    async def page(self, number: int = 1, limit: int = 20) -> Page[Project]:
-        """The projects one may see, by name."""
-        params = {"page": number, "pageSize": limit}
-        return Page.arcentra(await self._api.detail("GET", "/projects", params=params))
 
 
 class Blobs:

@@ -6,7 +6,7 @@ Times are RFC 3339 UTC unless said otherwise, durations seconds.
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class RunSummary(TypedDict):
@@ -94,8 +94,19 @@ class Capacity(TypedDict):
     busy: int
 
 
+class Origin(TypedDict):
+    """The registration token that an agent came with."""
+
+    token_id: str
+    description: str
+    created_by: str
+
+
 class Agent(TypedDict):
-    """An agent; ``agent_id`` is its name."""
+    """An agent; ``agent_id`` is its name.
+
+    ``projects``: ids of those whose work it gets, null for all; ``allowed_labels``: null for any.
+    """
 
     id: str
     agent_id: str
@@ -106,6 +117,10 @@ class Agent(TypedDict):
     labels: dict[str, str]
     metadata: dict[str, str]
     last_heartbeat: str | None
+    projects: NotRequired[list[str] | None]
+    allowed_labels: NotRequired[list[str] | None]
+    ephemeral: NotRequired[bool]
+    registered_by: NotRequired[Origin | None]
 
 
 class Token(TypedDict):
@@ -126,11 +141,19 @@ class NewToken(Token):
 
 
 class RegistrationToken(TypedDict):
-    """A registration token of agents."""
+    """A registration token of agents; ``projects`` are ids."""
 
     id: str
     description: str
+    max_uses: int | None
+    uses: int
+    agents: NotRequired[list[str]]
+    projects: NotRequired[list[str] | None]
+    labels: NotRequired[list[str] | None]
     expires_at: str | None
+    revoked: bool
+    created_by: str
+    created_at: str
 
 
 class NewRegistrationToken(TypedDict):
@@ -148,7 +171,24 @@ class User(TypedDict):
     username: str
     email: str
     role: str
+    active: NotRequired[bool]
     created_at: str
+    last_login: NotRequired[str | None]
+
+
+class TokenInUse(TypedDict):
+    """The token of a request; ``role``: what it may use of its user's."""
+
+    id: str
+    role: str
+    expires_at: str | None
+
+
+class Me(User):
+    """The user behind a token; ``projects`` are ids."""
+
+    projects: list[str]
+    token: TokenInUse
 
 
 class Login(TypedDict):
@@ -159,6 +199,13 @@ class Login(TypedDict):
     expires_at: str
 
 
+class Member(TypedDict):
+    """A user in a project."""
+
+    userId: str
+    username: str
+
+
 class Project(TypedDict):
     """A project; times in Unix seconds."""
 
@@ -166,6 +213,9 @@ class Project(TypedDict):
     name: str
     description: str
     isDefault: bool
+    members: list[Member]
+    createdAt: int
+    updatedAt: int
 
 
 class Pipeline(TypedDict):

@@ -58,12 +58,17 @@ class Dispatcher:
         return given
 
     def forsake(self, tx: Tx) -> None:
-        """Give up waiting for agents that hold a job's workspace and have been away for a lease's length."""
+        """Give up waiting for agents that hold a job's workspace and have been away for a lease's length.
+
+        And for those that have registered anew since then, and are bound to other projects.
+        """
         before = tx.now - int(self._fleet.settings.lease * 1000)
         for row in store.bound_attempts(tx.conn):
             agent = fleet_store.agent(tx.conn, row.bound_to)
             if agent is None or (not agent.online and agent.offline_since <= before):
-                self._lose_workspace(tx, row)
+                self._lose_workspace(tx, row, "has been offline for too long")
+            elif not agent.binding.serves(row.project):
+                self._lose_workspace(tx, row, "is now bound to other projects")
 
     def _hand_out(self, tx: Tx, given: Given) -> int:
         at = self._runs.place(tx, given.id)
@@ -89,11 +94,11 @@ class Dispatcher:
             tx, at.run, entries.STEP_WAITING, at.job, at.step, at.attempt, reason=waits.reason
         )
 
-    def _lose_workspace(self, tx: Tx, row: Row[Any]) -> None:
+    def _lose_workspace(self, tx: Tx, row: Row[Any], why: str) -> None:
         at = self._runs.place(tx, row.id)
         if at is None:
             return
-        away = f"agent {row.bound_to}, which holds the job's workspace, has been offline for too long"
+        away = f"agent {row.bound_to}, which holds the job's workspace, {why}"
         self._transitions.lose_attempt(tx, at.run, at.job, at.step, away, started=True, gone=True)
         self._transitions.settle(tx, at.run)
 
@@ -107,9 +112,10 @@ def _worker(agent: Agent, held: int) -> Worker:
         draining=agent.draining,
         free=slots - held,
         load=held / slots,
+        binding=agent.binding,
     )
 
 
 def _waiting(row: Row[Any]) -> Waiting:
     selector = selector_from_json(orjson.loads(row.selector)) if row.selector else None
-    return Waiting(row.id, selector, row.bound_to, row.reason)
+    return Waiting(row.id, selector, row.bound_to, row.reason, row.project)

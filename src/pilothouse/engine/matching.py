@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pilothouse.engine.spec import AgentSelector, match_selector
+from pilothouse.fleet.bindings import UNBOUND, Binding
 
 
 @dataclass(slots=True)
@@ -18,6 +19,7 @@ class Worker:
     draining: bool
     free: int
     load: float
+    binding: Binding = UNBOUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Waiting:
     selector: AgentSelector | None
     bound_to: str
     reason: str
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +59,31 @@ def _assign_one(item: Waiting, workers: list[Worker], by_id: dict[str, Worker]) 
     if item.bound_to:
         return _bound(item, by_id.get(item.bound_to))
     misses: list[str] = []
+    foreign: list[str] = []
     matching: list[Worker] = []
     for worker in workers:
         if worker.available:
             miss = match_selector(item.selector, worker.labels)
-            if miss is None:
-                matching.append(worker)
-            else:
+            if miss is not None:
                 misses.append(miss)
+            elif not worker.binding.serves(item.project):
+                foreign.append(worker.agent_id)
+            else:
+                matching.append(worker)
     ready = [worker for worker in matching if worker.free > 0 and not worker.draining]
     if ready:
         return _give(item, min(ready, key=lambda worker: (worker.load, worker.agent_id)))
-    return Waits(item.id, _why(matching, misses))
+    return Waits(item.id, _why(matching, foreign, misses))
 
 
 def _bound(item: Waiting, worker: Worker | None) -> Given | Waits:
     if worker is None or not worker.available:
         return Waits(
             item.id, f"waiting for agent {item.bound_to}, which holds the job's workspace and is offline"
+        )
+    if not worker.binding.serves(item.project):
+        return Waits(
+            item.id, f"agent {item.bound_to}, which holds the job's workspace, is bound to other projects"
         )
     miss = match_selector(item.selector, worker.labels)
     if miss is not None:
@@ -93,8 +103,16 @@ def _give(item: Waiting, worker: Worker) -> Given:
     return Given(item.id, worker.agent_id)
 
 
-def _why(matching: list[Worker], misses: list[str]) -> str:
+def _why(matching: list[Worker], foreign: list[str], misses: list[str]) -> str:
     if not matching:
+        if foreign:
+            some = ", ".join(foreign[:3])
+            one = len(foreign) == 1
+            return (
+                f"agent {some} is bound to other projects"
+                if one
+                else (f"every matching agent is bound to other projects ({some})")
+            )
         if not misses:
             return "no agent is online"
         return f"no online agent matches {misses[0]}"

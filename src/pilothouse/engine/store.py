@@ -199,9 +199,11 @@ _WAITING = (
         attempts.c.selector,
         steps.c.job_id,
         jobs.c.agent_id.label("bound_to"),
+        runs.c.project,
     )
     .join(steps, steps.c.id == attempts.c.step_id)
     .join(jobs, jobs.c.id == steps.c.job_id)
+    .join(runs, runs.c.id == attempts.c.run_id)
     .where(attempts.c.status == Status.QUEUED.value, attempts.c.agent_id == "")
     .order_by(attempts.c.id)
 )

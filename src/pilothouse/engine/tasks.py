@@ -16,7 +16,7 @@ from pilothouse.engine.runs import Place, Runs
 from pilothouse.engine.secrets import Secrets
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import store as fleet_store
-from pilothouse.fleet.model import Checkout, Lease, LeaseState, Task, TaskReport, TaskStatus
+from pilothouse.fleet.model import Agent, Checkout, Lease, LeaseState, Task, TaskReport, TaskStatus
 from pilothouse.storage import Tx
 from pilothouse.wire.masking import Masker
 
@@ -104,6 +104,11 @@ class StepTasks:
             return self.build(tx.conn, at)
         except TaskInvalid:
             return None
+
+    def fits(self, tx: Tx, lease: Lease, agent: Agent) -> bool:
+        """Whether the agent may have this attempt, bound to projects as it is."""
+        at = self._runs.place(tx, lease.id)
+        return at is None or agent.binding.serves(at.run.project)
 
     def cancel_reason(self, tx: Tx, lease: Lease) -> str | None:
         """Why the attempt should be stopped, if it should."""

@@ -28,3 +28,15 @@ class BadProfile(FleetError):
     """What the agent said of itself cannot be right."""
 
     code = "VALIDATION_FAILED"
+
+
+class AgentExists(FleetError):
+    """The name belongs to an agent that this registration token may not register anew."""
+
+    code = "AGENT_ALREADY_EXISTS"
+
+    def __init__(self, agent_id: str) -> None:
+        super().__init__(
+            f"an agent named {agent_id!r} exists, and this registration token may not register it anew: remove "
+            "that agent, choose another name, or use a token made for this name"
+        )

@@ -15,7 +15,7 @@ from uuid_utils import uuid7
 
 from pilothouse.fleet import messages
 from pilothouse.fleet.credentials import agent_caller, bearer
-from pilothouse.fleet.errors import AgentNotFound, BadCredential, BadProfile
+from pilothouse.fleet.errors import AgentExists, AgentNotFound, BadCredential, BadProfile
 from pilothouse.fleet.model import AgentChannel, Task, Verdict
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.grpc import metadata
@@ -115,6 +115,9 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             )
         except BadCredential as error:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+        except AgentExists as error:
+            said = f"{error.code}: {error}"
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS, said, (("pilot-code", error.code),))
         except BadProfile as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         if registration.token and not registration.repeated:

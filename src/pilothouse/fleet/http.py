@@ -6,14 +6,15 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.fleet import store
+from pilothouse.fleet.bindings import MAX_ENTRIES, MAX_ENTRY
 from pilothouse.fleet.errors import AgentNotFound
-from pilothouse.fleet.model import Agent, AgentStatus
-from pilothouse.fleet.registry import require_agent
+from pilothouse.fleet.model import Agent, AgentStatus, RegistrationToken
+from pilothouse.fleet.registry import Allowance, require_agent
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.bodies import Body
 from pilothouse.identity.errors import ApiError
@@ -24,15 +25,33 @@ from pilothouse.storage import Tx
 
 Page = Annotated[int, Query(ge=1, le=1_000_000)]
 Limit = Annotated[int, Query(ge=1, le=100)]
+_Entry = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$", max_length=MAX_ENTRY)]
+Entries = Annotated[list[_Entry], Field(max_length=MAX_ENTRIES)]
 
 
 class NewRegistrationToken(Body):
-    """What agents may register with; ``expires_in`` in seconds."""
+    """What agents may register with; ``expires_in`` in seconds.
 
-    model_config = ConfigDict(json_schema_extra={"example": {"description": "build hosts", "max_uses": 5}})
+    ``agents``: names or globs of existing agents that may be registered anew; ``projects``: names or ids of the
+    only ones whose work the agents get; ``labels``: ``KEY`` or ``KEY=VALUE``, the only ones that agents may have.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "description": "build hosts",
+                "max_uses": 5,
+                "projects": ["shop"],
+                "labels": ["zone=a"],
+            }
+        }
+    )
     description: str = Field(default="", max_length=200)
     max_uses: int | None = Field(default=None, ge=1, le=1_000_000)
     expires_in: int | None = Field(default=None, ge=1, le=10 * 365 * 86400)
+    agents: Entries | None = None
+    projects: Entries | None = None
+    labels: Entries | None = None
 
 
 class PatchAgent(Body):
@@ -46,8 +65,11 @@ def _time(at: int) -> str | None:
     return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at else None
 
 
-def agent_view(agent: Agent, busy: int, now: int) -> dict[str, Any]:
-    """An agent in the shape of the StreamSpace page, with its slots and labels."""
+def agent_view(agent: Agent, busy: int, now: int, came: RegistrationToken | None = None) -> dict[str, Any]:
+    """An agent in the shape of the StreamSpace page, with its slots, labels and projects.
+
+    ``came``: the registration token it came with.
+    """
     profile = agent.profile
     capacity = {
         "max_sessions": profile.max_sessions,
@@ -75,8 +97,35 @@ def agent_view(agent: Agent, busy: int, now: int) -> dict[str, Any]:
         "last_heartbeat": _time(agent.last_heartbeat),
         "uptime_seconds": max(0, (now - agent.created_at) // 1000),
         "sessions": [],
+        "projects": agent.binding.projects,
+        "allowed_labels": agent.binding.labels,
+        "ephemeral": profile.ephemeral,
+        "registered_by": _origin(came),
         "created_at": _time(agent.created_at),
         "updated_at": _time(agent.updated_at),
+    }
+
+
+def _origin(token: RegistrationToken | None) -> dict[str, str] | None:
+    if token is None:
+        return None
+    return {"token_id": token.id, "description": token.description, "created_by": token.created_by}
+
+
+def token_view(token: RegistrationToken) -> dict[str, Any]:
+    """A registration token without its secret."""
+    return {
+        "id": token.id,
+        "description": token.description,
+        "max_uses": token.max_uses,
+        "uses": token.uses,
+        "agents": token.agents,
+        "projects": token.binding.projects,
+        "labels": token.binding.labels,
+        "expires_at": _time(token.expires_at or 0),
+        "revoked": token.revoked,
+        "created_by": token.created_by,
+        "created_at": _time(token.created_at),
     }
 
 
@@ -93,7 +142,7 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
         limit: Limit = 20,
     ) -> Response:
         """All agents by name, filtered and paged."""
-        agents, held, now = await _everyone(identity)
+        agents, held, tokens, now = await _everyone(identity)
         wanted = [
             agent
             for agent in agents
@@ -103,7 +152,10 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
         ]
         shown = wanted[(page - 1) * limit : page * limit]
         paging = {"page": page, "limit": limit, "total": len(wanted), "total_pages": -(-len(wanted) // limit)}
-        views = [agent_view(agent, held.get(agent.agent_id, 0), now) for agent in shown]
+        views = [
+            agent_view(agent, held.get(agent.agent_id, 0), now, tokens.get(agent.registered_by))
+            for agent in shown
+        ]
         return json_response({"agents": views, "pagination": paging})
 
     @routes.get(
@@ -111,7 +163,7 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
     )
     async def stats() -> Response:
         """Counts and capacity over all agents."""
-        agents, _, _ = await _everyone(identity)
+        agents, _, _, _ = await _everyone(identity)
         platforms: dict[str, int] = {}
         for agent in agents:
             platforms[agent.profile.platform] = platforms.get(agent.profile.platform, 0) + 1
@@ -133,11 +185,12 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
     )
     async def get_agent(agent_id: str) -> Response:
         """One agent. Errors: ``AGENT_NOT_FOUND``."""
-        agents, held, now = await _everyone(identity)
+        agents, held, tokens, now = await _everyone(identity)
         found = next((agent for agent in agents if agent.agent_id == agent_id), None)
         if found is None:
             raise AgentNotFound(agent_id)
-        return json_response(agent_view(found, held.get(agent_id, 0), now))
+        came = tokens.get(found.registered_by)
+        return json_response(agent_view(found, held.get(agent_id, 0), now, came))
 
     @routes.patch(
         "/{agent_id}",
@@ -181,8 +234,9 @@ def registration_tokens_router(identity: Identity, fleet: Fleet) -> APIRouter:
         responses=example(_TOKEN, 201),
     )
     async def create(caller: Caller, idem: Idem, body: NewRegistrationToken | None = None) -> Response:
-        """The token is shown this once."""
+        """The token is shown this once. Errors: ``VALIDATION_FAILED``, also for a project that is not there."""
         wanted = body or NewRegistrationToken()
+        allows = Allowance(agents=wanted.agents or (), projects=wanted.projects, labels=wanted.labels)
 
         def use_case(tx: Tx) -> dict[str, Any]:
             made = fleet.registry.create_registration_token(
@@ -191,6 +245,7 @@ def registration_tokens_router(identity: Identity, fleet: Fleet) -> APIRouter:
                 description=wanted.description,
                 max_uses=wanted.max_uses,
                 expires_in=wanted.expires_in,
+                allows=allows,
             )
             return {**made, "expires_at": _time(int(made["expires_at"] or 0))}
 
@@ -204,16 +259,8 @@ def registration_tokens_router(identity: Identity, fleet: Fleet) -> APIRouter:
     )
     async def list_tokens() -> Response:
         """All of them, without their secrets."""
-        rows = await identity.read(store.list_registration_tokens)
-        shown = [
-            {
-                **{str(name): value for name, value in row._mapping.items()},
-                "expires_at": _time(row.expires_at or 0),
-                "created_at": _time(row.created_at),
-            }
-            for row in rows
-        ]
-        return json_response({"registration_tokens": shown})
+        tokens = await identity.read(store.list_registration_tokens)
+        return json_response({"registration_tokens": [token_view(token) for token in tokens]})
 
     @routes.delete(
         "/{token_id}",
@@ -232,12 +279,15 @@ def registration_tokens_router(identity: Identity, fleet: Fleet) -> APIRouter:
     return routes
 
 
-async def _everyone(identity: Identity) -> tuple[list[Agent], dict[str, int], int]:
-    def read(conn: Connection) -> tuple[list[Agent], dict[str, int]]:
-        return store.all_agents(conn), store.held_by_agent(conn)
+_Tokens = dict[str, RegistrationToken]
 
-    agents, held = await identity.read(read)
-    return agents, held, int(datetime.now(UTC).timestamp() * 1000)
+
+async def _everyone(identity: Identity) -> tuple[list[Agent], dict[str, int], _Tokens, int]:
+    def read(conn: Connection) -> tuple[list[Agent], dict[str, int], _Tokens]:
+        return store.all_agents(conn), store.held_by_agent(conn), store.origins(conn)
+
+    agents, held, tokens = await identity.read(read)
+    return agents, held, tokens, int(datetime.now(UTC).timestamp() * 1000)
 
 
 _AGENT = {
@@ -255,6 +305,14 @@ _AGENT = {
     "last_heartbeat": "2026-01-10T14:23:45Z",
     "uptime_seconds": 3600,
     "sessions": [],
+    "projects": None,
+    "allowed_labels": None,
+    "ephemeral": False,
+    "registered_by": {
+        "token_id": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10",
+        "description": "build hosts",
+        "created_by": "admin",
+    },
     "created_at": "2026-01-10T13:23:45Z",
     "updated_at": "2026-01-10T14:23:45Z",
 }
@@ -283,6 +341,9 @@ _TOKENS = {
             "description": "build hosts",
             "max_uses": 5,
             "uses": 1,
+            "agents": ["build-*"],
+            "projects": ["01980f3e-5c2a-7c1e-9b7a-0d4e5f60718c"],
+            "labels": ["zone=a"],
             "expires_at": None,
             "revoked": False,
             "created_by": "admin",

@@ -91,4 +91,5 @@ def profile(request: pb.RegisterRequest) -> AgentProfile:
         arch=request.arch,
         version=request.version,
         ip=request.ip,
+        ephemeral=request.metadata.get("ephemeral", "").lower() == "true",
     )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from pilothouse.fleet.bindings import UNBOUND, Binding
+
 
 class AgentStatus(StrEnum):
     """What an agent is to those who would give it work."""
@@ -18,7 +20,10 @@ class AgentStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AgentProfile:
-    """What an agent says of itself when it registers. ``slots``: tasks it runs at once."""
+    """What an agent says of itself when it registers.
+
+    ``slots``: tasks it runs at once; ``ephemeral``: it is unregistered some minutes after it went offline.
+    """
 
     agent_id: str
     name: str = ""
@@ -32,11 +37,15 @@ class AgentProfile:
     arch: str = ""
     version: str = ""
     ip: str = ""
+    ephemeral: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One registered agent. ``id`` is ours (a UUID), ``agent_id`` the name it goes by; times in ms."""
+    """One registered agent. ``id`` is ours (a UUID), ``agent_id`` the name it goes by; times in ms.
+
+    ``registered_by``: the id of the registration token it came with, empty where that is not known.
+    """
 
     id: str
     profile: AgentProfile
@@ -47,6 +56,8 @@ class Agent:
     offline_since: int
     created_at: int
     updated_at: int
+    registered_by: str = ""
+    binding: Binding = UNBOUND
 
     @property
     def agent_id(self) -> str:
@@ -58,6 +69,25 @@ class Agent:
         if not self.online:
             return AgentStatus.OFFLINE
         return AgentStatus.DRAINING if self.draining else AgentStatus.ONLINE
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationToken:
+    """What agents register with, without its secret. Times in ms.
+
+    ``agents``: names or globs of existing agents that it may register anew, besides those it registered itself.
+    """
+
+    id: str
+    description: str
+    max_uses: int | None
+    uses: int
+    expires_at: int | None
+    revoked: bool
+    created_by: str
+    created_at: int
+    agents: tuple[str, ...] = ()
+    binding: Binding = UNBOUND
 
 
 class LeaseState(StrEnum):

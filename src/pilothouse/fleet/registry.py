@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,11 @@ from sqlalchemy import Connection
 from uuid_utils import uuid7
 
 from pilothouse.fleet import store
-from pilothouse.fleet.errors import AgentNotFound, BadCredential, BadProfile
-from pilothouse.fleet.model import Agent, AgentProfile
-from pilothouse.identity.model import Principal
+from pilothouse.fleet.bindings import MAX_ENTRIES, Binding, names_agent, problem
+from pilothouse.fleet.errors import AgentExists, AgentNotFound, BadCredential, BadProfile
+from pilothouse.fleet.model import Agent, AgentProfile, RegistrationToken
+from pilothouse.identity.errors import ApiError
+from pilothouse.identity.model import SYSTEM, Principal
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Journal
 from pilothouse.storage import Tx
@@ -33,6 +35,7 @@ MIN_KEY = 32
 MAX_METADATA = 16 << 10
 AGENT_PREFIX = "pilotagent_"
 REGISTRATION_PREFIX = "pilotreg_"
+_LOCAL = "agent of pilot up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,33 +55,110 @@ def token_hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-class Registry:
-    """The use cases around an agent's identity."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What a new registration token allows besides new names (decisions.md; :mod:`pilothouse.fleet.bindings`).
 
-    def __init__(self, journal: Journal, identity: Identity, changed: Callable[[Tx], None]) -> None:
+    ``agents``: names or globs of existing agents; ``projects``: names or ids; ``labels``: ``KEY`` or ``KEY=VALUE``;
+    ``None``: any. ``once``: the token ends with the first registration, whatever name that is of.
+    """
+
+    agents: Sequence[str] = ()
+    projects: Sequence[str] | None = None
+    labels: Sequence[str] | None = None
+    once: bool = False
+
+
+class Registry:
+    """The use cases around an agent's identity.
+
+    ``bound`` is called when an agent has registered anew, with what it is then; ``changed`` after every change.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        identity: Identity,
+        changed: Callable[[Tx], None],
+        bound: Callable[[Tx, Agent], None],
+    ) -> None:
         self._journal = journal
         self._changed = changed
+        self._bound = bound
         self._identity = identity
+        self._once: set[str] = set()
         identity.add_authenticator(authenticate_agent)
 
     def create_registration_token(
-        self, tx: Tx, by: Principal, *, description: str, max_uses: int | None, expires_in: int | None
+        self,
+        tx: Tx,
+        by: Principal,
+        *,
+        description: str,
+        max_uses: int | None,
+        expires_in: int | None,
+        allows: Allowance | None = None,
     ) -> dict[str, str | int | None]:
-        """A token with which agents may register; ``expires_in`` in seconds. The secret is shown this once."""
-        token_id, token = str(uuid7()), REGISTRATION_PREFIX + secrets.token_urlsafe(32)
-        expires_at = tx.now + expires_in * 1000 if expires_in else None
-        store.add_registration_token(
-            tx.conn,
-            id=token_id,
-            token_hash=token_hash(token),
+        """A token with which agents may register; ``expires_in`` in seconds. The secret is shown this once.
+
+        Raises ApiError ``VALIDATION_FAILED`` for what a token cannot allow.
+        """
+        allows = allows or Allowance()
+        secret = REGISTRATION_PREFIX + secrets.token_urlsafe(32)
+        token = RegistrationToken(
+            id=str(uuid7()),
             description=description,
             max_uses=max_uses,
-            expires_at=expires_at,
+            uses=0,
+            expires_at=tx.now + expires_in * 1000 if expires_in else None,
+            revoked=False,
             created_by=by.name,
             created_at=tx.now,
+            agents=tuple(allows.agents),
+            binding=self._binding(tx.conn, by, allows),
         )
-        self._identity.audit(tx, by, "registration_token.create", token_id, {"description": description})
-        return {"id": token_id, "token": token, "expires_at": expires_at}
+        store.add_registration_token(tx.conn, token_hash(secret), token)
+        if allows.once:
+            self._once.add(token.id)
+        detail: dict[str, Any] = {"description": description, "agents": token.agents}
+        detail |= {"projects": token.binding.projects, "labels": token.binding.labels}
+        told = {name: value for name, value in detail.items() if value not in (None, ())}
+        self._identity.audit(tx, by, "registration_token.create", token.id, told)
+        return {"id": token.id, "token": secret, "expires_at": token.expires_at}
+
+    def _binding(self, conn: Connection, by: Principal, allows: Allowance) -> Binding:
+        for kind, entries_ in (("agents", allows.agents), ("labels", allows.labels or ())):
+            if wrong := problem(kind, entries_):
+                raise ApiError.of("VALIDATION_FAILED", wrong, field=kind)
+        labels = None if allows.labels is None else tuple(allows.labels)
+        if allows.projects is None:
+            return Binding(None, labels)
+        if not 0 < len(allows.projects) <= MAX_ENTRIES:
+            wrong = f"projects: 1 to {MAX_ENTRIES} names or ids; leave it out for agents that are not bound"
+            raise ApiError.of("VALIDATION_FAILED", wrong, field="projects")
+        found: dict[str, None] = {}
+        for name in allows.projects:
+            try:
+                found[self._identity.projects.resolve(conn, by, name).id] = None
+            except ApiError:
+                raise ApiError.of(
+                    "VALIDATION_FAILED", f"projects: there is no project {name!r}", field="projects"
+                ) from None
+        return Binding(tuple(found), labels)
+
+    def local_token(self, tx: Tx, agent_id: str) -> str:
+        """A token for the agent of ``pilot up``: for one registration within ten minutes.
+
+        Those made before, by earlier lives of this server as well, are revoked.
+        """
+        for token in store.list_registration_tokens(tx.conn):
+            if (token.created_by, token.description) == (SYSTEM.name, _LOCAL) and not token.revoked:
+                store.revoke_registration_token(tx.conn, token.id)
+        allows = Allowance(agents=(agent_id,), once=True)
+        made = self.create_registration_token(
+            tx, SYSTEM, description=_LOCAL, max_uses=1, expires_in=600, allows=allows
+        )
+        return str(made["token"])
 
     def revoke_registration_token(self, tx: Tx, by: Principal, token_id: str) -> bool:
         """No further agent may register with it; agents that have done so keep their own tokens."""
@@ -92,41 +172,73 @@ class Registry:
     ) -> Registration:
         """Let a worker in: the first time with a registration token, later with its own.
 
-        Raises :class:`BadCredential`, or :class:`BadProfile` for an impossible profile. Registering an existing
-        name with a registration token gives it a new credential (the old one ends) and new sequence numbers.
+        Raises :class:`BadCredential`; :class:`AgentExists` for a name that the registration token may not
+        register anew; :class:`BadProfile` for an impossible profile, or labels that the token does not allow.
+        Registering an existing name with a registration token gives it a new credential (the old one ends), new
+        sequence numbers, and what that token allows; with its own token it keeps what it was allowed.
         ``key``: a secret of the worker's for this one registration; with it, it may ask again until it has the
         answer, and gets the same.
         """
         check_profile(profile)
-        token: str | None = None
         if registration_token:
-            token = _credential(registration_token, profile.agent_id, key)
-            known = store.agent_by_token(tx.conn, token_hash(token)) if key else None
-            if known is not None:
-                return Registration(known, token, repeated=True)
-            used = store.use_registration_token(tx.conn, token_hash(registration_token), tx.now)
-            if used is None:
-                raise BadCredential("this registration token is unknown, used up, expired or revoked")
-            store.forget_seen(tx.conn, profile.agent_id)
-        else:
-            known = store.agent_by_token(tx.conn, token_hash(own_token))
-            if known is None or known.agent_id != profile.agent_id:
-                raise BadCredential("registering needs a registration token, or this agent's own token")
-        store.put_agent(tx.conn, str(uuid7()), profile, token_hash(token) if token else None, tx.now)
+            return self._enrol(tx, profile, registration_token, key)
+        known = store.agent_by_token(tx.conn, token_hash(own_token))
+        if known is None or known.agent_id != profile.agent_id:
+            raise BadCredential("registering needs a registration token, or this agent's own token")
+        check_allowed(known.binding, profile.labels)
+        store.put_agent(tx.conn, known.id, profile, None, tx.now)
         agent = require_agent(tx.conn, profile.agent_id)
-        self._tell(tx, agent, entries.AGENT_REGISTERED if token else entries.AGENT_UPDATED)
-        if token:
-            self._identity.audit(tx, agent_principal(agent), "agent.register", profile.agent_id)
-            tx.after_commit(lambda: self._identity.forget(agent.id))
-        return Registration(agent, token)
+        self._tell(tx, agent, entries.AGENT_UPDATED)
+        return Registration(agent, None)
+
+    def _enrol(self, tx: Tx, profile: AgentProfile, secret: str, key: str) -> Registration:
+        credential = _credential(secret, profile.agent_id, key)
+        known = store.agent_by_token(tx.conn, token_hash(credential)) if key else None
+        if known is not None:
+            return Registration(known, credential, repeated=True)
+        token = self._admitted(tx, profile.agent_id, secret)
+        check_allowed(token.binding, profile.labels)
+        store.forget_seen(tx.conn, profile.agent_id)
+        store.put_agent(tx.conn, str(uuid7()), profile, token_hash(credential), tx.now)
+        store.bind_agent(tx.conn, profile.agent_id, token.id, token.binding)
+        agent = require_agent(tx.conn, profile.agent_id)
+        self._tell(tx, agent, entries.AGENT_REGISTERED)
+        told = {"registration_token": token.id}
+        self._identity.audit(tx, agent_principal(agent), "agent.register", profile.agent_id, told)
+        self._bound(tx, agent)
+        tx.after_commit(lambda: self._identity.forget(agent.id))
+        return Registration(agent, credential)
+
+    def _admitted(self, tx: Tx, agent_id: str, secret: str) -> RegistrationToken:
+        """The token, if it may register this name now; a new name counts as a use."""
+        token = store.registration_token(tx.conn, token_hash(secret))
+        if token is None or token.revoked:
+            raise BadCredential("this registration token is unknown or revoked")
+        existing = store.agent(tx.conn, agent_id)
+        if existing is None or existing.registered_by != token.id:
+            if token.expires_at is not None and token.expires_at <= tx.now:
+                raise BadCredential("this registration token has expired")
+            if existing is not None and not names_agent(token.agents, agent_id):
+                raise AgentExists(agent_id)
+            if existing is None and token.max_uses is not None and token.uses >= token.max_uses:
+                raise BadCredential("this registration token is used up")
+        if existing is None:
+            store.use_registration_token(tx.conn, token.id)
+        if token.id in self._once:
+            store.revoke_registration_token(tx.conn, token.id)
+        return token
 
     def update_labels(
         self, tx: Tx, by: Principal, agent_id: str, labels: dict[str, str], merge: bool
     ) -> dict[str, str]:
-        """Replace or merge an agent's labels; gives those now in force."""
+        """Replace or merge an agent's labels; gives those now in force.
+
+        Raises :class:`BadProfile` for impossible labels and those that its registration does not allow.
+        """
         agent = require_agent(tx.conn, agent_id)
         merged = {**agent.profile.labels, **labels} if merge else labels
         check_labels(merged)
+        check_allowed(agent.binding, merged)
         store.set_labels(tx.conn, agent_id, merged, tx.now)
         self._tell(tx, require_agent(tx.conn, agent_id), entries.AGENT_UPDATED)
         self._identity.audit(tx, by, "agent.update_labels", agent_id, {"labels": merged})
@@ -229,3 +341,13 @@ def check_labels(labels: Mapping[str, str]) -> None:
     for key, value in labels.items():
         if not _LABEL_KEY.fullmatch(key) or len(value) > 256:
             raise BadProfile(f"label {key!r} has a bad key or a value of over 256 characters")
+
+
+def check_allowed(binding: Binding, labels: Mapping[str, str]) -> None:
+    """Raises :class:`BadProfile` for labels that the agent's registration does not allow."""
+    refused = binding.refused(labels)
+    if not refused:
+        return
+    some = ", ".join(refused[:5]) + (", …" if len(refused) > 5 else "")
+    allowed = ", ".join((binding.labels or ())[:20]) or "none besides os and arch"
+    raise BadProfile(f"labels that this agent's registration does not allow: {some} (allowed: {allowed})")

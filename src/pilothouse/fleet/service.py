@@ -34,11 +34,15 @@ log = structlog.get_logger("fleet")
 
 @dataclass(frozen=True, slots=True)
 class FleetSettings:
-    """Seconds: how often agents beat, when silence means offline, how long a lease lasts unrenewed."""
+    """Seconds: how often agents beat, when silence means offline, how long a lease lasts unrenewed.
+
+    ``ephemeral``: how long an ephemeral agent stays registered after it went offline.
+    """
 
     heartbeat: float = 10
     offline_after: float = 30
     lease: float = 60
+    ephemeral: float = 600
 
 
 class TaskHandler(Protocol):
@@ -56,6 +60,9 @@ class TaskHandler(Protocol):
     def task(self, tx: Tx, lease: Lease) -> Task | None:
         """The work again, to be sent once more; ``None`` if it should not run any more."""
 
+    def fits(self, tx: Tx, lease: Lease, agent: Agent) -> bool:
+        """Whether the agent may have this work, bound to projects as it is."""
+
     def cancel_reason(self, tx: Tx, lease: Lease) -> str | None:
         """Why the task should be stopped, if it should."""
 
@@ -69,7 +76,7 @@ class Fleet:
     def __init__(self, writer: Writer, journal: Journal, identity: Identity, settings: FleetSettings) -> None:
         self.settings = settings
         self.hub = Hub()
-        self.registry = Registry(journal, identity, self.wake_after)
+        self.registry = Registry(journal, identity, self.wake_after, self._rebound)
         self._writer = writer
         self._journal = journal
         self._identity = identity
@@ -219,6 +226,13 @@ class Fleet:
         self.wake_after(tx)
         return Verdict.ACCEPTED
 
+    def _rebound(self, tx: Tx, agent: Agent) -> None:
+        """An agent has registered anew: what it has on offer and may no longer have goes to others."""
+        for lease in store.leases_of(tx.conn, agent.agent_id):
+            offered = lease.state is LeaseState.OFFERED
+            if offered and not self._handlers[lease.kind].fits(tx, lease, agent):
+                self._lose(tx, lease, f"agent {agent.agent_id} is bound to other projects")
+
     def unregister(self, tx: Tx, agent_id: str, reason: str) -> None:
         """The agent leaves for good; what it held is lost."""
         agent = require_agent(tx.conn, agent_id)
@@ -274,13 +288,15 @@ class Fleet:
         store.hear_all(tx.conn, tx.now)
 
     def reap(self, tx: Tx) -> None:
-        """Call the silent offline and the overdue lost; run this about every second."""
+        """Call the silent offline and the overdue lost, forget ephemeral agents; run this about every second."""
         for agent in store.silent_agents(tx.conn, tx.now - int(self.settings.offline_after * 1000)):
             # Its connection may still stand: should it speak again, it is online again.
             silence = f"no heartbeat for {self.settings.offline_after:g} s"
             self._offline(tx, agent, silence, connection_id=agent.connection_id)
         for lease in store.expired_leases(tx.conn, tx.now):
             self._lose(tx, lease, self._why_overdue(lease))
+        for agent_id in store.left_agents(tx.conn, tx.now - int(self.settings.ephemeral * 1000)):
+            self.unregister(tx, agent_id, f"ephemeral, and offline for {self.settings.ephemeral:g} s")
 
     def _why_overdue(self, lease: Lease) -> str:
         if lease.state is LeaseState.OFFERED:

@@ -23,7 +23,8 @@ from sqlalchemy import (
     update,
 )
 
-from pilothouse.fleet.model import Agent, AgentProfile, Lease, LeaseState
+from pilothouse.fleet.bindings import Binding
+from pilothouse.fleet.model import Agent, AgentProfile, Lease, LeaseState, RegistrationToken
 from pilothouse.storage import metadata
 
 agents = Table(
@@ -150,6 +151,7 @@ def put_agent(conn: Connection, id: str, profile: AgentProfile, token_hash: str 
         "arch": profile.arch,
         "version": profile.version,
         "ip": profile.ip,
+        "ephemeral": profile.ephemeral,
         "updated_at": now,
     }
     if token_hash is not None:
@@ -181,6 +183,12 @@ def set_labels(conn: Connection, agent_id: str, labels: dict[str, str], now: int
     set_agent(conn, agent_id, labels=orjson.dumps(labels).decode(), updated_at=now)
 
 
+def bind_agent(conn: Connection, agent_id: str, registered_by: str, binding: Binding) -> None:
+    """Note with which registration token an agent came, and what that allows."""
+    bound = {"projects": _listed(binding.projects), "allowed_labels": _listed(binding.labels)}
+    set_agent(conn, agent_id, registered_by=registered_by, **bound)
+
+
 def delete_agent(conn: Connection, agent_id: str) -> None:
     """Forget an agent; what it did stays in the journal."""
     conn.execute(delete(agents).where(agents.c.agent_id == agent_id))
@@ -190,6 +198,13 @@ def silent_agents(conn: Connection, before: int) -> list[Agent]:
     """Agents counted as online that have not been heard of since ``before``."""
     found = conn.execute(select(agents).where(agents.c.online, agents.c.last_heartbeat < before))
     return [_agent(row) for row in found]
+
+
+def left_agents(conn: Connection, before: int) -> list[str]:
+    """Names of ephemeral agents that have been offline since ``before``."""
+    a = agents.c
+    gone = select(a.agent_id).where(a.ephemeral, a.online.is_(False), a.offline_since <= before)
+    return list(conn.execute(gone).scalars())
 
 
 def _agent(row: Row[Any]) -> Agent:
@@ -206,6 +221,7 @@ def _agent(row: Row[Any]) -> Agent:
         arch=row.arch,
         version=row.version,
         ip=row.ip,
+        ephemeral=bool(row.ephemeral),
     )
     return Agent(
         id=row.id,
@@ -217,39 +233,80 @@ def _agent(row: Row[Any]) -> Agent:
         offline_since=row.offline_since,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        registered_by=row.registered_by,
+        binding=Binding(_tuple(row.projects), _tuple(row.allowed_labels)),
     )
+
+
+def _listed(entries: tuple[str, ...] | None) -> str | None:
+    return None if entries is None else orjson.dumps(entries).decode()
+
+
+def _tuple(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(orjson.loads(text))
 
 
 # -- registration tokens --------------------------------------------------------------------------------
 
 
-def add_registration_token(conn: Connection, **values: Any) -> None:
+def add_registration_token(conn: Connection, token_hash: str, token: RegistrationToken) -> None:
     """Store a registration token (its hash only)."""
-    conn.execute(insert(registration_tokens).values(uses=0, revoked=False, **values))
+    values: dict[str, Any] = {
+        "id": token.id,
+        "token_hash": token_hash,
+        "description": token.description,
+        "max_uses": token.max_uses,
+        "uses": token.uses,
+        "expires_at": token.expires_at,
+        "revoked": token.revoked,
+        "created_by": token.created_by,
+        "created_at": token.created_at,
+        "agents": _listed(token.agents or None),
+        "projects": _listed(token.binding.projects),
+        "labels": _listed(token.binding.labels),
+    }
+    conn.execute(insert(registration_tokens).values(**values))
 
 
-def use_registration_token(conn: Connection, token_hash: str, now: int) -> str | None:
-    """Count one use of a token that is still good; gives its id, or ``None`` if it is not good."""
+def registration_token(conn: Connection, token_hash: str) -> RegistrationToken | None:
+    """The token with this secret, good or not."""
+    found = select(registration_tokens).where(registration_tokens.c.token_hash == token_hash)
+    row = conn.execute(found).first()
+    return _registration_token(row) if row else None
+
+
+def use_registration_token(conn: Connection, token_id: str) -> None:
+    """Count one new agent."""
     t = registration_tokens.c
-    good = (
-        update(registration_tokens)
-        .where(
-            t.token_hash == token_hash,
-            t.revoked.is_(False),
-            (t.max_uses.is_(None)) | (t.uses < t.max_uses),
-            (t.expires_at.is_(None)) | (t.expires_at > now),
-        )
-        .values(uses=t.uses + 1)
-        .returning(t.id)
-    )
-    return conn.execute(good).scalar_one_or_none()
+    conn.execute(update(registration_tokens).where(t.id == token_id).values(uses=t.uses + 1))
 
 
-def list_registration_tokens(conn: Connection) -> list[Row[Any]]:
+def origins(conn: Connection) -> dict[str, RegistrationToken]:
+    """The tokens that agents came with, by their ids."""
+    used = select(agents.c.registered_by)
+    rows = conn.execute(select(registration_tokens).where(registration_tokens.c.id.in_(used)))
+    return {row.id: _registration_token(row) for row in rows}
+
+
+def list_registration_tokens(conn: Connection) -> list[RegistrationToken]:
     """All registration tokens, newest first, without their secrets."""
-    t = registration_tokens.c
-    columns = (t.id, t.description, t.max_uses, t.uses, t.expires_at, t.revoked, t.created_by, t.created_at)
-    return list(conn.execute(select(*columns).order_by(t.id.desc())))
+    rows = conn.execute(select(registration_tokens).order_by(registration_tokens.c.id.desc()))
+    return [_registration_token(row) for row in rows]
+
+
+def _registration_token(row: Row[Any]) -> RegistrationToken:
+    return RegistrationToken(
+        id=row.id,
+        description=row.description,
+        max_uses=row.max_uses,
+        uses=row.uses,
+        expires_at=row.expires_at,
+        revoked=bool(row.revoked),
+        created_by=row.created_by,
+        created_at=row.created_at,
+        agents=_tuple(row.agents) or (),
+        binding=Binding(_tuple(row.projects), _tuple(row.labels)),
+    )
 
 
 def revoke_registration_token(conn: Connection, token_id: str) -> bool:

@@ -61,6 +61,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "WORKFLOW_NOT_FOUND": (404, "Workflow not found"),
         # what stands in the way
         "CONFLICT": (409, "Conflict"),
+        "AGENT_ALREADY_EXISTS": (409, "Agent already exists"),
         "CLUSTER_BUSY": (409, "Cluster busy"),
         "IDEMPOTENCY_KEY_REUSED": (409, "Idempotency key reused"),
         "PIPELINE_ALREADY_EXISTS": (409, "Pipeline already exists"),

@@ -13,6 +13,21 @@ class DataDirLocked(Exception):
     """Another server works on this data directory."""
 
 
+def lock_holder(data_dir: Path) -> int | None:
+    """The process of the server that works on this data directory, if there is one; 0 if it is not known."""
+    try:
+        with (data_dir / "server.lock").open() as file:
+            number = file.read(20).strip()
+            if number.isdigit() and not Path("/proc", number).exists():
+                return None  # a look at the lock would hold it for a moment, in which a server may want it
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return int(number) if number.isdigit() else 0
+
+
 @contextlib.contextmanager
 def data_dir_lock(data_dir: Path) -> Iterator[None]:
     """Hold ``server.lock``. Raises :class:`DataDirLocked`, naming the process that holds it."""

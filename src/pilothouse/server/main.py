@@ -19,7 +19,6 @@ import uvicorn
 from sqlalchemy.exc import DBAPIError
 
 from pilothouse.fleet.service import Fleet
-from pilothouse.identity.model import SYSTEM
 from pilothouse.server.app import build_app
 from pilothouse.server.graph import Graph, build
 from pilothouse.server.lock import DataDirLocked, data_dir_lock
@@ -47,15 +46,10 @@ class Ready:
         """An API token of ``admin`` for the person at this machine; replaces the one before."""
         return await self._graph.identity.issue_local_token()
 
-    async def registration_token(self) -> str:
-        """A token with which one agent may register within ten minutes."""
+    async def registration_token(self, agent: str) -> str:
+        """A token with which this agent may register, once and within ten minutes; replaces the one before."""
         fleet: Fleet = self._graph.fleet
-        made = await self._graph.writer.write(
-            lambda tx: fleet.registry.create_registration_token(
-                tx, SYSTEM, description="agent of pilot up", max_uses=1, expires_in=600
-            )
-        )
-        return str(made["token"])
+        return await self._graph.writer.write(lambda tx: fleet.registry.local_token(tx, agent))
 
 
 OnReady = Callable[[Ready], Awaitable[None]]

@@ -1,0 +1,175 @@
+"""``pilot user``: who may log in, and as what (admins)."""
+
+from __future__ import annotations
+
+import sys
+import time
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from pilothouse.cli.errors import UsageError
+from pilothouse.cli.login import read_secret
+from pilothouse.cli.project import project_id
+from pilothouse.cli.session import Session, command
+from pilothouse.cli.text import ago
+
+app = typer.Typer(help="Users and their roles.", no_args_is_help=True)
+
+
+class RoleName(StrEnum):
+    """What a user is trusted with; each includes those before it."""
+
+    VIEWER = "viewer"
+    USER = "user"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+UserName = Annotated[str, typer.Argument(metavar="NAME", help="Name or id of a user.")]
+PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")]
+
+
+async def list_users(
+    session: Session,
+    role: Annotated[RoleName | None, typer.Option(help="Only of this role.")] = None,
+    disabled: Annotated[bool, typer.Option("--disabled", help="Only those that are disabled.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+) -> None:
+    """List users by name."""
+    from pilothouse.client.paging import collect
+
+    async with session.client() as client:
+        users = await collect(
+            lambda number, size: client.users.page(
+                number, size, role=role.value if role else "", active=False if disabled else None
+            ),
+            limit,
+        )
+    if session.out.structured:
+        session.out.document(list(users))
+        return
+    now = time.time()
+    rows = [
+        (
+            u["username"],
+            u["role"],
+            "yes" if u.get("active", True) else "no",
+            u["email"],
+            ago(u.get("last_login"), now),
+        )
+        for u in users
+    ]
+    session.out.table(("NAME", "ROLE", "ACTIVE", "EMAIL", "LAST LOGIN"), rows, "No users.")
+
+
+async def view(session: Session, name: UserName) -> None:
+    """Show a user."""
+    async with session.client() as client:
+        user = await client.users.get(name)
+    if session.out.structured:
+        session.out.document(user)
+        return
+    active = "yes" if user.get("active", True) else "no"
+    pairs = [("name", user["username"]), ("id", user["id"]), ("role", user["role"]), ("email", user["email"])]
+    pairs += [
+        ("active", active),
+        ("created", user["created_at"]),
+        ("last login", user.get("last_login") or "never"),
+    ]
+    session.out.fields(pairs)
+
+
+async def create(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="The name to log in with.")],
+    role: Annotated[RoleName, typer.Option(help="What they are trusted with.")] = RoleName.USER,
+    email: Annotated[str, typer.Option(help="Where to reach them.")] = "",
+    project: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Put them into this project, not the default one; repeatable."),
+    ] = None,
+    password_stdin: PasswordStdin = False,
+) -> None:
+    """Create a user; the password is asked for, or read from stdin."""
+    async with session.client() as client:
+        homes = [await project_id(client, each) for each in project or ()]
+        password = _new_password(name, password_stdin)
+        user = await client.users.create(
+            name, password, role=role.value, email=email, projects=homes if project else None
+        )
+    if session.out.structured:
+        session.out.document(user)
+    session.out.say(f"User {user['username']} is created ({user['role']}).")
+
+
+async def set_role(session: Session, name: UserName, role: Annotated[RoleName, typer.Argument()]) -> None:
+    """Give a user another role; takes effect at once."""
+    async with session.client() as client:
+        user = await client.users.update(name, role=role.value)
+    if session.out.structured:
+        session.out.document(user)
+    session.out.say(f"User {user['username']} now is {user['role']}.")
+
+
+async def set_password(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Whose; else your own.")] = "",
+    password_stdin: Annotated[
+        bool,
+        typer.Option(
+            "--password-stdin", help="Read it from stdin; for your own the current one first, a line each."
+        ),
+    ] = False,
+) -> None:
+    """Set a new password: your own, or as an admin anybody's. Their other logins end."""
+    async with session.client() as client:
+        if name:
+            await client.users.set_password(name, _new_password(name, password_stdin))
+        else:
+            current, new = _own_passwords(password_stdin)
+            await client.auth.change_password(current, new)
+    session.out.say(f"The password of {name} is changed." if name else "Your password is changed.")
+
+
+async def disable(session: Session, name: UserName) -> None:
+    """End a user's access at once: logins, API tokens, streams. The account stays, as a record."""
+    async with session.client() as client:
+        user = await client.users.update(name, active=False)
+    session.out.say(f"User {user['username']} is disabled.")
+
+
+async def enable(session: Session, name: UserName) -> None:
+    """Let a disabled user log in again; the tokens of before stay ended."""
+    async with session.client() as client:
+        user = await client.users.update(name, active=True)
+    session.out.say(f"User {user['username']} may log in again.")
+
+
+def _new_password(name: str, from_stdin: bool) -> str:
+    password = read_secret(f"New password of {name}", from_stdin=from_stdin, confirm=True)
+    if not password:
+        raise UsageError("a password is not empty")
+    return password
+
+
+def _own_passwords(from_stdin: bool) -> tuple[str, str]:
+    """The current one and the new one. Raises UsageError."""
+    if from_stdin or not sys.stdin.isatty():
+        lines = read_secret("", from_stdin=True).splitlines()
+        if len(lines) != 2:
+            raise UsageError("stdin holds two lines: your current password and the new one")
+        return lines[0], lines[1]
+    return read_secret("Current password", from_stdin=False), read_secret(
+        "New password", from_stdin=False, confirm=True
+    )
+
+
+command(app, "list")(list_users)
+command(app, "view")(view)
+command(app, "create")(create)
+command(app, "role")(set_role)
+command(app, "password")(set_password)
+command(app, "disable")(disable)
+command(app, "enable")(enable)

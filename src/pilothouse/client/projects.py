@@ -1,0 +1,50 @@
+"""Projects and who is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+from urllib.parse import quote
+
+from pilothouse.client.api import Api
+from pilothouse.client.paging import Page
+from pilothouse.client.shapes import Project
+
+
+class Projects:
+    """``/projects``; a project is named by its id, a user by id or name."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def page(self, number: int = 1, limit: int = 20) -> Page[Project]:
+        """The projects one may see, by name."""
+        params = {"page": number, "pageSize": limit}
+        return Page.arcentra(await self._api.detail("GET", "/projects", params=params))
+
+    async def create(self, name: str, *, description: str = "", members: Sequence[str] = ()) -> Project:
+        """A new project (admins)."""
+        body = {"name": name, "description": description, "members": list(members)}
+        return cast(Project, await self._api.detail("POST", "/projects", json=body, keyed=True))
+
+    async def update(self, id: str, *, name: str | None = None, description: str | None = None) -> Project:
+        """Another name or description (admins)."""
+        given = {"name": name, "description": description}
+        body = {key: value for key, value in given.items() if value is not None}
+        return cast(Project, await self._api.detail("PUT", _path(id), json=body))
+
+    async def add_member(self, id: str, user: str) -> Project:
+        """Let a user in (admins)."""
+        return cast(Project, await self._api.detail("PUT", _member(id, user)))
+
+    async def remove_member(self, id: str, user: str) -> Project:
+        """Shut a user out, from open streams as well (admins)."""
+        return cast(Project, await self._api.detail("DELETE", _member(id, user)))
+
+
+def _path(id: str) -> str:
+    return f"/projects/{quote(id, safe='')}"
+
+
+def _member(id: str, user: str) -> str:
+    return f"{_path(id)}/members/{quote(user, safe='')}"
