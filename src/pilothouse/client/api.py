@@ -14,6 +14,7 @@ import httpx
 from pilothouse import __version__
 from pilothouse.client.address import server_address
 from pilothouse.client.backoff import Backoff
+from pilothouse.client.credential import clean_token
 from pilothouse.client.errors import ApiProblem, Unreachable
 
 BASE = "/api/v1"
@@ -47,6 +48,7 @@ class Api:
     ) -> None:
         self.server = server_address(server)
         self._on_wait = on_wait or (lambda _reason: None)
+        token = self._token = clean_token(token)
         headers = {"User-Agent": f"pilothouse/{__version__}", "Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
@@ -145,11 +147,14 @@ class Api:
             await asyncio.sleep(wait)
 
     def unreachable(self, error: httpx.TransportError) -> Unreachable:
-        """The transport's error in words."""
+        """The transport's error in words; none of them is the token."""
+        said = words(error)
+        if self._token:
+            said = said.replace(self._token, "***")
         if isinstance(error, httpx.TimeoutException):
-            return Unreachable(f"{self.server} does not answer ({words(error)})")
+            return Unreachable(f"{self.server} does not answer ({said})")
         refused = isinstance(system_error(error), ConnectionRefusedError)
-        return Unreachable(f"cannot reach {self.server}: {words(error)}", refused=refused)
+        return Unreachable(f"cannot reach {self.server}: {said}", refused=refused)
 
 
 def _worth_waiting(refusal: ApiProblem, again: bool) -> bool:
