@@ -1,27 +1,53 @@
-"""A run while it happens: a tree that moves on a terminal, plain lines elsewhere."""
+"""A run while it happens: a tree that moves on a terminal, plain lines elsewhere, JSON lines for programs."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import os
 import sys
 import time
+from enum import StrEnum
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Annotated, Protocol, Self, TextIO
 
-from pilothouse.cli.narration import narrate
-from pilothouse.cli.output import Output
+import typer
+
+from pilothouse.cli.errors import UsageError
+from pilothouse.cli.output import Output, moves_cursor, write_error, write_utf8
 from pilothouse.cli.progress import RunState
 from pilothouse.cli.text import coloured, safe
+from pilothouse.wire import entries
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    import asyncio
+
     from rich.text import Text
 
+    from pilothouse.cli.screen import Screen
     from pilothouse.client import Event
 
 _FRAME = 0.125
 _LOG_LINES = 10
+
+
+class Progress(StrEnum):
+    """How a run is shown while it happens."""
+
+    AUTO = "auto"
+    TTY = "tty"
+    PLAIN = "plain"
+    JSON = "json"
+
+
+ProgressOption = Annotated[
+    Progress,
+    typer.Option(
+        "--progress",
+        envvar="PILOT_PROGRESS",
+        show_envvar=True,
+        help="A moving tree (tty), lines (plain) or entries as JSON lines (json); auto: a tree on a terminal.",
+    ),
+]
 
 
 class View(Protocol):
@@ -48,19 +74,40 @@ class View(Protocol):
         """The run is over."""
 
 
-def view_of(out: Output, run: RunState) -> View:
+def _on_terminal() -> bool:
+    return sys.stdout.isatty() and moves_cursor()
+
+
+def require_terminal(progress: Progress) -> None:
+    """Raises UsageError for a tree where there is no terminal to draw it on: before anything is started."""
+    if progress is Progress.TTY and not _on_terminal():
+        raise UsageError(
+            f"--progress tty needs a terminal on stdout that can move its cursor ({_terminal()})"
+        )
+
+
+def view_of(out: Output, run: RunState, progress: Progress = Progress.AUTO) -> View:
     """The view that suits the output."""
+    if progress is Progress.JSON:
+        return JsonView(out, run)
     if out.structured:
-        return PlainView(sys.stderr, out)
-    return LiveView(out, run) if sys.stdout.isatty() else PlainView(sys.stdout, out)
+        return PlainView(sys.stderr, out, run)
+    if progress is Progress.PLAIN or not _on_terminal():
+        return PlainView(sys.stdout, out, run)
+    return LiveView(out, run)
+
+
+def _terminal() -> str:
+    return f"TERM is {os.environ.get('TERM', '')!r}" if sys.stdout.isatty() else "there is none"
 
 
 class PlainView:
     """One line a change, flushed at once."""
 
-    def __init__(self, stream: TextIO, out: Output) -> None:
+    def __init__(self, stream: TextIO, out: Output, run: RunState | None = None) -> None:
         self._stream = stream
         self._out = out
+        self._run = run
 
     async def __aenter__(self) -> Self:
         return self
@@ -68,67 +115,116 @@ class PlainView:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stream.flush()
+        if self._stream is not sys.stderr:
+            self._stream.flush()
 
     def take(self, event: Event) -> None:
         """Tell it."""
-        lines = narrate(event.type, event.data, event.time.timestamp())
-        if lines:
-            self._stream.write("\n".join(lines) + "\n")
+        from pilothouse.cli.narration import narrate
+
+        lines = narrate(event.type, event.data, event.time.timestamp(), allowed=self._allowed(event))
+        if not lines:
+            return
+        text = "\n".join(lines) + "\n"
+        if self._stream is sys.stderr:
+            write_error(text)
+        else:
+            self._stream.write(text)
             self._stream.flush()
+
+    def _allowed(self, event: Event) -> bool:
+        if self._run is None or event.type != entries.STEP_COMPLETED:
+            return False
+        return self._run.allows(self._run.step(event.data))
 
     def lost(self, reason: str) -> None:
         """Said once, on stderr."""
-        self._out.note(f"connection lost ({safe(reason)}); reconnecting")
+        self._out.note(f"connection lost ({reason}); reconnecting")
 
     def back(self) -> None:
         """What comes next says it."""
 
     def conclude(self) -> None:
-        """Said already, by the run's last entry."""
+        """The outcome was told by the run's last entry; of a failure, what to look at, on stderr."""
+        from pilothouse.cli.advice import last_lines, next_commands
+
+        if self._run is not None:
+            for line in (*last_lines(self._run), *next_commands(self._run)):
+                self._out.say(line)
+
+
+class JsonView:
+    """Every entry as one line of JSON on stdout: ``{"type", "time", "data"}``, as in docs/streams.md."""
+
+    def __init__(self, out: Output, run: RunState) -> None:
+        self._out = out
+        self._run = run
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        sys.stdout.flush()
+
+    def take(self, event: Event) -> None:
+        """Write it."""
+        from pilothouse.cli.documents import json_line
+
+        at = event.time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        write_utf8(json_line({"type": event.type, "time": at, "data": event.data}))
+
+    def lost(self, reason: str) -> None:
+        """Said once, on stderr."""
+        self._out.note(f"connection lost ({reason}); reconnecting")
+
+    def back(self) -> None:
+        """What comes next says it."""
+
+    def conclude(self) -> None:
+        """The last entry said it."""
 
 
 class LiveView:
     """A tree with the last lines of the log below it, redrawn in place; at the end a still picture."""
 
     def __init__(self, out: Output, run: RunState) -> None:
-        from rich.live import Live
+        from pilothouse.cli.screen import Screen
 
         self._out = out
         self._run = run
         self._lost_at: float | None = None
-        self._live = Live(
-            console=out.stdout,
-            get_renderable=self.render,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=sys.stderr.isatty(),
-            vertical_overflow="crop",
-        )
+        self._screen: Screen = Screen(out.stdout)
         self._drawing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._live.start()
+        import asyncio
+
+        self._screen.open()
         if sys.stderr.isatty():
-            self._out.picture = self._out.stdout
+            self._out.picture = self._screen
         self._drawing = asyncio.create_task(self._draw())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        import asyncio
+
+        self._out.picture = None
         if self._drawing is not None:
             self._drawing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._drawing
-        self._live.stop()
-        self._out.picture = None
+        self._screen.close()
 
     async def _draw(self) -> None:
-        # In the event loop, not in a thread of rich's: the state must not change while it is drawn.
+        # In the event loop, not in a thread: the state must not change while it is drawn.
+        import asyncio
+
         while True:
-            self._live.refresh()
+            self._screen.draw(self.render())
             await asyncio.sleep(_FRAME)
 
     def take(self, event: Event) -> None:
@@ -138,49 +234,46 @@ class LiveView:
         """Said in the picture from now on; and on stderr if that goes elsewhere."""
         self._lost_at = time.time()
         if not sys.stderr.isatty():
-            self._out.note(f"connection lost ({safe(reason)}); reconnecting")
+            self._out.note(f"connection lost ({reason}); reconnecting")
 
     def back(self) -> None:
         """The picture moves again."""
         self._lost_at = None
 
-    def render(self) -> Group:
+    def render(self) -> list[Text]:
         """One frame. While the connection is lost it stands still, but for how long that has been so."""
-        from rich.console import Group
         from rich.text import Text
 
         from pilothouse.cli.tree import fitted, headline, rows
 
         lost_at, clock = self._lost_at, time.time()
         now = clock if lost_at is None else lost_at
-        height = self._out.stdout.size.height - 1
-        logs = list(self._run.tail)[-min(_LOG_LINES, max(0, height // 3)) :]
-        head = [headline(self._run, now, live=True)]
+        width, height = self._screen.size
+        height -= 1
+        logs = list(self._run.tail)[-min(_LOG_LINES, max(0, height // 3)) :] if height >= 6 else []
+        head = [headline(self._run, now, live=True, width=width)]
         if lost_at is not None:
             head.append(Text(f"  connection lost; reconnecting for {clock - lost_at:.0f} s", "yellow"))
-        room = max(3, height - len(head) - (len(logs) + 1 if logs else 0))
-        lines = [*head, *fitted(rows(self._run, now, live=True), room)]
+        room = max(1, height - len(head) - (len(logs) + 1 if logs else 0))
+        lines = [*head, *fitted(rows(self._run, now, live=True), room, width)]
         if logs:
             lines += [Text(""), *(self._log_line(f"{safe(step.path)} │ ", line) for step, line in logs)]
-        for line in lines:
-            line.no_wrap, line.overflow = True, "ellipsis"
-        return Group(*lines)
+        return lines
 
     def conclude(self) -> None:
-        """The whole tree, the last words of what failed, and the outcome."""
-        from rich.text import Text
-
-        from pilothouse.cli.tree import headline, last_words, rows
+        """The whole tree, the last words of what failed, the outcome, and what to do next."""
+        from pilothouse.cli.advice import last_lines, next_commands
+        from pilothouse.cli.tree import headline, rows
 
         now, out = time.time(), self._out.stdout
         for row in rows(self._run, now, live=False):
             out.print(row.text, soft_wrap=True)
-        for step, tail in last_words(self._run):
-            out.print(Text(f"\nlast lines of {safe(step.path)}:", "bold"))
-            for line in tail:
-                out.print(self._log_line("  ", line), soft_wrap=True)
+        for line in last_lines(self._run):
+            out.print(self._log_line("", line), soft_wrap=True)
         out.print()
         out.print(headline(self._run, now, live=False), soft_wrap=True)
+        for line in next_commands(self._run):
+            out.print(line, soft_wrap=True)
 
     def _log_line(self, prefix: str, line: str) -> Text:
         from rich.text import Text

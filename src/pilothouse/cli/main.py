@@ -12,6 +12,9 @@ _INTERRUPTED = 130
 
 def main() -> int:
     """Run the command line; returns the exit code (errors.py)."""
+    from pilothouse.cli.streams import prepare
+
+    prepare()
     # While modules are loaded, KeyboardInterrupt could come up anywhere; there is nothing to tidy yet.
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if usual:

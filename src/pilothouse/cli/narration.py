@@ -8,19 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import orjson
-
-from pilothouse.cli.progress import Body, failure
+from pilothouse.cli.documents import json_line
+from pilothouse.cli.progress import BAD, Body, failure
 from pilothouse.cli.text import safe, span
 from pilothouse.wire import entries
 
 _WORDS = {"timed_out": "timed out"}
 
 
-def narrate(type: str, body: Body, at: float) -> list[str]:
-    """The lines that tell one entry; none for entries that say nothing new to a reader. ``at``: Unix seconds."""
+def narrate(type: str, body: Body, at: float, *, allowed: bool = False) -> list[str]:
+    """The lines that tell one entry; none for entries that say nothing new to a reader. ``at``: Unix seconds.
+
+    ``allowed``: a step's failure does its job no harm.
+    """
     tell = _TELLERS.get(type)
-    return tell(body, at) if tell else []
+    lines = tell(body, at) if tell else []
+    if allowed and body.get("status") in BAD:
+        lines = [f"{line}, allowed" for line in lines]
+    return lines
 
 
 def _run_created(body: Body, at: float) -> list[str]:
@@ -47,7 +52,9 @@ def _job_started(body: Body, at: float) -> list[str]:
 
 
 def _job_restarted(body: Body, at: float) -> list[str]:
-    return [f"{_job(body)}: starting again{_because(body.get('reason'))}"]
+    wait = body.get("retry_at", 0) / 1000 - at
+    when = f" in {span(wait)}" if wait >= 0.05 else ""
+    return [f"{_job(body)}: starting again{when}{_because(body.get('reason'))}"]
 
 
 def _job_completed(body: Body, at: float) -> list[str]:
@@ -78,7 +85,7 @@ def _log_missed(body: Body, at: float) -> list[str]:
 
 def _step_output(body: Body, at: float) -> list[str]:
     value: Any = body.get("value")
-    shown = value if isinstance(value, str) else orjson.dumps(value).decode()
+    shown = value if isinstance(value, str) else json_line(value).rstrip("\n")
     return [f"{_step(body)}: output {safe(body['output'])}={safe(shown)}"]
 
 

@@ -16,8 +16,15 @@ from pilothouse.cli.text import safe
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from pilothouse.cli.screen import Screen
+
 _WIDE = 10_000
 """Columns of a stdout that is no terminal: nothing is cut for a pipe."""
+
+_NO_CURSOR = frozenset({"", "dumb", "unknown"})
+"""Values of TERM for terminals that can only add lines at the end."""
+
+_STYLES = {"red": "31", "yellow": "33", "dim": "2"}
 
 
 class Format(StrEnum):
@@ -36,11 +43,32 @@ def unwritten(error: OSError) -> Exception:
     left = isinstance(error, BrokenPipeError)
     if not left and not _stdout_is_broken():
         return error
-    with contextlib.suppress(OSError, ValueError):  # a stdout that is no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _let_go(1)
     if left:
         return CliError("", ExitCode.CLOSED_PIPE)
     return CliError(f"cannot write the output: {error.strerror or error}")
+
+
+def _let_go(descriptor: int) -> None:
+    """Point a standard stream that cannot be written to nowhere: nothing is tried again at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+
+def write_error(text: str) -> None:
+    """Write to stderr; what cannot be written there is lost, and changes nothing else."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _let_go(2)
+
+
+def moves_cursor() -> bool:
+    """Whether the terminal can draw over what it has drawn."""
+    return os.environ.get("TERM", "") not in _NO_CURSOR
 
 
 def _stdout_is_broken() -> bool:
@@ -52,6 +80,19 @@ def _stdout_is_broken() -> bool:
     return False
 
 
+def write_utf8(text: str) -> None:
+    """Write to stdout in UTF-8, whatever the locale: JSON and YAML are nothing else."""
+    data = text.encode("utf-8", "backslashreplace")
+    sys.stdout.flush()
+    buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None:
+        sys.stdout.write(data.decode())
+        sys.stdout.flush()
+        return
+    buffer.write(data)
+    buffer.flush()
+
+
 class Output:
     """The two streams of one command. ``colour``: escape sequences are welcome (on a terminal)."""
 
@@ -60,7 +101,7 @@ class Output:
         self.colour = colour and not os.environ.get("NO_COLOR")
         self._stdout: Console | None = None
         self._stderr: Console | None = None
-        self.picture: Console | None = None
+        self.picture: Screen | None = None
         """Draws a moving picture on the terminal that is also stderr: sentences go above it, through it."""
 
     @property
@@ -96,8 +137,14 @@ class Output:
         )
 
     def say(self, text: str, style: str = "") -> None:
-        """A sentence for a person, on stderr."""
-        (self.picture or self.stderr).print(text, style=style or None, soft_wrap=True)
+        """A sentence for a person, on stderr; what a terminal would obey is taken out of it."""
+        clean = "\n".join(safe(line) for line in text.split("\n"))
+        if self.picture is not None:
+            self.picture.print(clean, style=style or None)
+            return
+        if style and self.colour and sys.stderr.isatty() and moves_cursor():
+            clean = f"\x1b[{_STYLES[style]}m{clean}\x1b[0m"
+        write_error(f"{clean}\n")
 
     def note(self, text: str) -> None:
         """A sentence of little weight."""
@@ -105,16 +152,9 @@ class Output:
 
     def document(self, value: Any) -> None:
         """A result as JSON or YAML."""
-        if self.format is Format.YAML:
-            import yaml
+        from pilothouse.cli import documents
 
-            text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
-        else:
-            import orjson
-
-            text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n"
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        write_utf8(documents.yaml(value) if self.format is Format.YAML else documents.json(value))
 
     def show(self, renderable: RenderableType) -> None:
         """A result for people."""
@@ -127,9 +167,15 @@ class Output:
         sys.stdout.flush()
 
     def line(self, text: str) -> None:
-        """One plain line of a result, as it is."""
-        sys.stdout.write(text + "\n")
+        """One plain line of a result."""
+        sys.stdout.write(safe(text) + "\n")
         sys.stdout.flush()
+
+    def text(self, text: str) -> None:
+        """A file's text: byte by byte into a file or pipe, made safe on a terminal."""
+        if sys.stdout.isatty():
+            text = "".join(f"{safe(line)}\n" for line in text.splitlines())
+        write_utf8(text)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
         """A list; ``empty`` is said (on stderr) if there is nothing in it. The last column gives way first."""

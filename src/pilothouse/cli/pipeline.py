@@ -1,8 +1,9 @@
-"""``pilot pipeline``: run what is here, check a spec, list what there is."""
+"""``pilot pipeline``: run what is here, start what is saved, look at what there is."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pilothouse.cli.errors import UsageError
+from pilothouse.cli.checkout.repository import Repository
+from pilothouse.cli.errors import CliError, UsageError
+from pilothouse.cli.here import own_pipeline, place, the_pipeline
+from pilothouse.cli.live import Progress, ProgressOption, require_terminal
 from pilothouse.cli.output import Output
 from pilothouse.cli.packing import Checkout, find_checkout, pack
 from pilothouse.cli.project import ProjectName, project_id
@@ -24,44 +28,87 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Pipelines and their specs.", no_args_is_help=True)
 
+PipelineName = Annotated[
+    str,
+    typer.Argument(
+        metavar="[PIPELINE]", help="Name or id; else the pipeline of this repository.", show_default=False
+    ),
+]
+Variables = Annotated[
+    list[str] | None, typer.Option("--var", metavar="NAME=VALUE", help="A variable; repeatable.")
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", "-d", help="Do not wait for the outcome; print the run's id.")
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be run."""
+    """What is to be run. ``name`` empty: the pipeline of the repository."""
 
     spec: SpecFile
+    repository: Repository
     checkout: Checkout
     name: str
     project: str
     variables: dict[str, str]
     send_checkout: bool
+    save: bool
 
 
 def run_here(
     session: Session,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="The spec; else .pilot.yaml.")] = None,
-    var: Annotated[
-        list[str] | None, typer.Option("--var", metavar="K=V", help="A variable; repeatable.")
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="The spec; else .pilot.yaml.")
     ] = None,
-    name: Annotated[str, typer.Option(help="The pipeline's name; else the directory's.")] = "",
+    var: Variables = None,
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="The pipeline's name; else that of this repository.")
+    ] = "",
     project: ProjectName = "",
+    save: Annotated[
+        bool, typer.Option("--save", help="Save the spec as well: triggers use it from now on.")
+    ] = False,
     no_checkout: Annotated[bool, typer.Option("--no-checkout", help="Send no files along.")] = False,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the outcome.")] = False,
+    detach: Detach = False,
+    progress: ProgressOption = Progress.AUTO,
 ) -> None:
     """Run the spec and the files here, as they are, committed or not; show the run until it is over."""
-    directory = file.absolute().parent if file else Path.cwd()
-    checkout = find_checkout(directory)
+    require_terminal(progress)
+    directory = Path.cwd()
+    repository, checkout = place(directory), find_checkout(directory)
     spec = find_spec(file, directory, checkout.root)
-    order = Order(
-        spec, checkout, name or checkout.root.name, project, variables_of(var or []), not no_checkout
-    )
-    run_id = asyncio.run(_start(session, order))
+    variables = variables_of(var or [])
+    order = Order(spec, repository, checkout, name, project, variables, not no_checkout, save)
+    _show(session, asyncio.run(_start(session, order)), progress, detach=detach)
+
+
+def trigger(
+    session: Session,
+    name: PipelineName = "",
+    var: Variables = None,
+    project: ProjectName = "",
+    detach: Detach = False,
+    progress: ProgressOption = Progress.AUTO,
+) -> None:
+    """Run the saved spec of a pipeline, as a trigger does: without the files here."""
+    require_terminal(progress)
+    run_id = asyncio.run(_trigger(session, name, variables_of(var or []), project))
+    _show(session, run_id, progress, detach=detach)
+
+
+def _show(session: Session, run_id: str, progress: Progress, *, detach: bool) -> None:
     if not detach:
-        detachable(session, run_id, watch(session, run_id))
+        detachable(session, run_id, watch(session, run_id, progress))
     elif session.out.structured:
-        session.out.document({"runId": run_id})
+        session.out.document(asyncio.run(_run(session, run_id)))
     else:
         session.out.line(run_id)
+
+
+async def _run(session: Session, run_id: str) -> object:
+    async with session.client() as client:
+        return await client.runs.get(run_id)
 
 
 async def lint(
@@ -81,24 +128,64 @@ async def lint(
 async def list_pipelines(
     session: Session,
     project: ProjectName = "",
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 100,
 ) -> None:
     """List pipelines by name."""
+    from pilothouse.cli import native
     from pilothouse.client.paging import collect
 
     async with session.client() as client:
         home = await project_id(client, project)
-        pipelines = await collect(
-            lambda number, size: client.pipelines.page(number, size, project=home), limit
-        )
+        found = await collect(lambda number, size: client.pipelines.page(number, size, project=home), limit)
+    pipelines = [native.pipeline(each) for each in found]
     if session.out.structured:
-        session.out.document(list(pipelines))
+        session.out.document(pipelines)
         return
     rows = [
-        (p["pipelineId"], p["name"], p["totalRuns"], p["successRuns"], p["failedRuns"], p["description"])
+        (p["id"], p["name"], p["total_runs"], p["succeeded_runs"], p["failed_runs"], p["description"])
         for p in pipelines
     ]
     session.out.table(("ID", "NAME", "RUNS", "SUCCEEDED", "FAILED", "DESCRIPTION"), rows, "No pipelines.")
+
+
+async def view(session: Session, name: PipelineName = "", project: ProjectName = "") -> None:
+    """Show a pipeline."""
+    from pilothouse.cli import native
+
+    async with session.client() as client:
+        found = await the_pipeline(client, name, await _home(client, project))
+    shown = native.pipeline(found)
+    if session.out.structured:
+        session.out.document(shown)
+        return
+    runs = f"{shown['total_runs']} ({shown['succeeded_runs']} succeeded, {shown['failed_runs']} failed)"
+    names = {"repository": "repository", "description": "description", "id": "id", "project": "project"}
+    pairs = [("name", shown["name"]), *((label, shown[key]) for key, label in names.items())]
+    pairs += [("saved spec", shown["spec"] or "none"), ("last editor", shown["last_editor"])]
+    pairs += [("runs", runs), ("newest run", shown["status"]), ("enabled", "" if shown["enabled"] else "no")]
+    pairs += [
+        ("created", f"{shown['created_at']} by {shown['created_by']}"),
+        ("updated", shown["updated_at"]),
+    ]
+    session.out.fields(pairs)
+
+
+async def spec(session: Session, name: PipelineName = "", project: ProjectName = "") -> None:
+    """Print the saved spec of a pipeline: what triggers run."""
+    from pilothouse.cli import native
+
+    async with session.client() as client:
+        found = await the_pipeline(client, name, await _home(client, project))
+        saved = await client.pipelines.spec(found["pipelineId"])
+    if session.out.structured:
+        session.out.document(native.saved_spec(found["pipelineId"], saved))
+    else:
+        session.out.text(saved["text"])
+
+
+async def _home(client: PilotClient, project: str) -> str:
+    """The id of the project named; empty, for all that one may see, if none is."""
+    return await project_id(client, project) if project else ""
 
 
 def variables_of(pairs: list[str]) -> dict[str, str]:
@@ -138,16 +225,51 @@ async def _start(session: Session, order: Order) -> str:
 
 
 async def _pipeline(client: PilotClient, order: Order, project: str, out: Output) -> str:
-    """The id of the pipeline of that name; made if it is missing, given a spec if it has none."""
-    found = await client.pipelines.find(order.name, project)
-    if found is not None:
-        pipeline_id, has_spec = found["pipelineId"], bool(found["lastCommitSha"])
-    else:
-        pipeline_id, has_spec = await client.pipelines.create(order.name, project=project), False
-        out.note(f"pipeline {order.name} created")
-    if not has_spec:
+    """The id of the pipeline, made if it is missing. Its spec is saved if it has none, or with ``--save``."""
+    found, made = await own_pipeline(client, order.repository, order.name, project)
+    pipeline_id, saved = found["pipelineId"], found["lastCommitSha"]
+    if not saved or order.save:
         await client.pipelines.save_spec(pipeline_id, order.spec.text, file=order.spec.shown)
+        what = f"pipeline {found['name']} created" if made else f"pipeline {found['name']}"
+        out.note(f"{what}; {order.spec.shown} is its saved spec, which triggers use")
+    elif saved != spec_hash(order.spec.text):
+        out.note(
+            f"this {order.spec.shown} differs from the saved spec of pipeline {found['name']}, which triggers use; "
+            "--save replaces it"
+        )
     return pipeline_id
+
+
+def spec_hash(text: str) -> str:
+    """The hash that the server gives a spec of this text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+async def _trigger(session: Session, name: str, variables: dict[str, str], project: str) -> str:
+    async with session.client() as client:
+        found = await the_pipeline(client, name, await _home(client, project))
+        saved = found["lastCommitSha"]
+        if not saved:
+            raise UsageError(
+                f"pipeline {found['name']} has no saved spec",
+                "save the one here with `pilot pipeline run --save`",
+            )
+        local = _local_spec(found["repository"])
+        if local is not None and spec_hash(local.text) != saved:
+            session.out.note(
+                f"this {local.shown} differs from the saved spec, which is what runs now; "
+                "`pilot pipeline run --save` replaces it"
+            )
+        return await client.pipelines.trigger(found["pipelineId"], variables=variables)
+
+
+def _local_spec(repository: str) -> SpecFile | None:
+    """The spec in front of us, if this is the repository."""
+    try:
+        here = place()
+        return find_spec(None, Path.cwd(), here.root) if here.key == repository else None
+    except CliError:
+        return None
 
 
 async def _send_checkout(client: PilotClient, checkout: Checkout, project: str, out: Output) -> str:
@@ -164,6 +286,13 @@ def _jobs(count: int) -> str:
     return f"{count} job{'' if count == 1 else 's'}"
 
 
-command(app, "run")(run_here)
+command(
+    app,
+    "run",
+    examples=("pilot pipeline run", "pilot pipeline run --var tag=1.5 --detach", "pilot pipeline run --save"),
+)(run_here)
+command(app, "trigger", examples=("pilot pipeline trigger shop --var tag=1.5",))(trigger)
 command(app, "lint")(lint)
-command(app, "list")(list_pipelines)
+command(app, "list", examples=("pilot pipeline list -o json",))(list_pipelines)
+command(app, "view")(view)
+command(app, "spec", examples=("pilot pipeline spec shop > .pilot.yaml",))(spec)

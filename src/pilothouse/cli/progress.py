@@ -33,7 +33,10 @@ def words(status: str) -> str:
 
 @dataclass(slots=True)
 class StepState:
-    """A step. ``percent`` is ``None`` until it reports; ``started_at`` is that of the current attempt."""
+    """A step. ``percent`` is ``None`` until it reports; ``started_at`` is that of the current attempt.
+
+    ``allowed``: its job goes on when it fails (``continueOnError``); ``retry_at``: when it is tried again.
+    """
 
     id: str
     job: str
@@ -46,6 +49,8 @@ class StepState:
     message: str = ""
     exit_code: int = 0
     kept: bool = False
+    allowed: bool = False
+    retry_at: float | None = None
     outputs: dict[str, Any] = field(default_factory=dict)
     started_at: float | None = None
     finished_at: float | None = None
@@ -59,6 +64,7 @@ class StepState:
     def begin_attempt(self, body: Body) -> None:
         """Forget what belonged to an earlier attempt."""
         number = body.get("attempt", self.attempt)
+        self.retry_at = None
         if number != self.attempt:
             self.attempt = number
             self.percent, self.message, self.exit_code = None, "", 0
@@ -76,7 +82,18 @@ class JobState:
     reason: str = ""
     started_at: float | None = None
     finished_at: float | None = None
+    retry_at: float | None = None
     steps: dict[str, StepState] = field(default_factory=dict)
+
+    @property
+    def waiting(self) -> StepState | None:
+        """The step that waits for a slot, where the job does nothing but wait."""
+        if self.status != "running" or any(step.status == "running" for step in self.steps.values()):
+            return None
+        queued = [step for step in self.steps.values() if step.status == "queued"]
+        # Between two of its steps a job waits for a moment only; that is no news until a reason comes.
+        begun = any(step.status in OVER for step in self.steps.values())
+        return next((step for step in queued if step.reason or not begun), None)
 
 
 @dataclass(slots=True)
@@ -96,6 +113,11 @@ class RunState:
     def over(self) -> bool:
         """Nothing more will happen."""
         return self.status in OVER
+
+    def allows(self, step: StepState) -> bool:
+        """Whether a step that failed does no harm: its spec says so, or its job succeeded all the same."""
+        job = next((job for job in self.jobs.values() if job.steps.get(step.id) is step), None)
+        return step.allowed or (job is not None and job.status == "succeeded")
 
     def failed_steps(self) -> list[StepState]:
         """The steps that made their job fail: those it names, or all that failed where it names none.
@@ -156,8 +178,9 @@ def _job_started(run: RunState, body: Body, at: float) -> None:
 def _job_restarted(run: RunState, body: Body, at: float) -> None:
     job = run.job(body)
     job.reason = body.get("reason", "")
+    job.retry_at = _later(body, at)
     for step in job.steps.values():
-        step.status, step.reason, step.kept = "pending", "", False
+        step.status, step.reason, step.kept, step.retry_at = "pending", "", False, None
         step.percent, step.message, step.started_at, step.finished_at = None, "", None, None
 
 
@@ -170,6 +193,7 @@ def _job_completed(run: RunState, body: Body, at: float) -> None:
 def _step_queued(run: RunState, body: Body, at: float) -> None:
     step = run.step(body)
     step.begin_attempt(body)
+    run.job(body).retry_at = None
     step.status, step.reason, step.finished_at = "queued", body.get("reason", ""), None
 
 
@@ -206,11 +230,13 @@ def _attempt_completed(run: RunState, body: Body, at: float) -> None:
     if not body.get("final", True):
         step.status = "pending"
         step.reason = f"attempt {body.get('attempt', '?')} failed: {failure(body)}"
+        step.retry_at = _later(body, at)
 
 
 def _step_completed(run: RunState, body: Body, at: float) -> None:
     step = run.step(body)
     step.status, step.exit_code, step.finished_at = body["status"], body.get("exit_code", 0), at
+    step.retry_at = None
     step.reason = failure(body) if step.status in BAD else body.get("error") or body.get("reason", "")
     step.outputs = dict(body.get("outputs") or step.outputs)
     step.started_at = _begun(step.started_at, body, at)
@@ -233,6 +259,12 @@ _CHANGES: dict[str, Callable[[RunState, Body, float], None]] = {
     entries.ATTEMPT_COMPLETED: _attempt_completed,
     entries.STEP_COMPLETED: _step_completed,
 }
+
+
+def _later(body: Body, at: float) -> float | None:
+    """When it is tried again, if that is not now."""
+    again = float(body.get("retry_at") or 0) / 1000
+    return again if again > at else None
 
 
 def _begun(known: float | None, body: Body, at: float) -> float | None:
@@ -265,6 +297,7 @@ def from_view(view: Mapping[str, Any]) -> RunState:
 def _step_of_view(job: str, view: Mapping[str, Any]) -> StepState:
     step = StepState(view["id"], job, view["name"], view["status"], view["reason"])
     step.kept, step.outputs = view.get("kept", False), dict(view["outputs"])
+    step.allowed = view.get("continue_on_error", False)
     step.percent = view.get("progress") or None
     step.started_at, step.finished_at = moment(view["started_at"]), moment(view["finished_at"])
     if view["attempts"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,28 +9,51 @@ import typer
 from pilothouse.cli.errors import CliError, UsageError
 
 if TYPE_CHECKING:
+    from pilothouse.cli.session import Session
     from pilothouse.client import PilotClient
 
 RunReference = Annotated[
     str,
-    typer.Argument(metavar="RUN", help="Id of the run, its first or last 6 or more characters, or `last`."),
+    typer.Argument(
+        metavar="[RUN]",
+        help="Id of the run, its first or last 6 or more characters, or `last`: the newest run of the pipeline "
+        "of this repository or directory.",
+        show_default=False,
+    ),
 ]
+AllPipelines = Annotated[
+    bool, typer.Option("--all", help="`last` is the newest run of any pipeline, not only of the one here.")
+]
+
+SHORT = 8
+"""Characters from the end of an id that we show where there is little room."""
 
 _SHORTEST = 6
 _LOOKED_AT = 1000
 """How many of the newest runs a shortened id is looked up in."""
 
 
-async def run_id_of(client: PilotClient, given: str) -> str:
-    """The id meant. Raises CliError for none, UsageError for several."""
+def short(run_id: str) -> str:
+    """A run's id as tables show it, good for typing."""
+    return run_id[-SHORT:]
+
+
+async def run_id_of(
+    session: Session, client: PilotClient, given: str, *, everywhere: bool = False, destructive: bool = False
+) -> str:
+    """The id meant. Raises CliError for none, UsageError for several.
+
+    ``last`` is the newest run of the pipeline here, or with ``everywhere`` of all. Where no pipeline is known to
+    belong here, it is the newest of all too, which is said; ``destructive`` commands refuse that.
+    """
+    from pilothouse.cli.here import is_id
     from pilothouse.client.paging import collect
 
     if given == "last":
-        newest = (await client.runs.page(limit=1)).items
-        if not newest:
-            raise CliError("there is no run yet")
-        return newest[0]["id"]
-    if _whole(given):
+        return await (
+            _newest(client) if everywhere else _newest_here(session, client, destructive=destructive)
+        )
+    if is_id(given):
         return given
     if len(given) < _SHORTEST:
         raise UsageError(
@@ -48,8 +70,33 @@ async def run_id_of(client: PilotClient, given: str) -> str:
     return found[0]
 
 
-def _whole(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text
-    except ValueError:
-        return False
+async def _newest(client: PilotClient) -> str:
+    newest = (await client.runs.page(limit=1)).items
+    if not newest:
+        raise CliError("there is no run yet")
+    return newest[0]["id"]
+
+
+async def _newest_here(session: Session, client: PilotClient, *, destructive: bool) -> str:
+    from pilothouse.cli.here import pipelines_here
+
+    here = await pipelines_here(client)
+    if not here.pipelines and destructive:
+        raise UsageError(
+            f"no pipeline belongs to {here.repository.root}, so `last` could be anybody's run",
+            "give the run's id, or --all for the newest run of any pipeline",
+        )
+    if not here.pipelines:
+        newest = await _newest(client)
+        session.out.note(
+            f"no pipeline belongs to {here.repository.root}; this is the newest run of all: {newest}"
+        )
+        return newest
+    runs = [
+        run
+        for pipeline in here.pipelines
+        for run in (await client.runs.page(limit=1, pipeline=pipeline["pipelineId"])).items
+    ]
+    if not runs:
+        raise CliError(f"pipeline {here.names} has no run yet", hint="--all: the newest run of any pipeline")
+    return max(runs, key=lambda run: run["id"])["id"]

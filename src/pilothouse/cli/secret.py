@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from pilothouse.cli import native
 from pilothouse.cli.errors import UsageError
 from pilothouse.cli.login import read_secret
 from pilothouse.cli.project import ProjectName, project_id
@@ -29,7 +30,7 @@ async def list_secrets(session: Session, project: ProjectName = "") -> None:
     async with session.client() as client:
         secrets = await client.secrets.all(await project_id(client, project))
     if session.out.structured:
-        session.out.document(list(secrets))
+        session.out.document([native.secret(each) for each in secrets])
         return
     rows = [(s["name"], s["createdBy"], local_time(s["updatedAt"])) for s in secrets]
     session.out.table(("NAME", "BY", "UPDATED"), rows, "No secrets.")

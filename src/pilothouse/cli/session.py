@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
+from typer.core import TyperCommand
 
 from pilothouse.cli.context import Context, ContextStore
 from pilothouse.cli.errors import NotLoggedIn
@@ -86,16 +86,23 @@ class Session:
         # A context named on the command line is stronger than the environment.
         env = (lambda _name: None) if named else os.environ.get
         server = self.common.server or env("PILOT_SERVER")
-        token = self.common.token or env("PILOT_TOKEN") or ""
+        token = self._given_token("" if named else os.environ.get("PILOT_TOKEN", ""))
         if server:
             server = server_address(server)
             known = saved is not None and saved.server == server
-            token = token or (saved.token if known and saved else "")
+            token = token or (_saved_token(saved) if known and saved else "")
             name = saved.name if known and saved else ""
             return Context(name, server, token, saved.grpc if known and saved else "")
         if saved is None:
             raise NotLoggedIn("no server is known")
-        return replace(saved, token=token or saved.token)
+        return replace(saved, token=token or _saved_token(saved))
+
+    def _given_token(self, from_environment: str) -> str:
+        """The token of the option, else of the environment. Raises BadToken."""
+        from pilothouse.client import clean_token
+
+        given = clean_token(self.common.token or "", "the token given with --token")
+        return given or clean_token(from_environment, "the token in PILOT_TOKEN")
 
     def client(self, *, anonymous: bool = False) -> PilotClient:
         """A client for that server. Raises NotLoggedIn."""
@@ -105,6 +112,12 @@ class Session:
         if not target.token and not anonymous:
             raise NotLoggedIn(f"not logged in to {target.server}")
         return PilotClient(target.server, target.token, on_wait=self.out.note)
+
+
+def _saved_token(saved: Context) -> str:
+    from pilothouse.client import clean_token
+
+    return clean_token(saved.token, f"the token of the saved login {saved.name!r}")
 
 
 def common_options(
@@ -122,13 +135,38 @@ def common_options(
 _COMMON = [p for p in inspect.signature(common_options, eval_str=True).parameters.values() if p.name != "ctx"]
 
 
+class _Command(TyperCommand):
+    """Help in three parts: what the command has itself, what all have, and examples."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments, options, common options."""
+        parts: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], _PANEL: []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                own = "Arguments" if param.param_type_name == "argument" else "Options"
+                common = getattr(param, "rich_help_panel", None) == _PANEL or param.name == "help"
+                parts[_PANEL if common else own].append(record)
+        for title, records in parts.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """The examples, line by line as they are."""
+        if self.epilog:
+            with formatter.section("Examples"):
+                for line in self.epilog.splitlines():
+                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
 def command(
-    group: typer.Typer, name: str, *, options: bool = True
+    group: typer.Typer, name: str, *, options: bool = True, examples: Sequence[str] = ()
 ) -> Callable[[Callable[Concatenate[Session, P], Coroutine[Any, Any, None] | None]], Callable[..., None]]:
     """Register a function as a command: it gets a Session first, then its own options; it may be ``async``.
 
     ``options=False``: without ``--server``, ``--token`` and ``--context``, which the command does not need
-    or has its own.
+    or has its own. ``examples``: command lines for the help.
     """
     offered = _COMMON if options else [p for p in _COMMON if p.name in ("output", "no_color")]
 
@@ -142,6 +180,8 @@ def command(
             try:
                 outcome = function(Session.of(mine.over(ctx.obj or Common())), **given)  # type: ignore[call-arg]
                 if inspect.iscoroutine(outcome):
+                    import asyncio
+
                     asyncio.run(outcome)
             except OSError as error:
                 raise unwritten(error) from None
@@ -152,7 +192,7 @@ def command(
         del run.__wrapped__  # type: ignore[attr-defined]
         run.__signature__ = inspect.Signature([context, *named])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in (context, *named)}
-        group.command(name)(run)
+        group.command(name, cls=_Command, epilog="\n".join(examples) or None)(run)
         return run
 
     return register

@@ -10,10 +10,11 @@ _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*(?:[@-~]|$)|[\]PX^_].*?(?:\x07|\x1b\\|$)|[ -/]*[0-~]|$)|\x9b[0-?]*[ -/]*(?:[@-~]|$)"
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
-# Control characters, and those that turn the direction of text around.
-_CONTROLS = re.compile(
-    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+# What a terminal or an editor acts upon in place of showing it: C1, line separators, and what turns the
+# direction of text around. JSON and YAML leave these as they are unless told otherwise.
+_ACTED_UPON = "\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+_CONTROLS = re.compile(f"[\x00-\x08\x0a-\x1f{_ACTED_UPON}\ud800-\udfff]")
+_ESCAPED = re.compile(f"[{_ACTED_UPON}\ufeff]")
 
 
 def safe(text: str) -> str:
@@ -32,6 +33,22 @@ def coloured(text: str) -> str:
         end = escape.end()
     parts.append(_CONTROLS.sub(_visible, text[end:]))
     return "".join(parts)
+
+
+def all_safe(lines: list[str]) -> list[str]:
+    """:func:`safe` of each; fast where there is nothing to do, as in most logs."""
+    whole = "".join(lines)
+    return [safe(line) for line in lines] if _CONTROLS.search(whole) else lines
+
+
+def escaped(text: str) -> str:
+    """A JSON document, or a quoted YAML string, with what a terminal would obey written as ``\\uXXXX``."""
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def needs_quotes(text: str) -> bool:
+    """Whether a YAML string is to be quoted, so that :func:`escaped` may work on it."""
+    return _ESCAPED.search(text) is not None
 
 
 def _visible(match: re.Match[str]) -> str:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from pilothouse.cli.progress import BAD, OVER, JobState, RunState, StepState, words
+from pilothouse.cli.reference import short
 from pilothouse.cli.text import safe, span
 
 _GLYPHS = {
     "pending": ("○", "dim"),
     "queued": ("○", "dim"),
+    "waiting": ("○", "yellow"),
+    "retrying": ("↻", "yellow"),
     "running": ("●", "cyan"),
     "succeeded": ("✓", "green"),
+    "allowed": ("✗", "yellow"),
     "failed": ("✗", "red"),
     "timed_out": ("✗", "red"),
     "cancelled": ("■", "yellow"),
@@ -23,6 +29,56 @@ _GLYPHS = {
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _BAR = 20
 _QUIET_WORDS = frozenset({"succeeded", "pending", "queued", "running"})
+_LEAST_NAME = 8
+"""Columns that a name keeps when there is too little room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line in three parts: what it is about, what is said of it, how long it took.
+
+    Where there is too little room the second gives way, then the middle of the first; the third stays.
+    """
+
+    head: Text
+    said: Text
+    took: Text
+
+    @property
+    def text(self) -> Text:
+        """All of it."""
+        return Text.assemble(self.head, self.said, self.took)
+
+    def fitted(self, width: int) -> Text:
+        """At most ``width`` columns of it."""
+        room = width - self.took.cell_len
+        if self.head.cell_len + self.said.cell_len <= room:
+            return self.text
+        said = self.said.copy()
+        said.truncate(max(0, room - self.head.cell_len), overflow="ellipsis")
+        if said.cell_len < min(self.said.cell_len, 3):
+            said = Text()
+        head = self.head if self.head.cell_len + said.cell_len <= room else elided(self.head, max(room, 1))
+        line = Text.assemble(head, said, self.took)
+        line.truncate(width, overflow="crop")
+        return line
+
+
+def elided(text: Text, width: int) -> Text:
+    """A text without its middle, at most ``width`` columns wide."""
+    if text.cell_len <= width:
+        return text
+    if width < _LEAST_NAME:
+        cut = text.copy()
+        cut.truncate(width, overflow="ellipsis")
+        return cut
+    first = text.copy()
+    first.truncate((width - 1) // 2 + (width - 1) % 2, overflow="crop")
+    first.rstrip()
+    start, plain = len(text), text.plain
+    while start > 0 and cell_len(plain[start - 1 :]) <= (width - 1) // 2:
+        start -= 1
+    return Text.assemble(first, "…", text[start:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +87,17 @@ class Row:
 
     job: JobState
     step: StepState | None
-    text: Text
+    line: Line
+
+    @property
+    def text(self) -> Text:
+        """The whole line."""
+        return self.line.text
+
+    @property
+    def status(self) -> str:
+        """Of its job or step."""
+        return self.job.status if self.step is None else self.step.status
 
 
 def mark(status: str, now: float | None = None) -> Text:
@@ -44,7 +110,7 @@ def mark(status: str, now: float | None = None) -> Text:
 
 def status_text(status: str) -> Text:
     """A status as a word in its colour."""
-    return Text(words(status), _GLYPHS.get(status, ("", ""))[1])
+    return Text(safe(words(status)), _GLYPHS.get(status, ("", ""))[1])
 
 
 def rows(run: RunState, now: float, *, live: bool) -> list[Row]:
@@ -52,43 +118,93 @@ def rows(run: RunState, now: float, *, live: bool) -> list[Row]:
     found = []
     for job in run.jobs.values():
         found.append(Row(job, None, _job_line(job, now, live)))
-        found += [Row(job, step, _step_line(step, now, live)) for step in job.steps.values()]
+        found += [Row(job, step, _step_line(run, step, now, live)) for step in job.steps.values()]
     return found
 
 
-def fitted(all_rows: list[Row], height: int) -> list[Text]:
-    """At most ``height`` lines: the steps of jobs that succeeded or have not begun are folded away first."""
+def fitted(all_rows: list[Row], height: int, width: int = 1000) -> list[Text]:
+    """At most ``height`` lines. What runs or has failed is shown first; what is left out is counted."""
     if len(all_rows) <= height:
-        return [row.text for row in all_rows]
-    kept = [row for row in all_rows if row.step is None or row.job.status in ("running", *BAD)]
-    if len(kept) > height:
-        kept = [row for row in kept if _matters(row)]
-    hidden = len(all_rows) - len(kept[: height - 1])
-    return [*(row.text for row in kept[: height - 1]), Text(f"  … {hidden} more lines", "dim")]
+        return [row.line.fitted(width) for row in all_rows]
+    for shown in _foldings(all_rows):
+        if len(shown) < height:
+            return [line.fitted(width) for _job, line in shown] + _summary(all_rows, shown, width)
+    order = sorted(range(len(shown)), key=lambda index: shown[index][0].status != "running")
+    kept = [shown[index] for index in sorted(order[: max(0, height - 1)])]
+    return ([line.fitted(width) for _job, line in kept] + _summary(all_rows, kept, width))[:height]
 
 
-def _matters(row: Row) -> bool:
-    status = row.job.status if row.step is None else row.step.status
+def _foldings(all_rows: list[Row]) -> Iterator[list[tuple[JobState, Line]]]:
+    """The tree with ever less of what is not active, each time with its jobs."""
+    yield [(row.job, row.line) for row in all_rows if row.step is None or _active(row.job)]
+    telling = [row for row in all_rows if row.step is None or (_active(row.job) and _matters(row.status))]
+    yield [(row.job, row.line) for row in telling]
+    telling = [row for row in telling if _active(row.job)]
+    yield [(row.job, row.line) for row in telling]
+    steps: dict[int, list[Row]] = {}
+    for row in telling:
+        steps.setdefault(id(row.job), []).append(row)
+    yield [(job.job, _compact(job, rest)) for job, *rest in steps.values()]
+
+
+def _active(job: JobState) -> bool:
+    return job.status in BAD or (job.status == "running" and job.waiting is None)
+
+
+def _matters(status: str) -> bool:
     return status in ("running", *BAD)
 
 
-def _job_line(job: JobState, now: float, live: bool) -> Text:
-    line = Text.assemble(mark(job.status, now if live else None), " ", (safe(job.name), "bold"))
-    _append_end(line, job.status, job.reason, job.started_at, job.finished_at, now)
-    return line
+def _compact(job: Row, steps: list[Row]) -> Line:
+    """A job and which of these steps it is at, in one line."""
+    step = next((row for row in steps if row.status == "running"), steps[-1] if steps else None)
+    if step is None or step.step is None:
+        return job.line
+    head = Text.assemble(job.line.head, (" › ", "dim"), safe(step.step.name))
+    return Line(head, step.line.said, step.line.took)
 
 
-def _step_line(step: StepState, now: float, live: bool) -> Text:
-    line = Text.assemble("  ", mark(step.status, now if live else None), " ", safe(step.name))
+def _summary(all_rows: list[Row], shown: list[tuple[JobState, Line]], width: int) -> list[Text]:
+    """``… 12 succeeded, 3 waiting, 5 pending``: the jobs of which nothing is shown."""
+    seen = {id(job) for job, _line in shown}
+    hidden = [row.job for row in all_rows if row.step is None and id(row.job) not in seen]
+    counts = Counter("waiting" if job.waiting else words(job.status) for job in hidden)
+    if not counts:
+        left = len(all_rows) - len(shown)
+        return [Text(f"  … {left} more steps", "dim")] if left > 0 else []
+    told = ", ".join(f"{count} {word}" for word, count in counts.most_common())
+    line = Text(f"  … {told}", "dim")
+    line.truncate(width, overflow="ellipsis")
+    return [line]
+
+
+def _job_line(job: JobState, now: float, live: bool) -> Line:
+    again = job.retry_at if job.retry_at is not None and job.retry_at > now else None
+    shown = "waiting" if job.waiting else "retrying" if again is not None else job.status
+    head = Text.assemble(mark(shown, now if live else None), " ", (safe(job.name), "bold"))
+    said = Text()
+    _append_end(said, shown if shown != "retrying" else "running", job.reason)
+    _append_countdown(said, again, now)
+    return Line(head, said, _took(job.status, job.started_at, job.finished_at, now))
+
+
+def _step_line(run: RunState, step: StepState, now: float, live: bool) -> Line:
+    again = step.retry_at if step.retry_at is not None and step.retry_at > now else None
+    allowed = step.status in BAD and run.allows(step)
+    waits = step.status == "queued" and step.reason != ""
+    shown = "allowed" if allowed else "waiting" if waits else "retrying" if again is not None else step.status
+    head = Text.assemble("  ", mark(shown, now if live else None), " ", safe(step.name))
     if step.kept:
-        return line.append("  kept from the earlier run", "dim")
+        return Line(head, Text("  kept from the earlier run", "dim"), Text())
+    said = Text()
     if step.attempt > 1:
-        line.append(f"  attempt {step.attempt}", "dim")
+        said.append(f"  attempt {step.attempt}", "dim")
     if step.percent is not None and step.status == "running":
-        line.append("  ").append_text(_bar(step.percent))
-        line.append(f" {step.percent}%").append(f" {safe(step.message)}".rstrip(), "dim")
-    _append_end(line, step.status, step.reason, step.started_at, step.finished_at, now)
-    return line
+        said.append("  ").append_text(_bar(step.percent))
+        said.append(f" {step.percent}%").append(f" {safe(step.message)}".rstrip(), "dim")
+    _append_end(said, "waiting" if waits else step.status, step.reason, allowed=allowed)
+    _append_countdown(said, again, now)
+    return Line(head, said, _took(step.status, step.started_at, step.finished_at, now))
 
 
 def _bar(percent: int) -> Text:
@@ -96,24 +212,38 @@ def _bar(percent: int) -> Text:
     return Text.assemble(("━" * filled, "cyan"), ("─" * (_BAR - filled), "bright_black"))
 
 
-def _append_end(
-    line: Text, status: str, reason: str, started: float | None, finished: float | None, now: float
-) -> None:
-    if status not in _QUIET_WORDS:
+def _append_countdown(line: Text, again: float | None, now: float) -> None:
+    if again is not None:
+        line.append(f"  retrying in {again - now:.0f} s", "yellow")
+
+
+def _append_end(line: Text, status: str, reason: str, *, allowed: bool = False) -> None:
+    if allowed:
+        line.append("  ").append(f"{words(status)}, allowed", "yellow")
+    elif status not in _QUIET_WORDS:
         line.append("  ").append_text(status_text(status))
     if reason and reason not in (status, words(status)):
-        line.append(f"  {safe(reason)}", "red" if status in BAD else "dim")
-    if started is not None and status in ("running", *OVER) and status != "skipped":
-        line.append(f"  {span((finished if finished is not None else now) - started)}", "dim")
+        line.append(f"  {safe(reason)}", "red" if status in BAD and not allowed else "dim")
 
 
-def headline(run: RunState, now: float, *, live: bool) -> Text:
-    """The run itself, above its tree."""
-    line = Text.assemble(
-        mark(run.status, now if live else None), " ", (safe(run.name), "bold"), f"  run {run.id}"
-    )
-    _append_end(line, run.status, run.reason, run.started_at, run.finished_at, now)
-    return line
+def _took(status: str, started: float | None, finished: float | None, now: float) -> Text:
+    if started is None or status not in ("running", *OVER) or status == "skipped":
+        return Text()
+    return Text(f"  {span((finished if finished is not None else now) - started)}", "dim")
+
+
+def headline(run: RunState, now: float, *, live: bool, width: int = 1000) -> Text:
+    """The run itself, above its tree; its id is shortened where there is too little room."""
+    head = Text.assemble(mark(run.status, now if live else None), " ", (safe(run.name), "bold"))
+    said = Text()
+    _append_end(said, run.status, run.reason)
+    took = _took(run.status, run.started_at, run.finished_at, now)
+    for shown in (f"  run {run.id}", f"  run {short(run.id)}"):
+        line = Line(Text.assemble(head, shown), said, took)
+        if line.text.cell_len <= width:
+            return line.text
+    name = elided(head, max(_LEAST_NAME, width - took.cell_len - cell_len(shown)))
+    return Line(Text.assemble(name, shown), said, took).fitted(width)
 
 
 def last_words(run: RunState) -> Iterator[tuple[StepState, list[str]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import typer
 
 from pilothouse.cli.errors import RUN_OUTCOMES, ExitCode
-from pilothouse.cli.live import view_of
+from pilothouse.cli.live import Progress, view_of
 from pilothouse.cli.progress import OVER, from_view
 from pilothouse.cli.session import Session
-from pilothouse.cli.text import safe
 
 if TYPE_CHECKING:
     from pilothouse.client import ApiProblem, Event, PilotClient
@@ -22,19 +20,19 @@ _QUIET = 2.0
 """Seconds after which nothing more is expected of a run that was over before we came."""
 
 
-async def watch(session: Session, run_id: str) -> str:
+async def watch(session: Session, run_id: str, progress: Progress = Progress.AUTO) -> str:
     """Show a run until it is over; returns its status."""
     out = session.out
     async with session.client() as client:
         run = from_view(await client.runs.get(run_id))
-        view = view_of(out, run)
+        view = view_of(out, run, progress)
         following = follow(session, client, run_id, over=run.over, connection=view)
         async with view, aclosing(following) as events:
             async for event in events:
                 run.apply(event.type, event.data, event.time.timestamp())
                 view.take(event)
         view.conclude()
-        if out.structured:
+        if out.structured and progress is not Progress.JSON:
             out.document(await client.runs.get(run_id))
     return run.status
 
@@ -50,12 +48,20 @@ class Connection(Protocol):
 
 
 async def follow(
-    session: Session, client: PilotClient, run_id: str, *, over: bool, connection: Connection
+    session: Session,
+    client: PilotClient,
+    run_id: str,
+    *,
+    over: bool,
+    connection: Connection,
+    cursor: str | None = None,
 ) -> AsyncGenerator[Event, None]:
-    """A run's entries from its start to its end. ``connection`` is told when it is lost, and when it is back.
+    """A run's entries from its start, or ``cursor``, to its end. ``connection`` is told when it is lost, and back.
 
     ``over``: the run has ended already; then what is left of its journal is all there is.
     """
+
+    import asyncio
 
     lost = False
 
@@ -72,9 +78,11 @@ async def follow(
         lost = False
 
     def gap(problem: ApiProblem) -> None:
-        session.out.note(f"some entries are gone ({safe(problem.message)}); going on from the oldest left")
+        session.out.note(f"some entries are gone ({problem.message}); going on from the oldest left")
 
-    events = client.watch_run(run_id, on_reconnect=reconnecting, on_connect=connected, on_gap=gap)
+    events = client.watch_run(
+        run_id, cursor=cursor or None, on_reconnect=reconnecting, on_connect=connected, on_gap=gap
+    )
     async with aclosing(events):
         while True:
             try:
@@ -86,6 +94,8 @@ async def follow(
 
 def detachable(session: Session, run_id: str, watching: Coroutine[Any, Any, str]) -> None:
     """Exit with the run's outcome. Ctrl-C lets go of the run, which goes on."""
+    import asyncio
+
     try:
         status = asyncio.run(watching)
     except KeyboardInterrupt:

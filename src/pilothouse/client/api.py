@@ -14,6 +14,7 @@ import httpx
 from pilothouse import __version__
 from pilothouse.client.address import server_address
 from pilothouse.client.backoff import Backoff
+from pilothouse.client.credential import clean_token
 from pilothouse.client.errors import ApiProblem, ProxyUnusable, Unreachable
 from pilothouse.wire.proxies import BadProxy, Proxy, proxy_for
 
@@ -48,6 +49,7 @@ class Api:
     ) -> None:
         self.server = server_address(server)
         self._on_wait = on_wait or (lambda _reason: None)
+        token = self._token = clean_token(token)
         headers = {"User-Agent": f"pilothouse/{__version__}", "Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
@@ -156,13 +158,16 @@ class Api:
         return refusal
 
     def unreachable(self, error: httpx.TransportError) -> Unreachable:
-        """The transport's error in words, with the proxy that was used."""
+        """The transport's error in words, with the proxy that was used; none of them is the token."""
+        said = words(error)
+        if self._token:
+            said = said.replace(self._token, "***")
         through = f" through {self._proxy}" if self._proxy else ""
         proxied = self._proxy is not None
         if isinstance(error, httpx.TimeoutException):
-            return Unreachable(f"{self.server} does not answer{through} ({words(error)})", proxied=proxied)
+            return Unreachable(f"{self.server} does not answer{through} ({said})", proxied=proxied)
         refused = isinstance(system_error(error), ConnectionRefusedError) and not proxied
-        message = f"cannot reach {self.server}{through}: {words(error)}"
+        message = f"cannot reach {self.server}{through}: {said}"
         return Unreachable(message, refused=refused, proxied=proxied)
 
 

@@ -11,6 +11,12 @@ class ClientError(Exception):
     code = "CLIENT_ERROR"
 
 
+class BadToken(ClientError):
+    """This is no token. The text says where it came from, never what it is."""
+
+    code = "TOKEN_INVALID"
+
+
 class Unreachable(ClientError):
     """No answer came: nobody listens there (``refused``), the name does not resolve, or the connection broke.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import quote
 
 from pilothouse.client.api import Api
 from pilothouse.client.paging import Page, collect
-from pilothouse.client.shapes import Blob, Pipeline, Validation
+from pilothouse.client.shapes import Blob, Pipeline, SavedSpec, Validation
 
 _UPLOAD_CHUNK = 256 << 10
 _MANY = 10_000
@@ -22,17 +22,20 @@ class Pipelines:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    async def create(self, name: str, *, project: str = "", description: str = "") -> str:
-        """The id of a new pipeline; it has no spec yet."""
-        body = {"name": name, "projectId": project, "description": description}
+    async def create(
+        self, name: str, *, project: str = "", description: str = "", repository: str = ""
+    ) -> str:
+        """The id of a new pipeline; it has no spec yet. ``repository``: the key of the one it belongs to."""
+        body = {"name": name, "projectId": project, "description": description, "repository": repository}
         detail = await self._api.detail("POST", "/pipelines", json=body, keyed=True)
         return str(detail["pipelineId"])
 
     async def page(
-        self, number: int = 1, limit: int = 20, *, name: str = "", project: str = ""
+        self, number: int = 1, limit: int = 20, *, name: str = "", project: str = "", repository: str = ""
     ) -> Page[Pipeline]:
-        """Pipelines by name."""
+        """Pipelines by name; ``name`` is an exact one, ``repository`` the key of a repository."""
         params = {"page": number, "pageSize": limit, "name": name, "projectId": project}
+        params["repository"] = repository
         return Page.arcentra(await self._api.detail("GET", "/pipelines", params=params))
 
     async def find(self, name: str, project: str) -> Pipeline | None:
@@ -41,6 +44,18 @@ class Pipelines:
             lambda number, limit: self.page(number, limit, name=name, project=project), _MANY
         )
         return next((p for p in found if p["name"] == name and p["projectId"] == project), None)
+
+    async def get(self, pipeline_id: str) -> Pipeline:
+        """One pipeline."""
+        return cast(Pipeline, await self._api.detail("GET", _path(pipeline_id)))
+
+    async def change(self, pipeline_id: str, **fields: Any) -> Pipeline:
+        """Change some of its fields (camelCase)."""
+        return cast(Pipeline, await self._api.detail("PUT", _path(pipeline_id), json=fields))
+
+    async def spec(self, pipeline_id: str) -> SavedSpec:
+        """The spec in force. Raises ApiProblem ``SPEC_NOT_FOUND``."""
+        return cast(SavedSpec, await self._api.detail("GET", f"{_path(pipeline_id)}/spec"))
 
     async def validate(self, spec: str, file: str = "") -> Validation:
         """Check a spec's text. Raises ApiProblem ``SPEC_INVALID`` with ``details["problems"]``."""

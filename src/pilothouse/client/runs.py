@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import AsyncGenerator
-from typing import Literal, cast
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Literal, cast
 from urllib.parse import quote
 
 import httpx
+import orjson
 
 from pilothouse.client.api import Api
 from pilothouse.client.paging import Page
-from pilothouse.client.shapes import RunSummary, RunView
+from pilothouse.client.shapes import LogChunk, RunSummary, RunView
 
 _LOG_IDLE = 120.0
 
@@ -33,10 +35,12 @@ class Runs:
         """A run with its jobs, steps and attempts."""
         return cast(RunView, await self._api.call("GET", _path(run_id)))
 
-    async def cancel(self, run_id: str, reason: str = "") -> RunSummary:
-        """Ask for the run to stop; it is over when ``run.completed`` comes."""
-        answer = await self._api.call("POST", f"{_path(run_id)}/cancel", json={"reason": reason}, keyed=True)
-        return cast(RunSummary, answer)
+    async def cancel(self, run_id: str, reason: str = "", *, force: bool = False) -> RunSummary:
+        """Ask for the run to stop; it is over when ``run.completed`` comes. ``force``: without its cleanup steps."""
+        body = {"reason": reason} | ({"force": True} if force else {})
+        return cast(
+            RunSummary, await self._api.call("POST", f"{_path(run_id)}/cancel", json=body, keyed=True)
+        )
 
     async def rerun(self, run_id: str, start: Literal["start", "failed"] = "start") -> RunSummary:
         """A new run of the same; from ``failed`` it keeps what succeeded."""
@@ -45,7 +49,30 @@ class Runs:
 
     async def logs(self, run_id: str, *, job: str = "", step: str = "") -> AsyncGenerator[str, None]:
         """The log lines so far, as they arrive; ``job`` and ``step`` (names) narrow them."""
-        params = {"job": job, "step": step}
+        async with aclosing(self._lines(run_id, {"job": job, "step": step})) as lines:
+            async for line in lines:
+                yield line
+
+    async def log_chunks(
+        self,
+        run_id: str,
+        *,
+        job: str = "",
+        step: str = "",
+        step_runs: Sequence[str] = (),
+        since: str = "",
+        tail: int | None = None,
+    ) -> AsyncGenerator[LogChunk, None]:
+        """The log so far in chunks; the last one holds the cursor from which :meth:`watch_run` goes on.
+
+        ``step_runs``: ids of at most 50 attempts; ``since``: RFC 3339; ``tail``: the last so many lines.
+        """
+        narrowed = {"job": job, "step": step, "step_run": list(step_runs), "since": since, "tail": tail}
+        async with aclosing(self._lines(run_id, {**narrowed, "format": "ndjson"})) as lines:
+            async for line in lines:
+                yield orjson.loads(line)
+
+    async def _lines(self, run_id: str, params: Mapping[str, Any]) -> AsyncGenerator[str, None]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         rest = ""
         try:

@@ -31,7 +31,7 @@ class RunSummary(TypedDict):
 
 
 class AttemptView(TypedDict):
-    """One attempt of a step; ``lines`` counts its log lines."""
+    """One attempt of a step; ``lines`` counts its log lines; ``earlier_run``: of the run that this one repeats."""
 
     step_run_id: str
     number: int
@@ -41,6 +41,7 @@ class AttemptView(TypedDict):
     reason: str
     agent_id: str | None
     lines: int
+    earlier_run: bool
     queued_at: str | None
     started_at: str | None
     finished_at: str | None
@@ -57,6 +58,7 @@ class StepView(TypedDict):
     reason: str
     outputs: dict[str, Any]
     progress: int
+    continue_on_error: bool
     kept: bool
     started_at: str | None
     finished_at: str | None
@@ -83,6 +85,25 @@ class RunView(RunSummary):
 
     variables: dict[str, str]
     jobs: list[JobView]
+
+
+class LogChunk(TypedDict, total=False):
+    """Up to 200 lines of one attempt, stored at ``time`` (ms); ``stderr`` are indices into ``lines``.
+
+    ``message`` in place of lines: some are missing. The last chunk has only ``cursor`` and ``status``.
+    """
+
+    job: str
+    step: str
+    step_run_id: str
+    attempt: int
+    time: int
+    first: int
+    lines: list[str]
+    stderr: list[int]
+    message: str
+    cursor: str
+    status: str
 
 
 class Capacity(TypedDict):
@@ -226,11 +247,26 @@ class Pipeline(TypedDict):
     name: str
     description: str
     lastCommitSha: str
+    repository: str
+    metadata: dict[str, str]
+    defaultBranch: str
+    pipelineFilePath: str
+    lastEditor: str
+    createdBy: str
     totalRuns: int
     successRuns: int
     failedRuns: int
     isEnabled: int
+    status: int
+    createdAt: int
     updatedAt: int
+
+
+class SavedSpec(TypedDict):
+    """The spec in force: its source ``text`` and its hash."""
+
+    text: str
+    headCommitSha: str
 
 
 class Validation(TypedDict):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -12,7 +14,7 @@ from starlette.responses import FileResponse, Response
 from pilothouse.engine import store
 from pilothouse.engine.blobs import Blobs
 from pilothouse.engine.errors import RunNotFound
-from pilothouse.engine.logtext import run_logs
+from pilothouse.engine.logtext import LogQuery, run_logs
 from pilothouse.engine.model import Status
 from pilothouse.engine.runs import require_run
 from pilothouse.engine.secrets import Secrets
@@ -31,6 +33,9 @@ from pilothouse.wire import entries
 Page = Annotated[int, Query(ge=1, le=1_000_000, description="1 is the first")]
 Limit = Annotated[int, Query(ge=1, le=100, description="results per page")]
 
+
+Tail = Annotated[int | None, Query(ge=0, le=1_000_000, description="only the last so many lines")]
+StepRunIds = Annotated[Sequence[str], Query(max_length=50, description="ids of attempts")]
 
 RunKind = Literal["pipeline", "workflow", "deployment", "cluster"]
 
@@ -108,11 +113,27 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
         responses=example("compiling\nok\n", media="text/plain"),
     )
     async def get_logs(
-        run_id: str, caller: Caller, job: str | None = None, step: str | None = None
+        run_id: str,
+        caller: Caller,
+        job: str | None = None,
+        step: str | None = None,
+        step_run: StepRunIds = (),
+        since: datetime | None = None,
+        tail: Tail = None,
+        format: Literal["text", "ndjson"] = "text",
     ) -> Response:
-        """All lines so far as plain text, in order; ``job`` and ``step`` (names) narrow them."""
+        """All lines so far, in order; ``job`` and ``step`` (names), ``step_run`` (ids of attempts, repeatable),
+        ``since`` (when they were stored) and ``tail`` (the last so many) narrow them.
+
+        As plain text, or as one JSON object for each chunk of up to 200 lines: ``job``, ``step``,
+        ``step_run_id``, ``attempt``, ``time`` (ms), ``first`` (number of the first line), ``lines``, ``stderr``
+        (indices of lines of standard error); the last object holds the ``cursor`` to follow the run from, and
+        its ``status``.
+        """
         await identity.read(lambda conn: readable(conn, caller, run_id))
-        return run_logs(identity, run_id, job, step)
+        after = int(_utc(since).timestamp() * 1000) if since else 0
+        query = LogQuery(job, step, tuple(step_run), after, tail, format == "ndjson")
+        return run_logs(identity, run_id, query)
 
     @routes.post(
         "/{run_id}/cancel",
@@ -248,6 +269,10 @@ def secrets_router(identity: Identity, secrets: Secrets) -> APIRouter:
     return routes
 
 
+def _utc(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
 async def _project(identity: Identity, caller: Principal, named: str) -> str:
     """The id of the project that a request names by id or name; the default one if it names none."""
     return (await identity.read(lambda conn: identity.projects.resolve(conn, caller, named or None))).id
@@ -282,6 +307,7 @@ _ATTEMPT = {
     "reason": "",
     "agent_id": "local",
     "lines": 2,
+    "earlier_run": False,
     "queued_at": "2026-01-10T14:23:45.010Z",
     "started_at": "2026-01-10T14:23:45.120Z",
     "finished_at": None,
@@ -296,6 +322,7 @@ _STEP = {
     "outputs": {},
     "progress": 40,
     "kept": False,
+    "continue_on_error": False,
     "started_at": "2026-01-10T14:23:45.120Z",
     "finished_at": None,
     "attempts": [_ATTEMPT],

@@ -1,37 +1,145 @@
-"""A run's log as plain text, page by page from the journal."""
+"""A run's log as plain text or as JSON lines, page by page from the journal."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
 
+import orjson
 from sqlalchemy import Connection
 from starlette.responses import StreamingResponse
 
+from pilothouse.engine import store
+from pilothouse.engine.model import Status
 from pilothouse.identity.service import Identity
-from pilothouse.journal import Entry
+from pilothouse.journal import Cursor, Entry
 from pilothouse.journal import store as journal_store
 from pilothouse.wire import entries
 
-
-def run_logs(identity: Identity, run_id: str, job: str | None, step: str | None) -> StreamingResponse:
-    """All lines so far, in order, of the whole run or of one job or step (by name)."""
-
-    async def body() -> AsyncIterator[str]:
-        offset, more = 0, True
-        while more:
-
-            def page(conn: Connection, start: int = offset) -> tuple[list[Entry], bool]:
-                return journal_store.page(conn, entries.run_stream(run_id), start)
-
-            found, more = await identity.read(page)
-            for entry in found:
-                if entry.type == entries.STEP_LOGGED and _wanted(entry, job, step):
-                    yield "\n".join(entry.body["lines"]) + "\n"
-            if found:
-                offset = found[-1].offset + 1
-
-    return StreamingResponse(body(), media_type="text/plain; charset=utf-8")
+_LINES = (entries.STEP_LOGGED, entries.STEP_LOG_MISSED)
+_TEXT, _NDJSON = "text/plain; charset=utf-8", "application/x-ndjson"
 
 
-def _wanted(entry: Entry, job: str | None, step: str | None) -> bool:
-    return job in (None, entry.body["job"]) and step in (None, entry.body["step"])
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """Which lines, and in what form.
+
+    ``job`` and ``step`` are names, ``step_runs`` ids of attempts (none: all); ``since`` is in ms; ``tail`` the
+    number of last lines (``None``: all). ``as_json``: an object for each chunk, and one for the end.
+    """
+
+    job: str | None = None
+    step: str | None = None
+    step_runs: tuple[str, ...] = ()
+    since: int = 0
+    tail: int | None = None
+    as_json: bool = False
+
+    def wants(self, entry: Entry) -> bool:
+        """Whether an entry that the journal has found for it is of the job and step asked for."""
+        return self.job in (None, entry.body["job"]) and self.step in (None, entry.body["step"])
+
+
+def run_logs(identity: Identity, run_id: str, query: LogQuery) -> StreamingResponse:
+    """All lines so far that are asked for, in order."""
+    return StreamingResponse(_pages(identity, run_id, query), media_type=_NDJSON if query.as_json else _TEXT)
+
+
+async def _pages(identity: Identity, run_id: str, query: LogQuery) -> AsyncIterator[bytes]:
+    end = await identity.read(journal_store.next_offset)
+    offset, skipped = await _beginning(identity, run_id, query, end)
+    status, over = "", False
+    while True:
+        while offset < end:
+            found, offset = await _page(identity, run_id, query, offset, end)
+            wanted = [entry for entry in found if query.wants(entry)]
+            if skipped and wanted:
+                wanted[0], skipped = wanted[0].tail(wanted[0].base + skipped), 0
+            if wanted:
+                yield b"".join(_chunk(entry, query.as_json) for entry in wanted)
+        if over:
+            break
+        status = await identity.read(lambda conn: _status(conn, run_id))
+        over = bool(status) and Status(status).over
+        if not over:
+            break
+        end = await identity.read(journal_store.next_offset)  # what came between that and the run's end
+    if query.as_json:
+        epoch = await identity.read(journal_store.epoch)
+        yield _json({"cursor": Cursor(end).text(epoch), "status": status})
+
+
+async def _page(
+    identity: Identity, run_id: str, query: LogQuery, start: int, end: int
+) -> tuple[list[Entry], int]:
+    """Some entries, and the offset to go on from."""
+
+    def read(conn: Connection) -> tuple[list[Entry], bool]:
+        return journal_store.selected(
+            conn,
+            entries.run_stream(run_id),
+            start,
+            end,
+            types=_LINES,
+            subjects=query.step_runs,
+            since=query.since,
+        )
+
+    found, more = await identity.read(read)
+    return found, found[-1].offset + 1 if more else end
+
+
+async def _beginning(identity: Identity, run_id: str, query: LogQuery, end: int) -> tuple[int, int]:
+    """Where the last ``tail`` lines begin: an offset, and the number of lines of its entry that are too many."""
+    if query.tail is None:
+        return 0, 0
+    below, missing = end, query.tail
+    while missing > 0:
+
+        def read(conn: Connection, below: int = below) -> tuple[list[Entry], bool]:
+            return journal_store.selected(
+                conn,
+                entries.run_stream(run_id),
+                0,
+                below,
+                types=(entries.STEP_LOGGED,),
+                subjects=query.step_runs,
+                since=query.since,
+                backwards=True,
+            )
+
+        found, more = await identity.read(read)
+        for entry in found:
+            if query.wants(entry):
+                missing -= len(entry.body["lines"])
+            below = entry.offset
+            if missing <= 0:
+                return entry.offset, -missing
+        if not more:
+            return 0, 0
+    return below, 0
+
+
+def _status(conn: Connection, run_id: str) -> str:
+    row = store.run_row(conn, run_id)
+    return str(row.status) if row is not None else ""
+
+
+def _chunk(entry: Entry, as_json: bool) -> bytes:
+    if not as_json:
+        return "".join(f"{line}\n" for line in entry.body.get("lines", ())).encode()
+    return _json(dict(_shown(entry)))
+
+
+def _shown(entry: Entry) -> Iterator[tuple[str, Any]]:
+    body = entry.body
+    yield from ((key, body.get(key)) for key in ("job", "step", "step_run_id", "attempt"))
+    yield "time", entry.at
+    for key in ("first", "lines", "stderr", "message"):
+        if key in body:
+            yield key, body[key]
+
+
+def _json(value: Any) -> bytes:
+    return orjson.dumps(value) + b"\n"

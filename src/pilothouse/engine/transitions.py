@@ -135,7 +135,14 @@ class Transitions:
             store.save(tx.conn, step)
         store.save(tx.conn, job)
         self.tell(
-            tx, run, entries.JOB_RESTARTED, job, round=job.round, reason=reason, **_job_standing(run, job)
+            tx,
+            run,
+            entries.JOB_RESTARTED,
+            job,
+            round=job.round,
+            reason=reason,
+            retry_at=job.not_before,
+            **_job_standing(run, job),
         )
 
     def _queue_step(self, tx: Tx, run: Run, job: Job, step: Step) -> None:

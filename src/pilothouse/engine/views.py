@@ -93,14 +93,15 @@ def _step_view(run: Run, job: Job, step: Step, attempts: list[Attempt]) -> dict[
         "reason": waiting or step.reason,
         "outputs": step.outputs,
         "progress": attempts[-1].percent if attempts else 0,
+        "continue_on_error": run.step_spec(job, step).continue_on_error,
         "kept": bool(step.kept_from) and step.status in _DONE and not step.attempts,
         "started_at": rfc3339(step.started_at),
         "finished_at": rfc3339(step.finished_at),
-        "attempts": [_attempt_view(attempt) for attempt in attempts],
+        "attempts": [_attempt_view(attempt, step) for attempt in attempts],
     }
 
 
-def _attempt_view(attempt: Attempt) -> dict[str, Any]:
+def _attempt_view(attempt: Attempt, step: Step) -> dict[str, Any]:
     return {
         "step_run_id": attempt.id,
         "number": attempt.number,
@@ -110,6 +111,7 @@ def _attempt_view(attempt: Attempt) -> dict[str, Any]:
         "reason": attempt.reason,
         "agent_id": attempt.agent_id or None,
         "lines": attempt.lines,
+        "earlier_run": attempt.step_id != step.id,
         "queued_at": rfc3339(attempt.queued_at),
         "started_at": rfc3339(attempt.started_at),
         "finished_at": rfc3339(attempt.finished_at),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from sqlalchemy import (
     BigInteger,
@@ -126,6 +126,42 @@ def page(
     found: list[Entry] = []
     total = 0
     with conn.execute(statement) as result:
+        for row in result:
+            found.append(Entry(*row))
+            total += len(row.data)
+            if total >= size:
+                return found, True
+    return found, len(found) == rows
+
+
+def selected(
+    conn: Connection,
+    stream: str,
+    start: int,
+    end: int,
+    *,
+    types: Collection[str],
+    subjects: Collection[str] = (),
+    since: int = 0,
+    backwards: bool = False,
+    rows: int = 256,
+    size: int = 256 << 10,
+) -> tuple[list[Entry], bool]:
+    """A page of the stream's entries of those types between two offsets (``end`` excluded), newest first where
+    ``backwards``; of those subjects only, where there are any, and not older than ``since`` (ms).
+
+    The second value says whether there may be more behind the page.
+    """
+    wanted = [entries.c.stream == stream, entries.c.offset >= start, entries.c.offset < end]
+    wanted.append(entries.c.type.in_(types))
+    if subjects:
+        wanted.append(entries.c.subject.in_(subjects))
+    if since:
+        wanted.append(entries.c.at >= since)
+    order = entries.c.offset.desc() if backwards else entries.c.offset
+    found: list[Entry] = []
+    total = 0
+    with conn.execute(select(*_COLUMNS).where(*wanted).order_by(order).limit(rows)) as result:
         for row in result:
             found.append(Entry(*row))
             total += len(row.data)

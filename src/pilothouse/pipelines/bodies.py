@@ -35,6 +35,10 @@ Format = Annotated[int, Field(ge=0, le=max(SpecFormat))]
 """pipeline.v1.SpecFormat."""
 
 
+RepositoryKey = Annotated[str, Field(max_length=1000)]
+"""The key of the repository that the pipeline belongs to (docs/checkout.md); empty: of none."""
+
+
 class CreatePipeline(Body):
     """A pipeline whose spec is kept in the database; ``projectId`` empty is the default project."""
 
@@ -48,6 +52,7 @@ class CreatePipeline(Body):
     saveMode: SaveMode = SAVE_DIRECT
     prTargetBranch: OfGit = ""
     metadata: dict[str, str] = Field(default_factory=dict)
+    repository: RepositoryKey = ""
 
 
 class UpdatePipeline(Body):
@@ -63,6 +68,7 @@ class UpdatePipeline(Body):
     prTargetBranch: OfGit | None = None
     metadata: dict[str, str] | None = None
     isEnabled: int | None = Field(None, ge=0, le=1)
+    repository: RepositoryKey | None = None
 
 
 class ValidateSpec(Body):

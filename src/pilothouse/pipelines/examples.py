@@ -27,6 +27,7 @@ _PIPELINE = {
     "saveMode": 1,
     "prTargetBranch": "",
     "metadata": {},
+    "repository": "https://git.example/team/hello",
     "lastSyncMessage": "",
     "lastSyncedAt": 0,
     "lastEditor": "admin",

@@ -80,6 +80,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
                 default_branch=body.defaultBranch,
                 file_path=body.pipelineFilePath,
                 metadata=body.metadata,
+                repository=body.repository,
             )
             return {"pipelineId": made.id}
 
@@ -92,11 +93,15 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         caller: Caller,
         projectId: str = "",
         name: str = "",
+        repository: Annotated[str, Query(max_length=1000)] = "",
         status: StatusNumber = 0,
         page: Page = 1,
         pageSize: PageSize = 20,
     ) -> Response:
-        """The pipelines of the caller's projects, by name; a pipeline's ``status`` is that of its newest run."""
+        """The pipelines of the caller's projects, by name; a pipeline's ``status`` is that of its newest run.
+
+        ``name`` is an exact one, ``repository`` the key of a repository (docs/checkout.md).
+        """
         projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
 
         def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
@@ -105,6 +110,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
                 projects=projects,
                 project=projectId,
                 name=name,
+                repository=repository,
                 statuses=_words(status) if status else None,
                 page=page,
                 size=pageSize,
@@ -152,6 +158,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
             "default_branch": body.defaultBranch,
             "file_path": body.pipelineFilePath,
             "metadata": body.metadata,
+            "repository": body.repository,
             "enabled": None if body.isEnabled is None else bool(body.isEnabled),
         }
         fields = {name: value for name, value in given.items() if value is not None}
@@ -359,6 +366,7 @@ def _pipeline_detail(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:
         "saveMode": SAVE_DIRECT,
         "prTargetBranch": "",
         "metadata": pipeline.metadata,
+        "repository": pipeline.repository,
         "lastSyncMessage": "",
         "lastSyncedAt": 0,
         "lastEditor": pipeline.last_editor,

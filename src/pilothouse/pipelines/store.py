@@ -113,6 +113,7 @@ def list_pipelines(
     projects: frozenset[str] | None,
     project: str,
     name: str,
+    repository: str = "",
     statuses: Collection[str] | None = None,
     page: int,
     size: int,
@@ -128,6 +129,8 @@ def list_pipelines(
         conditions.append(pipelines.c.project == project)
     if name:
         conditions.append(pipelines.c.name == name)
+    if repository:
+        conditions.append(pipelines.c.repository == repository)
     if statuses is not None:
         conditions.append(_newest_run().in_(statuses))
     total = conn.execute(select(func.count()).select_from(pipelines).where(*conditions)).scalar_one()

@@ -19,8 +19,8 @@ run.completed          ``status``, ``previous``, ``reason``, ``duration``, ``out
                        ``counts``
 job.started            ``previous``, ``round``, ``counts`` of steps, ``at_step`` (the index of the first
                        that is not over); of its run ``namespace``, ``run_status``, ``run_counts``
-job.restarted          ``round``, ``reason``, and how it and its run stand, as in ``job.started``: the job
-                       begins again from its first step
+job.restarted          ``round``, ``reason``, ``retry_at`` (0: now), and how it and its run stand, as in
+                       ``job.started``: the job begins again from its first step
 job.completed          ``status``, ``previous``, ``reason``, ``duration``, and the same
 step.queued            ``previous``, ``reason``; of its job ``job_status``, ``counts``, ``at_step``
 step.waiting           ``reason``: why it still waits

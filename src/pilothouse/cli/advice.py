@@ -1,0 +1,37 @@
+"""After a run that failed: the last lines of what failed, and the commands one gives next. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pilothouse.cli.progress import BAD, RunState
+from pilothouse.cli.reference import short
+
+_STEPS = 3
+"""Of how many failed steps the last lines are shown."""
+
+
+def last_lines(run: RunState) -> Iterator[str]:
+    """The last lines of the first few failed steps, each under its name."""
+    if run.status not in BAD:
+        return
+    failed = run.failed_steps()
+    for step in failed[:_STEPS]:
+        if step.tail:
+            yield ""
+            yield f"last lines of {step.path}:"
+            yield from (f"  {line}" for line in step.tail)
+    if len(failed) > _STEPS:
+        yield ""
+        yield f"{len(failed) - _STEPS} more steps failed"
+
+
+def next_commands(run: RunState) -> Iterator[str]:
+    """Three commands for a run that failed; none for others."""
+    if run.status not in BAD:
+        return
+    name = short(run.id)
+    yield ""
+    yield f"  pilot run logs {name} --failed     # all they said"
+    yield f"  pilot run rerun {name} --failed    # again, from what failed"
+    yield f"  pilot run view {name}              # every step and attempt"

@@ -1,0 +1,57 @@
+"""Results as JSON and YAML, fit for programs and harmless on a terminal. Pure.
+
+What a terminal would obey (C1 controls, what turns the direction of text) is written as ``\\uXXXX``, which means the
+same to a program.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pilothouse.cli.text import escaped, needs_quotes
+
+
+def json(value: Any) -> str:
+    """Indented JSON, with a newline at its end."""
+    import orjson
+
+    try:
+        return escaped(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()) + "\n"
+    except TypeError:  # whole numbers over 64 bits, half a surrogate pair, very deep nesting
+        return _json(value, indent=2) + "\n"
+
+
+def json_line(value: Any) -> str:
+    """JSON on one line, with a newline at its end."""
+    import orjson
+
+    try:
+        return escaped(orjson.dumps(value).decode()) + "\n"
+    except TypeError:
+        return _json(value) + "\n"
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    import json
+
+    separators = (",", ": ") if indent else (",", ":")
+    return json.dumps(value, indent=indent, separators=separators).replace("\x7f", "\\u007f")
+
+
+def yaml(value: Any) -> str:
+    """YAML in block style."""
+    from yaml import SafeDumper, ScalarNode, dump
+
+    class Dumper(SafeDumper):
+        """Quotes what is to be escaped, and never writes anchors."""
+
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    def text(dumper: SafeDumper, given: str) -> ScalarNode:
+        shown = given.encode("utf-8", "backslashreplace").decode()
+        style = '"' if needs_quotes(given) else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", shown, style=style)
+
+    Dumper.add_representer(str, text)
+    return escaped(dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120))

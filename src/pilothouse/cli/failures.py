@@ -1,0 +1,107 @@
+"""Errors of every kind in one or two lines on stderr, and the exit code they mean."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from pilothouse.cli.errors import CliError, ExitCode
+from pilothouse.cli.output import Output, unwritten, write_error
+
+_OF_A_VALUE = frozenset(
+    {"VALIDATION_FAILED", "INVALID_PARAMETER", "MISSING_REQUIRED_FIELD", "SPEC_INVALID", "CURSOR_INVALID"}
+)
+"""Codes of the server for what was typed wrong, as opposed to what cannot be done now."""
+
+
+def explain(error: Exception) -> int:
+    """Say what an error means; returns the exit code. Raises nothing."""
+    from typer.exceptions import Abort, TyperException
+
+    match error:
+        case CliError():
+            return fail(str(error), error.exit_code, error.hint)
+        case TyperException():
+            return _of_the_parser(error)
+        case Abort():
+            if isinstance(error.__context__, EOFError):
+                return fail("nothing was entered", ExitCode.USAGE)
+            return ExitCode.INTERRUPTED
+        case OSError():
+            return _of_the_system(error)
+        case UnicodeEncodeError():
+            return fail("an argument or setting is not valid UTF-8", ExitCode.USAGE)
+    return _of_the_client(error)
+
+
+def _of_the_parser(error: Any) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        write_error(f"{error.format_message()}\n")
+        return ExitCode.USAGE
+    context = getattr(error, "ctx", None)
+    return fail(
+        error.format_message(), ExitCode.USAGE, f"see {context.command_path if context else 'pilot'} --help"
+    )
+
+
+def _of_the_system(error: OSError) -> int:
+    meant = unwritten(error)
+    if isinstance(meant, CliError):
+        return fail(str(meant), meant.exit_code)
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return fail(f"{where}{error.strerror or type(error).__name__}", ExitCode.ERROR)
+
+
+def _of_the_client(error: Exception) -> int:
+    from pilothouse.client import ApiProblem, BadAddress, BadToken, ClientError, Unreachable
+
+    match error:
+        case Unreachable():
+            hint = "is the server running? start one with `pilot up`" if error.refused else ""
+            if error.proxied:
+                hint = "if the server can be reached directly, add its host to no_proxy"
+            return fail(str(error), ExitCode.UNREACHABLE, hint)
+        case ApiProblem(status=401):
+            return fail(
+                f"{error.message} ({error.code})", ExitCode.NOT_AUTHORIZED, "log in with `pilot login SERVER`"
+            )
+        case ApiProblem():
+            request = f"; request {error.request_id}" if error.status >= 500 and error.request_id else ""
+            return fail(f"{error.message} ({error.code}{request})", _code_of(error.status, error.code))
+        case BadAddress() | BadToken():
+            return fail(str(error), ExitCode.USAGE)
+        case ClientError():
+            return fail(f"{error} ({error.code})", ExitCode.ERROR)
+    return _unforeseen(error)
+
+
+def _code_of(status: int, code: str) -> ExitCode:
+    if status == 403:
+        return ExitCode.NOT_AUTHORIZED
+    return ExitCode.USAGE if code in _OF_A_VALUE else ExitCode.ERROR
+
+
+def _unforeseen(error: Exception) -> int:
+    """A defect of ours, or an answer that no server of ours gives. Its text may hold anything, so it is not shown."""
+    import traceback
+
+    if os.environ.get("PILOT_DEBUG"):
+        write_error("".join(traceback.format_exception(error)))
+        return ExitCode.ERROR
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "pilothouse" in frame.filename] or frames
+    where = f"{os.path.basename(ours[-1].filename)}:{ours[-1].lineno}"
+    message = f"internal error: {type(error).__name__} at {where}"
+    return fail(message, ExitCode.ERROR, "PILOT_DEBUG=1 shows where it comes from")
+
+
+def fail(message: str, code: int, hint: str = "") -> int:
+    """Say on stderr what went wrong, if that is to be said, and give back the exit code."""
+    if not message:
+        return code
+    out = Output(colour="--no-color" not in sys.argv)
+    out.say(f"error: {message}", "red")
+    if hint:
+        out.note(f"hint: {hint}")
+    return code

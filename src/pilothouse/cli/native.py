@@ -1,0 +1,72 @@
+"""What the Arcentra families answer (camelCase, Unix seconds, numbers of enums) in the style of everything else:
+snake_case, RFC 3339, words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+_STATUS = {1: "pending", 2: "running", 3: "succeeded", 4: "failed", 5: "cancelled", 6: "paused"}
+"""pipeline.v1.PipelineStatus."""
+
+Answer = Mapping[str, Any]
+
+
+def time(seconds: int | float | None) -> str | None:
+    """Unix seconds as RFC 3339; ``None`` for none, and for 0, which stands for never."""
+    if not seconds:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def pipeline(answer: Answer) -> dict[str, Any]:
+    """A pipeline; ``status`` is that of its newest run, ``spec`` the hash of its saved spec, ``None`` for none."""
+    return {
+        "id": answer["pipelineId"],
+        "name": answer["name"],
+        "project": answer["projectId"],
+        "description": answer.get("description", ""),
+        "repository": answer.get("repository", ""),
+        "enabled": bool(answer.get("isEnabled", 1)),
+        "status": _STATUS.get(answer.get("status", 0)),
+        "spec": answer.get("lastCommitSha") or None,
+        "file": answer.get("pipelineFilePath", ""),
+        "default_branch": answer.get("defaultBranch", ""),
+        "metadata": dict(answer.get("metadata") or {}),
+        "total_runs": answer.get("totalRuns", 0),
+        "succeeded_runs": answer.get("successRuns", 0),
+        "failed_runs": answer.get("failedRuns", 0),
+        "created_by": answer.get("createdBy", ""),
+        "last_editor": answer.get("lastEditor", ""),
+        "created_at": time(answer.get("createdAt")),
+        "updated_at": time(answer.get("updatedAt")),
+    }
+
+
+def project(answer: Answer) -> dict[str, Any]:
+    """A project."""
+    shown = {
+        "id": answer["projectId"],
+        "name": answer["name"],
+        "description": answer.get("description", ""),
+        "default": bool(answer.get("isDefault", False)),
+    }
+    if "members" in answer:
+        shown["members"] = answer["members"]
+    return shown | _times(answer)
+
+
+def secret(answer: Answer) -> dict[str, Any]:
+    """A secret without its value."""
+    return {"name": answer["name"], "created_by": answer.get("createdBy", "")} | _times(answer)
+
+
+def saved_spec(pipeline_id: str, answer: Answer) -> dict[str, Any]:
+    """A saved spec."""
+    return {"pipeline_id": pipeline_id, "spec": answer["headCommitSha"], "text": answer["text"]}
+
+
+def _times(answer: Answer) -> dict[str, Any]:
+    keys = (("created_at", "createdAt"), ("updated_at", "updatedAt"))
+    return {ours: time(answer[theirs]) for ours, theirs in keys if theirs in answer}

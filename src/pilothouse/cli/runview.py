@@ -1,0 +1,67 @@
+"""A run in full, for people: jobs and steps, every attempt with its agent, outcome and reason, outputs. Pure."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from pilothouse.cli.documents import json_line
+from pilothouse.cli.progress import from_view, words
+from pilothouse.cli.text import safe
+from pilothouse.cli.tree import headline, rows
+
+if TYPE_CHECKING:
+    from pilothouse.client.shapes import RunView
+
+
+def described(run: RunView) -> Iterator[Text]:
+    """Line by line."""
+    state, now = from_view(run), time.time()
+    yield headline(state, now, live=False)
+    yield from (Text(f"  {safe(fact)}", "dim") for fact in _facts(run))
+    steps = {step["id"]: step for job in run["jobs"] for step in job["steps"]}
+    for row in rows(state, now, live=False):
+        yield row.text
+        if row.step is not None:
+            yield from details(steps[row.step.id])
+
+
+def _facts(run: RunView) -> Iterator[str]:
+    yield f"{run['kind']}, {run['trigger']} by {run['triggered_by']}, created {run['created_at']}"
+    if run["branch"] or run["commit_sha"]:
+        yield f"{run['branch']} {run['commit_sha'][:12]}".strip()
+    if run["rerun_of"]:
+        yield f"repeats run {run['rerun_of']}"
+    yield from (f"{name}={_plain(value)}" for name, value in run["variables"].items())
+
+
+def details(step: Any) -> Iterator[Text]:
+    """A step's outputs and attempts; those of the run that this one repeats say so."""
+    for name, value in step["outputs"].items():
+        yield Text.assemble(("      output ", "dim"), safe(f"{name}={_plain(value)}"))
+    for attempt in step["attempts"]:
+        earlier = " of the earlier run" if attempt.get("earlier_run") else ""
+        said = [f"attempt {attempt['number']}{earlier}: {words(attempt['status'])}"]
+        if attempt["agent_id"]:
+            said.append(f"on {attempt['agent_id']}")
+        said += _why(attempt)
+        said.append("1 line" if attempt["lines"] == 1 else f"{attempt['lines']} lines")
+        yield Text(f"      {safe(', '.join(said))}", "dim")
+
+
+def _plain(value: Any) -> str:
+    """Text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json_line(value).rstrip("\n")
+
+
+def _why(attempt: Any) -> list[str]:
+    """What is known of an attempt's end, each thing once."""
+    said = dict.fromkeys(attempt[key] for key in ("error", "reason") if attempt[key])
+    telling = [each for each in said if each not in (attempt["status"], words(attempt["status"]))]
+    code = f"exit code {attempt['exit_code']}"
+    told = not attempt["exit_code"] or any(re.match(rf"{code}\b", each) for each in telling)
+    return telling if told else [code, *telling]

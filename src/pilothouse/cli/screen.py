@@ -1,0 +1,68 @@
+"""A few lines at the bottom of a terminal that are drawn again and again; what else is said goes above them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+_HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+_CLEAR_SCREEN = "\x1b[H\x1b[2J"
+
+
+class Screen:
+    """Draws frames of at most the terminal's height, each in place of the one before."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._drawn = 0
+        self._width = 0
+        self._frame: Sequence[Text] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and lines, as they are now: windows change."""
+        width, height = self._console.size
+        return max(1, width), max(1, height)
+
+    def open(self) -> None:
+        """Begin."""
+        sys.stdout.write(_HIDE_CURSOR)
+
+    def close(self) -> None:
+        """Take the frame away and leave the cursor where it was."""
+        sys.stdout.write(self._erased() + _SHOW_CURSOR)
+        sys.stdout.flush()
+        self._drawn, self._frame = 0, ()
+
+    def draw(self, frame: Sequence[Text]) -> None:
+        """Show a frame, in one write."""
+        width, height = self.size
+        # In a window made narrower the old lines may have been broken, or not: nobody can say where they begin.
+        start = _CLEAR_SCREEN if self._drawn and width < self._width else self._erased()
+        shown = frame[: max(1, height - 1)]
+        sys.stdout.write(start + self._rendered(shown))
+        sys.stdout.flush()
+        self._drawn, self._width, self._frame = len(shown), width, frame
+
+    def print(self, text: str, *, style: str | None = None) -> None:
+        """Say something above the frame."""
+        sys.stdout.write(self._erased())
+        sys.stdout.flush()
+        self._drawn = 0
+        self._console.print(text, style=style, soft_wrap=True)
+        self.draw(self._frame)
+
+    def _erased(self) -> str:
+        up = f"\x1b[{self._drawn}A" if self._drawn else ""
+        return f"\r{up}\x1b[J"
+
+    def _rendered(self, frame: Sequence[Text]) -> str:
+        with self._console.capture() as captured:
+            for line in frame:
+                self._console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+        return captured.get()
