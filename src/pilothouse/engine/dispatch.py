@@ -107,9 +107,10 @@ def _worker(agent: Agent, held: int) -> Worker:
         draining=agent.draining,
         free=slots - held,
         load=held / slots,
+        git=bool(agent.profile.metadata.get("git")),
     )
 
 
 def _waiting(row: Row[Any]) -> Waiting:
     selector = selector_from_json(orjson.loads(row.selector)) if row.selector else None
-    return Waiting(row.id, selector, row.bound_to, row.reason)
+    return Waiting(row.id, selector, row.bound_to, row.reason, bool(row.needs_git))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from pilothouse.engine.spec import AgentSelector, match_selector
 
+NEEDS_GIT = "the run's work tree needs (2.30 or newer)"
+
 
 @dataclass(slots=True)
 class Worker:
@@ -18,16 +20,19 @@ class Worker:
     draining: bool
     free: int
     load: float
+    git: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Work in the queue; ``bound_to`` names the agent that holds the workspace its job needs."""
+    """Work in the queue; ``bound_to`` names the agent that holds the workspace its job needs. ``needs_git``:
+    its workspace is a git work tree (docs/checkout.md)."""
 
     id: str
     selector: AgentSelector | None
     bound_to: str
     reason: str
+    needs_git: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +65,12 @@ def _assign_one(item: Waiting, workers: list[Worker], by_id: dict[str, Worker]) 
     for worker in workers:
         if worker.available:
             miss = match_selector(item.selector, worker.labels)
-            if miss is None:
-                matching.append(worker)
+            if miss is not None:
+                misses.append(f"matches {miss}")
+            elif item.needs_git and not worker.git:
+                misses.insert(0, f"has git, which {NEEDS_GIT}")
             else:
-                misses.append(miss)
+                matching.append(worker)
     ready = [worker for worker in matching if worker.free > 0 and not worker.draining]
     if ready:
         return _give(item, min(ready, key=lambda worker: (worker.load, worker.agent_id)))
@@ -79,6 +86,10 @@ def _bound(item: Waiting, worker: Worker | None) -> Given | Waits:
     if miss is not None:
         return Waits(
             item.id, f"agent {item.bound_to}, which holds the job's workspace, does not match {miss}"
+        )
+    if item.needs_git and not worker.git:
+        return Waits(
+            item.id, f"agent {item.bound_to} has no git, which {NEEDS_GIT}; it holds the job's workspace"
         )
     if worker.free <= 0:
         return Waits(
@@ -97,7 +108,7 @@ def _why(matching: list[Worker], misses: list[str]) -> str:
     if not matching:
         if not misses:
             return "no agent is online"
-        return f"no online agent matches {misses[0]}"
+        return f"no online agent {misses[0]}"
     if all(worker.draining for worker in matching):
         return f"every matching agent is draining ({', '.join(w.agent_id for w in matching[:3])})"
     return (
