@@ -8,6 +8,7 @@ import pytest
 
 from pilothouse.engine import store
 from pilothouse.engine.blobs import Blobs
+from pilothouse.engine.checkouts import RepositoryCommit, remember, resolve
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.streams import Framing, RunMessages
 from pilothouse.identity.model import SYSTEM
@@ -15,6 +16,7 @@ from pilothouse.journal import CursorExpired, Selection
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 from support.kernel import PROJECT, Kernel
+from support.waiting import eventually
 
 SPEC = "jobs: [{name: j, steps: [{name: s, uses: dummy}]}]"
 DAY = 86_400
@@ -89,8 +91,51 @@ async def test_a_checkout_goes_with_the_last_run_that_came_with_it(kernel: Kerne
     second = await kernel.rerun(first, from_failed=False)
     kernel.clock.advance(20)
     assert await kernel.write(retention.prune) == 1
+    assert await retention.sweep(kernel.clock()) == 0
     assert blobs.path(blob["id"]).exists(), "the rerun still needs it"
     await kernel.cancel(second)
     kernel.clock.advance(2 * DAY)
     assert await kernel.write(retention.prune) == 1
-    assert not blobs.path(blob["id"]).exists()
+    assert await retention.sweep(kernel.clock()) == 1
+    await eventually(lambda: not blobs.path(blob["id"]).exists())
+
+
+async def test_uploads_that_nothing_needs_go_after_a_day(kernel: Kernel, tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path / "blobs", 1000, kernel.identity)
+
+    async def upload() -> str:
+        async def body():  # type: ignore[no-untyped-def]
+            yield b"bytes"
+
+        received = await blobs.receive(body(), "")
+        return str((await kernel.write(lambda tx: blobs.record(tx, SYSTEM, PROJECT, received)))["id"])
+
+    unused, archive, pack, old = [await upload() for _ in range(4)]
+    run_id = await finished(kernel)
+    first = RepositoryCommit("dir:x", "a" * 40, 1, (old,))
+
+    def refer(tx: Tx) -> None:
+        run = kernel.runs.get(tx, run_id)
+        run.checkout = resolve(tx.conn, PROJECT, archive, (RepositoryCommit("k", "", 0, (pack,)),), False)
+        store.save(tx.conn, run)
+        remember(tx, PROJECT, [first])
+
+    await kernel.write(refer)
+    retention = Retention(kernel.journal, blobs, days=3)
+    kernel.clock.advance(DAY - 10)
+    assert await retention.sweep(kernel.clock()) == 0, "a client may still be about to name it"
+    kernel.clock.advance(20)
+    assert await retention.sweep(kernel.clock()) == 1
+    await eventually(lambda: not blobs.path(unused).exists())
+    assert all(blobs.path(blob).exists() for blob in (archive, pack, old))
+    kernel.clock.advance(1)
+    known = await upload()
+    rest = [RepositoryCommit("dir:x", f"{number:040x}", 1, (known,)) for number in range(20)]
+    await kernel.write(lambda tx: remember(tx, PROJECT, rest))
+    kernel.clock.advance(2 * DAY)
+    assert await retention.sweep(kernel.clock()) == 1, "the commit it held is no longer among the newest"
+    await eventually(lambda: not blobs.path(old).exists())
+    kernel.clock.advance(2 * DAY)
+    await kernel.write(retention.prune)
+    assert await retention.sweep(kernel.clock()) == 2
+    await eventually(lambda: sorted(path.name for path in (tmp_path / "blobs").iterdir()) == [known])

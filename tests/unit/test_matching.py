@@ -16,13 +16,20 @@ GPU = AgentSelector(match_expressions=(LabelExpression("gpu", "Exists"),))
 
 
 def worker(
-    id: str, slots: int = 1, held: int = 0, *, up: bool = True, draining: bool = False, **labels: str
+    id: str,
+    slots: int = 1,
+    held: int = 0,
+    *,
+    up: bool = True,
+    draining: bool = False,
+    git: bool = False,
+    **labels: str,
 ) -> Worker:
-    return Worker(id, labels, up, draining, slots - held, held / slots)
+    return Worker(id, labels, up, draining, slots - held, held / slots, git)
 
 
-def waiting(id: str, selector: AgentSelector | None = None, bound: str = "") -> Waiting:
-    return Waiting(id, selector, bound, "")
+def waiting(id: str, selector: AgentSelector | None = None, bound: str = "", git: bool = False) -> Waiting:
+    return Waiting(id, selector, bound, "", git)
 
 
 def why(item: Waiting, *workers: Worker) -> str:
@@ -67,6 +74,30 @@ REASONS = [
 @pytest.mark.parametrize(("item", "workers", "reason"), REASONS)
 def test_every_wait_says_why(item: Waiting, workers: list[Worker], reason: str) -> None:
     assert why(item, *workers) == reason
+
+
+GITLESS = [
+    (waiting("w", git=True), [worker("a")], "no online agent has git"),
+    (waiting("w", git=True), [worker("a"), worker("b", git=True, up=False)], "no online agent has git"),
+    (waiting("w", ARM, git=True), [worker("a", git=True)], "no online agent matches os=arm64"),
+    (
+        waiting("w", ARM, git=True),
+        [worker("b", git=True), worker("a", os="arm64")],
+        "no online agent has git",
+    ),
+    (waiting("w", git=True), [worker("a"), worker("b", held=1, git=True)], "agent b is busy"),
+    (waiting("w", bound="a", git=True), [worker("a"), worker("b", git=True)], "agent a has no git"),
+]
+
+
+@pytest.mark.parametrize(("item", "workers", "reason"), GITLESS)
+def test_a_work_tree_waits_for_git_and_says_so(item: Waiting, workers: list[Worker], reason: str) -> None:
+    assert why(item, *workers).startswith(reason)
+
+
+def test_a_work_tree_goes_to_an_agent_with_git() -> None:
+    assert to([waiting("1", git=True), waiting("2")], worker("a"), worker("b", 9, git=True)) == ["b", "a"]
+    assert to([waiting("1", bound="b", git=True)], worker("b", git=True)) == ["b"]
 
 
 def test_the_oldest_comes_first() -> None:
@@ -120,16 +151,18 @@ def fleets(draw: st.DrawFn) -> list[Worker]:
         slots = draw(st.integers(1, 4))
         held = draw(st.integers(0, slots + 1))  # more than slots, after its slots were reduced
         up, draining = draw(st.booleans()), draw(st.booleans())
-        made.append(Worker(f"w{number}", draw(labels), up, draining, slots - held, held / slots))
+        made.append(
+            Worker(f"w{number}", draw(labels), up, draining, slots - held, held / slots, draw(st.booleans()))
+        )
     return made
 
 
 @settings(max_examples=200, deadline=None)
-@given(fleets(), st.lists(st.tuples(selectors, bounds), max_size=12))
+@given(fleets(), st.lists(st.tuples(selectors, bounds, st.booleans()), max_size=12))
 def test_nothing_is_given_wrongly_and_nothing_waits_in_vain(
-    workers: list[Worker], queue: list[tuple[AgentSelector | None, str]]
+    workers: list[Worker], queue: list[tuple[AgentSelector | None, str, bool]]
 ) -> None:
-    items = [Waiting(str(number), selector, bound, "") for number, (selector, bound) in enumerate(queue)]
+    items = [Waiting(str(at), selector, bound, "", git) for at, (selector, bound, git) in enumerate(queue)]
     free = {one.agent_id: one.free for one in workers}
     by_id = {one.agent_id: one for one in workers}
     for item, verdict in zip(items, assign(items, workers), strict=True):
@@ -141,6 +174,7 @@ def test_nothing_is_given_wrongly_and_nothing_waits_in_vain(
             and free[one.agent_id] > 0
             and (one.agent_id == item.bound_to if item.bound_to else not one.draining)
             and match_selector(item.selector, one.labels) is None
+            and (one.git or not item.needs_git)
         ]
         if isinstance(verdict, Given):
             free[verdict.agent_id] -= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
-from pilothouse.engine import store
+from pilothouse.engine import checkout_store, store
+from pilothouse.engine.checkouts import blob_ids
 from pilothouse.engine.errors import BlobInvalid, BlobNotFound, BlobTooLarge
 from pilothouse.fleet import store as fleet_store
 from pilothouse.identity.model import Principal
@@ -36,7 +37,7 @@ class Blobs:
     def __init__(self, root: Path, limit: int, identity: Identity) -> None:
         self._root = root
         self._limit = limit
-        self._identity = identity
+        self.identity = identity
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         root.chmod(0o700)
 
@@ -69,12 +70,17 @@ class Blobs:
             created_by=by.name,
             created_at=tx.now,
         )
-        self._identity.audit(tx, by, "blob.upload", blob.id, {"size": blob.size, "sha256": blob.sha256})
+        self.identity.audit(tx, by, "blob.upload", blob.id, {"size": blob.size, "sha256": blob.sha256})
         return {"id": blob.id, "sha256": blob.sha256, "size": blob.size}
 
     def discard(self, blob: Blob) -> None:
         """Drop a received file that nobody was told of."""
         self.path(blob.id).unlink(missing_ok=True)
+
+    def unlink(self, ids: Iterable[str]) -> None:
+        """Drop files that nobody knows any more, beside the event loop: a large one takes its time."""
+        paths = [self.path(blob_id) for blob_id in ids]
+        asyncio.get_running_loop().run_in_executor(None, _unlink, paths)
 
     async def _fill(self, part: Path, body: AsyncIterator[bytes]) -> tuple[str, int]:
         digest, size = hashlib.sha256(), 0
@@ -101,12 +107,18 @@ class Blobs:
             raise BlobNotFound(blob_id)
         if by.kind == "agent":
             held = [lease.id for lease in fleet_store.leases_of(conn, by.id)]
-            allowed = blob_id in store.checkouts_of_attempts(conn, held)
+            checkouts = checkout_store.checkouts_of_attempts(conn, held)
+            allowed = any(blob_id in blob_ids(checkout) for checkout in checkouts)
         else:
             allowed = by.may("blob.read", blob.project)
         if not allowed:
             raise BlobNotFound(blob_id)
         return self.path(blob_id)
+
+
+def _unlink(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _settle(part: Path, final: Path) -> None:

@@ -113,9 +113,10 @@ def _worker(agent: Agent, held: int) -> Worker:
         free=slots - held,
         load=held / slots,
         binding=agent.binding,
+        git=bool(agent.profile.metadata.get("git")),
     )
 
 
 def _waiting(row: Row[Any]) -> Waiting:
     selector = selector_from_json(orjson.loads(row.selector)) if row.selector else None
-    return Waiting(row.id, selector, row.bound_to, row.reason, row.project)
+    return Waiting(row.id, selector, row.bound_to, row.reason, row.project, bool(row.needs_git))

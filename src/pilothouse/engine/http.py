@@ -290,6 +290,8 @@ _SUMMARY = {
     "triggered_by": "admin",
     "branch": "main",
     "commit_sha": "9fceb02d0ae598e95dc970b74767f19372d61af8",
+    "tag": "",
+    "dirty": False,
     "rerun_of": None,
     "created_at": "2026-01-10T14:23:45.000Z",
     "started_at": "2026-01-10T14:23:45.010Z",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pilothouse.engine.spec import AgentSelector, match_selector
 from pilothouse.fleet.bindings import UNBOUND, Binding
 
+NEEDS_GIT = "the run's work tree needs (2.30 or newer)"
+
 
 @dataclass(slots=True)
 class Worker:
@@ -20,17 +22,20 @@ class Worker:
     free: int
     load: float
     binding: Binding = UNBOUND
+    git: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Work in the queue; ``bound_to`` names the agent that holds the workspace its job needs."""
+    """Work in the queue; ``bound_to`` names the agent that holds the workspace its job needs. ``needs_git``:
+    its workspace is a git work tree (docs/checkout.md)."""
 
     id: str
     selector: AgentSelector | None
     bound_to: str
     reason: str
     project: str = ""
+    needs_git: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +70,11 @@ def _assign_one(item: Waiting, workers: list[Worker], by_id: dict[str, Worker]) 
         if worker.available:
             miss = match_selector(item.selector, worker.labels)
             if miss is not None:
-                misses.append(miss)
+                misses.append(f"matches {miss}")
             elif not worker.binding.serves(item.project):
                 foreign.append(worker.agent_id)
+            elif item.needs_git and not worker.git:
+                misses.insert(0, f"has git, which {NEEDS_GIT}")
             else:
                 matching.append(worker)
     ready = [worker for worker in matching if worker.free > 0 and not worker.draining]
@@ -89,6 +96,10 @@ def _bound(item: Waiting, worker: Worker | None) -> Given | Waits:
     if miss is not None:
         return Waits(
             item.id, f"agent {item.bound_to}, which holds the job's workspace, does not match {miss}"
+        )
+    if item.needs_git and not worker.git:
+        return Waits(
+            item.id, f"agent {item.bound_to} has no git, which {NEEDS_GIT}; it holds the job's workspace"
         )
     if worker.free <= 0:
         return Waits(
@@ -115,7 +126,7 @@ def _why(matching: list[Worker], foreign: list[str], misses: list[str]) -> str:
             )
         if not misses:
             return "no agent is online"
-        return f"no online agent matches {misses[0]}"
+        return f"no online agent {misses[0]}"
     if all(worker.draining for worker in matching):
         return f"every matching agent is draining ({', '.join(w.agent_id for w in matching[:3])})"
     return (

@@ -152,7 +152,7 @@ class Run:
     reason: str = ""
     trigger: str = "manual"
     triggered_by: str = ""
-    checkout: dict[str, Any] | None = None
+    checkout: dict[str, Any] | None = None  # engine/checkouts.py
     branch: str = ""
     commit_sha: str = ""
     tag: str = ""
@@ -165,6 +165,11 @@ class Run:
     started_at: int = 0
     finished_at: int = 0
     jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether its work tree differs from its commit."""
+        return bool(self.checkout and self.checkout.get("dirty"))
 
     @property
     def cancelling(self) -> bool:

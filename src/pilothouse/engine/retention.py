@@ -1,4 +1,4 @@
-"""Retention: what finished runs keep, and for how long.
+"""Retention: what finished runs keep, and for how long; and which uploads are still needed.
 
 A run itself, its jobs, steps and attempts stay; its log and its checkout go. A cursor into what is gone is
 answered with 410, and a new reader of the run still learns how it ended.
@@ -6,10 +6,13 @@ answered with 410, and a new reader of the run still learns how it ended.
 
 from __future__ import annotations
 
-import orjson
+import time
+from collections import defaultdict
+from functools import partial
 
-from pilothouse.engine import store
+from pilothouse.engine import checkout_store, store
 from pilothouse.engine.blobs import Blobs
+from pilothouse.engine.checkouts import blob_ids
 from pilothouse.journal import Journal
 from pilothouse.journal import store as journal_store
 from pilothouse.storage import Tx
@@ -17,6 +20,12 @@ from pilothouse.wire import entries
 
 DAY_MS = 86_400_000
 BATCH = 20
+PAGE = 500
+"""So many rows are read, and so many blobs deleted, at a time."""
+UNUSED_MS = DAY_MS
+"""A blob that no run and no known commit needs stays for so long."""
+SLACK = 60.0
+"""Seconds by which the clocks of servers may differ."""
 
 
 class Retention:
@@ -28,7 +37,10 @@ class Retention:
         self._days = days
 
     def prune(self, tx: Tx) -> int:
-        """Forget a few runs' logs and checkouts; returns how many runs. Run this about every minute."""
+        """Forget a few runs' logs; returns how many runs. Run this about every minute.
+
+        Their checkouts go with the next :meth:`sweep`.
+        """
         if not self._days:
             return 0
         old = store.prunable_runs(tx.conn, tx.now - int(self._days * DAY_MS), BATCH)
@@ -38,12 +50,65 @@ class Retention:
             if end is not None:
                 self._journal.forget(tx, stream, end)
             store.mark_pruned(tx.conn, run.id)
-        for run in old:
-            if run.checkout is not None:
-                self._drop_blob(tx, orjson.loads(run.checkout)["id"])
         return len(old)
 
-    def _drop_blob(self, tx: Tx, blob_id: str) -> None:
-        if not store.blob_in_use(tx.conn, blob_id):
-            store.delete_blob(tx.conn, blob_id)
-            tx.after_commit(lambda: self._blobs.path(blob_id).unlink(missing_ok=True))
+    async def sweep(self, now: int) -> int:
+        """Delete blobs older than a day that no run (that is not pruned) and no known commit needs; ``now`` in ms.
+
+        Gives how many. What is needed is read page by page beside all other work; only what may go is looked at
+        again in the writer, against the runs that began meanwhile.
+        """
+        deleted, after = 0, ""
+        while True:
+            query = partial(checkout_store.old_blobs, before=now - UNUSED_MS, after=after, limit=PAGE)
+            page = await self._blobs.identity.read(query)
+            if not page:
+                return deleted
+            after = page[-1].id
+            by_project: dict[str, set[str]] = defaultdict(set)
+            for row in page:
+                by_project[row.project].add(row.id)
+            for project, ids in by_project.items():
+                since = _run_id_at(time.time() - SLACK)
+                ids -= await self._needed(project, min(ids))
+                if ids:
+                    deleted += await self._delete(project, ids, since)
+
+    async def _needed(self, project: str, first: str) -> set[str]:
+        """The blobs that the project's runs since that blob, and its known commits, refer to.
+
+        A run comes after its uploads, and so do their ids.
+        """
+        read = self._blobs.identity.read
+        needed = await read(lambda conn: checkout_store.packs_of_commits(conn, project))
+        after = _run_id_at(_time_of(first) - SLACK)
+        while page := await read(
+            partial(checkout_store.checkouts_of_runs, project=project, after=after, limit=PAGE)
+        ):
+            for _, checkout in page:
+                needed |= blob_ids(checkout)
+            after = page[-1][0]
+        return needed
+
+    async def _delete(self, project: str, ids: set[str], since: str) -> int:
+        def use_case(tx: Tx) -> int:
+            late = checkout_store.checkouts_of_runs(tx.conn, project, since, PAGE)
+            if len(late) == PAGE:
+                return 0  # a busy time: the next sweep finds them again
+            gone = ids - checkout_store.packs_of_commits(tx.conn, project)
+            gone -= {blob_id for _, checkout in late for blob_id in blob_ids(checkout)}
+            checkout_store.delete_blobs(tx.conn, gone)
+            tx.after_commit(lambda: self._blobs.unlink(gone))
+            return len(gone)
+
+        return await self._blobs.identity.write(use_case)
+
+
+def _run_id_at(at: float) -> str:
+    """What ids (UUIDs of version 7) of that time (seconds since 1970) begin with."""
+    millis = f"{max(0, int(at * 1000)):012x}"
+    return f"{millis[:8]}-{millis[8:]}"
+
+
+def _time_of(blob_id: str) -> float:
+    return int(blob_id.replace("-", "")[:12], 16) / 1000

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from sqlalchemy import Connection
 from uuid_utils import uuid7
 
 from pilothouse.engine import store
-from pilothouse.engine.errors import BlobNotFound, NothingFailed, RunActive, RunOver
+from pilothouse.engine.checkouts import RepositoryCommit, remember, resolve
+from pilothouse.engine.errors import NothingFailed, RunActive, RunOver
 from pilothouse.engine.model import Job, Run, Status, Step
 from pilothouse.engine.runs import Runs, require_run
 from pilothouse.engine.spec import Job as JobSpec
@@ -23,7 +22,8 @@ from pilothouse.wire import entries
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """What a run is made from. ``checkout`` is the id of an uploaded blob."""
+    """What a run is made from. ``checkout`` is the id of an uploaded blob, ``repositories`` what its git work
+    tree is made of, the top first (docs/checkout.md)."""
 
     kind: str
     name: str
@@ -36,6 +36,9 @@ class NewRun:
     branch: str = ""
     commit_sha: str = ""
     definition: str = ""
+    repositories: tuple[RepositoryCommit, ...] = ()
+    dirty: bool = False
+    tag: str = ""
 
 
 class Engine:
@@ -59,9 +62,10 @@ class Engine:
             variables={**new.spec.variables, **new.variables},
             trigger=new.trigger,
             triggered_by=by.name,
-            checkout=_checkout(tx.conn, new),
+            checkout=resolve(tx.conn, new.project, new.checkout, new.repositories, new.dirty),
             branch=new.branch,
-            commit_sha=new.commit_sha,
+            commit_sha=new.commit_sha or (new.repositories[0].commit if new.repositories else ""),
+            tag=new.tag,
             definition=new.definition,
             created_at=tx.now,
             jobs=[
@@ -69,6 +73,7 @@ class Engine:
                 for index, spec in enumerate(new.spec.jobs)
             ],
         )
+        remember(tx, new.project, new.repositories)
         return self._begin(tx, by, run, "run.trigger")
 
     def cancel(self, tx: Tx, by: Principal, run_id: str, reason: str) -> Run:
@@ -114,6 +119,7 @@ class Engine:
             checkout=old.checkout,
             branch=old.branch,
             commit_sha=old.commit_sha,
+            tag=old.tag,
             definition=old.definition,
             rerun_of=old.id,
             created_at=tx.now,
@@ -159,15 +165,6 @@ class Engine:
         self._identity.audit(tx, by, action, run.id, {"name": run.name, "rerun_of": run.rerun_of})
         self._transitions.settle(tx, run)
         return run
-
-
-def _checkout(conn: Connection, new: NewRun) -> dict[str, Any] | None:
-    if not new.checkout:
-        return None
-    blob = store.blob(conn, new.checkout)
-    if blob is None or blob.project != new.project:
-        raise BlobNotFound(new.checkout)
-    return {"id": blob.id, "sha256": blob.sha256, "size": blob.size}
 
 
 def _new_job(index: int, name: str, steps: list[str]) -> Job:

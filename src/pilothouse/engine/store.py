@@ -18,7 +18,6 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
-    delete,
     false,
     func,
     insert,
@@ -200,6 +199,7 @@ _WAITING = (
         steps.c.job_id,
         jobs.c.agent_id.label("bound_to"),
         runs.c.project,
+        func.coalesce(runs.c.checkout.contains('"packs":[{'), false()).label("needs_git"),
     )
     .join(steps, steps.c.id == attempts.c.step_id)
     .join(jobs, jobs.c.id == steps.c.job_id)
@@ -359,7 +359,8 @@ def list_runs(
     if projects is not None:
         conditions.append(runs.c.project.in_(projects))
     total = conn.execute(select(func.count()).select_from(runs).where(*conditions)).scalar_one()
-    columns = [c for c in runs.c if c.name != "spec"]
+    columns: list[Any] = [c for c in runs.c if c.name not in ("spec", "checkout")]
+    columns.append(func.coalesce(runs.c.checkout.contains('"dirty":true'), false()).label("dirty"))
     query = (
         select(*columns).where(*conditions).order_by(runs.c.id.desc()).limit(limit).offset((page - 1) * limit)
     )
@@ -369,26 +370,13 @@ def list_runs(
 def prunable_runs(conn: Connection, before: int, limit: int) -> list[Row[Any]]:
     """Runs that ended before a time and still have their whole log, oldest first."""
     old = (runs.c.finished_at > 0) & (runs.c.finished_at < before) & runs.c.pruned.is_(False)
-    query = select(runs.c.id, runs.c.checkout).where(old).order_by(runs.c.id).limit(limit)
+    query = select(runs.c.id).where(old).order_by(runs.c.id).limit(limit)
     return list(conn.execute(query))
 
 
 def mark_pruned(conn: Connection, run_id: str) -> None:
     """The run's log is gone."""
     conn.execute(update(runs).where(runs.c.id == run_id).values(pruned=True))
-
-
-def blob_in_use(conn: Connection, blob_id: str) -> bool:
-    """Whether a run that is not pruned came with this checkout."""
-    query = select(runs.c.id).where(
-        runs.c.pruned.is_(False), runs.c.checkout.contains(blob_id, autoescape=True)
-    )
-    return conn.execute(query.limit(1)).first() is not None
-
-
-def delete_blob(conn: Connection, blob_id: str) -> None:
-    """Forget an uploaded file."""
-    conn.execute(delete(blobs).where(blobs.c.id == blob_id))
 
 
 def pipeline_counts(conn: Connection, pipeline_id: str) -> dict[str, Any]:
@@ -435,16 +423,6 @@ def concurrent_jobs(conn: Connection, project: str) -> list[Row[Any]]:
 def add_blob(conn: Connection, **values: Any) -> None:
     """Remember an uploaded file."""
     conn.execute(insert(blobs).values(**values))
-
-
-def checkouts_of_attempts(conn: Connection, attempt_ids: list[str]) -> set[str]:
-    """The blobs that are the checkouts of these attempts' runs."""
-    query = (
-        select(runs.c.checkout)
-        .join(attempts, attempts.c.run_id == runs.c.id)
-        .where(attempts.c.id.in_(attempt_ids), runs.c.checkout.is_not(None))
-    )
-    return {orjson.loads(text)["id"] for text in conn.execute(query).scalars()}
 
 
 def blob(conn: Connection, blob_id: str) -> Row[Any] | None:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from pilothouse.engine import store
+from pilothouse.engine.checkouts import for_agent
 from pilothouse.engine.expressions import ExpressionError, render, render_tree, secret_names
 from pilothouse.engine.expressions.values import insert_text
 from pilothouse.engine.model import LOST, Status
@@ -16,7 +17,7 @@ from pilothouse.engine.runs import Place, Runs
 from pilothouse.engine.secrets import Secrets
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import store as fleet_store
-from pilothouse.fleet.model import Agent, Checkout, Lease, LeaseState, Task, TaskReport, TaskStatus
+from pilothouse.fleet.model import Agent, Lease, LeaseState, Task, TaskReport, TaskStatus
 from pilothouse.storage import Tx
 from pilothouse.wire.masking import Masker
 
@@ -141,7 +142,6 @@ class StepTasks:
             env, args, secrets = self._fill_in(conn, at)
         except ExpressionError as error:
             raise TaskInvalid(str(error)) from error
-        blob = run.checkout
         return Task(
             id=at.attempt.id,
             kind=STEP,
@@ -160,7 +160,7 @@ class StepTasks:
             image=run.spec.runtime.image,
             attempt=at.attempt.number,
             secrets=secrets,
-            checkout=Checkout(f"/api/v1/blobs/{blob['id']}", blob["sha256"], blob["size"]) if blob else None,
+            checkout=for_agent(run.checkout),
             continue_on_error=spec.continue_on_error,
             fresh_workspace=job.fresh,
             # What failed may be tried again in this workspace: it is not the last that needs it.

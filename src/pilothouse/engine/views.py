@@ -34,6 +34,8 @@ def run_summary(row: Row[Any] | Run) -> dict[str, Any]:
         "triggered_by": row.triggered_by,
         "branch": row.branch,
         "commit_sha": row.commit_sha,
+        "tag": row.tag,
+        "dirty": bool(row.dirty),
         "rerun_of": row.rerun_of or None,
         "created_at": rfc3339(row.created_at),
         "started_at": rfc3339(row.started_at),

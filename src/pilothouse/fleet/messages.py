@@ -50,6 +50,10 @@ def step_run(task: Task) -> pb.StepRun:
         message.checkout.url = task.checkout.url
         message.checkout.sha256 = task.checkout.sha256
         message.checkout.size = task.checkout.size
+        for pack in task.checkout.packs:
+            message.checkout.packs.add(
+                url=pack.url, sha256=pack.sha256, size=pack.size, repository=pack.repository
+            )
     return message
 
 

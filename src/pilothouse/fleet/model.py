@@ -110,12 +110,26 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkout:
-    """A source tree the agent is to lay into the workspace: where to fetch it and what it must be."""
+class CheckoutPack:
+    """A git pack: where to fetch it, what it must be, and the object cache that it belongs to."""
 
     url: str
     sha256: str
     size: int
+    repository: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """A source tree the agent is to lay into the workspace: where to fetch it and what it must be.
+
+    With ``packs`` it is a git work tree (docs/checkout.md).
+    """
+
+    url: str
+    sha256: str
+    size: int
+    packs: tuple[CheckoutPack, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from pilothouse.engine.checkouts import (
+    COMMIT,
+    MAX_KEY,
+    MAX_PACKS,
+    MAX_PACKS_EACH,
+    MAX_REPOSITORIES,
+    RepositoryCommit,
+)
 from pilothouse.identity.bodies import Body
 from pilothouse.pipelines import examples
 from pilothouse.pipelines.model import SAVE_DIRECT, SAVE_PR, SpecFormat
@@ -37,6 +46,7 @@ Format = Annotated[int, Field(ge=0, le=max(SpecFormat))]
 
 RepositoryKey = Annotated[str, Field(max_length=1000)]
 """The key of the repository that the pipeline belongs to (docs/checkout.md); empty: of none."""
+_UNUSUAL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class CreatePipeline(Body):
@@ -91,8 +101,33 @@ class SaveSpec(ValidateSpec):
     requestId: str = ""
 
 
+class CheckoutRepository(Body):
+    """One repository of a git work tree (docs/checkout.md): its ``key``, the commit, and what packs hold it."""
+
+    key: str = Field(min_length=1, max_length=MAX_KEY)
+    commit: str = Field("", pattern=f"^({COMMIT})?$")
+    depth: int = Field(0, ge=0, le=2**31 - 1)
+    packs: list[Annotated[str, Field(max_length=64)]] = Field(default_factory=list, max_length=MAX_PACKS_EACH)
+
+    @field_validator("key")
+    @classmethod
+    def _bounded(cls, key: str) -> str:
+        if len(key.encode("utf-8", "surrogatepass")) > MAX_KEY or _UNUSUAL.search(key):
+            raise ValueError(
+                f"a repository's key is at most {MAX_KEY} bytes of text without control characters"
+            )
+        return key
+
+    def commit_of(self) -> RepositoryCommit:
+        """As the engine takes it."""
+        return RepositoryCommit(self.key, self.commit, self.depth, tuple(dict.fromkeys(self.packs)))
+
+
 class TriggerPipeline(Body):
-    """``spec`` and ``checkout`` (a blob's id), where given, are used for this run alone."""
+    """``spec`` and ``checkout`` (a blob's id), where given, are used for this run alone.
+
+    ``repositories``, the top first: the checkout is a git work tree. ``dirty``: it differs from its commit.
+    """
 
     model_config = ConfigDict(json_schema_extra={"example": {"variables": {"greeting": "hello"}}})
     variables: dict[str, str] = Field(default_factory=dict)
@@ -102,6 +137,17 @@ class TriggerPipeline(Body):
     checkout: str = ""
     branch: str = Field(default="", max_length=200)
     commitSha: str = Field(default="", max_length=64)
+    tag: str = Field(default="", max_length=200)
+    dirty: bool = False
+    repositories: list[CheckoutRepository] = Field(default_factory=list, max_length=MAX_REPOSITORIES)
+
+    @model_validator(mode="after")
+    def _whole(self) -> TriggerPipeline:
+        if sum(len(each.packs) for each in self.repositories) > MAX_PACKS:
+            raise ValueError(f"a checkout has at most {MAX_PACKS} packs")
+        if self.repositories and not self.checkout:
+            raise ValueError("repositories belong to a checkout: name its blob")
+        return self
 
 
 class StopRun(Body):

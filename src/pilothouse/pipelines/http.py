@@ -269,6 +269,9 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
             checkout=body.checkout,
             branch=body.branch,
             commit_sha=body.commitSha,
+            repositories=tuple(each.commit_of() for each in body.repositories),
+            dirty=body.dirty,
+            tag=body.tag,
         )
 
         def use_case(tx: Tx) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import orjson
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
+from pilothouse.engine.checkouts import RepositoryCommit
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import Engine, NewRun
 from pilothouse.engine.spec import ParsedSpec, parse_spec, spec_from_json
@@ -45,6 +46,9 @@ class TriggerRequest:
     checkout: str = ""
     branch: str = ""
     commit_sha: str = ""
+    repositories: tuple[RepositoryCommit, ...] = ()
+    dirty: bool = False
+    tag: str = ""
     trigger: str = "manual"
 
 
@@ -138,6 +142,9 @@ class Pipelines:
             checkout=request.checkout,
             branch=request.branch or pipeline.default_branch,
             commit_sha=request.commit_sha,
+            repositories=request.repositories,
+            dirty=request.dirty,
+            tag=request.tag,
             definition=definition,
         )
         return self._engine.start(tx, by, new)

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from pilothouse import __version__
 from pilothouse.engine.errors import EngineError
 from pilothouse.engine.http import blobs_router, runs_router, secrets_router
+from pilothouse.engine.http_checkouts import checkouts_router
 from pilothouse.engine.sockets import StreamSettings
 from pilothouse.engine.sockets import router as sockets_router
 from pilothouse.engine.spec import SpecError
@@ -65,6 +66,7 @@ def build_app(graph: Graph) -> FastAPI:
     app.include_router(sockets_router(identity, feed, streams))
     app.include_router(runs_router(identity, graph.engine))
     app.include_router(blobs_router(identity, graph.blobs))
+    app.include_router(checkouts_router(identity))
     app.include_router(secrets_router(identity, graph.secrets))
     app.include_router(events_router(identity, feed, settings.sse_keepalive))
     app.include_router(operations_router(graph))

@@ -13,7 +13,7 @@ from pilothouse.engine.dispatch import Dispatcher
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.service import Engine
 from pilothouse.fleet.service import Fleet
-from pilothouse.storage import StorageClosed, StorageError, Tx, Writer
+from pilothouse.storage import StorageClosed, StorageError, Tx, Writer, now_ms
 
 log = structlog.get_logger("server.background")
 
@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 TICK = 1.0
 PRUNE_EVERY = 60.0
+SWEEP_EVERY = 3600.0
 
 
 class Background:
@@ -75,9 +76,23 @@ class Background:
             self._outages = outages
 
     async def _prune(self) -> None:
+        swept = -SWEEP_EVERY
         while True:
             await self._guarded(self._retention.prune)
+            if asyncio.get_running_loop().time() - swept > SWEEP_EVERY:
+                swept = asyncio.get_running_loop().time()
+                await self._sweep()
             await asyncio.sleep(PRUNE_EVERY)
+
+    async def _sweep(self) -> None:
+        try:
+            await self._retention.sweep(now_ms())
+        except StorageClosed:
+            raise asyncio.CancelledError from None
+        except StorageError as error:
+            log.warning("server.background_delayed", task="sweep", error=str(error))
+        except Exception:
+            log.exception("server.background_failed", task="sweep")
 
     async def _guarded(self, use_case: Callable[[Tx], T]) -> T | None:
         try:

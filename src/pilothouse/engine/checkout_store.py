@@ -1,0 +1,96 @@
+"""SQL of checkouts: known commits of repositories, and which blobs runs refer to; nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Row, and_, delete, insert, select, update
+
+from pilothouse.engine.store import attempts, blobs, repository_commits, runs
+
+_KEY = ("project", "repository", "commit_sha", "depth")
+_BY_USE = (repository_commits.c.used_at.desc(), repository_commits.c.commit_sha, repository_commits.c.depth)
+
+
+def _of(project: str, repository: str) -> Any:
+    return and_(repository_commits.c.project == project, repository_commits.c.repository == repository)
+
+
+# -- known commits --------------------------------------------------------------------------------------
+
+
+def put_commit(conn: Connection, **values: Any) -> None:
+    """Remember a commit, or that it was used again and which packs hold it now."""
+    same = and_(*(repository_commits.c[name] == values[name] for name in _KEY))
+    changed = conn.execute(
+        update(repository_commits).where(same).values(packs=values["packs"], used_at=values["used_at"])
+    )
+    if not changed.rowcount:
+        conn.execute(insert(repository_commits).values(**values))
+
+
+def commits_of(conn: Connection, project: str, repository: str, limit: int) -> list[Row[Any]]:
+    """A repository's commits, newest use first."""
+    query = select(repository_commits).where(_of(project, repository)).order_by(*_BY_USE).limit(limit)
+    return list(conn.execute(query))
+
+
+def forget_old_commits(conn: Connection, project: str, repository: str, keep: int) -> None:
+    """Forget all but the newest."""
+    old = select(repository_commits.c.commit_sha, repository_commits.c.depth)
+    old = old.where(_of(project, repository)).order_by(*_BY_USE).offset(keep).limit(1000)
+    for row in conn.execute(old).all():
+        one = (repository_commits.c.commit_sha == row.commit_sha) & (repository_commits.c.depth == row.depth)
+        conn.execute(delete(repository_commits).where(_of(project, repository), one))
+
+
+def packs_of_commits(conn: Connection, project: str) -> set[str]:
+    """The packs that a project's known commits need."""
+    query = select(repository_commits.c.packs).where(repository_commits.c.project == project)
+    return {pack for text in conn.execute(query).scalars() for pack in orjson.loads(text)}
+
+
+# -- blobs ----------------------------------------------------------------------------------------------
+
+
+def blobs_of(conn: Connection, project: str, ids: Collection[str]) -> list[Row[Any]]:
+    """Those of these blobs that the project has."""
+    return list(conn.execute(select(blobs).where(blobs.c.id.in_(ids), blobs.c.project == project)))
+
+
+def old_blobs(conn: Connection, before: int, after: str, limit: int) -> list[Row[Any]]:
+    """A page of the blobs that came before a time (ms), by id."""
+    query = select(blobs.c.id, blobs.c.project).where(blobs.c.created_at < before, blobs.c.id > after)
+    return list(conn.execute(query.order_by(blobs.c.id).limit(limit)))
+
+
+def delete_blobs(conn: Connection, ids: Collection[str]) -> None:
+    """Forget uploaded files."""
+    conn.execute(delete(blobs).where(blobs.c.id.in_(ids)))
+
+
+def checkouts_of_attempts(conn: Connection, attempt_ids: list[str]) -> list[dict[str, Any]]:
+    """The checkouts of these attempts' runs."""
+    query = (
+        select(runs.c.checkout)
+        .join(attempts, attempts.c.run_id == runs.c.id)
+        .where(attempts.c.id.in_(attempt_ids), runs.c.checkout.is_not(None))
+        .distinct()
+    )
+    return [orjson.loads(str(text)) for text in conn.execute(query).scalars()]
+
+
+def checkouts_of_runs(
+    conn: Connection, project: str, after: str, limit: int
+) -> list[tuple[str, dict[str, Any]]]:
+    """A page of a project's runs that are not pruned and came with a checkout, by id, with their checkouts."""
+    query = select(runs.c.id, runs.c.checkout).where(
+        runs.c.project == project,
+        runs.c.id > after,
+        runs.c.pruned.is_(False),
+        runs.c.checkout.is_not(None),
+    )
+    rows = conn.execute(query.order_by(runs.c.id).limit(limit))
+    return [(row.id, orjson.loads(row.checkout)) for row in rows]

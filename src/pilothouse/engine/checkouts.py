@@ -1,0 +1,128 @@
+"""What runs are checked out as: the archive, the packs of a git work tree, and what need not be sent again.
+
+A run's ``checkout`` is ``{"id", "sha256", "size", "packs": [{"id", "sha256", "size", "repository"}], "dirty"}``;
+``repository`` names an object cache on agents (docs/checkout.md). Runs of before have neither packs nor dirty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Row
+
+from pilothouse.engine import checkout_store as store
+from pilothouse.engine.errors import BlobNotFound
+from pilothouse.fleet.model import Checkout, CheckoutPack
+from pilothouse.storage import Tx
+
+MAX_REPOSITORIES, MAX_PACKS_EACH, MAX_PACKS = 200, 20, 400
+MAX_KEY = 1024
+"""Bytes of a repository's key."""
+COMMIT = "[0-9a-f]{40}|[0-9a-f]{64}"
+"""An object id, of either object format."""
+KNOWN = 20
+"""So many commits of a repository keep their packs for the next run."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryCommit:
+    """One repository of a work tree. ``packs``: blob ids; together they hold ``commit`` (empty: none yet) with
+    ``depth`` commits of history (0: all of it)."""
+
+    key: str
+    commit: str
+    depth: int
+    packs: tuple[str, ...]
+
+
+def resolve(
+    conn: Connection,
+    project: str,
+    archive: str,
+    repositories: tuple[RepositoryCommit, ...],
+    dirty: bool,
+) -> dict[str, Any] | None:
+    """What the run keeps of its checkout; ``None`` without one.
+
+    Raises :class:`BlobNotFound` for an archive or pack that is not there, or is another project's.
+    """
+    if not archive:
+        return None
+    wanted = {archive, *(pack for repository in repositories for pack in repository.packs)}
+    found = {row.id: row for row in store.blobs_of(conn, project, wanted)}
+    if missing := sorted(wanted - found.keys()):
+        raise BlobNotFound(missing[0])
+    packs = [
+        {**_described(found[pack]), "repository": cache_name(project, repository.key)}
+        for repository in repositories
+        for pack in repository.packs
+    ]
+    return {**_described(found[archive]), "packs": packs, "dirty": dirty}
+
+
+def remember(tx: Tx, project: str, repositories: Iterable[RepositoryCommit]) -> None:
+    """Each commit is known for the next run; older ones of the repository are forgotten."""
+    for repository in repositories:
+        if repository.commit and repository.packs:
+            store.put_commit(
+                tx.conn,
+                project=project,
+                repository=repository.key,
+                commit_sha=repository.commit,
+                depth=repository.depth,
+                packs=orjson.dumps(repository.packs).decode(),
+                used_at=tx.now,
+            )
+            store.forget_old_commits(tx.conn, project, repository.key, KNOWN)
+
+
+def known(conn: Connection, project: str, key: str) -> list[dict[str, Any]]:
+    """What need not be sent again, newest use first:
+    ``{"commit", "depth", "packs": [{"id", "sha256", "size"}]}``."""
+    rows = store.commits_of(conn, project, key, KNOWN)
+    packs = {row: orjson.loads(row.packs) for row in rows}
+    wanted = {pack for named in packs.values() for pack in named}
+    found = {row.id: row for row in store.blobs_of(conn, project, wanted)}
+    return [
+        {
+            "commit": row.commit_sha,
+            "depth": row.depth,
+            "packs": [_described(found[pack]) for pack in packs[row]],
+        }
+        for row in rows
+        if found.keys() >= set(packs[row])
+    ]
+
+
+def for_agent(checkout: dict[str, Any] | None) -> Checkout | None:
+    """A run's checkout as an agent is told of it."""
+    if checkout is None:
+        return None
+    packs = tuple(
+        CheckoutPack(_url(pack["id"]), pack["sha256"], pack["size"], pack["repository"])
+        for pack in checkout.get("packs", ())
+    )
+    return Checkout(_url(checkout["id"]), checkout["sha256"], checkout["size"], packs)
+
+
+def blob_ids(checkout: dict[str, Any]) -> set[str]:
+    """All blobs that a run's checkout refers to."""
+    return {checkout["id"], *(pack["id"] for pack in checkout.get("packs", ()))}
+
+
+def cache_name(project: str, key: str) -> str:
+    """Which object cache of an agent a repository has: one for each project, since what one project's runs
+    have brought is none of another's business."""
+    return hashlib.sha256(f"{project}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _described(blob: Row[Any]) -> dict[str, Any]:
+    return {"id": blob.id, "sha256": blob.sha256, "size": blob.size}
+
+
+def _url(blob_id: str) -> str:
+    return f"/api/v1/blobs/{blob_id}"

@@ -1,0 +1,43 @@
+"""Routes of checkouts (docs/checkout.md)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from pilothouse.engine.checkouts import MAX_KEY, known
+from pilothouse.identity.errors import require
+from pilothouse.identity.openapi import example
+from pilothouse.identity.service import Identity
+from pilothouse.identity.web import Caller, allow, json_response
+
+Key = Annotated[str, Query(min_length=1, max_length=MAX_KEY, description="the repository's key")]
+
+
+def checkouts_router(identity: Identity) -> APIRouter:
+    """``/api/v1/checkouts``: what of a repository need not be sent again."""
+    routes = APIRouter(prefix="/api/v1/checkouts", tags=["blobs"])
+
+    @routes.get(
+        "/known",
+        dependencies=[allow("blob.write")],
+        summary="Commits that are known",
+        responses=example(_KNOWN),
+    )
+    async def known_commits(caller: Caller, repository: Key, project: str = "") -> Response:
+        """The commits of a repository whose packs the server has, newest use first, at most 20."""
+        home = (await identity.read(lambda conn: identity.projects.resolve(conn, caller, project or None))).id
+        require(caller, "blob.write", home)
+        return json_response({"commits": await identity.read(lambda conn: known(conn, home, repository))})
+
+    return routes
+
+
+_PACK = {
+    "id": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10",
+    "sha256": "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
+    "size": 4096,
+}
+_KNOWN = {"commits": [{"commit": "9fceb02d0ae598e95dc970b74767f19372d61af8", "depth": 1, "packs": [_PACK]}]}
