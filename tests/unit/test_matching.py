@@ -25,11 +25,11 @@ def worker(
     git: bool = False,
     **labels: str,
 ) -> Worker:
-    return Worker(id, labels, up, draining, slots - held, held / slots, git)
+    return Worker(id, labels, up, draining, slots - held, held / slots, git=git)
 
 
 def waiting(id: str, selector: AgentSelector | None = None, bound: str = "", git: bool = False) -> Waiting:
-    return Waiting(id, selector, bound, "", git)
+    return Waiting(id, selector, bound, "", needs_git=git)
 
 
 def why(item: Waiting, *workers: Worker) -> str:

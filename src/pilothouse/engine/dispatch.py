@@ -119,4 +119,4 @@ def _worker(agent: Agent, held: int) -> Worker:
 
 def _waiting(row: Row[Any]) -> Waiting:
     selector = selector_from_json(orjson.loads(row.selector)) if row.selector else None
-    return Waiting(row.id, selector, row.bound_to, row.reason, row.project, bool(row.needs_git))
+    return Waiting(row.id, selector, row.bound_to, row.reason, row.project, needs_git=bool(row.needs_git))
