@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pilothouse.cli.checkout.repository import Repository, find_repository, top_directory
 from pilothouse.cli.errors import UsageError
 from pilothouse.cli.output import Output
-from pilothouse.cli.packing import Checkout, find_checkout, pack
 from pilothouse.cli.project import ProjectName, project_id
 from pilothouse.cli.session import Session, command
 from pilothouse.cli.spec_file import SpecFile, check, find_spec, refused
-from pilothouse.cli.text import size
 from pilothouse.cli.watching import detachable, watch
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class Order:
     """What is to be run."""
 
     spec: SpecFile
-    checkout: Checkout
+    repository: Repository
     name: str
     project: str
     variables: dict[str, str]
@@ -49,11 +48,11 @@ def run_here(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the outcome.")] = False,
 ) -> None:
     """Run the spec and the files here, as they are, committed or not; show the run until it is over."""
-    directory = file.absolute().parent if file else Path.cwd()
-    checkout = find_checkout(directory)
-    spec = find_spec(file, directory, checkout.root)
+    directory = Path.cwd()
+    repository = find_repository(directory)
+    spec = find_spec(file, directory, repository.root)
     order = Order(
-        spec, checkout, name or checkout.root.name, project, variables_of(var or []), not no_checkout
+        spec, repository, name or repository.name, project, variables_of(var or []), not no_checkout
     )
     run_id = asyncio.run(_start(session, order))
     if not detach:
@@ -69,7 +68,7 @@ async def lint(
 ) -> None:
     """Check a spec without running it."""
     directory = Path.cwd()
-    spec = find_spec(file, directory, find_checkout(directory).root)
+    spec = find_spec(file, directory, top_directory(directory) or directory)
     async with session.client() as client:
         valid = await check(client, spec, session.out)
     if session.out.structured:
@@ -114,24 +113,36 @@ def variables_of(pairs: list[str]) -> dict[str, str]:
 
 async def _start(session: Session, order: Order) -> str:
     """Everything up to the trigger; returns the run's id."""
+    from pilothouse.cli.checkout.upload import Uploaded, packed_checkout
     from pilothouse.client import ApiProblem
 
-    async with session.client() as client:
+    async with session.client() as client, AsyncExitStack() as stack:
         await check(client, order.spec, session.out)
         project = await project_id(client, order.project)
-        pipeline_id = await _pipeline(client, order, project, session.out)
-        blob = (
-            await _send_checkout(client, order.checkout, project, session.out) if order.send_checkout else ""
+        sent, repository = Uploaded(), order.repository
+        # Packed before a pipeline is made: what cannot be packed leaves nothing behind on the server.
+        packed = (
+            await stack.enter_async_context(
+                packed_checkout(client, repository, order.spec.text, project, session.out)
+            )
+            if order.send_checkout
+            else None
         )
+        pipeline_id = await _pipeline(client, order, project, session.out)
+        if packed is not None:
+            sent = await packed.upload()
         try:
             return await client.pipelines.trigger(
                 pipeline_id,
                 variables=order.variables,
                 spec=order.spec.text,
                 file=order.spec.shown,
-                checkout=blob,
-                branch=order.checkout.branch,
-                commit_sha=order.checkout.commit,
+                checkout=sent.checkout,
+                repositories=sent.repositories,
+                branch=repository.branch,
+                commit_sha=repository.commit,
+                tag=repository.tag,
+                dirty=sent.dirty,
             )
         except ApiProblem as refusal:
             raise refused(refusal, order.spec, session.out) from None
@@ -148,16 +159,6 @@ async def _pipeline(client: PilotClient, order: Order, project: str, out: Output
     if not has_spec:
         await client.pipelines.save_spec(pipeline_id, order.spec.text, file=order.spec.shown)
     return pipeline_id
-
-
-async def _send_checkout(client: PilotClient, checkout: Checkout, project: str, out: Output) -> str:
-    with tempfile.NamedTemporaryFile(prefix="pilot-checkout-", suffix=".tar.gz") as file:
-        packed = await asyncio.to_thread(pack, checkout, file)
-        file.flush()
-        files = "1 file" if packed.files == 1 else f"{packed.files} files"
-        out.note(f"sending {files} of {checkout.root} ({size(packed.size)})")
-        blob = await client.blobs.upload(Path(file.name), packed.sha256, project=project)
-    return blob["id"]
 
 
 def _jobs(count: int) -> str:

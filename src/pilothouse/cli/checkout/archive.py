@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from pilothouse.cli.checkout import interrupt
 from pilothouse.cli.checkout.errors import PackingError, readable
 from pilothouse.cli.checkout.state import File
 
 MAX_MANIFEST = 1 << 20
 _MAX_PATH = 2040
 _MAX_LINK = 2048
+_REFUSED = (b".git", b"git~1")  # on some systems these lead into a repository
 _LEVEL = 4  # of gzip: half the time of its default for a few percent more bytes
 
 
@@ -65,6 +67,7 @@ class ArchiveWriter:
 
     def file(self, root: bytes, prefix: bytes, file: File) -> None:
         """A file or link of the work tree. Raises PackingError if it cannot be read, or changes meanwhile."""
+        interrupt.check()
         full, name = os.path.join(root, prefix, file.path), _placed(prefix + file.path)
         try:
             if stat.S_ISLNK(os.lstat(full).st_mode):
@@ -156,6 +159,8 @@ def _entry(name: bytes, kind: bytes, mode: int) -> tarfile.TarInfo:
 def _placed(path: bytes) -> bytes:
     if len(path) > _MAX_PATH:
         raise PackingError(f"{readable(path[:200])}… is a path of over {_MAX_PATH} bytes")
+    if any(part.lower() in _REFUSED for part in path.split(b"/")):
+        raise PackingError(f"{readable(path)}: no agent takes a file of such a name", hint="rename it")
     return b"files/" + path
 
 

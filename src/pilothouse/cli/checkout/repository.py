@@ -75,7 +75,7 @@ def read_repository(root: Path) -> Repository:
     return Repository(
         root=root,
         in_git=True,
-        key=key_of(origin) or _directory_key(root),
+        key=key_of(origin) or directory_key(root),
         name=last_segment(origin) or _directory_name(root),
         origin=origin,
         branch=head.removeprefix("refs/heads/") if head.startswith("refs/heads/") else "",
@@ -124,10 +124,11 @@ def _origin(url: str, root: Path) -> str:
 
 
 def _plain(directory: Path) -> Repository:
-    return Repository(directory, False, _directory_key(directory), _directory_name(directory))
+    return Repository(directory, False, directory_key(directory), _directory_name(directory))
 
 
-def _directory_key(directory: Path) -> str:
+def directory_key(directory: Path) -> str:
+    """The key of a directory without a remote."""
     place = socket.gethostname().encode() + b"\0" + os.fsencode(directory)
     return f"dir:{hashlib.sha256(place).hexdigest()[:32]}"
 

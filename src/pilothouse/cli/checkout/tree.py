@@ -17,7 +17,7 @@ from pilothouse.cli.checkout.repository import Repository, read_repository
 from pilothouse.cli.checkout.settings import RepositorySettings, read_settings
 from pilothouse.cli.checkout.state import MAX_FILES, File, State, read_state
 
-_MAX_REPOSITORIES = 1000
+_MAX_REPOSITORIES = 200  # a server takes no more
 _MAX_NESTING = 20
 
 
