@@ -3,6 +3,7 @@ and the comparison of a work tree with what arrived."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -29,6 +30,8 @@ GIT = {
     "GIT_COMMITTER_NAME": "a",
     "GIT_COMMITTER_EMAIL": "a@example.com",
     "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_GRAFT_FILE": "/dev/null",
     "LC_ALL": "C",
 }
 
@@ -69,7 +72,9 @@ class Server:
             packs = tuple(StoredPack(f"blob-{p.sha256[:8]}", p.sha256, p.size) for p in each.packs)
             assert 0 < len(packs) <= 20
             assert all(pack.sha256 in self.packs for pack in packs)
-            known = [k for k in self.commits.get(each.key, []) if (k.commit, k.depth) != (each.commit, each.depth)]
+            known = [
+                k for k in self.commits.get(each.key, []) if (k.commit, k.depth) != (each.commit, each.depth)
+            ]
             self.commits[each.key] = [KnownCommit(each.commit, each.depth, packs), *known][:20]
         data = packed.archive.file.read_bytes()
         assert (packed.archive.sha256, packed.archive.size) == (hashlib.sha256(data).hexdigest(), len(data))
@@ -122,7 +127,8 @@ def insides(root: Path) -> dict[str, tuple[int, bytes]]:
             status = os.lstat(path)
             if stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK):
                 digest = hashlib.sha256(Path(path).read_bytes()).digest() if status.st_size < 1 << 24 else b""
-                found[path] = (status.st_mtime_ns, digest)
+                # Whoever reads a split index renews the time of the part that is shared.
+                found[path] = (0 if name.startswith("sharedindex.") else status.st_mtime_ns, digest)
     return found
 
 
@@ -202,7 +208,9 @@ class _Layout:
         if repository["branch"]:
             self._git("symbolic-ref", "HEAD", f"refs/heads/{repository['branch']}")
         if repository["commit"]:
-            self._git("update-ref", *(() if repository["branch"] else ("--no-deref",)), "HEAD", repository["commit"])
+            self._git(
+                "update-ref", *(() if repository["branch"] else ("--no-deref",)), "HEAD", repository["commit"]
+            )
         for name, oid in repository.get("tags", {}).items():
             self._git("update-ref", f"refs/tags/{name}", oid)
 
@@ -216,11 +224,19 @@ class _Layout:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(b"")
             self._git(
-                "--literal-pathspecs", "add", "-f", "-N", "--pathspec-from-file=-", "--pathspec-file-nul", input=paths
+                "--literal-pathspecs",
+                "add",
+                "-f",
+                "-N",
+                "--pathspec-from-file=-",
+                "--pathspec-file-nul",
+                input=paths,
             )
             for path in missing:
                 path.unlink()
-        self._git("update-index", "-z", "--assume-unchanged", "--stdin", input=self._member("assume-unchanged"))
+        self._git(
+            "update-index", "-z", "--assume-unchanged", "--stdin", input=self._member("assume-unchanged")
+        )
         self._git("update-index", "-q", "--refresh", ok=False)
         self._git("fsck", "--connectivity-only", "--no-dangling")
 
@@ -233,7 +249,8 @@ def _delete(root: bytes, path: bytes) -> None:
             return
     full = os.path.join(root, path)
     if os.path.isdir(full) and not os.path.islink(full):
-        os.rmdir(full)
+        with contextlib.suppress(OSError):  # it is not empty: something else has its name now
+            os.rmdir(full)
     elif os.path.lexists(full):
         os.unlink(full)
     for depth in range(len(parts) - 1, 0, -1):
@@ -264,7 +281,13 @@ def _place_files(files: Path, copy: Path) -> None:
 def picture(root: Path, ignore_submodules: str = "dirty") -> dict[str, Any]:
     """What git and the file system say of a work tree."""
     status = git(
-        root, "status", "--porcelain=v2", "-z", "-uall", "--no-renames", f"--ignore-submodules={ignore_submodules}"
+        root,
+        "status",
+        "--porcelain=v2",
+        "-z",
+        "-uall",
+        "--no-renames",
+        f"--ignore-submodules={ignore_submodules}",
     )
     paths = git(root, "ls-files", "-z", "-co", "--exclude-standard").split(b"\0")[:-1]
     return {
@@ -288,7 +311,9 @@ def shape(path: bytes) -> tuple[Any, ...]:
         return ("link", os.readlink(path))
     if stat.S_ISREG(found.st_mode):
         return ("file", Path(os.fsdecode(path)).read_bytes(), bool(found.st_mode & 0o100))
-    return ("directory",) if stat.S_ISDIR(found.st_mode) else ("special",)
+    if stat.S_ISDIR(found.st_mode):
+        return ("directory",) if os.listdir(path) else ("nothing",)  # git knows no empty ones
+    return ("special",)
 
 
 def same(original: Path, copy: Path, but: Iterable[str] = (), ignore_submodules: str = "dirty") -> None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from pilothouse.cli.checkout.errors import PackingError, readable
 from pilothouse.cli.checkout.git import Git
-from pilothouse.cli.checkout.settings import RepositorySettings, converted_paths
+from pilothouse.cli.checkout.settings import RepositorySettings, converted_paths, other_line_ends
 
 _LARGEST = 5
-_LIST = ("ls-files", "-z", "-v", "-s")
+_FLAGS_AND_STAGES = ("-v", "-s")
 _CHUNK = 1 << 20
 
 
@@ -44,10 +44,11 @@ def read_index(git: Git, settings: RepositorySettings) -> IndexEntries:
     """All entries of git's index."""
     entries = IndexEntries(_blob_id(settings.object_format, [b""], 0))
     converted = converted_paths(git, settings)
+    other = other_line_ends(git, settings)
     root = os.fsencode(git.directory) + b"/"
     doubtful: dict[bytes, tuple[bytes, bytes]] = {}
     digest = hashlib.sha256()
-    for record in git.records(*_LIST):
+    for record in git.records(*settings.listing, *_FLAGS_AND_STAGES):
         digest.update(record)
         head, _, path = record.partition(b"\t")
         tag, mode, oid, stage = head.split(b" ")
@@ -55,13 +56,19 @@ def read_index(git: Git, settings: RepositorySettings) -> IndexEntries:
         if mode == b"160000":
             _submodule(entries, root, path, found)
             continue
+        if mode == b"040000":  # of a sparse index: all of a directory that is not there
+            within = git.records("ls-tree", "-r", "-z", "--name-only", oid.decode())
+            entries.skip_worktree.update(dict.fromkeys(path + each for each in within))
+            continue
         if tag in b"Ss":
             entries.skip_worktree[path] = None
         if tag.islower():
             entries.assume_unchanged.append(path)
         if found is not None and not stat.S_ISDIR(found.st_mode):
             _count(entries, found.st_size, path)
-            if tag in b"hSs" or (path in converted and stage == b"0"):
+            if path in other:
+                entries.unseen[path] = b"" if settings.file_mode else mode
+            elif tag in b"hSs" or (path in converted and stage == b"0"):
                 doubtful[path] = (mode, oid)
         elif tag == b"h":
             entries.missing.append(path)
@@ -71,10 +78,10 @@ def read_index(git: Git, settings: RepositorySettings) -> IndexEntries:
     return entries
 
 
-def index_digest(git: Git) -> str:
+def index_digest(git: Git, settings: RepositorySettings) -> str:
     """The ``digest`` that :func:`read_index` would give now."""
     digest = hashlib.sha256()
-    for record in git.records(*_LIST):
+    for record in git.records(*settings.listing, *_FLAGS_AND_STAGES):
         digest.update(record)
     return digest.hexdigest()
 

@@ -176,7 +176,7 @@ def _check_unchanged(tree: Tree) -> None:
         same = (now.commit, now.branch) == (part.repository.commit, part.repository.branch)
         # git status, run by an editor perhaps, writes an index anew in which nothing has changed.
         if same and index_mark(part.git) != part.mark:
-            same = index_digest(part.git) == part.state.tracked.digest
+            same = index_digest(part.git, part.settings) == part.state.tracked.digest
         if not same:
             raise PackingError(f"{part.repository.root} changed while it was read", hint="try again")
 

@@ -28,6 +28,12 @@ class RepositorySettings:
     autocrlf: str
     eol: str
     attributes: bool
+    sparse_index: bool = False
+
+    @property
+    def listing(self) -> tuple[str, ...]:
+        """``git ls-files`` that leaves a sparse index as it is: to expand it, git would write tree objects."""
+        return ("ls-files", "-z", *(("--sparse",) if self.sparse_index else ()))
 
     def without_filters(self) -> list[str]:
         """Settings that keep git from running any filter, and from insisting on one."""
@@ -56,22 +62,46 @@ def read_settings(git: Git) -> RepositorySettings:
         if autocrlf in ("true", "1", "yes", "on", "input")
         else "",
         eol=eol if eol in ("lf", "crlf") else "",
+        sparse_index=values.get("index.sparse", "").lower() in ("true", "1", "yes", "on"),
         attributes=_has_outer_attributes(git, values.get("core.attributesfile", "")),
     )
 
 
 def converted_paths(git: Git, settings: RepositorySettings) -> set[bytes]:
-    """Tracked paths whose file git may have converted in a way that a checkout elsewhere cannot repeat."""
+    """Tracked paths whose file git may have converted by what a checkout elsewhere does not have."""
     wanted = _CONVERSIONS if settings.attributes else _CONVERSIONS[:1] if settings.drivers else ()
     if not wanted:
         return set()
-    listed = (record + b"\0" for record in git.records("ls-files", "-z"))
+    listed = (record + b"\0" for record in git.records(*settings.listing))
     found = set()
     drivers = {os.fsencode(driver) for driver in settings.drivers}
     for path, attribute, value in _triples(git.records("check-attr", "-z", "--stdin", *wanted, input=listed)):
         if value not in _SET and (attribute != b"filter" or value in drivers):
             found.add(path)
     return found
+
+
+def other_line_ends(git: Git, settings: RepositorySettings) -> set[bytes]:
+    """Tracked paths whose line ends are not what a checkout with these settings gives, though git sees no change."""
+    found: set[bytes] = set()
+    if not (settings.autocrlf or settings.eol):
+        return found
+    for record in git.records(*settings.listing, "--eol"):
+        described, _, path = record.partition(b"\t")
+        index, tree, *attributes = described.split()
+        if tree[2:] not in (b"", _line_ends(index[2:], attributes, settings)):
+            found.add(path)
+    return found
+
+
+def _line_ends(index: bytes, attributes: list[bytes], settings: RepositorySettings) -> bytes:
+    """``crlf``, ``lf``, ``mixed``, …: what a checkout makes of a file that has ``index`` in the index."""
+    if index != b"lf" or b"attr/-text" in attributes or b"eol=lf" in attributes:
+        return index
+    if b"eol=crlf" in attributes or settings.autocrlf == "true":
+        return b"crlf"
+    is_text = any(each in (b"attr/text", b"attr/text=auto") for each in attributes)
+    return b"crlf" if is_text and settings.eol == "crlf" and not settings.autocrlf else index
 
 
 def _triples(records: Iterator[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
