@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import tempfile
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pilothouse.cli.checkout.repository import Repository
+from pilothouse.cli.checkout.repository import Repository, top_directory
 from pilothouse.cli.errors import CliError, UsageError
 from pilothouse.cli.here import own_pipeline, place, the_pipeline
 from pilothouse.cli.live import Progress, ProgressOption, require_terminal
 from pilothouse.cli.output import Output
-from pilothouse.cli.packing import Checkout, find_checkout, pack
 from pilothouse.cli.project import ProjectName, project_id
 from pilothouse.cli.session import Session, command
 from pilothouse.cli.spec_file import SpecFile, check, find_spec, refused
-from pilothouse.cli.text import size
 from pilothouse.cli.watching import detachable, watch
 
 if TYPE_CHECKING:
@@ -48,7 +46,6 @@ class Order:
 
     spec: SpecFile
     repository: Repository
-    checkout: Checkout
     name: str
     project: str
     variables: dict[str, str]
@@ -76,10 +73,10 @@ def run_here(
     """Run the spec and the files here, as they are, committed or not; show the run until it is over."""
     require_terminal(progress)
     directory = Path.cwd()
-    repository, checkout = place(directory), find_checkout(directory)
-    spec = find_spec(file, directory, checkout.root)
+    repository = place(directory)
+    spec = find_spec(file, directory, repository.root)
     variables = variables_of(var or [])
-    order = Order(spec, repository, checkout, name, project, variables, not no_checkout, save)
+    order = Order(spec, repository, name, project, variables, not no_checkout, save)
     _show(session, asyncio.run(_start(session, order)), progress, detach=detach)
 
 
@@ -116,7 +113,7 @@ async def lint(
 ) -> None:
     """Check a spec without running it."""
     directory = Path.cwd()
-    spec = find_spec(file, directory, find_checkout(directory).root)
+    spec = find_spec(file, directory, top_directory(directory) or directory)
     async with session.client() as client:
         valid = await check(client, spec, session.out)
     if session.out.structured:
@@ -201,24 +198,36 @@ def variables_of(pairs: list[str]) -> dict[str, str]:
 
 async def _start(session: Session, order: Order) -> str:
     """Everything up to the trigger; returns the run's id."""
+    from pilothouse.cli.checkout.upload import Uploaded, packed_checkout
     from pilothouse.client import ApiProblem
 
-    async with session.client() as client:
+    async with session.client() as client, AsyncExitStack() as stack:
         await check(client, order.spec, session.out)
         project = await project_id(client, order.project)
-        pipeline_id = await _pipeline(client, order, project, session.out)
-        blob = (
-            await _send_checkout(client, order.checkout, project, session.out) if order.send_checkout else ""
+        sent, repository = Uploaded(), order.repository
+        # Packed before a pipeline is made: what cannot be packed leaves nothing behind on the server.
+        packed = (
+            await stack.enter_async_context(
+                packed_checkout(client, repository, order.spec.text, project, session.out)
+            )
+            if order.send_checkout
+            else None
         )
+        pipeline_id = await _pipeline(client, order, project, session.out)
+        if packed is not None:
+            sent = await packed.upload()
         try:
             return await client.pipelines.trigger(
                 pipeline_id,
                 variables=order.variables,
                 spec=order.spec.text,
                 file=order.spec.shown,
-                checkout=blob,
-                branch=order.checkout.branch,
-                commit_sha=order.checkout.commit,
+                checkout=sent.checkout,
+                repositories=sent.repositories,
+                branch=repository.branch,
+                commit_sha=repository.commit,
+                tag=repository.tag,
+                dirty=sent.dirty,
             )
         except ApiProblem as refusal:
             raise refused(refusal, order.spec, session.out) from None
@@ -270,16 +279,6 @@ def _local_spec(repository: str) -> SpecFile | None:
         return find_spec(None, Path.cwd(), here.root) if here.key == repository else None
     except CliError:
         return None
-
-
-async def _send_checkout(client: PilotClient, checkout: Checkout, project: str, out: Output) -> str:
-    with tempfile.NamedTemporaryFile(prefix="pilot-checkout-", suffix=".tar.gz") as file:
-        packed = await asyncio.to_thread(pack, checkout, file)
-        file.flush()
-        files = "1 file" if packed.files == 1 else f"{packed.files} files"
-        out.note(f"sending {files} of {checkout.root} ({size(packed.size)})")
-        blob = await client.blobs.upload(Path(file.name), packed.sha256, project=project)
-    return blob["id"]
 
 
 def _jobs(count: int) -> str:

@@ -13,7 +13,7 @@ from pilothouse.client.access import Auth, RegistrationTokens, Tokens
 from pilothouse.client.agents import Agents
 from pilothouse.client.api import Api
 from pilothouse.client.events import IDLE_TIMEOUT, Event, EventReader, OnConnect, OnGap, OnReconnect
-from pilothouse.client.pipelines import Blobs, Pipelines
+from pilothouse.client.pipelines import Blobs, Checkouts, Pipelines
 from pilothouse.client.projects import Projects
 from pilothouse.client.runs import Runs
 from pilothouse.client.secrets import Secrets
@@ -52,6 +52,7 @@ class PilotClient:
         self.pipelines = Pipelines(self._api)
         self.projects = Projects(self._api)
         self.blobs = Blobs(self._api)
+        self.checkouts = Checkouts(self._api)
         self.secrets = Secrets(self._api)
 
     @property

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
 from pilothouse.client.api import Api
 from pilothouse.client.paging import Page, collect
-from pilothouse.client.shapes import Blob, Pipeline, SavedSpec, Validation
+from pilothouse.client.shapes import (
+    Blob,
+    CheckoutRepository,
+    KnownCheckout,
+    Pipeline,
+    SavedSpec,
+    Validation,
+)
 
 _UPLOAD_CHUNK = 256 << 10
 _MANY = 10_000
@@ -78,17 +85,28 @@ class Pipelines:
         spec: str | None = None,
         file: str = "",
         checkout: str = "",
+        repositories: Sequence[CheckoutRepository] = (),
         branch: str = "",
         commit_sha: str = "",
+        tag: str = "",
+        dirty: bool = False,
     ) -> str:
-        """Start a run and return its id. ``spec`` stands in for the saved one; ``checkout`` is a blob's id."""
-        body = {
+        """Start a run and return its id. ``spec`` stands in for the saved one; ``checkout`` is a blob's id.
+
+        ``repositories``: those of the checkout that have a commit, the top first, with the ids of their packs
+        (docs/checkout.md); ``dirty``: the work tree is not just ``commit_sha``.
+        """
+        body: dict[str, Any] = {
             "variables": dict(variables or {}),
             "fileName": file,
             "checkout": checkout,
             "branch": branch,
             "commitSha": commit_sha,
         }
+        # What a plain directory does not have is left out.
+        body |= {"tag": tag} if tag else {}
+        body |= {"dirty": True} if dirty else {}
+        body |= {"repositories": list(repositories)} if repositories else {}
         if spec is not None:
             body["spec"] = spec
         detail = await self._api.detail("POST", f"{_path(pipeline_id)}/trigger", json=body, keyed=True)
@@ -101,15 +119,30 @@ class Blobs:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    async def upload(self, file: Path, sha256: str, *, project: str = "") -> Blob:
-        """Upload a gzip file with its hex digest; it is read from disk as it goes out."""
+    async def upload(
+        self, file: Path, sha256: str, *, project: str = "", type: str = "application/gzip"
+    ) -> Blob:
+        """Upload a file with its hex digest; it is read from disk as it goes out. ``type``: its media type."""
         size = await asyncio.to_thread(lambda: file.stat().st_size)
         headers = {
-            "Content-Type": "application/gzip",
+            "Content-Type": type,
             "Content-Length": str(size),
             "X-Content-SHA256": sha256,
         }
         return cast(Blob, await self._api.upload("/blobs", lambda: _chunks(file), headers, project=project))
+
+
+class Checkouts:
+    """``/checkouts``: what the server keeps of repositories."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def known(self, repository: str, *, project: str = "") -> list[KnownCheckout]:
+        """The commits of a repository, by its key, that need not be sent again; newest use first, at most 20."""
+        params = {"project": project, "repository": repository}
+        found = await self._api.call("GET", "/checkouts/known", params=params)
+        return cast(list[KnownCheckout], found["commits"])
 
 
 async def _chunks(file: Path) -> AsyncIterator[bytes]:

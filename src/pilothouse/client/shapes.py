@@ -295,3 +295,20 @@ class Blob(TypedDict):
     id: str
     sha256: str
     size: int
+
+
+class KnownCheckout(TypedDict):
+    """A commit that the server keeps, to ``depth`` (0: all of its history), and the packs that hold it, in order."""
+
+    commit: str
+    depth: int
+    packs: list[Blob]
+
+
+class CheckoutRepository(TypedDict):
+    """A repository of a run's checkout; ``packs``: ids of blobs, in order."""
+
+    key: str
+    commit: str
+    depth: int
+    packs: list[str]

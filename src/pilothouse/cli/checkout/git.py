@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import signal
 import subprocess
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from pilothouse.cli.checkout import interrupt
 from pilothouse.cli.checkout.errors import GitFailed, GitMissing, PackingError
 
 TIMEOUT = 1800.0
@@ -142,8 +142,10 @@ class Git:
         settings = [word for setting in self._config for word in ("-c", setting)]
         command = ["git", "-C", os.fspath(self.directory), *settings, *arguments]
         with tempfile.TemporaryFile() as stderr:
+            interrupt.check()
             process = _started(command, stdin, stderr)
-            late = threading.Timer(TIMEOUT, _kill, (process,))
+            interrupt.began(process)
+            late = threading.Timer(TIMEOUT, interrupt.kill, (process,))
             late.daemon = True
             late.start()
             try:
@@ -154,6 +156,8 @@ class Git:
                 timed_out = late.finished.is_set()
                 late.cancel()
                 _end(process)
+                interrupt.ended(process)
+                interrupt.check()
             stderr.seek(0)
             said = stderr.read(1 << 16)
         if timed_out:
@@ -181,15 +185,10 @@ def _started(command: Sequence[str], stdin: IO[bytes], stderr: IO[bytes]) -> sub
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.returncode is None:
-        _kill(process)
+        interrupt.kill(process)
     if process.stdout is not None:
         process.stdout.close()
     process.wait()
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _is_complaint(said: bytes) -> bool:

@@ -6,7 +6,7 @@ import re
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)")
 _SCP = re.compile(r"(?:(?P<user>[^/:@]+)@)?(?P<host>\[[^\]/]*\]|[^/:@]+):(?P<path>[^?#]*)")
-_MAX = 2000
+_MAX = 1000  # a key has at most 1 KiB
 
 
 def without_credentials(url: str) -> str:
@@ -14,7 +14,11 @@ def without_credentials(url: str) -> str:
 
     Empty where the URL cannot be understood, or runs a program.
     """
-    if "::" in url.split("/", 1)[0] or len(url) > _MAX or not url.isprintable():
+    if (
+        "::" in url.split("/", 1)[0]
+        or len(url.encode("utf-8", "surrogateescape")) > _MAX
+        or not url.isprintable()
+    ):
         return ""
     if match := _URL.match(url):
         user, at, host = match["authority"].rpartition("@")

@@ -128,6 +128,7 @@ def _plain(directory: Path) -> Repository:
 
 
 def directory_key(directory: Path) -> str:
+    """The key of a directory without a remote."""
     place = socket.gethostname().encode() + b"\0" + os.fsencode(directory)
     return f"dir:{hashlib.sha256(place).hexdigest()[:32]}"
 

@@ -1,0 +1,97 @@
+"""A work tree on its way to the server: packed before anything is created there, then uploaded."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pilothouse.cli.checkout.interrupt import in_thread
+from pilothouse.cli.checkout.known import KnownCommit, NewPack, StoredPack
+from pilothouse.cli.checkout.options import options_of, sent_limit
+from pilothouse.cli.checkout.repository import Repository
+from pilothouse.cli.checkout.sending import Packed, keys, pack_tree
+from pilothouse.cli.checkout.telling import notes, sending
+from pilothouse.cli.checkout.tree import Tree, read_tree
+from pilothouse.cli.output import Output
+from pilothouse.cli.text import safe
+
+if TYPE_CHECKING:
+    from pilothouse.client import PilotClient
+    from pilothouse.client.shapes import CheckoutRepository, KnownCheckout
+
+_PACK_TYPE = "application/x-git-packed-objects"
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """What a trigger says of the checkout; empty if none was sent."""
+
+    checkout: str = ""
+    repositories: Sequence[CheckoutRepository] = ()
+    dirty: bool = False
+
+
+class PackedCheckout:
+    """A packed work tree, of which the server has nothing yet."""
+
+    def __init__(self, client: PilotClient, project: str, out: Output, tree: Tree, packed: Packed) -> None:
+        self._client = client
+        self._project = project
+        self._out = out
+        self._tree = tree
+        self._packed = packed
+
+    async def upload(self) -> Uploaded:
+        """Send it, and say so."""
+        packed, packs = self._packed, self._packed.new_packs
+        for note in notes(self._tree):
+            self._out.say(safe(note), "yellow")
+        objects = sum(pack.size for pack in packs)
+        self._out.note(safe(sending(self._tree, packed.files, objects, packed.size)))
+        ids = {pack.sha256: await self._send(pack, _PACK_TYPE) for pack in packs}
+        archive = await self._send(packed.archive, "application/gzip")
+        repositories: list[CheckoutRepository] = [
+            {
+                "key": each.key,
+                "commit": each.commit,
+                "depth": each.depth,
+                "packs": [ids[p.sha256] if isinstance(p, NewPack) else p.id for p in each.packs],
+            }
+            for each in packed.repositories
+        ]
+        return Uploaded(archive, repositories, packed.dirty)
+
+    async def _send(self, pack: NewPack, type: str) -> str:
+        blob = await self._client.blobs.upload(pack.file, pack.sha256, project=self._project, type=type)
+        return blob["id"]
+
+
+@asynccontextmanager
+async def packed_checkout(
+    client: PilotClient, repository: Repository, spec: str, project: str, out: Output
+) -> AsyncIterator[PackedCheckout]:
+    """Pack what is in front of us as the spec's ``checkout`` asks for, in a directory that goes with the context.
+
+    Raises PackingError, CheckoutTooLarge; nothing was sent then.
+    """
+    options, limit = options_of(spec), sent_limit()
+    tree = await in_thread(read_tree, repository, options)
+    known = {key: _known(await client.checkouts.known(key, project=project)) for key in keys(tree)}
+    with tempfile.TemporaryDirectory(prefix="pilot-checkout-") as directory:
+        packed = await in_thread(pack_tree, tree, options, known, Path(directory), limit)
+        yield PackedCheckout(client, project, out, tree, packed)
+
+
+def _known(answers: Sequence[KnownCheckout]) -> list[KnownCommit]:
+    return [
+        KnownCommit(
+            each["commit"],
+            each["depth"],
+            tuple(StoredPack(pack["id"], pack["sha256"], pack["size"]) for pack in each["packs"]),
+        )
+        for each in answers
+    ]
