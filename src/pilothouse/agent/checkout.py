@@ -1,7 +1,8 @@
-"""Fetching what a run was checked out as, a tar in the server's blob store."""
+"""Fetching what a run was checked out as from the server's blob store: an archive, and the packs of a work tree."""
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -30,22 +31,30 @@ class CheckoutFetcher:
     def __init__(self, settings: AgentSettings, token: Callable[[], str | None]) -> None:
         self._server = settings.server.rstrip("/")
         self._token = token
+        self._limit = settings.max_checkout
         self._proxy = proxy = proxy_of(settings)
         self._client = httpx.AsyncClient(
             timeout=TIMEOUT, verify=_trusted(settings), trust_env=False, proxy=proxy.url if proxy else None
         )
 
-    async def fetch(self, checkout: pb.Checkout, target: Path) -> None:
-        """Into `target`, unchecked. Tries until it succeeds while the server is away.
+    async def fetch(
+        self, wanted: pb.Checkout | pb.CheckoutPack, target: Path, what: str = "checkout"
+    ) -> None:
+        """Into `target`, and checked: it has the size and SHA-256 that were announced. Tries until it succeeds
+        while the server is away.
 
         Raises StepImpossible where trying again would not help.
         """
-        if not checkout.url.startswith("/") or checkout.url.startswith("//"):
-            raise StepImpossible("the checkout is not on this agent's server")
+        if not wanted.url.startswith("/") or wanted.url.startswith("//"):
+            raise StepImpossible(f"the {what} is not on this agent's server")
+        if wanted.size > self._limit:
+            raise StepImpossible(
+                f"the {what} has {wanted.size} bytes; this agent takes {self._limit} (PILOT_MAX_CHECKOUT)"
+            )
         backoff = Backoff()
         while True:
             try:
-                reason = await self._try(checkout, target)
+                reason = await self._try(wanted, target, what)
             except httpx.TransportError as error:
                 reason = type(error).__name__ + (f" through {self._proxy}" if self._proxy else "")
             if not reason:
@@ -56,23 +65,26 @@ class CheckoutFetcher:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _try(self, checkout: pb.Checkout, target: Path) -> str:
+    async def _try(self, wanted: pb.Checkout | pb.CheckoutPack, target: Path, what: str) -> str:
         """Why it should be tried again; empty if it worked."""
         headers = {"Authorization": f"Bearer {self._token()}", "Accept-Encoding": "identity"}
-        async with self._client.stream("GET", self._server + checkout.url, headers=headers) as response:
+        async with self._client.stream("GET", self._server + wanted.url, headers=headers) as response:
             if response.status_code in _LATER:
                 return f"status {response.status_code}"
             if response.status_code != httpx.codes.OK:
-                raise StepImpossible(f"cannot fetch the checkout: the server answers {response.status_code}")
-            left = checkout.size
+                raise StepImpossible(f"cannot fetch the {what}: the server answers {response.status_code}")
+            size, digest = 0, hashlib.sha256()
             with target.open("wb") as file:
                 async for chunk in response.aiter_raw():
-                    left -= len(chunk)
-                    if left < 0:
-                        raise StepImpossible(
-                            f"the checkout is larger than the {checkout.size} bytes announced"
-                        )
+                    size += len(chunk)
+                    if size > wanted.size:
+                        raise StepImpossible(f"the {what} is larger than the {wanted.size} bytes announced")
+                    digest.update(chunk)
                     file.write(chunk)
+        if size != wanted.size:
+            raise StepImpossible(f"the {what} has {size} bytes, not {wanted.size}")
+        if digest.hexdigest() != wanted.sha256.lower():
+            raise StepImpossible(f"the {what}'s SHA-256 is not the one announced")
         return ""
 
 

@@ -13,13 +13,17 @@ import structlog
 
 from pilothouse.agent.actions import ProcessActions
 from pilothouse.agent.checkout import CheckoutFetcher
+from pilothouse.agent.children import Children
 from pilothouse.agent.errors import AgentError, PlatformUnsupported, SettingsRefused
 from pilothouse.agent.executors.launch import UnknownUser
 from pilothouse.agent.executors.process import ProcessExecutor, ProcessSettings
+from pilothouse.agent.git import Git, find_git
 from pilothouse.agent.guard import Guard, new_cookie
+from pilothouse.agent.layout import ArchiveLimits, Layout
 from pilothouse.agent.link import Link
 from pilothouse.agent.lock import AgentLock, LockHolder, lock_holder, lock_path
 from pilothouse.agent.logs import configure_logs
+from pilothouse.agent.objects import ObjectCache, TreeLimits
 from pilothouse.agent.outbox import Outbox
 from pilothouse.agent.results import ResultStore
 from pilothouse.agent.runner import Runner
@@ -100,9 +104,11 @@ async def _work(settings: AgentSettings, executor: ProcessExecutor, stop: asynci
         stack.push_async_callback(fetcher.close)
         results = ResultStore(spool / "results")
         stack.push_async_callback(results.close)
-        rooms = _rooms(settings, executor, fetcher)
+        found = await asyncio.to_thread(find_git)
+        rooms = _rooms(settings, executor, fetcher, found)
         runner = Runner(results, rooms, ProcessActions(executor).executor_for)
-        link = Link(settings, runner, {"steps_run_as": executor.user.name})
+        facts = {"steps_run_as": executor.user.name, **({"git": found[1]} if found else {})}
+        link = Link(settings, runner, facts)
         stack.push_async_callback(link.close)
         outbox = Outbox(spool, link, settings.spool_limit)
         stack.callback(outbox.close)
@@ -110,13 +116,26 @@ async def _work(settings: AgentSettings, executor: ProcessExecutor, stop: asynci
         await _until_ended(settings, stop, link, runner, outbox, rooms)
 
 
-def _rooms(settings: AgentSettings, executor: ProcessExecutor, fetcher: CheckoutFetcher) -> Workrooms:
+def _rooms(
+    settings: AgentSettings,
+    executor: ProcessExecutor,
+    fetcher: CheckoutFetcher,
+    found: tuple[str, str] | None,
+) -> Workrooms:
     user = executor.user
     owner = (user.uid, user.gid) if user.switched else None
     if user.switched:  # who may pass through, but not look: the workspaces lie below
         settings.data_dir.chmod(settings.data_dir.stat().st_mode | 0o011)
     root: Path = settings.data_dir / "work"
-    return Workrooms(root, owner, fetcher, settings.agent_id, settings.workspace_keep)
+    children = Children(settings.data_dir, executor.cookie)
+    limits = ArchiveLimits(total_bytes=8 * settings.max_checkout)
+    git = objects = None
+    if found is not None:
+        git = Git(*found, children)
+        trees = TreeLimits(limits.total_bytes, limits.members)
+        objects = ObjectCache(settings.data_dir / "objects", git, fetcher, settings.object_cache, trees)
+    layout = Layout(fetcher, children, git, objects, owner, limits)
+    return Workrooms(root, owner, layout, settings.agent_id, settings.workspace_keep)
 
 
 async def _until_ended(

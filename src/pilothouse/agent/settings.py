@@ -18,7 +18,7 @@ class AgentSettings:
     """Times in seconds, sizes in bytes.
 
     Below `data_dir`: `agent.lock`, `credential` (its own token), `spool/` (what was not acknowledged yet),
-    `work/` (the workspaces of jobs).
+    `work/` (the workspaces of jobs), `objects/` (packs and trees of repositories).
     """
 
     server: str  # the http(s) URL of the server
@@ -38,6 +38,8 @@ class AgentSettings:
     ephemeral: bool = False  # the server unregisters it some minutes after it went offline
     workspace_keep: float = 86400
     spool_limit: int = 1 << 30
+    object_cache: int = 10 << 30  # of packs and pristine trees
+    max_checkout: int = 256 << 20  # of one archive or pack; unpacked, eight times as much
 
     @property
     def secure(self) -> bool:

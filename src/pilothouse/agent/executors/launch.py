@@ -153,6 +153,7 @@ def _environment(task: StepTask, user: StepUser, cookie: str) -> dict[str, str]:
         "PILOT_STEP": task.step_name,
         "PILOT_STEP_RUN_ID": task.step_run_id,
         "PILOT_WORKSPACE": str(task.workspace.resolve()),
+        "GIT_CEILING_DIRECTORIES": str(task.workspace.resolve().parent),  # git looks no further up
         COOKIE_VARIABLE: cookie,
     }
 

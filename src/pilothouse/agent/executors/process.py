@@ -44,6 +44,7 @@ class ProcessExecutor:
 
     def __init__(self, settings: ProcessSettings) -> None:
         self._settings = settings
+        self.cookie = settings.cookie
         self.user = StepUser.find(settings.run_as)
 
     @property

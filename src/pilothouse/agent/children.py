@@ -1,0 +1,152 @@
+"""Child processes that prepare a workspace: bounded in time, killed with all they started on a cancel.
+
+They carry the cookie of the agent's guard, so that none outlives the agent, and nothing else of its environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pilothouse.agent.guard import COOKIE_VARIABLE
+
+KILL_WITHIN = 10.0  # seconds after which a killed child is given up
+KEEP = 16 << 20  # bytes of output that are read
+
+
+_PACKAGES = str(Path(__file__).parents[2])
+
+
+class ChildTimeout(Exception):
+    """It took too long and was killed."""
+
+    code = "CHILD_TIMEOUT"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``seconds`` of wall and of CPU time; ``output``: bytes of any one file it writes, 0 for no limit."""
+
+    seconds: float = 600.0
+    output: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a child ended; ``code`` is negative after a signal."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+
+def script(module: str) -> list[str]:
+    """The command line that runs ``main`` of a module of ours: an interpreter that believes neither environment
+    nor directory, and has the standard library and our own package, nothing else (``-I -S``)."""
+    code = f"import sys; sys.path.append({_PACKAGES!r}); from {module} import main; main()"
+    return [sys.executable, "-I", "-S", "-B", "-c", code]
+
+
+class Children:
+    """``scratch``: a directory for what they print."""
+
+    def __init__(self, scratch: Path, cookie: str = "") -> None:
+        self._scratch = scratch
+        self._own = {COOKIE_VARIABLE: cookie} if cookie else {}
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path | str = "/",
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | Path = b"",
+        stdout: Path | None = None,
+        limits: Limits = Limits(),
+    ) -> Ended:
+        """Run it to its end. Raises ChildTimeout, OSError. Cancelled, it kills the child before it goes on.
+
+        ``stdout``: where it prints to, instead of what is given back.
+        """
+        with contextlib.ExitStack() as stack:
+            given = self._input(stdin, stack)
+            out = stack.enter_context(stdout.open("wb") if stdout else self._file())
+            err = stack.enter_context(self._file())
+            process = _start(argv, cwd, {**(env or {}), **self._own}, (given, out, err))
+            _bound(process.pid, limits)
+            code = await _wait(process, limits.seconds)
+            return Ended(code, b"" if stdout else _read(out), _read(err))
+
+    def _input(self, stdin: bytes | Path, stack: contextlib.ExitStack) -> IO[bytes] | int:
+        if isinstance(stdin, Path):
+            return stack.enter_context(stdin.open("rb"))
+        if not stdin:
+            return subprocess.DEVNULL
+        file = stack.enter_context(self._file())
+        file.write(stdin)
+        file.seek(0)
+        return file
+
+    def _file(self) -> IO[bytes]:
+        return tempfile.TemporaryFile(dir=self._scratch)
+
+
+def _start(
+    argv: Sequence[str],
+    cwd: Path | str,
+    env: Mapping[str, str],
+    streams: tuple[IO[bytes] | int, IO[bytes], IO[bytes]],
+) -> subprocess.Popen[bytes]:
+    given, out, err = streams
+    return subprocess.Popen(
+        argv, cwd=cwd, env=env, stdin=given, stdout=out, stderr=err, start_new_session=True, umask=0o022
+    )
+
+
+def _bound(pid: int, limits: Limits) -> None:
+    seconds = int(limits.seconds) + 1
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        resource.prlimit(pid, resource.RLIMIT_CPU, (seconds, seconds))
+        if limits.output:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (limits.output, limits.output))
+
+
+async def _wait(process: subprocess.Popen[bytes], seconds: float) -> int:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    pidfd = os.pidfd_open(process.pid)
+    loop.add_reader(pidfd, ended.set)
+    try:
+        async with asyncio.timeout(seconds):
+            await ended.wait()
+    except TimeoutError:
+        raise ChildTimeout(f"it took longer than {seconds:g} s") from None
+    finally:
+        # What it started itself is in its session, and of no use without it.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        if not ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KILL_WITHIN):
+                    await ended.wait()
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        if ended.is_set():
+            process.wait()
+    return process.wait()
+
+
+def _read(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read(KEEP)

@@ -1,0 +1,171 @@
+"""Our own git: which one there is, and running it so that nothing of a repository is executed or believed.
+
+No configuration of system, user or checkout is read (the repositories we lay out have only what we wrote), no hook,
+filter, fsmonitor or credential helper runs, no protocol is allowed, and no repository is looked for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pilothouse.agent.children import Children, ChildTimeout, Ended, Limits
+
+OLDEST = (2, 30)
+MAX_TEXT = 300  # characters of what git says that are shown
+
+_CONFIG = {
+    "core.hooksPath": "/dev/null",
+    "core.fsmonitor": "false",
+    "core.untrackedCache": "false",
+    "core.splitIndex": "false",
+    "core.attributesFile": "/dev/null",
+    "core.excludesFile": "/dev/null",
+    "core.protectHFS": "true",
+    "core.protectNTFS": "true",
+    "core.symlinks": "true",
+    "core.fileMode": "true",
+    "core.ignoreCase": "false",
+    "core.fsync": "none",
+    "core.packedRefsTimeout": "0",
+    "core.filesRefLockTimeout": "0",
+    "filter.lfs.smudge": "",
+    "filter.lfs.process": "",
+    "filter.lfs.required": "false",
+    "protocol.allow": "never",
+    "submodule.recurse": "false",
+    "index.version": "2",
+    "index.threads": "1",
+    "checkout.workers": "2",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    "advice.detachedHead": "false",
+}
+
+
+class GitFailed(Exception):
+    """git did not do it; the message is its own first line."""
+
+    code = "GIT_FAILED"
+
+
+class Git:
+    """One git. ``version`` as it says it, "2.39.5"."""
+
+    def __init__(self, program: str, version: str, children: Children) -> None:
+        self.version = version
+        self._program = program
+        self._children = children
+        self._settings = [word for key, value in _CONFIG.items() for word in ("-c", f"{key}={value}")]
+
+    async def run(
+        self,
+        *arguments: str,
+        git_dir: Path,
+        work_tree: Path | None = None,
+        index: Path | None = None,
+        config: Mapping[str, str] | None = None,
+        stdin: bytes | Path = b"",
+        stdout: Path | None = None,
+        good: Sequence[int] = (0,),
+        limits: Limits = Limits(),
+    ) -> bytes:
+        """What it prints. Raises GitFailed with an exit code that is not ``good``, or when it takes too long."""
+        more = [word for key, value in (config or {}).items() for word in ("-c", f"{key}={value}")]
+        try:
+            ended = await self._children.run(
+                [self._program, *self._settings, *more, *arguments],
+                cwd=work_tree or git_dir,
+                env=_environment(git_dir, work_tree, index),
+                stdin=stdin,
+                stdout=stdout,
+                limits=limits,
+            )
+        except ChildTimeout:
+            raise GitFailed(f"git {arguments[0]} took longer than {limits.seconds:g} s") from None
+        if ended.code not in good:
+            raise GitFailed(f"git {arguments[0]}: {_said(ended)}")
+        return ended.stdout
+
+
+def find_git() -> tuple[str, str] | None:
+    """Path and version of the git of this machine, if there is one and it is not too old."""
+    program = shutil.which("git")
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, "--version"], capture_output=True, timeout=10, check=False, env={"LC_ALL": "C"}, cwd="/"
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.match(rb"git version (\d+)\.(\d+)([\w.]*)", done.stdout)
+    if done.returncode or found is None or (int(found[1]), int(found[2])) < OLDEST:
+        return None
+    return program, b"".join((found[1], b".", found[2], found[3])).decode("ascii", "replace")
+
+
+def good_ref(name: str) -> bool:
+    """Whether git takes ``refs/heads/<name>`` for a name (git check-ref-format), and it is no option."""
+    parts = name.split("/")
+    return (
+        bool(name)
+        and len(os.fsencode(name)) <= 1024
+        and not name.startswith("-")
+        and not name.endswith(".")
+        and name != "@"
+        and not re.search(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{", name)
+        and all(part and not part.startswith(".") and not part.endswith(".lock") for part in parts)
+    )
+
+
+def config_file(sections: Iterable[tuple[str, str, Mapping[str, str]]]) -> str:
+    """The text of a git configuration: section, subsection (or empty), and its keys with values."""
+    lines = []
+    for section, name, values in sections:
+        lines.append(f"[{section} {_quoted(name)}]" if name else f"[{section}]")
+        lines += [f"\t{key} = {_quoted(value)}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _environment(git_dir: Path, work_tree: Path | None, index: Path | None) -> dict[str, str]:
+    environment = {
+        "PATH": os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin"),
+        "HOME": "/nonexistent",
+        "XDG_CONFIG_HOME": "/nonexistent",
+        "LC_ALL": "C",
+        "GIT_DIR": str(git_dir),
+        "GIT_CEILING_DIRECTORIES": "/",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_SYSTEM": "/dev/null",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_ALLOW_PROTOCOL": "none",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_LITERAL_PATHSPECS": "1",
+        "GIT_ADVICE": "0",
+    }
+    if work_tree is not None:
+        environment["GIT_WORK_TREE"] = str(work_tree)
+    if index is not None:
+        environment["GIT_INDEX_FILE"] = str(index)
+    return environment
+
+
+def _said(ended: Ended) -> str:
+    lines = [line.strip() for line in ended.stderr[:65536].decode("utf-8", "replace").splitlines()]
+    text = next((line for line in lines if line.startswith(("fatal:", "error:"))), "")
+    text = text or next(filter(None, lines), "")
+    if not text:
+        return f"it was killed by signal {-ended.code}" if ended.code < 0 else f"exit code {ended.code}"
+    return "".join(char if char.isprintable() else "?" for char in text[:MAX_TEXT])

@@ -1,0 +1,348 @@
+"""Laying out what a run is checked out as (docs/checkout.md): a plain directory, or a git work tree.
+
+All of it happens in a staging directory that no step has seen. Once a step has run in a workspace, our own git never
+runs there again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pilothouse.agent.checkout import CheckoutFetcher
+from pilothouse.agent.children import Children, ChildTimeout, Limits, script
+from pilothouse.agent.git import Git, GitFailed, config_file
+from pilothouse.agent.manifest import ManifestInvalid, Repository, read_manifest
+from pilothouse.agent.objects import CachedRepository, ObjectCache, TreeTooLarge
+from pilothouse.agent.place import make_real
+from pilothouse.agent.workspace import WorkspaceError
+from pilothouse.wire.agent.v1 import agent_pb2 as pb
+
+PREPARING = Limits(seconds=900.0)
+NO_GIT = "the run's work tree needs git (2.30 or newer), which this agent does not have"
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """What one archive may unpack to."""
+
+    total_bytes: int = 2 << 30
+    members: int = 300_000
+
+
+class Layout:
+    """``owner`` (uid, gid): whom the files are given to, where steps run as another user. ``objects`` is None where
+    there is no git."""
+
+    def __init__(
+        self,
+        fetcher: CheckoutFetcher,
+        children: Children,
+        git: Git | None,
+        objects: ObjectCache | None,
+        owner: tuple[int, int] | None,
+        limits: ArchiveLimits = ArchiveLimits(),
+    ) -> None:
+        self._fetcher, self._children = fetcher, children
+        self._git, self._objects = git, objects
+        self._owner, self._limits = owner, limits
+
+    async def lay_out(self, checkout: pb.Checkout, staging: Path) -> Path:
+        """What the workspace is to be, a directory below ``staging`` (empty, and nobody else's).
+
+        Raises WorkspaceError, StepImpossible, OSError.
+        """
+        archive = staging / "archive"
+        await self._fetcher.fetch(checkout, archive)
+        try:
+            unpacked = await self._unpack(archive, staging)
+            archive.unlink()
+            if not unpacked["manifest"]:
+                if checkout.packs:
+                    raise ManifestInvalid("the run has packs, and its archive no manifest")
+                return await self._plain(staging)
+            text = await asyncio.to_thread((staging / "meta" / "manifest.json").read_bytes)
+            repositories = read_manifest(text, {pack.sha256 for pack in checkout.packs})
+            if not repositories:
+                return await self._plain(staging)
+            if self._git is None or self._objects is None:
+                raise ManifestInvalid(NO_GIT)
+            work = _WorkTree(self, self._git, self._objects, staging, repositories)
+            return await work.lay_out({pack.sha256: pack for pack in checkout.packs})
+        except (GitFailed, ManifestInvalid, TreeTooLarge) as error:
+            raise WorkspaceError(error.code, f"cannot lay out the work tree: {error}") from None
+
+    async def clean(self) -> None:
+        """Remove from the object cache what is over its limit."""
+        if self._objects is not None:
+            with contextlib.suppress(OSError):  # the next time
+                await self._objects.evict()
+
+    async def _unpack(self, archive: Path, staging: Path) -> dict[str, Any]:
+        job = {
+            "archive": str(archive),
+            "into": str(staging),
+            "bytes": self._limits.total_bytes,
+            "members": self._limits.members,
+        }
+        answer = await self._ask("pilothouse.agent.unpack", job)
+        if "error" in answer:
+            raise WorkspaceError(answer["code"], f"cannot unpack the archive: {answer['error']}")
+        return answer
+
+    async def _plain(self, staging: Path) -> Path:
+        await self.place(staging, do="give", into="tree")
+        return staging / "tree"
+
+    async def place(self, staging: Path, **job: Any) -> None:
+        """Have ``place.py`` do something below ``staging``."""
+        if job["do"] == "give" and self._owner is None:
+            return
+        answer = await self._ask(
+            "pilothouse.agent.place", {"root": str(staging), "owner": self._owner, **job}
+        )
+        if "error" in answer:
+            raise ManifestInvalid(answer["error"])
+
+    async def _ask(self, module: str, job: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            ended = await self._children.run(script(module), stdin=json.dumps(job).encode(), limits=PREPARING)
+        except ChildTimeout as error:
+            raise WorkspaceError("ARCHIVE_TOO_LARGE", f"cannot lay out the checkout: {error}") from None
+        try:
+            answer = json.loads(ended.stdout)
+            assert isinstance(answer, dict)
+        except (ValueError, AssertionError):
+            how = f"signal {-ended.code}" if ended.code < 0 else f"exit code {ended.code}"
+            raise WorkspaceError(
+                "ARCHIVE_INVALID", f"the checkout takes more than it is allowed to, or is damaged ({how})"
+            ) from None
+        return answer
+
+
+class _WorkTree:
+    """One git work tree, below ``staging/work``; the changed files are in ``staging/tree``, the rest in ``meta``."""
+
+    def __init__(
+        self, layout: Layout, git: Git, objects: ObjectCache, staging: Path, repositories: list[Repository]
+    ) -> None:
+        self._layout, self._git, self._objects = layout, git, objects
+        self._staging, self._repositories = staging, repositories
+        self._work = staging / "work"
+        self._whole: list[Repository] = []  # laid out without regard to skip-worktree
+
+    async def lay_out(self, packs: Mapping[str, pb.CheckoutPack]) -> Path:
+        self._work.mkdir(mode=0o755)
+        for repository in self._repositories:
+            await self._repository(repository, packs)
+        await self._merge()
+        for repository in reversed(self._repositories):  # a submodule's state is part of its parent's
+            await self._index(repository)
+        await self._layout.place(self._staging, do="give", into="work")
+        return self._work
+
+    # -- one repository ---------------------------------------------------------------------------------
+
+    async def _repository(self, repository: Repository, packs: Mapping[str, pb.CheckoutPack]) -> None:
+        into = os.path.join("work", repository.path) if repository.path else "work"
+        await asyncio.to_thread(make_real, os.fsencode(self._staging), os.fsencode(into))
+        git_dir = self._git_dir(repository)
+        await asyncio.to_thread(write_git_dir, git_dir, repository, self._repositories)
+        if repository.commit:
+            # A repository has one cache, whatever its packs are said to belong to.
+            cache = packs[repository.packs[0]].repository
+            async with self._objects.use(cache, repository.object_format) as cached:
+                await self._head(repository, cached, [packs[sha256] for sha256 in repository.packs], into)
+        await self._own_objects(repository)
+        await self._tags(repository)
+
+    async def _head(
+        self, repository: Repository, cached: CachedRepository, packs: list[pb.CheckoutPack], into: str
+    ) -> None:
+        for pack in packs:
+            await cached.have(pack)
+        git_dir = self._git_dir(repository)
+        store = git_dir / "objects" / "pack"
+        await asyncio.to_thread(_link, [path for pack in packs for path in cached.pack(pack.sha256)], store)
+        async with cached.pristine(repository.commit, repository.settings) as pristine:
+            if pristine is not None:
+                skip = self._meta("skip-worktree", repository)
+                await self._layout.place(
+                    self._staging,
+                    do="copy",
+                    tree=str(pristine.tree),
+                    index=str(pristine.index),
+                    new_index=str(git_dir / "index"),
+                    object_format=repository.object_format,
+                    skip=str(skip) if skip else None,
+                    into=into,
+                )
+        if pristine is None:
+            self._whole.append(repository)
+            await self._run(repository, "read-tree", "--reset", "-u", f"{repository.commit}^{{tree}}")
+        await cached.drop_old_packs(set(repository.packs))
+
+    async def _own_objects(self, repository: Repository) -> None:
+        """What only this run has: staged files, and tags."""
+        pack = self._meta("pack", repository)
+        if pack is None:
+            return
+        index = pack.with_suffix(".idx")
+        said = await self._run(repository, "index-pack", "-o", str(index), str(pack))
+        name = re.search(rb"[0-9a-f]{40,64}", said)
+        store = self._git_dir(repository) / "objects" / "pack"
+        for path, suffix in ((pack, ".pack"), (index, ".idx")):
+            path.chmod(0o444)
+            path.rename(store / f"pack-{name[0].decode() if name else 'own'}{suffix}")
+
+    async def _tags(self, repository: Repository) -> None:
+        if not repository.tags:
+            return
+        lines = [f"create refs/tags/{name}\0{target}\0" for name, target in repository.tags.items()]
+        await self._run(repository, "update-ref", "--stdin", "-z", stdin=os.fsencode("".join(lines)))
+        await self._run(repository, "pack-refs", "--all")
+
+    # -- the changes ------------------------------------------------------------------------------------
+
+    async def _merge(self) -> None:
+        lists = [("deleted", repository) for repository in self._repositories]
+        lists += [("skip-worktree", repository) for repository in self._whole]
+        deleted = [
+            (os.path.join("work", repository.path), str(file))
+            for kind, repository in lists
+            if (file := self._meta(kind, repository))
+        ]
+        await self._layout.place(self._staging, do="merge", into="work", files="tree", deleted=deleted)
+
+    async def _index(self, repository: Repository) -> None:
+        """The index is the author's, and as quick to compare as one that git has just written."""
+        if entries := self._meta("index", repository):
+            await self._run(repository, "update-index", "-z", "--index-info", stdin=entries)
+        if skip := self._meta("skip-worktree", repository):
+            await self._run(repository, "update-index", "-z", "--skip-worktree", "--stdin", stdin=skip)
+        await self._intend(repository)
+        if repository.commit or entries:
+            await self._run(repository, "update-index", "-q", "--unmerged", "--refresh", good=(0, 1))
+        if unchanged := self._meta("assume-unchanged", repository):
+            await self._run(
+                repository, "update-index", "-z", "--assume-unchanged", "--stdin", stdin=unchanged
+            )
+
+    async def _intend(self, repository: Repository) -> None:
+        """``git add --intent-to-add`` wants a file; where the author has none there is one for a moment."""
+        if not repository.intent_to_add:
+            return
+        work_tree = self._work_tree(repository)
+        made = await asyncio.to_thread(_stand_ins, work_tree, repository.intent_to_add)
+        paths = b"".join(os.fsencode(path) + b"\0" for path in repository.intent_to_add)
+        options = ("--intent-to-add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul")
+        await self._run(repository, "add", *options, stdin=paths)
+        for path in reversed(made):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    # -- where things are -------------------------------------------------------------------------------
+
+    def _work_tree(self, repository: Repository) -> Path:
+        return self._work / repository.path
+
+    def _git_dir(self, repository: Repository) -> Path:
+        return self._work_tree(repository) / ".git"
+
+    def _meta(self, kind: str, repository: Repository) -> Path | None:
+        path = self._staging / "meta" / f"{kind}-{repository.number}"
+        return path if path.exists() else None
+
+    async def _run(self, repository: Repository, *arguments: str, **options: Any) -> bytes:
+        return await self._git.run(
+            *arguments,
+            git_dir=self._git_dir(repository),
+            work_tree=self._work_tree(repository),
+            config=repository.settings,
+            **options,
+        )
+
+
+def write_git_dir(git_dir: Path, repository: Repository, everything: list[Repository]) -> None:
+    """A ``.git`` with nothing in it but what this repository is: no template, no hook, no reflog."""
+    git_dir.mkdir(mode=0o755)
+    for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
+        (git_dir / name).mkdir(parents=True)
+    branch = os.fsencode(repository.branch)
+    head = b"ref: refs/heads/" + branch if branch else repository.commit.encode()
+    (git_dir / "HEAD").write_bytes(head + b"\n")
+    if branch and repository.commit:
+        ref = git_dir / "refs" / "heads" / repository.branch
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(repository.commit + "\n")
+    if repository.shallow:
+        (git_dir / "shallow").write_text("".join(f"{commit}\n" for commit in repository.shallow))
+    (git_dir / "config").write_bytes(os.fsencode(config_file(_settings(repository, everything))))
+
+
+def _settings(
+    repository: Repository, everything: list[Repository]
+) -> list[tuple[str, str, Mapping[str, str]]]:
+    sha256 = repository.object_format == "sha256"
+    core = {"repositoryFormatVersion": "1" if sha256 else "0", "fileMode": "true", "bare": "false"}
+    core |= {"logAllRefUpdates": "true"}
+    core |= {key.removeprefix("core."): value for key, value in repository.settings.items()}
+    sections: list[tuple[str, str, Mapping[str, str]]] = [("core", "", core)]
+    if sha256:
+        sections.append(("extensions", "", {"objectFormat": "sha256"}))
+    if repository.origin:
+        fetch = "+refs/heads/*:refs/remotes/origin/*"
+        sections.append(("remote", "origin", {"url": repository.origin, "fetch": fetch}))
+        if repository.branch:
+            merge = f"refs/heads/{repository.branch}"
+            sections.append(("branch", repository.branch, {"remote": "origin", "merge": merge}))
+    for other in everything:
+        if (
+            other.name
+            and not other.nested
+            and other is not repository
+            and _parent(other, everything) is repository
+        ):
+            url = {"url": other.origin} if other.origin else {}
+            sections.append(("submodule", other.name, {"active": "true", **url}))
+    return sections
+
+
+def _parent(child: Repository, everything: list[Repository]) -> Repository | None:
+    around = [one for one in everything if not one.path or child.path.startswith(one.path + "/")]
+    return max(around, key=lambda one: one.depth, default=None)
+
+
+def _link(paths: list[Path], directory: Path) -> None:
+    """Hard links where the file system has them: a workspace is whole without the cache."""
+    for path in paths:
+        try:
+            os.link(path, directory / path.name)
+        except FileExistsError:
+            continue
+        except OSError:
+            shutil.copyfile(path, directory / path.name)
+
+
+def _stand_ins(work_tree: Path, paths: tuple[str, ...]) -> list[Path]:
+    made: list[Path] = []
+    for path in paths:
+        at = work_tree
+        for part in path.split("/")[:-1]:
+            at = at / part
+            if not os.path.lexists(at):
+                at.mkdir()
+                made.append(at)
+            elif at.is_symlink() or not at.is_dir():
+                raise ManifestInvalid(f"{path[:200]!r} is in no directory of the work tree")
+        if not os.path.lexists(work_tree / path):
+            (work_tree / path).touch(exist_ok=False)
+            made.append(work_tree / path)
+    return made
