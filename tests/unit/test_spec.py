@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilothouse.engine.expressions import secret_names
@@ -205,6 +205,7 @@ def test_selectors() -> None:
     assert selector_to_json(None) == {}
 
 
+@settings(deadline=None)
 @given(specs())
 def test_json_round_trip(message: dict[str, Any]) -> None:
     spec = spec_from_json(message).spec
@@ -214,6 +215,7 @@ def test_json_round_trip(message: dict[str, Any]) -> None:
     assert spec_to_json(parse_spec(json.dumps(canonical, ensure_ascii=False)).spec) == canonical
 
 
+@settings(deadline=None)
 @given(
     st.text()
     | st.text(alphabet="{}[]:,-&*!|>'\"#%@`ab$ \n\t?~<1")
@@ -227,6 +229,7 @@ def test_any_text_is_a_spec_or_a_spec_error(text: str) -> None:
 LINES = [line for line in FULL.splitlines(keepends=True) if line.strip()]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, len(LINES) - 1), max_size=4), st.integers(0, len(FULL)), st.text(max_size=3))
 def test_a_damaged_spec_is_a_spec_or_a_spec_error(dropped: list[int], position: int, inserted: str) -> None:
     text = "".join(line for number, line in enumerate(LINES) if number not in dropped)
@@ -239,6 +242,7 @@ def test_a_damaged_spec_is_a_spec_or_a_spec_error(dropped: list[int], position: 
         assert all(1 <= problem.line <= lines and problem.column >= 1 for problem in error.problems)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["jobs", "meta", "runtime", "x"]), JSON_VALUES))
 def test_any_object_is_a_spec_or_a_spec_error(message: dict[str, Any]) -> None:
     with contextlib.suppress(SpecError):

@@ -71,6 +71,7 @@ def test_specs_that_ship_are_valid(path: Path) -> None:
     VALIDATOR.validate(value_of(path.read_text()))
 
 
+@settings(deadline=None)
 @given(specs())
 def test_what_the_check_accepts_is_valid(message: dict[str, Any]) -> None:
     spec_from_json(message)
@@ -285,7 +286,7 @@ def test_the_good_spec_is_good() -> None:
     assert len(list(places(GOOD))) > 80
 
 
-@settings(max_examples=400)
+@settings(max_examples=300, deadline=None)
 @given(damaged())
 def test_a_damaged_spec_is_refused_by_both_or_by_none(spec: Any) -> None:
     assert agree(spec), (complaints(spec), [error.message for error in VALIDATOR.iter_errors(spec)])

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pilothouse import __version__
-from pilothouse.cli import agent, config, login, pipeline, secret, server, token, up
+from pilothouse.cli import agent, config, init, lint, login, pipeline, secret, server, token, up
 from pilothouse.cli.errors import CliError, ExitCode
 from pilothouse.cli.output import Output, unwritten
 from pilothouse.cli.run import app as runs
@@ -63,8 +63,10 @@ up.add_to(app)
 server.add_to(app)
 app.add_typer(agent.app, name="agent")
 login.add_to(app)
+init.add_to(app)
 app.add_typer(token.app, name="token")
 app.add_typer(secret.app, name="secret")
+lint.add_to(pipeline.app)
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(runs, name="run")
 app.add_typer(config.app, name="config")

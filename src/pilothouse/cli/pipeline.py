@@ -64,20 +64,6 @@ def run_here(
         session.out.line(run_id)
 
 
-async def lint(
-    session: Session, file: Annotated[Path | None, typer.Argument(help="The spec; else .pilot.yaml.")] = None
-) -> None:
-    """Check a spec without running it."""
-    directory = Path.cwd()
-    spec = find_spec(file, directory, find_checkout(directory).root)
-    async with session.client() as client:
-        valid = await check(client, spec, session.out)
-    if session.out.structured:
-        session.out.document({"valid": True, "jobs": valid["jobsCount"], "warnings": valid["warnings"]})
-    else:
-        session.out.line(f"{spec.shown}: good ({_jobs(valid['jobsCount'])})")
-
-
 async def list_pipelines(
     session: Session,
     project: ProjectName = "",
@@ -160,10 +146,5 @@ async def _send_checkout(client: PilotClient, checkout: Checkout, project: str, 
     return blob["id"]
 
 
-def _jobs(count: int) -> str:
-    return f"{count} job{'' if count == 1 else 's'}"
-
-
 command(app, "run")(run_here)
-command(app, "lint")(lint)
 command(app, "list")(list_pipelines)
