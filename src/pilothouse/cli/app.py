@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from pilothouse import __version__
-from pilothouse.cli import agent, config, login, pipeline, project, secret, server, token, up, user, whoami
+from pilothouse.cli import (
+    agent,
+    config,
+    init,
+    lint,
+    login,
+    pipeline,
+    project,
+    secret,
+    server,
+    token,
+    up,
+    user,
+    whoami,
+)
 from pilothouse.cli.errors import ExitCode
 from pilothouse.cli.run import app as runs
 from pilothouse.cli.session import (
@@ -69,8 +83,10 @@ login.add_to(app)
 whoami.add_to(app)
 app.add_typer(user.app, name="user")
 app.add_typer(project.app, name="project")
+init.add_to(app)
 app.add_typer(token.app, name="token")
 app.add_typer(secret.app, name="secret")
+lint.add_to(pipeline.app)
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(runs, name="run")
 app.add_typer(config.app, name="config")

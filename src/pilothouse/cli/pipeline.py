@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pilothouse.cli.checkout.repository import Repository, top_directory
+from pilothouse.cli.checkout.repository import Repository
 from pilothouse.cli.errors import CliError, UsageError
 from pilothouse.cli.here import own_pipeline, place, the_pipeline
 from pilothouse.cli.live import Progress, ProgressOption, require_terminal
@@ -106,20 +106,6 @@ def _show(session: Session, run_id: str, progress: Progress, *, detach: bool) ->
 async def _run(session: Session, run_id: str) -> object:
     async with session.client() as client:
         return await client.runs.get(run_id)
-
-
-async def lint(
-    session: Session, file: Annotated[Path | None, typer.Argument(help="The spec; else .pilot.yaml.")] = None
-) -> None:
-    """Check a spec without running it."""
-    directory = Path.cwd()
-    spec = find_spec(file, directory, top_directory(directory) or directory)
-    async with session.client() as client:
-        valid = await check(client, spec, session.out)
-    if session.out.structured:
-        session.out.document({"valid": True, "jobs": valid["jobsCount"], "warnings": valid["warnings"]})
-    else:
-        session.out.line(f"{spec.shown}: good ({_jobs(valid['jobsCount'])})")
 
 
 async def list_pipelines(
@@ -281,17 +267,12 @@ def _local_spec(repository: str) -> SpecFile | None:
         return None
 
 
-def _jobs(count: int) -> str:
-    return f"{count} job{'' if count == 1 else 's'}"
-
-
 command(
     app,
     "run",
     examples=("pilot pipeline run", "pilot pipeline run --var tag=1.5 --detach", "pilot pipeline run --save"),
 )(run_here)
 command(app, "trigger", examples=("pilot pipeline trigger shop --var tag=1.5",))(trigger)
-command(app, "lint")(lint)
 command(app, "list", examples=("pilot pipeline list -o json",))(list_pipelines)
 command(app, "view")(view)
 command(app, "spec", examples=("pilot pipeline spec shop > .pilot.yaml",))(spec)

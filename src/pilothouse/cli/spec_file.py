@@ -1,10 +1,13 @@
-"""The spec in the user's hands: finding it, and saying what is wrong with it."""
+"""The spec in the user's hands: finding it, reading it, and saying what is wrong with it."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pilothouse.cli.errors import UsageError
 from pilothouse.cli.output import Output
@@ -15,7 +18,9 @@ if TYPE_CHECKING:
     from pilothouse.client.shapes import Validation
 
 NAME = ".pilot.yaml"
-_MAX_SPEC = 4 << 20
+STDIN = Path("-")
+_MAX_BYTES = 4 << 20
+"""More than a spec's bound of 1 MiB characters can take as UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,35 +33,63 @@ class SpecFile:
 
 
 def find_spec(given: Path | None, directory: Path, top: Path) -> SpecFile:
-    """The given file; else ``.pilot.yaml`` in ``directory`` or above it, up to ``top``. Raises UsageError."""
+    """The given file, ``-`` for stdin; else ``.pilot.yaml`` in ``directory`` or above it, up to ``top``.
+
+    Raises UsageError.
+    """
     if given is not None:
-        return _read(given)
+        return read_spec(given)
     here = directory
     while True:
         if (here / NAME).is_file():
-            return _read(here / NAME)
+            return read_spec(here / NAME)
         if here == top or here.parent == here:
-            raise UsageError(f"there is no {NAME} here", "name one with --file")
+            raise UsageError(f"there is no {NAME} here", "name one, or write one with `pilot init`")
         here = here.parent
 
 
-def _read(path: Path) -> SpecFile:
+def top_of(directory: Path) -> Path:
+    """The top of the work tree around ``directory``, by where a ``.git`` lies; else the directory itself."""
+    trees = (here for here in (directory, *directory.parents) if os.path.lexists(here / ".git"))
+    return next(trees, directory)
+
+
+def read_spec(path: Path) -> SpecFile:
+    """Read one file, or stdin for ``-``. Raises UsageError."""
+    shown = "<stdin>" if path == STDIN else _shown(path)
     try:
-        data = path.read_bytes()
+        data = _bounded(_stdin()) if path == STDIN else _file(path)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    if len(data) > _MAX_SPEC:
-        raise UsageError(f"{path} is over {_MAX_SPEC >> 20} MiB: that is no spec")
+        raise UsageError(f"cannot read {shown}: {error.strerror or error}") from None
+    if len(data) > _MAX_BYTES:
+        raise UsageError(f"{shown} is over {_MAX_BYTES >> 20} MiB: that is no spec")
     try:
-        return SpecFile(path, _shown(path), data.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8 text") from None
+        return SpecFile(path, shown, data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{shown} is not UTF-8 text: line {line} holds other bytes") from None
+
+
+def _file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return _bounded(file)
+
+
+def _bounded(file: IO[bytes]) -> bytes:
+    """All of it, or a byte more than may be: a device or a pipe may never end."""
+    return file.read(_MAX_BYTES + 1)
+
+
+def _stdin() -> IO[bytes]:
+    if sys.stdin is None:
+        raise UsageError("stdin is closed, so no spec can be read from it")
+    return sys.stdin.buffer
 
 
 def _shown(path: Path) -> str:
     try:
         return str(path.resolve().relative_to(Path.cwd().resolve())) if path.is_absolute() else str(path)
-    except ValueError:
+    except (OSError, ValueError):
         return str(path)
 
 
@@ -69,7 +102,7 @@ async def check(client: PilotClient, spec: SpecFile, out: Output) -> Validation:
     except ApiProblem as refusal:
         raise refused(refusal, spec, out) from None
     for warning in valid["warnings"]:
-        out.say(f"{_described(warning, spec.shown)} [warning]", "yellow")
+        out.say(safe(str(warning)), "yellow")
     return valid
 
 
@@ -82,17 +115,20 @@ def refused(refusal: ApiProblem, spec: SpecFile, out: Output) -> Exception:
     if out.structured:
         out.document({"valid": False, "problems": problems})
     for problem in problems:
-        out.say(_described(problem, spec.shown))
-    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    return UsageError(f"{count} in {spec.shown}")
+        out.say(described(problem, spec.shown))
+    return UsageError(counted(len(problems), spec.shown))
 
 
-def _described(problem: Any, file: str) -> str:
-    """``file:line:column: message (expected …)``."""
-    if not isinstance(problem, dict):
-        return f"{file}: {safe(str(problem))}"
+def counted(problems: int, where: str) -> str:
+    """``2 problems in .pilot.yaml``."""
+    return f"{problems} problem{'' if problems == 1 else 's'} in {where}"
+
+
+def described(problem: Mapping[str, Any], file: str) -> str:
+    """``file:line:column: error: message (expected …)``; the path stands in where there is no line."""
     place = f"{file}:{problem['line']}:{problem.get('column') or 1}" if problem.get("line") else file
     if place == file and problem.get("path"):
-        place = f"{file}: {safe(problem['path'])}"
-    expected = f" (expected {safe(problem['expected'])})" if problem.get("expected") else ""
-    return f"{place}: {safe(problem.get('message', 'wrong'))}{expected}"
+        place = f"{file}: {problem['path']}"
+    expected = f" (expected {problem['expected']})" if problem.get("expected") else ""
+    severity = problem.get("severity", "error")
+    return safe(f"{place}: {severity}: {problem.get('message', 'wrong')}{expected}")

@@ -37,6 +37,7 @@ from pilothouse.engine.spec.offered import check_offered
 from pilothouse.engine.spec.problems import Problems, SpecError, SpecProblem, TooManyProblems
 from pilothouse.engine.spec.reader import Reading
 from pilothouse.engine.spec.references import check_references
+from pilothouse.engine.spec.schema import json_schema
 from pilothouse.engine.spec.scripts import check_scripts
 from pilothouse.engine.spec.selector import combined, describe_selector, match_selector
 from pilothouse.engine.spec.yaml_nodes import read_nodes
@@ -68,6 +69,7 @@ __all__ = [
     "combined",
     "describe_selector",
     "graph_order",
+    "json_schema",
     "match_selector",
     "parse_spec",
     "selector_from_json",

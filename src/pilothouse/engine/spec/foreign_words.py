@@ -246,10 +246,10 @@ OTHER_ACTION = "actions of GitHub do not run here: write what it does as run: â€
 
 # Plain texts among the steps of CircleCI, Azure and Jenkins.
 STEPS: Mapping[str, str] = {
-    "checkout": "nothing: the files are in the workspace before the first step",
-    "scm": "nothing: the files are in the workspace before the first step",
-    "setup_remote_docker": "nothing: a step may call docker where its agent has it",
-    "attach_workspace": "nothing: the steps of a job share its workspace",
+    "checkout": "it left out: the files are in the workspace before the first step",
+    "scm": "it left out: the files are in the workspace before the first step",
+    "setup_remote_docker": "it left out: a step may call docker where its agent has it",
+    "attach_workspace": "it left out: the steps of a job share its workspace",
 }
 
 CONDITIONS: Mapping[str, str] = {

@@ -1,0 +1,292 @@
+"""The JSON Schema and the check agree: what one refuses the other refuses, but for what no schema can say."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from pilothouse.engine.spec import BUILTIN_ACTIONS, SpecError, json_schema, parse_spec, spec_from_json
+from pilothouse.engine.spec.fields import Field, snake_case
+from pilothouse.engine.spec.messages import MESSAGES
+from pilothouse.engine.spec.problems import Problems
+from pilothouse.engine.spec.reader import Reading
+from pilothouse.engine.spec.yaml_nodes import read_nodes
+from support.pages import ROOT, blocks, quoted, rows, section
+from support.specs import FULL, specs
+
+SCHEMA = json_schema(BUILTIN_ACTIONS)
+VALIDATOR = Draft202012Validator(SCHEMA)
+SPECS = [ROOT / ".pilot.yaml", *sorted(ROOT.glob("examples/*/.pilot.yaml"))]
+
+# What the check knows and a schema cannot say, by the beginning of the message or a part of it.
+BEYOND = re.compile(
+    r"two jobs are named|two steps of job|depends on itself|there is no job|in a circle|^in `|is never closed"
+    r"|longer than a year|must be longer than nothing|is an absolute path|leads out of the workspace"
+    r"|is too long for an environment variable|has no \"|NUL character|the spec holds more than"
+)
+
+
+def value_of(text: str) -> Any:
+    """A text as an editor sees it, with values typed by YAML 1.2."""
+    return Reading(Problems()).value(read_nodes(text, Problems()), "", rendered=False)
+
+
+def complaints(value: Any) -> list[str]:
+    """What the check says of a spec."""
+    try:
+        spec_from_json(value)
+    except SpecError as error:
+        return [problem.message for problem in error.problems]
+    return []
+
+
+def agree(value: Any) -> bool:
+    """Whether both accept or both refuse, or only the check refuses and for what it alone can know."""
+    said, valid = complaints(value), VALIDATOR.is_valid(value)
+    if valid and said:
+        return all(BEYOND.search(message) for message in said)
+    return valid or bool(said)
+
+
+def test_it_is_a_schema() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize("code", blocks("yaml"))
+def test_examples_of_the_documentation_are_valid(code: str) -> None:
+    parse_spec(code)
+    VALIDATOR.validate(value_of(code))
+
+
+@pytest.mark.parametrize("path", SPECS, ids=[str(path.relative_to(ROOT)) for path in SPECS])
+def test_specs_that_ship_are_valid(path: Path) -> None:
+    VALIDATOR.validate(value_of(path.read_text()))
+
+
+@settings(deadline=None)
+@given(specs())
+def test_what_the_check_accepts_is_valid(message: dict[str, Any]) -> None:
+    spec_from_json(message)
+    VALIDATOR.validate(message)
+
+
+def test_every_field_is_in_it_in_both_spellings() -> None:
+    for name, message in MESSAGES.items():
+        properties = (SCHEMA if name == "Spec" else SCHEMA["$defs"][name])["properties"]
+        expected = {spelling for field in message.fields for spelling in (field.name, snake_case(field.name))}
+        assert properties.keys() == expected
+        assert all(properties[field.name]["description"] for field in message.fields)
+
+
+DESCRIBED = [(name, field) for name, message in MESSAGES.items() for field in message.fields]
+
+
+@pytest.mark.parametrize(("name", "field"), DESCRIBED, ids=[f"{name}.{f.name}" for name, f in DESCRIBED])
+def test_descriptions_are_those_of_the_documentation(name: str, field: Field) -> None:
+    table = {quoted(row[0])[0]: row[1] for row in rows(section("pipelines.md", f"### {name}"), 2)}
+    assert table[field.name] == field.about
+
+
+STEP = {"name": "s", "uses": "dummy"}
+SHELL = {"name": "s", "uses": "shell"}
+
+
+def with_step(**step: Any) -> dict[str, Any]:
+    return {"jobs": [{"name": "j", "steps": [{"name": "s", **step}]}]}
+
+
+def with_job(**job: Any) -> dict[str, Any]:
+    return {"jobs": [{"name": "j", "steps": [STEP], **job}]}
+
+
+def with_spec(**spec: Any) -> dict[str, Any]:
+    return {"jobs": [{"name": "j", "steps": [STEP]}], **spec}
+
+
+ACCEPTED = [
+    with_step(run="make"),
+    with_step(run=True),
+    with_step(run="make", args={"shell": ["bash", "-e"], "working_directory": "src"}),
+    with_step(run="make", uses=None, action=None, args=None),
+    with_step(uses="shell", args={"script": "a"}),
+    with_step(uses="shell", action="", args={"command": 5}),
+    with_step(uses="shell", action="script", args={"script": "a", "workingDirectory": "b"}),
+    with_step(uses="dummy", action="run", args={"anything": [1]}),
+    with_step(uses="scm"),
+    with_step(uses="dummy", timeout="1h30m", onLost="RERUN", background=True),
+    with_step(uses="dummy", retry={"max_attempts": 2.0, "delay": "0s"}),
+    with_step(
+        uses="dummy", agentSelector={"matchExpressions": [{"key": "a", "operator": "gt", "values": [4]}]}
+    ),
+    with_step(uses="dummy", agentSelector={"matchExpressions": [{"key": "a", "operator": "Exists"}]}),
+    with_job(name=5, when=True, queueTimeout="5m", depends_on=[]),
+    with_job(env={"A.b-c": None, "ü": 1}, concurrency="", approval={"required": False}),
+    with_spec(checkout={"depth": 0, "tags": True}, runtime={"type": "process", "image": None}),
+    with_spec(variables={"a b": 1, "": None}, triggers=[{"type": "cron"}], meta=None),
+]
+
+REFUSED = [
+    with_step(),
+    with_step(run=" "),
+    with_step(run=None),
+    with_step(run="make", uses="shell"),
+    with_step(run="make", action="command"),
+    with_step(run="make", args={"command": "b"}),
+    with_step(run="make", args={"script": "b"}),
+    with_step(run={"name": "a", "command": "b"}),
+    with_step(uses="shell"),
+    with_step(uses="shell", args={}),
+    with_step(uses="shell", args={"command": ""}),
+    with_step(uses="shell", args={"command": True}),
+    with_step(uses="shell", args={"command": "a", "script": "b"}),
+    with_step(uses="shell", action="script", args={"command": "a"}),
+    with_step(uses="shell", args={"command": "a", "workingDirectory": "b", "working_directory": "c"}),
+    with_step(uses="shell", args={"command": "a", "shell": [1]}),
+    with_step(uses="shel", args={"command": "a"}),
+    with_step(uses="dummy", action="walk"),
+    with_step(uses="dummy", args=[]),
+    with_step(uses="dummy", timeout=30),
+    with_step(uses="dummy", timeout="0s"),
+    with_step(uses="dummy", background="yes"),
+    with_step(uses="dummy", onLost="retry"),
+    with_step(uses="dummy", retry={"delay": "5s"}),
+    with_step(uses="dummy", retry={"maxAttempts": 0}),
+    with_step(uses="dummy", retry={"maxAttempts": 2, "max_attempts": 2}),
+    with_step(uses="dummy", agentSelector={"matchExpressions": [{"key": "a", "operator": "Is"}]}),
+    with_step(uses="dummy", agentSelector={"matchExpressions": [{"key": "a", "operator": "In"}]}),
+    with_step(uses="dummy", agentSelector={"matchExpressions": [{"operator": "Exists"}]}),
+    with_step(
+        uses="dummy", agentSelector={"matchExpressions": [{"key": "a", "operator": "Lt", "values": ["b"]}]}
+    ),
+    with_step(
+        uses="dummy", agentSelector={"matchExpressions": [{"key": "a", "operator": "Exists", "values": [1]}]}
+    ),
+    with_step(uses="dummy", needs=["a"]),
+    with_step(uses="dummy", env={"a=b": 1}),
+    with_step(uses="dummy", env={"": 1}),
+    with_step(uses="dummy", env={"a b": 1}),
+    with_step(uses="dummy", env={"A": "x\0y"}),
+    with_job(env=["A=b"]),
+    with_job(name="a b"),
+    with_job(name=""),
+    with_job(steps=[]),
+    with_job(steps=["make"]),
+    with_job(steps={"a": STEP}),
+    with_job(dependsOn="j"),
+    with_job(dependsOn=[], depends_on=[]),
+    with_job(when=5),
+    with_job(concurrency="prod"),
+    with_job(approval={"required": True}),
+    with_job(image="python"),
+    with_spec(runtime={"image": "python"}),
+    with_spec(runtime={"type": "docker"}),
+    with_spec(checkout={"depth": -1}),
+    with_spec(checkout={"depth": 1.5}),
+    with_spec(checkout=True),
+    with_spec(variables={"a": "${{ run.id }}"}),
+    with_spec(triggers=[{"options": {}}]),
+    with_spec(on="push"),
+    {"jobs": {"build": {"steps": [STEP]}}},
+    {"jobs": []},
+    {},
+    [],
+    "jobs",
+]
+
+
+@pytest.mark.parametrize("value", ACCEPTED)
+def test_both_accept(value: Any) -> None:
+    assert complaints(value) == []
+    VALIDATOR.validate(value)
+
+
+@pytest.mark.parametrize("value", REFUSED)
+def test_both_refuse(value: Any) -> None:
+    assert complaints(value)
+    assert not VALIDATOR.is_valid(value)
+
+
+# -- a good spec, damaged anywhere --------------------------------------------------------------------------
+
+
+def good() -> dict[str, Any]:
+    """The specs of this file's neighbour without what this release refuses, and one with every kind of step."""
+    full: dict[str, Any] = value_of(FULL)
+    full["runtime"] |= {"type": "process", "image": None}
+    full["jobs"][1]["approval"]["required"] = False
+    full["jobs"][1]["steps"] = [
+        {"name": "r", "run": "make", "args": {"shell": "sh"}},
+        dict(SHELL, args={"script": "x"}),
+    ]
+    full["jobs"][1]["queueTimeout"] = "5m"
+    full["jobs"][2]["concurrency"] = ""
+    full["jobs"][2]["source"]["auth"]["token"] = "t"
+    full["checkout"] = {"depth": 3, "lfs": True}
+    return full
+
+
+GOOD = good()
+WORDS = sorted(
+    {spelling for message in MESSAGES.values() for spelling in message.spellings}
+    | {"needs", "if", "image", "command", "script", "workingDirectory", "working_directory", "a=b", "", "x"}
+)
+SCALARS = [None, True, False, 0, 1, -1, 1.5, 101, "", " ", "x", "a b", "5s", "0s", "${{ run.id }}"]
+ENUMS = ["shell", "dummy", "command", "script", "In", "exists", "Gt", "rerun", "process"]
+LISTS = [[], [1], ["x"], [None], [[]]]
+MAPS = [
+    {},
+    {"a": 1},
+    {"name": "n", "run": "x"},
+    {"command": "x"},
+    {"script": "x", "shell": ["sh"]},
+    {"maxAttempts": 1},
+]
+VALUES = st.sampled_from([*SCALARS, *ENUMS, *LISTS, *MAPS]).map(copy.deepcopy)
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container of a tree with every key or index in it."""
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
+    for key in keys:
+        yield value, key
+        yield from places(value[key])
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> Any:
+    spec = copy.deepcopy(GOOD)
+    for _ in range(draw(st.integers(1, 3))):
+        spots = list(places(spec))
+        if not spots:
+            break
+        container, key = spots[draw(st.integers(0, len(spots) - 1))]
+        match draw(st.sampled_from(["drop", "replace", "rename", "add"])):
+            case "drop":
+                del container[key]
+            case "rename" if isinstance(container, dict):
+                container[draw(st.sampled_from(WORDS))] = container.pop(key)
+            case "add" if isinstance(container, dict):
+                container[draw(st.sampled_from(WORDS))] = draw(VALUES)
+            case _:
+                container[key] = draw(VALUES)
+    return spec
+
+
+def test_the_good_spec_is_good() -> None:
+    assert complaints(GOOD) == []
+    VALIDATOR.validate(GOOD)
+    assert len(list(places(GOOD))) > 80
+
+
+@settings(max_examples=300, deadline=None)
+@given(damaged())
+def test_a_damaged_spec_is_refused_by_both_or_by_none(spec: Any) -> None:
+    assert agree(spec), (complaints(spec), [error.message for error in VALIDATOR.iter_errors(spec)])
