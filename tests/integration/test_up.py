@@ -202,7 +202,9 @@ def test_a_full_disk_ends_nothing_for_good(machine: Machine, small_disk: Path) -
     assert "full" in httpx.get(f"{address}/readyz").json()["reason"]
     os.kill(first, signal.SIGKILL)
     # It has a token of its own: starting again takes no write of the server's.
-    until(lambda: machine.agent_pid() not in (None, first) or "cannot be started" in machine.said, machine, 60)
+    until(
+        lambda: machine.agent_pid() not in (None, first) or "cannot be started" in machine.said, machine, 60
+    )
     (small_disk / "fill").unlink()
     until(lambda: machine.put_secret("short").status_code == 200, machine)
     until(lambda: httpx.get(f"{address}/readyz").status_code == 200, machine)
