@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from pilothouse.engine.grpc import MAX_RAW, LogCall, Tally
 from pilothouse.engine.ingest import EVENTS, LOGS, LogLines, Taken
 from pilothouse.fleet.model import AgentProfile, TaskStatus
+from pilothouse.fleet.registry import Allowance
 from pilothouse.identity.model import SYSTEM
 from pilothouse.journal import Entry
 from pilothouse.journal import store as journal_store
@@ -148,7 +149,7 @@ async def test_registering_anew_starts_the_numbers_anew(kernel: Kernel) -> None:
         token = ""
         if not own:
             made = kernel.fleet.registry.create_registration_token(
-                tx, SYSTEM, description="", max_uses=None, expires_in=60
+                tx, SYSTEM, description="", max_uses=None, expires_in=60, allows=Allowance(agents=("a1",))
             )
             token = str(made["token"])
         profile = AgentProfile("a1")

@@ -76,7 +76,8 @@ async def test_registration_tokens_end_by_use_revocation_and_time(server: Server
     once = server.registration_token(max_uses=1)
     async with FakeAgent(server.grpc, "register-3") as agent:
         await agent.register(once)
-        assert await refusal(agent.register(once)) is Code.UNAUTHENTICATED
+        async with FakeAgent(server.grpc, "register-4") as second:
+            assert await refusal(second.register(once)) is Code.UNAUTHENTICATED
         made = server.ask("POST", "/registration-tokens", json={})
         assert server.call("DELETE", f"/registration-tokens/{made['id']}").status_code == 204
         assert await refusal(agent.register(made["token"])) is Code.UNAUTHENTICATED
@@ -118,7 +119,7 @@ async def test_register_refuses_impossible_profiles(server: Server, fields: dict
 
 async def test_a_new_credential_ends_the_old_one_and_its_connection(server: Server) -> None:
     async with await registered(server, "renewed") as old, FakeAgent(server.grpc, "renewed") as new:
-        await new.register(server.registration_token())
+        await new.register(server.registration_token(agents=["renewed"]))
         calling = old.call("agent.v1.AgentService/Heartbeat", agent_id="renewed")
         assert await refusal(calling) is Code.UNAUTHENTICATED
         # A stream ends within 5 s of its token's revocation: else it would go on getting secrets.

@@ -123,7 +123,7 @@ async def test_sequence_numbers_beyond_the_database(work: Work, seq: int) -> Non
 
 async def test_a_registration_starts_the_numbers_anew(work: Work) -> None:
     await work.push(40, ["a"])
-    await work.agent.register(work.server.registration_token())
+    await work.agent.register(work.server.registration_token(agents=[work.agent.agent_id]))
     ack = await work.push(1, ["b"], id="other")
     assert (ack.status, ack.last_accepted_seq) == (ACCEPTED, 1)
 

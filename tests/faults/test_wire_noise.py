@@ -111,7 +111,7 @@ def test_bytes_that_are_no_message(wire: Wire) -> None:
     @given(st.sampled_from(METHODS), st.lists(st.binary(max_size=200), min_size=1, max_size=3))
     def send(method: str, messages: list[bytes]) -> None:
         if method.endswith("/Unregister") or not victim.token:  # it may do that, and is then no more
-            wire.do(victim.register(wire.made.server.registration_token()))
+            wire.do(victim.register(wire.made.server.registration_token(agents=["victim"])))
         wire.do(raw(victim, method, *messages))
 
     send()

@@ -12,6 +12,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 
 from pilothouse.agent.lock import lock_holder
 from support.databases import server_database
+from support.http_proxy import dead_address
 
 SLOW = """
 jobs:
@@ -34,24 +36,29 @@ jobs:
 class Machine:
     """A directory, free ports, and the commands that are run there."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, config: Path | None = None, data: str = "data") -> None:
+        """``data``: the data directory, relative to ``home``; named unless it is ``.pilothouse``."""
+        self.home, self.data = home, home / data
+        self.config = config or home / "config"
         self.ports = [_free_port(), _free_port()]
+        self.context = "local"
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
-        self.environment |= {"PILOT_CONFIG_HOME": str(home / "config"), "PILOT_RATELIMIT_DEFAULT": "off"}
+        self.environment |= {"PILOT_CONFIG_HOME": str(self.config), "PILOT_RATELIMIT_DEFAULT": "off"}
         if url := server_database():
             self.environment["PILOT_DATABASE_URL"] = url
         self.server: subprocess.Popen[str] | None = None
 
-    def up(self) -> None:
+    def up(self, *more: str, where: Path | None = None, host: str = "127.0.0.1") -> None:
         """Start ``pilot up`` and wait until it is ready."""
         port, grpc_port = map(str, self.ports)
         before = len(self.said)
-        words = ("up", "--port", port, "--grpc-port", grpc_port, "--data-dir", "data")
+        words = ["up", "--port", port, "--grpc-port", grpc_port, *more]
+        if self.data.name != ".pilothouse":
+            words += ["--data-dir", str(self.data)]
         with (self.home / "up.log").open("a") as log:
             self.server = subprocess.Popen(
                 (sys.executable, "-m", "pilothouse", *words),
-                cwd=self.home,
+                cwd=where or self.home,
                 env=self.environment,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -60,7 +67,7 @@ class Machine:
         assert self.server.stdout is not None
         ready = self.server.stdout.readline()
         assert re.fullmatch(
-            rf"pilothouse ready http=http://127.0.0.1:{port} grpc=127.0.0.1:{grpc_port}\n", ready
+            rf"pilothouse ready http=http://{host}:{port} grpc={host}:{grpc_port}\n", ready
         ), self.said
         until(lambda: "is logged in as admin" in self.said[before:], self)
 
@@ -92,25 +99,35 @@ class Machine:
 
     def get(self, path: str) -> Any:
         """Ask the server, with the token that ``pilot up`` has saved."""
-        saved = tomllib.loads((self.home / "config" / "contexts.toml").read_text())["contexts"]["local"]
+        saved = self.contexts[self.context]
         headers = {"Authorization": f"Bearer {saved['token']}"}
         return (
-            httpx.get(f"{saved['server']}/api/v1{path}", headers=headers, timeout=10)
+            httpx.get(f"{saved['server']}/api/v1{path}", headers=headers, timeout=10, trust_env=False)
             .raise_for_status()
             .json()
         )
 
     def put_secret(self, value: str) -> httpx.Response:
         """Write something, with the token that ``pilot up`` has saved."""
-        saved = tomllib.loads((self.home / "config" / "contexts.toml").read_text())["contexts"]["local"]
+        saved = self.contexts[self.context]
         headers = {"Authorization": f"Bearer {saved['token']}"}
         return httpx.put(
             f"{saved['server']}/api/v1/secrets/FILL", json={"value": value}, headers=headers, timeout=10
         )
 
+    @property
+    def contexts(self) -> Any:
+        """Saved logins by name."""
+        return tomllib.loads((self.config / "contexts.toml").read_text())["contexts"]
+
+    @property
+    def current(self) -> str:
+        """The name of the login in use."""
+        return str(tomllib.loads((self.config / "contexts.toml").read_text())["current"])
+
     def agent_pid(self) -> int | None:
         """The process that holds the agent's lock."""
-        holder = lock_holder(self.home / "data" / "agent")
+        holder = lock_holder(self.data / "agent")
         return holder.pid if holder else None
 
     def agent_is_online(self) -> bool:
@@ -134,6 +151,27 @@ def _free_port() -> int:
 def machine(tmp_path: Path) -> Iterator[Machine]:
     machine = Machine(tmp_path)
     yield machine
+    cleared(machine)
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Callable[..., Machine]]:
+    """Several directories of one user."""
+    made: list[Machine] = []
+
+    def make(name: str, data: str = ".pilothouse") -> Machine:
+        home = tmp_path / name
+        home.mkdir(exist_ok=True)
+        made.append(Machine(home, tmp_path / "config", data))
+        return made[-1]
+
+    yield make
+    for machine in made:
+        cleared(machine)
+
+
+def cleared(machine: Machine) -> None:
+    """Nothing of it runs any more."""
     if machine.server is not None and machine.server.poll() is None:
         machine.server.kill()
         machine.server.wait()
@@ -201,11 +239,16 @@ def test_a_full_disk_ends_nothing_for_good(machine: Machine, small_disk: Path) -
     until(lambda: httpx.get(f"{address}/readyz").status_code == 503, machine)
     assert "full" in httpx.get(f"{address}/readyz").json()["reason"]
     os.kill(first, signal.SIGKILL)
-    until(lambda: "cannot be started" in machine.said, machine, 30)
+    # It has a token of its own: starting again takes no write of the server's.
+    until(
+        lambda: machine.agent_pid() not in (None, first) or "cannot be started" in machine.said, machine, 60
+    )
     (small_disk / "fill").unlink()
     until(lambda: machine.put_secret("short").status_code == 200, machine)
     until(lambda: httpx.get(f"{address}/readyz").status_code == 200, machine)
     until(lambda: machine.agent_pid() not in (None, first), machine, 60)
+    (machine.home / ".pilot.yaml").write_text(SLOW % "/")
+    until(lambda: machine.pilot("pipeline", "run", "--no-checkout").returncode == 0, machine, 60)
     assert "Traceback" not in machine.said
     machine.down()
 
@@ -232,3 +275,173 @@ def test_a_working_agent_is_left_and_found_again(machine: Machine) -> None:
     assert (machine.home / "config" / "contexts.toml").read_text() == token, "open streams keep their token"
     machine.down()
     assert machine.agent_pid() is None
+
+
+# -- what a step can find out ------------------------------------------------------------------------------
+
+LOOK = """
+jobs:
+  - name: look
+    steps:
+      - name: around
+        uses: shell
+        args:
+          script: |
+            at=$$
+            while [ "$at" -gt 1 ]; do
+              cat /proc/$at/environ /proc/$at/cmdline | tr '\\0' '\\n' >> found
+              if tr '\\0' ' ' < /proc/$at/cmdline | grep -q "pilothouse agent "; then echo "the agent is $at"; break; fi
+              at=$(awk '/^PPid:/ {print $2}' /proc/$at/status)
+            done
+            # Nobody but this script knows these words.
+            if grep -a -n "pilotreg[_]" found; then exit 1; fi
+            if grep -a -n "%s" found; then exit 1; fi
+"""
+
+
+def test_a_step_finds_no_registration_token(machine: Machine) -> None:
+    """Neither in the first life of the agent, which registers, nor in the next, which does not."""
+    needle = "agent-tokens-" + os.urandom(4).hex()
+    (machine.home / ".pilot.yaml").write_text(LOOK % f"{needle[:-1]}[{needle[-1]}]")
+    machine.environment["PILOT_AGENT_TOKEN"] = needle
+    machine.up()
+    first = until(machine.agent_pid, machine)
+    until(machine.agent_is_online, machine)
+    tokens = machine.get("/registration-tokens")["registration_tokens"]
+    assert [(t["revoked"], t["uses"], t["max_uses"], t["agents"]) for t in tokens] == [
+        (True, 1, 1, ["local"])
+    ]
+    del machine.environment["PILOT_AGENT_TOKEN"]
+    words = Path(f"/proc/{first}/environ").read_bytes() + Path(f"/proc/{first}/cmdline").read_bytes()
+    assert needle.encode() not in words
+    done = machine.pilot("pipeline", "run", "--no-checkout")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"the agent is {first}" in done.stdout
+    os.kill(first, signal.SIGKILL)
+    until(lambda: machine.agent_pid() not in (None, first), machine, 60)
+    assert machine.get("/registration-tokens")["registration_tokens"] == tokens, "it has a token of its own"
+    machine.down()
+
+
+def test_an_agent_that_the_server_does_not_know_registers_anew(machine: Machine) -> None:
+    """Another database than the one it registered with, say."""
+    machine.up()
+    until(machine.agent_is_online, machine)
+    machine.down()
+    credential = machine.data / "agent" / "credential"
+    credential.write_text('{"agent_id": "local", "token": "pilotagent_unknown"}')
+    machine.up()
+    until(lambda: "pilotagent_unknown" not in credential.read_text(), machine, 60)
+    until(machine.agent_is_online, machine)
+    assert all(t["revoked"] for t in machine.get("/registration-tokens")["registration_tokens"])
+    machine.down()
+
+
+# -- proxies ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [str.lower, str.upper], ids=["lower", "upper"])
+def test_a_proxy_keeps_nobody_from_this_machine(machine: Machine, change: Callable[[str], str]) -> None:
+    dead = dead_address()
+    machine.environment |= {
+        change(name): dead for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+    }
+    (machine.home / ".pilot.yaml").write_text(SLOW % "/")
+    machine.up()
+    done = machine.pilot("pipeline", "run", "--no-checkout")
+    assert done.returncode == 0, done.stdout + done.stderr
+    machine.down()
+
+
+def test_a_proxy_keeps_nobody_from_another_address_of_this_machine(machine: Machine) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            pytest.skip("this machine has no other address")
+        address = str(probe.getsockname()[0])
+    machine.environment |= dict.fromkeys(("http_proxy", "https_proxy"), dead_address())
+    machine.up("--host", address, host=address)
+    until(machine.agent_is_online, machine, 60)
+    machine.down()
+
+
+# -- several of one user ----------------------------------------------------------------------------------
+
+Machines = Callable[..., Machine]
+
+
+def test_a_second_one_leaves_the_first_ones_login_alone(machines: Machines) -> None:
+    first, second = machines("first"), machines("second")
+    first.up()
+    before = first.contexts["local"]
+    assert (before["data_dir"], first.current) == (str(first.data), "local")
+    second.up()
+    assert first.contexts["local"] == before
+    assert second.contexts["local-second"]["data_dir"] == str(second.data)
+    assert second.current == "local", "commands in the first one's shells go where they went"
+    assert f"Another `pilot up` of yours runs on {first.data} (context 'local')" in second.said
+    assert "pilot config use local-second" in second.said
+    assert first.pilot("whoami", "-o", "json").stdout.count(before["server"]) == 1
+    second.down()
+    second.up()
+    assert set(second.contexts) == {"local", "local-second"}, "it has its name already"
+    second.down()
+    first.down()
+
+
+def test_two_at_the_same_time_take_two_names(machines: Machines) -> None:
+    both = [machines("one"), machines("two")]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(Machine.up, both))
+    saved = both[0].contexts
+    assert len(saved) == 2
+    assert {each["data_dir"] for each in saved.values()} == {str(machine.data) for machine in both}
+    assert len({each["token"] for each in saved.values()}) == 2
+    for machine in both:
+        machine.down()
+
+
+def test_the_name_of_one_that_has_ended_is_free_and_that_is_said(machines: Machines) -> None:
+    first, second = machines("first"), machines("second")
+    first.up()
+    first.down()
+    second.up()
+    assert second.contexts["local"]["data_dir"] == str(second.data)
+    assert f"was that of {first.data}, where nothing runs now" in second.said
+    assert set(second.contexts) == {"local"}
+    second.down()
+
+
+def test_a_login_elsewhere_is_never_taken_over(machines: Machines) -> None:
+    machine = machines("mine")
+    machine.config.mkdir()
+    (machine.config / "contexts.toml").write_text(
+        'current = "local"\n[contexts.local]\nserver = "https://pilot.example"\ntoken = "theirs"\n'
+    )
+    machine.up()
+    assert machine.contexts["local"] == {"server": "https://pilot.example", "token": "theirs"}
+    assert machine.current == "local-mine"
+    machine.down()
+
+
+def test_one_data_directory_for_a_whole_work_tree(machines: Machines) -> None:
+    machine = machines("repository")
+    subprocess.run(["git", "init", "--quiet", str(machine.home)], check=True)
+    deep = machine.home / "a" / "b"
+    deep.mkdir(parents=True)
+    machine.up()
+    assert (machine.data / ".gitignore").read_text() == "*\n"
+    status = ["git", "-C", str(machine.home), "status", "--porcelain", "--untracked-files=all"]
+    assert ".pilothouse" not in subprocess.run(status, check=True, capture_output=True, text=True).stdout
+    machine.down()
+    machine.up(where=deep)
+    assert f"Data directory: {machine.data} (the one of this git work tree)" in machine.said
+    assert not (deep / ".pilothouse").exists()
+    machine.down()
+    (machine.home / "inner").mkdir()
+    subprocess.run(["git", "init", "--quiet", str(machine.home / "inner")], check=True)
+    machine.up(where=machine.home / "inner")
+    assert (machine.home / "inner" / ".pilothouse" / "server.key").exists(), "another work tree, another one"
+    machine.data = machine.home / "inner" / ".pilothouse"
+    machine.down()
