@@ -60,6 +60,10 @@ class Agent:
         return AgentStatus.DRAINING if self.draining else AgentStatus.ONLINE
 
 
+BACKGROUND = "background"
+"""The kind of lease of work that takes no slot of its agent once it has started."""
+
+
 class LeaseState(StrEnum):
     """``offered``: handed out, not yet acknowledged as started; ``started``: it may have had effects."""
 
@@ -116,6 +120,12 @@ class Task:
     continue_on_error: bool = False
     fresh_workspace: bool = False
     last_in_job: bool = False
+    pipeline_name: str = ""
+    branch: str = ""
+    commit_sha: str = ""
+    tag: str = ""
+    event: str = ""
+    background: bool = False
 
 
 class TaskStatus(StrEnum):

@@ -325,11 +325,14 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
     async def stop(
         pipeline_id: str, run_id: str, caller: Caller, idem: Idem, body: StopRun | None = None
     ) -> Response:
-        """Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
+        """Steps and jobs that clean up still run, unless ``force``. Errors: ``RUN_NOT_FOUND``,
+        ``INVALID_STATE_TRANSITION``.
+        """
+        reason, force = (body.reason, body.force) if body else ("", False)
 
         def use_case(tx: Tx) -> dict[str, Any]:
             run_of(tx.conn, caller, pipeline_id, run_id, "run.control")
-            run = engine.cancel(tx, caller, run_id, body.reason if body else "")
+            run = engine.cancel(tx, caller, run_id, reason, force=force)
             return {"runId": run.id, "status": int(_run_status(run))}
 
         return await idem(use_case, 200, envelope=True)
