@@ -22,10 +22,11 @@ from pilothouse.fleet.model import LeaseState
 
 @dataclass
 class Told:
-    """One journal entry."""
+    """One journal entry, and its time."""
 
     type: str
     body: dict[str, Any]
+    at: int
 
 
 GRACE = 300_000
@@ -59,7 +60,7 @@ class Sim:
     ) -> None:
         """As the journal does."""
         assert stream == f"run/{self.run.id}"
-        self.told.append(Told(type, body))
+        self.told.append(Told(type, body, self.now))
 
     def _withdraw(self, tx: Any, task_id: str, reason: str) -> LeaseState | None:
         state = self.leases.get(task_id)
