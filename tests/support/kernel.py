@@ -276,9 +276,9 @@ class Kernel:
 
     # -- runs -------------------------------------------------------------------------------------------
 
-    async def run(self, spec: str, *, pump: bool = True, project: str = PROJECT) -> str:
+    async def run(self, spec: str, *, pump: bool = True, project: str = PROJECT, **more: Any) -> str:
         """Start a run of a spec; gives its id."""
-        new = NewRun("pipeline", "build", project, parse_spec(spec).spec)
+        new = NewRun("pipeline", "build", project, parse_spec(spec).spec, **more)
         run = await self.write(lambda tx: self.engine.start(tx, SYSTEM, new))
         if pump:
             await self.pump()
