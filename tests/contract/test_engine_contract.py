@@ -177,7 +177,7 @@ async def test_a_queue_that_cannot_move_does_not_hold_up_what_can(
 
 
 async def test_a_step_that_cannot_be_handed_out_leaves_its_slot_to_the_next(kernel: Kernel) -> None:
-    broken = await kernel.run(named("a", ", env: {TOKEN: '${{ secrets.MISSING }}'}"))
+    broken = await kernel.run(named("a", ", env: {TOKEN: '${{ env[\"MISSING\"] }}'}"))
     await kernel.run(named("b"))
     agent = await kernel.agent("a1")
     assert kernel.view(broken)["status"] == "failed"

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from pilothouse.engine.errors import NothingFailed, RunActive, RunNotFound
+from pilothouse.engine.spec import SpecError
 from pilothouse.fleet.model import TaskStatus
+from pilothouse.identity.model import SYSTEM
 from pilothouse.wire import entries
-from support.kernel import Kernel
+from support.kernel import PROJECT, Kernel
 
 FAILED = TaskStatus.FAILED
 ONE = "jobs: [{name: j, steps: [{name: a, uses: dummy}]}]"
@@ -113,6 +115,52 @@ async def test_what_came_after_the_failed_step_is_done_again(kernel: Kernel) -> 
         ("push", "succeeded", False),
         ("clean up", "skipped", False),
     ]
+
+
+SHIPPED = """
+jobs:
+  - {name: build, steps: [{name: a, uses: dummy}]}
+  - {name: test, dependsOn: [build], steps: [{name: b, uses: dummy}, {name: c, uses: dummy}]}
+  - {name: docs, dependsOn: [build], steps: [{name: d, uses: dummy}]}
+  - {name: report, dependsOn: [test], when: always(), steps: [{name: e, uses: dummy}, {name: f, uses: dummy}]}
+  - {name: mail, dependsOn: [report], steps: [{name: g, uses: dummy}]}
+  - {name: alarm, dependsOn: [report], when: failure(), steps: [{name: h, uses: dummy}]}
+"""
+
+
+@pytest.mark.parametrize("second", [TaskStatus.SUCCEEDED, FAILED])
+async def test_what_depends_on_what_failed_is_done_again(kernel: Kernel, second: TaskStatus) -> None:
+    """Even where it succeeded, or failed later than at its first step: it has seen what is no longer so."""
+    agent = await kernel.agent("a1", slots=1)
+    run_id = await kernel.run(SHIPPED)
+    while not kernel.load(run_id).status.over:
+        name = agent.last.name
+        await kernel.do(agent, FAILED if name == "c" else second if name == "f" else TaskStatus.SUCCEEDED)
+    before = len(agent.names)
+    again = await kernel.rerun(run_id, from_failed=True)
+    while not kernel.load(again).status.over:
+        await kernel.do(agent)
+    assert agent.names[before:] == ["c", "e", "f", "g"]
+    view = kernel.view(again)
+    assert view["status"] == "succeeded"
+    kept = {step["name"]: step["kept"] for job in view["jobs"] for step in job["steps"]}
+    assert kept == {**dict.fromkeys("abd", True), **dict.fromkeys("cefgh", False)}
+    report = next(task for task in agent.tasks[before:] if task.name == "e")
+    assert report.fresh_workspace
+    assert [t["status"] for t in kernel.step(again, "e")["attempts"]] == ["succeeded", "succeeded"]
+
+
+async def test_a_rerun_needs_its_secrets_still(kernel: Kernel) -> None:
+    await kernel.secret("TOKEN", "hunter2-secret")
+    agent = await kernel.agent("a1")
+    run_id = await kernel.run(
+        "jobs: [{name: j, steps: [{name: a, uses: dummy, env: {T: '${{ secrets.TOKEN }}'}}]}]"
+    )
+    await kernel.do(agent, FAILED)
+    await kernel.write(lambda tx: kernel.secrets.delete(tx, SYSTEM, PROJECT, "TOKEN"))
+    for from_failed in (False, True):
+        with pytest.raises(SpecError, match='needs secret "TOKEN", which this project does not have'):
+            await kernel.rerun(run_id, from_failed=from_failed)
 
 
 async def test_attempts_are_kept_over_many_reruns(kernel: Kernel) -> None:

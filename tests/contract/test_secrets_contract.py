@@ -128,13 +128,15 @@ async def test_the_search_for_leaks_finds_one(kernel: Kernel, backend: Backend) 
     assert any(place.startswith("/") for place in found)
 
 
-async def test_a_missing_secret_fails_the_step_and_names_itself_alone(
+async def test_a_secret_that_is_gone_fails_the_step_and_names_itself_alone(
     kernel: Kernel, backend: Backend
 ) -> None:
     value = new_value()
     await kernel.secret("TOKEN", value)
-    await kernel.agent("a1")
+    await kernel.secret("PIN", new_number())
     run_id = await kernel.run(SPEC)
+    await kernel.write(lambda tx: kernel.secrets.delete(tx, SYSTEM, PROJECT, "PIN"))
+    await kernel.agent("a1")
     assert kernel.view(run_id)["status"] == "failed"
     assert kernel.step(run_id, "a")["reason"].endswith("secret named PIN in this project")
     assert leaks(kernel, backend, value) == []

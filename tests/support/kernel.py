@@ -28,7 +28,16 @@ from pilothouse.engine.tasks import STEP, StepTasks
 from pilothouse.engine.transitions import Transitions
 from pilothouse.engine.views import run_view
 from pilothouse.fleet import store as fleet_store
-from pilothouse.fleet.model import Agent, AgentProfile, Lease, Task, TaskReport, TaskStatus, Verdict
+from pilothouse.fleet.model import (
+    BACKGROUND,
+    Agent,
+    AgentProfile,
+    Lease,
+    Task,
+    TaskReport,
+    TaskStatus,
+    Verdict,
+)
 from pilothouse.fleet.service import Fleet, FleetSettings
 from pilothouse.identity.model import SYSTEM
 from pilothouse.identity.secretbox import SecretBox, derive_key
@@ -112,8 +121,9 @@ class Kernel:
         self.transitions = Transitions(self.journal, self.fleet)
         self.runs = runs = Runs(self.writer)
         self.tasks = StepTasks(runs, self.transitions, self.secrets)
-        self.fleet.handle(STEP, self.tasks)
-        self.engine = Engine(runs, self.transitions, self.identity)
+        for kind in (STEP, BACKGROUND):
+            self.fleet.handle(kind, self.tasks)
+        self.engine = Engine(runs, self.transitions, self.identity, self.secrets)
         self.dispatcher = Dispatcher(self.fleet, runs, self.tasks, self.transitions)
         events = StepEvents(self.journal, runs, self.transitions)
         self.ingest = Ingest(database, self.writer, self.journal, self.tasks, events)
@@ -266,17 +276,17 @@ class Kernel:
 
     # -- runs -------------------------------------------------------------------------------------------
 
-    async def run(self, spec: str, *, pump: bool = True, project: str = PROJECT) -> str:
+    async def run(self, spec: str, *, pump: bool = True, project: str = PROJECT, **more: Any) -> str:
         """Start a run of a spec; gives its id."""
-        new = NewRun("pipeline", "build", project, parse_spec(spec).spec)
+        new = NewRun("pipeline", "build", project, parse_spec(spec).spec, **more)
         run = await self.write(lambda tx: self.engine.start(tx, SYSTEM, new))
         if pump:
             await self.pump()
         return run.id
 
-    async def cancel(self, run_id: str, reason: str = "not wanted") -> None:
+    async def cancel(self, run_id: str, reason: str = "not wanted", *, force: bool = False) -> None:
         """Cancel a run."""
-        await self.write(lambda tx: self.engine.cancel(tx, SYSTEM, run_id, reason))
+        await self.write(lambda tx: self.engine.cancel(tx, SYSTEM, run_id, reason, force=force))
         await self.pump()
 
     async def rerun(self, run_id: str, *, from_failed: bool) -> str:

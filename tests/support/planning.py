@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from pilothouse.engine import transitions
+from pilothouse.engine.decisions import Decision
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 from pilothouse.engine.plan import decide
 from pilothouse.engine.spec import Job as JobSpec
@@ -21,15 +22,20 @@ from pilothouse.fleet.model import LeaseState
 
 @dataclass
 class Told:
-    """One journal entry."""
+    """One journal entry, and its time."""
 
     type: str
     body: dict[str, Any]
+    at: int
+
+
+GRACE = 300_000
+"""Milliseconds for cleaning up."""
 
 
 @dataclass
 class Sim:
-    """One run; ``leases`` are the attempts that some agent holds, by their state."""
+    """One run; ``leases`` are the attempts that some agent holds, by their state; ``planned`` counts plans."""
 
     run: Run
     now: int = 1_000_000
@@ -37,10 +43,15 @@ class Sim:
     attempts: dict[str, Attempt] = field(default_factory=dict)
     leases: dict[str, LeaseState] = field(default_factory=dict)
     cancels: list[str] = field(default_factory=list)
+    planned: int = 0
 
     def __post_init__(self) -> None:
+        self.grace(GRACE)
+
+    def grace(self, milliseconds: int) -> None:
+        """How long cleaning up may take."""
         fleet: Any = SimpleNamespace(wakers=[], withdraw=self._withdraw)
-        self._transitions = Transitions(self, fleet)  # type: ignore[arg-type]
+        self._transitions = Transitions(self, fleet, milliseconds / 1000)  # type: ignore[arg-type]
 
     # -- what stands in for journal, fleet and store ----------------------------------------------------
 
@@ -49,7 +60,7 @@ class Sim:
     ) -> None:
         """As the journal does."""
         assert stream == f"run/{self.run.id}"
-        self.told.append(Told(type, body))
+        self.told.append(Told(type, body, self.now))
 
     def _withdraw(self, tx: Any, task_id: str, reason: str) -> LeaseState | None:
         state = self.leases.get(task_id)
@@ -58,6 +69,10 @@ class Sim:
         if state is not None:
             self.cancels.append(task_id)
         return state
+
+    def _decide(self, run: Run, now: int) -> list[Decision]:
+        self.planned += 1
+        return decide(run, now)
 
     @contextmanager
     def _store(self) -> Iterator[Any]:
@@ -71,10 +86,14 @@ class Sim:
         memory = SimpleNamespace(
             save=lambda conn, thing: None, insert_attempt=insert_attempt, attempt=attempt
         )
-        with patch.object(transitions, "store", memory):
+        with patch.object(transitions, "store", memory), patch.object(transitions, "decide", self._decide):
             yield SimpleNamespace(conn=None, now=self.now, after_commit=lambda effect: None)
 
     # -- what happens -----------------------------------------------------------------------------------
+
+    def stale(self, attempt: Attempt) -> bool:
+        """Whether an agent holds it in vain: its job has begun again meanwhile."""
+        return attempt.status.over
 
     def settle(self, job: Job | None = None) -> None:
         """Let the planner decide until it waits; ``job``: only this one has changed."""
@@ -93,10 +112,14 @@ class Sim:
         job, step = self.place(attempt)
         with self._store() as tx:
             self._transitions.start_attempt(tx, self.run, job, step, attempt, attempt.agent_id)
+        if self.run.step_spec(job, step).background:
+            self.settle(job)
 
     def end(self, attempt: Attempt, status: Status, error: str = "") -> None:
         """Its agent reports the end."""
         del self.leases[attempt.id]
+        if self.stale(attempt):
+            return
         job, step = self.place(attempt)
         with self._store() as tx:
             self._transitions.end_attempt(tx, self.run, job, step, status, error=error)
@@ -105,14 +128,17 @@ class Sim:
     def lose(self, attempt: Attempt, *, gone: bool = False) -> None:
         """Its agent will not finish it."""
         started = self.leases.pop(attempt.id) is LeaseState.STARTED
+        if self.stale(attempt):
+            return
         job, step = self.place(attempt)
         with self._store() as tx:
             self._transitions.lose_attempt(tx, self.run, job, step, "it burnt", started=started, gone=gone)
         self.settle(job)
 
-    def cancel(self, reason: str = "not wanted") -> None:
+    def cancel(self, reason: str = "not wanted", *, force: bool = False) -> None:
         """Somebody cancels the run."""
-        self.run.cancel_reason = reason
+        with self._store() as tx:
+            self._transitions.cancel(tx, self.run, reason, force=force, by="alice", by_id="u1")
         self.settle()
 
     def wait(self) -> bool:
@@ -121,9 +147,15 @@ class Sim:
             t
             for job in self.run.jobs
             if job.status is Status.RUNNING
-            for t in (job.deadline, job.not_before)
+            for t in (
+                job.deadline,
+                job.not_before,
+                job.queue_deadline,
+                job.cleanup_until if job.stopping else 0,
+            )
             if t
         ]
+        due += [self.run.cleanup_until] if self.run.cleanup_until and not self.run.status.over else []
         steps = [step for job in self.run.jobs for step in job.steps]
         due += [s.not_before for s in steps if s.status is Status.PENDING and s.not_before]
         later = [t for t in due if t > self.now]
@@ -136,7 +168,7 @@ class Sim:
     # -- what there is ----------------------------------------------------------------------------------
 
     def place(self, attempt: Attempt) -> tuple[Job, Step]:
-        """Where an attempt belongs."""
+        """Where an attempt that still counts belongs."""
         found = next((j, s) for j in self.run.jobs for s in j.steps if s.id == attempt.step_id)
         assert found[1].current == attempt.id, "only the current attempt is ever with an agent"
         return found
@@ -229,3 +261,23 @@ def job(name: str, *steps: StepSpec | str, **more: Any) -> JobSpec:
 def step(name: str, **more: Any) -> StepSpec:
     """A step."""
     return StepSpec(name, "dummy", "run", **more)
+
+
+def started(*jobs: JobSpec) -> Sim:
+    """A run whose first steps have all been started."""
+    run = sim(*jobs)
+    run.settle()
+    for attempt in run.queued:
+        run.offer(attempt)
+        run.start(attempt)
+    return run
+
+
+def finish(run: Sim, word: str = "ok") -> list[str]:
+    """Carry out all that is queued, and what is queued then; gives the names of the steps."""
+    done = []
+    while run.queued:
+        attempt = run.queued[0]
+        done.append(run.place(attempt)[1].name)
+        run.do(attempt, word)
+    return done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pilothouse.engine.expressions import cleans_up
 from pilothouse.engine.model import LOST, MAX_LOST_RERUNS, Status
 from pilothouse.wire import entries
 from support.planning import Sim
@@ -12,7 +13,7 @@ from support.planning import Sim
 def check_everything(run: Sim) -> None:
     """All of it."""
     assert run.run.status.over
-    assert run.leases == {}
+    assert all(run.stale(run.attempts[id]) for id in run.leases)
     assert run.queued == []
     assert all(attempt.status.over for attempt in run.attempts.values())
     for a_job in run.run.jobs:
@@ -21,6 +22,8 @@ def check_everything(run: Sim) -> None:
         check_job(run, a_job)
     check_run(run)
     check_order(run)
+    check_one_at_a_time(run)
+    check_cleanup(run)
     check_previous(run)
 
 
@@ -64,6 +67,7 @@ def check_order(run: Sim) -> None:
     """Jobs start after what they need, steps one after another, and nothing happens to what is over."""
     over: set[str] = set()
     started: set[str] = set()
+    begun: set[str] = set()
     for told in run.told:
         name = told.body.get("job")
         if name is None:
@@ -78,14 +82,59 @@ def check_order(run: Sim) -> None:
             over.add(name)
         elif told.type == entries.JOB_RESTARTED:
             over -= {key for key in over if key.startswith(f"{name}/")}
+            begun -= {key for key in begun if key.startswith(f"{name}/")}
         elif told.type == entries.STEP_QUEUED:
             assert name in started
-            earlier = [s.name for s in run.run.job(name).steps[: told.body["index"]]]
-            assert all(f"{name}/{other}" in over for other in earlier)
+            earlier = run.run.job_spec(run.run.job(name)).steps[: told.body["index"]]
+            beside = {s.name for s in earlier if s.background and f"{name}/{s.name}" in begun}
+            assert all(s.name in beside or f"{name}/{s.name}" in over for s in earlier)
             assert f"{name}/{told.body['step']}" not in over
+        elif told.type == entries.STEP_STARTED:
+            begun.add(f"{name}/{told.body['step']}")
         elif told.type == entries.STEP_COMPLETED:
             assert f"{name}/{told.body['step']}" not in over
             over.add(f"{name}/{told.body['step']}")
+
+
+def check_one_at_a_time(run: Sim) -> None:
+    """In a job no two attempts run at once, but for those of background steps."""
+    running: dict[str, str] = {}
+    for told in run.told:
+        if told.type not in (entries.STEP_STARTED, entries.ATTEMPT_COMPLETED):
+            continue
+        spec = next(
+            s for s in run.run.job_spec(run.run.job(told.body["job"])).steps if s.name == told.body["step"]
+        )
+        if spec.background:
+            continue
+        if told.type == entries.STEP_STARTED:
+            assert told.body["job"] not in running
+            running[told.body["job"]] = told.body["step_run_id"]
+        elif running.get(told.body["job"]) == told.body["step_run_id"]:
+            del running[told.body["job"]]
+
+
+def check_cleanup(run: Sim) -> None:
+    """After a cancel only what cleans up is begun, none of it too late, and nothing once it is forced."""
+    cancelled, until = False, 0
+    timed_out: set[str] = set()
+    for told in run.told:
+        name = told.body.get("job", "")
+        if told.type == entries.RUN_CANCELLING:
+            cancelled, until = True, told.body["until"]
+        elif told.type == entries.STEP_COMPLETED and told.body["status"] == "timed_out":
+            timed_out.add(name)
+        elif cancelled and told.type in (entries.STEP_QUEUED, entries.JOB_STARTED):
+            assert told.at < until
+            job = run.run.job_spec(run.run.job(name))
+            if told.type == entries.JOB_STARTED:
+                assert cleans_up(job.when)
+                continue
+            when = next(s.when for s in job.steps if s.name == told.body["step"])
+            after_timeout = "failure()" in when and name in timed_out
+            assert cleans_up(job.when) or cleans_up(when) or after_timeout
+        elif cancelled:
+            assert told.type != entries.JOB_RESTARTED
 
 
 def check_previous(run: Sim) -> None:

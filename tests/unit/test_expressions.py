@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pilothouse.engine.expressions import (
     ExpressionError,
+    cleans_up,
     compile_condition,
     compile_expression,
     evaluate,
@@ -269,11 +270,53 @@ def test_an_expression_that_is_never_closed() -> None:
         ("run.branch == 'dev'", False, False, False),
         ("true", True, False, False),
         ("success() || failure()", True, True, False),
+        ("cancelled()", False, False, True),
+        ("!cancelled()", True, True, False),
+        ("!failure()", True, False, False),
+        ("!success()", False, True, False),
+        ("failure() || cancelled()", False, True, True),
+        ("always() && !failure()", True, False, True),
     ],
 )
 def test_when(when: str, success: bool, failure: bool, cancelled: bool) -> None:
     found = [evaluate_when(when, CONTEXT, outcome=outcome) for outcome in ("success", "failure", "cancelled")]
     assert found == [success, failure, cancelled]
+
+
+def test_work_that_cleans_up_after_a_cancel_tells_how_its_own_job_goes() -> None:
+    whens = {"success()": True, "failure()": False, "cancelled()": True, "!cancelled()": False, "": True}
+    assert {when: evaluate_when(when, CONTEXT, outcome="success", cancelled=True) for when in whens} == whens
+
+
+def test_which_conditions_may_hold_after_a_cancel() -> None:
+    whens = [
+        "always()",
+        "cancelled()",
+        "!cancelled()",
+        "",
+        "success()",
+        "failure()",
+        "true",
+        "not CEL",
+        "'always()'",
+    ]
+    assert [when for when in whens if cleans_up(when)] == ["always()", "cancelled()", "!cancelled()"]
+
+
+@pytest.mark.parametrize(
+    ("source", "tested", "needed"),
+    [
+        ("secrets.A", set(), {"A"}),
+        ("has(secrets.A) ? secrets.A : ''", {("secrets", "A")}, set()),
+        ('"A" in secrets ? secrets["A"] : secrets.B', {("secrets", "A")}, {"B"}),
+        ('has(variables.x) && "y" in variables', {("variables", "x"), ("variables", "y")}, set()),
+        ('["v"].exists(variables, has(variables.x))', set(), set()),
+    ],
+)
+def test_an_expression_tells_what_it_tests_for(source: str, tested: set[object], needed: set[str]) -> None:
+    expression = compile_expression(source)
+    assert expression.tested == tested
+    assert expression.needed_secrets == needed
 
 
 @pytest.mark.parametrize(

@@ -282,19 +282,20 @@ def test_a_job_timeout_stops_what_runs_and_ends_the_rest() -> None:
 
 @pytest.mark.parametrize("offered", [False, True])
 def test_a_job_timeout_ends_what_only_waits_at_once(offered: bool) -> None:
-    run = sim(job("j", "a", timeout="60s"))
+    run = sim(job("j", "a", "b", timeout="60s"))
     run.settle()
+    run.do(run.queued[0], "ok")
     if offered:
         run.offer(run.queued[0])
     assert run.wait()
     assert run.run.status is Status.FAILED
     assert run.leases == {}
-    assert run.statuses() == {"j": "timed_out", "a": "timed_out"}
+    assert run.statuses() == {"j": "timed_out", "a": "succeeded", "b": "timed_out"}
 
 
 @pytest.mark.parametrize("end", ["report", "lost", "success"])
 def test_cancelling_waits_for_what_runs(end: str) -> None:
-    run = sim(job("j", "a", "b"), job("k", "c"), job("l", "d", depends_on=("j",), when=ALWAYS))
+    run = sim(job("j", "a", "b"), job("k", "c"), job("l", "d", depends_on=("j",), when=FAILURE))
     run.settle()
     attempt = run.queued[0]
     run.offer(attempt)

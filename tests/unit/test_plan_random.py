@@ -9,14 +9,14 @@ from pilothouse.engine.model import Status
 from pilothouse.engine.spec import Job as JobSpec
 from pilothouse.engine.spec import Retry
 from pilothouse.fleet.model import LeaseState
-from support.planning import Sim, job, sim, step
+from support.planning import GRACE, Sim, job, sim, step
 from support.planning_checks import check_everything
 
-ALWAYS, FAILURE = "always()", "failure()"
+ALWAYS, FAILURE, CANCELLED = "always()", "failure()", "cancelled()"
 
 _retries = st.one_of(st.none(), st.builds(Retry, st.integers(1, 3), st.sampled_from(["", "1s", "1m"])))
 _whens = st.sampled_from(
-    ["", "", "", ALWAYS, FAILURE, "success()", "false", "variables.missing", "step.attempt < 3"]
+    ["", "", "", ALWAYS, FAILURE, CANCELLED, "success()", "false", "variables.missing", "step.attempt < 3"]
 )
 _lost = st.sampled_from(["fail", "rerun"])
 
@@ -34,17 +34,19 @@ def graphs(draw: st.DrawFn) -> tuple[JobSpec, ...]:
                 when=draw(_whens),
                 continue_on_error=draw(st.booleans()),
                 retry=draw(_retries),
-                on_lost=draw(st.sampled_from([on_lost, "rerun"])),
+                on_lost=draw(st.sampled_from([on_lost, "rerun", ""])),
+                background=draw(st.sampled_from([False, False, True])),
             )
             for index in range(draw(st.integers(0, 3)))
         ]
         more = {"retry": draw(_retries), "timeout": draw(st.sampled_from(["", "30s"])), "on_lost": on_lost}
-        when = draw(st.sampled_from(["", "", ALWAYS, FAILURE, "false"]))
+        more["queue_timeout"] = draw(st.sampled_from(["", "", "10s"]))
+        when = draw(st.sampled_from(["", "", ALWAYS, FAILURE, CANCELLED, "always() && !success()", "false"]))
         jobs.append(job(f"j{number}", *steps, depends_on=tuple(needs), when=when, **more))
     return tuple(jobs)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(graphs(), st.data())
 def test_every_run_ends_and_nothing_is_left(jobs: tuple[JobSpec, ...], data: st.DataObject) -> None:
     run = sim(*jobs)
@@ -63,13 +65,14 @@ def act(run: Sim, data: st.DataObject) -> None:
     if not choices:
         return
     kind = data.draw(
-        st.sampled_from([*choices, "time", "cancel"] if not run.run.cancelling else [*choices, "time"])
+        st.sampled_from([*choices, "time", "cancel"] if not run.run.forced else [*choices, "time"])
     )
     if kind == "cancel":
-        if data.draw(st.integers(0, 9)) == 0:
-            run.cancel()
+        force = data.draw(st.integers(0, 3)) == 0
+        if data.draw(st.integers(0, 9)) == 0 and (force or not run.run.cancelling):
+            run.cancel(force=force)
     elif kind == "time":
-        run.now += data.draw(st.sampled_from([1, 500, 31_000]))
+        run.now += data.draw(st.sampled_from([1, 500, 31_000, GRACE]))
         run.settle()
     elif kind == "queued":
         run.offer(data.draw(st.sampled_from(run.queued)))

@@ -41,10 +41,11 @@ RunKind = Literal["pipeline", "workflow", "deployment", "cluster"]
 
 
 class CancelRun(Body):
-    """Why the run is stopped."""
+    """Why the run is stopped; ``force``: at once, without the steps and jobs that clean up."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"reason": "wrong branch"}})
+    model_config = ConfigDict(json_schema_extra={"example": {"reason": "wrong branch", "force": False}})
     reason: str = Field("", max_length=500)
+    force: bool = False
 
 
 class RerunRun(Body):
@@ -143,11 +144,16 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
         responses=example(_SUMMARY, 202),
     )
     async def cancel_run(run_id: str, caller: Caller, idem: Idem, body: CancelRun | None = None) -> Response:
-        """What waits is cancelled at once; what runs is killed by its agent. Errors: ``INVALID_STATE_TRANSITION``."""
+        """What waits is cancelled at once, what runs is killed by its agent; then what cleans up runs.
+
+        That has ``PILOT_CLEANUP_GRACE`` in all; ``force``, also later, ends the run without it. Errors:
+        ``INVALID_STATE_TRANSITION``.
+        """
+        reason, force = (body.reason, body.force) if body else ("", False)
 
         def use_case(tx: Tx) -> dict[str, Any]:
             readable(tx.conn, caller, run_id, "run.control")
-            return run_summary(engine.cancel(tx, caller, run_id, body.reason if body else ""))
+            return run_summary(engine.cancel(tx, caller, run_id, reason, force=force))
 
         return await idem(use_case, 202)
 
@@ -159,7 +165,11 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
         responses=example(_RERUN, 201),
     )
     async def rerun_run(run_id: str, caller: Caller, idem: Idem, body: RerunRun | None = None) -> Response:
-        """A new run of the same definition; ``{"from":"failed"}`` keeps what succeeded, with its attempts."""
+        """A new run of the same definition; ``{"from":"failed"}`` keeps what succeeded, with its attempts.
+
+        Jobs that depend on one that failed are done again. Errors: ``INVALID_STATE_TRANSITION``, ``SPEC_INVALID``
+        (a secret that it needs is gone).
+        """
 
         def use_case(tx: Tx) -> dict[str, Any]:
             readable(tx.conn, caller, run_id, "run.trigger")
@@ -293,6 +303,7 @@ _SUMMARY = {
     "tag": "",
     "dirty": False,
     "rerun_of": None,
+    "cleanup_until": None,
     "created_at": "2026-01-10T14:23:45.000Z",
     "started_at": "2026-01-10T14:23:45.010Z",
     "finished_at": None,
@@ -319,6 +330,7 @@ _STEP = {
     "name": "compile",
     "node": "compile",
     "uses": "shell",
+    "background": False,
     "status": "running",
     "reason": "",
     "outputs": {},
@@ -334,10 +346,13 @@ _JOB = {
     "name": "build",
     "status": "running",
     "reason": "",
+    "stopping": None,
     "needs": [],
     "round": 1,
     "agent_id": "local",
     "started_at": "2026-01-10T14:23:45.010Z",
+    "begun_at": "2026-01-10T14:23:45.120Z",
+    "waiting_for": None,
     "finished_at": None,
     "steps": [_STEP],
 }

@@ -16,8 +16,8 @@ from typing import Any
 from pilothouse.engine import store
 from pilothouse.engine.events import StepEvent, StepEvents
 from pilothouse.engine.runs import read_place
+from pilothouse.engine.standing import run_keys
 from pilothouse.engine.tasks import StepTasks
-from pilothouse.engine.transitions import run_keys
 from pilothouse.fleet import store as fleet_store
 from pilothouse.journal import Journal
 from pilothouse.storage import Database, StorageUnavailable, Tx, Writer

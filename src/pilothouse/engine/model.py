@@ -39,6 +39,9 @@ _OVER = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.TIM
 LOST = "lost: "
 """How the error of a lost attempt begins, on every wire."""
 
+JOB_ENDED = "stopped, since its job has ended"
+"""The reason of background steps that ended with their job."""
+
 MAX_LOST_RERUNS = 2
 """Started work that was lost is tried again at most so often, where its spec allows it at all."""
 
@@ -98,7 +101,13 @@ class Step:
 
 @dataclass(slots=True)
 class Job:
-    """One job. ``round`` counts its starts from the first step; ``agent_id`` holds its workspace."""
+    """One job. ``round`` counts its starts from the first step; ``agent_id`` holds its workspace.
+
+    Times in ms, 0: none. ``deadline``: when it has run for too long, from the start of its first step on;
+    ``queue_deadline``: when it has waited for that for too long. ``stopping``: the status it will have once its
+    steps that clean up are over; ``cleanup_until``: when they are cut off, and in a cancelled run not 0 in
+    every job of which it is decided what the cancel means to it.
+    """
 
     id: str
     index: int
@@ -132,6 +141,11 @@ class Job:
         return _counts([step.status for step in self.steps])
 
     @property
+    def begun(self) -> bool:
+        """Whether an agent has started a step of it in this run."""
+        return self.round > 1 or any(step.started_at and step.attempts for step in self.steps)
+
+    @property
     def at_step(self) -> int:
         """The index of the first step that is not over; of the last one if all are."""
         return next((step.index for step in self.steps if not step.status.over), max(len(self.steps) - 1, 0))
@@ -139,7 +153,10 @@ class Job:
 
 @dataclass(slots=True)
 class Run:
-    """One run with all its jobs and steps. ``definition``: the head of the saved spec it was made from, if it was."""
+    """One run with all its jobs and steps. ``definition``: the head of the saved spec it was made from, if it was.
+
+    ``cleanup_until`` (ms): how long a cancelled run may clean up; ``forced``: it may not, or no longer.
+    """
 
     id: str
     kind: str

@@ -1,95 +1,38 @@
 """What a run should do next: state in, decisions out, no I/O.
 
 The service applies the decisions and asks again until there are none. Asking twice gives the same answer, so a
-plan survives any interruption.
+plan survives any interruption. What a cancel and a job's timeout leave to do is in ``cleanup.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from pilothouse.engine.expressions import ExpressionError, evaluate_when
-from pilothouse.engine.model import LOST, MAX_LOST_RERUNS, MAX_UNSTARTED, Job, Run, Status, Step
+from pilothouse.engine import cleanup
+from pilothouse.engine.contexts import wanted
+from pilothouse.engine.decisions import (
+    Decision,
+    FinishJob,
+    FinishRun,
+    FinishStep,
+    GiveUpWaiting,
+    QueueStep,
+    RestartJob,
+    StartJob,
+    StartRun,
+    StopAttempt,
+)
+from pilothouse.engine.expressions import ExpressionError, cleans_up
+from pilothouse.engine.model import JOB_ENDED, LOST, MAX_LOST_RERUNS, MAX_UNSTARTED, Job, Run, Status, Step
 from pilothouse.engine.spec import Retry
-
-
-@dataclass(frozen=True, slots=True)
-class StartRun:
-    """The run begins."""
-
-
-@dataclass(frozen=True, slots=True)
-class FinishRun:
-    """Nothing is left to do."""
-
-    status: Status
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class StartJob:
-    """All it depends on is over, and its condition holds."""
-
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class FinishJob:
-    """The job ends; its remaining steps with it."""
-
-    job: Job
-    status: Status
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RestartJob:
-    """The job begins again from its first step, in a fresh workspace, after ``delay`` ms."""
-
-    job: Job
-    reason: str
-    delay: int
-
-
-@dataclass(frozen=True, slots=True)
-class QueueStep:
-    """The step's next attempt may be handed out."""
-
-    job: Job
-    step: Step
-
-
-@dataclass(frozen=True, slots=True)
-class FinishStep:
-    """The step ends without (another) attempt."""
-
-    job: Job
-    step: Step
-    status: Status
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class StopAttempt:
-    """The step's running attempt is to be stopped; the agent reports when it is."""
-
-    job: Job
-    step: Step
-    status: Status
-    reason: str
-
-
-Decision = StartRun | FinishRun | StartJob | FinishJob | RestartJob | QueueStep | FinishStep | StopAttempt
 
 
 def decide(run: Run, now: int) -> list[Decision]:
     """Everything that can be decided of the run at time ``now`` (ms); empty when it has to wait."""
     if run.status.over:
         return []
-    if run.cancelling:
-        return _wind_down(run)
+    if run.cancelling and not cleanup.cleaning(run, now):
+        return cleanup.wind_down(run)
     if run.status is Status.PENDING:
         return [StartRun()]
     decisions = [decision for job in run.jobs for decision in decide_job(run, job, now)]
@@ -99,6 +42,8 @@ def decide(run: Run, now: int) -> list[Decision]:
 
 
 def _finish_run(run: Run) -> FinishRun:
+    if run.cancelling:
+        return FinishRun(Status.CANCELLED, run.cancel_reason)
     bad = [job.name for job in run.jobs if job.status.bad]
     if bad:
         return FinishRun(Status.FAILED, f"failed: {', '.join(bad)}")
@@ -107,38 +52,22 @@ def _finish_run(run: Run) -> FinishRun:
     return FinishRun(Status.SUCCEEDED, "")
 
 
-def _wind_down(run: Run) -> list[Decision]:
-    decisions: list[Decision] = []
-    for job in run.jobs:
-        if job.status.over:
-            continue
-        stopping = _stop_steps(job, Status.CANCELLED, run.cancel_reason)
-        decisions += stopping or []
-        if stopping == []:
-            decisions.append(FinishJob(job, Status.CANCELLED, run.cancel_reason))
-    if not decisions and all(job.status.over for job in run.jobs):
-        return [FinishRun(Status.CANCELLED, run.cancel_reason)]
-    return decisions
-
-
-def _stop_steps(job: Job, status: Status, reason: str) -> list[Decision] | None:
-    """Stop what runs in a job. ``[]``: nothing runs any more; ``None``: still waiting for an agent."""
-    for step in job.steps:
-        if step.status in (Status.RUNNING, Status.QUEUED) and step.current:
-            return None if step.stopping else [StopAttempt(job, step, status, reason)]
-    return []
-
-
 def decide_job(run: Run, job: Job, now: int) -> list[Decision]:
     """What can be decided of one job of a run that goes on; empty when it has to wait or is over."""
     if job.status.over:
         return []
     if job.status is Status.PENDING:
         return _pending_job(run, job)
-    if job.deadline and now >= job.deadline:
-        reason = f"the job ran longer than its timeout of {run.job_spec(job).timeout}"
-        stopping = _stop_steps(job, Status.TIMED_OUT, reason)
-        return [FinishJob(job, Status.TIMED_OUT, reason)] if stopping == [] else stopping or []
+    if run.cancelling and not job.cleanup_until:
+        return cleanup.cancel_job(run, job)
+    if job.stopping:
+        return cleanup.cut_off(run, job) if now >= job.cleanup_until else _next_step(run, job, now)
+    if job.queue_deadline and now >= job.queue_deadline and not job.begun:
+        allowed = run.job_spec(job).queue_timeout
+        return [GiveUpWaiting(job, f"the job waited longer than its queueTimeout of {allowed}")]
+    # Runs of the first release have a deadline before they have begun.
+    if job.deadline and now >= job.deadline and job.begun:
+        return cleanup.time_out_job(run, job)
     if job.not_before > now:
         return []
     return _next_step(run, job, now)
@@ -146,59 +75,123 @@ def decide_job(run: Run, job: Job, now: int) -> list[Decision]:
 
 def _pending_job(run: Run, job: Job) -> list[Decision]:
     spec = run.job_spec(job)
+    if run.cancelling and not cleans_up(spec.when):
+        return [FinishJob(job, Status.CANCELLED, run.cancel_reason)]
     needs = [run.job(name) for name in spec.depends_on]
     if not all(need.status.over for need in needs):
         return []
     failed = [need for need in needs if need.status is not Status.SUCCEEDED]
-    outcome = "failure" if any(need.status is not Status.SKIPPED for need in failed) else "skipped"
     try:
-        wanted = _wanted(spec.when, outcome if failed else "success", run, job)
+        if wanted(spec.when, _outcome_before(run, failed), run, job):
+            return [StartJob(job)]
     except ExpressionError as error:
         return [FinishJob(job, Status.FAILED, f"when: {error}")]
-    if wanted:
-        return [StartJob(job)]
+    if run.cancelling:
+        return [FinishJob(job, Status.CANCELLED, run.cancel_reason)]
     if failed:
         return [FinishJob(job, Status.SKIPPED, f"{failed[0].name} {_words(failed[0].status)}")]
     return [FinishJob(job, Status.SKIPPED, f"when is false: {spec.when}")]
 
 
+def _outcome_before(run: Run, failed: list[Job]) -> str:
+    """Of what a job depends on; ``failed``: all of it that did not succeed."""
+    if run.cancelling:
+        return "cancelled"
+    if not failed:
+        return "success"
+    return "failure" if any(need.status is not Status.SKIPPED for need in failed) else "skipped"
+
+
+# -- the steps of a job -----------------------------------------------------------------------------------
+
+
 def _next_step(run: Run, job: Job, now: int) -> list[Decision]:
     failing: Step | None = None
+    beside: list[Step] = []
+    skipped: list[Decision] = []
     for step in job.steps:
         if step.status.over:
-            forgiven = step.status.bad and run.step_spec(job, step).continue_on_error
-            if (step.status.bad or step.status is Status.CANCELLED) and not forgiven:
-                failing = failing or step
+            failing = failing or (step if _fails_job(run, job, step) else None)
             continue
-        spec = run.step_spec(job, step)
-        if step.status is not Status.PENDING or step.not_before > now:
-            return []
-        if step.attempts and step.not_before:  # a try after the first: its condition has been met already
-            return [QueueStep(job, step)]
+        if _runs_beside(run, job, step):
+            beside.append(step)
+            continue
+        if step.status is not Status.PENDING or (skipped and run.step_spec(job, step).when.strip()):
+            return skipped  # a condition may look at what was just skipped
+        decision = _pending_step(run, job, step, failing, now)
+        if not isinstance(decision, FinishStep) or decision.status.bad:
+            return [*skipped, decision] if decision else skipped
+        skipped.append(decision)
+    if skipped:
+        return skipped
+    return _stop_beside(run, job, beside) if beside else [_end_of_job(run, job, failing)]
+
+
+def _fails_job(run: Run, job: Job, step: Step) -> bool:
+    if step.status.bad:
+        return not run.step_spec(job, step).continue_on_error
+    return step.status is Status.CANCELLED
+
+
+def _runs_beside(run: Run, job: Job, step: Step) -> bool:
+    """Whether the job goes on beside this step, since it runs in the background and is not being stopped early."""
+    if step.status is not Status.RUNNING or (job.stopping and step.stopping):
+        return False
+    return run.step_spec(job, step).background
+
+
+def _pending_step(run: Run, job: Job, step: Step, failing: Step | None, now: int) -> Decision | None:
+    """What becomes of the next step of a job; ``None``: its next try has to wait."""
+    spec = run.step_spec(job, step)
+    if spec.background and step.not_before and not _others_left(run, job):
+        return FinishStep(job, step, Status.FAILED, "its last try failed, and its job has ended")
+    outcome = "failure" if failing else "success"
+    if job.stopping:
+        outcome = "cancelled" if job.stopping == Status.CANCELLED else "failure"
+    # The condition of a try after the first has been met already, unless the job is being stopped.
+    if job.stopping or not (step.attempts and step.not_before):
         try:
-            wanted = _wanted(spec.when, "failure" if failing else "success", run, job, step)
+            if not wanted(spec.when, outcome, run, job, step):
+                return _left_out(run, job, step, failing)
         except ExpressionError as error:
-            return [FinishStep(job, step, Status.FAILED, f"when: {error}")]
-        if wanted:
-            return [QueueStep(job, step)]
-        why = f"{failing.name} {_words(failing.status)}" if failing else f"when is false: {spec.when}"
-        return [FinishStep(job, step, Status.SKIPPED, why)]
-    return [_end_of_job(run, job, failing)]
+            return FinishStep(job, step, Status.FAILED, f"when: {error}")
+    return QueueStep(job, step) if step.not_before <= now else None
 
 
-def _wanted(when: str, outcome: str, run: Run, job: Job, step: Step | None = None) -> bool:
-    # Most steps have no condition, and what conditions see is as large as the run.
-    return evaluate_when(when, context(run, job, step) if when.strip() else {}, outcome=outcome)
+def _others_left(run: Run, job: Job) -> bool:
+    """Whether steps that do not run in the background are not over, or there are none in the whole job."""
+    specs = run.job_spec(job).steps
+    others = [step for step in job.steps if not specs[step.index].background]
+    return not others or not all(step.status.over for step in others)
+
+
+def _left_out(run: Run, job: Job, step: Step, failing: Step | None) -> FinishStep:
+    if job.stopping:
+        status = Status.CANCELLED if job.stopping == Status.CANCELLED else Status.SKIPPED
+        return FinishStep(job, step, status, cleanup.stop_reason(run, job))
+    why = f"when is false: {run.step_spec(job, step).when}"
+    return FinishStep(
+        job, step, Status.SKIPPED, f"{failing.name} {_words(failing.status)}" if failing else why
+    )
+
+
+def _stop_beside(run: Run, job: Job, beside: list[Step]) -> list[Decision]:
+    """All other steps are over: background steps are stopped, unless there are no others at all."""
+    if _others_left(run, job):
+        return []
+    return [StopAttempt(job, step, Status.SUCCEEDED, JOB_ENDED) for step in beside if not step.stopping]
 
 
 def _end_of_job(run: Run, job: Job, failing: Step | None) -> Decision:
+    if job.stopping:
+        return FinishJob(job, Status(job.stopping), cleanup.stop_reason(run, job))
     if failing is None:
         return FinishJob(job, Status.SUCCEEDED, "")
     reason = f"{failing.name} {_words(failing.status)}"
     if failing.status is Status.CANCELLED:
         return FinishJob(job, Status.CANCELLED, failing.reason or reason)
     again = may_retry(run.job_spec(job).retry, job.round - job.lost)  # reruns for loss come on top
-    if again is not None and not failing.reason.startswith(LOST):
+    if again is not None and not failing.reason.startswith(LOST) and not run.cancelling:
         return RestartJob(job, reason, again)
     return FinishJob(job, Status.FAILED, reason)
 
@@ -221,64 +214,35 @@ class Again:
     job: bool = False
 
 
-def after_failure(run: Run, job: Job, step: Step) -> Again | None:
+def after_failure(run: Run, job: Job, step: Step, now: int) -> Again | None:
     """Whether a step that failed (or timed out) is tried again. ``step.failures`` counts this failure."""
-    if run.cancelling:
-        return None
     delay = may_retry(run.step_spec(job, step).retry, step.failures)
-    return Again(delay) if delay is not None else None
+    if delay is None or not _in_time(run, job, now + delay):
+        return None
+    return Again(delay)
 
 
-def after_loss(run: Run, job: Job, step: Step, started: bool) -> Again | None:
+def after_loss(run: Run, job: Job, step: Step, started: bool, now: int) -> Again | None:
     """Whether a lost attempt is tried again: always if it never started, else as ``onLost`` says.
 
     ``step.lost`` and ``job.lost`` do not count this loss yet.
     """
-    if run.cancelling:
+    if not _in_time(run, job, now):
         return None
     if not started:
         return Again() if step.unstarted < MAX_UNSTARTED else None
     step_says = run.step_spec(job, step).on_lost
     if step_says == "rerun":
         return Again() if step.lost < MAX_LOST_RERUNS else None
-    if not step_says and run.job_spec(job).on_lost == "rerun":
+    if not step_says and run.job_spec(job).on_lost == "rerun" and cleanup.limit(run, job) is None:
         return Again(job=True) if job.lost < MAX_LOST_RERUNS else None
     return None
 
 
-# -- what expressions see ---------------------------------------------------------------------------------
-
-
-def context(run: Run, job: Job, step: Step | None = None) -> dict[str, Any]:
-    """The roots of CEL expressions, without secrets (those are put in at the hand-out)."""
-    spec = run.job_spec(job)
-    roots: dict[str, Any] = {
-        "variables": run.variables,
-        "env": {**run.spec.runtime.env, **spec.env},
-        "run": {
-            "id": run.id,
-            "name": run.name,
-            "kind": run.kind,
-            "trigger": run.trigger,
-            "triggered_by": run.triggered_by,
-            "branch": run.branch,
-            "commit": run.commit_sha,
-            "tag": run.tag,
-        },
-        "job": {"id": job.id, "name": job.name, "round": job.round, "outputs": job.outputs()},
-        "jobs": {other.name: _seen(other) for other in run.jobs},
-        "step": {},
-    }
-    if step is not None:
-        number = step.attempts if step.current else step.attempts + 1  # the one under way, or the next
-        roots["step"] = {"id": step.id, "name": step.name, "attempt": number}
-        roots["env"] = {**roots["env"], **run.step_spec(job, step).env}
-    return roots
-
-
-def _seen(job: Job) -> Mapping[str, Any]:
-    steps = {s.name: {"status": s.status.value, "outputs": s.outputs} for s in job.steps}
-    return {"status": job.status.value, "outputs": job.outputs(), "steps": steps}
+def _in_time(run: Run, job: Job, then: int) -> bool:
+    """Whether a try at that time would not come after all work of the job is cut off."""
+    limit = cleanup.limit(run, job)
+    return limit is None or then < limit
 
 
 def _words(status: Status) -> str:

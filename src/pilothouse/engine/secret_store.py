@@ -44,6 +44,9 @@ retired_secrets = Table(
     Index("retired_secrets_by_name", "project", "name", "retired_at"),
 )
 
+NAMES_A_QUERY = 500
+"""Databases bound the parameters of a statement."""
+
 RETIRED_KEPT = 30 * 86_400_000
 """Milliseconds that a replaced or deleted secret is still masked."""
 
@@ -66,6 +69,16 @@ def secret_values(conn: Connection, project: str, names: Iterable[str]) -> dict[
         secrets.c.project == project, secrets.c.name.in_(list(names))
     )
     return {row.name: row.value for row in conn.execute(query)}
+
+
+def known_names(conn: Connection, project: str, names: Iterable[str]) -> set[str]:
+    """Those of these names that the project has a secret of."""
+    wanted, found = sorted(names), set[str]()
+    for start in range(0, len(wanted), NAMES_A_QUERY):
+        some = wanted[start : start + NAMES_A_QUERY]
+        query = select(secrets.c.name).where(secrets.c.project == project, secrets.c.name.in_(some))
+        found.update(conn.execute(query).scalars())
+    return found
 
 
 def list_secrets(conn: Connection, project: str) -> list[Row[Any]]:

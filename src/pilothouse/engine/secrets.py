@@ -49,6 +49,11 @@ class Secrets:
         """What secrets there are, without their values; times in ms."""
         return [dict(row._mapping) for row in store.list_secrets(conn, project)]
 
+    def missing(self, conn: Connection, project: str, names: Iterable[str]) -> list[str]:
+        """Those of these names that no secret of the project has, sorted."""
+        wanted = frozenset(names)
+        return sorted(wanted - store.known_names(conn, project, wanted)) if wanted else []
+
     def values(self, conn: Connection, project: str, names: Iterable[str]) -> dict[str, str]:
         """The values of those that exist and open; for the hand-out only."""
         sealed = store.secret_values(conn, project, names)

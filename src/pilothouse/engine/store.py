@@ -336,19 +336,18 @@ def due_runs(conn: Connection, now: int, limit: int = 100) -> list[str]:
     waiting_job = select(jobs.c.run_id).where(
         jobs.c.status == Status.RUNNING.value,
         ((jobs.c.deadline > 0) & (jobs.c.deadline <= now))
-        | ((jobs.c.not_before > 0) & (jobs.c.not_before <= now)),
+        | ((jobs.c.not_before > 0) & (jobs.c.not_before <= now))
+        | ((jobs.c.queue_deadline > 0) & (jobs.c.queue_deadline <= now))
+        | ((jobs.c.stopping != "") & (jobs.c.cleanup_until <= now)),
+    )
+    cancelled_run = select(runs.c.id).where(
+        runs.c.status == Status.RUNNING.value, runs.c.cleanup_until > 0, runs.c.cleanup_until <= now
     )
     waiting_step = select(steps.c.run_id).where(
         steps.c.status == Status.PENDING.value, steps.c.not_before > 0, steps.c.not_before <= now
     )
-    due = waiting_job.union(waiting_step).subquery()
+    due = waiting_job.union(waiting_step, cancelled_run).subquery()
     return list(conn.execute(select(due.c.run_id).order_by(func.random()).limit(limit)).scalars())
-
-
-def unfinished_runs(conn: Connection) -> list[str]:
-    """Runs that are not over, oldest first."""
-    alive = [Status.PENDING.value, Status.QUEUED.value, Status.RUNNING.value]
-    return list(conn.execute(select(runs.c.id).where(runs.c.status.in_(alive)).order_by(runs.c.id)).scalars())
 
 
 def list_runs(
@@ -405,16 +404,6 @@ def status_counts(conn: Connection) -> dict[str, int]:
         .group_by(attempts.c.status)
     )
     return dict(conn.execute(query).all())
-
-
-def concurrent_jobs(conn: Connection, project: str) -> list[Row[Any]]:
-    """Jobs that run now in a project (for concurrency groups)."""
-    query = (
-        select(jobs.c.id, jobs.c.name, jobs.c.run_id)
-        .join(runs, runs.c.id == jobs.c.run_id)
-        .where(runs.c.project == project, jobs.c.status == Status.RUNNING.value)
-    )
-    return list(conn.execute(query))
 
 
 # -- blobs ----------------------------------------------------------------------------------------------

@@ -9,20 +9,20 @@ from sqlalchemy import Connection
 
 from pilothouse.engine import store
 from pilothouse.engine.checkouts import for_agent
+from pilothouse.engine.contexts import context
 from pilothouse.engine.expressions import ExpressionError, render, render_tree, secret_names
 from pilothouse.engine.expressions.values import insert_text
-from pilothouse.engine.model import LOST, Status
-from pilothouse.engine.plan import context
+from pilothouse.engine.model import JOB_ENDED, LOST, Status
 from pilothouse.engine.runs import Place, Runs
 from pilothouse.engine.secrets import Secrets
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import store as fleet_store
-from pilothouse.fleet.model import Agent, Lease, LeaseState, Task, TaskReport, TaskStatus
+from pilothouse.fleet.model import BACKGROUND, Agent, Lease, LeaseState, Task, TaskReport, TaskStatus
 from pilothouse.storage import Tx
 from pilothouse.wire.masking import Masker
 
 STEP = "step"
-"""The kind of lease that step attempts are."""
+"""The kind of lease that step attempts are, but for those of background steps."""
 
 _STATUS = {
     TaskStatus.SUCCEEDED: Status.SUCCEEDED,
@@ -53,8 +53,11 @@ class StepTasks:
     def started(self, tx: Tx, lease: Lease) -> None:
         """The agent has begun."""
         at = self._current(tx, lease)
-        if at is not None:
-            self._transitions.start_attempt(tx, at.run, at.job, at.step, at.attempt, lease.agent_id)
+        if at is None:
+            return
+        self._transitions.start_attempt(tx, at.run, at.job, at.step, at.attempt, lease.agent_id)
+        if lease.kind == BACKGROUND:  # its job goes on beside it
+            self._transitions.settle(tx, at.run, at.job)
 
     def finished(self, tx: Tx, lease: Lease, report: TaskReport) -> None:
         """The agent is done; what depends on it may go on."""
@@ -127,7 +130,7 @@ class StepTasks:
         if attempt.agent_id != agent_id or not attempt.started_at or attempt.error.startswith(LOST):
             return False
         # Work that was stopped ends as what it was stopped for, whatever way of failing its agent reports.
-        stopped = attempt.status in (Status.CANCELLED, Status.TIMED_OUT)
+        stopped = attempt.status in (Status.CANCELLED, Status.TIMED_OUT) or attempt.reason == JOB_ENDED
         return attempt.status is _STATUS.get(report.status) or (
             stopped and report.status is not TaskStatus.SUCCEEDED
         )
@@ -144,7 +147,7 @@ class StepTasks:
             raise TaskInvalid(str(error)) from error
         return Task(
             id=at.attempt.id,
-            kind=STEP,
+            kind=BACKGROUND if spec.background else STEP,
             run_id=run.id,
             pipeline_id=run.pipeline_id or run.id,
             job_id=job.id,
@@ -163,8 +166,13 @@ class StepTasks:
             checkout=for_agent(run.checkout),
             continue_on_error=spec.continue_on_error,
             fresh_workspace=job.fresh,
-            # What failed may be tried again in this workspace: it is not the last that needs it.
-            last_in_job=step.index == len(job.steps) - 1 and not any(s.status.bad for s in job.steps),
+            last_in_job=_last_in_job(at),
+            pipeline_name=run.name,
+            branch=run.branch,
+            commit_sha=run.commit_sha,
+            tag=run.tag,
+            event=run.trigger,
+            background=spec.background,
         )
 
     def _fill_in(self, conn: Connection, at: Place) -> tuple[dict[str, str], Any, dict[str, str]]:
@@ -191,7 +199,7 @@ class StepTasks:
     def _wanted_secrets(self, conn: Connection, at: Place) -> dict[str, str]:
         names = _secret_names(at)
         values = self._secrets.values(conn, at.run.project, names) if names else {}
-        missing = sorted(names - values.keys())
+        missing = sorted(_secret_names(at, needed=True) - values.keys()) if names - values.keys() else []
         if missing:
             raise TaskInvalid(f"there is no (readable) secret named {', '.join(missing)} in this project")
         return values
@@ -217,11 +225,19 @@ def _printable(text: str) -> str:
     return text.replace("\x00", "\ufffd")  # PostgreSQL cannot store it
 
 
-def _secret_names(at: Place) -> frozenset[str]:
+def _last_in_job(at: Place) -> bool:
+    """Whether nobody needs the workspace after this attempt if it succeeds."""
+    steps = at.job.steps
+    # What failed or was cancelled may be tried again in this workspace, and background steps still run in it.
+    kept = any(step.status.bad or step.status is Status.CANCELLED for step in steps)
+    background = any(spec.background for spec in at.run.job_spec(at.job).steps)
+    return at.step.index == len(steps) - 1 and not kept and not background
+
+
+def _secret_names(at: Place, *, needed: bool = False) -> frozenset[str]:
     spec = at.run.step_spec(at.job, at.step)
-    return secret_names(
-        [dict(at.run.spec.runtime.env), dict(at.run.job_spec(at.job).env), dict(spec.env), spec.args]
-    )
+    layers = [dict(at.run.spec.runtime.env), dict(at.run.job_spec(at.job).env), dict(spec.env), spec.args]
+    return secret_names(layers, needed=needed)
 
 
 def _has_expression(tree: Any) -> bool:

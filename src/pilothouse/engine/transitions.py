@@ -12,23 +12,25 @@ import orjson
 from uuid_utils import uuid7
 
 from pilothouse.engine import store
-from pilothouse.engine.model import LOST, Attempt, Job, Run, Status, Step
-from pilothouse.engine.plan import (
+from pilothouse.engine.decisions import (
     Decision,
     FinishJob,
     FinishRun,
     FinishStep,
+    GiveUpWaiting,
+    KeepJob,
     QueueStep,
     RestartJob,
     StartJob,
     StartRun,
     StopAttempt,
-    after_failure,
-    after_loss,
-    decide,
-    decide_job,
+    StopJob,
 )
+from pilothouse.engine.durations import parse_duration
+from pilothouse.engine.model import JOB_ENDED, LOST, Attempt, Job, Run, Status, Step
+from pilothouse.engine.plan import after_failure, after_loss, decide, decide_job
 from pilothouse.engine.spec import combined, selector_to_json
+from pilothouse.engine.standing import around, job_standing, run_keys, run_standing, span
 from pilothouse.fleet.model import LeaseState
 from pilothouse.fleet.service import Fleet
 from pilothouse.journal import Journal
@@ -37,11 +39,34 @@ from pilothouse.wire import entries
 
 
 class Transitions:
-    """Applies what the planner decides, and what agents report."""
+    """Applies what the planner decides, and what agents report.
 
-    def __init__(self, journal: Journal, fleet: Fleet) -> None:
+    ``cleanup_grace``: seconds that steps which clean up have after a cancel or a job's timeout, waiting included.
+    """
+
+    def __init__(self, journal: Journal, fleet: Fleet, cleanup_grace: float = 300) -> None:
         self._journal = journal
         self._fleet = fleet
+        self._grace = int(cleanup_grace * 1000)
+
+    def cancel(self, tx: Tx, run: Run, reason: str, *, force: bool, by: str, by_id: str) -> None:
+        """Note that the run is to end, at once where ``force``; :meth:`settle` does the rest."""
+        run.cancel_reason = run.cancel_reason or reason
+        if not run.cleanup_until and self._grace:
+            run.cleanup_until = tx.now + self._grace
+        run.forced, run.reason = force, "cancelling"
+        store.save(tx.conn, run)
+        self.tell(
+            tx,
+            run,
+            entries.RUN_CANCELLING,
+            reason=run.cancel_reason,
+            force=force,
+            until=0 if force else run.cleanup_until,
+            by=by,
+            by_id=by_id,
+            **run_standing(run),
+        )
 
     # -- what the planner decides -----------------------------------------------------------------------
 
@@ -72,6 +97,13 @@ class Transitions:
                 self._start_job(tx, run, job)
             case FinishJob(job, status, reason):
                 self._finish_job(tx, run, job, status, reason)
+            case GiveUpWaiting(job, reason):
+                self._give_up_waiting(tx, run, job, reason)
+            case KeepJob(job):
+                job.cleanup_until = run.cleanup_until
+                store.save(tx.conn, job)
+            case StopJob(job, status):
+                self._stop_job(tx, run, job, status)
             case RestartJob(job, reason, delay):
                 self._restart_job(tx, run, job, reason, delay)
             case QueueStep(job, step):
@@ -91,18 +123,18 @@ class Transitions:
             status=status,
             previous=previous,
             reason=reason,
-            duration=_span(run.started_at, tx.now),
+            duration=span(run.started_at, tx.now),
             outputs=run.outputs(),
             **run_standing(run),
         )
 
     def _start_job(self, tx: Tx, run: Run, job: Job) -> None:
         previous, job.status, job.started_at = job.status, Status.RUNNING, tx.now
-        timeout = run.job_spec(job).timeout_seconds
-        job.deadline = tx.now + int(timeout * 1000) if timeout else 0
+        job.queue_deadline = _after(tx, run.job_spec(job).queue_timeout)
+        job.cleanup_until = run.cleanup_until if run.cancelling else 0
         store.save(tx.conn, job)
         self.tell(
-            tx, run, entries.JOB_STARTED, job, previous=previous, round=job.round, **_job_standing(run, job)
+            tx, run, entries.JOB_STARTED, job, previous=previous, round=job.round, **job_standing(run, job)
         )
 
     def _finish_job(self, tx: Tx, run: Run, job: Job, status: Status, reason: str) -> None:
@@ -120,11 +152,28 @@ class Transitions:
             status=status,
             previous=previous,
             reason=reason,
-            duration=_span(job.started_at, tx.now),
-            **_job_standing(run, job),
+            duration=span(job.started_at, tx.now),
+            **job_standing(run, job),
         )
 
+    def _stop_job(self, tx: Tx, run: Run, job: Job, status: Status) -> None:
+        job.stopping = status.value
+        job.cleanup_until = run.cleanup_until if status is Status.CANCELLED else tx.now + self._grace
+        job.deadline = job.queue_deadline = job.not_before = 0
+        store.save(tx.conn, job)
+
+    def _give_up_waiting(self, tx: Tx, run: Run, job: Job, reason: str) -> None:
+        for step in [step for step in job.steps if step.current]:
+            found = store.attempt(tx.conn, step.current)
+            if found is not None and found[1].reason:
+                reason = f"{reason}: {found[1].reason}"
+            self._stop_attempt(tx, run, job, step, Status.TIMED_OUT, reason)
+        self._finish_job(tx, run, job, Status.TIMED_OUT, reason)
+
     def _restart_job(self, tx: Tx, run: Run, job: Job, reason: str, delay: int) -> None:
+        for step in job.steps:
+            if step.current:
+                self._abandon_attempt(tx, run, job, step)
         job.round += 1
         job.workspace, job.agent_id, job.fresh = f"{job.id}-{job.round}", "", True
         job.not_before = tx.now + delay if delay else 0
@@ -142,7 +191,7 @@ class Transitions:
             round=job.round,
             reason=reason,
             retry_at=job.not_before,
-            **_job_standing(run, job),
+            **job_standing(run, job),
         )
 
     def _queue_step(self, tx: Tx, run: Run, job: Job, step: Step) -> None:
@@ -159,13 +208,14 @@ class Transitions:
             queued_at=tx.now,
         )
         previous, step.status, step.current, step.not_before = step.status, Status.QUEUED, attempt.id, 0
+        step.outputs = {}  # those of an attempt before are of no use to anybody from here on
         store.insert_attempt(tx.conn, run.id, attempt)
         store.save(tx.conn, step)
         if job.not_before:
             job.not_before = 0
             store.save(tx.conn, job)
         self.tell(
-            tx, run, entries.STEP_QUEUED, job, step, attempt, previous=previous, reason="", **_around(job)
+            tx, run, entries.STEP_QUEUED, job, step, attempt, previous=previous, reason="", **around(job)
         )
         for wake in self._fleet.wakers:
             tx.after_commit(wake)
@@ -176,6 +226,13 @@ class Transitions:
         if self._fleet.withdraw(tx, step.current, reason) is not LeaseState.STARTED:
             self.end_attempt(tx, run, job, step, status, error=reason)
 
+    def _abandon_attempt(self, tx: Tx, run: Run, job: Job, step: Step) -> None:
+        """The job begins again while another of its steps is with an agent: what that one reports counts no more."""
+        why = "the job begins again"
+        self._fleet.withdraw(tx, step.current, why)
+        step.status = Status.PENDING
+        self._close_attempt(tx, run, job, step, Status.CANCELLED, 0, why, tx.now)
+
     # -- what agents report -----------------------------------------------------------------------------
 
     def start_attempt(self, tx: Tx, run: Run, job: Job, step: Step, attempt: Attempt, agent_id: str) -> None:
@@ -183,10 +240,13 @@ class Transitions:
         attempt.status, attempt.agent_id, attempt.started_at = Status.RUNNING, agent_id, tx.now
         attempt.reason = ""
         previous, step.status = step.status, Status.RUNNING
+        first = not job.begun
         step.started_at = step.started_at or tx.now
         store.save(tx.conn, attempt)
         store.save(tx.conn, step)
-        if job.agent_id != agent_id or job.fresh:
+        if first:
+            job.queue_deadline, job.deadline = 0, _after(tx, run.job_spec(job).timeout)
+        if first or job.agent_id != agent_id or job.fresh:
             job.agent_id, job.fresh = agent_id, False
             store.save(tx.conn, job)
         self.tell(
@@ -198,7 +258,7 @@ class Transitions:
             attempt,
             previous=previous,
             agent_id=agent_id,
-            **_around(job),
+            **around(job),
         )
 
     def end_attempt(
@@ -216,16 +276,19 @@ class Transitions:
         """The step's current attempt is over; the step is tried again or ends with it."""
         if step.stopping and status is not Status.SUCCEEDED:
             status, error = Status(step.stopping), error or step.reason
+        if step.stopping == Status.SUCCEEDED:  # a background step, whatever its agent calls the way it ended
+            error = ""
         again = None
         if status.bad and not step.stopping:
             step.failures += 1
-            again = after_failure(run, job, step)
+            again = after_failure(run, job, step, tx.now)
         if again is not None:
             step.status = Status.PENDING  # before it is told how the job stands
         retry_at = tx.now + again.delay if again else 0
         attempt = self._close_attempt(tx, run, job, step, status, exit_code, error, retry_at, metrics)
         if again is None:
-            self._finish_step(tx, run, job, step, status, attempt=attempt, reason=error)
+            reason = JOB_ENDED if step.stopping == Status.SUCCEEDED else error
+            self._finish_step(tx, run, job, step, status, attempt=attempt, reason=reason)
         else:
             step.current, step.not_before = "", max(retry_at, 1)
             step.reason = f"tried again after: {error}" if error else "tried again"
@@ -238,7 +301,7 @@ class Transitions:
         if step.stopping:
             self.end_attempt(tx, run, job, step, Status(step.stopping), error=step.reason)
             return
-        again = after_loss(run, job, step, started)
+        again = after_loss(run, job, step, started, tx.now)
         if started:
             step.lost += 1
         else:
@@ -249,6 +312,7 @@ class Transitions:
         attempt = self._close_attempt(tx, run, job, step, Status.FAILED, 0, error, tx.now if again else 0)
         if again is not None and again.job:
             job.lost += 1
+            step.current = ""
             self._restart_job(tx, run, job, error, 0)
         elif again is not None:
             if started and gone and (job.agent_id or not job.fresh):
@@ -276,7 +340,7 @@ class Transitions:
         attempt = found[1]
         previous = attempt.status
         attempt.status, attempt.exit_code, attempt.error = status, exit_code, error
-        attempt.reason, attempt.finished_at = "", tx.now
+        attempt.reason, attempt.finished_at = JOB_ENDED if step.stopping == Status.SUCCEEDED else "", tx.now
         store.save(tx.conn, attempt)
         self.tell(
             tx,
@@ -291,10 +355,10 @@ class Transitions:
             error=error,
             metrics=dict(metrics or {}),
             agent_id=attempt.agent_id,
-            duration=_span(attempt.started_at, tx.now),
+            duration=span(attempt.started_at, tx.now),
             final=retry_at == 0,
             retry_at=retry_at,
-            **_around(job),
+            **around(job),
         )
         return attempt
 
@@ -325,8 +389,8 @@ class Transitions:
             error=attempt.error if attempt else "",
             reason=reason,
             outputs=step.outputs,
-            duration=_span(step.started_at, tx.now),
-            **_around(job),
+            duration=span(step.started_at, tx.now),
+            **around(job),
         )
 
     # -- the journal ------------------------------------------------------------------------------------
@@ -352,51 +416,6 @@ class Transitions:
         self._journal.append(tx, entries.run_stream(run.id), type, scope, body, subject=subject)
 
 
-def run_keys(run: Run, job: Job | None = None, step: Step | None = None) -> dict[str, Any]:
-    """The keys that every entry of a run carries."""
-    keys: dict[str, Any] = {
-        "v": entries.VERSION,
-        "run_id": run.id,
-        "kind": run.kind,
-        "name": run.name,
-        "pipeline_id": run.pipeline_id,
-        "project": run.project,
-    }
-    if job is not None:
-        keys["job_id"], keys["job"] = job.id, job.name
-    if job is not None and step is not None:
-        spec = run.step_spec(job, step)
-        keys.update(
-            step_id=step.id,
-            step=step.name,
-            node=run.node(job, step),
-            uses=spec.uses,
-            action=spec.action,
-            index=step.index,
-        )
-    return keys
-
-
-def run_standing(run: Run) -> dict[str, Any]:
-    """How a run's jobs stand, for the run's own entries."""
-    return {"namespace": run.spec.namespace, "counts": run.counts()}
-
-
-def _job_standing(run: Run, job: Job) -> dict[str, Any]:
-    """How a job's steps stand, and the run's jobs with it, for the job's own entries."""
-    return {
-        "counts": job.counts(),
-        "at_step": job.at_step,
-        "namespace": run.spec.namespace,
-        "run_status": run.status,
-        "run_counts": run.counts(),
-    }
-
-
-def _around(job: Job) -> dict[str, Any]:
-    """How the job of a step stands, for the step's entries."""
-    return {"job_status": job.status, "counts": job.counts(), "at_step": job.at_step}
-
-
-def _span(start: int, end: int) -> int:
-    return end - start if start else 0
+def _after(tx: Tx, timeout: str) -> int:
+    """When (ms) a timeout that begins now is over; 0 without one."""
+    return tx.now + int(parse_duration(timeout).seconds * 1000) if timeout else 0

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from pilothouse.engine import store
+from pilothouse.engine.cleanup import stop_reason
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 
 _DONE = (Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT)
@@ -37,6 +38,7 @@ def run_summary(row: Row[Any] | Run) -> dict[str, Any]:
         "tag": row.tag,
         "dirty": bool(row.dirty),
         "rerun_of": row.rerun_of or None,
+        "cleanup_until": rfc3339(0 if row.forced or row.finished_at else row.cleanup_until),
         "created_at": rfc3339(row.created_at),
         "started_at": rfc3339(row.started_at),
         "finished_at": rfc3339(row.finished_at),
@@ -70,18 +72,30 @@ def _attempts(conn: Connection, step_ids: list[str]) -> dict[str, list[Attempt]]
 
 
 def _job_view(run: Run, job: Job, history: dict[str, list[Attempt]]) -> dict[str, Any]:
+    # Those of the runs it repeats belong to other steps.
+    attempts = [a for step in job.steps for a in history[step.id] if a.step_id == step.id]
+    starts = [a.started_at for a in attempts if a.started_at]
     return {
         "id": job.id,
         "name": job.name,
         "status": job.status.value,
-        "reason": job.reason,
+        "reason": job.reason or (stop_reason(run, job) if job.stopping else ""),
+        "stopping": job.stopping or None,
         "needs": list(run.job_spec(job).depends_on),
         "round": job.round,
         "agent_id": job.agent_id or None,
         "started_at": rfc3339(job.started_at),
+        "begun_at": rfc3339(min(starts, default=0)),
+        "waiting_for": None if starts or job.status is not Status.RUNNING else _waiting_for(job, attempts),
         "finished_at": rfc3339(job.finished_at),
         "steps": [_step_view(run, job, step, history[step.id]) for step in job.steps],
     }
+
+
+def _waiting_for(job: Job, attempts: list[Attempt]) -> str:
+    """Why a job has been waiting since it could start; empty where nobody has looked yet."""
+    current = {step.current for step in job.steps if step.current}
+    return next((a.reason for a in attempts if a.id in current and a.reason), "")
 
 
 def _step_view(run: Run, job: Job, step: Step, attempts: list[Attempt]) -> dict[str, Any]:
@@ -91,6 +105,7 @@ def _step_view(run: Run, job: Job, step: Step, attempts: list[Attempt]) -> dict[
         "name": step.name,
         "node": run.node(job, step),
         "uses": run.step_spec(job, step).uses,
+        "background": run.step_spec(job, step).background,
         "status": step.status.value,
         "reason": waiting or step.reason,
         "outputs": step.outputs,

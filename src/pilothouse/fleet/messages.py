@@ -38,13 +38,20 @@ def step_run(task: Task) -> pb.StepRun:
         workspace=task.workspace,
         timeout=task.timeout,
         image=task.image,
-        secrets=task.secrets,
+        # An agent that exports them must not put a bare secret over a variable of that name.
+        secrets={name: value for name, value in task.secrets.items() if name not in task.env},
         continue_on_error=task.continue_on_error,
         run_on_agent=True,
         attempt=task.attempt,
         last_in_job=task.last_in_job,
         mask=list(task.secrets.values()),
         fresh_workspace=task.fresh_workspace,
+        pipeline_name=task.pipeline_name,
+        branch=task.branch,
+        commit_sha=task.commit_sha,
+        tag=task.tag,
+        event=task.event,
+        background=task.background,
     )
     if task.checkout is not None:
         message.checkout.url = task.checkout.url

@@ -90,6 +90,10 @@ class RegistrationToken:
     binding: Binding = UNBOUND
 
 
+BACKGROUND = "background"
+"""The kind of lease of work that takes no slot of its agent once it has started."""
+
+
 class LeaseState(StrEnum):
     """``offered``: handed out, not yet acknowledged as started; ``started``: it may have had effects."""
 
@@ -160,6 +164,12 @@ class Task:
     continue_on_error: bool = False
     fresh_workspace: bool = False
     last_in_job: bool = False
+    pipeline_name: str = ""
+    branch: str = ""
+    commit_sha: str = ""
+    tag: str = ""
+    event: str = ""
+    background: bool = False
 
 
 class TaskStatus(StrEnum):

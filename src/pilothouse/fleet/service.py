@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from pilothouse.fleet import store
 from pilothouse.fleet.hub import Hub
 from pilothouse.fleet.model import (
+    BACKGROUND,
     Agent,
     AgentChannel,
     Lease,
@@ -201,6 +202,8 @@ class Fleet:
             return Verdict.REPEATED
         store.start_lease(tx.conn, task_id)
         self._handlers[lease.kind].started(tx, lease)
+        if lease.kind == BACKGROUND:  # its slot is free
+            self.wake_after(tx)
         return Verdict.ACCEPTED
 
     def refused(self, tx: Tx, agent_id: str, task_id: str, message: str) -> Verdict:

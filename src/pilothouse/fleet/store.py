@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from pilothouse.fleet.bindings import Binding
-from pilothouse.fleet.model import Agent, AgentProfile, Lease, LeaseState, RegistrationToken
+from pilothouse.fleet.model import BACKGROUND, Agent, AgentProfile, Lease, LeaseState, RegistrationToken
 from pilothouse.storage import metadata
 
 agents = Table(
@@ -102,7 +102,8 @@ _AGENTS = select(agents).order_by(agents.c.agent_id)
 _ADD_LEASE = insert(leases)
 _LEASE = select(leases).where(leases.c.id == bindparam("lease_id"))
 _LEASES_OF = select(leases).where(leases.c.agent_id == bindparam("agent_id")).order_by(leases.c.id)
-_HELD = select(leases.c.agent_id, func.count()).group_by(leases.c.agent_id)
+_TAKES_SLOT = (leases.c.kind != BACKGROUND) | (leases.c.state != LeaseState.STARTED.value)
+_HELD = select(leases.c.agent_id, func.count()).where(_TAKES_SLOT).group_by(leases.c.agent_id)
 _START_LEASE = (
     update(leases).where(leases.c.id == bindparam("lease_id")).values(state=LeaseState.STARTED.value)
 )
@@ -336,13 +337,13 @@ def leases_of(conn: Connection, agent_id: str) -> list[Lease]:
 
 
 def held_by_agent(conn: Connection) -> dict[str, int]:
-    """How many tasks each agent holds."""
+    """How many tasks each agent holds, but for those that take no slot."""
     return dict(conn.execute(_HELD).all())
 
 
 def held_by(conn: Connection, agent_id: str) -> int:
-    """How many tasks an agent holds."""
-    counted = select(func.count()).select_from(leases).where(leases.c.agent_id == agent_id)
+    """How many tasks an agent holds, but for those that take no slot."""
+    counted = select(func.count()).select_from(leases).where(leases.c.agent_id == agent_id, _TAKES_SLOT)
     return int(conn.execute(counted).scalar_one())
 
 

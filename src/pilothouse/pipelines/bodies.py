@@ -151,7 +151,8 @@ class TriggerPipeline(Body):
 
 
 class StopRun(Body):
-    """Why the run is stopped."""
+    """Why the run is stopped; ``force``: at once, without the steps and jobs that clean up."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"reason": "wrong branch"}})
+    model_config = ConfigDict(json_schema_extra={"example": {"reason": "wrong branch", "force": False}})
     reason: str = Field("", max_length=500)
+    force: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -13,7 +14,8 @@ from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.model import Run
 from pilothouse.engine.runs import require_run
 from pilothouse.engine.service import Engine
-from pilothouse.engine.spec import spec_to_json
+from pilothouse.engine.spec import SpecError, spec_to_json
+from pilothouse.engine.spec.places import located
 from pilothouse.identity.errors import require
 from pilothouse.identity.model import Principal, Role
 from pilothouse.identity.service import Identity
@@ -29,7 +31,15 @@ from pilothouse.pipelines.bodies import (
 )
 from pilothouse.pipelines.errors import PipelineNotFound, SpecMissing
 from pilothouse.pipelines.model import RUN_STATUS, SAVE_DIRECT, TRIGGER_TYPE, Pipeline, RunStatus
-from pilothouse.pipelines.service import Pipelines, TriggerRequest, read_spec, require_pipeline
+from pilothouse.pipelines.service import (
+    Pipelines,
+    ReadSpec,
+    SpecSource,
+    TriggerRequest,
+    read_spec,
+    read_whole,
+    require_pipeline,
+)
 from pilothouse.storage import Tx, now_ms
 from pilothouse.wire import entries
 
@@ -55,6 +65,19 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         if run.pipeline_id != pipeline_id:
             raise RunNotFound(run_id)
         return run
+
+    async def spec_for(
+        caller: Principal, pipeline_id: str, body: TriggerPipeline
+    ) -> tuple[ReadSpec | None, str]:
+        """The spec of a run, read where it holds up nobody, and the name of its file; ``None`` if none is saved."""
+
+        def find(conn: Connection) -> tuple[SpecSource | None, str]:
+            pipeline = allowed(conn, caller, pipeline_id, "run.trigger")
+            saved = store.newest_spec(conn, pipeline_id) if body.spec is None else None
+            return (saved.text if saved else body.spec), body.fileName or pipeline.file_path
+
+        source, file = await identity.read(find)
+        return (None if source is None else await asyncio.to_thread(read_whole, source, file)), file
 
     @routes.post(
         "",
@@ -260,8 +283,11 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
     async def trigger(
         pipeline_id: str, caller: Caller, idem: Idem, body: TriggerPipeline | None = None
     ) -> Response:
-        """Errors: ``SPEC_INVALID``, ``SPEC_NOT_FOUND``, ``PIPELINE_DISABLED``, ``BLOB_NOT_FOUND``."""
+        """``SPEC_INVALID`` also names secrets and variables that the run would need and has not, and variables that
+        are given and nothing uses. Errors: that, ``SPEC_NOT_FOUND``, ``PIPELINE_DISABLED``, ``BLOB_NOT_FOUND``.
+        """
         body = body or TriggerPipeline()
+        read, file = await spec_for(caller, pipeline_id, body)
         request = TriggerRequest(
             variables=body.variables,
             spec=body.spec,
@@ -272,13 +298,19 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
             repositories=tuple(each.commit_of() for each in body.repositories),
             dirty=body.dirty,
             tag=body.tag,
+            read=read,
         )
 
         def use_case(tx: Tx) -> dict[str, Any]:
             allowed(tx.conn, caller, pipeline_id, "run.trigger")
             return {"runId": pipelines.trigger(tx, caller, pipeline_id, request).id}
 
-        return await idem(use_case, 201, envelope=True)
+        try:
+            return await idem(use_case, 201, envelope=True)
+        except SpecError as refusal:
+            if read is None or not isinstance(read.source, str):
+                raise
+            raise await asyncio.to_thread(located, refusal, read.source, file or "<spec>") from None
 
     @routes.get(
         "/{pipeline_id}/runs",
@@ -335,11 +367,14 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
     async def stop(
         pipeline_id: str, run_id: str, caller: Caller, idem: Idem, body: StopRun | None = None
     ) -> Response:
-        """Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
+        """Steps and jobs that clean up still run, unless ``force``. Errors: ``RUN_NOT_FOUND``,
+        ``INVALID_STATE_TRANSITION``.
+        """
+        reason, force = (body.reason, body.force) if body else ("", False)
 
         def use_case(tx: Tx) -> dict[str, Any]:
             run_of(tx.conn, caller, pipeline_id, run_id, "run.control")
-            run = engine.cancel(tx, caller, run_id, body.reason if body else "")
+            run = engine.cancel(tx, caller, run_id, reason, force=force)
             return {"runId": run.id, "status": int(_run_status(run))}
 
         return await idem(use_case, 200, envelope=True)

@@ -14,7 +14,8 @@ from uuid_utils import uuid7
 from pilothouse.engine.checkouts import RepositoryCommit
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import Engine, NewRun
-from pilothouse.engine.spec import ParsedSpec, parse_spec, spec_from_json
+from pilothouse.engine.spec import ParsedSpec, Spec, parse_spec, spec_from_json
+from pilothouse.engine.spec.names import NamesUsed, names_used
 from pilothouse.identity.model import Principal
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines import store
@@ -37,8 +38,20 @@ SpecSource = str | dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class ReadSpec:
+    """A spec that was read before the transaction which needs it: reading a large one takes long."""
+
+    source: SpecSource
+    spec: Spec
+    names: NamesUsed
+
+
+@dataclass(frozen=True, slots=True)
 class TriggerRequest:
-    """How a pipeline is started. A ``spec`` given here is used in place of the saved one, for this run."""
+    """How a pipeline is started. A ``spec`` given here is used in place of the saved one, for this run.
+
+    ``read``: that spec, or the saved one, if somebody has read it already.
+    """
 
     variables: dict[str, str] = field(default_factory=dict)
     spec: SpecSource | None = None
@@ -50,6 +63,7 @@ class TriggerRequest:
     dirty: bool = False
     tag: str = ""
     trigger: str = "manual"
+    read: ReadSpec | None = None
 
 
 class Pipelines:
@@ -117,7 +131,9 @@ class Pipelines:
         return saved
 
     def trigger(self, tx: Tx, by: Principal, pipeline_id: str, request: TriggerRequest) -> Run:
-        """Start a run. Raises ``SpecError``, :class:`SpecMissing`, :class:`PipelineDisabled`."""
+        """Start a run. Raises ``SpecError``, also where it lacks a variable or secret, :class:`SpecMissing`,
+        :class:`PipelineDisabled`.
+        """
         pipeline = require_pipeline(tx.conn, pipeline_id)
         if not pipeline.enabled:
             raise PipelineDisabled(f"pipeline '{pipeline.name}' is disabled")
@@ -131,11 +147,15 @@ class Pipelines:
                     f"pipeline '{pipeline.name}' has no spec; save one first, or send one along"
                 )
             source, definition = saved.text, saved.head
+        read = request.read
+        if read is None or read.source != source:  # another was saved meanwhile
+            read = read_whole(source, file)
         new = NewRun(
             kind="pipeline",
             name=pipeline.name,
             project=pipeline.project,
-            spec=read_spec(source, file).spec,
+            spec=read.spec,
+            names=read.names,
             pipeline_id=pipeline.id,
             variables=request.variables,
             trigger=request.trigger,
@@ -155,6 +175,12 @@ def read_spec(source: SpecSource, file: str = "") -> ParsedSpec:
     if isinstance(source, str):
         return parse_spec(source, file=file or "<spec>")
     return spec_from_json(source)
+
+
+def read_whole(source: SpecSource, file: str = "") -> ReadSpec:
+    """Read a spec for a run. Raises ``SpecError``."""
+    spec = read_spec(source, file).spec
+    return ReadSpec(source, spec, names_used(spec))
 
 
 def require_pipeline(conn: Connection, pipeline_id: str) -> Pipeline:

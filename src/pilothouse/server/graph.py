@@ -15,6 +15,7 @@ from pilothouse.engine.secrets import Secrets
 from pilothouse.engine.service import Engine
 from pilothouse.engine.tasks import STEP, StepTasks
 from pilothouse.engine.transitions import Transitions
+from pilothouse.fleet.model import BACKGROUND
 from pilothouse.fleet.service import Fleet, FleetSettings
 from pilothouse.identity.limits import RateLimits, RateLimitSettings
 from pilothouse.identity.secretbox import SecretBox, derive_key, load_or_create_key
@@ -65,11 +66,12 @@ def build(settings: Settings) -> Graph:
         FleetSettings(settings.agent_heartbeat, settings.agent_offline_after, settings.lease),
     )
     secrets = Secrets(SecretBox(derive_key(key, "secrets")), identity)
-    transitions = Transitions(journal, fleet)
+    transitions = Transitions(journal, fleet, settings.cleanup_grace)
     runs = Runs(writer)
     tasks = StepTasks(runs, transitions, secrets)
-    fleet.handle(STEP, tasks)
-    engine = Engine(runs, transitions, identity)
+    for kind in (STEP, BACKGROUND):
+        fleet.handle(kind, tasks)
+    engine = Engine(runs, transitions, identity, secrets)
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
     events = StepEvents(journal, runs, transitions)
     blobs = Blobs(settings.data_dir / "blobs", settings.max_blob, identity)

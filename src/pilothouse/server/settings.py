@@ -50,6 +50,9 @@ class Settings(BaseSettings):
         30, gt=0, description="seconds of silence after which an agent is offline"
     )
     lease: float = Field(60, gt=0, description="seconds a task's lease lasts unrenewed")
+    cleanup_grace: float = Field(
+        300, ge=0, description="seconds for steps that clean up after a cancel or a job's timeout"
+    )
     token_ttl: int = Field(86_400, gt=0, description="seconds a login lasts")
 
     ratelimit_login: str = Field("5/minute", description="logins per address and per username; off: no limit")

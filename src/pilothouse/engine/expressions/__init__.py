@@ -67,6 +67,11 @@ class Expression:
     references: tuple[Reference, ...] = field(repr=False)
     root: Node = field(repr=False, compare=False)
 
+    @property
+    def needed_secrets(self) -> frozenset[str]:
+        """The secrets that it cannot do without."""
+        return frozenset(name for name in self.secrets if ("secrets", name) not in self.tested)
+
 
 @lru_cache(maxsize=1024)
 def compile_expression(source: str, *, condition: bool = False) -> Expression:
@@ -222,18 +227,22 @@ def render_tree(value: Any, context: Mapping[str, Any], *, budget: Budget | None
     return value
 
 
-def secret_names(tree: Any) -> frozenset[str]:
-    """The secrets that the expressions of a tree need: a text, JSON values, or a Spec, Job or Step. Raises
-    ExpressionError for a text that does not compile."""
+def secret_names(tree: Any, *, needed: bool = False) -> frozenset[str]:
+    """The secrets that the expressions of a tree name: a text, JSON values, or a Spec, Job or Step.
+
+    ``needed``: without those that an expression tests for, as in ``has(secrets.NAME)``. Raises ExpressionError for
+    a text that does not compile.
+    """
     if isinstance(tree, str):
         parts = (part for part in split_template(tree) if not isinstance(part, str))
-        found = [compile_expression(part.source, condition=True).secrets for part in parts]
+        compiled = [compile_expression(part.source, condition=True) for part in parts]
+        found = [one.needed_secrets if needed else one.secrets for one in compiled]
     elif isinstance(tree, Mapping):
-        found = [secret_names(item) for item in tree.values()]
+        found = [secret_names(item, needed=needed) for item in tree.values()]
     elif isinstance(tree, list | tuple):
-        found = [secret_names(item) for item in tree]
+        found = [secret_names(item, needed=needed) for item in tree]
     elif is_dataclass(tree):
-        found = [secret_names(getattr(tree, part.name)) for part in fields(tree)]
+        found = [secret_names(getattr(tree, part.name), needed=needed) for part in fields(tree)]
     else:
         return frozenset()
     return frozenset().union(*found)

@@ -48,11 +48,6 @@ def names_used(spec: Spec) -> NamesUsed:
     return found
 
 
-def needed_secrets(expression: Expression) -> frozenset[str]:
-    """The secrets that an expression cannot do without."""
-    return frozenset(name for name in expression.secrets if ("secrets", name) not in expression.tested)
-
-
 def _job(found: NamesUsed, job: Job, path: str) -> None:
     guards = _condition(found, job.when, NameUse(f"{path}.when", job.name), frozenset())
     _texts(found, job.env, NameUse(f"{path}.env", job.name), guards)

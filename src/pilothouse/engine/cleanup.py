@@ -1,0 +1,93 @@
+"""What is left to do after a cancel or a job's timeout: stop what runs, then run what cleans up; pure.
+
+Cleaning up are, after a cancel, the jobs and steps whose ``when`` names ``always()`` or ``cancelled()`` and holds;
+after a job's timeout those of its steps that run after a failure. Each has a limit in time, waiting included
+(``Run.cleanup_until``, ``Job.cleanup_until``): what has not ended then is cancelled.
+"""
+
+from __future__ import annotations
+
+from pilothouse.engine.contexts import wanted
+from pilothouse.engine.decisions import Decision, FinishJob, FinishRun, KeepJob, StopAttempt, StopJob
+from pilothouse.engine.expressions import ExpressionError, cleans_up
+from pilothouse.engine.model import Job, Run, Status, Step
+
+
+def cleaning(run: Run, now: int) -> bool:
+    """Whether a cancelled run may still clean up."""
+    return run.cancelling and not run.forced and now < run.cleanup_until
+
+
+def limit(run: Run, job: Job) -> int | None:
+    """When (ms) the work of this job is cut off; ``None`` where nothing was cancelled or timed out."""
+    ends = [job.cleanup_until] if job.stopping else []
+    if run.cancelling:
+        ends.append(0 if run.forced else run.cleanup_until)
+    return min(ends, default=None)
+
+
+def cancel_job(run: Run, job: Job) -> list[Decision]:
+    """What a cancel means to a job that runs: it goes on, is cleaned up after, or ends since it has not begun."""
+    if _goes_on(run, job):
+        return [KeepJob(job)]
+    if not job.begun:
+        return end_job(
+            job, Status.CANCELLED, run.cancel_reason, FinishJob(job, Status.CANCELLED, run.cancel_reason)
+        )
+    stops = _stops(job, Status.CANCELLED, run.cancel_reason)
+    return [StopJob(job, Status.CANCELLED), *(stop for stop in stops if not _goes_on(run, job, stop.step))]
+
+
+def time_out_job(run: Run, job: Job) -> list[Decision]:
+    """The job has run for too long: what runs is stopped, whatever its ``when`` says."""
+    reason = f"the job ran longer than its timeout of {run.job_spec(job).timeout}"
+    return [StopJob(job, Status.TIMED_OUT), *_stops(job, Status.TIMED_OUT, reason)]
+
+
+def stop_reason(run: Run, job: Job) -> str:
+    """Why the job's other steps do not run."""
+    if job.stopping == Status.TIMED_OUT:
+        return f"the job ran longer than its timeout of {run.job_spec(job).timeout}"
+    return run.cancel_reason
+
+
+def cut_off(run: Run, job: Job) -> list[Decision]:
+    """The job's time for cleaning up after its timeout is over."""
+    why = "the time for cleaning up after the job's timeout is over"
+    return end_job(job, Status.CANCELLED, why, FinishJob(job, Status(job.stopping), stop_reason(run, job)))
+
+
+def wind_down(run: Run) -> list[Decision]:
+    """End a cancelled run that may not clean up, or no longer."""
+    why = run.cancel_reason
+    if run.cleanup_until and not run.forced:
+        why += "; the time for cleaning up is over"
+    decisions: list[Decision] = []
+    for job in run.jobs:
+        if not job.status.over:
+            status = Status(job.stopping) if job.stopping else Status.CANCELLED
+            decisions += end_job(job, Status.CANCELLED, why, FinishJob(job, status, stop_reason(run, job)))
+    if not decisions and all(job.status.over for job in run.jobs):
+        return [FinishRun(Status.CANCELLED, run.cancel_reason)]
+    return decisions
+
+
+def end_job(job: Job, status: Status, reason: str, end: Decision) -> list[Decision]:
+    """Stop what runs in the job, and ``end`` it once nothing does; empty while an agent has yet to report."""
+    if any(step.current for step in job.steps):
+        return list(_stops(job, status, reason))
+    return [end]
+
+
+def _stops(job: Job, status: Status, reason: str) -> list[StopAttempt]:
+    current = (step for step in job.steps if step.current and not step.stopping)
+    return [StopAttempt(job, step, status, reason) for step in current]
+
+
+def _goes_on(run: Run, job: Job, step: Step | None = None) -> bool:
+    """Whether a job, or a step of it, that runs when its run is cancelled does so to clean up."""
+    when = run.step_spec(job, step).when if step else run.job_spec(job).when
+    try:
+        return cleans_up(when) and wanted(when, "cancelled", run, job, step)
+    except ExpressionError:
+        return False

@@ -1,0 +1,58 @@
+"""Whether a run has all the variables and secrets that its spec names; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+
+from pilothouse.engine.spec.names import NamesUsed, NameUse
+from pilothouse.engine.spec.problems import MAX_PROBLEMS, SpecError, SpecProblem, did_you_mean, shown
+
+
+def check_names(
+    used: NamesUsed, declared: Collection[str], given: Collection[str], missing_secrets: Iterable[str]
+) -> None:
+    """Refuse what would fail only when a step starts, or be without any effect.
+
+    ``declared``: the variables that have a value already; ``given``: those given for this run alone. Raises
+    SpecError; its problems have paths, but no lines.
+    """
+    problems = [
+        *_missing_variables(used, {*declared, *given}),
+        *_unused_variables(used, declared, given),
+        *_missing_secrets(used, missing_secrets),
+    ]
+    if problems:
+        raise SpecError(problems[:MAX_PROBLEMS], "<spec>")
+
+
+def _missing_variables(used: NamesUsed, variables: Collection[str]) -> Iterator[SpecProblem]:
+    for name, use in used.variables.items():
+        if name not in variables:
+            message = f"{_place(use)} uses variable {shown(name)}, which has no value{did_you_mean(name, variables)}"
+            expected = f"a value in the spec or with --var {name}=..., or a test with has(variables.{name})"
+            yield SpecProblem(message, 0, 0, expected, use.path)
+
+
+def _unused_variables(
+    used: NamesUsed, declared: Collection[str], given: Collection[str]
+) -> Iterator[SpecProblem]:
+    if used.computed:  # any may be meant
+        return
+    known = {*declared, *used.variables, *used.optional_variables}
+    for name in given:
+        if name not in known:
+            message = f"variable {shown(name)} is given, but nothing in the spec uses it"
+            yield SpecProblem(message + did_you_mean(name, known), 0, 0, "", f"variables.{name}")
+
+
+def _missing_secrets(used: NamesUsed, missing: Iterable[str]) -> Iterator[SpecProblem]:
+    for name in missing:
+        use = used.secrets[name]
+        message = f"{_place(use)} needs secret {shown(name)}, which this project does not have"
+        yield SpecProblem(message, 0, 0, f"pilot secret set {name}", use.path)
+
+
+def _place(use: NameUse) -> str:
+    if use.step:
+        return f"step {shown(use.step)} of job {shown(use.job)}"
+    return f"job {shown(use.job)}" if use.job else "the runtime"

@@ -1,0 +1,101 @@
+"""What a rerun takes over from the run before; pure but for its new ids."""
+
+from __future__ import annotations
+
+from uuid_utils import uuid7
+
+from pilothouse.engine.model import Job, Run, Status, Step
+from pilothouse.engine.spec import Job as JobSpec
+from pilothouse.engine.spec import Spec
+
+_DONE = (Status.SUCCEEDED, Status.SKIPPED)
+
+
+def new_jobs(spec: Spec) -> list[Job]:
+    """The jobs of a run that takes over nothing."""
+    return [
+        new_job(index, job.name, [step.name for step in job.steps]) for index, job in enumerate(spec.jobs)
+    ]
+
+
+def kept_jobs(old: Run) -> list[Job]:
+    """The jobs of a rerun from the failed step.
+
+    A job that succeeded is over; one that failed goes on where it failed. A job that depends, directly or not, on
+    one that failed is done again, even if it has succeeded: it has seen what is no longer so.
+    """
+    again = _depending(old, {job.name for job in old.jobs if job.status not in _DONE})
+    return [_repeated(job) if job.name in again else _kept(job, old.job_spec(job)) for job in old.jobs]
+
+
+def _depending(run: Run, failed: set[str]) -> set[str]:
+    """All that depend on one of these jobs, directly or not."""
+    dependents: dict[str, list[str]] = {}
+    for spec in run.spec.jobs:
+        for need in spec.depends_on:
+            dependents.setdefault(need, []).append(spec.name)
+    found: set[str] = set()
+    waiting = list(failed)
+    while waiting:
+        fresh = [name for name in dependents.get(waiting.pop(), ()) if name not in found]
+        found.update(fresh)
+        waiting += fresh
+    return found
+
+
+def new_job(index: int, name: str, steps: list[str]) -> Job:
+    """A job that has not begun."""
+    job_id = str(uuid7())
+    job = Job(id=job_id, index=index, name=name, status=Status.PENDING, workspace=job_id)
+    job.steps = [_new_step(job_id, at, step) for at, step in enumerate(steps)]
+    return job
+
+
+def _new_step(job_id: str, index: int, name: str) -> Step:
+    return Step(id=str(uuid7()), job_id=job_id, index=index, name=name, status=Status.PENDING)
+
+
+def _repeated(old: Job) -> Job:
+    """The job again, from its first step; its earlier attempts stay in view."""
+    job = new_job(old.index, old.name, [step.name for step in old.steps])
+    job.kept_from = old.id
+    for step, before in zip(job.steps, old.steps, strict=True):
+        step.kept_from = before.id
+    return job
+
+
+def _kept(old: Job, spec: JobSpec) -> Job:
+    """The job, over if it succeeded, else bound to its old workspace; skipped, it may run this time."""
+    job = _repeated(old)
+    if old.status is Status.SKIPPED:
+        return job
+    over = old.status is Status.SUCCEEDED
+    if over:
+        job.status, job.reason = old.status, old.reason
+        job.started_at, job.finished_at = old.started_at, old.finished_at
+    keep = old.steps if over else _before_failure(old, spec)
+    for before in keep:
+        step = job.steps[before.index]
+        step.status, step.reason, step.outputs = before.status, before.reason, before.outputs
+        step.started_at, step.finished_at = before.started_at, before.finished_at
+    if keep and not over:
+        job.workspace, job.agent_id, job.fresh = old.workspace, old.agent_id, False
+    return job
+
+
+def _before_failure(old: Job, spec: JobSpec) -> list[Step]:
+    """The steps that need not be done again.
+
+    What came after the step that failed is done again: cleaning up, say. So is what runs in the background, since
+    the steps to come count on it.
+    """
+    kept: list[Step] = []
+    for step in old.steps:
+        of_step = spec.steps[step.index]
+        forgiven = step.status.bad and of_step.continue_on_error
+        stopped = step.status is Status.CANCELLED and of_step.background
+        if step.status not in _DONE and not forgiven and not stopped:
+            break
+        if step.status is not Status.SKIPPED and not of_step.background:
+            kept.append(step)
+    return kept

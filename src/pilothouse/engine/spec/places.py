@@ -1,0 +1,34 @@
+"""Where in a spec's text the problems lie that were found in the spec itself."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from pilothouse.engine.spec.checks import mark_at
+from pilothouse.engine.spec.nodes import NodeError
+from pilothouse.engine.spec.problems import Problems, SpecError, SpecProblem, TooManyProblems
+from pilothouse.engine.spec.yaml_nodes import read_nodes
+
+_STEP = re.compile(r"\.?(?P<word>[A-Za-z0-9_-]+)|\[(?P<index>[0-9]+)\]|\[\"(?P<key>[^\"]*)\"\]")
+
+
+def located(error: SpecError, text: str, file: str) -> SpecError:
+    """The same problems with line and column, as far as their paths lead to a place of the text."""
+    try:
+        root = read_nodes(text, Problems())
+    except (NodeError, TooManyProblems):  # it was read before; whatever this is, it is no reason to say less
+        return SpecError(error.problems, file)
+
+    def place(problem: SpecProblem) -> SpecProblem:
+        if problem.line or not problem.path.startswith(("jobs[", "runtime.")):
+            return problem
+        mark = mark_at(root, *_steps(problem.path))
+        return replace(problem, line=mark.line, column=mark.column)
+
+    return SpecError([place(problem) for problem in error.problems], file)
+
+
+def _steps(path: str) -> list[str | int]:
+    found = _STEP.finditer(path)
+    return [int(m["index"]) if m["index"] else m["word"] or m["key"] or "" for m in found]

@@ -1,0 +1,59 @@
+"""What every entry of a run says of it beside the change itself (wire/entries.py); pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pilothouse.engine.model import Job, Run, Step
+from pilothouse.wire import entries
+
+
+def run_keys(run: Run, job: Job | None = None, step: Step | None = None) -> dict[str, Any]:
+    """The keys that every entry of a run carries."""
+    keys: dict[str, Any] = {
+        "v": entries.VERSION,
+        "run_id": run.id,
+        "kind": run.kind,
+        "name": run.name,
+        "pipeline_id": run.pipeline_id,
+        "project": run.project,
+    }
+    if job is not None:
+        keys["job_id"], keys["job"] = job.id, job.name
+    if job is not None and step is not None:
+        spec = run.step_spec(job, step)
+        keys.update(
+            step_id=step.id,
+            step=step.name,
+            node=run.node(job, step),
+            uses=spec.uses,
+            action=spec.action,
+            index=step.index,
+        )
+    return keys
+
+
+def run_standing(run: Run) -> dict[str, Any]:
+    """How a run's jobs stand, for the run's own entries."""
+    return {"namespace": run.spec.namespace, "counts": run.counts()}
+
+
+def job_standing(run: Run, job: Job) -> dict[str, Any]:
+    """How a job's steps stand, and the run's jobs with it, for the job's own entries."""
+    return {
+        "counts": job.counts(),
+        "at_step": job.at_step,
+        "namespace": run.spec.namespace,
+        "run_status": run.status,
+        "run_reason": run.reason,
+        "run_counts": run.counts(),
+    }
+
+
+def around(job: Job) -> dict[str, Any]:
+    """How the job of a step stands, for the step's entries."""
+    return {"job_status": job.status, "counts": job.counts(), "at_step": job.at_step}
+
+
+def span(start: int, end: int) -> int:
+    return end - start if start else 0
