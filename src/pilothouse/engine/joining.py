@@ -12,7 +12,6 @@ from dataclasses import replace
 from pilothouse.engine.ingest import LogLines
 from pilothouse.wire.masking import Masker
 
-
 MAX_WAITING = 64 << 10
 """Characters of a line that waits: it is looked at again with each piece."""
 

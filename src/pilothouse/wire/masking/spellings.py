@@ -18,7 +18,8 @@ _HEX_ROW = 30  # xxd -p
 _URL_SAFE = ("", "/", "!'()*")  # strict, Python's default, JavaScript's encodeURIComponent
 _PERCENT = re.compile(r"%[0-9A-F]{2}")
 _QUOTES = re.compile("'+")
-_BACKSLASHED = re.compile(r"([ !\"$&'()*,;<>?\[\\\]^`{|}])")  # by printf %q of bash
+_BACKSLASHED = re.compile(r"([ !\"$&'()*,;<>?\[\\\]^`{|}]|(?<=[:=])~)")  # by printf %q of bash
+_ANY = re.compile(r"[^\x01\x7f]")
 _DOUBLE_QUOTED = re.compile(r'(["$`\\])')
 _ANSI_C = str.maketrans(
     {"\x1b": "\\E", "\a": "\\a", "\b": "\\b", "\v": "\\v", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
@@ -53,8 +54,10 @@ def _escaped(text: str) -> Iterator[str]:
     yield from _json(text)
     yield from _ansi_c(text)
     yield text.replace("'", "'\\''")  # set -x of bash and busybox
-    yield _QUOTES.sub(lambda run: f"'\"{run[0]}\"'", text)  # set and export -p of dash
+    dash = _QUOTES.sub(lambda run: f"'\"{run[0]}\"'", text)  # set and export -p
+    yield dash[:-1] if text.endswith("'") else dash  # a quote at the end is not followed by an empty text
     yield _BACKSLASHED.sub(r"\\\1", text)
+    yield _ANY.sub(r"\\\g<0>", text)  # the right side of [[ … == … ]] by set -x of bash
     yield _DOUBLE_QUOTED.sub(r"\\\1", text)  # declare -p of bash
 
 
