@@ -15,10 +15,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
+from pilothouse.wire import outputs
 
-MAX_OUTPUT_BYTES = 1024 * 1024  # names and values of all outputs of one step
-MAX_COMMAND_CHARS = 2 * MAX_OUTPUT_BYTES  # an unfinished command line longer than this is an ordinary line
+LONG_COMMAND_CHARS = 16 << 10  # reading a longer one takes more than a millisecond
+MAX_COMMAND_CHARS = 2 << 20  # an unfinished command line longer than this is an ordinary line
 
 _KEYWORDS = ("::output", "::output-json", "::progress", "::mask")
 _COMMAND = re.compile(r"::(output|output-json|progress|mask)(?: (.*))?", re.DOTALL)
@@ -51,7 +51,14 @@ class Malformed:
     reason: str
 
 
-Command = SetOutput | SetProgress | AddMask | Malformed
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A command so long that `parse` should not be called on an event loop."""
+
+    line: str
+
+
+Command = SetOutput | SetProgress | AddMask | Malformed | Unread
 
 
 def parse(line: str) -> Command | None:
@@ -81,9 +88,9 @@ def _output(keyword: str, rest: str) -> Command:
     value: Any = text
     if keyword == "output-json":
         try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            return Malformed(f"::output-json {name}: the value is not valid JSON")
+            value = outputs.read_json(text)
+        except outputs.OutputRefused as refused:
+            return Malformed(f"::output-json {name}: {refused}")
     return SetOutput(name, value, len(name) + len(text.encode("utf-8", "replace")))
 
 
@@ -107,7 +114,7 @@ class CommandScanner:
     def flush(self) -> list[str | Command]:
         """The stream has ended: what was held back, a command after all or not."""
         held, self._held, self._at_line_start = self._held, "", True
-        return [parse(held) or held] if held else []
+        return [_read(held) or held] if held else []
 
     def _scan(self, text: str, start: int) -> list[str | Command]:
         """`start`: where the first line that begins with a colon begins."""
@@ -117,7 +124,7 @@ class CommandScanner:
             end = text.find("\n", start)
             if end < 0:
                 break
-            command = parse(text[start:end])
+            command = _read(text[start:end])
             if command is not None:
                 found += [text[plain:start], command]
                 plain = end + 1
@@ -131,6 +138,12 @@ class CommandScanner:
         self._held = text[start:]
         self._at_line_start = bool(self._held) or text.endswith("\n")
         return [part for part in found if part != ""]
+
+
+def _read(line: str) -> Command | None:
+    if len(line) > LONG_COMMAND_CHARS and _COMMAND.fullmatch(line):
+        return Unread(line)
+    return parse(line)
 
 
 def _may_be_command(unfinished: str) -> bool:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import Any
-
-from google.protobuf import json_format
-from google.protobuf.message import DecodeError
 
 from pilothouse.agent.executors.base import Stream, race
 from pilothouse.agent.log_batches import LogBatches
 from pilothouse.agent.outbox import Outbox
+from pilothouse.wire import outputs
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 
 OUTPUT = "arcentra.step.output"
@@ -39,9 +36,7 @@ class SpoolReporter:
         self._batches.add(stream, texts, at_ms)
 
     def output(self, name: str, value: Any) -> None:
-        if not self._event(OUTPUT, {"name": name, "value": value}):
-            note = f"pilot: warning: output {name} dropped: it is nested too deeply"
-            self._batches.add("stderr", [note], time.time_ns() // 1_000_000)
+        self._event(OUTPUT, {"name": name, "json": outputs.write_json(value)})
 
     def progress(self, percent: int, message: str) -> None:
         self._progress = {"percent": percent, "message": message[:MAX_MESSAGE]}
@@ -79,18 +74,9 @@ class SpoolReporter:
             self._progress = None
             self._progress_at = asyncio.get_running_loop().time()
 
-    def _event(self, event_type: str, payload: dict[str, Any]) -> bool:
-        """False: no receiver could read it."""
+    def _event(self, event_type: str, payload: dict[str, Any]) -> None:
         event = pb.Event(event_id=self._outbox.new_id(), event_type=event_type)
         event.meta.step_id = self._step_run_id
         event.meta.timestamp.GetCurrentTime()
-        try:
-            json_format.ParseDict(payload, event.payload)
-            data = event.SerializeToString()
-            # Readers refuse messages nested over 100 deep, and that would be the whole call each time.
-            request = pb.PushEventsRequest(batch=pb.EventBatch(events=[event]))
-            pb.PushEventsRequest.FromString(request.SerializeToString())
-        except (json_format.ParseError, DecodeError, RecursionError, ValueError):
-            return False
-        self.last_event = self._outbox.events.append(data)
-        return True
+        event.payload.update(payload)
+        self.last_event = self._outbox.events.append(event.SerializeToString())

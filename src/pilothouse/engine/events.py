@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -16,11 +16,11 @@ from pilothouse.journal import Journal
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 from pilothouse.wire.masking import Masker
+from pilothouse.wire.outputs import MAX_BYTES, MAX_COUNT, OutputRefused, read_json
 
 PROGRESS = "arcentra.step.progress"
 OUTPUT = "arcentra.step.output"
 _OUTPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
-MAX_OUTPUTS = 1 << 20
 MAX_MESSAGE = 1000
 
 
@@ -35,6 +35,23 @@ class StepEvent:
     payload: dict[str, Any]
 
 
+def read(event: StepEvent, masker: Masker | None) -> tuple[StepEvent, str]:
+    """The event with its output read and everything masked, and why it is refused, nothing if it is not.
+
+    May take a while: not to be called in a transaction, nor on the event loop with a large payload.
+    """
+    payload, refused = event.payload, ""
+    if event.type == OUTPUT and isinstance(payload.get("json"), str):
+        try:
+            payload = {"name": payload.get("name"), "value": read_json(payload["json"])}
+        except OutputRefused as error:
+            refused = f"an output is refused: {error}"
+    if masker is not None:
+        payload = {} if refused else masker.mask_value(payload)
+        event = replace(event, type=masker.mask(event.type), event_id=masker.mask(event.event_id))
+    return replace(event, payload=payload), refused
+
+
 class StepEvents:
     """Applies the events that act on a step; journals all others as they are."""
 
@@ -43,9 +60,9 @@ class StepEvents:
         self._runs = runs
         self._transitions = transitions
 
-    def take(self, tx: Tx, agent_id: str, event: StepEvent, masker: Masker | None) -> str:
-        """Apply or journal one event; gives why it was not taken, nothing if it was."""
-        payload = masker.mask_value(event.payload) if masker else event.payload
+    def take(self, tx: Tx, agent_id: str, event: StepEvent) -> str:
+        """Apply or journal one event, `read` before; gives why it was not taken, nothing if it was."""
+        payload = event.payload
         at = self._runs.place(tx, event.step_run_id) if event.step_run_id else None
         if at is not None and event.type == OUTPUT:
             return self._output(tx, at, payload)
@@ -81,8 +98,10 @@ class StepEvents:
         if at.step.current != at.attempt.id:
             return ""  # a word of an attempt that no longer counts
         outputs = {**at.step.outputs, name: value}
-        if len(orjson.dumps(outputs)) > MAX_OUTPUTS:
-            return f"the outputs of a step have at most {MAX_OUTPUTS} bytes"
+        if len(outputs) > MAX_COUNT:
+            return f"a step has at most {MAX_COUNT} outputs"
+        if len(orjson.dumps(outputs)) > MAX_BYTES:
+            return f"the outputs of a step have at most {MAX_BYTES} bytes"
         at.step.outputs = outputs
         store.save(tx.conn, at.step)
         self._transitions.tell(

@@ -179,7 +179,7 @@ class LogCall:
             self._send(seq, self._ingest.reject(self._agent_id, LOGS, seq, batch.batch_id, why, self._before))
         else:
             target = await self._ingest.target(lines.step_run_id)
-            await self._store(self._joiner.take(lines, target.masker if target else None))
+            await self._store(self._joiner.take(lines, await self._ingest.masker(target)))
         while self._pending and (len(self._pending) > IN_FLIGHT or self._pending[0][1].done()):
             await self._settle_first()
 
@@ -192,7 +192,8 @@ class LogCall:
     async def _store(self, batches: list[LogLines]) -> None:
         for lines in batches:
             target = await self._ingest.target(lines.step_run_id)
-            self._send(lines.seq, self._ingest.logs(self._agent_id, lines, target, self._before))
+            shown = await self._ingest.masked(lines, target)
+            self._send(lines.seq, self._ingest.logs(self._agent_id, shown, target, self._before))
 
     def _send(self, seq: int, taking: Coroutine[Any, Any, Receipt]) -> None:
         # Tasks start in order and the writer is a queue, so that order is kept with many under way.
@@ -245,11 +246,11 @@ def _read_log(line: str, into: LogLines) -> None:
         content, stream, level = log.get("content", ""), log.get("stream", "stdout"), log.get("level", "")
     except (orjson.JSONDecodeError, AttributeError) as error:
         raise BatchInvalid("with pilot-log-format: ndjson every line is one JSON object") from error
-    for part in str(content).split("\n"):
+    for part in str(content).replace("\x00", "\ufffd").split("\n"):
         if stream == "stderr":
             into.stderr.append(len(into.lines))
         if level and level != "info":
-            into.levels[len(into.lines)] = str(level)
+            into.levels[len(into.lines)] = str(level).replace("\x00", "\ufffd")
         into.lines.append(part)
 
 

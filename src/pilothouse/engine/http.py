@@ -17,7 +17,7 @@ from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.logtext import LogQuery, run_logs
 from pilothouse.engine.model import Status
 from pilothouse.engine.runs import require_run
-from pilothouse.engine.secrets import Secrets
+from pilothouse.engine.secrets import Secrets, check_value
 from pilothouse.engine.service import Engine
 from pilothouse.engine.views import run_summary, run_view
 from pilothouse.identity.bodies import Body
@@ -260,6 +260,7 @@ def secrets_router(identity: Identity, secrets: Secrets) -> APIRouter:
         """Set or replace; the value is encrypted at rest and never shown. Errors: ``VALIDATION_FAILED``."""
         project = await _project(identity, caller, body.projectId)
         require(caller, "secret.write", project)
+        check_value(body.value)
         created = await identity.write(lambda tx: secrets.put(tx, caller, project, name, body.value))
         return envelope({"name": name, "created": created}, 201 if created else 200)
 

@@ -8,13 +8,16 @@ marked, a gap in the event stream is refused.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+import orjson
+
 from pilothouse.engine import store
-from pilothouse.engine.events import StepEvent, StepEvents
+from pilothouse.engine.events import StepEvent, StepEvents, read
 from pilothouse.engine.runs import read_place
 from pilothouse.engine.standing import run_keys
 from pilothouse.engine.tasks import StepTasks
@@ -22,7 +25,7 @@ from pilothouse.fleet import store as fleet_store
 from pilothouse.journal import Journal
 from pilothouse.storage import Database, StorageUnavailable, Tx, Writer
 from pilothouse.wire import entries
-from pilothouse.wire.masking import Masker
+from pilothouse.wire.masking import GROUP_CHARS, Masker
 
 LOGS, EVENTS = "PushLogs", "PushEvents"
 MAX_TARGETS = 4096
@@ -31,6 +34,12 @@ NOTHING = -1
 """No batch is on its way before this one."""
 MAX_LEVEL = 16
 """Characters of a level."""
+INLINE = 512 << 10
+"""Characters, times automata, up to which masking is done on the event loop: some 3 ms."""
+SMALL_PAYLOAD = 16 << 10
+"""Bytes of an event that is read on the event loop."""
+RELOAD = 30.0
+"""Seconds after which the secrets of a target are looked up again: another server may have changed them."""
 MAX_LINE = 32 << 10
 """Characters of a line that are kept; our own agent cuts earlier."""
 
@@ -57,7 +66,7 @@ class Receipt:
 class LogLines:
     """Lines of one attempt as they came in one batch; ``stderr`` and ``levels`` are sparse, by index.
 
-    ``open_end``: the data did not end with a newline.
+    ``open_end``: the data did not end with a newline. ``masked``: without secrets already.
     """
 
     batch_id: str
@@ -68,17 +77,25 @@ class LogLines:
     levels: dict[int, str] = field(default_factory=dict)
     plugin: str = ""
     open_end: bool = False
+    masked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where an attempt's lines go: fixed for its life."""
+    """Where an attempt's lines go, and the secret values that must not be in them."""
 
     stream: str
     scope: str
     keys: dict[str, Any]
     agent_id: str
-    masker: Masker | None
+    values: frozenset[str]
+    secrets_changed: int
+    loaded_at: float
+
+    @property
+    def secret(self) -> bool:
+        """Something is to be masked."""
+        return bool(self.values)
 
 
 class Ingest:
@@ -106,10 +123,24 @@ class Ingest:
         if target is None or target.agent_id != agent_id:
             message = f"step run {batch.step_run_id!r} is not this agent's"
             return await self.reject(agent_id, LOGS, batch.seq, batch.batch_id, message, after)
-        lines = [_cut(line) for line in _masked(batch.lines, target.masker)]
-        levels = {at: _mask(level, target.masker)[:MAX_LEVEL] for at, level in batch.levels.items()}
-        batch = replace(batch, levels=levels, batch_id=_mask(batch.batch_id, target.masker))
-        return await self._writer.write(lambda tx: self._append(tx, agent_id, target, batch, lines, after))
+        if not batch.masked:
+            batch = _without_secrets(batch, self._tasks.maskers.of(target.values))
+        return await self._writer.write(lambda tx: self._append(tx, agent_id, target, batch, after))
+
+    async def masked(self, batch: LogLines, target: Target | None) -> LogLines:
+        """The batch without secrets; what would take long is done in a thread."""
+        masker = await self.masker(target)
+        size = sum(map(len, batch.lines)) * (1 + masker.size // GROUP_CHARS) if masker is not None else 0
+        if size <= INLINE:
+            return _without_secrets(batch, masker)
+        return await asyncio.to_thread(_without_secrets, batch, masker)
+
+    async def masker(self, target: Target | None) -> Masker | None:
+        """What masks an attempt's lines, ready for use."""
+        if target is None or not target.values:
+            return None
+        maskers = self._tasks.maskers
+        return maskers.ready(target.values) or await asyncio.to_thread(maskers.built, target.values)
 
     async def event(self, agent_id: str, event: StepEvent) -> Receipt:
         """Commit one event; returns once it is on disk."""
@@ -117,15 +148,18 @@ class Ingest:
         if event.step_run_id and (target is None or target.agent_id != agent_id):
             message = f"step run {event.step_run_id!r} is not this agent's"
             return await self.reject(agent_id, EVENTS, event.seq, event.event_id, message)
-        masker = target.masker if target else None
-        shown = replace(event, type=_mask(event.type, masker), event_id=_mask(event.event_id, masker))
+        masker = await self.masker(target)
+        if len(orjson.dumps(event.payload)) > SMALL_PAYLOAD:
+            shown, refused = await asyncio.to_thread(read, event, masker)
+        else:
+            shown, refused = read(event, masker)
 
         def use_case(tx: Tx) -> Receipt:
             receipt = self._sequence(tx, agent_id, EVENTS, event.seq, shown.event_id)
             if receipt is not None:
                 return receipt
-            refused = self._events.take(tx, agent_id, shown, masker)
-            return Receipt(Taken.REJECTED if refused else Taken.ACCEPTED, event.seq + 1, refused)
+            why = refused or self._events.take(tx, agent_id, shown)
+            return Receipt(Taken.REJECTED if why else Taken.ACCEPTED, event.seq + 1, why)
 
         return await self._writer.write(use_case)
 
@@ -154,7 +188,7 @@ class Ingest:
     async def target(self, step_run_id: str) -> Target | None:
         """Look an attempt up, once."""
         known = self._targets.get(step_run_id)
-        if known is None:
+        if known is None or self._outdated(known):
             known = await asyncio.to_thread(self._load_target, step_run_id)
             if known is not None:
                 self._targets[step_run_id] = known
@@ -170,20 +204,28 @@ class Ingest:
             keys = run_keys(at.run, at.job, at.step)
             keys["step_run_id"], keys["attempt"] = at.attempt.id, at.attempt.number
             keys["agent_id"] = at.attempt.agent_id
+            changed = self._tasks.secrets_changed()
             values = self._tasks.mask_values(conn, at)
         return Target(
             stream=entries.run_stream(at.run.id),
             scope=entries.project_scope(at.run.project),
             keys=keys,
             agent_id=at.attempt.agent_id,
-            masker=Masker(values) if values else None,
+            values=values,
+            secrets_changed=changed,
+            loaded_at=time.monotonic(),
         )
+
+    def _outdated(self, target: Target) -> bool:
+        """Its secrets may have changed since, here or on another server."""
+        if target.secrets_changed != self._tasks.secrets_changed():
+            return True
+        return bool(target.values) and time.monotonic() - target.loaded_at > RELOAD
 
     # -- in the transaction -----------------------------------------------------------------------------
 
-    def _append(
-        self, tx: Tx, agent_id: str, target: Target, batch: LogLines, lines: list[str], after: int
-    ) -> Receipt:
+    def _append(self, tx: Tx, agent_id: str, target: Target, batch: LogLines, after: int) -> Receipt:
+        lines = batch.lines
         last = fleet_store.last_seq(tx.conn, agent_id, LOGS)
         _check_arrived(after, last)
         receipt = self._sequence(tx, agent_id, LOGS, batch.seq, batch.batch_id, last)
@@ -267,12 +309,16 @@ def _bytes(line: str) -> int:
     return len(line) if line.isascii() else len(line.encode())
 
 
-def _mask(text: str, masker: Masker | None) -> str:
-    return masker.mask(text) if masker is not None else text
+def _without_secrets(batch: LogLines, masker: Masker | None) -> LogLines:
+    lines, mask = batch.lines, _as_it_is
+    if masker is not None:
+        mask = masker.mask
+        # Masking never covers a newline: as many lines come out as went in.
+        lines = mask("\n".join(lines)).split("\n") if lines else lines
+    levels = {at: mask(level)[:MAX_LEVEL] for at, level in batch.levels.items()}
+    lines, batch_id = [_cut(line) for line in lines], mask(batch.batch_id)
+    return replace(batch, lines=lines, levels=levels, batch_id=batch_id, masked=True)
 
 
-def _masked(lines: list[str], masker: Masker | None) -> list[str]:
-    if masker is None:
-        return lines
-    # Masking never covers a newline: as many lines come out as went in.
-    return masker.mask("\n".join(lines)).split("\n") if lines else lines
+def _as_it_is(text: str) -> str:
+    return text

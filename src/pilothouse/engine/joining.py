@@ -12,6 +12,9 @@ from dataclasses import replace
 from pilothouse.engine.ingest import LogLines
 from pilothouse.wire.masking import Masker
 
+MAX_WAITING = 64 << 10
+"""Characters of a line that waits: it is looked at again with each piece."""
+
 
 class Joiner:
     """The batches that wait: one with an open end, and any that consist of nothing but the next piece."""
@@ -50,7 +53,7 @@ class Joiner:
 
 
 def _may_begin(line: str, masker: Masker) -> bool:
-    return len(masker.sibling().feed(line)) < len(masker.mask(line))
+    return len(line) <= MAX_WAITING and masker.begins(line)
 
 
 def _without_last(batch: LogLines) -> LogLines:

@@ -19,6 +19,21 @@ from pilothouse.storage import Tx
 log = structlog.get_logger("engine.secrets")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
 MAX_SECRET = 64 << 10
+MAX_LINES = 1000
+MAX_OF_RUN = 256 << 10
+"""Characters of all secrets that one run needs: to mask them takes some 800 bytes of memory each."""
+
+
+def check_value(value: str) -> None:
+    """Raises :class:`SecretInvalid`. Cheap: to be asked before the value is worked on."""
+    if not value or len(value) > MAX_SECRET or len(value.encode("utf-8", "surrogatepass")) > MAX_SECRET:
+        raise SecretInvalid(f"a secret's value has 1 to {MAX_SECRET} bytes")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise SecretInvalid(
+            "a secret's value is text: it has half of a surrogate pair, which is no character"
+        )
+    if len(set(value.split("\n"))) > MAX_LINES:
+        raise SecretInvalid(f"a secret's value has at most {MAX_LINES} different lines")
 
 
 class Secrets:
@@ -27,16 +42,17 @@ class Secrets:
     def __init__(self, box: SecretBox, identity: Identity) -> None:
         self._box = box
         self._identity = identity
+        self.changes = 0
 
     def put(self, tx: Tx, by: Principal, project: str, name: str, value: str) -> bool:
         """Set a secret; ``True`` if it is new. Raises :class:`SecretInvalid`."""
         if not _NAME.fullmatch(name):
             raise SecretInvalid("a secret's name is a letter or underscore, then letters, digits, _ or -")
-        if not value or len(value.encode()) > MAX_SECRET:
-            raise SecretInvalid(f"a secret's value has 1 to {MAX_SECRET} bytes")
+        check_value(value)
         sealed = self._box.encrypt(value.encode(), _bound_to(project, name))
         created = store.put_secret(tx.conn, project, name, sealed, by.name, tx.now)
         self._identity.audit(tx, by, "secret.write", f"{project}/{name}")
+        tx.after_commit(self._changed)
         return created
 
     def delete(self, tx: Tx, by: Principal, project: str, name: str) -> None:
@@ -44,6 +60,7 @@ class Secrets:
         if not store.delete_secret(tx.conn, project, name, tx.now):
             raise SecretNotFound(name)
         self._identity.audit(tx, by, "secret.delete", f"{project}/{name}")
+        tx.after_commit(self._changed)
 
     def names(self, conn: Connection, project: str) -> list[dict[str, Any]]:
         """What secrets there are, without their values; times in ms."""
@@ -64,6 +81,9 @@ class Secrets:
         sealed = [*store.secret_values(conn, project, names).items()]
         sealed += store.retired_values(conn, project, names, since)
         return {value for _, value in self._opened(project, sealed)}
+
+    def _changed(self) -> None:
+        self.changes += 1
 
     def _opened(self, project: str, sealed: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, str]]:
         for name, value in sealed:

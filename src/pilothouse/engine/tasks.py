@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,14 +13,15 @@ from pilothouse.engine.checkouts import for_agent
 from pilothouse.engine.contexts import context
 from pilothouse.engine.expressions import ExpressionError, render, render_tree, secret_names
 from pilothouse.engine.expressions.values import insert_text
+from pilothouse.engine.maskers import Maskers
 from pilothouse.engine.model import JOB_ENDED, LOST, Status
 from pilothouse.engine.runs import Place, Runs
-from pilothouse.engine.secrets import Secrets
+from pilothouse.engine.secrets import MAX_OF_RUN, Secrets
+from pilothouse.engine.spec.model import Job, Spec
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.model import BACKGROUND, Agent, Lease, LeaseState, Task, TaskReport, TaskStatus
 from pilothouse.storage import Tx
-from pilothouse.wire.masking import Masker
 
 STEP = "step"
 """The kind of lease that step attempts are, but for those of background steps."""
@@ -32,6 +34,7 @@ _STATUS = {
     TaskStatus.SKIPPED: Status.SKIPPED,
 }
 _MAX_ERROR = 4096
+_NAMES_KEPT = 256
 MAX_METRICS, MAX_METRIC = 100, 256
 """How many metrics an attempt may have, and how many characters a name or value."""
 
@@ -47,6 +50,8 @@ class StepTasks:
         self._runs = runs
         self._transitions = transitions
         self._secrets = secrets
+        self.maskers = Maskers()
+        self._names: OrderedDict[int, tuple[object, frozenset[str]]] = OrderedDict()
 
     # -- TaskHandler ------------------------------------------------------------------------------------
 
@@ -143,6 +148,7 @@ class StepTasks:
         spec = run.step_spec(job, step)
         try:
             env, args, secrets = self._fill_in(conn, at)
+            mask = self._mask_of_job(conn, at)
         except ExpressionError as error:
             raise TaskInvalid(str(error)) from error
         return Task(
@@ -163,6 +169,7 @@ class StepTasks:
             image=run.spec.runtime.image,
             attempt=at.attempt.number,
             secrets=secrets,
+            mask=mask,
             checkout=for_agent(run.checkout),
             continue_on_error=spec.continue_on_error,
             fresh_workspace=job.fresh,
@@ -186,15 +193,44 @@ class StepTasks:
         env = _layered(layers, roots)
         return env, render_tree(spec.args, {**roots, "env": env}), secrets
 
-    def mask_values(self, conn: Connection, at: Place) -> tuple[str, ...]:
+    def mask_values(self, conn: Connection, at: Place) -> frozenset[str]:
         """The secret values that must not show in anything this attempt says: all of its run's.
 
         Steps share a workspace, and what one wrote there the next may show.
         """
-        names = secret_names(at.run.spec)
+        return self._values_since(conn, at, self.secret_names(at.run.spec))
+
+    def secret_names(self, spec: Spec | Job) -> frozenset[str]:
+        """The secrets that a spec needs; remembered, since it may be large and does not change."""
+        known = self._names.get(id(spec))
+        if known is None or known[0] is not spec:
+            known = self._names[id(spec)] = (spec, secret_names(spec))
+            if len(self._names) > _NAMES_KEPT:
+                self._names.popitem(last=False)
+        return known[1]
+
+    def secrets_changed(self) -> int:
+        """A number that grows whenever a secret changes on this server."""
+        return self._secrets.changes
+
+    def _mask_of_job(self, conn: Connection, at: Place) -> tuple[str, ...]:
+        """What the agent masks beside the secrets of this step: those of the other steps in its workspace.
+
+        It may show part of a line before the rest, which the server can no longer mask as one.
+        Raises :class:`TaskInvalid` where there is more than can be masked.
+        """
+        names = self.secret_names(at.run.spec)
         if not names:
             return ()
-        return tuple(self._secrets.values_since(conn, at.run.project, names, at.run.created_at))
+        if sum(map(len, self._values_since(conn, at, names))) > MAX_OF_RUN:
+            raise TaskInvalid(f"the secrets of this run have more than {MAX_OF_RUN} characters together")
+        shared = self.secret_names(at.run.job_spec(at.job)) | secret_names(dict(at.run.spec.runtime.env))
+        return tuple(sorted(self._values_since(conn, at, shared)))
+
+    def _values_since(self, conn: Connection, at: Place, names: frozenset[str]) -> frozenset[str]:
+        if not names:
+            return frozenset()
+        return frozenset(self._secrets.values_since(conn, at.run.project, names, at.run.created_at))
 
     def _wanted_secrets(self, conn: Connection, at: Place) -> dict[str, str]:
         names = _secret_names(at)
@@ -205,14 +241,14 @@ class StepTasks:
         return values
 
     def _masked(self, conn: Connection, at: Place, text: str) -> str:
-        values = self.mask_values(conn, at) if text else ()
-        return Masker(values).mask(text) if values else text
+        values = self.mask_values(conn, at) if text else None
+        return self.maskers.of(values).mask(text) if values else text
 
     def _metrics(self, conn: Connection, at: Place, report: TaskReport) -> dict[str, str]:
         """What an agent measured, masked and within bounds."""
         if not report.metrics:
             return {}
-        masker = Masker(self.mask_values(conn, at))
+        masker = self.maskers.of(self.mask_values(conn, at))
         words = [[masker.mask(_printable(word)) for word in pair] for pair in report.metrics.items()]
         return {name[:MAX_METRIC]: value[:MAX_METRIC] for name, value in words[:MAX_METRICS]}
 

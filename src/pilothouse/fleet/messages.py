@@ -44,7 +44,7 @@ def step_run(task: Task) -> pb.StepRun:
         run_on_agent=True,
         attempt=task.attempt,
         last_in_job=task.last_in_job,
-        mask=list(task.secrets.values()),
+        mask=list(dict.fromkeys([*task.secrets.values(), *task.mask])),
         fresh_workspace=task.fresh_workspace,
         pipeline_name=task.pipeline_name,
         branch=task.branch,

@@ -160,6 +160,7 @@ class Task:
     image: str = ""
     attempt: int = 1
     secrets: Mapping[str, str] = field(default_factory=dict)
+    mask: tuple[str, ...] = ()
     checkout: Checkout | None = None
     continue_on_error: bool = False
     fresh_workspace: bool = False

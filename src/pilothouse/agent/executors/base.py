@@ -51,7 +51,7 @@ class StepReporter(Protocol):
         """Lines in order, without their newlines. `at_ms`: Unix milliseconds when they were read."""
 
     def output(self, name: str, value: Any) -> None:
-        """An output of the step, any JSON value."""
+        """An output of the step: a JSON value as `wire.outputs.read_json` gives it."""
 
     def progress(self, percent: int, message: str) -> None:
         """0 to 100."""
@@ -69,14 +69,20 @@ class Executor(Protocol):
 
 
 async def race(
-    work: asyncio.Future[Any], cancel: asyncio.Event, limit: float | None
-) -> Literal["done", "cancelled", "timed_out"]:
-    """Wait for the work, the cancel event or the limit (seconds), whichever is first. The work goes on."""
-    stop = asyncio.ensure_future(cancel.wait())
+    work: asyncio.Future[Any],
+    cancel: asyncio.Event,
+    limit: float | None,
+    refused: asyncio.Event | None = None,
+) -> Literal["done", "cancelled", "timed_out", "refused"]:
+    """Wait for the work, an event or the limit (seconds), whichever is first. The work goes on."""
+    stops = {asyncio.ensure_future(event.wait()): event for event in (cancel, refused) if event is not None}
     try:
-        done, _ = await asyncio.wait({work, stop}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({work, *stops}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        stop.cancel()
+        for stop in stops:
+            stop.cancel()
     if work in done:
         return "done"
-    return "cancelled" if done else "timed_out"
+    if cancel.is_set():
+        return "cancelled"
+    return "refused" if done else "timed_out"

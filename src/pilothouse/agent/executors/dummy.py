@@ -13,6 +13,7 @@ Without arguments it succeeds at once.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,7 +69,7 @@ class DummyExecutor:
         output = StepOutput(task, report)
         work = asyncio.ensure_future(_perform(script, report, output))
         try:
-            end = await race(work, cancel, task.timeout)
+            end = await race(work, cancel, task.timeout, output.refused)
         finally:
             work.cancel()
             await asyncio.wait({work})
@@ -77,6 +78,8 @@ class DummyExecutor:
             return Outcome("cancelled", 143, "cancelled")
         if end == "timed_out":
             return Outcome("timed_out", 143, f"timed out after {task.timeout:g} s")
+        if output.refusal:
+            return Outcome("failed", 1, output.refusal)
         work.result()
         if script.fail:
             return Outcome("failed", script.exit or 1, output.mask(script.fail))
@@ -94,7 +97,7 @@ async def _perform(script: Script, report: StepReporter, output: StepOutput) -> 
     if not script.progress:
         await asyncio.sleep(pause)
     for name, value in script.outputs.items():
-        report.output(name, output.mask_value(value))
+        output.set_output(name, json.dumps(value))
     if script.hang:
         await asyncio.get_running_loop().create_future()
 
@@ -104,6 +107,6 @@ async def _write(script: Script, report: StepReporter, output: StepOutput) -> No
     for start in range(0, script.lines, batch):
         numbers = range(start + 1, min(start + batch, script.lines) + 1)
         text = "".join(script.text.replace("{n}", str(n)) + "\n" for n in numbers)
-        output.feed("stdout", text.encode())
+        await output.take("stdout", text.encode())
         await report.drain()
         await asyncio.sleep(script.interval)

@@ -2,27 +2,43 @@
 
 Commands are read before masking, else `::mask` could not name what contains another secret; what they carry
 is masked before it is reported. Lines are cut after masking, else a cut could leave half a secret.
+
+All steps of an agent share one event loop, so what a step writes is worked on in small slices (`take`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable, Generator
 from typing import Any
 
 from pilothouse.agent.commands import (
-    MAX_OUTPUT_BYTES,
     AddMask,
     Command,
     CommandScanner,
     Malformed,
     SetOutput,
     SetProgress,
+    Unread,
+    parse,
 )
 from pilothouse.agent.executors.base import StepReporter, StepTask, Stream
 from pilothouse.agent.lines import MAX_LINE_BYTES, LineAssembler, TextDecoder
+from pilothouse.wire import outputs
 from pilothouse.wire.masking import MIN_LENGTH, Masker
 
 NOTE_PREFIX = "pilot: "
+SHOW_AFTER = 1.0  # seconds that an unfinished line waits for its end
+SLICE = 8 << 10  # bytes worked on in one go
+TURN = 0.003  # seconds after which others have their turn
+
+MAX_MASKED = 2000  # values of an attempt
+MAX_MASK_CHARS = 64 << 10  # of one value
+MAX_MASKS_CHARS = 1 << 20  # of all values that the step itself names
+
+Work = Generator[Callable[[], Any] | None, Any, None]
+"""Pauses where others may have their turn; what it yields is to be called, in a thread, and the result sent back."""
 
 
 class _Channel:
@@ -31,80 +47,182 @@ class _Channel:
         self.scanner = CommandScanner()
         self.masker = masker
         self.assembler = LineAssembler(max_line)
+        self.unshown_since: float | None = None
 
 
 class StepOutput:
-    """Serves every executor that has bytes of a step's stdout and stderr to report."""
+    """Serves every executor that has bytes of a step's stdout and stderr to report.
+
+    `refused` is set when the step may not go on, for the reason `refusal`; nothing that it writes is shown any more.
+    """
 
     def __init__(self, task: StepTask, report: StepReporter, max_line: int = MAX_LINE_BYTES) -> None:
         self._report = report
-        self._masker = Masker(task.mask)
-        self._budget = MAX_OUTPUT_BYTES
-        for name, value in task.secrets.items():
-            if not self._masker.add(value) and value.strip():
-                self.note(f"secret {name} has fewer than {MIN_LENGTH} characters and is not masked")
+        self._masker = Masker((*task.mask, *task.secrets.values()))
+        self._mask_chars = 0
+        self._outputs: dict[str, int] = {}  # bytes by name
+        self.refused = asyncio.Event()
+        self.refusal = ""
         self._channels: dict[Stream, _Channel] = {
             "stdout": _Channel(self._masker.sibling(), max_line),
             "stderr": _Channel(self._masker.sibling(), max_line),
         }
+        for name, value in task.secrets.items():
+            if value.strip() and len(value.strip()) < MIN_LENGTH:
+                self._say(f"secret {name} has fewer than {MIN_LENGTH} characters and is not masked")
+
+    async def take(self, stream: Stream, data: bytes) -> None:
+        """Bytes as they were read. Not to be called for a stream before the call before has returned."""
+        turn_ends = time.monotonic() + TURN
+        for start in range(0, len(data), SLICE):
+            work, answer = self._work(stream, data[start : start + SLICE]), None
+            while True:
+                try:
+                    task = work.send(answer)
+                except StopIteration:
+                    break
+                answer = None if task is None else await asyncio.to_thread(task)
+                if time.monotonic() > turn_ends:
+                    await asyncio.sleep(0)
+                    turn_ends = time.monotonic() + TURN
 
     def feed(self, stream: Stream, data: bytes) -> None:
-        """Bytes as they were read."""
-        self._take(stream, self._channels[stream].decoder.feed(data))
+        """The same in one go, however long it takes."""
+        _at_once(self._work(stream, data))
 
     def finish(self, stream: Stream) -> None:
         """The stream has ended: report what was held back."""
+        _at_once(self._work(stream, b"", final=True))
+
+    def due(self, stream: Stream) -> float | None:
+        """In how many seconds `show_unfinished` is to be called unless more is read; None: not at all."""
+        since = self._channels[stream].unshown_since
+        return None if since is None else max(0.0, since + SHOW_AFTER - time.monotonic())
+
+    def show_unfinished(self, stream: Stream) -> None:
+        """The step has written no more: show what there is of a line that has not ended."""
         channel = self._channels[stream]
-        self._take(stream, channel.decoder.feed(b"", final=True))
-        for part in channel.scanner.flush():
-            self._handle(stream, part)
-        self._show(stream, channel.assembler.feed(channel.masker.flush()) + channel.assembler.flush())
+        channel.unshown_since = None
+        if not self.refused.is_set():
+            self._show(stream, channel.assembler.show())
 
     def note(self, text: str) -> None:
         """A remark of the agent's own among the lines of the step."""
-        self._show("stderr", [NOTE_PREFIX + self.mask(text)])
+        self._say(self.mask(text))
 
     def mask(self, text: str) -> str:
         return self._masker.mask(text)
 
-    def mask_value(self, value: Any) -> Any:
-        return self._masker.mask_value(value)
-
-    def _take(self, stream: Stream, text: str) -> None:
-        if stream == "stderr":
-            self._handle(stream, text)
-            return
-        for part in self._channels[stream].scanner.feed(text):
-            self._handle(stream, part)
-
-    def _handle(self, stream: Stream, part: str | Command) -> None:
-        if isinstance(part, str):
-            channel = self._channels[stream]
-            self._show(stream, channel.assembler.feed(channel.masker.feed(part)))
+    def set_output(self, name: str, text: str) -> None:
+        """An output given as JSON text, or a remark why it is none."""
+        try:
+            command = SetOutput(name, outputs.read_json(text), len(text))
+        except outputs.OutputRefused as refused:
+            self.note(f"warning: output {name} dropped: {refused}")
         else:
-            self._obey(part)
+            _at_once(self._set_output(command))
 
-    def _obey(self, command: Command) -> None:
+    # -- the work ---------------------------------------------------------------------------------------
+
+    def _work(self, stream: Stream, data: bytes, final: bool = False) -> Work:
+        yield from self._masker.settle()
+        if self.refused.is_set():
+            return
+        channel = self._channels[stream]
+        text = channel.decoder.feed(data, final)
+        parts: list[str | Command] = [text] if stream == "stderr" else channel.scanner.feed(text)
+        for part in parts if not final else [*parts, *channel.scanner.flush()]:
+            if isinstance(part, str):
+                yield from self._masker.settle()
+                self._show(stream, channel.assembler.feed(channel.masker.feed(part)))
+            else:
+                yield from self._obey(part)
+            if self.refused.is_set():
+                return
+            yield None
+        if final:
+            shown = channel.assembler.feed(channel.masker.flush())
+            self._show(stream, shown + channel.assembler.flush())
+        self._watch(stream, channel)
+
+    def _watch(self, stream: Stream, channel: _Channel) -> None:
+        """Notice since when something of an unfinished line waits."""
+        if not channel.assembler.unshown:
+            channel.unshown_since = None
+        elif channel.unshown_since is None:
+            channel.unshown_since = time.monotonic()
+        elif channel.assembler.rewritten and time.monotonic() > channel.unshown_since + 2 * SHOW_AFTER:
+            self.show_unfinished(stream)  # it is rewritten so fast that there is always more to read
+
+    def _obey(self, command: Command) -> Work:
         match command:
+            case Unread(line):
+                read = yield lambda: parse(line)
+                yield from self._obey(read)
             case SetOutput():
-                self._set_output(command)
+                yield from self._set_output(command)
             case SetProgress(percent, message):
                 self._report.progress(percent, self.mask(message))
             case AddMask(value):
-                if not self._masker.add(value):
-                    self.note(f"::mask: a value of fewer than {MIN_LENGTH} characters is not masked")
+                self._add_mask(value)
             case Malformed(reason):
                 self.note(f"warning: {reason}")
 
-    def _set_output(self, command: SetOutput) -> None:
-        if self.mask(command.name) != command.name:
-            self.note("warning: an output whose name contains a secret is dropped")
-        elif command.size > self._budget:
-            self.note(f"warning: output {command.name} dropped: the step is over {MAX_OUTPUT_BYTES} bytes")
+    def _add_mask(self, value: str) -> None:
+        if len(value.strip()) < MIN_LENGTH:
+            self._say(f"::mask: a value of fewer than {MIN_LENGTH} characters is not masked")
+        elif self._masker.knows(value):
+            return
+        elif self._masker.count >= MAX_MASKED:
+            self._refuse(f"::mask: an attempt has at most {MAX_MASKED} masked values")
+        elif len(value) > MAX_MASK_CHARS:
+            self._refuse(f"::mask: a value has at most {MAX_MASK_CHARS} characters")
+        elif self._mask_chars + len(value) > MAX_MASKS_CHARS:
+            self._refuse(
+                f"::mask: the values of an attempt have at most {MAX_MASKS_CHARS} characters together"
+            )
         else:
-            self._budget -= command.size
-            self._report.output(command.name, self.mask_value(command.value))
+            self._mask_chars += len(value)
+            self._masker.add(value)
+
+    def _refuse(self, reason: str) -> None:
+        self.refusal = reason
+        self._say(f"error: {reason}; the step is ended, and what it writes from here on is not shown")
+        self.refused.set()
+
+    def _set_output(self, command: SetOutput) -> Work:
+        name = command.name
+        if self.mask(name) != name:
+            self.note("warning: an output whose name contains a secret is dropped")
+            return
+        value = yield from self._masker.mask_steps(command.value)
+        size = len(name) + len(outputs.write_json(value).encode()) + 4  # with its quotes, colon and comma
+        sizes = {**self._outputs, name: size}
+        if len(sizes) > outputs.MAX_COUNT:
+            self.note(f"warning: output {name} dropped: a step has at most {outputs.MAX_COUNT} outputs")
+        elif sum(sizes.values()) + 1 > outputs.MAX_BYTES:
+            self.note(
+                f"warning: output {name} dropped: the outputs of a step have at most {outputs.MAX_BYTES} bytes"
+            )
+        else:
+            self._outputs = sizes
+            if value != command.value:
+                self.note(f"warning: output {name} contains a masked value and is stored masked")
+            self._report.output(name, value)
+
+    def _say(self, text: str) -> None:
+        self._show("stderr", [NOTE_PREFIX + text])
 
     def _show(self, stream: Stream, lines: list[str]) -> None:
         if lines:
             self._report.lines(stream, lines, time.time_ns() // 1_000_000)
+
+
+def _at_once(work: Work) -> None:
+    answer = None
+    while True:
+        try:
+            task = work.send(answer)
+        except StopIteration:
+            return
+        answer = task() if task is not None else None

@@ -26,7 +26,7 @@ MAX_PIPE = 1024 * 1024  # bytes; the most a pipe may hold, 64 KiB unless a step 
 UNKILLABLE = 137  # exit code of a shell that even SIGKILL did not end in time
 POLL = 0.05  # seconds between looks whether a process group has ended
 
-Ending = Literal["done", "cancelled", "timed_out"]
+Ending = Literal["done", "cancelled", "timed_out", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class _Step:
         reading = [asyncio.ensure_future(pump.run()) for pump in self._pumps]
         killed = False
         try:
-            ending = await race(self._exit, cancel, self._task.timeout)
+            ending = await race(self._exit, cancel, self._task.timeout, self._output.refused)
             if ending == "done":
                 await asyncio.wait(reading, timeout=self._settings.linger)
             else:
@@ -136,6 +136,8 @@ class _Step:
             return Outcome("cancelled", exit_code, "cancelled")
         if ending == "timed_out":
             return Outcome("timed_out", exit_code, f"timed out after {self._task.timeout:g} s")
+        if self._output.refusal:
+            return Outcome("failed", exit_code or 1, self._output.refusal)
         if exit_code == 0:
             return Outcome("succeeded", 0)
         return Outcome("failed", exit_code, _reason(exit_code))
@@ -208,7 +210,7 @@ class _Pump:
     async def run(self) -> None:
         try:
             while chunk := await self._read():
-                self._output.feed(self._stream, chunk)
+                await self._output.take(self._stream, chunk)
                 await self._drain()
                 await asyncio.sleep(0)  # a step that writes without pause must not stop all others
             self._output.finish(self._stream)
@@ -239,6 +241,8 @@ class _Pump:
         self._wake.clear()
         loop.add_reader(fd, self._wake.set)
         try:
-            await self._wake.wait()
+            await asyncio.wait_for(self._wake.wait(), self._output.due(self._stream))
+        except TimeoutError:
+            self._output.show_unfinished(self._stream)
         finally:
             loop.remove_reader(fd)

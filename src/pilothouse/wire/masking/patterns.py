@@ -1,0 +1,231 @@
+"""Where any of many texts occurs in another: one search for all of them, which may grow while it is used.
+
+The texts are kept in groups, each with an Aho–Corasick automaton. New ones are first looked for one by one; when
+that has cost as much as building would, they become a group, together with the groups that are no larger. So a
+text is built into an automaton a logarithmic number of times, and no single build is longer than some 10 ms.
+
+Two bounds keep the work linear, whatever the texts are; both only ever find more than was asked for:
+
+- a text longer than `MAX_PATTERN` is replaced by its pieces of that length;
+- of more than `MAX_DEPTH` texts that end with one another (`aaaa`, `aaaaa`, …) each further one by its beginning and
+  its end, as long as the largest power of two in its length: of these only one of each length can end at a place.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Iterator
+
+from ahocorasick_rs import AhoCorasick, Implementation
+
+MAX_PATTERN = 256  # characters
+MAX_DEPTH = 4
+GROUP_CHARS = 64 << 10  # of one automaton: what is built in about 10 ms
+WINDOW = 16 << 10  # characters searched in one go
+
+# Nanoseconds, roughly: to look for one text, for each 8 characters; to build one character into an automaton.
+_FIND, _FIND_8, _BUILD = 100, 1, 150
+_EDGE = 4  # characters; no text is shorter
+_DENSE = 10_000  # occurrences above which looking for texts one by one is too slow
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+Span = tuple[int, int]
+
+
+class Patterns:
+    """A growing set of texts of at least 4 characters."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._groups: list[_Group] = []
+        self._pending: list[str] = []  # in no group yet
+        self._pending_chars = 0
+        self.chars = 0
+        self._spent = 0  # nanoseconds for looking for these one by one
+        self._lock = threading.Lock()  # held while automata are built and texts looked for one by one
+        self._beginnings = _Beginnings()
+        self._by_end: dict[str, list[str]] = {}  # by their last characters, those that are looked for whole
+        self._halves: set[str] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
+    def add(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            for piece in _pieces(_SURROGATE.sub("\ufffd", text)):
+                if piece not in self._known:
+                    self._known.add(piece)
+                    for part in self._bounded(piece):
+                        self._look_for(part)
+
+    def _look_for(self, text: str) -> None:
+        self._pending.append(text)
+        self._pending_chars += len(text)
+        self.chars += len(text)
+        self._beginnings.add(text)
+
+    def _bounded(self, text: str) -> Iterable[str]:
+        """The text, or what is looked for in its place."""
+        others = self._by_end.setdefault(text[-_EDGE:], [])
+        depth = sum([text.endswith(other) or other.endswith(text) for other in others])
+        if depth < MAX_DEPTH:
+            others.append(text)
+            return (text,)
+        half = 1 << (len(text).bit_length() - 1)
+        halves = {text[:half], text[-half:]} - self._halves
+        self._halves |= halves
+        return halves
+
+    def settle(self) -> Iterator[None]:
+        """Build what should be built before much text is searched; yields after each 10 ms or so."""
+        while self._pending_chars > GROUP_CHARS // 4:
+            with self._lock:
+                self._build()
+            yield
+
+    def complete(self) -> None:
+        """Build all that there is."""
+        while self._pending:
+            with self._lock:
+                self._build()
+
+    def spans(self, text: str) -> list[Span]:
+        """Where the texts occur: sorted, and no two overlap or touch."""
+        if not self._known:
+            return []
+        if not text.isascii():
+            text = _SURROGATE.sub("\ufffd", text)
+        found: list[Span] = []
+        with self._lock:
+            if self._pending:
+                self._spent += len(self._pending) * (_FIND + len(text) * _FIND_8 // 8)
+                if self._spent > self._pending_chars * _BUILD or not self._find(text, found):
+                    found.clear()
+                    self._build_all()
+            groups = tuple(self._groups)
+        for group in groups:
+            found += group.spans(text)
+        return merged(found)
+
+    def unfinished(self, text: str) -> int:
+        """Where the longest end of the text that may begin one of the texts starts; its end if there is none."""
+        return self._beginnings.unfinished(text)
+
+    def _find(self, text: str, found: list[Span]) -> bool:
+        """One by one. False: there is so much that this is no way to find it."""
+        for pattern in self._pending:
+            at = text.find(pattern)
+            while at >= 0:
+                found.append((at, at + len(pattern)))
+                if len(found) > _DENSE:
+                    return False
+                at = text.find(pattern, at + 1)
+        return True
+
+    def _build_all(self) -> None:
+        while self._pending:
+            self._build()
+
+    def _build(self) -> None:
+        """One more automaton, of texts that are in none, and of groups that are no larger."""
+        size, count = 0, 0
+        while count < len(self._pending) and size < GROUP_CHARS:
+            size += len(self._pending[-1 - count])
+            count += 1
+        texts = self._pending[len(self._pending) - count :]
+        del self._pending[len(self._pending) - count :]
+        self._pending_chars -= size
+        self._spent = 0
+        while self._groups and self._groups[-1].chars <= min(size, GROUP_CHARS - size):
+            group = self._groups.pop()
+            texts += group.texts
+            size += group.chars
+        self._groups.append(_Group(texts, size))
+
+
+class _Group:
+    def __init__(self, texts: list[str], chars: int) -> None:
+        self.texts = texts
+        self.chars = chars
+        self._automaton = AhoCorasick(
+            texts, implementation=Implementation.ContiguousNFA, store_patterns=False
+        )
+
+    def spans(self, text: str) -> list[Span]:
+        if len(text) <= WINDOW:
+            return self._window(text, 0)
+        found: list[Span] = []
+        for start in range(0, len(text), WINDOW):
+            before = max(0, start - MAX_PATTERN + 1)
+            found += self._window(text[before : start + WINDOW], before)
+        return found
+
+    def _window(self, text: str, offset: int) -> list[Span]:
+        """Occurrences in order of their ends, as the automaton finds them, joined where they overlap or touch."""
+        found: list[Span] = []
+        for _, start, end in self._automaton.find_matches_as_indexes(text, overlapping=True):
+            while found and found[-1][1] >= start:
+                start = min(start, found.pop()[0])
+            found.append((start, end))
+        return [(start + offset, end + offset) for start, end in found] if offset else found
+
+
+class _Beginnings:
+    """What the texts begin with: sorted lists of them, by their first characters."""
+
+    def __init__(self) -> None:
+        self._short: set[str] = set()
+        self._by_prefix: dict[str, list[str]] = {}
+        self._longest = 0
+
+    def add(self, text: str) -> None:
+        self._short.update((text[:1], text[:2], text[:3]))
+        insort(self._by_prefix.setdefault(text[:_EDGE], []), text)
+        self._longest = max(self._longest, len(text))
+
+    def unfinished(self, text: str) -> int:
+        size = len(text)
+        text = _SURROGATE.sub("\ufffd", text[-self._longest :]) if self._longest else ""
+        skipped = size - len(text)
+        for at in range(1 if len(text) == self._longest else 0, len(text)):
+            if text[at] in self._short and self._begins(text[at:]):
+                return skipped + at
+        return size
+
+    def _begins(self, tail: str) -> bool:
+        if len(tail) < _EDGE:
+            return tail in self._short
+        texts = self._by_prefix.get(tail[:_EDGE])
+        if texts is None:
+            return False
+        # In sorted order those that the tail is a beginning of follow it.
+        after = bisect_right(texts, tail)
+        return after < len(texts) and texts[after].startswith(tail)
+
+
+def merged(spans: list[Span]) -> list[Span]:
+    """Sorted, and joined where they overlap or touch."""
+    if len(spans) < 2:
+        return spans
+    spans.sort()
+    joined = [spans[0]]
+    for start, end in spans[1:]:
+        last_start, last_end = joined[-1]
+        if start <= last_end:
+            if end > last_end:
+                joined[-1] = (last_start, end)
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _pieces(text: str) -> Iterator[str]:
+    if len(text) <= MAX_PATTERN:
+        yield text
+        return
+    for start in range(0, len(text), MAX_PATTERN):
+        piece = text[min(start, len(text) - MAX_PATTERN) :][:MAX_PATTERN]
+        if not piece.isspace():
+            yield piece
