@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
-import tempfile
-import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -70,6 +67,8 @@ class ContextStore:
 
     def load(self) -> Contexts:
         """What is saved; empty if nothing is. Raises CliError if the file cannot be understood."""
+        import tomllib
+
         try:
             raw = tomllib.loads(self.path.read_text("utf-8"))
         except FileNotFoundError:
@@ -121,6 +120,8 @@ class ContextStore:
             os.close(descriptor)
 
     def _write(self, contexts: Contexts) -> None:
+        import tempfile
+
         descriptor, name = tempfile.mkstemp(
             prefix=".contexts-", dir=self.path.parent
         )  # readable by its owner alone
@@ -151,5 +152,7 @@ def render(contexts: Contexts) -> str:
 
 
 def _quoted(text: str) -> str:
+    import json
+
     # JSON's strings are TOML's basic strings, but for DEL, which TOML wants escaped.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

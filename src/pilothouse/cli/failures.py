@@ -40,9 +40,8 @@ def _of_the_parser(error: Any) -> int:
         write_error(f"{error.format_message()}\n")
         return ExitCode.USAGE
     context = getattr(error, "ctx", None)
-    return fail(
-        error.format_message(), ExitCode.USAGE, f"see {context.command_path if context else 'pilot'} --help"
-    )
+    message = error.format_message().replace("Value error, ", "")
+    return fail(message, ExitCode.USAGE, f"see {context.command_path if context else 'pilot'} --help")
 
 
 def _of_the_system(error: OSError) -> int:

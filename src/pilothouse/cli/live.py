@@ -257,7 +257,8 @@ class LiveView:
         room = max(1, height - len(head) - (len(logs) + 1 if logs else 0))
         lines = [*head, *fitted(rows(self._run, now, live=True), room, width)]
         if logs:
-            lines += [Text(""), *(self._log_line(f"{safe(step.path)} │ ", line) for step, line in logs)]
+            lines.append(Text(""))
+            lines += [self._log_line(_prefix(step.path, width), line) for step, line in logs]
         return lines
 
     def conclude(self) -> None:
@@ -275,8 +276,17 @@ class LiveView:
         for line in next_commands(self._run):
             out.print(line, soft_wrap=True)
 
-    def _log_line(self, prefix: str, line: str) -> Text:
+    def _log_line(self, prefix: str | Text, line: str) -> Text:
         from rich.text import Text
 
         shown = Text.from_ansi(coloured(line)) if self._out.colour else Text(safe(line))
-        return Text.assemble((prefix, "dim"), shown)
+        return Text.assemble((prefix, "dim") if isinstance(prefix, str) else prefix, shown)
+
+
+def _prefix(path: str, width: int) -> Text:
+    """``job/step │ ``, in at most a third of the line."""
+    from rich.text import Text
+
+    from pilothouse.cli.tree import elided
+
+    return Text.assemble(elided(Text(safe(path), "dim"), max(12, width // 3)), (" │ ", "dim"))

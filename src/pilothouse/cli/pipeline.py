@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pilothouse.cli.checkout.repository import Repository
 from pilothouse.cli.errors import CliError, UsageError
-from pilothouse.cli.here import own_pipeline, place, the_pipeline
 from pilothouse.cli.live import Progress, ProgressOption, require_terminal
 from pilothouse.cli.output import Output
 from pilothouse.cli.project import ProjectName, project_id
@@ -22,6 +18,7 @@ from pilothouse.cli.spec_file import SpecFile, check, find_spec, refused
 from pilothouse.cli.watching import detachable, watch
 
 if TYPE_CHECKING:
+    from pilothouse.cli.checkout.repository import Repository
     from pilothouse.client import PilotClient
 
 app = typer.Typer(help="Pipelines and their specs.", no_args_is_help=True)
@@ -71,6 +68,10 @@ def run_here(
     progress: ProgressOption = Progress.AUTO,
 ) -> None:
     """Run the spec and the files here, as they are, committed or not; show the run until it is over."""
+    import asyncio
+
+    from pilothouse.cli.here import place
+
     require_terminal(progress)
     directory = Path.cwd()
     repository = place(directory)
@@ -89,6 +90,8 @@ def trigger(
     progress: ProgressOption = Progress.AUTO,
 ) -> None:
     """Run the saved spec of a pipeline, as a trigger does: without the files here."""
+    import asyncio
+
     require_terminal(progress)
     run_id = asyncio.run(_trigger(session, name, variables_of(var or []), project))
     _show(session, run_id, progress, detach=detach)
@@ -98,6 +101,8 @@ def _show(session: Session, run_id: str, progress: Progress, *, detach: bool) ->
     if not detach:
         detachable(session, run_id, watch(session, run_id, progress))
     elif session.out.structured:
+        import asyncio
+
         session.out.document(asyncio.run(_run(session, run_id)))
     else:
         session.out.line(run_id)
@@ -134,6 +139,7 @@ async def list_pipelines(
 async def view(session: Session, name: PipelineName = "", project: ProjectName = "") -> None:
     """Show a pipeline."""
     from pilothouse.cli import native
+    from pilothouse.cli.here import the_pipeline
 
     async with session.client() as client:
         found = await the_pipeline(client, name, await _home(client, project))
@@ -156,6 +162,7 @@ async def view(session: Session, name: PipelineName = "", project: ProjectName =
 async def spec(session: Session, name: PipelineName = "", project: ProjectName = "") -> None:
     """Print the saved spec of a pipeline: what triggers run."""
     from pilothouse.cli import native
+    from pilothouse.cli.here import the_pipeline
 
     async with session.client() as client:
         found = await the_pipeline(client, name, await _home(client, project))
@@ -221,6 +228,8 @@ async def _start(session: Session, order: Order) -> str:
 
 async def _pipeline(client: PilotClient, order: Order, project: str, out: Output) -> str:
     """The id of the pipeline, made if it is missing. Its spec is saved if it has none, or with ``--save``."""
+    from pilothouse.cli.here import own_pipeline
+
     found, made = await own_pipeline(client, order.repository, order.name, project)
     pipeline_id, saved = found["pipelineId"], found["lastCommitSha"]
     if not saved or order.save:
@@ -237,10 +246,14 @@ async def _pipeline(client: PilotClient, order: Order, project: str, out: Output
 
 def spec_hash(text: str) -> str:
     """The hash that the server gives a spec of this text."""
+    import hashlib
+
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 async def _trigger(session: Session, name: str, variables: dict[str, str], project: str) -> str:
+    from pilothouse.cli.here import the_pipeline
+
     async with session.client() as client:
         found = await the_pipeline(client, name, await _home(client, project))
         saved = found["lastCommitSha"]
@@ -260,6 +273,8 @@ async def _trigger(session: Session, name: str, variables: dict[str, str], proje
 
 def _local_spec(repository: str) -> SpecFile | None:
     """The spec in front of us, if this is the repository."""
+    from pilothouse.cli.here import place
+
     try:
         here = place()
         return find_spec(None, Path.cwd(), here.root) if here.key == repository else None

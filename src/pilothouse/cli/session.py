@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
@@ -79,6 +80,7 @@ class Session:
 
         A saved token goes to the server it was saved for and to no other. Raises NotLoggedIn.
         """
+        _lighten_httpx()
         from pilothouse.client import server_address
 
         named = self.common.context or ""
@@ -106,12 +108,19 @@ class Session:
 
     def client(self, *, anonymous: bool = False) -> PilotClient:
         """A client for that server. Raises NotLoggedIn."""
+        _lighten_httpx()
         from pilothouse.client import PilotClient
 
         target = self.target()
         if not target.token and not anonymous:
             raise NotLoggedIn(f"not logged in to {target.server}")
         return PilotClient(target.server, target.token, on_wait=self.out.note)
+
+
+def _lighten_httpx() -> None:
+    """Let httpx do without its own command line, which loads three more packages: it provides for their absence."""
+    if "httpx" not in sys.modules:
+        sys.modules["httpx._main"] = None  # type: ignore[assignment]
 
 
 def _saved_token(saved: Context) -> str:

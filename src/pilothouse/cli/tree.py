@@ -32,6 +32,9 @@ _QUIET_WORDS = frozenset({"succeeded", "pending", "queued", "running"})
 _LEAST_NAME = 8
 """Columns that a name keeps when there is too little room."""
 
+_LEAST_SAID = 5
+"""Columns below which it is better to say nothing than its beginning."""
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -54,12 +57,10 @@ class Line:
         room = width - self.took.cell_len
         if self.head.cell_len + self.said.cell_len <= room:
             return self.text
-        said = self.said.copy()
-        said.truncate(max(0, room - self.head.cell_len), overflow="ellipsis")
-        if said.cell_len < min(self.said.cell_len, 3):
-            said = Text()
-        head = self.head if self.head.cell_len + said.cell_len <= room else elided(self.head, max(room, 1))
-        line = Text.assemble(head, said, self.took)
+        left = room - self.head.cell_len
+        said = self.said.copy() if left >= _LEAST_SAID else Text()
+        said.truncate(max(left, 1), overflow="ellipsis")
+        line = Text.assemble(elided(self.head, max(room - said.cell_len, 1)), said, self.took)
         line.truncate(width, overflow="crop")
         return line
 
@@ -118,7 +119,11 @@ def rows(run: RunState, now: float, *, live: bool) -> list[Row]:
     found = []
     for job in run.jobs.values():
         found.append(Row(job, None, _job_line(job, now, live)))
-        found += [Row(job, step, _step_line(run, step, now, live)) for step in job.steps.values()]
+        waiting = job.waiting
+        found += [
+            Row(job, step, _step_line(run, step, now, live, said=step is not waiting))
+            for step in job.steps.values()
+        ]
     return found
 
 
@@ -183,28 +188,35 @@ def _job_line(job: JobState, now: float, live: bool) -> Line:
     shown = "waiting" if job.waiting else "retrying" if again is not None else job.status
     head = Text.assemble(mark(shown, now if live else None), " ", (safe(job.name), "bold"))
     said = Text()
-    _append_end(said, shown if shown != "retrying" else "running", job.reason)
+    reason = job.waiting.reason if job.waiting else job.reason
+    _append_end(said, shown if shown != "retrying" else "running", reason)
     _append_countdown(said, again, now)
     return Line(head, said, _took(job.status, job.started_at, job.finished_at, now))
 
 
-def _step_line(run: RunState, step: StepState, now: float, live: bool) -> Line:
+def _step_line(run: RunState, step: StepState, now: float, live: bool, *, said: bool) -> Line:
+    """``said``: say why it waits, which its job's line does not."""
     again = step.retry_at if step.retry_at is not None and step.retry_at > now else None
     allowed = step.status in BAD and run.allows(step)
-    waits = step.status == "queued" and step.reason != ""
+    waits = said and step.status == "queued" and step.reason != ""
     shown = "allowed" if allowed else "waiting" if waits else "retrying" if again is not None else step.status
     head = Text.assemble("  ", mark(shown, now if live else None), " ", safe(step.name))
     if step.kept:
         return Line(head, Text("  kept from the earlier run", "dim"), Text())
-    said = Text()
+    told = Text()
     if step.attempt > 1:
-        said.append(f"  attempt {step.attempt}", "dim")
+        told.append(f"  attempt {step.attempt}", "dim")
     if step.percent is not None and step.status == "running":
-        said.append("  ").append_text(_bar(step.percent))
-        said.append(f" {step.percent}%").append(f" {safe(step.message)}".rstrip(), "dim")
-    _append_end(said, "waiting" if waits else step.status, step.reason, allowed=allowed)
-    _append_countdown(said, again, now)
-    return Line(head, said, _took(step.status, step.started_at, step.finished_at, now))
+        told.append("  ").append_text(_bar(step.percent))
+        told.append(f" {step.percent}%").append(f" {safe(step.message)}".rstrip(), "dim")
+    _append_end(
+        told,
+        "waiting" if waits else step.status,
+        step.reason if waits or step.status != "queued" else "",
+        allowed=allowed,
+    )
+    _append_countdown(told, again, now)
+    return Line(head, told, _took(step.status, step.started_at, step.finished_at, now))
 
 
 def _bar(percent: int) -> Text:
@@ -220,7 +232,7 @@ def _append_countdown(line: Text, again: float | None, now: float) -> None:
 def _append_end(line: Text, status: str, reason: str, *, allowed: bool = False) -> None:
     if allowed:
         line.append("  ").append(f"{words(status)}, allowed", "yellow")
-    elif status not in _QUIET_WORDS:
+    elif status not in _QUIET_WORDS and not reason.startswith(words(status)):
         line.append("  ").append_text(status_text(status))
     if reason and reason not in (status, words(status)):
         line.append(f"  {safe(reason)}", "red" if status in BAD and not allowed else "dim")
