@@ -23,6 +23,7 @@ from pilothouse.agent.reaping.supervisor import Request
 
 READY_WITHIN = 30.0  # seconds
 MAX_IDLE = 16  # supervisors that wait for the next step
+ABANDON_WITHIN = 5.0  # seconds to kill what is left when nobody waits for a step any more
 _RETRY = 0.005  # seconds after which a guard that is busy is asked again
 _PROGRAM = Path(__file__).parent / "reaping" / "guarding.py"
 
@@ -216,11 +217,9 @@ class Guard:
                 await asyncio.shield(supervised.started)
                 return supervised
             except OSError:  # this one was killed while it had nothing to do
-                supervised.close()
-                _close_pipes(supervised)
+                await _abandon(supervised, 0)
             except BaseException:
-                supervised.close()
-                _close_pipes(supervised)
+                await _abandon(supervised, ABANDON_WITHIN)
                 raise
 
     async def _revive(self) -> None:
@@ -261,7 +260,11 @@ class Guard:
         self._process.wait(timeout)
 
 
-def _close_pipes(supervised: Supervised) -> None:
+async def _abandon(supervised: Supervised, within: float) -> None:
+    """It did not start, or nobody waits for it any more."""
+    supervised.kill(within)
+    await asyncio.wait({supervised.gone}, timeout=within)
+    supervised.close()
     for fd in (supervised.stdout, supervised.stderr):
         if fd >= 0:
             os.close(fd)

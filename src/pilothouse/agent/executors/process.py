@@ -25,14 +25,13 @@ from pilothouse.agent.executors.files import StepFolders
 from pilothouse.agent.executors.launch import Launcher, StepRefused
 from pilothouse.agent.executors.output import StepOutput
 from pilothouse.agent.executors.users import StepUser
-from pilothouse.agent.guard import Guard, GuardFailed, StartFailed, Supervised
+from pilothouse.agent.guard import ABANDON_WITHIN, Guard, GuardFailed, StartFailed, Supervised
 from pilothouse.agent.lines import MAX_LINE_BYTES
 from pilothouse.agent.reaping.supervisor import Request
 
 CHUNK = 64 * 1024  # bytes
 MAX_PIPE = 1024 * 1024  # bytes; the most a pipe may hold, 64 KiB unless a step asks for more
 UNKILLABLE = 137  # exit code of a shell that even SIGKILL did not end in time
-ABANDON_WITHIN = 5.0  # seconds to kill what is left when nobody waits for the step any more
 BROKEN = "the process that supervises this step was killed"
 
 Ending = Literal["done", "cancelled", "timed_out"]
