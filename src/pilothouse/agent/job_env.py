@@ -51,11 +51,13 @@ def read(path: Path) -> Written:
     except OSError:
         written.warn("not a file")
         return written
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            written.warn("not a file")
-            return written
-        data = file.read(MAX_BYTES + 1)
+    try:
+        data = os.read(fd, MAX_BYTES + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    finally:
+        os.close(fd)
+    if data is None:
+        written.warn("not a file")
+        return written
     if len(data) > MAX_BYTES:
         written.warn(f"over {MAX_BYTES} bytes; nothing of it is taken")
         return written

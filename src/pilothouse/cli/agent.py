@@ -165,7 +165,7 @@ async def list_agents(
     if session.out.structured:
         session.out.document(list(agents))
         return
-    rows = [(a["agent_id"], a["platform"], a["status"], _busy(a), _labels(a)) for a in agents]
+    rows = [(a["agent_id"], a["platform"], _status(a), _busy(a), _labels(a)) for a in agents]
     session.out.table(("NAME", "PLATFORM", "STATUS", "BUSY", "LABELS"), rows, "No agents.")
 
 
@@ -180,8 +180,9 @@ async def view(session: Session, name: str) -> None:
         return
     heartbeat = ago(found["last_heartbeat"], time.time())
     pairs = [("name", found["agent_id"]), ("platform", found["platform"]), ("region", found["region"])]
-    pairs += [("status", found["status"]), ("busy", f"{_busy(found)} slots"), ("labels", _labels(found))]
+    pairs += [("status", _status(found)), ("busy", f"{_busy(found)} slots"), ("labels", _labels(found))]
     pairs += [("last heartbeat", heartbeat), *sorted(found["metadata"].items())]
+    pairs += [("degraded", reason) for reason in found.get("degraded", [])]
     session.out.fields(pairs)
 
 
@@ -197,6 +198,10 @@ async def undrain(session: Session, name: str) -> None:
     async with session.client() as client:
         await client.agents.set_status(name, "online")
     session.out.say(f"Agent {name} gets work again.")
+
+
+def _status(agent: Agent) -> str:
+    return f"{agent['status']}, degraded" if agent.get("degraded") else agent["status"]
 
 
 def _busy(agent: Agent) -> str:

@@ -6,7 +6,7 @@ Times are RFC 3339 UTC unless said otherwise, durations seconds.
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class RunSummary(TypedDict):
@@ -102,6 +102,7 @@ class Agent(TypedDict):
     platform: str
     region: str
     status: str
+    degraded: NotRequired[list[str]]
     capacity: Capacity
     labels: dict[str, str]
     metadata: dict[str, str]

@@ -54,6 +54,7 @@ def agent_view(agent: Agent, busy: int, now: int) -> dict[str, Any]:
         "current_sessions": 0,
         "slots": profile.slots,
         "busy": busy,
+        "blocked": agent.blocked,
     }
     return {
         "id": agent.id,
@@ -63,6 +64,7 @@ def agent_view(agent: Agent, busy: int, now: int) -> dict[str, Any]:
         "region": profile.region,
         "status": agent.status.value,
         "draining": agent.draining,
+        "degraded": list(agent.problems),
         "capacity": capacity,
         "labels": dict(profile.labels),
         "metadata": {
@@ -248,7 +250,8 @@ _AGENT = {
     "region": "",
     "status": "online",
     "draining": False,
-    "capacity": {"max_sessions": 0, "current_sessions": 0, "slots": 4, "busy": 1},
+    "degraded": [],
+    "capacity": {"max_sessions": 0, "current_sessions": 0, "slots": 4, "busy": 1, "blocked": 0},
     "labels": {"local": "true", "os": "linux", "arch": "amd64"},
     "metadata": {"agent_version": "0.1.0", "os": "linux", "arch": "amd64"},
     "websocket_conn_id": "019a7b1e-5b0a-7c3e-9a51-0c4b8f1f2a10",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import Any, Protocol
 
 
@@ -36,7 +37,10 @@ class AgentProfile:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One registered agent. ``id`` is ours (a UUID), ``agent_id`` the name it goes by; times in ms."""
+    """One registered agent. ``id`` is ours (a UUID), ``agent_id`` the name it goes by; times in ms.
+
+    ``blocked``: slots taken by processes of ended tasks that could not be killed; ``problems``: why it is degraded.
+    """
 
     id: str
     profile: AgentProfile
@@ -47,6 +51,8 @@ class Agent:
     offline_since: int
     created_at: int
     updated_at: int
+    blocked: int = 0
+    problems: tuple[str, ...] = ()
 
     @property
     def agent_id(self) -> str:
@@ -58,6 +64,24 @@ class Agent:
         if not self.online:
             return AgentStatus.OFFLINE
         return AgentStatus.DRAINING if self.draining else AgentStatus.ONLINE
+
+
+MAX_PROBLEMS, MAX_PROBLEM, MAX_BLOCKED = 16, 500, 10_000
+"""How many problems are kept of an agent, how many characters of each, and how many blocked slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How well an agent says it is; within bounds, whatever it says."""
+
+    blocked: int = 0
+    problems: tuple[str, ...] = ()
+
+    @classmethod
+    def said(cls, blocked: int, problems: Iterable[str]) -> Condition:
+        """What an agent says, cut to what is kept."""
+        kept = [text[:MAX_PROBLEM].replace("\x00", "\ufffd") for text in islice(problems, MAX_PROBLEMS)]
+        return cls(min(max(blocked, 0), MAX_BLOCKED), tuple(kept))
 
 
 class LeaseState(StrEnum):
