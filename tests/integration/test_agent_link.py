@@ -29,7 +29,7 @@ async def test_a_step_from_dispatch_to_result(plane: ControlPlane, options: dict
         echo '::output name=value'; echo '::output-json list=[1,{"a":null}]'; echo '::progress 40 half'
     """
     async with running(options):
-        plane.offer("s1", secrets={"KEY": "s3cret-key"}, env={"A": "b"}, **command(script))
+        plane.offer("s1", secrets={"KEY": "s3cret-key"}, env={"KEY": "s3cret-key"}, **command(script))
         await eventually(lambda: "s1" in plane.ended)
     result = plane.ended["s1"]
     assert (result.status, result.exit_code, result.agent_id) == (SUCCESS, 0, "worker-1")

@@ -1,175 +1,169 @@
-"""The guard: an agent is killed, and nothing of its steps survives."""
+"""The guard: an agent is killed, and nothing of its steps survives; nor of one that was killed with its guard."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from pilothouse.agent.guard import (
-    COOKIE_VARIABLE,
-    Guard,
-    GuardFailed,
-    Marks,
-    find_family,
-    kill_family,
-    new_cookie,
-)
+from pilothouse.agent import guard as guard_module
+from pilothouse.agent.guard import Guard, GuardFailed
+from pilothouse.agent.reaping.groups import PREFIX
+from pilothouse.agent.reaping.supervisor import Request
+from support.steps import alive, guard, written
+from support.waiting import eventually
 
-# An agent in miniature: it starts the guard and steps that take themselves out of sight, and then hangs.
-DAEMON = """
-sh -c 'echo $$ > daemon.pid; trap "" TERM HUP; exec sleep 300' &
-exit 0
-"""
+BACKENDS = ["cgroup2", "cgroup1", "subreaper"]
+# An agent in miniature: it has two steps started that take themselves out of sight, and then hangs.
 AGENT = """
-import os, subprocess, sys, time
+import asyncio, os, sys
 from pilothouse.agent.guard import Guard
-cookie, directory = sys.argv[1:]
-guard = Guard(cookie)
-environment = dict(os.environ, PILOT_GUARD=cookie)
-def step(script):
-    subprocess.Popen(["sh", "-c", script], env=environment, cwd=directory, start_new_session=True)
-step("echo $$ > plain.pid; while :; do sleep 1; done")
-step("setsid sh daemon.sh & exit 0")
-step("setsid env -i sh -c 'echo $$ > stripped.pid; exec sleep 300' & wait")
-print(guard.pid, flush=True)
-time.sleep(300)
+from pilothouse.agent.reaping.supervisor import Request
+async def main(backend, directory):
+    guard = Guard(backend)
+    for script in sys.argv[3:]:
+        await guard.start(Request(["sh", "-c", script], directory, {"PATH": os.environ["PATH"]}, []))
+    print(guard.pid, flush=True)
+    await asyncio.sleep(300)
+asyncio.run(main(*sys.argv[1:3]))
 """
+PLAIN = "echo $$ > plain.pid; while :; do sleep 1; done"
+STRIPPED = "trap '' TERM HUP; (setsid env -i /bin/sh -c 'echo $$ > stripped.pid; exec sleep 300' &); exit 0"
 
 
-def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+class Agent:
+    """Its guard and supervisors are children of the guard."""
+
+    def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
+        assert process.stdout is not None
+        self.process, self.directory = process, directory
+        self.guard = psutil.Process(int(process.stdout.readline()))
+
+    async def steps(self) -> list[int]:
+        return [int(await written(self.directory / f"{name}.pid")) for name in ("plain", "stripped")]
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 15 s: {what}"
-        time.sleep(0.02)
-
-
-def read_pid(path: Path) -> int:
-    eventually(lambda: path.exists() and path.read_text().endswith("\n"), f"{path.name} is written")
-    return int(path.read_text())
-
-
-@pytest.fixture
-def cookie() -> Iterator[str]:
-    cookie = new_cookie()
-    yield cookie
-    kill_family(Marks((f"{COOKIE_VARIABLE}={cookie}".encode(),)), within=5)
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    guard(request.param)  # skips the test where there is none
+    return str(request.param)
 
 
 @pytest.fixture
-def bystander() -> Iterator[subprocess.Popen[bytes]]:
-    """A process of another agent."""
-    environment = dict(os.environ, **{COOKIE_VARIABLE: new_cookie()})
-    with subprocess.Popen(["sleep", "300"], env=environment, start_new_session=True) as process:
-        yield process
-        process.kill()
-
-
-@pytest.fixture
-def agent(tmp_path: Path, cookie: str) -> Iterator[subprocess.Popen[str]]:
-    (tmp_path / "daemon.sh").write_text(DAEMON)
-    command = [sys.executable, "-c", AGENT, cookie, str(tmp_path)]
+def agent(tmp_path: Path, backend: str) -> Iterator[Agent]:
+    command = [sys.executable, "-c", AGENT, backend, str(tmp_path), PLAIN, STRIPPED]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, text=True) as process:
-        yield process
+        found = Agent(process, tmp_path)
+        yield found
         process.kill()
+        for path in tmp_path.glob("*.pid"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(path.read_text()), signal.SIGKILL)
 
 
-def started_by(agent: subprocess.Popen[str], directory: Path) -> tuple[int, list[int]]:
-    """The pids of the guard and of the steps."""
-    assert agent.stdout is not None
-    guard = int(agent.stdout.readline())
-    return guard, [read_pid(directory / f"{name}.pid") for name in ("plain", "daemon", "stripped")]
+def leftovers(pid: int) -> list[Path]:
+    """The control groups of the agent whose guard has this pid."""
+    return [path for path in Path("/sys/fs/cgroup").glob(f"*/{PREFIX}{pid}-*") if path.is_dir()]
 
 
-def test_nothing_survives_a_killed_agent(
-    tmp_path: Path, agent: subprocess.Popen[str], bystander: subprocess.Popen[bytes]
-) -> None:
-    guard, steps = started_by(agent, tmp_path)
-    os.kill(guard, signal.SIGTERM)
-    os.kill(guard, signal.SIGINT)
-    assert all(map(alive, [guard, *steps]))
-
-    os.kill(agent.pid, signal.SIGKILL)
-    eventually(lambda: not any(map(alive, steps)), "all steps are gone")
-    eventually(lambda: not alive(guard), "the guard itself is gone")
-    assert bystander.poll() is None
-
-
-def test_killing_the_agents_whole_group_does_not_reach_the_guard(
-    tmp_path: Path, agent: subprocess.Popen[str]
-) -> None:
-    _, steps = started_by(agent, tmp_path)
-    os.killpg(agent.pid, signal.SIGKILL)
-    eventually(lambda: not any(map(alive, steps)), "all steps are gone")
+async def test_nothing_survives_a_killed_agent(agent: Agent, backend: str) -> None:
+    steps = await agent.steps()
+    assert len(leftovers(agent.guard.pid)) == (backend != "subreaper")
+    bystander = await guard(backend).start(Request(["sleep", "300"], "/", {"PATH": os.environ["PATH"]}, []))
+    for process in (agent.guard, *agent.guard.children()):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            process.send_signal(number)
+    assert all(map(alive, [agent.guard.pid, *steps]))
+    agent.process.kill()
+    await eventually(lambda: not any(map(alive, steps)), 30)
+    await eventually(lambda: not alive(agent.guard.pid), 30)
+    assert leftovers(agent.guard.pid) == []
+    assert not bystander.gone.done(), "a step of another agent is left alone"
+    bystander.kill(5)
+    await bystander.gone
 
 
-def test_closing_the_guard_ends_what_is_left(tmp_path: Path, cookie: str) -> None:
-    guard = Guard(cookie)
-    assert guard.running
-    environment = {COOKIE_VARIABLE: cookie, "PATH": os.environ["PATH"]}
-    step = subprocess.Popen(["sleep", "300"], env=environment, start_new_session=True)
-    guard.close()
-    assert not guard.running
-    assert step.wait(30) == -signal.SIGKILL
+async def test_killing_the_agents_whole_group_does_not_reach_the_guard(agent: Agent) -> None:
+    steps = await agent.steps()
+    os.killpg(agent.process.pid, signal.SIGKILL)
+    await eventually(lambda: not any(map(alive, steps)), 30)
 
 
-def test_a_guard_that_does_not_stand_is_an_error(cookie: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_killed_together_with_the_guard(agent: Agent) -> None:
+    """Then its supervisors are left to do it."""
+    steps = await agent.steps()
+    for pid in (agent.guard.pid, agent.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: not any(map(alive, steps)), 30)
+
+
+async def test_killed_together_with_guard_and_supervisors(agent: Agent, backend: str) -> None:
+    """Then the next agent to start does it, where there are control groups to know the processes by."""
+    if backend == "subreaper":
+        pytest.skip("without control groups nothing is known of them then")
+    steps = await agent.steps()
+    supervisors = [process.pid for process in agent.guard.children()]
+    for pid in (*supervisors, agent.guard.pid, agent.process.pid):
+        os.kill(pid, signal.SIGSTOP)  # all at once, as the kernel does when memory runs out
+    for pid in (*supervisors, agent.guard.pid, agent.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: not any(map(alive, supervisors)))
+    await eventually(lambda: not alive(agent.guard.pid))
+    assert all(map(alive, steps))
+    next_one = await asyncio.to_thread(Guard, backend)
+    assert not any(map(alive, steps))
+    assert leftovers(agent.guard.pid) == []
+    await asyncio.to_thread(next_one.close)
+
+
+async def test_closing_the_guard_ends_what_is_left(backend: str) -> None:
+    own = await asyncio.to_thread(Guard, backend)
+    assert own.running
+    step = await own.start(Request(["sleep", "300"], "/", {"PATH": os.environ["PATH"]}, []))
+    await asyncio.to_thread(own.close)
+    assert not own.running
+    await step.gone
+    assert leftovers(own.pid) == []
+
+
+def test_a_guard_that_does_not_stand_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(GuardFailed):
-        Guard(cookie)
+        Guard()
 
 
-def test_a_family_that_keeps_forking_is_ended(tmp_path: Path, cookie: str) -> None:
-    environment = dict(os.environ, **{COOKIE_VARIABLE: cookie})
-    # Each generation leaves its session and its parent, which ends at once.
-    (tmp_path / "hop.sh").write_text("echo x >> hops; sleep 0.02; setsid sh hop.sh & exit 0")
-    subprocess.Popen(["sh", "hop.sh"], env=environment, cwd=tmp_path, start_new_session=True).wait()
-    eventually(lambda: (tmp_path / "hops").stat().st_size > 10, "it hops")
-    marks = Marks((f"{COOKIE_VARIABLE}={cookie}".encode(),))
-    assert kill_family(marks, within=10) == []
-    hops = (tmp_path / "hops").stat().st_size
-    assert find_family(marks)[0] == []
-    time.sleep(0.2)  # longer than several generations
-    assert (tmp_path / "hops").stat().st_size == hops
+async def test_supervisors_serve_many_steps_and_few_wait(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard_module, "MAX_IDLE", 2)
+    own = await asyncio.to_thread(Guard, backend)
+    environment = {"PATH": os.environ["PATH"]}
 
+    def supervisors() -> list[int]:
+        return [process.pid for process in psutil.Process(own.pid).children()]
 
-def test_a_mate_of_the_session_belongs_to_the_family(tmp_path: Path, cookie: str) -> None:
-    """Its environment cleared, in a group of its own, its parent gone."""
-    mate_script = "env -i sh -c 'echo $$ > mate.pid; exec sleep 300'"
-    command = ["bash", "-c", f"set -m; ({mate_script} & exit 0); exec sleep 300"]
-    environment = dict(os.environ, **{COOKIE_VARIABLE: cookie})
-    with subprocess.Popen(command, env=environment, cwd=tmp_path, start_new_session=True) as step:
-        mate = read_pid(tmp_path / "mate.pid")
-        eventually(lambda: psutil.Process(mate).ppid() != os.getpgid(mate), "its parent is gone")
-        assert os.getsid(mate) == step.pid != os.getpgid(mate)
-        assert kill_family(Marks((f"{COOKIE_VARIABLE}={cookie}".encode(),)), within=5) == []
-        assert not alive(mate)
+    async def one(text: str) -> None:
+        step = await own.start(Request(["sh", "-c", text], str(tmp_path), environment, []))
+        await step.gone
+        os.close(step.stdout)
+        os.close(step.stderr)
 
-
-def test_who_belongs_to_a_family(cookie: str) -> None:
-    environment = dict(os.environ, **{COOKIE_VARIABLE: cookie, "STEP": "one"})
-    with subprocess.Popen(["sleep", "300"], env=environment, start_new_session=True) as process:
-        carried = f"{COOKIE_VARIABLE}={cookie}".encode()
-
-        def pids(*marks: bytes, since: int = 0, session: int = 0) -> list[int]:
-            return [member.pid for member in find_family(Marks(marks, session, since))[0]]
-
-        eventually(lambda: pids(carried) == [process.pid], "it is found by its cookie")
-        member = find_family(Marks((carried,)))[0][0]
-        assert pids(carried, b"STEP=one") == [process.pid]
-        assert pids(carried, b"STEP=two") == []
-        assert pids(carried, since=member.started) == [process.pid]
-        assert pids(carried, since=member.started + 1) == []
-        assert pids(b"NOT=THERE", session=process.pid) == [process.pid]
-        process.kill()
+    await asyncio.gather(*(one("sleep 0.5") for _ in range(5)))
+    await eventually(lambda: len(supervisors()) == 2)
+    before = set(supervisors())
+    for _ in range(4):
+        await one("true")
+    assert set(supervisors()) == before
+    os.kill(supervisors()[0], signal.SIGKILL)
+    os.kill(supervisors()[-1], signal.SIGKILL)
+    for _ in range(3):  # those were killed while they had nothing to do
+        await one("true")
+    await asyncio.to_thread(own.close)

@@ -5,51 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
-import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import uvloop
 
 from pilothouse.agent.executors.base import Outcome, StepTask, Stream
-from pilothouse.agent.executors.launch import UnknownUser
-from pilothouse.agent.executors.process import ProcessExecutor, ProcessSettings
-from pilothouse.agent.guard import new_cookie
+from pilothouse.agent.executors.users import UnknownUser
+from support.steps import Recorder, alive, executor, perform, step_task, written
 
-SETTINGS = ProcessSettings(cookie=new_cookie(), grace=0.5, linger=0.3)
 # A process that has left the session, the group and its parent, and holds none of the step's pipes.
 DAEMONISE = "setsid sh -c 'echo $$ > daemon.pid; exec sleep 300' </dev/null >/dev/null 2>&1 &"
-
-
-@dataclass
-class Recorder:
-    seen: list[tuple[Stream, str]] = field(default_factory=list)
-    outputs: dict[str, Any] = field(default_factory=dict)
-    percents: list[tuple[int, str]] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
-    gate: asyncio.Event | None = None  # while it is there and not set, nothing more may be reported
-
-    def lines(self, stream: Stream, texts: Sequence[str], at_ms: int) -> None:
-        self.seen += [(stream, text) for text in texts]
-        self.times.append(at_ms)
-
-    def output(self, name: str, value: Any) -> None:
-        self.outputs[name] = value
-
-    def progress(self, percent: int, message: str) -> None:
-        self.percents.append((percent, message))
-
-    async def drain(self) -> None:
-        if self.gate is not None:
-            await self.gate.wait()
-
-    def of(self, stream: Stream) -> list[str]:
-        return [text for where, text in self.seen if where == stream]
 
 
 @pytest.fixture
@@ -59,44 +29,12 @@ def report() -> Recorder:
 
 @pytest.fixture
 def task(tmp_path: Path) -> StepTask:
-    return StepTask(
-        step_run_id=f"attempt-{os.urandom(4).hex()}",
-        run_id="run-1",
-        job_id="job-1",
-        job_name="build",
-        step_name="compile",
-        uses="shell",
-        action="command",
-        args={},
-        env={},
-        secrets={},
-        mask=(),
-        workspace=tmp_path,
-        timeout=20.0,
-        attempt=1,
-    )
+    return step_task(tmp_path)
 
 
 @pytest.fixture
 def cancel() -> asyncio.Event:
     return asyncio.Event()
-
-
-async def perform(
-    task: StepTask, report: Recorder, settings: ProcessSettings = SETTINGS, **args: Any
-) -> Outcome:
-    return await ProcessExecutor(settings).run(replace(task, args=args), report, asyncio.Event())
-
-
-async def written(path: Path) -> str:
-    async with asyncio.timeout(10):
-        while not (path.exists() and path.read_text().endswith("\n")):
-            await asyncio.sleep(0.01)
-    return path.read_text().strip()
-
-
-def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 # --- what a step gets and what is reported ---------------------------------------------------------------
@@ -119,7 +57,7 @@ async def test_a_script_stops_at_its_first_failure(task: StepTask, report: Recor
 @pytest.mark.parametrize("action", ["command", "script"])
 async def test_a_text_too_long_for_an_argument(task: StepTask, report: Recorder, action: str) -> None:
     text = "# " + "x" * 300_000 + "\necho end"
-    outcome = await perform(replace(task, action=action), report, SETTINGS, **{action: text})
+    outcome = await perform(replace(task, action=action), report, **{action: text})
     assert (outcome.status, report.of("stdout")) == ("succeeded", ["end"])
 
 
@@ -128,36 +66,6 @@ async def test_another_shell(task: StepTask, report: Recorder, shell: str | list
     outcome = await perform(task, report, command="echo $BASH; false | true", shell=shell)
     assert outcome.status == "failed"
     assert report.of("stdout")[0].endswith("bash")
-
-
-async def test_the_environment(task: StepTask, report: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PILOT_TOKEN", "agent-token")
-    monkeypatch.setenv("PILOT_CUSTOM", "x")
-    monkeypatch.setenv("SOME_API_KEY", "x")
-    monkeypatch.setenv("HOME", "/somewhere/else")
-    task = replace(
-        task, env={"MINE": "1", "PILOT_JOB": "forged", "LANG": "de_DE"}, secrets={"TOKEN": "s3cret!"}
-    )
-    await perform(task, report, command='env; test "$TOKEN" = "s3cret!"; readlink /proc/self/fd/0')
-    lines = report.of("stdout")
-    environment = dict(line.partition("=")[::2] for line in lines)
-    expected = {
-        "CI": "true",
-        "HOME": pwd.getpwuid(os.geteuid()).pw_dir,
-        "LANG": "de_DE",
-        "MINE": "1",
-        "PATH": os.environ["PATH"],
-        "PILOT_GUARD": SETTINGS.cookie,
-        "PILOT_JOB": "build",
-        "PILOT_RUN_ID": "run-1",
-        "PILOT_STEP": "compile",
-        "PILOT_STEP_RUN_ID": task.step_run_id,
-        "PILOT_WORKSPACE": str(task.workspace),
-        "TOKEN": "***",
-    }
-    assert expected.items() <= environment.items()
-    assert not {"PILOT_TOKEN", "PILOT_CUSTOM", "SOME_API_KEY"} & environment.keys()
-    assert lines[-1] == "/dev/null"
 
 
 async def test_commands_and_masking(task: StepTask, report: Recorder) -> None:
@@ -299,9 +207,7 @@ async def test_more_failures(task: StepTask, report: Recorder) -> None:
 
 async def test_cancel_ends_daemons_too(task: StepTask, report: Recorder, cancel: asyncio.Event) -> None:
     command = f"{DAEMONISE} echo up; sleep 300"
-    running = asyncio.ensure_future(
-        ProcessExecutor(SETTINGS).run(replace(task, args={"command": command}), report, cancel)
-    )
+    running = asyncio.ensure_future(executor().run(replace(task, args={"command": command}), report, cancel))
     daemon = int(await written(task.workspace / "daemon.pid"))
     assert alive(daemon)
     cancel.set()
@@ -314,9 +220,8 @@ async def test_a_step_may_clean_up_within_the_grace(
     task: StepTask, report: Recorder, cancel: asyncio.Event
 ) -> None:
     script = "trap 'sleep 0.1; echo cleaned; exit 3' TERM\necho $$ > up\nwhile :; do sleep 0.05; done"
-    settings = replace(SETTINGS, grace=10.0)
     task = replace(task, action="script", args={"script": script})
-    running = asyncio.ensure_future(ProcessExecutor(settings).run(task, report, cancel))
+    running = asyncio.ensure_future(executor(grace=10.0).run(task, report, cancel))
     await written(task.workspace / "up")
     cancel.set()
     assert await running == Outcome("cancelled", 3, "cancelled")
@@ -353,26 +258,16 @@ async def test_an_orphan_without_its_environment_is_found_by_its_session(
     assert not alive(int(await written(task.workspace / "orphan.pid")))
 
 
-async def test_a_process_that_cannot_be_found_holds_up_nothing(task: StepTask, report: Recorder) -> None:
-    """Environment cleared, session left, parent lost, all three: it escapes, but its pipes are let go."""
-    escape = "(setsid env -i sh -c 'echo $$ > escaped.pid; exec sleep 300' &)"
-    command = f"{escape}; while ! test -s escaped.pid; do sleep 0.01; done; echo ok"
-    try:
-        outcome = await asyncio.wait_for(perform(task, report, command=command), 10)
-        assert (outcome.status, report.of("stdout")) == ("succeeded", ["ok"])
-    finally:
-        os.kill(int(await written(task.workspace / "escaped.pid")), signal.SIGKILL)
-
-
 async def test_cancelling_the_call_while_it_lingers_kills_what_is_left(
     task: StepTask, report: Recorder
 ) -> None:
-    left = DAEMONISE.replace(">/dev/null 2>&1", "")
-    running = asyncio.ensure_future(perform(task, report, replace(SETTINGS, linger=60.0), command=left))
+    left = "echo $$ > shell.pid; " + DAEMONISE.replace(">/dev/null 2>&1", "")
+    task = replace(task, args={"command": left})
+    running = asyncio.ensure_future(executor(linger=60.0).run(task, report, asyncio.Event()))
     daemon = int(await written(task.workspace / "daemon.pid"))
-    here = psutil.Process()
-    async with asyncio.timeout(10):
-        while any(child.name() == "sh" for child in here.children()):
+    shell = int(await written(task.workspace / "shell.pid"))
+    async with asyncio.timeout(20):
+        while alive(shell):
             await asyncio.sleep(0.01)
     assert alive(daemon)
     running.cancel()
@@ -413,16 +308,18 @@ async def test_cancelling_the_call_itself_kills_the_step(task: StepTask, report:
 async def test_cancelled_before_it_starts(task: StepTask, report: Recorder, cancel: asyncio.Event) -> None:
     cancel.set()
     task = replace(task, args={"command": "touch started"})
-    assert (await ProcessExecutor(SETTINGS).run(task, report, cancel)).status == "cancelled"
+    assert (await executor().run(task, report, cancel)).status == "cancelled"
     assert not (task.workspace / "started").exists()
 
 
 async def test_no_descriptor_is_left_open(task: StepTask, report: Recorder) -> None:
-    await perform(task, report, command="true")  # what asyncio opens once is open now
+    async def four() -> None:
+        tasks = (replace(task, step_run_id=f"n{n}") for n in range(4))
+        await asyncio.gather(*(perform(each, report, command="echo x") for each in tasks))
+
+    await four()  # what asyncio opens once is open now, and there are four supervisors
     before = len(os.listdir("/proc/self/fd"))
-    await asyncio.gather(
-        *(perform(replace(task, step_run_id=f"n{n}"), report, command="echo x") for n in range(4))
-    )
+    await four()
     await perform(task, report, command="true", shell="/no/such/shell")
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -443,15 +340,14 @@ def test_on_uvloop(task: StepTask, report: Recorder) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may switch users")
 async def test_another_user(task: StepTask, report: Recorder) -> None:
-    settings = replace(SETTINGS, run_as="nobody")
-    executor = ProcessExecutor(settings)
-    assert executor.announcement == "steps run as user nobody"
+    as_nobody = executor(run_as="nobody")
+    assert as_nobody.announcement == "steps run as user nobody"
     task = replace(task, workspace=Path("/"), action="script", args={"script": "id -un; id -Gn; echo $HOME"})
-    assert (await executor.run(task, report, asyncio.Event())).status == "succeeded"
+    assert (await as_nobody.run(task, report, asyncio.Event())).status == "succeeded"
     assert report.of("stdout") == ["nobody", "nogroup", pwd.getpwnam("nobody").pw_dir]
     with pytest.raises(UnknownUser):
-        ProcessExecutor(replace(SETTINGS, run_as="no-such-user"))
+        executor(run_as="no-such-user")
 
 
 def test_own_user_is_announced() -> None:
-    assert "the agent's own user" in ProcessExecutor(SETTINGS).announcement
+    assert "the agent's own user" in executor().announcement

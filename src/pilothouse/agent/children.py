@@ -1,6 +1,6 @@
 """Child processes that prepare a workspace: bounded in time, killed with all they started on a cancel.
 
-They carry the cookie of the agent's guard, so that none outlives the agent, and nothing else of its environment.
+The agent's guard watches them, so that none outlives the agent. They get nothing of its environment.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from pilothouse.agent.guard import COOKIE_VARIABLE
+from pilothouse.agent.guard import Guard
 
 KILL_WITHIN = 10.0  # seconds after which a killed child is given up
 KEEP = 16 << 20  # bytes of output that are read
@@ -60,9 +60,9 @@ def script(module: str) -> list[str]:
 class Children:
     """``scratch``: a directory for what they print."""
 
-    def __init__(self, scratch: Path, cookie: str = "") -> None:
+    def __init__(self, scratch: Path, guard: Guard | None = None) -> None:
         self._scratch = scratch
-        self._own = {COOKIE_VARIABLE: cookie} if cookie else {}
+        self._guard = guard
 
     async def run(
         self,
@@ -82,10 +82,21 @@ class Children:
             given = self._input(stdin, stack)
             out = stack.enter_context(stdout.open("wb") if stdout else self._file())
             err = stack.enter_context(self._file())
-            process = _start(argv, cwd, {**(env or {}), **self._own}, (given, out, err))
-            _bound(process.pid, limits)
-            code = await _wait(process, limits.seconds)
+            process = _start(argv, cwd, env or {}, (given, out, err))
+            with self._watched(process.pid):
+                _bound(process.pid, limits)
+                code = await _wait(process, limits.seconds)
             return Ended(code, b"" if stdout else _read(out), _read(err))
+
+    @contextlib.contextmanager
+    def _watched(self, pid: int) -> Iterator[None]:
+        if self._guard is not None:
+            self._guard.watch(pid)
+        try:
+            yield
+        finally:
+            if self._guard is not None:
+                self._guard.forget(pid)
 
     def _input(self, stdin: bytes | Path, stack: contextlib.ExitStack) -> IO[bytes] | int:
         if isinstance(stdin, Path):

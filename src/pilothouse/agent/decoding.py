@@ -33,7 +33,18 @@ def step_task(message: pb.StepRun, workspace: Path) -> StepTask:
         workspace=workspace,
         timeout=timeout(message.timeout),
         attempt=message.attempt or 1,
+        workspace_id=workspace_id(message),
+        pipeline_name=message.pipeline_name,
+        branch=message.branch,
+        commit_sha=message.commit_sha,
+        tag=message.tag,
+        event=message.event,
     )
+
+
+def workspace_id(message: pb.StepRun) -> str:
+    """What the step's workspace is called on this agent."""
+    return message.workspace or message.job_id
 
 
 def timeout(text: str) -> float | None:

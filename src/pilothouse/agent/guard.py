@@ -1,171 +1,34 @@
-"""Ending processes as a family, and the guard that does so when the agent itself is gone.
+"""The agent's side of the guard (`reaping/`): starts it, has steps started by its supervisors, and follows each.
 
-Whatever a step starts carries the agent's cookie in its environment (`PILOT_GUARD=<cookie>`), wherever it
-went by double fork and setsid. A family is: the processes that carry all given marks, everything in their
-sessions and process groups, and all descendants. (What clears its environment, leaves its session and loses
-its parent, all three, is found only while one of these still holds.)
-
-`Guard` starts this very file once per agent as a process of its own, with one end of a pipe as its stdin.
-When the agent dies in any way the pipe closes, and the guard kills every family with the cookie. It runs
-with `-I -S`: standard library only, nothing of ours. Linux only: it reads /proc.
+The guard is a process beside the agent. When the agent dies in whatever way, it ends everything that the agent's
+steps have started.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import os
-import signal
+import socket
 import subprocess
 import sys
-import time
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-COOKIE_VARIABLE = "PILOT_GUARD"
-KERNEL_THREAD = 0x00200000  # PF_KTHREAD
-UNSTEADY_LOOKS = 3  # how often to look again, finding none, while processes come and go
-READY = b"."
-AFTERMATH = 0.3  # seconds after which the guard looks once more: a step may have been about to start
+import structlog
 
+from pilothouse.agent.reaping.packets import MAX_PACKET
+from pilothouse.agent.reaping.supervisor import Request
 
-class Process(NamedTuple):
-    pid: int
-    parent: int
-    group: int
-    session: int
-    started: int  # clock ticks since boot; with the pid it names a process for good
+READY_WITHIN = 30.0  # seconds
+MAX_IDLE = 16  # supervisors that wait for the next step
+ABANDON_WITHIN = 5.0  # seconds to kill what is left when nobody waits for a step any more
+_RETRY = 0.005  # seconds after which a guard that is busy is asked again
+_PROGRAM = Path(__file__).parent / "reaping" / "guarding.py"
 
-
-class Marks(NamedTuple):
-    """What a family is known by."""
-
-    environment: tuple[bytes, ...]  # b"NAME=value", all of which a member carries
-    session: int = 0  # and everything in this session, if not 0
-    since: int = 0  # no member started earlier (`Process.started`)
-
-
-def look_up(pid: int) -> Process | None:
-    """The process, unless it is gone, a zombie or a thread of the kernel."""
-    try:
-        fields = _stat(pid)
-    except OSError:
-        return None
-    dead = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1  # with more threads, only its first has ended
-    if dead or int(fields[6]) & KERNEL_THREAD:
-        return None
-    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
-
-
-def start_of(pid: int) -> int:
-    """When this process started, zombie or not, for `Marks.since`. Raises OSError if there is none."""
-    return int(_stat(pid)[19])
-
-
-def _stat(pid: int) -> list[bytes]:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        stat = file.read()
-    # The name of the program, in parentheses, may itself contain spaces and parentheses.
-    return stat[stat.rindex(b")") + 2 :].split()
-
-
-def group_alive(group: int) -> bool:
-    """Whether anything but zombies is left in the process group."""
-    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
-    return any(process.group == group for process in map(look_up, pids) if process)
-
-
-def find_family(marks: Marks) -> tuple[list[Process], bool]:
-    """The living members, and whether that is certain: False if some process came or went meanwhile."""
-    found: list[Process] = []
-    others: list[Process] = []
-    certain = True
-    own_session = os.getsid(0)
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or name == "1":
-            continue
-        process = look_up(int(name))
-        if process is None:
-            certain = certain and os.path.exists(f"/proc/{name}")
-            continue
-        if process.started < marks.since or process.session == own_session:
-            continue
-        marked = _carries(process.pid, marks.environment)
-        certain = certain and marked is not None
-        if marked or (marks.session and process.session == marks.session):
-            found.append(process)
-        else:
-            others.append(process)
-    return _with_relatives(found, others), certain
-
-
-def _carries(pid: int, marks: tuple[bytes, ...]) -> bool | None:
-    """None: cannot be told now; the process is gone, or between two programs and has no environment yet."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            environment = file.read()
-    except PermissionError:
-        return False
-    except OSError:
-        return None
-    if not environment:
-        return None
-    return set(environment.split(b"\0")).issuperset(marks)
-
-
-def _with_relatives(family: list[Process], others: list[Process]) -> list[Process]:
-    while True:
-        pids = {process.pid for process in family}
-        groups = {process.group for process in family} - {0}
-        sessions = {process.session for process in family} - {0}
-        newcomers = {
-            process
-            for process in others
-            if process.parent in pids or process.group in groups or process.session in sessions
-        }
-        if not newcomers:
-            return family
-        family = [*family, *newcomers]
-        others = [process for process in others if process not in newcomers]
-
-
-def kill_family(marks: Marks, within: float) -> list[int]:
-    """SIGKILL every member until none is left, for at most `within` seconds. Returns the pids that remain.
-
-    Processes that may not be killed (of another user) are among those. Blocks; call it in a thread.
-    """
-    deadline = time.monotonic() + within
-    untouchable: set[int] = set()
-    pause, uncertain_looks = 0.002, 0
-    while True:
-        members, certain = find_family(marks)
-        members = [process for process in members if process.pid not in untouchable]
-        for process in members:
-            if not _kill(process):
-                untouchable.add(process.pid)
-        if not members:
-            uncertain_looks += 1
-            if certain or uncertain_looks > UNSTEADY_LOOKS:
-                return sorted(untouchable)
-        if time.monotonic() > deadline:
-            return sorted(untouchable.union(process.pid for process in members))
-        time.sleep(pause)
-        pause = min(pause * 2, 0.05)
-
-
-def _kill(process: Process) -> bool:
-    """False: it may not be killed."""
-    now = look_up(process.pid)
-    if now is None or now.started != process.started:
-        return True  # gone, and the pid perhaps given to another
-    try:
-        os.kill(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return True
-
-
-def new_cookie() -> str:
-    return os.urandom(16).hex()
+log = structlog.get_logger("agent.guard")
 
 
 class GuardFailed(Exception):
@@ -174,28 +37,166 @@ class GuardFailed(Exception):
     code = "GUARD_FAILED"
 
 
-class Guard:
-    """The guard process of this agent. `close` ends it, and with it whatever still carries the cookie.
+class StartFailed(Exception):
+    """A step could not be started. `number` is the errno; `at` is `start`, `directory`, or `guard`, which is gone."""
 
-    Starting blocks until it stands watch, some 20 ms. Raises GuardFailed.
+    code = "START_FAILED"
+
+    def __init__(self, number: int, at: str) -> None:
+        super().__init__(os.strerror(number))
+        self.number, self.at = number, at
+
+
+class Supervised:
+    """A step that runs, as its supervisor tells of it. All futures may be awaited any number of times.
+
+    `stdout`, `stderr`: read ends of its pipes, the caller's to close. `exit_code`: how the shell ended, as shells
+    count. `gone`: nothing that the step started is left. `left`: what could not be killed within the seconds given
+    to `kill`. `broken`: the supervisor itself was killed; what the step had started is then ended by the guard.
     """
 
-    def __init__(self, cookie: str) -> None:
-        self.cookie = cookie
-        # A session of its own: signals to the agent's group, and Ctrl-C, do not reach it.
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, cookie],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={},
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        with self._process.stdout as said:
-            if not said.read(1):
-                raise GuardFailed(f"the guard ended with exit code {self._process.wait()}")
+    def __init__(self, control: socket.socket, number: int, done: Callable[[Supervised], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self.control, self.number = control, number
+        self.stdout = self.stderr = -1
+        self.started: asyncio.Future[None] = loop.create_future()
+        self.exit_code: asyncio.Future[int] = loop.create_future()
+        self.gone: asyncio.Future[None] = loop.create_future()
+        self.left: asyncio.Future[list[str]] = loop.create_future()
+        self.broken = False
+        self._done = done
+        loop.add_reader(control.fileno(), self._hear)
+
+    def start(self, request: Request) -> None:
+        """Raises OSError if there is no supervisor any more."""
+        self.stdout, stdout = os.pipe()
+        self.stderr, stderr = os.pipe()
+        memory = _in_memory(request)
+        try:
+            packet = json.dumps({"start": self.number}).encode()
+            socket.send_fds(self.control, [packet], [memory, stdout, stderr])
+        finally:
+            for fd in (memory, stdout, stderr):
+                os.close(fd)
+
+    def terminate(self) -> None:
+        """SIGTERM to everything."""
+        self._say({"terminate": True, "step": self.number})
+
+    def kill(self, within: float) -> None:
+        """SIGKILL to everything, until it is gone."""
+        self._say({"kill": within, "step": self.number})
+
+    def close(self) -> None:
+        """Not interested any more: what is left is killed all the same."""
+        if self.control.fileno() >= 0 and not self.gone.done():
+            self._forget()
+            self.control.close()
+
+    def _forget(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.control.fileno())
+
+    def _say(self, command: dict[str, Any]) -> None:
+        if not self.gone.done():
+            try:
+                self.control.send(json.dumps(command).encode())
+            except OSError:
+                return  # it has ended, which reading will tell
+
+    def _hear(self) -> None:
+        """All there is to read: after an error some event loops look at a socket no more."""
+        while not self.gone.done() and self.control.fileno() >= 0:
+            try:
+                packet = self.control.recv(MAX_PACKET)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                continue  # it ended before it read our last word; what it said before is still to come
+            except OSError:
+                packet = b""
+            if packet:
+                self._understand(json.loads(packet))
+            else:
+                self._broke()
+
+    def _understand(self, message: dict[str, Any]) -> None:
+        if "started" in message:
+            _settle(self.started, None)
+        elif "exited" in message:
+            _settle(self.exit_code, message["exited"])
+        elif "left" in message:
+            _settle(self.left, message["left"])
+        else:
+            if "failed" in message and not self.started.done():
+                self.started.set_exception(StartFailed(message["failed"], message["at"]))
+            self._forget()
+            _settle(self.gone, None)
+            self._done(self)
+
+    def _broke(self) -> None:
+        self.close()
+        self.broken = True
+        if not self.started.done():
+            self.started.set_exception(StartFailed(0, "guard"))
+        _settle(self.exit_code, 137)
+        _settle(self.gone, None)
+
+
+def _in_memory(request: Request) -> int:
+    """A file of its own, since a request may be larger than a packet."""
+    memory = os.memfd_create("request")
+    with open(memory, "wb", closefd=False) as file:
+        file.write(json.dumps(request._asdict()).encode())
+    return memory
+
+
+def _settle(future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+class Guard:
+    """The guard of this agent.
+
+    `backend` says how it kills: `cgroup2`, `cgroup1` or `subreaper`; `why`, what speaks against those before it.
+    Starting blocks until it stands watch, some 50 ms. Raises GuardFailed.
+    """
+
+    def __init__(self, wanted: str = "") -> None:
+        """`wanted`: this backend and no better one, for tests."""
+        self._wanted = wanted
+        self._idle: list[socket.socket] = []  # supervisors that have no step
+        self._steps = 0
+        self._launch()
+
+    def _launch(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            # A session of its own: signals to the agent's group, and Ctrl-C, do not reach it.
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-X", "utf8", _PROGRAM, str(theirs.fileno()), self._wanted],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                cwd="/",
+                env={},
+                start_new_session=True,
+            )
+        ours.settimeout(READY_WITHIN)
+        try:
+            ready = ours.recv(MAX_PACKET)
+        except OSError:
+            ready = b""
+        if not ready:
+            ours.close()
+            self._process.kill()
+            raise GuardFailed(f"the guard ended with exit code {self._process.wait()}")
+        ours.setblocking(False)
+        self._socket = ours
+        said = json.loads(ready)
+        self.backend: str = said["backend"]
+        self.why: str = said["why"]
 
     @property
     def pid(self) -> int:
@@ -205,26 +206,78 @@ class Guard:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    async def start(self, request: Request) -> Supervised:
+        """Start a step. Raises StartFailed, GuardFailed."""
+        await self._revive()
+        while True:
+            control = self._idle.pop() if self._idle else await self._supervisor()
+            self._steps += 1
+            supervised = Supervised(control, self._steps, self._put_back)
+            try:
+                supervised.start(request)
+                await asyncio.shield(supervised.started)
+                return supervised
+            except OSError:  # this one was killed while it had nothing to do
+                await _abandon(supervised, 0)
+            except BaseException:
+                await _abandon(supervised, ABANDON_WITHIN)
+                raise
+
+    async def _revive(self) -> None:
+        if not self.running:
+            log.warning("agent.guard_ended", exit_code=self._process.returncode)
+            self._close_sockets()
+            await asyncio.to_thread(self._launch)
+
+    async def _supervisor(self) -> socket.socket:
+        """A new one. Raises StartFailed."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            while True:
+                try:
+                    socket.send_fds(self._socket, [b"supervisor"], [theirs.fileno()])
+                    return ours
+                except BlockingIOError:
+                    await asyncio.sleep(_RETRY)
+                except OSError as error:
+                    ours.close()
+                    raise StartFailed(error.errno or 0, "guard") from None
+
+    def watch(self, pid: int) -> None:
+        """Have a child of the agent's own, which leads a session, killed with its group if the agent dies."""
+        self._send(b"watch %d" % pid)
+
+    def forget(self, pid: int) -> None:
+        """The child has been waited for."""
+        self._send(b"forget %d" % pid)
+
+    def _send(self, packet: bytes) -> None:
+        with contextlib.suppress(OSError):  # without a guard such a child is bounded by its limits alone
+            self._socket.send(packet)
+
+    def _put_back(self, supervised: Supervised) -> None:
+        if len(self._idle) < MAX_IDLE:
+            self._idle.append(supervised.control)
+        else:
+            supervised.control.close()
+
+    def _close_sockets(self) -> None:
+        for control in (self._socket, *self._idle):
+            control.close()
+        self._idle.clear()
+
     def close(self, timeout: float = 10.0) -> None:
         """Blocks up to `timeout` seconds until all is gone; raises subprocess.TimeoutExpired after that."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self._close_sockets()
         self._process.wait(timeout)
 
 
-def watch(cookie: str, within: float = 60.0) -> None:
-    """The guard process: wait for the end of the agent, then kill."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    marks = Marks((f"{COOKIE_VARIABLE}={cookie}".encode(),), since=start_of(os.getpid()))
-    os.write(1, READY)
-    os.close(1)
-    while os.read(0, 1024):
-        pass
-    kill_family(marks, within)
-    time.sleep(AFTERMATH)
-    kill_family(marks, within)
-
-
-if __name__ == "__main__":
-    watch(sys.argv[1])
+async def _abandon(supervised: Supervised, within: float) -> None:
+    """It did not start, or nobody waits for it any more."""
+    supervised.kill(within)
+    await asyncio.wait({supervised.gone}, timeout=within)
+    supervised.close()
+    for fd in (supervised.stdout, supervised.stderr):
+        if fd >= 0:
+            os.close(fd)

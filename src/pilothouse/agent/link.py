@@ -6,9 +6,10 @@ It lasts as long as the agent, over any number of connections (arcentra-wire.txt
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -20,6 +21,7 @@ from pilothouse import __version__
 from pilothouse.agent.backoff import Backoff
 from pilothouse.agent.credential import load_credential, registration_key, save_credential
 from pilothouse.agent.errors import CredentialRefused, Replaced, SettingsRefused
+from pilothouse.agent.executors.base import Condition
 from pilothouse.agent.numbering import Numbering
 from pilothouse.agent.settings import AgentSettings, architecture, os_name
 from pilothouse.agent.wires import Metadata
@@ -59,10 +61,19 @@ class Worker(Protocol):
     def cancel(self, step_run_id: str, reason: str) -> None: ...
 
 
+HEALTHY = Condition()
+
+
 class Link:
     """`connected` is set while a `Connect` call is up; `token` is the agent's own, once it has one."""
 
-    def __init__(self, settings: AgentSettings, worker: Worker, facts: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        settings: AgentSettings,
+        worker: Worker,
+        facts: Mapping[str, str],
+        condition: Callable[[], Condition] = lambda: HEALTHY,
+    ) -> None:
         """`facts`: what else people should see of this agent. Raises DataDirForeign, SettingsRefused."""
         self.agent_id = settings.agent_id
         self.registrations = 0
@@ -71,6 +82,8 @@ class Link:
         self._settings = settings
         self._worker = worker
         self._facts = facts
+        self._condition = condition
+        self._due = asyncio.Event()  # a heartbeat is wanted now
         self._may_enrol = settings.token is not None
         self._heartbeat_every = DEFAULT_HEARTBEAT
         self._numbering = Numbering(settings.data_dir)
@@ -121,6 +134,10 @@ class Link:
             except AioRpcError as error:
                 log.info("agent.report_failed", step_run_id=request.step_run_id, reason=_said(error))
             await backoff.sleep()
+
+    def beat_now(self) -> None:
+        """Something has changed that the server should know before the next heartbeat's time."""
+        self._due.set()
 
     async def close(self) -> None:
         await self._channel.close(None)
@@ -222,13 +239,15 @@ class Link:
     async def _beat(self, call: grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]) -> None:
         try:
             while True:
-                await asyncio.sleep(self._heartbeat_every)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._due.wait(), self._heartbeat_every)
+                self._due.clear()
                 await call.write(self._heartbeat())
         except (AioRpcError, asyncio.InvalidStateError):
             return  # the call has ended, which its reader sees as well
 
     def _heartbeat(self) -> pb.ConnectRequest:
-        held = list(self._worker.held())
+        held, condition = list(self._worker.held()), self._condition()
         beat = pb.ConnectHeartbeat(
             timestamp=int(time.time()),
             status=pb.AGENT_STATUS_BUSY if held else pb.AGENT_STATUS_IDLE,
@@ -236,6 +255,8 @@ class Link:
             max_concurrent_step_runs=self._settings.slots,
             running_step_run_ids=held,
             reports_running=True,
+            blocked_slots=condition.blocked,
+            problems=condition.problems,
         )
         return pb.ConnectRequest(agent_id=self.agent_id, heartbeat=beat)
 

@@ -15,10 +15,10 @@ from pilothouse.agent.actions import ProcessActions
 from pilothouse.agent.checkout import CheckoutFetcher
 from pilothouse.agent.children import Children
 from pilothouse.agent.errors import AgentError, PlatformUnsupported, SettingsRefused
-from pilothouse.agent.executors.launch import UnknownUser
 from pilothouse.agent.executors.process import ProcessExecutor, ProcessSettings
+from pilothouse.agent.executors.users import UnknownUser
 from pilothouse.agent.git import Git, find_git
-from pilothouse.agent.guard import Guard, new_cookie
+from pilothouse.agent.guard import Guard
 from pilothouse.agent.layout import ArchiveLimits, Layout
 from pilothouse.agent.link import Link
 from pilothouse.agent.lock import AgentLock, LockHolder, lock_holder, lock_path
@@ -62,8 +62,8 @@ async def run_agent(settings: AgentSettings, stop: asyncio.Event) -> int:
             )
         _make_data_dir(settings)
         with AgentLock(settings.data_dir, settings.agent_id):
-            async with _guard() as cookie:
-                await _work(settings, _executor(settings, cookie), stop)
+            async with _guard() as guard:
+                await _work(settings, _executor(settings, guard), guard, stop)
     except AgentError as error:
         log.error("agent.ended", code=error.code, reason=str(error))
         return error.exit_code
@@ -78,26 +78,32 @@ def _make_data_dir(settings: AgentSettings) -> None:
         raise SettingsRefused(f"cannot make {settings.data_dir}: {error.strerror}") from None
 
 
-def _executor(settings: AgentSettings, cookie: str) -> ProcessExecutor:
+def _executor(settings: AgentSettings, guard: Guard) -> ProcessExecutor:
+    wanted = ProcessSettings(settings.data_dir, run_as=settings.run_as, pass_env=tuple(settings.pass_env))
     try:
-        executor = ProcessExecutor(ProcessSettings(cookie=cookie, run_as=settings.run_as))
+        executor = ProcessExecutor(wanted, guard)
     except UnknownUser as error:
         raise SettingsRefused(str(error)) from None
+    except OSError as error:
+        raise SettingsRefused(f"cannot use {settings.data_dir}: {error.strerror}") from None
     log.info("agent.starting", agent_id=settings.agent_id, steps=executor.announcement)
+    log.info("agent.guarded", ends_steps_by=guard.backend, because=guard.why)
     return executor
 
 
 @contextlib.asynccontextmanager
-async def _guard() -> AsyncIterator[str]:
-    """Gives the cookie of a guard that stands watch; whatever carries it is dead afterwards."""
-    guard = await asyncio.to_thread(Guard, new_cookie())
+async def _guard() -> AsyncIterator[Guard]:
+    """A guard that stands watch; whatever a step has started is dead afterwards."""
+    guard = await asyncio.to_thread(Guard)
     try:
-        yield guard.cookie
+        yield guard
     finally:
         await asyncio.to_thread(guard.close)
 
 
-async def _work(settings: AgentSettings, executor: ProcessExecutor, stop: asyncio.Event) -> None:
+async def _work(
+    settings: AgentSettings, executor: ProcessExecutor, guard: Guard, stop: asyncio.Event
+) -> None:
     spool = settings.data_dir / "spool"
     async with contextlib.AsyncExitStack() as stack:
         fetcher = CheckoutFetcher(settings, lambda: link.token)
@@ -105,10 +111,14 @@ async def _work(settings: AgentSettings, executor: ProcessExecutor, stop: asynci
         results = ResultStore(spool / "results")
         stack.push_async_callback(results.close)
         found = await asyncio.to_thread(find_git)
-        rooms = _rooms(settings, executor, fetcher, found)
-        runner = Runner(results, rooms, ProcessActions(executor).executor_for)
-        facts = {"steps_run_as": executor.user.name, **({"git": found[1]} if found else {})}
-        link = Link(settings, runner, facts)
+        rooms = _rooms(settings, executor, guard, fetcher, found)
+        environments, survivors = executor.job_environments, executor.survivors
+        environments.sweep(settings.data_dir / "work")
+        runner = Runner(results, rooms, ProcessActions(executor).executor_for, environments)
+        facts = {"steps_run_as": executor.user.name, "steps_end_by": guard.backend}
+        facts |= {"git": found[1]} if found else {}
+        link = Link(settings, runner, facts, lambda: survivors.condition)
+        survivors.on_change = link.beat_now
         stack.push_async_callback(link.close)
         outbox = Outbox(spool, link, settings.spool_limit)
         stack.callback(outbox.close)
@@ -119,6 +129,7 @@ async def _work(settings: AgentSettings, executor: ProcessExecutor, stop: asynci
 def _rooms(
     settings: AgentSettings,
     executor: ProcessExecutor,
+    guard: Guard,
     fetcher: CheckoutFetcher,
     found: tuple[str, str] | None,
 ) -> Workrooms:
@@ -127,7 +138,7 @@ def _rooms(
     if user.switched:  # who may pass through, but not look: the workspaces lie below
         settings.data_dir.chmod(settings.data_dir.stat().st_mode | 0o011)
     root: Path = settings.data_dir / "work"
-    children = Children(settings.data_dir, executor.cookie)
+    children = Children(settings.data_dir, guard)
     limits = ArchiveLimits(total_bytes=8 * settings.max_checkout)
     git = objects = None
     if found is not None:

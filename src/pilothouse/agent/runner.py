@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 import structlog
 
-from pilothouse.agent.decoding import step_task
+from pilothouse.agent.decoding import step_task, workspace_id
 from pilothouse.agent.errors import StepCancelled, StepImpossible
 from pilothouse.agent.executors.base import Executor, Outcome
+from pilothouse.agent.job_env import JobEnvironments
 from pilothouse.agent.outbox import Outbox
 from pilothouse.agent.reporter import SpoolReporter
 from pilothouse.agent.results import Result, ResultStore
@@ -60,11 +61,16 @@ class Runner:
     """`executor_for` gives the executor of a step, or raises StepImpossible."""
 
     def __init__(
-        self, results: ResultStore, rooms: Workrooms, executor_for: Callable[[pb.StepRun], Executor]
+        self,
+        results: ResultStore,
+        rooms: Workrooms,
+        executor_for: Callable[[pb.StepRun], Executor],
+        job_environments: JobEnvironments,
     ) -> None:
         self._results = results
         self._rooms = rooms
         self._executor_for = executor_for
+        self._job_environments = job_environments
         self._held: dict[str, _Held] = {}
         self._recent: OrderedDict[str, None] = OrderedDict()
         self._executing = 0
@@ -167,16 +173,26 @@ class Runner:
             # The step must end whatever goes wrong; the text of the error may hold a secret.
             log.exception("agent.executor_failed", step_run_id=message.step_run_id)
             outcome = Outcome("failed", 1, f"the agent failed to carry out the step ({type(error).__name__})")
-        if outcome.status == "cancelled" and self._stopping and held.reason == STOPPED:
-            outcome = Outcome("failed", outcome.exit_code, STOPPED)
+        if outcome.status == "cancelled":
+            outcome = self._with_reason(outcome, held.reason)
         return outcome
+
+    def _with_reason(self, outcome: Outcome, reason: str) -> Outcome:
+        if self._stopping and reason == STOPPED:
+            return Outcome("failed", outcome.exit_code, outcome.error.replace("cancelled", STOPPED, 1))
+        if not reason or reason.startswith("cancelled"):
+            return outcome
+        return Outcome("cancelled", outcome.exit_code, f"{outcome.error}: {reason}")
 
     async def _execute(self, message: pb.StepRun, held: _Held, reporter: SpoolReporter) -> Outcome:
         executor = self._executor_for(message)
         async with self._rooms.use(message, held.cancel) as workspace:
+            if message.fresh_workspace:
+                self._job_environments.forget(workspace_id(message))
             outcome = await executor.run(step_task(message, workspace), reporter, held.cancel)
             if message.last_in_job and outcome.status == "succeeded" and not message.keep_workspace:
                 await self._rooms.remove(message)
+                self._job_environments.forget(workspace_id(message))
         return outcome
 
     def _end(self, step_run_id: str, outcome: Outcome, reporter: SpoolReporter, started_at: int) -> Result:

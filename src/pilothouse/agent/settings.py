@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,8 @@ class AgentSettings:
     """Times in seconds, sizes in bytes.
 
     Below `data_dir`: `agent.lock`, `credential` (its own token), `spool/` (what was not acknowledged yet),
-    `work/` (the workspaces of jobs), `objects/` (packs and trees of repositories).
+    `work/` (the workspaces of jobs), `objects/` (packs and trees of repositories), `steps/` (texts of running steps),
+    `env/` (what they wrote to `PILOT_ENV`).
     """
 
     server: str  # the http(s) URL of the server
@@ -33,6 +34,7 @@ class AgentSettings:
     max_sessions: int = 0
     data_dir: Path
     run_as: str | None = None
+    pass_env: Sequence[str] = ()  # variables of its own environment that steps get although they look private
     grpc_ca: Path | None = None
     linger: float | None = None  # without a server and with no step running, end after this; None: never
     ephemeral: bool = False  # the server unregisters it some minutes after it went offline

@@ -210,7 +210,7 @@ async def list_agents(
         (
             a["agent_id"],
             a["platform"],
-            a["status"],
+            _status(a),
             _busy(a),
             *([_projects(a, names)] if bound else []),
             _labels(a),
@@ -233,10 +233,11 @@ async def view(session: Session, name: str) -> None:
         return
     heartbeat = ago(found["last_heartbeat"], time.time())
     pairs = [("name", found["agent_id"]), ("platform", found["platform"]), ("region", found["region"])]
-    pairs += [("status", found["status"]), ("busy", f"{_busy(found)} slots"), ("labels", _labels(found))]
+    pairs += [("status", _status(found)), ("busy", f"{_busy(found)} slots"), ("labels", _labels(found))]
     pairs += [("projects", _projects(found, names) or "all"), ("may have labels", _allowed(found))]
     pairs += [("ephemeral", "yes" if found.get("ephemeral") else ""), ("registered", _origin(found))]
     pairs += [("last heartbeat", heartbeat), *sorted(found["metadata"].items())]
+    pairs += [("degraded", reason) for reason in found.get("degraded", [])]
     session.out.fields(pairs)
 
 
@@ -276,6 +277,10 @@ def _origin(agent: Agent) -> str:
         return ""
     what = f" ({token['description']})" if token["description"] else ""
     return f"with token {token['token_id']}{what} of {token['created_by']}"
+
+
+def _status(agent: Agent) -> str:
+    return f"{agent['status']}, degraded" if agent.get("degraded") else agent["status"]
 
 
 def _busy(agent: Agent) -> str:

@@ -134,6 +134,7 @@ class Agent(TypedDict):
     platform: str
     region: str
     status: str
+    degraded: NotRequired[list[str]]
     capacity: Capacity
     labels: dict[str, str]
     metadata: dict[str, str]

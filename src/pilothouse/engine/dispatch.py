@@ -110,8 +110,8 @@ def _worker(agent: Agent, held: int) -> Worker:
         labels=agent.profile.labels,
         available=agent.online and bool(agent.connection_id),
         draining=agent.draining,
-        free=slots - held,
-        load=held / slots,
+        free=slots - agent.blocked - held,
+        load=(agent.blocked + held) / slots,
         binding=agent.binding,
         git=bool(agent.profile.metadata.get("git")),
     )

@@ -16,7 +16,7 @@ from uuid_utils import uuid7
 from pilothouse.fleet import messages
 from pilothouse.fleet.credentials import agent_caller, bearer
 from pilothouse.fleet.errors import AgentExists, AgentNotFound, BadCredential, BadProfile
-from pilothouse.fleet.model import AgentChannel, Task, Verdict
+from pilothouse.fleet.model import AgentChannel, Condition, Task, Verdict
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.grpc import metadata
 from pilothouse.identity.service import Identity
@@ -263,7 +263,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             case "heartbeat":
                 beat = request.heartbeat
                 holds = frozenset(beat.running_step_run_ids) if beat.reports_running else None
-                return lambda tx: fleet.heartbeat(tx, agent_id, holds, first=first)
+                condition = Condition.said(beat.blocked_slots, beat.problems)
+                return lambda tx: fleet.heartbeat(tx, agent_id, holds, first=first, condition=condition)
             case "task_ack":
                 ack = request.task_ack
                 if ack.status == pb.ACK_STATUS_FAILED:

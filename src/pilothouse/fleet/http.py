@@ -76,6 +76,7 @@ def agent_view(agent: Agent, busy: int, now: int, came: RegistrationToken | None
         "current_sessions": 0,
         "slots": profile.slots,
         "busy": busy,
+        "blocked": agent.blocked,
     }
     return {
         "id": agent.id,
@@ -85,6 +86,7 @@ def agent_view(agent: Agent, busy: int, now: int, came: RegistrationToken | None
         "region": profile.region,
         "status": agent.status.value,
         "draining": agent.draining,
+        "degraded": list(agent.problems),
         "capacity": capacity,
         "labels": dict(profile.labels),
         "metadata": {
@@ -298,7 +300,8 @@ _AGENT = {
     "region": "",
     "status": "online",
     "draining": False,
-    "capacity": {"max_sessions": 0, "current_sessions": 0, "slots": 4, "busy": 1},
+    "degraded": [],
+    "capacity": {"max_sessions": 0, "current_sessions": 0, "slots": 4, "busy": 1, "blocked": 0},
     "labels": {"local": "true", "os": "linux", "arch": "amd64"},
     "metadata": {"agent_version": "0.1.0", "os": "linux", "arch": "amd64"},
     "websocket_conn_id": "019a7b1e-5b0a-7c3e-9a51-0c4b8f1f2a10",

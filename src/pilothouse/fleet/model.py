@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import Any, Protocol
 
 from pilothouse.fleet.bindings import UNBOUND, Binding
@@ -45,6 +46,7 @@ class Agent:
     """One registered agent. ``id`` is ours (a UUID), ``agent_id`` the name it goes by; times in ms.
 
     ``registered_by``: the id of the registration token it came with, empty where that is not known.
+    ``blocked``: slots taken by processes of ended tasks that could not be killed; ``problems``: why it is degraded.
     """
 
     id: str
@@ -58,6 +60,8 @@ class Agent:
     updated_at: int
     registered_by: str = ""
     binding: Binding = UNBOUND
+    blocked: int = 0
+    problems: tuple[str, ...] = ()
 
     @property
     def agent_id(self) -> str:
@@ -92,6 +96,23 @@ class RegistrationToken:
 
 BACKGROUND = "background"
 """The kind of lease of work that takes no slot of its agent once it has started."""
+
+MAX_PROBLEMS, MAX_PROBLEM, MAX_BLOCKED = 16, 500, 10_000
+"""How many problems are kept of an agent, how many characters of each, and how many blocked slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How well an agent says it is; within bounds, whatever it says."""
+
+    blocked: int = 0
+    problems: tuple[str, ...] = ()
+
+    @classmethod
+    def said(cls, blocked: int, problems: Iterable[str]) -> Condition:
+        """What an agent says, cut to what is kept."""
+        kept = [text[:MAX_PROBLEM].replace("\x00", "\ufffd") for text in islice(problems, MAX_PROBLEMS)]
+        return cls(min(max(blocked, 0), MAX_BLOCKED), tuple(kept))
 
 
 class LeaseState(StrEnum):

@@ -286,6 +286,8 @@ def agent_keys(agent: Agent, busy: int) -> dict[str, Any]:
         "slots": profile.slots,
         "busy": busy,
         "last_heartbeat": agent.last_heartbeat,
+        "blocked": agent.blocked,
+        "degraded": list(agent.problems),
     }
 
 

@@ -16,6 +16,7 @@ from pilothouse.fleet.model import (
     BACKGROUND,
     Agent,
     AgentChannel,
+    Condition,
     Lease,
     LeaseState,
     Task,
@@ -161,19 +162,27 @@ class Fleet:
     # -- what agents say --------------------------------------------------------------------------------
 
     def heartbeat(
-        self, tx: Tx, agent_id: str, holds: Collection[str] | None = None, *, first: bool = False
+        self,
+        tx: Tx,
+        agent_id: str,
+        holds: Collection[str] | None = None,
+        *,
+        first: bool = False,
+        condition: Condition | None = None,
     ) -> None:
         """The agent lives: the leases it has taken up are renewed; an offer that never reached it runs out.
 
         ``holds``: the tasks it says it holds, where it says so. A started task it no longer holds is lost; at
         once if this is the ``first`` word of a connection, else at the second time (a dispatch may have crossed
-        the heartbeat on the way).
+        the heartbeat on the way). ``condition``: how well it is, where it says so.
         """
         agent = require_agent(tx.conn, agent_id)
         store.set_agent(tx.conn, agent_id, last_heartbeat=tx.now, online=True)
         if not agent.online:
             self._tell(tx, agent, entries.AGENT_ONLINE)
             self.wake_after(tx)
+        if condition is not None and condition != Condition(agent.blocked, agent.problems):
+            self._changed(tx, agent, condition)
         store.renew_leases(tx.conn, agent_id, self._expiry(tx), started_only=True)
         if holds is None:
             return
@@ -187,6 +196,11 @@ class Fleet:
             elif first or tx.now - self._missing.setdefault(lease.id, tx.now) >= self._twice:
                 self._missing.pop(lease.id, None)
                 self._lose(tx, lease, f"agent {agent_id} no longer runs it")
+
+    def _changed(self, tx: Tx, agent: Agent, condition: Condition) -> None:
+        store.set_condition(tx.conn, agent.agent_id, condition.blocked, condition.problems)
+        self._tell(tx, agent, entries.AGENT_UPDATED, reason="; ".join(condition.problems))
+        self.wake_after(tx)
 
     @property
     def _twice(self) -> float:

@@ -179,6 +179,11 @@ def forget_connections(conn: Connection) -> None:
     conn.execute(update(agents).where(agents.c.online).values(connection_id=""))
 
 
+def set_condition(conn: Connection, agent_id: str, blocked: int, problems: tuple[str, ...]) -> None:
+    """How well an agent is."""
+    set_agent(conn, agent_id, blocked=blocked, problems=orjson.dumps(problems).decode())
+
+
 def set_labels(conn: Connection, agent_id: str, labels: dict[str, str], now: int) -> None:
     """Replace an agent's labels."""
     set_agent(conn, agent_id, labels=orjson.dumps(labels).decode(), updated_at=now)
@@ -236,6 +241,8 @@ def _agent(row: Row[Any]) -> Agent:
         updated_at=row.updated_at,
         registered_by=row.registered_by,
         binding=Binding(_tuple(row.projects), _tuple(row.allowed_labels)),
+        blocked=row.blocked,
+        problems=tuple(orjson.loads(row.problems)),
     )
 
 

@@ -25,11 +25,17 @@ class StepTask:
     action: str
     args: Mapping[str, Any]
     env: Mapping[str, str]
-    secrets: Mapping[str, str]  # put into the environment under their names, and masked
+    secrets: Mapping[str, str]  # masked; they are in `args` and `env` where the spec puts them
     mask: tuple[str, ...]  # further values to mask
     workspace: Path  # the directory of the job, existing
     timeout: float | None  # seconds
     attempt: int
+    workspace_id: str = "default"  # names the workspace among those of the agent
+    pipeline_name: str = ""
+    branch: str = ""
+    commit_sha: str = ""
+    tag: str = ""
+    event: str = ""  # what started the run: manual, cron, push, …
 
     @property
     def full_action(self) -> str:
@@ -42,6 +48,14 @@ class Outcome:
     status: Status
     exit_code: int  # as shells count: 128 + n after signal n
     error: str = ""  # for people; free of secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How well an agent is. `blocked`: slots taken by what ended steps have left; `problems`: for people."""
+
+    blocked: int = 0
+    problems: tuple[str, ...] = ()
 
 
 class StepReporter(Protocol):

@@ -1,28 +1,31 @@
-"""What is needed to start a step's shell: the command line, the directory, the environment, the user."""
+"""What is needed to start a step's shell: the command line, the directory, the environment, the user.
+
+The text of a step may hold secrets, so it is no argument, which every user of the machine could read, but a file.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import pwd
+import re
 import shlex
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pilothouse.agent.executors import environment
 from pilothouse.agent.executors.base import StepTask
-from pilothouse.agent.guard import COOKIE_VARIABLE
+from pilothouse.agent.executors.files import StepFolders
+from pilothouse.agent.executors.users import StepUser
+from pilothouse.agent.reaping.supervisor import Request
 
 DEFAULT_SHELL = ("sh", "-e")
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-MAX_INLINE_COMMAND = 100_000  # bytes; Linux takes 128 KiB for one argument
 
-# What a step gets of the agent's own environment; above all not its PILOT_* settings and tokens.
-INHERITED = (
-    *("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"),
-    *("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+# `python -c` finds the modules of the directory it is in, `python FILE` those beside the file: a command is to
+# find the workspace's. What this reads is the file named by its one argument.
+_PYTHON = re.compile(r"(python|pypy)[0-9.]*")
+_PYTHON_COMMAND = (
+    "import sys; del sys.argv[0]; exec(compile(open(sys.argv[0], 'rb').read(), sys.argv[0], 'exec'))"
 )
 
 
@@ -36,71 +39,44 @@ class StepRefused(Exception):
         self.exit_code = exit_code
 
 
-class UnknownUser(Exception):
-    """`run_as` names nobody on this machine."""
-
-    code = "RUN_AS_UNKNOWN"
-
-
-@dataclass(frozen=True, slots=True)
-class StepUser:
-    """Whom steps run as. `switched`: another user than the agent's own."""
-
-    name: str
-    home: str
-    uid: int
-    gid: int
-    groups: tuple[int, ...] = ()
-    switched: bool = False
-
-    @classmethod
-    def find(cls, run_as: str | None) -> StepUser:
-        """The user named (or numbered) `run_as` where the agent may switch, else the agent's own."""
-        if run_as is None or os.geteuid() != 0:
-            return cls._own()
-        try:
-            entry = pwd.getpwuid(int(run_as)) if run_as.isdigit() else pwd.getpwnam(run_as)
-        except KeyError:
-            raise UnknownUser(f"no user {run_as} on this machine to run steps as") from None
-        groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
-        return cls(entry.pw_name, entry.pw_dir, entry.pw_uid, entry.pw_gid, groups, switched=True)
-
-    @classmethod
-    def _own(cls) -> StepUser:
-        uid, gid = os.geteuid(), os.getegid()
-        try:
-            entry = pwd.getpwuid(uid)
-        except KeyError:  # usual in containers
-            return cls(str(uid), os.environ.get("HOME", "/"), uid, gid)
-        return cls(entry.pw_name, entry.pw_dir, uid, gid)
-
-
 @dataclass(frozen=True, slots=True)
 class Launch:
-    argv: list[str]
-    directory: Path
-    environment: dict[str, str]
+    """`env_file`: what `PILOT_ENV` names."""
+
+    request: Request
+    env_file: Path
 
 
-@contextlib.contextmanager
-def prepare(task: StepTask, user: StepUser, cookie: str) -> Iterator[Launch]:
-    """All that is needed to start the step; a script is kept in a file while in the context.
+class Launcher:
+    """Prepares steps: `inherited` is what they get of the agent's environment."""
 
-    Raises StepRefused.
-    """
-    text = _text(task)
-    shell = _shell(task.args.get("shell"))
-    directory = _directory(task)
-    environment = _environment(task, user, cookie)
-    if task.full_action == "shell/command" and len(text.encode()) <= MAX_INLINE_COMMAND:
-        yield Launch([*shell, "-c", text], directory, environment)
-        return
-    with tempfile.NamedTemporaryFile("w", prefix="pilot-step-", encoding="utf-8") as script:
-        script.write(text)
-        script.flush()
-        if user.switched:
-            os.fchown(script.fileno(), user.uid, user.gid)
-        yield Launch([*shell, script.name], directory, environment)
+    def __init__(self, user: StepUser, folders: StepFolders, inherited: Mapping[str, str]) -> None:
+        self._user, self._folders = user, folders
+        self._inherited = environment.of_the_user(inherited, user)
+
+    @contextlib.contextmanager
+    def prepare(self, task: StepTask, job_env: Mapping[str, str]) -> Iterator[Launch]:
+        """All that is needed to start the step; its files are there while in the context.
+
+        `job_env`: what earlier steps wrote to `PILOT_ENV`. Raises StepRefused, OSError.
+        """
+        text = _text(task)
+        shell = _shell(task.args.get("shell"))
+        directory = _directory(task)
+        given = _checked(task.env)
+        user = self._user
+        become = [user.uid, user.gid, user.groups] if user.switched else []
+        with self._folders.use(text) as files:
+            ours = environment.of_the_step(task, files.env)
+            everything = {**self._inherited, **ours, **job_env, **given}
+            argv = _argv(task, shell, files.script)
+            yield Launch(Request(argv, str(directory), everything, become), files.env)
+
+
+def _argv(task: StepTask, shell: list[str], script: Path) -> list[str]:
+    if task.full_action == "shell/command" and _PYTHON.fullmatch(Path(shell[0]).name):
+        return [*shell, "-c", _PYTHON_COMMAND, str(script)]
+    return [*shell, str(script)]
 
 
 def _text(task: StepTask) -> str:
@@ -138,24 +114,6 @@ def _directory(task: StepTask) -> Path:
     if not directory.is_dir():
         raise StepRefused(f"working directory {wanted} does not exist")
     return directory
-
-
-def _environment(task: StepTask, user: StepUser, cookie: str) -> dict[str, str]:
-    environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    environment.setdefault("PATH", DEFAULT_PATH)
-    environment.setdefault("LANG", "C.UTF-8")
-    environment |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
-    environment |= _checked(task.env) | _checked(task.secrets)
-    return environment | {
-        "CI": "true",
-        "PILOT_RUN_ID": task.run_id,
-        "PILOT_JOB": task.job_name,
-        "PILOT_STEP": task.step_name,
-        "PILOT_STEP_RUN_ID": task.step_run_id,
-        "PILOT_WORKSPACE": str(task.workspace.resolve()),
-        "GIT_CEILING_DIRECTORIES": str(task.workspace.resolve().parent),  # git looks no further up
-        COOKIE_VARIABLE: cookie,
-    }
 
 
 def _checked(variables: Mapping[str, str]) -> dict[str, str]:

@@ -1,51 +1,68 @@
-"""Steps as processes of this machine: `shell/command` and `shell/script`. Linux 5.3 or later (pidfd, /proc).
+"""Steps as processes of this machine: `shell/command` and `shell/script`. Linux 5.3 or later.
 
-A step has its own session and process group. However it ends, everything it started is killed with it,
-background processes and daemons included; afterwards its pipes are read to the end.
+The guard starts a step and sees to its end (`reaping/`). However a step ends, everything it started is killed with
+it, background processes and daemons included; afterwards its pipes are read to the end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
-import subprocess
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import IO, Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
-from pilothouse.agent.executors.base import Outcome, StepReporter, StepTask, Stream, race
-from pilothouse.agent.executors.launch import Launch, StepRefused, StepUser, prepare
+import structlog
+
+from pilothouse.agent import job_env
+from pilothouse.agent.executors import environment
+from pilothouse.agent.executors.base import Condition, Outcome, StepReporter, StepTask, Stream, race
+from pilothouse.agent.executors.files import StepFolders
+from pilothouse.agent.executors.launch import Launcher, StepRefused
 from pilothouse.agent.executors.output import StepOutput
-from pilothouse.agent.guard import COOKIE_VARIABLE, Marks, group_alive, kill_family, start_of
+from pilothouse.agent.executors.users import StepUser
+from pilothouse.agent.guard import ABANDON_WITHIN, Guard, GuardFailed, StartFailed, Supervised
 from pilothouse.agent.lines import MAX_LINE_BYTES
+from pilothouse.agent.reaping.supervisor import Request
 
 CHUNK = 64 * 1024  # bytes
 MAX_PIPE = 1024 * 1024  # bytes; the most a pipe may hold, 64 KiB unless a step asks for more
 UNKILLABLE = 137  # exit code of a shell that even SIGKILL did not end in time
-POLL = 0.05  # seconds between looks whether a process group has ended
+BROKEN = "the process that supervises this step was killed"
 
 Ending = Literal["done", "cancelled", "timed_out", "refused"]
+
+log = structlog.get_logger("agent.process")
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessSettings:
-    cookie: str  # of the agent's guard
+    """`data_dir`: below it are the steps' files (`steps/`) and what they wrote to `PILOT_ENV` (`env/`)."""
+
+    data_dir: Path
     run_as: str | None = None  # user name or number; honoured where the agent is root
+    pass_env: tuple[str, ...] = ()  # of the agent's environment, what steps get though it looks private
     grace: float = 5.0  # seconds between SIGTERM and SIGKILL
     linger: float = 1.0  # seconds what outlives the shell has to close its output (`> >(tee log)`)
-    kill_within: float = 10.0  # seconds after which processes that cannot be killed are given up
+    kill_within: float = 30.0  # seconds after which processes that cannot be killed are given up
     max_line: int = MAX_LINE_BYTES
 
 
 class ProcessExecutor:
     """The default executor. Raises UnknownUser if `run_as` names nobody."""
 
-    def __init__(self, settings: ProcessSettings) -> None:
-        self._settings = settings
-        self.cookie = settings.cookie
+    def __init__(self, settings: ProcessSettings, guard: Guard) -> None:
+        self._settings, self._guard = settings, guard
         self.user = StepUser.find(settings.run_as)
+        folders = StepFolders(settings.data_dir / "steps", self.user.owner)
+        inherited = environment.of_the_agent(os.environ, settings.pass_env)
+        self._launcher = Launcher(self.user, folders, inherited)
+        self.job_environments = job_env.JobEnvironments(settings.data_dir / "env")
+        self.survivors = Survivors()
 
     @property
     def announcement(self) -> str:
@@ -59,127 +76,156 @@ class ProcessExecutor:
         if cancel.is_set():
             return Outcome("cancelled", 143, "cancelled before it started")
         try:
-            with prepare(task, self.user, self._settings.cookie) as launch:
-                step = _Step(task, launch, self.user, self._settings, report, output)
-                return await step.run(cancel)
+            with self._launcher.prepare(task, self.job_environments.load(task.workspace_id)) as launch:
+                supervised = await self._start(launch.request)
+                step = _Step(task, supervised, self._settings, report, output)
+                try:
+                    return await step.run(cancel)
+                finally:
+                    self.survivors.add(task, supervised)
+                    self._keep(task, launch.env_file, output)
         except StepRefused as refused:
             return Outcome("failed", refused.exit_code, output.mask(str(refused)))
 
+    async def _start(self, request: Request) -> Supervised:
+        shell = request.argv[0]
+        try:
+            return await self._guard.start(request)
+        except GuardFailed as failed:
+            raise StepRefused(str(failed)) from None
+        except StartFailed as failed:
+            if failed.at == "guard":
+                raise StepRefused("the agent's guard ended while it started this step") from None
+            if failed.at == "directory":
+                raise StepRefused(f"cannot enter the working directory: {failed}") from None
+            if failed.number == errno.ENOENT:
+                raise StepRefused(f"shell {shell} not found", 127) from None
+            raise StepRefused(f"cannot start {shell}: {failed}", 126) from None
+
+    def _keep(self, task: StepTask, env_file: Path, output: StepOutput) -> None:
+        """Take over what the step has written to `PILOT_ENV`, however it ended."""
+        written = job_env.read(env_file)
+        self.job_environments.add(task.workspace_id, written)
+        for warning in written.warnings:
+            output.note(f"warning: PILOT_ENV: {warning}")
+
+
+@dataclass
+class Survivors:
+    """Processes of ended steps that could not be killed. Each such step takes a slot until they are gone.
+
+    `on_change` is called whenever there is one more or one less.
+    """
+
+    on_change: Callable[[], None] = lambda: None
+    _left: dict[str, str] = field(default_factory=dict)
+    _watching: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def condition(self) -> Condition:
+        return Condition(len(self._left), tuple(self._left.values()))
+
+    def add(self, task: StepTask, supervised: Supervised) -> None:
+        """Of a step that is over: watch what is left of it, if anything is."""
+        if supervised.gone.done() or not supervised.left.done():
+            supervised.close()
+            return
+        who = ", ".join(supervised.left.result()) or "processes"
+        self._left[task.step_run_id] = (
+            f"step {task.job_name}/{task.step_name} left what cannot be killed: {who}"
+        )
+        log.warning("agent.slot_blocked", step_run_id=task.step_run_id, left=supervised.left.result())
+        watching = asyncio.create_task(self._watch(task.step_run_id, supervised))
+        self._watching.add(watching)
+        watching.add_done_callback(self._watching.discard)
+        self.on_change()
+
+    async def _watch(self, step_run_id: str, supervised: Supervised) -> None:
+        try:
+            await supervised.gone
+        finally:
+            supervised.close()
+        del self._left[step_run_id]
+        log.info("agent.slot_free_again", step_run_id=step_run_id)
+        self.on_change()
+
 
 class _Step:
-    """One running step, from the start of its shell to the death of the last process. Raises StepRefused."""
+    """One running step, from the start of its shell to the death of the last process."""
 
     def __init__(
         self,
         task: StepTask,
-        launch: Launch,
-        user: StepUser,
+        supervised: Supervised,
         settings: ProcessSettings,
         report: StepReporter,
         output: StepOutput,
     ) -> None:
-        self._task, self._settings, self._output = task, settings, output
-        self._shell = _start(launch, user)
-        carried = (f"{COOKIE_VARIABLE}={settings.cookie}", f"PILOT_STEP_RUN_ID={task.step_run_id}")
-        self._marks = Marks(
-            environment=tuple(map(os.fsencode, carried)),
-            session=self._shell.pid,
-            since=start_of(self._shell.pid),
-        )
-        self._exit = _exit_of(self._shell)
+        self._task, self._supervised, self._settings, self._output = task, supervised, settings, output
         self._pumps = [
-            _Pump("stdout", self._shell.stdout, output, report.drain),
-            _Pump("stderr", self._shell.stderr, output, report.drain),
+            _Pump("stdout", supervised.stdout, output, report.drain),
+            _Pump("stderr", supervised.stderr, output, report.drain),
         ]
 
     async def run(self, cancel: asyncio.Event) -> Outcome:
         reading = [asyncio.ensure_future(pump.run()) for pump in self._pumps]
-        killed = False
+        over = False
         try:
-            ending = await race(self._exit, cancel, self._task.timeout, self._output.refused)
+            ending = await race(self._supervised.exit_code, cancel, self._task.timeout, self._output.refused)
             if ending == "done":
                 await asyncio.wait(reading, timeout=self._settings.linger)
             else:
-                await self._ask_to_end()
-            await self._kill()
-            killed = True
+                self._supervised.terminate()
+                await asyncio.wait({self._supervised.gone}, timeout=self._settings.grace)
+            left = await self._kill(self._settings.kill_within)
+            over = True
             for pump in self._pumps:
                 pump.finish()
             await asyncio.gather(*reading)
-            return self._outcome(ending, self._exit.result() if self._exit.done() else UNKILLABLE)
+            return self._outcome(ending, left)
         finally:
             # Everything has ended by now, unless this very call was cancelled or the reporter has failed.
             for reader in reading:
                 reader.cancel()
-            if not killed:
-                await self._kill()
+            if not over:
+                await self._kill(ABANDON_WITHIN)
 
-    async def _ask_to_end(self) -> None:
-        group = self._shell.pid
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, signal.SIGTERM)
-            os.killpg(group, signal.SIGCONT)  # a stopped process would not notice
-        deadline = asyncio.get_running_loop().time() + self._settings.grace
-        while asyncio.get_running_loop().time() < deadline:
-            if self._exit.done() and not await asyncio.to_thread(group_alive, group):
-                return
-            await asyncio.sleep(POLL)
+    async def _kill(self, within: float) -> list[str]:
+        """What could not be killed."""
+        gone, left = self._supervised.gone, self._supervised.left
+        if gone.done():
+            return []
+        self._supervised.kill(within)
+        either: set[asyncio.Future[Any]] = {gone, left}
+        await asyncio.wait(either, timeout=2 * within, return_when=asyncio.FIRST_COMPLETED)
+        if gone.done():
+            return []
+        return left.result() if left.done() else ["its supervisor, which does not answer"]
 
-    async def _kill(self) -> None:
-        left = await asyncio.to_thread(kill_family, self._marks, self._settings.kill_within)
-        if left:
-            self._output.note(f"warning: could not kill all processes of this step: {left}")
-        await asyncio.wait({self._exit}, timeout=self._settings.kill_within)
+    def _outcome(self, ending: Ending, left: list[str]) -> Outcome:
+        exited = self._supervised.exit_code
+        exit_code = exited.result() if exited.done() else UNKILLABLE
+        outcome = self._verdict(ending, exit_code)
+        if not left:
+            return outcome
+        seconds = self._settings.kill_within
+        more = f"could not be killed within {seconds:g} s: {', '.join(left)}"
+        return Outcome(
+            outcome.status, outcome.exit_code, f"{outcome.error}; {more}" if outcome.error else more
+        )
 
-    def _outcome(self, ending: Ending, exit_code: int) -> Outcome:
+    def _verdict(self, ending: Ending, exit_code: int) -> Outcome:
         if ending == "cancelled":
             return Outcome("cancelled", exit_code, "cancelled")
         if ending == "timed_out":
             return Outcome("timed_out", exit_code, f"timed out after {self._task.timeout:g} s")
         if self._output.refusal:
             return Outcome("failed", exit_code or 1, self._output.refusal)
+        if self._supervised.broken:
+            return Outcome("failed", exit_code, BROKEN)
         if exit_code == 0:
             return Outcome("succeeded", 0)
         return Outcome("failed", exit_code, _reason(exit_code))
-
-
-def _start(launch: Launch, user: StepUser) -> subprocess.Popen[bytes]:
-    # Starting takes about a millisecond; handing it to a thread would cost more and could lose the process.
-    try:
-        return subprocess.Popen(
-            launch.argv,
-            bufsize=0,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=launch.directory,
-            env=launch.environment,
-            start_new_session=True,
-            user=user.uid if user.switched else None,
-            group=user.gid if user.switched else None,
-            extra_groups=user.groups if user.switched else None,
-        )
-    except FileNotFoundError:
-        raise StepRefused(f"shell {launch.argv[0]} not found", 127) from None
-    except OSError as error:
-        raise StepRefused(f"cannot start {launch.argv[0]}: {error.strerror}", 126) from None
-
-
-def _exit_of(shell: subprocess.Popen[bytes]) -> asyncio.Future[int]:
-    """Becomes the exit code. A pidfd needs no thread per step and no child watcher."""
-    loop = asyncio.get_running_loop()
-    exit_code: asyncio.Future[int] = loop.create_future()
-    pidfd = os.pidfd_open(shell.pid)
-
-    def ended() -> None:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
-        code = shell.wait()
-        if not exit_code.done():
-            exit_code.set_result(128 - code if code < 0 else code)
-
-    loop.add_reader(pidfd, ended)
-    return exit_code
 
 
 def _reason(exit_code: int) -> str:
@@ -199,13 +245,12 @@ class _Pump:
     """
 
     def __init__(
-        self, stream: Stream, pipe: IO[bytes] | None, output: StepOutput, drain: Callable[[], Awaitable[None]]
+        self, stream: Stream, pipe: int, output: StepOutput, drain: Callable[[], Awaitable[None]]
     ) -> None:
-        assert pipe is not None
         self._stream, self._pipe, self._output, self._drain = stream, pipe, output, drain
         self._wake = asyncio.Event()
         self._allowance: int | None = None  # bytes still to read once finishing
-        os.set_blocking(pipe.fileno(), False)
+        os.set_blocking(pipe, False)
 
     async def run(self) -> None:
         try:
@@ -215,7 +260,7 @@ class _Pump:
                 await asyncio.sleep(0)  # a step that writes without pause must not stop all others
             self._output.finish(self._stream)
         finally:
-            self._pipe.close()
+            os.close(self._pipe)
 
     def finish(self) -> None:
         self._allowance = MAX_PIPE
@@ -225,7 +270,7 @@ class _Pump:
         """The next chunk; empty at the end."""
         while self._allowance is None or self._allowance > 0:
             try:
-                chunk = os.read(self._pipe.fileno(), CHUNK)
+                chunk = os.read(self._pipe, CHUNK)
             except BlockingIOError:
                 if self._allowance is not None:
                     return b""
@@ -237,7 +282,7 @@ class _Pump:
         return b""
 
     async def _readable(self) -> None:
-        loop, fd = asyncio.get_running_loop(), self._pipe.fileno()
+        loop, fd = asyncio.get_running_loop(), self._pipe
         self._wake.clear()
         loop.add_reader(fd, self._wake.set)
         try:

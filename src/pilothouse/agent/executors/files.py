@@ -1,0 +1,52 @@
+"""The files of one step outside its workspace: its text, and what `PILOT_ENV` names. They end with the step.
+
+They lie in the agent's data directory and belong to the step's user alone, for the text may hold secrets. What a
+killed agent has left is removed at its next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class StepFiles:
+    script: Path
+    env: Path
+
+
+class StepFolders:
+    """`root` is made, and emptied. `owner` (uid, gid): the steps' user where it is not the agent's own."""
+
+    def __init__(self, root: Path, owner: tuple[int, int] | None = None) -> None:
+        self._root, self._owner = root, owner
+        root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for leftover in root.iterdir():
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def use(self, script: str) -> Iterator[StepFiles]:
+        """Raises OSError."""
+        folder = Path(tempfile.mkdtemp(dir=self._root, prefix=""))
+        try:
+            if self._owner:  # who may pass through to both files, and neither list nor replace them
+                folder.chmod(0o711)
+            files = StepFiles(folder / "script", folder / "env")
+            self._write(files.script, script.encode())
+            self._write(files.env, b"")
+            yield files
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(fd, "wb") as file:
+            if self._owner:
+                os.fchown(fd, *self._owner)
+            file.write(data)
