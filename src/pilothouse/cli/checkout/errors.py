@@ -33,7 +33,7 @@ class GitFailed(PackingError):
     def __init__(self, said: bytes, status: int) -> None:
         self.said = said
         lines = [line.strip() for line in os.fsdecode(said).splitlines() if line.strip()]
-        at = next((i for i, line in enumerate(lines) if line.startswith(("fatal:", "error:"))), 0)
+        at = next((i for i, line in enumerate(lines) if line.startswith(("fatal:", "error:", "warning:"))), 0)
         reason = lines[at] if lines else f"it ended with status {status}"
         super().__init__(f"git: {reason}", hint=" ".join(lines[at + 1 : at + 8]))
 

@@ -55,7 +55,7 @@ _SET = {
     "GIT_TERMINAL_PROMPT": "0",
     "SSH_ASKPASS_REQUIRE": "never",
     "GIT_NO_REPLACE_OBJECTS": "1",
-    "GIT_GRAFT_FILE": os.devnull,
+    "GIT_GRAFT_FILE": os.devnull + "/none",  # an empty one, too, makes git talk of grafts
     "GIT_LITERAL_PATHSPECS": "1",
 }
 _CONFIG = (

@@ -25,7 +25,7 @@ class IndexEntries:
     ``unseen``: files whose content must travel although git takes them for unchanged, and their modes as in
     :class:`File`; ``missing``: entries that git takes for unchanged, but whose file is gone; ``changed``: among both
     are some that do differ from the index. ``populated``: submodules that have a
-    repository. ``digest``: of all entries.
+    repository. ``filtered``: files that a filter may have converted, which is not run. ``digest``: of all entries.
     """
 
     empty_blob: bytes
@@ -37,13 +37,14 @@ class IndexEntries:
     unseen: dict[bytes, bytes] = field(default_factory=dict)
     missing: list[bytes] = field(default_factory=list)
     changed: bool = False
+    filtered: set[bytes] = field(default_factory=set)
     digest: str = ""
 
 
 def read_index(git: Git, settings: RepositorySettings) -> IndexEntries:
     """All entries of git's index."""
     entries = IndexEntries(_blob_id(settings.object_format, [b""], 0))
-    converted = converted_paths(git, settings)
+    converted = entries.filtered = converted_paths(git, settings)
     other = other_line_ends(git, settings)
     root = os.fsencode(git.directory) + b"/"
     doubtful: dict[bytes, tuple[bytes, bytes]] = {}
@@ -52,7 +53,7 @@ def read_index(git: Git, settings: RepositorySettings) -> IndexEntries:
         digest.update(record)
         head, _, path = record.partition(b"\t")
         tag, mode, oid, stage = head.split(b" ")
-        found = _look(root + path)
+        found = look(root + path)
         if mode == b"160000":
             _submodule(entries, root, path, found)
             continue
@@ -87,7 +88,7 @@ def index_digest(git: Git, settings: RepositorySettings) -> str:
 
 
 def _submodule(entries: IndexEntries, root: bytes, path: bytes, found: os.stat_result | None) -> None:
-    if found is not None and stat.S_ISDIR(found.st_mode) and _look(root + path + b"/.git") is not None:
+    if found is not None and stat.S_ISDIR(found.st_mode) and look(root + path + b"/.git") is not None:
         entries.populated.append(path)
 
 
@@ -106,7 +107,7 @@ def _judge(
     doubtful: dict[bytes, tuple[bytes, bytes]],
 ) -> None:
     """Which of the doubtful files are not what a checkout elsewhere would have."""
-    sizes = _blob_sizes(git, {oid for _mode, oid in doubtful.values()})
+    sizes = blob_sizes(git, {oid for _mode, oid in doubtful.values()})
     flagged = set(entries.assume_unchanged)
     for path, (mode, oid) in doubtful.items():
         # Elsewhere nothing is laid out for a path with this flag, so its file always travels.
@@ -116,7 +117,8 @@ def _judge(
             entries.changed = entries.changed or (not same and path in flagged)
 
 
-def _blob_sizes(git: Git, oids: Iterable[bytes]) -> dict[bytes, int]:
+def blob_sizes(git: Git, oids: Iterable[bytes]) -> dict[bytes, int]:
+    """Bytes of each blob; what is no object is left out."""
     lines = git.records(
         "cat-file",
         "--batch-check=%(objectname) %(objectsize)",
@@ -150,8 +152,11 @@ def _blob_id(object_format: str, parts: Iterable[bytes], size: int) -> bytes:
     return digest.hexdigest().encode()
 
 
-def _look(path: bytes) -> os.stat_result | None:
+def look(path: bytes) -> os.stat_result | None:
+    """What is at a path, links not followed; ``None``: nothing. Raises PackingError if that cannot be said."""
     try:
         return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise PackingError(f"cannot read {readable(path)}: {error.strerror}") from None

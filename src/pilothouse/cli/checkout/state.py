@@ -9,10 +9,12 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pilothouse.cli.checkout.errors import CheckoutTooLarge, PackingError, readable
 from pilothouse.cli.checkout.git import Git
-from pilothouse.cli.checkout.index import IndexEntries, read_index
+from pilothouse.cli.checkout.index import IndexEntries, blob_sizes, look, read_index
+from pilothouse.cli.checkout.lfs import MAX_POINTER, pointed_to
 from pilothouse.cli.checkout.ours import DataDirectories
 from pilothouse.cli.checkout.settings import RepositorySettings
 
@@ -88,6 +90,7 @@ class _Reading:
         self.untracked: set[bytes] = set()
         self._unstaged: list[bytes] = []  # gone from the index; the file may be there, untracked
         self._empty: list[bytes] = []  # gone, and empty in the index: perhaps only intended to be added
+        self._filtered: dict[Path, bytes] = {}  # changed, unless their filter says otherwise
         self._kinds: dict[bytes, Callable[[bytes], None]] = {
             b"1": self._changed,
             b"u": self._unmerged,
@@ -109,7 +112,7 @@ class _Reading:
         self._settle_untracked()
         state.deleted += [path for path in self._unstaged if path not in self.untracked]
         self._settle_empty()
-        state.dirty = state.dirty or state.tracked.changed
+        state.dirty = state.dirty or state.tracked.changed or self._filtered_changed()
         state.files += [File(path, mode) for path, mode in state.tracked.unseen.items()]
         state.deleted += state.tracked.missing
         state.index.sort(key=lambda line: not line.startswith(b"0 "))  # stable
@@ -118,7 +121,10 @@ class _Reading:
         _, xy, sub, _, index, tree, _, oid, path = record.split(b" ", 8)
         staged, unstaged = xy[:1], xy[1:]
         state = self._state
-        state.dirty = True
+        if xy == b".M" and path in state.tracked.filtered:
+            self._filtered[Path(os.fsdecode(self._root + b"/" + path))] = oid
+        else:
+            state.dirty = True
         if staged != b".":
             self._stage(index, oid, path)
         if index == _ABSENT and unstaged == b".":
@@ -194,6 +200,13 @@ class _Reading:
             else:
                 self._state.files.append(File(path))
 
+    def _filtered_changed(self) -> bool:
+        sizes = blob_sizes(self._git, set(self._filtered.values()))
+        pointers = {
+            file: oid for file, oid in self._filtered.items() if sizes.get(oid, 0) in range(1, MAX_POINTER)
+        }
+        return len(pointed_to(self._git, pointers)) < len(self._filtered)
+
     def _settle_empty(self) -> None:
         """A path that was only intended to be added looks as if ``HEAD`` had it, once its file is gone."""
         if self._empty:
@@ -203,10 +216,7 @@ class _Reading:
             self._state.intent_to_add += [path for path in self._empty if path not in known]
 
     def _look(self, path: bytes) -> os.stat_result | None:
-        try:
-            return os.lstat(self._root + b"/" + path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        return look(self._root + b"/" + path)
 
     def _moving(self, path: bytes) -> PackingError:
         return PackingError(

@@ -22,7 +22,7 @@ def notes(tree: Tree) -> list[str]:
             f"`checkout: {{submodules: true}}` in the spec sends them"
         )
     if tree.special:
-        found.append(f"{_listed('socket, pipe or device', tree.special)} left out")
+        found.append(f"{_listed('special file', tree.special)} left out")
     if tree.hidden:
         found.append(
             f"{_listed('git repository', tree.hidden)} sent as plain files, ignored ones included, since "

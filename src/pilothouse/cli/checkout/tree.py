@@ -11,6 +11,7 @@ from pathlib import Path
 from pilothouse.cli.checkout.errors import CheckoutTooLarge, PackingError, readable
 from pilothouse.cli.checkout.git import Git
 from pilothouse.cli.checkout.history import History, read_history
+from pilothouse.cli.checkout.index import look
 from pilothouse.cli.checkout.options import CheckoutOptions
 from pilothouse.cli.checkout.ours import is_data_directory
 from pilothouse.cli.checkout.repository import Repository, read_repository
@@ -152,7 +153,8 @@ def _walk(tree: Tree, directory: bytes) -> None:
 def _sorted_in(tree: Tree, entries: list[os.DirEntry[bytes]], prefix: bytes) -> Iterator[bytes]:
     """Put the files of a directory where they belong; its directories come back."""
     for entry in entries:
-        mode = entry.stat(follow_symlinks=False).st_mode
+        found = look(entry.path)
+        mode = found.st_mode if found else 0
         if entry.name == b".git":
             continue
         if stat.S_ISDIR(mode):
