@@ -82,6 +82,18 @@ def agent(
         float | None,
         typer.Option(min=1, envvar=_env("LINGER"), help="End after so many idle seconds without a server."),
     ] = None,
+    object_cache: Annotated[
+        int,
+        typer.Option(
+            metavar="BYTES", min=0, envvar=_env("OBJECT_CACHE"), help="Of repositories kept between runs."
+        ),
+    ] = 10 << 30,
+    max_checkout: Annotated[
+        int,
+        typer.Option(
+            metavar="BYTES", min=1, envvar=_env("MAX_CHECKOUT"), help="Of one archive or pack that it takes."
+        ),
+    ] = 256 << 20,
 ) -> None:
     """Run an agent here, or look at all of them."""
     if ctx.invoked_subcommand:
@@ -107,6 +119,8 @@ def agent(
         run_as=run_as or None,
         grpc_ca=grpc_ca,
         linger=linger,
+        object_cache=object_cache,
+        max_checkout=max_checkout,
     )
     raise typer.Exit(_work(settings))
 

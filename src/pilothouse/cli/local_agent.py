@@ -29,6 +29,7 @@ _LOOK = 0.5
 _STABLE = 60.0
 _STOP_PATIENCE = 8.0
 _LINGER = 900
+_FOR_AGENT = ("PILOT_OBJECT_CACHE", "PILOT_MAX_CHECKOUT")
 _MAX_LOG = 16 << 20
 _FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
 """As at the start: the server raises its own limit, which steps are not to inherit."""
@@ -124,7 +125,11 @@ class LocalAgent:
         """Start an agent and wait until it ends; returns its exit code."""
         token = await self._ready.registration_token()
         # What is set for the server is not meant for the agent, and its secrets least of all.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PILOT_")}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("PILOT_") or name in _FOR_AGENT
+        }
         environment["PILOT_AGENT_TOKEN"] = token
         with await asyncio.to_thread(self._open_log) as log:
             self._child = await asyncio.create_subprocess_exec(
