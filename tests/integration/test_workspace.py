@@ -1,11 +1,10 @@
-"""Workspaces on a real disk, and archives made to do harm."""
+"""Workspaces on a real disk."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
-import tarfile
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,52 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.agent.workspace import ArchiveLimits, Unpacked, WorkspaceError, Workspaces
-
-Member = tuple[tarfile.TarInfo, bytes]
-
-
-def file(name: str, data: bytes = b"x", mode: int = 0o644) -> Member:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = len(data), mode
-    return info, data
-
-
-def special(name: str, kind: bytes, target: str = "") -> Member:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info, b""
-
-
-def link(name: str, target: str) -> Member:
-    return special(name, tarfile.SYMTYPE, target)
+from pilothouse.agent.workspace import WorkspaceError, Workspaces
 
 
 class Bench:
-    """Workspaces and archives for them."""
+    """Workspaces below a directory."""
 
-    def __init__(self, directory: Path, limits: ArchiveLimits) -> None:
+    def __init__(self, directory: Path) -> None:
         self.root = directory / "root"
-        self.workspaces = Workspaces(self.root, limits=limits)
-        self._archive = directory / "checkout.tar"
-
-    def pack(self, *members: Member, gzip: bool = False) -> tuple[Path, str, int]:
-        with tarfile.open(self._archive, "w:gz" if gzip else "w") as tar:
-            for info, data in members:
-                tar.addfile(info, io.BytesIO(data))
-        return self.announce(self._archive.read_bytes())
-
-    def announce(self, data: bytes) -> tuple[Path, str, int]:
-        self._archive.write_bytes(data)
-        return self._archive, hashlib.sha256(data).hexdigest(), len(data)
-
-    async def unpack(self, *members: Member, gzip: bool = False) -> Unpacked:
-        return await self.workspaces.unpack("job", *self.pack(*members, gzip=gzip))
+        self.workspaces = Workspaces(self.root)
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path, ArchiveLimits(total_bytes=5_000_000, members=50))
+    return Bench(tmp_path)
 
 
 async def test_the_life_of_a_workspace(bench: Bench) -> None:
@@ -142,104 +109,50 @@ def as_ordinary_user(directory: Path, act: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.parametrize("gzip", [True, False])
-async def test_a_checkout(bench: Bench, gzip: bool) -> None:
+async def test_what_was_prepared_becomes_the_workspace(bench: Bench) -> None:
     await bench.workspaces.create("job")
     (bench.root / "job" / "stale").write_text("x")
-    unpacked = await bench.unpack(
-        special("src", tarfile.DIRTYPE),
-        file("./src/main.py", b"print(1)"),
-        file("bin/run", b"#!/bin/sh", 0o4777),
-        file("a/long/" + "n" * 150 + "/ü.txt"),
-        link("src/up", "../bin/run"),
-        link("dangling", "later/file"),
-        special("hard", tarfile.LNKTYPE, "bin/run"),
-        gzip=gzip,
-    )
-    job = bench.root / "job"
-    assert unpacked == Unpacked(files=4, bytes=18)
-    assert (job / "src" / "main.py").read_bytes() == b"print(1)"
-    assert (job / "src" / "up").read_bytes() == b"#!/bin/sh"
-    assert (job / "hard").samefile(job / "bin" / "run")
-    assert (job / "bin" / "run").stat().st_mode & 0o7777 == 0o755
-    assert (job / "src" / "main.py").stat().st_mode & 0o7777 == 0o644
-    assert not (job / "stale").exists()
-    assert await bench.workspaces.existing() == ["job"]
-    assert os.listdir(bench.root) == ["job"]
+    staging = await bench.workspaces.staging("job")
+    other = await bench.workspaces.staging("job")
+    (staging / "work").mkdir()
+    (staging / "work" / "fresh").write_text("x")
+    path = await bench.workspaces.adopt("job", staging / "work")
+    await bench.workspaces.discard(staging)
+    assert os.listdir(path) == ["fresh"]
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert await bench.workspaces.existing() == ["job"], "what is prepared is no workspace"
+    assert Workspaces(bench.root).leftovers() == [other]
+    await bench.workspaces.discard_leftovers([other])
+    assert sorted(os.listdir(bench.root)) == [".git", "job"]
 
 
-HARMFUL: dict[str, list[Member]] = {
-    "absolute": [file("/tmp/pilot-evil")],
-    "dotdot": [file("a/../../evil")],
-    "dotdot inside": [file("a/../evil")],
-    "the root itself": [file(".")],
-    "absolute link": [link("a", "/etc")],
-    "link above": [link("a", "..")],
-    "link above by depth": [link("a/b", "../../x")],
-    "link through a link": [link("d/e/a", "."), link("l", "d/e/a/../../..")],
-    "empty link": [link("a", "")],
-    "write through a link": [link("a", "b"), file("a/evil")],
-    "file replaces a link": [link("a", "b"), file("a")],
-    "link replaces a file": [file("a"), link("a", "b")],
-    "link replaces a directory": [file("a/b"), link("a", "b")],
-    "directory replaces a link": [link("a", "b"), special("a", tarfile.DIRTYPE)],
-    "file as a directory": [file("a"), file("a/b")],
-    "file twice": [file("a"), file("./a")],
-    "hard link outside": [special("a", tarfile.LNKTYPE, "../../checkout.tar")],
-    "hard link absolute": [special("a", tarfile.LNKTYPE, "/etc/passwd")],
-    "hard link to a link": [link("a", "b"), special("c", tarfile.LNKTYPE, "a")],
-    "hard link to nothing": [special("a", tarfile.LNKTYPE, "nothing")],
-    "device": [special("a", tarfile.CHRTYPE)],
-    "pipe": [special("a", tarfile.FIFOTYPE)],
-    "long name": [file("n" * 256)],
-    "deep": [file("d/" * 101 + "x")],
+LOOKING_UP = {
+    "git": (["git", "rev-parse", "HEAD"], 128, "not a git repository"),
+    "git without environment": (["env", "-i", "git", "status"], 128, "not a git repository"),
+    "git reset": (["git", "reset", "--hard"], 128, "not a git repository"),
+    "ruff": (["ruff", "check", "--isolated", "."], 1, "F401"),
 }
 
 
-@pytest.mark.parametrize("members", HARMFUL.values(), ids=HARMFUL.keys())
-async def test_a_harmful_archive_changes_nothing(bench: Bench, tmp_path: Path, members: list[Member]) -> None:
-    await bench.workspaces.create("job")
-    (bench.root / "job" / "before").write_text("x")
-    with pytest.raises(WorkspaceError) as error:
-        await bench.unpack(file("innocent"), *members)
-    assert error.value.code == "ARCHIVE_INVALID"
-    assert os.listdir(bench.root) == ["job"]
-    assert os.listdir(bench.root / "job") == ["before"]
-    assert sorted(os.listdir(tmp_path)) == ["checkout.tar", "root"]
-
-
-async def test_bounds(bench: Bench) -> None:
-    for members in (
-        [file(f"f{n}") for n in range(51)],
-        [file("big", bytes(3_000_000)), file("b2", bytes(2_000_001))],
-    ):
-        with pytest.raises(WorkspaceError) as error:
-            await bench.unpack(*members, gzip=True)
-        assert error.value.code == "ARCHIVE_TOO_LARGE"
-
-
-async def test_only_the_archive_announced(bench: Bench) -> None:
-    archive, digest, size = bench.pack(file("a"))
-    for wrong in ((archive, digest, size + 1), (archive, "0" * 64, size)):
-        with pytest.raises(WorkspaceError) as error:
-            await bench.workspaces.unpack("job", *wrong)
-        assert error.value.code == "ARCHIVE_MISMATCH"
-    await bench.workspaces.unpack("job", archive, digest.upper(), size)
-
-
-@pytest.mark.parametrize("gzip", [True, False])
-async def test_a_damaged_archive(bench: Bench, gzip: bool) -> None:
-    whole = bench.pack(file("a", os.urandom(100_000)), gzip=gzip)[0].read_bytes()
-    for damaged in (whole[:50_000], b"\x1f\x8b" + whole[2:300], b"no archive at all", b""):
-        with pytest.raises(WorkspaceError) as error:
-            await bench.workspaces.unpack("job", *bench.announce(damaged))
-        assert error.value.code == "ARCHIVE_INVALID"
-    assert os.listdir(bench.root) == []
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
-async def test_files_belong_to_the_user_that_runs_the_steps(bench: Bench) -> None:
-    spaces = Workspaces(bench.root, owner=(65534, 65534))
-    await spaces.unpack("job", *bench.pack(file("a/b"), link("a/c", "b")))
-    assert {path.lstat().st_uid for path in [bench.root / "job", *bench.root.rglob("*")]} == {65534}
-    assert (await spaces.fresh("job")).stat().st_uid == 65534
+@pytest.mark.parametrize("looking", LOOKING_UP.values(), ids=LOOKING_UP.keys())
+@pytest.mark.parametrize("inside", ["", "deep/er"])
+async def test_nothing_is_found_above_a_workspace(
+    tmp_path: Path, looking: tuple[list[str], int, str], inside: str
+) -> None:
+    """The data directory may lie in a repository, which even ignores all that is in it."""
+    project = tmp_path / "project"
+    project.mkdir()
+    subprocess.run(["git", "init", "-q", str(project)], check=True)
+    (project / ".gitignore").write_text("*\n")
+    (project / "precious").write_text("not committed\n")
+    path = await Workspaces(project / ".pilothouse" / "agent" / "work").create("job")
+    (path / inside).mkdir(parents=True, exist_ok=True)
+    (path / inside / "a.py").write_text("import os\n")
+    command, code, said = looking
+    program = str(Path(sys.executable).with_name("ruff")) if command[0] == "ruff" else command[0]
+    done = subprocess.run(
+        [program, *command[1:]], cwd=path / inside, capture_output=True, text=True, check=False
+    )
+    assert said in done.stdout + done.stderr
+    assert done.returncode == code
+    assert (project / "precious").exists()

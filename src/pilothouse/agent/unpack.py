@@ -69,8 +69,8 @@ def is_dot_git(name: bytes) -> bool:
 
 def checked(name: bytes) -> bytes:
     """A name as a path below the top, empty for the top itself. Raises Refused where it leads elsewhere."""
-    if name.startswith(b"/"):
-        raise Refused(f"{shown(name)} is an absolute path")
+    if name.startswith(b"/") or b"\0" in name:
+        raise Refused(f"{shown(name)} is an absolute path, or no path")
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     path = b"/".join(parts)
     if b".." in parts:
@@ -147,6 +147,8 @@ class Tar:
         while True:
             header = self._source.read(BLOCK)
             if not header.strip(b"\0"):
+                if (name, target, size) != (None, None, None):
+                    raise Refused("the archive ends after an extended header")
                 return None
             self._headers -= 1
             if self._headers < 0:
@@ -369,8 +371,8 @@ class Unpacking:
             self._twice(path)
 
     def _symbolic(self, path: bytes, target: bytes) -> None:
-        if not target or len(target) > MAX_PATH:
-            raise Refused(f"{shown(path)} is a link to nothing, or too long")
+        if not target or b"\0" in target or len(target) > MAX_PATH:
+            raise Refused(f"{shown(path)} is a link to nothing, or to something too long")
         self._count(0)
         self._directory(os.path.dirname(path))
         self._links.append((path, target))

@@ -98,6 +98,18 @@ def agent(
             "--ephemeral", envvar=_env("EPHEMERAL"), help="Unregister it 10 minutes after it went offline."
         ),
     ] = False,
+    object_cache: Annotated[
+        int,
+        typer.Option(
+            metavar="BYTES", min=0, envvar=_env("OBJECT_CACHE"), help="Of repositories kept between runs."
+        ),
+    ] = 10 << 30,
+    max_checkout: Annotated[
+        int,
+        typer.Option(
+            metavar="BYTES", min=1, envvar=_env("MAX_CHECKOUT"), help="Of one archive or pack that it takes."
+        ),
+    ] = 256 << 20,
 ) -> None:
     """Run an agent here, or look at all of them."""
     if ctx.invoked_subcommand:
@@ -128,6 +140,8 @@ def agent(
         grpc_ca=grpc_ca,
         linger=linger,
         ephemeral=ephemeral,
+        object_cache=object_cache,
+        max_checkout=max_checkout,
     )
     raise typer.Exit(_work(settings))
 

@@ -32,6 +32,7 @@ _LOOK = 0.5
 _STABLE = 60.0
 _STOP_PATIENCE = 8.0
 _LINGER = 900
+_FOR_AGENT = ("PILOT_OBJECT_CACHE", "PILOT_MAX_CHECKOUT")
 _MAX_LOG = 16 << 20
 _FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
 """As at the start: the server raises its own limit, which steps are not to inherit."""
@@ -151,7 +152,11 @@ class LocalAgent:
 
         Whatever proxy there is, the server is on this machine.
         """
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PILOT_")}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("PILOT_") or name in _FOR_AGENT
+        }
         host = urlsplit(self._addresses()[0]).hostname or ""
         excepted = environment.get("no_proxy", environment.get("NO_PROXY", ""))
         if not is_loopback(host):
