@@ -35,7 +35,7 @@ TURN = 0.003  # seconds after which others have their turn
 
 MAX_MASKED = 2000  # values of an attempt
 MAX_MASK_CHARS = 64 << 10  # of one value
-MAX_MASKS_CHARS = 1 << 20  # of all values that the step itself names
+MAX_MASKS_CHARS = 256 << 10  # of all values that the step itself names
 
 Work = Generator[Callable[[], Any] | None, Any, None]
 """Pauses where others may have their turn; what it yields is to be called, in a thread, and the result sent back."""
