@@ -149,6 +149,11 @@ def test_added_values_count_for_siblings_at_once() -> None:
     assert masker.flush() == "tok"
 
 
+def test_a_piece_without_text_changes_nothing() -> None:
+    masker = Masker(["abcd"])
+    assert [masker.feed(piece) for piece in ("abcd", "", "abcd", "x")] == ["***", "", "", "x"]
+
+
 def test_json_values_are_masked_throughout() -> None:
     value = {"a": ["x hunter2", 12345678, 1, True, None], "hunter2": {"b": 1.5}}
     masked = Masker(["hunter2", "12345678"]).mask_value(value)

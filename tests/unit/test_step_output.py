@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilothouse.agent.executors import output as module
@@ -123,6 +124,7 @@ pieces = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(
     text=pieces.map("".join),
     cuts=st.lists(st.integers(0, 60), max_size=12),
@@ -266,30 +268,26 @@ def test_masks_that_are_too_large_end_the_step(size: int, taken: int) -> None:
     ids=["masks", "nested", "nearly nested", "masked output", "numbers", "returns", "bar", "empty lines"],
 )
 async def test_others_have_their_turn_while_much_is_worked_on(data: bytes) -> None:
-    """The time between two turns of a neighbour, against that for all of it in one go."""
+    """Between two turns of a neighbour the loop's own thread works for a moment only, however busy the machine."""
     nested = ["a" * length for length in range(4, 300)]
-    turns, done = [0.0], asyncio.Event()
-    loop = asyncio.get_running_loop()
+    turns, done = [time.thread_time()], asyncio.Event()
 
     async def neighbour() -> None:
         while not done.is_set():
-            turns.append(loop.time())
+            turns.append(time.thread_time())
             await asyncio.sleep(0)
 
     report = Recorder()
     output = StepOutput(task("hunter2", *nested), report)
     beside = asyncio.ensure_future(neighbour())
     await asyncio.sleep(0)
-    started = loop.time()
     for start in range(0, len(data), 1 << 16):
         await output.take("stdout", data[start : start + (1 << 16)])
         await asyncio.sleep(0)
-    took = loop.time() - started
     done.set()
     await beside
-    gaps = sorted(later - earlier for earlier, later in pairwise(turns[1:]))
-    assert sum(gaps[-3:]) < 0.25 + took / 2, "no few turns take most of the time"
-    assert len(gaps) >= took / 0.1
+    assert max(later - earlier for earlier, later in pairwise(turns)) < 0.15
+    assert len(turns) > 5
 
     again = Recorder()
     once = StepOutput(task("hunter2", *nested), again)

@@ -147,7 +147,7 @@ class Masker:
 
     def feed(self, text: str) -> str:
         """Take the next piece; return what may be shown by now."""
-        if not self._secrets:
+        if not self._secrets or not text:
             return text
         text = self._tail + text
         spans = self._occurrences(text, self._covered)
