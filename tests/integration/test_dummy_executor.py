@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -73,7 +74,10 @@ async def test_everything_at_once() -> None:
         exit=3,
     )
     assert outcome == Outcome("failed", 3, "exit code 3")
-    assert report.seen == [f"{n} ***" for n in range(1, 451)]
+    assert report.seen == [
+        *(f"{n} ***" for n in range(1, 451)),
+        "pilot: warning: output a contains a masked value and is stored masked",
+    ]
     assert report.told == [(10, ""), (99, "nearly ***"), ("a", [1, "***"])]
     assert report.drained == 3
 
@@ -91,6 +95,15 @@ async def test_it_takes_its_time(args: dict[str, Any], seconds: float) -> None:
     started = time.monotonic()
     assert (await perform(Recorder(), **args)).status == "succeeded"
     assert time.monotonic() - started >= seconds * 0.9
+
+
+async def test_outputs_are_checked_and_masks_counted_as_for_other_steps() -> None:
+    report = Recorder()
+    await perform(report, outputs={"deep": json.loads("[" * 100 + "]" * 100), "n": 1})
+    assert report.told == [("n", 1)]
+    assert report.seen == ["pilot: warning: output deep dropped: it is nested more than 64 deep"]
+    outcome = await perform(report, lines=3000, text="::mask value-{n}")
+    assert outcome == Outcome("failed", 1, "::mask: an attempt has at most 2000 masked values")
 
 
 async def test_failing() -> None:

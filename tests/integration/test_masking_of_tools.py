@@ -19,7 +19,11 @@ from pilothouse.wire.masking import Masker
 LETTERS = "QZÄ€"
 ALPHABET = LETTERS + "'\"\\$` ~#!*?[]{}()|&;<>,^=:%@+-_./\t\x1b\x01\x7f"
 SHELLS = {
-    "bash -x": ["bash", "-xc", ': "$S"; : "1${S}2"; x="$S"; y="a$S"; [[ "$S" == "$S" ]]; for i in "$S"; do :; done'],
+    "bash -x": [
+        "bash",
+        "-xc",
+        ': "$S"; : "1${S}2"; x="$S"; y="a$S"; [[ "$S" == "$S" ]]; for i in "$S"; do :; done',
+    ],
     "sh -x": ["sh", "-xc", ': "$S"; : "1${S}2"; x="$S"; y="a$S"; for i in "$S"; do :; done'],
     "printf %q": ["bash", "-c", 'printf "%q " "$S" "1${S}2" "x y$S"; echo "${S@Q}"'],
     "bash declare": ["bash", "-c", 'declare -p S; export -p; set; t=("$S"); declare -p t'],

@@ -89,6 +89,7 @@ async def test_commands_and_masking(task: StepTask, report: Recorder) -> None:
     notes = [text for text in report.of("stderr") if text.startswith("pilot: ")]
     assert [note[:40] for note in notes] == [
         "pilot: secret PIN has fewer than 4 chara",
+        "pilot: warning: output meta contains a m",
         "pilot: warning: ::output-json bad: the v",
         "pilot: warning: an output whose name con",
         "pilot: ::mask: a value of fewer than 4 c",

@@ -149,6 +149,27 @@ def test_added_values_count_for_siblings_at_once() -> None:
     assert masker.flush() == "tok"
 
 
+def test_a_piece_without_text_changes_nothing() -> None:
+    masker = Masker(["abcd"])
+    assert [masker.feed(piece) for piece in ("abcd", "", "abcd", "x")] == ["***", "", "", "x"]
+
+
+def test_preparing_may_be_paused_at_any_time() -> None:
+    """Two streams prepare the same values in turns, more come, and a complete text is masked in between."""
+    masker = Masker([f"value-{n}" for n in range(5)])
+    one, other = masker.settle(), masker.sibling().settle()
+    for turn in range(200):
+        next(one, None)
+        masker.add(f"later-{turn % 50}")
+        next(other, None)
+        if turn % 20 == 19:
+            assert masker.mask(f"value-{turn % 5} later-{turn % 50}") == "*** ***"
+    for _ in (*one, *other):
+        pass
+    texts = [*(f"value-{n}" for n in range(5)), *(f"later-{n}" for n in range(50))]
+    assert [masker.mask(text) for text in texts] == ["***"] * 55
+
+
 def test_json_values_are_masked_throughout() -> None:
     value = {"a": ["x hunter2", 12345678, 1, True, None], "hunter2": {"b": 1.5}}
     masked = Masker(["hunter2", "12345678"]).mask_value(value)

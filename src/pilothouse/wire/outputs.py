@@ -47,6 +47,9 @@ def read_json(text: str) -> Any:
         raise OutputRefused("JSON has no NaN and no Infinity")
     if _LONG_NUMBER.search(bare):
         raise OutputRefused(f"it has a number of more than {MAX_NUMBER} characters")
+    for number in _NUMBER.findall(bare):
+        if len(number) > _PLAIN_DIGITS or "e" in number or "E" in number:
+            _check_number(number)
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -55,9 +58,6 @@ def read_json(text: str) -> Any:
         raise OutputRefused("the value is not valid JSON") from None
     except UnicodeEncodeError:
         raise OutputRefused("it has half of a surrogate pair, which is no character") from None
-    for number in _NUMBER.findall(bare):
-        if len(number) > _PLAIN_DIGITS or "e" in number or "E" in number:
-            _check_number(number)
     if ":" in bare and bare.count(":") != _keys(value):
         raise OutputRefused("an object has the same key twice")
     return value
@@ -69,11 +69,15 @@ def write_json(value: Any) -> str:
 
 
 def _check_number(text: str) -> None:
-    if not any(mark in text for mark in ".eE"):
-        if int(text) not in INTEGERS:
+    whole = not any(mark in text for mark in ".eE")
+    try:
+        number = int(text) if whole else float(text)
+    except ValueError:
+        return  # it is no number, and the text no JSON
+    if whole:
+        if number not in INTEGERS:
             raise OutputRefused("it has a whole number of more than 64 bits")
         return
-    number = float(text)
     if number == 0:
         exact = not re.split("[eE]", text)[0].strip("-0.")
     else:

@@ -30,12 +30,12 @@ from pilothouse.wire.masking import MIN_LENGTH, Masker
 
 NOTE_PREFIX = "pilot: "
 SHOW_AFTER = 1.0  # seconds that an unfinished line waits for its end
-SLICE = 8 << 10  # bytes worked on in one go
+SLICE, MIN_SLICE = 16 << 10, 512  # bytes worked on in one go: as many as fit into a turn
 TURN = 0.003  # seconds after which others have their turn
 
 MAX_MASKED = 2000  # values of an attempt
 MAX_MASK_CHARS = 64 << 10  # of one value
-MAX_MASKS_CHARS = 1 << 20  # of all values that the step itself names
+MAX_MASKS_CHARS = 256 << 10  # of all values that the step itself names
 
 Work = Generator[Callable[[], Any] | None, Any, None]
 """Pauses where others may have their turn; what it yields is to be called, in a thread, and the result sent back."""
@@ -60,6 +60,7 @@ class StepOutput:
         self._report = report
         self._masker = Masker((*task.mask, *task.secrets.values()))
         self._mask_chars = 0
+        self._slice = SLICE // 4
         self._outputs: dict[str, int] = {}  # bytes by name
         self.refused = asyncio.Event()
         self.refusal = ""
@@ -73,14 +74,18 @@ class StepOutput:
 
     async def take(self, stream: Stream, data: bytes) -> None:
         """Bytes as they were read. Not to be called for a stream before the call before has returned."""
-        turn_ends = time.monotonic() + TURN
-        for start in range(0, len(data), SLICE):
-            work, answer = self._work(stream, data[start : start + SLICE]), None
+        start, turn_ends = 0, time.monotonic() + TURN
+        while start < len(data):
+            piece, answer = data[start : start + self._slice], None
+            work = self._work(stream, piece)
+            start += len(piece)
             while True:
+                began = time.thread_time()
                 try:
                     task = work.send(answer)
                 except StopIteration:
                     break
+                self._measure(time.thread_time() - began)
                 answer = None if task is None else await asyncio.to_thread(task)
                 if time.monotonic() > turn_ends:
                     await asyncio.sleep(0)
@@ -121,6 +126,13 @@ class StepOutput:
             self.note(f"warning: output {name} dropped: {refused}")
         else:
             _at_once(self._set_output(command))
+
+    def _measure(self, seconds: float) -> None:
+        """One piece of work took so long: what comes next is likely to be alike."""
+        if seconds > TURN:
+            self._slice = max(MIN_SLICE, self._slice // 2)
+        elif seconds < TURN / 4 and self._slice < SLICE:
+            self._slice = min(SLICE, self._slice + 256)
 
     # -- the work ---------------------------------------------------------------------------------------
 

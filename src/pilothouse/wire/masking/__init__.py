@@ -147,7 +147,7 @@ class Masker:
 
     def feed(self, text: str) -> str:
         """Take the next piece; return what may be shown by now."""
-        if not self._secrets:
+        if not self._secrets or not text:
             return text
         text = self._tail + text
         spans = self._occurrences(text, self._covered)
@@ -192,7 +192,7 @@ class _Secrets:
 
     def __init__(self) -> None:
         self.values: set[str] = set()
-        self._new: list[str] = []
+        self._new: dict[str, None] = {}  # not spelled out yet
         self._patterns = Patterns()
         self._lock = threading.Lock()
 
@@ -217,7 +217,7 @@ class _Secrets:
             return False
         if value.strip() not in self.values:
             self.values.add(value.strip())
-            self._new.append(value)
+            self._new[value] = None
         return True
 
     def settle(self) -> Iterator[None]:
@@ -225,13 +225,16 @@ class _Secrets:
         yield from self._patterns.settle()
 
     def _spell(self) -> Iterator[None]:
+        # Several may be at it, in turns or one of them paused: what they do twice has no effect, and a value is
+        # new until one of them is through with it.
         while self._new:
-            forms = sorted(spellings(self._new[-1]))
+            value = next(reversed(self._new))
+            forms = sorted(spellings(value))
             yield
             for start in range(0, len(forms), _STEP):
                 self._patterns.add(forms[start : start + _STEP])
                 yield
-            self._new.pop()  # not before: a step that is never asked for must not be left out
+            self._new.pop(value, None)
 
 
 def _maskable(value: str) -> bool:

@@ -57,7 +57,10 @@ def _escaped(text: str) -> Iterator[str]:
     dash = _QUOTES.sub(lambda run: f"'\"{run[0]}\"'", text)  # set and export -p
     yield dash[:-1] if text.endswith("'") else dash  # a quote at the end is not followed by an empty text
     yield _BACKSLASHED.sub(r"\\\1", text)
-    yield _ANY.sub(r"\\\g<0>", text)  # the right side of [[ … == … ]] by set -x of bash
+    # The right side of [[ … == … ]] by set -x of bash; where only ASCII is printable, each byte by itself.
+    bytewise = text.encode("utf-8", "surrogatepass").decode("ascii", "replace")
+    for characters in {text, bytewise}:
+        yield _ANY.sub(r"\\\g<0>", characters)
     yield _DOUBLE_QUOTED.sub(r"\\\1", text)  # declare -p of bash
 
 
