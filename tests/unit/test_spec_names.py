@@ -82,6 +82,11 @@ def test_what_is_declared_or_named_may_be_given() -> None:
     check_names(used, {"tag", "unused"}, {"unused", "go", "deep", "hard", "extra", "soft"}, [])
 
 
+def test_a_spec_without_variables_takes_any() -> None:
+    spec = "jobs: [{name: j, steps: [{name: s, uses: dummy}]}]"
+    check_names(names_used(parse_spec(spec).spec), {}, {"a": "b"}, [])
+
+
 def test_there_are_not_too_many_problems_at_once() -> None:
     texts = "".join(f"${{{{ variables.v{n} }}}}" for n in range(500))
     spec = f"jobs: [{{name: j, steps: [{{name: s, uses: dummy, args: {{x: '{texts}'}}}}]}}]"

@@ -36,9 +36,9 @@ def _missing_variables(used: NamesUsed, variables: Collection[str]) -> Iterator[
 def _unused_variables(
     used: NamesUsed, declared: Collection[str], given: Collection[str]
 ) -> Iterator[SpecProblem]:
-    if used.computed:  # any may be meant
-        return
     known = {*declared, *used.variables, *used.optional_variables}
+    if used.computed or not known:  # any may be meant, or none is misspelled
+        return
     for name in given:
         if name not in known:
             message = f"variable {shown(name)} is given, but nothing in the spec uses it"

@@ -45,7 +45,6 @@ def job_standing(run: Run, job: Job) -> dict[str, Any]:
         "at_step": job.at_step,
         "namespace": run.spec.namespace,
         "run_status": run.status,
-        "run_reason": run.reason,
         "run_counts": run.counts(),
     }
 

@@ -48,7 +48,6 @@ RUN_TYPES = frozenset(
     {
         entries.RUN_CREATED,
         entries.RUN_STARTED,
-        entries.RUN_CANCELLING,
         entries.RUN_COMPLETED,
         entries.JOB_STARTED,
         entries.JOB_COMPLETED,
@@ -203,18 +202,14 @@ def run_status(entry: Entry) -> pb.StreamPipelineStatusResponse | None:
     """How a run stands when its status changes, or that of one of its jobs."""
     body = entry.body
     own = "job_id" not in body
-    reason = body.get("reason", "")
     if entry.type == entries.RUN_CREATED:
         status, previous = "pending", ""
     elif entry.type == entries.RUN_STARTED:
         status, previous = "running", body["previous"]
     elif entry.type == entries.RUN_COMPLETED:
         status, previous = body["status"], body["previous"]
-    elif entry.type == entries.RUN_CANCELLING and "counts" in body:  # not so in entries of the first release
-        status, previous, reason = "running", "running", "cancelling"
     elif entry.type in RUN_TYPES and "run_status" in body:
         status = previous = body["run_status"]
-        reason = body.get("run_reason", "")
     else:
         return None
     return pb.StreamPipelineStatusResponse(
@@ -226,7 +221,7 @@ def run_status(entry: Entry) -> pb.StreamPipelineStatusResponse | None:
         timestamp=entry.at // 1000,
         duration=body.get("duration", 0) if own else 0,
         state=status,
-        reason=reason,
+        reason=body.get("reason", "") if own else "",
         **_counted("jobs", body.get("counts" if own else "run_counts")),
     )
 

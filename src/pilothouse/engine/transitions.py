@@ -54,7 +54,7 @@ class Transitions:
         run.cancel_reason = run.cancel_reason or reason
         if not run.cleanup_until and self._grace:
             run.cleanup_until = tx.now + self._grace
-        run.forced, run.reason = force, "cancelling"
+        run.forced = force
         store.save(tx.conn, run)
         self.tell(
             tx,

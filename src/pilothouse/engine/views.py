@@ -14,6 +14,10 @@ from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 _DONE = (Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT)
 
 
+CANCELLING = "cancelling"
+"""The reason of a run that is being cancelled, until it has ended."""
+
+
 def rfc3339(at: int) -> str | None:
     """Milliseconds since 1970 as RFC 3339 UTC; ``None`` for 0, which stands for never."""
     if not at:
@@ -28,7 +32,7 @@ def run_summary(row: Row[Any] | Run) -> dict[str, Any]:
         "kind": row.kind,
         "name": row.name,
         "status": str(row.status),
-        "reason": row.reason,
+        "reason": row.reason or (CANCELLING if row.cancel_reason and not row.finished_at else ""),
         "project": row.project,
         "pipeline_id": row.pipeline_id or row.id,
         "trigger": row.trigger,

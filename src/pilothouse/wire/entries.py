@@ -14,7 +14,8 @@ type                   further keys
 run.created            ``jobs``: ``[{id, name, needs, status, steps: [{id, name, status}]}]``,
                        ``trigger``, ``by``, ``by_id``, ``rerun_of``, ``namespace``, ``counts`` of jobs
 run.started            ``previous``, ``namespace``, ``counts``
-run.cancelling         ``reason``, ``by``, ``by_id``
+run.cancelling         ``reason``, ``by``, ``by_id``, ``force``, ``until`` (when what cleans up is cut off;
+                       0: at once), ``namespace``, ``counts``; again when a cancel is forced
 run.completed          ``status``, ``previous``, ``reason``, ``duration``, ``outputs``, ``namespace``,
                        ``counts``
 job.started            ``previous``, ``round``, ``counts`` of steps, ``at_step`` (the index of the first
@@ -22,7 +23,8 @@ job.started            ``previous``, ``round``, ``counts`` of steps, ``at_step``
 job.restarted          ``round``, ``reason``, ``retry_at`` (0: now), and how it and its run stand, as in
                        ``job.started``: the job begins again from its first step
 job.completed          ``status``, ``previous``, ``reason``, ``duration``, and the same
-step.queued            ``previous``, ``reason``; of its job ``job_status``, ``counts``, ``at_step``
+step.queued            ``previous``, ``reason``; of its job ``job_status``, ``counts``, ``at_step``. A new
+                       attempt begins: outputs of the one before are gone
 step.waiting           ``reason``: why it still waits
 step.started           ``previous``, ``agent_id``; of its job ``job_status``, ``counts``, ``at_step``
 step.progressed        ``percent`` (0-100, never falling within an attempt), ``message``
