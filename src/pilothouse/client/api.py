@@ -149,7 +149,7 @@ class Api:
     def unreachable(self, error: httpx.TransportError) -> Unreachable:
         """The transport's error in words; none of them is the token."""
         said = words(error)
-        if self._token:
+        if len(self._token) >= 8:
             said = said.replace(self._token, "***")
         if isinstance(error, httpx.TimeoutException):
             return Unreachable(f"{self.server} does not answer ({said})")
