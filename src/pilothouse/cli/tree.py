@@ -171,10 +171,10 @@ def _summary(all_rows: list[Row], shown: list[tuple[JobState, Line]], width: int
     seen = {id(job) for job, _line in shown}
     hidden = [row.job for row in all_rows if row.step is None and id(row.job) not in seen]
     counts = Counter("waiting" if job.waiting is not None else words(job.status) for job in hidden)
-    if not counts:
-        left = len(all_rows) - len(shown)
-        return [Text(f"  … {left} more steps", "dim")] if left > 0 else []
-    told = ", ".join(f"{count} {word}" for word, count in counts.most_common())
+    left = len(all_rows) - len(shown)
+    told = ", ".join(f"{count} {word}" for word, count in counts.most_common()) or f"{left} more steps"
+    if not counts and left <= 0:
+        return []
     line = Text(f"  … {told}", "dim")
     line.truncate(width, overflow="ellipsis")
     return [line]
