@@ -13,8 +13,21 @@ from pathlib import Path
 
 import pytest
 
+from pilothouse import __version__
 from pilothouse.cli.main import main
-from support.fake_api import OTHER, RUN, Fake, logged_in, serving, summary, watched
+from support.fake_api import (
+    END,
+    OTHER,
+    RUN,
+    Fake,
+    chunk,
+    job_view,
+    logged_in,
+    serving,
+    step_view,
+    summary,
+    watched,
+)
 
 Done = subprocess.CompletedProcess[str]
 Pilot = Callable[..., Done]
@@ -119,7 +132,7 @@ def test_help_loads_nothing_heavy() -> None:
     "arguments",
     [
         ("nonsense",),
-        ("run", "view"),
+        ("run", "view", "a", "b"),
         ("run", "list", "--limit", "0"),
         ("run", "list", "-o", "xml"),
         ("pipeline", "run", "--var", "novalue"),
@@ -129,7 +142,7 @@ def test_help_loads_nothing_heavy() -> None:
         ("token", "create", "x", "--expires-in", "soon", "--server", "http://x", "--token", "t"),
         ("token", "create", "x", "--max-uses", "5", "--server", "http://x", "--token", "t"),
         ("token", "create", "x", "--agent", "--role", "viewer", "--server", "http://x", "--token", "t"),
-        ("run", "logs", "last", "-o", "json", "--server", "http://x", "--token", "t"),
+        ("run", "logs", "last", "-o", "yaml", "--server", "http://x", "--token", "t"),
         ("run", "list", "--server", "ftp://x", "--token", "t"),
         ("server", "--port", "70000"),
         ("server", "--config", "missing.toml"),
@@ -153,7 +166,7 @@ def test_not_logged_in_exits_4(pilot: Pilot) -> None:
 def test_unreachable_exits_6(process: Pilot) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    done = process("run", "list", "--server", f"http://127.0.0.1:{port}", "--token", "t")
+    done = process("run", "list", "--all", "--server", f"http://127.0.0.1:{port}", "--token", "t")
     assert done.returncode == 6
     assert done.stderr.splitlines() == [
         f"error: cannot reach http://127.0.0.1:{port}: connection refused",
@@ -164,7 +177,7 @@ def test_unreachable_exits_6(process: Pilot) -> None:
 @pytest.mark.parametrize(("status", "code"), [(401, 4), (403, 4), (404, 1), (500, 1)])
 def test_refusals(pilot: Pilot, fake: type[Fake], status: int, code: int) -> None:
     fake.answers["GET /workflow-runs"] = (status, {"message": "no \x1b[2Jway", "code": "SOME_CODE"})
-    done = pilot("run", "list", *logged_in(fake))
+    done = pilot("run", "list", "--all", *logged_in(fake))
     assert done.returncode == code
     assert "no way (SOME_CODE)" in done.stderr
     assert done.stdout == ""
@@ -222,7 +235,9 @@ def test_secrets_are_listed_page_by_page(pilot: Pilot, fake: type[Fake]) -> None
     done = pilot("secret", "list", *logged_in(fake))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].split("  ")[-1].strip() == "2026-01-10 14:23:45Z"
-    assert json.loads(pilot("secret", "list", "-o", "json", *logged_in(fake)).stdout) == [secret]
+    native = {"name": "KEY", "created_by": "ann"}
+    native |= {"created_at": "2026-01-10T14:23:45Z", "updated_at": "2026-01-10T14:23:45Z"}
+    assert json.loads(pilot("secret", "list", "-o", "json", *logged_in(fake)).stdout) == [native]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +253,11 @@ def test_watching_exits_with_the_outcome(process: Pilot, fake: type[Fake], statu
         "build/compile | hello",
         f"run {RUN}: {status.replace('_', ' ')} in 1.5s",
     ]
-    assert done.stderr == ""
+    commands = [line.split("  #")[0].strip() for line in done.stderr.splitlines() if "pilot run" in line]
+    failed = [
+        f"pilot run {what}" for what in ("logs 5f60718a --failed", "rerun 5f60718a --failed", "view 5f60718a")
+    ]
+    assert commands == (failed if code == 5 else [])
 
 
 def test_watching_for_a_program(pilot: Pilot, fake: type[Fake]) -> None:
@@ -311,9 +330,11 @@ def test_settings_are_shown_with_secrets_masked(
     assert "unknown settings: typo" in done.stderr
 
 
-def test_version(pilot: Pilot) -> None:
-    assert pilot("--version").stdout.strip() in pilot("version").stdout
-    assert "version" in json.loads(pilot("version", "-o", "json").stdout)
+def test_version(process: Pilot, pilot: Pilot) -> None:
+    done = process("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
+    assert pilot("version").stdout == f"pilot {__version__}\n"
+    assert json.loads(pilot("version", "-o", "json").stdout)["version"] == __version__
 
 
 @pytest.mark.parametrize(
@@ -330,12 +351,12 @@ def test_version(pilot: Pilot) -> None:
 def test_the_log_of_a_step_that_is_not_there(
     pilot: Pilot, fake: type[Fake], options: tuple[str, ...], refused: str
 ) -> None:
-    jobs = [
-        {"name": "build", "steps": [{"name": "compile"}]},
-        {"name": "test", "steps": [{"name": "unit"}]},
-    ]
+    jobs = [job_view("build", step_view("compile")), job_view("test", step_view("unit"))]
     fake.answers[f"GET /workflow-runs/{RUN}"] = (200, {**summary(RUN, "succeeded"), "jobs": jobs})
-    fake.answers[f"GET /workflow-runs/{RUN}/logs"] = (200, [b"one\n"])
+    fake.answers[f"GET /workflow-runs/{RUN}/logs"] = (
+        200,
+        [chunk(*("build", "compile") if "compile" in options else ("test", "unit"), "one"), END],
+    )
     done = pilot("run", "logs", RUN, *options, *logged_in(fake))
     if refused:
         assert (done.returncode, done.stdout) == (2, "")

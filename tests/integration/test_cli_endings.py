@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from support.fake_api import RUN, Fake, logged_in, serving, story, watched
+from support.fake_api import RUN, Fake, chunk, logged, logged_in, serving, story, watched
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def fake() -> Iterator[type[Fake]]:
 
 @pytest.mark.parametrize("lines", [1, 100_000])
 def test_a_closed_pipe_is_no_drama(fake: type[Fake], lines: int) -> None:
-    fake.answers[f"GET /workflow-runs/{RUN}/logs"] = (200, [b"one\n" * lines])
+    logged(fake, *[chunk("build", "compile", *["one"] * min(lines, 200))] * (lines // 200 or 1))
     ours, theirs = os.pipe()
     os.close(ours)  # there is no reader from the start: nothing depends on who is faster
     command = (sys.executable, "-m", "pilothouse", "run", "logs", RUN, *logged_in(fake))
@@ -49,7 +49,7 @@ def test_a_closed_pipe_is_no_drama(fake: type[Fake], lines: int) -> None:
 )
 def test_a_full_device_is_said_in_one_line(fake: type[Fake], arguments: tuple[str, ...]) -> None:
     watched(fake, "succeeded")
-    fake.answers[f"GET /workflow-runs/{RUN}/logs"] = (200, [b"one\n" * 100_000])
+    logged(fake, *[chunk("build", "compile", *["one"] * 200)] * 500)
     target = () if arguments == ("--help",) else logged_in(fake)
     command = (sys.executable, "-m", "pilothouse", *arguments, *target)
     with open("/dev/full", "w") as full:

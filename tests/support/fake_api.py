@@ -97,6 +97,80 @@ def logged_in(fake: type[Fake]) -> tuple[str, ...]:
     return ("--server", fake.url, "--token", "tok")  # type: ignore[attr-defined]
 
 
+NO_PIPELINES = {"code": 200, "detail": {"list": [], "total": 0, "page": 1, "pageSize": 100}}
+
+
+def step_view(name: str, status: str = "succeeded", **more: Any) -> dict[str, Any]:
+    """A step of a run's view, with one attempt."""
+    attempt = {
+        "step_run_id": f"attempt-of-{name}",
+        "number": 1,
+        "status": status,
+        "exit_code": 0,
+        "error": "",
+        "reason": "",
+        "agent_id": "local",
+        "lines": 1,
+        "earlier_run": False,
+        "queued_at": None,
+        "started_at": None,
+        "finished_at": None,
+    }
+    step = {
+        "id": name,
+        "name": name,
+        "node": name,
+        "uses": "shell",
+        "status": status,
+        "reason": "",
+        "outputs": {},
+        "progress": 0,
+        "continue_on_error": False,
+        "kept": False,
+        "started_at": None,
+        "finished_at": None,
+        "attempts": [attempt],
+    }
+    return {**step, **more}
+
+
+def job_view(name: str, *steps: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A job of a run's view."""
+    times = {"started_at": None, "finished_at": None}
+    return {
+        "id": name,
+        "name": name,
+        "status": "succeeded",
+        "reason": "",
+        "steps": list(steps),
+        **times,
+        **more,
+    }
+
+
+def chunk(job: str, step: str, *lines: str, **more: Any) -> bytes:
+    """A chunk of a log, as ``format=ndjson`` gives it."""
+    body = {
+        "job": job,
+        "step": step,
+        "step_run_id": f"attempt-of-{step}",
+        "attempt": 1,
+        "time": 1768055025123,
+    }
+    return json.dumps({**body, "first": 1, "lines": lines, **more}).encode() + b"\n"
+
+
+END = json.dumps({"cursor": "0123abcd.9.0", "status": "succeeded"}).encode() + b"\n"
+"""The last object of a log."""
+
+
+def logged(fake: type[Fake], *chunks: bytes) -> None:
+    """A run of one job and step, over, with this log."""
+    view = {**summary(RUN, "succeeded"), "variables": {}, "jobs": [job_view("build", step_view("compile"))]}
+    fake.answers[f"GET /workflow-runs/{RUN}"] = (200, view)
+    fake.answers[f"GET /workflow-runs/{RUN}/logs"] = (200, [*chunks, END])
+
+
 def watched(fake: type[Fake], status: str) -> None:
     view = {**summary(RUN, "running"), "variables": {}, "jobs": []}
     fake.answers.update(
@@ -110,5 +184,6 @@ def watched(fake: type[Fake], status: str) -> None:
                 },
             ),
             "GET /events": (200, story(status)),
+            "GET /pipelines": (200, NO_PIPELINES),
         }
     )

@@ -84,12 +84,17 @@ async def own_pipeline(
 ) -> tuple[Pipeline, bool]:
     """The pipeline of a repository in a project, or of that name where one is given; and whether it was made now.
 
-    Two who find none at the same time make one. Raises UsageError where it is not clear which is meant.
+    Two who find none at the same time make one. One that was made with REST, that of this directory before there was
+    a remote, and, where it is named, that of another directory (it may have been moved) belongs to the repository
+    from then on. Raises UsageError where it is not clear which is meant.
     """
     from pilothouse.client import ApiProblem
 
     found = await _existing(client, repository, name, project)
     if found is not None:
+        weak = found["repository"].startswith("dir:") if name else True
+        if found["repository"] != repository.key and (weak or not found["repository"]):
+            found = await client.pipelines.change(found["pipelineId"], repository=repository.key)
         return found, False
     wanted = name or repository.name
     try:
@@ -115,9 +120,8 @@ async def _existing(client: PilotClient, repository: Repository, name: str, proj
     named = await client.pipelines.find(repository.name, project)
     if named is None:
         return None
-    # One made with REST, or from here before there was a remote, is this repository's from now on.
     if named["repository"] in ("", directory_key(repository.root)):
-        return await client.pipelines.change(named["pipelineId"], repository=repository.key)
+        return named
     raise UsageError(
         f"pipeline {repository.name} belongs to another repository ({named['repository']})",
         f"--name NEW makes one for {repository.root}, --name {repository.name} runs that one",

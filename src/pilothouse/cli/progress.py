@@ -70,11 +70,15 @@ class StepState:
             self.percent, self.message, self.exit_code = None, "", 0
             self.started_at = self.finished_at = None
             self.tail.clear()
+            self.outputs.clear()
 
 
 @dataclass(slots=True)
 class JobState:
-    """A job and its steps, in order."""
+    """A job and its steps, in order.
+
+    ``waiting_for``: why it waits, as the server said; ``stopping``: why it only cleans up now.
+    """
 
     id: str
     name: str
@@ -83,17 +87,21 @@ class JobState:
     started_at: float | None = None
     finished_at: float | None = None
     retry_at: float | None = None
+    waiting_for: str | None = None
+    stopping: str = ""
     steps: dict[str, StepState] = field(default_factory=dict)
 
     @property
-    def waiting(self) -> StepState | None:
-        """The step that waits for a slot, where the job does nothing but wait."""
+    def waiting(self) -> str | None:
+        """Why the job does nothing but wait for a slot (empty: not known yet); ``None`` if it does not."""
         if self.status != "running" or any(step.status == "running" for step in self.steps.values()):
             return None
         queued = [step for step in self.steps.values() if step.status == "queued"]
         # Between two of its steps a job waits for a moment only; that is no news until a reason comes.
         begun = any(step.status in OVER for step in self.steps.values())
-        return next((step for step in queued if step.reason or not begun), None)
+        if not begun and self.waiting_for is not None:
+            return next((step.reason for step in queued if step.reason), self.waiting_for)
+        return next((step.reason for step in queued if step.reason or not begun), None)
 
 
 @dataclass(slots=True)
@@ -204,6 +212,7 @@ def _step_waiting(run: RunState, body: Body, at: float) -> None:
 def _step_started(run: RunState, body: Body, at: float) -> None:
     step = run.step(body)
     step.begin_attempt(body)
+    run.job(body).waiting_for = None
     step.status, step.reason, step.agent = "running", "", body.get("agent_id", "")
     step.started_at, step.finished_at = at, None
 
@@ -289,6 +298,7 @@ def from_view(view: Mapping[str, Any]) -> RunState:
     for job in view["jobs"]:
         shown = JobState(job["id"], job["name"], job["status"], job["reason"])
         shown.started_at, shown.finished_at = moment(job["started_at"]), moment(job["finished_at"])
+        shown.waiting_for, shown.stopping = job.get("waiting_for"), job.get("stopping") or ""
         shown.steps = {step["id"]: _step_of_view(shown.name, step) for step in job["steps"]}
         run.jobs[job["id"]] = shown
     return run

@@ -195,9 +195,13 @@ async def cancel(
         stopped = await client.runs.cancel(run_id, reason, force=force)
     if session.out.structured:
         session.out.document(stopped)
-    session.out.say(
-        f"Run {stopped['id']} is {'cancelled' if is_over(stopped['status']) else 'being cancelled'}."
-    )
+    if is_over(stopped["status"]):
+        session.out.say(f"Run {stopped['id']} is cancelled.")
+    else:
+        at_once = f"; `pilot run cancel {short(stopped['id'])} --force` does not wait for its cleanup" * (
+            not force
+        )
+        session.out.say(f"Run {stopped['id']} is being cancelled{at_once}.")
 
 
 def _examples(*lines: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Screen:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._drawn = 0
-        self._width = 0
+        self._drawn_for = (0, 0)
         self._frame: Sequence[Text] = ()
 
     @property
@@ -41,13 +41,14 @@ class Screen:
 
     def draw(self, frame: Sequence[Text]) -> None:
         """Show a frame, in one write."""
-        width, height = self.size
-        # In a window made narrower the old lines may have been broken, or not: nobody can say where they begin.
-        start = _CLEAR_SCREEN if self._drawn and width < self._width else self._erased()
-        shown = frame[: max(1, height - 1)]
+        size = self.size
+        # In a window that has changed the old lines may have been broken, joined or moved: nobody can say where
+        # they begin.
+        start = _CLEAR_SCREEN if self._drawn and size != self._drawn_for else self._erased()
+        shown = frame[: max(1, size[1] - 1)]
         sys.stdout.write(start + self._rendered(shown))
         sys.stdout.flush()
-        self._drawn, self._width, self._frame = len(shown), width, frame
+        self._drawn, self._drawn_for, self._frame = len(shown), size, frame
 
     def print(self, text: str, *, style: str | None = None) -> None:
         """Say something above the frame."""

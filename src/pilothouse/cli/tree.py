@@ -119,11 +119,8 @@ def rows(run: RunState, now: float, *, live: bool) -> list[Row]:
     found = []
     for job in run.jobs.values():
         found.append(Row(job, None, _job_line(job, now, live)))
-        waiting = job.waiting
-        found += [
-            Row(job, step, _step_line(run, step, now, live, said=step is not waiting))
-            for step in job.steps.values()
-        ]
+        said = job.waiting is None
+        found += [Row(job, step, _step_line(run, step, now, live, said=said)) for step in job.steps.values()]
     return found
 
 
@@ -173,11 +170,11 @@ def _summary(all_rows: list[Row], shown: list[tuple[JobState, Line]], width: int
     """``… 12 succeeded, 3 waiting, 5 pending``: the jobs of which nothing is shown."""
     seen = {id(job) for job, _line in shown}
     hidden = [row.job for row in all_rows if row.step is None and id(row.job) not in seen]
-    counts = Counter("waiting" if job.waiting else words(job.status) for job in hidden)
-    if not counts:
-        left = len(all_rows) - len(shown)
-        return [Text(f"  … {left} more steps", "dim")] if left > 0 else []
-    told = ", ".join(f"{count} {word}" for word, count in counts.most_common())
+    counts = Counter("waiting" if job.waiting is not None else words(job.status) for job in hidden)
+    left = len(all_rows) - len(shown)
+    told = ", ".join(f"{count} {word}" for word, count in counts.most_common()) or f"{left} more steps"
+    if not counts and left <= 0:
+        return []
     line = Text(f"  … {told}", "dim")
     line.truncate(width, overflow="ellipsis")
     return [line]
@@ -185,10 +182,12 @@ def _summary(all_rows: list[Row], shown: list[tuple[JobState, Line]], width: int
 
 def _job_line(job: JobState, now: float, live: bool) -> Line:
     again = job.retry_at if job.retry_at is not None and job.retry_at > now else None
-    shown = "waiting" if job.waiting else "retrying" if again is not None else job.status
+    shown = "waiting" if job.waiting is not None else "retrying" if again is not None else job.status
     head = Text.assemble(mark(shown, now if live else None), " ", (safe(job.name), "bold"))
     said = Text()
-    reason = job.waiting.reason if job.waiting else job.reason
+    reason = job.reason if job.waiting is None else job.waiting
+    if job.stopping and job.status == "running" and not reason:
+        reason = f"{words(job.stopping)}, cleaning up"
     _append_end(said, shown if shown != "retrying" else "running", reason)
     _append_countdown(said, again, now)
     return Line(head, said, _took(job.status, job.started_at, job.finished_at, now))

@@ -160,7 +160,7 @@ class Api:
     def unreachable(self, error: httpx.TransportError) -> Unreachable:
         """The transport's error in words, with the proxy that was used; none of them is the token."""
         said = words(error)
-        if self._token:
+        if len(self._token) >= 8:
             said = said.replace(self._token, "***")
         through = f" through {self._proxy}" if self._proxy else ""
         proxied = self._proxy is not None
