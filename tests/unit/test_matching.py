@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pilothouse.engine.matching import Given, Waiting, Waits, Worker, assign
 from pilothouse.engine.spec import AgentSelector, LabelExpression, match_selector
+from pilothouse.fleet.bindings import Binding
 
 ARM = AgentSelector({"os": "arm64"})
 GPU = AgentSelector(match_expressions=(LabelExpression("gpu", "Exists"),))
@@ -69,6 +70,48 @@ def test_every_wait_says_why(item: Waiting, workers: list[Worker], reason: str) 
     assert why(item, *workers) == reason
 
 
+def bound_to(id: str, *projects: str, slots: int = 1, **labels: str) -> Worker:
+    """An agent that serves these projects only."""
+    return Worker(id, labels, True, False, slots, 0.0, Binding(projects))
+
+
+def of(project: str, selector: AgentSelector | None = None, bound: str = "") -> Waiting:
+    return Waiting("w", selector, bound, "", project)
+
+
+@pytest.mark.parametrize(
+    ("item", "workers", "reason"),
+    [
+        (of("red"), [bound_to("a", "blue")], "agent a is bound to other projects"),
+        (
+            of("red"),
+            [bound_to("a", "blue"), bound_to("b", "green", "blue")],
+            "every matching agent is bound to other projects (a, b)",
+        ),
+        (of("red"), [bound_to("a", "blue"), worker("b", held=1)], "agent b is busy"),
+        (of("red", ARM), [bound_to("a", "blue"), worker("b")], "no online agent matches os=arm64"),
+        (
+            of("red", ARM),
+            [bound_to("a", "blue", os="arm64"), worker("b")],
+            "agent a is bound to other projects",
+        ),
+        (
+            of("red", bound="a"),
+            [bound_to("a", "blue"), worker("b")],
+            "agent a, which holds the job's workspace, is bound to other projects",
+        ),
+    ],
+)
+def test_waiting_because_of_a_binding(item: Waiting, workers: list[Worker], reason: str) -> None:
+    assert why(item, *workers) == reason
+
+
+def test_an_agent_gets_work_of_its_projects_only() -> None:
+    fleet = bound_to("a", "red", slots=9), bound_to("b", "blue", slots=9)
+    assert to([of("red"), of("blue"), of("red"), of("green")], *fleet) == ["a", "b", "a", "-"]
+    assert to([of("red", bound="a"), of("blue", bound="a")], *fleet) == ["a", "-"]
+
+
 def test_the_oldest_comes_first() -> None:
     assert to([waiting("1"), waiting("2"), waiting("3")], worker("a", 2)) == ["a", "a", "-"]
 
@@ -120,16 +163,17 @@ def fleets(draw: st.DrawFn) -> list[Worker]:
         slots = draw(st.integers(1, 4))
         held = draw(st.integers(0, slots + 1))  # more than slots, after its slots were reduced
         up, draining = draw(st.booleans()), draw(st.booleans())
-        made.append(Worker(f"w{number}", draw(labels), up, draining, slots - held, held / slots))
+        binding = Binding(draw(st.sampled_from([None, (), ("red",), ("blue", "red")])))
+        made.append(Worker(f"w{number}", draw(labels), up, draining, slots - held, held / slots, binding))
     return made
 
 
 @settings(max_examples=200, deadline=None)
-@given(fleets(), st.lists(st.tuples(selectors, bounds), max_size=12))
+@given(fleets(), st.lists(st.tuples(selectors, bounds, st.sampled_from(["red", "blue"])), max_size=12))
 def test_nothing_is_given_wrongly_and_nothing_waits_in_vain(
-    workers: list[Worker], queue: list[tuple[AgentSelector | None, str]]
+    workers: list[Worker], queue: list[tuple[AgentSelector | None, str, str]]
 ) -> None:
-    items = [Waiting(str(number), selector, bound, "") for number, (selector, bound) in enumerate(queue)]
+    items = [Waiting(str(number), each[0], each[1], "", each[2]) for number, each in enumerate(queue)]
     free = {one.agent_id: one.free for one in workers}
     by_id = {one.agent_id: one for one in workers}
     for item, verdict in zip(items, assign(items, workers), strict=True):
@@ -141,8 +185,10 @@ def test_nothing_is_given_wrongly_and_nothing_waits_in_vain(
             and free[one.agent_id] > 0
             and (one.agent_id == item.bound_to if item.bound_to else not one.draining)
             and match_selector(item.selector, one.labels) is None
+            and (one.binding.projects is None or item.project in one.binding.projects)
         ]
         if isinstance(verdict, Given):
+            assert by_id[verdict.agent_id].binding.serves(item.project)
             free[verdict.agent_id] -= 1
             assert free[verdict.agent_id] >= 0
             assert item.bound_to or by_id[verdict.agent_id] in fit
