@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pilothouse.engine.matching import Given, Waiting, Waits, Worker, assign
 from pilothouse.engine.spec import AgentSelector, LabelExpression, match_selector
+from pilothouse.fleet.bindings import Binding
 
 ARM = AgentSelector({"os": "arm64"})
 GPU = AgentSelector(match_expressions=(LabelExpression("gpu", "Exists"),))
@@ -100,6 +101,48 @@ def test_a_work_tree_goes_to_an_agent_with_git() -> None:
     assert to([waiting("1", bound="b", git=True)], worker("b", git=True)) == ["b"]
 
 
+def bound_to(id: str, *projects: str, slots: int = 1, **labels: str) -> Worker:
+    """An agent that serves these projects only."""
+    return Worker(id, labels, True, False, slots, 0.0, Binding(projects))
+
+
+def of(project: str, selector: AgentSelector | None = None, bound: str = "") -> Waiting:
+    return Waiting("w", selector, bound, "", project)
+
+
+@pytest.mark.parametrize(
+    ("item", "workers", "reason"),
+    [
+        (of("red"), [bound_to("a", "blue")], "agent a is bound to other projects"),
+        (
+            of("red"),
+            [bound_to("a", "blue"), bound_to("b", "green", "blue")],
+            "every matching agent is bound to other projects (a, b)",
+        ),
+        (of("red"), [bound_to("a", "blue"), worker("b", held=1)], "agent b is busy"),
+        (of("red", ARM), [bound_to("a", "blue"), worker("b")], "no online agent matches os=arm64"),
+        (
+            of("red", ARM),
+            [bound_to("a", "blue", os="arm64"), worker("b")],
+            "agent a is bound to other projects",
+        ),
+        (
+            of("red", bound="a"),
+            [bound_to("a", "blue"), worker("b")],
+            "agent a, which holds the job's workspace, is bound to other projects",
+        ),
+    ],
+)
+def test_waiting_because_of_a_binding(item: Waiting, workers: list[Worker], reason: str) -> None:
+    assert why(item, *workers) == reason
+
+
+def test_an_agent_gets_work_of_its_projects_only() -> None:
+    fleet = bound_to("a", "red", slots=9), bound_to("b", "blue", slots=9)
+    assert to([of("red"), of("blue"), of("red"), of("green")], *fleet) == ["a", "b", "a", "-"]
+    assert to([of("red", bound="a"), of("blue", bound="a")], *fleet) == ["a", "-"]
+
+
 def test_the_oldest_comes_first() -> None:
     assert to([waiting("1"), waiting("2"), waiting("3")], worker("a", 2)) == ["a", "a", "-"]
 
@@ -151,18 +194,26 @@ def fleets(draw: st.DrawFn) -> list[Worker]:
         slots = draw(st.integers(1, 4))
         held = draw(st.integers(0, slots + 1))  # more than slots, after its slots were reduced
         up, draining = draw(st.booleans()), draw(st.booleans())
+        binding = Binding(draw(st.sampled_from([None, (), ("red",), ("blue", "red")])))
+        git = draw(st.booleans())
         made.append(
-            Worker(f"w{number}", draw(labels), up, draining, slots - held, held / slots, draw(st.booleans()))
+            Worker(f"w{number}", draw(labels), up, draining, slots - held, held / slots, binding, git=git)
         )
     return made
 
 
 @settings(max_examples=200, deadline=None)
-@given(fleets(), st.lists(st.tuples(selectors, bounds, st.booleans()), max_size=12))
+@given(
+    fleets(),
+    st.lists(st.tuples(selectors, bounds, st.sampled_from(["red", "blue"]), st.booleans()), max_size=12),
+)
 def test_nothing_is_given_wrongly_and_nothing_waits_in_vain(
-    workers: list[Worker], queue: list[tuple[AgentSelector | None, str, bool]]
+    workers: list[Worker], queue: list[tuple[AgentSelector | None, str, str, bool]]
 ) -> None:
-    items = [Waiting(str(at), selector, bound, "", git) for at, (selector, bound, git) in enumerate(queue)]
+    items = [
+        Waiting(str(number), selector, bound, "", project, needs_git=git)
+        for number, (selector, bound, project, git) in enumerate(queue)
+    ]
     free = {one.agent_id: one.free for one in workers}
     by_id = {one.agent_id: one for one in workers}
     for item, verdict in zip(items, assign(items, workers), strict=True):
@@ -175,8 +226,10 @@ def test_nothing_is_given_wrongly_and_nothing_waits_in_vain(
             and (one.agent_id == item.bound_to if item.bound_to else not one.draining)
             and match_selector(item.selector, one.labels) is None
             and (one.git or not item.needs_git)
+            and (one.binding.projects is None or item.project in one.binding.projects)
         ]
         if isinstance(verdict, Given):
+            assert by_id[verdict.agent_id].binding.serves(item.project)
             free[verdict.agent_id] -= 1
             assert free[verdict.agent_id] >= 0
             assert item.bound_to or by_id[verdict.agent_id] in fit

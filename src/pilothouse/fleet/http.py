@@ -37,6 +37,7 @@ class NewRegistrationToken(Body):
     """
 
     model_config = ConfigDict(
+        extra="forbid",  # a restriction that is misspelled must not be taken for none
         json_schema_extra={
             "example": {
                 "description": "build hosts",
@@ -44,7 +45,7 @@ class NewRegistrationToken(Body):
                 "projects": ["shop"],
                 "labels": ["zone=a"],
             }
-        }
+        },
     )
     description: str = Field(default="", max_length=200)
     max_uses: int | None = Field(default=None, ge=1, le=1_000_000)
