@@ -38,7 +38,7 @@ def test_every_name_with_its_first_place() -> None:
     assert used.optional_secrets == {"OPT": NameUse("jobs[0].steps[0].args.maybe", "build", "compile")}
     assert used.variables == {
         "go": NameUse("jobs[0].when", "build"),
-        "tag": NameUse('jobs[0].steps[0].env["a-key"]', "build", "compile"),
+        "tag": NameUse("jobs[0].steps[0].env.a-key", "build", "compile"),
         "deep": NameUse("jobs[0].steps[0].args.list[1]", "build", "compile"),
         "hard": NameUse("jobs[0].steps[1].args.x", "build", "other"),
     }
