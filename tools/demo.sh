@@ -37,14 +37,16 @@ if ! running; then
     done
 fi
 
+context=$(sed -n "s/^This machine is logged in as admin (context '\([^']*\)').*/\1/p" "$log" | tail -n 1)
 outcome=0
-"$pilot" --context local pipeline run --file examples/hello/.pilot.yaml || outcome=$?
+"$pilot" --context "$context" pipeline run --file examples/hello/.pilot.yaml || outcome=$?
 
 url=$(sed -n 's/^pilothouse ready http=\([^ ]*\).*/\1/p' "$log" | tail -n 1)
 cat <<END
 
 The server is still up:  $url   (API documentation: $url/docs)
   look around:           $pilot run list    $pilot run view last    $pilot agent list
+                         (commands go where \`$pilot whoami\` says; this server is --context $context)
   stop it:               kill $(cat "$data/up.pid")
 END
 exit "$outcome"

@@ -201,7 +201,11 @@ def test_agents_and_what_they_register_with(server: Server, pilot: Pilot) -> Non
     (listed,) = document(pilot, "agent", "token", "list")
     assert native(listed)
     assert (listed["agents"], listed["labels"], listed["max_uses"]) == (["w*"], ["only", "zone=a"], 2)
-    assert secret not in good(pilot("agent", "token", "list"))
+    table = good(pilot("agent", "token", "list"))
+    assert secret not in table
+    assert re.search(
+        r"hosts +0/2 +20\S+Z +projects fleet; labels only, zone=a; agents w\*$", table, re.MULTILINE
+    )
 
     async def register() -> None:
         async with FakeAgent(server.grpc, "w1", labels={"zone": "a"}) as agent:

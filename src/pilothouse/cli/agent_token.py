@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pilothouse.cli.durations import DurationText, seconds
 from pilothouse.cli.project import project_names
 from pilothouse.cli.session import Session, command
+
+if TYPE_CHECKING:
+    from pilothouse.client.shapes import RegistrationToken
 
 app = typer.Typer(help="Registration tokens of agents.", no_args_is_help=True)
 
@@ -60,27 +63,30 @@ async def list_tokens(
     if session.out.structured:
         session.out.document(list(tokens))
         return
-    rows = []
-    for token in tokens:
-        bound = [names.get(id, id) for id in token.get("projects") or ()]
-        most = token["max_uses"]
-        used = f"{token['uses']}/{most}" if most is not None else str(token["uses"])
-        until = "revoked" if token["revoked"] else token["expires_at"] or "never"
-        labels = token.get("labels")
-        shown = "any" if labels is None else ", ".join(labels) or "none"
-        rows.append(
-            (
-                token["id"],
-                token["description"],
-                used,
-                until,
-                ", ".join(bound) or "all",
-                shown,
-                ", ".join(token.get("agents") or ()),
-            )
-        )
-    columns = ("ID", "FOR", "USED", "EXPIRES", "PROJECTS", "LABELS", "AGENTS")
-    session.out.table(columns, rows, "No registration tokens.")
+    rows = [(t["id"], t["description"], _used(t), _until(t), _allowed(t, names)) for t in tokens]
+    session.out.table(("ID", "FOR", "USED", "EXPIRES", "ALLOWS"), rows, "No registration tokens.")
+
+
+def _used(token: RegistrationToken) -> str:
+    most = token["max_uses"]
+    return str(token["uses"]) if most is None else f"{token['uses']}/{most}"
+
+
+def _until(token: RegistrationToken) -> str:
+    return "revoked" if token["revoked"] else token["expires_at"] or "never"
+
+
+def _allowed(token: RegistrationToken, names: dict[str, str]) -> str:
+    """``projects shop; labels zone=a, pool; agents build-*``; what is not limited is left out."""
+    projects, labels = token.get("projects"), token.get("labels")
+    parts = []
+    if projects is not None:
+        parts.append("projects " + ", ".join(names.get(id, id) for id in projects))
+    if labels is not None:
+        parts.append("labels " + (", ".join(labels) or "none"))
+    if agents := token.get("agents"):
+        parts.append("agents " + ", ".join(agents))
+    return "; ".join(parts)
 
 
 async def revoke(session: Session, token_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
