@@ -13,7 +13,7 @@ _HEADER = 12
 _PACK = ("pack-objects", "--stdout", "-q", "--delta-base-offset")
 # A history that is cut for this one call must not be read from a commit graph, which knows the whole.
 _CUT = ("core.commitGraph=false",)
-# Deltas that a repository has are used again; to look for new ones between large files costs minutes and gains little.
+# Deltas that a repository has are used again; looking for new ones between large files costs minutes.
 _QUICK = ("core.bigFileThreshold=32k",)
 
 
