@@ -20,9 +20,9 @@ import pytest
 
 from pilothouse.cli.checkout import interrupt
 from pilothouse.cli.checkout.git import Git
+from support.checkout_kit import commit, git
+from support.checkout_states import base, write
 from support.waiting import eventually
-from support.work_tree_states import base, write
-from support.work_trees import commit, git
 
 PROJECT = "p1"
 RUN = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a"

@@ -15,8 +15,8 @@ from pilothouse.cli.checkout.origin import key_of, last_segment, without_credent
 from pilothouse.cli.checkout.repository import find_repository
 from pilothouse.cli.checkout.telling import notes, sending
 from pilothouse.cli.errors import UsageError
-from support.work_tree_states import base, write
-from support.work_trees import Journey, Server, commit, git, picture, same, shape, travel
+from support.checkout_kit import Journey, Server, commit, git, picture, same, shape, travel
+from support.checkout_states import base, write
 
 WHOLE = CheckoutOptions(depth=0)
 SUBMODULES = CheckoutOptions(submodules=True)
@@ -342,7 +342,9 @@ def test_partial_clones(root: Path, tmp_path: Path, filtering: str, depth: int) 
     git(tmp_path, "clone", "-q", f"--filter={filtering}", f"file://{root}", str(clone))
     write(clone, "a", "changed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("support.work_trees.insides", lambda _root: {})  # promised objects are fetched into it
+        patch.setattr(
+            "support.checkout_kit.insides", lambda _root: {}
+        )  # promised objects are fetched into it
         server = Server()
         journey = travel(clone, tmp_path, server, CheckoutOptions(depth=depth))
         same(clone, journey.copy)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from support.work_tree_states import STATES, base
-from support.work_trees import picture, same, travel
+from support.checkout_kit import picture, same, travel
+from support.checkout_states import STATES, base
 
 #: What of the picture differs: what is left out on purpose, and attributes that the copy does not have.
 _BUT = {"servers_data": {"status", "files"}, "attributes_of_the_user": {"status", "diff"}}
