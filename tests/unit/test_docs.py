@@ -303,8 +303,8 @@ def test_environment_of_commands() -> None:
     described = set(re.findall(r"\b(PILOT_[A-Z_]+)\b", (DOCS / "cli.md").read_text()))
     params = [param for command in ALL_COMMANDS.values() for param in command.params]
     read = {name for param in params for name in ([*param.envvar] if param.envvar else [])}
-    source = "".join(path.read_text() for path in (ROOT / "src/pilothouse/cli").glob("*.py"))
-    read |= set(re.findall(r'"(PILOT_(?:SERVER|TOKEN|CONTEXT|CONFIG_HOME))"', source))
+    source = "".join(path.read_text() for path in (ROOT / "src/pilothouse/cli").rglob("*.py"))
+    read |= set(re.findall(r'"(PILOT_(?:SERVER|TOKEN|CONTEXT|CONFIG_HOME|MAX_CHECKOUT))"', source))
     settings = {f"PILOT_{name.upper()}" for name in Settings.model_fields}
     assert read <= described <= read | settings
 

@@ -13,6 +13,8 @@ _HEADER = 12
 _PACK = ("pack-objects", "--stdout", "-q", "--delta-base-offset")
 # A history that is cut for this one call must not be read from a commit graph, which knows the whole.
 _CUT = ("core.commitGraph=false",)
+# Deltas that a repository has are used again; looking for new ones between large files costs minutes.
+_QUICK = ("core.bigFileThreshold=32k",)
 
 
 def pack_commits(
@@ -66,7 +68,7 @@ def _without(base: KnownCommit | None, *, whole: bool) -> Iterator[str]:
 
 def _write(git: Git, file: Path, limit: int, how: tuple[str, ...], wanted: Iterable[str]) -> NewPack | None:
     with file.open("wb") as target:
-        sha256, size = git.into(target, limit, *_PACK, *how, input=_lines(wanted))
+        sha256, size = git.with_config(_QUICK).into(target, limit, *_PACK, *how, input=_lines(wanted))
     with file.open("rb") as written:
         if int.from_bytes(written.read(_HEADER)[8:], "big") == 0:
             return None

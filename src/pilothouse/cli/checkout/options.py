@@ -14,7 +14,7 @@ DEFAULT_LIMIT = 256 << 20
 UNPACKED = 8
 """Unpacked, a checkout may have so many times the bytes that may be sent."""
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])i?b?|b)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*(?:([kmgt])i?b?|b)?", re.IGNORECASE)
 _UNITS = {None: 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _MAX_SPEC = 1 << 20
 

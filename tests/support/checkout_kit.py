@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pilothouse.cli.checkout.known import KnownCommit, NewPack, StoredPack
+from pilothouse.cli.checkout.known import KnownCommit, StoredPack
 from pilothouse.cli.checkout.options import DEFAULT_LIMIT, CheckoutOptions
 from pilothouse.cli.checkout.repository import find_repository
 from pilothouse.cli.checkout.sending import Packed, pack_tree
@@ -297,7 +297,18 @@ def picture(root: Path, ignore_submodules: str = "dirty") -> dict[str, Any]:
         "index": git(root, "ls-files", "-z", "-s", "-v"),
         "diff": git(root, "diff", "--raw", "-z", "--no-renames", "--ignore-submodules=dirty"),
         "staged": git(root, "diff", "--cached", "--raw", "-z", "--no-renames", ok=False),
-        "files": {path: shape(os.path.join(os.fsencode(root), path)) for path in set(paths)},
+        "files": {
+            path: shape(os.path.join(os.fsencode(root), path)) for path in set(paths) - _gitlinks(root)
+        },
+    }
+
+
+def _gitlinks(root: Path) -> set[bytes]:
+    """Submodules that are directories, or nothing: whether they are populated is another question."""
+    entries = git(root, "ls-files", "-z", "-s").split(b"\0")
+    links = {entry.partition(b"\t")[2] for entry in entries if entry.startswith(b"160000")}
+    return {
+        path for path in links if shape(os.path.join(os.fsencode(root), path))[0] in ("directory", "nothing")
     }
 
 
@@ -321,8 +332,3 @@ def same(original: Path, copy: Path, but: Iterable[str] = (), ignore_submodules:
     one, other = picture(original, ignore_submodules), picture(copy, ignore_submodules)
     for key in one.keys() - set(but):
         assert other[key] == one[key], key
-
-
-def new_packs(packed: Packed) -> list[NewPack]:
-    """Those that were uploaded."""
-    return packed.new_packs

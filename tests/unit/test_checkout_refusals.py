@@ -19,8 +19,8 @@ from pilothouse.cli.checkout.sending import pack_tree
 from pilothouse.cli.checkout.state import File
 from pilothouse.cli.checkout.telling import notes
 from pilothouse.cli.checkout.tree import read_tree
-from support.work_tree_states import base, write
-from support.work_trees import commit, git, same, travel
+from support.checkout_kit import commit, git, same, travel
+from support.checkout_states import base, write
 
 NOBODY = 65534
 

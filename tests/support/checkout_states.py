@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from support.work_trees import commit, git
+from support.checkout_kit import commit, git
 
 Builder = Callable[[Path], None]
 
