@@ -75,7 +75,8 @@ class Layout:
                 return await self._plain(staging)
             if self._git is None or self._objects is None:
                 raise ManifestInvalid(NO_GIT)
-            work = _WorkTree(self, self._git, self._objects, staging, repositories)
+            changed = bool(unpacked["files"])
+            work = _WorkTree(self, self._git, self._objects, staging, repositories, changed)
             return await work.lay_out({pack.sha256: pack for pack in checkout.packs})
         except (GitFailed, ManifestInvalid, TreeTooLarge) as error:
             raise WorkspaceError(error.code, f"cannot lay out the work tree: {error}") from None
@@ -132,20 +133,28 @@ class _WorkTree:
     """One git work tree, below ``staging/work``; the changed files are in ``staging/tree``, the rest in ``meta``."""
 
     def __init__(
-        self, layout: Layout, git: Git, objects: ObjectCache, staging: Path, repositories: list[Repository]
+        self,
+        layout: Layout,
+        git: Git,
+        objects: ObjectCache,
+        staging: Path,
+        repositories: list[Repository],
+        changed: bool,
     ) -> None:
         self._layout, self._git, self._objects = layout, git, objects
         self._staging, self._repositories = staging, repositories
         self._work = staging / "work"
+        self._changed = changed  # there is anything but commits
         self._whole: list[Repository] = []  # laid out without regard to skip-worktree
 
     async def lay_out(self, packs: Mapping[str, pb.CheckoutPack]) -> Path:
         self._work.mkdir(mode=0o755)
         for repository in self._repositories:
             await self._repository(repository, packs)
-        await self._merge()
-        for repository in reversed(self._repositories):  # a submodule's state is part of its parent's
-            await self._index(repository)
+        if self._changed or self._whole or any((self._staging / "tree").iterdir()):
+            await self._merge()
+            for repository in reversed(self._repositories):  # a submodule's state is part of its parent's
+                await self._index(repository)
         await self._layout.place(self._staging, do="give", into="work")
         return self._work
 
