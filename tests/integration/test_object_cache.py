@@ -157,6 +157,11 @@ LEFTOVERS = {
     "tree.half": "{",
     "tree/stray": "of a commit that was never finished",
     "packs/3.half": "[",
+    "spare/stray": "half copied",
+    "spare.index": "half an index",
+    "taken-1/stray": "on its way to a workspace",
+    "taken-1.index": "and its index",
+    "taken-2.index": "and another's",
 }
 
 
@@ -164,7 +169,7 @@ async def test_what_a_killed_agent_has_left_breaks_nothing(tmp_path: Path, sourc
     desk = Desk(tmp_path)
     await desk.lay_out(checkout_of(source))
     for name, text in LEFTOVERS.items():
-        (cached(desk) / name).write_text(text)
+        write(cached(desk) / name, text)
     (cached(desk) / "tree.json").unlink()
     (desk.root / "objects" / ".trash-1").mkdir()
     reborn = Desk(tmp_path)
@@ -173,6 +178,7 @@ async def test_what_a_killed_agent_has_left_breaks_nothing(tmp_path: Path, sourc
     there = await reborn.lay_out(checkout_of(source), "after")
     assert contents(there) == contents(source)
     assert list((cached(desk) / "incoming").iterdir()) == []
+    assert [path.name for path in cached(desk).iterdir() if path.name.startswith(("spare", "taken"))] == []
     await reborn.layout.clean()
     assert [path.name for path in (desk.root / "objects").iterdir() if path.name.startswith(".")] == []
 

@@ -106,6 +106,7 @@ async def _work(settings: AgentSettings, executor: ProcessExecutor, stop: asynci
         stack.push_async_callback(results.close)
         found = await asyncio.to_thread(find_git)
         rooms = _rooms(settings, executor, fetcher, found)
+        stack.push_async_callback(rooms.close)
         runner = Runner(results, rooms, ProcessActions(executor).executor_for)
         facts = {"steps_run_as": executor.user.name, **({"git": found[1]} if found else {})}
         link = Link(settings, runner, facts)
