@@ -39,6 +39,8 @@ TAIL = """
   PostgreSQL. The peer is procrastinate on that same PostgreSQL, one worker, jobs that do nothing.
 - **Latency**: printer and viewer read the same monotonic clock; fifty lines a second.
 - **Cost of one more**: the large against the small, in the same run.
+- **Checkout**: a work tree of files that cannot be compressed, sent to a server and laid out by an agent; then again
+  with one file changed. The peer is a fresh clone of depth 1 from the same disk.
 - **Brokers**: nginx with nchan and nats-server, one message to 1000 WebSockets, nothing stored on disk. They accept
   the next message before the last has gone out, and may send several in one write; ours and the bare loop never do.
 """

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pilothouse.agent.layout import ArchiveLimits
 from pilothouse.agent.unpack import Refused, checked, is_dot_git
 from pilothouse.agent.workspace import WorkspaceError
-from support.work_trees import Checkout, Desk, contents
+from support.layouts import Checkout, Desk, contents
 
 Member = tuple[tarfile.TarInfo, bytes]
 LIMITS = ArchiveLimits(total_bytes=5_000_000, members=60)

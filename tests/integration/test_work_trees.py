@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pilothouse.agent import objects
 from support.layouts import (
     Checkout,
     Desk,
@@ -226,6 +227,57 @@ async def test_every_state(desk: Desk, source: Path, change: Callable[[Path], No
     change(source)
     await same(desk, source)
     await same(desk, source, "again")  # with the pristine tree of before
+
+
+@pytest.mark.parametrize("change", STATES, ids=lambda change: change.__name__)
+async def test_every_state_in_a_tree_that_was_made_ready_before(
+    desk: Desk, source: Path, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "WORTH_A_SPARE", 0)
+    await desk.lay_out(checkout_of(source))
+    [cached] = (desk.root / "objects").iterdir()
+    for name in ("second", "third"):
+        await desk.layout.afterwards()
+        assert (cached / "spare.json").exists()
+        change(source) if name == "second" else None
+        there = await same(desk, source, name)
+        assert not (cached / "spare").exists(), "it was moved, not copied"
+        assert git(there, "fsck", "--no-dangling") == ""
+    assert [path.name for path in cached.glob("taken-*")] == []
+
+
+async def test_a_tree_made_ready_is_for_submodules_too(
+    desk: Desk, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "WORTH_A_SPARE", 0)
+    library = new_repository(tmp_path / "library", {"lib.c": "int x;\n"})
+    git(source, "submodule", "--quiet", "add", str(library), "libs/x")
+    commit(source)
+    made = Checkout()
+    made.repository(source)
+    made.repository(source / "libs/x", "libs/x", name="libs/x")
+    made.repository(library, "d", kind="nested")  # where the top has files
+    for name in ("one", "two", "three"):
+        there = await desk.lay_out(made, name)
+        assert git(there, "status", "--porcelain", "libs") == ""
+        assert git(there / "d", "status", "--porcelain") == "?? one\n?? two\n"
+        await desk.layout.afterwards()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+async def test_a_tree_made_ready_belongs_to_the_user_that_runs_the_steps(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "WORTH_A_SPARE", 0)
+    desk = Desk(tmp_path, owner=(65534, 65534))
+    await desk.lay_out(checkout_of(source))
+    await desk.layout.afterwards()
+    write(source / "d/one", "changed\n")
+    commit(source)
+    there = await desk.lay_out(checkout_of(source), "second")
+    packs = set((there / ".git/objects/pack").iterdir())
+    assert {path.lstat().st_uid for path in (there, *there.rglob("*")) if path not in packs} == {65534}
+    assert git(there, "-c", f"safe.directory={there}", "status", "--porcelain") == ""
 
 
 async def test_one_commit_after_another(desk: Desk, source: Path) -> None:

@@ -87,7 +87,8 @@ class Git:
             )
         except ChildTimeout:
             raise GitFailed(f"git {arguments[0]} took longer than {limits.seconds:g} s") from None
-        if ended.code not in good:
+        # update-index says only this of a path that it does not take, and goes on.
+        if ended.code not in good or ended.stderr.startswith(b"Ignoring path"):
             raise GitFailed(f"git {arguments[0]}: {_said(ended)}")
         return ended.stdout
 

@@ -14,19 +14,23 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from pilothouse.agent.checkout import CheckoutFetcher
 from pilothouse.agent.children import Children, ChildTimeout, Limits, script
 from pilothouse.agent.git import Git, GitFailed, config_file
 from pilothouse.agent.manifest import ManifestInvalid, Repository, read_manifest
-from pilothouse.agent.objects import CachedRepository, ObjectCache, TreeTooLarge
+from pilothouse.agent.objects import CachedRepository, ObjectCache, Tree, TreeTooLarge
 from pilothouse.agent.place import make_real
 from pilothouse.agent.workspace import WorkspaceError
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 
 PREPARING = Limits(seconds=900.0)
+log = structlog.get_logger("agent.layout")
 NO_GIT = "the run's work tree needs git (2.30 or newer), which this agent does not have"
 
 
@@ -54,6 +58,7 @@ class Layout:
         self._fetcher, self._children = fetcher, children
         self._git, self._objects = git, objects
         self._owner, self._limits = owner, limits
+        self._noted: dict[tuple[str, str], Repository] = {}
 
     async def lay_out(self, checkout: pb.Checkout, staging: Path) -> Path:
         """What the workspace is to be, a directory below ``staging`` (empty, and nobody else's).
@@ -75,10 +80,41 @@ class Layout:
                 return await self._plain(staging)
             if self._git is None or self._objects is None:
                 raise ManifestInvalid(NO_GIT)
-            work = _WorkTree(self, self._git, self._objects, staging, repositories)
+            changed = bool(unpacked["files"])
+            work = _WorkTree(self, self._git, self._objects, staging, repositories, changed)
             return await work.lay_out({pack.sha256: pack for pack in checkout.packs})
         except (GitFailed, ManifestInvalid, TreeTooLarge) as error:
             raise WorkspaceError(error.code, f"cannot lay out the work tree: {error}") from None
+
+    def note(self, cache: str, repository: Repository) -> None:
+        """This repository was laid out, and is likely to be again."""
+        self._noted[cache, repository.object_format] = repository
+
+    async def afterwards(self) -> None:
+        """What makes the next time quicker, and keeps the object cache within its limit. At leisure: call it beside
+        all other work."""
+        while self._objects is not None and self._noted:
+            (cache, object_format), repository = self._noted.popitem()
+            try:
+                async with self._objects.use(cache, object_format) as cached:
+                    copy = partial(self._copy, object_format)
+                    await cached.make_spare(repository.commit, repository.settings, copy)
+            except (GitFailed, TreeTooLarge, ManifestInvalid, WorkspaceError, OSError) as error:
+                log.warning("agent.spare_failed", reason=str(error))
+        await self.clean()
+
+    async def _copy(self, object_format: str, tree: Tree, spare: Tree) -> None:
+        await self.place(
+            spare.files.parent,
+            do="copy",
+            tree=str(tree.files),
+            index=str(tree.index),
+            new_index=str(spare.index),
+            object_format=object_format,
+            skip=None,
+            into=spare.files.name,
+            leisurely=True,
+        )
 
     async def clean(self) -> None:
         """Remove from the object cache what is over its limit."""
@@ -132,20 +168,28 @@ class _WorkTree:
     """One git work tree, below ``staging/work``; the changed files are in ``staging/tree``, the rest in ``meta``."""
 
     def __init__(
-        self, layout: Layout, git: Git, objects: ObjectCache, staging: Path, repositories: list[Repository]
+        self,
+        layout: Layout,
+        git: Git,
+        objects: ObjectCache,
+        staging: Path,
+        repositories: list[Repository],
+        changed: bool,
     ) -> None:
         self._layout, self._git, self._objects = layout, git, objects
         self._staging, self._repositories = staging, repositories
         self._work = staging / "work"
+        self._changed = changed  # there is anything but commits
         self._whole: list[Repository] = []  # laid out without regard to skip-worktree
 
     async def lay_out(self, packs: Mapping[str, pb.CheckoutPack]) -> Path:
         self._work.mkdir(mode=0o755)
         for repository in self._repositories:
             await self._repository(repository, packs)
-        await self._merge()
-        for repository in reversed(self._repositories):  # a submodule's state is part of its parent's
-            await self._index(repository)
+        if self._changed or any((self._staging / "tree").iterdir()):
+            await self._merge()
+            for repository in reversed(self._repositories):  # a submodule's state is part of its parent's
+                await self._index(repository)
         await self._layout.place(self._staging, do="give", into="work")
         return self._work
 
@@ -170,25 +214,37 @@ class _WorkTree:
         for pack in packs:
             await cached.have(pack)
         git_dir = self._git_dir(repository)
+        spare = None
+        if git_dir.stat().st_dev == cached.git_dir.stat().st_dev:
+            spare = await cached.take_spare(repository.commit, repository.settings)
+        if spare is not None:
+            self._whole.append(repository)
+            await asyncio.to_thread(_move, spare, self._staging / into, git_dir)
         store = git_dir / "objects" / "pack"
         await asyncio.to_thread(_link, [path for pack in packs for path in cached.pack(pack.sha256)], store)
+        if spare is None:
+            await self._files(repository, cached, into)
+        await cached.drop_old_packs(set(repository.packs))
+        self._layout.note(packs[0].repository, repository)
+
+    async def _files(self, repository: Repository, cached: CachedRepository, into: str) -> None:
+        """Those of the commit, copied from the pristine tree, or laid out by git."""
         async with cached.pristine(repository.commit, repository.settings) as pristine:
             if pristine is not None:
                 skip = self._meta("skip-worktree", repository)
                 await self._layout.place(
                     self._staging,
                     do="copy",
-                    tree=str(pristine.tree),
+                    tree=str(pristine.files),
                     index=str(pristine.index),
-                    new_index=str(git_dir / "index"),
+                    new_index=str(self._git_dir(repository) / "index"),
                     object_format=repository.object_format,
                     skip=str(skip) if skip else None,
                     into=into,
                 )
-        if pristine is None:
-            self._whole.append(repository)
-            await self._run(repository, "read-tree", "--reset", "-u", f"{repository.commit}^{{tree}}")
-        await cached.drop_old_packs(set(repository.packs))
+                return
+        self._whole.append(repository)
+        await self._run(repository, "read-tree", "--reset", "-u", f"{repository.commit}^{{tree}}")
 
     async def _own_objects(self, repository: Repository) -> None:
         """What only this run has: staged files, and tags."""
@@ -318,6 +374,25 @@ def _settings(
 def _parent(child: Repository, everything: list[Repository]) -> Repository | None:
     around = [one for one in everything if not one.path or child.path.startswith(one.path + "/")]
     return max(around, key=lambda one: one.depth, default=None)
+
+
+def _move(tree: Tree, into: Path, git_dir: Path) -> None:
+    """A tree of the cache becomes this directory, in which there is nothing but ``.git``, if it can be."""
+    if os.listdir(into) == [".git"]:
+        git_dir.rename(tree.files / ".git")
+        into.rmdir()
+        tree.files.rename(into)
+        into.chmod(0o755)
+    else:  # a nested repository, where the one around it has files
+        for name in os.listdir(tree.files):
+            target = into / name
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            elif os.path.lexists(target):
+                target.unlink()
+            (tree.files / name).rename(target)
+        tree.files.rmdir()
+    tree.index.rename(git_dir / "index")
 
 
 def _link(paths: list[Path], directory: Path) -> None:

@@ -112,6 +112,7 @@ async def _work(
         stack.push_async_callback(results.close)
         found = await asyncio.to_thread(find_git)
         rooms = _rooms(settings, executor, guard, fetcher, found)
+        stack.push_async_callback(rooms.close)
         environments, survivors = executor.job_environments, executor.survivors
         environments.sweep(settings.data_dir / "work")
         runner = Runner(results, rooms, ProcessActions(executor).executor_for, environments)

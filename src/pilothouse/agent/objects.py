@@ -2,7 +2,8 @@
 
 Below the root, for each repository: ``repo.git`` (a bare repository of our own making, its packs named by their
 sha256), ``incoming`` (packs on their way), ``packs`` (a mark for each pack that is indexed), ``tree`` and
-``tree.index`` (a pristine work tree, given to no step) and ``tree.json`` (what the tree is; gone while it changes).
+``tree.index`` (a pristine work tree, given to no step) with ``tree.json`` (what the tree is; gone while it changes),
+and as ``spare`` a copy of it, made beforehand, that becomes the next workspace.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from pilothouse.wire.agent.v1 import agent_pb2 as pb
 
 MAX_PACKS = 60  # of one repository; more make every look-up slow
 LIST_LIMIT = 64 << 20  # bytes of a tree's listing
-FREE = 1 << 30  # bytes that a pristine tree leaves free on the disk
+FREE = 1 << 30  # bytes that trees leave free on the disk
+WORTH_A_SPARE = 32 << 20  # bytes of a tree
 DURABLE = {"core.fsync": "default"}  # what is in the cache must be whole after a power cut
 
 log = structlog.get_logger("agent.objects")
@@ -51,11 +53,28 @@ class TreeLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Pristine:
-    """A work tree with its index."""
+class Tree:
+    """A work tree with its index, and what it is: not there while it changes."""
 
-    tree: Path
+    files: Path
     index: Path
+    state: Path
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """It is whole, and this."""
+        half = self.state.with_suffix(".half")
+        half.write_text(json.dumps(state))
+        half.replace(self.state)
+
+    def discard(self) -> None:
+        """It goes."""
+        for path in (self.state, self.index, self.index.with_name(self.index.name + ".lock")):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.files, ignore_errors=True)
+
+
+Copy = Callable[[Tree, Tree], Awaitable[None]]
+"""Copies the files of one tree into another, which is empty, with an index of its own."""
 
 
 @dataclass(slots=True)
@@ -64,6 +83,7 @@ class _Shared:
 
     users: int = 0
     tree: asyncio.Lock = field(default_factory=asyncio.Lock)
+    spare: asyncio.Lock = field(default_factory=asyncio.Lock)
     packs: dict[str, asyncio.Lock] = field(default_factory=dict)
 
 
@@ -202,54 +222,92 @@ class CachedRepository:
                 for path in (mark, *self.pack(mark.name)):
                     path.unlink(missing_ok=True)
 
-    # -- the pristine tree ------------------------------------------------------------------------------
+    # -- the pristine tree, and a copy of it that is ready to be given away --------------------------------
 
     @contextlib.asynccontextmanager
-    async def pristine(self, commit: str, settings: Mapping[str, str]) -> AsyncIterator[Pristine | None]:
+    async def pristine(self, commit: str, settings: Mapping[str, str]) -> AsyncIterator[Tree | None]:
         """The tree of a commit, unchanged while in the context; None where the disk is too full for it.
 
         Raises GitFailed, TreeTooLarge, OSError.
         """
         async with self._shared.tree:
-            if await self._tree(commit, settings):
-                yield Pristine(self._directory / "tree", self._directory / "tree.index")
-            else:
-                yield None
+            yield await self._pristine(commit, settings)
 
-    async def _tree(self, commit: str, settings: Mapping[str, str]) -> bool:
-        state, tree = self._directory / "tree.json", self._directory / "tree"
-        there = await asyncio.to_thread(_loaded, state)
+    async def take_spare(self, commit: str, settings: Mapping[str, str]) -> Tree | None:
+        """The spare tree, brought to this commit; it is the caller's, to be moved away at once.
+
+        Raises GitFailed, TreeTooLarge, OSError.
+        """
+        spare = self._named("spare")
+        async with self._shared.spare:
+            there = await asyncio.to_thread(_loaded, spare.state)
+            if there.get("settings") != dict(settings):
+                return None
+            if there.get("commit") != commit:
+                await self.measure(commit)
+            spare.state.unlink()
+            await self._read_tree(spare, commit, settings)
+            taken = self._named(f"taken-{time.time_ns()}")
+            spare.files.rename(taken.files)
+            spare.index.rename(taken.index)
+            return taken
+
+    async def make_spare(self, commit: str, settings: Mapping[str, str], copy: Copy) -> None:
+        """Copy the pristine tree, where that takes long enough to be worth it, and there is room for it."""
+        spare = self._named("spare")
+        async with self._shared.spare, self._shared.tree:
+            tree = await self._pristine(commit, settings)
+            there = await asyncio.to_thread(_loaded, spare.state)
+            if tree is None or there.get("settings") == dict(settings):
+                return
+            size = int(_loaded(tree.state).get("bytes", 0))
+            if size < WORTH_A_SPARE or await self._free() - size < FREE:
+                return
+            await asyncio.to_thread(spare.discard)
+            spare.files.mkdir(mode=0o700)
+            await copy(tree, spare)
+            spare.write({"commit": commit, "settings": dict(settings), "bytes": size})
+
+    async def _pristine(self, commit: str, settings: Mapping[str, str]) -> Tree | None:
+        tree = self._named("tree")
+        there = await asyncio.to_thread(_loaded, tree.state)
         if there.get("settings") == dict(settings) and there.get("commit") == commit:
-            return True
+            return tree
         size = await self.measure(commit)
-        state.unlink(missing_ok=True)
+        tree.state.unlink(missing_ok=True)
         if there.get("settings") != dict(settings):
-            await asyncio.to_thread(_discard, self._directory)
+            await asyncio.to_thread(tree.discard)
             there = {}
         # The pristine tree, and what is copied from it.
-        free = (await asyncio.to_thread(shutil.disk_usage, self._directory)).free
-        if free - 2 * size + int(there.get("bytes", 0)) < FREE:
-            await asyncio.to_thread(_discard, self._directory)
-            return False
-        tree.mkdir(mode=0o700, exist_ok=True)
+        if await self._free() - 2 * size + int(there.get("bytes", 0)) < FREE:
+            await asyncio.to_thread(tree.discard)
+            return None
+        tree.files.mkdir(mode=0o700, exist_ok=True)
+        await self._read_tree(tree, commit, settings)
+        # An index as old as its files has git read them all again the next time.
+        later = time.time() + 2
+        os.utime(tree.index, (later, later))
+        tree.write({"commit": commit, "settings": dict(settings), "bytes": size})
+        return tree
+
+    async def _read_tree(self, tree: Tree, commit: str, settings: Mapping[str, str]) -> None:
         await self._git.run(
-            "read-tree",
-            "--reset",
-            "-u",
-            f"{commit}^{{tree}}",
+            *("read-tree", "--reset", "-u", f"{commit}^{{tree}}"),
             git_dir=self.git_dir,
-            work_tree=tree,
-            index=self._directory / "tree.index",
+            work_tree=tree.files,
+            index=tree.index,
             config=settings,
         )
-        half = state.with_suffix(".half")
-        half.write_text(json.dumps({"commit": commit, "settings": dict(settings), "bytes": size}))
-        half.replace(state)
-        return True
+
+    async def _free(self) -> int:
+        return (await asyncio.to_thread(shutil.disk_usage, self._directory)).free
+
+    def _named(self, name: str) -> Tree:
+        stem = self._directory / name
+        return Tree(stem, stem.with_suffix(".index"), stem.with_suffix(".json"))
 
     async def measure(self, commit: str) -> int:
         """The bytes of all files of a commit. Raises TreeTooLarge; GitFailed where it is not there."""
-        await self._git.run("cat-file", "-e", f"{commit}^{{tree}}", git_dir=self.git_dir)
         listing = self._directory / "incoming" / f"list-{commit}"
         limits = Limits(output=LIST_LIMIT)
         try:
@@ -284,22 +342,16 @@ def _recover(directory: Path, object_format: str) -> None:
         leftover.unlink()
     for leftover in directory.glob("repo.git/objects/pack/tmp_*"):
         leftover.unlink()
-    if not (directory / "tree.json").exists():
-        _discard(directory)
+    for stem in (directory / "tree", directory / "spare", *directory.glob("taken-*")):
+        tree = Tree(stem, stem.with_suffix(".index"), stem.with_suffix(".json"))
+        if not tree.state.exists():
+            tree.discard()
     version, extensions = (
         (1, [("extensions", "", {"objectFormat": "sha256"})]) if object_format != "sha1" else (0, [])
     )
     core = {"repositoryFormatVersion": str(version), "bare": "true"}
     (directory / "repo.git" / "HEAD").write_text("ref: refs/heads/none\n")
     (directory / "repo.git" / "config").write_text(config_file([("core", "", core), *extensions]))
-
-
-def _discard(directory: Path) -> None:
-    """The pristine tree goes."""
-    (directory / "tree.json").unlink(missing_ok=True)
-    (directory / "tree.index").unlink(missing_ok=True)
-    (directory / "tree.index.lock").unlink(missing_ok=True)
-    shutil.rmtree(directory / "tree", ignore_errors=True)
 
 
 def _loaded(state: Path) -> dict[str, Any]:
@@ -325,7 +377,7 @@ def _sizes(listing: Path) -> tuple[int, int]:
 
 def _size(directory: Path) -> int:
     packs = sum(path.stat().st_size for path in directory.glob("repo.git/objects/pack/*"))
-    return packs + int(_loaded(directory / "tree.json").get("bytes", 0))
+    return packs + sum(int(_loaded(directory / name).get("bytes", 0)) for name in ("tree.json", "spare.json"))
 
 
 def _mtime(path: Path) -> float:

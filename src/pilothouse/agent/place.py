@@ -324,6 +324,8 @@ def main() -> None:
     """Read the job, do it, print the answer."""
     job = json.load(sys.stdin)
     os.umask(0o022)
+    if job.get("leisurely"):
+        os.nice(10)
     try:
         os.chdir(job["root"])
         if job["do"] == "copy":

@@ -80,6 +80,7 @@ class Workrooms:
         self._agent_id = agent_id
         self._keep = keep
         self._rooms: dict[str, _Room] = {}
+        self._afterwards: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
     async def use(self, message: pb.StepRun, cancel: asyncio.Event) -> AsyncIterator[Path]:
@@ -121,6 +122,12 @@ class Workrooms:
             for name in await self._workspaces.existing():
                 await self._sweep_one(name)
             await asyncio.sleep(min(SWEEP_EVERY, max(0.05, self._keep / 4)))
+
+    async def close(self) -> None:
+        """End what goes on beside the steps."""
+        if self._afterwards is not None:
+            self._afterwards.cancel()
+            await asyncio.wait({self._afterwards})
 
     async def _sweep_one(self, name: str) -> None:
         if name in self._rooms:
@@ -176,7 +183,8 @@ class Workrooms:
             await self._workspaces.adopt(name, prepared)
         finally:
             await self._workspaces.discard(staging)
-        await self._layout.clean()
+        if self._afterwards is None or self._afterwards.done():
+            self._afterwards = asyncio.create_task(self._layout.afterwards())
 
 
 def _name(message: pb.StepRun) -> str:
