@@ -180,6 +180,18 @@ async def test_the_specs_env_wins(tmp_path: Path) -> None:
     ]
 
 
+async def test_git_finds_no_repository_around_the_workspace(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    workspace = tmp_path / "work" / "ws"
+    (workspace / "deep" / "er").mkdir(parents=True)
+    report = Recorder()
+    text = "git rev-parse --show-toplevel || git -C deep/er rev-parse || echo none"
+    await perform(step_task(workspace), report, command=text)
+    assert report.of("stdout") == ["none"]
+    await perform(step_task(workspace), report, command=text, workingDirectory="deep")
+    assert report.of("stdout") == ["none", "none"]
+
+
 # --- what a step leaves for the next ---------------------------------------------------------------------
 
 JOB = {"workspace": "ws-job", "last_in_job": False}
