@@ -24,7 +24,7 @@ from pilothouse.agent.reaping.supervisor import Request
 
 READY_WITHIN = 30.0  # seconds
 MAX_IDLE = 16  # supervisors that wait for the next step
-ABANDON_WITHIN = 5.0  # seconds to kill what is left when nobody waits for a step any more
+ABANDON_WITHIN = 3.0  # seconds to kill what is left when nobody waits for a step any more
 _RETRY = 0.005  # seconds after which a guard that is busy is asked again
 _PROGRAM = Path(__file__).parent / "reaping" / "guarding.py"
 
@@ -268,9 +268,12 @@ class Guard:
         self._idle.clear()
 
     def close(self, timeout: float = 10.0) -> None:
-        """Blocks up to `timeout` seconds until all is gone; raises subprocess.TimeoutExpired after that."""
+        """Blocks until all is gone, `timeout` seconds at most: then the guard goes on by itself."""
         self._close_sockets()
-        self._process.wait(timeout)
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            log.warning("agent.guard_goes_on", pid=self.pid)
 
 
 async def _abandon(supervised: Supervised, within: float) -> None:

@@ -85,6 +85,12 @@ def agent(
     run_as: Annotated[
         str, typer.Option(metavar="USER", envvar=_env("RUN_AS"), help="Run steps as this user, where it may.")
     ] = "",
+    pass_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", envvar=_env("PASS_ENV"), help="A private variable that steps get; repeatable."
+        ),
+    ] = None,
     grpc_ca: Annotated[
         Path | None, typer.Option(metavar="FILE", envvar=_env("GRPC_CA"), help="Whom to trust on gRPC (PEM).")
     ] = None,
@@ -137,6 +143,7 @@ def agent(
         max_sessions=max_sessions,
         data_dir=home,
         run_as=run_as or None,
+        pass_env=tuple(pass_env or ()),
         grpc_ca=grpc_ca,
         linger=linger,
         ephemeral=ephemeral,

@@ -32,6 +32,7 @@ from pilothouse.agent.reaping.supervisor import Request
 CHUNK = 64 * 1024  # bytes
 MAX_PIPE = 1024 * 1024  # bytes; the most a pipe may hold, 64 KiB unless a step asks for more
 UNKILLABLE = 137  # exit code of a shell that even SIGKILL did not end in time
+ANSWER_WITHIN = 5.0  # seconds a supervisor has to say what is left, on a busy machine
 BROKEN = "the process that supervises this step was killed"
 
 Ending = Literal["done", "cancelled", "timed_out", "refused"]
@@ -187,8 +188,9 @@ class _Step:
             # Everything has ended by now, unless this very call was cancelled or the reporter has failed.
             for reader in reading:
                 reader.cancel()
-            if not over:
-                await self._kill(ABANDON_WITHIN)
+            if not over and not self._supervised.gone.done():
+                self._supervised.kill(ABANDON_WITHIN)
+                await asyncio.wait({self._supervised.gone}, timeout=ABANDON_WITHIN)
 
     async def _kill(self, within: float) -> list[str]:
         """What could not be killed."""
@@ -197,7 +199,7 @@ class _Step:
             return []
         self._supervised.kill(within)
         either: set[asyncio.Future[Any]] = {gone, left}
-        await asyncio.wait(either, timeout=2 * within, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, timeout=within + ANSWER_WITHIN, return_when=asyncio.FIRST_COMPLETED)
         if gone.done():
             return []
         return left.result() if left.done() else ["its supervisor, which does not answer"]

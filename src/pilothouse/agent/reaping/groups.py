@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 PREFIX = "pilot-agent-"
-REMOVE_WITHIN = 2.0  # seconds
+REMOVE_WITHIN = 1.0  # seconds
 _PAUSE = 0.005  # seconds
 
 

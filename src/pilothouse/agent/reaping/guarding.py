@@ -25,7 +25,7 @@ from pilothouse.agent.reaping.groups import Groups
 from pilothouse.agent.reaping.packets import receive
 from pilothouse.agent.reaping.supervisor import Supervisor, do_nothing, wakeups
 
-END_WITHIN = 8.0  # seconds the supervisors have to kill what is left once the agent is gone
+END_WITHIN = 3.0  # seconds the supervisors have to kill what is left once the agent is gone
 _ORPHANS = 0.02  # seconds between two looks at orphans that are being killed
 
 
