@@ -7,8 +7,10 @@ import secrets
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 from sqlalchemy import select
 
+from pilothouse.engine.errors import SecretInvalid
 from pilothouse.engine.grpc import LogCall, Tally
 from pilothouse.engine.ingest import LogLines
 from pilothouse.fleet.model import TaskStatus
@@ -232,3 +234,83 @@ async def test_a_piece_of_a_secret_that_a_broken_call_had_stored_costs_no_line(k
         await call.finish()
         assert call.tally.ack().status == pb.IngestAck.STATUS_ACCEPTED
     assert kernel.lines(run_id) == ["held hunter2-", "held *** tail", "more"]
+
+
+async def test_a_value_set_while_the_step_runs_is_masked_from_then_on(kernel: Kernel) -> None:
+    """The step may read it anew, from a file or another program."""
+    await kernel.secret("TOKEN", "the first value")
+    agent = await kernel.agent("a1")
+    run_id = await kernel.run(
+        "jobs: [{name: j, steps: [{name: s, uses: dummy, env: {T: '${{ secrets.TOKEN }}'}}]}]"
+    )
+    await kernel.ack(agent)
+    await kernel.push("a1", 1, agent.last.id, "the first value, the second value")
+    await kernel.secret("TOKEN", "the second value")
+    await kernel.push("a1", 2, agent.last.id, "the first value, the second value")
+    assert kernel.lines(run_id) == ["***, the second value", "***, ***"]
+
+
+async def test_the_agent_masks_what_other_steps_left_in_the_workspace(kernel: Kernel) -> None:
+    """It may show part of a line before the rest: only there both halves can be masked as one."""
+    value, other = new_value(), new_value()
+    await kernel.secret("TOKEN", value)
+    await kernel.secret("OTHER", other)
+    agent = await kernel.agent("a1", slots=2)
+    spec = """
+    jobs:
+      - name: j
+        steps: [{name: a, uses: dummy, args: {x: '${{ secrets.TOKEN }}'}}, {name: b, uses: dummy}]
+      - name: k
+        steps: [{name: c, uses: dummy, args: {x: '${{ secrets.OTHER }}'}}]
+    """
+    await kernel.run(spec)
+    tasks = {task.name: task for task in agent.tasks}
+    assert (tasks["a"].mask, tasks["c"].mask) == ((value,), (other,)), "not those of other jobs"
+    await kernel.ack(agent, tasks["a"].id)
+    await kernel.report(agent, TaskStatus.SUCCEEDED, tasks["a"].id)
+    assert (agent.last.name, agent.last.mask, agent.last.secrets) == ("b", (value,), {})
+
+
+async def test_more_secrets_than_can_be_masked_fail_the_step(kernel: Kernel) -> None:
+    for n in range(5):
+        await kernel.secret(f"S{n}", f"{n}" + "x" * 65_000)
+    await kernel.agent("a1")
+    env = ", ".join(f"S{n}: '${{{{ secrets.S{n} }}}}'" for n in range(5))
+    run_id = await kernel.run(f"jobs: [{{name: j, steps: [{{name: a, uses: dummy, env: {{{env}}}}}]}}]")
+    assert kernel.step(run_id, "a")["status"] == "failed"
+    assert kernel.step(run_id, "a")["reason"].endswith("more than 262144 characters together")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("", "1 to 65536 bytes"),
+        ("x" * 65_537, "1 to 65536 bytes"),
+        ("ü" * 32_769, "1 to 65536 bytes"),
+        ("\n".join(map(str, range(1001))), "at most 1000 different lines"),
+        ("ab\ud800cd", "surrogate pair"),
+    ],
+    ids=["empty", "long", "long in bytes", "lines", "surrogate"],
+)
+async def test_a_secret_out_of_bounds_is_refused(kernel: Kernel, value: str, reason: str) -> None:
+    with pytest.raises(SecretInvalid, match=reason):
+        await kernel.secret("TOKEN", value)
+
+
+async def test_a_secret_at_its_bounds_is_masked(kernel: Kernel) -> None:
+    """64 KiB, 1000 lines: the lines and their encodings, in logs, and in why a step failed."""
+    lines = [f"{n:04d}-{secrets.token_hex(30)}"[:64] for n in range(1000)]
+    value = "\n".join(lines)[: 64 << 10]
+    await kernel.secret("TOKEN", value)
+    await kernel.secret("SAME", "ab\n" * 20_000)
+    agent = await kernel.agent("a1")
+    run_id = await kernel.run(
+        "jobs: [{name: j, steps: [{name: s, uses: dummy, env: {T: '${{ secrets.TOKEN }}'}}]}]"
+    )
+    await kernel.ack(agent)
+    encoded, hexed = base64.b64encode(value.encode()).decode(), value.encode().hex()
+    rows = [hexed[start : start + 60] for start in range(0, 3000, 60)]
+    await kernel.push("a1", 1, agent.last.id, lines[7], encoded, *rows)
+    await kernel.report(agent, FAILED, error=f"bad: {lines[9]}")
+    assert set(kernel.lines(run_id)) == {"***"}
+    assert kernel.told(run_id, entries.ATTEMPT_COMPLETED)[0]["error"] == "bad: ***"

@@ -349,6 +349,22 @@ def test_values_have_their_types(server: Server, pipeline: str) -> None:
     assert server.ask("PATCH", "/users/typed", json={"role": "viewer", "active": True})["role"] == "viewer"
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["", "x" * 65_537, "ü" * 40_000, "\n".join(map(str, range(1001))), "ab\ud800cd"],
+    ids=["empty", "long", "long in bytes", "lines", "surrogate"],
+)
+def test_secrets_out_of_bounds(server: Server, value: str) -> None:
+    answer = server.call(
+        "PUT",
+        "/secrets/BOUNDED",
+        content=json.dumps({"value": value}),
+        headers={"Content-Type": "application/json"},
+    )
+    assert enveloped_error(answer, 400)["errorCode"] == "VALIDATION_FAILED"
+    assert "BOUNDED" not in server.call("GET", "/secrets").text
+
+
 def test_bodies_that_are_not_read(server: Server) -> None:
     """What is wrong is said: the header, or the text."""
     for kind in ({}, {"Content-Type": "text/plain"}):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import threading
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator
 
 from ahocorasick_rs import AhoCorasick, Implementation
@@ -46,7 +46,7 @@ class Patterns:
         self._spent = 0  # nanoseconds for looking for these one by one
         self._lock = threading.Lock()  # held while automata are built and texts looked for one by one
         self._beginnings = _Beginnings()
-        self._by_end: dict[str, list[str]] = {}  # by their last characters, those that are looked for whole
+        self._ends: dict[str, _Ends] = {}  # by their last characters, those that are looked for whole
         self._halves: set[str] = set()
 
     def __bool__(self) -> bool:
@@ -68,10 +68,9 @@ class Patterns:
 
     def _bounded(self, text: str) -> Iterable[str]:
         """The text, or what is looked for in its place."""
-        others = self._by_end.setdefault(text[-_EDGE:], [])
-        depth = sum([text.endswith(other) or other.endswith(text) for other in others])
-        if depth < MAX_DEPTH:
-            others.append(text)
+        ends = self._ends.setdefault(text[-_EDGE:], _Ends())
+        if ends.depth(text) < MAX_DEPTH:
+            ends.add(text)
             return (text,)
         half = 1 << (len(text).bit_length() - 1)
         halves = {text[:half], text[-half:]} - self._halves
@@ -170,6 +169,32 @@ class _Group:
                 start = min(start, found.pop()[0])
             found.append((start, end))
         return [(start + offset, end + offset) for start, end in found] if offset else found
+
+
+class _Ends:
+    """Texts with the same last characters."""
+
+    def __init__(self) -> None:
+        self._texts: set[str] = set()
+        self._lengths: set[int] = set()
+        self._mirrored: list[str] = []  # sorted: those that end with a text follow it
+
+    def add(self, text: str) -> None:
+        self._texts.add(text)
+        self._lengths.add(len(text))
+        insort(self._mirrored, text[::-1])
+
+    def depth(self, text: str) -> int:
+        """How many of them end with this text, or this text with them; no more than `MAX_DEPTH` are counted."""
+        mirrored, count = text[::-1], 0
+        after = bisect_left(self._mirrored, mirrored)
+        for other in self._mirrored[after : after + MAX_DEPTH]:
+            count += other.startswith(mirrored)
+        for length in self._lengths:
+            if count >= MAX_DEPTH:
+                break
+            count += length < len(text) and text[-length:] in self._texts
+        return count
 
 
 class _Beginnings:
