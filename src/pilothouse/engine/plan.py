@@ -62,7 +62,7 @@ def decide_job(run: Run, job: Job, now: int) -> list[Decision]:
         return cleanup.cancel_job(run, job)
     if job.stopping:
         return cleanup.cut_off(run, job) if now >= job.cleanup_until else _next_step(run, job, now)
-    if job.queue_deadline and now >= job.queue_deadline and not job.begun:
+    if job.queue_deadline and now >= job.queue_deadline:
         allowed = run.job_spec(job).queue_timeout
         return [GiveUpWaiting(job, f"the job waited longer than its queueTimeout of {allowed}")]
     # Runs of the first release have a deadline before they have begun.
