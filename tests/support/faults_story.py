@@ -102,7 +102,7 @@ class Story:
             return
         if what == "cancelling":
             assert self.run in ("pending", "running"), f"cancelled when {self.run}"
-            assert not self.cancelled, "cancelled twice"
+            assert not self.cancelled or body["force"], "cancelled twice"
             self.cancelled = True
             return
         assert what in ("started", "completed"), f"run.{what}"

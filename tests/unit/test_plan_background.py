@@ -109,6 +109,20 @@ def test_no_try_is_waited_for_when_all_other_steps_are_over() -> None:
     check_everything(run)
 
 
+def test_one_that_comes_last_and_never_started_goes_back_to_the_queue() -> None:
+    run = sim(job("j", "a", step("db", background=True)))
+    run.settle()
+    run.do(run.queued[0], "ok")
+    run.do(run.queued[0], "refused")
+    db = of(run, "db")
+    run.offer(db)
+    run.start(db)
+    assert run.cancels == [db.id]
+    run.end(db, Status.CANCELLED)
+    assert run.statuses() == {"j": "succeeded", "a": "succeeded", "db": "succeeded"}
+    check_everything(run)
+
+
 def test_a_failure_beside_it_stops_it_too() -> None:
     run = serving("a", "b", step("c", when=FAILURE))
     run.do(of(run, "a"), "fail")

@@ -19,6 +19,7 @@ from pilothouse.engine.model import Status
 from pilothouse.engine.runs import require_run
 from pilothouse.engine.secrets import Secrets, check_value
 from pilothouse.engine.service import Engine
+from pilothouse.engine.spec.names import NamesUsed, names_used
 from pilothouse.engine.views import run_summary, run_view
 from pilothouse.identity.bodies import Body
 from pilothouse.identity.errors import ApiError, require
@@ -170,11 +171,17 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
         Jobs that depend on one that failed are done again. Errors: ``INVALID_STATE_TRANSITION``, ``SPEC_INVALID``
         (a secret that it needs is gone).
         """
+        from_failed = body is not None and body.start == "failed"
+
+        def names(conn: Connection) -> NamesUsed:
+            readable(conn, caller, run_id, "run.trigger")
+            return names_used(require_run(conn, run_id).spec)
+
+        used = await identity.read(names)  # of a large spec that takes long; a run's spec never changes
 
         def use_case(tx: Tx) -> dict[str, Any]:
             readable(tx.conn, caller, run_id, "run.trigger")
-            from_failed = body is not None and body.start == "failed"
-            return run_summary(engine.rerun(tx, caller, run_id, from_failed=from_failed))
+            return run_summary(engine.rerun(tx, caller, run_id, from_failed=from_failed, names=used))
 
         return await idem(use_case, 201)
 

@@ -62,7 +62,7 @@ def decide_job(run: Run, job: Job, now: int) -> list[Decision]:
         return cleanup.cancel_job(run, job)
     if job.stopping:
         return cleanup.cut_off(run, job) if now >= job.cleanup_until else _next_step(run, job, now)
-    if job.queue_deadline and now >= job.queue_deadline and not job.begun:
+    if job.queue_deadline and now >= job.queue_deadline:
         allowed = run.job_spec(job).queue_timeout
         return [GiveUpWaiting(job, f"the job waited longer than its queueTimeout of {allowed}")]
     # Runs of the first release have a deadline before they have begun.
@@ -143,7 +143,7 @@ def _runs_beside(run: Run, job: Job, step: Step) -> bool:
 def _pending_step(run: Run, job: Job, step: Step, failing: Step | None, now: int) -> Decision | None:
     """What becomes of the next step of a job; ``None``: its next try has to wait."""
     spec = run.step_spec(job, step)
-    if spec.background and step.not_before and not _others_left(run, job):
+    if spec.background and step.failures and step.not_before and not _others_left(run, job):
         return FinishStep(job, step, Status.FAILED, "its last try failed, and its job has ended")
     outcome = "failure" if failing else "success"
     if job.stopping:

@@ -104,7 +104,9 @@ class Engine:
         self._transitions.settle(tx, run)
         return run
 
-    def rerun(self, tx: Tx, by: Principal, run_id: str, *, from_failed: bool) -> Run:
+    def rerun(
+        self, tx: Tx, by: Principal, run_id: str, *, from_failed: bool, names: NamesUsed | None = None
+    ) -> Run:
         """A new run of the same definition; ``from_failed`` keeps what succeeded, with its attempts.
 
         Raises :class:`RunActive` while the run goes on, :class:`NothingFailed` if there is nothing to try again,
@@ -115,7 +117,8 @@ class Engine:
             raise RunActive("the run has not ended yet; cancel it or wait")
         if from_failed and old.status is Status.SUCCEEDED:
             raise NothingFailed("every step succeeded; rerun the whole run instead")
-        self._check_names(tx.conn, old.project, names_used(old.spec), old.variables, {})
+        names = names or names_used(old.spec)
+        self._check_names(tx.conn, old.project, names, old.variables, {})
         run = Run(
             id=str(uuid7()),
             kind=old.kind,
