@@ -28,14 +28,14 @@ def check_references(spec: Spec, compiled: Iterable[Compiled], problems: Problem
             continue
         for reference in one.expression.references:
             known = CONTEXT_KEYS.get(reference.root)
-            if reference.tested or reference.key is None:
+            if reference.key is None or (reference.root, reference.key) in one.expression.tested:
                 continue
             if known is not None and reference.key not in known:
                 message = (
                     f"{reference.root} has no {shown(reference.key)}{did_you_mean(reference.key, known)}"
                 )
                 problems.add(one.mark, one.site.path, message, "one of " + ", ".join(known))
-            if reference.root == "env" and ("env", reference.key) not in one.expression.tested:
+            if reference.root == "env":
                 _check_env(reference.key, one, environments, problems)
     _check_variables(spec, found, problems)
 
