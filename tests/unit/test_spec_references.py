@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
-from pilothouse.engine.plan import context
 from pilothouse.engine.spec import SpecError, parse_spec, spec_from_json
-from pilothouse.engine.spec.references import CONTEXT_KEYS
+from pilothouse.engine.spec.references import CONTEXT_KEYS, JOB_KEYS
 from support.planning import job, sim
+
+try:
+    from pilothouse.engine.contexts import context
+except ImportError:
+    from pilothouse.engine.plan import context
 
 FRAME = "variables: {{tag: v1}}\njobs:\n- name: j\n  env: {{LEVEL: debug}}\n  steps:\n  - name: s\n    env: {{A: b}}\n    {}\n"
 
@@ -73,10 +77,37 @@ def test_keys_that_no_run_has_are_problems(name: str, near: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "jobs.k.output.x",
+            'jobs.k has no "output"; did you mean "outputs"? (expected one of status, outputs, steps)',
+        ),
+        ('jobs["k"]["result"]', 'jobs.k has no "result" (expected one of status, outputs, steps)'),
+        ("jobs.k.steps.bild.status", 'job "k" has no "bild"; did you mean "build"? (expected one of build)'),
+    ],
+)
+def test_what_a_job_has_not_is_a_problem(name: str, said: str) -> None:
+    other = "- {name: k, steps: [{name: build, run: x}]}\n"
+    text = (
+        FRAME.format(f"run: x ${{{{ {name} }}}}").replace("  env: {LEVEL", "  dependsOn: [k]\n  env: {LEVEL")
+        + other
+    )
+    with pytest.raises(SpecError) as caught:
+        parse_spec(text)
+    assert [problem.describe("f") for problem in caught.value.problems] == [f"f:9:12: error: {said}"]
+    fine = "jobs.k.outputs.x jobs.k.status jobs.k.steps.build.outputs.y has(jobs.k.result) jobs.k.steps[run.id].status"
+    for expression in fine.split():
+        assert parse_spec(text.replace(name, expression)).warnings == ()
+
+
 def test_the_keys_are_those_that_the_engine_fills() -> None:
     run = sim(job("j", "s")).run
     roots = context(run, run.jobs[0], run.jobs[0].steps[0])
-    assert {root: tuple(roots[root]) for root in CONTEXT_KEYS} == dict(CONTEXT_KEYS)
+    for root, keys in CONTEXT_KEYS.items():
+        assert {*roots[root], "tag"} == {*keys, "tag"}
+    assert set(roots["jobs"]["j"]) == set(JOB_KEYS)
 
 
 def test_an_expression_where_none_is_put_in_is_warned_of() -> None:

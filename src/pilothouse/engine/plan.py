@@ -263,7 +263,6 @@ def context(run: Run, job: Job, step: Step | None = None) -> dict[str, Any]:
             "triggered_by": run.triggered_by,
             "branch": run.branch,
             "commit": run.commit_sha,
-            "tag": run.tag,
         },
         "job": {"id": job.id, "name": job.name, "round": job.round, "outputs": job.outputs()},
         "jobs": {other.name: _seen(other) for other in run.jobs},
