@@ -299,18 +299,10 @@ def test_spec_problems_name_file_line_and_column(pilot: Pilot, fake: type[Fake],
     refusal = {"code": 400, "errMsg": "bad", "errorCode": "SPEC_INVALID", "details": {"problems": [problem]}}
     fake.answers["POST /pipelines/spec/validate"] = (400, refusal)
     (tmp_path / "spec.yaml").write_text("jobs: []\n")
-    for command in (("lint", "spec.yaml"), ("run", "--file", "spec.yaml")):
-        done = pilot("pipeline", *command, *logged_in(fake))
-        assert done.returncode == 2
-        assert 'spec.yaml:3:5: unknown key "stepz" (expected steps)\n' in done.stderr
-    warned = {
-        "code": 200,
-        "detail": {"jobsCount": 1, "warnings": [{**problem, "message": "odd", "expected": ""}]},
-    }
-    fake.answers["POST /pipelines/spec/validate"] = (200, warned)
-    done = pilot("pipeline", "lint", "spec.yaml", *logged_in(fake))
-    assert (done.returncode, done.stdout) == (0, "spec.yaml: good (1 job)\n")
-    assert "spec.yaml:3:5: odd [warning]" in done.stderr
+    done = pilot("pipeline", "run", "--file", "spec.yaml", *logged_in(fake))
+    assert done.returncode == 2
+    assert 'spec.yaml:3:5: error: unknown key "stepz" (expected steps)\n' in done.stderr
+    assert "error: 1 problem in spec.yaml\n" in done.stderr
 
 
 def test_settings_are_shown_with_secrets_masked(

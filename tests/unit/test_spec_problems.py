@@ -66,6 +66,24 @@ def test_bounds_of_the_text() -> None:
     ]
 
 
+def test_bounds_of_what_is_behind_aliases_and_in_expressions() -> None:
+    text = f"meta: {{a: &a {'x' * 20_000}, b: [{', '.join(['*a'] * 60)}]}}\n{JOB}{GOOD}"
+    assert lines_of(text)[0].endswith(
+        "the spec holds more than 1048576 characters, with every alias expanded"
+    )
+    for expression, count in (("${{ run.id }}", 5001), (f"${{{{ '{'x' * 4000}' }}}}", 66)):
+        script = "".join(f'        - "{expression}"\n' for _ in range(count))
+        found = problems_of(
+            STEP + "        args:\n          x:\n" + script.replace("        -", "            -")
+        )
+        assert [problem.message for problem in found] == [
+            "the spec holds more than 5000 expressions, or 262144 characters of them, with every alias expanded"
+        ]
+    many = "".join(f"  v{n}: x\n" for n in range(40_000))
+    uses = "".join(f"          A{n}: ${{{{ jobs.w{n}.outputs.x }}}}\n" for n in range(100))
+    assert len(problems_of(f"variables:\n{many}{STEP}        env:\n{uses}")) == 50
+
+
 SPEC_PROBLEMS = {
     "namespace: x\n": "1:1: the spec has no jobs (expected at least one job)",
     "jobs: []\n": "1:7: the spec has no jobs (expected at least one job)",
@@ -85,6 +103,15 @@ SPEC_PROBLEMS = {
     f"meta: x\n{JOB}{GOOD}": "1:7: meta must be a map, not a text (expected name: value)",
     f"triggers: [{{options: {{}}}}]\n{JOB}{GOOD}": "1:12: the trigger has no type "
     "(expected a type such as manual, cron or event)",
+    f"checkout: {{depth: -1}}\n{JOB}{GOOD}": '1:19: depth must be a whole number, not "-1" (expected 0 to 2147483647)',
+    f"checkout: {{lfs: 2}}\n{JOB}{GOOD}": '1:17: lfs must be true or false, not "2" (expected true or false)',
+    f"checkout: true\n{JOB}{GOOD}": "1:11: checkout must be a map, not true or false "
+    "(expected a map with depth, tags, submodules, lfs)",
+    f"runtime: {{env: {{=: 1}}}}\n{JOB}{GOOD}": '1:17: "=" cannot be the name of an environment variable '
+    "(expected a name without =, spaces and control characters, such as LOG_LEVEL)",
+    f"meta: {{a: {{<<: {{b: c}}}}}}\n{JOB}{GOOD}": "1:12: merge keys (<<) are not supported (expected the keys written "
+    "out, or an anchor for the whole value (env: &common {…}, then env: *common); variables that jobs share go into "
+    "runtime.env, those that steps share into env of the job)",
     f"runtime: {{imag: x}}\n{JOB}{GOOD}": '1:11: unknown key "imag"; did you mean "image"? '
     "(expected one of type, image, env, resources, config)",
 }
@@ -102,6 +129,10 @@ JOB_PROBLEMS = {
     f"    retry: {{delay: 5s}}\n{GOOD}": "3:12: maxAttempts must be a whole number (expected 1 to 100)",
     f"    retry: {{max_attempts: 2, maxAttempts: 3}}\n{GOOD}": "3:30: maxAttempts and max_attempts are the same field "
     "(expected only one of them)",
+    f"    queueTimeout: 5\n{GOOD}": '3:19: queueTimeout: "5" has no unit: did you mean 5s? '
+    "(expected a duration such as 30s, 5m or 1h30m)",
+    f"    env: {{x y: 1}}\n{GOOD}": '3:11: "x y" cannot be the name of an environment variable '
+    "(expected a name without =, spaces and control characters, such as LOG_LEVEL)",
     f"    onLost: retry\n{GOOD}": '3:13: onLost cannot be "retry"; did you mean "rerun"? (expected one of fail, rerun)',
     f"    dependsOn: j\n{GOOD}": '3:16: dependsOn must be a list, not a text (expected a list: "- " before each '
     "element)",
@@ -127,6 +158,38 @@ STEP_PROBLEMS = {
     'whole number (expected a list with one number, such as ["4"])',
     "        agentSelector: {matchExpressions: [{operator: Exists}]}\n": "6:44: the label expression has no key "
     "(expected the name of a label)",
+    "        env: {a=b: z}\n": '6:15: "a=b" cannot be the name of an environment variable '
+    "(expected a name without =, spaces and control characters, such as LOG_LEVEL)",
+    "        env: {'': z}\n": "6:15: an environment variable needs a name "
+    "(expected a name without =, spaces and control characters, such as LOG_LEVEL)",
+    "        env: {a b: z}\n": '6:15: "a b" cannot be the name of an environment variable '
+    "(expected a name without =, spaces and control characters, such as LOG_LEVEL)",
+    '        env: {"a\\0b": z}\n': '6:15: "a\\x00b" cannot be the name of an environment variable '
+    "(expected a name without =, spaces and control characters, such as LOG_LEVEL)",
+    '        env: {A: "x\\0y"}\n': '6:18: the value of "A" holds a NUL character, which an environment variable cannot '
+    "(expected a text without NUL)",
+    f"        env: {{A: {'x' * 131_070}}}\n": '6:18: the value of "A" is too long for an environment variable '
+    "(expected at most 131071 bytes, the name and = included; or a file)",
+    "        env: {<<: {A: b}, C: d}\n": "6:15: merge keys (<<) are not supported (expected the keys written out, or an "
+    "anchor for the whole value (env: &common {…}, then env: *common); variables that jobs share go into runtime.env, "
+    "those that steps share into env of the job)",
+    "      - {name: t, run: a, uses: shell}\n": "6:33: a step has run or uses, not both "
+    "(expected only run, which means uses: shell)",
+    "      - {name: t, run: a, action: script}\n": "6:35: a step has run or action, not both "
+    "(expected only run, which means uses: shell)",
+    "      - {name: t, run: a, args: {command: b}}\n": "6:34: run is the command already "
+    "(expected no args.command beside run)",
+    "      - {name: t, run: a, args: {script: b}}\n": '6:34: shell/command takes no argument "script" '
+    "(expected one of command, shell, workingDirectory)",
+    "      - {name: t, run: ''}\n": "6:24: the step has no run (expected a command, or several lines of them)",
+    "      - {name: t, run: [a, b]}\n": "6:24: run must be a text, not a list (expected a text)",
+    "      - {name: t, run: a, args: {workingDirectory: /srv}}\n": "6:34: workingDirectory of shell/command is an absolute "
+    "path (expected a directory in the workspace, such as src)",
+    "      - {name: t, run: a, args: {working_directory: a/../../b}}\n": "6:34: working_directory of shell/command leads out "
+    "of the workspace (expected a directory in the workspace, such as src)",
+    "      - {name: t, run: a, args: {workingDirectory: b, working_directory: c}}\n": "6:55: working_directory and "
+    "workingDirectory are the same argument (expected only one of them)",
+    "        background: maybe\n": '6:21: background must be true or false, not "maybe" (expected true or false)',
     "        args: {x: 'a ${{ 1 + }}'}\n": "6:22: in `1 +`: the expression ends too early (expected a value)",
     "        args: {x: 'a ${{ 1 '}\n": "6:22: in `${{ 1`: ${{ is never closed (expected }} at its end)",
     "        args: {x: \"$${{ ${{ '${{' }} ${{ {1 }}\"}\n": "6:38: in `${{ {1 }}`: ${{ is never closed (expected }} at its end, outside of quotes and braces)",

@@ -10,7 +10,7 @@ import typer
 
 from pilothouse.cli.errors import CliError, UsageError
 from pilothouse.cli.session import Session, command
-from pilothouse.cli.spec_file import counted, described, find_spec, read_spec, top_of
+from pilothouse.cli.spec_file import counted, described, find_spec, read_spec, shown, top_of
 from pilothouse.cli.text import safe
 
 if TYPE_CHECKING:
@@ -94,10 +94,9 @@ def spec_schema() -> dict[str, Any]:
 def _report(path: Path) -> Report:
     from pilothouse.engine.spec import SpecError
 
-    report = Report(safe(str(path)))
+    report = Report(safe(shown(path)))
     try:
         spec = read_spec(path)
-        report.file = safe(spec.shown)
         found = parsed(spec.text, spec.shown)
     except CliError as error:
         report.problems.append(_unreadable(str(error)))

@@ -56,18 +56,18 @@ def top_of(directory: Path) -> Path:
 
 def read_spec(path: Path) -> SpecFile:
     """Read one file, or stdin for ``-``. Raises UsageError."""
-    shown = "<stdin>" if path == STDIN else _shown(path)
+    name = shown(path)
     try:
         data = _bounded(_stdin()) if path == STDIN else _file(path)
     except OSError as error:
-        raise UsageError(f"cannot read {shown}: {error.strerror or error}") from None
+        raise UsageError(f"cannot read {name}: {error.strerror or error}") from None
     if len(data) > _MAX_BYTES:
-        raise UsageError(f"{shown} is over {_MAX_BYTES >> 20} MiB: that is no spec")
+        raise UsageError(f"{name} is over {_MAX_BYTES >> 20} MiB: that is no spec")
     try:
-        return SpecFile(path, shown, data.decode("utf-8-sig"))
+        return SpecFile(path, name, data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"{shown} is not UTF-8 text: line {line} holds other bytes") from None
+        raise UsageError(f"{name} is not UTF-8 text: line {line} holds other bytes") from None
 
 
 def _file(path: Path) -> bytes:
@@ -86,7 +86,10 @@ def _stdin() -> IO[bytes]:
     return sys.stdin.buffer
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
+    """The path as the user would write it."""
+    if path == STDIN:
+        return "<stdin>"
     try:
         return str(path.resolve().relative_to(Path.cwd().resolve())) if path.is_absolute() else str(path)
     except (OSError, ValueError):

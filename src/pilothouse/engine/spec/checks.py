@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 from pilothouse.engine.expressions import Expression, compile_condition, compile_expression
 from pilothouse.engine.expressions.errors import ExpressionError
-from pilothouse.engine.expressions.templates import OPENING, split_template
+from pilothouse.engine.expressions.templates import CLOSING, OPENING, split_template
 from pilothouse.engine.spec import foreign
 from pilothouse.engine.spec.graph import Upstream, find_cycle
 from pilothouse.engine.spec.model import Spec
 from pilothouse.engine.spec.nodes import Dictionary, Node, Sequence
-from pilothouse.engine.spec.problems import Mark, Problems, did_you_mean, shown
+from pilothouse.engine.spec.problems import Mark, Problems, TooManyProblems, did_you_mean, shown
 from pilothouse.engine.spec.reader import Reading, Site
 
 MAX_CYCLES = 5
+MAX_EXPRESSIONS = 5000  # of a spec, with every alias expanded
+MAX_EXPRESSION_TEXT = 256 * 1024  # characters of all of them together
 
 
 def check_names(spec: Spec, root: Node, problems: Problems) -> None:
@@ -87,6 +89,8 @@ def check_expressions(spec: Spec, depends: Mapping[str, list[str]], reading: Rea
     """Every expression compiles and refers to jobs that exist. Returns those that do."""
     upstream, problems = Upstream(depends), reading.problems
     found: list[Compiled] = []
+    if not reading.stored:
+        _check_bounds(reading)
     for site in reading.sites:
         for expression, mark in _compiled(site, problems):
             found.append(Compiled(expression, mark, site))
@@ -100,6 +104,22 @@ def check_expressions(spec: Spec, depends: Mapping[str, list[str]], reading: Rea
                     message = f"job {shown(site.job)} {hint}, so its outputs may not be there yet"
                     problems.warn(mark, site.path, message)
     return found
+
+
+def _check_bounds(reading: Reading) -> None:
+    """Compiling all expressions takes a bearable time; else a problem, and TooManyProblems ends the check."""
+    count = size = 0
+    for site in reading.sites:
+        texts = [site.node.text] if site.condition else site.node.text.split(OPENING)[1:]
+        count += len(texts)
+        size += sum(text.rfind(CLOSING) % (len(text) + 1) for text in texts)
+        if count > MAX_EXPRESSIONS or size > MAX_EXPRESSION_TEXT:
+            bounds = f"{MAX_EXPRESSIONS} expressions, or {MAX_EXPRESSION_TEXT} characters of them"
+            message = f"the spec holds more than {bounds}, with every alias expanded"
+            reading.problems.add(
+                site.node.mark, site.path, message, "fewer, or some in scripts of the repository"
+            )
+            raise TooManyProblems
 
 
 def _compiled(site: Site, problems: Problems) -> list[tuple[Expression, Mark]]:

@@ -161,7 +161,7 @@ _STEP = (
     Field(
         "background",
         "boolean",
-        "`true`: the steps after it do not wait for it; it runs until [its job ends](#background-steps)",
+        "`true`: the steps after it do not wait for it; it runs until its job ends",
     ),
 )
 

@@ -115,6 +115,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def shown(text: str) -> str:
-    """A piece of the author's text in quotes, on one line, cut to a bearable length."""
-    line = " ".join(text.split())
+    """A piece of the author's text in quotes, on one line, without control characters, cut to a bearable length."""
+    line = " ".join(text[:1000].split())
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return f'"{line[:57]}..."' if len(line) > 60 else f'"{line}"'

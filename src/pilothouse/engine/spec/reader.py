@@ -137,17 +137,19 @@ class Fields:
         node = self.node(name)
         return node.text if isinstance(node, Scalar) else ""
 
-    def text(self, name: str) -> str:
+    def text(self, name: str, *, rendered: bool = False) -> str:
         node = self.node(name)
-        return "" if node is None else self.reading.text(node, child_path(self.path, name)) or ""
+        if node is None:
+            return ""
+        return self.reading.text(node, child_path(self.path, name), rendered=rendered) or ""
 
-    def required(self, name: str, expected: str) -> str:
+    def required(self, name: str, expected: str, *, rendered: bool = False) -> str:
         """A text that must be there; "" with a problem if it is not."""
         node = self.node(name)
         if node is None or (isinstance(node, Scalar) and not node.text.strip()):
             self.problem(self.mark_of(name), name, f"{self.message.what} has no {name}", expected)
             return ""
-        return self.text(name)
+        return self.text(name, rendered=rendered)
 
     def condition(self, name: str) -> str:
         node = self.node(name)

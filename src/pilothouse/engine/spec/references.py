@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from pilothouse.engine.expressions.nodes import Index, Literal, Name, Node, Select, walk
 from pilothouse.engine.spec.checks import Compiled
 from pilothouse.engine.spec.model import Spec
 from pilothouse.engine.spec.names import names_used
 from pilothouse.engine.spec.problems import Problems, did_you_mean, shown
 
-# The keys of roots that have the same ones in every run; engine/plan.py fills them, and a test compares.
+# The keys of roots that have the same ones in every run; the engine fills them, and a test compares.
 CONTEXT_KEYS: Mapping[str, tuple[str, ...]] = {
     "run": ("id", "name", "kind", "trigger", "triggered_by", "branch", "commit", "tag"),
     "job": ("id", "name", "round", "outputs"),
     "step": ("id", "name", "attempt"),
 }
+JOB_KEYS = ("status", "outputs", "steps")
+"""What ``jobs.NAME`` has."""
 
 
 def check_references(spec: Spec, compiled: Iterable[Compiled], problems: Problems) -> None:
     """Unknown keys of run, job and step are problems; variables and env that nobody declares are warned of."""
     found = list(compiled)
     environments = _environments(spec)
+    steps = {job.name: tuple(step.name for step in job.steps) for job in spec.jobs}
     for one in found:
         if not one.site.rendered:
             message = "expressions are put in only in env, args and run; here the text stays as it is"
@@ -28,16 +32,48 @@ def check_references(spec: Spec, compiled: Iterable[Compiled], problems: Problem
             continue
         for reference in one.expression.references:
             known = CONTEXT_KEYS.get(reference.root)
-            if reference.tested or reference.key is None:
+            if reference.key is None or (reference.root, reference.key) in one.expression.tested:
                 continue
             if known is not None and reference.key not in known:
                 message = (
                     f"{reference.root} has no {shown(reference.key)}{did_you_mean(reference.key, known)}"
                 )
                 problems.add(one.mark, one.site.path, message, "one of " + ", ".join(known))
-            if reference.root == "env" and ("env", reference.key) not in one.expression.tested:
+            if reference.root == "env":
                 _check_env(reference.key, one, environments, problems)
+        if one.expression.jobs:
+            _check_jobs(one, steps, problems)
     _check_variables(spec, found, problems)
+
+
+def _check_jobs(one: Compiled, steps: Mapping[str, tuple[str, ...]], problems: Problems) -> None:
+    """What follows ``jobs.NAME`` is one of its keys, and a step that is named there is one of the job's."""
+    for visit in walk(one.expression.root):
+        known: tuple[str, ...] = ()
+        match _keys(visit.node):
+            case ("jobs", job, key) if job in steps:
+                known, what = JOB_KEYS, f"jobs.{job}"
+            case ("jobs", job, "steps", key) if job in steps:
+                known, what = steps[job], f"job {shown(job)}"
+        if known and key not in known:
+            message = f"{what} has no {shown(key)}{did_you_mean(key, known)}"
+            problems.add(one.mark, one.site.path, message, "one of " + ", ".join(known[:10]))
+
+
+def _keys(node: Node) -> tuple[str, ...]:
+    """``jobs["a"].outputs`` as its names; () for what is asked with has(), or known only when evaluated."""
+    found: list[str] = []
+    while len(found) < 4:
+        match node:
+            case Select(_, node, field, False):
+                found.append(field)
+            case Index(_, node, Literal(_, str() as field)):
+                found.append(field)
+            case Name(_, name):
+                return (name, *reversed(found))
+            case _:
+                return ()
+    return ()
 
 
 def _environments(spec: Spec) -> dict[str, frozenset[str]]:

@@ -68,7 +68,7 @@ def _run(step: Fields, args: dict[str, Any], actions: ActionRegistry | None) -> 
     if "command" in args:
         mark = _marks(step).get("command", step.mark_of("args"))
         _add(step, mark, "args.command", "run is the command already", "no args.command beside run")
-    args["command"] = step.required("run", "a command, or several lines of them")
+    args["command"] = step.required("run", "a command, or several lines of them", rendered=True)
     if actions is not None and args["command"]:
         _check_arguments(step, args, actions["shell/command"], "shell/command")
     return "shell", "command"

@@ -96,8 +96,9 @@ class _Composer:
         self._text = text
         self._problems = problems
         self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=_LOADER)
-        self._anchors: dict[str, Node] = {}
+        self._anchors: dict[str, tuple[Node, int]] = {}  # each with the characters of its texts
         self._count = 0
+        self._characters = 0
 
     def document(self) -> Node:
         """The one document. Raises NodeError if there is none or more."""
@@ -116,16 +117,18 @@ class _Composer:
         if depth > MAX_DEPTH:
             raise NodeError(mark, f"nested more than {MAX_DEPTH} levels deep")
         if isinstance(event, yaml.AliasEvent):
-            node = self._anchors.get(event.anchor or "")
-            if node is None:
-                raise NodeError(mark, f"*{event.anchor} refers to an anchor that is not complete before it")
-            self._grow(node.weight, mark)
-            return node
-        self._grow(1, mark)
+            if (anchored := self._anchors.get(event.anchor or "")) is None:
+                name = shown(event.anchor or "")[1:-1]
+                raise NodeError(mark, f"*{name} refers to an anchor that is not complete before it")
+            self._grow(anchored[0].weight, anchored[1], mark)
+            return anchored[0]
+        before = self._characters
+        self._grow(1, len(event.value) if isinstance(event, yaml.ScalarEvent) else 0, mark)
         if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             raise NodeError(mark, "a value is missing here")
         if event.tag not in _TAGS:
             raise NodeError(mark, f"the tag {shown(str(event.tag))} is not allowed", "plain YAML")
+        node: Node
         if isinstance(event, yaml.ScalarEvent):
             node = self._scalar(event, mark)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -133,13 +136,18 @@ class _Composer:
         else:
             node = self._dictionary(mark, path, depth)
         if event.anchor:
-            self._anchors[event.anchor] = node
+            self._anchors[event.anchor] = node, self._characters - before
         return node
 
-    def _grow(self, weight: int, mark: Mark) -> None:
+    def _grow(self, weight: int, characters: int, mark: Mark) -> None:
         self._count += weight
+        self._characters += characters
         if self._count > MAX_NODES:
             raise NodeError(mark, f"the spec holds more than {MAX_NODES} values, with every alias expanded")
+        if self._characters > MAX_TEXT:
+            raise NodeError(
+                mark, f"the spec holds more than {MAX_TEXT} characters, with every alias expanded"
+            )
 
     def _scalar(self, event: yaml.ScalarEvent, mark: Mark) -> Scalar:
         plain = not event.style and event.tag not in ("!", _CORE + "str")
