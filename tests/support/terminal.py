@@ -13,7 +13,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.cells import cell_len
 
@@ -122,13 +122,13 @@ class Terminal:
         self.screen.top = max(0, len(self.screen.rows) - lines)
         self.process.send_signal(signal.SIGWINCH)
 
-    def until(self, words: str, timeout: float = 60) -> list[str]:
-        """Wait until this is on the screen, and nothing wider than it; what is on it then."""
+    def until(self, words: str | Callable[[list[str]], bool], timeout: float = 60) -> list[str]:
+        """Wait until this is on the screen, or true of it, and nothing wider than it; what is on it then."""
         end = time.monotonic() + timeout
         while True:
             seen = self.screen.visible
             fits = all(cell_len(line) <= self.screen.columns for line in seen)
-            if fits and any(words in line for line in seen):
+            if fits and (words(seen) if callable(words) else any(words in line for line in seen)):
                 return seen
             assert time.monotonic() < end, f"no {words!r} on\n{self.screen.all}"
             self._read(0.1)

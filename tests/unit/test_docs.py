@@ -22,6 +22,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pydantic import SecretStr
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from pilothouse.agent import errors as agent_errors
 from pilothouse.cli.app import app as cli
@@ -304,7 +305,7 @@ def test_environment_of_commands() -> None:
     params = [param for command in ALL_COMMANDS.values() for param in command.params]
     read = {name for param in params for name in ([*param.envvar] if param.envvar else [])}
     source = "".join(path.read_text() for path in (ROOT / "src/pilothouse/cli").rglob("*.py"))
-    read |= set(re.findall(r'"(PILOT_(?:SERVER|TOKEN|CONTEXT|CONFIG_HOME|MAX_CHECKOUT))"', source))
+    read |= set(re.findall(r'"(PILOT_(?:SERVER|TOKEN|CONTEXT|CONFIG_HOME|MAX_CHECKOUT|DEBUG))"', source))
     settings = {f"PILOT_{name.upper()}" for name in Settings.model_fields}
     assert read <= described <= read | settings
 
@@ -437,8 +438,13 @@ def test_the_readme_sets_what_it_uses() -> None:
 
 
 def test_a_wrong_command_in_an_example_is_found() -> None:
-    for words in (["pipelin", "run"], ["pipeline", "run", "--fil", "x"], ["run", "watch"]):
-        with pytest.raises(Exception, match=r"No such|Missing"):
+    for words in (
+        ["pipelin", "run"],
+        ["pipeline", "run", "--fil", "x"],
+        ["secret", "set"],
+        ["run", "watch", "a", "b"],
+    ):
+        with pytest.raises(TyperException, match=r"No such|Missing|unexpected extra"):
             checked(words)
 
 

@@ -43,7 +43,7 @@ ProgressOption = Annotated[
     Progress,
     typer.Option(
         "--progress",
-        envvar="PILOT_PROGRESS",
+        envvar=["PILOT_PROGRESS"],
         show_envvar=True,
         help="A moving tree (tty), lines (plain) or entries as JSON lines (json); auto: a tree on a terminal.",
     ),

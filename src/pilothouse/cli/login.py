@@ -12,6 +12,9 @@ from pilothouse.cli.context import Context
 from pilothouse.cli.errors import CliError, ExitCode, UsageError
 from pilothouse.cli.session import Session, command
 
+_MAX_SECRET = 1 << 20
+"""Bytes read from stdin at most; a server takes far less."""
+
 
 def add_to(app: typer.Typer) -> None:
     """The commands of this file."""
@@ -88,6 +91,11 @@ def read_secret(question: str, *, from_stdin: bool, confirm: bool = False) -> st
     ``confirm``: a prompt asks twice.
     """
     if from_stdin or not sys.stdin.isatty():
-        text = sys.stdin.buffer.read().decode("utf-8", "strict")
-        return text.removesuffix("\n").removesuffix("\r")
+        data = sys.stdin.buffer.read(_MAX_SECRET + 1)
+        if len(data) > _MAX_SECRET:
+            raise UsageError(f"{question.lower()}: stdin holds over {_MAX_SECRET >> 10} KiB")
+        try:
+            return data.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            raise UsageError(f"{question.lower()}: stdin is not UTF-8 text") from None
     return str(typer.prompt(question, hide_input=True, err=True, confirmation_prompt=confirm))

@@ -59,7 +59,7 @@ class Api:
             base_url=self.server + BASE,
             headers=headers,
             timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
-            transport=transport or httpx.AsyncHTTPTransport(proxy=self._proxy.url if self._proxy else None),
+            transport=transport or _transport(self.server, self._proxy),
         )
 
     async def close(self) -> None:
@@ -169,6 +169,11 @@ class Api:
         refused = isinstance(system_error(error), ConnectionRefusedError) and not proxied
         message = f"cannot reach {self.server}{through}: {said}"
         return Unreachable(message, refused=refused, proxied=proxied)
+
+
+def _transport(server: str, proxy: Proxy | None) -> httpx.AsyncHTTPTransport:
+    # Loading certificates takes a while, and only https needs them.
+    return httpx.AsyncHTTPTransport(verify=server.startswith("https:"), proxy=proxy.url if proxy else None)
 
 
 def _proxy(server: str) -> Proxy | None:
