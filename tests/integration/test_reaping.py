@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -308,6 +309,9 @@ def test_roots_processes_are_killed_in_a_control_group_of_the_agents_own(shared:
         assert "Outcome(status='succeeded', exit_code=0, error='')" in said
         assert not alive(int((shared / "left.pid").read_text()))
     finally:
+        (delegated / "cgroup.kill").write_text("1")
+        while "populated 1" in (delegated / "cgroup.events").read_text():
+            time.sleep(0.01)
         for directory, _, _ in os.walk(delegated, topdown=False):
             os.rmdir(directory)
 
