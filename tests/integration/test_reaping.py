@@ -12,7 +12,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,10 @@ import pytest
 from pilothouse.agent.executors.base import Outcome
 from pilothouse.agent.executors.process import BROKEN
 from support.steps import Recorder, alive, executor, guard, perform, step_task, written
+from support.unkillable import Freezer, freezer
 from support.waiting import eventually
+
+__all__ = ["freezer"]  # fixtures
 
 BACKENDS = ["cgroup2", "cgroup1", "subreaper"]
 HANG = "/bin/sh -c 'echo $$ > left.pid; exec sleep 300'"
@@ -186,35 +190,13 @@ async def test_a_guard_that_is_killed_takes_its_steps_along_and_is_replaced(
     assert (await runner.run(next_one, Recorder(), asyncio.Event())).status == "succeeded"
 
 
-@contextlib.contextmanager
-def frozen(pid: int) -> Iterator[None]:
-    """A process that takes no signal, as one does that waits for a device."""
-    directory = Path(f"/sys/fs/cgroup/freezer/pilot-test-{pid}")
-    directory.mkdir()
-    try:
-        (directory / "cgroup.procs").write_text(str(pid))
-        (directory / "freezer.state").write_text("FROZEN")
-        yield
-    finally:
-        (directory / "freezer.state").write_text("THAWED")
-        (Path("/sys/fs/cgroup/freezer") / "cgroup.procs").write_text(str(pid))
-        directory.rmdir()
-
-
-@pytest.fixture
-def freezer() -> Callable[[int], contextlib.AbstractContextManager[None]]:
-    if os.geteuid() or not Path("/sys/fs/cgroup/freezer").is_dir():
-        pytest.skip("making a process that cannot be killed needs root, and the freezer of version 1")
-    return frozen
-
-
 @pytest.mark.parametrize("backend", ["cgroup2", "subreaper"])
 @pytest.mark.parametrize("ending", ["ends", "cancelled"])
 async def test_what_cannot_be_killed_is_named_and_keeps_the_slot(
     workspace: Path,
     backend: str,
     ending: str,
-    freezer: Callable[[int], contextlib.AbstractContextManager[None]],
+    freezer: Freezer,
 ) -> None:
     wait = "exit 0" if ending == "ends" else "sleep 300"
     command = f"{script('all three')}; while ! test -e frozen; do sleep 0.01; done; {wait}"
@@ -327,6 +309,9 @@ def test_roots_processes_are_killed_in_a_control_group_of_the_agents_own(shared:
         assert "Outcome(status='succeeded', exit_code=0, error='')" in said
         assert not alive(int((shared / "left.pid").read_text()))
     finally:
+        (delegated / "cgroup.kill").write_text("1")
+        while "populated 1" in (delegated / "cgroup.events").read_text():
+            time.sleep(0.01)
         for directory, _, _ in os.walk(delegated, topdown=False):
             os.rmdir(directory)
 

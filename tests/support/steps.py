@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,7 @@ def scratch() -> Path:
     """A directory through which every user may pass."""
     directory = Path(tempfile.mkdtemp(prefix="pilot-test-"))
     directory.chmod(0o711)
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return directory
 
 

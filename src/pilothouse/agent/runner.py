@@ -182,7 +182,8 @@ class Runner:
             return Outcome("failed", outcome.exit_code, outcome.error.replace("cancelled", STOPPED, 1))
         if not reason or reason.startswith("cancelled"):
             return outcome
-        return Outcome("cancelled", outcome.exit_code, f"{outcome.error}: {reason}")
+        ended, semicolon, more = outcome.error.partition("; ")
+        return Outcome("cancelled", outcome.exit_code, f"{ended}: {reason}{semicolon}{more}")
 
     async def _execute(self, message: pb.StepRun, held: _Held, reporter: SpoolReporter) -> Outcome:
         executor = self._executor_for(message)
