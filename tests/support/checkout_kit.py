@@ -139,6 +139,8 @@ def lay_out(archive: Path, packs: dict[str, bytes], copy: Path) -> dict[str, Any
     """Lay out an archive; its manifest comes back."""
     unpacked = fresh(archive.with_suffix(".unpacked"))
     manifest = unpack(archive, unpacked)
+    paths = [each["path"] for each in manifest["repositories"]]
+    assert len(paths) == len(set(paths))
     for number, repository in enumerate(manifest["repositories"]):
         _Layout(unpacked, number, repository, copy).begin(packs)
     _place_files(unpacked / "files", copy)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import support.checkout_odd_states  # noqa: F401 (registers them)
 from support.checkout_kit import picture, same, travel
 from support.checkout_states import STATES, base
 

@@ -88,6 +88,8 @@ def index_digest(git: Git, settings: RepositorySettings) -> str:
 
 
 def _submodule(entries: IndexEntries, root: bytes, path: bytes, found: os.stat_result | None) -> None:
+    if path in entries.populated[-1:]:
+        return  # another stage of a conflict
     if found is not None and stat.S_ISDIR(found.st_mode) and look(root + path + b"/.git") is not None:
         entries.populated.append(path)
 
