@@ -39,8 +39,8 @@ async def test_a_step_from_dispatch_to_result(plane: ControlPlane, options: dict
     assert plane.known_at_end["s1"] == 4, "the result comes after all lines are acknowledged"
     assert {log["content"]: log["stream"] for log in plane.logs["s1"]}["two"] == "stderr"
     assert plane.events["s1"] == [
-        ("arcentra.step.output", {"name": "name", "value": "value"}),
-        ("arcentra.step.output", {"name": "list", "value": [1, {"a": None}]}),
+        ("arcentra.step.output", {"name": "name", "json": '"value"'}),
+        ("arcentra.step.output", {"name": "list", "json": '[1,{"a":null}]'}),
         ("arcentra.step.progress", {"percent": 40, "message": "half"}),
     ]
     assert "s3cret-key" not in str(plane.batches)
@@ -184,12 +184,12 @@ async def test_progress_is_throttled_and_the_last_is_sent(
 async def test_an_output_nobody_could_read_harms_no_other(
     plane: ControlPlane, options: dict[str, Any]
 ) -> None:
-    deep = "[" * 60 + "]" * 60
+    deep = "[" * 100 + "]" * 100
     async with running(options):
         plane.offer("s1", **command(f"echo '::output-json deep={deep}'; echo '::output fine=yes'"))
         await eventually(lambda: "s1" in plane.ended)
-    assert plane.events["s1"] == [("arcentra.step.output", {"name": "fine", "value": "yes"})]
-    assert plane.lines["s1"] == ["pilot: warning: output deep dropped: it is nested too deeply"]
+    assert plane.events["s1"] == [("arcentra.step.output", {"name": "fine", "json": '"yes"'})]
+    assert plane.lines["s1"] == ["pilot: warning: ::output-json deep: it is nested more than 64 deep"]
 
 
 # -- broken links -----------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ async def test_what_was_not_acknowledged_is_sent_by_the_next_life(
         await eventually(lambda: "s1" in plane.ended)
     assert plane.first_beats[-1].running_step_run_ids == ["s1"]
     assert plane.lines["s1"] == ["kept"]
-    assert plane.events["s1"] == [("arcentra.step.output", {"name": "o", "value": "1"})]
+    assert plane.events["s1"] == [("arcentra.step.output", {"name": "o", "json": '"1"'})]
     assert plane.ended["s1"].exit_code == 5
     assert plane.known_at_end["s1"] == 1
 

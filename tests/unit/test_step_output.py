@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pilothouse.agent.executors import output as module
 from pilothouse.agent.executors.base import StepTask, Stream
 from pilothouse.agent.executors.output import MAX_MASK_CHARS, MAX_MASKED, StepOutput
+from support.waiting import eventually
 
 
 @dataclass
@@ -69,38 +70,54 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 # -- lines that do not end --------------------------------------------------------------------------------
 
 
-def test_an_unfinished_line_is_due_a_second_after_it_began(clock: Clock) -> None:
-    report = Recorder()
+async def test_an_unfinished_line_is_shown_when_more_was_awaited_for_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SHOW_AFTER", 0.05)
+    report, readable = Recorder(), asyncio.Event()
     output = StepOutput(task(), report)
-    assert output.due("stdout") is None
     output.feed("stdout", b"whole\nPassword: ")
-    assert output.due("stdout") == 1
-    clock.now += 0.75
     output.feed("stdout", b"really? ")
-    assert output.due("stdout") == 0.25, "whatever comes after it"
-    assert output.due("stderr") is None
-    clock.now += 1
-    assert output.due("stdout") == 0
-    output.show_unfinished("stdout")
-    assert report.of("stdout") == ["whole", "Password: really? "]
-    assert output.due("stdout") is None
+    await asyncio.sleep(0.1)
+    assert report.of("stdout") == ["whole"], "nobody has waited for more yet"
+    waiting = asyncio.ensure_future(output.until("stdout", readable))
+    await eventually(lambda: report.of("stdout") == ["whole", "Password: really? "])
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    readable.set()
+    await waiting
     output.feed("stdout", b"\nnext\n")
     output.finish("stdout")
     assert report.of("stdout") == ["whole", "Password: really? ", "next"], "its end is no further line"
 
 
-def test_what_may_be_a_secret_or_a_command_waits_longer(clock: Clock) -> None:
+async def test_dots_that_come_again_and_again_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No single wait is long enough."""
+    monkeypatch.setattr(module, "SHOW_AFTER", 0.2)
+    report = Recorder()
+    output = StepOutput(task(), report)
+    dots = 0
+    while not report.seen and dots < 1000:
+        dots += 1
+        output.feed("stdout", b".")
+        readable = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.02, readable.set)
+        await output.until("stdout", readable)
+    assert 1 < dots < 1000
+    assert report.of("stdout") == ["." * dots]
+
+
+def test_what_may_be_a_secret_or_a_command_waits_longer() -> None:
     report = Recorder()
     output = StepOutput(task("hunter2"), report)
     output.feed("stdout", b"it is hunt")
     output.show_unfinished("stdout")
+    output.show_unfinished("stdout")
     assert report.of("stdout") == ["it is "]
-    assert output.due("stdout") is None, "there is nothing that may be shown"
     output.feed("stdout", b"er2!")
-    assert output.due("stdout") == 1
     output.show_unfinished("stdout")
     output.feed("stdout", b"\n::mask val")
-    assert output.due("stdout") is None
+    output.show_unfinished("stdout")
     output.feed("stdout", b"ue\nvalue\n")
     assert report.of("stdout") == ["it is ", "***!", "***"]
 

@@ -47,7 +47,8 @@ class _Channel:
         self.scanner = CommandScanner()
         self.masker = masker
         self.assembler = LineAssembler(max_line)
-        self.unshown_since: float | None = None
+        self.waited: float | None = None  # seconds for more, with something of a line unshown
+        self.unshown_at = 0.0  # since when
 
 
 class StepOutput:
@@ -99,15 +100,26 @@ class StepOutput:
         """The stream has ended: report what was held back."""
         _at_once(self._work(stream, b"", final=True))
 
-    def due(self, stream: Stream) -> float | None:
-        """In how many seconds `show_unfinished` is to be called unless more is read; None: not at all."""
-        since = self._channels[stream].unshown_since
-        return None if since is None else max(0.0, since + SHOW_AFTER - time.monotonic())
+    async def until(self, stream: Stream, readable: asyncio.Event) -> None:
+        """Wait for more to read; meanwhile show what there is of a line that has not ended.
+
+        Only time spent here counts: while reading is held up, the rest of the line may be there already.
+        """
+        channel = self._channels[stream]
+        if channel.waited is not None:
+            began = time.monotonic()
+            try:
+                await asyncio.wait_for(readable.wait(), max(0.0, SHOW_AFTER - channel.waited))
+            except TimeoutError:
+                self.show_unfinished(stream)
+            else:
+                channel.waited += time.monotonic() - began
+        await readable.wait()
 
     def show_unfinished(self, stream: Stream) -> None:
-        """The step has written no more: show what there is of a line that has not ended."""
+        """Show what there is of a line that has not ended."""
         channel = self._channels[stream]
-        channel.unshown_since = None
+        channel.waited = None
         if not self.refused.is_set():
             self._show(stream, channel.assembler.show())
 
@@ -158,12 +170,13 @@ class StepOutput:
         self._watch(stream, channel)
 
     def _watch(self, stream: Stream, channel: _Channel) -> None:
-        """Notice since when something of an unfinished line waits."""
+        """Notice whether something of an unfinished line waits."""
         if not channel.assembler.unshown:
-            channel.unshown_since = None
-        elif channel.unshown_since is None:
-            channel.unshown_since = time.monotonic()
-        elif channel.assembler.rewritten and time.monotonic() > channel.unshown_since + 2 * SHOW_AFTER:
+            channel.waited = None
+            return
+        if channel.waited is None:
+            channel.waited, channel.unshown_at = 0.0, time.monotonic()
+        if channel.assembler.rewritten and time.monotonic() > channel.unshown_at + 2 * SHOW_AFTER:
             self.show_unfinished(stream)  # it is rewritten so fast that there is always more to read
 
     def _obey(self, command: Command) -> Work:

@@ -288,8 +288,6 @@ class _Pump:
         self._wake.clear()
         loop.add_reader(fd, self._wake.set)
         try:
-            await asyncio.wait_for(self._wake.wait(), self._output.due(self._stream))
-        except TimeoutError:
-            self._output.show_unfinished(self._stream)
+            await self._output.until(self._stream, self._wake)
         finally:
             loop.remove_reader(fd)
