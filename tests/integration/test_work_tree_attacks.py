@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,13 @@ WRONG: dict[str, dict[str, Any]] = {
     "a shallow commit that is none": {"shallow": ["main"]},
     "intent above": {"intent_to_add": ["../evil"]},
     "a number": {"branch": 7},
+    "a format that is a list": {"object_format": ["sha1"]},
+    "a branch with half a character": {"branch": "\ud800"},
+    "an origin with half a character": {"origin": "https://x/\ud800"},
+    "a name with half a character": {"path": "d", "name": "\ud800"},
+    "a tag with half a character": {"tags": {"\ud800": ONE}},
+    "a path with half a character": {"path": "\ud800"},
+    "intent with half a character": {"intent_to_add": ["\ud800"]},
 }
 
 
@@ -309,6 +317,26 @@ async def test_a_nested_repository_where_the_parent_has_a_link(
     assert list((tmp_path / "outside").iterdir()) == []
     assert git(there / "out/deep", "status", "--porcelain") == ""
     assert git(there, "status", "--porcelain").startswith(" D out\n")
+
+
+@pytest.mark.parametrize("above", [False, True], ids=["a link to it", "a link to what it lies in"])
+async def test_a_link_where_a_repository_was_laid_out(
+    desk: Desk, source: Path, tmp_path: Path, above: bool
+) -> None:
+    """Our git would go on where the link leads: write to that repository, and run the filters it names."""
+    victim = new_repository(tmp_path / "victim", {"f": "hello\n", ".gitattributes": "* filter=evil\n"})
+    git(victim, "config", "filter.evil.clean", f"touch {tmp_path / 'evil'}; cat")
+    before = {path: path.read_bytes() for path in victim.rglob("*") if path.is_file()}
+    blob = git(victim, "rev-parse", "HEAD:f").strip()
+    link = tarfile.TarInfo("files/sub")
+    link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path if above else victim)
+    made = checkout_of(source)
+    inner = {"path": "sub/victim" if above else "sub", "commit": "", "branch": "main", "kind": "nested"}
+    made.manifest["repositories"].append({**inner, "intent_to_add": ["new", "deep/new"]})
+    made.add("index/1", f"100644 {blob}\tf\0".encode())
+    made.members.append((link, b""))
+    assert "is a repository" in str(await refused(desk, made))
+    assert before == {path: path.read_bytes() for path in victim.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
