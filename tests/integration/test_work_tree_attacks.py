@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +290,44 @@ async def test_packs_that_are_none(desk: Desk, source: Path) -> None:
     made.manifest["repositories"][0]["commit"] = head(source)
     assert "cannot lay out the work tree: git ls-tree" in str(await refused(desk, made))
     assert list((desk.root / "objects").glob("*/incoming/*")) == []
+
+
+def number(value: int, first: int, rest: bytes = b"") -> bytes:
+    """A number as packs have them: its lowest bits beside ``first``, 7 in each further byte."""
+    bits = 4 if first else 7
+    low, value = value & ((1 << bits) - 1), value >> bits
+    return bytes([first | low | (0x80 if value else 0)]) + (number(value, 0) if value else rest)
+
+
+def _back(distance: int) -> bytes:
+    assert distance < 128 + 128 * 128
+    return bytes([0x80 | (distance >> 7) - 1, distance & 127] if distance > 127 else [distance])
+
+
+def delta_bomb(*factors: int) -> bytes:
+    """A pack of a blob, and of versions of it that each have the one before so many times over."""
+    size = 0xFFFF
+    data = number(size, 3 << 4) + zlib.compress(bytes(size))
+    last = 0
+    for factor in factors:
+        copies = b""
+        for at in range(0, size, 0xFFFFFF):
+            copies += b"\xff" + at.to_bytes(4, "little") + min(0xFFFFFF, size - at).to_bytes(3, "little")
+        delta = number(size, 0) + number(size * factor, 0) + copies * factor
+        data, last = data + number(len(delta), 6 << 4) + _back(len(data) - last) + zlib.compress(delta), len(data)
+        size *= factor
+    head = b"PACK" + (2).to_bytes(4, "big") + (1 + len(factors)).to_bytes(4, "big")
+    return head + data + hashlib.sha1(head + data).digest()
+
+
+async def test_a_pack_whose_deltas_grow_without_end(desk: Desk, source: Path) -> None:
+    """Some hundred bytes of which git would make 4 GB in memory."""
+    made = checkout_of(source)
+    made.packs.clear()
+    made.manifest["repositories"][0]["packs"] = [made.add_pack(delta_bomb(100, 8, 75))]
+    error = await refused(desk, made)
+    assert error.code == "GIT_FAILED"
+    assert "emory" in str(error)
 
 
 async def test_packs_without_a_manifest(desk: Desk, source: Path) -> None:

@@ -41,6 +41,7 @@ _CONFIG = {
     "index.version": "2",
     "index.threads": "1",
     "checkout.workers": "2",
+    "pack.threads": "2",
     "gc.auto": "0",
     "maintenance.auto": "false",
     "advice.detachedHead": "false",
