@@ -314,8 +314,8 @@ def delta_bomb(*factors: int) -> bytes:
         for at in range(0, size, 0xFFFFFF):
             copies += b"\xff" + at.to_bytes(4, "little") + min(0xFFFFFF, size - at).to_bytes(3, "little")
         delta = number(size, 0) + number(size * factor, 0) + copies * factor
-        data, last = data + number(len(delta), 6 << 4) + _back(len(data) - last) + zlib.compress(delta), len(data)
-        size *= factor
+        entry = number(len(delta), 6 << 4) + _back(len(data) - last) + zlib.compress(delta)
+        data, last, size = data + entry, len(data), size * factor
     head = b"PACK" + (2).to_bytes(4, "big") + (1 + len(factors)).to_bytes(4, "big")
     return head + data + hashlib.sha1(head + data).digest()
 

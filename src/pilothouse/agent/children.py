@@ -40,7 +40,7 @@ class Limits:
 
     seconds: float = 600.0
     output: int = 0
-    memory: int = 3 << 30  # two versions of the largest file that git makes deltas of (512 MiB), in two threads
+    memory: int = 3 << 30  # two versions of the largest file of which git makes deltas, in two threads
 
 
 @dataclass(frozen=True, slots=True)
