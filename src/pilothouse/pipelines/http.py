@@ -151,7 +151,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
     )
     async def validate_text(body: ValidateSpec) -> Response:
         """Without a pipeline. Errors: ``SPEC_INVALID`` with ``details.problems``."""
-        return _validated(body)
+        return await asyncio.to_thread(_validated, body)
 
     @routes.get(
         "/{pipeline_id}",
@@ -242,7 +242,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
     async def validate(pipeline_id: str, body: ValidateSpec, caller: Caller) -> Response:
         """Errors: ``SPEC_INVALID`` with ``details.problems``: message, line, column, expected, path."""
         await identity.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.read"))
-        return _validated(body)
+        return await asyncio.to_thread(_validated, body)
 
     @routes.post(
         "/{pipeline_id}/spec/save",
@@ -252,6 +252,10 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
     )
     async def save(pipeline_id: str, body: SaveSpec, caller: Caller, idem: Idem) -> Response:
         """Checked, then in force. Errors: ``SPEC_INVALID``, ``SPEC_CONFLICT``."""
+
+        # Reading a large spec takes long: beside the event loop, and the transaction.
+        file = await identity.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write").file_path)
+        await asyncio.to_thread(read_spec, body.spec, file)
 
         def use_case(tx: Tx) -> dict[str, Any]:
             pipeline = allowed(tx.conn, caller, pipeline_id, "pipeline.write")
