@@ -231,6 +231,53 @@ def test_nothing_of_the_repository_is_run(root: Path, tmp_path: Path, trap: Path
     assert (journey.copy / "b").read_text() == (root / "b").read_text()
 
 
+REMOTES = {
+    "ssh": {"remote.origin.url": "ssh://x/y", "core.sshCommand": "{program}"},
+    "a program at the other end": {"remote.origin.url": "{root}", "remote.origin.uploadpack": "{program}"},
+    "a transport that is a command": {"remote.origin.url": "ext::{program}", "protocol.ext.allow": "always"},
+    "all transports": {"remote.origin.url": "ext::{program}", "protocol.allow": "always"},
+    "a proxy": {"remote.origin.url": "git://127.0.0.1:1/x", "core.gitProxy": "{program}"},
+    "an included file": {"remote.origin.url": "ssh://x/y", "include.path": "more"},
+}
+
+
+@pytest.mark.parametrize("settings", REMOTES.values(), ids=REMOTES.keys())
+def test_nothing_is_run_to_fetch_what_was_promised(
+    root: Path, tmp_path: Path, trap: Path, settings: dict[str, str]
+) -> None:
+    """A partial clone whose configuration names the programs to reach its remote with."""
+    blob = git(root, "rev-parse", "HEAD:b").decode().strip()
+    (root / ".git/objects" / blob[:2] / blob[2:]).unlink()
+    program = tmp_path / "program"
+    write(root, ".git/more", f"[core]\n\tsshCommand = {program}\n")
+    promised = {
+        "core.repositoryFormatVersion": "1",
+        "extensions.partialClone": "origin",
+        "remote.origin.promisor": "true",
+    }
+    for name, value in {**promised, **settings}.items():
+        git(root, "config", name, value.format(program=program, root=root))
+    with pytest.raises(GitFailed, match=r"git: fatal: transport '\w+' not allowed") as refused:
+        travel(root, tmp_path)
+    assert "fetch them yourself" in refused.value.hint
+    assert not trap.exists(), trap.read_text()
+
+
+def test_the_users_own_configuration_may_name_programs(
+    root: Path, tmp_path: Path, trap: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "gitconfig", f"[core]\n\tsshCommand = echo >{trap} upload-pack; false\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    settings = {"extensions.partialClone": "origin", "remote.origin.promisor": "true"}
+    for name, value in {**settings, "remote.origin.url": "ssh://x/y"}.items():
+        git(root, "config", name, value)
+    blob = git(root, "rev-parse", "HEAD:b").decode().strip()
+    (root / ".git/objects" / blob[:2] / blob[2:]).unlink()
+    with pytest.raises(GitFailed):
+        travel(root, tmp_path)
+    assert "upload-pack" in trap.read_text()
+
+
 def test_a_filter_that_cannot_be_switched_off(root: Path) -> None:
     write(root, ".git/config", (root / ".git/config").read_text() + '[filter "a=b"]\n\tclean = evil\n')
     with pytest.raises(PackingError, match="a filter with = in its name"):

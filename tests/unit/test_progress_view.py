@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from typing import Any
 
 import pytest
@@ -322,7 +323,11 @@ def test_a_lost_connection_is_in_the_picture_until_it_is_back(monkeypatch: pytes
     whole = len(shown())
     view.lost("the server closed the connection")
     assert "connection lost; reconnecting for 0 s" in shown()[1]
-    assert shown()[0] == shown()[0], "nothing turns"
+    still = shown()[0]
+    clock = time.time()
+    monkeypatch.setattr("pilothouse.cli.live.time.time", lambda: clock + 60.05)
+    assert shown()[0] == still, "nothing turns, no time passes"
+    assert "reconnecting for 60 s" in shown()[1]
     assert errors.getvalue() == "", "on one terminal there is no second voice"
     view.back()
     assert len(shown()) == whole

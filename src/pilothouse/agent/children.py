@@ -35,10 +35,12 @@ class ChildTimeout(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``seconds`` of wall and of CPU time; ``output``: bytes of any one file it writes, 0 for no limit."""
+    """``seconds`` of wall and of CPU time; ``output``: bytes of any one file it writes, 0 for no limit; ``memory``:
+    bytes that it may allocate, each process for itself. Files that are only mapped to be read do not count."""
 
     seconds: float = 600.0
     output: int = 0
+    memory: int = 3 << 30  # two versions of the largest file of which git makes deltas, in two threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ def _bound(pid: int, limits: Limits) -> None:
     with contextlib.suppress(ProcessLookupError):
         resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
         resource.prlimit(pid, resource.RLIMIT_CPU, (seconds, seconds))
+        resource.prlimit(pid, resource.RLIMIT_DATA, (limits.memory, limits.memory))
         if limits.output:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (limits.output, limits.output))
 

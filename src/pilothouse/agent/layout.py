@@ -276,7 +276,10 @@ class _WorkTree:
             for kind, repository in lists
             if (file := self._meta(kind, repository))
         ]
-        await self._layout.place(self._staging, do="merge", into="work", files="tree", deleted=deleted)
+        places = [os.path.join("work", repository.path) for repository in self._repositories]
+        await self._layout.place(
+            self._staging, do="merge", into="work", files="tree", deleted=deleted, repositories=places
+        )
 
     async def _index(self, repository: Repository) -> None:
         """The index is the author's, and as quick to compare as one that git has just written."""

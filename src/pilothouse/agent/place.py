@@ -6,7 +6,8 @@ What it can do, each a JSON object with ``do``:
   ``skip``; write the index anew to ``new_index`` with what the copies' stat says, so that git believes it without
   reading a file again.
 - ``merge``: apply ``deleted`` (pairs of a directory and a file of paths that end with NUL), then move everything
-  below ``files`` into ``into``, where a file takes the place of a directory and the reverse.
+  below ``files`` into ``into``, where a file takes the place of a directory and the reverse. The ``repositories``
+  (directories) must be there afterwards: git is to run in them, and in nothing that a link leads to.
 - ``give``: nothing but what ``owner`` (uid, gid; null: nobody) asks for, which the others do too: all below ``into``
   belongs to them, except hard-linked packs, which are the cache's.
 
@@ -210,6 +211,19 @@ def copy(job: dict[str, Any]) -> None:
         file.write(index.written())
 
 
+def is_real(path: bytes) -> bool:
+    """Whether it is a directory, and each one on the way to it no link."""
+    at = b""
+    for part in path.split(b"/"):
+        at = os.path.join(at, part)
+        try:
+            if not stat.S_ISDIR(os.lstat(at).st_mode):
+                return False
+        except OSError:
+            return False
+    return True
+
+
 def make_real(root: bytes, path: bytes) -> None:
     """A directory below ``root`` and all on the way to it, as directories; what is in the way goes."""
     at = root
@@ -242,6 +256,9 @@ def merge(job: dict[str, Any]) -> None:
             delete(os.path.join(os.fsencode(directory), path), real)
     if job["files"]:
         move(os.fsencode(job["files"]), os.fsencode(job["into"]) or b".")
+    for directory in map(os.fsencode, job["repositories"]):
+        if not is_real(os.path.join(directory, b".git")):
+            raise Refused(f"{shown(directory)} is a repository, and the archive has something else there")
 
 
 def delete(path: bytes, real: set[bytes]) -> None:
