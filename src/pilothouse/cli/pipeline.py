@@ -26,7 +26,7 @@ app = typer.Typer(help="Pipelines and their specs.", no_args_is_help=True)
 PipelineName = Annotated[
     str,
     typer.Argument(
-        metavar="[PIPELINE]", help="Name or id; else the pipeline of this repository.", show_default=False
+        metavar="PIPELINE", help="Name or id; else the pipeline of this repository.", show_default=False
     ),
 ]
 Variables = Annotated[

@@ -17,7 +17,7 @@ Agent = Annotated[bool, typer.Option("--agent", help="Registration tokens of age
 
 async def create(
     session: Session,
-    name: Annotated[str, typer.Argument(help="What it is for.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is for.")],
     expires_in: DurationText = "",
     role: Annotated[str, typer.Option(help="Less than your own role: viewer, user, operator.")] = "",
     agent: Agent = False,

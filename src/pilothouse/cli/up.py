@@ -44,7 +44,7 @@ def up(
     log_format: LogFormat = None,
     log_level: LogLevel = None,
 ) -> None:
-    """Run everything here: the server and one agent, embedded database, no other service."""
+    """Run a server and one agent on this machine."""
     settings = server_settings(
         session.out,
         host=host,
