@@ -254,7 +254,9 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         """Checked, then in force. Errors: ``SPEC_INVALID``, ``SPEC_CONFLICT``."""
 
         # Reading a large spec takes long: beside the event loop, and the transaction.
-        file = await identity.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write").file_path)
+        file = await identity.read(
+            lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write").file_path
+        )
         await asyncio.to_thread(read_spec, body.spec, file)
 
         def use_case(tx: Tx) -> dict[str, Any]:
