@@ -40,7 +40,7 @@ def init(
         written = {} if not stdout else {"text": made.text}
         out.document({"file": NAME, "found": list(made.found), "jobs": list(made.jobs), **written})
     elif stdout:
-        out.line(made.text.removesuffix("\n"))
+        out.text(made.text)
     else:
         out.line(f"wrote {NAME} (jobs: {', '.join(made.jobs)})")
         out.note("check it with `pilot pipeline lint`, run it with `pilot pipeline run`")
