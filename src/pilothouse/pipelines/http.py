@@ -40,7 +40,7 @@ from pilothouse.pipelines.service import (
     read_whole,
     require_pipeline,
 )
-from pilothouse.pipelines.views import pipeline_detail, run_detail, run_status, words
+from pilothouse.pipelines.views import pipeline_detail, run_detail, run_status, status_words
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
@@ -135,7 +135,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
                 project=projectId,
                 name=name,
                 repository=repository,
-                statuses=words(status) if status else None,
+                statuses=status_words(status) if status else None,
                 page=page,
                 size=pageSize,
             )
@@ -338,7 +338,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
             pipeline = allowed(conn, caller, pipeline_id, "run.read")
             filters = {"pipeline_id": pipeline_id}
             if status:
-                words = words(status)
+                words = status_words(status)
                 if not words:
                     return [], 0
                 filters["status"] = words[0]

@@ -43,7 +43,7 @@ def pipeline_detail(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def words(number: int) -> list[str]:
+def status_words(number: int) -> list[str]:
     """The engine's statuses that go by this number of pipeline.v1."""
     return [word for word, known in RUN_STATUS.items() if known == number]
 
