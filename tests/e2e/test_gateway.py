@@ -277,7 +277,10 @@ async def test_started_work_whose_agent_vanishes_is_lost_honestly(server: Server
 async def test_a_refused_step_goes_elsewhere_or_fails_with_the_reason(server: Server) -> None:
     work = await begin(server, ack=False)
     await work.agent.ack(work.task, ACK_FAILED)
-    await eventually(lambda: len(work.step_view()["attempts"]) > 1 or work.view()["status"] == "failed")
+    await eventually(lambda: len(work.step_view()["attempts"]) > 1)
+    first = work.step_view()["attempts"][0]
+    assert (first["step_run_id"], first["status"]) == (work.task.step_run_id, "failed"), first
+    assert first["error"] == f"lost: agent {work.agent.agent_id} refused it: no reason given"
     await work.agent.vanish()
 
 

@@ -55,8 +55,7 @@ def test_a_cursor_is_what_we_gave_out_or_refused(text: str) -> None:
         cursor = Cursor.parse(text, EPOCH)
     except CursorError:
         return
-    assert cursor.text(EPOCH) == text or text.isascii()
-    assert cursor.offset >= 0
+    assert cursor.text(EPOCH) == ".".join((text[:8], *(str(int(part)) for part in text.split(".")[1:])))
     assert cursor.offset < 1 << 63, "no database could look it up"
     assert text.isascii(), "digits of other scripts were never given out"
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -355,3 +357,63 @@ def test_the_log_of_a_step_that_is_not_there(
         assert f"has no {refused} (there are: build/compile, test/unit)" in done.stderr
     else:
         assert (done.returncode, done.stdout) == (0, "one\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "expected"),
+    [
+        (("run", "list", "--limit", "abc"), {}, "Invalid value for '--limit': this is not a whole number"),
+        (("run", "list", "--limit", "0"), {}, "Invalid value for '--limit': it must be at least 1"),
+        (("up", "--port", "x"), {}, "Invalid value for '--port': this is not a whole number"),
+        (("up", "--port", "99999"), {}, "settings: port: it must be at most 65535"),
+        (
+            ("up", "--log-level", "loud"),
+            {},
+            "settings: log_level: it must be one of debug|info|warning|error",
+        ),
+        (
+            ("agent",),
+            {"PILOT_LINGER": "x"},
+            "Invalid value for '--linger' (from PILOT_LINGER): this is not a number",
+        ),
+        (
+            ("run", "watch"),
+            {"PILOT_PROGRESS": "loud"},
+            "Invalid value for '--progress' (from PILOT_PROGRESS): 'loud'",
+        ),
+    ],
+)
+def test_wrong_values_are_told_in_our_words(
+    pilot: Pilot,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    env: dict[str, str],
+    expected: str,
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    done = pilot(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {expected}"), done.stderr
+
+
+def _leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, each in getattr(command, "commands", {}).items():
+        yield from _leaves(each, (*path, name))
+    if path and not getattr(command, "commands", {}):
+        yield path
+
+
+def test_help_names_arguments_alike() -> None:
+    import typer.main
+    from typer.testing import CliRunner
+
+    from pilothouse.cli.app import app
+
+    for path in _leaves(typer.main.get_command(app)):
+        shown = CliRunner().invoke(app, [*path, "--help"]).stdout
+        usage = shown.split("\n\n")[0]
+        assert re.fullmatch(r"Usage: \w+ [a-z -]+\[OPTIONS\](\s+(\[[A-Z]+\](\.\.\.)?|[A-Z]+))*", usage), usage
+        arguments = shown.partition("Arguments:\n")[2].split("\n\n")[0]
+        for name in re.findall(r"^  (\S+)", arguments, re.MULTILINE):
+            assert name.strip("[].").isupper(), shown

@@ -207,8 +207,11 @@ def test_lists_are_native(server: Server, desk: MakeDesk) -> None:
     here = desk("native")
     started(here)
     server.ask("PUT", "/secrets/KEY", json={"value": "v"})
+    server.ask("POST", "/tokens", json={"name": "for scripts"})
     for words in (("pipeline", "list"), ("secret", "list"), ("run", "list"), ("token", "list")):
-        for each in json.loads(here.good(*words, "-o", "json")):
+        listed = json.loads(here.good(*words, "-o", "json"))
+        assert listed, words
+        for each in listed:
             for key, value in each.items():
                 assert key == key.lower(), (words, key)
                 if key.endswith("_at"):

@@ -18,6 +18,7 @@ from websockets.typing import Origin
 
 from identity_kit import PASSWORD, Stack, running, until
 from pilothouse.identity import Guard, Identity, Principal, Role
+from pilothouse.identity.errors import AuthError
 from pilothouse.identity.web import Caller, Service, allow, public, websocket_principal
 
 IN_TIME = 5.0
@@ -179,7 +180,7 @@ async def test_an_agents_token_ends_when_its_owner_says_so(stack: Stack) -> None
     assert (await stack.identity.authenticate("agent-token")).name == "builder"
     stack.identity.forget("agent/a1/1")
     assert guard.reason == "revoked"
-    with pytest.raises(Exception, match="AUTH_TOKEN_INVALID"):
+    with pytest.raises(AuthError, match="AUTH_TOKEN_INVALID"):
         await stack.identity.authenticate("agent-token")
 
 

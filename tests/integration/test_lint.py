@@ -47,12 +47,12 @@ def here(tmp_path: Path) -> Path:
 
 def test_a_good_spec(here: Path) -> None:
     done = pilot(here, "lint", "good.yaml")
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"good.yaml: good (1 job)\n", b"")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"good.yaml: valid (1 job)\n", b"")
 
 
 def test_warnings_have_places_and_change_no_exit_code(here: Path) -> None:
     done = pilot(here, "lint", "odd.yaml")
-    assert (done.returncode, done.stdout) == (0, b"odd.yaml: good (1 job)\n")
+    assert (done.returncode, done.stdout) == (0, b"odd.yaml: valid (1 job)\n")
     assert done.stderr.decode() == (
         "odd.yaml:1:11: warning: triggers are kept but not acted on in this release: "
         "start runs by hand or through the API\n"
@@ -67,7 +67,10 @@ def test_problems_have_places(here: Path) -> None:
 
 def test_several_files_are_all_checked(here: Path) -> None:
     done = pilot(here, "lint", "bad.yaml", "missing.yaml", "good.yaml", str(here / "odd.yaml"))
-    assert (done.returncode, done.stdout.decode()) == (2, "good.yaml: good (1 job)\nodd.yaml: good (1 job)\n")
+    assert (done.returncode, done.stdout.decode()) == (
+        2,
+        "good.yaml: valid (1 job)\nodd.yaml: valid (1 job)\n",
+    )
     lines = done.stderr.decode().splitlines()
     assert lines[:2] == BAD_LINES
     assert "missing.yaml: error: cannot read missing.yaml: No such file or directory" in lines
@@ -100,7 +103,7 @@ def test_stdin(here: Path) -> None:
         (b"\x00\x01", "<stdin>:1:1: error: a control character"),
         (b"a" * (5 << 20), "<stdin> is over 4 MiB"),
         (b"a: b\n" * 250_000, "error: the spec has 1250000 characters, the bound is 1048576"),
-        (None, "stdin is closed"),
+        (None, "<stdin>:1:1: error: the spec is empty"),
     ],
 )
 def test_what_is_no_spec_is_said_to_be_none(data: bytes | None, said: str, here: Path) -> None:

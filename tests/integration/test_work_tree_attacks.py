@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,13 @@ WRONG: dict[str, dict[str, Any]] = {
     "a shallow commit that is none": {"shallow": ["main"]},
     "intent above": {"intent_to_add": ["../evil"]},
     "a number": {"branch": 7},
+    "a format that is a list": {"object_format": ["sha1"]},
+    "a branch with half a character": {"branch": "\ud800"},
+    "an origin with half a character": {"origin": "https://x/\ud800"},
+    "a name with half a character": {"path": "d", "name": "\ud800"},
+    "a tag with half a character": {"tags": {"\ud800": ONE}},
+    "a path with half a character": {"path": "\ud800"},
+    "intent with half a character": {"intent_to_add": ["\ud800"]},
 }
 
 
@@ -282,6 +292,44 @@ async def test_packs_that_are_none(desk: Desk, source: Path) -> None:
     assert list((desk.root / "objects").glob("*/incoming/*")) == []
 
 
+def number(value: int, first: int, rest: bytes = b"") -> bytes:
+    """A number as packs have them: its lowest bits beside ``first``, 7 in each further byte."""
+    bits = 4 if first else 7
+    low, value = value & ((1 << bits) - 1), value >> bits
+    return bytes([first | low | (0x80 if value else 0)]) + (number(value, 0) if value else rest)
+
+
+def _back(distance: int) -> bytes:
+    assert distance < 128 + 128 * 128
+    return bytes([0x80 | (distance >> 7) - 1, distance & 127] if distance > 127 else [distance])
+
+
+def delta_bomb(*factors: int) -> bytes:
+    """A pack of a blob, and of versions of it that each have the one before so many times over."""
+    size = 0xFFFF
+    data = number(size, 3 << 4) + zlib.compress(bytes(size))
+    last = 0
+    for factor in factors:
+        copies = b""
+        for at in range(0, size, 0xFFFFFF):
+            copies += b"\xff" + at.to_bytes(4, "little") + min(0xFFFFFF, size - at).to_bytes(3, "little")
+        delta = number(size, 0) + number(size * factor, 0) + copies * factor
+        entry = number(len(delta), 6 << 4) + _back(len(data) - last) + zlib.compress(delta)
+        data, last, size = data + entry, len(data), size * factor
+    head = b"PACK" + (2).to_bytes(4, "big") + (1 + len(factors)).to_bytes(4, "big")
+    return head + data + hashlib.sha1(head + data).digest()
+
+
+async def test_a_pack_whose_deltas_grow_without_end(desk: Desk, source: Path) -> None:
+    """Some hundred bytes of which git would make 4 GB in memory."""
+    made = checkout_of(source)
+    made.packs.clear()
+    made.manifest["repositories"][0]["packs"] = [made.add_pack(delta_bomb(100, 8, 75))]
+    error = await refused(desk, made)
+    assert error.code == "GIT_FAILED"
+    assert "emory" in str(error)
+
+
 async def test_packs_without_a_manifest(desk: Desk, source: Path) -> None:
     made = checkout_of(source)
     made.manifest["git"] = False
@@ -309,6 +357,26 @@ async def test_a_nested_repository_where_the_parent_has_a_link(
     assert list((tmp_path / "outside").iterdir()) == []
     assert git(there / "out/deep", "status", "--porcelain") == ""
     assert git(there, "status", "--porcelain").startswith(" D out\n")
+
+
+@pytest.mark.parametrize("above", [False, True], ids=["a link to it", "a link to what it lies in"])
+async def test_a_link_where_a_repository_was_laid_out(
+    desk: Desk, source: Path, tmp_path: Path, above: bool
+) -> None:
+    """Our git would go on where the link leads: write to that repository, and run the filters it names."""
+    victim = new_repository(tmp_path / "victim", {"f": "hello\n", ".gitattributes": "* filter=evil\n"})
+    git(victim, "config", "filter.evil.clean", f"touch {tmp_path / 'evil'}; cat")
+    before = {path: path.read_bytes() for path in victim.rglob("*") if path.is_file()}
+    blob = git(victim, "rev-parse", "HEAD:f").strip()
+    link = tarfile.TarInfo("files/sub")
+    link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path if above else victim)
+    made = checkout_of(source)
+    inner = {"path": "sub/victim" if above else "sub", "commit": "", "branch": "main", "kind": "nested"}
+    made.manifest["repositories"].append({**inner, "intent_to_add": ["new", "deep/new"]})
+    made.add("index/1", f"100644 {blob}\tf\0".encode())
+    made.members.append((link, b""))
+    assert "is a repository" in str(await refused(desk, made))
+    assert before == {path: path.read_bytes() for path in victim.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(

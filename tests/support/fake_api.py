@@ -70,6 +70,8 @@ def summary(id: str, status: str) -> dict[str, Any]:
         "triggered_by": "admin",
         "branch": "",
         "commit_sha": "",
+        "tag": "",
+        "dirty": False,
         "rerun_of": None,
         "created_at": "2026-01-10T14:23:45.000Z",
         "started_at": "2026-01-10T14:23:45.000Z",

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,18 +138,22 @@ def test_a_bare_repository_and_the_inside_of_one(root: Path, tmp_path: Path) -> 
             find_repository(place)
 
 
+@pytest.fixture
+def theirs() -> Iterator[Path]:
+    """A directory that another user reaches, too; pytest's own are closed to others."""
+    directory = Path(tempfile.mkdtemp()).resolve()
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
 @contextlib.contextmanager
-def as_nobody(root: Path, *others: Path) -> Iterator[None]:
-    """Not as root, who may read everything."""
+def as_nobody(directory: Path) -> Iterator[None]:
+    """As the owner of a directory who, unlike root, may not read everything."""
     if os.geteuid() != 0:
         yield
         return
-    give(root, NOBODY)
-    for directory in others:
-        os.chown(directory, NOBODY, NOBODY)
-    for above in (*root.parents,):
-        if above.is_relative_to("/tmp") and above != Path("/tmp"):
-            above.chmod(above.stat().st_mode | 0o055)
+    give(directory, NOBODY)
     os.seteuid(NOBODY)
     try:
         yield
@@ -156,27 +161,26 @@ def as_nobody(root: Path, *others: Path) -> Iterator[None]:
         os.seteuid(0)
 
 
-@pytest.mark.parametrize("closed", ["a", "new", "dir", "dir/.gitignore", "newdir", "link-to-nothing"])
-def test_what_cannot_be_read(
-    root: Path, tmp_path: Path, closed: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
+@pytest.mark.parametrize("closed", ["a", "new", "dir", "dir/.gitignore", "newdir", "nothing"])
+def test_what_cannot_be_read(theirs: Path, closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(theirs))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(theirs))
+    root, out = base(theirs / "repo"), theirs / "out"
     for name in ("new", "dir/.gitignore", "newdir/x"):
         write(root, name, "x")
     write(root, "a", "changed")
-    out = tmp_path / "out"
     out.mkdir()
-    if closed != "link-to-nothing":
+    if closed != "nothing":
         (root / closed).chmod(0)
-    with as_nobody(root, out):
+    said = ""
+    with as_nobody(theirs):
         try:
             options = CheckoutOptions()
             pack_tree(read_tree(find_repository(root), options), options, {}, out, 1 << 20)
-            said = ""
         except PackingError as error:
             said = str(error)
-    if closed == "link-to-nothing":
-        assert said == "", "the test's own way to another user is no obstacle"
+    if closed == "nothing":
+        assert said == "", "to be another user is no obstacle by itself"
     else:
         assert "Permission denied" in said
         assert closed in said
@@ -229,6 +233,53 @@ def test_nothing_of_the_repository_is_run(root: Path, tmp_path: Path, trap: Path
     assert not trap.exists(), trap.read_text()
     assert (journey.copy / "a").read_text() == "changed"
     assert (journey.copy / "b").read_text() == (root / "b").read_text()
+
+
+REMOTES = {
+    "ssh": {"remote.origin.url": "ssh://x/y", "core.sshCommand": "{program}"},
+    "a program at the other end": {"remote.origin.url": "{root}", "remote.origin.uploadpack": "{program}"},
+    "a transport that is a command": {"remote.origin.url": "ext::{program}", "protocol.ext.allow": "always"},
+    "all transports": {"remote.origin.url": "ext::{program}", "protocol.allow": "always"},
+    "a proxy": {"remote.origin.url": "git://127.0.0.1:1/x", "core.gitProxy": "{program}"},
+    "an included file": {"remote.origin.url": "ssh://x/y", "include.path": "more"},
+}
+
+
+@pytest.mark.parametrize("settings", REMOTES.values(), ids=REMOTES.keys())
+def test_nothing_is_run_to_fetch_what_was_promised(
+    root: Path, tmp_path: Path, trap: Path, settings: dict[str, str]
+) -> None:
+    """A partial clone whose configuration names the programs to reach its remote with."""
+    blob = git(root, "rev-parse", "HEAD:b").decode().strip()
+    (root / ".git/objects" / blob[:2] / blob[2:]).unlink()
+    program = tmp_path / "program"
+    write(root, ".git/more", f"[core]\n\tsshCommand = {program}\n")
+    promised = {
+        "core.repositoryFormatVersion": "1",
+        "extensions.partialClone": "origin",
+        "remote.origin.promisor": "true",
+    }
+    for name, value in {**promised, **settings}.items():
+        git(root, "config", name, value.format(program=program, root=root))
+    with pytest.raises(GitFailed, match=r"git: fatal: transport '\w+' not allowed") as refused:
+        travel(root, tmp_path)
+    assert "fetch them yourself" in refused.value.hint
+    assert not trap.exists(), trap.read_text()
+
+
+def test_the_users_own_configuration_may_name_programs(
+    root: Path, tmp_path: Path, trap: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "gitconfig", f"[core]\n\tsshCommand = echo >{trap} upload-pack; false\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    settings = {"extensions.partialClone": "origin", "remote.origin.promisor": "true"}
+    for name, value in {**settings, "remote.origin.url": "ssh://x/y"}.items():
+        git(root, "config", name, value)
+    blob = git(root, "rev-parse", "HEAD:b").decode().strip()
+    (root / ".git/objects" / blob[:2] / blob[2:]).unlink()
+    with pytest.raises(GitFailed):
+        travel(root, tmp_path)
+    assert "upload-pack" in trap.read_text()
 
 
 def test_a_filter_that_cannot_be_switched_off(root: Path) -> None:

@@ -147,6 +147,13 @@ def test_the_oldest_comes_first() -> None:
     assert to([waiting("1"), waiting("2"), waiting("3")], worker("a", 2)) == ["a", "a", "-"]
 
 
+def test_jobs_that_have_begun_come_before_those_that_have_not() -> None:
+    queue = [waiting("new1"), waiting("next", bound="a"), waiting("new2"), waiting("after", bound="a")]
+    assert to(queue, worker("a")) == ["-", "a", "-", "-"]
+    assert to(queue, worker("a", 2)) == ["-", "a", "-", "a"]
+    assert to(queue, worker("a", 2), worker("b")) == ["b", "a", "-", "a"]
+
+
 def test_what_cannot_go_does_not_hold_up_what_can() -> None:
     assert to([waiting("1", ARM), waiting("2"), waiting("3", bound="gone")], worker("a", 5)) == [
         "-",
@@ -216,7 +223,8 @@ def test_nothing_is_given_wrongly_and_nothing_waits_in_vain(
     ]
     free = {one.agent_id: one.free for one in workers}
     by_id = {one.agent_id: one for one in workers}
-    for item, verdict in zip(items, assign(items, workers), strict=True):
+    verdicts = list(zip(items, assign(items, workers), strict=True))
+    for item, verdict in sorted(verdicts, key=lambda pair: not pair[0].bound_to):  # the order of giving
         assert verdict.id == item.id
         fit = [
             one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from pilothouse.cli.live import LiveView
 from pilothouse.cli.narration import narrate
 from pilothouse.cli.output import Output
 from pilothouse.cli.progress import RunState, from_view
-from pilothouse.cli.runview import details
+from pilothouse.cli.runview import described, details
 from pilothouse.cli.text import ago, coloured, safe, size, span
 from pilothouse.cli.tree import fitted, headline, last_words, rows
 from pilothouse.wire import entries
+from support.fake_api import summary
 
 RUN = {"v": 1, "run_id": "r1", "kind": "pipeline", "name": "hello", "pipeline_id": "p1", "project": "x"}
 BUILD = {**RUN, "job_id": "j1", "job": "build"}
@@ -197,7 +199,7 @@ def test_the_story_in_plain_lines() -> None:
     assert lines == [
         "run r1: created (hello)",
         "run r1: started",
-        "job build: started",
+        "job build: ready",
         "step build/compile: waiting: no agent is online",
         "step build/compile: started on agent local",
         "build/compile | one",
@@ -322,7 +324,11 @@ def test_a_lost_connection_is_in_the_picture_until_it_is_back(monkeypatch: pytes
     whole = len(shown())
     view.lost("the server closed the connection")
     assert "connection lost; reconnecting for 0 s" in shown()[1]
-    assert shown()[0] == shown()[0], "nothing turns"
+    still = shown()[0]
+    clock = time.time()
+    monkeypatch.setattr("pilothouse.cli.live.time.time", lambda: clock + 60.05)
+    assert shown()[0] == still, "nothing turns, no time passes"
+    assert "reconnecting for 60 s" in shown()[1]
     assert errors.getvalue() == "", "on one terminal there is no second voice"
     view.back()
     assert len(shown()) == whole
@@ -413,3 +419,34 @@ def test_an_attempt_says_each_thing_once(
     (line,) = details({"outputs": {}, "attempts": [attempt]})
     head = f"attempt 1: {status.replace('_', ' ')}"
     assert line.plain.strip() == ", ".join([head, *said, "1 line"])
+
+
+@pytest.mark.parametrize(
+    ("more", "fact"),
+    [
+        (
+            {"branch": "main", "commit_sha": "9a00a52c6ecff077", "dirty": True},
+            "  main 9a00a52c6ecf with uncommitted changes",
+        ),
+        ({"branch": "main", "commit_sha": "9a00a52c6ecff077"}, "  main 9a00a52c6ecf"),
+        ({"tag": "v1", "commit_sha": "9a00a52c6ecff077"}, "  v1 9a00a52c6ecf"),
+    ],
+)
+def test_the_view_says_what_the_run_is_of(more: dict[str, Any], fact: str) -> None:
+    lines = [
+        line.plain for line in described({**summary("r1", "succeeded"), "variables": {}, "jobs": [], **more})
+    ]
+    assert lines[2:] == [fact]
+
+
+def test_an_end_is_told_once() -> None:
+    error = "cancelled: the job ran longer than its timeout of 2s"
+    done = {**FIRST, "status": "timed_out", "exit_code": 143, "error": error, "duration": 5000}
+    assert narrate(entries.STEP_COMPLETED, done, 1.0) == [
+        "step build/compile: timed out (the job ran longer than its timeout of 2s) in 5.0s"
+    ]
+    attempt = {"number": 1, "agent_id": "a", "exit_code": 143, "error": "cancelled: wrong branch", "lines": 1}
+    shown = details({"outputs": {}, "attempts": [{**attempt, "status": "cancelled", "reason": ""}]})
+    assert [line.plain.strip() for line in shown] == [
+        "attempt 1: cancelled, on a, exit code 143, wrong branch, 1 line"
+    ]

@@ -37,8 +37,10 @@ YAML_PROBLEMS = {
     '(expected a text that holds ": " in quotes, or other indentation)',
     "a: {x: ${{ y }}}": "1:9: this is not YAML: while parsing a flow mapping, did not find expected ',' or '}' "
     "(expected a comma or }; within { } a text with ${{ }} goes in quotes)",
-    "a:\n\t- b": "2:1: this is not YAML: while scanning for the next token, found character that cannot start any "
-    "token (expected no tabs or odd characters here; a text that begins with @, ` or % goes in quotes)",
+    "a:\n\t- b": "2:1: a tab, which YAML does not allow here (expected spaces for indentation)",
+    "a:\n  b: 1\n\tc: 2": "3:1: a tab, which YAML does not allow here (expected spaces for indentation)",
+    "a: @b": "1:4: this is not YAML: while scanning for the next token, found character that cannot start any "
+    "token (expected a text that begins with @, ` or % goes in quotes)",
     'a:\n  "b\nc': "3:2: this is not YAML: while scanning a quoted scalar, found unexpected end of stream, "
     "begun on line 2",
     "a: b\x07": "1:5: a control character, which YAML does not allow",

@@ -173,6 +173,17 @@ def test_a_retry_counts_down() -> None:
     assert "retrying" not in rows(run, 11.0, live=False)[1].text.plain
 
 
+@pytest.mark.parametrize("height", [5, 8, 12, 20])
+def test_what_a_job_is_at_is_seen_among_thirty_jobs(height: int) -> None:
+    run = thirty()
+    retried, waits = run.jobs["job28"].steps["b"], run.jobs["job29"].steps["b"]
+    retried.status, retried.reason, retried.retry_at = "pending", "attempt 1 failed: exit code 2", 18.0
+    waits.status = "queued"
+    lines = shown(run, height)
+    assert any("b" in line and "retrying in 8 s" in line for line in lines), lines
+    assert sum(line.lstrip(" ○↻●").startswith("b") or " › b" in line for line in lines) == 3, lines
+
+
 def test_a_job_that_starts_again_counts_down() -> None:
     run = run_of(("test", "running", {"flaky": "failed"}))
     run.apply(

@@ -35,10 +35,12 @@ class ChildTimeout(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``seconds`` of wall and of CPU time; ``output``: bytes of any one file it writes, 0 for no limit."""
+    """``seconds`` of wall and of CPU time; ``output``: bytes of any one file it writes, 0 for no limit; ``memory``:
+    bytes that it may allocate, each process for itself. Files that are only mapped to be read do not count."""
 
     seconds: float = 600.0
     output: int = 0
+    memory: int = 3 << 30  # two versions of the largest file of which git makes deltas, in two threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,11 @@ def _start(
 
 def _bound(pid: int, limits: Limits) -> None:
     seconds = int(limits.seconds) + 1
-    wanted = {resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: seconds}
+    wanted = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_DATA: limits.memory,
+    }
     if limits.output:
         wanted[resource.RLIMIT_FSIZE] = limits.output
     for kind, value in wanted.items():

@@ -41,6 +41,7 @@ _CONFIG = {
     "index.version": "2",
     "index.threads": "1",
     "checkout.workers": "2",
+    "pack.threads": "2",
     "gc.auto": "0",
     "maintenance.auto": "false",
     "advice.detachedHead": "false",
@@ -115,6 +116,7 @@ def good_ref(name: str) -> bool:
     parts = name.split("/")
     return (
         bool(name)
+        and encodable(name)
         and len(os.fsencode(name)) <= 1024
         and not name.startswith("-")
         and not name.endswith(".")
@@ -122,6 +124,16 @@ def good_ref(name: str) -> bool:
         and not re.search(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{", name)
         and all(part and not part.startswith(".") and not part.endswith(".lock") for part in parts)
     )
+
+
+def encodable(text: str) -> bool:
+    """Whether these are bytes of a name: JSON may have any half of a surrogate pair, not just those that stand for
+    a byte that is no UTF-8."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def config_file(sections: Iterable[tuple[str, str, Mapping[str, str]]]) -> str:

@@ -1,4 +1,4 @@
-"""The agent's own log: one JSON object a line on stderr, with stable event names and without secrets."""
+"""The agent's own log on stderr, with stable event names and without secrets: JSON lines, on a terminal columns."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import sys
 
 import structlog
 
+_JSON = structlog.processors.JSONRenderer()
+
 
 def configure_logs(level: int = logging.INFO) -> None:
     """For the process as a whole; whoever has configured structlog before keeps his own way."""
     if structlog.is_configured():
         return
+    # A traceback that shows local variables would show tokens.
+    for_eyes = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    last = [for_eyes] if sys.stderr.isatty() else [structlog.processors.format_exc_info, _JSON]
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
+            *last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from pilothouse.agent.git import good_ref
+from pilothouse.agent.git import encodable, good_ref
 from pilothouse.agent.unpack import Refused, checked
 
 MAX_REPOSITORIES, MAX_PACKS, MAX_TEXT = 200, 20, 2048
@@ -78,7 +78,7 @@ def read_manifest(text: bytes, packs: Collection[str]) -> list[Repository]:
 def _repository(number: int, fields: Any, packs: Collection[str]) -> Repository:
     if not isinstance(fields, dict):
         raise ManifestInvalid(f"repository {number} of the manifest is not an object")
-    object_format = fields.get("object_format", "sha1")
+    object_format = _text(fields, "object_format") or "sha1"
     if object_format not in OBJECT_ID:
         raise ManifestInvalid(f"repository {number} has an unknown object format")
     ids = OBJECT_ID[object_format]
@@ -128,6 +128,8 @@ def _text(fields: Mapping[str, Any], key: str) -> str:
     value = fields.get(key) or ""
     if not isinstance(value, str) or (re.search(r"[\x00-\x1f\x7f]", value) and key != "path"):
         raise ManifestInvalid(f"the manifest's {key} is not a line of text")
+    if not encodable(value):
+        raise ManifestInvalid(f"the manifest's {key} has half of a surrogate pair, which is no character")
     if len(value) > (MAX_TEXT if key != "path" else 2 * MAX_TEXT):
         raise ManifestInvalid(f"the manifest's {key} is too long")
     return value

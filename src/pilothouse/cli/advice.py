@@ -32,6 +32,6 @@ def next_commands(run: RunState) -> Iterator[str]:
         return
     name = short(run.id)
     yield ""
-    yield f"  pilot run logs {name} --failed     # all they said"
-    yield f"  pilot run rerun {name} --failed    # again, from what failed"
-    yield f"  pilot run view {name}              # every step and attempt"
+    yield f"  pilot run logs {name} --failed     # the whole log of the failed steps"
+    yield f"  pilot run rerun {name} --failed    # run again from what failed"
+    yield f"  pilot run view {name}              # all jobs, steps and attempts"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Run an agent here, or look at all of them.", invoke_without_command=True)
 
+AgentName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the agent.")]
+
 
 class Platform(StrEnum):
     """What an agent runs its work with."""
@@ -242,7 +244,7 @@ async def list_agents(
     session.out.table(columns, rows, "No agents.")
 
 
-async def view(session: Session, name: str) -> None:
+async def view(session: Session, name: AgentName) -> None:
     """Show an agent."""
     import time
 
@@ -262,21 +264,21 @@ async def view(session: Session, name: str) -> None:
     session.out.fields(pairs)
 
 
-async def drain(session: Session, name: str) -> None:
+async def drain(session: Session, name: AgentName) -> None:
     """Let an agent finish what it holds and give it no new work."""
     async with session.client() as client:
         await client.agents.set_status(name, "draining")
     session.out.say(f"Agent {name} gets no new work.")
 
 
-async def undrain(session: Session, name: str) -> None:
+async def undrain(session: Session, name: AgentName) -> None:
     """Give an agent work again."""
     async with session.client() as client:
         await client.agents.set_status(name, "online")
     session.out.say(f"Agent {name} gets work again.")
 
 
-async def remove(session: Session, name: str) -> None:
+async def remove(session: Session, name: AgentName) -> None:
     """Remove an agent: its token ends, and what it holds is lost."""
     async with session.client() as client:
         await client.agents.remove(name)

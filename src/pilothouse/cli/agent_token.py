@@ -18,7 +18,7 @@ app = typer.Typer(help="Registration tokens of agents.", no_args_is_help=True)
 
 async def create(
     session: Session,
-    description: Annotated[str, typer.Argument(help="What it is for.")] = "",
+    description: Annotated[str, typer.Argument(metavar="DESCRIPTION", help="What it is for.")] = "",
     project: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Agents get work of this project only; repeatable."),

@@ -63,14 +63,22 @@ def answer(instruction: str) -> str | None:
 def _typed(shell: str) -> tuple[list[str], str]:
     """The whole words after ``pilot``, and the one that is being typed."""
     if shell == "bash":
-        words = os.environ.get("COMP_WORDS", "").split(" ")
-        at = int(os.environ.get("COMP_CWORD", "0") or 0)
-        return [word for word in words[1:at] if word], words[at] if at < len(words) else ""
+        return _typed_in_bash(os.environ.get("COMP_WORDS", ""), int(os.environ.get("COMP_CWORD", "0") or 0))
     text = os.environ.get("_TYPER_COMPLETE_ARGS", "")
     words = text.split()[1:]
     if words and not text.endswith(" "):
         return words[:-1], words[-1]
     return words, ""
+
+
+def _typed_in_bash(line: str, at: int) -> tuple[list[str], str]:
+    """The same of ``COMP_WORDS``. The script joins the words with the first character of ``IFS``, a newline.
+
+    Bash takes ``--output=json`` for three words, of which ``=`` is one.
+    """
+    words = line.split("\n" if "\n" in line else " ")
+    incomplete = words[at] if at < len(words) else ""
+    return [word for word in words[1:at] if word not in ("", "=")], "" if incomplete == "=" else incomplete
 
 
 def _for_zsh(items: list[Item]) -> str:

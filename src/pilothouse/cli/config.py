@@ -82,7 +82,9 @@ def contexts(session: Session) -> None:
     session.out.table(("", "NAME", "SERVER", "LOGGED IN"), rows, "No saved logins.")
 
 
-def use(session: Session, name: Annotated[str, typer.Argument(help="Name of a saved login.")]) -> None:
+def use(
+    session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a saved login.")]
+) -> None:
     """Make a saved login the current one."""
     session.contexts.use(name)
     session.out.say(f"Context {name!r} is now the current one.")

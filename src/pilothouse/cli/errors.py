@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 
 
@@ -59,3 +60,21 @@ class NotLoggedIn(CliError):
             ExitCode.NOT_AUTHORIZED,
             "start one here with `pilot up`, log in with `pilot login SERVER`, or set PILOT_SERVER and PILOT_TOKEN",
         )
+
+
+_PLAIN = (
+    (r"Value error, ", ""),
+    (r"Input should be a valid integer.*", "this is not a whole number"),
+    (r"Input should be a valid number.*", "this is not a number"),
+    (r"Input should be greater than or equal to (\S+)", r"it must be at least \1"),
+    (r"Input should be less than or equal to (\S+)", r"it must be at most \1"),
+    (r"String should match pattern '\^\((.*)\)\$'", r"it must be one of \1"),
+    (r"\(env var: '\['(\w+)'(?:, '\w+')*\]'\)", r"(from \1)"),
+)
+
+
+def plain(message: str) -> str:
+    """The parser's message without the words of the libraries that it is made with."""
+    for theirs, ours in _PLAIN:
+        message = re.sub(theirs, ours, message)
+    return message

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from pilothouse.cli.errors import CliError, ExitCode
+from pilothouse.cli.errors import CliError, ExitCode, plain
 from pilothouse.cli.output import Output, unwritten, write_error
 
 _OF_A_VALUE = frozenset(
@@ -40,7 +40,7 @@ def _of_the_parser(error: Any) -> int:
         write_error(f"{error.format_message()}\n")
         return ExitCode.USAGE
     context = getattr(error, "ctx", None)
-    message = error.format_message().replace("Value error, ", "")
+    message = plain(error.format_message())
     return fail(message, ExitCode.USAGE, f"see {context.command_path if context else 'pilot'} --help")
 
 

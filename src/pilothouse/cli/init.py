@@ -24,7 +24,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
     stdout: Annotated[bool, typer.Option("--stdout", help="Print the spec, and write no file.")] = False,
 ) -> None:
-    """Write a .pilot.yaml for what is here: Python, Node, Go, Rust, Make."""
+    """Write a .pilot.yaml for the project here."""
     from pilothouse.cli.starters import starter
 
     made = starter(Path.cwd())
@@ -40,9 +40,9 @@ def init(
         written = {} if not stdout else {"text": made.text}
         out.document({"file": NAME, "found": list(made.found), "jobs": list(made.jobs), **written})
     elif stdout:
-        out.line(made.text.removesuffix("\n"))
+        out.text(made.text)
     else:
-        out.line(f"{NAME}: {', '.join(made.jobs)}")
+        out.line(f"wrote {NAME} (jobs: {', '.join(made.jobs)})")
         out.note("check it with `pilot pipeline lint`, run it with `pilot pipeline run`")
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Files = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[FILE]...", help="The specs, - for stdin; else .pilot.yaml.", show_default=False),
+    typer.Argument(metavar="FILE", help="The specs, - for stdin; else .pilot.yaml.", show_default=False),
 ]
 
 
@@ -68,7 +68,7 @@ def lint(session: Session, files: Files = None) -> None:
         for warning in report.warnings:
             out.say(described(warning, report.file), "yellow")
         if report.valid and not out.structured:
-            out.line(f"{report.file}: good ({report.jobs} job{'' if report.jobs == 1 else 's'})")
+            out.line(f"{report.file}: valid ({report.jobs} job{'' if report.jobs == 1 else 's'})")
     _fail(reports)
 
 

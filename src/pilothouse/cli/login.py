@@ -24,7 +24,9 @@ def add_to(app: typer.Typer) -> None:
 
 async def login(
     session: Session,
-    server: Annotated[str, typer.Argument(help="Address of the server, such as http://127.0.0.1:8080.")],
+    server: Annotated[
+        str, typer.Argument(metavar="SERVER", help="Address of the server, such as http://127.0.0.1:8080.")
+    ],
     username: Annotated[str, typer.Option("--username", "-u", help="Who you are.")] = "",
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password from stdin.")

@@ -48,7 +48,7 @@ def _run_completed(body: Body, at: float) -> list[str]:
 
 
 def _job_started(body: Body, at: float) -> list[str]:
-    return [f"{_job(body)}: started"]
+    return [f"{_job(body)}: ready"]  # its first step may have to wait; it says when it starts
 
 
 def _job_restarted(body: Body, at: float) -> list[str]:

@@ -12,7 +12,7 @@ import typer
 from pilothouse.cli.errors import CliError, UsageError
 from pilothouse.cli.live import Progress, ProgressOption, require_terminal
 from pilothouse.cli.output import Output
-from pilothouse.cli.project import ProjectName, project_id
+from pilothouse.cli.project import ProjectName, project_id, project_names
 from pilothouse.cli.session import Session, command
 from pilothouse.cli.spec_file import SpecFile, check, find_spec, refused
 from pilothouse.cli.watching import detachable, watch
@@ -26,7 +26,7 @@ app = typer.Typer(help="Pipelines and their specs.", no_args_is_help=True)
 PipelineName = Annotated[
     str,
     typer.Argument(
-        metavar="[PIPELINE]", help="Name or id; else the pipeline of this repository.", show_default=False
+        metavar="PIPELINE", help="Name or id; else the pipeline of this repository.", show_default=False
     ),
 ]
 Variables = Annotated[
@@ -143,13 +143,16 @@ async def view(session: Session, name: PipelineName = "", project: ProjectName =
 
     async with session.client() as client:
         found = await the_pipeline(client, name, await _home(client, project))
+        projects = await project_names(client)
     shown = native.pipeline(found)
     if session.out.structured:
         session.out.document(shown)
         return
     runs = f"{shown['total_runs']} ({shown['succeeded_runs']} succeeded, {shown['failed_runs']} failed)"
-    names = {"repository": "repository", "description": "description", "id": "id", "project": "project"}
-    pairs = [("name", shown["name"]), *((label, shown[key]) for key, label in names.items())]
+    # A key that was made of a directory's path says nothing to a reader.
+    repository = "" if shown["repository"].startswith("dir:") else shown["repository"]
+    pairs = [("name", shown["name"]), ("repository", repository), ("description", shown["description"])]
+    pairs += [("id", shown["id"]), ("project", projects.get(shown["project"], shown["project"]))]
     pairs += [("saved spec", shown["spec"] or "none"), ("last editor", shown["last_editor"])]
     pairs += [("runs", runs), ("newest run", shown["status"]), ("enabled", "" if shown["enabled"] else "no")]
     pairs += [
@@ -268,6 +271,7 @@ async def _trigger(session: Session, name: str, variables: dict[str, str], proje
                 f"this {local.shown} differs from the saved spec, which is what runs now; "
                 "`pilot pipeline run --save` replaces it"
             )
+        session.out.note("a triggered run begins without files; `pilot pipeline run` sends those here")
         return await client.pipelines.trigger(found["pipelineId"], variables=variables)
 
 

@@ -288,7 +288,13 @@ def failure(body: Body) -> str:
     said = [str(body[key]) for key in ("error", "reason") if body.get(key)]
     telling = [each for each in said if each not in _LITTLE]
     code = [f"exit code {body['exit_code']}"] if body.get("exit_code") else []
-    return [*telling, *code, *said, words(body.get("status", "failed"))][0]
+    why = [*telling, *code, *said, words(body.get("status", "failed"))][0]
+    return without_status(body.get("status", "failed"), why)
+
+
+def without_status(status: str, reason: str) -> str:
+    """A reason without the ``cancelled`` that an agent puts before it, where the status says how it ended."""
+    return reason.removeprefix("cancelled: ") if status in ("cancelled", "timed_out") else reason
 
 
 def from_view(view: Mapping[str, Any]) -> RunState:

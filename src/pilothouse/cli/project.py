@@ -103,7 +103,7 @@ async def view(session: Session, project: ProjectArgument) -> None:
 
 async def create(
     session: Session,
-    name: Annotated[str, typer.Argument(help="Its name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")],
     description: Annotated[str, typer.Option(help="What it is.")] = "",
     member: Annotated[
         list[str] | None, typer.Option(metavar="USER", help="Put this user into it; repeatable.")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 RunReference = Annotated[
     str,
     typer.Argument(
-        metavar="[RUN]",
+        metavar="RUN",
         help="Id of the run, its first or last 6 or more characters, or `last`: the newest run of the pipeline "
         "of this repository or directory.",
         show_default=False,

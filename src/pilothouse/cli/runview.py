@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from pilothouse.cli.documents import json_line
-from pilothouse.cli.progress import from_view, words
+from pilothouse.cli.progress import from_view, without_status, words
 from pilothouse.cli.text import safe
 from pilothouse.cli.tree import headline, rows
 
@@ -32,8 +32,14 @@ def described(run: RunView) -> Iterator[Text]:
 
 def _facts(run: RunView) -> Iterator[str]:
     yield f"{run['kind']}, {run['trigger']} by {run['triggered_by']}, created {run['created_at']}"
-    if run["branch"] or run["commit_sha"]:
-        yield f"{run['branch']} {run['commit_sha'][:12]}".strip()
+    of = [
+        run["branch"],
+        run["tag"],
+        run["commit_sha"][:12],
+        "with uncommitted changes" if run["dirty"] else "",
+    ]
+    if any(of):
+        yield " ".join(filter(None, of))
     if run["rerun_of"]:
         yield f"repeats run {run['rerun_of']}"
     yield from (f"{name}={_plain(value)}" for name, value in run["variables"].items())
@@ -60,7 +66,9 @@ def _plain(value: Any) -> str:
 
 def _why(attempt: Any) -> list[str]:
     """What is known of an attempt's end, each thing once."""
-    said = dict.fromkeys(attempt[key] for key in ("error", "reason") if attempt[key])
+    said = dict.fromkeys(
+        without_status(attempt["status"], attempt[key]) for key in ("error", "reason") if attempt[key]
+    )
     telling = [each for each in said if each not in (attempt["status"], words(attempt["status"]))]
     code = f"exit code {attempt['exit_code']}"
     told = not attempt["exit_code"] or any(re.match(rf"{code}\b", each) for each in telling)

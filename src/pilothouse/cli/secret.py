@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from pilothouse.cli import native
@@ -13,8 +15,10 @@ from pilothouse.cli.text import local_time
 
 app = typer.Typer(help="Secrets of a project.", no_args_is_help=True)
 
+SecretName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the secret.")]
 
-async def set_secret(session: Session, name: str, project: ProjectName = "") -> None:
+
+async def set_secret(session: Session, name: SecretName, project: ProjectName = "") -> None:
     """Set or replace a secret; its value is asked for, or read from stdin (a last newline is dropped)."""
     async with session.client() as client:
         home = await project_id(client, project)
@@ -36,7 +40,7 @@ async def list_secrets(session: Session, project: ProjectName = "") -> None:
     session.out.table(("NAME", "BY", "UPDATED"), rows, "No secrets.")
 
 
-async def delete(session: Session, name: str, project: ProjectName = "") -> None:
+async def delete(session: Session, name: SecretName, project: ProjectName = "") -> None:
     """Delete a secret; steps that use it fail from now on."""
     async with session.client() as client:
         await client.secrets.delete(name, await project_id(client, project))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pilothouse.cli.errors import UsageError
+from pilothouse.cli.errors import UsageError, plain
 from pilothouse.cli.output import Output
 from pilothouse.cli.session import Session, command
 
@@ -78,7 +78,9 @@ def server_settings(out: Output, **options: Any) -> Settings:
         settings = Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         # The value that was given is not repeated: it may be a password.
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        wrong = "; ".join(
+            f"{'.'.join(map(str, each['loc']))}: {plain(each['msg'])}" for each in error.errors()
+        )
         raise UsageError(f"settings: {wrong}") from None
     except (SettingsError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"settings: {error}") from None

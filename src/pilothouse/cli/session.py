@@ -154,12 +154,18 @@ class _Command(TyperCommand):
             record = param.get_help_record(ctx)
             if record is not None:
                 own = "Arguments" if param.param_type_name == "argument" else "Options"
+                if own == "Arguments":
+                    record = (param.metavar or param.name.upper(), record[1])
                 common = getattr(param, "rich_help_panel", None) == _PANEL or param.name == "help"
                 parts[_PANEL if common else own].append(record)
         for title, records in parts.items():
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """``NAME`` for what must be given, ``[NAME]`` for what may be left out."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """The examples, line by line as they are."""

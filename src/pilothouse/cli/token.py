@@ -9,6 +9,7 @@ import typer
 from pilothouse.cli.durations import DurationText, seconds
 from pilothouse.cli.errors import UsageError
 from pilothouse.cli.session import Session, command
+from pilothouse.cli.user import RoleName
 
 app = typer.Typer(help="API tokens and registration tokens of agents.", no_args_is_help=True)
 
@@ -17,9 +18,9 @@ Agent = Annotated[bool, typer.Option("--agent", help="Registration tokens of age
 
 async def create(
     session: Session,
-    name: Annotated[str, typer.Argument(help="What it is for.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is for.")],
     expires_in: DurationText = "",
-    role: Annotated[str, typer.Option(help="Less than your own role: viewer, user, operator.")] = "",
+    role: Annotated[RoleName | None, typer.Option(help="Less than your own role.")] = None,
     agent: Agent = False,
     max_uses: Annotated[int | None, typer.Option(min=1, help="With --agent: how many may register.")] = None,
 ) -> None:
@@ -37,7 +38,7 @@ async def create(
             )
             made, secret, until = registration, registration["token"], registration["expires_at"]
         else:
-            token = await client.tokens.create(name, expires_in=lifetime, role=role or None)
+            token = await client.tokens.create(name, expires_in=lifetime, role=role.value if role else None)
             made, secret, until = token, token["token"], token["expires_at"]
     if session.out.structured:
         session.out.document(made)

@@ -139,7 +139,7 @@ def fitted(all_rows: list[Row], height: int, width: int = 1000) -> list[Text]:
 def _foldings(all_rows: list[Row]) -> Iterator[list[tuple[JobState, Line]]]:
     """The tree with ever less of what is not active, each time with its jobs."""
     yield [(row.job, row.line) for row in all_rows if row.step is None or _active(row.job)]
-    telling = [row for row in all_rows if row.step is None or (_active(row.job) and _matters(row.status))]
+    telling = [row for row in all_rows if row.step is None or (_active(row.job) and _matters(row))]
     yield [(row.job, row.line) for row in telling]
     telling = [row for row in telling if _active(row.job)]
     yield [(row.job, row.line) for row in telling]
@@ -153,8 +153,10 @@ def _active(job: JobState) -> bool:
     return job.status in BAD or (job.status == "running" and job.waiting is None)
 
 
-def _matters(status: str) -> bool:
-    return status in ("running", *BAD)
+def _matters(row: Row) -> bool:
+    # A step that is queued, or will be tried again, is the one its job is at.
+    again = row.step is not None and row.step.retry_at is not None
+    return again or row.status in ("running", "queued", *BAD)
 
 
 def _compact(job: Row, steps: list[Row]) -> Line:

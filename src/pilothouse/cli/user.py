@@ -83,7 +83,7 @@ async def view(session: Session, name: UserName) -> None:
 
 async def create(
     session: Session,
-    name: Annotated[str, typer.Argument(help="The name to log in with.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name to log in with.")],
     role: Annotated[RoleName, typer.Option(help="What they are trusted with.")] = RoleName.USER,
     email: Annotated[str, typer.Option(help="Where to reach them.")] = "",
     project: Annotated[
@@ -104,7 +104,11 @@ async def create(
     session.out.say(f"User {user['username']} is created ({user['role']}).")
 
 
-async def set_role(session: Session, name: UserName, role: Annotated[RoleName, typer.Argument()]) -> None:
+async def set_role(
+    session: Session,
+    name: UserName,
+    role: Annotated[RoleName, typer.Argument(metavar="ROLE", help="viewer, user, operator or admin.")],
+) -> None:
     """Give a user another role; takes effect at once."""
     async with session.client() as client:
         user = await client.users.update(name, role=role.value)
@@ -115,7 +119,7 @@ async def set_role(session: Session, name: UserName, role: Annotated[RoleName, t
 
 async def set_password(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Whose; else your own.")] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose; else your own.")] = "",
     password_stdin: Annotated[
         bool,
         typer.Option(

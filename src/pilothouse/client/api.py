@@ -146,7 +146,7 @@ class Api:
             if wait >= 1 and refusal.message != said:
                 said = refusal.message
                 until = f"in {wait:.0f} s" if refusal.status == 429 else f"for up to {PATIENCE:.0f} s"
-                self._on_wait(f"{said}; trying again {until}")
+                self._on_wait(f"{said.split('. ')[0].rstrip('.')}; trying again {until}")
             await asyncio.sleep(wait)
 
     def _refusal(self, response: httpx.Response) -> ApiProblem:

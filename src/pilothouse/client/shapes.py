@@ -23,6 +23,8 @@ class RunSummary(TypedDict):
     triggered_by: str
     branch: str
     commit_sha: str
+    tag: str
+    dirty: bool
     rerun_of: str | None
     created_at: str | None
     started_at: str | None

@@ -55,9 +55,14 @@ class Waits:
 
 
 def assign(queue: list[Waiting], workers: list[Worker]) -> list[Given | Waits]:
-    """Give the queue's work, oldest first, to the least loaded agents that match."""
+    """Give the queue's work, oldest first, to the least loaded agents that match; verdicts in the queue's order.
+
+    Jobs that have begun come before those that have not: a job's timeout runs while it waits between two steps.
+    """
     by_id = {worker.agent_id: worker for worker in workers}
-    return [_assign_one(item, workers, by_id) for item in queue]
+    order = sorted(range(len(queue)), key=lambda at: not queue[at].bound_to)
+    verdicts = {at: _assign_one(queue[at], workers, by_id) for at in order}
+    return [verdicts[at] for at in range(len(queue))]
 
 
 def _assign_one(item: Waiting, workers: list[Worker], by_id: dict[str, Worker]) -> Given | Waits:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pilothouse.identity.model import Principal
+from pilothouse.identity.model import ACTIONS, Principal, Role
 
 CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
     {
@@ -139,9 +139,15 @@ class RateLimited(ApiError):
 def require(principal: Principal, action: str, project: str | None = None) -> None:
     """Raise ``AUTH_INSUFFICIENT_PERMISSIONS`` unless the principal may do this (in that project)."""
     if not principal.may(action, project):
-        where = "" if project is None else " in this project"
         raise ApiError.of(
             "AUTH_INSUFFICIENT_PERMISSIONS",
-            f"{principal.name} may not {action}{where}",
+            _missing_right(principal, action, project),
             required_action=action,
         )
+
+
+def _missing_right(principal: Principal, action: str, project: str | None) -> str:
+    allowed = [role for role in Role if role in ACTIONS.get(action, ())]
+    if principal.kind == "user" and allowed and principal.role not in allowed:
+        return f"{principal.name} acts with the role {principal.role}; {action} needs the role {allowed[-1]}"
+    return f"{principal.name} may not {action}{'' if project is None else ' in this project'}"

@@ -35,7 +35,13 @@ class GitFailed(PackingError):
         lines = [line.strip() for line in os.fsdecode(said).splitlines() if line.strip()]
         at = next((i for i, line in enumerate(lines) if line.startswith(("fatal:", "error:", "warning:"))), 0)
         reason = lines[at] if lines else f"it ended with status {status}"
-        super().__init__(f"git: {reason}", hint=" ".join(lines[at + 1 : at + 8]))
+        hint = " ".join(lines[at + 1 : at + 8])
+        if reason.startswith("fatal: transport ") and reason.endswith(" not allowed"):
+            hint = (
+                "objects of this partial clone are missing, and programs that its own configuration names are not "
+                "run to fetch them: fetch them yourself, with git checkout HEAD -- ., for example"
+            )
+        super().__init__(f"git: {reason}", hint=hint)
 
 
 def readable(path: bytes | str) -> str:

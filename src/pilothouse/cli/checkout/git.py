@@ -18,6 +18,7 @@ from typing import IO
 
 from pilothouse.cli.checkout import interrupt
 from pilothouse.cli.checkout.errors import GitFailed, GitMissing, PackingError
+from pilothouse.cli.checkout.fetching import without_programs
 
 TIMEOUT = 1800.0
 """Seconds that one call of git may take; the first pack of a large repository is the longest."""
@@ -143,7 +144,7 @@ class Git:
         command = ["git", "-C", os.fspath(self.directory), *settings, *arguments]
         with tempfile.TemporaryFile() as stderr:
             interrupt.check()
-            process = _started(command, stdin, stderr)
+            process = _started(command, without_programs(self.directory, environment()), stdin, stderr)
             interrupt.began(process)
             late = threading.Timer(TIMEOUT, interrupt.kill, (process,))
             late.daemon = True
@@ -166,7 +167,9 @@ class Git:
             raise GitFailed(said, status)
 
 
-def _started(command: Sequence[str], stdin: IO[bytes], stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+def _started(
+    command: Sequence[str], env: dict[str, str], stdin: IO[bytes], stderr: IO[bytes]
+) -> subprocess.Popen[bytes]:
     try:
         # In a session of its own no child of git (ssh, for example) has a terminal to ask at.
         return subprocess.Popen(
@@ -174,7 +177,7 @@ def _started(command: Sequence[str], stdin: IO[bytes], stderr: IO[bytes]) -> sub
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env=environment(),
+            env=env,
             start_new_session=True,
         )
     except FileNotFoundError:

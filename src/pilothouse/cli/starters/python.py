@@ -118,16 +118,17 @@ def _install(project: _Project) -> tuple[str, str]:
     """The commands that install the project, and the one that installs more into its environment."""
     # Tools live in an environment of their own: a locked one holds nothing that its lock file does not name.
     tool = "python3 -m venv venv\nvenv/bin/python -m pip install --quiet "
+    into = 'VIRTUAL_ENV="$PWD/.venv"'  # else they would install into their own environment
     if project.has("uv.lock"):
         return (
             f"{tool}uv\nvenv/bin/uv sync --locked --all-extras --all-groups",
             "venv/bin/uv pip install --quiet",
         )
     if project.has("poetry.lock"):
-        install = "POETRY_VIRTUALENVS_IN_PROJECT=true venv/bin/poetry install --no-interaction --all-extras"
-        return f"{tool}poetry\n{install}", _PIP
+        install = f"{into} venv/bin/poetry install --no-interaction --all-extras"
+        return f"{tool}poetry\n{_VENV}\n{install}", _PIP
     if project.has("pdm.lock"):
-        return f"{tool}pdm\n{_VENV}\nvenv/bin/pdm install --frozen-lockfile -G :all", _PIP
+        return f"{tool}pdm\n{_VENV}\n{into} venv/bin/pdm install --frozen-lockfile -G :all", _PIP
     lines = [_VENV]
     files = [name for name in _REQUIREMENTS if project.has(name)]
     lines += [f"{_PIP} {' '.join(f'-r {name}' for name in files)}"] if files else []

@@ -38,7 +38,7 @@ _INSTEAD_OF_MERGING = (
 _HINTS = (
     (
         "cannot start any token",
-        "no tabs or odd characters here; a text that begins with @, ` or % goes in quotes",
+        "a text that begins with @, ` or % goes in quotes",
     ),
     ("mapping values are not allowed", 'a text that holds ": " in quotes, or other indentation'),
     ("',' or '}'", "a comma or }; within { } a text with ${{ }} goes in quotes"),
@@ -60,7 +60,7 @@ def read_nodes(text: str, problems: Problems) -> Node:
     try:
         return _Composer(text, problems).document()
     except yaml.MarkedYAMLError as error:
-        raise _unreadable(error) from None
+        raise _unreadable(error, text) from None
     except yaml.reader.ReaderError as error:
         position = min(error.position, len(text))
         raise NodeError(_mark_at(text, position), "a control character, which YAML does not allow") from None
@@ -81,9 +81,12 @@ def _mark_at(text: str, position: int) -> Mark:
     return Mark(before.count("\n") + 1, position - before.rfind("\n"))
 
 
-def _unreadable(error: yaml.MarkedYAMLError) -> NodeError:
+def _unreadable(error: yaml.MarkedYAMLError, text: str) -> NodeError:
     mark = error.problem_mark or error.context_mark
     place = Mark(mark.line + 1, mark.column + 1) if mark else Mark(1, 1)
+    line = text.splitlines()[place.line - 1 : place.line]
+    if line and line[0][place.column - 1 :].startswith("\t"):
+        return NodeError(place, "a tab, which YAML does not allow here", "spaces for indentation")
     said = ", ".join(filter(None, (error.context, error.problem)))
     hint = next((hint for word, hint in _HINTS if word in said), "")
     if error.context_mark and mark and error.context_mark.line != mark.line:

@@ -214,7 +214,7 @@ def test_it_writes_a_file_and_overwrites_none(tmp_path: Path) -> None:
     shown = init(tmp_path, "--stdout")
     assert (shown.returncode, list(tmp_path.glob(".pilot*"))) == (0, [])
     done = init(tmp_path)
-    assert (done.returncode, done.stdout) == (0, ".pilot.yaml: make\n")
+    assert (done.returncode, done.stdout) == (0, "wrote .pilot.yaml (jobs: make)\n")
     assert (tmp_path / ".pilot.yaml").read_text() == shown.stdout
     (tmp_path / ".pilot.yaml").write_text("mine")
     refused = init(tmp_path)

@@ -1,0 +1,180 @@
+"""Completion: live values from a cache, never from the network, within the time that a person does not notice."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.desk import PILOT
+from support.fake_api import RUN, Fake, serving, summary, watched
+
+Complete = Callable[..., list[str]]
+
+
+@pytest.fixture
+def fake() -> Iterator[type[Fake]]:
+    with serving() as handler:
+        watched(handler, "succeeded")
+        page = {"page": 1, "pageSize": 100, "total": 3}
+        names = ["shop", "sh$(touch hacked)op", "with space"]
+        pipelines = [{"pipelineId": "p", "name": name} for name in names]
+        handler.answers["GET /pipelines"] = (200, {"detail": {"list": pipelines, **page}})
+        handler.answers["GET /projects"] = (200, {"detail": {"list": [{"name": "default"}], **page}})
+        handler.answers["GET /agents"] = (200, {"agents": [{"agent_id": "build-1", "status": "on`line`"}]})
+        yield handler
+
+
+@pytest.fixture
+def environment(fake: type[Fake], tmp_path: Path) -> dict[str, str]:
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PILOT_", "_PILOT", "COMP_"))
+    }
+    clean |= {"PILOT_CONFIG_HOME": str(tmp_path), "PILOT_TOKEN": "tok"}
+    clean["PILOT_SERVER"] = fake.url  # type: ignore[attr-defined]
+    return clean
+
+
+@pytest.fixture
+def complete(environment: dict[str, str]) -> Complete:
+    def ask(line: str, shell: str = "bash", **more: str) -> list[str]:
+        words = ["pilot", *line.split(" ")]
+        asked = {"_PILOT_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": " ".join(words)}
+        asked |= {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+        done = subprocess.run(
+            PILOT, env=environment | asked | more, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.stderr == ""
+        return done.stdout.splitlines()
+
+    return ask
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
+
+
+def known(tmp_path: Path) -> bool:
+    return any((tmp_path / "cache").glob("completion-*.json"))
+
+
+def test_commands_options_and_values(complete: Complete) -> None:
+    assert {"up", "run", "pipeline", "agent"} <= set(complete(""))
+    assert complete("ru") == ["run"]
+    assert {"list", "view", "watch", "logs"} <= set(complete("run "))
+    assert {"--tail", "--grep", "--failed", "--output"} <= set(complete("run logs --"))
+    assert complete("run list --status can") == ["cancelled"]
+    assert complete("-o ya") == ["yaml"]
+    assert complete("nonsense ") != ["run"]
+
+
+def test_live_values(complete: Complete, fake: type[Fake], tmp_path: Path) -> None:
+    assert complete("run view ") == ["last"], "nothing is known yet, and nobody waits"
+    eventually(lambda: known(tmp_path), "the cache is filled")
+    assert complete("run view ") == ["last", RUN[-8:], "5f60aaaa"]
+    assert complete("run view 5f60a") == ["5f60aaaa"]
+    assert complete("run view 5f60aaaa ") == [], "one run is enough"
+    assert complete("pipeline view ") == ["shop"], "what a shell could run is not offered"
+    assert complete("run list --pipeline ") == ["shop"]
+    assert complete("pipeline run --project ") == ["default"]
+    assert complete("agent view ") == ["build-1"]
+    assert complete("pipeline run --name ") == [], "a new name"
+    zsh = complete("agent view ", "zsh")
+    assert zsh == ['_arguments \'*: :(("build-1":"online"))\'']
+    assert complete("agent view ", "fish", _TYPER_COMPLETE_FISH_ACTION="get-args") == ["build-1\tonline"]
+
+
+def test_contexts(complete: Complete, tmp_path: Path) -> None:
+    (tmp_path / "contexts.toml").write_text(
+        'current = "a"\n[contexts.a]\nserver = "http://a"\n[contexts.b]\nserver = "http://b"\n'
+    )
+    assert complete("config use ") == ["a", "b"]
+    assert complete("run list --context ") == ["a", "b"]
+
+
+def test_an_old_answer_is_given_at_once_and_renewed(
+    complete: Complete, fake: type[Fake], tmp_path: Path
+) -> None:
+    complete("run view ")
+    eventually(lambda: known(tmp_path), "the cache is filled")
+    (cache,) = (tmp_path / "cache").glob("completion-*.json")
+    for path in (tmp_path / "cache").iterdir():
+        os.utime(path, (1, 1))
+    page = {"page": 1, "limit": 100, "total": 1, "total_pages": 1}
+    fake.answers["GET /workflow-runs"] = (
+        200,
+        {"runs": [summary(RUN[:-8] + "ffffffff", "failed")], "pagination": page},
+    )
+    assert complete("run view ") == ["last", RUN[-8:], "5f60aaaa"]
+    eventually(lambda: cache.stat().st_mtime > 1, "it is renewed")
+    assert complete("run view ") == ["last", "ffffffff"]
+    assert cache.stat().st_mode & 0o77 == 0
+    assert "tok" not in cache.name + cache.read_text()
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(
+    complete: Complete, environment: dict[str, str], tmp_path: Path
+) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment["PILOT_SERVER"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert complete("run view ") == ["last"]
+        silent.settimeout(60)
+        asked, _ = silent.accept()  # somebody else asks, and holds nothing of ours
+        assert complete("run view ") == ["last"]
+        asked.close()
+    assert not known(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"runs": 1}', '{"runs": [1, ["a"], ["b", "c"]]}', "\x00"])
+def test_a_damaged_cache(complete: Complete, environment: dict[str, str], tmp_path: Path, text: str) -> None:
+    from hashlib import sha256
+
+    key = sha256("\0".join((environment["PILOT_SERVER"], "", str(tmp_path))).encode()).hexdigest()[:16]
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / f"completion-{key}.json").write_text(text)
+    assert complete("run view ") in (["last"], ["last", "b"])
+
+
+def test_it_costs_little(environment: dict[str, str], tmp_path: Path) -> None:
+    """Against a bare interpreter in the same minute: seconds of CPU, as a machine's other work does not count."""
+    asked = {"_PILOT_COMPLETE": "complete_bash", "COMP_WORDS": "pilot run view ", "COMP_CWORD": "3"}
+    environment = environment | asked | {"PYTHONPYCACHEPREFIX": str(tmp_path / "pyc")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+
+    def cost(*command: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run((sys.executable, *command), env=environment, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    cost("-m", "pilothouse")
+    modules = "import asyncio, json, inspect, subprocess, typing, dataclasses, tempfile, ssl, email.message"
+    cost("-c", modules)
+    ours = min(cost("-m", "pilothouse") for _ in range(5))
+    bare = min(cost("-c", modules) for _ in range(5))
+    assert ours < 4 * bare, (ours, bare)
+
+
+def test_it_loads_nothing_heavy(environment: dict[str, str]) -> None:
+    program = (
+        "import sys, json; from pilothouse.cli.completion import items_for; list(items_for(['run', 'view'], '')); "
+        "print(json.dumps([m for m in ('httpx', 'pydantic', 'rich', 'asyncio.base_events', 'grpc') if m in sys.modules]))"
+    )
+    done = subprocess.run(
+        (sys.executable, "-c", program), env=environment, capture_output=True, text=True, check=True
+    )
+    assert set(json.loads(done.stdout)) <= {"asyncio.base_events"}
