@@ -27,7 +27,7 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
 # What every change must pass: everything on SQLite, a few minutes.
 QUICK := tests/unit tests/contract tests/integration tests/e2e
-# Tests that start a server, for their second run on PostgreSQL; those of storage try both databases by themselves.
+# Tests that start a server, for their second run on PostgreSQL.
 ON_POSTGRES := tests/e2e tests/integration/test_identity_*.py tests/integration/test_on_postgres.py \
 	tests/integration/test_up.py
 # Kills and bad networks, browsers and other clients, projects that are not ours.
@@ -35,13 +35,14 @@ LONG := tests/faults tests/conformance tests/projects
 
 test: setup-dev
 	@sh tools/test_needs.sh
-	@sh tools/timed.sh "tests" $(PYTEST) $(or $(ARGS),$(QUICK))
+	@sh tools/timed.sh "tests" $(PYTEST) $(or $(ARGS),-m "not postgres" $(QUICK))
 
 test-all: test test-long
 
 test-long: setup-dev
 	@sh tools/test_needs.sh
-	@sh tools/timed.sh "tests on PostgreSQL" env PILOT_TEST_DATABASE=postgresql $(PYTEST) $(ON_POSTGRES)
+	@sh tools/timed.sh "contract suites on PostgreSQL" $(PYTEST) -m postgres $(QUICK)
+	@sh tools/timed.sh "servers on PostgreSQL" env PILOT_TEST_DATABASE=postgresql $(PYTEST) $(ON_POSTGRES)
 	@sh tools/timed.sh "long tests" $(PYTEST) $(LONG)
 
 # The long version of tests/faults: kills and bad networks, so many times over.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -85,3 +87,30 @@ async def test_a_run_that_goes_on_has_lasted_so_far(server: Server) -> None:
     ended = await eventually(lambda: r if (r := server.ask("GET", f"{path}/{run_id}"))["endTime"] else None)
     assert ended["duration"] >= later
     assert ended["duration"] == server.ask("GET", f"{path}/{run_id}")["duration"]
+
+
+@pytest.mark.parametrize("path", ["/pipelines/spec/validate", "/pipelines/{id}/spec/save"])
+def test_a_spec_that_takes_long_to_read_holds_nobody_up(server: Server, path: str) -> None:
+    """Neither requests that need no more than the event loop, nor those that write."""
+    pipeline_id = server.pipeline(f"slow to read {path[-4:]}", spec_for("x"))
+    slow = {"spec": "jobs:\n" + "  - {name: a, steps: []}\n" * 19_000}
+    server.ask("PUT", "/secrets/PROBE", json={"value": "the first"})
+    longest = 0.0
+    with ThreadPoolExecutor(1) as thread:
+        began = time.monotonic()
+        reading = thread.submit(server.call, "POST", path.format(id=pipeline_id), json=slow)
+        while not reading.done():
+            asked = time.monotonic()
+            success(server.call("PUT", "/secrets/PROBE", json={"value": f"value {asked}"}))
+            longest = max(longest, time.monotonic() - asked)
+        whole = time.monotonic() - began
+        enveloped_error(reading.result(), 400)
+    assert longest < whole / 2, (longest, whole)
+
+
+@pytest.mark.parametrize("field", ["branch", "tag", "commitSha"])
+@pytest.mark.parametrize("word", ["a\0b", "a\nb", "\x1b[2J"])
+def test_what_steps_find_in_their_environment_is_plain_text(server: Server, field: str, word: str) -> None:
+    pipeline_id = server.pipeline(f"plain {field}", spec_for("x"))
+    _refused(server, "POST", f"/pipelines/{pipeline_id}/trigger", {field: word}, field)
+    server.ask("DELETE", f"/pipelines/{pipeline_id}")

@@ -164,6 +164,7 @@ async def test_supervisors_serve_many_steps_and_few_wait(
     assert set(supervisors()) == before
     os.kill(supervisors()[0], signal.SIGKILL)
     os.kill(supervisors()[-1], signal.SIGKILL)
+    await eventually(lambda: not before & set(supervisors()))
     for _ in range(3):  # those were killed while they had nothing to do
         await one("true")
     await asyncio.to_thread(own.close)

@@ -352,3 +352,11 @@ async def test_another_user(task: StepTask, report: Recorder) -> None:
 
 def test_own_user_is_announced() -> None:
     assert "the agent's own user" in executor().announcement
+
+
+@pytest.mark.parametrize("where", ["branch", "tag", "job_name"])
+async def test_a_name_that_no_program_can_be_given(task: StepTask, report: Recorder, where: str) -> None:
+    """What a server says of the run stands in the environment, too."""
+    outcome = await perform(replace(task, **{where: "a\0b"}), report, command="true")
+    assert (outcome.status, outcome.exit_code) == ("failed", 1)
+    assert "NUL in its value" in outcome.error

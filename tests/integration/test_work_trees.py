@@ -415,6 +415,14 @@ async def test_line_ends_as_the_author_has_them(desk: Desk, source: Path) -> Non
         there = await desk.lay_out(checkout_of(source, autocrlf="true"), name)
         assert contents(there) == contents(source)
         assert git(there, "status", "--porcelain") == ""
+    made = checkout_of(source, autocrlf="true")
+    made.add("files/README", b"hello\n")  # other line ends, which mean nothing
+    made.add("files/d/one", b"1\nmore\n")
+    for name in ("other ends", "again"):
+        there = await desk.lay_out(made, name.replace(" ", "-"))
+        assert (there / "README").read_bytes() == b"hello\n"
+        assert git(there, "status", "--porcelain") == " M d/one\n"
+        await desk.layout.afterwards()
     there = await desk.lay_out(checkout_of(source), "unset")
     assert (there / "README").read_bytes() == b"hello\n"
 

@@ -31,7 +31,7 @@ def test_all_is_green(machine: Machine) -> None:
 
 def _lint(project: Path) -> None:
     with (project / CODE).open("a") as file:
-        file.write("import os.path\n")
+        file.write("print(undefined_name)\n")
 
 
 def _types(project: Path) -> None:
@@ -72,7 +72,7 @@ def test_the_step_that_fails_is_the_one_whose_code_is_broken(
     break_it(project)  # not committed: the run sees the files as they are
     outcome = machine.run(project, *machine.python_variables())
     assert outcome.code == 5, outcome.said
-    assert outcome.with_status("failed", "timed_out") == failing
+    assert outcome.with_status("failed", "timed_out") == failing, outcome.said
     assert outcome.steps["clean-up/report"] == "succeeded"
 
 

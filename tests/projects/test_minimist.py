@@ -60,5 +60,5 @@ def test_the_step_that_fails_is_the_one_whose_code_is_broken(
     break_it(project)
     outcome = machine.run(project)
     assert outcome.code == 5, outcome.said
-    assert outcome.with_status("failed", "timed_out") == failing
+    assert outcome.with_status("failed", "timed_out") == failing, outcome.said
     assert outcome.steps["clean-up/report"] == "succeeded"

@@ -60,6 +60,6 @@ def test_the_step_that_fails_is_the_one_whose_code_is_broken(
     break_it(project)
     outcome = machine.run(project, *machine.python_variables())
     assert outcome.code == 5, outcome.said
-    assert outcome.with_status("failed", "timed_out") == failing
+    assert outcome.with_status("failed", "timed_out") == failing, outcome.said
     for step in ALWAYS:
         assert outcome.steps[step] == "succeeded"

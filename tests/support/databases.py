@@ -5,7 +5,7 @@ TCP and without fsync. Every test gets a database of its own, copied from a migr
 test before. A machine without PostgreSQL fails these tests and says so; it does not skip them.
 
 Tests of storage run on both in turn (fixture ``backend``). Tests that start a server run on the one that
-``PILOT_TEST_DATABASE`` names, ``sqlite`` or ``postgresql``; ``make test`` runs them once on each.
+``PILOT_TEST_DATABASE`` names, ``sqlite`` or ``postgresql``; ``make test-all`` runs them once on each.
 """
 
 from __future__ import annotations

@@ -94,6 +94,8 @@ def test_a_history_grows(root: Path, tmp_path: Path, depth: int) -> None:
     write(root, "main", "main")
     commit(root)
     git(root, "merge", "-q", "-m", "merged", "side")
+    git(root, "commit-graph", "write", "--reachable")
+    git(root, "repack", "-q", "-a", "-d", "--write-bitmap-index")
     check_depth(travel(root, tmp_path, server, options), root, depth)
     assert sum(server.received) < 20_000
     git(root, "commit", "-q", "--amend", "-m", "said better")

@@ -276,10 +276,14 @@ class _WorkTree:
             for kind, repository in lists
             if (file := self._meta(kind, repository))
         ]
+        indexes = [
+            (os.path.join("work", repository.path).rstrip("/"), str(index), repository.object_format)
+            for repository in self._repositories
+            if (index := self._git_dir(repository) / "index").exists()
+        ]
         places = [os.path.join("work", repository.path) for repository in self._repositories]
-        await self._layout.place(
-            self._staging, do="merge", into="work", files="tree", deleted=deleted, repositories=places
-        )
+        job = {"files": "tree", "deleted": deleted, "repositories": places, "indexes": indexes}
+        await self._layout.place(self._staging, do="merge", into="work", **job)
 
     async def _index(self, repository: Repository) -> None:
         """The index is the author's, and as quick to compare as one that git has just written."""

@@ -291,13 +291,17 @@ class CachedRepository:
         return tree
 
     async def _read_tree(self, tree: Tree, commit: str, settings: Mapping[str, str]) -> None:
-        await self._git.run(
-            *("read-tree", "--reset", "-u", f"{commit}^{{tree}}"),
-            git_dir=self.git_dir,
-            work_tree=tree.files,
-            index=tree.index,
-            config=settings,
-        )
+        try:
+            await self._git.run(
+                *("read-tree", "--reset", "-u", f"{commit}^{{tree}}"),
+                git_dir=self.git_dir,
+                work_tree=tree.files,
+                index=tree.index,
+                config=settings,
+            )
+        except BaseException:  # of no use to anybody, and counted by nobody
+            await asyncio.to_thread(tree.discard)
+            raise
 
     async def _free(self) -> int:
         return (await asyncio.to_thread(shutil.disk_usage, self._directory)).free

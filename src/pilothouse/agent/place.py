@@ -7,7 +7,8 @@ What it can do, each a JSON object with ``do``:
   reading a file again.
 - ``merge``: apply ``deleted`` (pairs of a directory and a file of paths that end with NUL), then move everything
   below ``files`` into ``into``, where a file takes the place of a directory and the reverse. The ``repositories``
-  (directories) must be there afterwards: git is to run in them, and in nothing that a link leads to.
+  (directories) must be there afterwards: git is to run in them, and in nothing that a link leads to. In ``indexes``
+  (directory, file, object format each) git is to look at the moved files anew.
 - ``give``: nothing but what ``owner`` (uid, gid; null: nobody) asks for, which the others do too: all below ``into``
   belongs to them, except hard-linked packs, which are the cache's.
 
@@ -39,6 +40,7 @@ FICLONE = 0x40049409
 ENTRY = struct.Struct(">10I")
 NAMELESS = 0xFFF
 EXTENDED = 0x4000
+HASH_SIZES = {"sha1": 20, "sha256": 32}
 HASHES = {20: hashlib.sha1, 32: hashlib.sha256}
 LINK, GITLINK = 0o120000, 0o160000
 
@@ -79,6 +81,10 @@ class Index:
         fields = (seconds, nanoseconds, changed, parts, found.st_dev, found.st_ino)
         numbers = (*fields, entry.mode, found.st_uid, found.st_gid, found.st_size)
         ENTRY.pack_into(self._data, entry.at, *(number & 0xFFFFFFFF for number in numbers))
+
+    def forget(self, entry: Entry) -> None:
+        """git is to compare the file's content, whatever its size: line ends may differ and mean nothing."""
+        ENTRY.pack_into(self._data, entry.at, *(0, 0, 0, 0, 0, 0), entry.mode, *(0, 0, 0))
 
     def written(self) -> bytes:
         """The file; of the extensions only the trees, which do not change with the stats."""
@@ -200,7 +206,7 @@ class Copying:
 
 def copy(job: dict[str, Any]) -> None:
     """See above."""
-    hash_size = {"sha1": 20, "sha256": 32}[job["object_format"]]
+    hash_size = HASH_SIZES[job["object_format"]]
     with open(job["index"], "rb") as file:
         index = Index(file.read(), hash_size)
     skip = set(_paths(job["skip"])) if job["skip"] else set()
@@ -254,11 +260,30 @@ def merge(job: dict[str, Any]) -> None:
         real: set[bytes] = {b""}
         for path in _paths(file):
             delete(os.path.join(os.fsencode(directory), path), real)
-    if job["files"]:
-        move(os.fsencode(job["files"]), os.fsencode(job["into"]) or b".")
+    moved = move(os.fsencode(job["files"]), os.fsencode(job["into"]) or b".") if job["files"] else set()
     for directory in map(os.fsencode, job["repositories"]):
         if not is_real(os.path.join(directory, b".git")):
             raise Refused(f"{shown(directory)} is a repository, and the archive has something else there")
+    for directory, file, object_format in job["indexes"] if moved else ():
+        _forget(os.fsencode(directory), file, HASH_SIZES[object_format], moved)
+
+
+def _forget(directory: bytes, file: str, hash_size: int, moved: set[bytes]) -> None:
+    """The index knows nothing any more of files that others have replaced."""
+    with open(file, "rb") as opened:
+        index = Index(opened.read(), hash_size)
+    replaced = [one for one in index.entries if _within(os.path.join(directory, one.path), moved)]
+    for entry in replaced:
+        index.forget(entry)
+    if replaced:
+        with open(file, "wb") as opened:
+            opened.write(index.written())
+
+
+def _within(path: bytes, moved: set[bytes]) -> bool:
+    while path and path not in moved:
+        path = os.path.dirname(path)
+    return bool(path)
 
 
 def delete(path: bytes, real: set[bytes]) -> None:
@@ -289,9 +314,9 @@ def delete(path: bytes, real: set[bytes]) -> None:
             parent = os.path.dirname(parent)
 
 
-def move(source: bytes, target: bytes) -> None:
-    """Everything in one directory into the other, over what is there."""
-    waiting = [(source, target)]
+def move(source: bytes, target: bytes) -> set[bytes]:
+    """Everything in one directory into the other, over what is there. Gives the paths that were moved to."""
+    waiting, moved = [(source, target)], set()
     while waiting:
         source, target = waiting.pop()
         with os.scandir(source) as entries:
@@ -302,6 +327,7 @@ def move(source: bytes, target: bytes) -> None:
                 there = stat.S_ISDIR(os.lstat(new).st_mode)
             except FileNotFoundError:
                 os.rename(old, new)
+                moved.add(new)
                 continue
             if is_directory and there:
                 waiting.append((old, new))
@@ -311,6 +337,8 @@ def move(source: bytes, target: bytes) -> None:
             elif is_directory:
                 os.unlink(new)
             os.rename(old, new)
+            moved.add(new)
+    return moved
 
 
 def give(root: bytes, owner: list[int] | None) -> None:

@@ -44,9 +44,21 @@ Format = Annotated[int, Field(ge=0, le=max(SpecFormat))]
 """pipeline.v1.SpecFormat."""
 
 
-RepositoryKey = Annotated[str, Field(max_length=1000)]
-"""The key of the repository that the pipeline belongs to (docs/checkout.md); empty: of none."""
 _UNUSUAL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def _plain(word: str) -> str:
+    if _UNUSUAL.search(word):
+        raise ValueError("it has control characters")
+    return word
+
+
+Word = Annotated[str, AfterValidator(_plain)]
+"""Text that steps find in their environment, and people in lists."""
+
+
+RepositoryKey = Annotated[Word, Field(max_length=1000)]
+"""The key of the repository that the pipeline belongs to (docs/checkout.md); empty: of none."""
 
 
 class CreatePipeline(Body):
@@ -57,7 +69,7 @@ class CreatePipeline(Body):
     projectId: str = ""
     description: str = Field("", max_length=2000)
     repoUrl: OfGit = ""
-    defaultBranch: str = Field("", max_length=200)
+    defaultBranch: Word = Field("", max_length=200)
     pipelineFilePath: str = Field("", max_length=500)
     saveMode: SaveMode = SAVE_DIRECT
     prTargetBranch: OfGit = ""
@@ -72,7 +84,7 @@ class UpdatePipeline(Body):
     name: str | None = None
     description: str | None = Field(None, max_length=2000)
     repoUrl: OfGit | None = None
-    defaultBranch: str | None = Field(None, max_length=200)
+    defaultBranch: Word | None = Field(None, max_length=200)
     pipelineFilePath: str | None = Field(None, max_length=500)
     saveMode: SaveMode | None = None
     prTargetBranch: OfGit | None = None
@@ -135,9 +147,9 @@ class TriggerPipeline(Body):
     spec: str | dict[str, Any] | None = None
     fileName: str = ""
     checkout: str = ""
-    branch: str = Field(default="", max_length=200)
-    commitSha: str = Field(default="", max_length=64)
-    tag: str = Field(default="", max_length=200)
+    branch: Word = Field(default="", max_length=200)
+    commitSha: Word = Field(default="", max_length=64)
+    tag: Word = Field(default="", max_length=200)
     dirty: bool = False
     repositories: list[CheckoutRepository] = Field(default_factory=list, max_length=MAX_REPOSITORIES)
 

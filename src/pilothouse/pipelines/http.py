@@ -30,7 +30,7 @@ from pilothouse.pipelines.bodies import (
     ValidateSpec,
 )
 from pilothouse.pipelines.errors import PipelineNotFound, SpecMissing
-from pilothouse.pipelines.model import RUN_STATUS, SAVE_DIRECT, TRIGGER_TYPE, Pipeline, RunStatus
+from pilothouse.pipelines.model import SAVE_DIRECT, Pipeline
 from pilothouse.pipelines.service import (
     Pipelines,
     ReadSpec,
@@ -40,7 +40,8 @@ from pilothouse.pipelines.service import (
     read_whole,
     require_pipeline,
 )
-from pilothouse.storage import Tx, now_ms
+from pilothouse.pipelines.views import pipeline_detail, run_detail, run_status, status_words
+from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
 Page = Annotated[int, Query(ge=1, le=1_000_000)]
@@ -134,11 +135,11 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
                 project=projectId,
                 name=name,
                 repository=repository,
-                statuses=_words(status) if status else None,
+                statuses=status_words(status) if status else None,
                 page=page,
                 size=pageSize,
             )
-            return [_pipeline_detail(conn, pipeline) for pipeline in found], total
+            return [pipeline_detail(conn, pipeline) for pipeline in found], total
 
         listed, total = await identity.read(read)
         return envelope({"list": listed, "total": total, "page": page, "pageSize": pageSize})
@@ -151,7 +152,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
     )
     async def validate_text(body: ValidateSpec) -> Response:
         """Without a pipeline. Errors: ``SPEC_INVALID`` with ``details.problems``."""
-        return _validated(body)
+        return await asyncio.to_thread(_validated, body)
 
     @routes.get(
         "/{pipeline_id}",
@@ -163,7 +164,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         """Errors: ``PIPELINE_NOT_FOUND``."""
 
         def read(conn: Connection) -> dict[str, Any]:
-            return _pipeline_detail(conn, allowed(conn, caller, pipeline_id, "pipeline.read"))
+            return pipeline_detail(conn, allowed(conn, caller, pipeline_id, "pipeline.read"))
 
         return envelope(await identity.read(read))
 
@@ -188,7 +189,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
 
         def use_case(tx: Tx) -> dict[str, Any]:
             allowed(tx.conn, caller, pipeline_id, "pipeline.write")
-            return _pipeline_detail(tx.conn, pipelines.change(tx, caller, pipeline_id, **fields))
+            return pipeline_detail(tx.conn, pipelines.change(tx, caller, pipeline_id, **fields))
 
         return envelope(await identity.write(use_case))
 
@@ -242,7 +243,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
     async def validate(pipeline_id: str, body: ValidateSpec, caller: Caller) -> Response:
         """Errors: ``SPEC_INVALID`` with ``details.problems``: message, line, column, expected, path."""
         await identity.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.read"))
-        return _validated(body)
+        return await asyncio.to_thread(_validated, body)
 
     @routes.post(
         "/{pipeline_id}/spec/save",
@@ -252,6 +253,12 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
     )
     async def save(pipeline_id: str, body: SaveSpec, caller: Caller, idem: Idem) -> Response:
         """Checked, then in force. Errors: ``SPEC_INVALID``, ``SPEC_CONFLICT``."""
+
+        # Reading a large spec takes long: beside the event loop, and the transaction.
+        file = await identity.read(
+            lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write").file_path
+        )
+        await asyncio.to_thread(read_spec, body.spec, file)
 
         def use_case(tx: Tx) -> dict[str, Any]:
             pipeline = allowed(tx.conn, caller, pipeline_id, "pipeline.write")
@@ -331,14 +338,14 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
             pipeline = allowed(conn, caller, pipeline_id, "run.read")
             filters = {"pipeline_id": pipeline_id}
             if status:
-                words = _words(status)
+                words = status_words(status)
                 if not words:
                     return [], 0
                 filters["status"] = words[0]
             rows, total = engine_store.list_runs(
                 conn, filters=filters, projects=None, page=page, limit=pageSize
             )
-            return [_run_detail(require_run(conn, row.id), pipeline) for row in rows], total
+            return [run_detail(require_run(conn, row.id), pipeline) for row in rows], total
 
         listed, total = await identity.read(read)
         return envelope({"list": listed, "total": total, "page": page, "pageSize": pageSize})
@@ -354,7 +361,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
 
         def read(conn: Connection) -> dict[str, Any]:
             run = run_of(conn, caller, pipeline_id, run_id, "run.read")
-            return _run_detail(run, require_pipeline(conn, pipeline_id))
+            return run_detail(run, require_pipeline(conn, pipeline_id))
 
         return envelope(await identity.read(read))
 
@@ -375,7 +382,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         def use_case(tx: Tx) -> dict[str, Any]:
             run_of(tx.conn, caller, pipeline_id, run_id, "run.control")
             run = engine.cancel(tx, caller, run_id, reason, force=force)
-            return {"runId": run.id, "status": int(_run_status(run))}
+            return {"runId": run.id, "status": int(run_status(run))}
 
         return await idem(use_case, 200, envelope=True)
 
@@ -387,67 +394,3 @@ def _validated(body: ValidateSpec) -> Response:
     described = [warning.describe(body.fileName or "<spec>") for warning in parsed.warnings]
     details = [warning.as_json() for warning in parsed.warnings]
     return envelope({"jobsCount": len(parsed.spec.jobs), "warnings": described, "warningDetails": details})
-
-
-def _pipeline_detail(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:
-    counts = engine_store.pipeline_counts(conn, pipeline.id)
-    status = counts.pop("newest", "")
-    return {
-        "pipelineId": pipeline.id,
-        "projectId": pipeline.project,
-        "name": pipeline.name,
-        "description": pipeline.description,
-        "repoUrl": "",
-        "defaultBranch": pipeline.default_branch,
-        "pipelineFilePath": pipeline.file_path,
-        "status": int(RUN_STATUS[status]) if status else 0,
-        "saveMode": SAVE_DIRECT,
-        "prTargetBranch": "",
-        "metadata": pipeline.metadata,
-        "repository": pipeline.repository,
-        "lastSyncMessage": "",
-        "lastSyncedAt": 0,
-        "lastEditor": pipeline.last_editor,
-        "lastCommitSha": pipeline.head,
-        "totalRuns": counts["total"],
-        "successRuns": counts["succeeded"],
-        "failedRuns": counts["failed"],
-        "createdBy": pipeline.created_by,
-        "isEnabled": int(pipeline.enabled),
-        "createdAt": pipeline.created_at // 1000,
-        "updatedAt": pipeline.updated_at // 1000,
-    }
-
-
-def _words(number: int) -> list[str]:
-    """The engine's statuses that go by this number of pipeline.v1."""
-    return [word for word, known in RUN_STATUS.items() if known == number]
-
-
-def _run_status(run: Run) -> RunStatus:
-    return RUN_STATUS[run.status.value]
-
-
-def _run_detail(run: Run, pipeline: Pipeline) -> dict[str, Any]:
-    counts = run.counts()
-    ended = run.finished_at
-    return {
-        "runId": run.id,
-        "pipelineId": pipeline.id,
-        "pipelineName": pipeline.name,
-        "branch": run.branch,
-        "commitSha": run.commit_sha,
-        "definitionCommitSha": run.definition,
-        "definitionPath": pipeline.file_path if run.definition else "",
-        "status": int(_run_status(run)),
-        "triggerType": TRIGGER_TYPE[run.trigger],
-        "triggeredBy": run.triggered_by,
-        "variables": run.variables,
-        "totalJobs": counts["total"],
-        "completedJobs": counts["completed"],
-        "failedJobs": counts["failed"],
-        "runningJobs": counts["running"],
-        "startTime": run.started_at // 1000,
-        "endTime": ended // 1000,
-        "duration": max(0, (ended or now_ms()) - run.started_at) if run.started_at else 0,
-    }

@@ -113,11 +113,13 @@ class Pipelines:
     def save_spec(
         self, tx: Tx, by: Principal, pipeline_id: str, source: SpecSource, *, expected_head: str, message: str
     ) -> SavedSpec:
-        """Check a spec and put it in force. Raises ``SpecError``, or :class:`SpecMoved` if the head is another."""
+        """Put a spec in force that :func:`read_spec` has taken: that is too slow for a transaction.
+
+        Raises :class:`SpecMoved` if the head is another.
+        """
         pipeline = require_pipeline(tx.conn, pipeline_id)
         if expected_head and expected_head != pipeline.head:
             raise SpecMoved(f"the spec was changed meanwhile: its head is {pipeline.head or 'empty'}")
-        read_spec(source, pipeline.file_path)
         text = (
             source if isinstance(source, str) else orjson.dumps(source, option=orjson.OPT_INDENT_2).decode()
         )

@@ -63,12 +63,11 @@ class Launcher:
         text = _text(task)
         shell = _shell(task.args.get("shell"))
         directory = _directory(task)
-        given = _checked(task.env)
         user = self._user
         become = [user.uid, user.gid, user.groups] if user.switched else []
         with self._folders.use(text) as files:
             ours = environment.of_the_step(task, files.env)
-            everything = {**self._inherited, **ours, **job_env, **given}
+            everything = _checked({**self._inherited, **ours, **job_env, **task.env})
             argv = _argv(task, shell, files.script)
             yield Launch(Request(argv, str(directory), everything, become), files.env)
 

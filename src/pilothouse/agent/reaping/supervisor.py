@@ -16,6 +16,7 @@ ended, `{"left": [texts]}`, and `{"gone": true}` at the end. When the agent or t
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -163,6 +164,8 @@ class Supervisor:
         except OSError as error:
             at = "directory" if error.filename == wanted.directory else "start"
             self._say({"failed": error.errno or 0, "at": at})
+        except ValueError:  # NUL in an argument or variable, of which no program can be told
+            self._say({"failed": errno.EINVAL, "at": "start"})
         finally:
             os.close(stdout)
             os.close(stderr)

@@ -11,8 +11,6 @@ from pilothouse.cli.checkout.known import KnownCommit, NewPack
 
 _HEADER = 12
 _PACK = ("pack-objects", "--stdout", "-q", "--delta-base-offset")
-# A history that is cut for this one call must not be read from a commit graph, which knows the whole.
-_CUT = ("core.commitGraph=false",)
 # Deltas that a repository has are used again; looking for new ones between large files costs minutes.
 _QUICK = ("core.bigFileThreshold=32k",)
 
@@ -36,7 +34,7 @@ def pack_commits(
         parents = {p for name in new for p in history.commits[name] if p in there}
         wanted = [f"--shallow {name}" for name in new] + new + list(_without(base, whole=False))
         wanted += [f"^{parent}^{{tree}}" for parent in sorted(parents)]
-    return _write(git.with_config(_CUT), file, limit, ("--revs",), wanted)
+    return _write(git, file, limit, ("--revs",), wanted)
 
 
 def pack_loose(

@@ -1,0 +1,79 @@
+"""Pipelines and their runs as the routes show them: messages of pipeline.v1 in their JSON form, enums by number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from pilothouse.engine import store as engine_store
+from pilothouse.engine.model import Run
+from pilothouse.pipelines.model import RUN_STATUS, SAVE_DIRECT, TRIGGER_TYPE, Pipeline, RunStatus
+from pilothouse.storage import now_ms
+
+
+def pipeline_detail(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:
+    """``pipeline.v1.PipelineDetail``, with the counts of its runs."""
+    counts = engine_store.pipeline_counts(conn, pipeline.id)
+    status = counts.pop("newest", "")
+    return {
+        "pipelineId": pipeline.id,
+        "projectId": pipeline.project,
+        "name": pipeline.name,
+        "description": pipeline.description,
+        "repoUrl": "",
+        "defaultBranch": pipeline.default_branch,
+        "pipelineFilePath": pipeline.file_path,
+        "status": int(RUN_STATUS[status]) if status else 0,
+        "saveMode": SAVE_DIRECT,
+        "prTargetBranch": "",
+        "metadata": pipeline.metadata,
+        "repository": pipeline.repository,
+        "lastSyncMessage": "",
+        "lastSyncedAt": 0,
+        "lastEditor": pipeline.last_editor,
+        "lastCommitSha": pipeline.head,
+        "totalRuns": counts["total"],
+        "successRuns": counts["succeeded"],
+        "failedRuns": counts["failed"],
+        "createdBy": pipeline.created_by,
+        "isEnabled": int(pipeline.enabled),
+        "createdAt": pipeline.created_at // 1000,
+        "updatedAt": pipeline.updated_at // 1000,
+    }
+
+
+def status_words(number: int) -> list[str]:
+    """The engine's statuses that go by this number of pipeline.v1."""
+    return [word for word, known in RUN_STATUS.items() if known == number]
+
+
+def run_status(run: Run) -> RunStatus:
+    """A run's status as pipeline.v1 numbers it."""
+    return RUN_STATUS[run.status.value]
+
+
+def run_detail(run: Run, pipeline: Pipeline) -> dict[str, Any]:
+    """``pipeline.v1.PipelineRunDetail``."""
+    counts = run.counts()
+    ended = run.finished_at
+    return {
+        "runId": run.id,
+        "pipelineId": pipeline.id,
+        "pipelineName": pipeline.name,
+        "branch": run.branch,
+        "commitSha": run.commit_sha,
+        "definitionCommitSha": run.definition,
+        "definitionPath": pipeline.file_path if run.definition else "",
+        "status": int(run_status(run)),
+        "triggerType": TRIGGER_TYPE[run.trigger],
+        "triggeredBy": run.triggered_by,
+        "variables": run.variables,
+        "totalJobs": counts["total"],
+        "completedJobs": counts["completed"],
+        "failedJobs": counts["failed"],
+        "runningJobs": counts["running"],
+        "startTime": run.started_at // 1000,
+        "endTime": ended // 1000,
+        "duration": max(0, (ended or now_ms()) - run.started_at) if run.started_at else 0,
+    }
