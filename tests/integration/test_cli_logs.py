@@ -84,6 +84,8 @@ async def test_lines_of_parallel_jobs(server: Server, agent: FakeAgent, tmp_path
     assert await said(here, run_id, "--tail", "2") == whole[-2:]
     assert await said(here, run_id, "--tail", "3") == whole[-3:]
     assert await said(here, run_id, "--tail", "0") == []
+    nothing = await asyncio.to_thread(here.pilot, "run", "logs", run_id, "--grep", "nowhere")
+    assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, "", "no lines\n")
     assert await said(here, run_id, "--job", "a", "--tail", "2") == ["a 2", "a 3 "]
     assert await said(here, run_id, "--attempt", "2") == ["b/one | b again"]
     assert await said(here, run_id, "--attempt", "1", "--job", "b") == ["b/one | b 1"]
