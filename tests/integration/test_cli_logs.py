@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 async def agent(server: Server) -> AsyncIterator[FakeAgent]:
-    async with await registered(server, "scribe") as agent:
+    async with await registered(server, f"scribe-{time.monotonic_ns()}") as agent:
         yield agent
 
 
@@ -46,7 +47,7 @@ def spec(agent: str, **jobs: list[str]) -> dict[str, Any]:
 
 async def begun(server: Server, agent: FakeAgent, name: str, **jobs: list[str]) -> tuple[str, dict[str, Any]]:
     """A run whose first steps have started: its id, and the tasks by job."""
-    run_id = server.trigger(server.pipeline(name, spec("scribe", **jobs)))
+    run_id = server.trigger(server.pipeline(name, spec(agent.agent_id, **jobs)))
     tasks = {}
     for _ in jobs:
         task = await agent.task()
@@ -83,6 +84,8 @@ async def test_lines_of_parallel_jobs(server: Server, agent: FakeAgent, tmp_path
     assert await said(here, run_id, "--tail", "2") == whole[-2:]
     assert await said(here, run_id, "--tail", "3") == whole[-3:]
     assert await said(here, run_id, "--tail", "0") == []
+    nothing = await asyncio.to_thread(here.pilot, "run", "logs", run_id, "--grep", "nowhere")
+    assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, "", "no lines\n")
     assert await said(here, run_id, "--job", "a", "--tail", "2") == ["a 2", "a 3 "]
     assert await said(here, run_id, "--attempt", "2") == ["b/one | b again"]
     assert await said(here, run_id, "--attempt", "1", "--job", "b") == ["b/one | b 1"]

@@ -16,7 +16,7 @@ GOOD = b"jobs: [{name: a, steps: [{name: s, run: make}]}]\n"
 ODD = b"triggers: [{type: cron}]\n" + GOOD
 BAD = b"jobs:\n- name: a\n  needs: [b]\n  steps: [{name: s, run: make, tiemout: 5s}]\n"
 BAD_LINES = [
-    'bad.yaml:3:3: error: "needs" is a word of GitHub Actions and GitLab CI: write dependsOn: [b]',
+    'bad.yaml:3:3: error: "needs" is a key of GitHub Actions and GitLab CI: write dependsOn: [b]',
     'bad.yaml:4:32: error: unknown key "tiemout"; did you mean "timeout"? (expected one of name, run, uses, action, '
     "args, env, continueOnError, timeout, when, agentSelector, runOnAgent, onLost, retry, background)",
 ]
@@ -131,7 +131,7 @@ def test_json(here: Path) -> None:
     assert (bad["file"], bad["valid"], bad["jobs"], bad["warnings"]) == ("bad.yaml", False, 0, [])
     assert bad["problems"][0] == {
         "severity": "error",
-        "message": '"needs" is a word of GitHub Actions and GitLab CI: write dependsOn: [b]',
+        "message": '"needs" is a key of GitHub Actions and GitLab CI: write dependsOn: [b]',
         "line": 3,
         "column": 3,
         "expected": "",

@@ -25,39 +25,39 @@ def warned(text: str) -> list[str]:
 
 
 KEYS = {
-    (JOB, "needs: build"): '"needs" is a word of GitHub Actions and GitLab CI: write dependsOn: [build]',
-    (JOB, "needs: [a, b]"): '"needs" is a word of GitHub Actions and GitLab CI: write dependsOn: [a, b]',
-    (JOB, "needs: [{job: a}]"): '"needs" is a word of GitHub Actions and GitLab CI: write dependsOn: [build]',
-    (JOB, "requires: [a]"): '"requires" is a word of CircleCI: write dependsOn: [a]',
-    (JOB, "depends: a"): '"depends" is a word of other products: write dependsOn: [a]',
-    (JOB, "if: failure()"): '"if" is a word of GitHub Actions: write when: failure()',
-    (JOB, "timeout-minutes: 20"): '"timeout-minutes" is a word of GitHub Actions: write timeout: 20m',
-    (JOB, "script: [make, make test]"): '"script" is a word of GitLab CI and Woodpecker: '
+    (JOB, "needs: build"): '"needs" is a key of GitHub Actions and GitLab CI: write dependsOn: [build]',
+    (JOB, "needs: [a, b]"): '"needs" is a key of GitHub Actions and GitLab CI: write dependsOn: [a, b]',
+    (JOB, "needs: [{job: a}]"): '"needs" is a key of GitHub Actions and GitLab CI: write dependsOn: [build]',
+    (JOB, "requires: [a]"): '"requires" is a key of CircleCI: write dependsOn: [a]',
+    (JOB, "depends: a"): '"depends" is a key of other products: write dependsOn: [a]',
+    (JOB, "if: failure()"): '"if" is a key of GitHub Actions: write when: failure()',
+    (JOB, "timeout-minutes: 20"): '"timeout-minutes" is a key of GitHub Actions: write timeout: 20m',
+    (JOB, "script: [make, make test]"): '"script" is a key of GitLab CI and Woodpecker: '
     "write steps: [{name: build, run: make}]",
-    (JOB, "script: make all"): '"script" is a word of GitLab CI and Woodpecker: '
+    (JOB, "script: make all"): '"script" is a key of GitLab CI and Woodpecker: '
     "write steps: [{name: build, run: make all}]",
     (JOB, "agentSelector: {}"): '"agentSelector" belongs to the step, not to the job',
     (JOB, "continueOnError: true"): '"continueOnError" belongs to the step, not to the job',
-    (STEP, "if: always()"): '"if" is a word of GitHub Actions: write when: always()',
-    (STEP, "if: ${{ github.ref == 'x' }}"): '"if" is a word of GitHub Actions: write when: success()',
-    (STEP, "with: {a: b}"): '"with" is a word of GitHub Actions: the arguments of an action are its args: '
+    (STEP, "if: always()"): '"if" is a key of GitHub Actions: write when: always()',
+    (STEP, "if: ${{ github.ref == 'x' }}"): '"if" is a key of GitHub Actions: write when: success()',
+    (STEP, "with: {a: b}"): '"with" is a key of GitHub Actions: the arguments of an action are its args: '
     "write args: {…}",
-    (STEP, "working-directory: docs"): '"working-directory" is a word of GitHub Actions: '
+    (STEP, "working-directory: docs"): '"working-directory" is a key of GitHub Actions: '
     "write args: {workingDirectory: docs}",
     (
         STEP,
         "continue-on-error: true",
-    ): '"continue-on-error" is a word of GitHub Actions: write continueOnError: true',
+    ): '"continue-on-error" is a key of GitHub Actions: write continueOnError: true',
     (
         STEP,
         "commands: [make]",
-    ): '"commands" is a word of GitLab CI, Woodpecker and Azure Pipelines: write run: make',
-    (STEP, "dependsOn: [a]"): '"dependsOn" is a word of GitHub Actions, GitLab CI and Woodpecker: '
+    ): '"commands" is a key of GitLab CI, Woodpecker and Azure Pipelines: write run: make',
+    (STEP, "dependsOn: [a]"): '"dependsOn" is a key of GitHub Actions, GitLab CI and Woodpecker: '
     "steps run one after another; dependsOn is for jobs",
     (
         SPEC,
         "on: push",
-    ): '"on" is a word of GitHub Actions: runs are started with `pilot pipeline run` or through the '
+    ): '"on" is a key of GitHub Actions: runs are started with `pilot pipeline run` or through the '
     "API; nothing here starts them by itself",
     (SPEC, "timeout: 5m"): '"timeout" belongs to the job, not to the spec',
     (SPEC, "dependsOn: [a]"): '"dependsOn" belongs to the job, not to the spec',
@@ -91,7 +91,7 @@ COMMON = {
 )
 def test_common_words_are_answered(frame: str, word: str) -> None:
     (problem,) = said(frame.format(f"{word}: x"))
-    assert f'"{word}" is a word of ' in problem
+    assert f'"{word}" is a key of ' in problem
     assert "did you mean" not in problem
 
 

@@ -89,6 +89,9 @@ PRIVATE = {
     "JOURNAL_STREAM": "x",
     "PWD": "/somewhere",
     "OLDPWD": "/somewhere",
+    "TMUX": "/tmp/tmux-0/default,1,0",
+    "TMUX_PANE": "%1",
+    "STY": "1.pts",
     "SHLVL": "3",
     "_": "/usr/bin/env",
 }

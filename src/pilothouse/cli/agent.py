@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pilothouse.agent.settings import AgentSettings
     from pilothouse.client.shapes import Agent
 
-app = typer.Typer(help="Run an agent here, or look at all of them.", invoke_without_command=True)
+app = typer.Typer(help="Run an agent on this machine, or manage agents.", invoke_without_command=True)
 
 AgentName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the agent.")]
 
@@ -47,7 +47,9 @@ def agent(
     grpc: Annotated[
         str,
         typer.Option(
-            metavar="HOST:PORT", envvar=_env("GRPC"), help="Its gRPC address; else port 9090 there."
+            metavar="HOST:PORT",
+            envvar=_env("GRPC"),
+            help="The gRPC address of the server; else port 9090 of its host.",
         ),
     ] = "",
     token: Annotated[
@@ -55,7 +57,7 @@ def agent(
         typer.Option(
             envvar=_env("TOKEN", "AGENT_TOKEN"),
             show_envvar=True,
-            help="A registration token, the first time; then the agent keeps one of its own.",
+            help="Registration token; needed the first time only.",
         ),
     ] = "",
     token_file: Annotated[
@@ -65,61 +67,84 @@ def agent(
         ),
     ] = "",
     name: Annotated[
-        str, typer.Option(metavar="ID", envvar=_env("NAME"), help="Its name; else the host's.")
+        str, typer.Option(metavar="ID", envvar=_env("NAME"), help="Name of the agent; else the host's name.")
     ] = "",
     platform: Annotated[
-        Platform, typer.Option(envvar=_env("PLATFORM"), help="What it runs work with.")
+        Platform,
+        typer.Option(
+            envvar=_env("PLATFORM"), help="How steps are run; process is the only one in this release."
+        ),
     ] = Platform.PROCESS,
-    region: Annotated[str, typer.Option(envvar=_env("REGION"), help="Where it is.")] = "",
+    region: Annotated[str, typer.Option(envvar=_env("REGION"), help="Region, shown in lists.")] = "",
     label: Annotated[
-        list[str] | None, typer.Option(metavar="K=V", envvar=_env("LABEL"), help="A label; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="K=V", envvar=_env("LABEL"), help="Label of the agent; repeatable."),
     ] = None,
     slots: Annotated[
-        int, typer.Option(min=0, envvar=_env("SLOTS"), help="Steps at the same time; 0: one a CPU.")
+        int,
+        typer.Option(min=0, envvar=_env("SLOTS"), help="Steps that run at the same time; 0: one per CPU."),
     ] = 0,
     max_sessions: Annotated[
-        int, typer.Option(min=0, envvar=_env("MAX_SESSIONS"), help="Desktop sessions.")
+        int,
+        typer.Option(min=0, envvar=_env("MAX_SESSIONS"), help="Desktop sessions; no effect in this release."),
     ] = 0,
     data_dir: Annotated[
         Path | None,
-        typer.Option(envvar=_env("DATA_DIR"), help="Its own directory. [default: .pilothouse/agent-NAME]"),
+        typer.Option(
+            envvar=_env("DATA_DIR"), help="The agent's directory. [default: .pilothouse/agent-NAME]"
+        ),
     ] = None,
     run_as: Annotated[
-        str, typer.Option(metavar="USER", envvar=_env("RUN_AS"), help="Run steps as this user, where it may.")
+        str, typer.Option(metavar="USER", envvar=_env("RUN_AS"), help="Run steps as this user; needs root.")
     ] = "",
     pass_env: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", envvar=_env("PASS_ENV"), help="A private variable that steps get; repeatable."
+            metavar="NAME",
+            envvar=_env("PASS_ENV"),
+            help="Pass this variable to steps although it looks private; repeatable.",
         ),
     ] = None,
     grpc_ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", envvar=_env("GRPC_CA"), help="Whom to trust on gRPC (PEM).")
+        Path | None,
+        typer.Option(
+            metavar="FILE", envvar=_env("GRPC_CA"), help="CA certificates to trust on gRPC and HTTPS (PEM)."
+        ),
     ] = None,
     linger: Annotated[
         float | None,
-        typer.Option(min=1, envvar=_env("LINGER"), help="End after so many idle seconds without a server."),
+        typer.Option(
+            min=1, envvar=_env("LINGER"), help="Exit after this many idle seconds without a server."
+        ),
     ] = None,
     ephemeral: Annotated[
         bool,
         typer.Option(
-            "--ephemeral", envvar=_env("EPHEMERAL"), help="Unregister it 10 minutes after it went offline."
+            "--ephemeral",
+            envvar=_env("EPHEMERAL"),
+            help="Unregister the agent 10 minutes after it went offline.",
         ),
     ] = False,
     object_cache: Annotated[
         int,
         typer.Option(
-            metavar="BYTES", min=0, envvar=_env("OBJECT_CACHE"), help="Of repositories kept between runs."
+            metavar="BYTES",
+            min=0,
+            envvar=_env("OBJECT_CACHE"),
+            help="Size of the cache of repository objects.",
         ),
     ] = 10 << 30,
     max_checkout: Annotated[
         int,
         typer.Option(
-            metavar="BYTES", min=1, envvar=_env("MAX_CHECKOUT"), help="Of one archive or pack that it takes."
+            metavar="BYTES",
+            min=1,
+            envvar=_env("MAX_CHECKOUT"),
+            help="Largest archive or pack of a checkout that is accepted.",
         ),
     ] = 256 << 20,
 ) -> None:
-    """Run an agent here, or look at all of them."""
+    """Run an agent on this machine, or manage agents."""
     if ctx.invoked_subcommand:
         ctx.obj = Common(server=server or None, token=token or None).over(ctx.obj or Common())
         return
@@ -212,7 +237,7 @@ async def list_agents(
     platform: Annotated[str, typer.Option(help="Only of this platform.")] = "",
     status: Annotated[str, typer.Option(help="Only of this status: online, offline, draining.")] = "",
     region: Annotated[str, typer.Option(help="Only of this region.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 100,
 ) -> None:
     """List agents by name."""
     from pilothouse.client.paging import collect

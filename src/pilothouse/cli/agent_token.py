@@ -29,12 +29,14 @@ async def create(
     ] = None,
     agent: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Existing agent it may register anew; a glob; repeatable."),
+        typer.Option(
+            metavar="NAME", help="Existing agent (name or glob) that may register again; repeatable."
+        ),
     ] = None,
     max_uses: Annotated[int | None, typer.Option(min=1, help="How many new agents may register.")] = None,
     expires_in: DurationText = "",
 ) -> None:
-    """Make a registration token. It is printed on stdout, this once."""
+    """Create a registration token; it is printed on stdout and not shown again."""
     lifetime = seconds(expires_in)
     async with session.client() as client:
         made = await client.registration_tokens.create(
@@ -54,7 +56,7 @@ async def create(
 
 
 async def list_tokens(
-    session: Session, limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100
+    session: Session, limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 100
 ) -> None:
     """List registration tokens, newest first, without their secrets."""
     async with session.client() as client:
@@ -90,7 +92,7 @@ def _allowed(token: RegistrationToken, names: dict[str, str]) -> str:
 
 
 async def revoke(session: Session, token_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
-    """No agent may register with it any more; those that have done so stay."""
+    """Revoke a registration token; agents that registered with it stay."""
     async with session.client() as client:
         await client.registration_tokens.revoke(token_id)
     session.out.say(f"Revoked {token_id}.")

@@ -27,13 +27,14 @@ async def login(
     server: Annotated[
         str, typer.Argument(metavar="SERVER", help="Address of the server, such as http://127.0.0.1:8080.")
     ],
-    username: Annotated[str, typer.Option("--username", "-u", help="Who you are.")] = "",
+    username: Annotated[str, typer.Option("--username", "-u", help="User name.")] = "",
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password from stdin.")
     ] = False,
     context: Annotated[str, typer.Option("--context", metavar="NAME", help="Save it under this name.")] = "",
     grpc: Annotated[
-        str, typer.Option("--grpc", metavar="HOST:PORT", help="Its gRPC address, kept along.")
+        str,
+        typer.Option("--grpc", metavar="HOST:PORT", help="The server's gRPC address; saved with the login."),
     ] = "",
 ) -> None:
     """Log in to a server and remember it."""

@@ -18,7 +18,7 @@ from pilothouse.cli.live import PlainView
 from pilothouse.cli.logselect import Asked, Selected, beginning, pattern, select, several_jobs
 from pilothouse.cli.output import Format, Output, write_utf8
 from pilothouse.cli.progress import OVER
-from pilothouse.cli.reference import AllPipelines, RunReference, run_id_of
+from pilothouse.cli.reference import AllPipelines, RunReference, run_id_of, short
 from pilothouse.cli.session import Session, command
 from pilothouse.cli.text import all_safe, coloured, safe
 from pilothouse.cli.watching import detachable, follow
@@ -26,6 +26,7 @@ from pilothouse.wire import entries
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
+    from pilothouse.client.shapes import RunView
 
 _COLOURS = ("36", "33", "35", "32", "34", "96", "93", "95")
 
@@ -58,7 +59,9 @@ def logs(
     ] = "",
     tail: Annotated[int | None, typer.Option(min=0, metavar="N", help="Only the last N lines.")] = None,
     grep: Annotated[str, typer.Option(metavar="REGEX", help="Only lines in which this is found.")] = "",
-    timestamps: Annotated[bool, typer.Option("--timestamps", help="When the server got each line.")] = False,
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps", help="Begin each line with the time at which the server got it.")
+    ] = False,
     no_prefix: Annotated[
         bool, typer.Option("--no-prefix", help="Without `job/step | ` before lines of several steps.")
     ] = False,
@@ -99,7 +102,18 @@ async def _print_log(
         cursor, status = await _so_far(client, view["id"], asked, selected, printer)
         if following and status not in OVER:
             status = await _rest(session, client, view["id"], cursor, asked, selected, printer) or status
+        elif not (printer.printed or following or session.out.structured):
+            session.out.note(_nothing(view, selected))
         return status
+
+
+def _nothing(view: RunView, selected: Selected) -> str:
+    """Why nothing was printed: steps that were kept by a rerun have their log in the run that it repeats."""
+    steps = [(job["name"], step) for job in view["jobs"] for step in job["steps"]]
+    kept = [s for job, s in steps if s["kept"] and (not selected.steps or (job, s["name"]) in selected.steps)]
+    if kept and view["rerun_of"]:
+        return f"no lines: kept from the earlier run, whose log is `pilot run logs {short(view['rerun_of'])}`"
+    return "no lines"
 
 
 async def _so_far(
@@ -152,6 +166,7 @@ class Printer:
     """Chunks of a log as lines of text or JSON on stdout."""
 
     def __init__(self, out: Output, grep: re.Pattern[str] | None, *, timestamps: bool, prefix: bool) -> None:
+        self.printed = False
         self._json = out.structured
         self._grep = grep
         self._timestamps = timestamps
@@ -211,6 +226,8 @@ class Printer:
 
     def write(self, lines: Iterator[str] | list[str] | deque[str]) -> None:
         """Print them."""
+        lines = list(lines)
+        self.printed = self.printed or bool(lines)
         if self._json:
             write_utf8("".join(lines))
         else:

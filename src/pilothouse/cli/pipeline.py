@@ -63,7 +63,7 @@ def run_here(
     save: Annotated[
         bool, typer.Option("--save", help="Save the spec as well: triggers use it from now on.")
     ] = False,
-    no_checkout: Annotated[bool, typer.Option("--no-checkout", help="Send no files along.")] = False,
+    no_checkout: Annotated[bool, typer.Option("--no-checkout", help="Send no files.")] = False,
     detach: Detach = False,
     progress: ProgressOption = Progress.AUTO,
 ) -> None:
@@ -116,7 +116,7 @@ async def _run(session: Session, run_id: str) -> object:
 async def list_pipelines(
     session: Session,
     project: ProjectName = "",
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most this many.")] = 100,
 ) -> None:
     """List pipelines by name."""
     from pilothouse.cli import native

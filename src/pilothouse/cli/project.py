@@ -71,7 +71,7 @@ def _time(seconds: int) -> str:
 
 
 async def list_projects(
-    session: Session, limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100
+    session: Session, limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 100
 ) -> None:
     """List the projects you are in by name; operators and admins see all."""
     from pilothouse.client.paging import collect
@@ -103,10 +103,10 @@ async def view(session: Session, project: ProjectArgument) -> None:
 
 async def create(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")],
-    description: Annotated[str, typer.Option(help="What it is.")] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the project.")],
+    description: Annotated[str, typer.Option(help="Description.")] = "",
     member: Annotated[
-        list[str] | None, typer.Option(metavar="USER", help="Put this user into it; repeatable.")
+        list[str] | None, typer.Option(metavar="USER", help="Add this user as a member; repeatable.")
     ] = None,
 ) -> None:
     """Create a project (admins)."""
@@ -118,8 +118,8 @@ async def create(
 async def update(
     session: Session,
     project: ProjectArgument,
-    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
-    description: Annotated[str | None, typer.Option(help="Another description.")] = None,
+    name: Annotated[str | None, typer.Option(help="New name.")] = None,
+    description: Annotated[str | None, typer.Option(help="New description.")] = None,
 ) -> None:
     """Change a project's name or description (admins)."""
     if name is None and description is None:
@@ -131,14 +131,14 @@ async def update(
 
 
 async def add_member(session: Session, project: ProjectArgument, user: UserArgument) -> None:
-    """Let a user into a project, at once (admins)."""
+    """Add a member to a project; takes effect at once (admins)."""
     async with session.client() as client:
         changed = await client.projects.add_member(await project_id(client, project), user)
     _said(session, changed, f"{user} is in project {changed['name']}.")
 
 
 async def remove_member(session: Session, project: ProjectArgument, user: UserArgument) -> None:
-    """Shut a user out of a project, at once, from open streams as well (admins)."""
+    """Remove a member from a project; takes effect at once, open streams included (admins)."""
     async with session.client() as client:
         changed = await client.projects.remove_member(await project_id(client, project), user)
     _said(session, changed, f"{user} is no longer in project {changed['name']}.")

@@ -55,7 +55,7 @@ async def list_runs(
     everywhere: Annotated[
         bool, typer.Option("--all", help="Of every pipeline, not only of the one here.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most this many.")] = 20,
 ) -> None:
     """List runs, newest first: of the pipeline of this repository or directory where there is one, else all."""
     if pipeline and everywhere:
@@ -139,7 +139,7 @@ def watch_run(
     progress: ProgressOption = Progress.AUTO,
     everywhere: AllPipelines = False,
 ) -> None:
-    """Follow a run to its end, and exit with its outcome. Ctrl-C lets go of it; it goes on."""
+    """Follow a run to its end, and exit with its outcome. Ctrl-C stops watching; the run goes on."""
     import asyncio
 
     require_terminal(progress)
@@ -186,7 +186,9 @@ async def cancel(
     session: Session,
     run: RunReference = "last",
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; kept with the run.")] = "",
-    force: Annotated[bool, typer.Option("--force", help="At once: without the steps that clean up.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="End the run at once, without the steps that clean up.")
+    ] = False,
     everywhere: AllPipelines = False,
 ) -> None:
     """Stop a run. Its steps that always run, or run after a cancel, still do, unless --force."""

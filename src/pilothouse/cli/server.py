@@ -22,7 +22,7 @@ GrpcPort = Annotated[int | None, typer.Option(help="gRPC; 0: any free one. [defa
 DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept. [default: .pilothouse]")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings.")]
 TlsCert = Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate for HTTP and gRPC (PEM).")]
-TlsKey = Annotated[Path | None, typer.Option(metavar="FILE", help="Its private key (PEM).")]
+TlsKey = Annotated[Path | None, typer.Option(metavar="FILE", help="Private key of the certificate (PEM).")]
 LogFormat = Annotated[str | None, typer.Option(metavar="auto|console|json", help="The server's own log.")]
 LogLevel = Annotated[
     str | None, typer.Option(metavar="debug|info|warning|error", help="The server's own log.")

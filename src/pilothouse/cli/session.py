@@ -28,7 +28,7 @@ OutputOption = Annotated[
     Format | None, typer.Option("--output", "-o", help="How results are written.", rich_help_panel=_PANEL)
 ]
 NoColorOption = Annotated[
-    bool, typer.Option("--no-color", help="No colours; so does NO_COLOR.", rich_help_panel=_PANEL)
+    bool, typer.Option("--no-color", help="No colours; same as NO_COLOR.", rich_help_panel=_PANEL)
 ]
 ServerOption = Annotated[
     str | None,

@@ -13,18 +13,18 @@ from pilothouse.cli.user import RoleName
 
 app = typer.Typer(help="API tokens and registration tokens of agents.", no_args_is_help=True)
 
-Agent = Annotated[bool, typer.Option("--agent", help="Registration tokens of agents instead.")]
+Agent = Annotated[bool, typer.Option("--agent", help="A registration token for agents.")]
 
 
 async def create(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What it is for.")],
     expires_in: DurationText = "",
-    role: Annotated[RoleName | None, typer.Option(help="Less than your own role.")] = None,
+    role: Annotated[RoleName | None, typer.Option(help="Role of the token; not above your own.")] = None,
     agent: Agent = False,
     max_uses: Annotated[int | None, typer.Option(min=1, help="With --agent: how many may register.")] = None,
 ) -> None:
-    """Make a token. It is printed on stdout, this once."""
+    """Create a token; it is printed on stdout and not shown again."""
     if max_uses is not None and not agent:
         raise UsageError("--max-uses is for registration tokens: give --agent as well")
     if role and agent:
@@ -49,7 +49,7 @@ async def create(
 
 async def list_tokens(
     session: Session,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 100,
     agent: Agent = False,
 ) -> None:
     """List tokens, without their secrets."""

@@ -35,7 +35,7 @@ async def list_users(
     session: Session,
     role: Annotated[RoleName | None, typer.Option(help="Only of this role.")] = None,
     disabled: Annotated[bool, typer.Option("--disabled", help="Only those that are disabled.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 100,
 ) -> None:
     """List users by name."""
     from pilothouse.client.paging import collect
@@ -84,11 +84,11 @@ async def view(session: Session, name: UserName) -> None:
 async def create(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name to log in with.")],
-    role: Annotated[RoleName, typer.Option(help="What they are trusted with.")] = RoleName.USER,
-    email: Annotated[str, typer.Option(help="Where to reach them.")] = "",
+    role: Annotated[RoleName, typer.Option(help="Role of the user.")] = RoleName.USER,
+    email: Annotated[str, typer.Option(help="Email address.")] = "",
     project: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Put them into this project, not the default one; repeatable."),
+        typer.Option(metavar="NAME", help="Add the user to this project, not the default one; repeatable."),
     ] = None,
     password_stdin: PasswordStdin = False,
 ) -> None:
@@ -119,7 +119,7 @@ async def set_role(
 
 async def set_password(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose; else your own.")] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name or id of a user; else yourself.")] = "",
     password_stdin: Annotated[
         bool,
         typer.Option(
@@ -145,7 +145,7 @@ async def disable(session: Session, name: UserName) -> None:
 
 
 async def enable(session: Session, name: UserName) -> None:
-    """Let a disabled user log in again; the tokens of before stay ended."""
+    """Let a disabled user log in again; earlier tokens stay revoked."""
     async with session.client() as client:
         user = await client.users.update(name, active=True)
     session.out.say(f"User {user['username']} may log in again.")

@@ -11,6 +11,7 @@ import typer
 from pilothouse.cli.errors import RUN_OUTCOMES, ExitCode
 from pilothouse.cli.live import Progress, view_of
 from pilothouse.cli.progress import OVER, from_view
+from pilothouse.cli.reference import short
 from pilothouse.cli.session import Session
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def detachable(session: Session, run_id: str, watching: Coroutine[Any, Any, str]
     try:
         status = asyncio.run(watching)
     except KeyboardInterrupt:
-        session.out.note(f"detached; the run goes on. Come back with: pilot run watch {run_id}")
+        session.out.note(f"detached; the run goes on. Come back with: pilot run watch {short(run_id)}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     raise typer.Exit(RUN_OUTCOMES.get(status, ExitCode.ERROR))
 

@@ -14,7 +14,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def whoami(session: Session) -> None:
-    """Show the server and the user that commands are for here."""
+    """Show the server and user that commands use here."""
     target = session.target()
     async with session.client() as client:
         me = await client.auth.me()

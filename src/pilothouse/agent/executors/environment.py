@@ -52,7 +52,10 @@ _SESSION = (
     "NETRC",
 )
 _SHELL = ("PWD", "OLDPWD", "SHLVL", "_")
-_NAMES = frozenset((*_PYTHON, *_TOOLS, *_SYSTEMD, *_SESSION, *_SHELL))
+_TERMINAL = ("TMUX", "TMUX_PANE", "STY", "WINDOW")
+"""Whose holder types into the terminal that the agent was started in."""
+
+_NAMES = frozenset((*_PYTHON, *_TOOLS, *_SYSTEMD, *_SESSION, *_SHELL, *_TERMINAL))
 _PREFIXES = (OWN_PREFIX, "GIT_", "SSH_", "GPG_", "LISTEN_")
 _KEPT = frozenset({"GIT_SSL_CAINFO", "GIT_SSL_CAPATH"})
 _PROXIES = frozenset({"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"})

@@ -21,7 +21,7 @@ def key(message: str, name: str, value: Node) -> str:
     """What to say of a key that this message has not; "" for one that nobody else is known to have."""
     word = words.KEYS.get(message, {}).get(name)
     if word is not None:
-        return f"{shown(name)} is a word of {word.products}: {_filled(word.instead, value)}"
+        return f"{shown(name)} is a key of {word.products}: {_filled(word.instead, value)}"
     if message in _HOMES:
         for home in _HOMES:
             ours = MESSAGES[home].spellings.get(name)
