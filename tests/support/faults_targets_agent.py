@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import io
-import os
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +24,6 @@ from pilothouse.agent.lock import lock_holder
 from pilothouse.agent.numbering import Numbering
 from pilothouse.agent.results import Result, ResultStore
 from pilothouse.agent.spool import Spool, frame, unframe
-from pilothouse.agent.workspace import ArchiveLimits, WorkspaceError, Workspaces
 from pilothouse.client.address import BadAddress, server_address
 from pilothouse.client.sse import MessageTooLarge, SseDecoder
 from pilothouse.server.websocket import MessageSocket
@@ -228,43 +223,6 @@ def small_files(data: bytes) -> None:
         assert Numbering(directory).next() > 0
         (directory / "agent.lock").write_bytes(data)
         assert lock_holder(directory) is None  # nobody holds it
-
-
-def _tar(*names: str) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        for name in names:
-            info = tarfile.TarInfo(name)
-            if name.endswith("/"):
-                info.type = tarfile.DIRTYPE
-            elif "->" in name:
-                info.name, info.linkname = name.split("->")
-                info.type = tarfile.SYMTYPE
-            else:
-                info.size = 4
-            tar.addfile(info, io.BytesIO(b"text"))
-    return packed.getvalue()[:4096]
-
-
-@target(_tar("a", "d/", "d/b", "l->d"), _tar("../x"), _tar("l->..", "l/x"))
-def checkout(data: bytes) -> None:
-    """A tar of any bytes: unpacked within its directory, or refused with nothing changed."""
-    with scratch() as directory:
-        archive = directory / "archive"
-        archive.write_bytes(data)
-        rooms = Workspaces(directory / "rooms", limits=ArchiveLimits(1 << 20, 100))
-        digest = hashlib.sha256(data).hexdigest()
-        try:
-            asyncio.run(rooms.unpack("w", archive, digest, len(data)))
-        except WorkspaceError:
-            assert not (directory / "rooms" / "w").exists()
-        assert {entry.name for entry in os.scandir(directory)} <= {"archive", "rooms"}, (
-            "it has left its directory"
-        )
-        for parent, _, names in os.walk(directory / "rooms"):
-            for name in names:
-                resolved = Path(parent, name).resolve()
-                assert resolved.is_relative_to(directory.resolve()), f"{name} leads out"
 
 
 # -- what the server sends ------------------------------------------------------------------------------
