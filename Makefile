@@ -29,7 +29,8 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 QUICK := tests/unit tests/contract tests/integration tests/e2e
 # Tests that start a server, for their second run on PostgreSQL.
 ON_POSTGRES := tests/e2e tests/integration/test_identity_*.py tests/integration/test_on_postgres.py \
-	tests/integration/test_up.py
+	tests/integration/test_up.py tests/integration/test_agent_tokens.py tests/integration/test_cli_access.py \
+	tests/integration/test_cli_logs.py tests/integration/test_cli_pipelines.py tests/integration/test_proxies.py
 # Kills and bad networks, browsers and other clients, projects that are not ours.
 LONG := tests/faults tests/conformance tests/projects
 

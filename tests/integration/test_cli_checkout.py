@@ -56,8 +56,8 @@ class Server:
                 return 200, {"detail": {"list": [project], "total": 1, "page": 1, "pageSize": 100}}
             case "GET", "/pipelines":
                 return 200, {"detail": {"list": [], "total": 0, "page": 1, "pageSize": 100}}
-            case "POST", "/pipelines":
-                return 201, {"detail": {"pipelineId": "pl", "name": "repo", "lastCommitSha": ""}}
+            case ("POST", "/pipelines") | ("GET", "/pipelines/pl"):
+                return 200, {"detail": {"pipelineId": "pl", "name": "repo", "lastCommitSha": ""}}
             case "POST", "/pipelines/pl/trigger":
                 return 201, {"detail": {"runId": RUN}}
         return 200, {"detail": {"pipelineId": "pl", "commitSha": "x"}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 async def agent(server: Server) -> AsyncIterator[FakeAgent]:
-    async with await registered(server, "scribe") as agent:
+    async with await registered(server, f"scribe-{time.monotonic_ns()}") as agent:
         yield agent
 
 
@@ -46,7 +47,7 @@ def spec(agent: str, **jobs: list[str]) -> dict[str, Any]:
 
 async def begun(server: Server, agent: FakeAgent, name: str, **jobs: list[str]) -> tuple[str, dict[str, Any]]:
     """A run whose first steps have started: its id, and the tasks by job."""
-    run_id = server.trigger(server.pipeline(name, spec("scribe", **jobs)))
+    run_id = server.trigger(server.pipeline(name, spec(agent.agent_id, **jobs)))
     tasks = {}
     for _ in jobs:
         task = await agent.task()

@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 
 from pilothouse.agent.executors.base import Outcome, StepTask, Stream
-from pilothouse.agent.executors.process import ProcessExecutor, ProcessSettings
-from pilothouse.agent.guard import new_cookie
+from support.steps import executor
 from support.waiting import eventually
 
-SETTINGS = ProcessSettings(cookie=new_cookie(), grace=0.5, linger=0.3)
 WAIT = 'wait() { while ! test -e "$1"; do sleep 0.02; done; }\n'
 
 
@@ -62,9 +60,7 @@ class Step:
             120.0,
             1,
         )
-        self._running = asyncio.ensure_future(
-            ProcessExecutor(SETTINGS).run(task, self.report, asyncio.Event())
-        )
+        self._running = asyncio.ensure_future(executor().run(task, self.report, asyncio.Event()))
 
     def go_on(self, signal: str) -> None:
         (self.workspace / signal).touch()
@@ -170,7 +166,7 @@ async def test_a_step_under_full_load_splits_no_line(tmp_path: Path) -> None:
         120.0,
         1,
     )
-    assert (await ProcessExecutor(SETTINGS).run(task, report, asyncio.Event())).status == "succeeded"
+    assert (await executor().run(task, report, asyncio.Event())).status == "succeeded"
     assert report.of("stdout") == [str(n) for n in range(100000, 130001)]
 
 

@@ -191,7 +191,7 @@ def test_an_agent_of_this_machine_needs_no_proxy(server: Server, tmp_path: Path,
     agent = Agent(server, tmp_path, name, server.url, server.grpc, **named)
     try:
         until(lambda: agent.said("agent.connected"), what="it connects")
-        assert "from a file" in run_on(server, name, tmp_path / "work")
+        assert "from a file" in run_on(server, name, tmp_path / name)
     finally:
         agent.stop()
 

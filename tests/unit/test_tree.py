@@ -105,6 +105,13 @@ def test_the_time_stays_and_the_id_gives_way(width: int) -> None:
     assert RUN[-8:] in headline(run, 3600.0, live=False, width=width).plain
 
 
+def test_an_id_is_shown_like_any_other_word_of_a_server() -> None:
+    run = run_of(("build", "running", {"a": "running"}))
+    run.id = "\x1b]52;c;aGk=\x07\x1b[2J\u202ea\nb"
+    for width in (40, 1000):
+        assert not set("\x1b\x07\n\u202e") & set(headline(run, 1.0, live=False, width=width).plain)
+
+
 @given(
     st.lists(
         st.tuples(

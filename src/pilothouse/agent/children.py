@@ -128,12 +128,20 @@ def _start(
 
 def _bound(pid: int, limits: Limits) -> None:
     seconds = int(limits.seconds) + 1
-    with contextlib.suppress(ProcessLookupError):
-        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
-        resource.prlimit(pid, resource.RLIMIT_CPU, (seconds, seconds))
-        resource.prlimit(pid, resource.RLIMIT_DATA, (limits.memory, limits.memory))
-        if limits.output:
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (limits.output, limits.output))
+    wanted = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_DATA: limits.memory,
+    }
+    if limits.output:
+        wanted[resource.RLIMIT_FSIZE] = limits.output
+    for kind, value in wanted.items():
+        # A limit that is lower stays: the agent's own, or one that the child has set itself by now. Raising it
+        # would need CAP_SYS_RESOURCE, and is not what a bound is for.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            _, hard = resource.prlimit(pid, kind)
+            if hard == resource.RLIM_INFINITY or hard > value:
+                resource.prlimit(pid, kind, (value, value))
 
 
 async def _wait(process: subprocess.Popen[bytes], seconds: float) -> int:
