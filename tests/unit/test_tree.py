@@ -201,6 +201,16 @@ def test_a_job_that_starts_again_counts_down() -> None:
     assert "retrying in 60 s" in rows(run, 10.0, live=False)[0].text.plain
 
 
+@pytest.mark.parametrize("reason", ["", "cancelled by ann", "wrong branch"])
+def test_a_run_that_cleans_up_after_a_cancel_is_not_told_to_be_over(reason: str) -> None:
+    run = run_of(("test", "running", {"clean": "running"}))
+    run.apply(entries.RUN_CANCELLING, {"run_id": RUN, "reason": reason, "by": "ann"}, 5.0)
+    told = f"cancelling: {reason}" if reason else "cancelling"
+    assert f"  {told}  10.0s" in headline(run, 10.0, live=True).plain
+    run.apply(entries.RUN_COMPLETED, {"run_id": RUN, "status": "cancelled", "reason": reason}, 11.0)
+    assert "cancelling" not in headline(run, 11.0, live=True).plain
+
+
 def test_after_a_failure_come_three_commands() -> None:
     run = run_of(("test", "failed", {"unit": "failed"}))
     assert list(next_commands(run)) == [], "it still runs"
