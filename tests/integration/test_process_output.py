@@ -218,6 +218,22 @@ async def test_masks_of_a_step_that_traces_itself(tmp_path: Path) -> None:
         assert not [line for line in lines if word in line], word
 
 
+async def test_what_was_masked_on_stdout_is_masked_on_stderr_from_then_on(tmp_path: Path) -> None:
+    """Two pipes have no order between them, but each value was in one before it was in the other."""
+    code = r"""
+import os
+for n in range(1500):
+    os.write(1, b"::mask value-%05d-and-more\nout %d" % (n, n))
+    os.write(2, b"value-%05d-and-more\n" % n)
+    os.write(1, b" and on\n")
+"""
+    step = Step(tmp_path / "s", python(code))
+    assert (await step.end()).status == "succeeded"
+    assert step.report.of("stderr") == ["***"] * 1500
+    whole = [f"out {n} and on" for n in range(1500)]
+    assert "".join(step.report.of("stdout")) == "".join(whole)
+
+
 async def test_a_flood_of_masks_ends_its_own_step_and_no_other(tmp_path: Path) -> None:
     flood = python(
         'for n in range(12000): print("::mask value-%05d and some more" % n)\nwhile True: print("spam")'

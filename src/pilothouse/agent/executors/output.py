@@ -113,7 +113,8 @@ class StepOutput:
             except TimeoutError:
                 self.show_unfinished(stream)
             else:
-                channel.waited += time.monotonic() - began
+                if channel.waited is not None:  # else the line has ended meanwhile
+                    channel.waited += time.monotonic() - began
         await readable.wait()
 
     def show_unfinished(self, stream: Stream) -> None:

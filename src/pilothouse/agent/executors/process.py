@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import signal
+import sys
+import termios
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,10 +166,9 @@ class _Step:
         output: StepOutput,
     ) -> None:
         self._task, self._supervised, self._settings, self._output = task, supervised, settings, output
-        self._pumps = [
-            _Pump("stdout", supervised.stdout, output, report.drain),
-            _Pump("stderr", supervised.stderr, output, report.drain),
-        ]
+        stdout = _Pump("stdout", supervised.stdout, output, report.drain)
+        stderr = _Pump("stderr", supervised.stderr, output, report.drain, before=stdout)
+        self._pumps = [stdout, stderr]
 
     async def run(self, cancel: asyncio.Event) -> Outcome:
         reading = [asyncio.ensure_future(pump.run()) for pump in self._pumps]
@@ -244,44 +246,70 @@ class _Pump:
 
     An end need not come: a process that could not be killed may hold the pipe. After `finish` only what
     is in the pipe is read, which has all that the dead have written.
+
+    `before`: the pipe in which everything stands that was written earlier than what is read here. A step that says
+    `::mask` on stdout and then the value on stderr has both waiting, and in no order.
     """
 
     def __init__(
-        self, stream: Stream, pipe: int, output: StepOutput, drain: Callable[[], Awaitable[None]]
+        self,
+        stream: Stream,
+        pipe: int,
+        output: StepOutput,
+        drain: Callable[[], Awaitable[None]],
+        before: _Pump | None = None,
     ) -> None:
         self._stream, self._pipe, self._output, self._drain = stream, pipe, output, drain
+        self._before = before
+        self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._ended = False
         self._allowance: int | None = None  # bytes still to read once finishing
         os.set_blocking(pipe, False)
 
     async def run(self) -> None:
         try:
-            while chunk := await self._read():
-                await self._output.take(self._stream, chunk)
-                await self._drain()
+            while not self._ended:
+                async with self._turn:
+                    taken = await self._take(CHUNK)
+                if not taken and not self._ended:
+                    await self._readable()
                 await asyncio.sleep(0)  # a step that writes without pause must not stop all others
             self._output.finish(self._stream)
         finally:
+            self._ended = True
             os.close(self._pipe)
 
     def finish(self) -> None:
         self._allowance = MAX_PIPE
         self._wake.set()
 
-    async def _read(self) -> bytes:
-        """The next chunk; empty at the end."""
-        while self._allowance is None or self._allowance > 0:
-            try:
-                chunk = os.read(self._pipe, CHUNK)
-            except BlockingIOError:
-                if self._allowance is not None:
-                    return b""
-                await self._readable()
-                continue
-            if self._allowance is not None:
-                self._allowance -= len(chunk)
-            return chunk
-        return b""
+    async def catch_up(self) -> None:
+        """Take what is in the pipe by now."""
+        async with self._turn:
+            waiting = 0 if self._ended else _bytes_in(self._pipe)
+            while waiting > 0 and (taken := await self._take(min(waiting, CHUNK))):
+                waiting -= taken
+                self._wake.set()  # whoever waits for more has another unfinished line to show
+
+    async def _take(self, size: int) -> int:
+        """Read and work on so many bytes at most; gives how many there were."""
+        if self._ended:
+            return 0
+        try:
+            chunk = os.read(self._pipe, size)
+        except BlockingIOError:
+            self._ended = self._allowance is not None
+            return 0
+        if self._allowance is not None:
+            self._allowance -= len(chunk)
+        self._ended = not chunk or (self._allowance is not None and self._allowance <= 0)
+        if chunk:
+            if self._before is not None:
+                await self._before.catch_up()
+            await self._output.take(self._stream, chunk)
+            await self._drain()
+        return len(chunk)
 
     async def _readable(self) -> None:
         loop, fd = asyncio.get_running_loop(), self._pipe
@@ -291,3 +319,7 @@ class _Pump:
             await self._output.until(self._stream, self._wake)
         finally:
             loop.remove_reader(fd)
+
+
+def _bytes_in(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
