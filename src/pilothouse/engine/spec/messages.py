@@ -102,7 +102,7 @@ _JOB = (
     Field("target", "message", "a [Target](#target); warned of", of="Target"),
     Field("notify", "message", "a [Notify](#notify); warned of", of="Notify"),
     Field("triggers", "messages", "a list of [Trigger](#trigger); warned of", of="Trigger"),
-    Field("dependsOn", "texts", "a list of the jobs that must be over before this one starts; no circles"),
+    Field("dependsOn", "texts", "a list of the jobs that must be over before this one starts; no cycles"),
     Field(
         "onLost",
         "choice",
