@@ -372,6 +372,22 @@ def test_the_log_of_a_step_that_is_not_there(
             "settings: log_level: it must be one of debug|info|warning|error",
         ),
         (
+            ("up",),
+            {"PILOT_MAX_BLOB": "lots"},
+            "settings: max_blob: write it as 512MiB, or as a number of bytes",
+        ),
+        (("up",), {"PILOT_MAX_BLOB": "0"}, "settings: max_blob: it must be more than 0"),
+        (
+            ("agent", "--max-checkout", "lots"),
+            {},
+            "--max-checkout 'lots': write it as 512MiB, or as a number of bytes",
+        ),
+        (
+            ("agent",),
+            {"PILOT_OBJECT_CACHE": "-1"},
+            "--object-cache '-1': write it as 512MiB, or as a number of bytes",
+        ),
+        (
             ("agent",),
             {"PILOT_LINGER": "x"},
             "Invalid value for '--linger' (from PILOT_LINGER): this is not a number",
@@ -417,3 +433,16 @@ def test_help_names_arguments_alike() -> None:
         arguments = shown.partition("Arguments:\n")[2].split("\n\n")[0]
         for name in re.findall(r"^  (\S+)", arguments, re.MULTILINE):
             assert name.strip("[].").isupper(), shown
+
+
+def test_sizes_are_written_alike_for_client_agent_and_server(
+    pilot: Pilot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PILOT_MAX_CHECKOUT", "PILOT_OBJECT_CACHE", "PILOT_MAX_BLOB"):
+        monkeypatch.setenv(name, "512MiB")
+    shown = json.loads(pilot("config", "show", "-o", "json").stdout)
+    assert shown["max_blob"]["value"] == 512 << 20
+    took: list[Any] = []
+    monkeypatch.setattr("pilothouse.cli.agent._work", lambda settings: took.append(settings) or 0)
+    pilot("agent", "--name", "a", "--server", "http://127.0.0.1:1")
+    assert [(each.max_checkout, each.object_cache) for each in took] == [(512 << 20, 512 << 20)]

@@ -190,6 +190,17 @@ async def test_a_dead_connection_is_noticed() -> None:
     assert reasons == ["no sign of life for 0.3 s"]
 
 
+async def test_a_server_that_says_to_come_back_next_year(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pilothouse.client.events.PATIENCE", 0.01)
+    journal = Journal(5)
+    journal.script = [
+        journal.ended_after(2),
+        *(refuse(503, "BUSY", retry_after=said) for said in ("3e7", "inf")),
+    ]
+    async with connected(events=journal.serve) as client:
+        assert numbers(await read(client.watch_run("r1"))) == list(range(5))
+
+
 async def test_a_given_cursor_is_where_it_begins() -> None:
     journal = Journal(5)
     journal.script = [journal.ended_after(0)]

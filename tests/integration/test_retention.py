@@ -139,3 +139,6 @@ async def test_uploads_that_nothing_needs_go_after_a_day(kernel: Kernel, tmp_pat
     await kernel.write(retention.prune)
     assert await retention.sweep(kernel.clock()) == 2
     await eventually(lambda: sorted(path.name for path in (tmp_path / "blobs").iterdir()) == [known])
+    kernel.clock.advance(31 * DAY)
+    assert await retention.sweep(kernel.clock()) == 1, "no run has used those commits for 30 days"
+    await eventually(lambda: not list((tmp_path / "blobs").iterdir()))

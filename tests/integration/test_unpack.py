@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pilothouse.agent.children import Ended
 from pilothouse.agent.layout import ArchiveLimits
 from pilothouse.agent.unpack import Refused, checked, is_dot_git
 from pilothouse.agent.workspace import WorkspaceError
@@ -346,3 +347,30 @@ async def test_files_belong_to_the_user_that_runs_the_steps(tmp_path: Path) -> N
     desk = Desk(tmp_path, owner=(65534, 65534))
     there = await desk.lay_out(tar(file("a/b"), link("a/c", "b"), special("h", tarfile.LNKTYPE, "a/b")))
     assert {path.lstat().st_uid for path in [there, *there.rglob("*")]} == {65534}
+
+
+@pytest.mark.parametrize(
+    ("ended", "code", "said"),
+    [
+        (
+            Ended(1, b"", b"Traceback\n  File x\nImportError: cannot import name 'x'\n"),
+            "AGENT_BROKEN",
+            "(ImportError)",
+        ),
+        (Ended(1, b"", b"Traceback\nMemoryError\n"), "ARCHIVE_INVALID", "takes more than it is allowed to"),
+        (Ended(-9, b"", b""), "ARCHIVE_INVALID", "(signal 9)"),
+        (Ended(1, b"", b""), "ARCHIVE_INVALID", "(exit code 1)"),
+    ],
+)
+async def test_a_program_of_ours_that_fails_is_told_from_a_bad_archive(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, ended: Ended, code: str, said: str
+) -> None:
+    async def run(*_arguments: object, **_options: object) -> Ended:
+        return ended
+
+    monkeypatch.setattr(desk.children, "run", run)
+    with pytest.raises(WorkspaceError) as error:
+        await desk.layout.place(Path("/nowhere"), do="copy")
+    assert error.value.code == code
+    assert said in str(error.value)
+    assert "cannot import" not in str(error.value), "it may hold names of files"

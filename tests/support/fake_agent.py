@@ -261,8 +261,8 @@ class Task:
 
 
 async def registered(server: Any, agent_id: str, **fields: Any) -> FakeAgent:
-    """A registered and connected agent of this server."""
+    """A registered and connected agent of this server, in place of an earlier one of that name."""
     agent = FakeAgent(server.grpc, agent_id, **fields)
-    await agent.register(server.registration_token(max_uses=1))
+    await agent.register(server.registration_token(max_uses=1, agents=[agent_id]))
     await agent.connect()
     return agent

@@ -105,6 +105,13 @@ def test_the_time_stays_and_the_id_gives_way(width: int) -> None:
     assert RUN[-8:] in headline(run, 3600.0, live=False, width=width).plain
 
 
+def test_an_id_is_shown_like_any_other_word_of_a_server() -> None:
+    run = run_of(("build", "running", {"a": "running"}))
+    run.id = "\x1b]52;c;aGk=\x07\x1b[2J\u202ea\nb"
+    for width in (40, 1000):
+        assert not set("\x1b\x07\n\u202e") & set(headline(run, 1.0, live=False, width=width).plain)
+
+
 @given(
     st.lists(
         st.tuples(
@@ -192,6 +199,16 @@ def test_a_job_that_starts_again_counts_down() -> None:
         10.0,
     )
     assert "retrying in 60 s" in rows(run, 10.0, live=False)[0].text.plain
+
+
+@pytest.mark.parametrize("reason", ["", "cancelled by ann", "wrong branch"])
+def test_a_run_that_cleans_up_after_a_cancel_is_not_told_to_be_over(reason: str) -> None:
+    run = run_of(("test", "running", {"clean": "running"}))
+    run.apply(entries.RUN_CANCELLING, {"run_id": RUN, "reason": reason, "by": "ann"}, 5.0)
+    told = f"cancelling: {reason}" if reason else "cancelling"
+    assert f"  {told}  10.0s" in headline(run, 10.0, live=True).plain
+    run.apply(entries.RUN_COMPLETED, {"run_id": RUN, "status": "cancelled", "reason": reason}, 11.0)
+    assert "cancelling" not in headline(run, 11.0, live=True).plain
 
 
 def test_after_a_failure_come_three_commands() -> None:

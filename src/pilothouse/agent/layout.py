@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 
 from pilothouse.agent.checkout import CheckoutFetcher
-from pilothouse.agent.children import Children, ChildTimeout, Limits, script
+from pilothouse.agent.children import Children, ChildTimeout, Ended, Limits, script
 from pilothouse.agent.git import Git, GitFailed, config_file
 from pilothouse.agent.manifest import ManifestInvalid, Repository, read_manifest
 from pilothouse.agent.objects import CachedRepository, ObjectCache, Tree, TreeTooLarge
@@ -157,11 +157,23 @@ class Layout:
             answer = json.loads(ended.stdout)
             assert isinstance(answer, dict)
         except (ValueError, AssertionError):
-            how = f"signal {-ended.code}" if ended.code < 0 else f"exit code {ended.code}"
-            raise WorkspaceError(
-                "ARCHIVE_INVALID", f"the checkout takes more than it is allowed to, or is damaged ({how})"
-            ) from None
+            raise _unanswered(ended) from None
         return answer
+
+
+def _unanswered(ended: Ended) -> WorkspaceError:
+    """What it means that a program of ours ended without an answer: a limit, or an error that it did not expect."""
+    how = f"signal {-ended.code}" if ended.code < 0 else f"exit code {ended.code}"
+    # Of a traceback's last line the kind of error alone: the rest may hold names of files.
+    found = re.match(rb"[A-Za-z_.]*(Error|Exception)\b", ended.stderr.rstrip().rpartition(b"\n")[2])
+    if ended.code < 0 or found is None or found[0] == b"MemoryError":
+        return WorkspaceError(
+            "ARCHIVE_INVALID", f"the checkout takes more than it is allowed to, or is damaged ({how})"
+        )
+    return WorkspaceError(
+        "AGENT_BROKEN",
+        f"the agent cannot lay out checkouts ({found[0].decode()}): restart it if its installation was changed",
+    )
 
 
 class _WorkTree:

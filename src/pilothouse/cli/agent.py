@@ -17,6 +17,7 @@ from pilothouse.cli.handover import checked_token, read_token, start_anew
 from pilothouse.cli.project import project_names
 from pilothouse.cli.server import prepare_data_dir
 from pilothouse.cli.session import Common, Session, command
+from pilothouse.cli.sizes import size_of
 from pilothouse.cli.text import ago
 
 if TYPE_CHECKING:
@@ -126,28 +127,30 @@ def agent(
         ),
     ] = False,
     object_cache: Annotated[
-        int,
+        str,
         typer.Option(
-            metavar="BYTES",
-            min=0,
+            metavar="SIZE",
             envvar=_env("OBJECT_CACHE"),
             help="Size of the cache of repository objects.",
         ),
-    ] = 10 << 30,
+    ] = "10GiB",
     max_checkout: Annotated[
-        int,
+        str,
         typer.Option(
-            metavar="BYTES",
-            min=1,
+            metavar="SIZE",
             envvar=_env("MAX_CHECKOUT"),
             help="Largest archive or pack of a checkout that is accepted.",
         ),
-    ] = 256 << 20,
+    ] = "256MiB",
 ) -> None:
     """Run an agent on this machine, or manage agents."""
     if ctx.invoked_subcommand:
         ctx.obj = Common(server=server or None, token=token or None).over(ctx.obj or Common())
         return
+    cache, largest = (
+        size_of(object_cache, "--object-cache ", least=0),
+        size_of(max_checkout, "--max-checkout "),
+    )
     session = Session.of(ctx.obj or Common())
     given = "" if token_file else token or session.common.token or ""
     token = checked_token(given, "--token") if given else ""
@@ -174,8 +177,8 @@ def agent(
         grpc_ca=grpc_ca,
         linger=linger,
         ephemeral=ephemeral,
-        object_cache=object_cache,
-        max_checkout=max_checkout,
+        object_cache=cache,
+        max_checkout=largest,
     )
     raise typer.Exit(_work(settings))
 

@@ -67,6 +67,8 @@ _PLAIN = (
     (r"Input should be a valid integer.*", "this is not a whole number"),
     (r"Input should be a valid number.*", "this is not a number"),
     (r"Input should be greater than or equal to (\S+)", r"it must be at least \1"),
+    (r"Input should be greater than (\S+)", r"it must be more than \1"),
+    (r"could not parse value and unit from byte string", "write it as 512MiB, or as a number of bytes"),
     (r"Input should be less than or equal to (\S+)", r"it must be at most \1"),
     (r"String should match pattern '\^\((.*)\)\$'", r"it must be one of \1"),
     (r"\(env var: '\['(\w+)'(?:, '\w+')*\]'\)", r"(from \1)"),

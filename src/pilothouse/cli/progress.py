@@ -170,7 +170,8 @@ def _run_started(run: RunState, body: Body, at: float) -> None:
 
 
 def _run_cancelling(run: RunState, body: Body, at: float) -> None:
-    run.reason = body.get("reason", "") or "being cancelled"
+    # It still runs, and cleans up: "cancelled by ann" alone would say that it is over.
+    run.reason = ": ".join(filter(None, ("cancelling", body.get("reason", ""))))
 
 
 def _run_completed(run: RunState, body: Body, at: float) -> None:

@@ -251,7 +251,7 @@ def headline(run: RunState, now: float, *, live: bool, width: int = 1000) -> Tex
     said = Text()
     _append_end(said, run.status, run.reason)
     took = _took(run.status, run.started_at, run.finished_at, now)
-    for shown in (f"  run {run.id}", f"  run {short(run.id)}"):
+    for shown in (f"  run {safe(run.id)}", f"  run {safe(short(run.id))}"):
         line = Line(Text.assemble(head, shown), said, took)
         if line.text.cell_len <= width:
             return line.text

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import orjson
 
-from pilothouse.client.api import RETRIES, Api, words
+from pilothouse.client.api import PATIENCE, RETRIES, Api, words
 from pilothouse.client.backoff import Backoff
 from pilothouse.client.errors import ApiProblem
 from pilothouse.client.sse import Message, SseDecoder
@@ -140,7 +140,7 @@ class EventReader:
         self._failures += 1
         if not refusal.passing or (not self._opened and self._failures > RETRIES):
             raise refusal
-        return refusal.retry_after
+        return None if refusal.retry_after is None else min(refusal.retry_after, PATIENCE)
 
 
 def _require_event_stream(answer: httpx.Response) -> None:

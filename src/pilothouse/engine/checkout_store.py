@@ -46,6 +46,16 @@ def forget_old_commits(conn: Connection, project: str, repository: str, keep: in
         conn.execute(delete(repository_commits).where(_of(project, repository), one))
 
 
+def forget_unused_commits(conn: Connection, before: int, limit: int) -> int:
+    """Forget commits that no run has used since that time (ms); how many."""
+    old = select(*(repository_commits.c[name] for name in _KEY)).where(repository_commits.c.used_at < before)
+    rows = conn.execute(old.limit(limit)).all()
+    for row in rows:
+        one = and_(*(repository_commits.c[name] == getattr(row, name) for name in _KEY))
+        conn.execute(delete(repository_commits).where(one, repository_commits.c.used_at < before))
+    return len(rows)
+
+
 def packs_of_commits(conn: Connection, project: str) -> set[str]:
     """The packs that a project's known commits need."""
     query = select(repository_commits.c.packs).where(repository_commits.c.project == project)

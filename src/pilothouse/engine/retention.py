@@ -24,6 +24,9 @@ PAGE = 500
 """So many rows are read, and so many blobs deleted, at a time."""
 UNUSED_MS = DAY_MS
 """A blob that no run and no known commit needs stays for so long."""
+UNUSED_COMMIT_MS = 30 * DAY_MS
+"""A commit that no run has used for so long is not known any more: every new directory without a remote is a
+repository of its own, whose packs would stay for ever."""
 SLACK = 60.0
 """Seconds by which the clocks of servers may differ."""
 
@@ -59,6 +62,9 @@ class Retention:
         again in the writer, against the runs that began meanwhile.
         """
         deleted, after = 0, ""
+        unused = partial(checkout_store.forget_unused_commits, before=now - UNUSED_COMMIT_MS, limit=PAGE)
+        while await self._blobs.identity.write(lambda tx: unused(tx.conn)) == PAGE:
+            pass
         while True:
             query = partial(checkout_store.old_blobs, before=now - UNUSED_MS, after=after, limit=PAGE)
             page = await self._blobs.identity.read(query)

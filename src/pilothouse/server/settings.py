@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, ByteSize, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     allowed_origins: Listed = Field([], description="browser origins allowed beside our own")
 
     retention: float = Field(0, ge=0, description="days that finished runs keep their log; 0: for ever")
-    max_blob: int = Field(256 << 20, gt=0, description="bytes of one upload to /api/v1/blobs")
+    max_blob: ByteSize = Field(ByteSize(256 << 20), gt=0, description="bytes of one upload to /api/v1/blobs")
     log_format: str = Field("auto", pattern="^(auto|console|json)$", description="of the server's own log")
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="of the server's own log"

@@ -103,6 +103,8 @@ class GuardProcess:
         self._agent.close()
         for child in self._watched.values():
             processes.send_group(child, signal.SIGKILL)
+        for pid in self._supervisors:
+            processes.signal_to(pid, signal.SIGCONT)  # its step may have stopped it
         deadline = time.monotonic() + END_WITHIN
         while (self._reap() or self._supervisors) and time.monotonic() < deadline:
             time.sleep(_ORPHANS)

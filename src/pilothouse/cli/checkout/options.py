@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pilothouse.cli.errors import UsageError
+from pilothouse.cli.sizes import size_of
 
 DEFAULT_LIMIT = 256 << 20
 UNPACKED = 8
 """Unpacked, a checkout may have so many times the bytes that may be sent."""
 
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*(?:([kmgt])i?b?|b)?", re.IGNORECASE)
-_UNITS = {None: 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _MAX_SPEC = 1 << 20
 
 
@@ -51,11 +48,7 @@ def sent_limit(environment: Mapping[str, str] = os.environ) -> int:
     text = environment.get("PILOT_MAX_CHECKOUT", "").strip()
     if not text:
         return DEFAULT_LIMIT
-    match = _SIZE.fullmatch(text)
-    size = int(float(match[1]) * (1 << _UNITS[match[2] and match[2].lower()])) if match else 0
-    if not 0 < size < 1 << 50:
-        raise UsageError(f"PILOT_MAX_CHECKOUT={text!r}: write it as 512MiB, or as a number of bytes")
-    return size
+    return size_of(text, "PILOT_MAX_CHECKOUT=")
 
 
 def _options(asked: dict[Any, Any]) -> CheckoutOptions:

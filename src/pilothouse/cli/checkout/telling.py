@@ -44,8 +44,8 @@ def too_large(tree: Tree, limit: int, how: str) -> CheckoutTooLarge:
     largest = ", ".join(f"{path} ({size(count)})" for count, path in _largest(tree))
     return CheckoutTooLarge(
         f"{tree.root} is over {size(limit)} {how}; its largest files: {largest}",
-        hint="keep large files out with .gitignore, raise PILOT_MAX_CHECKOUT (here, for the server and its agents), "
-        "or run with --no-checkout and fetch them in a step",
+        hint="keep large files out with .gitignore, raise PILOT_MAX_CHECKOUT (here and for agents) and the server's "
+        "PILOT_MAX_BLOB, or run with --no-checkout and fetch them in a step",
     )
 
 
