@@ -480,3 +480,18 @@ def test_a_name_that_no_agent_takes(root: Path, tmp_path: Path) -> None:
     write(root, "x/.Git/config", "x")
     with pytest.raises(PackingError, match=r"\.Git/config: no agent takes"):
         travel(root, tmp_path)
+
+
+def test_a_nested_git_file_that_names_another_repository(root: Path, tmp_path: Path) -> None:
+    """What lies in a directory from somewhere else must not make us send another repository of the user's."""
+    private = base(tmp_path / "private", "sha1")
+    (root / "sub").mkdir()
+    (root / "sub" / ".git").write_text(f"gitdir: {private}/.git\n")
+    with pytest.raises(PackingError, match="names a repository elsewhere"):
+        travel(root, tmp_path)
+
+
+def test_a_linked_worktree_of_another_repository_is_sent(root: Path, tmp_path: Path) -> None:
+    other = base(tmp_path / "other", "sha1")
+    git(other, "worktree", "add", "-q", "-b", "side", str(root / "sub"))
+    assert [each["path"] for each in travel(root, tmp_path).manifest["repositories"]] == ["", "sub"]

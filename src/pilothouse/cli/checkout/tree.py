@@ -107,7 +107,28 @@ def _add_part(tree: Tree, repository: Repository, options: CheckoutOptions, plac
         tree.submodules += [place.prefix + each for each in state.tracked.populated]
     for inner in _within(git, state, options, place):
         directory = tree.root / os.fsdecode(inner.path)
+        if inner.kind == "nested":
+            _require_own(tree.root, directory)
         _add_part(tree, read_repository(directory), options, inner)
+
+
+def _require_own(top: Path, directory: Path) -> None:
+    """A ``.git`` file may name any repository of the user's: it is sent only where that one knows this work tree.
+
+    Raises PackingError.
+    """
+    git_dir = Path(Git(directory).line("rev-parse", "--absolute-git-dir")).resolve()
+    if git_dir.is_relative_to(top.resolve()):
+        return
+    try:
+        back = (git_dir / "gitdir").read_text("utf-8", "surrogateescape").strip()
+    except OSError:
+        back = ""
+    if not back or Path(back).resolve() != (directory / ".git").resolve():
+        raise PackingError(
+            f"{directory}/.git names a repository elsewhere ({git_dir}), which does not know this work tree",
+            hint="keep the directory out with .gitignore, or remove its .git",
+        )
 
 
 def _within(git: Git, state: State, options: CheckoutOptions, place: Place) -> list[Place]:
