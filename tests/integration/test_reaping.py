@@ -143,6 +143,25 @@ async def test_daemons_may_clean_up_too(workspace: Path, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+async def test_what_is_forked_while_it_is_cancelled_is_told_too(workspace: Path, backend: str) -> None:
+    """It does not hold up the end of the step for the whole grace; what cleans up is left alone meanwhile."""
+    cleaner = (
+        "setsid sh -c 'trap \"sleep 1; echo cleaned > cleaned; exit\" TERM; : > ready; sleep 300 & wait' &"
+    )
+    forker = "n=0; while test $n -lt 400; do sleep 300 & n=$((n + 1)); test $n != 20 || echo $$ > left.pid; done; wait"
+    task = step_task(
+        workspace, args={"command": f"({cleaner})\nwhile ! test -e ready; do sleep 0.01; done\n{forker}"}
+    )
+    cancel = asyncio.Event()
+    running = asyncio.ensure_future(executor(backend, grace=100.0).run(task, Recorder(), cancel))
+    await written(workspace / "left.pid")
+    cancel.set()
+    assert (await asyncio.wait_for(running, 60)) == Outcome("cancelled", 143, "cancelled")
+    assert (workspace / "cleaned").read_text() == "cleaned\n"
+    assert inside(workspace) == []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 async def test_steps_of_one_job_at_the_same_time(workspace: Path, backend: str) -> None:
     """One ends, the other goes on, with all it has started; the supervisors serve the next ones."""
     runner = executor(backend)

@@ -54,6 +54,9 @@ class Supervisor:
         self._step = 0
         self._shell = 0
         self._killing = False
+        self._told: set[tuple[int, int]] | None = (
+            None  # pid and start of what has had its SIGTERM, once it is sent
+        )
         self._pause = _SHORT
         self._tell_at: float | None = None
 
@@ -69,8 +72,10 @@ class Supervisor:
         while not self._ended():
             if self._killing:
                 self._kill()
+            elif self._told is not None:
+                self._terminate_orphans()
             self._listen(self._patience() if self._killing else None)
-        self._shell, self._killing, self._tell_at = 0, False, None
+        self._shell, self._killing, self._told, self._tell_at = 0, False, None, None
         self._group.tidy()
         self._say({"gone": True})
 
@@ -105,7 +110,20 @@ class Supervisor:
         return [processes.describe(process) for process in list(found.values())[:MAX_LEFT]]
 
     def _terminate(self) -> None:
+        self._told = set()
         for process in processes.descendants():
+            self._tell(process, self._told)
+
+    def _terminate_orphans(self) -> None:
+        """What was forked between our look and the signal is told when its parent has died of that; what a parent
+        that lives has started meanwhile, to clean up, is not."""
+        for process in map(processes.look_up, processes.children()):
+            if process is not None and self._told is not None:
+                self._tell(process, self._told)
+
+    def _tell(self, process: processes.Process, told: set[tuple[int, int]]) -> None:
+        if (process.pid, process.started) not in told:
+            told.add((process.pid, process.started))
             processes.send(process, signal.SIGTERM)
             processes.send(process, signal.SIGCONT)  # a stopped process would not notice
 
