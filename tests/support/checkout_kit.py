@@ -4,6 +4,7 @@ and the comparison of a work tree with what arrived."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -319,6 +320,9 @@ def shape(path: bytes) -> tuple[Any, ...]:
     try:
         found = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
+        return ("nothing",)
+    except OSError as error:
+        assert error.errno == errno.ELOOP, error
         return ("nothing",)
     if stat.S_ISLNK(found.st_mode):
         return ("link", os.readlink(path))

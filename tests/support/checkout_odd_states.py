@@ -265,6 +265,12 @@ def not_quite_repositories(root: Path) -> None:
 
 
 @state
+def directory_that_became_a_link_to_itself(root: Path) -> None:
+    shutil.rmtree(root / "dir")
+    (root / "dir").symlink_to("dir/sub")
+
+
+@state
 def virtual_environment(root: Path) -> None:
     import venv
 

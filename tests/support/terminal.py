@@ -92,6 +92,10 @@ class Screen:
         return "\n".join("".join(row).rstrip() for row in self.rows)
 
 
+def _as_a_terminal_has_it() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the tests may have been started with it ignored
+
+
 class Terminal:
     """A program on a terminal of that size."""
 
@@ -108,6 +112,7 @@ class Terminal:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
+            preexec_fn=_as_a_terminal_has_it,
             start_new_session=True,
         )
         os.close(theirs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import heapq
 import os
@@ -161,4 +162,6 @@ def look(path: bytes) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
+        if error.errno == errno.ELOOP:  # a directory became a link that leads to itself
+            return None
         raise PackingError(f"cannot read {readable(path)}: {error.strerror}") from None
