@@ -253,7 +253,7 @@ TOO_MUCH = {
     "many directories": lambda: tar(file("d/" * 150 + "x")),
     "large": lambda: tar(file("big", bytes(3_000_000)), file("b2", bytes(2_000_001))),
     "a bomb": lambda: gzip.compress(tar(file("big", bytes(200_000_000)))),
-    "a bomb of headers": lambda: gzip.compress(extended(bytes(1)) * 2_000_000),
+    "a bomb of headers": lambda: gzip.compress(extended(bytes(1)) * 200_000),
     "many long headers": lambda: gzip.compress(extended(record(b"comment", b"x" * 60_000)) * 5000),
     "a long header": lambda: extended(record(b"comment", b"x" * 70_000)) + tar(file("a")),
     "a long name of GNU": lambda: extended(b"x" * 70_000, b"L") + tar(file("a")),
