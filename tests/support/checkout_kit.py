@@ -273,7 +273,9 @@ def _place_files(files: Path, copy: Path) -> None:
         os.makedirs(place, exist_ok=True)
         for name in (*leaves, *links):
             end = os.path.join(place, name)
-            if os.path.lexists(end):
+            if os.path.isdir(end) and not os.path.islink(end):
+                shutil.rmtree(end)
+            elif os.path.lexists(end):
                 os.unlink(end)
             os.rename(os.path.join(directory, name), end)
 
