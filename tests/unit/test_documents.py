@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -89,3 +90,14 @@ def test_no_way_out_lets_it_through(monkeypatch: pytest.MonkeyPatch, nasty: str,
 @given(st.lists(text))
 def test_many_lines_are_made_safe_as_one_by_one(lines: list[str]) -> None:
     assert all_safe(lines) == [safe(line) for line in lines]
+
+
+def test_values_of_types_made_of_texts_and_numbers() -> None:
+    class Colour(StrEnum):
+        RED = "red"
+
+    class Size(int):
+        pass
+
+    value = {"colour": Colour.RED, "size": Size(5), "yes": True}
+    assert yaml.safe_load(documents.yaml(value)) == {"colour": "red", "size": 5, "yes": True}

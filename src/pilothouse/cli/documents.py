@@ -54,4 +54,6 @@ def yaml(value: Any) -> str:
         return dumper.represent_scalar("tag:yaml.org,2002:str", shown, style=style)
 
     Dumper.add_representer(str, text)
+    Dumper.add_multi_representer(str, text)  # and types made of these, enums and sizes
+    Dumper.add_multi_representer(int, lambda dumper, given: dumper.represent_int(int(given)))
     return escaped(dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120))

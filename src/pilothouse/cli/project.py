@@ -58,15 +58,17 @@ def shown(project: Project) -> dict[str, Any]:
     return {
         "id": project["projectId"],
         "name": project["name"],
-        "description": project["description"],
-        "is_default": project["isDefault"],
-        "members": [{"id": m["userId"], "username": m["username"]} for m in project["members"]],
-        "created_at": _time(project["createdAt"]),
-        "updated_at": _time(project["updatedAt"]),
+        "description": project.get("description", ""),
+        "is_default": bool(project.get("isDefault")),
+        "members": [{"id": m["userId"], "username": m["username"]} for m in project.get("members") or ()],
+        "created_at": _time(project.get("createdAt")),
+        "updated_at": _time(project.get("updatedAt")),
     }
 
 
-def _time(seconds: int) -> str:
+def _time(seconds: int | None) -> str | None:
+    if seconds is None:
+        return None
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
