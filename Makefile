@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-dev demo test test-all test-long faults bench check fmt lock wire clean
+.PHONY: setup setup-dev demo test test-all test-postgres test-long faults bench check fmt lock wire clean
 
 setup: $(VENV)/.run
 
@@ -38,13 +38,16 @@ test: setup-dev
 	@sh tools/test_needs.sh
 	@sh tools/timed.sh "tests" $(PYTEST) $(or $(ARGS),-m "not postgres" $(QUICK))
 
-test-all: test test-long
+test-all: test test-postgres test-long
 
-test-long: setup-dev
+test-postgres: setup-dev
 	@sh tools/test_needs.sh
 	@sh tools/timed.sh "contract suites on PostgreSQL" $(PYTEST) -m postgres $(QUICK)
 	@sh tools/timed.sh "servers on PostgreSQL" env PILOT_TEST_DATABASE=postgresql $(PYTEST) $(ON_POSTGRES)
-	@sh tools/timed.sh "long tests" $(PYTEST) $(LONG)
+
+test-long: setup-dev
+	@sh tools/test_needs.sh
+	@sh tools/timed.sh "long tests" $(PYTEST) $(or $(ARGS),$(LONG))
 
 # The long version of tests/faults: kills and bad networks, so many times over.
 faults: setup-dev
