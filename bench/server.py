@@ -24,7 +24,7 @@ from pilothouse.engine.spec import parse_spec
 from pilothouse.engine.streams import Framing, RunMessages
 from pilothouse.engine.transitions import run_keys
 from pilothouse.identity import store as identity_store
-from pilothouse.identity.model import SYSTEM
+from pilothouse.access.model import SYSTEM
 from pilothouse.journal import WireFormat
 from pilothouse.journal import store as journal_store
 from pilothouse.journal.framing import ChunkFramed, WebSocketFramed

@@ -15,12 +15,14 @@ import httpx
 from argon2 import PasswordHasher
 from fastapi import FastAPI
 
-from pilothouse.identity import Identity, IdentitySettings, RateLimits, RateLimitSettings, Role
+from pilothouse.access.model import SYSTEM, Role
+from pilothouse.edge.answers import Answers
+from pilothouse.edge.limits import RateLimits, RateLimitSettings
+from pilothouse.edge.web import install
 from pilothouse.identity.http import router
-from pilothouse.identity.model import SYSTEM
-from pilothouse.identity.web import install
+from pilothouse.identity.service import Identity, IdentitySettings
 from pilothouse.journal import Journal
-from pilothouse.storage import Database, Writer, metadata, now_ms
+from pilothouse.storage import Database, Storage, Writer, metadata, now_ms
 from support.databases import drop_database, reopened, server_database
 
 PASSWORD = "correct horse"
@@ -46,11 +48,21 @@ class Stack:
         self.database = database
         self.journal = Journal(database)
         self.writer = Writer(database, self.clock)
+        self.storage = Storage(database, self.writer)
         self.identity = self.another()
         self.limits = RateLimits(limits, self.clock)
         self.app = FastAPI()
         self.app.include_router(router)
-        install(self.app, self.identity, envelope_prefixes=ENVELOPES, limits=self.limits, **options)
+        answers, services = Answers(self.storage, bytes(32)), {Identity: self.identity}
+        install(
+            self.app,
+            self.identity,
+            answers,
+            services=services,
+            envelope_prefixes=ENVELOPES,
+            limits=self.limits,
+            **options,
+        )
         self.http = self.client()
         self.admin = ""
 
@@ -58,7 +70,7 @@ class Stack:
         """Another server's view of the same database."""
         cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
         settings = IdentitySettings(jwt_key=bytes(32), token_ttl=3600)
-        return Identity(self.database, self.writer, self.journal, settings, self.clock, cheap)
+        return Identity(self.storage, self.journal, settings, self.clock, cheap)
 
     def client(self, address: str = "192.0.2.1", scheme: str = "http") -> httpx.AsyncClient:
         """An HTTP client at ``address``, without a token."""

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
+from pilothouse.access.model import SYSTEM
 from pilothouse.engine import dispatch
 from pilothouse.engine.errors import RunNotFound, RunOver
 from pilothouse.engine.streams import Framing, RunMessages, StepLog, StepStatus
 from pilothouse.fleet.model import TaskStatus, Verdict
-from pilothouse.identity.model import SYSTEM
 from pilothouse.journal import Entry, WireFormat
 from pilothouse.server.events import CloudEvents
 from pilothouse.wire import entries

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
+from pilothouse.access.model import SYSTEM
 from pilothouse.engine.grpc import MAX_RAW, LogCall, Tally
 from pilothouse.engine.ingest import EVENTS, LOGS, LogLines, Taken
 from pilothouse.fleet.model import AgentProfile, TaskStatus
 from pilothouse.fleet.registry import Allowance
-from pilothouse.identity.model import SYSTEM
 from pilothouse.journal import Entry
 from pilothouse.journal import store as journal_store
 from pilothouse.storage import Tx

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
+from pilothouse.access.model import SYSTEM
 from pilothouse.engine import secret_store
 from pilothouse.engine.model import MAX_UNSTARTED
 from pilothouse.fleet.model import AgentStatus, LeaseState, TaskStatus, Verdict
-from pilothouse.identity.model import SYSTEM
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 from support.kernel import LEASE, OFFLINE_AFTER, PROJECT, Kernel

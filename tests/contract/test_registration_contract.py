@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from pilothouse.access.errors import Refusal
+from pilothouse.access.model import SYSTEM
 from pilothouse.fleet.errors import AgentExists, BadCredential, BadProfile
 from pilothouse.fleet.model import AgentProfile, TaskStatus, Verdict
 from pilothouse.fleet.registry import Allowance
-from pilothouse.identity.errors import ApiError
-from pilothouse.identity.model import SYSTEM
 from support.kernel import Kernel, RecorderChannel
 
 ONE = "jobs: [{name: j, steps: [{name: a, uses: dummy}]}]"
@@ -151,7 +151,7 @@ async def test_a_token_for_once_ends_with_its_use_and_the_answer_can_still_be_as
     ],
 )
 async def test_what_a_token_cannot_allow(kernel: Kernel, allows: dict[str, Any]) -> None:
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(Refusal) as caught:
         await token(kernel, **allows)
     assert (caught.value.status, caught.value.code) == (400, "VALIDATION_FAILED")
     assert caught.value.details == {"field": next(iter(allows))}

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from pilothouse.access.model import SYSTEM
 from pilothouse.engine.errors import NothingFailed, RunActive, RunNotFound
 from pilothouse.engine.spec import SpecError
 from pilothouse.fleet.model import TaskStatus
-from pilothouse.identity.model import SYSTEM
 from pilothouse.wire import entries
 from support.kernel import PROJECT, Kernel
 

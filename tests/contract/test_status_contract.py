@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
+from pilothouse.access.errors import Refusal
+from pilothouse.access.model import SYSTEM
 from pilothouse.engine import statuses
 from pilothouse.engine.service import NewRun
 from pilothouse.engine.spec import parse_spec
 from pilothouse.fleet.model import TaskReport, TaskStatus
-from pilothouse.identity.errors import ApiError
-from pilothouse.identity.model import SYSTEM
 from pilothouse.journal.messages import Matching
 from pilothouse.pipelines.service import Pipelines
 from pilothouse.server import watches
@@ -50,7 +50,7 @@ def at(kernel: Kernel, view: watches.View, asked: Asked, *, present: bool = True
 
 
 def refused(kernel: Kernel, find: Callable[[Connection], Watch]) -> str:
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(Refusal) as caught:
         look(kernel, find)
     return caught.value.code
 

@@ -18,8 +18,8 @@ import httpx
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from pilothouse.identity.model import ACTIONS, AGENT_ACTIONS
-from pilothouse.identity.web import required_actions
+from pilothouse.access.model import ACTIONS, AGENT_ACTIONS
+from pilothouse.edge.web import required_actions
 from pilothouse.server.app import build_app
 from pilothouse.server.graph import build
 from pilothouse.server.settings import Settings

@@ -12,12 +12,12 @@ import grpc
 import grpc.aio
 import pytest
 
+from pilothouse.access.model import SYSTEM
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import NewRun
 from pilothouse.engine.spec import parse_spec
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.model import AgentProfile
-from pilothouse.identity.model import SYSTEM
 from pilothouse.journal import Cursor, Entry, Frame
 from pilothouse.journal.messages import Messages
 from pilothouse.server import stream_rpc
@@ -78,7 +78,7 @@ async def register(graph: Graph, number: int) -> None:
 
 async def started(graph: Graph) -> Run:
     """A run whose one step waits for an agent."""
-    project = await graph.identity.read(graph.identity.projects.default)
+    project = await graph.storage.read(graph.identity.projects.default)
     new = NewRun("pipeline", "build", project, parse_spec(SPEC).spec)
     return await graph.writer.write(lambda tx: graph.engine.start(tx, SYSTEM, new))
 
@@ -230,7 +230,7 @@ async def test_a_database_that_does_not_answer(
     async def down(*_: Any) -> None:
         raise StorageUnavailable("the operator's words")
 
-    monkeypatch.setattr(graph.identity if what == "read" else graph.journal.feed, what, down)
+    monkeypatch.setattr(graph.storage if what == "read" else graph.journal.feed, what, down)
     call = stub.StreamAgentStatus(pb.StreamAgentStatusRequest(), metadata=metadata(token, "start"))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async with asyncio.timeout(10):
@@ -271,7 +271,7 @@ class Blocked:
 async def test_nothing_is_written_after_the_stop(served: tuple[Graph, Any, str], why: str) -> None:
     """Not even what had been taken from the journal before."""
     graph, _, token = served
-    service = stream_rpc.StreamService(graph.identity, graph.journal.feed, graph.writer, graph.limits)
+    service = stream_rpc.StreamService(graph.identity, graph.journal.feed, graph.storage, graph.limits)
     for number in range(10):
         await register(graph, number)
     client: Any = Blocked(*metadata(token, "start"))

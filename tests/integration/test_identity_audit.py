@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from identity_kit import PASSWORD, Stack, running
-from pilothouse.identity.model import SYSTEM
+from pilothouse.access.model import SYSTEM
 from pilothouse.identity.tables import audit_records
 from pilothouse.journal import store as journal_store
 from pilothouse.storage import Tx
@@ -100,7 +100,7 @@ async def test_changes_are_journal_entries_without_secrets(stack: Stack) -> None
     token = await stack.user("ann")
     created = (await stack.call("POST", "/tokens", token, json={"name": "ci"})).json()
     await stack.call("POST", "/users/ann/password", json={"password": "another one"})
-    entries, _ = await stack.identity.read(lambda conn: journal_store.page(conn, None, 1))
+    entries, _ = await stack.storage.read(lambda conn: journal_store.page(conn, None, 1))
     told = {(entry.type, entry.scope) for entry in entries}
     ann = created["user"]
     assert ("user.created", "admin") in told
@@ -108,7 +108,7 @@ async def test_changes_are_journal_entries_without_secrets(stack: Stack) -> None
     scopes = [entry.scope for entry in entries if entry.type == "token.created"]
     assert ann == "ann"
     assert scopes == [f"user/{(await stack.call('GET', '/users/ann')).json()['id']}"]
-    trail = await stack.identity.read(lambda conn: str(conn.execute(select(audit_records)).all()))
+    trail = await stack.storage.read(lambda conn: str(conn.execute(select(audit_records)).all()))
     everything = trail + str([entry.data for entry in entries])
     for secret in (PASSWORD, "another one", created["token"], token, "argon2"):
         assert secret not in everything

@@ -12,15 +12,9 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel
 
 from identity_kit import OFF, PASSWORD, Stack, running
-from pilothouse.identity import Principal, RateLimitSettings, Role
-from pilothouse.identity.web import (
-    Caller,
-    OptionalCaller,
-    allow,
-    public,
-    required_action,
-    required_actions,
-)
+from pilothouse.access.model import Principal, Role
+from pilothouse.edge.limits import RateLimitSettings
+from pilothouse.edge.web import Caller, OptionalCaller, allow, public, required_action, required_actions
 from pilothouse.journal import CursorExpired, CursorInvalid
 from pilothouse.storage import StorageBusy
 

@@ -11,8 +11,9 @@ import grpc.aio
 import pytest
 
 from identity_kit import Stack, running
-from pilothouse.identity import Principal, RateLimitSettings
-from pilothouse.identity.grpc import caller, require
+from pilothouse.access.model import Principal
+from pilothouse.edge.grpc import caller, require
+from pilothouse.edge.limits import RateLimitSettings
 
 
 @pytest.fixture

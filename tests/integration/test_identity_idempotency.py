@@ -14,9 +14,10 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from identity_kit import PASSWORD, Stack, beside, running
-from pilothouse.identity import ApiError
-from pilothouse.identity.tables import idempotency_keys, users
-from pilothouse.identity.web import Idem, allow
+from pilothouse.access.errors import Refusal
+from pilothouse.edge.store import idempotency_keys
+from pilothouse.edge.web import Idem, allow
+from pilothouse.identity.tables import users
 from pilothouse.storage import Tx
 
 ANN = {"username": "ann", "password": PASSWORD}
@@ -34,7 +35,7 @@ async def create(stack: Stack, key: str, body: dict[str, Any] = ANN, **more: Any
 
 async def count(stack: Stack, table: Any) -> int:
     query = select(func.count()).select_from(table)
-    return await stack.identity.read(lambda conn: conn.execute(query).scalar_one())
+    return await stack.storage.read(lambda conn: conn.execute(query).scalar_one())
 
 
 async def test_the_same_request_gives_the_first_answer_again(stack: Stack) -> None:
@@ -126,7 +127,7 @@ async def test_what_failed_may_be_tried_again(stack: Stack) -> None:
     async def route(idem: Idem) -> Response:
         def use_case(tx: Tx) -> dict[str, bool]:
             if failing:
-                raise ApiError.of("NO_AGENTS_AVAILABLE", "none online")
+                raise Refusal.of("NO_AGENTS_AVAILABLE", "none online")
             return {"done": True}
 
         return await idem(use_case, 202)
@@ -152,7 +153,7 @@ async def test_nothing_secret_is_stored_in_the_clear(stack: Stack) -> None:
     ).json()["token"]
     await create(stack, "k2")
     query = select(idempotency_keys)
-    stored = await stack.identity.read(lambda conn: str(conn.execute(query).all()))
+    stored = await stack.storage.read(lambda conn: str(conn.execute(query).all()))
     assert secret not in stored
     assert PASSWORD not in stored
 

@@ -13,7 +13,9 @@ from argon2 import PasswordHasher
 from sqlalchemy import select
 
 from identity_kit import PASSWORD, Stack, running
-from pilothouse.identity import ApiError, AuthError, RateLimitSettings, Role
+from pilothouse.access.errors import AuthError, Refusal
+from pilothouse.access.model import Role
+from pilothouse.edge.limits import RateLimitSettings
 from pilothouse.identity.tables import credentials, users
 from pilothouse.storage import Tx
 
@@ -268,7 +270,7 @@ async def test_api_tokens_are_shown_once_and_stored_as_digests(stack: Stack) -> 
     assert (await stack.call("GET", "/tokens?user=ann")).json()["tokens"] == [created]
     assert (await stack.call("GET", "/tokens?user=*")).json()["pagination"]["total"] == 1
     assert (await stack.call("GET", "/tokens")).json()["tokens"] == []
-    stored = await stack.identity.read(lambda conn: str(conn.execute(select(credentials)).all()))
+    stored = await stack.storage.read(lambda conn: str(conn.execute(select(credentials)).all()))
     assert secret not in stored
     assert (await stack.call("GET", "/auth/me", secret)).json()["token"]["role"] == "viewer"
     bob = await stack.user("bob")
@@ -350,7 +352,7 @@ async def test_an_old_hash_is_renewed_at_login(stack: Stack) -> None:
     await stack.writer.write(weaken)
     assert (await login(stack, "ann")).status_code == 200
     query = select(users.c.password_hash).where(users.c.username == "ann")
-    stored = await stack.identity.read(lambda conn: conn.execute(query).scalar_one())
+    stored = await stack.storage.read(lambda conn: conn.execute(query).scalar_one())
     assert not stack.identity.passwords.outdated(stored)
     assert (await login(stack, "ann")).status_code == 200
 
@@ -390,6 +392,6 @@ async def test_roles_are_listed_in_the_envelope(stack: Stack) -> None:
 
 async def test_services_check_rights_themselves(stack: Stack) -> None:
     ann = await stack.identity.authenticate(await stack.user("ann"))
-    with pytest.raises(ApiError) as refused:
+    with pytest.raises(Refusal) as refused:
         await stack.writer.write(lambda tx: stack.identity.users.deactivate(tx, ann, "admin"))
     assert refused.value.code == "AUTH_INSUFFICIENT_PERMISSIONS"

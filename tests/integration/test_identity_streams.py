@@ -11,15 +11,19 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI, WebSocket
+from sqlalchemy import Connection
 from starlette.responses import StreamingResponse
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
 from identity_kit import PASSWORD, Stack, running, until
-from pilothouse.identity import Guard, Identity, Principal, Role
-from pilothouse.identity.errors import AuthError
-from pilothouse.identity.web import Caller, Service, allow, public, websocket_principal
+from pilothouse.access.errors import AuthError
+from pilothouse.access.model import Principal, Role
+from pilothouse.edge.web import Caller, allow, public, websocket_principal
+from pilothouse.identity.authorization import TokenAuthorization
+from pilothouse.identity.http.services import Service
+from pilothouse.identity.service import Identity
 
 IN_TIME = 5.0
 
@@ -32,24 +36,24 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
 
 def add_routes(app: FastAPI, identity: Identity) -> None:
     async def follow(caller: Caller, identity: Service) -> StreamingResponse:
-        guard = identity.guard(caller)
+        authorization = identity.authorize(caller)
 
         async def lines() -> AsyncIterator[bytes]:
             try:
                 yield b"open\n"
-                yield f"{await guard.ended()}\n".encode()
+                yield f"{await authorization.ended()}\n".encode()
             finally:
-                guard.close()
+                authorization.close()
 
         return StreamingResponse(lines())
 
     async def socket(ws: WebSocket) -> None:
-        principal = await websocket_principal(ws, identity)
+        principal = await websocket_principal(ws)
         await ws.accept()
-        guard = identity.guard(principal)
+        authorization = identity.authorize(principal)
         await ws.send_text(principal.name)
-        await guard.ended()
-        guard.close()
+        await authorization.ended()
+        authorization.close()
         await ws.close(4401)
 
     async def cut() -> StreamingResponse:
@@ -82,70 +86,72 @@ async def server(stack: Stack) -> AsyncIterator[str]:
     await task
 
 
-async def guarded(stack: Stack, token: str) -> tuple[Principal, Guard]:
+async def guarded(stack: Stack, token: str) -> tuple[Principal, TokenAuthorization]:
     principal = await stack.identity.authenticate(token)
-    return principal, stack.identity.guard(principal)
+    return principal, stack.identity.authorize(principal)
 
 
-# -- guards ---------------------------------------------------------------------------------------------
+# -- authorizations ---------------------------------------------------------------------------------------------
 
 
 async def test_logout_ends_a_guard_with_the_commit(stack: Stack) -> None:
     token = await stack.user("ann")
-    principal, guard = await guarded(stack, token)
+    principal, authorization = await guarded(stack, token)
     _, other = await guarded(stack, stack.admin)
     await stack.identity.logout(principal)
-    assert guard.reason == "revoked"
-    assert await guard.ended() == "revoked"
-    assert not guard.sees("fleet")
+    assert authorization.reason == "revoked"
+    assert await authorization.ended() == "revoked"
+    assert not authorization.sees("fleet")
     assert other.reason is None
     assert other.sees("admin")
 
 
 async def test_a_guard_ends_when_its_token_expires(stack: Stack) -> None:
     token = (await stack.call("POST", "/tokens", json={"name": "short", "expires_in": 60})).json()["token"]
-    _, guard = await guarded(stack, token)
+    _, authorization = await guarded(stack, token)
     called = asyncio.Event()
-    guard.on_end(called.set)
+    authorization.on_end(called.set)
     stack.clock.ahead += 61_000
-    assert await asyncio.wait_for(guard.ended(), IN_TIME) == "expired"
+    assert await asyncio.wait_for(authorization.ended(), IN_TIME) == "expired"
     assert called.is_set()
 
 
 async def test_what_another_server_changes_shows_soon(stack: Stack) -> None:
     leaving, rising = await stack.user("ann"), await stack.user("bob")
     elsewhere = stack.another()
-    guards = [elsewhere.guard(await elsewhere.authenticate(t)) for t in (leaving, rising, stack.admin)]
+    authorizations = [
+        elsewhere.authorize(await elsewhere.authenticate(t)) for t in (leaving, rising, stack.admin)
+    ]
     await stack.identity.logout(await stack.identity.authenticate(leaving))
     await stack.call("PATCH", "/users/bob", json={"role": "admin"})
-    assert guards[0].reason is None
-    assert await asyncio.wait_for(guards[0].ended(), IN_TIME) == "revoked"
-    await until(lambda: guards[1].sees("admin"))
-    assert guards[2].reason is None
+    assert authorizations[0].reason is None
+    assert await asyncio.wait_for(authorizations[0].ended(), IN_TIME) == "revoked"
+    await until(lambda: authorizations[1].sees("admin"))
+    assert authorizations[2].reason is None
     elsewhere.close()
 
 
 async def test_a_guard_of_a_token_revoked_before_ends_too(stack: Stack) -> None:
     principal = await stack.identity.authenticate(await stack.user("ann"))
     await stack.identity.logout(principal)
-    guard = stack.identity.guard(principal)
-    assert await asyncio.wait_for(guard.ended(), IN_TIME) == "revoked"
+    authorization = stack.identity.authorize(principal)
+    assert await asyncio.wait_for(authorization.ended(), IN_TIME) == "revoked"
 
 
 async def test_role_and_membership_show_in_open_guards_at_once(stack: Stack) -> None:
-    _, guard = await guarded(stack, await stack.user("ann"))
+    _, authorization = await guarded(stack, await stack.user("ann"))
     shop = (await stack.call("POST", "/projects", json={"name": "shop"})).json()["detail"]["projectId"]
     scope = f"project/{shop}"
-    assert not guard.sees(scope)
+    assert not authorization.sees(scope)
     await stack.call("PUT", f"/projects/{shop}/members/ann")
-    assert guard.sees(scope)
+    assert authorization.sees(scope)
     await stack.call("DELETE", f"/projects/{shop}/members/ann")
-    assert not guard.sees(scope)
+    assert not authorization.sees(scope)
     await stack.call("PATCH", "/users/ann", json={"role": "operator"})
-    assert guard.sees(scope)
-    assert guard.principal.role is Role.OPERATOR
+    assert authorization.sees(scope)
+    assert authorization.principal.role is Role.OPERATOR
     await stack.call("DELETE", "/users/ann")
-    assert guard.reason == "revoked"
+    assert authorization.reason == "revoked"
 
 
 async def test_what_was_revoked_while_it_was_verified_is_not_believed(stack: Stack) -> None:
@@ -155,8 +161,8 @@ async def test_what_was_revoked_while_it_was_verified_is_not_believed(stack: Sta
     real = elsewhere._ask
     asked: list[object] = []
 
-    def slow(token: str, digest: str) -> object:
-        known = real(token, digest)
+    def slow(conn: Connection, token: str, digest: str) -> object:
+        known = real(conn, token, digest)
         if not asked:
             asked.append(known)
             leaving = asyncio.run_coroutine_threadsafe(elsewhere.logout(principal), loop)
@@ -175,13 +181,14 @@ async def test_an_agents_token_ends_when_its_owner_says_so(stack: Stack) -> None
     agent = Principal("agent", "a1", "builder", None, frozenset(), "agent/a1/1", None)
     known = {"agent-token": agent}
     stack.identity.add_authenticator(lambda conn, token: known.get(token))
-    _, guard = await guarded(stack, "agent-token")
+    _, authorization = await guarded(stack, "agent-token")
     known.clear()
     assert (await stack.identity.authenticate("agent-token")).name == "builder"
     stack.identity.forget("agent/a1/1")
-    assert guard.reason == "revoked"
-    with pytest.raises(AuthError, match="AUTH_TOKEN_INVALID"):
+    assert authorization.reason == "revoked"
+    with pytest.raises(AuthError) as refused:
         await stack.identity.authenticate("agent-token")
+    assert refused.value.code == "AUTH_TOKEN_INVALID"
 
 
 # -- a real server --------------------------------------------------------------------------------------

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pilothouse.access.model import SYSTEM
 from pilothouse.engine import store
 from pilothouse.engine.blobs import Blobs
 from pilothouse.engine.checkouts import RepositoryCommit, remember, resolve
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.streams import Framing, RunMessages
-from pilothouse.identity.model import SYSTEM
 from pilothouse.journal import CursorExpired, Selection
 from pilothouse.storage import Tx
 from pilothouse.wire import entries

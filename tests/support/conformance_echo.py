@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from pilothouse.identity.streaming import Message, accepted
+from pilothouse.edge.streaming import Message, accepted
 from pilothouse.journal.framing import text_frame
 from pilothouse.server import main
 from pilothouse.server.graph import Graph

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 from google.protobuf.message import DecodeError, Message
 
+from pilothouse.edge.network import TrustedProxies, is_own_origin, normal_origin, rate_key
 from pilothouse.engine.durations import DurationError, parse_duration
 from pilothouse.engine.expressions import (
     ExpressionError,
@@ -30,7 +31,6 @@ from pilothouse.engine.spec import SpecError, parse_spec, spec_from_json, spec_t
 from pilothouse.fleet import messages
 from pilothouse.fleet.errors import BadProfile
 from pilothouse.fleet.registry import check_profile
-from pilothouse.identity.network import TrustedProxies, is_own_origin, normal_origin, rate_key
 from pilothouse.journal import Cursor, CursorError
 from pilothouse.wire.agent.v1 import agent_pb2
 from pilothouse.wire.gateway.v1 import gateway_pb2

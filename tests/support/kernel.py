@@ -15,6 +15,7 @@ import pytest
 from argon2 import PasswordHasher
 from uuid_utils import uuid7
 
+from pilothouse.access.model import SYSTEM
 from pilothouse.engine import store
 from pilothouse.engine.dispatch import Dispatcher
 from pilothouse.engine.events import StepEvent, StepEvents
@@ -39,12 +40,11 @@ from pilothouse.fleet.model import (
     Verdict,
 )
 from pilothouse.fleet.service import Fleet, FleetSettings
-from pilothouse.identity.model import SYSTEM
-from pilothouse.identity.secretbox import SecretBox, derive_key
 from pilothouse.identity.service import Identity, IdentitySettings
 from pilothouse.journal import Entry, Journal
 from pilothouse.journal import store as journal_store
-from pilothouse.storage import Database, Tx, Writer
+from pilothouse.storage import Database, Storage, Tx, Writer
+from pilothouse.storage.secretbox import SecretBox, derive_key
 from pilothouse.wire import entries
 from support.databases import reopened
 from support.status_checks import check_statuses
@@ -114,19 +114,20 @@ class Kernel:
         self.journal = Journal(database)
         cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
         settings = IdentitySettings(jwt_key=KEY)
-        self.identity = Identity(database, self.writer, self.journal, settings, clock, cheap)
+        self.storage = Storage(database, self.writer)
+        self.identity = Identity(self.storage, self.journal, settings, clock, cheap)
         timings = FleetSettings(HEARTBEAT, OFFLINE_AFTER, LEASE)
-        self.fleet = Fleet(self.writer, self.journal, self.identity, timings)
+        self.fleet = Fleet(self.storage, self.journal, self.identity, timings)
         self.secrets = Secrets(SecretBox(derive_key(KEY, "secrets")), self.identity)
         self.transitions = Transitions(self.journal, self.fleet)
-        self.runs = runs = Runs(self.writer)
+        self.runs = runs = Runs(self.storage)
         self.tasks = StepTasks(runs, self.transitions, self.secrets)
         for kind in (STEP, BACKGROUND):
             self.fleet.handle(kind, self.tasks)
         self.engine = Engine(runs, self.transitions, self.identity, self.secrets)
         self.dispatcher = Dispatcher(self.fleet, runs, self.tasks, self.transitions)
         events = StepEvents(self.journal, runs, self.transitions)
-        self.ingest = Ingest(database, self.writer, self.journal, self.tasks, events)
+        self.ingest = Ingest(self.storage, self.journal, self.tasks, events)
         self.fleet.on_change(self._wake)
 
     def _wake(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from pilothouse.identity.model import ACTIONS, AGENT_ACTIONS, Role
+from pilothouse.access.model import ACTIONS, AGENT_ACTIONS, Role
 from support.fake_agent import FakeAgent
 from support.server import Server, spec_for
 

@@ -24,9 +24,12 @@ from pydantic import SecretStr
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from pilothouse.access.errors import CODES
+from pilothouse.access.model import _TABLE, ACTIONS
 from pilothouse.agent import errors as agent_errors
 from pilothouse.cli.app import app as cli
 from pilothouse.cli.errors import ExitCode
+from pilothouse.edge.web import PUBLIC, required_action
 from pilothouse.engine.expressions.functions import FUNCTIONS
 from pilothouse.engine.expressions.lint import CONDITION_FUNCTIONS, ROOTS
 from pilothouse.engine.expressions.parser import MACROS
@@ -34,9 +37,6 @@ from pilothouse.engine.sockets import CLOSE_CODES
 from pilothouse.engine.spec import BUILTIN_ACTIONS, ParsedSpec, parse_spec
 from pilothouse.engine.streams import _RUN_MESSAGES
 from pilothouse.identity import api_tokens, projects, users
-from pilothouse.identity.errors import CODES
-from pilothouse.identity.model import _TABLE, ACTIONS
-from pilothouse.identity.web import PUBLIC, required_action
 from pilothouse.server.app import build_app
 from pilothouse.server.graph import Graph, build
 from pilothouse.server.operations import Meters

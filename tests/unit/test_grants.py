@@ -1,10 +1,10 @@
-"""The cache of verified tokens and the guards that hang on it."""
+"""The cache of verified tokens and the open streams that use it."""
 
 from __future__ import annotations
 
+from pilothouse.access.model import Principal, Role
+from pilothouse.identity.authorization import Grant
 from pilothouse.identity.grants import FRESH_MS, Grants
-from pilothouse.identity.guard import Grant
-from pilothouse.identity.model import Principal, Role
 
 
 class Clock:
@@ -31,17 +31,17 @@ def test_a_grant_is_believed_for_a_while() -> None:
 def test_the_cache_is_bounded_but_guarded_grants_are_kept() -> None:
     grants = Grants(Clock(), max_cached=2)
     first = grants.remember("d1", grant("t1"))
-    guard = grants.guard(first.principal)
+    authorization = grants.authorize(first.principal)
     for n in (2, 3, 4):
         grants.remember(f"d{n}", grant(f"t{n}"))
     assert grants.look_up("d1") is None
     assert grants.look_up("d2") is None
     assert len(grants) == 3
     assert grants.remember("d1", grant("t1", role=Role.VIEWER)) is first
-    assert guard.principal.role is Role.VIEWER
+    assert authorization.principal.role is Role.VIEWER
     grants.remember("d5", grant("t5"))
     grants.remember("d6", grant("t6"))
-    guard.close()
+    authorization.close()
     assert len(grants) == 2
 
 
@@ -49,7 +49,7 @@ def test_revocation_ends_guards_once_and_forgets_the_token() -> None:
     grants = Grants(Clock())
     known = grants.remember("d1", grant("t1"))
     ended: list[str] = []
-    one, other, closed = (grants.guard(known.principal) for _ in range(3))
+    one, other, closed = (grants.authorize(known.principal) for _ in range(3))
     one.on_end(lambda: ended.append("one"))
     closed.on_end(lambda: ended.append("closed"))
     closed.close()
@@ -76,20 +76,20 @@ def test_a_broken_callback_does_not_spare_the_others() -> None:
         raise RuntimeError("a bug elsewhere")
 
     for callback in (broken, lambda: ended.append("other")):
-        guard = grants.guard(known.principal)
-        guard.on_end(broken)
-        guard.on_end(callback)
+        authorization = grants.authorize(known.principal)
+        authorization.on_end(broken)
+        authorization.on_end(callback)
     grants.end_token("t1")
     assert ended == ["other"]
 
 
 def test_a_change_of_role_shows_at_once_and_respects_the_tokens_limit() -> None:
     grants = Grants(Clock())
-    plain = grants.guard(grants.remember("d1", grant("t1", user="ann")).principal)
-    limited = grants.guard(
+    plain = grants.authorize(grants.remember("d1", grant("t1", user="ann")).principal)
+    limited = grants.authorize(
         grants.remember("d2", grant("t2", user="ann", role=Role.VIEWER, limit=Role.VIEWER)).principal
     )
-    stranger = grants.guard(grants.remember("d3", grant("t3", user="bob")).principal)
+    stranger = grants.authorize(grants.remember("d3", grant("t3", user="bob")).principal)
     assert not plain.sees("project/p")
     grants.change_user("ann", Role.OPERATOR, frozenset({"p"}))
     assert plain.principal.role is Role.OPERATOR

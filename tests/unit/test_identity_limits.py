@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.identity.errors import RateLimited
-from pilothouse.identity.limits import RateLimits, RateLimitSettings, Window
-from pilothouse.identity.model import Principal, Role
+from pilothouse.access.errors import RateLimited
+from pilothouse.access.model import Principal, Role
+from pilothouse.edge.limits import RateLimits, RateLimitSettings, Window
 
 
 @given(st.integers(1, 6), st.lists(st.integers(0, 400), max_size=60))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.identity.network import TrustedProxies, is_own_origin, normal_origin, rate_key
+from pilothouse.edge.network import TrustedProxies, is_own_origin, normal_origin, rate_key
 
 PROXIES = TrustedProxies(["10.0.0.0/8", "fd00::/8"])
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
+from pilothouse.access.errors import AuthError
 from pilothouse.identity import tokens
-from pilothouse.identity.errors import AuthError
 
 KEY = bytes(range(32))
 NOW = 1_800_000_000_000

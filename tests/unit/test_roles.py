@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.identity.errors import CODES, ApiError, require
-from pilothouse.identity.model import ACTIONS, AGENT_ACTIONS, MEANINGS, SYSTEM, Principal, Role, narrower
+from pilothouse.access.errors import CODES, Refusal, require
+from pilothouse.access.model import ACTIONS, AGENT_ACTIONS, MEANINGS, SYSTEM, Principal, Role, narrower
 
 RANKED = [Role.VIEWER, Role.USER, Role.OPERATOR, Role.ADMIN]
 
@@ -94,7 +94,7 @@ def test_a_tokens_role_never_exceeds_its_users(role: Role, limit: Role | None) -
 
 
 def test_require_says_what_is_missing() -> None:
-    with pytest.raises(ApiError) as refused:
+    with pytest.raises(Refusal) as refused:
         require(replace(user(Role.VIEWER), name="bob"), "user.admin")
     assert refused.value.status == 403
     assert refused.value.code == "AUTH_INSUFFICIENT_PERMISSIONS"

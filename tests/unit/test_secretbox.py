@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.identity.secretbox import SecretBox, SecretBoxError, derive_key, load_or_create_key
+from pilothouse.storage.secretbox import SecretBox, SecretBoxError, derive_key, load_or_create_key
 
 KEY = bytes(range(32))
 

@@ -13,11 +13,11 @@ from typing import Any
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
+from pilothouse.access.model import Principal
 from pilothouse.engine import checkout_store, store
 from pilothouse.engine.checkouts import blob_ids
 from pilothouse.engine.errors import BlobInvalid, BlobNotFound, BlobTooLarge
 from pilothouse.fleet import store as fleet_store
-from pilothouse.identity.model import Principal
 from pilothouse.identity.service import Identity
 from pilothouse.storage import Tx
 

@@ -12,12 +12,12 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection
 
+from pilothouse.access.model import Principal
+from pilothouse.edge.streaming import Message, MessageSocket, Stream, framed
 from pilothouse.engine import store
 from pilothouse.engine.model import Attempt
 from pilothouse.engine.streams import STATUS_NUMBERS, Framing, StepLog, StepStatus, rfc3339
-from pilothouse.identity.model import Principal
 from pilothouse.identity.service import Identity
-from pilothouse.identity.streaming import Message, MessageSocket, Stream, framed
 from pilothouse.journal import CursorError, CursorExpired, Feed, Selection, WireFormat
 from pilothouse.journal.outlet import Outlet
 from pilothouse.storage import now_ms
@@ -51,16 +51,16 @@ class Channels:
         self._identity = identity
         self._feed = feed
         self._caller = caller
-        self._guard = identity.guard(caller)
+        self._authorization = identity.authorize(caller)
         self._open: dict[tuple[str, str], Stream] = {}
 
     def begin(self) -> None:
         """Listen; the rest goes by itself."""
-        self._guard.on_end(lambda: self._socket.close(4401, "Token expired"))
+        self._authorization.on_end(lambda: self._socket.close(4401, "Token expired"))
         self._socket.listen(self._request, self._lost)
 
     def _lost(self) -> None:
-        self._guard.close()
+        self._authorization.close()
         for stream in list(self._open.values()):
             stream.close()
 
@@ -112,8 +112,8 @@ class Channels:
         self._send(channel, "unsubscribed", params, None)
 
     async def _find(self, params: dict[str, Any]) -> Subject:
-        subject = await self._identity.read(lambda conn: _find_subject(conn, params["stepRunId"]))
-        if subject is None or not self._guard.sees(entries.project_scope(subject.project)):
+        subject = await self._identity.storage.read(lambda conn: _find_subject(conn, params["stepRunId"]))
+        if subject is None or not self._authorization.sees(entries.project_scope(subject.project)):
             raise BadRequest(f"no step run with ID '{params['stepRunId']}' exists")
         if any(params[name] != subject.params[name] for name in _PARAMS):
             raise BadRequest("pipelineId and jobId are not those of this step run")
@@ -142,7 +142,7 @@ class Channels:
         # The place is taken before the snapshot is read: what happens in between is not missed.
         stream = await self._stream(subject, StepStatus(framing), str(asked or "now"))
         try:
-            found = await self._identity.read(lambda conn: store.attempt(conn, subject.attempt.id))
+            found = await self._identity.storage.read(lambda conn: store.attempt(conn, subject.attempt.id))
         except BaseException:
             stream.close()
             raise

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pilothouse.access.errors import Refusal
 
-class EngineError(Exception):
+
+class EngineError(Refusal):
     """Base of the engine's errors."""
-
-    code = "ENGINE_ERROR"
 
 
 class RunNotFound(EngineError):

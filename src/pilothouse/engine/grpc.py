@@ -16,11 +16,11 @@ import orjson
 import zstandard
 from google.protobuf import json_format
 
+from pilothouse.edge.grpc import metadata
 from pilothouse.engine.events import StepEvent
 from pilothouse.engine.ingest import EVENTS, LOGS, NOTHING, Ingest, LogLines, Receipt, Taken
 from pilothouse.engine.joining import Joiner
 from pilothouse.fleet.credentials import agent_caller
-from pilothouse.identity.grpc import metadata
 from pilothouse.identity.service import Identity
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 from pilothouse.wire.gateway.v1 import gateway_pb2_grpc
@@ -100,9 +100,9 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         agent = await agent_caller(context, self._identity)
         ndjson = metadata(context, "pilot-log-format") == "ndjson"
         call = LogCall(self._ingest, agent.id, Tally(await self._ingest.last_seq(agent.id, LOGS)))
-        guard = _Guard(self._identity, context)
+        credential = _CredentialCheck(self._identity, context)
         async for request in request_iterator:
-            await guard.check()
+            await credential.check()
             await _check_agent(context, agent.id, request.handshake.agent_id, request.batch.meta.agent_id)
             if request.WhichOneof("payload") == "batch":
                 await call.take(request.batch, ndjson)
@@ -117,9 +117,9 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         """Reliable and idempotent: events are taken in sequence, or the ack says which number is expected."""
         agent = await agent_caller(context, self._identity)
         tally = Tally(await self._ingest.last_seq(agent.id, EVENTS))
-        guard = _Guard(self._identity, context)
+        credential = _CredentialCheck(self._identity, context)
         async for request in request_iterator:
-            await guard.check()
+            await credential.check()
             await _check_agent(context, agent.id, request.handshake.agent_id, "")
             for event in request.batch.events:
                 await _check_agent(context, agent.id, event.meta.agent_id, "")
@@ -139,7 +139,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         return await self._ingest.event(agent_id, told)
 
 
-class _Guard:
+class _CredentialCheck:
     """Asks now and then whether the agent of a long call may still speak: it may have been removed meanwhile."""
 
     def __init__(self, identity: Identity, context: Context) -> None:

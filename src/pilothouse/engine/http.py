@@ -11,6 +11,12 @@ from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 from starlette.responses import FileResponse, Response
 
+from pilothouse.access.errors import Refusal, require
+from pilothouse.access.model import Principal, Role
+from pilothouse.edge.bodies import Body
+from pilothouse.edge.openapi import enveloped_example, example
+from pilothouse.edge.paging import ArcentraPaged, listed
+from pilothouse.edge.web import Caller, Idem, allow, envelope, json_response
 from pilothouse.engine import store
 from pilothouse.engine.blobs import Blobs
 from pilothouse.engine.errors import RunNotFound
@@ -21,13 +27,7 @@ from pilothouse.engine.secrets import Secrets, check_value
 from pilothouse.engine.service import Engine
 from pilothouse.engine.spec.names import NamesUsed, names_used
 from pilothouse.engine.views import run_summary, run_view
-from pilothouse.identity.bodies import Body
-from pilothouse.identity.errors import ApiError, require
-from pilothouse.identity.model import Principal, Role
-from pilothouse.identity.openapi import enveloped_example, example
-from pilothouse.identity.paging import ArcentraPaged, listed
 from pilothouse.identity.service import Identity
-from pilothouse.identity.web import Caller, Idem, allow, envelope, json_response
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
@@ -91,7 +91,7 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
         if cluster:
             filters.update(kind="cluster", name=cluster)
         projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
-        rows, total = await identity.read(
+        rows, total = await identity.storage.read(
             lambda conn: store.list_runs(conn, filters=filters, projects=projects, page=page, limit=limit)
         )
         paging = {"page": page, "limit": limit, "total": total, "total_pages": -(-total // limit)}
@@ -105,7 +105,7 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
             readable(conn, caller, run_id)
             return run_view(conn, require_run(conn, run_id))
 
-        return json_response(await identity.read(read))
+        return json_response(await identity.storage.read(read))
 
     @routes.get(
         "/{run_id}/logs",
@@ -132,7 +132,7 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
         (indices of lines of standard error); the last object holds the ``cursor`` to follow the run from, and
         its ``status``.
         """
-        await identity.read(lambda conn: readable(conn, caller, run_id))
+        await identity.storage.read(lambda conn: readable(conn, caller, run_id))
         after = int(_utc(since).timestamp() * 1000) if since else 0
         query = LogQuery(job, step, tuple(step_run), after, tail, format == "ndjson")
         return run_logs(identity, run_id, query)
@@ -177,7 +177,9 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
             readable(conn, caller, run_id, "run.trigger")
             return names_used(require_run(conn, run_id).spec)
 
-        used = await identity.read(names)  # of a large spec that takes long; a run's spec never changes
+        used = await identity.storage.read(
+            names
+        )  # of a large spec that takes long; a run's spec never changes
 
         def use_case(tx: Tx) -> dict[str, Any]:
             readable(tx.conn, caller, run_id, "run.trigger")
@@ -212,7 +214,7 @@ def blobs_router(identity: Identity, blobs: Blobs) -> APIRouter:
             answer = await idem(
                 lambda tx: blobs.record(tx, caller, home, blob), 201, content=blob.sha256.encode()
             )
-        except ApiError:
+        except Refusal:
             blobs.discard(blob)
             raise
         if answer.headers.get("idempotency-replayed"):
@@ -228,7 +230,7 @@ def blobs_router(identity: Identity, blobs: Blobs) -> APIRouter:
     )
     async def download(blob_id: str, caller: Caller) -> Response:
         """For the project's users, and for the agent that holds work which needs it. Errors: ``BLOB_NOT_FOUND``."""
-        path = await identity.read(lambda conn: blobs.readable(conn, caller, blob_id))
+        path = await identity.storage.read(lambda conn: blobs.readable(conn, caller, blob_id))
         return FileResponse(path, media_type="application/octet-stream")
 
     return routes
@@ -245,7 +247,7 @@ def secrets_router(identity: Identity, secrets: Secrets) -> APIRouter:
         """Names and times (Unix seconds) of a project's secrets, by name."""
         project = await _project(identity, caller, projectId)
         require(caller, "secret.read", project)
-        found = await identity.read(lambda conn: secrets.names(conn, project))
+        found = await identity.storage.read(lambda conn: secrets.names(conn, project))
         shown = [
             {
                 "name": secret["name"],
@@ -268,7 +270,7 @@ def secrets_router(identity: Identity, secrets: Secrets) -> APIRouter:
         project = await _project(identity, caller, body.projectId)
         require(caller, "secret.write", project)
         check_value(body.value)
-        created = await identity.write(lambda tx: secrets.put(tx, caller, project, name, body.value))
+        created = await identity.storage.write(lambda tx: secrets.put(tx, caller, project, name, body.value))
         return envelope({"name": name, "created": created}, 201 if created else 200)
 
     @routes.delete(
@@ -281,7 +283,7 @@ def secrets_router(identity: Identity, secrets: Secrets) -> APIRouter:
         """Steps that refer to it fail from now on. Errors: ``SECRET_NOT_FOUND``."""
         project = await _project(identity, caller, projectId)
         require(caller, "secret.write", project)
-        await identity.write(lambda tx: secrets.delete(tx, caller, project, name))
+        await identity.storage.write(lambda tx: secrets.delete(tx, caller, project, name))
         return envelope({"name": name})
 
     return routes
@@ -293,7 +295,9 @@ def _utc(time: datetime) -> datetime:
 
 async def _project(identity: Identity, caller: Principal, named: str) -> str:
     """The id of the project that a request names by id or name; the default one if it names none."""
-    return (await identity.read(lambda conn: identity.projects.resolve(conn, caller, named or None))).id
+    return (
+        await identity.storage.read(lambda conn: identity.projects.resolve(conn, caller, named or None))
+    ).id
 
 
 _SUMMARY = {

@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from pilothouse.access.errors import require
+from pilothouse.edge.openapi import example
+from pilothouse.edge.web import Caller, allow, json_response
 from pilothouse.engine.checkouts import MAX_KEY, known
-from pilothouse.identity.errors import require
-from pilothouse.identity.openapi import example
 from pilothouse.identity.service import Identity
-from pilothouse.identity.web import Caller, allow, json_response
 
 Key = Annotated[str, Query(min_length=1, max_length=MAX_KEY, description="the repository's key")]
 
@@ -28,9 +28,13 @@ def checkouts_router(identity: Identity) -> APIRouter:
     )
     async def known_commits(caller: Caller, repository: Key, project: str = "") -> Response:
         """The commits of a repository whose packs the server has, newest use first, at most 20."""
-        home = (await identity.read(lambda conn: identity.projects.resolve(conn, caller, project or None))).id
+        home = (
+            await identity.storage.read(lambda conn: identity.projects.resolve(conn, caller, project or None))
+        ).id
         require(caller, "blob.write", home)
-        return json_response({"commits": await identity.read(lambda conn: known(conn, home, repository))})
+        return json_response(
+            {"commits": await identity.storage.read(lambda conn: known(conn, home, repository))}
+        )
 
     return routes
 

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 import orjson
+from sqlalchemy import Connection
 
 from pilothouse.engine import store
 from pilothouse.engine.events import StepEvent, StepEvents, read
@@ -23,7 +24,7 @@ from pilothouse.engine.standing import run_keys
 from pilothouse.engine.tasks import StepTasks
 from pilothouse.fleet import store as fleet_store
 from pilothouse.journal import Journal
-from pilothouse.storage import Database, StorageUnavailable, Tx, Writer
+from pilothouse.storage import Storage, StorageUnavailable, Tx
 from pilothouse.wire import entries
 from pilothouse.wire.masking import GROUP_CHARS, Masker
 
@@ -101,11 +102,8 @@ class Target:
 class Ingest:
     """Takes in what agents push."""
 
-    def __init__(
-        self, database: Database, writer: Writer, journal: Journal, tasks: StepTasks, events: StepEvents
-    ) -> None:
-        self._database = database
-        self._writer = writer
+    def __init__(self, storage: Storage, journal: Journal, tasks: StepTasks, events: StepEvents) -> None:
+        self._storage = storage
         self._journal = journal
         self._tasks = tasks
         self._events = events
@@ -125,7 +123,7 @@ class Ingest:
             return await self.reject(agent_id, LOGS, batch.seq, batch.batch_id, message, after)
         if not batch.masked:
             batch = _without_secrets(batch, self._tasks.maskers.of(target.values))
-        return await self._writer.write(lambda tx: self._append(tx, agent_id, target, batch, after))
+        return await self._storage.write(lambda tx: self._append(tx, agent_id, target, batch, after))
 
     async def masked(self, batch: LogLines, target: Target | None) -> LogLines:
         """The batch without secrets; what would take long is done in a thread."""
@@ -161,7 +159,7 @@ class Ingest:
             why = refused or self._events.take(tx, agent_id, shown)
             return Receipt(Taken.REJECTED if why else Taken.ACCEPTED, event.seq + 1, why)
 
-        return await self._writer.write(use_case)
+        return await self._storage.write(use_case)
 
     async def reject(
         self, agent_id: str, rpc: str, seq: int, batch_id: str, message: str, after: int = NOTHING
@@ -174,38 +172,32 @@ class Ingest:
             receipt = self._sequence(tx, agent_id, rpc, seq, batch_id, last)
             return receipt or Receipt(Taken.REJECTED, seq + 1, message)
 
-        return await self._writer.write(use_case)
+        return await self._storage.write(use_case)
 
     async def last_seq(self, agent_id: str, rpc: str) -> int:
         """The highest sequence number taken in; -1 before the first."""
-
-        def read() -> int:
-            with self._database.read() as conn:
-                return fleet_store.last_seq(conn, agent_id, rpc)
-
-        return await asyncio.to_thread(read)
+        return await self._storage.read(lambda conn: fleet_store.last_seq(conn, agent_id, rpc))
 
     async def target(self, step_run_id: str) -> Target | None:
         """Look an attempt up, once."""
         known = self._targets.get(step_run_id)
         if known is None or self._outdated(known):
-            known = await asyncio.to_thread(self._load_target, step_run_id)
+            known = await self._storage.read(lambda conn: self._load_target(conn, step_run_id))
             if known is not None:
                 self._targets[step_run_id] = known
                 if len(self._targets) > MAX_TARGETS:
                     self._targets.popitem(last=False)
         return known
 
-    def _load_target(self, step_run_id: str) -> Target | None:
-        with self._database.read() as conn:
-            at = read_place(conn, step_run_id)
-            if at is None or not at.attempt.agent_id:
-                return None
-            keys = run_keys(at.run, at.job, at.step)
-            keys["step_run_id"], keys["attempt"] = at.attempt.id, at.attempt.number
-            keys["agent_id"] = at.attempt.agent_id
-            changed = self._tasks.secrets_changed()
-            values = self._tasks.mask_values(conn, at)
+    def _load_target(self, conn: Connection, step_run_id: str) -> Target | None:
+        at = read_place(conn, step_run_id)
+        if at is None or not at.attempt.agent_id:
+            return None
+        keys = run_keys(at.run, at.job, at.step)
+        keys["step_run_id"], keys["attempt"] = at.attempt.id, at.attempt.number
+        keys["agent_id"] = at.attempt.agent_id
+        changed = self._tasks.secrets_changed()
+        values = self._tasks.mask_values(conn, at)
         return Target(
             stream=entries.run_stream(at.run.id),
             scope=entries.project_scope(at.run.project),

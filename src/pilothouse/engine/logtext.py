@@ -47,7 +47,7 @@ def run_logs(identity: Identity, run_id: str, query: LogQuery) -> StreamingRespo
 
 
 async def _pages(identity: Identity, run_id: str, query: LogQuery) -> AsyncIterator[bytes]:
-    end = await identity.read(journal_store.next_offset)
+    end = await identity.storage.read(journal_store.next_offset)
     offset, skipped = await _beginning(identity, run_id, query, end)
     status, over = "", False
     while True:
@@ -60,13 +60,15 @@ async def _pages(identity: Identity, run_id: str, query: LogQuery) -> AsyncItera
                 yield b"".join(_chunk(entry, query.as_json) for entry in wanted)
         if over:
             break
-        status = await identity.read(lambda conn: _status(conn, run_id))
+        status = await identity.storage.read(lambda conn: _status(conn, run_id))
         over = bool(status) and Status(status).over
         if not over:
             break
-        end = await identity.read(journal_store.next_offset)  # what came between that and the run's end
+        end = await identity.storage.read(
+            journal_store.next_offset
+        )  # what came between that and the run's end
     if query.as_json:
-        epoch = await identity.read(journal_store.epoch)
+        epoch = await identity.storage.read(journal_store.epoch)
         yield _json({"cursor": Cursor(end).text(epoch), "status": status})
 
 
@@ -86,7 +88,7 @@ async def _page(
             since=query.since,
         )
 
-    found, more = await identity.read(read)
+    found, more = await identity.storage.read(read)
     return found, found[-1].offset + 1 if more else end
 
 
@@ -109,7 +111,7 @@ async def _beginning(identity: Identity, run_id: str, query: LogQuery, end: int)
                 backwards=True,
             )
 
-        found, more = await identity.read(read)
+        found, more = await identity.storage.read(read)
         for entry in found:
             if query.wants(entry):
                 missing -= len(entry.body["lines"])

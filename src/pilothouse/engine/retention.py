@@ -63,11 +63,11 @@ class Retention:
         """
         deleted, after = 0, ""
         unused = partial(checkout_store.forget_unused_commits, before=now - UNUSED_COMMIT_MS, limit=PAGE)
-        while await self._blobs.identity.write(lambda tx: unused(tx.conn)) == PAGE:
+        while await self._blobs.identity.storage.write(lambda tx: unused(tx.conn)) == PAGE:
             pass
         while True:
             query = partial(checkout_store.old_blobs, before=now - UNUSED_MS, after=after, limit=PAGE)
-            page = await self._blobs.identity.read(query)
+            page = await self._blobs.identity.storage.read(query)
             if not page:
                 return deleted
             after = page[-1].id
@@ -85,7 +85,7 @@ class Retention:
 
         A run comes after its uploads, and so do their ids.
         """
-        read = self._blobs.identity.read
+        read = self._blobs.identity.storage.read
         needed = await read(lambda conn: checkout_store.packs_of_commits(conn, project))
         after = _run_id_at(_time_of(first) - SLACK)
         while page := await read(
@@ -107,7 +107,7 @@ class Retention:
             tx.after_commit(lambda: self._blobs.unlink(gone))
             return len(gone)
 
-        return await self._blobs.identity.write(use_case)
+        return await self._blobs.identity.storage.write(use_case)
 
 
 def _run_id_at(at: float) -> str:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from pilothouse.engine import store
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.model import Attempt, Job, Run, Step
-from pilothouse.storage import Tx, Writer
+from pilothouse.storage import Storage, Tx
 
 MAX_KEPT = 512
 
@@ -33,9 +33,9 @@ class Place:
 class Runs:
     """The runs that use cases work on."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, storage: Storage) -> None:
         self._kept: OrderedDict[str, Run] = OrderedDict()
-        writer.on_takeover(self._kept.clear)
+        storage.on_takeover(self._kept.clear)
 
     def get(self, tx: Tx, run_id: str) -> Run:
         """The run, to be changed in this transaction. Raises :class:`RunNotFound`."""

@@ -9,12 +9,12 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection
 
+from pilothouse.access.model import Principal
 from pilothouse.engine import secret_store as store
 from pilothouse.engine.errors import SecretInvalid, SecretNotFound
-from pilothouse.identity.model import Principal
-from pilothouse.identity.secretbox import SecretBox, SecretBoxError
 from pilothouse.identity.service import Identity
 from pilothouse.storage import Tx
+from pilothouse.storage.secretbox import SecretBox, SecretBoxError
 
 log = structlog.get_logger("engine.secrets")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")

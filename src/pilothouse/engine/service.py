@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
+from pilothouse.access.model import Principal
 from pilothouse.engine import store
 from pilothouse.engine.checkouts import RepositoryCommit, remember, resolve
 from pilothouse.engine.errors import NothingFailed, RunActive, RunOver
@@ -20,7 +21,6 @@ from pilothouse.engine.spec import Spec
 from pilothouse.engine.spec.names import NamesUsed, names_used
 from pilothouse.engine.standing import run_standing
 from pilothouse.engine.transitions import Transitions
-from pilothouse.identity.model import Principal
 from pilothouse.identity.service import Identity
 from pilothouse.storage import Tx
 from pilothouse.wire import entries

@@ -12,16 +12,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from pilothouse.engine import store
-from pilothouse.engine.channels import LOG, Channels
-from pilothouse.engine.errors import RunNotFound
-from pilothouse.engine.streams import Framing, RunMessages, rfc3339
-from pilothouse.identity.errors import ApiError, require
-from pilothouse.identity.exchange import Exchange
-from pilothouse.identity.model import Principal
-from pilothouse.identity.openapi import example
-from pilothouse.identity.service import Identity
-from pilothouse.identity.streaming import (
+from pilothouse.access.errors import Refusal, require
+from pilothouse.access.model import Principal
+from pilothouse.edge.exchange import Exchange
+from pilothouse.edge.openapi import example
+from pilothouse.edge.streaming import (
     EventStream,
     Message,
     MessageSocket,
@@ -30,7 +25,12 @@ from pilothouse.identity.streaming import (
     framed,
     wanted_cursor,
 )
-from pilothouse.identity.web import Caller, allow, websocket_principal
+from pilothouse.edge.web import Caller, allow, websocket_principal
+from pilothouse.engine import store
+from pilothouse.engine.channels import LOG, Channels
+from pilothouse.engine.errors import RunNotFound
+from pilothouse.engine.streams import Framing, RunMessages, rfc3339
+from pilothouse.identity.service import Identity
 from pilothouse.journal import Cursor, CursorError, CursorExpired, Feed, Selection
 from pilothouse.journal.feed import START
 from pilothouse.journal.outlet import Outlet
@@ -59,7 +59,7 @@ class StreamSettings:
     pong_wait: float = 30
 
 
-class Refusal(Exception):
+class StreamRefusal(Exception):
     """A stream that cannot be: told as an ``error`` message, then by its close code."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -104,7 +104,7 @@ def router(identity: Identity, feed: Feed, settings: StreamSettings) -> APIRoute
                 caller = await _authenticate(ws, socket, identity)
                 asked = ws.query_params.get("cursor")
                 stream = await opened(caller, run_id, "ws+cursor" if asked else "ws", asked or START)
-            except (Refusal, ApiError, RunNotFound, CursorError) as error:
+            except (StreamRefusal, Refusal, RunNotFound, CursorError) as error:
                 refuse(socket, error)
                 return
             RunSocket(socket, feed, stream, settings, cursors=bool(asked)).begin()
@@ -113,8 +113,8 @@ def router(identity: Identity, feed: Feed, settings: StreamSettings) -> APIRoute
     async def channels(ws: WebSocket) -> None:
         async with accepted(ws) as socket:
             try:
-                caller = await websocket_principal(ws, identity)
-            except ApiError as error:
+                caller = await websocket_principal(ws)
+            except Refusal as error:
                 refuse(socket, error, channel=LOG)
                 return
             Channels(socket, identity, feed, caller).begin()
@@ -124,7 +124,7 @@ def router(identity: Identity, feed: Feed, settings: StreamSettings) -> APIRoute
 
 async def _readable(identity: Identity, caller: Principal, run_id: str) -> str:
     """The scope of the run's entries, for those who may read it."""
-    row = await identity.read(lambda conn: store.run_row(conn, run_id))
+    row = await identity.storage.read(lambda conn: store.run_row(conn, run_id))
     if row is None or not caller.sees(entries.project_scope(row.project)):
         raise RunNotFound(run_id)
     require(caller, "run.read", row.project)
@@ -134,22 +134,22 @@ async def _readable(identity: Identity, caller: Principal, run_id: str) -> str:
 async def _authenticate(ws: WebSocket, socket: MessageSocket, identity: Identity) -> Principal:
     """Token by query, header or cookie, or as the first message within 10 s."""
     try:
-        return await websocket_principal(ws, identity)
-    except ApiError as error:
+        return await websocket_principal(ws)
+    except Refusal as error:
         if error.code != "AUTH_TOKEN_MISSING":
             raise
     try:
         async with asyncio.timeout(AUTH_WAIT):
             first = await socket.receive()
     except TimeoutError:
-        raise Refusal("unauthorized", "no token came within 10 s") from None
+        raise StreamRefusal("unauthorized", "no token came within 10 s") from None
     with contextlib.suppress(orjson.JSONDecodeError, AttributeError):
         message = orjson.loads(first)
         if message.get("type") == "auth" and isinstance(message.get("token"), str):
             caller = await identity.authenticate(message["token"])
             Exchange.of(ws.scope).count(caller)
             return caller
-    raise Refusal("unauthorized", 'the first message must be {"type":"auth","token":…}')
+    raise StreamRefusal("unauthorized", 'the first message must be {"type":"auth","token":…}')
 
 
 def refuse(socket: MessageSocket, error: Exception, *, channel: str = "") -> None:
@@ -170,7 +170,7 @@ def close_reason(text: str) -> str:
 
 def _refusal(error: Exception) -> tuple[str, str]:
     match error:
-        case Refusal():
+        case StreamRefusal():
             return error.code, str(error)
         case RunNotFound():
             return "not_found", str(error)
@@ -178,11 +178,11 @@ def _refusal(error: Exception) -> tuple[str, str]:
             return "cursor_expired", str(error)
         case CursorError():
             return "bad_request", str(error)
-        case ApiError(status=429):
+        case Refusal(status=429):
             return "rate_limited", error.message
-        case ApiError(status=403):
+        case Refusal(status=403):
             return "forbidden", error.message
-        case ApiError():
+        case Refusal():
             return "unauthorized", error.message
         case _:
             raise error
@@ -262,11 +262,11 @@ class RunSocket:
         self._stream.close()
         stream, socket = self._stream, self._socket
         if stream.unauthorized:
-            refuse(socket, Refusal("unauthorized", "Token expired"))
+            refuse(socket, StreamRefusal("unauthorized", "Token expired"))
         elif stream.forbidden:
-            refuse(socket, Refusal("forbidden", "You may no longer see this run"))
+            refuse(socket, StreamRefusal("forbidden", "You may no longer see this run"))
         elif self._silent:
-            refuse(socket, Refusal("no_pong", "no pong came in time"))
+            refuse(socket, StreamRefusal("no_pong", "no pong came in time"))
         elif outlet.expired is not None:
             refuse(socket, outlet.expired)
         elif stream.finished:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pilothouse.identity.errors import ApiError
-from pilothouse.identity.grpc import Context, abort, caller, metadata
-from pilothouse.identity.model import Principal
+from pilothouse.access.errors import Refusal
+from pilothouse.access.model import Principal
+from pilothouse.edge.grpc import Context, abort, caller, metadata
 from pilothouse.identity.service import Identity
 
 
@@ -12,7 +12,7 @@ async def agent_caller(context: Context, identity: Identity) -> Principal:
     """The calling agent. Aborts with UNAUTHENTICATED, or PERMISSION_DENIED for users."""
     principal = await caller(context, identity)
     if not principal.may("agent.self"):
-        await abort(context, ApiError.of("AUTH_INSUFFICIENT_PERMISSIONS", "only agents may call this"))
+        await abort(context, Refusal.of("AUTH_INSUFFICIENT_PERMISSIONS", "only agents may call this"))
     return principal
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pilothouse.access.errors import Refusal
 
-class FleetError(Exception):
+
+class FleetError(Refusal):
     """Base of the fleet's errors."""
-
-    code = "FLEET_ERROR"
 
 
 class AgentNotFound(FleetError):

@@ -13,14 +13,14 @@ import grpc
 import structlog
 from uuid_utils import uuid7
 
+from pilothouse.edge.grpc import metadata
 from pilothouse.fleet import messages
 from pilothouse.fleet.credentials import agent_caller, bearer
 from pilothouse.fleet.errors import AgentExists, AgentNotFound, BadCredential, BadProfile
 from pilothouse.fleet.model import AgentChannel, Condition, Task, Verdict
 from pilothouse.fleet.service import Fleet
-from pilothouse.identity.grpc import metadata
 from pilothouse.identity.service import Identity
-from pilothouse.storage import StorageError, Tx, Writer
+from pilothouse.storage import Storage, StorageError, Tx
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 from pilothouse.wire.agent.v1 import agent_pb2_grpc
 
@@ -96,10 +96,10 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     This release serves agents that hold a ``Connect`` call; the polling RPCs answer UNIMPLEMENTED.
     """
 
-    def __init__(self, fleet: Fleet, identity: Identity, writer: Writer) -> None:
+    def __init__(self, fleet: Fleet, identity: Identity, storage: Storage) -> None:
         self._fleet = fleet
         self._identity = identity
-        self._writer = writer
+        self._storage = storage
         self._arrivals = itertools.count(1)
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
@@ -108,7 +108,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         own = request.token or bearer(context)
         key = metadata(context, REGISTRATION_KEY)
         try:
-            registration = await self._writer.write(
+            registration = await self._storage.write(
                 lambda tx: self._fleet.registry.register(
                     tx, profile, registration_token=request.registration_token, own_token=own, key=key
                 )
@@ -135,13 +135,13 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     async def Unregister(self, request: pb.UnregisterRequest, context: Context) -> pb.UnregisterResponse:
         """The agent leaves for good."""
         agent_id = await self._self(context, request.agent_id)
-        await self._writer.write(lambda tx: self._fleet.unregister(tx, agent_id, request.reason))
+        await self._storage.write(lambda tx: self._fleet.unregister(tx, agent_id, request.reason))
         return pb.UnregisterResponse(success=True, message="unregistered")
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatResponse:
         """The agent lives; for agents that do not keep a ``Connect`` call open."""
         agent_id = await self._self(context, request.agent_id)
-        await self._writer.write(lambda tx: self._fleet.heartbeat(tx, agent_id))
+        await self._storage.write(lambda tx: self._fleet.heartbeat(tx, agent_id))
         return pb.HeartbeatResponse(success=True, message="ok", timestamp=int(time.time()))
 
     async def UpdateLabels(
@@ -151,7 +151,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         agent_id = await self._self(context, request.agent_id)
         principal = await agent_caller(context, self._identity)
         try:
-            labels = await self._writer.write(
+            labels = await self._storage.write(
                 lambda tx: self._fleet.registry.update_labels(
                     tx, principal, agent_id, dict(request.labels), request.merge
                 )
@@ -169,7 +169,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         if report is None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "status is none that an agent can report")
             raise AssertionError("abort raises")
-        verdict = await self._writer.write(lambda tx: self._fleet.report(tx, agent_id, report))
+        verdict = await self._storage.write(lambda tx: self._fleet.report(tx, agent_id, report))
         taken = verdict is not Verdict.STALE
         words = verdict.value if taken else "this step run is no longer leased to this agent"
         return pb.ReportStepRunStatusResponse(success=taken, message=words)
@@ -250,7 +250,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             use_case = self._use_case(channel.agent_id, request, first)
             first = first and not request.HasField("heartbeat")
             if use_case is not None:
-                under_way.append(self._writer.submit(use_case))
+                under_way.append(self._storage.submit(use_case))
             while under_way and (under_way[0].done() or len(under_way) > MAX_UNDER_WAY):
                 await asyncio.shield(under_way.popleft())
         await asyncio.gather(*under_way)

@@ -10,17 +10,17 @@ from pydantic import ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 from starlette.responses import Response
 
+from pilothouse.access.errors import Refusal
+from pilothouse.edge.bodies import Body
+from pilothouse.edge.openapi import example
+from pilothouse.edge.web import Caller, Idem, allow, json_response
 from pilothouse.fleet import store
 from pilothouse.fleet.bindings import MAX_ENTRIES, MAX_ENTRY
 from pilothouse.fleet.errors import AgentNotFound
 from pilothouse.fleet.model import Agent, AgentStatus, RegistrationToken
 from pilothouse.fleet.registry import Allowance, require_agent
 from pilothouse.fleet.service import Fleet
-from pilothouse.identity.bodies import Body
-from pilothouse.identity.errors import ApiError
-from pilothouse.identity.openapi import example
 from pilothouse.identity.service import Identity
-from pilothouse.identity.web import Caller, Idem, allow, json_response
 from pilothouse.storage import Tx
 
 Page = Annotated[int, Query(ge=1, le=1_000_000)]
@@ -204,7 +204,7 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
     async def patch_agent(agent_id: str, body: PatchAgent, caller: Caller) -> Response:
         """Draining survives reconnects. Errors: ``AGENT_NOT_FOUND``."""
         draining = body.status == "draining"
-        agent = await identity.write(lambda tx: fleet.drain(tx, caller, agent_id, draining))
+        agent = await identity.storage.write(lambda tx: fleet.drain(tx, caller, agent_id, draining))
         shown = {"id": agent.id, "agent_id": agent_id, "status": agent.status.value}
         return json_response({**shown, "draining": agent.draining, "updated_at": _time(agent.updated_at)})
 
@@ -219,7 +219,7 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
             fleet.unregister(tx, agent_id, f"removed by {caller.name}")
             identity.audit(tx, caller, "agent.remove", agent_id)
 
-        await identity.write(use_case)
+        await identity.storage.write(use_case)
         return Response(status_code=204)
 
     return routes
@@ -262,7 +262,7 @@ def registration_tokens_router(identity: Identity, fleet: Fleet) -> APIRouter:
     )
     async def list_tokens() -> Response:
         """All of them, without their secrets."""
-        tokens = await identity.read(store.list_registration_tokens)
+        tokens = await identity.storage.read(store.list_registration_tokens)
         return json_response({"registration_tokens": [token_view(token) for token in tokens]})
 
     @routes.delete(
@@ -273,10 +273,10 @@ def registration_tokens_router(identity: Identity, fleet: Fleet) -> APIRouter:
     )
     async def revoke(token_id: str, caller: Caller) -> Response:
         """Agents that have registered with it stay. Errors: ``TOKEN_NOT_FOUND``."""
-        if not await identity.write(
+        if not await identity.storage.write(
             lambda tx: fleet.registry.revoke_registration_token(tx, caller, token_id)
         ):
-            raise ApiError.of("TOKEN_NOT_FOUND", f"No registration token with ID '{token_id}' exists")
+            raise Refusal.of("TOKEN_NOT_FOUND", f"No registration token with ID '{token_id}' exists")
         return Response(status_code=204)
 
     return routes
@@ -289,7 +289,7 @@ async def _everyone(identity: Identity) -> tuple[list[Agent], dict[str, int], _T
     def read(conn: Connection) -> tuple[list[Agent], dict[str, int], _Tokens]:
         return store.all_agents(conn), store.held_by_agent(conn), store.origins(conn)
 
-    agents, held, tokens = await identity.read(read)
+    agents, held, tokens = await identity.storage.read(read)
     return agents, held, tokens, int(datetime.now(UTC).timestamp() * 1000)
 
 

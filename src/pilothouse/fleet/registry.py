@@ -15,12 +15,12 @@ import orjson
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
+from pilothouse.access.errors import Refusal
+from pilothouse.access.model import SYSTEM, Principal
 from pilothouse.fleet import store
 from pilothouse.fleet.bindings import MAX_ENTRIES, Binding, names_agent, problem
 from pilothouse.fleet.errors import AgentExists, AgentNotFound, BadCredential, BadProfile
 from pilothouse.fleet.model import Agent, AgentProfile, RegistrationToken
-from pilothouse.identity.errors import ApiError
-from pilothouse.identity.model import SYSTEM, Principal
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Journal
 from pilothouse.storage import Tx
@@ -101,7 +101,7 @@ class Registry:
     ) -> dict[str, str | int | None]:
         """A token with which agents may register; ``expires_in`` in seconds. The secret is shown this once.
 
-        Raises ApiError ``VALIDATION_FAILED`` for what a token cannot allow.
+        Raises Refusal ``VALIDATION_FAILED`` for what a token cannot allow.
         """
         allows = allows or Allowance()
         secret = REGISTRATION_PREFIX + secrets.token_urlsafe(32)
@@ -129,19 +129,19 @@ class Registry:
     def _binding(self, conn: Connection, by: Principal, allows: Allowance) -> Binding:
         for kind, entries_ in (("agents", allows.agents), ("labels", allows.labels or ())):
             if wrong := problem(kind, entries_):
-                raise ApiError.of("VALIDATION_FAILED", wrong, field=kind)
+                raise Refusal.of("VALIDATION_FAILED", wrong, field=kind)
         labels = None if allows.labels is None else tuple(allows.labels)
         if allows.projects is None:
             return Binding(None, labels)
         if not 0 < len(allows.projects) <= MAX_ENTRIES:
             wrong = f"projects: 1 to {MAX_ENTRIES} names or ids; leave it out for agents that are not bound"
-            raise ApiError.of("VALIDATION_FAILED", wrong, field="projects")
+            raise Refusal.of("VALIDATION_FAILED", wrong, field="projects")
         found: dict[str, None] = {}
         for name in allows.projects:
             try:
                 found[self._identity.projects.resolve(conn, by, name).id] = None
-            except ApiError:
-                raise ApiError.of(
+            except Refusal:
+                raise Refusal.of(
                     "VALIDATION_FAILED", f"projects: there is no project {name!r}", field="projects"
                 ) from None
         return Binding(tuple(found), labels)

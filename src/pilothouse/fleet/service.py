@@ -10,6 +10,7 @@ from typing import Protocol
 import structlog
 from sqlalchemy import Connection
 
+from pilothouse.access.model import Principal
 from pilothouse.fleet import store
 from pilothouse.fleet.hub import Hub
 from pilothouse.fleet.model import (
@@ -25,10 +26,9 @@ from pilothouse.fleet.model import (
     Verdict,
 )
 from pilothouse.fleet.registry import Registry, agent_keys, require_agent
-from pilothouse.identity.model import Principal
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Journal
-from pilothouse.storage import Tx, Writer
+from pilothouse.storage import Storage, Tx
 from pilothouse.wire import entries
 
 log = structlog.get_logger("fleet")
@@ -75,11 +75,13 @@ class TaskHandler(Protocol):
 class Fleet:
     """The agents of one control plane."""
 
-    def __init__(self, writer: Writer, journal: Journal, identity: Identity, settings: FleetSettings) -> None:
+    def __init__(
+        self, storage: Storage, journal: Journal, identity: Identity, settings: FleetSettings
+    ) -> None:
         self.settings = settings
         self.hub = Hub()
         self.registry = Registry(journal, identity, self.wake_after, self._rebound)
-        self._writer = writer
+        self._storage = storage
         self._journal = journal
         self._identity = identity
         self._handlers: dict[str, TaskHandler] = {}
@@ -104,7 +106,7 @@ class Fleet:
         """
         self.hub.attach(channel)
         try:
-            await self._writer.write(lambda tx: self._connected(tx, channel))
+            await self._storage.write(lambda tx: self._connected(tx, channel))
         except BaseException:
             self.hub.detach(channel)
             raise
@@ -112,7 +114,7 @@ class Fleet:
     async def detach(self, channel: AgentChannel, reason: str) -> None:
         """A connection ended. The end of a replaced one, or our own shutdown, makes nobody offline."""
         if self.hub.detach(channel) and not self._closing:
-            await self._writer.write(lambda tx: self._disconnected(tx, channel, reason))
+            await self._storage.write(lambda tx: self._disconnected(tx, channel, reason))
 
     def close(self) -> None:
         """Shutdown: say goodbye to every agent."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
+from pilothouse.access.errors import Refusal, require
+from pilothouse.access.model import Principal, Role, narrower
 from pilothouse.identity import store
 from pilothouse.identity.audit import Trail
-from pilothouse.identity.errors import ApiError, require
 from pilothouse.identity.grants import Grants
-from pilothouse.identity.model import Principal, Role, TokenInfo, User, narrower
+from pilothouse.identity.model import TokenInfo, User
 from pilothouse.identity.tokens import new_api_token
 from pilothouse.storage import Tx
 
@@ -33,12 +34,10 @@ class ApiTokens:
         require(by, "token.own")
         user = store.find_user(tx.conn, by.id)
         if user is None or by.role is None:
-            raise ApiError.of("AUTH_INSUFFICIENT_PERMISSIONS", "Only a user can have API tokens")
+            raise Refusal.of("AUTH_INSUFFICIENT_PERMISSIONS", "Only a user can have API tokens")
         limit = role or by.role
         if narrower(limit, by.role) is not limit:
-            raise ApiError.of(
-                "AUTH_INSUFFICIENT_PERMISSIONS", f"You may not make a token with role '{limit}'"
-            )
+            raise Refusal.of("AUTH_INSUFFICIENT_PERMISSIONS", f"You may not make a token with role '{limit}'")
         maker = store.find_credential(tx.conn, id=by.token_id)
         if maker is not None and maker.kind == store.API and maker.expires_at is not None:
             expires_at = min(expires_at or maker.expires_at, maker.expires_at)
@@ -79,7 +78,7 @@ class ApiTokens:
             require(by, "token.admin")
             found = store.find_user(conn, user)
             if found is None:
-                raise ApiError.of("USER_NOT_FOUND", f"No user '{user}' exists")
+                raise Refusal.of("USER_NOT_FOUND", f"No user '{user}' exists")
             owner = found.id
         return store.list_api_tokens(conn, owner, (page - 1) * limit, limit)
 
@@ -87,7 +86,7 @@ class ApiTokens:
         """End a token, with all streams it opened. Raises ``TOKEN_NOT_FOUND``."""
         token = store.find_api_token(tx.conn, id)
         if token is None or not by.may("token.own" if token.user_id == by.id else "token.admin"):
-            raise ApiError.of("TOKEN_NOT_FOUND", f"No token with id '{id}' exists")
+            raise Refusal.of("TOKEN_NOT_FOUND", f"No token with id '{id}' exists")
         store.revoke(tx.conn, id, tx.now)
         body = {"id": id, "name": token.name, "user": token.username}
         self._trail.tell(tx, by, "token.revoked", f"token/{id}", body, scope=f"user/{token.user_id}")

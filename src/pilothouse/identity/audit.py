@@ -7,8 +7,9 @@ from typing import Any
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
+from pilothouse.access.model import Principal
 from pilothouse.identity import records
-from pilothouse.identity.model import AuditRecord, Principal
+from pilothouse.identity.model import AuditRecord
 from pilothouse.journal import Journal
 from pilothouse.storage import Tx
 

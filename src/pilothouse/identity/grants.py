@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 
-from pilothouse.identity.guard import End, Grant, Guard
-from pilothouse.identity.model import Principal, Role
+from pilothouse.access.model import Principal, Role
+from pilothouse.edge.authentication import End
+from pilothouse.identity.authorization import Grant, TokenAuthorization
 
 FRESH_MS = 2000
 MAX_CACHED = 10_000
 
 
 class Grants:
-    """Grants by token digest (bounded, for requests) and by token id (those and the guarded ones)."""
+    """Grants by token digest (bounded, for requests) and by token id (those and the ones of open streams)."""
 
     def __init__(self, clock: Callable[[], int], max_cached: int = MAX_CACHED) -> None:
         self._clock = clock
@@ -40,7 +41,7 @@ class Grants:
         return grant
 
     def remember(self, digest: str, verified: Grant) -> Grant:
-        """Believe a token just verified; guards that hang on it already see the newer state."""
+        """Keep a token just verified; open streams that use it see the newer state."""
         grant = self._merge(verified)
         known_as = self._digests.get(grant.principal.token_id, digest)
         if known_as != digest:
@@ -54,23 +55,23 @@ class Grants:
             self.release(oldest)
         return grant
 
-    def guard(self, principal: Principal) -> Guard:
-        """A guard over the principal's token. One unknown here is asked about at the next round."""
+    def authorize(self, principal: Principal) -> TokenAuthorization:
+        """The rights of the principal's token. One unknown here is looked up at the next renewal."""
         grant = self._by_token.get(principal.token_id)
         if grant is None:
             grant = Grant(principal, principal.role, principal.kind == "user", checked_at=0)
             if principal.token_id:
                 self._by_token[principal.token_id] = grant
-        return Guard(grant, self.release)
+        return TokenAuthorization(grant, self.release)
 
     def release(self, grant: Grant) -> None:
-        """Drop a grant that neither the cache nor a guard needs."""
+        """Drop a grant that neither the cache nor a stream needs."""
         id = grant.principal.token_id
-        if not grant.guards and id not in self._digests and self._by_token.get(id) is grant:
+        if not grant.authorizations and id not in self._digests and self._by_token.get(id) is grant:
             del self._by_token[id]
 
     def end_token(self, token_id: str, why: End = "revoked") -> None:
-        """The token is good no longer: forget it and end its guards."""
+        """The token is good no longer: forget it and end its streams."""
         self.generation += 1
         digest = self._digests.pop(token_id, None)
         if digest is not None:
@@ -85,22 +86,22 @@ class Grants:
             self.end_token(id)
 
     def change_user(self, user_id: str, role: Role, projects: frozenset[str]) -> None:
-        """A user's role or memberships have changed: all his grants follow."""
+        """A user's role or memberships have changed: all their grants follow."""
         self.generation += 1
         for grant in self._by_token.values():
             if grant.principal.kind == "user" and grant.principal.id == user_id:
                 grant.adopt(role, projects)
 
     def refresh(self, token_id: str, verified: Grant | None) -> None:
-        """What the database says now of a guarded token; ``None``: it was revoked."""
+        """What the database says now of a streaming token; ``None``: it was revoked."""
         if verified is None:
             self.end_token(token_id)
         elif token_id in self._by_token:
             self._merge(verified)
 
-    def guarded(self) -> Iterator[Grant]:
-        """Grants on which a guard hangs."""
-        return (grant for grant in list(self._by_token.values()) if grant.guards)
+    def streaming(self) -> Iterator[Grant]:
+        """Grants that an open stream uses."""
+        return (grant for grant in list(self._by_token.values()) if grant.authorizations)
 
     def _merge(self, verified: Grant) -> Grant:
         grant = self._by_token.setdefault(verified.principal.token_id, verified)

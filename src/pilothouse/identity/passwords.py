@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from pilothouse.identity.errors import ApiError
+from pilothouse.access.errors import Refusal
 
 MIN_LENGTH = 8
 MAX_LENGTH = 1024
@@ -56,7 +56,7 @@ class Passwords:
 def check(password: str) -> None:
     """Raise ``VALIDATION_FAILED`` unless the password's length is within bounds."""
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
-        raise ApiError.of(
+        raise Refusal.of(
             "VALIDATION_FAILED",
             f"A password has {MIN_LENGTH} to {MAX_LENGTH} characters",
             field="password",

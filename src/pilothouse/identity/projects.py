@@ -8,11 +8,12 @@ from typing import Any
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
+from pilothouse.access.errors import Refusal, require
+from pilothouse.access.model import Principal
 from pilothouse.identity import store
 from pilothouse.identity.audit import Trail
-from pilothouse.identity.errors import ApiError, require
 from pilothouse.identity.grants import Grants
-from pilothouse.identity.model import Principal, Project, User
+from pilothouse.identity.model import Project, User
 from pilothouse.storage import Tx
 
 DEFAULT_NAME = "default"
@@ -29,9 +30,7 @@ class Projects:
         """The id of the project that new users join and that things belong to when none is named."""
         found = store.default_project(conn)
         if found is None:
-            raise ApiError.of(
-                "PROJECT_NOT_FOUND", "There is no default project: the server was never started"
-            )
+            raise Refusal.of("PROJECT_NOT_FOUND", "There is no default project: the server was never started")
         return found
 
     def create(
@@ -56,7 +55,7 @@ class Projects:
         for member in members:
             user = store.find_user(tx.conn, member)
             if user is None:
-                raise ApiError.of("VALIDATION_FAILED", f"No user '{member}' exists", field="members")
+                raise Refusal.of("VALIDATION_FAILED", f"No user '{member}' exists", field="members")
             self._add(tx, by, project, user)
         return self._find(tx.conn, project.id)
 
@@ -132,12 +131,12 @@ class Projects:
     def _user(self, conn: Connection, user: str) -> User:
         found = store.find_user(conn, user)
         if found is None:
-            raise ApiError.of("USER_NOT_FOUND", f"No user '{user}' exists")
+            raise Refusal.of("USER_NOT_FOUND", f"No user '{user}' exists")
         return found
 
     def _check_name(self, conn: Connection, name: str) -> None:
         if store.project_named(conn, name) is not None:
-            raise ApiError.of("PROJECT_ALREADY_EXISTS", f"A project named '{name}' exists", name=name)
+            raise Refusal.of("PROJECT_ALREADY_EXISTS", f"A project named '{name}' exists", name=name)
 
     def _find(self, conn: Connection, id: str) -> Project:
         project = store.find_project(conn, id)
@@ -146,5 +145,5 @@ class Projects:
         return project
 
 
-def _not_found(id: str) -> ApiError:
-    return ApiError.of("PROJECT_NOT_FOUND", f"No project with id '{id}' exists")
+def _not_found(id: str) -> Refusal:
+    return Refusal.of("PROJECT_NOT_FOUND", f"No project with id '{id}' exists")

@@ -1,16 +1,14 @@
-"""SQL of the audit trail and of the answers to idempotent requests."""
+"""SQL of the audit trail."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, func, insert, or_, select
 
 from pilothouse.identity.model import AuditRecord
-from pilothouse.identity.tables import audit_records, idempotency_keys
-
-# -- the audit trail ------------------------------------------------------------------------------------
+from pilothouse.identity.tables import audit_records
 
 
 def insert_audit(conn: Connection, record: AuditRecord) -> None:
@@ -77,41 +75,4 @@ def _record(row: Row[Any]) -> AuditRecord:
         row.address,
         row.request_id,
         orjson.loads(row.detail),
-    )
-
-
-# -- idempotent requests --------------------------------------------------------------------------------
-
-
-def claim_key(conn: Connection, caller: str, route: str, key: str, request: str, now: int) -> None:
-    """Take the key for this transaction; a concurrent one with the same key waits, then finds it taken."""
-    conn.execute(
-        insert(idempotency_keys).values(
-            caller=caller, route=route, key=key, request=request, status=0, answer=b"", created_at=now
-        )
-    )
-
-
-def record_answer(conn: Connection, caller: str, route: str, key: str, status: int, answer: bytes) -> None:
-    """Keep the (sealed) answer under the key claimed before."""
-    conn.execute(
-        update(idempotency_keys).where(_key(caller, route, key)).values(status=status, answer=answer)
-    )
-
-
-def find_answer(conn: Connection, caller: str, route: str, key: str) -> tuple[str, int, bytes] | None:
-    """The request's digest, the status and the sealed answer."""
-    wanted = select(idempotency_keys.c.request, idempotency_keys.c.status, idempotency_keys.c.answer)
-    row = conn.execute(wanted.where(_key(caller, route, key))).first()
-    return None if row is None else (row.request, row.status, row.answer)
-
-
-def purge_keys(conn: Connection, before: int) -> None:
-    """Forget keys first used before this time."""
-    conn.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < before))
-
-
-def _key(caller: str, route: str, key: str) -> Any:
-    return and_(
-        idempotency_keys.c.caller == caller, idempotency_keys.c.route == route, idempotency_keys.c.key == key
     )

@@ -6,8 +6,6 @@ The use cases on users, projects, API tokens and the audit trail are in files of
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,20 +16,21 @@ from argon2 import PasswordHasher
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
+from pilothouse.access.errors import AuthError, require, token_expired, token_invalid, token_missing
+from pilothouse.access.model import SYSTEM, Principal, Role, narrower
 from pilothouse.identity import store, tokens
 from pilothouse.identity.api_tokens import ApiTokens
 from pilothouse.identity.audit import Trail
-from pilothouse.identity.errors import AuthError, require
+from pilothouse.identity.authorization import Grant, TokenAuthorization
 from pilothouse.identity.grants import Grants, over
-from pilothouse.identity.guard import Grant, Guard
-from pilothouse.identity.model import SYSTEM, LoginResult, Principal, Role, User, narrower
+from pilothouse.identity.model import LoginResult, User
 from pilothouse.identity.passwords import Passwords, check
 from pilothouse.identity.projects import DEFAULT_NAME, Projects
-from pilothouse.identity.secretbox import SecretBox, derive_key
+from pilothouse.identity.renewal import Renewal
 from pilothouse.identity.users import Users
-from pilothouse.identity.watch import Watch
 from pilothouse.journal import Journal
-from pilothouse.storage import Database, Tx, Writer, now_ms
+from pilothouse.storage import Storage, Tx, now_ms
+from pilothouse.storage.secretbox import derive_key
 
 T = TypeVar("T")
 log = structlog.get_logger("identity")
@@ -60,23 +59,19 @@ class Identity:
 
     def __init__(
         self,
-        database: Database,
-        writer: Writer,
+        storage: Storage,
         journal: Journal,
         settings: IdentitySettings,
         clock: Callable[[], int] = now_ms,
         hasher: PasswordHasher | None = None,
     ) -> None:
-        self._database = database
-        self._writer = writer
+        self.storage = storage
         self.token_ttl = settings.token_ttl
         self._clock = clock
         self._session_tokens = tokens.SessionTokens(derive_key(settings.jwt_key, "session tokens"))
         self._authenticators: list[Authenticator] = []
         self._grants = Grants(clock)
-        self._watch = Watch(self._grants, self._ask_about, clock)
-        self._fingerprints = derive_key(settings.jwt_key, "idempotent requests")
-        self.answers = SecretBox(derive_key(settings.jwt_key, "idempotent answers"))
+        self._renewal = Renewal(self._grants, self._ask_about, clock)
         self.passwords = Passwords(hasher)
         self.trail = Trail(journal)
         self.users = Users(self.trail, self._grants)
@@ -89,7 +84,7 @@ class Identity:
         def anybody(conn: Connection) -> bool:
             return bool(store.list_users(conn, None, None, 0, 1)[1])
 
-        if await self.read(anybody):
+        if await self.storage.read(anybody):
             return None
         password = admin_password or secrets.token_urlsafe(15)
         password_hash = await self.passwords.hash(password, checked=False)
@@ -101,7 +96,7 @@ class Identity:
             self.users.create(tx, SYSTEM, username=ADMIN, password_hash=password_hash, role=Role.ADMIN)
             return True
 
-        return password if await self.write(begin) and not admin_password else None
+        return password if await self.storage.write(begin) and not admin_password else None
 
     # -- logging in and out -----------------------------------------------------------------------------
 
@@ -109,20 +104,20 @@ class Identity:
         self, username: str, password: str, address: str = "", request_id: str = ""
     ) -> LoginResult:
         """A new session. Raises ``AUTH_INVALID_CREDENTIALS``, in the same time whether the user exists."""
-        found = await self.read(lambda conn: store.find_login(conn, username))
+        found = await self.storage.read(lambda conn: store.find_login(conn, username))
         user, stored = found if found is not None and found[0].active else (None, None)
         good = await self.passwords.verify(stored, password)
         by = replace(SYSTEM, address=address, request_id=request_id)
         if user is None or stored is None or not good:
             # An unknown name is not recorded: now and then it is somebody's password.
             target = f"user/{found[0].id}" if found is not None else "user/unknown"
-            await self.write(lambda tx: self.audit(tx, by, "auth.login_failed", target))
+            await self.storage.write(lambda tx: self.audit(tx, by, "auth.login_failed", target))
             raise AuthError("AUTH_INVALID_CREDENTIALS", "Invalid username or password")
         renewed = (
             await self.passwords.hash(password, checked=False) if self.passwords.outdated(stored) else stored
         )
         by = Principal("user", user.id, user.username, user.role, frozenset(), "", None, address, request_id)
-        return await self.write(lambda tx: self._open_session(tx, by, stored, renewed))
+        return await self.storage.write(lambda tx: self._open_session(tx, by, stored, renewed))
 
     def _open_session(self, tx: Tx, by: Principal, stored: str, renewed: str) -> LoginResult:
         found = store.find_login(tx.conn, by.name)
@@ -157,14 +152,14 @@ class Identity:
             self.audit(tx, principal, "auth.logged_out", f"user/{principal.id}")
             tx.after_commit(lambda: self._grants.end_token(principal.token_id))
 
-        await self.write(leave)
+        await self.storage.write(leave)
 
     async def create_user(
         self, by: Principal, *, username: str, password: str, email: str = "", role: Role = Role.USER
     ) -> User:
         """Hash the password, then :meth:`Users.create`."""
         password_hash = await self.passwords.hash(password)
-        return await self.write(
+        return await self.storage.write(
             lambda tx: self.users.create(
                 tx, by, username=username, password_hash=password_hash, email=email, role=role
             )
@@ -174,11 +169,11 @@ class Identity:
         """The caller's own password. Raises ``AUTH_INVALID_CREDENTIALS`` when ``current`` is wrong."""
         require(by, "profile.read")
         check(new)
-        found = await self.read(lambda conn: store.find_login(conn, by.name))
+        found = await self.storage.read(lambda conn: store.find_login(conn, by.name))
         if not await self.passwords.verify(found[1] if found is not None else None, current):
             raise AuthError("AUTH_INVALID_CREDENTIALS", "The current password is wrong")
         password_hash = await self.passwords.hash(new)
-        await self.write(lambda tx: self.users.set_password(tx, by, by.id, password_hash))
+        await self.storage.write(lambda tx: self.users.set_password(tx, by, by.id, password_hash))
 
     async def issue_local_token(self, username: str = ADMIN) -> str:
         """An API token named ``local`` for the person at this machine; the one before it ends."""
@@ -189,7 +184,7 @@ class Identity:
             tx.after_commit(lambda: self._grants.end_tokens(former))
             return self.tokens.issue(tx, SYSTEM, user, name=LOCAL_NAME, role=None, expires_at=None)[1]
 
-        return await self.write(issue)
+        return await self.storage.write(issue)
 
     # -- knowing who asks -------------------------------------------------------------------------------
 
@@ -200,19 +195,19 @@ class Identity:
     async def authenticate(self, token: str, address: str = "", request_id: str = "") -> Principal:
         """Whose token this is. Raises ``AUTH_TOKEN_MISSING``, ``_INVALID`` or ``_EXPIRED``."""
         if not token:
-            raise tokens.missing()
+            raise token_missing()
         if len(token) > tokens.MAX_LENGTH:
-            raise tokens.invalid()
+            raise token_invalid()
         digest = tokens.digest(token)
         grant = self._grants.look_up(digest) or await self._verify(token, digest)
         if over(grant.principal, self._clock()):
-            raise tokens.expired()
+            raise token_expired()
         return replace(grant.principal, address=address, request_id=request_id)
 
-    def guard(self, principal: Principal) -> Guard:
-        """Watch over a stream of this principal; close it with the stream."""
-        self._watch.arm()
-        return self._grants.guard(principal)
+    def authorize(self, principal: Principal) -> TokenAuthorization:
+        """Follow the rights of this principal while a stream is open; close it with the stream."""
+        self._renewal.arm()
+        return self._grants.authorize(principal)
 
     def forget(self, token_id: str) -> None:
         """A token known to an authenticator was revoked: call this after the commit."""
@@ -221,42 +216,43 @@ class Identity:
     async def _verify(self, token: str, digest: str) -> Grant:
         while True:
             generation = self._grants.generation
-            grant = await asyncio.to_thread(self._ask, token, digest)
+            grant = await self.storage.read(lambda conn: self._ask(conn, token, digest))
             if generation == self._grants.generation:
                 break
             # Something was revoked or changed while we asked; the answer may be from before.
         return self._grants.remember(digest, grant) if grant.principal.token_id else grant
 
-    def _ask(self, token: str, digest: str) -> Grant:
+    def _ask(self, conn: Connection, token: str, digest: str) -> Grant:
         now = self._clock()
-        with self._database.read() as conn:
-            if tokens.is_ours(token):
-                id = self._session_tokens.verify(token, now)
-                return self._grant(store.find_credential(conn, id=id), now)
-            if token.startswith(tokens.API_PREFIX):
-                credential = store.find_credential(conn, digest=digest)
-                if credential is not None:
-                    return self._grant(credential, now)
-            for recognize in self._authenticators:
-                principal = recognize(conn, token)
-                if principal is not None:
-                    return Grant(principal, None, False, now)
-        raise tokens.invalid()
+        if tokens.is_ours(token):
+            id = self._session_tokens.verify(token, now)
+            return self._grant(store.find_credential(conn, id=id), now)
+        if token.startswith(tokens.API_PREFIX):
+            credential = store.find_credential(conn, digest=digest)
+            if credential is not None:
+                return self._grant(credential, now)
+        for recognize in self._authenticators:
+            principal = recognize(conn, token)
+            if principal is not None:
+                return Grant(principal, None, False, now)
+        raise token_invalid()
 
-    def _ask_about(self, ids: list[str]) -> dict[str, Grant]:
-        now, known = self._clock(), {}
-        with self._database.read() as conn:
+    async def _ask_about(self, ids: list[str]) -> dict[str, Grant]:
+        def look_up(conn: Connection) -> dict[str, Grant]:
+            now, known = self._clock(), {}
             for id in ids:
                 credential = store.find_credential(conn, id=id)
                 if credential is not None and credential.active and not credential.revoked:
                     known[id] = self._grant(credential, 0, checked_at=now)
-        return known
+            return known
+
+        return await self.storage.read(look_up)
 
     def _grant(self, known: store.Credential | None, now: int, checked_at: int | None = None) -> Grant:
         if known is None or known.revoked or not known.active:
-            raise tokens.invalid()
+            raise token_invalid()
         if known.expires_at is not None and known.expires_at <= now:
-            raise tokens.expired()
+            raise token_expired()
         role = narrower(known.user_role, known.token_role)
         principal = Principal(
             "user", known.user_id, known.username, role, known.projects, known.id, known.expires_at
@@ -271,24 +267,7 @@ class Identity:
         """See :meth:`Trail.audit`; every service calls this for every mutation. Never put a secret in it."""
         self.trail.audit(tx, by, action, target, detail)
 
-    def fingerprint(self, request: bytes) -> str:
-        """What is stored of an idempotent request. Keyed: a request may hold a password worth guessing."""
-        return hmac.new(self._fingerprints, request, "sha256").hexdigest()
-
-    async def write(self, use_case: Callable[[Tx], T]) -> T:
-        """Run a use case in the writer."""
-        return await self._writer.write(use_case)
-
-    async def read(self, query: Callable[[Connection], T]) -> T:
-        """Run a query in a thread, on one snapshot."""
-
-        def run() -> T:
-            with self._database.read() as conn:
-                return query(conn)
-
-        return await asyncio.to_thread(run)
-
     def close(self) -> None:
-        """Stop the round of the guards and the hashing threads."""
-        self._watch.close()
+        """Stop the renewal of rights and the hashing threads."""
+        self._renewal.close()
         self.passwords.close()

@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select, update
 
-from pilothouse.identity.model import Project, Role, TokenInfo, User
+from pilothouse.access.model import Role
+from pilothouse.identity.model import Project, TokenInfo, User
 from pilothouse.identity.tables import credentials, project_members, projects, users
 
 SESSION, API = "session", "api"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Table, Text
 
 from pilothouse.storage import metadata
 
@@ -73,18 +73,4 @@ audit_records = Table(
     Column("detail", Text, nullable=False),
     Index("audit_records_by_time", "at"),
     Index("audit_records_by_target", "target"),
-)
-
-#: The first answer to each idempotent request, sealed: it may hold a token that is shown only once.
-idempotency_keys = Table(
-    "idempotency_keys",
-    metadata,
-    Column("caller", Text, primary_key=True),
-    Column("route", Text, primary_key=True),
-    Column("key", Text, primary_key=True),
-    Column("request", Text, nullable=False),
-    Column("status", Integer, nullable=False),
-    Column("answer", LargeBinary, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Index("idempotency_keys_by_time", "created_at"),
 )

@@ -9,7 +9,7 @@ from joserfc import jws, jwt
 from joserfc.errors import ExpiredTokenError, JoseError
 from joserfc.jwk import OctKey
 
-from pilothouse.identity.errors import AuthError
+from pilothouse.access.errors import token_expired, token_invalid
 
 ISSUER = "pilothouse"
 AUDIENCE = "pilothouse"
@@ -50,9 +50,9 @@ class SessionTokens:
             claims = jwt.decode(token, self._key, algorithms=[_ALGORITHM]).claims
             registry.validate(claims)
         except ExpiredTokenError as error:
-            raise expired() from error
+            raise token_expired() from error
         except (JoseError, ValueError) as error:
-            raise invalid() from error
+            raise token_invalid() from error
         return str(claims["jti"])
 
 
@@ -75,18 +75,3 @@ def new_api_token() -> tuple[str, str]:
 def digest(token: str) -> str:
     """What is stored of a token. It has 256 random bits, so that a plain hash is enough."""
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def missing() -> AuthError:
-    """No token at all."""
-    return AuthError("AUTH_TOKEN_MISSING", "This needs a token: Authorization: Bearer <token>")
-
-
-def invalid() -> AuthError:
-    """Not a token of ours, or one that was revoked."""
-    return AuthError("AUTH_TOKEN_INVALID", "The token is not valid; log in again")
-
-
-def expired() -> AuthError:
-    """A good token, past its time."""
-    return AuthError("AUTH_TOKEN_EXPIRED", "The token has expired; log in again")

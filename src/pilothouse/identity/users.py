@@ -8,11 +8,12 @@ from typing import Any
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
+from pilothouse.access.errors import Refusal, require
+from pilothouse.access.model import Principal, Role
 from pilothouse.identity import store
 from pilothouse.identity.audit import Trail
-from pilothouse.identity.errors import ApiError, require
 from pilothouse.identity.grants import Grants
-from pilothouse.identity.model import Principal, Role, User
+from pilothouse.identity.model import User
 from pilothouse.storage import Tx
 
 
@@ -40,7 +41,7 @@ class Users:
         """
         require(by, "user.admin")
         if store.find_login(tx.conn, username) is not None:
-            raise ApiError.of("USER_ALREADY_EXISTS", f"A user named '{username}' exists", username=username)
+            raise Refusal.of("USER_ALREADY_EXISTS", f"A user named '{username}' exists", username=username)
         user = User(str(uuid7()), username, email, role, True, tx.now, tx.now, None)
         store.insert_user(tx.conn, user, password_hash)
         if projects is None:
@@ -48,7 +49,7 @@ class Users:
             projects = [] if default is None else [default]
         for project in projects:
             if store.find_project(tx.conn, project) is None:
-                raise ApiError.of("PROJECT_NOT_FOUND", f"No project with id '{project}' exists")
+                raise Refusal.of("PROJECT_NOT_FOUND", f"No project with id '{project}' exists")
             store.add_member(tx.conn, project, user.id)
         body = {"id": user.id, "username": username, "role": role.value}
         self._trail.tell(tx, by, "user.created", f"user/{user.id}", body)
@@ -58,7 +59,7 @@ class Users:
         """A user by id or name. Raises ``USER_NOT_FOUND``."""
         user = store.find_user(conn, name_or_id)
         if user is None:
-            raise ApiError.of("USER_NOT_FOUND", f"No user '{name_or_id}' exists")
+            raise Refusal.of("USER_NOT_FOUND", f"No user '{name_or_id}' exists")
         return user
 
     def list(
@@ -125,4 +126,4 @@ class Users:
 
     def _keep_an_admin(self, conn: Connection, user: User) -> None:
         if user.role is Role.ADMIN and user.active and store.count_active_admins(conn) == 1:
-            raise ApiError.of("CONFLICT", f"'{user.username}' is the last active admin")
+            raise Refusal.of("CONFLICT", f"'{user.username}' is the last active admin")

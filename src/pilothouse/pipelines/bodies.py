@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from pilothouse.edge.bodies import Body
 from pilothouse.engine.checkouts import (
     COMMIT,
     MAX_KEY,
@@ -15,7 +16,6 @@ from pilothouse.engine.checkouts import (
     MAX_REPOSITORIES,
     RepositoryCommit,
 )
-from pilothouse.identity.bodies import Body
 from pilothouse.pipelines import examples
 from pilothouse.pipelines.model import SAVE_DIRECT, SAVE_PR, SpecFormat
 

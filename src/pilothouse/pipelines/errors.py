@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pilothouse.access.errors import Refusal
 
-class PipelineError(Exception):
+
+class PipelineError(Refusal):
     """Base of the errors of pipelines."""
-
-    code = "PIPELINE_ERROR"
 
 
 class PipelineNotFound(PipelineError):

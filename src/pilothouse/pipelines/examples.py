@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pilothouse.identity.openapi import enveloped_example
+from pilothouse.edge.openapi import enveloped_example
 
 SPEC_TEXT = """jobs:
   - name: build

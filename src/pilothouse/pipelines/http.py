@@ -9,6 +9,9 @@ from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 from starlette.responses import Response
 
+from pilothouse.access.errors import require
+from pilothouse.access.model import Principal, Role
+from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.engine import store as engine_store
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.model import Run
@@ -16,10 +19,7 @@ from pilothouse.engine.runs import require_run
 from pilothouse.engine.service import Engine
 from pilothouse.engine.spec import SpecError, spec_to_json
 from pilothouse.engine.spec.places import located
-from pilothouse.identity.errors import require
-from pilothouse.identity.model import Principal, Role
 from pilothouse.identity.service import Identity
-from pilothouse.identity.web import Caller, Idem, allow, envelope
 from pilothouse.pipelines import examples, store
 from pilothouse.pipelines.bodies import (
     CreatePipeline,
@@ -77,7 +77,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
             saved = store.newest_spec(conn, pipeline_id) if body.spec is None else None
             return (saved.text if saved else body.spec), body.fileName or pipeline.file_path
 
-        source, file = await identity.read(find)
+        source, file = await identity.storage.read(find)
         return (None if source is None else await asyncio.to_thread(read_whole, source, file)), file
 
     @routes.post(
@@ -90,7 +90,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
     async def create(body: CreatePipeline, caller: Caller, idem: Idem) -> Response:
         """Errors: ``PIPELINE_ALREADY_EXISTS``, ``VALIDATION_FAILED``."""
         named = body.projectId or None
-        found = await identity.read(lambda conn: identity.projects.resolve(conn, caller, named))
+        found = await identity.storage.read(lambda conn: identity.projects.resolve(conn, caller, named))
         project = found.id
         require(caller, "pipeline.write", project)
 
@@ -141,7 +141,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
             )
             return [pipeline_detail(conn, pipeline) for pipeline in found], total
 
-        listed, total = await identity.read(read)
+        listed, total = await identity.storage.read(read)
         return envelope({"list": listed, "total": total, "page": page, "pageSize": pageSize})
 
     @routes.post(
@@ -166,7 +166,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         def read(conn: Connection) -> dict[str, Any]:
             return pipeline_detail(conn, allowed(conn, caller, pipeline_id, "pipeline.read"))
 
-        return envelope(await identity.read(read))
+        return envelope(await identity.storage.read(read))
 
     @routes.put(
         "/{pipeline_id}",
@@ -191,7 +191,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
             allowed(tx.conn, caller, pipeline_id, "pipeline.write")
             return pipeline_detail(tx.conn, pipelines.change(tx, caller, pipeline_id, **fields))
 
-        return envelope(await identity.write(use_case))
+        return envelope(await identity.storage.write(use_case))
 
     @routes.delete(
         "/{pipeline_id}",
@@ -206,7 +206,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
             allowed(tx.conn, caller, pipeline_id, "pipeline.write")
             pipelines.delete(tx, caller, pipeline_id)
 
-        await identity.write(use_case)
+        await identity.storage.write(use_case)
         return envelope({"pipelineId": pipeline_id})
 
     @routes.get(
@@ -232,7 +232,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
                 "pipelineFilePath": pipeline.file_path,
             }
 
-        return envelope(await identity.read(read))
+        return envelope(await identity.storage.read(read))
 
     @routes.post(
         "/{pipeline_id}/spec/validate",
@@ -242,7 +242,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
     )
     async def validate(pipeline_id: str, body: ValidateSpec, caller: Caller) -> Response:
         """Errors: ``SPEC_INVALID`` with ``details.problems``: message, line, column, expected, path."""
-        await identity.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.read"))
+        await identity.storage.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.read"))
         return await asyncio.to_thread(_validated, body)
 
     @routes.post(
@@ -255,7 +255,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
         """Checked, then in force. Errors: ``SPEC_INVALID``, ``SPEC_CONFLICT``."""
 
         # Reading a large spec takes long: beside the event loop, and the transaction.
-        file = await identity.read(
+        file = await identity.storage.read(
             lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write").file_path
         )
         await asyncio.to_thread(read_spec, body.spec, file)
@@ -347,7 +347,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
             )
             return [run_detail(require_run(conn, row.id), pipeline) for row in rows], total
 
-        listed, total = await identity.read(read)
+        listed, total = await identity.storage.read(read)
         return envelope({"list": listed, "total": total, "page": page, "pageSize": pageSize})
 
     @routes.get(
@@ -363,7 +363,7 @@ def pipelines_router(identity: Identity, pipelines: Pipelines, engine: Engine) -
             run = run_of(conn, caller, pipeline_id, run_id, "run.read")
             return run_detail(run, require_pipeline(conn, pipeline_id))
 
-        return envelope(await identity.read(read))
+        return envelope(await identity.storage.read(read))
 
     @routes.post(
         "/{pipeline_id}/runs/{run_id}/stop",

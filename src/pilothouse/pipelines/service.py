@@ -11,12 +11,12 @@ import orjson
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
+from pilothouse.access.model import Principal
 from pilothouse.engine.checkouts import RepositoryCommit
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import Engine, NewRun
 from pilothouse.engine.spec import ParsedSpec, Spec, parse_spec, spec_from_json
 from pilothouse.engine.spec.names import NamesUsed, names_used
-from pilothouse.identity.model import Principal
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines import store
 from pilothouse.pipelines.errors import (

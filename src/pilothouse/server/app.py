@@ -7,19 +7,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pilothouse import __version__
-from pilothouse.engine.errors import EngineError
+from pilothouse.access.errors import Refusal
+from pilothouse.edge.problems import respond
+from pilothouse.edge.web import install
 from pilothouse.engine.http import blobs_router, runs_router, secrets_router
 from pilothouse.engine.http_checkouts import checkouts_router
 from pilothouse.engine.sockets import StreamSettings
 from pilothouse.engine.sockets import router as sockets_router
 from pilothouse.engine.spec import SpecError
-from pilothouse.fleet.errors import FleetError
 from pilothouse.fleet.http import agents_router, registration_tokens_router
-from pilothouse.identity.errors import ApiError
 from pilothouse.identity.http import router as identity_router
-from pilothouse.identity.problems import respond
-from pilothouse.identity.web import install
-from pilothouse.pipelines.errors import PipelineError
+from pilothouse.identity.service import Identity
 from pilothouse.pipelines.http import pipelines_router
 from pilothouse.server.events import events_router
 from pilothouse.server.graph import Graph
@@ -47,6 +45,8 @@ def build_app(graph: Graph) -> FastAPI:
         install(
             app,
             graph.identity,
+            graph.answers,
+            services={Identity: graph.identity},
             envelope_prefixes=ENVELOPE_FAMILIES,
             limits=graph.limits,
             allowed_origins=settings.allowed_origins,
@@ -55,8 +55,7 @@ def build_app(graph: Graph) -> FastAPI:
         )
     except ValueError as error:
         raise SettingsInvalid(str(error)) from error
-    for kind in (FleetError, EngineError, PipelineError, SpecError):
-        app.add_exception_handler(kind, _refused)
+    app.add_exception_handler(SpecError, _invalid_spec)
     identity, feed = graph.identity, graph.journal.feed
     streams = StreamSettings(settings.sse_keepalive, settings.ws_heartbeat, settings.ws_pong_wait)
     app.include_router(identity_router)
@@ -73,10 +72,7 @@ def build_app(graph: Graph) -> FastAPI:
     return app
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    """A refusal of a service: its code says which status it is."""
-    if isinstance(error, SpecError):
-        problems = [problem.as_json() for problem in error.problems]
-        return respond(request.scope, ApiError.of("SPEC_INVALID", str(error), problems=problems))
-    code = getattr(error, "code", "INTERNAL_ERROR")
-    return respond(request.scope, ApiError.of(code, str(error)))
+async def _invalid_spec(request: Request, error: Exception) -> Response:
+    assert isinstance(error, SpecError)
+    problems = [problem.as_json() for problem in error.problems]
+    return respond(request.scope, Refusal.of("SPEC_INVALID", str(error), problems=problems))

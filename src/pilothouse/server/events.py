@@ -8,12 +8,12 @@ import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from pilothouse.access.errors import Refusal
+from pilothouse.edge.openapi import example
+from pilothouse.edge.streaming import EventStream, Stream, wanted_cursor
+from pilothouse.edge.web import Caller, allow
 from pilothouse.engine.streams import rfc3339
-from pilothouse.identity.errors import ApiError
-from pilothouse.identity.openapi import example
 from pilothouse.identity.service import Identity
-from pilothouse.identity.streaming import EventStream, Stream, wanted_cursor
-from pilothouse.identity.web import Caller, allow
 from pilothouse.journal import Cursor, Entry, Feed, Frame, Selection
 from pilothouse.journal.feed import NOW, START
 
@@ -82,7 +82,7 @@ def events_router(identity: Identity, feed: Feed, keepalive: float) -> APIRouter
             code = _not_found(stream)
             scope = await feed.scope_of(stream)
             if scope is None or not caller.sees(scope):
-                raise ApiError.of(code, f"There is no stream '{stream}'")
+                raise Refusal.of(code, f"There is no stream '{stream}'")
         opened = await Stream(identity, feed, caller, scope).open(Selection(stream, type), fmt, cursor=place)
         return EventStream(opened, feed, keepalive)
 
@@ -97,7 +97,7 @@ def _not_found(stream: str) -> str:
     kind, _, name = stream.partition("/")
     if kind not in _KINDS or not name:
         known = ", ".join(f"{kind}/<id>" for kind in _KINDS)
-        raise ApiError.of("INVALID_PARAMETER", f"stream: it is one of {known}", field="stream")
+        raise Refusal.of("INVALID_PARAMETER", f"stream: it is one of {known}", field="stream")
     return f"{kind.upper()}_NOT_FOUND"
 
 

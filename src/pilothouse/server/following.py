@@ -9,20 +9,20 @@ import grpc
 import grpc.aio
 from sqlalchemy import Connection
 
-from pilothouse.identity.errors import ApiError
-from pilothouse.identity.grpc import abort, caller, metadata, require
-from pilothouse.identity.limits import RateLimits
-from pilothouse.identity.model import Principal
-from pilothouse.identity.problems import translate
+from pilothouse.access.errors import Refusal
+from pilothouse.access.model import Principal
+from pilothouse.edge.grpc import abort, caller, metadata, require
+from pilothouse.edge.limits import RateLimits
+from pilothouse.edge.problems import translate
+from pilothouse.edge.streaming import Stream
 from pilothouse.identity.service import Identity
-from pilothouse.identity.streaming import Stream
 from pilothouse.journal import Cursor, CursorError, CursorExpired, Feed, Subscription, WireFormat
 from pilothouse.journal import store as journal_store
 from pilothouse.journal.feed import NOW
 from pilothouse.journal.messages import Until
 from pilothouse.journal.model import Sees
 from pilothouse.server.watches import MAX_IDS, Watch
-from pilothouse.storage import StorageError, Writer
+from pilothouse.storage import Storage, StorageError
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Find = Callable[[Connection, Sees, bool], Watch]
@@ -35,10 +35,10 @@ MAX_ID = 200
 class Follower:
     """Serves calls that follow the journal. A client that does not read costs its cursor and holds up nobody."""
 
-    def __init__(self, identity: Identity, feed: Feed, writer: Writer, limits: RateLimits) -> None:
+    def __init__(self, identity: Identity, feed: Feed, storage: Storage, limits: RateLimits) -> None:
         self._identity = identity
         self._feed = feed
-        self._writer = writer
+        self._storage = storage
         self._limits = limits
 
     async def serve(
@@ -67,7 +67,7 @@ class Follower:
             # "now" is the moment of which we know what is over and what goes on.
             place = Cursor(head).text(self._feed.epoch) if cursor in ("", NOW) else cursor
             stream = await self._open(principal, watch, fmt, place)
-        except (ApiError, CursorError) as error:
+        except (Refusal, CursorError) as error:
             await _refuse(context, error)
         try:
             whole = await self._send(context, watch, stream)
@@ -85,11 +85,11 @@ class Follower:
             head = journal_store.next_offset(conn)
             return find(conn, principal.sees, present), head
 
-        watch, head = await self._identity.read(read)
+        watch, head = await self._storage.read(read)
         if head > self._feed.window.head:
             # What is committed here is about to be published, and surely before the answer to a later write; to
             # look for it on disk would send every other reader there as well.
-            await self._writer.write(lambda tx: None)
+            await self._storage.write(lambda tx: None)
         if head > self._feed.window.head:
             await self._feed.look_around()  # it was another server's
         return watch, head
@@ -102,7 +102,7 @@ class Follower:
             watch.selection, fmt, cursor=cursor
         )
         if len(watch.scopes) > 1:
-            stream.guard.on_change(lambda: _recheck(stream, watch.scopes))
+            stream.authorization.on_change(lambda: _recheck(stream, watch.scopes))
         _recheck(stream, watch.scopes)  # they may have changed since they were looked at
         return stream
 
@@ -144,35 +144,35 @@ def _present(watch: Watch, place: str) -> Iterable[bytes]:
 
 
 def _recheck(stream: Stream, scopes: Collection[str]) -> None:
-    if not all(map(stream.guard.sees, scopes)):
+    if not all(map(stream.authorization.sees, scopes)):
         stream.forbidden = True
         stream.stop()
 
 
 def _check(names: Collection[str]) -> None:
     if len(names) > MAX_IDS:
-        raise ApiError.of("INVALID_PARAMETER", f"a call names at most {MAX_IDS} ids")
+        raise Refusal.of("INVALID_PARAMETER", f"a call names at most {MAX_IDS} ids")
     if any(len(name) > MAX_ID or "\x00" in name for name in names):
-        raise ApiError.of("INVALID_PARAMETER", f"an id has at most {MAX_ID} characters, none of them NUL")
+        raise Refusal.of("INVALID_PARAMETER", f"an id has at most {MAX_ID} characters, none of them NUL")
 
 
-async def _refuse(context: Context, error: ApiError | CursorError) -> NoReturn:
+async def _refuse(context: Context, error: Refusal | CursorError) -> NoReturn:
     match error:
         case CursorExpired():
-            await abort(context, ApiError.of("CURSOR_EXPIRED", f"{error} (cursor_expired)"))
+            await abort(context, Refusal.of("CURSOR_EXPIRED", f"{error} (cursor_expired)"))
         case CursorError():
-            await abort(context, ApiError.of("CURSOR_INVALID", str(error)))
+            await abort(context, Refusal.of("CURSOR_INVALID", str(error)))
         case _:
             await abort(context, error)
 
 
 async def _goodbye(context: Context, stream: Stream) -> NoReturn:
     if stream.unauthorized:
-        expired = stream.guard.reason == "expired"
+        expired = stream.authorization.reason == "expired"
         code = "AUTH_TOKEN_EXPIRED" if expired else "AUTH_TOKEN_INVALID"
-        await abort(context, ApiError.of(code, f"the token {'has expired' if expired else 'was revoked'}"))
+        await abort(context, Refusal.of(code, f"the token {'has expired' if expired else 'was revoked'}"))
     if stream.forbidden:
         words = "you may no longer see what this stream is about"
-        await abort(context, ApiError.of("AUTH_INSUFFICIENT_PERMISSIONS", words))
+        await abort(context, Refusal.of("AUTH_INSUFFICIENT_PERMISSIONS", words))
     await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is going away: reconnect with your cursor")
     raise AssertionError("abort does not return")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pilothouse.edge.answers import Answers
+from pilothouse.edge.limits import RateLimits, RateLimitSettings
 from pilothouse.engine.blobs import Blobs
 from pilothouse.engine.dispatch import Dispatcher
 from pilothouse.engine.events import StepEvents
@@ -17,15 +19,14 @@ from pilothouse.engine.tasks import STEP, StepTasks
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet.model import BACKGROUND
 from pilothouse.fleet.service import Fleet, FleetSettings
-from pilothouse.identity.limits import RateLimits, RateLimitSettings
-from pilothouse.identity.secretbox import SecretBox, derive_key, load_or_create_key
 from pilothouse.identity.service import Identity, IdentitySettings
 from pilothouse.journal import Journal
 from pilothouse.pipelines.service import Pipelines
 from pilothouse.server.background import Background
 from pilothouse.server.settings import Settings, SettingsInvalid
-from pilothouse.storage import Database, Writer
+from pilothouse.storage import Database, Storage, Writer
 from pilothouse.storage.migrations import upgrade
+from pilothouse.storage.secretbox import SecretBox, derive_key, load_or_create_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Graph:
     settings: Settings
     database: Database
     writer: Writer
+    storage: Storage
+    answers: Answers
     journal: Journal
     identity: Identity
     limits: RateLimits
@@ -56,18 +59,17 @@ def build(settings: Settings) -> Graph:
     writer = Writer(database)
     journal = Journal(database)
     key = load_or_create_key(settings.data_dir / "server.key")
-    identity = Identity(
-        database, writer, journal, IdentitySettings(jwt_key=key, token_ttl=settings.token_ttl)
-    )
+    storage = Storage(database, writer)
+    identity = Identity(storage, journal, IdentitySettings(jwt_key=key, token_ttl=settings.token_ttl))
     fleet = Fleet(
-        writer,
+        storage,
         journal,
         identity,
         FleetSettings(settings.agent_heartbeat, settings.agent_offline_after, settings.lease),
     )
     secrets = Secrets(SecretBox(derive_key(key, "secrets")), identity)
     transitions = Transitions(journal, fleet, settings.cleanup_grace)
-    runs = Runs(writer)
+    runs = Runs(storage)
     tasks = StepTasks(runs, transitions, secrets)
     for kind in (STEP, BACKGROUND):
         fleet.handle(kind, tasks)
@@ -80,12 +82,14 @@ def build(settings: Settings) -> Graph:
         settings=settings,
         database=database,
         writer=writer,
+        storage=storage,
+        answers=Answers(storage, key),
         journal=journal,
         identity=identity,
         limits=_limits(settings),
         fleet=fleet,
         engine=engine,
-        ingest=Ingest(database, writer, journal, tasks, events),
+        ingest=Ingest(storage, journal, tasks, events),
         secrets=secrets,
         blobs=blobs,
         pipelines=Pipelines(engine, identity),

@@ -10,10 +10,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
 from pilothouse import __version__
+from pilothouse.edge.openapi import example
+from pilothouse.edge.web import json_response, public
 from pilothouse.engine import store as engine_store
 from pilothouse.fleet import store as fleet_store
-from pilothouse.identity.openapi import example
-from pilothouse.identity.web import json_response, public
 from pilothouse.server.graph import Graph
 from pilothouse.storage import StorageError
 
@@ -45,7 +45,7 @@ def operations_router(graph: Graph) -> APIRouter:
     async def readyz() -> Response:
         """200 when the database answers and takes what is written, else 503."""
         try:
-            await graph.identity.read(lambda conn: conn.execute(text("SELECT 1")).scalar_one())
+            await graph.identity.storage.read(lambda conn: conn.execute(text("SELECT 1")).scalar_one())
         except (SQLAlchemyError, StorageError):
             return json_response({"status": "unavailable", "reason": "the database does not answer"}, 503)
         if graph.writer.blocked:
@@ -62,7 +62,7 @@ def operations_router(graph: Graph) -> APIRouter:
     )
     async def metrics() -> Response:
         """Counts and depths, in Prometheus' text format."""
-        await graph.identity.read(meters.measure)
+        await graph.identity.storage.read(meters.measure)
         return Response(generate_latest(meters.registry), media_type=CONTENT_TYPE_LATEST)
 
     return routes

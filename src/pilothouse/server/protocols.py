@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
-from pilothouse.identity.streaming import CONNECTION
+from pilothouse.edge.streaming import CONNECTION
 from pilothouse.server.handed import EventSocket
 from pilothouse.server.websocket import GOING_AWAY, MessageSocket
 

@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from pilothouse.identity.grpc import abort
-from pilothouse.identity.problems import translate
+from pilothouse.edge.grpc import abort
+from pilothouse.edge.problems import translate
 from pilothouse.storage import StorageError
 
 Handler = Any  # a named tuple, of which gRPC's types know nothing

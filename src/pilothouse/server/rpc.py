@@ -41,12 +41,12 @@ async def start_rpc(graph: Graph) -> tuple[grpc.aio.Server, int]:
     """Start serving; gives the server and the port it listens on. Raises ``OSError`` if the port is taken."""
     settings = graph.settings
     server = grpc.aio.server(options=_OPTIONS, interceptors=[StorageRefusals()])
-    agent = AgentService(graph.fleet, graph.identity, graph.writer)
+    agent = AgentService(graph.fleet, graph.identity, graph.storage)
     agent_pb2_grpc.add_AgentServiceServicer_to_server(agent, server)
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
         GatewayService(graph.ingest, graph.identity), server
     )
-    streams = StreamService(graph.identity, graph.journal.feed, graph.writer, graph.limits)
+    streams = StreamService(graph.identity, graph.journal.feed, graph.storage, graph.limits)
     server.add_generic_rpc_handlers((streams.handler(),))
     names = [
         agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,

@@ -11,9 +11,9 @@ import grpc
 import grpc.aio
 from sqlalchemy import Connection
 
+from pilothouse.edge.limits import RateLimits
 from pilothouse.engine import statuses
 from pilothouse.fleet.streams import agent_status
-from pilothouse.identity.limits import RateLimits
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Feed
 from pilothouse.journal.messages import Messages
@@ -21,7 +21,7 @@ from pilothouse.journal.model import Sees
 from pilothouse.server.following import Context, Follower
 from pilothouse.server.system_events import SystemEvent, watch_events
 from pilothouse.server.watches import JOBS, RUNS, STEP_RUNS, Asked, Watch, watch_agents, watch_runs
-from pilothouse.storage import Writer
+from pilothouse.storage import Storage
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["StreamService"].full_name
@@ -30,8 +30,8 @@ SERVICE = pb.DESCRIPTOR.services_by_name["StreamService"].full_name
 class StreamService:
     """The server-streaming calls. ``AgentChannel`` is not offered: nobody answers to its name."""
 
-    def __init__(self, identity: Identity, feed: Feed, writer: Writer, limits: RateLimits) -> None:
-        self._follower = Follower(identity, feed, writer, limits)
+    def __init__(self, identity: Identity, feed: Feed, storage: Storage, limits: RateLimits) -> None:
+        self._follower = Follower(identity, feed, storage, limits)
         self._step_runs = Messages("stream.v1/step-run", feed.epoch, statuses.step_run_status)
         self._jobs = Messages("stream.v1/job", feed.epoch, statuses.job_status)
         self._runs = Messages("stream.v1/run", feed.epoch, statuses.run_status)

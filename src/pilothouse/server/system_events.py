@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection
 
+from pilothouse.access.errors import Refusal
 from pilothouse.engine import status_store
 from pilothouse.engine.streams import LIFECYCLES
 from pilothouse.fleet import store as fleet_store
-from pilothouse.identity.errors import ApiError
 from pilothouse.journal import Cursor, Entry, Selection
 from pilothouse.journal.model import Sees
 from pilothouse.server.watches import Watch, pipeline_scope
@@ -162,17 +162,17 @@ class Events(Selection):
 def watch_events(conn: Connection, request: pb.StreamEventsRequest, sees: Sees) -> Watch:
     """The events that are asked for. Raises ``INVALID_PARAMETER``, and ``NOT_FOUND`` for unknown resources."""
     if request.resource_type and request.resource_type not in RESOURCE_TYPES:
-        raise ApiError.of("INVALID_PARAMETER", f"resource_type is one of {', '.join(sorted(RESOURCE_TYPES))}")
+        raise Refusal.of("INVALID_PARAMETER", f"resource_type is one of {', '.join(sorted(RESOURCE_TYPES))}")
     unknown = [number for number in request.event_types if number not in pb.EventType.values()]
     if unknown:
-        raise ApiError.of("INVALID_PARAMETER", f"there is no event type {unknown[0]}")
+        raise Refusal.of("INVALID_PARAMETER", f"there is no event type {unknown[0]}")
     numbers = frozenset(request.event_types) - {pb.EVENT_TYPE_UNSPECIFIED}
     ids = frozenset(request.resource_ids)
     scopes, streams = set(), set()
     for id in sorted(ids):
         scope, stream = _resource(conn, id)
         if scope is None or not sees(scope):
-            raise ApiError.of("NOT_FOUND", f"No pipeline, run, job, step run or agent with ID '{id}' exists")
+            raise Refusal.of("NOT_FOUND", f"No pipeline, run, job, step run or agent with ID '{id}' exists")
         scopes.add(scope)
         streams.add(stream)
     stream = streams.pop() if len(streams) == 1 else None

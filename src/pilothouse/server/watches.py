@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
+from pilothouse.access.errors import Refusal
 from pilothouse.engine import status_store, statuses
 from pilothouse.engine import store as engine_store
 from pilothouse.engine.model import Job, Run
@@ -14,7 +15,6 @@ from pilothouse.engine.status_store import Part, RunRow
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.registry import agent_keys
 from pilothouse.fleet.streams import PRESENCE, present_agent
-from pilothouse.identity.errors import ApiError
 from pilothouse.journal import Selection
 from pilothouse.journal.messages import Matching, Message
 from pilothouse.journal.model import Sees
@@ -135,12 +135,12 @@ def _named(conn: Connection, asked: Asked, sees: Sees) -> tuple[list[Part], str,
     """The parts that are named, the key of their ids, and the type of entry that ends one."""
     runs = _visible(conn, asked.run_ids, sees)
     for run_id in sorted(asked.run_ids - runs.keys()):
-        raise ApiError.of("RUN_NOT_FOUND", f"No run with ID '{run_id}' exists")
+        raise Refusal.of("RUN_NOT_FOUND", f"No run with ID '{run_id}' exists")
     job_ids = asked.job_ids
     if asked.run_ids and asked.job_name and not job_ids:
         job_ids = frozenset(status_store.jobs_named(conn, asked.run_ids, asked.job_name))
         if not job_ids:
-            raise ApiError.of("JOB_NOT_FOUND", f"No job named '{asked.job_name}' is in this run")
+            raise Refusal.of("JOB_NOT_FOUND", f"No job named '{asked.job_name}' is in this run")
     if asked.step_run_ids:
         parts = status_store.find_attempts(conn, asked.step_run_ids)
         key, closing, what = "step_run_id", entries.ATTEMPT_COMPLETED, "step run"
@@ -155,7 +155,7 @@ def _named(conn: Connection, asked: Asked, sees: Sees) -> tuple[list[Part], str,
     wanted = asked.step_run_ids or job_ids or asked.run_ids
     for missing in sorted(wanted - {part.id for part in parts}):
         code = f"{what.upper().replace(' ', '_')}_NOT_FOUND"
-        raise ApiError.of(code, f"No {what} with ID '{missing}' exists")
+        raise Refusal.of(code, f"No {what} with ID '{missing}' exists")
     return parts, key, closing
 
 
@@ -169,7 +169,7 @@ def _pipeline_scopes(conn: Connection, pipeline_ids: Collection[str], sees: Sees
     for pipeline_id in sorted(pipeline_ids):
         scope = pipeline_scope(conn, pipeline_id)
         if scope is None or not sees(scope):
-            raise ApiError.of("PIPELINE_NOT_FOUND", f"No pipeline with ID '{pipeline_id}' exists")
+            raise Refusal.of("PIPELINE_NOT_FOUND", f"No pipeline with ID '{pipeline_id}' exists")
         scopes.add(scope)
     return frozenset(scopes)
 
@@ -204,7 +204,7 @@ def _present(conn: Connection, view: View, run_ids: list[str], asked: Asked) -> 
         assert run is not None, "it was found in this transaction"
         found.extend(view.present(conn, run, asked))
         if len(found) > MAX_PRESENT:
-            raise ApiError.of(
+            raise Refusal.of(
                 "PAYLOAD_TOO_LARGE",
                 f"more than {MAX_PRESENT} match; name less, or begin with pilot-cursor: now",
             )
@@ -215,7 +215,7 @@ def watch_agents(conn: Connection, ids: frozenset[str], *, present: bool) -> Wat
     """Presence of some agents or all. Raises ``AGENT_NOT_FOUND``."""
     agents = [agent for agent in fleet_store.all_agents(conn) if not ids or agent.agent_id in ids]
     for missing in sorted(ids - {agent.agent_id for agent in agents}):
-        raise ApiError.of("AGENT_NOT_FOUND", f"No agent with ID '{missing}' exists")
+        raise Refusal.of("AGENT_NOT_FOUND", f"No agent with ID '{missing}' exists")
     stream = entries.agent_stream(next(iter(ids))) if len(ids) == 1 else None
     values = (("agent_id", ids),) if ids else ()
     held = fleet_store.held_by_agent(conn)

@@ -12,7 +12,7 @@ import structlog
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
 
-from pilothouse.identity.streaming import Message, OnMessage, SocketClosed
+from pilothouse.edge.streaming import Message, OnMessage, SocketClosed
 from pilothouse.journal.framing import text_frame
 from pilothouse.server.handed import Handed
 

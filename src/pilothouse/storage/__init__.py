@@ -9,11 +9,13 @@ from pilothouse.storage.errors import (
     StorageUnavailable,
     StorageUrlInvalid,
 )
+from pilothouse.storage.handle import Storage
 from pilothouse.storage.writer import CommitHook, Tx, Writer
 
 __all__ = [
     "CommitHook",
     "Database",
+    "Storage",
     "StorageBusy",
     "StorageClosed",
     "StorageError",

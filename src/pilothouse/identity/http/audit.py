@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from pilothouse.edge.openapi import example
+from pilothouse.edge.paging import Paged, paginated
+from pilothouse.edge.web import allow
+from pilothouse.identity.http.services import Service
 from pilothouse.identity.http.shapes import PAGINATION_EXAMPLE, audit_json
-from pilothouse.identity.openapi import example
-from pilothouse.identity.paging import Paged, paginated
-from pilothouse.identity.web import Service, allow
 
 router = APIRouter(prefix="/api/v1/audit", tags=["audit"], dependencies=[allow("audit.read")])
 
@@ -40,7 +41,7 @@ async def list_audit(
     since: Annotated[datetime | None, Query(description="RFC 3339; not earlier than this.")] = None,
 ) -> dict[str, Any]:
     """Who did what, to what, when and from where; newest first."""
-    entries, total = await identity.read(
+    entries, total = await identity.storage.read(
         lambda conn: identity.trail.list(
             conn,
             actor=actor,

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import StringConstraints
 
-from pilothouse.identity.bodies import Body
+from pilothouse.edge.bodies import Body
+from pilothouse.edge.openapi import example
+from pilothouse.edge.web import COOKIE, Caller, Exchange, allow, json_response, public, rfc3339
+from pilothouse.identity.http.services import Service
 from pilothouse.identity.http.shapes import USER_EXAMPLE, Password, Reference, user_json
-from pilothouse.identity.openapi import example
-from pilothouse.identity.web import COOKIE, Caller, Exchange, Service, allow, json_response, public, rfc3339
 
 router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
 
@@ -79,7 +80,7 @@ async def logout(request: Request, caller: Caller, identity: Service) -> Respons
 @router.get("/me", dependencies=[allow("profile.read")], summary="Who am I", responses=example(_ME))
 async def me(caller: Caller, identity: Service) -> dict[str, Any]:
     """The user behind the token, his projects, and what the token may use of his role."""
-    user = await identity.read(lambda conn: identity.users.get(conn, caller.id))
+    user = await identity.storage.read(lambda conn: identity.users.get(conn, caller.id))
     expires_at = None if caller.expires_at is None else rfc3339(caller.expires_at)
     token = {"id": caller.token_id, "role": caller.role, "expires_at": expires_at}
     return {**user_json(user), "projects": sorted(caller.projects), "token": token}

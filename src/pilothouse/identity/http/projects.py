@@ -5,7 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from pilothouse.identity.bodies import Body
+from pilothouse.access.model import ACTIONS, Role
+from pilothouse.edge.bodies import Body
+from pilothouse.edge.openapi import enveloped_example
+from pilothouse.edge.paging import ArcentraPaged, listed
+from pilothouse.edge.web import Caller, Idem, allow, envelope
+from pilothouse.identity.http.services import Service
 from pilothouse.identity.http.shapes import (
     PROJECT_EXAMPLE,
     Name,
@@ -13,10 +18,6 @@ from pilothouse.identity.http.shapes import (
     Text,
     project_json,
 )
-from pilothouse.identity.model import ACTIONS, Role
-from pilothouse.identity.openapi import enveloped_example
-from pilothouse.identity.paging import ArcentraPaged, listed
-from pilothouse.identity.web import Caller, Idem, Service, allow, envelope
 
 router = APIRouter(prefix="/api/v1", tags=["projects"])
 
@@ -51,7 +52,7 @@ class UpdateProject(Body):
 )
 async def list_projects(caller: Caller, identity: Service, paging: ArcentraPaged) -> Response:
     """The projects one is at home in, by name; operators and admins: all."""
-    projects, total = await identity.read(
+    projects, total = await identity.storage.read(
         lambda conn: identity.projects.list(conn, caller, page=paging.page, limit=paging.limit)
     )
     return envelope(listed([project_json(project) for project in projects], paging, total))
@@ -85,14 +86,14 @@ async def create_project(caller: Caller, identity: Service, idem: Idem, body: Cr
 async def get_project(caller: Caller, identity: Service, project: str) -> Response:
     """A project and its members. Errors: ``PROJECT_NOT_FOUND``, to those outside it as well."""
     return envelope(
-        project_json(await identity.read(lambda conn: identity.projects.get(conn, caller, project)))
+        project_json(await identity.storage.read(lambda conn: identity.projects.get(conn, caller, project)))
     )
 
 
 @router.put("/projects/{project}", dependencies=_WRITE, summary="Change a project", responses=_PROJECT)
 async def update_project(caller: Caller, identity: Service, project: str, body: UpdateProject) -> Response:
     """Change name or description."""
-    changed = await identity.write(
+    changed = await identity.storage.write(
         lambda tx: identity.projects.update(tx, caller, project, name=body.name, description=body.description)
     )
     return envelope(project_json(changed))
@@ -106,7 +107,7 @@ async def update_project(caller: Caller, identity: Service, project: str, body: 
 )
 async def add_member(caller: Caller, identity: Service, project: str, user: str) -> Response:
     """Let a user (id or name) into the project, at once. Errors: ``PROJECT_NOT_FOUND``, ``USER_NOT_FOUND``."""
-    changed = await identity.write(lambda tx: identity.projects.add_member(tx, caller, project, user))
+    changed = await identity.storage.write(lambda tx: identity.projects.add_member(tx, caller, project, user))
     return envelope(project_json(changed))
 
 
@@ -118,7 +119,9 @@ async def add_member(caller: Caller, identity: Service, project: str, user: str)
 )
 async def remove_member(caller: Caller, identity: Service, project: str, user: str) -> Response:
     """Shut a user out of the project; his open streams stop carrying its entries at once."""
-    changed = await identity.write(lambda tx: identity.projects.remove_member(tx, caller, project, user))
+    changed = await identity.storage.write(
+        lambda tx: identity.projects.remove_member(tx, caller, project, user)
+    )
     return envelope(project_json(changed))
 
 

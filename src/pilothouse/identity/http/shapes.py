@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from pilothouse.identity.model import AuditRecord, Project, Role, TokenInfo, User
+from pilothouse.access.model import Role
+from pilothouse.edge.web import rfc3339
+from pilothouse.identity.model import AuditRecord, Project, TokenInfo, User
 from pilothouse.identity.passwords import MAX_LENGTH
-from pilothouse.identity.web import rfc3339
 
 #: PostgreSQL stores no NUL in text.
 _NO_NUL = r"^[^\x00]*$"

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from pilothouse.identity.bodies import Body
+from pilothouse.edge.bodies import Body
+from pilothouse.edge.openapi import example
+from pilothouse.edge.paging import Paged, paginated
+from pilothouse.edge.web import Caller, Idem, allow
+from pilothouse.identity.http.services import Service
 from pilothouse.identity.http.shapes import PAGINATION_EXAMPLE, TOKEN_EXAMPLE, Name, RoleName, token_json
-from pilothouse.identity.openapi import example
-from pilothouse.identity.paging import Paged, paginated
-from pilothouse.identity.web import Caller, Idem, Service, allow
 from pilothouse.storage import Tx
 
 router = APIRouter(prefix="/api/v1/tokens", tags=["tokens"], dependencies=[allow("token.own")])
@@ -54,7 +55,7 @@ async def list_tokens(
     user: Annotated[str | None, Query(description="Admins: another user's, by name or id, or `*`.")] = None,
 ) -> dict[str, Any]:
     """One's own tokens, newest first, without their secrets."""
-    tokens, total = await identity.read(
+    tokens, total = await identity.storage.read(
         lambda conn: identity.tokens.list(conn, caller, user=user, page=paging.page, limit=paging.limit)
     )
     return paginated("tokens", [token_json(token) for token in tokens], paging, total)
@@ -63,5 +64,5 @@ async def list_tokens(
 @router.delete("/{token}", status_code=204, summary="Revoke an API token")
 async def revoke_token(caller: Caller, identity: Service, token: str) -> Response:
     """End a token (by its id) and the streams it opened, at once. Admins: anybody's."""
-    await identity.write(lambda tx: identity.tokens.revoke(tx, caller, token))
+    await identity.storage.write(lambda tx: identity.tokens.revoke(tx, caller, token))
     return Response(status_code=204)

@@ -6,7 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from pilothouse.identity.bodies import Body
+from pilothouse.access.model import Role
+from pilothouse.edge.bodies import Body
+from pilothouse.edge.openapi import example
+from pilothouse.edge.paging import Paged, paginated
+from pilothouse.edge.web import Caller, Idem, allow
+from pilothouse.identity.http.services import Service
 from pilothouse.identity.http.shapes import (
     PAGINATION_EXAMPLE,
     USER_EXAMPLE,
@@ -17,10 +22,6 @@ from pilothouse.identity.http.shapes import (
     Username,
     user_json,
 )
-from pilothouse.identity.model import Role
-from pilothouse.identity.openapi import example
-from pilothouse.identity.paging import Paged, paginated
-from pilothouse.identity.web import Caller, Idem, Service, allow
 
 router = APIRouter(prefix="/api/v1/users", tags=["users"], dependencies=[allow("user.admin")])
 
@@ -61,7 +62,7 @@ async def list_users(
     active: Annotated[bool | None, Query(description="Only active users, or only deactivated ones.")] = None,
 ) -> dict[str, Any]:
     """Users by name."""
-    users, total = await identity.read(
+    users, total = await identity.storage.read(
         lambda conn: identity.users.list(conn, role=role, active=active, page=paging.page, limit=paging.limit)
     )
     return paginated("users", [user_json(user) for user in users], paging, total)
@@ -89,14 +90,14 @@ async def create_user(caller: Caller, identity: Service, idem: Idem, body: Creat
 @router.get("/{user}", summary="Show a user", responses=example(USER_EXAMPLE))
 async def get_user(identity: Service, user: str) -> dict[str, Any]:
     """A user by id or name."""
-    return user_json(await identity.read(lambda conn: identity.users.get(conn, user)))
+    return user_json(await identity.storage.read(lambda conn: identity.users.get(conn, user)))
 
 
 @router.put("/{user}", summary="Change a user", responses=example(USER_EXAMPLE), operation_id="put_user")
 @router.patch("/{user}", summary="Change a user", responses=example(USER_EXAMPLE))
 async def update_user(caller: Caller, identity: Service, user: str, body: UpdateUser) -> dict[str, Any]:
     """Change email, role or whether the user is active. Takes effect at once, on open streams too."""
-    changed = await identity.write(
+    changed = await identity.storage.write(
         lambda tx: identity.users.update(
             tx, caller, user, email=body.email, role=body.role, active=body.active
         )
@@ -107,7 +108,7 @@ async def update_user(caller: Caller, identity: Service, user: str, body: Update
 @router.delete("/{user}", status_code=204, summary="Deactivate a user")
 async def deactivate_user(caller: Caller, identity: Service, user: str) -> Response:
     """End a user's access: logins, API tokens and streams, at once. The account stays, as a record."""
-    await identity.write(lambda tx: identity.users.deactivate(tx, caller, user))
+    await identity.storage.write(lambda tx: identity.users.deactivate(tx, caller, user))
     return Response(status_code=204)
 
 
@@ -119,5 +120,5 @@ async def deactivate_user(caller: Caller, identity: Service, user: str) -> Respo
 async def reset_password(caller: Caller, identity: Service, user: str, body: ResetPassword) -> dict[str, str]:
     """Give a user a new password; his logins end."""
     password_hash = await identity.passwords.hash(body.password)
-    await identity.write(lambda tx: identity.users.set_password(tx, caller, user, password_hash))
+    await identity.storage.write(lambda tx: identity.users.set_password(tx, caller, user, password_hash))
     return {"message": "Password changed"}

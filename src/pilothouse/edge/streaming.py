@@ -15,8 +15,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from pilothouse.identity.model import Principal
-from pilothouse.identity.service import Identity
+from pilothouse.access.model import Principal
+from pilothouse.edge.authentication import Authentication
 from pilothouse.journal import Feed, Selection, Subscription, WireFormat
 from pilothouse.journal.framing import ChunkFramed, WebSocketFramed, chunk
 from pilothouse.journal.outlet import Connection, Outlet
@@ -78,29 +78,31 @@ class MessageSocket(Connection, Protocol):
 
 
 class Stream:
-    """A reader under a guard: it ends within 5 s of its token's end, and shows only what its user may see.
+    """A reader with a caller: it ends within 5 s of its token's end, and shows only what its user may see.
 
     ``scope`` is that of every entry of the stream; ``None`` for the whole journal, whose entries are tested
     one by one.
     """
 
-    def __init__(self, identity: Identity, feed: Feed, principal: Principal, scope: str | None) -> None:
+    def __init__(
+        self, authentication: Authentication, feed: Feed, principal: Principal, scope: str | None
+    ) -> None:
         self._feed = feed
         self._scope = scope
         self._part: Outlet | Subscription | None = None
-        self.guard = identity.guard(principal)
+        self.authorization = authentication.authorize(principal)
         self.forbidden = False
 
     async def open(self, selection: Selection, fmt: WireFormat, *, cursor: str) -> Stream:
         """Take the place to read from. Raises the journal's cursor errors."""
         try:
-            self.reader = await self._feed.reader(selection, fmt, self.guard.sees, cursor)
+            self.reader = await self._feed.reader(selection, fmt, self.authorization.sees, cursor)
         except BaseException:
-            self.guard.close()
+            self.authorization.close()
             raise
-        self.guard.on_end(self.stop)
+        self.authorization.on_end(self.stop)
         if self._scope is not None:
-            self.guard.on_change(self._recheck)
+            self.authorization.on_change(self._recheck)
         return self
 
     @property
@@ -111,7 +113,7 @@ class Stream:
     @property
     def unauthorized(self) -> bool:
         """Whether the caller's token ended."""
-        return self.guard.reason is not None
+        return self.authorization.reason is not None
 
     def follow(self) -> Subscription:
         """Messages to be awaited."""
@@ -134,7 +136,7 @@ class Stream:
 
     def close(self) -> None:
         """Leave; always call this."""
-        self.guard.close()
+        self.authorization.close()
         self.stop()
         if isinstance(self._part, Subscription):
             self._part.close()
@@ -145,7 +147,7 @@ class Stream:
             asyncio.get_running_loop().call_soon(part.stop)
 
     def _recheck(self) -> None:
-        if self._scope is not None and not self.guard.sees(self._scope):
+        if self._scope is not None and not self.authorization.sees(self._scope):
             self.forbidden = True
             self.stop()
 

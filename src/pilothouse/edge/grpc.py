@@ -7,11 +7,11 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 
-from pilothouse.identity.errors import ApiError, RateLimited
-from pilothouse.identity.errors import require as require_right
-from pilothouse.identity.limits import RateLimits
-from pilothouse.identity.model import Principal
-from pilothouse.identity.service import Identity
+from pilothouse.access.errors import RateLimited, Refusal
+from pilothouse.access.errors import require as require_right
+from pilothouse.access.model import Principal
+from pilothouse.edge.authentication import Authentication
+from pilothouse.edge.limits import RateLimits
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -35,7 +35,9 @@ def metadata(context: Context, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-async def caller(context: Context, identity: Identity, limits: RateLimits | None = None) -> Principal:
+async def caller(
+    context: Context, authentication: Authentication, limits: RateLimits | None = None
+) -> Principal:
     """The user or agent of metadata ``authorization: Bearer``; a user's call is counted in ``limits``.
 
     Aborts with UNAUTHENTICATED or RESOURCE_EXHAUSTED.
@@ -49,12 +51,12 @@ async def caller(context: Context, identity: Identity, limits: RateLimits | None
         elif key == "x-request-id" and isinstance(value, str):
             request_id = value[:128]
     try:
-        principal = await identity.authenticate(token, address, request_id)
+        principal = await authentication.authenticate(token, address, request_id)
         if limits is not None and principal.kind == "user":
             count = limits.request(principal, address)
             if count is not None:
                 count.check()
-    except ApiError as error:
+    except Refusal as error:
         await abort(context, error)
     return principal
 
@@ -63,11 +65,11 @@ async def require(context: Context, principal: Principal, action: str, project: 
     """Abort with PERMISSION_DENIED unless the principal may do this (in that project)."""
     try:
         require_right(principal, action, project)
-    except ApiError as error:
+    except Refusal as error:
         await abort(context, error)
 
 
-async def abort(context: Context, error: ApiError) -> NoReturn:
+async def abort(context: Context, error: Refusal) -> NoReturn:
     """End the call with the status of this error; details are ``CODE: message``."""
     trailing = [("pilot-code", error.code)]
     if isinstance(error, RateLimited):

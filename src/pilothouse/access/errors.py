@@ -1,7 +1,7 @@
-"""Every error a caller may be told of: a stable code, its HTTP status and its short text.
+"""Every refusal a caller may receive: a stable code, its HTTP status and its short text.
 
 The codes are those of the StreamSpace page ("Error Handling") and more by the same pattern; how an error is
-written (plain or in the Arcentra envelope) is decided in :mod:`pilothouse.identity.problems`.
+written (plain or in the Arcentra envelope) is decided in :mod:`pilothouse.edge.problems`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pilothouse.identity.model import ACTIONS, Principal, Role
+from pilothouse.access.model import ACTIONS, Principal, Role
 
 CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
     {
@@ -83,52 +83,55 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
 )
 
 
-class ApiError(Exception):
-    """An error for the caller: HTTP ``status``, stable ``code``, a ``message`` that may be shown.
+class Refusal(Exception):
+    """A request that the server does not carry out: a stable ``code`` and a ``message`` that may be shown.
 
-    ``error`` is the short text (from :data:`CODES` unless given); ``extra`` are further keys of the body.
+    Each package's errors are subclasses with a ``code`` of their own; :meth:`of` makes one where no class is needed.
+    ``status`` is the HTTP status and ``error`` the short text, both from :data:`CODES`; ``details`` and ``extra`` are
+    the details and further keys of the error body, ``headers`` those of the answer.
     """
+
+    code = "INTERNAL_ERROR"
 
     def __init__(
         self,
-        status: int,
-        code: str,
         message: str,
         *,
-        error: str | None = None,
+        code: str | None = None,
+        status: int | None = None,
         details: dict[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(f"{code}: {message}")
-        self.status = status
-        self.code = code
+        super().__init__(message)
         self.message = message
-        self.error = error or CODES.get(code, (status, "Request failed"))[1]
+        self.code = code or type(self).code
+        usual, self.error = CODES.get(self.code, (500, "Request failed"))
+        self.status = status or usual
         self.details = details
         self.headers = dict(headers or {})
         self.extra = dict(extra or {})
 
     @classmethod
-    def of(cls, code: str, message: str, **details: Any) -> ApiError:
-        """The error ``code`` with its usual status; keywords become ``details``."""
-        return ApiError(CODES[code][0], code, message, details=details or None)
+    def of(cls, code: str, message: str, **details: Any) -> Refusal:
+        """A refusal with this code and its usual status; keywords become ``details``."""
+        return Refusal(message, code=code, details=details or None)
 
 
-class AuthError(ApiError):
-    """No identity: 401, ``AUTH_TOKEN_MISSING``, ``_INVALID``, ``_EXPIRED``, ``AUTH_INVALID_CREDENTIALS``."""
+class AuthError(Refusal):
+    """Nobody is identified: 401, ``AUTH_TOKEN_MISSING``, ``_INVALID``, ``_EXPIRED``, ``AUTH_INVALID_CREDENTIALS``."""
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(401, code, message, headers={"WWW-Authenticate": "Bearer"})
+        super().__init__(message, code=code, headers={"WWW-Authenticate": "Bearer"})
 
 
-class RateLimited(ApiError):
-    """Too many requests; ``retry_after`` whole seconds from now there is room again."""
+class RateLimited(Refusal):
+    """Too many requests; the next is allowed in ``retry_after`` whole seconds."""
+
+    code = "RATE_LIMIT_EXCEEDED"
 
     def __init__(self, retry_after: int, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(
-            429,
-            "RATE_LIMIT_EXCEEDED",
             f"Too many requests. Please try again in {retry_after} seconds.",
             headers={**(headers or {}), "Retry-After": str(retry_after)},
             extra={"retry_after": retry_after},
@@ -136,10 +139,25 @@ class RateLimited(ApiError):
         self.retry_after = retry_after
 
 
+def token_missing() -> AuthError:
+    """The request has no token."""
+    return AuthError("AUTH_TOKEN_MISSING", "This needs a token: Authorization: Bearer <token>")
+
+
+def token_invalid() -> AuthError:
+    """The token is unknown here or was revoked."""
+    return AuthError("AUTH_TOKEN_INVALID", "The token is not valid; log in again")
+
+
+def token_expired() -> AuthError:
+    """The token was valid until a time that has passed."""
+    return AuthError("AUTH_TOKEN_EXPIRED", "The token has expired; log in again")
+
+
 def require(principal: Principal, action: str, project: str | None = None) -> None:
     """Raise ``AUTH_INSUFFICIENT_PERMISSIONS`` unless the principal may do this (in that project)."""
     if not principal.may(action, project):
-        raise ApiError.of(
+        raise Refusal.of(
             "AUTH_INSUFFICIENT_PERMISSIONS",
             _missing_right(principal, action, project),
             required_action=action,

@@ -18,16 +18,17 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from pilothouse.identity.errors import ApiError, AuthError, require
-from pilothouse.identity.exchange import COOKIE, Edge, Exchange
-from pilothouse.identity.gate import Gate
-from pilothouse.identity.idempotency import Idem, Idempotent, enveloped
-from pilothouse.identity.limits import RateLimits
-from pilothouse.identity.model import ACTIONS, AGENT_ACTIONS, Principal
-from pilothouse.identity.network import TrustedProxies, normal_origin
-from pilothouse.identity.openapi import PUBLIC, describe, mark, required_action, required_actions
-from pilothouse.identity.problems import install_handlers, json_response, rfc3339
-from pilothouse.identity.service import Identity
+from pilothouse.access.errors import AuthError, Refusal, require
+from pilothouse.access.model import ACTIONS, AGENT_ACTIONS, Principal
+from pilothouse.edge.answers import Answers
+from pilothouse.edge.authentication import Authentication
+from pilothouse.edge.exchange import COOKIE, Edge, Exchange
+from pilothouse.edge.gate import Gate
+from pilothouse.edge.idempotency import Idem, Idempotent, enveloped
+from pilothouse.edge.limits import RateLimits
+from pilothouse.edge.network import TrustedProxies, normal_origin
+from pilothouse.edge.openapi import PUBLIC, describe, mark, required_action, required_actions
+from pilothouse.edge.problems import install_handlers, json_response, rfc3339
 
 __all__ = [
     "COOKIE",
@@ -37,7 +38,6 @@ __all__ = [
     "Idem",
     "Idempotent",
     "OptionalCaller",
-    "Service",
     "allow",
     "envelope",
     "install",
@@ -68,17 +68,11 @@ async def _optional_caller(connection: HTTPConnection) -> Principal | None:
         raise
 
 
-def _identity(connection: HTTPConnection) -> Identity:
-    return Exchange.of(connection.scope).edge.identity
-
-
 Caller = Annotated[Principal, Depends(_caller)]
 """The authenticated user or agent; 401 without one."""
 
 OptionalCaller = Annotated[Principal | None, Depends(_optional_caller)]
 """The same for routes open to everyone: ``None`` without a token, 401 with a bad one."""
-
-Service = Annotated[Identity, Depends(_identity)]
 
 
 def allow(action: str, *, project_from: ProjectFrom | None = None) -> params.Depends:
@@ -121,18 +115,17 @@ def envelope(detail: Any = None, status: int = 200) -> Response:
     return json_response(enveloped(detail, status), status)
 
 
-async def websocket_principal(ws: WebSocket, identity: Identity) -> Principal:
+async def websocket_principal(ws: WebSocket) -> Principal:
     """Who opens this socket: by header, ``?token=`` or cookie (then only from our own origin).
 
     Opening it counts as one request: of the token, else of the address. Raises :class:`AuthError`,
-    :class:`RateLimited`, or :class:`ApiError` ``ORIGIN_FORBIDDEN``. Raised on before the accept, it becomes the
+    :class:`RateLimited`, or :class:`Refusal` ``ORIGIN_FORBIDDEN``. Raised on before the accept, it becomes the
     HTTP answer; an endpoint that must accept first catches it.
     """
     exchange = Exchange.of(ws.scope)
-    assert exchange.edge.identity is identity
     try:
         caller = await exchange.principal(exchange.bearer() or ws.query_params.get("token"))
-    except ApiError:
+    except Refusal:
         exchange.count(None)
         raise
     exchange.count(caller)
@@ -141,8 +134,10 @@ async def websocket_principal(ws: WebSocket, identity: Identity) -> Principal:
 
 def install(
     app: FastAPI,
-    identity: Identity,
+    authentication: Authentication,
+    answers: Answers,
     *,
+    services: Mapping[type, object] | None = None,
     envelope_prefixes: tuple[str, ...] = (),
     limits: RateLimits | None = None,
     allowed_origins: Iterable[str] = (),
@@ -153,6 +148,7 @@ def install(
 ) -> None:
     """Put the edge in front of ``app``: request ids, error bodies, rate limits, body limits, browser safety.
 
+    ``services``: what :func:`provided` parameters of routes receive, by type.
     ``body_limits``: bytes by path prefix, the longest fitting one counts. ``uncounted``: path prefixes under
     ``/api/`` without rate limit (what is outside ``/api/`` has none). Proxies are addresses or CIDR networks;
     uvicorn itself must run with ``proxy_headers=False``. Raises :class:`ValueError` for bad settings.
@@ -162,7 +158,9 @@ def install(
     if bad:
         raise ValueError(f"not an origin (scheme://host[:port]): {bad[0]}")
     edge = Edge(
-        identity=identity,
+        authentication=authentication,
+        answers=answers,
+        services=services or {},
         limits=limits or RateLimits(),
         envelope_prefixes=envelope_prefixes,
         allowed_origins=frozenset(normal for normal in origins.values() if normal is not None),

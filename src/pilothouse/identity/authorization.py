@@ -1,7 +1,7 @@
-"""Guards of open streams: a live view of who reads, and a sign when that right has ended.
+"""Live rights of open streams: who reads, and a callback when that right has ended.
 
-A :class:`Grant` is what the server believes of one token at this moment; all guards and requests of that
-token share it, so that a change of role or project shows everywhere at once and costs one assignment.
+A :class:`Grant` is what the server knows of one token at this moment; all requests and open streams of that token
+share it, so that a change of role or project shows everywhere at once and costs one assignment.
 """
 
 from __future__ import annotations
@@ -9,46 +9,44 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 import structlog
 
-from pilothouse.identity.model import Principal, Role, narrower
+from pilothouse.access.model import Principal, Role, narrower
+from pilothouse.edge.authentication import End
 
-log = structlog.get_logger("identity.guard")
-
-End = Literal["expired", "revoked"]
+log = structlog.get_logger("identity.authorization")
 
 
 class Grant:
-    """One verified token: its principal as of ``checked_at`` (ms), and the guards that hang on it.
+    """One verified token: its principal as of ``checked_at`` (ms), and the open streams that use it.
 
     ``stored``: whether the database can be asked about it by its id (an agent's cannot).
     """
 
-    __slots__ = ("checked_at", "guards", "principal", "stored", "token_role")
+    __slots__ = ("authorizations", "checked_at", "principal", "stored", "token_role")
 
     def __init__(self, principal: Principal, token_role: Role | None, stored: bool, checked_at: int) -> None:
         self.principal = principal
         self.token_role = token_role
         self.stored = stored
         self.checked_at = checked_at
-        self.guards: set[Guard] = set()
+        self.authorizations: set[TokenAuthorization] = set()
 
     def adopt(self, role: Role, projects: frozenset[str]) -> None:
         """The user's role or memberships have changed."""
         self.principal = replace(self.principal, role=narrower(role, self.token_role), projects=projects)
-        for guard in list(self.guards):
-            guard._changed()
+        for authorization in list(self.authorizations):
+            authorization._changed()
 
     def end(self, why: End) -> None:
-        """Tell every guard that it is over."""
-        for guard in list(self.guards):
-            guard._end(why)
+        """End every stream of this token."""
+        for authorization in list(self.authorizations):
+            authorization._end(why)
 
 
-class Guard:
-    """Watches over one open stream; made by :meth:`Identity.guard`. Lives on the event loop.
+class TokenAuthorization:
+    """The rights of one open stream; made by :meth:`Identity.authorize`. Lives on the event loop.
 
     Test entries with :meth:`sees`, end the stream (4401) when :meth:`ended` returns, always :meth:`close` it.
     """
@@ -62,7 +60,7 @@ class Guard:
         self._callbacks: list[Callable[[], None]] = []
         self._on_change: Callable[[], None] | None = None
         self.reason: End | None = None
-        grant.guards.add(self)
+        grant.authorizations.add(self)
 
     @property
     def principal(self) -> Principal:
@@ -96,7 +94,7 @@ class Guard:
             callback()
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Call back whenever the caller's role or projects have changed; one callback a guard."""
+        """Call back whenever the caller's role or projects have changed; one callback each."""
         self._on_change = callback
 
     def _changed(self) -> None:
@@ -104,11 +102,11 @@ class Guard:
             self._on_change()
 
     def close(self) -> None:
-        """The stream is gone; nothing is watched or called any more."""
+        """The stream has ended: no more callbacks."""
         self._callbacks.clear()
         self._on_change = None
-        if self in self._grant.guards:
-            self._grant.guards.discard(self)
+        if self in self._grant.authorizations:
+            self._grant.authorizations.discard(self)
             self._release(self._grant)
 
     def _end(self, why: End) -> None:
@@ -121,4 +119,4 @@ class Guard:
             try:
                 callback()
             except Exception:
-                log.exception("guard.callback_failed")
+                log.exception("authorization.callback_failed")

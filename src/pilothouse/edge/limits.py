@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from limits import parse
 
-from pilothouse.identity.errors import RateLimited
-from pilothouse.identity.model import Principal
-from pilothouse.identity.network import rate_key
+from pilothouse.access.errors import RateLimited
+from pilothouse.access.model import Principal
+from pilothouse.edge.network import rate_key
 from pilothouse.storage import now_ms
 
 OFF = "off"

@@ -10,11 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pilothouse.identity.errors import ApiError
-from pilothouse.identity.exchange import Edge, Exchange
-from pilothouse.identity.limits import Count
-from pilothouse.identity.model import Principal
-from pilothouse.identity.problems import respond, translate
+from pilothouse.access.errors import Refusal
+from pilothouse.access.model import Principal
+from pilothouse.edge.exchange import Edge, Exchange
+from pilothouse.edge.limits import Count
+from pilothouse.edge.problems import respond, translate
 from pilothouse.storage import StorageError
 
 log = structlog.get_logger("http")
@@ -60,7 +60,7 @@ class Gate:
         except ClientDisconnect:
             return
         except Exception as error:
-            if not isinstance(error, ApiError | HTTPException | StorageError):
+            if not isinstance(error, Refusal | HTTPException | StorageError):
                 # As text: a renderer that shows local variables would show tokens and passwords.
                 trace = "".join(traceback.format_exception(error))
                 log.error("http.failed", request_id=exchange.request_id, path=scope["path"], traceback=trace)
@@ -76,7 +76,7 @@ class Gate:
         caller: Principal | None
         try:
             caller = await exchange.caller()
-        except ApiError:  # the route will say so, if it needs a caller at all
+        except Refusal:  # the route will say so, if it needs a caller at all
             caller = None
         if caller is not None and caller.kind != "user":
             return

@@ -11,12 +11,12 @@ from starlette.requests import cookie_parser
 from starlette.types import Scope
 from uuid_utils import uuid7
 
-from pilothouse.identity import tokens
-from pilothouse.identity.errors import ApiError
-from pilothouse.identity.limits import RateLimits
-from pilothouse.identity.model import Principal
-from pilothouse.identity.network import TrustedProxies, is_own_origin
-from pilothouse.identity.service import Identity
+from pilothouse.access.errors import Refusal, token_invalid
+from pilothouse.access.model import Principal
+from pilothouse.edge.answers import Answers
+from pilothouse.edge.authentication import Authentication
+from pilothouse.edge.limits import RateLimits
+from pilothouse.edge.network import TrustedProxies, is_own_origin
 
 COOKIE = "pilot_token"
 _KEY = "pilothouse.exchange"
@@ -28,8 +28,10 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 class Edge:
     """What the HTTP edge of one server is configured with. Body limits in bytes, by path prefix."""
 
-    identity: Identity
+    authentication: Authentication
+    answers: Answers
     limits: RateLimits
+    services: Mapping[type, object]
     envelope_prefixes: tuple[str, ...]
     allowed_origins: frozenset[str]
     proxies: TrustedProxies
@@ -62,7 +64,7 @@ class Exchange:
         #: Headers about the rate limit this request was counted under.
         self.rate: dict[str, str] = {}
         self._caller: Principal | None = None
-        self._refusal: ApiError | None = None
+        self._refusal: Refusal | None = None
         scope[_KEY] = self
 
     @classmethod
@@ -82,7 +84,7 @@ class Exchange:
                 raise self._refusal
             try:
                 self._caller = await self.principal(self.bearer())
-            except ApiError as error:
+            except Refusal as error:
                 self._refusal = error
                 raise
         return self._caller
@@ -93,7 +95,7 @@ class Exchange:
             token = self.cookie()
             if token:
                 self._check_origin()
-        return await self.edge.identity.authenticate(token, self.address, self.request_id)
+        return await self.edge.authentication.authenticate(token, self.address, self.request_id)
 
     def count(self, caller: Principal | None) -> None:
         """Count a socket's opening as a request of this caller. Raises :class:`RateLimited`; agents have no limit."""
@@ -109,7 +111,7 @@ class Exchange:
             return None
         scheme, _, token = header.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise tokens.invalid()
+            raise token_invalid()
         return token.strip()
 
     def cookie(self) -> str:
@@ -126,4 +128,4 @@ class Exchange:
             return
         origin = self.headers.get("origin", "")
         if not is_own_origin(origin, self.headers.get("host", ""), self.edge.allowed_origins):
-            raise ApiError.of("ORIGIN_FORBIDDEN", "With a cookie, this is only for pages of our own origin")
+            raise Refusal.of("ORIGIN_FORBIDDEN", "With a cookie, this is only for pages of our own origin")

@@ -1,37 +1,37 @@
-"""The round of the guards: once a second, see which guarded tokens have expired or were revoked elsewhere."""
+"""Renewal of the rights of open streams: once a second, find tokens that have expired or were revoked elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from pilothouse.identity.authorization import Grant
 from pilothouse.identity.grants import FRESH_MS, Grants, over
-from pilothouse.identity.guard import Grant
 from pilothouse.storage import StorageError
 
 ROUND_SECONDS = 1.0
-log = structlog.get_logger("identity.watch")
+log = structlog.get_logger("identity.renewal")
 
-Ask = Callable[[list[str]], dict[str, Grant]]
-"""Asks the database, in a thread: grants by token id; what is missing in the answer is not good any more."""
+LookUp = Callable[[list[str]], Awaitable[dict[str, Grant]]]
+"""Reads grants by token id; a token that is missing in the answer is no longer valid."""
 
 
-class Watch:
-    """One timer for all guards, running only while there are any: an idle stream costs no task."""
+class Renewal:
+    """One timer for all open streams, running only while there are any: an idle stream costs no task."""
 
-    def __init__(self, grants: Grants, ask: Ask, clock: Callable[[], int]) -> None:
+    def __init__(self, grants: Grants, look_up: LookUp, clock: Callable[[], int]) -> None:
         self._grants = grants
-        self._ask = ask
+        self._look_up = look_up
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
         self._closed = False
 
     def arm(self) -> None:
-        """There is a guard: make sure the next round comes."""
+        """A stream was opened: make sure the next round comes."""
         if self._timer is None and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(ROUND_SECONDS, self._round)
 
@@ -47,24 +47,24 @@ class Watch:
         self._timer = None
         now = self._clock()
         stale: list[str] = []
-        guarded = False
-        for grant in self._grants.guarded():
-            guarded = True
+        streaming = False
+        for grant in self._grants.streaming():
+            streaming = True
             if over(grant.principal, now):
                 self._grants.end_token(grant.principal.token_id, "expired")
             elif grant.stored and now - grant.checked_at > FRESH_MS:
                 stale.append(grant.principal.token_id)
         if stale and (self._asking is None or self._asking.done()):
             self._asking = asyncio.get_running_loop().create_task(self._refresh(stale))
-        if guarded:
+        if streaming:
             self.arm()
 
     async def _refresh(self, ids: list[str]) -> None:
         generation = self._grants.generation
         try:
-            known = await asyncio.to_thread(self._ask, ids)
+            known = await self._look_up(ids)
         except (SQLAlchemyError, StorageError) as error:
-            log.warning("guard.refresh_failed", error=str(error))
+            log.warning("authorization.refresh_failed", error=str(error))
             return
         if generation != self._grants.generation:
             return  # something changed meanwhile, which this answer may not know: the next round asks again

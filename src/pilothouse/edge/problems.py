@@ -18,9 +18,9 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from pilothouse.identity.errors import CODES, ApiError
-from pilothouse.identity.exchange import Exchange
-from pilothouse.identity.openapi import PUBLIC, required_action
+from pilothouse.access.errors import CODES, Refusal
+from pilothouse.edge.exchange import Exchange
+from pilothouse.edge.openapi import PUBLIC, required_action
 from pilothouse.journal import CursorError
 from pilothouse.storage import StorageError, now_ms
 
@@ -55,7 +55,7 @@ def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | 
     return Response(body, status, headers, "application/json")
 
 
-def respond(scope: Scope, error: ApiError) -> Response:
+def respond(scope: Scope, error: Refusal) -> Response:
     """The error as this path's family writes it."""
     exchange = Exchange.of(scope)
     now = now_ms()
@@ -81,31 +81,29 @@ def respond(scope: Scope, error: ApiError) -> Response:
     return json_response({**body, **error.extra}, error.status, error.headers)
 
 
-def translate(error: Exception) -> ApiError:
+def translate(error: Exception) -> Refusal:
     """What another layer's exception means to the caller; says nothing of our insides."""
     match error:
-        case ApiError():
+        case Refusal():
             return error
         case RequestValidationError():
             return _invalid(error)
         case HTTPException():
             return _http(error)
         case CursorError():
-            return ApiError.of(error.code if error.code in CODES else "CURSOR_INVALID", str(error))
+            return Refusal.of(error.code if error.code in CODES else "CURSOR_INVALID", str(error))
         case StorageError() | OperationalError():
-            busy = ApiError.of("STORAGE_BUSY", "The database cannot take this now; try again shortly")
+            busy = Refusal.of("STORAGE_BUSY", "The database cannot take this now; try again shortly")
             busy.headers["Retry-After"] = "1"
             return busy
         case IntegrityError():
-            return ApiError.of("CONFLICT", "Something else was changed at the same time; try again")
+            return Refusal.of("CONFLICT", "Something else was changed at the same time; try again")
         case UnicodeEncodeError() | orjson.JSONEncodeError():
-            return ApiError.of("VALIDATION_FAILED", "A text is not valid Unicode")
+            return Refusal.of("VALIDATION_FAILED", "A text is not valid Unicode")
         case DataError():
-            return ApiError.of("VALIDATION_FAILED", "A value cannot be stored")
+            return Refusal.of("VALIDATION_FAILED", "A value cannot be stored")
         case _:
-            return ApiError.of(
-                "INTERNAL_ERROR", "Something went wrong on the server; the request id names it"
-            )
+            return Refusal.of("INTERNAL_ERROR", "Something went wrong on the server; the request id names it")
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -125,7 +123,7 @@ def install_handlers(app: FastAPI) -> None:
             error.headers = {"Allow": ", ".join(_allowed(app, connection.scope["path"]))}
         return respond(connection.scope, translate(error))
 
-    kinds = (ApiError, RequestValidationError, HTTPException, CursorError, StorageError)
+    kinds = (Refusal, RequestValidationError, HTTPException, CursorError, StorageError)
     unicode = (UnicodeEncodeError, orjson.JSONEncodeError)
     for kind in (*kinds, *unicode, OperationalError, IntegrityError, DataError):
         app.add_exception_handler(kind, handle)
@@ -140,22 +138,22 @@ def _allowed(app: FastAPI, path: str) -> list[str]:
     return [method for method in _METHODS if fits(method)]
 
 
-async def _refused(scope: Scope) -> ApiError | None:
+async def _refused(scope: Scope) -> Refusal | None:
     # A body that is no JSON fails before the route asks who is there. Strangers get 401, whatever they send.
     if required_action(scope.get("route")) in (None, PUBLIC):
         return None
     try:
         await Exchange.of(scope).caller()
-    except ApiError as error:
+    except Refusal as error:
         return error
     return None
 
 
-def _invalid(error: RequestValidationError) -> ApiError:
+def _invalid(error: RequestValidationError) -> Refusal:
     # What was sent is never repeated: it may be a password.
     errors: Sequence[Any] = error.errors()
     if isinstance(error.body, bytes) and tuple(errors[0]["loc"]) == ("body",):  # FastAPI took it for no JSON
-        return ApiError.of(
+        return Refusal.of(
             "VALIDATION_FAILED",
             "The header Content-Type: application/json is missing, or says something else",
             field="Content-Type",
@@ -169,7 +167,7 @@ def _invalid(error: RequestValidationError) -> ApiError:
         code = "VALIDATION_FAILED" if errors[0]["loc"][0] == "body" else "INVALID_PARAMETER"
     whole = first["field"] == "body"
     message = first["message"] if whole else f"{first['field']}: {first['message']}"
-    return ApiError.of(code, message, field=first["field"], errors=found)
+    return Refusal.of(code, message, field=first["field"], errors=found)
 
 
 def _field(loc: Sequence[Any]) -> str:
@@ -184,8 +182,8 @@ def _sentence(error: Mapping[str, Any]) -> str:
     return str(error["msg"]).removeprefix("Value error, ")
 
 
-def _http(error: HTTPException) -> ApiError:
+def _http(error: HTTPException) -> Refusal:
     code = _BY_STATUS.get(error.status_code)
     if code is None:
         code = "VALIDATION_FAILED" if error.status_code < 500 else "INTERNAL_ERROR"
-    return ApiError(error.status_code, code, str(error.detail), headers=error.headers)
+    return Refusal(str(error.detail), code=code, status=error.status_code, headers=error.headers)

@@ -1,0 +1,1 @@
+"""Principals, roles, actions and refusals. Pure; imports nothing of ours."""

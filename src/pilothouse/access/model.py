@@ -1,0 +1,153 @@
+"""Who asks and what they may do: roles, actions and principals; pure.
+
+One table, :data:`ACTIONS`, says which role may do what. Everything else follows from it and from membership:
+an operator or admin is in every project, a user or viewer only in those they are a member of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Literal
+
+
+class Role(StrEnum):
+    """What a user is trusted with; each role includes those below it."""
+
+    ADMIN = "admin"
+    OPERATOR = "operator"
+    USER = "user"
+    VIEWER = "viewer"
+
+
+_RANK = {Role.VIEWER: 0, Role.USER: 1, Role.OPERATOR: 2, Role.ADMIN: 3}
+
+#: Action → (the least role that may do it, what it means). Unless said otherwise: within one's projects.
+_TABLE: dict[str, tuple[Role, str]] = {
+    "profile.read": (Role.VIEWER, "see oneself, change one's own password, log out"),
+    "token.own": (Role.VIEWER, "create, list and revoke one's own API tokens"),
+    "role.read": (Role.VIEWER, "see the roles and what they may do"),
+    "events.read": (Role.VIEWER, "follow the journal, as far as one may see its entries"),
+    "dashboard.read": (Role.VIEWER, "see and follow the dashboard"),
+    "project.read": (Role.VIEWER, "see projects and their members"),
+    "pipeline.read": (Role.VIEWER, "see pipelines and their specs"),
+    "run.read": (Role.VIEWER, "see and follow runs of every kind, their logs and artifacts"),
+    "release.read": (Role.VIEWER, "see environments, targets, releases, promotions, approvals, deployments"),
+    "cluster.read": (Role.VIEWER, "see clusters and follow their events"),
+    "agent.read": (Role.VIEWER, "see agents, their labels and load"),
+    "alert.read": (Role.VIEWER, "see alerts"),
+    "template.read": (Role.VIEWER, "see desktop templates"),
+    "session.read": (Role.VIEWER, "see one's own desktop sessions"),
+    "session.write": (Role.USER, "create, change, open and end one's own desktop sessions"),
+    "pipeline.write": (Role.USER, "create, change and delete pipelines and workflow templates"),
+    "run.trigger": (Role.USER, "start runs"),
+    "run.control": (Role.USER, "stop, pause, resume, cancel and rerun runs"),
+    "blob.write": (Role.USER, "upload blobs and assets"),
+    "blob.read": (Role.USER, "download blobs and assets"),
+    "secret.read": (Role.USER, "see the names of secrets, never their values"),
+    "secret.write": (Role.USER, "set and delete secrets"),
+    "release.write": (Role.USER, "create releases and ask for promotions"),
+    "session.any": (Role.OPERATOR, "see and act on everybody's desktop sessions"),
+    "agent.control": (Role.OPERATOR, "drain, resume, relabel and remove agents"),
+    "cluster.write": (Role.OPERATOR, "create, change and delete clusters"),
+    "cluster.control": (Role.OPERATOR, "deploy and destroy clusters"),
+    "environment.write": (Role.OPERATOR, "create, change and delete environments and targets"),
+    "deployment.control": (Role.OPERATOR, "start, cancel, retry and roll back deployments"),
+    "approval.decide": (Role.OPERATOR, "approve and reject"),
+    "alert.write": (Role.OPERATOR, "acknowledge alerts"),
+    "user.admin": (Role.ADMIN, "see, create, change and deactivate users"),
+    "token.admin": (Role.ADMIN, "see and revoke everybody's tokens"),
+    "audit.read": (Role.ADMIN, "read the audit trail"),
+    "project.write": (Role.ADMIN, "create and change projects and their members"),
+    "template.write": (Role.ADMIN, "create, change and delete desktop templates"),
+    "registration_token.create": (Role.ADMIN, "create, list and revoke registration tokens of agents"),
+    "settings.read": (Role.ADMIN, "see the settings in force, secrets masked"),
+    "settings.write": (Role.ADMIN, "change settings"),
+    "force": (Role.ADMIN, "override a safeguard: force a delete, end what cannot end itself"),
+}
+
+ACTIONS: Mapping[str, frozenset[Role]] = MappingProxyType(
+    {
+        action: frozenset(role for role in Role if _RANK[role] >= _RANK[least])
+        for action, (least, _) in _TABLE.items()
+    }
+)
+"""Role by action: who may do what."""
+
+AGENT_ACTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "agent.self": "register, heartbeat, take work and report on it, under its own id",
+        "blob.read": "download what the work it holds refers to",
+    }
+)
+"""What an agent may do, and nothing else; its services check that the work concerned is its own."""
+
+MEANINGS: Mapping[str, str] = MappingProxyType(
+    {
+        **{action: meaning for action, (_, meaning) in _TABLE.items()},
+        "agent.self": AGENT_ACTIONS["agent.self"],
+    }
+)
+"""Every action and what it means, for documentation."""
+
+
+def narrower(role: Role, limit: Role | None) -> Role:
+    """The lesser of a user's role and the one a token was limited to."""
+    return role if limit is None or _RANK[role] <= _RANK[limit] else limit
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is asking: a user by one of their tokens, an agent, or the system itself.
+
+    ``role`` is what this token may use of the user's role. ``projects`` are memberships (of no matter to
+    operators and admins). ``expires_at`` is in ms, ``None`` for never. ``address`` and ``request_id`` are for
+    the audit trail.
+    """
+
+    kind: Literal["user", "agent", "system"]
+    id: str
+    name: str
+    role: Role | None
+    projects: frozenset[str]
+    token_id: str
+    expires_at: int | None
+    address: str = ""
+    request_id: str = ""
+
+    def may(self, action: str, project: str | None = None) -> bool:
+        """Whether this principal may do ``action`` (in ``project``, if the thing belongs to one).
+
+        Raises :class:`KeyError` for an action that is in no table.
+        """
+        if self.kind == "system":
+            return True
+        if self.kind == "agent":
+            return action in AGENT_ACTIONS
+        allowed = frozenset[Role]() if action == "agent.self" else ACTIONS[action]
+        return self.role in allowed and (project is None or self.in_project(project))
+
+    def in_project(self, project: str) -> bool:
+        """Whether this principal may act in the project with this id."""
+        return self.kind == "system" or self.role in (Role.ADMIN, Role.OPERATOR) or project in self.projects
+
+    def sees(self, scope: str) -> bool:
+        """Whether entries of this scope may be shown to this principal.
+
+        Scopes: ``project/<id>``, ``fleet`` (any signed-in user), ``user/<id>`` (that user, operators,
+        admins), ``admin``. Any other scope is shown to nobody.
+        """
+        if self.kind != "user":
+            return self.kind == "system"
+        kind, _, id = scope.partition("/")
+        if kind == "project":
+            return self.in_project(id)
+        if kind == "user":
+            return id == self.id or self.role in (Role.ADMIN, Role.OPERATOR)
+        return scope == "fleet" or (scope == "admin" and self.role is Role.ADMIN)
+
+
+SYSTEM = Principal("system", "system", "system", None, frozenset(), "", None)
+"""The server itself: schedulers, reapers, the first start."""

@@ -1,0 +1,71 @@
+"""The first answers to idempotent requests: the same request again, within 24 h, gives the same answer."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+from collections.abc import Callable
+
+import orjson
+from sqlalchemy.exc import IntegrityError
+
+from pilothouse.access.errors import Refusal
+from pilothouse.edge import store
+from pilothouse.storage import Storage, Tx
+from pilothouse.storage.secretbox import SecretBox, derive_key
+
+WINDOW_MS = 24 * 3600 * 1000
+
+Answer = tuple[int, bytes, bool]
+"""HTTP status, body, and whether it was given before."""
+
+
+class Answers:
+    """Keeps answers sealed, and only a keyed fingerprint of each request: both may hold secrets."""
+
+    def __init__(self, storage: Storage, root_key: bytes) -> None:
+        self.storage = storage
+        self._fingerprints = derive_key(root_key, "idempotent requests")
+        self._box = SecretBox(derive_key(root_key, "idempotent answers"))
+
+    async def once(
+        self,
+        caller: str,
+        route: str,
+        key: str,
+        request: tuple[str, bytes],
+        status: int,
+        use_case: Callable[[Tx], bytes],
+    ) -> Answer:
+        """Run ``use_case`` unless this caller has had an answer under this key; both commit in one transaction.
+
+        ``request``: query string and body. Raises ``IDEMPOTENCY_KEY_REUSED`` for another request under the same key,
+        and what the use case raises; then nothing is kept.
+        """
+        fingerprint = hmac.new(self._fingerprints, _canonical(*request), "sha256").hexdigest()
+        context = orjson.dumps([caller, route, key])
+
+        def attempt(tx: Tx) -> Answer:
+            store.purge_keys(tx.conn, tx.now - WINDOW_MS)
+            known = store.find_answer(tx.conn, caller, route, key)
+            if known is not None:
+                if known[0] != fingerprint:
+                    raise Refusal.of("IDEMPOTENCY_KEY_REUSED", "This key was used with another body")
+                return known[1], self._box.decrypt(known[2], context), True
+            store.claim_key(tx.conn, caller, route, key, fingerprint, tx.now)
+            answer = use_case(tx)
+            store.record_answer(tx.conn, caller, route, key, status, self._box.encrypt(answer, context))
+            return status, answer, False
+
+        try:
+            return await self.storage.write(attempt)
+        except IntegrityError:
+            # Another replica took the key in the same moment and has committed: now its answer is there.
+            return await self.storage.write(attempt)
+
+
+def _canonical(query: str, body: bytes) -> bytes:
+    # The same JSON in another order or spacing is the same request.
+    with contextlib.suppress(orjson.JSONDecodeError):
+        body = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
+    return query.encode() + b"\n" + body

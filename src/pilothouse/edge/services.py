@@ -1,0 +1,27 @@
+"""Services as parameters of route functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from pilothouse.edge.exchange import Exchange
+
+
+def provided(kind: type) -> Any:
+    """A parameter of a route: the object of this type that the server was built with.
+
+    Each package names its own once::
+
+        FleetService = Annotated[Fleet, provided(Fleet)]
+
+        @router.get("/agents", dependencies=[allow("agent.read")])
+        async def agents(fleet: FleetService) -> …
+    """
+
+    async def find(connection: HTTPConnection) -> object:
+        return Exchange.of(connection.scope).edge.services[kind]
+
+    return Depends(find)

@@ -1,0 +1,71 @@
+"""The table of answers to idempotent requests and its statements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+    and_,
+    delete,
+    insert,
+    select,
+    update,
+)
+
+from pilothouse.storage import metadata
+
+#: The first answer to each idempotent request, sealed: it may hold a token that is shown only once.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("caller", Text, primary_key=True),
+    Column("route", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("request", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("idempotency_keys_by_time", "created_at"),
+)
+
+
+def claim_key(conn: Connection, caller: str, route: str, key: str, request: str, now: int) -> None:
+    """Take the key for this transaction; a concurrent one with the same key waits, then finds it taken."""
+    conn.execute(
+        insert(idempotency_keys).values(
+            caller=caller, route=route, key=key, request=request, status=0, answer=b"", created_at=now
+        )
+    )
+
+
+def record_answer(conn: Connection, caller: str, route: str, key: str, status: int, answer: bytes) -> None:
+    """Keep the (sealed) answer under the key claimed before."""
+    conn.execute(
+        update(idempotency_keys).where(_key(caller, route, key)).values(status=status, answer=answer)
+    )
+
+
+def find_answer(conn: Connection, caller: str, route: str, key: str) -> tuple[str, int, bytes] | None:
+    """The request's digest, the status and the sealed answer."""
+    wanted = select(idempotency_keys.c.request, idempotency_keys.c.status, idempotency_keys.c.answer)
+    row = conn.execute(wanted.where(_key(caller, route, key))).first()
+    return None if row is None else (row.request, row.status, row.answer)
+
+
+def purge_keys(conn: Connection, before: int) -> None:
+    """Forget keys first used before this time."""
+    conn.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < before))
+
+
+def _key(caller: str, route: str, key: str) -> Any:
+    return and_(
+        idempotency_keys.c.caller == caller, idempotency_keys.c.route == route, idempotency_keys.c.key == key
+    )

@@ -1,0 +1,10 @@
+"""Services as parameters of these routes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pilothouse.edge.services import provided
+from pilothouse.identity.service import Identity
+
+Service = Annotated[Identity, provided(Identity)]

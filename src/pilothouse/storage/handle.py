@@ -1,0 +1,46 @@
+"""The database handle of services and routes: queries in threads, use cases in the writer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from pilothouse.storage.database import Database
+from pilothouse.storage.writer import Tx, Writer
+
+T = TypeVar("T")
+
+
+class Storage:
+    """One database and the writer of this server. Lives on the event loop; no call blocks it."""
+
+    def __init__(self, database: Database, writer: Writer) -> None:
+        self._database = database
+        self._writer = writer
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """Run a query in a thread, on one consistent snapshot.
+
+        Raises what the query raises, :class:`StorageBusy` when no connection gets free, :class:`StorageUnavailable`.
+        """
+
+        def run() -> T:
+            with self._database.read() as conn:
+                return query(conn)
+
+        return await asyncio.to_thread(run)
+
+    async def write(self, use_case: Callable[[Tx], T]) -> T:
+        """Run a use case in the writer; returns after the commit is on disk (:meth:`Writer.write`)."""
+        return await self._writer.write(use_case)
+
+    def submit(self, use_case: Callable[[Tx], T]) -> asyncio.Future[T]:
+        """The same without waiting: use cases run in the order in which they were submitted."""
+        return self._writer.submit(use_case)
+
+    def on_takeover(self, forget: Callable[[], None]) -> None:
+        """Call ``forget`` in the writer thread when another server has written to the same database."""
+        self._writer.on_takeover(forget)
