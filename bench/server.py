@@ -17,6 +17,7 @@ from typing import Any
 import uvloop
 from sqlalchemy import Connection
 
+from pilothouse.access.model import SYSTEM
 from pilothouse.engine import store
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import NewRun
@@ -24,7 +25,6 @@ from pilothouse.engine.spec import parse_spec
 from pilothouse.engine.streams import Framing, RunMessages
 from pilothouse.engine.transitions import run_keys
 from pilothouse.identity import store as identity_store
-from pilothouse.access.model import SYSTEM
 from pilothouse.journal import WireFormat
 from pilothouse.journal import store as journal_store
 from pilothouse.journal.framing import ChunkFramed, WebSocketFramed
@@ -63,7 +63,7 @@ class Hatch:
     async def run(self, spec: str = SPEC) -> dict[str, Any]:
         """A new run; its steps wait for an agent."""
         graph = self._graph
-        project = await graph.identity.read(identity_store.default_project)
+        project = await graph.storage.read(identity_store.default_project)
         assert project is not None
         new = NewRun("pipeline", "bench", project, parse_spec(spec).spec)
         run = await graph.writer.write(lambda tx: graph.engine.start(tx, SYSTEM, new))
@@ -120,7 +120,7 @@ class Hatch:
             rows = [store.run_row(conn, run) for run in runs]
             return Counter(str(row.status) for row in rows if row is not None)
 
-        return {"statuses": await self._graph.identity.read(read)}
+        return {"statuses": await self._graph.storage.read(read)}
 
     def _keys(self, run: str) -> dict[str, Any]:
         known = self._runs[run]

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import insert
 
 from pilothouse.access.model import SYSTEM
-from pilothouse.engine import secret_store
 from pilothouse.engine.model import MAX_UNSTARTED
 from pilothouse.fleet.model import AgentStatus, LeaseState, TaskStatus, Verdict
+from pilothouse.secrets import store as secret_store
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 from support.kernel import LEASE, OFFLINE_AFTER, PROJECT, Kernel

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pilothouse.engine.blobs import Blobs
+from pilothouse.blobs.service import Blobs
 from pilothouse.engine.model import LOST
 from pilothouse.engine.retention import Retention
 from pilothouse.fleet.model import TaskStatus, Verdict
@@ -250,7 +250,7 @@ async def test_nothing_is_lost_by_an_outage_of_the_database(
     kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Agents spoke, and nobody could write it down: they get a fresh lease before anything is called lost."""
-    retention = Retention(kernel.journal, Blobs(tmp_path / "blobs", 1, kernel.identity), 0)
+    retention = Retention(kernel.storage, kernel.journal, Blobs(tmp_path / "blobs", 1, kernel.identity), 0)
     background = Background(kernel.writer, kernel.engine, kernel.fleet, kernel.dispatcher, retention)
     agent = await kernel.agent("a1")
     run_id = await kernel.run(ONE)

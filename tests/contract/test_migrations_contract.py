@@ -13,6 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, event, func, insert, select, text
 
 import pilothouse.server.graph  # noqa: F401  every package's tables
+from pilothouse.blobs import store as blob_store
 from pilothouse.engine import store as engine_store
 from pilothouse.fleet import store as fleet_store
 from pilothouse.storage import Database, StorageTooNew, metadata, migrations
@@ -35,10 +36,10 @@ def test_upgrading_twice_does_nothing(backend: Backend) -> None:
     database = Database(backend.create(migrated=False))
     upgrade(database)
     with database.write_engine.begin() as conn:
-        conn.execute(insert(engine_store.blobs).values(**blob("kept")))
+        conn.execute(insert(blob_store.blobs).values(**blob("kept")))
     upgrade(database)
     with database.read() as conn:
-        assert conn.execute(select(func.count()).select_from(engine_store.blobs)).scalar_one() == 1
+        assert conn.execute(select(func.count()).select_from(blob_store.blobs)).scalar_one() == 1
     database.close()
 
 
@@ -76,13 +77,13 @@ def test_a_database_of_a_newer_release_is_refused_and_left_alone(backend: Backen
     database = Database(backend.create())
     with database.write_engine.begin() as conn:
         conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-        conn.execute(insert(engine_store.blobs).values(**blob("theirs")))
+        conn.execute(insert(blob_store.blobs).values(**blob("theirs")))
     with pytest.raises(StorageTooNew) as refused:
         upgrade(database)
     assert refused.value.code == "STORAGE_TOO_NEW"
     with database.read() as conn:
         assert conn.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "9999"
-        assert conn.execute(select(engine_store.blobs.c.id)).scalars().all() == ["theirs"]
+        assert conn.execute(select(blob_store.blobs.c.id)).scalars().all() == ["theirs"]
     database.close()
 
 

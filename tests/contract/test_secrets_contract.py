@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import select
 
 from pilothouse.access.model import SYSTEM
-from pilothouse.engine.errors import SecretInvalid
 from pilothouse.engine.grpc import LogCall, Tally
 from pilothouse.engine.ingest import LogLines
 from pilothouse.fleet.model import TaskStatus
+from pilothouse.secrets.errors import SecretInvalid
 from pilothouse.storage import metadata
 from pilothouse.wire import entries
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb

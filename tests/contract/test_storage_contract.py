@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from pilothouse.engine import store as engine_store
+from pilothouse.blobs import store as blob_store
 from pilothouse.journal import Entry, Journal, Selection
 from pilothouse.journal import store as journal_store
 from pilothouse.server.events import CloudEvents
@@ -33,13 +33,13 @@ async def test_a_use_case_that_fails_harms_no_neighbour(database: Database) -> N
     async with writing(database) as (writer, journal):
 
         def fails(tx: Tx, id: str) -> None:
-            tx.conn.execute(insert(engine_store.blobs).values(**blob(id)))
+            tx.conn.execute(insert(blob_store.blobs).values(**blob(id)))
             journal.append(tx, STREAM, "step.noted", "project/p", {"n": -1})
             tx.after_commit(lambda: effects.append("of a failure"))
             raise LookupError(id)
 
         def works(tx: Tx, number: int) -> int:
-            tx.conn.execute(insert(engine_store.blobs).values(**blob(f"good-{number}")))
+            tx.conn.execute(insert(blob_store.blobs).values(**blob(f"good-{number}")))
             journal.append(tx, STREAM, "step.noted", "project/p", {"n": number})
             tx.after_commit(lambda: effects.append(number))
             return number
@@ -59,7 +59,7 @@ async def test_a_use_case_that_fails_harms_no_neighbour(database: Database) -> N
         ]
         assert numbers(stored(database)) == good == effects
         with database.read() as conn:
-            kept = set(conn.execute(select(engine_store.blobs.c.id)).scalars())
+            kept = set(conn.execute(select(blob_store.blobs.c.id)).scalars())
         assert kept == {f"good-{n}" for n in good}
 
 
@@ -67,7 +67,7 @@ async def test_an_error_of_the_database_harms_no_neighbour(database: Database) -
     async with writing(database) as (writer, journal):
 
         def doubles(tx: Tx) -> None:
-            tx.conn.execute(insert(engine_store.blobs).values(**blob("same")))
+            tx.conn.execute(insert(blob_store.blobs).values(**blob("same")))
 
         results = await asyncio.gather(
             *(writer.write(doubles) for _ in range(5)),
@@ -100,7 +100,7 @@ async def test_no_text_is_refused_for_its_nul(database: Database) -> None:
     def look(tx: Tx, id: str) -> bool:
         return tx.conn.execute(select(blobs.c.id).where(blobs.c.id == id)).first() is not None
 
-    blobs = engine_store.blobs
+    blobs = blob_store.blobs
     async with writing(database) as (writer, _):
         assert not await writer.write(lambda tx: look(tx, "a\0b"))
         await writer.write(lambda tx: tx.conn.execute(insert(blobs).values(**blob("ab"))))
@@ -114,7 +114,7 @@ async def test_no_text_is_refused_for_its_nul(database: Database) -> None:
 async def test_errors_do_not_repeat_what_was_to_be_stored(database: Database) -> None:
     async with writing(database) as (writer, _):
         for _ in range(2):
-            row = insert(engine_store.blobs).values(**{**blob("same"), "created_by": "s3cret"})
+            row = insert(blob_store.blobs).values(**{**blob("same"), "created_by": "s3cret"})
             [failed] = await asyncio.gather(
                 writer.write(lambda tx, row=row: tx.conn.execute(row)), return_exceptions=True
             )
@@ -299,16 +299,16 @@ async def test_use_cases_run_in_the_order_they_were_handed_in(database: Database
 
 async def test_a_use_case_may_rely_on_what_it_has_read(database: Database) -> None:
     """Two servers, one row: what one has read, no other changes before it has written."""
-    size = engine_store.blobs.c.size
+    size = blob_store.blobs.c.size
 
     def add_one(tx: Tx) -> None:
         read = tx.conn.execute(select(size)).scalar_one()
-        tx.conn.execute(update(engine_store.blobs).values(size=read + 1))
+        tx.conn.execute(update(blob_store.blobs).values(size=read + 1))
 
     other = reopened(database)
     try:
         async with writing(database) as (one, _), writing(other) as (two, _):
-            await one.write(lambda tx: tx.conn.execute(insert(engine_store.blobs).values(**blob("counted"))))
+            await one.write(lambda tx: tx.conn.execute(insert(blob_store.blobs).values(**blob("counted"))))
             for _ in range(30):
                 await asyncio.gather(*(writer.write(add_one) for writer in (one, two, one, two)))
         with database.read() as conn:

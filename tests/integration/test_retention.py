@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pilothouse.access.model import SYSTEM
+from pilothouse.blobs.service import Blobs
 from pilothouse.engine import store
-from pilothouse.engine.blobs import Blobs
 from pilothouse.engine.checkouts import RepositoryCommit, remember, resolve
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.streams import Framing, RunMessages
@@ -35,7 +35,7 @@ async def finished(kernel: Kernel) -> str:
 
 async def test_old_logs_go_and_the_end_stays(kernel: Kernel, tmp_path: Path) -> None:
     run_id = await finished(kernel)
-    retention = Retention(kernel.journal, Blobs(tmp_path, 1000, kernel.identity), days=30)
+    retention = Retention(kernel.storage, kernel.journal, Blobs(tmp_path, 1000, kernel.identity), days=30)
     kernel.clock.advance(29 * DAY)
     assert await kernel.write(retention.prune) == 0
     kernel.clock.advance(2 * DAY)
@@ -67,7 +67,12 @@ async def _all(subscription):  # type: ignore[no-untyped-def]
 async def test_without_a_limit_everything_is_kept(kernel: Kernel, tmp_path: Path) -> None:
     await finished(kernel)
     kernel.clock.advance(10_000 * DAY)
-    assert await kernel.write(Retention(kernel.journal, Blobs(tmp_path, 1, kernel.identity), 0).prune) == 0
+    assert (
+        await kernel.write(
+            Retention(kernel.storage, kernel.journal, Blobs(tmp_path, 1, kernel.identity), 0).prune
+        )
+        == 0
+    )
 
 
 async def test_a_checkout_goes_with_the_last_run_that_came_with_it(kernel: Kernel, tmp_path: Path) -> None:
@@ -86,7 +91,7 @@ async def test_a_checkout_goes_with_the_last_run_that_came_with_it(kernel: Kerne
         store.save(tx.conn, run)
 
     await kernel.write(attach)
-    retention = Retention(kernel.journal, blobs, days=1)
+    retention = Retention(kernel.storage, kernel.journal, blobs, days=1)
     kernel.clock.advance(1 * DAY - 10)
     second = await kernel.rerun(first, from_failed=False)
     kernel.clock.advance(20)
@@ -121,7 +126,7 @@ async def test_uploads_that_nothing_needs_go_after_a_day(kernel: Kernel, tmp_pat
         remember(tx, PROJECT, [first])
 
     await kernel.write(refer)
-    retention = Retention(kernel.journal, blobs, days=3)
+    retention = Retention(kernel.storage, kernel.journal, blobs, days=3)
     kernel.clock.advance(DAY - 10)
     assert await retention.sweep(kernel.clock()) == 0, "a client may still be about to name it"
     kernel.clock.advance(20)

@@ -15,8 +15,11 @@ import orjson
 from google.protobuf.message import DecodeError, Message
 
 from pilothouse.edge.network import TrustedProxies, is_own_origin, normal_origin, rate_key
-from pilothouse.engine.durations import DurationError, parse_duration
-from pilothouse.engine.expressions import (
+from pilothouse.engine.grpc import MAX_RAW, BatchInvalid, _whole, read_batch
+from pilothouse.engine.ingest import chunks
+from pilothouse.engine.joining import Joiner
+from pilothouse.engine.spec import SpecError, parse_spec, spec_from_json, spec_to_json
+from pilothouse.expressions import (
     ExpressionError,
     compile_condition,
     compile_expression,
@@ -24,10 +27,7 @@ from pilothouse.engine.expressions import (
     evaluate_when,
     render,
 )
-from pilothouse.engine.grpc import MAX_RAW, BatchInvalid, _whole, read_batch
-from pilothouse.engine.ingest import chunks
-from pilothouse.engine.joining import Joiner
-from pilothouse.engine.spec import SpecError, parse_spec, spec_from_json, spec_to_json
+from pilothouse.expressions.durations import DurationError, parse_duration
 from pilothouse.fleet import messages
 from pilothouse.fleet.errors import BadProfile
 from pilothouse.fleet.registry import check_profile

@@ -22,7 +22,6 @@ from pilothouse.engine.events import StepEvent, StepEvents
 from pilothouse.engine.ingest import Ingest, LogLines, Receipt
 from pilothouse.engine.model import Attempt, Run
 from pilothouse.engine.runs import Runs
-from pilothouse.engine.secrets import Secrets
 from pilothouse.engine.service import Engine, NewRun
 from pilothouse.engine.spec import parse_spec
 from pilothouse.engine.tasks import STEP, StepTasks
@@ -43,6 +42,7 @@ from pilothouse.fleet.service import Fleet, FleetSettings
 from pilothouse.identity.service import Identity, IdentitySettings
 from pilothouse.journal import Entry, Journal
 from pilothouse.journal import store as journal_store
+from pilothouse.secrets.service import Secrets
 from pilothouse.storage import Database, Storage, Tx, Writer
 from pilothouse.storage.secretbox import SecretBox, derive_key
 from pilothouse.wire import entries

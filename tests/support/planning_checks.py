@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pilothouse.engine.expressions import cleans_up
 from pilothouse.engine.model import LOST, MAX_LOST_RERUNS, Status
+from pilothouse.expressions import cleans_up
 from pilothouse.wire import entries
 from support.planning import Sim
 

@@ -30,12 +30,12 @@ from pilothouse.agent import errors as agent_errors
 from pilothouse.cli.app import app as cli
 from pilothouse.cli.errors import ExitCode
 from pilothouse.edge.web import PUBLIC, required_action
-from pilothouse.engine.expressions.functions import FUNCTIONS
-from pilothouse.engine.expressions.lint import CONDITION_FUNCTIONS, ROOTS
-from pilothouse.engine.expressions.parser import MACROS
 from pilothouse.engine.sockets import CLOSE_CODES
 from pilothouse.engine.spec import BUILTIN_ACTIONS, ParsedSpec, parse_spec
 from pilothouse.engine.streams import _RUN_MESSAGES
+from pilothouse.expressions.functions import FUNCTIONS
+from pilothouse.expressions.lint import CONDITION_FUNCTIONS, ROOTS
+from pilothouse.expressions.parser import MACROS
 from pilothouse.identity import api_tokens, projects, users
 from pilothouse.server.app import build_app
 from pilothouse.server.graph import Graph, build

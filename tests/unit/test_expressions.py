@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.engine.expressions import (
+from pilothouse.expressions import (
     ExpressionError,
     cleans_up,
     compile_condition,
@@ -20,7 +20,7 @@ from pilothouse.engine.expressions import (
     render_tree,
     secret_names,
 )
-from pilothouse.engine.expressions.values import MAX_STEPS, Budget
+from pilothouse.expressions.values import MAX_STEPS, Budget
 
 CONTEXT: dict[str, Any] = {
     "variables": {"tag": "v1.4", "count": "3", "flag": "true", "a-b": "hyphen"},

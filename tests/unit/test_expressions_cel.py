@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilothouse.engine.expressions import ExpressionError, compile_expression, evaluate
+from pilothouse.expressions import ExpressionError, compile_expression, evaluate
 
 CONTEXT: dict[str, Any] = {
     "variables": {"a": "x", "n": 3, "f": 2.5, "t": True, "l": [1, 2, 3], "m": {"k": "v", "n": None}, "e": []},

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilothouse.engine.expressions import secret_names
 from pilothouse.engine.spec import (
     BUILTIN_ACTIONS,
     ActionSchema,
@@ -29,6 +28,7 @@ from pilothouse.engine.spec import (
     spec_from_json,
     spec_to_json,
 )
+from pilothouse.expressions import secret_names
 from support.specs import FULL, JSON_VALUES, specs
 
 

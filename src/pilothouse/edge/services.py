@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from pilothouse.edge.exchange import Exchange
+from pilothouse.storage import Storage
 
 
 def provided(kind: type) -> Any:
@@ -25,3 +26,7 @@ def provided(kind: type) -> Any:
         return Exchange.of(connection.scope).edge.services[kind]
 
     return Depends(find)
+
+
+Database = Annotated[Storage, provided(Storage)]
+"""The database handle of a route."""

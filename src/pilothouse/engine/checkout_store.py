@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Row, and_, delete, insert, select, update
 
-from pilothouse.engine.store import attempts, blobs, repository_commits, runs
+from pilothouse.engine.store import attempts, repository_commits, runs
 
 _KEY = ("project", "repository", "commit_sha", "depth")
 _BY_USE = (repository_commits.c.used_at.desc(), repository_commits.c.commit_sha, repository_commits.c.depth)
@@ -62,23 +61,7 @@ def packs_of_commits(conn: Connection, project: str) -> set[str]:
     return {pack for text in conn.execute(query).scalars() for pack in orjson.loads(text)}
 
 
-# -- blobs ----------------------------------------------------------------------------------------------
-
-
-def blobs_of(conn: Connection, project: str, ids: Collection[str]) -> list[Row[Any]]:
-    """Those of these blobs that the project has."""
-    return list(conn.execute(select(blobs).where(blobs.c.id.in_(ids), blobs.c.project == project)))
-
-
-def old_blobs(conn: Connection, before: int, after: str, limit: int) -> list[Row[Any]]:
-    """A page of the blobs that came before a time (ms), by id."""
-    query = select(blobs.c.id, blobs.c.project).where(blobs.c.created_at < before, blobs.c.id > after)
-    return list(conn.execute(query.order_by(blobs.c.id).limit(limit)))
-
-
-def delete_blobs(conn: Connection, ids: Collection[str]) -> None:
-    """Forget uploaded files."""
-    conn.execute(delete(blobs).where(blobs.c.id.in_(ids)))
+# -- checkouts of runs ----------------------------------------------------------------------------------
 
 
 def checkouts_of_attempts(conn: Connection, attempt_ids: list[str]) -> list[dict[str, Any]]:

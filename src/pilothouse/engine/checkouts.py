@@ -14,8 +14,10 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Row
 
+from pilothouse.blobs import store as blob_store
+from pilothouse.blobs.errors import BlobNotFound
 from pilothouse.engine import checkout_store as store
-from pilothouse.engine.errors import BlobNotFound
+from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.model import Checkout, CheckoutPack
 from pilothouse.storage import Tx
 
@@ -53,7 +55,7 @@ def resolve(
     if not archive:
         return None
     wanted = {archive, *(pack for repository in repositories for pack in repository.packs)}
-    found = {row.id: row for row in store.blobs_of(conn, project, wanted)}
+    found = {row.id: row for row in blob_store.blobs_of(conn, project, wanted)}
     if missing := sorted(wanted - found.keys()):
         raise BlobNotFound(missing[0])
     packs = [
@@ -86,7 +88,7 @@ def known(conn: Connection, project: str, key: str) -> list[dict[str, Any]]:
     rows = store.commits_of(conn, project, key, KNOWN)
     packs = {row: orjson.loads(row.packs) for row in rows}
     wanted = {pack for named in packs.values() for pack in named}
-    found = {row.id: row for row in store.blobs_of(conn, project, wanted)}
+    found = {row.id: row for row in blob_store.blobs_of(conn, project, wanted)}
     return [
         {
             "commit": row.commit_sha,
@@ -126,3 +128,10 @@ def _described(blob: Row[Any]) -> dict[str, Any]:
 
 def _url(blob_id: str) -> str:
     return f"/api/v1/blobs/{blob_id}"
+
+
+def needed_by_agent(conn: Connection, agent_id: str, blob_id: str) -> bool:
+    """Whether the agent holds a step of a run whose checkout refers to the blob."""
+    held = [lease.id for lease in fleet_store.leases_of(conn, agent_id)]
+    checkouts = store.checkouts_of_attempts(conn, held)
+    return any(blob_id in blob_ids(checkout) for checkout in checkouts)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pilothouse.engine.contexts import wanted
 from pilothouse.engine.decisions import Decision, FinishJob, FinishRun, KeepJob, StopAttempt, StopJob
-from pilothouse.engine.expressions import ExpressionError, cleans_up
 from pilothouse.engine.model import Job, Run, Status, Step
+from pilothouse.expressions import ExpressionError, cleans_up
 
 
 def cleaning(run: Run, now: int) -> bool:

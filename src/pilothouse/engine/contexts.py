@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pilothouse.engine.expressions import compile_condition, evaluate_when
 from pilothouse.engine.model import Job, Run, Step
+from pilothouse.expressions import compile_condition, evaluate_when
 
 
 def wanted(when: str, outcome: str, run: Run, job: Job, step: Step | None = None) -> bool:

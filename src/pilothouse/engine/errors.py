@@ -47,39 +47,3 @@ class NothingFailed(EngineError):
     """A rerun from the failed step needs a step that failed."""
 
     code = "INVALID_STATE_TRANSITION"
-
-
-class SecretInvalid(EngineError):
-    """A secret's name or value cannot be taken."""
-
-    code = "VALIDATION_FAILED"
-
-
-class SecretNotFound(EngineError):
-    """No secret of that name in the project."""
-
-    code = "SECRET_NOT_FOUND"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"There is no secret named '{name}' in this project")
-
-
-class BlobNotFound(EngineError):
-    """No uploaded file of that id (or none the caller may read)."""
-
-    code = "BLOB_NOT_FOUND"
-
-    def __init__(self, blob_id: str) -> None:
-        super().__init__(f"No blob with ID '{blob_id}' exists")
-
-
-class BlobInvalid(EngineError):
-    """What was uploaded is not what was announced."""
-
-    code = "VALIDATION_FAILED"
-
-
-class BlobTooLarge(EngineError):
-    """An upload over the limit."""
-
-    code = "PAYLOAD_TOO_LARGE"

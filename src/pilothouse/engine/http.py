@@ -1,4 +1,4 @@
-"""Routes of runs of every kind, blobs and secrets (decisions.md, native routes)."""
+"""Routes of runs of every kind (decisions.md, native routes)."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
-from pilothouse.access.errors import Refusal, require
+from pilothouse.access.errors import require
 from pilothouse.access.model import Principal, Role
 from pilothouse.edge.bodies import Body
-from pilothouse.edge.openapi import enveloped_example, example
-from pilothouse.edge.paging import ArcentraPaged, listed
-from pilothouse.edge.web import Caller, Idem, allow, envelope, json_response
+from pilothouse.edge.openapi import example
+from pilothouse.edge.web import Caller, Idem, allow, json_response
 from pilothouse.engine import store
-from pilothouse.engine.blobs import Blobs
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.logtext import LogQuery, run_logs
 from pilothouse.engine.model import Status
 from pilothouse.engine.runs import require_run
-from pilothouse.engine.secrets import Secrets, check_value
 from pilothouse.engine.service import Engine
 from pilothouse.engine.spec.names import NamesUsed, names_used
 from pilothouse.engine.views import run_summary, run_view
@@ -54,14 +51,6 @@ class RerunRun(Body):
 
     model_config = ConfigDict(populate_by_name=True, json_schema_extra={"example": {"from": "failed"}})
     start: Literal["start", "failed"] = Field("start", alias="from")
-
-
-class PutSecret(Body):
-    """A secret's value; it is never shown again."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"value": "s3cr3t"}})
-    value: str = Field(min_length=1, max_length=65536)
-    projectId: str = ""
 
 
 def runs_router(identity: Identity, engine: Engine) -> APIRouter:
@@ -190,114 +179,8 @@ def runs_router(identity: Identity, engine: Engine) -> APIRouter:
     return routes
 
 
-def blobs_router(identity: Identity, blobs: Blobs) -> APIRouter:
-    """``/api/v1/blobs``: bounded uploads."""
-    routes = APIRouter(prefix="/api/v1/blobs", tags=["blobs"])
-
-    @routes.post(
-        "",
-        dependencies=[allow("blob.write")],
-        status_code=201,
-        summary="Upload a file",
-        responses=example(_BLOB, 201),
-    )
-    async def upload(request: Request, caller: Caller, idem: Idem, project: str = "") -> Response:
-        """The raw body is the file; ``X-Content-SHA256`` (hex), where given, is checked.
-
-        Errors: ``PAYLOAD_TOO_LARGE``, ``VALIDATION_FAILED``.
-        """
-        home = await _project(identity, caller, project)
-        require(caller, "blob.write", home)
-        checksum = request.headers.get("x-content-sha256", "")
-        blob = await blobs.receive(request.stream(), checksum)
-        try:
-            answer = await idem(
-                lambda tx: blobs.record(tx, caller, home, blob), 201, content=blob.sha256.encode()
-            )
-        except Refusal:
-            blobs.discard(blob)
-            raise
-        if answer.headers.get("idempotency-replayed"):
-            blobs.discard(blob)  # the first answer names another
-        return answer
-
-    @routes.get(
-        "/{blob_id}",
-        dependencies=[allow("blob.read")],
-        summary="Download a file",
-        response_class=FileResponse,
-        responses=example("hello\n", media="application/octet-stream"),
-    )
-    async def download(blob_id: str, caller: Caller) -> Response:
-        """For the project's users, and for the agent that holds work which needs it. Errors: ``BLOB_NOT_FOUND``."""
-        path = await identity.storage.read(lambda conn: blobs.readable(conn, caller, blob_id))
-        return FileResponse(path, media_type="application/octet-stream")
-
-    return routes
-
-
-def secrets_router(identity: Identity, secrets: Secrets) -> APIRouter:
-    """``/api/v1/secrets`` (Arcentra envelope): names can be seen, values only be set."""
-    routes = APIRouter(prefix="/api/v1/secrets", tags=["secrets"])
-
-    @routes.get(
-        "", dependencies=[allow("secret.read")], summary="List secrets", responses=enveloped_example(_SECRETS)
-    )
-    async def list_secrets(caller: Caller, paging: ArcentraPaged, projectId: str = "") -> Response:
-        """Names and times (Unix seconds) of a project's secrets, by name."""
-        project = await _project(identity, caller, projectId)
-        require(caller, "secret.read", project)
-        found = await identity.storage.read(lambda conn: secrets.names(conn, project))
-        shown = [
-            {
-                "name": secret["name"],
-                "createdBy": secret["created_by"],
-                "createdAt": secret["created_at"] // 1000,
-                "updatedAt": secret["updated_at"] // 1000,
-            }
-            for secret in paging.cut(found)
-        ]
-        return envelope(listed(shown, paging, len(found)))
-
-    @routes.put(
-        "/{name}",
-        dependencies=[allow("secret.write")],
-        summary="Set a secret",
-        responses=enveloped_example(_SECRET_REPLACED) | enveloped_example(_SECRET_SET, 201),
-    )
-    async def put_secret(name: str, caller: Caller, body: PutSecret) -> Response:
-        """Set or replace; the value is encrypted at rest and never shown. Errors: ``VALIDATION_FAILED``."""
-        project = await _project(identity, caller, body.projectId)
-        require(caller, "secret.write", project)
-        check_value(body.value)
-        created = await identity.storage.write(lambda tx: secrets.put(tx, caller, project, name, body.value))
-        return envelope({"name": name, "created": created}, 201 if created else 200)
-
-    @routes.delete(
-        "/{name}",
-        dependencies=[allow("secret.write")],
-        summary="Delete a secret",
-        responses=enveloped_example({"name": "DEPLOY_KEY"}),
-    )
-    async def delete_secret(name: str, caller: Caller, projectId: str = "") -> Response:
-        """Steps that refer to it fail from now on. Errors: ``SECRET_NOT_FOUND``."""
-        project = await _project(identity, caller, projectId)
-        require(caller, "secret.write", project)
-        await identity.storage.write(lambda tx: secrets.delete(tx, caller, project, name))
-        return envelope({"name": name})
-
-    return routes
-
-
 def _utc(time: datetime) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-async def _project(identity: Identity, caller: Principal, named: str) -> str:
-    """The id of the project that a request names by id or name; the default one if it names none."""
-    return (
-        await identity.storage.read(lambda conn: identity.projects.resolve(conn, caller, named or None))
-    ).id
 
 
 _SUMMARY = {
@@ -369,17 +252,3 @@ _JOB = {
     "steps": [_STEP],
 }
 _RUN = {**_SUMMARY, "variables": {"greeting": "hello"}, "jobs": [_JOB]}
-_BLOB = {
-    "id": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10",
-    "sha256": "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
-    "size": 6,
-}
-_SECRET = {
-    "name": "DEPLOY_KEY",
-    "createdBy": "admin",
-    "createdAt": 1768055025,
-    "updatedAt": 1768055025,
-}
-_SECRETS = {"list": [_SECRET], "total": 1, "page": 1, "pageSize": 20}
-_SECRET_SET = {"name": "DEPLOY_KEY", "created": True}
-_SECRET_REPLACED = {"name": "DEPLOY_KEY", "created": False}

@@ -22,9 +22,9 @@ from pilothouse.engine.decisions import (
     StartRun,
     StopAttempt,
 )
-from pilothouse.engine.expressions import ExpressionError, cleans_up
 from pilothouse.engine.model import JOB_ENDED, LOST, MAX_LOST_RERUNS, MAX_UNSTARTED, Job, Run, Status, Step
 from pilothouse.engine.spec import Retry
+from pilothouse.expressions import ExpressionError, cleans_up
 
 
 def decide(run: Run, now: int) -> list[Decision]:

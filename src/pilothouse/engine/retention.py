@@ -10,12 +10,13 @@ import time
 from collections import defaultdict
 from functools import partial
 
+from pilothouse.blobs import store as blob_store
+from pilothouse.blobs.service import Blobs
 from pilothouse.engine import checkout_store, store
-from pilothouse.engine.blobs import Blobs
 from pilothouse.engine.checkouts import blob_ids
 from pilothouse.journal import Journal
 from pilothouse.journal import store as journal_store
-from pilothouse.storage import Tx
+from pilothouse.storage import Storage, Tx
 from pilothouse.wire import entries
 
 DAY_MS = 86_400_000
@@ -34,7 +35,8 @@ SLACK = 60.0
 class Retention:
     """Forgets the logs of runs that ended more than ``days`` ago; 0 days: never."""
 
-    def __init__(self, journal: Journal, blobs: Blobs, days: float) -> None:
+    def __init__(self, storage: Storage, journal: Journal, blobs: Blobs, days: float) -> None:
+        self._storage = storage
         self._journal = journal
         self._blobs = blobs
         self._days = days
@@ -63,11 +65,11 @@ class Retention:
         """
         deleted, after = 0, ""
         unused = partial(checkout_store.forget_unused_commits, before=now - UNUSED_COMMIT_MS, limit=PAGE)
-        while await self._blobs.identity.storage.write(lambda tx: unused(tx.conn)) == PAGE:
+        while await self._storage.write(lambda tx: unused(tx.conn)) == PAGE:
             pass
         while True:
-            query = partial(checkout_store.old_blobs, before=now - UNUSED_MS, after=after, limit=PAGE)
-            page = await self._blobs.identity.storage.read(query)
+            query = partial(blob_store.old_blobs, before=now - UNUSED_MS, after=after, limit=PAGE)
+            page = await self._storage.read(query)
             if not page:
                 return deleted
             after = page[-1].id
@@ -85,7 +87,7 @@ class Retention:
 
         A run comes after its uploads, and so do their ids.
         """
-        read = self._blobs.identity.storage.read
+        read = self._storage.read
         needed = await read(lambda conn: checkout_store.packs_of_commits(conn, project))
         after = _run_id_at(_time_of(first) - SLACK)
         while page := await read(
@@ -103,11 +105,11 @@ class Retention:
                 return 0  # a busy time: the next sweep finds them again
             gone = ids - checkout_store.packs_of_commits(tx.conn, project)
             gone -= {blob_id for _, checkout in late for blob_id in blob_ids(checkout)}
-            checkout_store.delete_blobs(tx.conn, gone)
+            blob_store.delete_blobs(tx.conn, gone)
             tx.after_commit(lambda: self._blobs.unlink(gone))
             return len(gone)
 
-        return await self._blobs.identity.storage.write(use_case)
+        return await self._storage.write(use_case)
 
 
 def _run_id_at(at: float) -> str:

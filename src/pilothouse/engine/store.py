@@ -134,17 +134,6 @@ attempts = Table(
     Index("attempts_by_status", "status", "id"),
 )
 
-blobs = Table(
-    "blobs",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("project", Text, nullable=False),
-    Column("sha256", Text, nullable=False),
-    Column("size", BigInteger, nullable=False),
-    Column("created_by", Text, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-)
-
 repository_commits = Table(
     "repository_commits",
     metadata,
@@ -404,16 +393,3 @@ def status_counts(conn: Connection) -> dict[str, int]:
         .group_by(attempts.c.status)
     )
     return dict(conn.execute(query).all())
-
-
-# -- blobs ----------------------------------------------------------------------------------------------
-
-
-def add_blob(conn: Connection, **values: Any) -> None:
-    """Remember an uploaded file."""
-    conn.execute(insert(blobs).values(**values))
-
-
-def blob(conn: Connection, blob_id: str) -> Row[Any] | None:
-    """What is known of an uploaded file."""
-    return conn.execute(select(blobs).where(blobs.c.id == blob_id)).first()

@@ -267,6 +267,13 @@ class Identity:
         """See :meth:`Trail.audit`; every service calls this for every mutation. Never put a secret in it."""
         self.trail.audit(tx, by, action, target, detail)
 
+    async def project_id(self, by: Principal, named: str) -> str:
+        """The id of the project that a request names by id or name; of the default one if ``named`` is empty.
+
+        Raises ``PROJECT_NOT_FOUND``, also for a project that ``by`` may not see.
+        """
+        return (await self.storage.read(lambda conn: self.projects.resolve(conn, by, named or None))).id
+
     def close(self) -> None:
         """Stop the renewal of rights and the hashing threads."""
         self._renewal.close()

@@ -8,9 +8,11 @@ from starlette.responses import Response
 
 from pilothouse import __version__
 from pilothouse.access.errors import Refusal
+from pilothouse.blobs.http import router as blobs_router
+from pilothouse.blobs.service import Blobs
 from pilothouse.edge.problems import respond
 from pilothouse.edge.web import install
-from pilothouse.engine.http import blobs_router, runs_router, secrets_router
+from pilothouse.engine.http import runs_router
 from pilothouse.engine.http_checkouts import checkouts_router
 from pilothouse.engine.sockets import StreamSettings
 from pilothouse.engine.sockets import router as sockets_router
@@ -19,10 +21,13 @@ from pilothouse.fleet.http import agents_router, registration_tokens_router
 from pilothouse.identity.http import router as identity_router
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines.http import pipelines_router
+from pilothouse.secrets.http import router as secrets_router
+from pilothouse.secrets.service import Secrets
 from pilothouse.server.events import events_router
 from pilothouse.server.graph import Graph
 from pilothouse.server.operations import operations_router
 from pilothouse.server.settings import SettingsInvalid
+from pilothouse.storage import Storage
 
 ENVELOPE_FAMILIES = tuple(
     f"/api/v1/{family}"
@@ -46,7 +51,12 @@ def build_app(graph: Graph) -> FastAPI:
             app,
             graph.identity,
             graph.answers,
-            services={Identity: graph.identity},
+            services={
+                Identity: graph.identity,
+                Storage: graph.storage,
+                Blobs: graph.blobs,
+                Secrets: graph.secrets,
+            },
             envelope_prefixes=ENVELOPE_FAMILIES,
             limits=graph.limits,
             allowed_origins=settings.allowed_origins,
@@ -64,9 +74,9 @@ def build_app(graph: Graph) -> FastAPI:
     app.include_router(pipelines_router(identity, graph.pipelines, graph.engine))
     app.include_router(sockets_router(identity, feed, streams))
     app.include_router(runs_router(identity, graph.engine))
-    app.include_router(blobs_router(identity, graph.blobs))
+    app.include_router(blobs_router)
     app.include_router(checkouts_router(identity))
-    app.include_router(secrets_router(identity, graph.secrets))
+    app.include_router(secrets_router)
     app.include_router(events_router(identity, feed, settings.sse_keepalive))
     app.include_router(operations_router(graph))
     return app

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pilothouse.blobs.service import Blobs
 from pilothouse.edge.answers import Answers
 from pilothouse.edge.limits import RateLimits, RateLimitSettings
-from pilothouse.engine.blobs import Blobs
+from pilothouse.engine.checkouts import needed_by_agent
 from pilothouse.engine.dispatch import Dispatcher
 from pilothouse.engine.events import StepEvents
 from pilothouse.engine.ingest import Ingest
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.runs import Runs
-from pilothouse.engine.secrets import Secrets
 from pilothouse.engine.service import Engine
 from pilothouse.engine.tasks import STEP, StepTasks
 from pilothouse.engine.transitions import Transitions
@@ -22,6 +22,7 @@ from pilothouse.fleet.service import Fleet, FleetSettings
 from pilothouse.identity.service import Identity, IdentitySettings
 from pilothouse.journal import Journal
 from pilothouse.pipelines.service import Pipelines
+from pilothouse.secrets.service import Secrets
 from pilothouse.server.background import Background
 from pilothouse.server.settings import Settings, SettingsInvalid
 from pilothouse.storage import Database, Storage, Writer
@@ -77,7 +78,8 @@ def build(settings: Settings) -> Graph:
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
     events = StepEvents(journal, runs, transitions)
     blobs = Blobs(settings.data_dir / "blobs", settings.max_blob, identity)
-    retention = Retention(journal, blobs, settings.retention)
+    blobs.agents_may_read(needed_by_agent)
+    retention = Retention(storage, journal, blobs, settings.retention)
     return Graph(
         settings=settings,
         database=database,

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pilothouse.engine import durations
 from pilothouse.engine.spec import foreign
 from pilothouse.engine.spec.canonical import camel_case
 from pilothouse.engine.spec.fields import Message
 from pilothouse.engine.spec.nodes import Dictionary, Node, Scalar, Sequence, child_path, kind_of
 from pilothouse.engine.spec.problems import Mark, Problems, did_you_mean, shown
+from pilothouse.expressions import durations
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pilothouse.engine.expressions.errors import ExpressionError
+from pilothouse.expressions.errors import ExpressionError
 
 OPENING = "${{"
 CLOSING = "}}"

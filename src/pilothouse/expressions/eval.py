@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from pilothouse.engine.expressions import nodes as nodes
-from pilothouse.engine.expressions.errors import ExpressionError
-from pilothouse.engine.expressions.functions import FUNCTIONS
-from pilothouse.engine.expressions.values import (
+from pilothouse.expressions import nodes as nodes
+from pilothouse.expressions.errors import ExpressionError
+from pilothouse.expressions.functions import FUNCTIONS
+from pilothouse.expressions.values import (
     INTEGERS,
     TYPE_NAMES,
     Budget,

@@ -10,13 +10,13 @@ import structlog
 from sqlalchemy import Connection
 
 from pilothouse.access.model import Principal
-from pilothouse.engine import secret_store as store
-from pilothouse.engine.errors import SecretInvalid, SecretNotFound
 from pilothouse.identity.service import Identity
+from pilothouse.secrets import store as store
+from pilothouse.secrets.errors import SecretInvalid, SecretNotFound
 from pilothouse.storage import Tx
 from pilothouse.storage.secretbox import SecretBox, SecretBoxError
 
-log = structlog.get_logger("engine.secrets")
+log = structlog.get_logger("secrets")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
 MAX_SECRET = 64 << 10
 MAX_LINES = 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from sqlalchemy import Connection
 from uuid_utils import uuid7
 
 from pilothouse.access.model import Principal
-from pilothouse.engine import checkout_store, store
-from pilothouse.engine.checkouts import blob_ids
-from pilothouse.engine.errors import BlobInvalid, BlobNotFound, BlobTooLarge
-from pilothouse.fleet import store as fleet_store
+from pilothouse.blobs import store
+from pilothouse.blobs.errors import BlobInvalid, BlobNotFound, BlobTooLarge
 from pilothouse.identity.service import Identity
 from pilothouse.storage import Tx
+
+NeededByAgent = Callable[[Connection, str, str], bool]
+"""Whether the agent with this id holds work that needs the blob with this id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,14 @@ class Blobs:
     def __init__(self, root: Path, limit: int, identity: Identity) -> None:
         self._root = root
         self._limit = limit
-        self.identity = identity
+        self._identity = identity
+        self._needed_by_agent: list[NeededByAgent] = []
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         root.chmod(0o700)
+
+    def agents_may_read(self, needed: NeededByAgent) -> None:
+        """Let agents download what ``needed`` says that their work needs; each kind of work registers its own."""
+        self._needed_by_agent.append(needed)
 
     async def receive(self, body: AsyncIterator[bytes], sha256: str) -> Blob:
         """Lay an upload on disk; ``sha256`` (hex), where given, must be its checksum.
@@ -70,7 +76,7 @@ class Blobs:
             created_by=by.name,
             created_at=tx.now,
         )
-        self.identity.audit(tx, by, "blob.upload", blob.id, {"size": blob.size, "sha256": blob.sha256})
+        self._identity.audit(tx, by, "blob.upload", blob.id, {"size": blob.size, "sha256": blob.sha256})
         return {"id": blob.id, "sha256": blob.sha256, "size": blob.size}
 
     def discard(self, blob: Blob) -> None:
@@ -106,9 +112,7 @@ class Blobs:
         if blob is None:
             raise BlobNotFound(blob_id)
         if by.kind == "agent":
-            held = [lease.id for lease in fleet_store.leases_of(conn, by.id)]
-            checkouts = checkout_store.checkouts_of_attempts(conn, held)
-            allowed = any(blob_id in blob_ids(checkout) for checkout in checkouts)
+            allowed = any(needed(conn, by.id, blob_id) for needed in self._needed_by_agent)
         else:
             allowed = by.may("blob.read", blob.project)
         if not allowed:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from pilothouse.engine.expressions.errors import ExpressionError
+from pilothouse.expressions.errors import ExpressionError
 
 MAX_SOURCE = 4096  # characters
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from pilothouse.engine.expressions import nodes as nodes
-from pilothouse.engine.expressions.errors import ExpressionError
-from pilothouse.engine.expressions.functions import FUNCTIONS
-from pilothouse.engine.expressions.tokens import Token
-from pilothouse.engine.expressions.values import TYPE_NAMES
+from pilothouse.expressions import nodes as nodes
+from pilothouse.expressions.errors import ExpressionError
+from pilothouse.expressions.functions import FUNCTIONS
+from pilothouse.expressions.tokens import Token
+from pilothouse.expressions.values import TYPE_NAMES
 
 ROOTS = ("variables", "env", "run", "job", "step", "jobs", "secrets")
 CONDITION_FUNCTIONS = frozenset({"always", "success", "failure", "cancelled"})

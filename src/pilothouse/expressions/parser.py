@@ -6,8 +6,8 @@ for the linter, messages for people, and a tree that can be evaluated within a b
 
 from __future__ import annotations
 
-from pilothouse.engine.expressions.errors import ExpressionError
-from pilothouse.engine.expressions.nodes import (
+from pilothouse.expressions.errors import ExpressionError
+from pilothouse.expressions.nodes import (
     Binary,
     Call,
     Comprehension,
@@ -22,7 +22,7 @@ from pilothouse.engine.expressions.nodes import (
     Unary,
     walk,
 )
-from pilothouse.engine.expressions.tokens import Token
+from pilothouse.expressions.tokens import Token
 
 MAX_DEPTH = 64  # nodes on the longest way down; keeps the evaluator's recursion far from Python's limit
 

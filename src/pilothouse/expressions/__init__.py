@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from typing import Any
 
-from pilothouse.engine.expressions.errors import ExpressionError
-from pilothouse.engine.expressions.eval import Evaluator
-from pilothouse.engine.expressions.lint import (
+from pilothouse.expressions.errors import ExpressionError
+from pilothouse.expressions.eval import Evaluator
+from pilothouse.expressions.lint import (
     CLEANUP_FUNCTIONS,
     CONDITION_FUNCTIONS,
     Reference,
@@ -26,11 +26,11 @@ from pilothouse.engine.expressions.lint import (
     gives_no_boolean,
     references,
 )
-from pilothouse.engine.expressions.nodes import Call, Node, walk
-from pilothouse.engine.expressions.parser import parse
-from pilothouse.engine.expressions.templates import TemplateExpression, split_template
-from pilothouse.engine.expressions.tokens import tokenize
-from pilothouse.engine.expressions.values import MAX_SIZE, MAX_STEPS, Budget, insert_text
+from pilothouse.expressions.nodes import Call, Node, walk
+from pilothouse.expressions.parser import parse
+from pilothouse.expressions.templates import TemplateExpression, split_template
+from pilothouse.expressions.tokens import tokenize
+from pilothouse.expressions.values import MAX_SIZE, MAX_STEPS, Budget, insert_text
 
 __all__ = [
     "Expression",

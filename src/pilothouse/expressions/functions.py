@@ -14,8 +14,8 @@ from typing import Any
 
 import cel
 
-from pilothouse.engine.durations import DurationError, parse_duration
-from pilothouse.engine.expressions.values import (
+from pilothouse.expressions.durations import DurationError, parse_duration
+from pilothouse.expressions.values import (
     INTEGERS,
     MAX_SIZE,
     Budget,

@@ -1,0 +1,74 @@
+"""Routes of blobs: bounded uploads (decisions.md, native routes)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from starlette.responses import FileResponse, Response
+
+from pilothouse.access.errors import Refusal, require
+from pilothouse.blobs.service import Blobs
+from pilothouse.edge.openapi import example
+from pilothouse.edge.services import Database, provided
+from pilothouse.edge.web import Caller, Idem, allow
+from pilothouse.identity.service import Identity
+
+router = APIRouter(prefix="/api/v1/blobs", tags=["blobs"])
+
+BlobService = Annotated[Blobs, provided(Blobs)]
+IdentityService = Annotated[Identity, provided(Identity)]
+
+_BLOB = {
+    "id": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10",
+    "sha256": "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
+    "size": 6,
+}
+
+
+@router.post(
+    "",
+    dependencies=[allow("blob.write")],
+    status_code=201,
+    summary="Upload a file",
+    responses=example(_BLOB, 201),
+)
+async def upload(
+    request: Request,
+    caller: Caller,
+    idem: Idem,
+    blobs: BlobService,
+    identity: IdentityService,
+    project: str = "",
+) -> Response:
+    """The raw body is the file; ``X-Content-SHA256`` (hex), where given, is checked.
+
+    Errors: ``PAYLOAD_TOO_LARGE``, ``VALIDATION_FAILED``.
+    """
+    home = await identity.project_id(caller, project)
+    require(caller, "blob.write", home)
+    checksum = request.headers.get("x-content-sha256", "")
+    blob = await blobs.receive(request.stream(), checksum)
+    try:
+        answer = await idem(
+            lambda tx: blobs.record(tx, caller, home, blob), 201, content=blob.sha256.encode()
+        )
+    except Refusal:
+        blobs.discard(blob)
+        raise
+    if answer.headers.get("idempotency-replayed"):
+        blobs.discard(blob)  # the first answer names another
+    return answer
+
+
+@router.get(
+    "/{blob_id}",
+    dependencies=[allow("blob.read")],
+    summary="Download a file",
+    response_class=FileResponse,
+    responses=example("hello\n", media="application/octet-stream"),
+)
+async def download(blob_id: str, caller: Caller, blobs: BlobService, database: Database) -> Response:
+    """For the project's users, and for the agent that holds work which needs it. Errors: ``BLOB_NOT_FOUND``."""
+    path = await database.read(lambda conn: blobs.readable(conn, caller, blob_id))
+    return FileResponse(path, media_type="application/octet-stream")

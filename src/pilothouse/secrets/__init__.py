@@ -1,0 +1,1 @@
+"""Secrets: write-only values, encrypted at rest, put into work when it is handed out."""

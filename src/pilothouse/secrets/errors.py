@@ -1,0 +1,20 @@
+"""What is refused of secrets, each with a stable code."""
+
+from __future__ import annotations
+
+from pilothouse.access.errors import Refusal
+
+
+class SecretInvalid(Refusal):
+    """A secret's name or value cannot be taken."""
+
+    code = "VALIDATION_FAILED"
+
+
+class SecretNotFound(Refusal):
+    """No secret of that name in the project."""
+
+    code = "SECRET_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no secret named '{name}' in this project")

@@ -1,0 +1,111 @@
+"""``/api/v1/secrets`` (Arcentra envelope): names can be seen, values only be set."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter
+from pydantic import ConfigDict, Field
+from starlette.responses import Response
+
+from pilothouse.access.errors import require
+from pilothouse.edge.bodies import Body
+from pilothouse.edge.openapi import enveloped_example
+from pilothouse.edge.paging import ArcentraPaged, listed
+from pilothouse.edge.services import Database, provided
+from pilothouse.edge.web import Caller, allow, envelope
+from pilothouse.identity.service import Identity
+from pilothouse.secrets.service import Secrets, check_value
+
+router = APIRouter(prefix="/api/v1/secrets", tags=["secrets"])
+
+IdentityService = Annotated[Identity, provided(Identity)]
+SecretService = Annotated[Secrets, provided(Secrets)]
+
+_SECRET = {
+    "name": "DEPLOY_KEY",
+    "createdBy": "admin",
+    "createdAt": 1768055025,
+    "updatedAt": 1768055025,
+}
+_SECRETS = {"list": [_SECRET], "total": 1, "page": 1, "pageSize": 20}
+_SECRET_SET = {"name": "DEPLOY_KEY", "created": True}
+_SECRET_REPLACED = {"name": "DEPLOY_KEY", "created": False}
+
+
+class PutSecret(Body):
+    """A secret's value; it is never shown again."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"value": "s3cr3t"}})
+    value: str = Field(min_length=1, max_length=65536)
+    projectId: str = ""
+
+
+@router.get(
+    "", dependencies=[allow("secret.read")], summary="List secrets", responses=enveloped_example(_SECRETS)
+)
+async def list_secrets(
+    caller: Caller,
+    paging: ArcentraPaged,
+    secrets: SecretService,
+    identity: IdentityService,
+    database: Database,
+    projectId: str = "",
+) -> Response:
+    """Names and times (Unix seconds) of a project's secrets, by name."""
+    project = await identity.project_id(caller, projectId)
+    require(caller, "secret.read", project)
+    found = await database.read(lambda conn: secrets.names(conn, project))
+    shown = [
+        {
+            "name": secret["name"],
+            "createdBy": secret["created_by"],
+            "createdAt": secret["created_at"] // 1000,
+            "updatedAt": secret["updated_at"] // 1000,
+        }
+        for secret in paging.cut(found)
+    ]
+    return envelope(listed(shown, paging, len(found)))
+
+
+@router.put(
+    "/{name}",
+    dependencies=[allow("secret.write")],
+    summary="Set a secret",
+    responses=enveloped_example(_SECRET_REPLACED) | enveloped_example(_SECRET_SET, 201),
+)
+async def put_secret(
+    name: str,
+    caller: Caller,
+    body: PutSecret,
+    secrets: SecretService,
+    identity: IdentityService,
+    database: Database,
+) -> Response:
+    """Set or replace; the value is encrypted at rest and never shown. Errors: ``VALIDATION_FAILED``."""
+    project = await identity.project_id(caller, body.projectId)
+    require(caller, "secret.write", project)
+    check_value(body.value)
+    created = await database.write(lambda tx: secrets.put(tx, caller, project, name, body.value))
+    return envelope({"name": name, "created": created}, 201 if created else 200)
+
+
+@router.delete(
+    "/{name}",
+    dependencies=[allow("secret.write")],
+    summary="Delete a secret",
+    responses=enveloped_example({"name": "DEPLOY_KEY"}),
+)
+async def delete_secret(
+    name: str,
+    caller: Caller,
+    secrets: SecretService,
+    identity: IdentityService,
+    database: Database,
+    projectId: str = "",
+) -> Response:
+    """Steps that refer to it fail from now on. Errors: ``SECRET_NOT_FOUND``."""
+    project = await identity.project_id(caller, projectId)
+    require(caller, "secret.write", project)
+    await database.write(lambda tx: secrets.delete(tx, caller, project, name))
+    return envelope({"name": name})
