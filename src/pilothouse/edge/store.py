@@ -1,4 +1,4 @@
-"""The table of answers to idempotent requests and its statements."""
+"""The tables of answers to idempotent requests and of leases of periodic work, and their statements."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sqlalchemy import (
     and_,
     delete,
     insert,
+    or_,
     select,
     update,
 )
@@ -34,6 +35,15 @@ idempotency_keys = Table(
     Column("answer", LargeBinary, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Index("idempotency_keys_by_time", "created_at"),
+)
+
+#: Which server does exclusive periodic work, and until when (ms) unless it renews.
+periodic_leases = Table(
+    "periodic_leases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("server", Text, nullable=False),
+    Column("until", BigInteger, nullable=False),
 )
 
 
@@ -69,3 +79,15 @@ def _key(caller: str, route: str, key: str) -> Any:
     return and_(
         idempotency_keys.c.caller == caller, idempotency_keys.c.route == route, idempotency_keys.c.key == key
     )
+
+
+def take_periodic_lease(conn: Connection, name: str, server: str, now: int, until: int) -> bool:
+    """Take or renew the lease of periodic work; False while another server holds it. Times in ms."""
+    p = periodic_leases.c
+    free = and_(p.name == name, or_(p.server == server, p.until <= now))
+    if conn.execute(update(periodic_leases).where(free).values(server=server, until=until)).rowcount:
+        return True
+    if conn.execute(select(p.name).where(p.name == name)).first() is not None:
+        return False
+    conn.execute(insert(periodic_leases).values(name=name, server=server, until=until))
+    return True

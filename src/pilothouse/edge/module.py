@@ -1,0 +1,125 @@
+"""What a package adds to the product, and what it is built from.
+
+Each package has a function ``module(core, …) -> Module`` in its ``module.py``; the composition root calls them in the
+order of the layers and loops over what they return (docs/architecture.md, "How to add a domain").
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from fastapi import APIRouter
+from sqlalchemy import Connection
+
+from pilothouse.journal import Journal
+from pilothouse.storage import Storage
+
+T = TypeVar("T")
+
+
+class Core:
+    """What modules share: the database, the journal, the clock, and the services of the modules built before.
+
+    ``clock`` gives ms since 1970; ``root_key`` is the server's secret, from which each purpose derives its own key;
+    ``server_id`` names this server process among all servers of the database.
+    """
+
+    def __init__(
+        self, storage: Storage, journal: Journal, clock: Callable[[], int], root_key: bytes, server_id: str
+    ) -> None:
+        self.storage = storage
+        self.journal = journal
+        self.clock = clock
+        self.root_key = root_key
+        self.server_id = server_id
+        self.services: dict[type, object] = {Storage: storage, Journal: journal}
+
+    def provide(self, *services: object) -> None:
+        """Offer services to later modules and, as :func:`provided` parameters, to routes; found by their type."""
+        self.services.update((type(service), service) for service in services)
+
+    def service(self, kind: type[T]) -> T:
+        """The service of this type. Raises :class:`KeyError` if no module before provides it."""
+        return cast(T, self.services[kind])
+
+
+@dataclass(frozen=True, slots=True)
+class RpcService:
+    """One gRPC service: its full protobuf name, and what adds it to a server."""
+
+    name: str
+    add: Callable[[Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Periodic:
+    """Background work, done again and again for as long as the server runs.
+
+    ``run`` is awaited every ``every`` seconds (counted from the end of the round before) and as soon as ``wake`` is
+    set; with ``every`` None only then. What it raises is logged, and the next round tries again. ``exclusive`` work is
+    done by one server at a time, under a lease in the database; each server of a database does the other kind itself.
+    """
+
+    name: str
+    run: Callable[[], Awaitable[object]]
+    every: float | None = None
+    wake: asyncio.Event | None = None
+    exclusive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """One figure of ``/metrics`` (there with the prefix ``pilothouse_``): values by label, which may be unnamed."""
+
+    name: str
+    help: str
+    values: Mapping[str, float]
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicEvent:
+    """How an entry type appears as ``arcentra.<object>.<lifecycle>``; an empty lifecycle comes from its status."""
+
+    object: str
+    lifecycle: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteLimit:
+    """A route that is counted under a rate limit of its own instead of the default one.
+
+    ``limit`` names the setting (``PILOT_RATELIMIT_<LIMIT>``). Counted per token, or per address where ``by_address``.
+    """
+
+    method: str
+    path: str
+    limit: str
+    by_address: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One package's part of the product. What is empty by default is not added.
+
+    ``streams``: by kind of stream name (``run`` of ``run/<id>``) the error code for one that does not exist.
+    ``events``: entry types that are public events. ``envelope_prefixes``: paths that answer in the Arcentra envelope.
+    ``body_limits``: bytes by path prefix. ``metrics`` reads figures of the whole database.
+    ``started`` runs once, before the server accepts connections; ``closed`` when it stops.
+    """
+
+    name: str
+    routers: tuple[APIRouter, ...] = ()
+    rpc: tuple[RpcService, ...] = ()
+    streams: Mapping[str, str] = field(default_factory=dict)
+    events: Mapping[str, PublicEvent] = field(default_factory=dict)
+    background: tuple[Periodic, ...] = ()
+    metrics: Callable[[Connection], Iterable[Gauge]] | None = None
+    envelope_prefixes: tuple[str, ...] = ()
+    body_limits: Mapping[str, int] = field(default_factory=dict)
+    rate_limits: tuple[RouteLimit, ...] = ()
+    started: Callable[[], Awaitable[object]] | None = None
+    closed: Callable[[], object] | None = None
