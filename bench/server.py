@@ -20,10 +20,11 @@ from sqlalchemy import Connection
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine import store
 from pilothouse.engine.model import Run
-from pilothouse.engine.service import NewRun
+from pilothouse.engine.service import Engine, NewRun
 from pilothouse.engine.spec import parse_spec
 from pilothouse.engine.streams import Framing, RunMessages
 from pilothouse.engine.transitions import run_keys
+from pilothouse.fleet.service import Fleet
 from pilothouse.identity import store as identity_store
 from pilothouse.journal import WireFormat
 from pilothouse.journal import store as journal_store
@@ -66,7 +67,7 @@ class Hatch:
         project = await graph.storage.read(identity_store.default_project)
         assert project is not None
         new = NewRun("pipeline", "bench", project, parse_spec(spec).spec)
-        run = await graph.writer.write(lambda tx: graph.engine.start(tx, SYSTEM, new))
+        run = await graph.writer.write(lambda tx: graph.service(Engine).start(tx, SYSTEM, new))
         self._runs[run.id] = run
         return {"run": run.id}
 
@@ -107,7 +108,7 @@ class Hatch:
         """A token with which an agent may register."""
         graph = self._graph
         made = await graph.writer.write(
-            lambda tx: graph.fleet.registry.create_registration_token(
+            lambda tx: graph.service(Fleet).registry.create_registration_token(
                 tx, SYSTEM, description="bench", max_uses=None, expires_in=3600
             )
         )

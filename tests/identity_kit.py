@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from pilothouse.access.model import SYSTEM, Role
 from pilothouse.edge.answers import Answers
-from pilothouse.edge.limits import RateLimits, RateLimitSettings
+from pilothouse.edge.limits import RateLimits, RateLimitSettings, RouteLimit
 from pilothouse.edge.web import install
 from pilothouse.identity.http import router
 from pilothouse.identity.service import Identity, IdentitySettings
@@ -28,6 +28,10 @@ from support.databases import drop_database, reopened, server_database
 PASSWORD = "correct horse"
 ENVELOPES = ("/api/v1/projects", "/api/v1/roles", "/api/v1/pipelines")
 OFF = RateLimitSettings("off", "off", "off")
+ROUTE_LIMITS = (
+    RouteLimit("POST", "/api/v1/auth/login", "login", by_address=True),
+    RouteLimit("POST", "/api/v1/sessions", "sessions"),
+)
 
 
 class Clock:
@@ -53,12 +57,14 @@ class Stack:
         self.limits = RateLimits(limits, self.clock)
         self.app = FastAPI()
         self.app.include_router(router)
-        answers, services = Answers(self.storage, bytes(32)), {Identity: self.identity}
+        answers = Answers(self.storage, bytes(32))
+        services = {Identity: self.identity, Storage: self.storage}
         install(
             self.app,
             self.identity,
             answers,
             services=services,
+            rate_limits=ROUTE_LIMITS,
             envelope_prefixes=ENVELOPES,
             limits=self.limits,
             **options,

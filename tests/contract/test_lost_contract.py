@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from pilothouse.blobs.service import Blobs
 from pilothouse.engine.model import LOST
-from pilothouse.engine.retention import Retention
 from pilothouse.fleet.model import TaskStatus, Verdict
-from pilothouse.server.background import Background
+from pilothouse.fleet.silence import SilenceMonitor
 from pilothouse.storage import StorageUnavailable, Tx
 from pilothouse.wire import entries
 from support.kernel import LEASE, Kernel, RecorderChannel
@@ -247,11 +243,10 @@ async def test_an_agent_that_leaves_for_good_loses_its_work_once(kernel: Kernel)
 
 
 async def test_nothing_is_lost_by_an_outage_of_the_database(
-    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Agents spoke, and nobody could write it down: they get a fresh lease before anything is called lost."""
-    retention = Retention(kernel.storage, kernel.journal, Blobs(tmp_path / "blobs", 1, kernel.identity), 0)
-    background = Background(kernel.writer, kernel.engine, kernel.fleet, kernel.dispatcher, retention)
+    silence = SilenceMonitor(kernel.storage, kernel.fleet)
     agent = await kernel.agent("a1")
     run_id = await kernel.run(ONE)
     await kernel.ack(agent)
@@ -265,12 +260,13 @@ async def test_nothing_is_lost_by_an_outage_of_the_database(
     kernel.clock.advance(LEASE + 1)
     with monkeypatch.context() as patch:
         patch.setattr(kernel.fleet, "spare", away)
-        await background.reap()
-    await background.reap()
+        with pytest.raises(StorageUnavailable):
+            await silence.check()
+    await silence.check()
     assert not kernel.writer.blocked
     assert (kernel.step(run_id, "a")["status"], kernel.known("a1").online) == ("running", True)
-    await background.reap()
+    await silence.check()
     assert kernel.step(run_id, "a")["status"] == "running"
     kernel.clock.advance(LEASE + 1)
-    await background.reap()
+    await silence.check()
     assert kernel.step(run_id, "a")["status"] == "failed", "that was its own silence"

@@ -22,7 +22,7 @@ from pilothouse.server.watches import JOBS, RUNS, STEP_RUNS, Asked, Watch, watch
 from pilothouse.wire import entries
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
 from support.kernel import PROJECT, Kernel
-from support.status_checks import check_statuses
+from support.status_checks import PUBLIC_EVENTS, check_statuses
 
 FAILED = TaskStatus.FAILED
 TWO = """
@@ -223,6 +223,8 @@ async def test_agents_and_events(kernel: Kernel) -> None:
         ([], None),
     ):
         request = pb.StreamEventsRequest(resource_ids=ids)
-        found = look(kernel, lambda conn, request=request: watch_events(conn, request, everybody))
+        found = look(
+            kernel, lambda conn, request=request: watch_events(conn, request, everybody, PUBLIC_EVENTS)
+        )
         assert found.selection.stream == stream
         assert any(found.selection.wants(entry) for entry in kernel.entries())

@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pilothouse.access.model import ACTIONS, AGENT_ACTIONS
 from pilothouse.edge.web import required_actions
+from pilothouse.identity.service import Identity
 from pilothouse.server.app import build_app
 from pilothouse.server.graph import build
 from pilothouse.server.settings import Settings
@@ -70,7 +71,7 @@ async def test_every_route_says_who_may_use_it(tmp_path: Path, routes: list[tupl
         declared = [r for r in required_actions(app) if r[1] not in DOCUMENTS and r[0] != "HEAD"]
     finally:
         graph.journal.feed.close()
-        graph.identity.close()
+        graph.service(Identity).close()
         graph.database.close()
     http = {(method, path): action for method, path, action in declared if method != "WEBSOCKET"}
     assert [route for route, action in http.items() if action is None] == []

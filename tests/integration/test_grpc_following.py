@@ -14,10 +14,12 @@ import pytest
 
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine.model import Run
-from pilothouse.engine.service import NewRun
+from pilothouse.engine.service import Engine, NewRun
 from pilothouse.engine.spec import parse_spec
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.model import AgentProfile
+from pilothouse.fleet.service import Fleet
+from pilothouse.identity.service import Identity
 from pilothouse.journal import Cursor, Entry, Frame
 from pilothouse.journal.messages import Messages
 from pilothouse.server import stream_rpc
@@ -52,13 +54,13 @@ async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     settings = Settings(data_dir=tmp_path, grpc_port=0, ratelimit_default="off", ratelimit_login="off")
     graph = build(settings)
     graph.writer.start(graph.journal)
-    await graph.identity.bootstrap("correct horse battery")
+    await graph.service(Identity).bootstrap("correct horse battery")
     server, port = await start_rpc(graph)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield graph, StreamServiceStub(channel), await graph.identity.issue_local_token()
+        yield graph, StreamServiceStub(channel), await graph.service(Identity).issue_local_token()
     await server.stop(None)
     await graph.writer.stop()
-    graph.identity.close()
+    graph.service(Identity).close()
     graph.journal.feed.close()
     graph.database.close()
 
@@ -67,25 +69,27 @@ async def register(graph: Graph, number: int) -> None:
     """An entry about a new agent."""
 
     def use_case(tx: Tx) -> None:
-        token = graph.fleet.registry.create_registration_token(
+        token = graph.service(Fleet).registry.create_registration_token(
             tx, SYSTEM, description="", max_uses=1, expires_in=None
         )
         profile = AgentProfile(f"agent-{number}")
-        graph.fleet.registry.register(tx, profile, registration_token=str(token["token"]), own_token="")
+        graph.service(Fleet).registry.register(
+            tx, profile, registration_token=str(token["token"]), own_token=""
+        )
 
     await graph.writer.write(use_case)
 
 
 async def started(graph: Graph) -> Run:
     """A run whose one step waits for an agent."""
-    project = await graph.storage.read(graph.identity.projects.default)
+    project = await graph.storage.read(graph.service(Identity).projects.default)
     new = NewRun("pipeline", "build", project, parse_spec(SPEC).spec)
-    return await graph.writer.write(lambda tx: graph.engine.start(tx, SYSTEM, new))
+    return await graph.writer.write(lambda tx: graph.service(Engine).start(tx, SYSTEM, new))
 
 
 async def cancelled(graph: Graph, run: Run) -> None:
     """It ends."""
-    await graph.writer.write(lambda tx: graph.engine.cancel(tx, SYSTEM, run.id, ""))
+    await graph.writer.write(lambda tx: graph.service(Engine).cancel(tx, SYSTEM, run.id, ""))
 
 
 async def read(call: Any, count: int) -> list[Any]:
@@ -191,7 +195,7 @@ async def test_what_another_server_has_committed(served: tuple[Graph, Any, str])
         async with asyncio.timeout(10):
             assert [m.state async for m in call] == states
     await other.writer.stop()
-    other.identity.close()
+    other.service(Identity).close()
     other.journal.feed.close()
     other.database.close()
 
@@ -271,14 +275,16 @@ class Blocked:
 async def test_nothing_is_written_after_the_stop(served: tuple[Graph, Any, str], why: str) -> None:
     """Not even what had been taken from the journal before."""
     graph, _, token = served
-    service = stream_rpc.StreamService(graph.identity, graph.journal.feed, graph.storage, graph.limits)
+    service = stream_rpc.StreamService(
+        graph.service(Identity), graph.journal.feed, graph.storage, graph.limits
+    )
     for number in range(10):
         await register(graph, number)
     client: Any = Blocked(*metadata(token, "start"))
     call = asyncio.create_task(service.agents(pb.StreamAgentStatusRequest(), client))
     await eventually(lambda: len(client.written) == 1)
     if why == "revoked":
-        await graph.identity.logout(await graph.identity.authenticate(token))
+        await graph.service(Identity).logout(await graph.service(Identity).authenticate(token))
     else:
         graph.journal.feed.stop_all()
     client.go_on.set()

@@ -1,4 +1,4 @@
-"""The kernel without HTTP and gRPC: every service as ``server/graph.py`` builds it, under a clock that is set.
+"""The kernel without HTTP and gRPC: every service, built by ``server/graph.py``, under a clock that is set.
 
 What the server's background tasks do by themselves happens here when a test says so: :meth:`Kernel.pump` gives
 out work if somebody asked for it, :meth:`Kernel.tick` lets time pass.
@@ -9,27 +9,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import pytest
-from argon2 import PasswordHasher
 from uuid_utils import uuid7
 
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine import store
 from pilothouse.engine.dispatch import Dispatcher
-from pilothouse.engine.events import StepEvent, StepEvents
+from pilothouse.engine.events import StepEvent
 from pilothouse.engine.ingest import Ingest, LogLines, Receipt
 from pilothouse.engine.model import Attempt, Run
 from pilothouse.engine.runs import Runs
 from pilothouse.engine.service import Engine, NewRun
 from pilothouse.engine.spec import parse_spec
-from pilothouse.engine.tasks import STEP, StepTasks
+from pilothouse.engine.tasks import StepTasks
 from pilothouse.engine.transitions import Transitions
 from pilothouse.engine.views import run_view
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.model import (
-    BACKGROUND,
     Agent,
     AgentProfile,
     Lease,
@@ -38,13 +38,14 @@ from pilothouse.fleet.model import (
     TaskStatus,
     Verdict,
 )
-from pilothouse.fleet.service import Fleet, FleetSettings
-from pilothouse.identity.service import Identity, IdentitySettings
-from pilothouse.journal import Entry, Journal
+from pilothouse.fleet.service import Fleet
+from pilothouse.identity.service import Identity
+from pilothouse.journal import Entry
 from pilothouse.journal import store as journal_store
 from pilothouse.secrets.service import Secrets
-from pilothouse.storage import Database, Storage, Tx, Writer
-from pilothouse.storage.secretbox import SecretBox, derive_key
+from pilothouse.server.graph import compose
+from pilothouse.server.settings import Settings
+from pilothouse.storage import Database, Tx
 from pilothouse.wire import entries
 from support.databases import reopened
 from support.status_checks import check_statuses
@@ -110,24 +111,19 @@ class Kernel:
         self.database, self.clock = database, clock
         self.woken = False
         self.following: Kernel | None = None
-        self.writer = Writer(database, clock)
-        self.journal = Journal(database)
-        cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-        settings = IdentitySettings(jwt_key=KEY)
-        self.storage = Storage(database, self.writer)
-        self.identity = Identity(self.storage, self.journal, settings, clock, cheap)
-        timings = FleetSettings(HEARTBEAT, OFFLINE_AFTER, LEASE)
-        self.fleet = Fleet(self.storage, self.journal, self.identity, timings)
-        self.secrets = Secrets(SecretBox(derive_key(KEY, "secrets")), self.identity)
-        self.transitions = Transitions(self.journal, self.fleet)
-        self.runs = runs = Runs(self.storage)
-        self.tasks = StepTasks(runs, self.transitions, self.secrets)
-        for kind in (STEP, BACKGROUND):
-            self.fleet.handle(kind, self.tasks)
-        self.engine = Engine(runs, self.transitions, self.identity, self.secrets)
-        self.dispatcher = Dispatcher(self.fleet, runs, self.tasks, self.transitions)
-        events = StepEvents(self.journal, runs, self.transitions)
-        self.ingest = Ingest(self.storage, self.journal, self.tasks, events)
+        self._directory = TemporaryDirectory(prefix="kernel-")
+        settings = Settings(
+            data_dir=Path(self._directory.name),
+            agent_heartbeat=HEARTBEAT,
+            agent_offline_after=OFFLINE_AFTER,
+            lease=LEASE,
+        )
+        self.graph = compose(settings, database, KEY, clock)
+        service = self.graph.service
+        self.writer, self.storage, self.journal = self.graph.writer, self.graph.storage, self.graph.journal
+        self.identity, self.secrets, self.fleet = service(Identity), service(Secrets), service(Fleet)
+        self.runs, self.transitions, self.tasks = service(Runs), service(Transitions), service(StepTasks)
+        self.engine, self.dispatcher, self.ingest = service(Engine), service(Dispatcher), service(Ingest)
         self.fleet.on_change(self._wake)
 
     def _wake(self) -> None:
@@ -136,7 +132,9 @@ class Kernel:
     async def start(self) -> None:
         """As the server starts: writer, then a fresh grace for everyone."""
         self.writer.start(self.journal)
-        await self.write(self.fleet.restarted)
+        for module in self.graph.modules:
+            if module.started is not None:
+                await module.started()
         self.woken = True
 
     async def stop(self) -> None:
@@ -144,6 +142,7 @@ class Kernel:
         self.identity.close()
         await self.writer.stop()
         self.journal.feed.close()
+        self._directory.cleanup()
 
     def check_memory(self) -> None:
         """What the writer keeps of runs in memory is what is stored; a restart would change nothing.

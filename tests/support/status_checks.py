@@ -7,7 +7,9 @@ from typing import Any
 
 from pilothouse.engine import statuses
 from pilothouse.engine import store as engine_store
+from pilothouse.engine.module import EVENTS as RUN_EVENTS
 from pilothouse.fleet import store as fleet_store
+from pilothouse.fleet.module import EVENTS as AGENT_EVENTS
 from pilothouse.fleet.registry import agent_keys
 from pilothouse.fleet.streams import agent_status, present_agent
 from pilothouse.journal import Entry
@@ -18,6 +20,9 @@ from pilothouse.wire import entries
 Key = Callable[[Any], str]
 NOT_OF_NOW = ("previous_status", "timestamp", "metrics", "last_heartbeat", "running_step_runs_count")
 """What a message about the present does not say, or says of another moment."""
+
+PUBLIC_EVENTS = {**AGENT_EVENTS, **RUN_EVENTS}
+"""Entry types that are public events."""
 
 
 def check_statuses(database: Database, journal: list[Entry]) -> None:
@@ -39,7 +44,7 @@ def check_statuses(database: Database, journal: list[Entry]) -> None:
     _check(journal, statuses.run_status, lambda m: m.run_id, map(statuses.present_run, every))
     here = [present_agent(agent_keys(agent, held.get(agent.agent_id, 0)), agent) for agent in agents]
     _check(journal, agent_status, lambda m: m.agent_id, here)
-    events = list(filter(None, map(SystemEvent("00000000"), journal)))
+    events = list(filter(None, map(SystemEvent("00000000", PUBLIC_EVENTS), journal)))
     assert all(event.type and event.title for event in events)
 
 

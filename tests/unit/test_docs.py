@@ -20,6 +20,7 @@ import typer.main
 from fastapi.routing import iter_route_contexts
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
@@ -37,9 +38,10 @@ from pilothouse.expressions.functions import FUNCTIONS
 from pilothouse.expressions.lint import CONDITION_FUNCTIONS, ROOTS
 from pilothouse.expressions.parser import MACROS
 from pilothouse.identity import api_tokens, projects, users
+from pilothouse.identity.service import Identity
 from pilothouse.server.app import build_app
 from pilothouse.server.graph import Graph, build
-from pilothouse.server.operations import Meters
+from pilothouse.server.operations import exposition
 from pilothouse.server.rpc import start_rpc
 from pilothouse.server.settings import Settings
 from pilothouse.wire import entries
@@ -67,7 +69,7 @@ def graph(tmp_path: Path) -> Iterator[Graph]:
     """All services of a server, not serving."""
     made = build(Settings(data_dir=tmp_path, port=0, grpc_port=0))
     yield made
-    made.identity.close()
+    made.service(Identity).close()
     made.journal.feed.close()
     made.database.close()
 
@@ -196,12 +198,12 @@ def test_settings() -> None:
 
 
 def test_metrics(graph: Graph) -> None:
-    meters = Meters(graph)
+    measures = [module.metrics for module in graph.modules if module.metrics is not None]
     with graph.database.read() as conn:
-        meters.measure(conn)
+        shown = exposition(graph.core, measures, conn).decode()
     measured = {
         family.name: {label for sample in family.samples for label in sample.labels}
-        for family in meters.registry.collect()
+        for family in text_string_to_metric_families(shown)
     }
     table = rows(section("operations.md", "## Metrics"), 3)
     assert {quoted(row[0])[0]: set(quoted(row[1])) for row in table} == measured

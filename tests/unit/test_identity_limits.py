@@ -60,15 +60,18 @@ def test_limits_count_by_token_else_by_address_and_may_be_off() -> None:
         limits.request(ann, "192.0.2.1"),
         limits.request(ann, "192.0.2.2"),
         limits.request(None, "192.0.2.1"),
-        limits.session(ann, "192.0.2.1"),
+        limits.request(ann, "192.0.2.1", "sessions"),
     ]
     assert [count is not None and count.allowed for count in counts] == [True, False, True, True]
-    assert limits.login("192.0.2.1") is None
+    assert limits.request(None, "192.0.2.1", "login", by_address=True) is None
 
 
 def test_one_ipv6_host_is_one_however_many_addresses_it_has() -> None:
     limits = RateLimits(RateLimitSettings(login="1/minute"))
-    counts = [limits.login(address) for address in ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")]
+    counts = [
+        limits.request(None, address, "login", by_address=True)
+        for address in ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")
+    ]
     assert [count is not None and count.allowed for count in counts] == [True, False, True]
 
 

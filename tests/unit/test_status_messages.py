@@ -16,6 +16,7 @@ from pilothouse.journal.messages import Matching, Messages, Until
 from pilothouse.server.system_events import NUMBERS, SystemEvent, kind_of
 from pilothouse.wire import entries
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
+from support.status_checks import PUBLIC_EVENTS
 
 EPOCH = "0a1b2c3d"
 AT = 1_768_055_025_999
@@ -95,7 +96,7 @@ def test_the_end_of_a_step_is_that_of_its_last_attempt() -> None:
 def test_a_run_without_a_definition_stands_in_for_it() -> None:
     body = {**TRY, "pipeline_id": "", "previous": "pending", **STANDS}
     told = entry(entries.STEP_QUEUED, body)
-    for build in (statuses.step_run_status, statuses.job_status, SystemEvent(EPOCH)):
+    for build in (statuses.step_run_status, statuses.job_status, SystemEvent(EPOCH, PUBLIC_EVENTS)):
         message: Any = build(told)
         shown = message.metadata["run_id"] if hasattr(message, "metadata") else message.pipeline_id
         assert shown == "run-1"
@@ -171,8 +172,9 @@ def test_what_is_no_change_of_status_is_not_shown(type: str) -> None:
     told = entry(type, {**TRY, **STANDS})
     assert [
         build(told)
-        for build in (statuses.step_run_status, statuses.job_status, statuses.run_status, agent_status, kind_of)
-    ] == [None] * 5  # fmt: skip
+        for build in (statuses.step_run_status, statuses.job_status, statuses.run_status, agent_status)
+    ] == [None] * 4
+    assert kind_of(told, PUBLIC_EVENTS) is None
 
 
 def test_a_message_says_the_place_behind_its_entry() -> None:
@@ -180,7 +182,7 @@ def test_a_message_says_the_place_behind_its_entry() -> None:
     [frame] = Messages("x", EPOCH, statuses.step_run_status).encode(told)
     assert frame.k == 1
     assert pb.StreamStepRunStatusResponse.FromString(frame.data).cursor == f"{EPOCH}.42.0"
-    event = SystemEvent(EPOCH)(told)
+    event = SystemEvent(EPOCH, PUBLIC_EVENTS)(told)
     assert event is not None
     assert event.event_id == f"{EPOCH}.41.0"
 

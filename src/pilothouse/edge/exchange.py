@@ -15,7 +15,7 @@ from pilothouse.access.errors import Refusal, token_invalid
 from pilothouse.access.model import Principal
 from pilothouse.edge.answers import Answers
 from pilothouse.edge.authentication import Authentication
-from pilothouse.edge.limits import RateLimits
+from pilothouse.edge.limits import RateLimits, RouteLimit
 from pilothouse.edge.network import TrustedProxies, is_own_origin
 
 COOKIE = "pilot_token"
@@ -32,6 +32,7 @@ class Edge:
     answers: Answers
     limits: RateLimits
     services: Mapping[type, object]
+    rate_limits: Mapping[tuple[str, str], RouteLimit]
     envelope_prefixes: tuple[str, ...]
     allowed_origins: frozenset[str]
     proxies: TrustedProxies

@@ -20,8 +20,6 @@ from pilothouse.storage import StorageError
 log = structlog.get_logger("http")
 
 API = "/api/"
-LOGIN = "/api/v1/auth/login"
-SESSIONS = "/api/v1/sessions"
 
 
 class Gate:
@@ -87,11 +85,10 @@ class Gate:
 
     def _counted(self, method: str, path: str, caller: Principal | None, address: str) -> Count | None:
         limits = self._edge.limits
-        if method == "POST" and path == LOGIN:
-            return limits.login(address)
-        if method == "POST" and path == SESSIONS:
-            return limits.session(caller, address)
-        return limits.request(caller, address)
+        own = self._edge.rate_limits.get((method, path))
+        if own is None:
+            return limits.request(caller, address)
+        return limits.request(caller, address, own.limit, by_address=own.by_address)
 
     def _bounded(self, exchange: Exchange, receive: Receive) -> Receive:
         headers = exchange.headers

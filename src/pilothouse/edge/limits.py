@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from limits import parse
 
@@ -18,6 +18,7 @@ from pilothouse.edge.network import rate_key
 from pilothouse.storage import now_ms
 
 OFF = "off"
+DEFAULT = "default"
 MAX_KEYS = 20_000
 
 
@@ -28,6 +29,19 @@ class RateLimitSettings:
     login: str = "5/minute"
     sessions: str = "10/minute"
     default: str = "100/minute"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteLimit:
+    """A route that is counted under a rate limit of its own instead of the default one.
+
+    ``limit`` names the setting (``PILOT_RATELIMIT_<LIMIT>``). Counted per token, or per address where ``by_address``.
+    """
+
+    method: str
+    path: str
+    limit: str
+    by_address: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +101,22 @@ class RateLimits:
     def __init__(self, settings: RateLimitSettings | None = None, clock: Callable[[], int] = now_ms) -> None:
         settings = settings or RateLimitSettings()
         self._clock = clock
-        self._login_address = _window(settings.login)
+        self._windows = {field.name: _window(getattr(settings, field.name)) for field in fields(settings)}
         self._login_username = _window(settings.login)
-        self._sessions = _window(settings.sessions)
-        self._default = _window(settings.default)
 
-    def login(self, address: str) -> Count | None:
-        """A login attempt from this address; ``None``: not limited."""
-        return self._count(self._login_address, rate_key(address))
+    def request(
+        self, caller: Principal | None, address: str, limit: str = DEFAULT, *, by_address: bool = False
+    ) -> Count | None:
+        """Count a request or call under the limit of this name, by token or address; ``None``: not limited.
+
+        Requests of agents are not counted: do not ask about them.
+        """
+        counted_by = None if by_address else caller
+        return self._count(self._windows[limit], _counted_by(counted_by, address))
 
     def login_as(self, username: str) -> Count | None:
-        """A login attempt with this name, from wherever."""
+        """Count a login attempt with this name, from any address."""
         return self._count(self._login_username, username.casefold())
-
-    def session(self, caller: Principal | None, address: str) -> Count | None:
-        """A request for a new desktop session."""
-        return self._count(self._sessions, _counted_by(caller, address))
-
-    def request(self, caller: Principal | None, address: str) -> Count | None:
-        """Any other request or call; agents must not be asked about."""
-        return self._count(self._default, _counted_by(caller, address))
 
     def _count(self, window: Window | None, key: str) -> Count | None:
         return None if window is None else window.hit(key, self._clock())

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 from fastapi import APIRouter
 from sqlalchemy import Connection
 
+from pilothouse.edge.limits import RouteLimit
 from pilothouse.journal import Journal
 from pilothouse.storage import Storage
 
@@ -59,8 +60,8 @@ class Periodic:
     """Background work, done again and again for as long as the server runs.
 
     ``run`` is awaited every ``every`` seconds (counted from the end of the round before) and as soon as ``wake`` is
-    set; with ``every`` None only then. What it raises is logged, and the next round tries again. ``exclusive`` work is
-    done by one server at a time, under a lease in the database; each server of a database does the other kind itself.
+    set; with ``every`` None only then. What it raises is logged, and the next round tries again. ``exclusive`` work
+    is done by one server at a time, under a lease in the database; every server does the other kind itself.
     """
 
     name: str
@@ -89,26 +90,14 @@ class PublicEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class RouteLimit:
-    """A route that is counted under a rate limit of its own instead of the default one.
-
-    ``limit`` names the setting (``PILOT_RATELIMIT_<LIMIT>``). Counted per token, or per address where ``by_address``.
-    """
-
-    method: str
-    path: str
-    limit: str
-    by_address: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Module:
     """One package's part of the product. What is empty by default is not added.
 
     ``streams``: by kind of stream name (``run`` of ``run/<id>``) the error code for one that does not exist.
     ``events``: entry types that are public events. ``envelope_prefixes``: paths that answer in the Arcentra envelope.
     ``body_limits``: bytes by path prefix. ``metrics`` reads figures of the whole database.
-    ``started`` runs once, before the server accepts connections; ``closed`` when it stops.
+    ``started`` is awaited once, before the server accepts connections. ``stopping`` is called when it begins to stop,
+    ``closed`` when all transactions have ended.
     """
 
     name: str
@@ -122,4 +111,5 @@ class Module:
     body_limits: Mapping[str, int] = field(default_factory=dict)
     rate_limits: tuple[RouteLimit, ...] = ()
     started: Callable[[], Awaitable[object]] | None = None
+    stopping: Callable[[], object] | None = None
     closed: Callable[[], object] | None = None

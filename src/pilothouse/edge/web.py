@@ -25,7 +25,7 @@ from pilothouse.edge.authentication import Authentication
 from pilothouse.edge.exchange import COOKIE, Edge, Exchange
 from pilothouse.edge.gate import Gate
 from pilothouse.edge.idempotency import Idem, Idempotent, enveloped
-from pilothouse.edge.limits import RateLimits
+from pilothouse.edge.limits import RateLimits, RouteLimit
 from pilothouse.edge.network import TrustedProxies, normal_origin
 from pilothouse.edge.openapi import PUBLIC, describe, mark, required_action, required_actions
 from pilothouse.edge.problems import install_handlers, json_response, rfc3339
@@ -138,6 +138,7 @@ def install(
     answers: Answers,
     *,
     services: Mapping[type, object] | None = None,
+    rate_limits: Iterable[RouteLimit] = (),
     envelope_prefixes: tuple[str, ...] = (),
     limits: RateLimits | None = None,
     allowed_origins: Iterable[str] = (),
@@ -149,6 +150,7 @@ def install(
     """Put the edge in front of ``app``: request ids, error bodies, rate limits, body limits, browser safety.
 
     ``services``: what :func:`provided` parameters of routes receive, by type.
+    ``rate_limits``: routes with limits of their own.
     ``body_limits``: bytes by path prefix, the longest fitting one counts. ``uncounted``: path prefixes under
     ``/api/`` without rate limit (what is outside ``/api/`` has none). Proxies are addresses or CIDR networks;
     uvicorn itself must run with ``proxy_headers=False``. Raises :class:`ValueError` for bad settings.
@@ -161,6 +163,7 @@ def install(
         authentication=authentication,
         answers=answers,
         services=services or {},
+        rate_limits={(limit.method, limit.path): limit for limit in rate_limits},
         limits=limits or RateLimits(),
         envelope_prefixes=envelope_prefixes,
         allowed_origins=frozenset(normal for normal in origins.values() if normal is not None),

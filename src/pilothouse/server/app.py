@@ -1,4 +1,4 @@
-"""The HTTP application: every package's routes behind one edge."""
+"""The HTTP application: every module's routes behind one edge."""
 
 from __future__ import annotations
 
@@ -8,36 +8,17 @@ from starlette.responses import Response
 
 from pilothouse import __version__
 from pilothouse.access.errors import Refusal
-from pilothouse.blobs.http import router as blobs_router
-from pilothouse.blobs.service import Blobs
 from pilothouse.edge.problems import respond
 from pilothouse.edge.web import install
-from pilothouse.engine.http import runs_router
-from pilothouse.engine.http_checkouts import checkouts_router
-from pilothouse.engine.sockets import StreamSettings
-from pilothouse.engine.sockets import router as sockets_router
 from pilothouse.engine.spec import SpecError
-from pilothouse.fleet.http import agents_router, registration_tokens_router
-from pilothouse.identity.http import router as identity_router
 from pilothouse.identity.service import Identity
-from pilothouse.pipelines.http import pipelines_router
-from pilothouse.secrets.http import router as secrets_router
-from pilothouse.secrets.service import Secrets
-from pilothouse.server.events import events_router
 from pilothouse.server.graph import Graph
-from pilothouse.server.operations import operations_router
 from pilothouse.server.settings import SettingsInvalid
-from pilothouse.storage import Storage
-
-ENVELOPE_FAMILIES = tuple(
-    f"/api/v1/{family}"
-    for family in ("pipelines", "projects", "uploads", "roles", "tenants", "settings", "secrets", "identity")
-)
 
 
 def build_app(graph: Graph) -> FastAPI:
     """All routes of this server."""
-    settings = graph.settings
+    settings, modules = graph.settings, graph.modules
     app = FastAPI(
         title="Pilothouse",
         version=__version__,
@@ -49,36 +30,22 @@ def build_app(graph: Graph) -> FastAPI:
     try:
         install(
             app,
-            graph.identity,
+            graph.service(Identity),
             graph.answers,
-            services={
-                Identity: graph.identity,
-                Storage: graph.storage,
-                Blobs: graph.blobs,
-                Secrets: graph.secrets,
-            },
-            envelope_prefixes=ENVELOPE_FAMILIES,
+            services=graph.core.services,
+            rate_limits=[limit for module in modules for limit in module.rate_limits],
+            envelope_prefixes=tuple(prefix for module in modules for prefix in module.envelope_prefixes),
             limits=graph.limits,
             allowed_origins=settings.allowed_origins,
             trusted_proxies=settings.trusted_proxies,
-            body_limits={"/api/v1/blobs": settings.max_blob + 1},
+            body_limits={prefix: size for module in modules for prefix, size in module.body_limits.items()},
         )
     except ValueError as error:
         raise SettingsInvalid(str(error)) from error
     app.add_exception_handler(SpecError, _invalid_spec)
-    identity, feed = graph.identity, graph.journal.feed
-    streams = StreamSettings(settings.sse_keepalive, settings.ws_heartbeat, settings.ws_pong_wait)
-    app.include_router(identity_router)
-    app.include_router(agents_router(identity, graph.fleet))
-    app.include_router(registration_tokens_router(identity, graph.fleet))
-    app.include_router(pipelines_router(identity, graph.pipelines, graph.engine))
-    app.include_router(sockets_router(identity, feed, streams))
-    app.include_router(runs_router(identity, graph.engine))
-    app.include_router(blobs_router)
-    app.include_router(checkouts_router(identity))
-    app.include_router(secrets_router)
-    app.include_router(events_router(identity, feed, settings.sse_keepalive))
-    app.include_router(operations_router(graph))
+    for module in modules:
+        for router in module.routers:
+            app.include_router(router)
     return app
 
 

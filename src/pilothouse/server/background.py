@@ -1,49 +1,37 @@
-"""What goes on by itself: the scheduler's wake-ups, timeouts, retries, and calling the silent offline."""
+"""Runs the background work of all modules."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from functools import partial
-from typing import TypeVar
+import contextlib
+from collections.abc import Iterable
 
 import structlog
 
-from pilothouse.engine.dispatch import Dispatcher
-from pilothouse.engine.retention import Retention
-from pilothouse.engine.service import Engine
-from pilothouse.fleet.service import Fleet
-from pilothouse.storage import StorageClosed, StorageError, Tx, Writer, now_ms
+from pilothouse.edge import store
+from pilothouse.edge.module import Periodic
+from pilothouse.storage import Storage, StorageClosed, StorageError, Tx
 
 log = structlog.get_logger("server.background")
 
-T = TypeVar("T")
-
-TICK = 1.0
-PRUNE_EVERY = 60.0
-SWEEP_EVERY = 3600.0
+PAUSE = 1.0
+"""Seconds before work that failed is tried again."""
+LEASE_ROUNDS, MIN_LEASE = 3, 60.0
+"""A lease of exclusive work lasts so many rounds, and at least so many seconds."""
 
 
 class Background:
-    """The server's own tasks; one of each, ended with the server."""
+    """One task per kind of work, ended with the server."""
 
-    def __init__(
-        self, writer: Writer, engine: Engine, fleet: Fleet, dispatcher: Dispatcher, retention: Retention
-    ) -> None:
-        self._writer = writer
-        self._engine = engine
-        self._fleet = fleet
-        self._dispatcher = dispatcher
-        self._retention = retention
-        self._outages = 0
-        self._changed = asyncio.Event()
+    def __init__(self, storage: Storage, server_id: str, work: Iterable[Periodic]) -> None:
+        self._storage = storage
+        self._server_id = server_id
+        self._work = tuple(work)
         self._tasks: list[asyncio.Task[None]] = []
-        fleet.on_change(self._changed.set)
 
     def start(self) -> None:
-        """Begin; work queued before a restart is looked at at once."""
-        self._changed.set()
-        self._tasks = [asyncio.create_task(work()) for work in (self._schedule, self._tick, self._prune)]
+        """Begin; each kind of work has its first round at once."""
+        self._tasks = [asyncio.create_task(self._repeat(work), name=work.name) for work in self._work]
 
     async def stop(self) -> None:
         """End them all."""
@@ -51,62 +39,34 @@ class Background:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _schedule(self) -> None:
+    async def _repeat(self, work: Periodic) -> None:
         while True:
-            await self._changed.wait()
-            self._changed.clear()  # what changes from here on is looked at in the next round
-            await self._guarded(self._dispatcher.dispatch)
+            if work.wake is not None:
+                work.wake.clear()  # what changes from here on is seen in the next round
+            try:
+                if not work.exclusive or await self._storage.write(lambda tx: self._take_lease(tx, work)):
+                    await work.run()
+            except StorageClosed:
+                return
+            except StorageError as error:  # not a fault of the work; the log has storage.unavailable as well
+                log.warning("server.background_delayed", task=work.name, error=str(error))
+                await self._wait(work, PAUSE)
+            except Exception:
+                log.exception("server.background_failed", task=work.name)
+                await self._wait(work, PAUSE)
+            else:
+                await self._wait(work, work.every)
 
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK)
-            await self.reap()
-            for run_id in await self._guarded(self._engine.due) or ():
-                await self._guarded(partial(self._engine.move_on, run_id=run_id))
-            await self._guarded(self._dispatcher.forsake)
-
-    async def reap(self) -> None:
-        """Call the silent lost, unless it was the database that heard nobody: then they are spared this once."""
-        outages = self._writer.outages
-        if outages == self._outages:
-            await self._guarded(self._fleet.reap)
+    async def _wait(self, work: Periodic, seconds: float | None) -> None:
+        if work.wake is None:
+            assert seconds is not None, "work without a wake-up has a period"
+            await asyncio.sleep(seconds)
             return
-        await self._guarded(self._fleet.spare)
-        if self._writer.outages == outages:
-            self._outages = outages
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await work.wake.wait()
 
-    async def _prune(self) -> None:
-        swept = -SWEEP_EVERY
-        while True:
-            await self._guarded(self._retention.prune)
-            if asyncio.get_running_loop().time() - swept > SWEEP_EVERY:
-                swept = asyncio.get_running_loop().time()
-                await self._sweep()
-            await asyncio.sleep(PRUNE_EVERY)
-
-    async def _sweep(self) -> None:
-        try:
-            await self._retention.sweep(now_ms())
-        except StorageClosed:
-            raise asyncio.CancelledError from None
-        except StorageError as error:
-            log.warning("server.background_delayed", task="sweep", error=str(error))
-        except Exception:
-            log.exception("server.background_failed", task="sweep")
-
-    async def _guarded(self, use_case: Callable[[Tx], T]) -> T | None:
-        try:
-            return await self._writer.write(use_case)
-        except StorageClosed:
-            raise asyncio.CancelledError from None
-        except StorageError as error:  # no fault of ours, and told in storage.unavailable
-            log.warning("server.background_delayed", task=_name(use_case), error=str(error))
-        except Exception:
-            # One bad row must not stop the clock for everybody else; the next round tries again.
-            log.exception("server.background_failed", task=_name(use_case))
-        await asyncio.sleep(TICK)
-        return None
-
-
-def _name(use_case: Callable[[Tx], object]) -> str:
-    return str(getattr(use_case, "__qualname__", ""))
+    def _take_lease(self, tx: Tx, work: Periodic) -> bool:
+        seconds = max(MIN_LEASE, LEASE_ROUNDS * (work.every or 0))
+        until = tx.now + int(seconds * 1000)
+        return store.take_periodic_lease(tx.conn, work.name, self._server_id, tx.now, until)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import orjson
@@ -51,8 +52,8 @@ class CloudEvents:
         return (Frame(frame, 1),)
 
 
-def events_router(identity: Identity, feed: Feed, keepalive: float) -> APIRouter:
-    """The route of this module."""
+def events_router(identity: Identity, feed: Feed, keepalive: float, kinds: Mapping[str, str]) -> APIRouter:
+    """The route of this file; ``kinds``: by kind of stream the code for one that does not exist."""
     routes = APIRouter(tags=["streams"])
     fmt = CloudEvents(feed.epoch)
 
@@ -79,7 +80,7 @@ def events_router(identity: Identity, feed: Feed, keepalive: float) -> APIRouter
         place = wanted_cursor(cursor, request.headers.get("last-event-id"), default)
         scope = None
         if stream:
-            code = _not_found(stream)
+            code = _not_found(stream, kinds)
             scope = await feed.scope_of(stream)
             if scope is None or not caller.sees(scope):
                 raise Refusal.of(code, f"There is no stream '{stream}'")
@@ -89,16 +90,13 @@ def events_router(identity: Identity, feed: Feed, keepalive: float) -> APIRouter
     return routes
 
 
-_KINDS = ("agent", "project", "run", "token", "user")
-
-
-def _not_found(stream: str) -> str:
+def _not_found(stream: str, kinds: Mapping[str, str]) -> str:
     """The code for a stream that is not there, by its kind. Raises ``INVALID_PARAMETER`` if it has none."""
     kind, _, name = stream.partition("/")
-    if kind not in _KINDS or not name:
-        known = ", ".join(f"{kind}/<id>" for kind in _KINDS)
+    if kind not in kinds or not name:
+        known = ", ".join(f"{kind}/<id>" for kind in sorted(kinds))
         raise Refusal.of("INVALID_PARAMETER", f"stream: it is one of {known}", field="stream")
-    return f"{kind.upper()}_NOT_FOUND"
+    return kinds[kind]
 
 
 _DATA: dict[str, Any] = {

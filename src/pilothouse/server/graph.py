@@ -1,33 +1,51 @@
-"""The composition root: builds every service once and fills the registries. No globals anywhere else."""
+"""The composition root: builds every module once. Nothing else in the product is global."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
 
-from pilothouse.blobs.service import Blobs
+import pilothouse.blobs.module
+import pilothouse.engine.module
+import pilothouse.fleet.module
+import pilothouse.identity.module
+import pilothouse.pipelines.module
+import pilothouse.secrets.module
+import pilothouse.server.module
 from pilothouse.edge.answers import Answers
 from pilothouse.edge.limits import RateLimits, RateLimitSettings
-from pilothouse.engine.checkouts import needed_by_agent
-from pilothouse.engine.dispatch import Dispatcher
-from pilothouse.engine.events import StepEvents
-from pilothouse.engine.ingest import Ingest
-from pilothouse.engine.retention import Retention
-from pilothouse.engine.runs import Runs
-from pilothouse.engine.service import Engine
-from pilothouse.engine.tasks import STEP, StepTasks
-from pilothouse.engine.transitions import Transitions
-from pilothouse.fleet.model import BACKGROUND
-from pilothouse.fleet.service import Fleet, FleetSettings
-from pilothouse.identity.service import Identity, IdentitySettings
+from pilothouse.edge.module import Core, Module
+from pilothouse.engine.module import EngineSettings
+from pilothouse.engine.sockets import StreamSettings
+from pilothouse.fleet.service import FleetSettings
+from pilothouse.identity.service import IdentitySettings
 from pilothouse.journal import Journal
-from pilothouse.pipelines.service import Pipelines
-from pilothouse.secrets.service import Secrets
 from pilothouse.server.background import Background
 from pilothouse.server.settings import Settings, SettingsInvalid
-from pilothouse.storage import Database, Storage, Writer
+from pilothouse.storage import Database, Storage, Writer, now_ms
 from pilothouse.storage.migrations import upgrade
-from pilothouse.storage.secretbox import SecretBox, derive_key, load_or_create_key
+from pilothouse.storage.secretbox import load_or_create_key
+
+T = TypeVar("T")
+
+
+def modules(core: Core, settings: Settings) -> list[Module]:
+    """Every package's part of the product, in the order of the layers."""
+    identity = IdentitySettings(jwt_key=core.root_key, token_ttl=settings.token_ttl)
+    fleet = FleetSettings(settings.agent_heartbeat, settings.agent_offline_after, settings.lease)
+    streams = StreamSettings(settings.sse_keepalive, settings.ws_heartbeat, settings.ws_pong_wait)
+    engine = EngineSettings(settings.cleanup_grace, settings.retention, streams)
+    return [
+        pilothouse.identity.module.module(core, identity),
+        pilothouse.secrets.module.module(core),
+        pilothouse.blobs.module.module(core, settings.data_dir / "blobs", settings.max_blob),
+        pilothouse.fleet.module.module(core, fleet),
+        pilothouse.engine.module.module(core, engine),
+        pilothouse.pipelines.module.module(core),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,65 +55,58 @@ class Graph:
     settings: Settings
     database: Database
     writer: Writer
-    storage: Storage
+    core: Core
+    modules: tuple[Module, ...]
     answers: Answers
-    journal: Journal
-    identity: Identity
     limits: RateLimits
-    fleet: Fleet
-    engine: Engine
-    ingest: Ingest
-    secrets: Secrets
-    blobs: Blobs
-    pipelines: Pipelines
     background: Background
+
+    @property
+    def storage(self) -> Storage:
+        """The database handle."""
+        return self.core.storage
+
+    @property
+    def journal(self) -> Journal:
+        """The journal."""
+        return self.core.journal
+
+    def service(self, kind: type[T]) -> T:
+        """The service of this type. Raises :class:`KeyError` if no module provides it."""
+        return self.core.service(kind)
 
 
 def build(settings: Settings) -> Graph:
-    """Open (and upgrade) the database and put the services together. Call from the event loop's thread."""
+    """Open (and upgrade) the database and build every module. Call from the event loop's thread."""
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     url = settings.database_url
     database = Database(url.get_secret_value()) if url else Database.at(_private(settings.data_dir))
     upgrade(database)
-    writer = Writer(database)
-    journal = Journal(database)
-    key = load_or_create_key(settings.data_dir / "server.key")
-    storage = Storage(database, writer)
-    identity = Identity(storage, journal, IdentitySettings(jwt_key=key, token_ttl=settings.token_ttl))
-    fleet = Fleet(
-        storage,
-        journal,
-        identity,
-        FleetSettings(settings.agent_heartbeat, settings.agent_offline_after, settings.lease),
-    )
-    secrets = Secrets(SecretBox(derive_key(key, "secrets")), identity)
-    transitions = Transitions(journal, fleet, settings.cleanup_grace)
-    runs = Runs(storage)
-    tasks = StepTasks(runs, transitions, secrets)
-    for kind in (STEP, BACKGROUND):
-        fleet.handle(kind, tasks)
-    engine = Engine(runs, transitions, identity, secrets)
-    dispatcher = Dispatcher(fleet, runs, tasks, transitions)
-    events = StepEvents(journal, runs, transitions)
-    blobs = Blobs(settings.data_dir / "blobs", settings.max_blob, identity)
-    blobs.agents_may_read(needed_by_agent)
-    retention = Retention(storage, journal, blobs, settings.retention)
+    return compose(settings, database, load_or_create_key(settings.data_dir / "server.key"))
+
+
+def compose(
+    settings: Settings, database: Database, root_key: bytes, clock: Callable[[], int] = now_ms
+) -> Graph:
+    """A server on a database that is up to date. ``clock`` gives ms since 1970."""
+    writer = Writer(database, clock)
+    storage, journal = Storage(database, writer), Journal(database)
+    core = Core(storage, journal, clock, root_key, server_id=str(uuid4()))
+    limits = _limits(settings)
+    core.provide(limits, settings)
+    built = modules(core, settings)
+    built.append(pilothouse.server.module.module(core, built, settings.sse_keepalive))
     return Graph(
         settings=settings,
         database=database,
         writer=writer,
-        storage=storage,
-        answers=Answers(storage, key),
-        journal=journal,
-        identity=identity,
-        limits=_limits(settings),
-        fleet=fleet,
-        engine=engine,
-        ingest=Ingest(storage, journal, tasks, events),
-        secrets=secrets,
-        blobs=blobs,
-        pipelines=Pipelines(engine, identity),
-        background=Background(writer, engine, fleet, dispatcher, retention),
+        core=core,
+        modules=tuple(built),
+        answers=Answers(storage, root_key),
+        limits=limits,
+        background=Background(
+            storage, core.server_id, [work for module in built for work in module.background]
+        ),
     )
 
 

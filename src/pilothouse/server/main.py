@@ -11,7 +11,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import uvicorn
 from sqlalchemy.exc import DBAPIError
 
 from pilothouse.fleet.service import Fleet
+from pilothouse.identity.service import Identity
 from pilothouse.server.app import build_app
 from pilothouse.server.graph import Graph, build
 from pilothouse.server.lock import DataDirLocked, data_dir_lock
@@ -45,12 +46,12 @@ class Ready:
 
     async def local_token(self) -> str:
         """An API token of ``admin`` for the person at this machine; replaces the one before."""
-        return await self._graph.identity.issue_local_token()
+        return await self._graph.service(Identity).issue_local_token()
 
     async def registration_token(self, agent: str) -> str:
         """A token with which this agent may register, once and within ten minutes; replaces the one before."""
-        fleet: Fleet = self._graph.fleet
-        return await self._graph.writer.write(lambda tx: fleet.registry.local_token(tx, agent))
+        fleet = self._graph.service(Fleet)
+        return await self._graph.storage.write(lambda tx: fleet.registry.local_token(tx, agent))
 
 
 OnReady = Callable[[Ready], Awaitable[None]]
@@ -99,13 +100,15 @@ async def _with_graph(
     graph.writer.start(graph.journal)
     try:
         await _announce_first_user(graph)
-        await graph.writer.write(graph.fleet.restarted)
+        for module in graph.modules:
+            if module.started is not None:
+                await module.started()
         graph.journal.feed.start()
         await _run(graph, http_socket, on_ready, stop)
     finally:
         await graph.writer.stop()
         graph.journal.feed.close()
-        graph.identity.close()
+        _each(module.closed for module in graph.modules)
         graph.database.close()
 
 
@@ -132,10 +135,16 @@ async def _run(
     finally:
         log.info("server.stopping")
         await graph.background.stop()
-        graph.fleet.close()
+        _each(module.stopping for module in graph.modules)
         graph.journal.feed.stop_all()
         http.should_exit = True
         await asyncio.gather(rpc.stop(DRAIN / 2), serving, return_exceptions=True)
+
+
+def _each(hooks: Iterable[Callable[[], object] | None]) -> None:
+    for hook in hooks:
+        if hook is not None:
+            hook()
 
 
 def _allow_many_sockets() -> None:
@@ -234,7 +243,7 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
 
 async def _announce_first_user(graph: Graph) -> None:
     given = graph.settings.admin_password
-    made = await graph.identity.bootstrap(given.get_secret_value() if given else None)
+    made = await graph.service(Identity).bootstrap(given.get_secret_value() if given else None)
     if made is None:
         return
     file = graph.settings.data_dir / "admin-password"

@@ -1,4 +1,4 @@
-"""What a call is told over gRPC when the database takes nothing: UNAVAILABLE, as HTTP says 503."""
+"""Refusals of gRPC calls: the same codes as over HTTP, as statuses."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from pilothouse.access.errors import Refusal
 from pilothouse.edge.grpc import abort
 from pilothouse.edge.problems import translate
+from pilothouse.journal import CursorError
 from pilothouse.storage import StorageError
 
 Handler = Any  # a named tuple, of which gRPC's types know nothing
 Find = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
 
 
-class StorageRefusals(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Turns a :class:`StorageError` that a servicer lets through into a status with our stable code."""
+class Refusals(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Turns a refusal that a servicer lets through into a status with its stable code (:func:`abort`)."""
 
     async def intercept_service(self, continuation: Find, details: grpc.HandlerCallDetails) -> Handler:
         """gRPC."""
@@ -47,7 +49,7 @@ def _one(method: Any) -> Any:
     async def call(request: Any, context: Any) -> Any:
         try:
             return await method(request, context)
-        except StorageError as error:
+        except (Refusal, CursorError, StorageError) as error:
             await _refuse(context, error)
 
     return call
@@ -59,12 +61,12 @@ def _stream(method: Any) -> Any:
             async with aclosing(method(request, context)) as answers:
                 async for answer in answers:
                     yield answer
-        except StorageError as error:
+        except (Refusal, CursorError, StorageError) as error:
             await _refuse(context, error)
 
     return call
 
 
-async def _refuse(context: Any, error: StorageError) -> None:
+async def _refuse(context: Any, error: Exception) -> None:
     if not context.code():  # else the servicer has ended the call, and failed while it tidied up
         await abort(context, translate(error))

@@ -10,14 +10,8 @@ from grpc_health.v1 import _async as health_aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from pilothouse.engine.grpc import GatewayService
-from pilothouse.fleet.grpc import AgentService
 from pilothouse.server.graph import Graph
-from pilothouse.server.refusals import StorageRefusals
-from pilothouse.server.stream_rpc import SERVICE as STREAM_SERVICE
-from pilothouse.server.stream_rpc import StreamService
-from pilothouse.wire.agent.v1 import agent_pb2, agent_pb2_grpc
-from pilothouse.wire.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from pilothouse.server.refusals import Refusals
 
 # We start programs but never go on in a fork; gRPC would warn at each start otherwise.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -40,19 +34,11 @@ _OPTIONS = [
 async def start_rpc(graph: Graph) -> tuple[grpc.aio.Server, int]:
     """Start serving; gives the server and the port it listens on. Raises ``OSError`` if the port is taken."""
     settings = graph.settings
-    server = grpc.aio.server(options=_OPTIONS, interceptors=[StorageRefusals()])
-    agent = AgentService(graph.fleet, graph.identity, graph.storage)
-    agent_pb2_grpc.add_AgentServiceServicer_to_server(agent, server)
-    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
-        GatewayService(graph.ingest, graph.identity), server
-    )
-    streams = StreamService(graph.identity, graph.journal.feed, graph.storage, graph.limits)
-    server.add_generic_rpc_handlers((streams.handler(),))
-    names = [
-        agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
-        gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name,
-        STREAM_SERVICE,
-    ]
+    server = grpc.aio.server(options=_OPTIONS, interceptors=[Refusals()])
+    services = [service for module in graph.modules for service in module.rpc]
+    for service in services:
+        service.add(server)
+    names = [service.name for service in services]
     checks = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     for name in ["", *names]:

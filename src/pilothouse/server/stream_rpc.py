@@ -19,7 +19,7 @@ from pilothouse.journal import Feed
 from pilothouse.journal.messages import Messages
 from pilothouse.journal.model import Sees
 from pilothouse.server.following import Context, Follower
-from pilothouse.server.system_events import SystemEvent, watch_events
+from pilothouse.server.system_events import PublicEvents, SystemEvent, watch_events
 from pilothouse.server.watches import JOBS, RUNS, STEP_RUNS, Asked, Watch, watch_agents, watch_runs
 from pilothouse.storage import Storage
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
@@ -30,13 +30,16 @@ SERVICE = pb.DESCRIPTOR.services_by_name["StreamService"].full_name
 class StreamService:
     """The server-streaming calls. ``AgentChannel`` is not offered: nobody answers to its name."""
 
-    def __init__(self, identity: Identity, feed: Feed, storage: Storage, limits: RateLimits) -> None:
+    def __init__(
+        self, identity: Identity, feed: Feed, storage: Storage, limits: RateLimits, events: PublicEvents
+    ) -> None:
+        self._public = events
         self._follower = Follower(identity, feed, storage, limits)
         self._step_runs = Messages("stream.v1/step-run", feed.epoch, statuses.step_run_status)
         self._jobs = Messages("stream.v1/job", feed.epoch, statuses.job_status)
         self._runs = Messages("stream.v1/run", feed.epoch, statuses.run_status)
         self._agents = Messages("stream.v1/agent", feed.epoch, agent_status)
-        self._events = Messages("stream.v1/event", feed.epoch, SystemEvent(feed.epoch))
+        self._events = Messages("stream.v1/event", feed.epoch, SystemEvent(feed.epoch, events))
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
         """For the server. The messages are bytes already, and without a serializer they go out as they are."""
@@ -104,7 +107,7 @@ class StreamService:
         """Events as they happen, without end; earlier ones only with a cursor."""
 
         def find(conn: Connection, sees: Sees, _present: bool) -> Watch:
-            return watch_events(conn, request, sees)
+            return watch_events(conn, request, sees, self._public)
 
         await self._follower.serve(context, "events.read", self._events, find, request.resource_ids)
 

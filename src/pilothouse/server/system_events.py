@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection
 
 from pilothouse.access.errors import Refusal
+from pilothouse.edge.module import PublicEvent
 from pilothouse.engine import status_store
 from pilothouse.engine.streams import LIFECYCLES
 from pilothouse.fleet import store as fleet_store
@@ -18,26 +20,11 @@ from pilothouse.server.watches import Watch, pipeline_scope
 from pilothouse.wire import entries
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
 
+PublicEvents = Mapping[str, PublicEvent]
+"""Entry types that are public events, of all modules."""
+
 PIPELINE, JOB, STEP, AGENT = "pipeline", "job", "step", "agent"
 RESOURCE_TYPES = frozenset({PIPELINE, JOB, STEP, AGENT})
-
-_EVENTS: dict[str, tuple[str, str]] = {
-    entries.RUN_CREATED: (PIPELINE, "created"),
-    entries.RUN_STARTED: (PIPELINE, "started"),
-    entries.RUN_COMPLETED: (PIPELINE, ""),
-    entries.JOB_STARTED: (JOB, "started"),
-    entries.JOB_COMPLETED: (JOB, ""),
-    entries.STEP_QUEUED: (STEP, "queued"),
-    entries.STEP_STARTED: (STEP, "started"),
-    entries.ATTEMPT_COMPLETED: (STEP, ""),
-    entries.STEP_COMPLETED: (STEP, ""),
-    entries.AGENT_REGISTERED: (AGENT, "registered"),
-    entries.AGENT_UNREGISTERED: (AGENT, "unregistered"),
-    entries.AGENT_ONLINE: (AGENT, "online"),
-    entries.AGENT_OFFLINE: (AGENT, "offline"),
-    entries.AGENT_DRAINING: (AGENT, "draining"),
-}
-"""What an entry is about and its lifecycle; where that is empty the entry's status says it."""
 
 NUMBERS: dict[tuple[str, str], pb.EventType.ValueType] = {
     (STEP, "queued"): pb.EVENT_TYPE_STEP_RUN_CREATED,
@@ -86,16 +73,16 @@ class Kind:
     number: pb.EventType.ValueType
 
 
-def kind_of(entry: Entry) -> Kind | None:
+def kind_of(entry: Entry, events: PublicEvents) -> Kind | None:
     """``None`` for entries that are no events."""
     if entry.type == entries.AGENT_EVENT:
         resource = STEP if "step_run_id" in entry.body else AGENT
         return Kind(resource, entry.body["event_type"], pb.EVENT_TYPE_UNSPECIFIED)
-    known = _EVENTS.get(entry.type)
+    known = events.get(entry.type)
     if known is None or (entry.type == entries.STEP_COMPLETED and "step_run_id" in entry.body):
         return None  # the end of a step with attempts is the end of the last of them
-    resource, lifecycle = known
-    lifecycle = lifecycle or LIFECYCLES.get(entry.body["status"], "completed")
+    resource = known.object
+    lifecycle = known.lifecycle or LIFECYCLES.get(entry.body["status"], "completed")
     number = NUMBERS.get((resource, lifecycle), pb.EVENT_TYPE_UNSPECIFIED)
     return Kind(resource, f"arcentra.{resource}.{lifecycle}", number)
 
@@ -103,12 +90,13 @@ def kind_of(entry: Entry) -> Kind | None:
 class SystemEvent:
     """Builds ``StreamEventsResponse`` messages. ``event_id`` is the entry's place, as on ``/api/v1/events``."""
 
-    def __init__(self, epoch: str) -> None:
+    def __init__(self, epoch: str, events: PublicEvents) -> None:
         self._epoch = epoch
+        self._events = events
 
     def __call__(self, entry: Entry) -> pb.StreamEventsResponse | None:
         """The entry as an event, if it is one."""
-        kind = kind_of(entry)
+        kind = kind_of(entry, self._events)
         if kind is None:
             return None
         body = entry.body
@@ -144,13 +132,14 @@ def _metadata(body: dict[str, Any]) -> dict[str, str]:
 class Events(Selection):
     """Events of some types, about some resources; what is empty matches everything."""
 
+    events: PublicEvents = field(default_factory=dict)
     numbers: frozenset[int] = frozenset()
     resource: str = ""
     ids: frozenset[str] = frozenset()
 
     def wants(self, entry: Entry) -> bool:
         """Whether the entry is selected: by what it is about, or what that is a part of."""
-        kind = kind_of(entry)
+        kind = kind_of(entry, self.events)
         if kind is None or (self.numbers and kind.number not in self.numbers):
             return False
         if self.resource not in ("", kind.resource):
@@ -159,7 +148,9 @@ class Events(Selection):
         return not self.ids or any(entry.body.get(key) in self.ids for key in about)
 
 
-def watch_events(conn: Connection, request: pb.StreamEventsRequest, sees: Sees) -> Watch:
+def watch_events(
+    conn: Connection, request: pb.StreamEventsRequest, sees: Sees, events: PublicEvents
+) -> Watch:
     """The events that are asked for. Raises ``INVALID_PARAMETER``, and ``NOT_FOUND`` for unknown resources."""
     if request.resource_type and request.resource_type not in RESOURCE_TYPES:
         raise Refusal.of("INVALID_PARAMETER", f"resource_type is one of {', '.join(sorted(RESOURCE_TYPES))}")
@@ -176,7 +167,10 @@ def watch_events(conn: Connection, request: pb.StreamEventsRequest, sees: Sees) 
         scopes.add(scope)
         streams.add(stream)
     stream = streams.pop() if len(streams) == 1 else None
-    return Watch(Events(stream, numbers=numbers, resource=request.resource_type, ids=ids), frozenset(scopes))
+    return Watch(
+        Events(stream, events=events, numbers=numbers, resource=request.resource_type, ids=ids),
+        frozenset(scopes),
+    )
 
 
 def _resource(conn: Connection, id: str) -> tuple[str | None, str | None]:

@@ -41,6 +41,21 @@ class Storage:
         """The same without waiting: use cases run in the order in which they were submitted."""
         return self._writer.submit(use_case)
 
+    @property
+    def queued(self) -> int:
+        """How many use cases wait or run now."""
+        return self._writer.queued
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the database accepted nothing the last time: it is away, or its disk is full."""
+        return self._writer.blocked
+
+    @property
+    def outages(self) -> int:
+        """How many groups of use cases the database did not accept, so far."""
+        return self._writer.outages
+
     def on_takeover(self, forget: Callable[[], None]) -> None:
         """Call ``forget`` in the writer thread when another server has written to the same database."""
         self._writer.on_takeover(forget)

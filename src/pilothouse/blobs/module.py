@@ -1,0 +1,16 @@
+"""The blobs' part of the product."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pilothouse.blobs.http import router
+from pilothouse.blobs.service import Blobs
+from pilothouse.edge.module import Core, Module
+from pilothouse.identity.service import Identity
+
+
+def module(core: Core, directory: Path, limit: int) -> Module:
+    """Provides :class:`Blobs`, kept below ``directory``; ``limit``: bytes of one upload."""
+    core.provide(Blobs(directory, limit, core.service(Identity)))
+    return Module("blobs", routers=(router,), body_limits={"/api/v1/blobs": limit + 1})

@@ -1,0 +1,112 @@
+"""The engine's part of the product: runs of every kind, their logs, events and streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from pilothouse.blobs.service import Blobs
+from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent, RpcService
+from pilothouse.engine import store
+from pilothouse.engine.checkouts import needed_by_agent
+from pilothouse.engine.dispatch import Dispatcher
+from pilothouse.engine.events import StepEvents
+from pilothouse.engine.grpc import GatewayService
+from pilothouse.engine.http import runs_router
+from pilothouse.engine.http_checkouts import checkouts_router
+from pilothouse.engine.ingest import Ingest
+from pilothouse.engine.retention import Retention
+from pilothouse.engine.runs import Runs
+from pilothouse.engine.service import Engine
+from pilothouse.engine.sockets import StreamSettings
+from pilothouse.engine.sockets import router as sockets_router
+from pilothouse.engine.tasks import STEP, StepTasks
+from pilothouse.engine.timekeeping import Timekeeper
+from pilothouse.engine.transitions import Transitions
+from pilothouse.fleet.model import BACKGROUND
+from pilothouse.fleet.service import Fleet
+from pilothouse.identity.service import Identity
+from pilothouse.secrets.service import Secrets
+from pilothouse.wire import entries
+from pilothouse.wire.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+
+TICK, PRUNE_EVERY, SWEEP_EVERY = 1.0, 60.0, 3600.0
+
+EVENTS = {
+    entries.RUN_CREATED: PublicEvent("pipeline", "created"),
+    entries.RUN_STARTED: PublicEvent("pipeline", "started"),
+    entries.RUN_COMPLETED: PublicEvent("pipeline"),
+    entries.JOB_STARTED: PublicEvent("job", "started"),
+    entries.JOB_COMPLETED: PublicEvent("job"),
+    entries.STEP_QUEUED: PublicEvent("step", "queued"),
+    entries.STEP_STARTED: PublicEvent("step", "started"),
+    entries.ATTEMPT_COMPLETED: PublicEvent("step"),
+    entries.STEP_COMPLETED: PublicEvent("step"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """``cleanup_grace``: seconds for cleanup after a cancel; ``retention``: days that finished runs keep logs."""
+
+    cleanup_grace: float
+    retention: float
+    streams: StreamSettings
+
+
+def module(core: Core, settings: EngineSettings) -> Module:
+    """Provides :class:`Engine`, :class:`Ingest`, :class:`Dispatcher`, :class:`Timekeeper` and :class:`Retention`."""
+    storage, journal = core.storage, core.journal
+    identity, fleet, secrets = core.service(Identity), core.service(Fleet), core.service(Secrets)
+    transitions = Transitions(journal, fleet, settings.cleanup_grace)
+    runs = Runs(storage)
+    tasks = StepTasks(runs, transitions, secrets)
+    for kind in (STEP, BACKGROUND):
+        fleet.handle(kind, tasks)
+    engine = Engine(runs, transitions, identity, secrets)
+    dispatcher = Dispatcher(fleet, runs, tasks, transitions)
+    timekeeper = Timekeeper(storage, engine, dispatcher)
+    ingest = Ingest(storage, journal, tasks, StepEvents(journal, runs, transitions))
+    blobs = core.service(Blobs)
+    blobs.agents_may_read(needed_by_agent)
+    retention = Retention(storage, journal, blobs, settings.retention)
+    core.provide(runs, transitions, tasks, engine, dispatcher, timekeeper, ingest, retention)
+    changed = asyncio.Event()
+    fleet.on_change(changed.set)
+    gateway = GatewayService(ingest, identity)
+
+    def metrics(conn: Connection) -> Iterator[Gauge]:
+        counts = store.status_counts(conn)
+        shown = {status: counts.get(status, 0) for status in ("queued", "running")}
+        yield Gauge("step_attempts", "Step attempts by status", shown, "status")
+
+    return Module(
+        "engine",
+        routers=(
+            sockets_router(identity, journal.feed, settings.streams),
+            runs_router(identity, engine),
+            checkouts_router(identity),
+        ),
+        rpc=(
+            RpcService(
+                gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name,
+                lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, server),
+            ),
+        ),
+        streams={"run": "RUN_NOT_FOUND"},
+        events=EVENTS,
+        background=(
+            Periodic("engine.dispatch", lambda: storage.write(dispatcher.dispatch), wake=changed),
+            Periodic("engine.tick", timekeeper.tick, every=TICK),
+            Periodic(
+                "engine.prune", lambda: storage.write(retention.prune), every=PRUNE_EVERY, exclusive=True
+            ),
+            Periodic(
+                "engine.sweep", lambda: retention.sweep(core.clock()), every=SWEEP_EVERY, exclusive=True
+            ),
+        ),
+        metrics=metrics,
+    )

@@ -1,0 +1,24 @@
+"""Identity's part of the product: users, projects, tokens and the audit trail."""
+
+from __future__ import annotations
+
+from pilothouse.edge.limits import RouteLimit
+from pilothouse.edge.module import Core, Module
+from pilothouse.identity.http import router
+from pilothouse.identity.service import Identity, IdentitySettings
+
+
+def module(core: Core, settings: IdentitySettings) -> Module:
+    """Provides :class:`Identity`."""
+    identity = Identity(core.storage, core.journal, settings, core.clock)
+    core.provide(identity)
+    return Module(
+        "identity",
+        routers=(router,),
+        streams={"project": "PROJECT_NOT_FOUND", "token": "TOKEN_NOT_FOUND", "user": "USER_NOT_FOUND"},
+        envelope_prefixes=tuple(
+            f"/api/v1/{family}" for family in ("projects", "roles", "tenants", "settings", "identity")
+        ),
+        rate_limits=(RouteLimit("POST", "/api/v1/auth/login", "login", by_address=True),),
+        closed=identity.close,
+    )

@@ -1,0 +1,21 @@
+"""The pipelines' part of the product: definitions, specs and triggers."""
+
+from __future__ import annotations
+
+from pilothouse.edge.module import Core, Module
+from pilothouse.engine.service import Engine
+from pilothouse.identity.service import Identity
+from pilothouse.pipelines.http import pipelines_router
+from pilothouse.pipelines.service import Pipelines
+
+
+def module(core: Core) -> Module:
+    """Provides :class:`Pipelines`."""
+    engine, identity = core.service(Engine), core.service(Identity)
+    pipelines = Pipelines(engine, identity)
+    core.provide(pipelines)
+    return Module(
+        "pipelines",
+        routers=(pipelines_router(identity, pipelines, engine),),
+        envelope_prefixes=("/api/v1/pipelines", "/api/v1/uploads"),
+    )

@@ -1,0 +1,31 @@
+"""The server's own part of the product: the journal's streams, health and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pilothouse.edge.limits import RateLimits, RouteLimit
+from pilothouse.edge.module import Core, Module, RpcService
+from pilothouse.identity.service import Identity
+from pilothouse.server.events import events_router
+from pilothouse.server.operations import operations_router
+from pilothouse.server.stream_rpc import SERVICE, StreamService
+
+SESSIONS = RouteLimit("POST", "/api/v1/sessions", "sessions")
+
+
+def module(core: Core, others: Sequence[Module], keepalive: float) -> Module:
+    """Follows the entries and shows the figures of all other modules; ``keepalive`` in seconds."""
+    identity, feed = core.service(Identity), core.journal.feed
+    kinds = {kind: code for other in others for kind, code in other.streams.items()}
+    events = {type: event for other in others for type, event in other.events.items()}
+    streams = StreamService(identity, feed, core.storage, core.service(RateLimits), events)
+    return Module(
+        "server",
+        routers=(
+            events_router(identity, feed, keepalive, kinds),
+            operations_router(core, [other.metrics for other in others if other.metrics is not None]),
+        ),
+        rpc=(RpcService(SERVICE, lambda server: server.add_generic_rpc_handlers((streams.handler(),))),),
+        rate_limits=(SESSIONS,),
+    )
