@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -272,6 +273,14 @@ def test_masks_that_are_too_large_end_the_step(size: int, taken: int) -> None:
 # -- fairness ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def no_collections() -> Iterator[None]:
+    """A garbage collection looks at everything that the tests before have left: too long to measure beside it."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -286,8 +295,11 @@ def test_masks_that_are_too_large_end_the_step(size: int, taken: int) -> None:
     ],
     ids=["masks", "nested", "nearly nested", "masked output", "numbers", "returns", "bar", "empty lines"],
 )
-async def test_others_have_their_turn_while_much_is_worked_on(data: bytes) -> None:
-    """Between two turns of a neighbour the loop's own thread works for a moment only, however busy the machine."""
+async def test_others_have_their_turn_while_much_is_worked_on(data: bytes, no_collections: None) -> None:
+    """Between two turns of a neighbour the loop's own thread works for a moment only, however busy the machine.
+
+    Compared with what all of the work takes in one go on this machine.
+    """
     nested = ["a" * length for length in range(4, 300)]
     turns, done = [time.thread_time()], asyncio.Event()
 
@@ -296,19 +308,21 @@ async def test_others_have_their_turn_while_much_is_worked_on(data: bytes) -> No
             turns.append(time.thread_time())
             await asyncio.sleep(0)
 
+    again = Recorder()
+    once = StepOutput(task("hunter2", *nested), again)
+    began = time.thread_time()
+    once.feed("stdout", data)
+    whole = time.thread_time() - began
     report = Recorder()
     output = StepOutput(task("hunter2", *nested), report)
     beside = asyncio.ensure_future(neighbour())
+    turns[0] = time.thread_time()
     await asyncio.sleep(0)
     for start in range(0, len(data), 1 << 16):
         await output.take("stdout", data[start : start + (1 << 16)])
         await asyncio.sleep(0)
     done.set()
     await beside
-    assert max(later - earlier for earlier, later in pairwise(turns)) < 0.15
+    assert max(later - earlier for earlier, later in pairwise(turns)) < max(0.05, whole / 8)
     assert len(turns) > 5
-
-    again = Recorder()
-    once = StepOutput(task("hunter2", *nested), again)
-    once.feed("stdout", data)
     assert report == again, "the same as in one go"

@@ -30,7 +30,7 @@ from pilothouse.wire.masking import MIN_LENGTH, Masker
 
 NOTE_PREFIX = "pilot: "
 SHOW_AFTER = 1.0  # seconds that an unfinished line waits for its end
-SLICE, MIN_SLICE = 16 << 10, 512  # bytes worked on in one go: as many as fit into a turn
+SLICE, MIN_SLICE = 16 << 10, 512  # bytes worked on in one go: few at first, then as many as fit into a turn
 TURN = 0.003  # seconds after which others have their turn
 
 MAX_MASKED = 2000  # values of an attempt
@@ -61,7 +61,7 @@ class StepOutput:
         self._report = report
         self._masker = Masker((*task.mask, *task.secrets.values()))
         self._mask_chars = 0
-        self._slice = SLICE // 4
+        self._slice = MIN_SLICE
         self._outputs: dict[str, int] = {}  # bytes by name
         self.refused = asyncio.Event()
         self.refusal = ""
@@ -80,17 +80,19 @@ class StepOutput:
             piece, answer = data[start : start + self._slice], None
             work = self._work(stream, piece)
             start += len(piece)
-            while True:
+            longest, over = 0.0, False
+            while not over:
                 began = time.thread_time()
                 try:
                     task = work.send(answer)
                 except StopIteration:
-                    break
-                self._measure(time.thread_time() - began)
+                    task, over = None, True
+                longest = max(longest, time.thread_time() - began)
                 answer = None if task is None else await asyncio.to_thread(task)
                 if time.monotonic() > turn_ends:
                     await asyncio.sleep(0)
                     turn_ends = time.monotonic() + TURN
+            self._measure(longest)
 
     def feed(self, stream: Stream, data: bytes) -> None:
         """The same in one go, however long it takes."""
@@ -141,7 +143,7 @@ class StepOutput:
             _at_once(self._set_output(command))
 
     def _measure(self, seconds: float) -> None:
-        """One piece of work took so long: what comes next is likely to be alike."""
+        """The longest step of the work on a slice took so many seconds; the next slice is likely to cost the same."""
         if seconds > TURN:
             self._slice = max(MIN_SLICE, self._slice // 2)
         elif seconds < TURN / 4 and self._slice < SLICE:
