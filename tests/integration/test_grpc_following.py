@@ -29,6 +29,7 @@ from pilothouse.server.settings import Settings
 from pilothouse.storage import StorageUnavailable, Tx
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
 from pilothouse.wire.stream.v1.stream_pb2_grpc import StreamServiceStub
+from support.status_checks import PUBLIC_EVENTS
 from support.waiting import eventually
 
 READERS, AGENTS = 25, 40
