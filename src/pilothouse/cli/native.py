@@ -45,16 +45,16 @@ def pipeline(answer: Answer) -> dict[str, Any]:
 
 
 def project(answer: Answer) -> dict[str, Any]:
-    """A project."""
-    shown = {
+    """A project and its members; ``default``: whether it is taken where none is named."""
+    return {
         "id": answer["projectId"],
         "name": answer["name"],
         "description": answer.get("description", ""),
         "default": bool(answer.get("isDefault", False)),
-    }
-    if "members" in answer:
-        shown["members"] = answer["members"]
-    return shown | _times(answer)
+        "members": [
+            {"id": each["userId"], "username": each["username"]} for each in answer.get("members") or ()
+        ],
+    } | _times(answer)
 
 
 def secret(answer: Answer) -> dict[str, Any]:
