@@ -44,6 +44,19 @@ def pipeline(answer: Answer) -> dict[str, Any]:
     }
 
 
+def project(answer: Answer) -> dict[str, Any]:
+    """A project and its members; ``default``: whether it is taken where none is named."""
+    return {
+        "id": answer["projectId"],
+        "name": answer["name"],
+        "description": answer.get("description", ""),
+        "default": bool(answer.get("isDefault", False)),
+        "members": [
+            {"id": each["userId"], "username": each["username"]} for each in answer.get("members") or ()
+        ],
+    } | _times(answer)
+
+
 def secret(answer: Answer) -> dict[str, Any]:
     """A secret without its value."""
     return {"name": answer["name"], "created_by": answer.get("createdBy", "")} | _times(answer)
