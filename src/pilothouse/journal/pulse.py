@@ -1,4 +1,4 @@
-"""A coarse clock for many: who waits for time to pass is woken from one timer, however many wait."""
+"""Coarse timers: one periodic task serves any number of waiting connections."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import structlog
 log = structlog.get_logger("pulse")
 
 STEP = 0.5
-"""Seconds between two turns; the resolution of keepalives and heartbeats."""
+"""Seconds between two rounds; the resolution of keepalives and heartbeats."""
 
 
 class Sleeper(Protocol):
-    """Somebody who waits."""
+    """An object with a timer."""
 
     def tick(self, now: float) -> None:
-        """The time has come (it is ``now``); ask for another if there is more to wait for."""
+        """Called when the timer is due, at ``now``; schedule again if needed."""
 
 
 class Pulse:
-    """Sleepers by the turn at which they are due: a turn costs what is due, not what waits. No I/O."""
+    """Timers by the round in which they are due: a round only costs time for due timers. No I/O."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -30,14 +30,14 @@ class Pulse:
         self._when: dict[Sleeper, int] = {}
 
     def wake(self, who: Sleeper, at: float) -> None:
-        """Call ``who.tick`` once, at ``at`` (of the clock) or up to a step later; replaces its last wish."""
+        """Call ``who.tick`` once, at ``at`` (of the clock) or up to a step later; replaces its previous timer."""
         self.forget(who)
         turn = max(self._turn, int(at / STEP)) + 1
         self._when[who] = turn
         self._due.setdefault(turn, {})[who] = None
 
     def forget(self, who: Sleeper) -> None:
-        """Do not call it; harmless when it does not wait."""
+        """Cancel the timer, if there is one."""
         turn = self._when.pop(who, None)
         group = None if turn is None else self._due.get(turn)
         if turn is not None and group is not None:
@@ -46,16 +46,16 @@ class Pulse:
                 del self._due[turn]
 
     def turn(self) -> None:
-        """Wake all that are due by now; call every :data:`STEP` seconds."""
+        """Call all objects that are due; to be called every :data:`STEP` seconds."""
         now = self.clock()
         self._turn = max(self._turn, int(now / STEP))
         for turn in sorted(t for t in self._due if t <= self._turn):
             for who in self._due.pop(turn):
-                if self._when.pop(who, None) is not None:  # else another's tick has made it leave
+                if self._when.pop(who, None) is not None:  # otherwise another's tick has cancelled it
                     self._tick(who, now)
 
     def _tick(self, who: Sleeper, now: float) -> None:
         try:
             who.tick(now)
-        except Exception:  # one sleeper's trouble is not the others'
+        except Exception:  # an error in one callback must not affect the others
             log.exception("pulse.tick_failed")
