@@ -220,7 +220,7 @@ class _Events:
 
     def begin(self) -> None:
         """Write what is there; the rest goes by itself."""
-        self._feed.pulse.wake(self, self._outlet.last_write + self._keepalive)
+        self._feed.timers.schedule(self, self._outlet.last_write + self._keepalive)
         self._outlet.pump()
 
     def tick(self, now: float) -> None:
@@ -228,10 +228,10 @@ class _Events:
         if now - self._outlet.idle_since() >= self._keepalive and self._socket.writable:
             self._outlet.last_write = now
             self._socket.write(_COMMENT)
-        self._feed.pulse.wake(self, max(self._outlet.idle_since() + self._keepalive, now))
+        self._feed.timers.schedule(self, max(self._outlet.idle_since() + self._keepalive, now))
 
     def _ended(self, _outlet: Outlet) -> None:
-        self._feed.pulse.forget(self)
+        self._feed.timers.cancel(self)
         self._stream.close()
         self._socket.finish(LAST_CHUNK)
 

@@ -223,7 +223,7 @@ class RunSocket:
 
     def begin(self) -> None:
         """Write what is there and listen; the rest goes by itself."""
-        self._feed.pulse.wake(self, self._beat_at)
+        self._feed.timers.schedule(self, self._beat_at)
         self._socket.listen(self._heard)
         self._outlet.pump()
 
@@ -243,7 +243,7 @@ class RunSocket:
             self._beat_at = now + self._settings.heartbeat
             if self._unanswered is None:
                 self._unanswered = 0
-        self._feed.pulse.wake(self, self._next(now))
+        self._feed.timers.schedule(self, self._next(now))
 
     def _next(self, now: float) -> float:
         if self._unanswered == 0:
@@ -258,7 +258,7 @@ class RunSocket:
 
     def _ended(self, outlet: Outlet) -> None:
         """Say goodbye; a client that has left hears nothing of it, and its cursor brings it back."""
-        self._feed.pulse.forget(self)
+        self._feed.timers.cancel(self)
         self._stream.close()
         stream, socket = self._stream, self._socket
         if stream.unauthorized:

@@ -14,10 +14,10 @@ from sqlalchemy import Connection as Connected
 from pilothouse.journal import store
 from pilothouse.journal.errors import CursorExpired
 from pilothouse.journal.model import Cursor, Entry, Sees, Selection, WireFormat
-from pilothouse.journal.outlet import Channel, Connection, Outlet
+from pilothouse.journal.outlet import Connection, FanOut, Outlet
 from pilothouse.journal.pages import Key, Page, Pages
-from pilothouse.journal.pulse import STEP, Pulse
 from pilothouse.journal.reader import Reader
+from pilothouse.journal.timers import STEP, Timers
 from pilothouse.journal.window import Window
 from pilothouse.storage import Database
 
@@ -62,18 +62,18 @@ class Subscription:
     def stop(self) -> None:
         """End the stream; a pending :meth:`next` returns."""
         self.stopped = True
-        self.rouse()
+        self.recheck()
 
     def wake(self, first: int) -> None:
         """Notify the reader of new entries from offset ``first`` on."""
         self.reader.published(first)
-        self.rouse()
+        self.recheck()
 
     def close(self) -> None:
         """Unsubscribe from the feed; must always be called."""
         self._feed.leave(self)
 
-    def rouse(self) -> None:
+    def recheck(self) -> None:
         """Make a pending :meth:`next` check again."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -95,14 +95,14 @@ class Feed:
         self._database = database
         self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="loader")
         self._followers: dict[str | None, set[Subscription | Outlet]] = {}
-        self._channels: dict[str, dict[tuple[Selection, str], Channel]] = {}
+        self._fan_outs: dict[str, dict[tuple[Selection, str], FanOut]] = {}
         self._outlets: set[Outlet] = set()
         self._pages = Pages(self._load_page)
         self._committed: list[list[Entry]] = []
         self._spawned: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self.clock = time.monotonic
-        self.pulse = Pulse(self.clock)
+        self.timers = Timers(self.clock)
 
     @property
     def followers(self) -> int:
@@ -138,16 +138,16 @@ class Feed:
             by_stream.setdefault(entry.stream, []).append(entry)
         now = self.clock()
         for stream, entries in by_stream.items():
-            for channel in list(self._channels.get(stream, {}).values()):
+            for fan_out in list(self._fan_outs.get(stream, {}).values()):
                 try:
-                    channel.deliver(entries, now)
+                    fan_out.deliver(entries, now)
                 except Exception:  # an error of one format must not affect other readers
-                    log.exception("feed.delivery_failed", stream=stream, format=channel.fmt.key)
-                    channel.stop()
+                    log.exception("feed.delivery_failed", stream=stream, format=fan_out.fmt.key)
+                    fan_out.stop()
             self._wake(stream, entries[0].offset)
         self._wake(None, batch[0].offset)
 
-    async def look_around(self) -> int:
+    async def check_other_servers(self) -> int:
         """Check for commits of other servers, and let readers read them from disk.
 
         Called periodically if several servers share a database. Returns the journal's head on disk.
@@ -164,12 +164,12 @@ class Feed:
         for group in self._followers.values():
             for follower in group:
                 follower.reader.live = False
-                soon(follower.rouse)
-        for channels in list(self._channels.values()):
-            for channel in channels.values():
-                for outlet in channel.live():
+                soon(follower.recheck)
+        for fan_outs in list(self._fan_outs.values()):
+            for fan_out in fan_outs.values():
+                for outlet in fan_out.live():
                     outlet.paused()
-                    soon(outlet.rouse)
+                    soon(outlet.recheck)
 
     def _wake(self, stream: str | None, first: int) -> None:
         group = self._followers.get(stream)
@@ -204,34 +204,34 @@ class Feed:
         start.
         """
         stream, fmt = reader.selection.stream, live or reader.fmt
-        channel: Channel | None = None
+        fan_out: FanOut | None = None
         if stream is not None:
             key = (reader.selection, fmt.key)
-            channels = self._channels.setdefault(stream, {})
-            if key not in channels:
-                channels[key] = Channel(reader.selection, fmt)
-            channel = channels[key]
-            channel.members += 1
-        outlet = Outlet(self, channel, reader, connection, on_end)
+            fan_outs = self._fan_outs.setdefault(stream, {})
+            if key not in fan_outs:
+                fan_outs[key] = FanOut(reader.selection, fmt)
+            fan_out = fan_outs[key]
+            fan_out.members += 1
+        outlet = Outlet(self, fan_out, reader, connection, on_end)
         self._outlets.add(outlet)
-        if channel is None:
+        if fan_out is None:
             self._followers.setdefault(None, set()).add(outlet)
         return outlet
 
     def drop(self, outlet: Outlet) -> None:
-        """Remove a stopped outlet, and its group if it was the last one."""
+        """Remove a stopped outlet, and its fan-out if it was the last one."""
         self._outlets.discard(outlet)
-        channel, stream = outlet.channel, outlet.reader.selection.stream
-        if channel is None or stream is None:
+        fan_out, stream = outlet.fan_out, outlet.reader.selection.stream
+        if fan_out is None or stream is None:
             self._leave(None, outlet)
             return
-        channel.leave(outlet)
-        channel.members -= 1
-        if not channel.members:
-            channels = self._channels.get(stream, {})
-            channels.pop((channel.selection, channel.fmt.key), None)
-            if not channels:
-                self._channels.pop(stream, None)
+        fan_out.leave(outlet)
+        fan_out.members -= 1
+        if not fan_out.members:
+            fan_outs = self._fan_outs.get(stream, {})
+            fan_outs.pop((fan_out.selection, fan_out.fmt.key), None)
+            if not fan_outs:
+                self._fan_outs.pop(stream, None)
 
     def leave(self, subscription: Subscription) -> None:
         """Remove a subscription; does nothing if it was already removed."""
@@ -248,19 +248,23 @@ class Feed:
 
     def start(self) -> None:
         """Start the timers and, if other servers can share the database, the polling of their commits."""
-        tasks = [self._turn()] if self._database.is_sqlite else [self._turn(), self._watch()]
+        tasks = (
+            [self._run_timers()]
+            if self._database.is_sqlite
+            else [self._run_timers(), self._poll_other_servers()]
+        )
         self._tasks = [asyncio.create_task(task) for task in tasks]
 
-    async def _turn(self) -> None:
+    async def _run_timers(self) -> None:
         while True:
             await asyncio.sleep(STEP)
-            self.pulse.turn()
+            self.timers.run_due()
 
-    async def _watch(self) -> None:
+    async def _poll_other_servers(self) -> None:
         while True:
             await asyncio.sleep(STEP)
             try:
-                await self.look_around()
+                await self.check_other_servers()
             except Exception as error:  # retried in the next round
                 log.warning("feed.look_failed", error=str(error))
 
@@ -327,7 +331,7 @@ class Feed:
             raise CursorExpired("the entries after this cursor are no longer retained; start again")
         head = self.window.head
         if wanted.offset > head:
-            head = await self.look_around()  # it may be from another server that is further ahead
+            head = await self.check_other_servers()  # it may be from another server that is further ahead
         if wanted.offset > head:
             raise CursorExpired("this cursor is ahead of the journal; start again")
         return wanted

@@ -1,7 +1,7 @@
 """Readers with a socket: the feed writes to them directly, without a task or a queue per reader.
 
-A live outlet has received everything up to the window's head; new entries are framed once per group and
-written to each transport. An outlet whose socket is full leaves the group and keeps only its cursor; when the
+A live outlet has received everything up to the window's head; new entries are framed once per fan-out and
+written to each transport. An outlet whose socket is full leaves the fan-out and keeps only its cursor; when the
 socket drains it continues from there, from memory or disk, until it is live again.
 """
 
@@ -53,11 +53,11 @@ class Host(Protocol):
         """Remove a stopped outlet."""
 
 
-class Channel:
+class FanOut:
     """The live outlets of one stream and wire format, whose data is encoded and joined once.
 
     All entries of a stream have one scope, so a reader's right to see them is checked when it joins and when
-    its rights change, not per entry. ``members`` counts all outlets of the group, live or behind.
+    its rights change, not per entry. ``members`` counts all its outlets, live or behind.
     """
 
     def __init__(self, selection: Selection, fmt: WireFormat) -> None:
@@ -127,16 +127,16 @@ class Outlet:
     """One reader on one socket. ``on_end`` is called once, when it has ended for any reason.
 
     ``finished``: the stream is complete; ``expired``: the next entries are no longer retained. ``on_live``,
-    if set, is called the first time the outlet has caught up; from then on it uses the format of its group.
+    if set, is called the first time the outlet has caught up; from then on it uses the format of its fan-out.
     """
 
     __slots__ = (
         "_feed",
         "_loading",
         "_stopped",
-        "channel",
         "connection",
         "expired",
+        "fan_out",
         "finished",
         "last_write",
         "on_end",
@@ -147,7 +147,7 @@ class Outlet:
     def __init__(
         self,
         feed: Host,
-        channel: Channel | None,
+        fan_out: FanOut | None,
         reader: Reader,
         connection: Connection,
         on_end: Callable[[Outlet], None],
@@ -160,7 +160,7 @@ class Outlet:
         self.last_write = 0.0
         self.on_live: Callable[[], None] | None = None
         #: ``None`` for readers of the whole journal, where the right to see is checked per entry.
-        self.channel = channel
+        self.fan_out = fan_out
         self._feed = feed
         self._loading = False
         self._stopped = False
@@ -169,9 +169,9 @@ class Outlet:
     def pump(self) -> None:
         """Write entries after the cursor while the socket accepts data; becomes live when caught up.
 
-        Does nothing if it is live: the group then writes, and the cursor stays where the outlet joined.
+        Does nothing if it is live: the fan-out then writes, and the cursor stays where the outlet joined.
         """
-        if self.channel is not None and self.channel.has(self):
+        if self.fan_out is not None and self.fan_out.has(self):
             return
         reader = self.reader
         while not self._stopped and not self._loading and self.connection.writable:
@@ -184,10 +184,10 @@ class Outlet:
                 self._loading = True
                 self._feed.spawn(self._load())
             elif reader.live:
-                self._has_everything()
+                self._caught_up()
                 return
 
-    def rouse(self) -> None:
+    def recheck(self) -> None:
         """Check again for entries to write."""
         self.pump()
 
@@ -197,12 +197,12 @@ class Outlet:
         self.pump()
 
     def paused(self) -> None:
-        """Handle a full socket: compute the cursor from the entries that the group has delivered since it joined.
+        """Handle a full socket: compute the cursor from the entries that the fan-out has delivered since it joined.
 
-        Entries in the window may be missing, since the write that filled the socket can be of another group.
+        Entries in the window may be missing, since the write that filled the socket can be of another fan-out.
         """
         position = self.position
-        if self.channel is not None and self.channel.leave(self):
+        if self.fan_out is not None and self.fan_out.leave(self):
             self.reader.position = position
 
     def end(self) -> None:
@@ -222,21 +222,21 @@ class Outlet:
     @property
     def position(self) -> Cursor:
         """The position before which everything was written or is not selected."""
-        if self.channel is not None and self.channel.has(self):
-            return max(self.reader.position, Cursor(self.channel.delivered))
+        if self.fan_out is not None and self.fan_out.has(self):
+            return max(self.reader.position, Cursor(self.fan_out.delivered))
         return self.reader.position
 
     def idle_since(self) -> float:
         """Time of the last write (the feed's clock)."""
-        return max(self.last_write, self.channel.last_write) if self.channel else self.last_write
+        return max(self.last_write, self.fan_out.last_write) if self.fan_out else self.last_write
 
-    def _has_everything(self) -> None:
+    def _caught_up(self) -> None:
         if self.on_live is not None:
             call, self.on_live = self.on_live, None
             call()
-        if self.channel is not None and not self._stopped:
-            self.reader.fmt = self.channel.fmt
-            self.channel.join(self)
+        if self.fan_out is not None and not self._stopped:
+            self.reader.fmt = self.fan_out.fmt
+            self.fan_out.join(self)
 
     def _write_now(self, messages: list[bytes]) -> None:
         self.last_write = self._feed.clock()

@@ -44,7 +44,7 @@ class Pages:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._kept: OrderedDict[Key, Page] = OrderedDict()
-        self._coming: dict[Key, asyncio.Task[Page]] = {}
+        self._loading: dict[Key, asyncio.Task[Page]] = {}
 
     async def get(self, selection: Selection, offset: int) -> Page:
         """The page from ``offset`` on. Raises the errors of loading it."""
@@ -53,17 +53,17 @@ class Pages:
         if page is not None:
             self._kept.move_to_end(key)
             return page
-        task = self._coming.get(key)
+        task = self._loading.get(key)
         if task is None:
-            task = self._coming[key] = asyncio.ensure_future(self._fetch(key))
-            task.add_done_callback(_heard)
+            task = self._loading[key] = asyncio.ensure_future(self._fetch(key))
+            task.add_done_callback(_retrieve_error)
         return await asyncio.shield(task)  # a cancelled reader must not cancel the load of the others
 
     async def _fetch(self, key: Key) -> Page:
         try:
             page = await self._load(key)
         finally:
-            del self._coming[key]
+            del self._loading[key]
         self._kept[key] = page
         self._bytes += page.size
         while self._bytes > self._max_bytes:
@@ -71,6 +71,6 @@ class Pages:
         return page
 
 
-def _heard(task: asyncio.Task[Page]) -> None:
+def _retrieve_error(task: asyncio.Task[Page]) -> None:
     if not task.cancelled():
         task.exception()  # waiting readers get the exception; there may be none left

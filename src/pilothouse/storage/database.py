@@ -110,9 +110,9 @@ class Database:
         # Directly on the driver, since this runs in every transaction.
         return bool(driver(conn).execute(_TAKE_TURN, (self._server,)).rowcount)
 
-    def told(self, error: BaseException) -> BaseException:
+    def translated(self, error: BaseException) -> BaseException:
         """Translate an error of a transaction: :class:`StorageUnavailable` if the database is unavailable."""
-        return outages.told(self.write_engine, error)
+        return outages.translated(self.write_engine, error)
 
     def close(self) -> None:
         """Close all connections; a SQLite file is then complete without its WAL."""

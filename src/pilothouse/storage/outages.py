@@ -25,7 +25,7 @@ def translate(engine: Engine) -> None:
             raise _unavailable(context.original_exception)
 
 
-def told(engine: Engine, error: BaseException) -> BaseException:
+def translated(engine: Engine, error: BaseException) -> BaseException:
     """Translate an error of a transaction; for statements that were run directly on the driver."""
     driver = engine.dialect.loaded_dbapi
     lost = (driver.OperationalError, driver.InterfaceError, PendingRollbackError)
@@ -35,18 +35,18 @@ def told(engine: Engine, error: BaseException) -> BaseException:
 def _unavailable(error: BaseException) -> StorageUnavailable:
     # The reason is for the operator only: it can contain hosts and files.
     reason = (str(error).splitlines() or [repr(error)])[0]
-    if _news.tells(reason):
+    if _throttle.allows(reason):
         log.warning("storage.unavailable", reason=reason)
     return StorageUnavailable(reason)
 
 
-class _News:
+class _LogThrottle:
     """Limits the log to one line per second, since many callers can hit the same outage."""
 
     def __init__(self) -> None:
         self._last = ("", 0.0)
 
-    def tells(self, reason: str) -> bool:
+    def allows(self, reason: str) -> bool:
         now = time.monotonic()
         if self._last[0] == reason and now - self._last[1] < 1:
             return False
@@ -54,4 +54,4 @@ class _News:
         return True
 
 
-_news = _News()
+_throttle = _LogThrottle()

@@ -130,7 +130,7 @@ class Writer:
         if self._queued >= MAX_QUEUED:
             raise StorageBusy(f"{self._queued} writes are waiting already; try again shortly")
         future: asyncio.Future[T] = self._loop.create_future()
-        future.add_done_callback(_heard)  # a caller can be cancelled before the result arrives
+        future.add_done_callback(_retrieve_error)  # a caller can be cancelled before the result arrives
         self._queued += 1
         self._queue.put(_Job(use_case, future))
         return future
@@ -152,7 +152,7 @@ class Writer:
             while self._commit_next():
                 pass
         finally:
-            self._let_go()
+            self._close_kept()
 
     def _commit_next(self) -> bool:
         """Wait for work and commit what has queued up; False once the writer is stopping."""
@@ -178,11 +178,11 @@ class Writer:
                     prepared = self._hook.prepare(conn, staged)
         except BaseException as error:  # the commit itself failed: nothing is stored
             log.error("storage.commit_failed", error=str(error), use_cases=len(group))
-            prepared, told = None, self._database.told(error)
+            prepared, translated = None, self._database.translated(error)
             for job in group:
                 if job.tx is not None:
                     _undo(job.tx)
-                job.error, job.tx = job.error or told, None
+                job.error, job.tx = job.error or translated, None
         self._blocked = any(isinstance(job.error, StorageUnavailable) for job in group)
         self._outages += self._blocked
         assert self._loop is not None
@@ -204,10 +204,10 @@ class Writer:
             yield conn
             engine.dialect.do_commit(driver(conn))
         except BaseException:
-            self._let_go()  # its state is unknown; the pool rolls it back
+            self._close_kept()  # its state is unknown; the pool rolls it back
             raise
 
-    def _let_go(self) -> None:
+    def _close_kept(self) -> None:
         if self._kept is not None:
             self._kept.close()
             self._kept = None
@@ -252,7 +252,7 @@ class Writer:
             job.future.set_result(job.result)
 
 
-def _heard(future: asyncio.Future[Any]) -> None:
+def _retrieve_error(future: asyncio.Future[Any]) -> None:
     if not future.cancelled():
         future.exception()
 

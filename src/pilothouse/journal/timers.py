@@ -13,30 +13,30 @@ STEP = 0.5
 """Seconds between two rounds; the resolution of keepalives and heartbeats."""
 
 
-class Sleeper(Protocol):
+class Timed(Protocol):
     """An object with a timer."""
 
     def tick(self, now: float) -> None:
         """Called when the timer is due, at ``now``; schedule again if needed."""
 
 
-class Pulse:
+class Timers:
     """Timers by the round in which they are due: a round only costs time for due timers. No I/O."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self._turn = int(clock() / STEP)
-        self._due: dict[int, dict[Sleeper, None]] = {}
-        self._when: dict[Sleeper, int] = {}
+        self._due: dict[int, dict[Timed, None]] = {}
+        self._when: dict[Timed, int] = {}
 
-    def wake(self, who: Sleeper, at: float) -> None:
+    def schedule(self, who: Timed, at: float) -> None:
         """Call ``who.tick`` once, at ``at`` (of the clock) or up to a step later; replaces its previous timer."""
-        self.forget(who)
+        self.cancel(who)
         turn = max(self._turn, int(at / STEP)) + 1
         self._when[who] = turn
         self._due.setdefault(turn, {})[who] = None
 
-    def forget(self, who: Sleeper) -> None:
+    def cancel(self, who: Timed) -> None:
         """Cancel the timer, if there is one."""
         turn = self._when.pop(who, None)
         group = None if turn is None else self._due.get(turn)
@@ -45,7 +45,7 @@ class Pulse:
             if not group:
                 del self._due[turn]
 
-    def turn(self) -> None:
+    def run_due(self) -> None:
         """Call all objects that are due; to be called every :data:`STEP` seconds."""
         now = self.clock()
         self._turn = max(self._turn, int(now / STEP))
@@ -54,7 +54,7 @@ class Pulse:
                 if self._when.pop(who, None) is not None:  # otherwise another's tick has cancelled it
                     self._tick(who, now)
 
-    def _tick(self, who: Sleeper, now: float) -> None:
+    def _tick(self, who: Timed, now: float) -> None:
         try:
             who.tick(now)
         except Exception:  # an error in one callback must not affect the others

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pilothouse.journal.model import Cursor, Entry, Frame, Selection, WireFormat
 
 
-class Message(Protocol):
+class ProtoMessage(Protocol):
     """A protobuf message with a ``cursor`` field."""
 
     cursor: str
@@ -18,10 +18,10 @@ class Message(Protocol):
         """Encode the message."""
 
 
-class Messages:
+class ProtoFormat:
     """A wire format of serialized messages: one per shown entry, with the cursor after it."""
 
-    def __init__(self, key: str, epoch: str, build: Callable[[Entry], Message | None]) -> None:
+    def __init__(self, key: str, epoch: str, build: Callable[[Entry], ProtoMessage | None]) -> None:
         self.key = key
         self._epoch = epoch
         self._build = build
@@ -39,19 +39,19 @@ class Messages:
         return (Frame(message.SerializeToString(), 1),)
 
 
-class Until:
+class UntilEnded:
     """A format for one reader that ends once all watched objects have ended.
 
     Frames are shared with other readers.
     """
 
-    def __init__(self, fmt: WireFormat, type: str, key: str, going_on: Collection[str]) -> None:
+    def __init__(self, fmt: WireFormat, type: str, key: str, active: Collection[str]) -> None:
         """``type`` is the entry type that ends an object of ``active``, ``key`` the body key of its id."""
         self.key = fmt.key
         self._fmt = fmt
         self._type = type
         self._id = key
-        self._left = set(going_on)
+        self._left = set(active)
 
     def ends(self, entry: Entry) -> bool:
         """Whether this entry ends the last watched object."""
