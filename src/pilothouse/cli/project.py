@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pilothouse.cli.errors import CliError, UsageError
 from pilothouse.cli.session import Session, command
+from pilothouse.wire.times import rfc3339
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
@@ -69,7 +69,7 @@ def shown(project: Project) -> dict[str, Any]:
 def _time(seconds: int | None) -> str | None:
     if seconds is None:
         return None
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return rfc3339(seconds * 1000)
 
 
 async def list_projects(

@@ -29,13 +29,14 @@ from pilothouse.edge.web import Caller, allow, websocket_principal
 from pilothouse.engine import store
 from pilothouse.engine.channels import LOG, Channels
 from pilothouse.engine.errors import RunNotFound
-from pilothouse.engine.streams import Framing, RunMessages, rfc3339
+from pilothouse.engine.streams import Framing, RunMessages
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Cursor, CursorError, CursorExpired, Feed, Selection
 from pilothouse.journal.feed import START
 from pilothouse.journal.outlet import Outlet
 from pilothouse.storage import now_ms
 from pilothouse.wire import entries
+from pilothouse.wire.times import rfc3339_ms
 
 GOING_AWAY = 1001
 CLOSE_CODES = {
@@ -155,7 +156,7 @@ async def _authenticate(ws: WebSocket, socket: MessageSocket, identity: Identity
 def refuse(socket: MessageSocket, error: Exception, *, channel: str = "") -> None:
     """Say why, then close with the code for it; with a ``channel``, in the envelope of the Arcentra page."""
     code, message = _refusal(error)
-    stamp = rfc3339(now_ms())
+    stamp = rfc3339_ms(now_ms())
     body: dict[str, Any] = {"type": "error", "code": code, "message": message, "timestamp": stamp}
     if channel:
         body |= {"channel": channel, "params": {}, "data": None, "error": message}
@@ -236,7 +237,7 @@ class RunSocket:
             self._stream.stop()
             return
         if now >= self._beat_at and self._socket.writable:
-            beat = {"type": "heartbeat", "timestamp": rfc3339(now_ms())}
+            beat = {"type": "heartbeat", "timestamp": rfc3339_ms(now_ms())}
             if self._cursors:
                 beat["cursor"] = self._outlet.position.text(self._feed.epoch)
             self._socket.say(orjson.dumps(beat))

@@ -22,6 +22,7 @@ from pilothouse.fleet.registry import Allowance, require_agent
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.storage import Tx
+from pilothouse.wire.times import rfc3339
 
 Page = Annotated[int, Query(ge=1, le=1_000_000)]
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -63,7 +64,7 @@ class PatchAgent(Body):
 
 
 def _time(at: int) -> str | None:
-    return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at else None
+    return rfc3339(at) if at else None
 
 
 def agent_view(agent: Agent, busy: int, now: int, came: RegistrationToken | None = None) -> dict[str, Any]:

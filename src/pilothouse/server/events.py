@@ -13,10 +13,10 @@ from pilothouse.access.errors import Refusal
 from pilothouse.edge.openapi import example
 from pilothouse.edge.streaming import EventStream, Stream, wanted_cursor
 from pilothouse.edge.web import Caller, allow
-from pilothouse.engine.streams import rfc3339
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Cursor, Entry, Feed, Frame, Selection
 from pilothouse.journal.feed import NOW, START
+from pilothouse.wire.times import rfc3339_ms
 
 
 class CloudEvents:
@@ -41,7 +41,7 @@ class CloudEvents:
             "source": f"/{entry.stream}",
             "type": entry.type,
             "subject": entry.subject or None,
-            "time": rfc3339(entry.at),
+            "time": rfc3339_ms(entry.at),
             "datacontenttype": "application/json",
             "data": orjson.Fragment(entry.data),
         }

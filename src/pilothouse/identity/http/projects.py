@@ -38,7 +38,7 @@ class CreateProject(Body):
 
 
 class UpdateProject(Body):
-    """What is to change."""
+    """The fields to change."""
 
     name: Name | None = None
     description: Text | None = None
@@ -51,7 +51,7 @@ class UpdateProject(Body):
     responses=_PROJECTS,
 )
 async def list_projects(caller: Caller, identity: Service, paging: ArcentraPaged) -> Response:
-    """The projects one is at home in, by name; operators and admins: all."""
+    """The projects of the caller by name; for operators and admins all projects."""
     projects, total = await identity.storage.read(
         lambda conn: identity.projects.list(conn, caller, page=paging.page, limit=paging.limit)
     )
@@ -79,12 +79,12 @@ async def create_project(caller: Caller, identity: Service, idem: Idem, body: Cr
 
 @router.get(
     "/projects/{project}",
-    dependencies=[allow("project.read")],  # in this project: the use case says so
+    dependencies=[allow("project.read")],  # the use case checks the project
     summary="Show a project",
     responses=_PROJECT,
 )
 async def get_project(caller: Caller, identity: Service, project: str) -> Response:
-    """A project and its members. Errors: ``PROJECT_NOT_FOUND``, to those outside it as well."""
+    """A project and its members. Errors: ``PROJECT_NOT_FOUND``, also for non-members."""
     return envelope(
         project_json(await identity.storage.read(lambda conn: identity.projects.get(conn, caller, project)))
     )
@@ -106,7 +106,7 @@ async def update_project(caller: Caller, identity: Service, project: str, body: 
     responses=_PROJECT,
 )
 async def add_member(caller: Caller, identity: Service, project: str, user: str) -> Response:
-    """Let a user (id or name) into the project, at once. Errors: ``PROJECT_NOT_FOUND``, ``USER_NOT_FOUND``."""
+    """Add a member (id or name), effective immediately. Errors: ``PROJECT_NOT_FOUND``, ``USER_NOT_FOUND``."""
     changed = await identity.storage.write(lambda tx: identity.projects.add_member(tx, caller, project, user))
     return envelope(project_json(changed))
 
@@ -118,7 +118,7 @@ async def add_member(caller: Caller, identity: Service, project: str, user: str)
     responses=_PROJECT,
 )
 async def remove_member(caller: Caller, identity: Service, project: str, user: str) -> Response:
-    """Shut a user out of the project; his open streams stop carrying its entries at once."""
+    """Remove a member, effective immediately, also on open streams."""
     changed = await identity.storage.write(
         lambda tx: identity.projects.remove_member(tx, caller, project, user)
     )
@@ -127,7 +127,7 @@ async def remove_member(caller: Caller, identity: Service, project: str, user: s
 
 @router.get("/roles", dependencies=[allow("role.read")], summary="List roles", responses=_ROLES)
 async def list_roles(paging: ArcentraPaged) -> Response:
-    """The four roles and what each may do."""
+    """The four roles and their actions."""
     roles = [
         {"name": role.value, "actions": sorted(action for action, who in ACTIONS.items() if role in who)}
         for role in Role

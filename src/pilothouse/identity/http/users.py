@@ -27,7 +27,7 @@ router = APIRouter(prefix="/api/v1/users", tags=["users"], dependencies=[allow("
 
 
 class CreateUser(Body):
-    """A new user; ``projects`` are ids, the default project if left out."""
+    """A new user; ``projects`` are ids, default: the default project."""
 
     username: Username
     password: Password
@@ -37,7 +37,7 @@ class CreateUser(Body):
 
 
 class UpdateUser(Body):
-    """What is to change."""
+    """The fields to change."""
 
     email: Email | None = None
     role: RoleName | None = None
@@ -70,7 +70,7 @@ async def list_users(
 
 @router.post("", status_code=201, summary="Create a user", responses=example(USER_EXAMPLE, 201))
 async def create_user(caller: Caller, identity: Service, idem: Idem, body: CreateUser) -> Response:
-    """Create a user; the name must be free in any case of letters."""
+    """Create a user; names are unique regardless of case."""
     password_hash = await identity.passwords.hash(body.password)
     return await idem(
         lambda tx: user_json(
@@ -96,7 +96,7 @@ async def get_user(identity: Service, user: str) -> dict[str, Any]:
 @router.put("/{user}", summary="Change a user", responses=example(USER_EXAMPLE), operation_id="put_user")
 @router.patch("/{user}", summary="Change a user", responses=example(USER_EXAMPLE))
 async def update_user(caller: Caller, identity: Service, user: str, body: UpdateUser) -> dict[str, Any]:
-    """Change email, role or whether the user is active. Takes effect at once, on open streams too."""
+    """Change email, role or active state. Takes effect immediately, also on open streams."""
     changed = await identity.storage.write(
         lambda tx: identity.users.update(
             tx, caller, user, email=body.email, role=body.role, active=body.active
@@ -107,7 +107,7 @@ async def update_user(caller: Caller, identity: Service, user: str, body: Update
 
 @router.delete("/{user}", status_code=204, summary="Deactivate a user")
 async def deactivate_user(caller: Caller, identity: Service, user: str) -> Response:
-    """End a user's access: logins, API tokens and streams, at once. The account stays, as a record."""
+    """End a user's access immediately: logins, API tokens and streams. The account remains as a record."""
     await identity.storage.write(lambda tx: identity.users.deactivate(tx, caller, user))
     return Response(status_code=204)
 
@@ -118,7 +118,7 @@ async def deactivate_user(caller: Caller, identity: Service, user: str) -> Respo
     responses=example({"message": "Password changed"}),
 )
 async def reset_password(caller: Caller, identity: Service, user: str, body: ResetPassword) -> dict[str, str]:
-    """Give a user a new password; his logins end."""
+    """Set a new password for a user; their logins end."""
     password_hash = await identity.passwords.hash(body.password)
     await identity.storage.write(lambda tx: identity.users.set_password(tx, caller, user, password_hash))
     return {"message": "Password changed"}
