@@ -4,8 +4,9 @@ snake_case, RFC 3339, words. Pure."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
+
+from pilothouse.wire.times import rfc3339
 
 _STATUS = {1: "pending", 2: "running", 3: "succeeded", 4: "failed", 5: "cancelled", 6: "paused"}
 """pipeline.v1.PipelineStatus."""
@@ -17,7 +18,7 @@ def time(seconds: int | float | None) -> str | None:
     """Unix seconds as RFC 3339; ``None`` for none, and for 0, which stands for never."""
     if not seconds:
         return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return rfc3339(int(seconds) * 1000)
 
 
 def pipeline(answer: Answer) -> dict[str, Any]:
