@@ -13,11 +13,11 @@ from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent, R
 from pilothouse.engine import store
 from pilothouse.engine.checkouts import needed_by_agent
 from pilothouse.engine.dispatch import Dispatcher
-from pilothouse.engine.events import StepEvents
 from pilothouse.engine.grpc import GatewayService
 from pilothouse.engine.http import runs_router
 from pilothouse.engine.http_checkouts import checkouts_router
-from pilothouse.engine.ingest import Ingest
+from pilothouse.engine.intake.ingest import Ingest
+from pilothouse.engine.intake.step_events import StepEvents
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.runs import Runs
 from pilothouse.engine.service import Engine
