@@ -167,10 +167,10 @@ async def test_what_another_server_commits_is_found(database: Database) -> None:
         got = asyncio.create_task(read_messages(waiting, 4))
         await asyncio.sleep(0)
         await first.write(appending(ours, 1, 2))
-        await theirs.feed.look_around()
+        await theirs.feed.check_other_servers()
         await second.write(appending(theirs, 3))
         await first.write(appending(ours, 4))
-        await theirs.feed.look_around()
+        await theirs.feed.check_other_servers()
         assert [b'"n":%d' % n in message for n, message in enumerate(await got, 1)] == [True] * 4
         await second.write(appending(theirs, 5, stream="run/other"))
         await read_messages(elsewhere, 1)

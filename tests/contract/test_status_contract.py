@@ -14,7 +14,7 @@ from pilothouse.engine import statuses
 from pilothouse.engine.service import NewRun
 from pilothouse.engine.spec import parse_spec
 from pilothouse.fleet.model import TaskReport, TaskStatus
-from pilothouse.journal.messages import Matching
+from pilothouse.journal.protobuf import Matching
 from pilothouse.pipelines.service import Pipelines
 from pilothouse.server import watches
 from pilothouse.server.system_events import watch_events

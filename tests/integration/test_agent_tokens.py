@@ -74,7 +74,7 @@ class Started:
         assert self.process.wait(30) == 0
 
 
-def look_around(server: Server, name: str) -> str:
+def check_other_servers(server: Server, name: str) -> str:
     """What a step on this agent reads of its process."""
     step = {"name": "s", "uses": "shell", "args": {"script": LOOK}}
     step["agentSelector"] = {"matchLabels": {"only": name}}
@@ -112,7 +112,7 @@ def test_no_step_finds_it(
     given = {key: value.replace("TOKEN", token) for key, value in variables.items()}
     agent = Started(server, tmp_path, name, *(word.replace("TOKEN", token) for word in how), **given)
     until(agent.connected, what="it connects")
-    found = look_around(server, name)
+    found = check_other_servers(server, name)
     assert f"the agent is {agent.process.pid}" in found, "it is the process that was started"
     assert "pilotreg_" not in found
     assert f"\nonly={name}\n" in found, "the other options are as they were"

@@ -21,7 +21,7 @@ from pilothouse.fleet.model import AgentProfile
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Cursor, Entry, Frame
-from pilothouse.journal.messages import Messages
+from pilothouse.journal.protobuf import ProtoFormat
 from pilothouse.server import stream_rpc
 from pilothouse.server.graph import Graph, build
 from pilothouse.server.rpc import start_rpc
@@ -36,7 +36,7 @@ READERS, AGENTS = 25, 40
 SPEC = "jobs: [{name: j, steps: [{name: a, uses: dummy}]}]"
 
 
-class Counting(Messages):
+class Counting(ProtoFormat):
     """Counts what it encodes: (format, offset)."""
 
     counted: Counter[tuple[str, int]] = Counter()
@@ -50,7 +50,7 @@ class Counting(Messages):
 @pytest.fixture
 async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Graph, Any, str]]:
     """A server's services with their gRPC server in this process, a stub, and a token."""
-    monkeypatch.setattr(stream_rpc, "Messages", Counting)
+    monkeypatch.setattr(stream_rpc, "ProtoFormat", Counting)
     monkeypatch.setattr(Counting, "counted", Counter())
     settings = Settings(data_dir=tmp_path, grpc_port=0, ratelimit_default="off", ratelimit_login="off")
     graph = build(settings)

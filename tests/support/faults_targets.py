@@ -27,12 +27,12 @@ from pilothouse.expressions import (
     evaluate_when,
     render,
 )
-from pilothouse.expressions.durations import DurationError, parse_duration
 from pilothouse.fleet import messages
 from pilothouse.fleet.errors import BadProfile
 from pilothouse.fleet.registry import check_profile
 from pilothouse.journal import Cursor, CursorError
 from pilothouse.wire.agent.v1 import agent_pb2
+from pilothouse.wire.durations import DurationError, parse_duration
 from pilothouse.wire.gateway.v1 import gateway_pb2
 from pilothouse.wire.masking import Masker
 

@@ -96,7 +96,7 @@ def test_routes(graph: Graph) -> None:
 
 
 def test_error_codes() -> None:
-    table = rows(section("api.md", "### Codes") + section("api.md", "### Codes of what is to come"), 3)
+    table = rows(section("api.md", "### Codes") + section("api.md", "### Reserved codes"), 3)
     listed_once([row[0] for row in table])
     assert {quoted(row[0])[0]: (int(row[1]), row[2]) for row in table} == dict(CODES)
 
@@ -170,7 +170,7 @@ async def test_grpc_methods(channel: grpc.aio.Channel) -> None:
     assert set(re.findall(r"`([A-Z][a-z]\w+)`", apology)) == {
         method.rpartition("/")[2] for method in refused if not method.startswith("grpc.")
     }
-    assert set(first_quoted(section("agents.md", "## Writing one"), 2)) <= offered
+    assert set(first_quoted(section("agents.md", "## Writing an agent"), 2)) <= offered
 
 
 # -- settings, metrics, logs --------------------------------------------------------------------------------

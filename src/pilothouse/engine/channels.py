@@ -16,12 +16,13 @@ from pilothouse.access.model import Principal
 from pilothouse.edge.streaming import Message, MessageSocket, Stream, framed
 from pilothouse.engine import store
 from pilothouse.engine.model import Attempt
-from pilothouse.engine.streams import STATUS_NUMBERS, Framing, StepLog, StepStatus, rfc3339
+from pilothouse.engine.streams import STATUS_NUMBERS, Framing, StepLog, StepStatus
 from pilothouse.identity.service import Identity
 from pilothouse.journal import CursorError, CursorExpired, Feed, Selection, WireFormat
 from pilothouse.journal.outlet import Outlet
 from pilothouse.storage import Storage, now_ms
 from pilothouse.wire import entries
+from pilothouse.wire.times import rfc3339_ms
 
 LOG, STATUS = "channel_log", "channel_status"
 MAX_SUBSCRIPTIONS = 256
@@ -239,7 +240,7 @@ def snapshot(params: dict[str, str], attempt: Attempt, now: int) -> dict[str, An
         "pipelineId": params["pipelineId"],
         "jobId": params["jobId"],
         "status": STATUS_NUMBERS[attempt.status.value],
-        "startTime": rfc3339(attempt.started_at) if attempt.started_at else None,
-        "endTime": rfc3339(ended) if ended else None,
+        "startTime": rfc3339_ms(attempt.started_at) if attempt.started_at else None,
+        "endTime": rfc3339_ms(ended) if ended else None,
         "duration": (ended or now) - attempt.started_at if attempt.started_at else 0,
     }

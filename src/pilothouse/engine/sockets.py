@@ -30,7 +30,7 @@ from pilothouse.edge.web import Caller, allow, websocket_principal
 from pilothouse.engine import store
 from pilothouse.engine.channels import LOG, Channels
 from pilothouse.engine.errors import RunNotFound
-from pilothouse.engine.streams import Framing, RunMessages, rfc3339
+from pilothouse.engine.streams import Framing, RunMessages
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Cursor, CursorError, CursorExpired, Feed, Selection
@@ -38,6 +38,7 @@ from pilothouse.journal.feed import START
 from pilothouse.journal.outlet import Outlet
 from pilothouse.storage import Storage, now_ms
 from pilothouse.wire import entries
+from pilothouse.wire.times import rfc3339_ms
 
 GOING_AWAY = 1001
 CLOSE_CODES = {
@@ -190,7 +191,7 @@ async def _authenticate(ws: WebSocket, socket: MessageSocket, identity: Identity
 def refuse(socket: MessageSocket, error: Exception, *, channel: str = "") -> None:
     """Say why, then close with the code for it; with a ``channel``, in the envelope of the Arcentra page."""
     code, message = _refusal(error)
-    stamp = rfc3339(now_ms())
+    stamp = rfc3339_ms(now_ms())
     body: dict[str, Any] = {"type": "error", "code": code, "message": message, "timestamp": stamp}
     if channel:
         body |= {"channel": channel, "params": {}, "data": None, "error": message}
@@ -258,7 +259,7 @@ class RunSocket:
 
     def begin(self) -> None:
         """Write what is there and listen; the rest goes by itself."""
-        self._feed.pulse.wake(self, self._beat_at)
+        self._feed.timers.schedule(self, self._beat_at)
         self._socket.listen(self._heard)
         self._outlet.pump()
 
@@ -271,14 +272,14 @@ class RunSocket:
             self._stream.stop()
             return
         if now >= self._beat_at and self._socket.writable:
-            beat = {"type": "heartbeat", "timestamp": rfc3339(now_ms())}
+            beat = {"type": "heartbeat", "timestamp": rfc3339_ms(now_ms())}
             if self._cursors:
                 beat["cursor"] = self._outlet.position.text(self._feed.epoch)
             self._socket.say(orjson.dumps(beat))
             self._beat_at = now + self._settings.heartbeat
             if self._unanswered is None:
                 self._unanswered = 0
-        self._feed.pulse.wake(self, self._next(now))
+        self._feed.timers.schedule(self, self._next(now))
 
     def _next(self, now: float) -> float:
         if self._unanswered == 0:
@@ -293,7 +294,7 @@ class RunSocket:
 
     def _ended(self, outlet: Outlet) -> None:
         """Say goodbye; a client that has left hears nothing of it, and its cursor brings it back."""
-        self._feed.pulse.forget(self)
+        self._feed.timers.cancel(self)
         self._stream.close()
         stream, socket = self._stream, self._socket
         if stream.unauthorized:

@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
 from pilothouse.journal import Cursor, Entry, Frame
 from pilothouse.wire import entries
+from pilothouse.wire.times import rfc3339_ms
 
 STATUS_NUMBERS = {
     "pending": 1,
@@ -34,11 +34,6 @@ LIFECYCLES = {
 }
 
 Message = dict[str, Any]
-
-
-def rfc3339(at: int) -> str:
-    """Milliseconds since 1970 as RFC 3339 UTC."""
-    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Framing:
@@ -95,7 +90,7 @@ def _step_started(entry: Entry, body: Message) -> Iterator[Message]:
         "type": "step_started",
         "nodeId": body["node"],
         "stepType": body["uses"],
-        "timestamp": rfc3339(entry.at),
+        "timestamp": rfc3339_ms(entry.at),
     }
 
 
@@ -111,7 +106,7 @@ def _step_progress(entry: Entry, body: Message) -> Iterator[Message]:
 def _step_logs(entry: Entry, body: Message) -> list[tuple[str, bytes]]:
     # Of most messages there are few, of these most: all but the line itself is encoded once for the chunk.
     head = b'{"type":"step_log","nodeId":%b,"line":' % orjson.dumps(body["node"])
-    stamp = rfc3339(entry.at).encode()
+    stamp = rfc3339_ms(entry.at).encode()
     tails: dict[str, bytes] = {}
     found = []
     for line, level, _stream in lines_of(body):
@@ -128,7 +123,7 @@ def _log_missed(entry: Entry, body: Message) -> Iterator[Message]:
         "nodeId": body["node"],
         "line": f"[{body['message']}]",
         "level": "warn",
-        "timestamp": rfc3339(entry.at),
+        "timestamp": rfc3339_ms(entry.at),
     }
 
 
@@ -139,7 +134,7 @@ def _step_completed(entry: Entry, body: Message) -> Iterator[Message]:
         "status": body["status"],
         "outputs": body["outputs"],
         "duration": body["duration"] / 1000,
-        "timestamp": rfc3339(entry.at),
+        "timestamp": rfc3339_ms(entry.at),
     }
 
 
@@ -149,7 +144,7 @@ def _workflow_completed(entry: Entry, body: Message) -> Iterator[Message]:
         "status": body["status"],
         "duration": body["duration"] / 1000,
         "outputs": body["outputs"],
-        "timestamp": rfc3339(entry.at),
+        "timestamp": rfc3339_ms(entry.at),
     }
 
 
