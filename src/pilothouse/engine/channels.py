@@ -16,7 +16,8 @@ from pilothouse.access.model import Principal
 from pilothouse.edge.streaming import Message, MessageSocket, Stream, framed
 from pilothouse.engine import store
 from pilothouse.engine.model import Attempt
-from pilothouse.engine.streams import STATUS_NUMBERS, Framing, StepLog, StepStatus
+from pilothouse.engine.streams.arcentra import STATUS_NUMBERS, StepLog, StepStatus
+from pilothouse.engine.streams.framing import Framing
 from pilothouse.identity.service import Identity
 from pilothouse.journal import CursorError, CursorExpired, Feed, Selection, WireFormat
 from pilothouse.journal.outlet import Outlet

@@ -30,7 +30,8 @@ from pilothouse.edge.web import Caller, allow, websocket_principal
 from pilothouse.engine import store
 from pilothouse.engine.channels import LOG, Channels
 from pilothouse.engine.errors import RunNotFound
-from pilothouse.engine.streams import Framing, RunMessages
+from pilothouse.engine.streams.framing import Framing
+from pilothouse.engine.streams.stella import RunMessages
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Cursor, CursorError, CursorExpired, Feed, Selection
