@@ -9,7 +9,9 @@ import pytest
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine import dispatch
 from pilothouse.engine.errors import RunNotFound, RunOver
-from pilothouse.engine.streams import Framing, RunMessages, StepLog, StepStatus
+from pilothouse.engine.streams.arcentra import StepLog, StepStatus
+from pilothouse.engine.streams.framing import Framing
+from pilothouse.engine.streams.stella import RunMessages
 from pilothouse.fleet.model import TaskStatus, Verdict
 from pilothouse.journal import Entry, WireFormat
 from pilothouse.server.events import CloudEvents

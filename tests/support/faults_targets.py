@@ -16,8 +16,8 @@ from google.protobuf.message import DecodeError, Message
 
 from pilothouse.edge.network import TrustedProxies, is_own_origin, normal_origin, rate_key
 from pilothouse.engine.grpc import MAX_RAW, BatchInvalid, _whole, read_batch
-from pilothouse.engine.ingest import chunks
-from pilothouse.engine.joining import Joiner
+from pilothouse.engine.intake.ingest import chunks
+from pilothouse.engine.intake.joining import Joiner
 from pilothouse.engine.spec import SpecError, parse_spec, spec_from_json, spec_to_json
 from pilothouse.expressions import (
     ExpressionError,

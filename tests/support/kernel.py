@@ -19,8 +19,8 @@ from uuid_utils import uuid7
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine import store
 from pilothouse.engine.dispatch import Dispatcher
-from pilothouse.engine.events import StepEvent
-from pilothouse.engine.ingest import Ingest, LogLines, Receipt
+from pilothouse.engine.intake.ingest import Ingest, LogLines, Receipt
+from pilothouse.engine.intake.step_events import StepEvent
 from pilothouse.engine.model import Attempt, Run
 from pilothouse.engine.runs import Runs
 from pilothouse.engine.service import Engine, NewRun

@@ -31,9 +31,9 @@ from pilothouse.agent import errors as agent_errors
 from pilothouse.cli.app import app as cli
 from pilothouse.cli.errors import ExitCode
 from pilothouse.edge.web import PUBLIC, required_action
-from pilothouse.engine.sockets import CLOSE_CODES
+from pilothouse.engine.sockets.closing import CLOSE_CODES
 from pilothouse.engine.spec import BUILTIN_ACTIONS, ParsedSpec, parse_spec
-from pilothouse.engine.streams import _RUN_MESSAGES
+from pilothouse.engine.streams.stella import _RUN_MESSAGES
 from pilothouse.expressions.functions import FUNCTIONS
 from pilothouse.expressions.lint import CONDITION_FUNCTIONS, ROOTS
 from pilothouse.expressions.parser import MACROS

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from pilothouse.engine import statuses
 from pilothouse.engine.model import Status
+from pilothouse.engine.streams import arcentra_status as statuses
 from pilothouse.fleet.model import AgentStatus
 from pilothouse.fleet.streams import AGENT_STATUS, agent_status
 from pilothouse.journal import Entry

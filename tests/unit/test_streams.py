@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.engine.channels import snapshot
 from pilothouse.engine.model import Attempt, Status
-from pilothouse.engine.streams import STATUS_NUMBERS, Framing, RunMessages, StepLog, StepStatus
+from pilothouse.engine.sockets.arcentra import snapshot
+from pilothouse.engine.streams.arcentra import STATUS_NUMBERS, StepLog, StepStatus
+from pilothouse.engine.streams.framing import Framing
+from pilothouse.engine.streams.stella import RunMessages
 from pilothouse.journal import Cursor, Entry, WireFormat
 from pilothouse.server.events import CloudEvents
 from pilothouse.wire import entries

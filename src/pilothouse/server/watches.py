@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import Connection
 
 from pilothouse.access.errors import Refusal
-from pilothouse.engine import status_store, statuses
+from pilothouse.engine import status_store
 from pilothouse.engine import store as engine_store
 from pilothouse.engine.model import Job, Run
 from pilothouse.engine.status_store import Part, RunRow
+from pilothouse.engine.streams import arcentra_status
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.registry import agent_keys
 from pilothouse.fleet.streams import PRESENCE, present_agent
@@ -83,22 +84,22 @@ def _step_runs(conn: Connection, run: Run, asked: Asked) -> Iterator[ProtoMessag
     jobs = [job for job in run.jobs if asked.wants(job)]
     attempts = engine_store.attempts_of_steps(conn, [step.id for job in jobs for step in job.steps])
     for job in jobs:
-        for message in statuses.present_step_runs(run, job, attempts):
+        for message in arcentra_status.present_step_runs(run, job, attempts):
             if not asked.step_run_ids or message.step_run_id in asked.step_run_ids:
                 yield message
 
 
 def _jobs(_conn: Connection, run: Run, asked: Asked) -> Iterator[ProtoMessage]:
-    return (statuses.present_job(run, job) for job in run.jobs if asked.wants(job))
+    return (arcentra_status.present_job(run, job) for job in run.jobs if asked.wants(job))
 
 
 def _runs(_conn: Connection, run: Run, _asked: Asked) -> Iterator[ProtoMessage]:
-    yield statuses.present_run(run)
+    yield arcentra_status.present_run(run)
 
 
-STEP_RUNS = View(statuses.STEP_RUN_TYPES, _step_runs)
-JOBS = View(statuses.JOB_TYPES, _jobs)
-RUNS = View(statuses.RUN_TYPES, _runs)
+STEP_RUNS = View(arcentra_status.STEP_RUN_TYPES, _step_runs)
+JOBS = View(arcentra_status.JOB_TYPES, _jobs)
+RUNS = View(arcentra_status.RUN_TYPES, _runs)
 
 
 def watch_runs(conn: Connection, view: View, asked: Asked, sees: Sees, *, present: bool) -> Watch:

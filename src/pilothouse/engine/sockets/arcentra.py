@@ -10,13 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from fastapi import APIRouter
 from sqlalchemy import Connection
+from starlette.websockets import WebSocket
 
+from pilothouse.access.errors import Refusal
 from pilothouse.access.model import Principal
-from pilothouse.edge.streaming import Message, MessageSocket, Stream, framed
+from pilothouse.edge.services import Database, JournalFeed
+from pilothouse.edge.streaming import Message, MessageSocket, Stream, accepted, framed
+from pilothouse.edge.web import websocket_principal
 from pilothouse.engine import store
 from pilothouse.engine.model import Attempt
-from pilothouse.engine.streams import STATUS_NUMBERS, Framing, StepLog, StepStatus
+from pilothouse.engine.sockets.closing import GOING_AWAY, close_reason, refuse
+from pilothouse.engine.streams.arcentra import STATUS_NUMBERS, StepLog, StepStatus
+from pilothouse.engine.streams.framing import Framing
+from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.service import Identity
 from pilothouse.journal import CursorError, CursorExpired, Feed, Selection, WireFormat
 from pilothouse.journal.outlet import Outlet
@@ -26,8 +34,20 @@ from pilothouse.wire.times import rfc3339_ms
 
 LOG, STATUS = "channel_log", "channel_status"
 MAX_SUBSCRIPTIONS = 256
-GOING_AWAY = 1001
 _PARAMS = ("pipelineId", "jobId", "stepRunId")
+
+router = APIRouter(tags=["streams"])
+
+
+@router.websocket("/api/v1/ws")
+async def channels(ws: WebSocket, identity: IdentityService, database: Database, feed: JournalFeed) -> None:
+    async with accepted(ws) as socket:
+        try:
+            caller = await websocket_principal(ws)
+        except Refusal as error:
+            refuse(socket, error, channel=LOG)
+            return
+        Channels(socket, identity, database, feed, caller).begin()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +220,7 @@ class Channels:
         }
         body["code"] = "cursor_expired" if expired else "bad_request"
         self._socket.say(orjson.dumps(body))
-        self._socket.close(4410 if expired else 4400, str(error).encode()[:120].decode(errors="ignore"))
+        self._socket.close(4410 if expired else 4400, close_reason(str(error)))
 
     def _send(
         self, channel: str, type: str, params: dict[str, Any], data: Any, at: Stream | None = None
