@@ -15,6 +15,7 @@ from pilothouse.journal import store as journal_store
 from pilothouse.storage import Database
 from support.databases import Backend, reopened
 from support.journals import STREAM, appending, follow, numbers, read_messages, stored, writing
+from support.waiting import PATIENCE
 
 
 async def test_epoch_and_cursors_survive_a_restart(database: Database) -> None:
@@ -108,7 +109,7 @@ async def test_a_page_without_messages_is_not_the_end(database: Database) -> Non
         await writer.write(appending(journal, 255, type="step.other"))
         await writer.write(appending(journal, 256, type="step.wanted"))
         reader = await follow(journal, Selection(STREAM, type="step.wanted"))
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE):
             assert len(await reader.next()) == 1
     again.close()
 
@@ -126,17 +127,17 @@ async def test_what_is_published_during_an_empty_load_is_not_missed(
     def slow_page(conn: Connection, *args: Any, **more: Any) -> Any:
         found = page(conn, *args, **more)
         reading.set()
-        assert go_on.wait(10)
+        assert go_on.wait(PATIENCE)
         return found
 
     async with writing(again) as (writer, journal):
         reader = await follow(journal, Selection(STREAM))
         monkeypatch.setattr(feed_module.store, "page", slow_page)
         waiting = asyncio.create_task(reader.next())
-        assert await asyncio.to_thread(reading.wait, 10)
+        assert await asyncio.to_thread(reading.wait, PATIENCE)
         await writer.write(appending(journal, 2))
         go_on.set()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE):
             assert len(await waiting) == 1
     again.close()
 

@@ -16,6 +16,7 @@ from pilothouse.cli.handover import SECRET_VARIABLES
 from pilothouse.server.settings import Settings
 from support.faults import until
 from support.server import Server, running
+from support.waiting import PATIENCE
 
 LOOK = """
 cat /proc/$PPID/environ /proc/$PPID/cmdline | tr '\\0' '\\n'
@@ -71,7 +72,7 @@ class Started:
 
     def stop(self) -> None:
         self.process.terminate()
-        assert self.process.wait(30) == 0
+        assert self.process.wait(PATIENCE) == 0
 
 
 def check_other_servers(server: Server, name: str) -> str:
@@ -141,7 +142,7 @@ def test_from_stdin_and_from_a_pipe(server: Server, tmp_path: Path) -> None:
     os.close(read)
     until(lambda: server.call("GET", "/agents/by-pipe").status_code == 200, what="it registers")
     piped.terminate()
-    assert piped.wait(30) == 0
+    assert piped.wait(PATIENCE) == 0
 
 
 def test_a_file_may_go_once_the_agent_has_a_token_of_its_own(server: Server, tmp_path: Path) -> None:

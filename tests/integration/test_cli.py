@@ -30,6 +30,7 @@ from support.fake_api import (
     summary,
     watched,
 )
+from support.waiting import PATIENCE
 
 Done = subprocess.CompletedProcess[str]
 Pilot = Callable[..., Done]
@@ -50,7 +51,9 @@ def process() -> Pilot:
 
     def run(*arguments: str, stdin: str = "") -> Done:
         command = (sys.executable, "-m", "pilothouse", *arguments)
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
 
     return run
 

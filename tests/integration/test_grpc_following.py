@@ -30,7 +30,7 @@ from pilothouse.storage import StorageUnavailable, Tx
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
 from pilothouse.wire.stream.v1.stream_pb2_grpc import StreamServiceStub
 from support.status_checks import PUBLIC_EVENTS
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 READERS, AGENTS = 25, 40
 SPEC = "jobs: [{name: j, steps: [{name: a, uses: dummy}]}]"
@@ -193,7 +193,7 @@ async def test_what_another_server_has_committed(served: tuple[Graph, Any, str])
         ("", ["cancelled"]),
     ]:
         call = stub.StreamPipelineStatus(request, metadata=metadata(token, cursor))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             assert [m.state async for m in call] == states
     await other.writer.stop()
     other.service(Identity).close()
@@ -217,7 +217,7 @@ async def test_what_ends_while_a_call_begins(
     monkeypatch.setattr(feed, "reader", late)
     request = pb.StreamPipelineStatusRequest(pipeline_run_ids=[run.id])
     call = stub.StreamPipelineStatus(request, metadata=metadata(token, cursor))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         states = [m.state async for m in call]
     assert states[-1] == "cancelled"
     assert states.count("cancelled") == 1
@@ -238,7 +238,7 @@ async def test_a_database_that_does_not_answer(
     monkeypatch.setattr(graph.storage if what == "read" else graph.journal.feed, what, down)
     call = stub.StreamAgentStatus(pb.StreamAgentStatusRequest(), metadata=metadata(token, "start"))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await read(call, 1)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "operator" not in str(caught.value.details())

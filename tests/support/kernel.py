@@ -49,6 +49,7 @@ from pilothouse.storage import Database, Tx
 from pilothouse.wire import entries
 from support.databases import reopened
 from support.status_checks import check_statuses
+from support.waiting import PATIENCE
 
 T = TypeVar("T")
 
@@ -362,7 +363,7 @@ async def kernel(database: Database) -> AsyncIterator[Kernel]:
     while life is not None:
         if life.following is None:
             life.check_memory()
-        await asyncio.wait_for(life.stop(), 10)
+        await asyncio.wait_for(life.stop(), PATIENCE)
         if life is not first:
             life.database.close()
         life = life.following

@@ -60,6 +60,7 @@ from support.pages import (
     rows,
     section,
 )
+from support.waiting import PATIENCE
 
 SPECS = [ROOT / ".pilot.yaml", *sorted(ROOT.glob("examples/*/.pilot.yaml"))]
 
@@ -150,7 +151,7 @@ async def is_offered(channel: grpc.aio.Channel, method: str) -> bool:
     async def nothing() -> AsyncIterator[bytes]:
         yield b""
 
-    call = channel.stream_stream(f"/{method}")(nothing(), timeout=10)
+    call = channel.stream_stream(f"/{method}")(nothing(), timeout=PATIENCE)
     try:
         async for _ in call:
             call.cancel()
