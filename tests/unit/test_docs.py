@@ -28,7 +28,7 @@ from typer.exceptions import TyperException
 from pilothouse.access.errors import CODES
 from pilothouse.access.model import _TABLE, ACTIONS
 from pilothouse.agent import errors as agent_errors
-from pilothouse.cli.app import app as cli
+from pilothouse.cli.app import build as build_cli
 from pilothouse.cli.errors import ExitCode
 from pilothouse.edge.web import PUBLIC, required_action
 from pilothouse.engine.sockets.closing import CLOSE_CODES
@@ -282,7 +282,7 @@ def options_of(command: Any, *, common: bool) -> set[str]:
     }
 
 
-ALL_COMMANDS = dict(commands(typer.main.get_command(cli)))
+ALL_COMMANDS = dict(commands(typer.main.get_command(build_cli())))
 
 
 def test_commands() -> None:
@@ -298,7 +298,7 @@ def test_options(path: str) -> None:
 
 def test_common_options() -> None:
     described = set(re.findall(r"`(?:pilot )?(--?[a-z][a-z-]*)`", section("cli.md", "## Common options")))
-    root = typer.main.get_command(cli)
+    root = typer.main.get_command(build_cli())
     assert described == options_of(root, common=True) | options_of(root, common=False) | {"--help", "-h"}
 
 
@@ -411,7 +411,7 @@ def command_lines(code: str) -> Iterator[list[str]]:
 
 def checked(words: list[str]) -> None:
     """Raise what typer raises for a command or option that is not there, or an argument too few or too many."""
-    command: Any = typer.main.get_command(cli)
+    command: Any = typer.main.get_command(build_cli())
     name, rest, parent = "pilot", words, None
     while True:
         parent = command.make_context(name, list(rest), parent=parent)

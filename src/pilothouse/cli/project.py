@@ -8,13 +8,13 @@ import typer
 
 from pilothouse.cli import native
 from pilothouse.cli.errors import CliError, UsageError
-from pilothouse.cli.session import Session, command
+from pilothouse.cli.session import Group, Session, command
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
     from pilothouse.client.shapes import Project
 
-app = typer.Typer(help="Projects and who is in them.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Projects and who is in them.", no_args_is_help=True)
 
 ProjectName = Annotated[
     str, typer.Option("--project", metavar="NAME", help="Name or id of the project; else the default one.")
@@ -139,3 +139,8 @@ command(app, "create")(create)
 command(app, "update")(update)
 command(app, "add-member")(add_member)
 command(app, "remove-member")(remove_member)
+
+
+def add_to(root: typer.Typer) -> None:
+    """The commands of this file."""
+    root.add_typer(app, name="project")
