@@ -2,8 +2,8 @@
 
 A real server and a real agent. The repository has 10,000 files that cannot be compressed, 1 GiB in all. What is sent
 is what ``pilot pipeline run`` sends, made by its own code. From the hand-out of the first step to the first thing
-that it says is measured where the agent has a copy of the last tree ready, and where it must make one. The peer is what
-runners usually do: a fresh clone of depth 1, from this very disk.
+that it says is measured where the agent has a copy of the last tree ready, and where it must make one. The peer is
+what runners usually do: a fresh clone of depth 1, from this very disk.
 """
 
 from __future__ import annotations
@@ -241,4 +241,8 @@ def _agent(lab: Lab, server: Server) -> Iterator[_Client]:
         yield _Client(server)
     finally:
         agent.terminate()
-        agent.wait(20)
+        try:
+            agent.wait(60)
+        except subprocess.TimeoutExpired:  # what was measured is not lost for that
+            agent.kill()
+            agent.wait()

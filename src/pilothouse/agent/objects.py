@@ -25,14 +25,16 @@ from typing import Any
 import structlog
 
 from pilothouse.agent.checkout import CheckoutFetcher
-from pilothouse.agent.children import Limits
+from pilothouse.agent.children import ChildWroteTooMuch, Limits
 from pilothouse.agent.git import Git, GitFailed, config_file
+from pilothouse.agent.place import HASH_SIZES, Index
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 
 MAX_PACKS = 60  # of one repository; more make every look-up slow
 LIST_LIMIT = 64 << 20  # bytes of a tree's listing
 FREE = 1 << 30  # bytes that trees leave free on the disk
 WORTH_A_SPARE = 32 << 20  # bytes of a tree
+BESIDE = 1024  # bytes written for each file beside its own: its entry of the index, and what git tells its workers
 DURABLE = {"core.fsync": "default"}  # what is in the cache must be whole after a power cut
 
 log = structlog.get_logger("agent.objects")
@@ -50,6 +52,18 @@ class TreeLimits:
 
     bytes: int
     files: int
+
+    @property
+    def laying_out(self) -> Limits:
+        """Of the git that does: by ``ident``, line ends and encodings files grow beyond the blobs' sizes."""
+        return Limits(written=self.bytes + self.files * BESIDE)
+
+    def check(self, bytes: int, files: int) -> None:
+        """Raises TreeTooLarge."""
+        if files > self.files:
+            raise TreeTooLarge(f"the commit has {files} files, more than {self.files}")
+        if bytes > self.bytes:
+            raise TreeTooLarge(f"the commit's files have {bytes} bytes, more than {self.bytes}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +166,8 @@ class CachedRepository:
     ) -> None:
         self.git_dir = directory / "repo.git"
         self._directory, self._git, self._fetcher = directory, git, fetcher
-        self._shared, self._trees = shared, trees
+        self._shared, self.trees = shared, trees
+        self.size = (0, 0)  # bytes and files of the tree that was given last
 
     def pack(self, sha256: str) -> tuple[Path, Path]:
         """The files of a pack: the pack and its index."""
@@ -246,7 +261,7 @@ class CachedRepository:
             if there.get("commit") != commit:
                 await self.measure(commit)
             spare.state.unlink()
-            await self._read_tree(spare, commit, settings)
+            await self.read_tree(spare, commit, settings)
             taken = self._named(f"taken-{time.time_ns()}")
             spare.files.rename(taken.files)
             spare.index.rename(taken.index)
@@ -272,6 +287,7 @@ class CachedRepository:
         tree = self._named("tree")
         there = await asyncio.to_thread(_loaded, tree.state)
         if there.get("settings") == dict(settings) and there.get("commit") == commit:
+            self.size = (int(there.get("bytes", 0)), int(there.get("files", 0)))
             return tree
         size = await self.measure(commit)
         tree.state.unlink(missing_ok=True)
@@ -283,22 +299,36 @@ class CachedRepository:
             await asyncio.to_thread(tree.discard)
             return None
         tree.files.mkdir(mode=0o700, exist_ok=True)
-        await self._read_tree(tree, commit, settings)
+        await self.read_tree(tree, commit, settings)
         # An index as old as its files has git read them all again the next time.
         later = time.time() + 2
         os.utime(tree.index, (later, later))
-        tree.write({"commit": commit, "settings": dict(settings), "bytes": size})
+        size, files = self.size
+        tree.write({"commit": commit, "settings": dict(settings), "bytes": size, "files": files})
         return tree
 
-    async def _read_tree(self, tree: Tree, commit: str, settings: Mapping[str, str]) -> None:
+    async def read_tree(
+        self, tree: Tree, commit: str, settings: Mapping[str, str], git_dir: Path | None = None
+    ) -> None:
+        """Have git lay out a commit, over what is there. ``git_dir``: of another repository that has it, too.
+
+        Raises GitFailed, TreeTooLarge; then nothing of the tree is left.
+        """
         try:
             await self._git.run(
                 *("read-tree", "--reset", "-u", f"{commit}^{{tree}}"),
-                git_dir=self.git_dir,
+                git_dir=git_dir or self.git_dir,
                 work_tree=tree.files,
                 index=tree.index,
                 config=settings,
+                limits=self.trees.laying_out,
             )
+            object_format = self._directory.name.rpartition("-")[2]
+            self.size = await asyncio.to_thread(_laid_out, tree.index, object_format)
+            self.trees.check(*self.size)
+        except ChildWroteTooMuch:
+            await asyncio.to_thread(tree.discard)
+            raise TreeTooLarge(f"the commit's files grow to more than {self.trees.bytes} bytes") from None
         except BaseException:  # of no use to anybody, and counted by nobody
             await asyncio.to_thread(tree.discard)
             raise
@@ -323,16 +353,13 @@ class CachedRepository:
             )
         except GitFailed:
             if listing.stat().st_size >= LIST_LIMIT:
-                raise TreeTooLarge(f"the commit has more than {self._trees.files} files") from None
+                raise TreeTooLarge(f"the commit has more than {self.trees.files} files") from None
             raise
         else:
             size, files = await asyncio.to_thread(_sizes, listing)
         finally:
             listing.unlink(missing_ok=True)
-        if files > self._trees.files:
-            raise TreeTooLarge(f"the commit has {files} files, more than {self._trees.files}")
-        if size > self._trees.bytes:
-            raise TreeTooLarge(f"the commit's files have {size} bytes, more than {self._trees.bytes}")
+        self.trees.check(size, files)
         return size
 
 
@@ -377,6 +404,11 @@ def _sizes(listing: Path) -> tuple[int, int]:
                 files += 1
                 size += int(found[1]) if found and found[1] != b"-" else 0
     return size, files
+
+
+def _laid_out(index: Path, object_format: str) -> tuple[int, int]:
+    """Bytes and files of a tree that git has just laid out, as they lie there."""
+    return Index(index.read_bytes(), HASH_SIZES[object_format]).size
 
 
 def _size(directory: Path) -> int:
