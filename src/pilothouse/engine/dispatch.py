@@ -38,14 +38,20 @@ class Dispatcher:
         agents = fleet_store.all_agents(tx.conn)
         held = fleet_store.held_by_agent(tx.conn)
         workers = [_worker(agent, held.get(agent.agent_id, 0)) for agent in agents]
-        given, after = 0, ""
-        while queue := store.queued_attempts(tx.conn, after, PAGE):
-            given += self._assign(tx, queue, workers)
-            if not any(worker.available and worker.free > 0 for worker in workers):
-                break
-            after = queue[-1].id
+        # Jobs that have begun come first, however many others have waited for longer: their timeout runs.
+        given = self._hand_out_queue(tx, workers, begun=True) + self._hand_out_queue(tx, workers, begun=False)
         # Whoever stands further back is told why as well.
         self._assign(tx, store.unexplained_attempts(tx.conn, PAGE), workers)
+        return given
+
+    def _hand_out_queue(self, tx: Tx, workers: list[Worker], *, begun: bool) -> int:
+        given, after = 0, ""
+        while any(worker.available and worker.free > 0 for worker in workers) or not after:
+            queue = store.queued_attempts(tx.conn, after, PAGE, begun=begun)
+            if not queue:
+                break
+            given += self._assign(tx, queue, workers)
+            after = queue[-1].id
         return given
 
     def _assign(self, tx: Tx, queue: list[Row[Any]], workers: list[Worker]) -> int:

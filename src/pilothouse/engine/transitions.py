@@ -12,6 +12,7 @@ import orjson
 from uuid_utils import uuid7
 
 from pilothouse.engine import store
+from pilothouse.engine.checkouts import doubt
 from pilothouse.engine.decisions import (
     Decision,
     FinishJob,
@@ -276,6 +277,8 @@ class Transitions:
         """The step's current attempt is over; the step is tried again or ends with it."""
         if step.stopping and status is not Status.SUCCEEDED:
             status, error = Status(step.stopping), error or step.reason
+        if status is Status.FAILED:
+            doubt(tx, run.project, run.checkout, error)
         if step.stopping == Status.SUCCEEDED:  # a background step, whatever its agent calls the way it ended
             error = ""
         again = None
