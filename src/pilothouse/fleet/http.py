@@ -16,6 +16,7 @@ from pilothouse.edge.openapi import example
 from pilothouse.edge.web import Caller, Idem, allow, json_response
 from pilothouse.fleet import store
 from pilothouse.fleet.bindings import MAX_ENTRIES, MAX_ENTRY
+from pilothouse.fleet.connection_store import connections_by_agent
 from pilothouse.fleet.errors import AgentNotFound
 from pilothouse.fleet.model import Agent, AgentStatus, RegistrationToken
 from pilothouse.fleet.registry import Allowance, require_agent
@@ -66,10 +67,12 @@ def _time(at: int) -> str | None:
     return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at else None
 
 
-def agent_view(agent: Agent, busy: int, now: int, came: RegistrationToken | None = None) -> dict[str, Any]:
+def agent_view(
+    agent: Agent, busy: int, now: int, came: RegistrationToken | None = None, connection_id: str = ""
+) -> dict[str, Any]:
     """An agent in the shape of the StreamSpace page, with its slots, labels and projects.
 
-    ``came``: the registration token it came with.
+    ``came``: the registration token it came with; ``connection_id``: that of its newest connection.
     """
     profile = agent.profile
     capacity = {
@@ -96,7 +99,7 @@ def agent_view(agent: Agent, busy: int, now: int, came: RegistrationToken | None
             "os": profile.os,
             "arch": profile.arch,
         },
-        "websocket_conn_id": agent.connection_id or None,
+        "websocket_conn_id": connection_id or None,
         "last_heartbeat": _time(agent.last_heartbeat),
         "uptime_seconds": max(0, (now - agent.created_at) // 1000),
         "sessions": [],
@@ -145,7 +148,7 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
         limit: Limit = 20,
     ) -> Response:
         """All agents by name, filtered and paged."""
-        agents, held, tokens, now = await _everyone(identity)
+        agents, held, tokens, newest, now = await _everyone(identity)
         wanted = [
             agent
             for agent in agents
@@ -156,7 +159,13 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
         shown = wanted[(page - 1) * limit : page * limit]
         paging = {"page": page, "limit": limit, "total": len(wanted), "total_pages": -(-len(wanted) // limit)}
         views = [
-            agent_view(agent, held.get(agent.agent_id, 0), now, tokens.get(agent.registered_by))
+            agent_view(
+                agent,
+                held.get(agent.agent_id, 0),
+                now,
+                tokens.get(agent.registered_by),
+                newest.get(agent.agent_id, ""),
+            )
             for agent in shown
         ]
         return json_response({"agents": views, "pagination": paging})
@@ -166,7 +175,7 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
     )
     async def stats() -> Response:
         """Counts and capacity over all agents."""
-        agents, _, _, _ = await _everyone(identity)
+        agents, *_ = await _everyone(identity)
         platforms: dict[str, int] = {}
         for agent in agents:
             platforms[agent.profile.platform] = platforms.get(agent.profile.platform, 0) + 1
@@ -188,12 +197,13 @@ def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
     )
     async def get_agent(agent_id: str) -> Response:
         """One agent. Errors: ``AGENT_NOT_FOUND``."""
-        agents, held, tokens, now = await _everyone(identity)
+        agents, held, tokens, newest, now = await _everyone(identity)
         found = next((agent for agent in agents if agent.agent_id == agent_id), None)
         if found is None:
             raise AgentNotFound(agent_id)
         came = tokens.get(found.registered_by)
-        return json_response(agent_view(found, held.get(agent_id, 0), now, came))
+        view = agent_view(found, held.get(agent_id, 0), now, came, newest.get(agent_id, ""))
+        return json_response(view)
 
     @routes.patch(
         "/{agent_id}",
@@ -285,12 +295,16 @@ def registration_tokens_router(identity: Identity, fleet: Fleet) -> APIRouter:
 _Tokens = dict[str, RegistrationToken]
 
 
-async def _everyone(identity: Identity) -> tuple[list[Agent], dict[str, int], _Tokens, int]:
-    def read(conn: Connection) -> tuple[list[Agent], dict[str, int], _Tokens]:
-        return store.all_agents(conn), store.held_by_agent(conn), store.origins(conn)
+async def _everyone(
+    identity: Identity,
+) -> tuple[list[Agent], dict[str, int], _Tokens, dict[str, str], int]:
+    def read(conn: Connection) -> tuple[list[Agent], dict[str, int], _Tokens, dict[str, str]]:
+        connections = connections_by_agent(conn)
+        newest = {agent_id: held[-1].id for agent_id, held in connections.items()}
+        return store.all_agents(conn), store.held_by_agent(conn), store.origins(conn), newest
 
-    agents, held, tokens = await identity.storage.read(read)
-    return agents, held, tokens, int(datetime.now(UTC).timestamp() * 1000)
+    agents, held, tokens, newest = await identity.storage.read(read)
+    return agents, held, tokens, newest, int(datetime.now(UTC).timestamp() * 1000)
 
 
 _AGENT = {
