@@ -13,7 +13,7 @@ from pilothouse import __version__
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent, RpcService
 from pilothouse.fleet import store
 from pilothouse.fleet.grpc import AgentService
-from pilothouse.fleet.http import agents_router, registration_tokens_router
+from pilothouse.fleet.http import router, tokens
 from pilothouse.fleet.hub import LocalHub
 from pilothouse.fleet.relay import Relay
 from pilothouse.fleet.servers import Servers
@@ -47,11 +47,12 @@ def module(core: Core, settings: FleetSettings, data_dir: Path) -> Module:
         statuses = [agent.status.value for agent in store.all_agents(conn)]
         counts = {status: statuses.count(status) for status in ("online", "offline", "draining")}
         yield Gauge("agents", "Registered agents by status", counts, "status")
-        yield Gauge("agents_connected", "Agents connected to this server", {"": len(fleet.hub.channels())})
+        connected = {channel.agent_id for channel in fleet.hub.channels()}
+        yield Gauge("agents_connected", "Agents connected to this server", {"": len(connected)})
 
     return Module(
         "fleet",
-        routers=(agents_router(identity, fleet), registration_tokens_router(identity, fleet)),
+        routers=(router, tokens),
         rpc=(
             RpcService(
                 agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
