@@ -246,7 +246,7 @@ async def test_nothing_is_lost_by_an_outage_of_the_database(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Agents spoke, and nobody could write it down: they get a fresh lease before anything is called lost."""
-    silence = SilenceMonitor(kernel.storage, kernel.fleet)
+    silence = SilenceMonitor(kernel.storage, kernel.fleet, kernel.clock)
     agent = await kernel.agent("a1")
     run_id = await kernel.run(ONE)
     await kernel.ack(agent)

@@ -204,7 +204,9 @@ async def test_what_an_agent_could_not_lay_out_is_sent_again(server: Server) -> 
         other = server.pipeline("spoilt", spec_for("nobody"))
         for each, packs in ((key, [good]), (key, [bad]), (spoilt, [good, bad])):
             commit = hashlib.sha1("".join(packs).encode()).hexdigest()
-            server.trigger(other, checkout=archive, repositories=[repository(*packs, key=each, commit=commit)])
+            server.trigger(
+                other, checkout=archive, repositories=[repository(*packs, key=each, commit=commit)]
+            )
         assert (len(known(server, key)), len(known(server, spoilt))) == (2, 1)
         server.trigger(pipeline, checkout=archive, repositories=[repository(bad, key=key)])
         for error in ("exit code 1", "cannot lay out the work tree: git read-tree: fatal: missing"):

@@ -208,7 +208,9 @@ async def test_a_step_that_stops_those_who_watch_it(
 ) -> None:
     """It ends, and is cancelled, as any other: the timeout is far away."""
     runner, cancel = executor(backend), asyncio.Event()
-    command = f"{script('all three')}; {STOPS[stop]}; echo > stopped; {'sleep 300' if cancelled else 'exit 3'}"
+    command = (
+        f"{script('all three')}; {STOPS[stop]}; echo > stopped; {'sleep 300' if cancelled else 'exit 3'}"
+    )
     task = step_task(workspace, args={"command": command}, timeout=300.0)
     running = asyncio.ensure_future(runner.run(task, Recorder(), cancel))
     if cancelled:

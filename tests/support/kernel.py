@@ -7,7 +7,7 @@ out work if somebody asked for it, :meth:`Kernel.tick` lets time pass.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,6 +56,8 @@ T = TypeVar("T")
 PROJECT = "project-1"
 HEARTBEAT, OFFLINE_AFTER, LEASE = 10, 30, 60
 KEY = bytes(range(32))
+STEPS = ("step", "background")
+"""The kinds of work that gRPC carries."""
 
 
 class Clock:
@@ -75,8 +77,11 @@ class Clock:
 class RecorderChannel:
     """A connection to an agent that writes down what it was told."""
 
-    def __init__(self, agent_id: str) -> None:
+    def __init__(self, agent_id: str, name: str = "grpc", kinds: Collection[str] = STEPS) -> None:
         self.agent_id = agent_id
+        self.name = name
+        self.kinds = frozenset(kinds)
+        self.number = 0
         self.connection_id = str(uuid7())
         self.tasks: list[Task] = []
         self.cancelled: list[tuple[str, str]] = []
@@ -108,11 +113,14 @@ class RecorderChannel:
 class Kernel:
     """Everything below the transports, on one database."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, directory: TemporaryDirectory[str] | None = None
+    ) -> None:
+        """``directory``: the data directory of the server before this one, if it is the same."""
         self.database, self.clock = database, clock
         self.woken = False
         self.following: Kernel | None = None
-        self._directory = TemporaryDirectory(prefix="kernel-")
+        self._directory = directory or TemporaryDirectory(prefix="kernel-")
         settings = Settings(
             data_dir=Path(self._directory.name),
             agent_heartbeat=HEARTBEAT,
@@ -139,11 +147,15 @@ class Kernel:
         self.woken = True
 
     async def stop(self) -> None:
-        """Orderly."""
+        """Orderly, and for good."""
+        await self._stop()
+        if self.following is None:
+            self._directory.cleanup()
+
+    async def _stop(self) -> None:
         self.identity.close()
         await self.writer.stop()
         self.journal.feed.close()
-        self._directory.cleanup()
 
     def check_memory(self) -> None:
         """What the writer keeps of runs in memory is what is stored; a restart would change nothing.
@@ -157,9 +169,9 @@ class Kernel:
     async def restart(self) -> Kernel:
         """The server goes and another comes, on the same database; its agents' connections are gone."""
         self.fleet.close()
-        await self.stop()
+        await self._stop()
         self.database.close()
-        following = Kernel(reopened(self.database), self.clock)
+        following = Kernel(reopened(self.database), self.clock, self._directory)
         self.following = following
         await following.start()
         return following
@@ -210,9 +222,11 @@ class Kernel:
         await self.write(register)
         return await self.connect(agent_id)
 
-    async def connect(self, agent_id: str) -> RecorderChannel:
+    async def connect(
+        self, agent_id: str, name: str = "grpc", kinds: Collection[str] = STEPS
+    ) -> RecorderChannel:
         """A new connection of a registered agent."""
-        channel = RecorderChannel(agent_id)
+        channel = RecorderChannel(agent_id, name, kinds)
         await self.fleet.attach(channel)
         await self.pump()
         return channel

@@ -264,7 +264,9 @@ class _WorkTree:
                 )
                 return
         self._whole.append(repository)
-        target = Tree(self._work_tree(repository), self._git_dir(repository) / "index", self._staging / "none")
+        target = Tree(
+            self._work_tree(repository), self._git_dir(repository) / "index", self._staging / "none"
+        )
         await cached.read_tree(target, repository.commit, repository.settings, self._git_dir(repository))
 
     async def _own_objects(self, repository: Repository) -> None:

@@ -34,7 +34,9 @@ MAX_PACKS = 60  # of one repository; more make every look-up slow
 LIST_LIMIT = 64 << 20  # bytes of a tree's listing
 FREE = 1 << 30  # bytes that trees leave free on the disk
 WORTH_A_SPARE = 32 << 20  # bytes of a tree
-BESIDE = 1024  # bytes written for each file beside its own: its entry of the index, and what git tells its workers
+BESIDE = (
+    1024  # bytes written for each file beside its own: its entry of the index, and what git tells its workers
+)
 DURABLE = {"core.fsync": "default"}  # what is in the cache must be whole after a power cut
 
 log = structlog.get_logger("agent.objects")

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from pilothouse.engine import store
 from pilothouse.engine.matching import Given, Waiting, Waits, Worker, assign
 from pilothouse.engine.model import Status
 from pilothouse.engine.runs import Runs
 from pilothouse.engine.spec import selector_from_json
-from pilothouse.engine.tasks import StepTasks, TaskInvalid
+from pilothouse.engine.tasks import STEP, StepTasks, TaskInvalid
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import store as fleet_store
-from pilothouse.fleet.model import Agent
+from pilothouse.fleet.connection_store import connections_by_agent
+from pilothouse.fleet.model import Agent, AgentConnection
 from pilothouse.fleet.service import Fleet
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
@@ -35,9 +36,7 @@ class Dispatcher:
 
     def dispatch(self, tx: Tx) -> int:
         """Give out what can be given out; returns how many attempts were handed to agents."""
-        agents = fleet_store.all_agents(tx.conn)
-        held = fleet_store.held_by_agent(tx.conn)
-        workers = [_worker(agent, held.get(agent.agent_id, 0)) for agent in agents]
+        workers = self._workers(tx.conn)
         # Jobs that have begun come first, however many others have waited for longer: their timeout runs.
         given = self._hand_out_queue(tx, workers, begun=True) + self._hand_out_queue(tx, workers, begun=False)
         # Whoever stands further back is told why as well.
@@ -54,11 +53,37 @@ class Dispatcher:
             after = queue[-1].id
         return given
 
+    def _workers(self, conn: Connection) -> list[Worker]:
+        """The agents as the scheduler sees them. Those of other servers are given work by their servers."""
+        held = fleet_store.held_by_agent(conn, STEP.capacity)
+        connections = connections_by_agent(conn)
+        workers = []
+        for agent in fleet_store.all_agents(conn):
+            known = connections.get(agent.agent_id, [])
+            workers.append(self._worker(agent, held.get(agent.agent_id, 0), known))
+        return workers
+
+    def _worker(self, agent: Agent, held: int, connections: list[AgentConnection]) -> Worker:
+        slots = agent.profile.capacity[STEP.capacity]
+        carrying = [connection for connection in connections if STEP.name in connection.kinds]
+        return Worker(
+            agent_id=agent.agent_id,
+            labels=agent.profile.labels,
+            available=agent.online and bool(connections),
+            draining=agent.draining,
+            free=slots - agent.blocked - held,
+            load=(agent.blocked + held) / slots,
+            binding=agent.binding,
+            git=bool(agent.profile.metadata.get("git")),
+            here=any(map(self._fleet.reaches, carrying)),
+            carries=bool(carrying),
+        )
+
     def _assign(self, tx: Tx, queue: list[Row[Any]], workers: list[Worker]) -> int:
-        given = 0
+        given, here = 0, {worker.agent_id: worker.here for worker in workers}
         for row, verdict in zip(queue, assign([_waiting(row) for row in queue], workers), strict=True):
             if isinstance(verdict, Given):
-                given += self._hand_out(tx, verdict)
+                given += self._hand_out(tx, verdict) if here[verdict.agent_id] else 0
             elif verdict.reason != row.reason:
                 self._say_why(tx, verdict)
         return given
@@ -107,20 +132,6 @@ class Dispatcher:
         away = f"agent {row.bound_to}, which holds the job's workspace, {why}"
         self._transitions.lose_attempt(tx, at.run, at.job, at.step, away, started=True, gone=True)
         self._transitions.settle(tx, at.run)
-
-
-def _worker(agent: Agent, held: int) -> Worker:
-    slots = agent.profile.slots
-    return Worker(
-        agent_id=agent.agent_id,
-        labels=agent.profile.labels,
-        available=agent.online and bool(agent.connection_id),
-        draining=agent.draining,
-        free=slots - agent.blocked - held,
-        load=(agent.blocked + held) / slots,
-        binding=agent.binding,
-        git=bool(agent.profile.metadata.get("git")),
-    )
 
 
 def _waiting(row: Row[Any]) -> Waiting:

@@ -13,7 +13,8 @@ NEEDS_GIT = "the run's work tree needs (2.30 or newer)"
 
 @dataclass(slots=True)
 class Worker:
-    """An agent as the scheduler sees it. ``free`` counts down as work is given to it."""
+    """An agent as the scheduler sees it. ``free`` counts down as work is given to it; ``here``: it is connected to
+    this server, which sends it the work; ``carries``: by a connection that carries steps."""
 
     agent_id: str
     labels: Mapping[str, str]
@@ -23,6 +24,8 @@ class Worker:
     load: float
     binding: Binding = UNBOUND
     git: bool = False
+    here: bool = True
+    carries: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ def _assign_one(item: Waiting, workers: list[Worker], by_id: dict[str, Worker]) 
             miss = match_selector(item.selector, worker.labels)
             if miss is not None:
                 misses.append(f"matches {miss}")
+            elif not worker.carries:
+                misses.append("takes steps")
             elif not worker.binding.serves(item.project):
                 foreign.append(worker.agent_id)
             elif item.needs_git and not worker.git:
@@ -89,7 +94,7 @@ def _assign_one(item: Waiting, workers: list[Worker], by_id: dict[str, Worker]) 
 
 
 def _bound(item: Waiting, worker: Worker | None) -> Given | Waits:
-    if worker is None or not worker.available:
+    if worker is None or not (worker.available and worker.carries):
         return Waits(
             item.id, f"waiting for agent {item.bound_to}, which holds the job's workspace and is offline"
         )

@@ -21,10 +21,11 @@ from pilothouse.engine.runs import Runs
 from pilothouse.engine.service import Engine
 from pilothouse.engine.sockets import arcentra, stella
 from pilothouse.engine.sockets.stella import StreamSettings
-from pilothouse.engine.tasks import STEP, StepTasks
+from pilothouse.engine.tasks import BACKGROUND, STEP, StepTasks
 from pilothouse.engine.timekeeping import Timekeeper
 from pilothouse.engine.transitions import Transitions
-from pilothouse.fleet.model import BACKGROUND
+from pilothouse.fleet import grpc as fleet_grpc
+from pilothouse.fleet import messages
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.secrets.service import Secrets
@@ -64,6 +65,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
     tasks = StepTasks(runs, transitions, secrets)
     for kind in (STEP, BACKGROUND):
         fleet.handle(kind, tasks)
+        fleet.encode(fleet_grpc.CHANNEL, kind, messages.step_run)
     engine = Engine(runs, transitions, identity, secrets)
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
     timekeeper = Timekeeper(storage, engine, dispatcher)

@@ -196,8 +196,12 @@ _WAITING = (
     .where(attempts.c.status == Status.QUEUED.value, attempts.c.agent_id == "")
     .order_by(attempts.c.id)
 )
-_QUEUED_PAGE = _WAITING.where(attempts.c.id > bindparam("after"), jobs.c.agent_id == "").limit(bindparam("most"))
-_BOUND_PAGE = _WAITING.where(attempts.c.id > bindparam("after"), jobs.c.agent_id != "").limit(bindparam("most"))
+_QUEUED_PAGE = _WAITING.where(attempts.c.id > bindparam("after"), jobs.c.agent_id == "").limit(
+    bindparam("most")
+)
+_BOUND_PAGE = _WAITING.where(attempts.c.id > bindparam("after"), jobs.c.agent_id != "").limit(
+    bindparam("most")
+)
 _UNEXPLAINED = _WAITING.where(attempts.c.reason == "").limit(bindparam("most"))
 _BOUND = _WAITING.where(jobs.c.agent_id != "")
 _COUNT_LINES = (

@@ -19,12 +19,14 @@ from pilothouse.engine.transitions import Transitions
 from pilothouse.expressions import ExpressionError, render, render_tree, secret_names
 from pilothouse.expressions.values import insert_text
 from pilothouse.fleet import store as fleet_store
-from pilothouse.fleet.model import BACKGROUND, Agent, Lease, LeaseState, Task, TaskReport, TaskStatus
+from pilothouse.fleet.model import Agent, Lease, LeaseState, Task, TaskReport, TaskStatus, WorkKind
 from pilothouse.secrets.service import MAX_OF_RUN, Secrets
 from pilothouse.storage import Tx
 
-STEP = "step"
-"""The kind of lease that step attempts are, but for those of background steps."""
+STEP = WorkKind("step")
+"""Step attempts, but for those of background steps."""
+BACKGROUND = WorkKind("background", until_started=True)
+"""Attempts of background steps: their job goes on beside them in the slot."""
 
 _STATUS = {
     TaskStatus.SUCCEEDED: Status.SUCCEEDED,
@@ -61,7 +63,7 @@ class StepTasks:
         if at is None:
             return
         self._transitions.start_attempt(tx, at.run, at.job, at.step, at.attempt, lease.agent_id)
-        if lease.kind == BACKGROUND:  # its job goes on beside it
+        if lease.kind == BACKGROUND.name:  # its job goes on beside it
             self._transitions.settle(tx, at.run, at.job)
 
     def finished(self, tx: Tx, lease: Lease, report: TaskReport) -> None:
@@ -153,7 +155,7 @@ class StepTasks:
             raise TaskInvalid(str(error)) from error
         return Task(
             id=at.attempt.id,
-            kind=BACKGROUND if spec.background else STEP,
+            kind=(BACKGROUND if spec.background else STEP).name,
             run_id=run.id,
             pipeline_id=run.pipeline_id or run.id,
             job_id=job.id,

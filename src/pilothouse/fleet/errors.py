@@ -40,3 +40,12 @@ class AgentExists(FleetError):
             f"an agent named {agent_id!r} exists, and this registration token may not register it anew: remove "
             "that agent, choose another name, or use a token made for this name"
         )
+
+
+class Overtaken(FleetError):
+    """The agent has a newer connection, as it counts them."""
+
+    code = "INVALID_STATE_TRANSITION"
+
+    def __init__(self) -> None:
+        super().__init__("this connection is overtaken")

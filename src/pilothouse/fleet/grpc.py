@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -16,9 +17,9 @@ from uuid_utils import uuid7
 from pilothouse.edge.grpc import metadata
 from pilothouse.fleet import messages
 from pilothouse.fleet.credentials import agent_caller, bearer
-from pilothouse.fleet.errors import AgentExists, AgentNotFound, BadCredential, BadProfile
+from pilothouse.fleet.errors import AgentExists, AgentNotFound, BadCredential, BadProfile, Overtaken
 from pilothouse.fleet.model import AgentChannel, Condition, Task, Verdict
-from pilothouse.fleet.service import Fleet
+from pilothouse.fleet.service import Encoder, Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.storage import Storage, StorageError, Tx
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
@@ -27,6 +28,9 @@ from pilothouse.wire.agent.v1 import agent_pb2_grpc
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 log = structlog.get_logger("fleet.grpc")
 
+CHANNEL = "grpc"
+"""The name of this channel: ``Connect`` (:class:`pilothouse.fleet.model.AgentChannel`)."""
+EMPTY: Mapping[str, Encoder] = MappingProxyType({})
 MAX_COMMANDS = 10_000
 MAX_UNDER_WAY = 256
 """Of what one agent says, so much may wait for its commit before more is read."""
@@ -46,11 +50,18 @@ _ENDINGS = {
 class GrpcChannel:
     """One ``Connect`` call. Commands wait here for the socket; the lease brings back what is dropped.
 
-    ``number``: the agent's own count of its connections, 0 if it does not count; ``arrived``: ours, of all calls.
+    ``number``: the agent's own count of its connections, 0 if it does not count; ``arrived``: ours, of all calls;
+    ``encoders``: the kinds of work it carries, each with what makes a ``StepRun`` of a task.
     """
 
-    def __init__(self, agent_id: str, number: int = 0, arrived: int = 0) -> None:
+    name = CHANNEL
+
+    def __init__(
+        self, agent_id: str, number: int = 0, arrived: int = 0, encoders: Mapping[str, Encoder] = EMPTY
+    ) -> None:
         self.agent_id = agent_id
+        self.kinds = frozenset(encoders)
+        self._encoders = encoders
         self.connection_id = str(uuid7())
         self.number = number
         self.arrived = arrived
@@ -59,7 +70,7 @@ class GrpcChannel:
 
     def dispatch(self, task: Task) -> None:
         """Send work."""
-        self._put(messages.dispatch(self.agent_id, task))
+        self._put(messages.dispatch(self.agent_id, task.id, self._encoders[task.kind](task)))
 
     def cancel(self, task_id: str, reason: str) -> None:
         """Tell the agent to stop a task."""
@@ -180,13 +191,15 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         """The control channel: work and cancellations out; heartbeats, acknowledgements and statuses in."""
         arrived = next(self._arrivals)
         agent_id = await self._self(context, "")
-        channel = GrpcChannel(agent_id, _number(context), arrived)
-        if overtaken := channel.overtaken_by(self._fleet.hub.channel(agent_id)):
+        channel = GrpcChannel(agent_id, _number(context), arrived, self._fleet.encoders(CHANNEL))
+        if overtaken := channel.overtaken_by(self._fleet.hub.channel(agent_id, CHANNEL)):
             await context.abort(_ENDINGS[overtaken], f"this connection is {overtaken}")
         try:
             await self._fleet.attach(channel)
         except AgentNotFound as error:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+        except Overtaken as error:
+            await context.abort(_ENDINGS["overtaken"], str(error))
         log.info("fleet.agent_connected", agent_id=agent_id, connection_id=channel.connection_id)
         listening = asyncio.create_task(self._listen(channel, request_iterator))
         listening.add_done_callback(
@@ -247,7 +260,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                 raise PermissionError(f"this connection belongs to agent {channel.agent_id}")
             if channel.closed_for and request.HasField("heartbeat"):
                 continue  # what it held then says nothing of what its successor holds now
-            use_case = self._use_case(channel.agent_id, request, first)
+            use_case = self._use_case(channel, request, first)
             first = first and not request.HasField("heartbeat")
             if use_case is not None:
                 under_way.append(self._storage.submit(use_case))
@@ -256,15 +269,17 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         await asyncio.gather(*under_way)
 
     def _use_case(
-        self, agent_id: str, request: pb.ConnectRequest, first: bool
+        self, channel: GrpcChannel, request: pb.ConnectRequest, first: bool
     ) -> Callable[[Tx], object] | None:
-        fleet = self._fleet
+        fleet, agent_id = self._fleet, channel.agent_id
         match request.WhichOneof("payload"):
             case "heartbeat":
                 beat = request.heartbeat
                 holds = frozenset(beat.running_step_run_ids) if beat.reports_running else None
                 condition = Condition.said(beat.blocked_slots, beat.problems)
-                return lambda tx: fleet.heartbeat(tx, agent_id, holds, first=first, condition=condition)
+                return lambda tx: fleet.heartbeat(
+                    tx, agent_id, holds, first=first, condition=condition, kinds=channel.kinds
+                )
             case "task_ack":
                 ack = request.task_ack
                 if ack.status == pb.ACK_STATUS_FAILED:

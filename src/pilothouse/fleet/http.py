@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -18,8 +19,9 @@ from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
 from pilothouse.fleet import store
 from pilothouse.fleet.bindings import MAX_ENTRIES, MAX_ENTRY
+from pilothouse.fleet.connection_store import connections_by_agent
 from pilothouse.fleet.errors import AgentNotFound
-from pilothouse.fleet.model import Agent, AgentStatus, RegistrationToken
+from pilothouse.fleet.model import Agent, AgentConnection, AgentStatus, RegistrationToken
 from pilothouse.fleet.registry import Allowance
 from pilothouse.fleet.service import Fleet
 from pilothouse.storage import Storage, Tx
@@ -66,10 +68,12 @@ def _time(at: int) -> str | None:
     return rfc3339(at) if at else None
 
 
-def agent_view(agent: Agent, busy: int, now: int, came: RegistrationToken | None = None) -> dict[str, Any]:
+def agent_view(
+    agent: Agent, busy: int, now: int, came: RegistrationToken | None = None, connection_id: str = ""
+) -> dict[str, Any]:
     """An agent in the shape of the StreamSpace page, with its slots, labels and projects.
 
-    ``came``: the registration token it came with.
+    ``came``: the registration token it came with; ``connection_id``: that of its newest connection.
     """
     profile = agent.profile
     capacity = {
@@ -96,7 +100,7 @@ def agent_view(agent: Agent, busy: int, now: int, came: RegistrationToken | None
             "os": profile.os,
             "arch": profile.arch,
         },
-        "websocket_conn_id": agent.connection_id or None,
+        "websocket_conn_id": connection_id or None,
         "last_heartbeat": _time(agent.last_heartbeat),
         "uptime_seconds": max(0, (now - agent.created_at) // 1000),
         "sessions": [],
@@ -137,7 +141,6 @@ tokens = APIRouter(prefix="/api/v1/registration-tokens", tags=["agents"])
 
 FleetService = Annotated[Fleet, provided(Fleet)]
 
-_Tokens = dict[str, RegistrationToken]
 _AGENT = {
     "id": "550e8400-e29b-41d4-a716-446655440000",
     "agent_id": "local",
@@ -211,18 +214,15 @@ async def list_agents(
     region: str | None = None,
 ) -> Response:
     """All agents by name, filtered and paged."""
-    agents, held, tokens, now = await _everyone(database)
+    everyone = await _everyone(database)
     wanted = [
         agent
-        for agent in agents
+        for agent in everyone.agents
         if platform in (None, agent.profile.platform)
         and status in (None, agent.status.value)
         and region in (None, agent.profile.region)
     ]
-    views = [
-        agent_view(agent, held.get(agent.agent_id, 0), now, tokens.get(agent.registered_by))
-        for agent in paging.cut(wanted)
-    ]
+    views = [everyone.view(agent) for agent in paging.cut(wanted)]
     return json_response(paginated("agents", views, paging, len(wanted)))
 
 
@@ -231,7 +231,7 @@ async def list_agents(
 )
 async def stats(database: Database) -> Response:
     """Counts and capacity over all agents."""
-    agents, _, _, _ = await _everyone(database)
+    agents = (await _everyone(database)).agents
     platforms: dict[str, int] = {}
     for agent in agents:
         platforms[agent.profile.platform] = platforms.get(agent.profile.platform, 0) + 1
@@ -254,12 +254,11 @@ async def stats(database: Database) -> Response:
 )
 async def get_agent(agent_id: str, database: Database) -> Response:
     """One agent. Errors: ``AGENT_NOT_FOUND``."""
-    agents, held, tokens, now = await _everyone(database)
-    found = next((agent for agent in agents if agent.agent_id == agent_id), None)
+    everyone = await _everyone(database)
+    found = next((agent for agent in everyone.agents if agent.agent_id == agent_id), None)
     if found is None:
         raise AgentNotFound(agent_id)
-    came = tokens.get(found.registered_by)
-    return json_response(agent_view(found, held.get(agent_id, 0), now, came))
+    return json_response(everyone.view(found))
 
 
 @router.patch(
@@ -340,9 +339,29 @@ async def revoke(token_id: str, caller: Caller, database: Database, fleet: Fleet
     return Response(status_code=204)
 
 
-async def _everyone(database: Storage) -> tuple[list[Agent], dict[str, int], _Tokens, int]:
-    def read(conn: Connection) -> tuple[list[Agent], dict[str, int], _Tokens]:
-        return store.all_agents(conn), store.held_by_agent(conn), store.origins(conn)
+@dataclass(frozen=True, slots=True)
+class _Everyone:
+    """All agents, and by their names what is shown beside them."""
 
-    agents, held, tokens = await database.read(read)
-    return agents, held, tokens, int(datetime.now(UTC).timestamp() * 1000)
+    agents: list[Agent]
+    held: dict[str, int]
+    tokens: dict[str, RegistrationToken]
+    connections: dict[str, list[AgentConnection]]
+
+    def view(self, agent: Agent) -> dict[str, Any]:
+        connections = self.connections.get(agent.agent_id)
+        return agent_view(
+            agent,
+            self.held.get(agent.agent_id, 0),
+            int(datetime.now(UTC).timestamp() * 1000),
+            self.tokens.get(agent.registered_by),
+            connections[-1].id if connections else "",
+        )
+
+
+async def _everyone(database: Storage) -> _Everyone:
+    def read(conn: Connection) -> _Everyone:
+        agents, held = store.all_agents(conn), store.held_by_agent(conn)
+        return _Everyone(agents, held, store.origins(conn), connections_by_agent(conn))
+
+    return await database.read(read)

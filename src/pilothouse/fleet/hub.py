@@ -1,60 +1,108 @@
-"""Which agents are connected to this server right now. Lives on the event loop."""
+"""How commands reach the connections of agents. Lives on the event loop."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 from pilothouse.fleet.model import AgentChannel, Task
 
 
-class Hub:
-    """The live channels, one to an agent: a newer connection replaces the older."""
+class Hub(Protocol):
+    """Commands for agents, sent to the server that holds the agent's connection. All calls return at once.
 
-    def __init__(self) -> None:
-        self._channels: dict[str, AgentChannel] = {}
-
-    def __len__(self) -> int:
-        return len(self._channels)
+    Nothing is kept of a command that reaches no one: work on offer is sent again when its agent connects, an order
+    to stop stands in the lease. A connection belongs to the server that it was attached at.
+    """
 
     def attach(self, channel: AgentChannel) -> None:
-        """Make this the agent's channel; an older one is closed as replaced."""
-        older = self._channels.get(channel.agent_id)
-        self._channels[channel.agent_id] = channel
+        """Make this the agent's connection on this channel; an older one is closed as ``replaced``."""
+
+    def detach(self, channel: AgentChannel) -> bool:
+        """Forget a connection that ended; ``False`` if a newer one had taken its place."""
+
+    def channels(self) -> list[AgentChannel]:
+        """The connections that this server holds."""
+
+    def channel(self, agent_id: str, name: str) -> AgentChannel | None:
+        """The agent's connection on this channel, if this server holds it."""
+
+    def reaches(self, server: str) -> bool:
+        """Whether commands for connections of that server arrive there."""
+
+    def dispatch(self, agent_id: str, task: Task) -> None:
+        """Send work over the agent's newest connection that carries its kind."""
+
+    def cancel(self, agent_id: str, task_id: str, reason: str, kind: str = "") -> None:
+        """Tell an agent to stop a task, over every connection that carries this kind (empty: over all)."""
+
+    def close(self, agent_id: str, reason: str) -> None:
+        """End an agent's connections."""
+
+    def close_all(self, reason: str) -> None:
+        """End every connection of this server (shutdown)."""
+
+
+class LocalHub:
+    """The connections of this server, and no way to those of other servers.
+
+    Each server hands out work to the agents that are connected to it (:meth:`reaches`).
+    """
+
+    def __init__(self, server_id: str) -> None:
+        self._server_id = server_id
+        self._channels: dict[str, dict[str, AgentChannel]] = {}
+
+    def attach(self, channel: AgentChannel) -> None:
+        """See :class:`Hub`."""
+        held = self._channels.setdefault(channel.agent_id, {})
+        older = held.pop(channel.name, None)
+        held[channel.name] = channel  # the newest is the last
         if older is not None:
             older.close("replaced")
 
     def detach(self, channel: AgentChannel) -> bool:
-        """Forget a channel that ended; ``False`` if a newer one had taken its place."""
-        if self._channels.get(channel.agent_id) is not channel:
+        """See :class:`Hub`."""
+        held = self._channels.get(channel.agent_id, {})
+        if held.get(channel.name) is not channel:
             return False
-        del self._channels[channel.agent_id]
+        del held[channel.name]
+        if not held:
+            del self._channels[channel.agent_id]
         return True
 
-    def channel(self, agent_id: str) -> AgentChannel | None:
-        """The agent's connection to this server, if there is one."""
-        return self._channels.get(agent_id)
+    def channels(self) -> list[AgentChannel]:
+        """See :class:`Hub`."""
+        return [channel for held in self._channels.values() for channel in held.values()]
 
-    def connected(self, agent_id: str) -> bool:
-        """Whether the agent can be spoken to from here."""
-        return agent_id in self._channels
+    def channel(self, agent_id: str, name: str) -> AgentChannel | None:
+        """See :class:`Hub`."""
+        return self._channels.get(agent_id, {}).get(name)
+
+    def reaches(self, server: str) -> bool:
+        """See :class:`Hub`."""
+        return server == self._server_id
 
     def dispatch(self, agent_id: str, task: Task) -> None:
-        """Send work. To an agent that is away it goes when it is back: its lease is still on offer."""
-        channel = self._channels.get(agent_id)
-        if channel is not None:
-            channel.dispatch(task)
+        """See :class:`Hub`."""
+        carrying = self._carrying(agent_id, task.kind)
+        if carrying:
+            carrying[-1].dispatch(task)
 
-    def cancel(self, agent_id: str, task_id: str, reason: str) -> None:
-        """Tell an agent to stop a task; one that is away is told when it is back."""
-        channel = self._channels.get(agent_id)
-        if channel is not None:
+    def cancel(self, agent_id: str, task_id: str, reason: str, kind: str = "") -> None:
+        """See :class:`Hub`."""
+        for channel in self._carrying(agent_id, kind):
             channel.cancel(task_id, reason)
 
     def close(self, agent_id: str, reason: str) -> None:
-        """End an agent's connection, if it has one here."""
-        channel = self._channels.get(agent_id)
-        if channel is not None:
+        """See :class:`Hub`."""
+        for channel in self._carrying(agent_id, ""):
             channel.close(reason)
 
     def close_all(self, reason: str) -> None:
-        """End every connection (shutdown)."""
-        for channel in list(self._channels.values()):
+        """See :class:`Hub`."""
+        for channel in self.channels():
             channel.close(reason)
+
+    def _carrying(self, agent_id: str, kind: str) -> list[AgentChannel]:
+        held = self._channels.get(agent_id, {}).values()
+        return [channel for channel in held if not kind or kind in channel.kinds]

@@ -64,10 +64,10 @@ def step_run(task: Task) -> pb.StepRun:
     return message
 
 
-def dispatch(agent_id: str, task: Task) -> pb.ConnectResponse:
+def dispatch(agent_id: str, task_id: str, work: pb.StepRun) -> pb.ConnectResponse:
     """The command that hands a task out; its id is the task's, so that a repeated one is known as such."""
-    runs = pb.TaskDispatch(step_runs=[step_run(task)])
-    return pb.ConnectResponse(agent_id=agent_id, command_id=task.id, task_dispatch=runs)
+    runs = pb.TaskDispatch(step_runs=[work])
+    return pb.ConnectResponse(agent_id=agent_id, command_id=task_id, task_dispatch=runs)
 
 
 def cancel(agent_id: str, task_id: str, reason: str) -> pb.ConnectResponse:

@@ -40,6 +40,11 @@ class AgentProfile:
     ip: str = ""
     ephemeral: bool = False
 
+    @property
+    def capacity(self) -> Mapping[str, int]:
+        """How many tasks it takes at once, by what they take (:class:`WorkKind`)."""
+        return {SLOTS: self.slots, SESSIONS: self.max_sessions}
+
 
 @dataclass(frozen=True, slots=True)
 class Agent:
@@ -53,7 +58,6 @@ class Agent:
     profile: AgentProfile
     online: bool
     draining: bool
-    connection_id: str
     last_heartbeat: int
     offline_since: int
     created_at: int
@@ -94,8 +98,22 @@ class RegistrationToken:
     binding: Binding = UNBOUND
 
 
-BACKGROUND = "background"
-"""The kind of lease of work that takes no slot of its agent once it has started."""
+SLOTS, SESSIONS = "slots", "sessions"
+"""What an agent has a number of, and work takes one of: slots for tasks, desktop sessions."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkKind:
+    """A kind of work, which a layer above registers (:meth:`Fleet.handle`).
+
+    ``capacity`` names what a task of this kind takes one of (:data:`SLOTS`, :data:`SESSIONS`); with
+    ``until_started`` only as long as it has not started.
+    """
+
+    name: str
+    capacity: str = SLOTS
+    until_started: bool = False
+
 
 MAX_PROBLEMS, MAX_PROBLEM, MAX_BLOCKED = 16, 500, 10_000
 """How many problems are kept of an agent, how many characters of each, and how many blocked slots."""
@@ -124,7 +142,10 @@ class LeaseState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Work handed to one agent until ``expires_at`` (ms). The id is the task's id, and the fence."""
+    """Work handed to one agent until ``expires_at`` (ms). The id is the task's id, and the fence.
+
+    ``capacity``: what it takes one of, empty if nothing; ``stop_reason``: why the agent is to stop it, if it is.
+    """
 
     id: str
     agent_id: str
@@ -132,6 +153,33 @@ class Lease:
     state: LeaseState
     granted_at: int
     expires_at: int
+    capacity: str = SLOTS
+    stop_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConnection:
+    """One live connection of an agent, as all servers know it.
+
+    ``channel``: over which contract it speaks; an agent has at most one of each. ``server``: the id of the server
+    that holds the socket. ``kinds``: the kinds of work it carries. ``number``: the agent's own count of its
+    connections, 0 if it does not count.
+    """
+
+    agent_id: str
+    channel: str
+    id: str
+    server: str
+    kinds: frozenset[str]
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLife:
+    """One server process as it last said that it lives; ``renewed_at`` in ms, by its own clock."""
+
+    id: str
+    renewed_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +273,17 @@ class Verdict(StrEnum):
 
 
 class AgentChannel(Protocol):
-    """One live connection to an agent, whatever wire it speaks. All calls return at once."""
+    """One live connection to an agent, whatever contract it speaks. All calls return at once.
+
+    ``name`` names the contract (``grpc``); ``kinds``: the kinds of work it carries; ``number``: the agent's own count
+    of its connections, 0 if it does not count.
+    """
 
     agent_id: str
+    name: str
     connection_id: str
+    kinds: frozenset[str]
+    number: int
 
     def dispatch(self, task: Task) -> None:
         """Send work."""

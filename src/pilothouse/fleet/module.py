@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from sqlalchemy import Connection
 
+from pilothouse import __version__
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent, RpcService
 from pilothouse.fleet import store
 from pilothouse.fleet.grpc import AgentService
 from pilothouse.fleet.http import router, tokens
+from pilothouse.fleet.hub import LocalHub
+from pilothouse.fleet.relay import Relay
+from pilothouse.fleet.servers import Servers
 from pilothouse.fleet.service import Fleet, FleetSettings
-from pilothouse.fleet.silence import SilenceMonitor
+from pilothouse.fleet.silence import TICK, SilenceMonitor
 from pilothouse.identity.service import Identity
 from pilothouse.wire import entries
 from pilothouse.wire.agent.v1 import agent_pb2, agent_pb2_grpc
-
-TICK = 1.0
 
 EVENTS = {
     entries.AGENT_REGISTERED: PublicEvent("agent", "registered"),
@@ -27,18 +32,23 @@ EVENTS = {
 }
 
 
-def module(core: Core, settings: FleetSettings) -> Module:
-    """Provides :class:`Fleet`."""
+def module(core: Core, settings: FleetSettings, data_dir: Path) -> Module:
+    """Provides :class:`Fleet`, :class:`Servers`, :class:`SilenceMonitor` and :class:`Relay`."""
     storage, identity = core.storage, core.service(Identity)
-    fleet = Fleet(storage, core.journal, identity, settings)
-    core.provide(fleet)
+    fleet = Fleet(storage, core.journal, identity, settings, core.server_id, LocalHub(core.server_id))
+    servers = Servers(storage, fleet, __version__, data_dir / "server-id", time.monotonic)
+    silence, relay = SilenceMonitor(storage, fleet, core.clock), Relay(storage, fleet)
+    core.provide(fleet, servers, silence, relay)
+    others_wrote = asyncio.Event()
+    core.journal.feed.on_others(others_wrote.set)
     agents = AgentService(fleet, identity, storage)
 
     def metrics(conn: Connection) -> Iterator[Gauge]:
         statuses = [agent.status.value for agent in store.all_agents(conn)]
         counts = {status: statuses.count(status) for status in ("online", "offline", "draining")}
         yield Gauge("agents", "Registered agents by status", counts, "status")
-        yield Gauge("agents_connected", "Agents connected to this server", {"": len(fleet.hub)})
+        connected = {channel.agent_id for channel in fleet.hub.channels()}
+        yield Gauge("agents_connected", "Agents connected to this server", {"": len(connected)})
 
     return Module(
         "fleet",
@@ -51,8 +61,12 @@ def module(core: Core, settings: FleetSettings) -> Module:
         ),
         streams={"agent": "AGENT_NOT_FOUND"},
         events=EVENTS,
-        background=(Periodic("fleet.silence", SilenceMonitor(storage, fleet).check, every=TICK),),
+        background=(
+            Periodic("fleet.silence", silence.check, every=TICK),
+            Periodic("fleet.servers", servers.renew, every=servers.every),
+            Periodic("fleet.relay", relay.catch_up, wake=others_wrote),
+        ),
         metrics=metrics,
-        started=lambda: storage.write(fleet.restarted),
+        started=servers.join,
         stopping=fleet.close,
     )

@@ -16,7 +16,7 @@ from uuid_utils import uuid7
 
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import SYSTEM, Principal
-from pilothouse.fleet import store
+from pilothouse.fleet import connection_store, store
 from pilothouse.fleet.bindings import MAX_ENTRIES, Binding, names_agent, problem
 from pilothouse.fleet.errors import AgentExists, AgentNotFound, BadCredential, BadProfile
 from pilothouse.fleet.model import Agent, AgentProfile, RegistrationToken
@@ -194,6 +194,7 @@ class Registry:
         token = self._admitted(tx, profile.agent_id, secret)
         check_allowed(token.binding, profile.labels)
         store.forget_seen(tx.conn, profile.agent_id)
+        connection_store.recount_connections(tx.conn, profile.agent_id)
         store.put_agent(tx.conn, str(uuid7()), profile, token_digest(credential), tx.now)
         store.bind_agent(tx.conn, profile.agent_id, token.id, token.binding)
         agent = require_agent(tx.conn, profile.agent_id)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from sqlalchemy import Connection
 
 from pilothouse.access.model import Principal
-from pilothouse.fleet import store
+from pilothouse.fleet import connection_store, store
+from pilothouse.fleet.errors import Overtaken
 from pilothouse.fleet.hub import Hub
 from pilothouse.fleet.model import (
-    BACKGROUND,
     Agent,
     AgentChannel,
+    AgentConnection,
     Condition,
     Lease,
     LeaseState,
@@ -24,6 +25,7 @@ from pilothouse.fleet.model import (
     TaskReport,
     TaskStatus,
     Verdict,
+    WorkKind,
 )
 from pilothouse.fleet.registry import Registry, agent_keys, require_agent
 from pilothouse.identity.service import Identity
@@ -48,7 +50,7 @@ class FleetSettings:
 
 
 class TaskHandler(Protocol):
-    """What a layer above does with the tasks of its kind (one handler for each kind of lease)."""
+    """What a layer above does with the tasks of its kind (one handler for each kind of work)."""
 
     def started(self, tx: Tx, lease: Lease) -> None:
         """The agent has begun."""
@@ -72,26 +74,51 @@ class TaskHandler(Protocol):
         """Whether this result was already taken from this agent."""
 
 
+Encoder = Callable[[Task], Any]
+"""Turns a task of one kind into what one channel sends; which type that is, the channel's adapter says."""
+
+
 class Fleet:
-    """The agents of one control plane."""
+    """The agents of one control plane, as one server sees them.
+
+    ``server_id`` names this server in the database; ``hub`` is how commands reach agents.
+    """
 
     def __init__(
-        self, storage: Storage, journal: Journal, identity: Identity, settings: FleetSettings
+        self,
+        storage: Storage,
+        journal: Journal,
+        identity: Identity,
+        settings: FleetSettings,
+        server_id: str,
+        hub: Hub,
     ) -> None:
         self.settings = settings
-        self.hub = Hub()
+        self.server_id = server_id
+        self.hub = hub
         self.registry = Registry(journal, identity, self.wake_after, self._rebound)
         self._storage = storage
         self._journal = journal
         self._identity = identity
+        self._kinds: dict[str, WorkKind] = {}
         self._handlers: dict[str, TaskHandler] = {}
+        self._encoders: dict[str, dict[str, Encoder]] = {}
         self.wakers: list[Callable[[], None]] = []
         self._missing: dict[str, int] = {}
         self._closing = False
 
-    def handle(self, kind: str, handler: TaskHandler) -> None:
-        """Register the handler for leases of a kind."""
-        self._handlers[kind] = handler
+    def handle(self, kind: WorkKind, handler: TaskHandler) -> None:
+        """Register a kind of work and the handler of its leases."""
+        self._kinds[kind.name] = kind
+        self._handlers[kind.name] = handler
+
+    def encode(self, channel: str, kind: WorkKind, encoder: Encoder) -> None:
+        """Let a channel carry a kind of work, in this form."""
+        self._encoders.setdefault(channel, {})[kind.name] = encoder
+
+    def encoders(self, channel: str) -> Mapping[str, Encoder]:
+        """The kinds of work that a channel carries, and their forms."""
+        return self._encoders.get(channel, {})
 
     def on_change(self, wake: Callable[[], None]) -> None:
         """Call ``wake`` whenever an agent came, changed, or has room again."""
@@ -102,7 +129,8 @@ class Fleet:
     async def attach(self, channel: AgentChannel) -> None:
         """A connection of an agent begins: what was on offer or to be cancelled is sent again.
 
-        Raises :class:`AgentNotFound` for an agent that was removed in this moment.
+        Raises :class:`AgentNotFound` for an agent that was removed in this moment, :class:`Overtaken` where another
+        server holds a newer connection.
         """
         self.hub.attach(channel)
         try:
@@ -112,26 +140,40 @@ class Fleet:
             raise
 
     async def detach(self, channel: AgentChannel, reason: str) -> None:
-        """A connection ended. The end of a replaced one, or our own shutdown, makes nobody offline."""
+        """A connection ended. The end of a replaced one, or our own shutdown, makes no agent offline."""
         if self.hub.detach(channel) and not self._closing:
             await self._storage.write(lambda tx: self._disconnected(tx, channel, reason))
 
     def close(self) -> None:
-        """Shutdown: say goodbye to every agent."""
+        """Shutdown: end every agent's connection."""
         self._closing = True
         self.hub.close_all("going away")
 
     def _connected(self, tx: Tx, channel: AgentChannel) -> None:
         agent = require_agent(tx.conn, channel.agent_id)
-        store.set_agent(
-            tx.conn, agent.agent_id, online=True, connection_id=channel.connection_id, last_heartbeat=tx.now
-        )
+        for other in connection_store.connections_of(tx.conn, agent.agent_id):
+            if other.channel == channel.name and 0 < channel.number < other.number:
+                raise Overtaken
+        connection_store.put_connection(tx.conn, self.connection(channel))
+        store.set_agent(tx.conn, agent.agent_id, online=True, last_heartbeat=tx.now)
         if not agent.online:
             self._tell(tx, agent, entries.AGENT_ONLINE)
         store.renew_leases(tx.conn, agent.agent_id, self._expiry(tx))
         for lease in store.leases_of(tx.conn, agent.agent_id):
-            self._remind(tx, channel, lease)
+            if lease.kind in channel.kinds:
+                self._remind(tx, channel, lease)
         self.wake_after(tx)
+
+    def connection(self, channel: AgentChannel) -> AgentConnection:
+        """A connection of this server, as all servers know it."""
+        return AgentConnection(
+            channel.agent_id,
+            channel.name,
+            channel.connection_id,
+            self.server_id,
+            channel.kinds,
+            channel.number,
+        )
 
     def _remind(self, tx: Tx, channel: AgentChannel, lease: Lease) -> None:
         handler = self._handlers[lease.kind]
@@ -146,18 +188,17 @@ class Fleet:
                 self._lose(tx, lease, "it can no longer be handed out")
 
     def _disconnected(self, tx: Tx, channel: AgentChannel, reason: str) -> None:
-        agent = store.agent(tx.conn, channel.agent_id)
-        if agent is None or agent.connection_id != channel.connection_id:
+        if not connection_store.drop_connection(tx.conn, channel.connection_id):
             return
-        if agent.online:
-            self._offline(tx, agent, reason)
-        else:  # it had fallen silent before
-            store.set_agent(tx.conn, agent.agent_id, connection_id="")
+        agent = store.agent(tx.conn, channel.agent_id)
+        if agent is not None and agent.online:  # else it had fallen silent before
+            if connection_store.connections_of(tx.conn, agent.agent_id):
+                self.wake_after(tx)  # work of some kinds may have no way to it any more
+            else:
+                self._offline(tx, agent, reason)
 
-    def _offline(self, tx: Tx, agent: Agent, reason: str, *, connection_id: str = "") -> None:
-        store.set_agent(
-            tx.conn, agent.agent_id, online=False, connection_id=connection_id, offline_since=tx.now
-        )
+    def _offline(self, tx: Tx, agent: Agent, reason: str) -> None:
+        store.set_agent(tx.conn, agent.agent_id, online=False, offline_since=tx.now)
         self._tell(tx, agent, entries.AGENT_OFFLINE, reason=reason)
         self.wake_after(tx)
 
@@ -171,12 +212,13 @@ class Fleet:
         *,
         first: bool = False,
         condition: Condition | None = None,
+        kinds: Collection[str] | None = None,
     ) -> None:
         """The agent lives: the leases it has taken up are renewed; an offer that never reached it runs out.
 
-        ``holds``: the tasks it says it holds, where it says so. A started task it no longer holds is lost; at
-        once if this is the ``first`` word of a connection, else at the second time (a dispatch may have crossed
-        the heartbeat on the way). ``condition``: how well it is, where it says so.
+        ``holds``: the tasks of these ``kinds`` (None: of all) it says it holds, where it says so. A started task it
+        no longer holds is lost; at once if this is the ``first`` word of a connection, else at the second time (a
+        dispatch may have crossed the heartbeat on the way). ``condition``: how well it is, where it says so.
         """
         agent = require_agent(tx.conn, agent_id)
         store.set_agent(tx.conn, agent_id, last_heartbeat=tx.now, online=True)
@@ -186,13 +228,19 @@ class Fleet:
         if condition is not None and condition != Condition(agent.blocked, agent.problems):
             self._changed(tx, agent, condition)
         store.renew_leases(tx.conn, agent_id, self._expiry(tx), started_only=True)
-        if holds is None:
-            return
+        if holds is not None:
+            self._compare(tx, agent_id, holds, first, kinds)
+
+    def _compare(
+        self, tx: Tx, agent_id: str, holds: Collection[str], first: bool, kinds: Collection[str] | None
+    ) -> None:
         leases = store.leases_of(tx.conn, agent_id)
         for task_id in frozenset(holds).difference(lease.id for lease in leases):
             # It was given up as lost meanwhile: nobody waits for it, and its slot is wanted.
             tx.after_commit(partial(self.hub.cancel, agent_id, task_id, "no longer leased to this agent"))
         for lease in leases:
+            if kinds is not None and lease.kind not in kinds:
+                continue
             if lease.state is not LeaseState.STARTED or lease.id in holds:
                 self._missing.pop(lease.id, None)
             elif first or tx.now - self._missing.setdefault(lease.id, tx.now) >= self._twice:
@@ -216,9 +264,10 @@ class Fleet:
             return Verdict.STALE
         if lease.state is LeaseState.STARTED:
             return Verdict.REPEATED
-        store.start_lease(tx.conn, task_id)
+        frees = self._kinds[lease.kind].until_started
+        store.start_lease(tx.conn, task_id, "" if frees else lease.capacity)
         self._handlers[lease.kind].started(tx, lease)
-        if lease.kind == BACKGROUND:  # its slot is free
+        if frees:
             self.wake_after(tx)
         return Verdict.ACCEPTED
 
@@ -262,6 +311,7 @@ class Fleet:
         """The agent leaves for good; what it held is lost."""
         agent = require_agent(tx.conn, agent_id)
         store.delete_agent(tx.conn, agent_id)
+        connection_store.drop_connections(tx.conn, agent_id)
         self._tell(tx, agent, entries.AGENT_UNREGISTERED, reason=reason)
         for lease in store.leases_of(tx.conn, agent_id):
             self._lose(tx, lease, f"agent {agent_id} unregistered")
@@ -272,7 +322,8 @@ class Fleet:
 
     def grant(self, tx: Tx, task: Task, agent_id: str) -> None:
         """Lease a task to an agent and send it after the commit."""
-        store.add_lease(tx.conn, task.id, agent_id, task.kind, tx.now, self._expiry(tx))
+        takes = self._kinds[task.kind].capacity
+        store.add_lease(tx.conn, task.id, agent_id, task.kind, tx.now, self._expiry(tx), takes)
         tx.after_commit(lambda: self.hub.dispatch(agent_id, task))
 
     def withdraw(self, tx: Tx, task_id: str, reason: str) -> LeaseState | None:
@@ -286,8 +337,18 @@ class Fleet:
         if lease.state is LeaseState.OFFERED:
             store.drop_lease(tx.conn, task_id)
             self.wake_after(tx)
-        tx.after_commit(lambda: self.hub.cancel(lease.agent_id, task_id, reason))
+        else:
+            store.stop_lease(tx.conn, task_id, reason)
+        tx.after_commit(lambda: self.hub.cancel(lease.agent_id, task_id, reason, lease.kind))
         return lease.state
+
+    def stop_again(self, tx: Tx, lease: Lease) -> None:
+        """Tell the agent to stop a task, as the lease says."""
+        tx.after_commit(lambda: self.hub.cancel(lease.agent_id, lease.id, lease.stop_reason, lease.kind))
+
+    def reaches(self, connection: AgentConnection) -> bool:
+        """Whether work granted here is sent over this connection."""
+        return self.hub.reaches(connection.server)
 
     def drain(self, tx: Tx, by: Principal, agent_id: str, draining: bool) -> Agent:
         """Give an agent no more work, or work again."""
@@ -302,25 +363,32 @@ class Fleet:
 
     # -- time -------------------------------------------------------------------------------------------
 
-    def restarted(self, tx: Tx) -> None:
-        """At the server's start: agents and leases get a fresh grace before anything is called lost."""
-        self.spare(tx)
-        store.forget_connections(tx.conn)
-
     def spare(self, tx: Tx) -> None:
-        """Nobody could be heard for a while, and that was not the agents' fault: a fresh grace for everyone."""
-        store.renew_all(tx.conn, self._expiry(tx))
-        store.hear_all(tx.conn, tx.now)
+        """No agent could be heard for a while, and that was not their fault: a full lease for every one of ours."""
+        store.renew_all(tx.conn, self.server_id, self._expiry(tx))
+        store.hear_all(tx.conn, self.server_id, tx.now)
 
-    def reap(self, tx: Tx) -> None:
-        """Call the silent offline and the overdue lost, forget ephemeral agents; run this about every second."""
-        for agent in store.silent_agents(tx.conn, tx.now - int(self.settings.offline_after * 1000)):
+    def orphaned(self, tx: Tx, agents: Collection[str]) -> None:
+        """The server that these agents were connected to is gone: they get a full lease to come to another."""
+        for agent_id in agents:
+            store.renew_leases(tx.conn, agent_id, self._expiry(tx))
+            store.set_agent(tx.conn, agent_id, last_heartbeat=tx.now)
+        self.wake_after(tx)
+
+    def reap(self, tx: Tx, at: int | None = None) -> None:
+        """Call the silent offline and the overdue lost, forget ephemeral agents; run this about every second.
+
+        ``at`` (ms; None: now): what agents have said since then has not been counted yet. Only agents that are
+        connected to this server, or to none, are judged here.
+        """
+        at = tx.now if at is None else at
+        before = at - int(self.settings.offline_after * 1000)
+        for agent in store.silent_agents(tx.conn, self.server_id, before):
             # Its connection may still stand: should it speak again, it is online again.
-            silence = f"no heartbeat for {self.settings.offline_after:g} s"
-            self._offline(tx, agent, silence, connection_id=agent.connection_id)
-        for lease in store.expired_leases(tx.conn, tx.now):
+            self._offline(tx, agent, f"no heartbeat for {self.settings.offline_after:g} s")
+        for lease in store.expired_leases(tx.conn, self.server_id, at):
             self._lose(tx, lease, self._why_overdue(lease))
-        for agent_id in store.left_agents(tx.conn, tx.now - int(self.settings.ephemeral * 1000)):
+        for agent_id in store.left_agents(tx.conn, at - int(self.settings.ephemeral * 1000)):
             self.unregister(tx, agent_id, f"ephemeral, and offline for {self.settings.ephemeral:g} s")
 
     def _why_overdue(self, lease: Lease) -> str:
@@ -334,7 +402,7 @@ class Fleet:
         store.drop_lease(tx.conn, lease.id)
         self._handlers[lease.kind].lost(tx, lease, reason)
         # It may still run there; whatever it sends later is stale.
-        tx.after_commit(lambda: self.hub.cancel(lease.agent_id, lease.id, reason))
+        tx.after_commit(lambda: self.hub.cancel(lease.agent_id, lease.id, reason, lease.kind))
         self.wake_after(tx)
 
     def _held(self, tx: Tx, agent_id: str, task_id: str) -> Lease | None:

@@ -24,7 +24,8 @@ from sqlalchemy import (
 )
 
 from pilothouse.fleet.bindings import Binding
-from pilothouse.fleet.model import BACKGROUND, Agent, AgentProfile, Lease, LeaseState, RegistrationToken
+from pilothouse.fleet.connection_store import connections, judged_by
+from pilothouse.fleet.model import SLOTS, Agent, AgentProfile, Lease, LeaseState, RegistrationToken
 from pilothouse.storage import metadata
 
 agents = Table(
@@ -46,7 +47,6 @@ agents = Table(
     Column("token_hash", Text, nullable=False, index=True),
     Column("online", Boolean, nullable=False),
     Column("draining", Boolean, nullable=False),
-    Column("connection_id", Text, nullable=False),
     Column("last_heartbeat", BigInteger, nullable=False),
     Column("offline_since", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
@@ -85,6 +85,8 @@ leases = Table(
     Column("state", Text, nullable=False),
     Column("granted_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False, index=True),
+    Column("capacity", Text, nullable=False, server_default=SLOTS),
+    Column("stop_reason", Text, nullable=False, server_default=""),
 )
 
 ingest_seen = Table(
@@ -102,10 +104,15 @@ _AGENTS = select(agents).order_by(agents.c.agent_id)
 _ADD_LEASE = insert(leases)
 _LEASE = select(leases).where(leases.c.id == bindparam("lease_id"))
 _LEASES_OF = select(leases).where(leases.c.agent_id == bindparam("agent_id")).order_by(leases.c.id)
-_TAKES_SLOT = (leases.c.kind != BACKGROUND) | (leases.c.state != LeaseState.STARTED.value)
-_HELD = select(leases.c.agent_id, func.count()).where(_TAKES_SLOT).group_by(leases.c.agent_id)
+_HELD = (
+    select(leases.c.agent_id, func.count())
+    .where(leases.c.capacity == bindparam("capacity"))
+    .group_by(leases.c.agent_id)
+)
 _START_LEASE = (
-    update(leases).where(leases.c.id == bindparam("lease_id")).values(state=LeaseState.STARTED.value)
+    update(leases)
+    .where(leases.c.id == bindparam("lease_id"))
+    .values(state=LeaseState.STARTED.value, capacity=bindparam("takes"))
 )
 _RENEW = update(leases).where(leases.c.agent_id == bindparam("holder")).values(expires_at=bindparam("until"))
 _RENEW_STARTED = _RENEW.where(leases.c.state == LeaseState.STARTED.value)
@@ -159,7 +166,7 @@ def put_agent(conn: Connection, id: str, profile: AgentProfile, token_hash: str 
         values["token_hash"] = token_hash
     done = conn.execute(update(agents).where(agents.c.agent_id == profile.agent_id).values(**values))
     if done.rowcount == 0:
-        fresh = {"online": False, "draining": False, "connection_id": "", "last_heartbeat": 0}
+        fresh = {"online": False, "draining": False, "last_heartbeat": 0}
         stamps = {"offline_since": now, "created_at": now}
         conn.execute(insert(agents).values(agent_id=profile.agent_id, id=id, **values, **fresh, **stamps))
 
@@ -169,14 +176,10 @@ def set_agent(conn: Connection, agent_id: str, **values: Any) -> None:
     conn.execute(update(agents).where(agents.c.agent_id == agent_id).values(**values))
 
 
-def hear_all(conn: Connection, now: int) -> None:
-    """Every agent that counts as online counts as heard of now."""
-    conn.execute(update(agents).where(agents.c.online).values(last_heartbeat=now))
-
-
-def forget_connections(conn: Connection) -> None:
-    """No agent is connected: this server has only just begun."""
-    conn.execute(update(agents).where(agents.c.online).values(connection_id=""))
+def hear_all(conn: Connection, server: str, now: int) -> None:
+    """Every agent that counts as online and that this server judges counts as heard of now."""
+    mine = judged_by(server, agents.c.agent_id)
+    conn.execute(update(agents).where(agents.c.online, mine).values(last_heartbeat=now))
 
 
 def set_condition(conn: Connection, agent_id: str, blocked: int, problems: tuple[str, ...]) -> None:
@@ -200,10 +203,10 @@ def delete_agent(conn: Connection, agent_id: str) -> None:
     conn.execute(delete(agents).where(agents.c.agent_id == agent_id))
 
 
-def silent_agents(conn: Connection, before: int) -> list[Agent]:
-    """Agents counted as online that have not been heard of since ``before``."""
-    found = conn.execute(select(agents).where(agents.c.online, agents.c.last_heartbeat < before))
-    return [_agent(row) for row in found]
+def silent_agents(conn: Connection, server: str, before: int) -> list[Agent]:
+    """Agents counted as online that have not been heard of since ``before``, of those that this server judges."""
+    silent = (agents.c.online, agents.c.last_heartbeat < before, judged_by(server, agents.c.agent_id))
+    return [_agent(row) for row in conn.execute(select(agents).where(*silent))]
 
 
 def left_agents(conn: Connection, before: int) -> list[str]:
@@ -234,7 +237,6 @@ def _agent(row: Row[Any]) -> Agent:
         profile=profile,
         online=bool(row.online),
         draining=bool(row.draining),
-        connection_id=row.connection_id,
         last_heartbeat=row.last_heartbeat,
         offline_since=row.offline_since,
         created_at=row.created_at,
@@ -326,10 +328,13 @@ def revoke_registration_token(conn: Connection, token_id: str) -> bool:
 # -- leases ---------------------------------------------------------------------------------------------
 
 
-def add_lease(conn: Connection, id: str, agent_id: str, kind: str, now: int, expires_at: int) -> None:
-    """Hand out work."""
+def add_lease(
+    conn: Connection, id: str, agent_id: str, kind: str, now: int, expires_at: int, capacity: str = SLOTS
+) -> None:
+    """Hand out work that takes one of the agent's ``capacity``."""
     values = {"id": id, "agent_id": agent_id, "kind": kind, "state": LeaseState.OFFERED.value}
-    conn.execute(_ADD_LEASE, {**values, "granted_at": now, "expires_at": expires_at})
+    times = {"granted_at": now, "expires_at": expires_at}
+    conn.execute(_ADD_LEASE, {**values, **times, "capacity": capacity, "stop_reason": ""})
 
 
 def lease(conn: Connection, id: str) -> Lease | None:
@@ -343,20 +348,33 @@ def leases_of(conn: Connection, agent_id: str) -> list[Lease]:
     return [_lease(row) for row in conn.execute(_LEASES_OF, {"agent_id": agent_id})]
 
 
-def held_by_agent(conn: Connection) -> dict[str, int]:
-    """How many tasks each agent holds, but for those that take no slot."""
-    return dict(conn.execute(_HELD).all())
+def held_by_agent(conn: Connection, capacity: str = SLOTS) -> dict[str, int]:
+    """How much of this capacity is taken on each agent."""
+    return dict(conn.execute(_HELD, {"capacity": capacity}).all())
 
 
-def held_by(conn: Connection, agent_id: str) -> int:
-    """How many tasks an agent holds, but for those that take no slot."""
-    counted = select(func.count()).select_from(leases).where(leases.c.agent_id == agent_id, _TAKES_SLOT)
+def held_by(conn: Connection, agent_id: str, capacity: str = SLOTS) -> int:
+    """How much of this capacity is taken on an agent."""
+    taken = (leases.c.agent_id == agent_id, leases.c.capacity == capacity)
+    counted = select(func.count()).select_from(leases).where(*taken)
     return int(conn.execute(counted).scalar_one())
 
 
-def start_lease(conn: Connection, id: str) -> None:
-    """The agent has acknowledged that it starts the work."""
-    conn.execute(_START_LEASE, {"lease_id": id})
+def start_lease(conn: Connection, id: str, capacity: str) -> None:
+    """The agent has acknowledged that it starts the work, which takes this from now on (empty: nothing)."""
+    conn.execute(_START_LEASE, {"lease_id": id, "takes": capacity})
+
+
+def stop_lease(conn: Connection, id: str, reason: str) -> None:
+    """The agent is to stop the work."""
+    conn.execute(update(leases).where(leases.c.id == id).values(stop_reason=reason))
+
+
+def stopping_leases(conn: Connection, server: str) -> list[Lease]:
+    """The leases that are to be stopped of agents that are connected to this server."""
+    mine = select(connections.c.agent_id).where(connections.c.server == server)
+    wanted = select(leases).where(leases.c.stop_reason != "", leases.c.agent_id.in_(mine))
+    return [_lease(row) for row in conn.execute(wanted)]
 
 
 def renew_leases(conn: Connection, agent_id: str, expires_at: int, *, started_only: bool = False) -> None:
@@ -365,14 +383,16 @@ def renew_leases(conn: Connection, agent_id: str, expires_at: int, *, started_on
     conn.execute(statement, {"holder": agent_id, "until": expires_at})
 
 
-def renew_all(conn: Connection, expires_at: int) -> None:
-    """After a restart of the server: a fresh grace for every lease."""
-    conn.execute(update(leases).values(expires_at=expires_at))
+def renew_all(conn: Connection, server: str, expires_at: int) -> None:
+    """A fresh grace for every lease of the agents that this server judges."""
+    mine = judged_by(server, leases.c.agent_id)
+    conn.execute(update(leases).where(mine).values(expires_at=expires_at))
 
 
-def expired_leases(conn: Connection, now: int, limit: int = 200) -> list[Lease]:
-    """Leases whose agent has not been heard of in time."""
-    found = conn.execute(select(leases).where(leases.c.expires_at <= now).order_by(leases.c.id).limit(limit))
+def expired_leases(conn: Connection, server: str, now: int, limit: int = 200) -> list[Lease]:
+    """Leases whose agent has not been heard of in time, of the agents that this server judges."""
+    over = (leases.c.expires_at <= now, judged_by(server, leases.c.agent_id))
+    found = conn.execute(select(leases).where(*over).order_by(leases.c.id).limit(limit))
     return [_lease(row) for row in found]
 
 
@@ -382,7 +402,16 @@ def drop_lease(conn: Connection, id: str) -> None:
 
 
 def _lease(row: Row[Any]) -> Lease:
-    return Lease(row.id, row.agent_id, row.kind, LeaseState(row.state), row.granted_at, row.expires_at)
+    return Lease(
+        id=row.id,
+        agent_id=row.agent_id,
+        kind=row.kind,
+        state=LeaseState(row.state),
+        granted_at=row.granted_at,
+        expires_at=row.expires_at,
+        capacity=row.capacity,
+        stop_reason=row.stop_reason,
+    )
 
 
 # -- sequence numbers of what agents push ---------------------------------------------------------------

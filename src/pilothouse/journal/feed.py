@@ -101,6 +101,7 @@ class Feed:
         self._committed: list[list[Entry]] = []
         self._spawned: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self._on_others: list[Callable[[], None]] = []
         self.clock = time.monotonic
         self.timers = Timers(self.clock)
 
@@ -158,8 +159,14 @@ class Feed:
             self._fall_behind()
         return head
 
+    def on_others(self, callback: Callable[[], None]) -> None:
+        """Call this on the event loop when another server has committed entries, within :data:`STEP` seconds."""
+        self._on_others.append(callback)
+
     def _fall_behind(self) -> None:
         """Switch live readers to reading from disk, since another server has committed entries."""
+        for callback in self._on_others:
+            callback()
         soon = asyncio.get_running_loop().call_soon
         for group in self._followers.values():
             for follower in group:

@@ -42,7 +42,7 @@ def modules(core: Core, settings: Settings) -> list[Module]:
         pilothouse.identity.module.module(core, identity),
         pilothouse.secrets.module.module(core),
         pilothouse.blobs.module.module(core, settings.data_dir / "blobs", settings.max_blob),
-        pilothouse.fleet.module.module(core, fleet),
+        pilothouse.fleet.module.module(core, fleet, settings.data_dir),
         pilothouse.engine.module.module(core, engine),
         pilothouse.pipelines.module.module(core),
     ]

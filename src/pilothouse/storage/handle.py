@@ -43,6 +43,11 @@ class Storage:
         return self._writer.submit(use_case)
 
     @property
+    def shared(self) -> bool:
+        """Whether other servers may use the same database; a file of SQLite has one server only."""
+        return not self._database.is_sqlite
+
+    @property
     def queued(self) -> int:
         """Number of waiting and running use cases."""
         return self._writer.queued

@@ -17,3 +17,27 @@ def upgrade() -> None:
         sa.Column('until', sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint('name'),
     )
+    op.create_table(
+        'servers',
+        sa.Column('id', sa.Text(), nullable=False),
+        sa.Column('started_at', sa.BigInteger(), nullable=False),
+        sa.Column('renewed_at', sa.BigInteger(), nullable=False),
+        sa.Column('version', sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint('id'),
+    )
+    op.create_table(
+        'connections',
+        sa.Column('agent_id', sa.Text(), nullable=False),
+        sa.Column('channel', sa.Text(), nullable=False),
+        sa.Column('id', sa.Text(), nullable=False),
+        sa.Column('server', sa.Text(), nullable=False),
+        sa.Column('kinds', sa.Text(), nullable=False),
+        sa.Column('number', sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint('agent_id', 'channel'),
+    )
+    op.create_index('ix_connections_server', 'connections', ['server'])
+    with op.batch_alter_table('agents', schema=None) as batch_op:
+        batch_op.drop_column('connection_id')
+    with op.batch_alter_table('leases', schema=None) as batch_op:
+        batch_op.add_column(sa.Column('capacity', sa.Text(), server_default='slots', nullable=False))
+        batch_op.add_column(sa.Column('stop_reason', sa.Text(), server_default='', nullable=False))
