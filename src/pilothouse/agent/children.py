@@ -11,7 +11,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from pilothouse.agent.guard import Guard
+from pilothouse.workers.limits import isolated_python, lower
 
 KILL_WITHIN = 10.0  # seconds after which a killed child is given up
 KEEP = 16 << 20  # bytes of output that are read
@@ -63,10 +63,8 @@ class Ended:
 
 
 def script(module: str) -> list[str]:
-    """The command line that runs ``main`` of a module of ours: an interpreter that believes neither environment
-    nor directory, and has the standard library and our own package, nothing else (``-I -S``)."""
-    code = f"import sys; sys.path.append({_PACKAGES!r}); from {module} import main; main()"
-    return [sys.executable, "-I", "-S", "-B", "-c", code]
+    """The command line that runs ``main`` of a module of ours, with the standard library and our own package only."""
+    return isolated_python(f"from {module} import main; main()", [_PACKAGES])
 
 
 class Children:
@@ -145,13 +143,7 @@ def _bound(pid: int, limits: Limits) -> None:
     }
     if limits.output:
         wanted[resource.RLIMIT_FSIZE] = limits.output
-    for kind, value in wanted.items():
-        # A limit that is lower stays: the agent's own, or one that the child has set itself by now. Raising it
-        # would need CAP_SYS_RESOURCE, and is not what a bound is for.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            _, hard = resource.prlimit(pid, kind)
-            if hard == resource.RLIM_INFINITY or hard > value:
-                resource.prlimit(pid, kind, (value, value))
+    lower(wanted, pid)
 
 
 async def _wait(process: subprocess.Popen[bytes], limits: Limits) -> int:
