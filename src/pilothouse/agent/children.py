@@ -84,7 +84,7 @@ class Children:
         stdout: Path | None = None,
         limits: Limits = Limits(),
     ) -> Ended:
-        """Run it to its end. Raises ChildTimeout, ChildWroteTooMuch, OSError. Cancelled, it kills the child before it goes on.
+        """Run it to its end; a cancel kills the child first. Raises ChildTimeout, ChildWroteTooMuch, OSError.
 
         ``stdout``: where it prints to, instead of what is given back.
         """

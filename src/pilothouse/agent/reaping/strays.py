@@ -9,7 +9,7 @@ from pilothouse.agent.reaping import processes
 
 
 def kill_strays(mark: bytes, session: int) -> int:
-    """SIGKILL to what has this text, `NAME=value`, in its environment, and to all of this session; how many there were.
+    """SIGKILL to what has `mark`, `NAME=value`, in its environment, and to all of this session; how many there were.
 
     One that has cleared its environment and left the session is not found.
     """
