@@ -21,7 +21,6 @@ from pilothouse.access.model import SYSTEM
 from pilothouse.engine import store
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import Engine, NewRun
-from pilothouse.engine.spec import parse_spec
 from pilothouse.engine.streams import Framing, RunMessages
 from pilothouse.engine.transitions import run_keys
 from pilothouse.fleet.service import Fleet
@@ -29,6 +28,7 @@ from pilothouse.identity import store as identity_store
 from pilothouse.journal import WireFormat
 from pilothouse.journal import store as journal_store
 from pilothouse.journal.framing import ChunkFramed, WebSocketFramed
+from pilothouse.pipelines.spec import parse_spec
 from pilothouse.server.graph import Graph
 from pilothouse.server.main import Ready, serve
 from pilothouse.server.settings import Settings

@@ -12,10 +12,10 @@ from pilothouse.access.errors import Refusal
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine import statuses
 from pilothouse.engine.service import NewRun
-from pilothouse.engine.spec import parse_spec
 from pilothouse.fleet.model import TaskReport, TaskStatus
 from pilothouse.journal.messages import Matching
 from pilothouse.pipelines.service import Pipelines
+from pilothouse.pipelines.spec import parse_spec
 from pilothouse.server import watches
 from pilothouse.server.system_events import watch_events
 from pilothouse.server.watches import JOBS, RUNS, STEP_RUNS, Asked, Watch, watch_agents, watch_runs

@@ -15,13 +15,13 @@ import pytest
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import Engine, NewRun
-from pilothouse.engine.spec import parse_spec
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.model import AgentProfile
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Cursor, Entry, Frame
 from pilothouse.journal.messages import Messages
+from pilothouse.pipelines.spec import parse_spec
 from pilothouse.server import stream_rpc
 from pilothouse.server.graph import Graph, build
 from pilothouse.server.rpc import start_rpc

@@ -24,7 +24,6 @@ from pilothouse.engine.ingest import Ingest, LogLines, Receipt
 from pilothouse.engine.model import Attempt, Run
 from pilothouse.engine.runs import Runs
 from pilothouse.engine.service import Engine, NewRun
-from pilothouse.engine.spec import parse_spec
 from pilothouse.engine.tasks import StepTasks
 from pilothouse.engine.transitions import Transitions
 from pilothouse.engine.views import run_view
@@ -42,6 +41,7 @@ from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Entry
 from pilothouse.journal import store as journal_store
+from pilothouse.pipelines.spec import parse_spec
 from pilothouse.secrets.service import Secrets
 from pilothouse.server.graph import compose
 from pilothouse.server.settings import Settings

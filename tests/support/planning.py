@@ -13,11 +13,11 @@ from pilothouse.engine import transitions
 from pilothouse.engine.decisions import Decision
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 from pilothouse.engine.plan import decide
-from pilothouse.engine.spec import Job as JobSpec
-from pilothouse.engine.spec import Spec
-from pilothouse.engine.spec import Step as StepSpec
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet.model import LeaseState
+from pilothouse.pipelines.spec import Job as JobSpec
+from pilothouse.pipelines.spec import Spec
+from pilothouse.pipelines.spec import Step as StepSpec
 
 
 @dataclass

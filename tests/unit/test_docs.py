@@ -32,13 +32,13 @@ from pilothouse.cli.app import app as cli
 from pilothouse.cli.errors import ExitCode
 from pilothouse.edge.web import PUBLIC, required_action
 from pilothouse.engine.sockets import CLOSE_CODES
-from pilothouse.engine.spec import BUILTIN_ACTIONS, ParsedSpec, parse_spec
 from pilothouse.engine.streams import _RUN_MESSAGES
 from pilothouse.expressions.functions import FUNCTIONS
 from pilothouse.expressions.lint import CONDITION_FUNCTIONS, ROOTS
 from pilothouse.expressions.parser import MACROS
 from pilothouse.identity import api_tokens, projects, users
 from pilothouse.identity.service import Identity
+from pilothouse.pipelines.spec import BUILTIN_ACTIONS, ParsedSpec, parse_spec
 from pilothouse.server.app import build_app
 from pilothouse.server.graph import Graph, build
 from pilothouse.server.operations import exposition

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilothouse.engine.matching import Given, Waiting, Waits, Worker, assign
-from pilothouse.engine.spec import AgentSelector, LabelExpression, match_selector
 from pilothouse.fleet.bindings import Binding
+from pilothouse.pipelines.spec import AgentSelector, LabelExpression, match_selector
 
 ARM = AgentSelector({"os": "arm64"})
 GPU = AgentSelector(match_expressions=(LabelExpression("gpu", "Exists"),))

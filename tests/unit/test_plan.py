@@ -8,7 +8,7 @@ import pytest
 
 from pilothouse.engine.model import LOST, MAX_LOST_RERUNS, MAX_UNSTARTED, Status
 from pilothouse.engine.plan import StartRun, decide, may_retry
-from pilothouse.engine.spec import Retry
+from pilothouse.pipelines.spec import Retry
 from pilothouse.wire import entries
 from support.planning import job, sim, step
 from support.planning_checks import check_everything

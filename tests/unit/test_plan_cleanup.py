@@ -6,7 +6,7 @@ import pytest
 
 from pilothouse.engine.model import Status
 from pilothouse.engine.plan import decide
-from pilothouse.engine.spec import Retry
+from pilothouse.pipelines.spec import Retry
 from pilothouse.wire import entries
 from support.planning import GRACE, finish, job, sim, started, step
 from support.planning_checks import check_everything

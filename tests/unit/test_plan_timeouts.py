@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pilothouse.engine.spec import Retry
+from pilothouse.pipelines.spec import Retry
 from support.planning import finish, job, sim, step
 from support.planning_checks import check_everything
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilothouse.engine.spec import (
+from pilothouse.expressions import secret_names
+from pilothouse.pipelines.spec import (
     BUILTIN_ACTIONS,
     ActionSchema,
     AgentSelector,
@@ -28,7 +29,6 @@ from pilothouse.engine.spec import (
     spec_from_json,
     spec_to_json,
 )
-from pilothouse.expressions import secret_names
 from support.specs import FULL, JSON_VALUES, specs
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pilothouse.engine.naming import check_names
-from pilothouse.engine.spec import SpecError, parse_spec
-from pilothouse.engine.spec.names import NameUse, names_used
-from pilothouse.engine.spec.places import located
+from pilothouse.pipelines.spec import SpecError, parse_spec
+from pilothouse.pipelines.spec.names import NameUse, names_used
+from pilothouse.pipelines.spec.places import located
 
 SPEC = """
 variables: {tag: "1", unused: "2"}

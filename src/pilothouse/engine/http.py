@@ -22,9 +22,9 @@ from pilothouse.engine.logtext import LogQuery, run_logs
 from pilothouse.engine.model import Status
 from pilothouse.engine.runs import require_run
 from pilothouse.engine.service import Engine
-from pilothouse.engine.spec.names import NamesUsed, names_used
 from pilothouse.engine.views import run_summary, run_view
 from pilothouse.identity.service import Identity
+from pilothouse.pipelines.spec.names import NamesUsed, names_used
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pilothouse.engine.spec import AgentSelector, match_selector
 from pilothouse.fleet.bindings import UNBOUND, Binding
+from pilothouse.pipelines.spec import AgentSelector, match_selector
 
 NEEDS_GIT = "the run's work tree needs (2.30 or newer)"
 

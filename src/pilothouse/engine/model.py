@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from pilothouse.engine.spec import Job as JobSpec
-from pilothouse.engine.spec import Spec
-from pilothouse.engine.spec import Step as StepSpec
+from pilothouse.pipelines.spec import Job as JobSpec
+from pilothouse.pipelines.spec import Spec
+from pilothouse.pipelines.spec import Step as StepSpec
 
 
 class Status(StrEnum):

@@ -23,8 +23,8 @@ from pilothouse.engine.decisions import (
     StopAttempt,
 )
 from pilothouse.engine.model import JOB_ENDED, LOST, MAX_LOST_RERUNS, MAX_UNSTARTED, Job, Run, Status, Step
-from pilothouse.engine.spec import Retry
 from pilothouse.expressions import ExpressionError, cleans_up
+from pilothouse.pipelines.spec import Retry
 
 
 def decide(run: Run, now: int) -> list[Decision]:

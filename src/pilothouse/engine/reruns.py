@@ -5,8 +5,8 @@ from __future__ import annotations
 from uuid_utils import uuid7
 
 from pilothouse.engine.model import Job, Run, Status, Step
-from pilothouse.engine.spec import Job as JobSpec
-from pilothouse.engine.spec import Spec
+from pilothouse.pipelines.spec import Job as JobSpec
+from pilothouse.pipelines.spec import Spec
 
 _DONE = (Status.SUCCEEDED, Status.SKIPPED)
 

@@ -16,11 +16,11 @@ from pilothouse.engine.model import Run, Status
 from pilothouse.engine.naming import check_names
 from pilothouse.engine.reruns import kept_jobs, new_jobs
 from pilothouse.engine.runs import Runs, require_run
-from pilothouse.engine.spec import Spec
-from pilothouse.engine.spec.names import NamesUsed, names_used
 from pilothouse.engine.standing import run_standing
 from pilothouse.engine.transitions import Transitions
 from pilothouse.identity.service import Identity
+from pilothouse.pipelines.spec import Spec
+from pilothouse.pipelines.spec.names import NamesUsed, names_used
 from pilothouse.secrets.service import Secrets
 from pilothouse.storage import Tx
 from pilothouse.wire import entries

@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
-from pilothouse.engine.spec import Spec, spec_from_json, spec_to_json
+from pilothouse.pipelines.spec import Spec, spec_from_json, spec_to_json
 from pilothouse.storage import metadata
 
 runs = Table(

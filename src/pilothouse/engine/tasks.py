@@ -14,12 +14,12 @@ from pilothouse.engine.contexts import context
 from pilothouse.engine.maskers import Maskers
 from pilothouse.engine.model import JOB_ENDED, LOST, Status
 from pilothouse.engine.runs import Place, Runs
-from pilothouse.engine.spec.model import Job, Spec
 from pilothouse.engine.transitions import Transitions
 from pilothouse.expressions import ExpressionError, render, render_tree, secret_names
 from pilothouse.expressions.values import insert_text
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.model import BACKGROUND, Agent, Lease, LeaseState, Task, TaskReport, TaskStatus
+from pilothouse.pipelines.spec.model import Job, Spec
 from pilothouse.secrets.service import MAX_OF_RUN, Secrets
 from pilothouse.storage import Tx
 

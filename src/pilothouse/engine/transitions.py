@@ -28,12 +28,12 @@ from pilothouse.engine.decisions import (
 )
 from pilothouse.engine.model import JOB_ENDED, LOST, Attempt, Job, Run, Status, Step
 from pilothouse.engine.plan import after_failure, after_loss, decide, decide_job
-from pilothouse.engine.spec import combined, selector_to_json
 from pilothouse.engine.standing import around, job_standing, run_keys, run_standing, span
 from pilothouse.expressions.durations import parse_duration
 from pilothouse.fleet.model import LeaseState
 from pilothouse.fleet.service import Fleet
 from pilothouse.journal import Journal
+from pilothouse.pipelines.spec import combined, selector_to_json
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 

@@ -17,8 +17,6 @@ from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.model import Run
 from pilothouse.engine.runs import require_run
 from pilothouse.engine.service import Engine
-from pilothouse.engine.spec import SpecError, spec_to_json
-from pilothouse.engine.spec.places import located
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines import examples, store
 from pilothouse.pipelines.bodies import (
@@ -40,6 +38,8 @@ from pilothouse.pipelines.service import (
     read_whole,
     require_pipeline,
 )
+from pilothouse.pipelines.spec import SpecError, spec_to_json
+from pilothouse.pipelines.spec.places import located
 from pilothouse.pipelines.views import pipeline_detail, run_detail, run_status, status_words
 from pilothouse.storage import Tx
 from pilothouse.wire import entries

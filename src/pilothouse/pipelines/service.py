@@ -15,8 +15,6 @@ from pilothouse.access.model import Principal
 from pilothouse.engine.checkouts import RepositoryCommit
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import Engine, NewRun
-from pilothouse.engine.spec import ParsedSpec, Spec, parse_spec, spec_from_json
-from pilothouse.engine.spec.names import NamesUsed, names_used
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines import store
 from pilothouse.pipelines.errors import (
@@ -28,6 +26,8 @@ from pilothouse.pipelines.errors import (
     SpecMoved,
 )
 from pilothouse.pipelines.model import Pipeline, SavedSpec, SpecFormat
+from pilothouse.pipelines.spec import ParsedSpec, Spec, parse_spec, spec_from_json
+from pilothouse.pipelines.spec.names import NamesUsed, names_used
 from pilothouse.storage import Tx
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,127}")

@@ -10,8 +10,8 @@ from pilothouse import __version__
 from pilothouse.access.errors import Refusal
 from pilothouse.edge.problems import respond
 from pilothouse.edge.web import install
-from pilothouse.engine.spec import SpecError
 from pilothouse.identity.service import Identity
+from pilothouse.pipelines.spec import SpecError
 from pilothouse.server.graph import Graph
 from pilothouse.server.settings import SettingsInvalid
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pilothouse.engine.spec.model import AgentSelector, LabelExpression
+from pilothouse.pipelines.spec.model import AgentSelector, LabelExpression
 
 
 def match_selector(selector: AgentSelector | None, labels: Mapping[str, str]) -> str | None:

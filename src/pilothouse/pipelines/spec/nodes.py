@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pilothouse.engine.spec.problems import Mark
+from pilothouse.pipelines.spec.problems import Mark
 
 MAX_DEPTH = 50
 MAX_NODES = 100_000  # values after every alias is expanded

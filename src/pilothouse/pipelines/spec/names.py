@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pilothouse.engine.spec.model import Job, Spec, Step
-from pilothouse.engine.spec.nodes import child_path
 from pilothouse.expressions import Expression, ExpressionError, compile_condition, compile_expression
 from pilothouse.expressions.templates import split_template
+from pilothouse.pipelines.spec.model import Job, Spec, Step
+from pilothouse.pipelines.spec.nodes import child_path
 
 Tested = frozenset[tuple[str, str]]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from pilothouse.engine.spec.model import AgentSelector, CheckoutOptions, Job, LabelExpression, Spec
+from pilothouse.pipelines.spec.model import AgentSelector, CheckoutOptions, Job, LabelExpression, Spec
 
 
 def spec_to_json(spec: Spec) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pilothouse.engine.spec.checks import Compiled
-from pilothouse.engine.spec.model import Spec
-from pilothouse.engine.spec.names import names_used
-from pilothouse.engine.spec.problems import Problems, did_you_mean, shown
 from pilothouse.expressions.nodes import Index, Literal, Name, Node, Select, walk
+from pilothouse.pipelines.spec.checks import Compiled
+from pilothouse.pipelines.spec.model import Spec
+from pilothouse.pipelines.spec.names import names_used
+from pilothouse.pipelines.spec.problems import Problems, did_you_mean, shown
 
 # The keys of roots that have the same ones in every run; the engine fills them, and a test compares.
 CONTEXT_KEYS: Mapping[str, tuple[str, ...]] = {
