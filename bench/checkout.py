@@ -87,12 +87,15 @@ def _build(source: Path, files: int) -> None:
         (source / f"file-{number:04}").write_bytes(os.urandom(MIB))
     _git(source, "add", ".")
     _git(source, "commit", "-q", "-m", "everything")
+    _git(source, "repack", "-a", "-d", "-q")  # as a repository is that was cloned
 
 
 def _git(source: Path, *arguments: str, stdin: bytes = b"") -> bytes:
     settings = [
         "-c",
         "core.compression=0",
+        "-c",
+        "pack.window=0",  # random files have nothing in common
         "-c",
         "gc.auto=0",
         "-c",

@@ -28,6 +28,7 @@ from pilothouse.identity import store as identity_store
 from pilothouse.journal import WireFormat
 from pilothouse.journal import store as journal_store
 from pilothouse.journal.framing import ChunkFramed, WebSocketFramed
+from pilothouse.pipelines.compile import compile_spec
 from pilothouse.pipelines.spec import parse_spec
 from pilothouse.server.graph import Graph
 from pilothouse.server.main import Ready, serve
@@ -66,7 +67,7 @@ class Hatch:
         graph = self._graph
         project = await graph.storage.read(identity_store.default_project)
         assert project is not None
-        new = NewRun("pipeline", "bench", project, parse_spec(spec).spec)
+        new = NewRun("pipeline", "bench", project, compile_spec(parse_spec(spec).spec))
         run = await graph.writer.write(lambda tx: graph.service(Engine).start(tx, SYSTEM, new))
         self._runs[run.id] = run
         return {"run": run.id}

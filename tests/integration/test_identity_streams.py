@@ -22,7 +22,7 @@ from pilothouse.access.errors import AuthError
 from pilothouse.access.model import Principal, Role
 from pilothouse.edge.web import Caller, allow, public, websocket_principal
 from pilothouse.identity.authorization import TokenAuthorization
-from pilothouse.identity.http.services import Service
+from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.service import Identity
 
 IN_TIME = 5.0
@@ -35,7 +35,7 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
 
 
 def add_routes(app: FastAPI, identity: Identity) -> None:
-    async def follow(caller: Caller, identity: Service) -> StreamingResponse:
+    async def follow(caller: Caller, identity: IdentityService) -> StreamingResponse:
         authorization = identity.authorize(caller)
 
         async def lines() -> AsyncIterator[bytes]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from pilothouse.engine import store
+from pilothouse.blobs import store
 from pilothouse.journal import Entry, Journal
 from pilothouse.journal import store as journal_store
 from pilothouse.storage import Database

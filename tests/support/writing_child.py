@@ -13,7 +13,7 @@ import sys
 
 from sqlalchemy import insert
 
-from pilothouse.engine import store
+from pilothouse.blobs import store
 from pilothouse.journal import Journal
 from pilothouse.storage import Database, Tx, Writer
 

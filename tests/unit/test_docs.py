@@ -41,7 +41,7 @@ from pilothouse.identity.service import Identity
 from pilothouse.pipelines.spec import BUILTIN_ACTIONS, ParsedSpec, parse_spec
 from pilothouse.server.app import build_app
 from pilothouse.server.graph import Graph, build
-from pilothouse.server.operations import exposition
+from pilothouse.server.operations import Measures
 from pilothouse.server.rpc import start_rpc
 from pilothouse.server.settings import Settings
 from pilothouse.wire import entries
@@ -198,9 +198,8 @@ def test_settings() -> None:
 
 
 def test_metrics(graph: Graph) -> None:
-    measures = [module.metrics for module in graph.modules if module.metrics is not None]
     with graph.database.read() as conn:
-        shown = exposition(graph.core, measures, conn).decode()
+        shown = graph.service(Measures).read(conn).decode()
     measured = {
         family.name: {label for sample in family.samples for label in sample.labels}
         for family in text_string_to_metric_families(shown)

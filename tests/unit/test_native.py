@@ -26,15 +26,7 @@ def test_a_pipeline() -> None:
     assert native.pipeline({**PIPELINE, "status": 99})["status"] is None, "newer servers may know more"
 
 
-def test_a_project_and_a_secret() -> None:
-    project = {"projectId": "x", "name": "shop", "isDefault": True, "createdAt": 1}
-    assert native.project(project) == {
-        "id": "x",
-        "name": "shop",
-        "description": "",
-        "default": True,
-        "created_at": "1970-01-01T00:00:01Z",
-    }
+def test_a_secret() -> None:
     secret = {"name": "KEY", "createdBy": "ann", "createdAt": 1, "updatedAt": 2}
     assert native.secret(secret)["updated_at"] == "1970-01-01T00:00:02Z"
 

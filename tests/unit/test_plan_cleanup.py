@@ -299,7 +299,7 @@ def test_after_a_timeout_what_follows_a_failure_runs() -> None:
         **{"e": "succeeded", "f": "skipped", "k": "succeeded", "x": "succeeded"},
         **{"l": "succeeded", "y": "succeeded", "m": "skipped", "z": "skipped"},
     }
-    assert run.run.jobs[0].reason == "the job ran longer than its timeout of 60s"
+    assert run.run.jobs[0].reason == "the job ran longer than its timeout of 1m"
     assert run.run.status is Status.FAILED
     check_everything(run)
 

@@ -16,7 +16,7 @@ from pilothouse.cli.output import Output
 from pilothouse.cli.progress import RunState, from_view
 from pilothouse.cli.runview import described, details
 from pilothouse.cli.text import ago, coloured, safe, size, span
-from pilothouse.cli.tree import fitted, headline, last_words, rows
+from pilothouse.cli.tree import fitted, headline, rows
 from pilothouse.wire import entries
 from support.fake_api import summary
 
@@ -379,7 +379,7 @@ def test_a_step_that_may_fail_is_not_to_blame(job: str, reason: str, shown: list
     ]
     over = (entries.JOB_COMPLETED, {**BUILD, "status": job, "reason": reason, "duration": 10}, 112.0)
     run = told([*logged, ended(FIRST, "failed"), ended({**TEST, "attempt": 1}, "failed"), over])
-    assert [step.path for step, _ in last_words(run)] == shown
+    assert [step.path for step in run.failed_steps()] == shown
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pilothouse.engine.graph_json import selector_from_json, selector_to_json
+from pilothouse.engine.order import graph_order
+from pilothouse.engine.selectors import describe_selector, match_selector
 from pilothouse.expressions import secret_names
 from pilothouse.pipelines.spec import (
     BUILTIN_ACTIONS,
@@ -20,12 +23,7 @@ from pilothouse.pipelines.spec import (
     LabelExpression,
     Retry,
     SpecError,
-    describe_selector,
-    graph_order,
-    match_selector,
     parse_spec,
-    selector_from_json,
-    selector_to_json,
     spec_from_json,
     spec_to_json,
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pilothouse.engine.names import NamesUsed, NameUse, names_of
 from pilothouse.engine.naming import check_names
-from pilothouse.pipelines.spec import SpecError, parse_spec
-from pilothouse.pipelines.spec.names import NameUse, names_used
+from pilothouse.pipelines.compile import compile_spec
+from pilothouse.pipelines.spec import Spec, SpecError, parse_spec
 from pilothouse.pipelines.spec.places import located
 
 SPEC = """
@@ -27,6 +28,11 @@ jobs:
         uses: dummy
         args: {x: '${{ "soft" in variables ? variables.soft : variables.hard }}'}
 """
+
+
+def names_used(spec: Spec) -> NamesUsed:
+    """Of its graph, which names the same places."""
+    return names_of(compile_spec(spec))
 
 
 def test_every_name_with_its_first_place() -> None:

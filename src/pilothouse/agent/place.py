@@ -38,13 +38,10 @@ THREADS = 4
 BATCH = 64  # files a thread copies at a time
 FICLONE = 0x40049409
 ENTRY = struct.Struct(">10I")
-NAMELESS = 0xFFF
 EXTENDED = 0x4000
 HASH_SIZES = {"sha1": 20, "sha256": 32}
 HASHES = {20: hashlib.sha1, 32: hashlib.sha256}
 LINK, GITLINK = 0o120000, 0o160000
-
-Stats = tuple[int, ...]
 
 
 class Entry(NamedTuple):

@@ -12,12 +12,11 @@ from pilothouse.blobs.service import Blobs
 from pilothouse.edge.openapi import example
 from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, Idem, allow
-from pilothouse.identity.service import Identity
+from pilothouse.identity.http.services import IdentityService
 
 router = APIRouter(prefix="/api/v1/blobs", tags=["blobs"])
 
 BlobService = Annotated[Blobs, provided(Blobs)]
-IdentityService = Annotated[Identity, provided(Identity)]
 
 _BLOB = {
     "id": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10",

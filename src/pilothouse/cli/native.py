@@ -44,19 +44,6 @@ def pipeline(answer: Answer) -> dict[str, Any]:
     }
 
 
-def project(answer: Answer) -> dict[str, Any]:
-    """A project."""
-    shown = {
-        "id": answer["projectId"],
-        "name": answer["name"],
-        "description": answer.get("description", ""),
-        "default": bool(answer.get("isDefault", False)),
-    }
-    if "members" in answer:
-        shown["members"] = answer["members"]
-    return shown | _times(answer)
-
-
 def secret(answer: Answer) -> dict[str, Any]:
     """A secret without its value."""
     return {"name": answer["name"], "created_by": answer.get("createdBy", "")} | _times(answer)

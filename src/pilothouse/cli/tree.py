@@ -257,10 +257,3 @@ def headline(run: RunState, now: float, *, live: bool, width: int = 1000) -> Tex
             return line.text
     name = elided(head, max(_LEAST_NAME, width - took.cell_len - cell_len(shown)))
     return Line(Text.assemble(name, shown), said, took).fitted(width)
-
-
-def last_words(run: RunState) -> Iterator[tuple[StepState, list[str]]]:
-    """The failed steps with the last lines they wrote."""
-    for step in run.failed_steps():
-        if step.tail:
-            yield step, list(step.tail)

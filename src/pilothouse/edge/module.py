@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from sqlalchemy import Connection
 
 from pilothouse.edge.limits import RouteLimit
-from pilothouse.journal import Journal
+from pilothouse.journal import Feed, Journal
 from pilothouse.storage import Storage
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Core:
         self.clock = clock
         self.root_key = root_key
         self.server_id = server_id
-        self.services: dict[type, object] = {Storage: storage, Journal: journal}
+        self.services: dict[type, object] = {Storage: storage, Journal: journal, Feed: journal.feed}
 
     def provide(self, *services: object) -> None:
         """Offer services to later modules and, as :func:`provided` parameters, to routes; found by their type."""

@@ -8,6 +8,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from pilothouse.edge.exchange import Exchange
+from pilothouse.journal import Feed
 from pilothouse.storage import Storage
 
 
@@ -27,6 +28,9 @@ def provided(kind: type) -> Any:
 
     return Depends(find)
 
+
+JournalFeed = Annotated[Feed, provided(Feed)]
+"""The journal's feed, as a parameter of a route that follows it."""
 
 Database = Annotated[Storage, provided(Storage)]
 """The database handle of a route."""

@@ -20,7 +20,7 @@ from pilothouse.engine.streams import STATUS_NUMBERS, Framing, StepLog, StepStat
 from pilothouse.identity.service import Identity
 from pilothouse.journal import CursorError, CursorExpired, Feed, Selection, WireFormat
 from pilothouse.journal.outlet import Outlet
-from pilothouse.storage import now_ms
+from pilothouse.storage import Storage, now_ms
 from pilothouse.wire import entries
 
 LOG, STATUS = "channel_log", "channel_status"
@@ -46,9 +46,12 @@ class BadRequest(Exception):
 class Channels:
     """One client's socket: its requests, and what follows from them, until it leaves or its token ends."""
 
-    def __init__(self, socket: MessageSocket, identity: Identity, feed: Feed, caller: Principal) -> None:
+    def __init__(
+        self, socket: MessageSocket, identity: Identity, database: Storage, feed: Feed, caller: Principal
+    ) -> None:
         self._socket = socket
         self._identity = identity
+        self._database = database
         self._feed = feed
         self._caller = caller
         self._authorization = identity.authorize(caller)
@@ -112,7 +115,7 @@ class Channels:
         self._send(channel, "unsubscribed", params, None)
 
     async def _find(self, params: dict[str, Any]) -> Subject:
-        subject = await self._identity.storage.read(lambda conn: _find_subject(conn, params["stepRunId"]))
+        subject = await self._database.read(lambda conn: _find_subject(conn, params["stepRunId"]))
         if subject is None or not self._authorization.sees(entries.project_scope(subject.project)):
             raise BadRequest(f"no step run with ID '{params['stepRunId']}' exists")
         if any(params[name] != subject.params[name] for name in _PARAMS):
@@ -142,7 +145,7 @@ class Channels:
         # The place is taken before the snapshot is read: what happens in between is not missed.
         stream = await self._stream(subject, StepStatus(framing), str(asked or "now"))
         try:
-            found = await self._identity.storage.read(lambda conn: store.attempt(conn, subject.attempt.id))
+            found = await self._database.read(lambda conn: store.attempt(conn, subject.attempt.id))
         except BaseException:
             stream.close()
             raise

@@ -8,6 +8,7 @@ import orjson
 from sqlalchemy import Row
 
 from pilothouse.engine import store
+from pilothouse.engine.graph_json import selector_from_json
 from pilothouse.engine.matching import Given, Waiting, Waits, Worker, assign
 from pilothouse.engine.model import Status
 from pilothouse.engine.runs import Runs
@@ -16,7 +17,6 @@ from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.model import Agent
 from pilothouse.fleet.service import Fleet
-from pilothouse.pipelines.spec import selector_from_json
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 

@@ -18,15 +18,6 @@ class RunNotFound(EngineError):
         super().__init__(f"No run with ID '{run_id}' exists")
 
 
-class StepRunNotFound(EngineError):
-    """No step attempt of that id."""
-
-    code = "STEP_RUN_NOT_FOUND"
-
-    def __init__(self, step_run_id: str) -> None:
-        super().__init__(f"No step run with ID '{step_run_id}' exists")
-
-
 class RunOver(EngineError):
     """The run has ended, with this status; nothing of it can be changed."""
 

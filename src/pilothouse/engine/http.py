@@ -15,22 +15,19 @@ from pilothouse.access.errors import require
 from pilothouse.access.model import Principal, Role
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import example
+from pilothouse.edge.paging import Paged, paginated
+from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
 from pilothouse.engine import store
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.logtext import LogQuery, run_logs
 from pilothouse.engine.model import Status
+from pilothouse.engine.names import NamesUsed, names_of
 from pilothouse.engine.runs import require_run
 from pilothouse.engine.service import Engine
 from pilothouse.engine.views import run_summary, run_view
-from pilothouse.identity.service import Identity
-from pilothouse.pipelines.spec.names import NamesUsed, names_used
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
-
-Page = Annotated[int, Query(ge=1, le=1_000_000, description="1 is the first")]
-Limit = Annotated[int, Query(ge=1, le=100, description="results per page")]
-
 
 Tail = Annotated[int | None, Query(ge=0, le=1_000_000, description="only the last so many lines")]
 StepRunIds = Annotated[Sequence[str], Query(max_length=50, description="ids of attempts")]
@@ -53,135 +50,17 @@ class RerunRun(Body):
     start: Literal["start", "failed"] = Field("start", alias="from")
 
 
-def runs_router(identity: Identity, engine: Engine) -> APIRouter:
-    """``/api/v1/workflow-runs``: runs of every kind."""
-    routes = APIRouter(prefix="/api/v1/workflow-runs", tags=["runs"])
-
-    def readable(conn: Connection, caller: Principal, run_id: str, action: str = "run.read") -> str:
-        row = store.run_row(conn, run_id)
-        if row is None or not caller.sees(entries.project_scope(row.project)):
-            raise RunNotFound(run_id)
-        require(caller, action, row.project)
-        return str(row.project)
-
-    @routes.get("", dependencies=[allow("run.read")], summary="List runs", responses=example(_RUNS))
-    async def list_runs(
-        caller: Caller,
-        kind: RunKind | None = None,
-        status: Status | None = None,
-        pipeline: str | None = None,
-        cluster: str | None = None,
-        page: Page = 1,
-        limit: Limit = 20,
-    ) -> Response:
-        """Runs of every kind, newest first, of the caller's projects."""
-        given = {"kind": kind, "status": status, "pipeline_id": pipeline}
-        filters = {name: value for name, value in given.items() if value}
-        if cluster:
-            filters.update(kind="cluster", name=cluster)
-        projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
-        rows, total = await identity.storage.read(
-            lambda conn: store.list_runs(conn, filters=filters, projects=projects, page=page, limit=limit)
-        )
-        paging = {"page": page, "limit": limit, "total": total, "total_pages": -(-total // limit)}
-        return json_response({"runs": [run_summary(row) for row in rows], "pagination": paging})
-
-    @routes.get("/{run_id}", dependencies=[allow("run.read")], summary="Show a run", responses=example(_RUN))
-    async def get_run(run_id: str, caller: Caller) -> Response:
-        """A run with its jobs, steps and attempts. Errors: ``RUN_NOT_FOUND``."""
-
-        def read(conn: Connection) -> dict[str, Any]:
-            readable(conn, caller, run_id)
-            return run_view(conn, require_run(conn, run_id))
-
-        return json_response(await identity.storage.read(read))
-
-    @routes.get(
-        "/{run_id}/logs",
-        dependencies=[allow("run.read")],
-        summary="A run's log so far",
-        response_class=Response,
-        responses=example("compiling\nok\n", media="text/plain"),
-    )
-    async def get_logs(
-        run_id: str,
-        caller: Caller,
-        job: str | None = None,
-        step: str | None = None,
-        step_run: StepRunIds = (),
-        since: datetime | None = None,
-        tail: Tail = None,
-        format: Literal["text", "ndjson"] = "text",
-    ) -> Response:
-        """All lines so far, in order; ``job`` and ``step`` (names), ``step_run`` (ids of attempts, repeatable),
-        ``since`` (when they were stored) and ``tail`` (the last so many) narrow them.
-
-        As plain text, or as one JSON object for each chunk of up to 200 lines: ``job``, ``step``,
-        ``step_run_id``, ``attempt``, ``time`` (ms), ``first`` (number of the first line), ``lines``, ``stderr``
-        (indices of lines of standard error); the last object holds the ``cursor`` to follow the run from, and
-        its ``status``.
-        """
-        await identity.storage.read(lambda conn: readable(conn, caller, run_id))
-        after = int(_utc(since).timestamp() * 1000) if since else 0
-        query = LogQuery(job, step, tuple(step_run), after, tail, format == "ndjson")
-        return run_logs(identity, run_id, query)
-
-    @routes.post(
-        "/{run_id}/cancel",
-        dependencies=[allow("run.control")],
-        status_code=202,
-        summary="Stop a run",
-        responses=example(_SUMMARY, 202),
-    )
-    async def cancel_run(run_id: str, caller: Caller, idem: Idem, body: CancelRun | None = None) -> Response:
-        """What waits is cancelled at once, what runs is killed by its agent; then what cleans up runs.
-
-        That has ``PILOT_CLEANUP_GRACE`` in all; ``force``, also later, ends the run without it. Errors:
-        ``INVALID_STATE_TRANSITION``.
-        """
-        reason, force = (body.reason, body.force) if body else ("", False)
-
-        def use_case(tx: Tx) -> dict[str, Any]:
-            readable(tx.conn, caller, run_id, "run.control")
-            return run_summary(engine.cancel(tx, caller, run_id, reason, force=force))
-
-        return await idem(use_case, 202)
-
-    @routes.post(
-        "/{run_id}/rerun",
-        dependencies=[allow("run.trigger")],
-        status_code=201,
-        summary="Run again",
-        responses=example(_RERUN, 201),
-    )
-    async def rerun_run(run_id: str, caller: Caller, idem: Idem, body: RerunRun | None = None) -> Response:
-        """A new run of the same definition; ``{"from":"failed"}`` keeps what succeeded, with its attempts.
-
-        Jobs that depend on one that failed are done again. Errors: ``INVALID_STATE_TRANSITION``, ``SPEC_INVALID``
-        (a secret that it needs is gone).
-        """
-        from_failed = body is not None and body.start == "failed"
-
-        def names(conn: Connection) -> NamesUsed:
-            readable(conn, caller, run_id, "run.trigger")
-            return names_used(require_run(conn, run_id).spec)
-
-        used = await identity.storage.read(
-            names
-        )  # of a large spec that takes long; a run's spec never changes
-
-        def use_case(tx: Tx) -> dict[str, Any]:
-            readable(tx.conn, caller, run_id, "run.trigger")
-            return run_summary(engine.rerun(tx, caller, run_id, from_failed=from_failed, names=used))
-
-        return await idem(use_case, 201)
-
-    return routes
+def readable(conn: Connection, caller: Principal, run_id: str, action: str = "run.read") -> str:
+    row = store.run_row(conn, run_id)
+    if row is None or not caller.sees(entries.project_scope(row.project)):
+        raise RunNotFound(run_id)
+    require(caller, action, row.project)
+    return str(row.project)
 
 
-def _utc(time: datetime) -> datetime:
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+router = APIRouter(prefix="/api/v1/workflow-runs", tags=["runs"])
 
+EngineService = Annotated[Engine, provided(Engine)]
 
 _SUMMARY = {
     "id": "019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10",
@@ -252,3 +131,133 @@ _JOB = {
     "steps": [_STEP],
 }
 _RUN = {**_SUMMARY, "variables": {"greeting": "hello"}, "jobs": [_JOB]}
+
+
+@router.get("", dependencies=[allow("run.read")], summary="List runs", responses=example(_RUNS))
+async def list_runs(
+    caller: Caller,
+    database: Database,
+    paging: Paged,
+    kind: RunKind | None = None,
+    status: Status | None = None,
+    pipeline: str | None = None,
+    cluster: str | None = None,
+) -> Response:
+    """Runs of every kind, newest first, of the caller's projects."""
+    given = {"kind": kind, "status": status, "pipeline_id": pipeline}
+    filters = {name: value for name, value in given.items() if value}
+    if cluster:
+        filters.update(kind="cluster", name=cluster)
+    projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
+    rows, total = await database.read(
+        lambda conn: store.list_runs(
+            conn, filters=filters, projects=projects, page=paging.page, limit=paging.limit
+        )
+    )
+    return json_response(paginated("runs", [run_summary(row) for row in rows], paging, total))
+
+
+@router.get("/{run_id}", dependencies=[allow("run.read")], summary="Show a run", responses=example(_RUN))
+async def get_run(run_id: str, caller: Caller, database: Database) -> Response:
+    """A run with its jobs, steps and attempts. Errors: ``RUN_NOT_FOUND``."""
+
+    def read(conn: Connection) -> dict[str, Any]:
+        readable(conn, caller, run_id)
+        return run_view(conn, require_run(conn, run_id))
+
+    return json_response(await database.read(read))
+
+
+@router.get(
+    "/{run_id}/logs",
+    dependencies=[allow("run.read")],
+    summary="A run's log so far",
+    response_class=Response,
+    responses=example("compiling\nok\n", media="text/plain"),
+)
+async def get_logs(
+    run_id: str,
+    caller: Caller,
+    database: Database,
+    job: str | None = None,
+    step: str | None = None,
+    step_run: StepRunIds = (),
+    since: datetime | None = None,
+    tail: Tail = None,
+    format: Literal["text", "ndjson"] = "text",
+) -> Response:
+    """All lines so far, in order; ``job`` and ``step`` (names), ``step_run`` (ids of attempts, repeatable),
+    ``since`` (when they were stored) and ``tail`` (the last so many) narrow them.
+
+    As plain text, or as one JSON object for each chunk of up to 200 lines: ``job``, ``step``,
+    ``step_run_id``, ``attempt``, ``time`` (ms), ``first`` (number of the first line), ``lines``, ``stderr``
+    (indices of lines of standard error); the last object holds the ``cursor`` to follow the run from, and
+    its ``status``.
+    """
+    await database.read(lambda conn: readable(conn, caller, run_id))
+    after = int(_utc(since).timestamp() * 1000) if since else 0
+    query = LogQuery(job, step, tuple(step_run), after, tail, format == "ndjson")
+    return run_logs(database, run_id, query)
+
+
+@router.post(
+    "/{run_id}/cancel",
+    dependencies=[allow("run.control")],
+    status_code=202,
+    summary="Stop a run",
+    responses=example(_SUMMARY, 202),
+)
+async def cancel_run(
+    run_id: str, caller: Caller, idem: Idem, engine: EngineService, body: CancelRun | None = None
+) -> Response:
+    """What waits is cancelled at once, what runs is killed by its agent; then what cleans up runs.
+
+    That has ``PILOT_CLEANUP_GRACE`` in all; ``force``, also later, ends the run without it. Errors:
+    ``INVALID_STATE_TRANSITION``.
+    """
+    reason, force = (body.reason, body.force) if body else ("", False)
+
+    def use_case(tx: Tx) -> dict[str, Any]:
+        readable(tx.conn, caller, run_id, "run.control")
+        return run_summary(engine.cancel(tx, caller, run_id, reason, force=force))
+
+    return await idem(use_case, 202)
+
+
+@router.post(
+    "/{run_id}/rerun",
+    dependencies=[allow("run.trigger")],
+    status_code=201,
+    summary="Run again",
+    responses=example(_RERUN, 201),
+)
+async def rerun_run(
+    run_id: str,
+    caller: Caller,
+    idem: Idem,
+    database: Database,
+    engine: EngineService,
+    body: RerunRun | None = None,
+) -> Response:
+    """A new run of the same definition; ``{"from":"failed"}`` keeps what succeeded, with its attempts.
+
+    Jobs that depend on one that failed are done again. Errors: ``INVALID_STATE_TRANSITION``, ``SPEC_INVALID``
+    (a secret that it needs is gone).
+    """
+    from_failed = body is not None and body.start == "failed"
+
+    def names(conn: Connection) -> NamesUsed:
+        readable(conn, caller, run_id, "run.trigger")
+        return names_of(require_run(conn, run_id).graph)
+
+    used = await database.read(names)  # of a large spec that takes long; a run's spec never changes
+
+    def use_case(tx: Tx) -> dict[str, Any]:
+        readable(tx.conn, caller, run_id, "run.trigger")
+        return run_summary(engine.rerun(tx, caller, run_id, from_failed=from_failed, names=used))
+
+    return await idem(use_case, 201)
+
+
+def _utc(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -12,9 +12,9 @@ from starlette.responses import StreamingResponse
 
 from pilothouse.engine import store
 from pilothouse.engine.model import Status
-from pilothouse.identity.service import Identity
 from pilothouse.journal import Cursor, Entry
 from pilothouse.journal import store as journal_store
+from pilothouse.storage import Storage
 from pilothouse.wire import entries
 
 _LINES = (entries.STEP_LOGGED, entries.STEP_LOG_MISSED)
@@ -41,18 +41,18 @@ class LogQuery:
         return self.job in (None, entry.body["job"]) and self.step in (None, entry.body["step"])
 
 
-def run_logs(identity: Identity, run_id: str, query: LogQuery) -> StreamingResponse:
+def run_logs(database: Storage, run_id: str, query: LogQuery) -> StreamingResponse:
     """All lines so far that are asked for, in order."""
-    return StreamingResponse(_pages(identity, run_id, query), media_type=_NDJSON if query.as_json else _TEXT)
+    return StreamingResponse(_pages(database, run_id, query), media_type=_NDJSON if query.as_json else _TEXT)
 
 
-async def _pages(identity: Identity, run_id: str, query: LogQuery) -> AsyncIterator[bytes]:
-    end = await identity.storage.read(journal_store.next_offset)
-    offset, skipped = await _beginning(identity, run_id, query, end)
+async def _pages(database: Storage, run_id: str, query: LogQuery) -> AsyncIterator[bytes]:
+    end = await database.read(journal_store.next_offset)
+    offset, skipped = await _beginning(database, run_id, query, end)
     status, over = "", False
     while True:
         while offset < end:
-            found, offset = await _page(identity, run_id, query, offset, end)
+            found, offset = await _page(database, run_id, query, offset, end)
             wanted = [entry for entry in found if query.wants(entry)]
             if skipped and wanted:
                 wanted[0], skipped = wanted[0].tail(wanted[0].base + skipped), 0
@@ -60,20 +60,18 @@ async def _pages(identity: Identity, run_id: str, query: LogQuery) -> AsyncItera
                 yield b"".join(_chunk(entry, query.as_json) for entry in wanted)
         if over:
             break
-        status = await identity.storage.read(lambda conn: _status(conn, run_id))
+        status = await database.read(lambda conn: _status(conn, run_id))
         over = bool(status) and Status(status).over
         if not over:
             break
-        end = await identity.storage.read(
-            journal_store.next_offset
-        )  # what came between that and the run's end
+        end = await database.read(journal_store.next_offset)  # what came between that and the run's end
     if query.as_json:
-        epoch = await identity.storage.read(journal_store.epoch)
+        epoch = await database.read(journal_store.epoch)
         yield _json({"cursor": Cursor(end).text(epoch), "status": status})
 
 
 async def _page(
-    identity: Identity, run_id: str, query: LogQuery, start: int, end: int
+    database: Storage, run_id: str, query: LogQuery, start: int, end: int
 ) -> tuple[list[Entry], int]:
     """Some entries, and the offset to go on from."""
 
@@ -88,11 +86,11 @@ async def _page(
             since=query.since,
         )
 
-    found, more = await identity.storage.read(read)
+    found, more = await database.read(read)
     return found, found[-1].offset + 1 if more else end
 
 
-async def _beginning(identity: Identity, run_id: str, query: LogQuery, end: int) -> tuple[int, int]:
+async def _beginning(database: Storage, run_id: str, query: LogQuery, end: int) -> tuple[int, int]:
     """Where the last ``tail`` lines begin: an offset, and the number of lines of its entry that are too many."""
     if query.tail is None:
         return 0, 0
@@ -111,7 +109,7 @@ async def _beginning(identity: Identity, run_id: str, query: LogQuery, end: int)
                 backwards=True,
             )
 
-        found, more = await identity.storage.read(read)
+        found, more = await database.read(read)
         for entry in found:
             if query.wants(entry):
                 missing -= len(entry.body["lines"])

@@ -9,20 +9,17 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from pilothouse.blobs.service import Blobs
-from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent, RpcService
-from pilothouse.engine import store
+from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent
+from pilothouse.engine import http, http_checkouts, sockets, store
 from pilothouse.engine.checkouts import needed_by_agent
 from pilothouse.engine.dispatch import Dispatcher
 from pilothouse.engine.events import StepEvents
-from pilothouse.engine.grpc import GatewayService
-from pilothouse.engine.http import runs_router
-from pilothouse.engine.http_checkouts import checkouts_router
+from pilothouse.engine.grpc import gateway_rpc
 from pilothouse.engine.ingest import Ingest
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.runs import Runs
 from pilothouse.engine.service import Engine
 from pilothouse.engine.sockets import StreamSettings
-from pilothouse.engine.sockets import router as sockets_router
 from pilothouse.engine.tasks import STEP, StepTasks
 from pilothouse.engine.timekeeping import Timekeeper
 from pilothouse.engine.transitions import Transitions
@@ -31,7 +28,6 @@ from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.secrets.service import Secrets
 from pilothouse.wire import entries
-from pilothouse.wire.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
 TICK, PRUNE_EVERY, SWEEP_EVERY = 1.0, 60.0, 3600.0
 
@@ -73,10 +69,11 @@ def module(core: Core, settings: EngineSettings) -> Module:
     blobs = core.service(Blobs)
     blobs.agents_may_read(needed_by_agent)
     retention = Retention(storage, journal, blobs, settings.retention)
-    core.provide(runs, transitions, tasks, engine, dispatcher, timekeeper, ingest, retention)
+    core.provide(
+        settings.streams, runs, transitions, tasks, engine, dispatcher, timekeeper, ingest, retention
+    )
     changed = asyncio.Event()
     fleet.on_change(changed.set)
-    gateway = GatewayService(ingest, identity)
 
     def metrics(conn: Connection) -> Iterator[Gauge]:
         counts = store.status_counts(conn)
@@ -86,16 +83,11 @@ def module(core: Core, settings: EngineSettings) -> Module:
     return Module(
         "engine",
         routers=(
-            sockets_router(identity, journal.feed, settings.streams),
-            runs_router(identity, engine),
-            checkouts_router(identity),
+            sockets.router,
+            http.router,
+            http_checkouts.router,
         ),
-        rpc=(
-            RpcService(
-                gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name,
-                lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, server),
-            ),
-        ),
+        rpc=(gateway_rpc(ingest, identity),),
         streams={"run": "RUN_NOT_FOUND"},
         events=EVENTS,
         background=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Request
@@ -16,6 +16,7 @@ from pilothouse.access.errors import Refusal, require
 from pilothouse.access.model import Principal
 from pilothouse.edge.exchange import Exchange
 from pilothouse.edge.openapi import example
+from pilothouse.edge.services import Database, JournalFeed, provided
 from pilothouse.edge.streaming import (
     EventStream,
     Message,
@@ -30,11 +31,12 @@ from pilothouse.engine import store
 from pilothouse.engine.channels import LOG, Channels
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.streams import Framing, RunMessages, rfc3339
+from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Cursor, CursorError, CursorExpired, Feed, Selection
 from pilothouse.journal.feed import START
 from pilothouse.journal.outlet import Outlet
-from pilothouse.storage import now_ms
+from pilothouse.storage import Storage, now_ms
 from pilothouse.wire import entries
 
 GOING_AWAY = 1001
@@ -67,64 +69,97 @@ class StreamRefusal(Exception):
         self.code = code
 
 
-def router(identity: Identity, feed: Feed, settings: StreamSettings) -> APIRouter:
-    """The routes of this module."""
-    routes = APIRouter(tags=["streams"])
+async def _open(
+    database: Storage,
+    identity: Identity,
+    feed: Feed,
+    caller: Principal,
+    run_id: str,
+    framing: str,
+    cursor: str,
+) -> Stream:
+    scope = await _readable(database, caller, run_id)
+    name, fmt = entries.run_stream(run_id), RunMessages(Framing(framing, feed.epoch))
+    stream = await Stream(identity, feed, caller, scope).open(Selection(name), fmt, cursor=cursor)
+    over = await feed.last_of_type(name, entries.RUN_COMPLETED)
+    if over is not None and stream.reader.position > Cursor(over):
+        stream.reader.ended = True  # the reader has had the last message already
+    return stream
 
-    async def opened(caller: Principal, run_id: str, framing: str, cursor: str) -> Stream:
-        scope = await _readable(identity, caller, run_id)
-        name, fmt = entries.run_stream(run_id), RunMessages(Framing(framing, feed.epoch))
-        stream = await Stream(identity, feed, caller, scope).open(Selection(name), fmt, cursor=cursor)
-        over = await feed.last_of_type(name, entries.RUN_COMPLETED)
-        if over is not None and stream.reader.position > Cursor(over):
-            stream.reader.ended = True  # the reader has had the last message already
-        return stream
 
-    @routes.get(
-        "/api/v1/workflow-runs/{run_id}/stream",
-        dependencies=[allow("run.read")],
-        summary="Follow a run (SSE)",
-        response_class=Response,
-        responses=example(_SSE_EXAMPLE, media="text/event-stream"),
+router = APIRouter(tags=["streams"])
+
+Settings = Annotated[StreamSettings, provided(StreamSettings)]
+
+_SSE_EXAMPLE = (
+    "id: 5f2c9d1e.1042.0\nevent: step_started\n"
+    'data: {"type":"step_started","nodeId":"compile","stepType":"shell","timestamp":"2026-01-10T14:23:45.000Z"}\n\n'
+)
+
+
+@router.get(
+    "/api/v1/workflow-runs/{run_id}/stream",
+    dependencies=[allow("run.read")],
+    summary="Follow a run (SSE)",
+    response_class=Response,
+    responses=example(_SSE_EXAMPLE, media="text/event-stream"),
+)
+async def run_stream_sse(
+    run_id: str,
+    request: Request,
+    caller: Caller,
+    feed: JournalFeed,
+    settings: Settings,
+    database: Database,
+    identity: IdentityService,
+    cursor: str | None = None,
+) -> Response:
+    """The run stream as Server-Sent Events: what has happened so far, then live, until the run completes.
+
+    Each event's ``id`` is a cursor; come back with it as ``Last-Event-ID`` or ``?cursor=``.
+    """
+    place = wanted_cursor(cursor, request.headers.get("last-event-id"), START)
+    return EventStream(
+        await _open(database, identity, feed, caller, run_id, "sse", place), feed, settings.keepalive
     )
-    async def run_stream_sse(
-        run_id: str, request: Request, caller: Caller, cursor: str | None = None
-    ) -> Response:
-        """The run stream as Server-Sent Events: what has happened so far, then live, until the run completes.
-
-        Each event's ``id`` is a cursor; come back with it as ``Last-Event-ID`` or ``?cursor=``.
-        """
-        place = wanted_cursor(cursor, request.headers.get("last-event-id"), START)
-        return EventStream(await opened(caller, run_id, "sse", place), feed, settings.keepalive)
-
-    @routes.websocket("/api/v1/workflow-runs/{run_id}/stream")
-    async def run_stream_ws(ws: WebSocket, run_id: str) -> None:
-        async with accepted(ws) as socket:
-            try:
-                caller = await _authenticate(ws, socket, identity)
-                asked = ws.query_params.get("cursor")
-                stream = await opened(caller, run_id, "ws+cursor" if asked else "ws", asked or START)
-            except (StreamRefusal, Refusal, RunNotFound, CursorError) as error:
-                refuse(socket, error)
-                return
-            RunSocket(socket, feed, stream, settings, cursors=bool(asked)).begin()
-
-    @routes.websocket("/api/v1/ws")
-    async def channels(ws: WebSocket) -> None:
-        async with accepted(ws) as socket:
-            try:
-                caller = await websocket_principal(ws)
-            except Refusal as error:
-                refuse(socket, error, channel=LOG)
-                return
-            Channels(socket, identity, feed, caller).begin()
-
-    return routes
 
 
-async def _readable(identity: Identity, caller: Principal, run_id: str) -> str:
+@router.websocket("/api/v1/workflow-runs/{run_id}/stream")
+async def run_stream_ws(
+    ws: WebSocket,
+    run_id: str,
+    identity: IdentityService,
+    feed: JournalFeed,
+    settings: Settings,
+    database: Database,
+) -> None:
+    async with accepted(ws) as socket:
+        try:
+            caller = await _authenticate(ws, socket, identity)
+            asked = ws.query_params.get("cursor")
+            stream = await _open(
+                database, identity, feed, caller, run_id, "ws+cursor" if asked else "ws", asked or START
+            )
+        except (StreamRefusal, Refusal, RunNotFound, CursorError) as error:
+            refuse(socket, error)
+            return
+        RunSocket(socket, feed, stream, settings, cursors=bool(asked)).begin()
+
+
+@router.websocket("/api/v1/ws")
+async def channels(ws: WebSocket, identity: IdentityService, database: Database, feed: JournalFeed) -> None:
+    async with accepted(ws) as socket:
+        try:
+            caller = await websocket_principal(ws)
+        except Refusal as error:
+            refuse(socket, error, channel=LOG)
+            return
+        Channels(socket, identity, database, feed, caller).begin()
+
+
+async def _readable(database: Storage, caller: Principal, run_id: str) -> str:
     """The scope of the run's entries, for those who may read it."""
-    row = await identity.storage.read(lambda conn: store.run_row(conn, run_id))
+    row = await database.read(lambda conn: store.run_row(conn, run_id))
     if row is None or not caller.sees(entries.project_scope(row.project)):
         raise RunNotFound(run_id)
     require(caller, "run.read", row.project)
@@ -281,9 +316,3 @@ def _is_pong(text: str | bytes) -> bool:
     except orjson.JSONDecodeError:
         return False
     return isinstance(message, dict) and message.get("type") == "pong"
-
-
-_SSE_EXAMPLE = (
-    "id: 5f2c9d1e.1042.0\nevent: step_started\n"
-    'data: {"type":"step_started","nodeId":"compile","stepType":"shell","timestamp":"2026-01-10T14:23:45.000Z"}\n\n'
-)

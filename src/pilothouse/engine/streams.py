@@ -34,8 +34,6 @@ LIFECYCLES = {
 }
 
 Message = dict[str, Any]
-Encode = Callable[[str, str, bytes], bytes]
-"""Frames one message for a transport: (cursor text, event name, JSON) → bytes."""
 
 
 def rfc3339(at: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 from starlette.responses import Response
@@ -13,18 +13,17 @@ from starlette.responses import Response
 from pilothouse.access.errors import Refusal
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import example
+from pilothouse.edge.paging import Paged, paginated
+from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
 from pilothouse.fleet import store
 from pilothouse.fleet.bindings import MAX_ENTRIES, MAX_ENTRY
 from pilothouse.fleet.errors import AgentNotFound
 from pilothouse.fleet.model import Agent, AgentStatus, RegistrationToken
-from pilothouse.fleet.registry import Allowance, require_agent
+from pilothouse.fleet.registry import Allowance
 from pilothouse.fleet.service import Fleet
-from pilothouse.identity.service import Identity
-from pilothouse.storage import Tx
+from pilothouse.storage import Storage, Tx
 
-Page = Annotated[int, Query(ge=1, le=1_000_000)]
-Limit = Annotated[int, Query(ge=1, le=100)]
 _Entry = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$", max_length=MAX_ENTRY)]
 Entries = Annotated[list[_Entry], Field(max_length=MAX_ENTRIES)]
 
@@ -132,167 +131,12 @@ def token_view(token: RegistrationToken) -> dict[str, Any]:
     }
 
 
-def agents_router(identity: Identity, fleet: Fleet) -> APIRouter:
-    """``/api/v1/agents``."""
-    routes = APIRouter(prefix="/api/v1/agents", tags=["agents"])
+router = APIRouter(prefix="/api/v1/agents", tags=["agents"])
+tokens = APIRouter(prefix="/api/v1/registration-tokens", tags=["agents"])
 
-    @routes.get("", dependencies=[allow("agent.read")], summary="List agents", responses=example(_AGENTS))
-    async def list_agents(
-        platform: str | None = None,
-        status: Literal["online", "offline", "draining"] | None = None,
-        region: str | None = None,
-        page: Page = 1,
-        limit: Limit = 20,
-    ) -> Response:
-        """All agents by name, filtered and paged."""
-        agents, held, tokens, now = await _everyone(identity)
-        wanted = [
-            agent
-            for agent in agents
-            if platform in (None, agent.profile.platform)
-            and status in (None, agent.status.value)
-            and region in (None, agent.profile.region)
-        ]
-        shown = wanted[(page - 1) * limit : page * limit]
-        paging = {"page": page, "limit": limit, "total": len(wanted), "total_pages": -(-len(wanted) // limit)}
-        views = [
-            agent_view(agent, held.get(agent.agent_id, 0), now, tokens.get(agent.registered_by))
-            for agent in shown
-        ]
-        return json_response({"agents": views, "pagination": paging})
-
-    @routes.get(
-        "/stats", dependencies=[allow("agent.read")], summary="Agent statistics", responses=example(_STATS)
-    )
-    async def stats() -> Response:
-        """Counts and capacity over all agents."""
-        agents, _, _, _ = await _everyone(identity)
-        platforms: dict[str, int] = {}
-        for agent in agents:
-            platforms[agent.profile.platform] = platforms.get(agent.profile.platform, 0) + 1
-        room = sum(agent.profile.max_sessions for agent in agents)
-        return json_response(
-            {
-                "total_agents": len(agents),
-                "online_agents": sum(a.status is AgentStatus.ONLINE for a in agents),
-                "offline_agents": sum(a.status is AgentStatus.OFFLINE for a in agents),
-                "draining_agents": sum(a.status is AgentStatus.DRAINING for a in agents),
-                "by_platform": platforms,
-                "total_capacity": {"max_sessions": room, "current_sessions": 0},
-                "utilization": {"percentage": 0.0, "sessions_available": room},
-            }
-        )
-
-    @routes.get(
-        "/{agent_id}", dependencies=[allow("agent.read")], summary="Show an agent", responses=example(_AGENT)
-    )
-    async def get_agent(agent_id: str) -> Response:
-        """One agent. Errors: ``AGENT_NOT_FOUND``."""
-        agents, held, tokens, now = await _everyone(identity)
-        found = next((agent for agent in agents if agent.agent_id == agent_id), None)
-        if found is None:
-            raise AgentNotFound(agent_id)
-        came = tokens.get(found.registered_by)
-        return json_response(agent_view(found, held.get(agent_id, 0), now, came))
-
-    @routes.patch(
-        "/{agent_id}",
-        dependencies=[allow("agent.control")],
-        summary="Drain an agent, or give it work again",
-        responses=example(_DRAINED),
-    )
-    async def patch_agent(agent_id: str, body: PatchAgent, caller: Caller) -> Response:
-        """Draining survives reconnects. Errors: ``AGENT_NOT_FOUND``."""
-        draining = body.status == "draining"
-        agent = await identity.storage.write(lambda tx: fleet.drain(tx, caller, agent_id, draining))
-        shown = {"id": agent.id, "agent_id": agent_id, "status": agent.status.value}
-        return json_response({**shown, "draining": agent.draining, "updated_at": _time(agent.updated_at)})
-
-    @routes.delete(
-        "/{agent_id}", dependencies=[allow("agent.control")], status_code=204, summary="Remove an agent"
-    )
-    async def delete_agent(agent_id: str, caller: Caller) -> Response:
-        """Its credential ends and what it held is lost. Errors: ``AGENT_NOT_FOUND``."""
-
-        def use_case(tx: Tx) -> None:
-            require_agent(tx.conn, agent_id)
-            fleet.unregister(tx, agent_id, f"removed by {caller.name}")
-            identity.audit(tx, caller, "agent.remove", agent_id)
-
-        await identity.storage.write(use_case)
-        return Response(status_code=204)
-
-    return routes
-
-
-def registration_tokens_router(identity: Identity, fleet: Fleet) -> APIRouter:
-    """``/api/v1/registration-tokens`` (admins)."""
-    routes = APIRouter(prefix="/api/v1/registration-tokens", tags=["agents"])
-
-    @routes.post(
-        "",
-        dependencies=[allow("registration_token.create")],
-        status_code=201,
-        summary="Create a registration token",
-        responses=example(_TOKEN, 201),
-    )
-    async def create(caller: Caller, idem: Idem, body: NewRegistrationToken | None = None) -> Response:
-        """The token is shown this once. Errors: ``VALIDATION_FAILED``, also for a project that is not there."""
-        wanted = body or NewRegistrationToken()
-        allows = Allowance(agents=wanted.agents or (), projects=wanted.projects, labels=wanted.labels)
-
-        def use_case(tx: Tx) -> dict[str, Any]:
-            made = fleet.registry.create_registration_token(
-                tx,
-                caller,
-                description=wanted.description,
-                max_uses=wanted.max_uses,
-                expires_in=wanted.expires_in,
-                allows=allows,
-            )
-            return {**made, "expires_at": _time(int(made["expires_at"] or 0))}
-
-        return await idem(use_case, 201)
-
-    @routes.get(
-        "",
-        dependencies=[allow("registration_token.create")],
-        summary="List registration tokens",
-        responses=example(_TOKENS),
-    )
-    async def list_tokens() -> Response:
-        """All of them, without their secrets."""
-        tokens = await identity.storage.read(store.list_registration_tokens)
-        return json_response({"registration_tokens": [token_view(token) for token in tokens]})
-
-    @routes.delete(
-        "/{token_id}",
-        dependencies=[allow("registration_token.create")],
-        status_code=204,
-        summary="Revoke a registration token",
-    )
-    async def revoke(token_id: str, caller: Caller) -> Response:
-        """Agents that have registered with it stay. Errors: ``TOKEN_NOT_FOUND``."""
-        if not await identity.storage.write(
-            lambda tx: fleet.registry.revoke_registration_token(tx, caller, token_id)
-        ):
-            raise Refusal.of("TOKEN_NOT_FOUND", f"No registration token with ID '{token_id}' exists")
-        return Response(status_code=204)
-
-    return routes
-
+FleetService = Annotated[Fleet, provided(Fleet)]
 
 _Tokens = dict[str, RegistrationToken]
-
-
-async def _everyone(identity: Identity) -> tuple[list[Agent], dict[str, int], _Tokens, int]:
-    def read(conn: Connection) -> tuple[list[Agent], dict[str, int], _Tokens]:
-        return store.all_agents(conn), store.held_by_agent(conn), store.origins(conn)
-
-    agents, held, tokens = await identity.storage.read(read)
-    return agents, held, tokens, int(datetime.now(UTC).timestamp() * 1000)
-
-
 _AGENT = {
     "id": "550e8400-e29b-41d4-a716-446655440000",
     "agent_id": "local",
@@ -355,3 +199,149 @@ _TOKENS = {
         }
     ]
 }
+
+
+@router.get("", dependencies=[allow("agent.read")], summary="List agents", responses=example(_AGENTS))
+async def list_agents(
+    database: Database,
+    paging: Paged,
+    platform: str | None = None,
+    status: Literal["online", "offline", "draining"] | None = None,
+    region: str | None = None,
+) -> Response:
+    """All agents by name, filtered and paged."""
+    agents, held, tokens, now = await _everyone(database)
+    wanted = [
+        agent
+        for agent in agents
+        if platform in (None, agent.profile.platform)
+        and status in (None, agent.status.value)
+        and region in (None, agent.profile.region)
+    ]
+    views = [
+        agent_view(agent, held.get(agent.agent_id, 0), now, tokens.get(agent.registered_by))
+        for agent in paging.cut(wanted)
+    ]
+    return json_response(paginated("agents", views, paging, len(wanted)))
+
+
+@router.get(
+    "/stats", dependencies=[allow("agent.read")], summary="Agent statistics", responses=example(_STATS)
+)
+async def stats(database: Database) -> Response:
+    """Counts and capacity over all agents."""
+    agents, _, _, _ = await _everyone(database)
+    platforms: dict[str, int] = {}
+    for agent in agents:
+        platforms[agent.profile.platform] = platforms.get(agent.profile.platform, 0) + 1
+    room = sum(agent.profile.max_sessions for agent in agents)
+    return json_response(
+        {
+            "total_agents": len(agents),
+            "online_agents": sum(a.status is AgentStatus.ONLINE for a in agents),
+            "offline_agents": sum(a.status is AgentStatus.OFFLINE for a in agents),
+            "draining_agents": sum(a.status is AgentStatus.DRAINING for a in agents),
+            "by_platform": platforms,
+            "total_capacity": {"max_sessions": room, "current_sessions": 0},
+            "utilization": {"percentage": 0.0, "sessions_available": room},
+        }
+    )
+
+
+@router.get(
+    "/{agent_id}", dependencies=[allow("agent.read")], summary="Show an agent", responses=example(_AGENT)
+)
+async def get_agent(agent_id: str, database: Database) -> Response:
+    """One agent. Errors: ``AGENT_NOT_FOUND``."""
+    agents, held, tokens, now = await _everyone(database)
+    found = next((agent for agent in agents if agent.agent_id == agent_id), None)
+    if found is None:
+        raise AgentNotFound(agent_id)
+    came = tokens.get(found.registered_by)
+    return json_response(agent_view(found, held.get(agent_id, 0), now, came))
+
+
+@router.patch(
+    "/{agent_id}",
+    dependencies=[allow("agent.control")],
+    summary="Drain an agent, or give it work again",
+    responses=example(_DRAINED),
+)
+async def patch_agent(
+    agent_id: str, body: PatchAgent, caller: Caller, database: Database, fleet: FleetService
+) -> Response:
+    """Draining survives reconnects. Errors: ``AGENT_NOT_FOUND``."""
+    draining = body.status == "draining"
+    agent = await database.write(lambda tx: fleet.drain(tx, caller, agent_id, draining))
+    shown = {"id": agent.id, "agent_id": agent_id, "status": agent.status.value}
+    return json_response({**shown, "draining": agent.draining, "updated_at": _time(agent.updated_at)})
+
+
+@router.delete(
+    "/{agent_id}", dependencies=[allow("agent.control")], status_code=204, summary="Remove an agent"
+)
+async def delete_agent(agent_id: str, caller: Caller, database: Database, fleet: FleetService) -> Response:
+    """Its credential ends and what it held is lost. Errors: ``AGENT_NOT_FOUND``."""
+    await database.write(lambda tx: fleet.remove(tx, caller, agent_id))
+    return Response(status_code=204)
+
+
+@tokens.post(
+    "",
+    dependencies=[allow("registration_token.create")],
+    status_code=201,
+    summary="Create a registration token",
+    responses=example(_TOKEN, 201),
+)
+async def create(
+    caller: Caller, idem: Idem, fleet: FleetService, body: NewRegistrationToken | None = None
+) -> Response:
+    """The token is shown this once. Errors: ``VALIDATION_FAILED``, also for a project that is not there."""
+    wanted = body or NewRegistrationToken()
+    allows = Allowance(agents=wanted.agents or (), projects=wanted.projects, labels=wanted.labels)
+
+    def use_case(tx: Tx) -> dict[str, Any]:
+        made = fleet.registry.create_registration_token(
+            tx,
+            caller,
+            description=wanted.description,
+            max_uses=wanted.max_uses,
+            expires_in=wanted.expires_in,
+            allows=allows,
+        )
+        return {**made, "expires_at": _time(int(made["expires_at"] or 0))}
+
+    return await idem(use_case, 201)
+
+
+@tokens.get(
+    "",
+    dependencies=[allow("registration_token.create")],
+    summary="List registration tokens",
+    responses=example(_TOKENS),
+)
+async def list_tokens(database: Database) -> Response:
+    """All of them, without their secrets."""
+    tokens = await database.read(store.list_registration_tokens)
+    return json_response({"registration_tokens": [token_view(token) for token in tokens]})
+
+
+@tokens.delete(
+    "/{token_id}",
+    dependencies=[allow("registration_token.create")],
+    status_code=204,
+    summary="Revoke a registration token",
+)
+async def revoke(token_id: str, caller: Caller, database: Database, fleet: FleetService) -> Response:
+    """Agents that have registered with it stay. Errors: ``TOKEN_NOT_FOUND``."""
+    if not await database.write(lambda tx: fleet.registry.revoke_registration_token(tx, caller, token_id)):
+        raise Refusal.of("TOKEN_NOT_FOUND", f"No registration token with ID '{token_id}' exists")
+    return Response(status_code=204)
+
+
+async def _everyone(database: Storage) -> tuple[list[Agent], dict[str, int], _Tokens, int]:
+    def read(conn: Connection) -> tuple[list[Agent], dict[str, int], _Tokens]:
+        return store.all_agents(conn), store.held_by_agent(conn), store.origins(conn)
+
+    agents, held, tokens = await database.read(read)
+    return agents, held, tokens, int(datetime.now(UTC).timestamp() * 1000)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent, RpcService
 from pilothouse.fleet import store
 from pilothouse.fleet.grpc import AgentService
-from pilothouse.fleet.http import agents_router, registration_tokens_router
+from pilothouse.fleet.http import router, tokens
 from pilothouse.fleet.service import Fleet, FleetSettings
 from pilothouse.fleet.silence import SilenceMonitor
 from pilothouse.identity.service import Identity
@@ -42,7 +42,7 @@ def module(core: Core, settings: FleetSettings) -> Module:
 
     return Module(
         "fleet",
-        routers=(agents_router(identity, fleet), registration_tokens_router(identity, fleet)),
+        routers=(router, tokens),
         rpc=(
             RpcService(
                 agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,

@@ -252,6 +252,12 @@ class Fleet:
             if offered and not self._handlers[lease.kind].fits(tx, lease, agent):
                 self._lose(tx, lease, f"agent {agent.agent_id} is bound to other projects")
 
+    def remove(self, tx: Tx, by: Principal, agent_id: str) -> None:
+        """An operator removes an agent. Raises :class:`AgentNotFound`."""
+        require_agent(tx.conn, agent_id)
+        self.unregister(tx, agent_id, f"removed by {by.name}")
+        self._identity.audit(tx, by, "agent.remove", agent_id)
+
     def unregister(self, tx: Tx, agent_id: str, reason: str) -> None:
         """The agent leaves for good; what it held is lost."""
         agent = require_agent(tx.conn, agent_id)

@@ -65,7 +65,7 @@ class Identity:
         clock: Callable[[], int] = now_ms,
         hasher: PasswordHasher | None = None,
     ) -> None:
-        self.storage = storage
+        self._storage = storage
         self.token_ttl = settings.token_ttl
         self._clock = clock
         self._session_tokens = tokens.SessionTokens(derive_key(settings.jwt_key, "session tokens"))
@@ -84,7 +84,7 @@ class Identity:
         def anybody(conn: Connection) -> bool:
             return bool(store.list_users(conn, None, None, 0, 1)[1])
 
-        if await self.storage.read(anybody):
+        if await self._storage.read(anybody):
             return None
         password = admin_password or secrets.token_urlsafe(15)
         password_hash = await self.passwords.hash(password, checked=False)
@@ -96,7 +96,7 @@ class Identity:
             self.users.create(tx, SYSTEM, username=ADMIN, password_hash=password_hash, role=Role.ADMIN)
             return True
 
-        return password if await self.storage.write(begin) and not admin_password else None
+        return password if await self._storage.write(begin) and not admin_password else None
 
     # -- logging in and out -----------------------------------------------------------------------------
 
@@ -104,20 +104,20 @@ class Identity:
         self, username: str, password: str, address: str = "", request_id: str = ""
     ) -> LoginResult:
         """A new session. Raises ``AUTH_INVALID_CREDENTIALS``, in the same time whether the user exists."""
-        found = await self.storage.read(lambda conn: store.find_login(conn, username))
+        found = await self._storage.read(lambda conn: store.find_login(conn, username))
         user, stored = found if found is not None and found[0].active else (None, None)
         good = await self.passwords.verify(stored, password)
         by = replace(SYSTEM, address=address, request_id=request_id)
         if user is None or stored is None or not good:
             # An unknown name is not recorded: now and then it is somebody's password.
             target = f"user/{found[0].id}" if found is not None else "user/unknown"
-            await self.storage.write(lambda tx: self.audit(tx, by, "auth.login_failed", target))
+            await self._storage.write(lambda tx: self.audit(tx, by, "auth.login_failed", target))
             raise AuthError("AUTH_INVALID_CREDENTIALS", "Invalid username or password")
         renewed = (
             await self.passwords.hash(password, checked=False) if self.passwords.outdated(stored) else stored
         )
         by = Principal("user", user.id, user.username, user.role, frozenset(), "", None, address, request_id)
-        return await self.storage.write(lambda tx: self._open_session(tx, by, stored, renewed))
+        return await self._storage.write(lambda tx: self._open_session(tx, by, stored, renewed))
 
     def _open_session(self, tx: Tx, by: Principal, stored: str, renewed: str) -> LoginResult:
         found = store.find_login(tx.conn, by.name)
@@ -152,14 +152,14 @@ class Identity:
             self.audit(tx, principal, "auth.logged_out", f"user/{principal.id}")
             tx.after_commit(lambda: self._grants.end_token(principal.token_id))
 
-        await self.storage.write(leave)
+        await self._storage.write(leave)
 
     async def create_user(
         self, by: Principal, *, username: str, password: str, email: str = "", role: Role = Role.USER
     ) -> User:
         """Hash the password, then :meth:`Users.create`."""
         password_hash = await self.passwords.hash(password)
-        return await self.storage.write(
+        return await self._storage.write(
             lambda tx: self.users.create(
                 tx, by, username=username, password_hash=password_hash, email=email, role=role
             )
@@ -169,11 +169,11 @@ class Identity:
         """The caller's own password. Raises ``AUTH_INVALID_CREDENTIALS`` when ``current`` is wrong."""
         require(by, "profile.read")
         check(new)
-        found = await self.storage.read(lambda conn: store.find_login(conn, by.name))
+        found = await self._storage.read(lambda conn: store.find_login(conn, by.name))
         if not await self.passwords.verify(found[1] if found is not None else None, current):
             raise AuthError("AUTH_INVALID_CREDENTIALS", "The current password is wrong")
         password_hash = await self.passwords.hash(new)
-        await self.storage.write(lambda tx: self.users.set_password(tx, by, by.id, password_hash))
+        await self._storage.write(lambda tx: self.users.set_password(tx, by, by.id, password_hash))
 
     async def issue_local_token(self, username: str = ADMIN) -> str:
         """An API token named ``local`` for the person at this machine; the one before it ends."""
@@ -184,7 +184,7 @@ class Identity:
             tx.after_commit(lambda: self._grants.end_tokens(former))
             return self.tokens.issue(tx, SYSTEM, user, name=LOCAL_NAME, role=None, expires_at=None)[1]
 
-        return await self.storage.write(issue)
+        return await self._storage.write(issue)
 
     # -- knowing who asks -------------------------------------------------------------------------------
 
@@ -216,7 +216,7 @@ class Identity:
     async def _verify(self, token: str, digest: str) -> Grant:
         while True:
             generation = self._grants.generation
-            grant = await self.storage.read(lambda conn: self._ask(conn, token, digest))
+            grant = await self._storage.read(lambda conn: self._ask(conn, token, digest))
             if generation == self._grants.generation:
                 break
             # Something was revoked or changed while we asked; the answer may be from before.
@@ -246,7 +246,7 @@ class Identity:
                     known[id] = self._grant(credential, 0, checked_at=now)
             return known
 
-        return await self.storage.read(look_up)
+        return await self._storage.read(look_up)
 
     def _grant(self, known: store.Credential | None, now: int, checked_at: int | None = None) -> Grant:
         if known is None or known.revoked or not known.active:
@@ -272,7 +272,7 @@ class Identity:
 
         Raises ``PROJECT_NOT_FOUND``, also for a project that ``by`` may not see.
         """
-        return (await self.storage.read(lambda conn: self.projects.resolve(conn, by, named or None))).id
+        return (await self._storage.read(lambda conn: self.projects.resolve(conn, by, named or None))).id
 
     def close(self) -> None:
         """Stop the renewal of rights and the hashing threads."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pilothouse.edge.module import Core, Module
 from pilothouse.engine.service import Engine
 from pilothouse.identity.service import Identity
-from pilothouse.pipelines.http import pipelines_router
+from pilothouse.pipelines.http import router
 from pilothouse.pipelines.service import Pipelines
 
 
@@ -16,6 +16,6 @@ def module(core: Core) -> Module:
     core.provide(pipelines)
     return Module(
         "pipelines",
-        routers=(pipelines_router(identity, pipelines, engine),),
+        routers=(router,),
         envelope_prefixes=("/api/v1/pipelines", "/api/v1/uploads"),
     )

@@ -14,12 +14,11 @@ from pilothouse.edge.openapi import enveloped_example
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, allow, envelope
-from pilothouse.identity.service import Identity
+from pilothouse.identity.http.services import IdentityService
 from pilothouse.secrets.service import Secrets, check_value
 
 router = APIRouter(prefix="/api/v1/secrets", tags=["secrets"])
 
-IdentityService = Annotated[Identity, provided(Identity)]
 SecretService = Annotated[Secrets, provided(Secrets)]
 
 _SECRET = {

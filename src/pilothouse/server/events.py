@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import orjson
@@ -11,11 +12,12 @@ from starlette.responses import Response
 
 from pilothouse.access.errors import Refusal
 from pilothouse.edge.openapi import example
+from pilothouse.edge.services import JournalFeed, provided
 from pilothouse.edge.streaming import EventStream, Stream, wanted_cursor
 from pilothouse.edge.web import Caller, allow
 from pilothouse.engine.streams import rfc3339
-from pilothouse.identity.service import Identity
-from pilothouse.journal import Cursor, Entry, Feed, Frame, Selection
+from pilothouse.identity.http.services import IdentityService
+from pilothouse.journal import Cursor, Entry, Frame, Selection
 from pilothouse.journal.feed import NOW, START
 
 
@@ -52,52 +54,19 @@ class CloudEvents:
         return (Frame(frame, 1),)
 
 
-def events_router(identity: Identity, feed: Feed, keepalive: float, kinds: Mapping[str, str]) -> APIRouter:
-    """The route of this file; ``kinds``: by kind of stream the code for one that does not exist."""
-    routes = APIRouter(tags=["streams"])
-    fmt = CloudEvents(feed.epoch)
-
-    @routes.get(
-        "/api/v1/events",
-        dependencies=[allow("events.read")],
-        summary="Follow the journal",
-        response_class=Response,
-        responses=example(_EXAMPLE, media="text/event-stream"),
-    )
-    async def events(
-        request: Request,
-        caller: Caller,
-        stream: Annotated[str | None, Query(max_length=200, description="run/<id>, agent/<id>, …")] = None,
-        type: Annotated[str | None, Query(max_length=100, description="with wildcards: step.*")] = None,
-        cursor: Annotated[str | None, Query(max_length=64, description="a cursor, start or now")] = None,
-    ) -> Response:
-        """Server-Sent Events without end. With ``stream`` from its start, else from now, unless a cursor is given.
-
-        Come back with the last ``id`` as ``Last-Event-ID`` or ``?cursor=`` and miss nothing. Errors:
-        ``RUN_NOT_FOUND`` (or ``AGENT_NOT_FOUND``, …), ``INVALID_PARAMETER``, ``CURSOR_INVALID``, ``CURSOR_EXPIRED``.
-        """
-        default = START if stream else NOW
-        place = wanted_cursor(cursor, request.headers.get("last-event-id"), default)
-        scope = None
-        if stream:
-            code = _not_found(stream, kinds)
-            scope = await feed.scope_of(stream)
-            if scope is None or not caller.sees(scope):
-                raise Refusal.of(code, f"There is no stream '{stream}'")
-        opened = await Stream(identity, feed, caller, scope).open(Selection(stream, type), fmt, cursor=place)
-        return EventStream(opened, feed, keepalive)
-
-    return routes
+router = APIRouter(tags=["streams"])
 
 
-def _not_found(stream: str, kinds: Mapping[str, str]) -> str:
-    """The code for a stream that is not there, by its kind. Raises ``INVALID_PARAMETER`` if it has none."""
-    kind, _, name = stream.partition("/")
-    if kind not in kinds or not name:
-        known = ", ".join(f"{kind}/<id>" for kind in sorted(kinds))
-        raise Refusal.of("INVALID_PARAMETER", f"stream: it is one of {known}", field="stream")
-    return kinds[kind]
+@dataclass(frozen=True, slots=True)
+class EventStreams:
+    """``keepalive``: seconds of silence before a comment; ``kinds``: by kind of stream the code for unknown ones."""
 
+    keepalive: float
+    kinds: Mapping[str, str]
+    format: CloudEvents
+
+
+Streams = Annotated[EventStreams, provided(EventStreams)]
 
 _DATA: dict[str, Any] = {
     "specversion": "1.0",
@@ -129,3 +98,48 @@ _DATA: dict[str, Any] = {
     },
 }
 _EXAMPLE = f"id: 5f2c9d1e.1042.0\nevent: step.started\ndata: {orjson.dumps(_DATA).decode()}\n\n"
+
+
+@router.get(
+    "/api/v1/events",
+    dependencies=[allow("events.read")],
+    summary="Follow the journal",
+    response_class=Response,
+    responses=example(_EXAMPLE, media="text/event-stream"),
+)
+async def events(
+    request: Request,
+    caller: Caller,
+    identity: IdentityService,
+    feed: JournalFeed,
+    streams: Streams,
+    stream: Annotated[str | None, Query(max_length=200, description="run/<id>, agent/<id>, …")] = None,
+    type: Annotated[str | None, Query(max_length=100, description="with wildcards: step.*")] = None,
+    cursor: Annotated[str | None, Query(max_length=64, description="a cursor, start or now")] = None,
+) -> Response:
+    """Server-Sent Events without end. With ``stream`` from its start, else from now, unless a cursor is given.
+
+    Come back with the last ``id`` as ``Last-Event-ID`` or ``?cursor=`` and miss nothing. Errors:
+    ``RUN_NOT_FOUND`` (or ``AGENT_NOT_FOUND``, …), ``INVALID_PARAMETER``, ``CURSOR_INVALID``, ``CURSOR_EXPIRED``.
+    """
+    default = START if stream else NOW
+    place = wanted_cursor(cursor, request.headers.get("last-event-id"), default)
+    scope = None
+    if stream:
+        code = _not_found(stream, streams.kinds)
+        scope = await feed.scope_of(stream)
+        if scope is None or not caller.sees(scope):
+            raise Refusal.of(code, f"There is no stream '{stream}'")
+    opened = await Stream(identity, feed, caller, scope).open(
+        Selection(stream, type), streams.format, cursor=place
+    )
+    return EventStream(opened, feed, streams.keepalive)
+
+
+def _not_found(stream: str, kinds: Mapping[str, str]) -> str:
+    """The code for a stream that is not there, by its kind. Raises ``INVALID_PARAMETER`` if it has none."""
+    kind, _, name = stream.partition("/")
+    if kind not in kinds or not name:
+        known = ", ".join(f"{kind}/<id>" for kind in sorted(kinds))
+        raise Refusal.of("INVALID_PARAMETER", f"stream: it is one of {known}", field="stream")
+    return kinds[kind]

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pilothouse.edge.limits import RateLimits, RouteLimit
 from pilothouse.edge.module import Core, Module, RpcService
 from pilothouse.identity.service import Identity
-from pilothouse.server.events import events_router
-from pilothouse.server.operations import operations_router
+from pilothouse.server import events as journal_events
+from pilothouse.server import operations
+from pilothouse.server.events import CloudEvents, EventStreams
+from pilothouse.server.operations import Measures
 from pilothouse.server.stream_rpc import SERVICE, StreamService
 
 SESSIONS = RouteLimit("POST", "/api/v1/sessions", "sessions")
@@ -20,11 +22,13 @@ def module(core: Core, others: Sequence[Module], keepalive: float) -> Module:
     kinds = {kind: code for other in others for kind, code in other.streams.items()}
     events = {type: event for other in others for type, event in other.events.items()}
     streams = StreamService(identity, feed, core.storage, core.service(RateLimits), events)
+    measures = tuple(other.metrics for other in others if other.metrics is not None)
+    core.provide(EventStreams(keepalive, kinds, CloudEvents(feed.epoch)), Measures(core, measures))
     return Module(
         "server",
         routers=(
-            events_router(identity, feed, keepalive, kinds),
-            operations_router(core, [other.metrics for other in others if other.metrics is not None]),
+            journal_events.router,
+            operations.router,
         ),
         rpc=(RpcService(SERVICE, lambda server: server.add_generic_rpc_handlers((streams.handler(),))),),
         rate_limits=(SESSIONS,),

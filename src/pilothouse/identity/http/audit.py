@@ -9,8 +9,9 @@ from fastapi import APIRouter, Query
 
 from pilothouse.edge.openapi import example
 from pilothouse.edge.paging import Paged, paginated
+from pilothouse.edge.services import Database
 from pilothouse.edge.web import allow
-from pilothouse.identity.http.services import Service
+from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import PAGINATION_EXAMPLE, audit_json
 
 router = APIRouter(prefix="/api/v1/audit", tags=["audit"], dependencies=[allow("audit.read")])
@@ -33,7 +34,8 @@ _RECORD = {
     responses=example({"entries": [_RECORD], "pagination": PAGINATION_EXAMPLE}),
 )
 async def list_audit(
-    identity: Service,
+    identity: IdentityService,
+    database: Database,
     paging: Paged,
     actor: Annotated[str | None, Query(description="Name or id of who did it.")] = None,
     action: Annotated[str | None, Query(description="`user.created`, or by prefix: `user.*`.")] = None,
@@ -41,7 +43,7 @@ async def list_audit(
     since: Annotated[datetime | None, Query(description="RFC 3339; not earlier than this.")] = None,
 ) -> dict[str, Any]:
     """Who did what, to what, when and from where; newest first."""
-    entries, total = await identity.storage.read(
+    entries, total = await database.read(
         lambda conn: identity.trail.list(
             conn,
             actor=actor,

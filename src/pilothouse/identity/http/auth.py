@@ -9,8 +9,9 @@ from pydantic import StringConstraints
 
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import example
+from pilothouse.edge.services import Database
 from pilothouse.edge.web import COOKIE, Caller, Exchange, allow, json_response, public, rfc3339
-from pilothouse.identity.http.services import Service
+from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import USER_EXAMPLE, Password, Reference, user_json
 
 router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
@@ -39,7 +40,7 @@ class ChangePassword(Body):
 
 
 @router.post("/login", dependencies=[public()], summary="Log in", responses=example(_LOGIN))
-async def login(request: Request, identity: Service, body: Login) -> Response:
+async def login(request: Request, identity: IdentityService, body: Login) -> Response:
     """Trade name and password for a token. It also comes as a cookie that only browsers' requests carry."""
     exchange = Exchange.of(request.scope)
     _count(exchange, body.username)
@@ -69,7 +70,7 @@ async def login(request: Request, identity: Service, body: Login) -> Response:
     summary="Log out",
     responses=example({"message": "Logout successful"}),
 )
-async def logout(request: Request, caller: Caller, identity: Service) -> Response:
+async def logout(request: Request, caller: Caller, identity: IdentityService) -> Response:
     """Invalidate the token used, at once and on the server; streams opened with it end."""
     await identity.logout(caller)
     response = json_response({"message": "Logout successful"})
@@ -78,9 +79,9 @@ async def logout(request: Request, caller: Caller, identity: Service) -> Respons
 
 
 @router.get("/me", dependencies=[allow("profile.read")], summary="Who am I", responses=example(_ME))
-async def me(caller: Caller, identity: Service) -> dict[str, Any]:
+async def me(caller: Caller, identity: IdentityService, database: Database) -> dict[str, Any]:
     """The user behind the token, his projects, and what the token may use of his role."""
-    user = await identity.storage.read(lambda conn: identity.users.get(conn, caller.id))
+    user = await database.read(lambda conn: identity.users.get(conn, caller.id))
     expires_at = None if caller.expires_at is None else rfc3339(caller.expires_at)
     token = {"id": caller.token_id, "role": caller.role, "expires_at": expires_at}
     return {**user_json(user), "projects": sorted(caller.projects), "token": token}
@@ -93,7 +94,7 @@ async def me(caller: Caller, identity: Service) -> dict[str, Any]:
     responses=example({"message": "Password changed"}),
 )
 async def change_password(
-    request: Request, caller: Caller, identity: Service, body: ChangePassword
+    request: Request, caller: Caller, identity: IdentityService, body: ChangePassword
 ) -> dict[str, str]:
     """Set a new password. One's other logins end; API tokens stay good."""
     _count(Exchange.of(request.scope), caller.name)

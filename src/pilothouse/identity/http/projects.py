@@ -9,8 +9,9 @@ from pilothouse.access.model import ACTIONS, Role
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import enveloped_example
 from pilothouse.edge.paging import ArcentraPaged, listed
+from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
-from pilothouse.identity.http.services import Service
+from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import (
     PROJECT_EXAMPLE,
     Name,
@@ -50,9 +51,11 @@ class UpdateProject(Body):
     summary="List projects",
     responses=_PROJECTS,
 )
-async def list_projects(caller: Caller, identity: Service, paging: ArcentraPaged) -> Response:
+async def list_projects(
+    caller: Caller, identity: IdentityService, database: Database, paging: ArcentraPaged
+) -> Response:
     """The projects one is at home in, by name; operators and admins: all."""
-    projects, total = await identity.storage.read(
+    projects, total = await database.read(
         lambda conn: identity.projects.list(conn, caller, page=paging.page, limit=paging.limit)
     )
     return envelope(listed([project_json(project) for project in projects], paging, total))
@@ -65,7 +68,9 @@ async def list_projects(caller: Caller, identity: Service, paging: ArcentraPaged
     summary="Create a project",
     responses=enveloped_example(PROJECT_EXAMPLE, 201),
 )
-async def create_project(caller: Caller, identity: Service, idem: Idem, body: CreateProject) -> Response:
+async def create_project(
+    caller: Caller, identity: IdentityService, idem: Idem, body: CreateProject
+) -> Response:
     """Create a project; its name must be free."""
     return await idem(
         lambda tx: project_json(
@@ -83,17 +88,21 @@ async def create_project(caller: Caller, identity: Service, idem: Idem, body: Cr
     summary="Show a project",
     responses=_PROJECT,
 )
-async def get_project(caller: Caller, identity: Service, project: str) -> Response:
+async def get_project(
+    caller: Caller, identity: IdentityService, database: Database, project: str
+) -> Response:
     """A project and its members. Errors: ``PROJECT_NOT_FOUND``, to those outside it as well."""
     return envelope(
-        project_json(await identity.storage.read(lambda conn: identity.projects.get(conn, caller, project)))
+        project_json(await database.read(lambda conn: identity.projects.get(conn, caller, project)))
     )
 
 
 @router.put("/projects/{project}", dependencies=_WRITE, summary="Change a project", responses=_PROJECT)
-async def update_project(caller: Caller, identity: Service, project: str, body: UpdateProject) -> Response:
+async def update_project(
+    caller: Caller, identity: IdentityService, database: Database, project: str, body: UpdateProject
+) -> Response:
     """Change name or description."""
-    changed = await identity.storage.write(
+    changed = await database.write(
         lambda tx: identity.projects.update(tx, caller, project, name=body.name, description=body.description)
     )
     return envelope(project_json(changed))
@@ -105,9 +114,11 @@ async def update_project(caller: Caller, identity: Service, project: str, body: 
     summary="Add a member",
     responses=_PROJECT,
 )
-async def add_member(caller: Caller, identity: Service, project: str, user: str) -> Response:
+async def add_member(
+    caller: Caller, identity: IdentityService, database: Database, project: str, user: str
+) -> Response:
     """Let a user (id or name) into the project, at once. Errors: ``PROJECT_NOT_FOUND``, ``USER_NOT_FOUND``."""
-    changed = await identity.storage.write(lambda tx: identity.projects.add_member(tx, caller, project, user))
+    changed = await database.write(lambda tx: identity.projects.add_member(tx, caller, project, user))
     return envelope(project_json(changed))
 
 
@@ -117,11 +128,11 @@ async def add_member(caller: Caller, identity: Service, project: str, user: str)
     summary="Remove a member",
     responses=_PROJECT,
 )
-async def remove_member(caller: Caller, identity: Service, project: str, user: str) -> Response:
+async def remove_member(
+    caller: Caller, identity: IdentityService, database: Database, project: str, user: str
+) -> Response:
     """Shut a user out of the project; his open streams stop carrying its entries at once."""
-    changed = await identity.storage.write(
-        lambda tx: identity.projects.remove_member(tx, caller, project, user)
-    )
+    changed = await database.write(lambda tx: identity.projects.remove_member(tx, caller, project, user))
     return envelope(project_json(changed))
 
 

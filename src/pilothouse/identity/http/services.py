@@ -7,4 +7,4 @@ from typing import Annotated
 from pilothouse.edge.services import provided
 from pilothouse.identity.service import Identity
 
-Service = Annotated[Identity, provided(Identity)]
+IdentityService = Annotated[Identity, provided(Identity)]

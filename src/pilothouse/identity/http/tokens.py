@@ -10,8 +10,9 @@ from pydantic import Field
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import example
 from pilothouse.edge.paging import Paged, paginated
+from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow
-from pilothouse.identity.http.services import Service
+from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import PAGINATION_EXAMPLE, TOKEN_EXAMPLE, Name, RoleName, token_json
 from pilothouse.storage import Tx
 
@@ -30,7 +31,7 @@ class CreateToken(Body):
 
 
 @router.post("", status_code=201, summary="Create an API token", responses=example(_CREATED, 201))
-async def create_token(caller: Caller, identity: Service, idem: Idem, body: CreateToken) -> Response:
+async def create_token(caller: Caller, identity: IdentityService, idem: Idem, body: CreateToken) -> Response:
     """Create a token of one's own. ``token`` is its secret: shown now and never again."""
 
     def create(tx: Tx) -> dict[str, Any]:
@@ -50,19 +51,20 @@ async def create_token(caller: Caller, identity: Service, idem: Idem, body: Crea
 )
 async def list_tokens(
     caller: Caller,
-    identity: Service,
+    identity: IdentityService,
+    database: Database,
     paging: Paged,
     user: Annotated[str | None, Query(description="Admins: another user's, by name or id, or `*`.")] = None,
 ) -> dict[str, Any]:
     """One's own tokens, newest first, without their secrets."""
-    tokens, total = await identity.storage.read(
+    tokens, total = await database.read(
         lambda conn: identity.tokens.list(conn, caller, user=user, page=paging.page, limit=paging.limit)
     )
     return paginated("tokens", [token_json(token) for token in tokens], paging, total)
 
 
 @router.delete("/{token}", status_code=204, summary="Revoke an API token")
-async def revoke_token(caller: Caller, identity: Service, token: str) -> Response:
+async def revoke_token(caller: Caller, identity: IdentityService, database: Database, token: str) -> Response:
     """End a token (by its id) and the streams it opened, at once. Admins: anybody's."""
-    await identity.storage.write(lambda tx: identity.tokens.revoke(tx, caller, token))
+    await database.write(lambda tx: identity.tokens.revoke(tx, caller, token))
     return Response(status_code=204)

@@ -10,8 +10,9 @@ from pilothouse.access.model import Role
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import example
 from pilothouse.edge.paging import Paged, paginated
+from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow
-from pilothouse.identity.http.services import Service
+from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import (
     PAGINATION_EXAMPLE,
     USER_EXAMPLE,
@@ -56,20 +57,21 @@ class ResetPassword(Body):
     responses=example({"users": [USER_EXAMPLE], "pagination": PAGINATION_EXAMPLE}),
 )
 async def list_users(
-    identity: Service,
+    identity: IdentityService,
+    database: Database,
     paging: Paged,
     role: Annotated[Role | None, Query(description="Only this role.")] = None,
     active: Annotated[bool | None, Query(description="Only active users, or only deactivated ones.")] = None,
 ) -> dict[str, Any]:
     """Users by name."""
-    users, total = await identity.storage.read(
+    users, total = await database.read(
         lambda conn: identity.users.list(conn, role=role, active=active, page=paging.page, limit=paging.limit)
     )
     return paginated("users", [user_json(user) for user in users], paging, total)
 
 
 @router.post("", status_code=201, summary="Create a user", responses=example(USER_EXAMPLE, 201))
-async def create_user(caller: Caller, identity: Service, idem: Idem, body: CreateUser) -> Response:
+async def create_user(caller: Caller, identity: IdentityService, idem: Idem, body: CreateUser) -> Response:
     """Create a user; the name must be free in any case of letters."""
     password_hash = await identity.passwords.hash(body.password)
     return await idem(
@@ -88,16 +90,18 @@ async def create_user(caller: Caller, identity: Service, idem: Idem, body: Creat
 
 
 @router.get("/{user}", summary="Show a user", responses=example(USER_EXAMPLE))
-async def get_user(identity: Service, user: str) -> dict[str, Any]:
+async def get_user(identity: IdentityService, database: Database, user: str) -> dict[str, Any]:
     """A user by id or name."""
-    return user_json(await identity.storage.read(lambda conn: identity.users.get(conn, user)))
+    return user_json(await database.read(lambda conn: identity.users.get(conn, user)))
 
 
 @router.put("/{user}", summary="Change a user", responses=example(USER_EXAMPLE), operation_id="put_user")
 @router.patch("/{user}", summary="Change a user", responses=example(USER_EXAMPLE))
-async def update_user(caller: Caller, identity: Service, user: str, body: UpdateUser) -> dict[str, Any]:
+async def update_user(
+    caller: Caller, identity: IdentityService, database: Database, user: str, body: UpdateUser
+) -> dict[str, Any]:
     """Change email, role or whether the user is active. Takes effect at once, on open streams too."""
-    changed = await identity.storage.write(
+    changed = await database.write(
         lambda tx: identity.users.update(
             tx, caller, user, email=body.email, role=body.role, active=body.active
         )
@@ -106,9 +110,11 @@ async def update_user(caller: Caller, identity: Service, user: str, body: Update
 
 
 @router.delete("/{user}", status_code=204, summary="Deactivate a user")
-async def deactivate_user(caller: Caller, identity: Service, user: str) -> Response:
+async def deactivate_user(
+    caller: Caller, identity: IdentityService, database: Database, user: str
+) -> Response:
     """End a user's access: logins, API tokens and streams, at once. The account stays, as a record."""
-    await identity.storage.write(lambda tx: identity.users.deactivate(tx, caller, user))
+    await database.write(lambda tx: identity.users.deactivate(tx, caller, user))
     return Response(status_code=204)
 
 
@@ -117,8 +123,10 @@ async def deactivate_user(caller: Caller, identity: Service, user: str) -> Respo
     summary="Reset a password",
     responses=example({"message": "Password changed"}),
 )
-async def reset_password(caller: Caller, identity: Service, user: str, body: ResetPassword) -> dict[str, str]:
+async def reset_password(
+    caller: Caller, identity: IdentityService, database: Database, user: str, body: ResetPassword
+) -> dict[str, str]:
     """Give a user a new password; his logins end."""
     password_hash = await identity.passwords.hash(body.password)
-    await identity.storage.write(lambda tx: identity.users.set_password(tx, caller, user, password_hash))
+    await database.write(lambda tx: identity.users.set_password(tx, caller, user, password_hash))
     return {"message": "Password changed"}

@@ -11,9 +11,8 @@ from typing import Any
 
 from pilothouse.pipelines.spec.actions import BUILTIN_ACTIONS, ActionRegistry, ActionSchema, Argument
 from pilothouse.pipelines.spec.build import Builder
-from pilothouse.pipelines.spec.canonical import selector_from_json, selector_to_json, spec_to_json
+from pilothouse.pipelines.spec.canonical import spec_to_json
 from pilothouse.pipelines.spec.checks import check_dependencies, check_expressions, check_names
-from pilothouse.pipelines.spec.graph import graph_order
 from pilothouse.pipelines.spec.model import (
     AgentSelector,
     Approval,
@@ -39,7 +38,6 @@ from pilothouse.pipelines.spec.reader import Reading
 from pilothouse.pipelines.spec.references import check_references
 from pilothouse.pipelines.spec.schema import json_schema
 from pilothouse.pipelines.spec.scripts import check_scripts
-from pilothouse.pipelines.spec.selector import combined, describe_selector, match_selector
 from pilothouse.pipelines.spec.yaml_nodes import read_nodes
 
 __all__ = [
@@ -66,14 +64,8 @@ __all__ = [
     "Step",
     "Target",
     "Trigger",
-    "combined",
-    "describe_selector",
-    "graph_order",
     "json_schema",
-    "match_selector",
     "parse_spec",
-    "selector_from_json",
-    "selector_to_json",
     "spec_from_json",
     "spec_to_json",
 ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from pilothouse.pipelines.spec.nodes import Dictionary, Scalar, child_path
-from pilothouse.pipelines.spec.problems import shown
+from pilothouse.pipelines.spec.nodes import Dictionary, Scalar
+from pilothouse.pipelines.spec.problems import child_path, shown
 from pilothouse.pipelines.spec.reader import Fields
 
 # What execve takes: any name without "="; whitespace and control characters are never meant.

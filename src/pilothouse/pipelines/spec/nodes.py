@@ -107,13 +107,6 @@ def kind_of(node: Node) -> str:
     return "something else"
 
 
-def child_path(path: str, key: str) -> str:
-    """``path.key``, or ``path["a key"]`` where the key is no plain word."""
-    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key):
-        return f"{path}.{key}" if path else key
-    return f'{path}["{key[:64]}"]'
-
-
 def from_object(value: Any) -> Node:
     """The tree of decoded JSON; its places are all 0:0. Raises NodeError beyond the bounds."""
     budget = [MAX_NODES, MAX_TEXT]

@@ -10,8 +10,8 @@ from pilothouse.expressions import durations
 from pilothouse.pipelines.spec import foreign
 from pilothouse.pipelines.spec.canonical import camel_case
 from pilothouse.pipelines.spec.fields import Message
-from pilothouse.pipelines.spec.nodes import Dictionary, Node, Scalar, Sequence, child_path, kind_of
-from pilothouse.pipelines.spec.problems import Mark, Problems, did_you_mean, shown
+from pilothouse.pipelines.spec.nodes import Dictionary, Node, Scalar, Sequence, kind_of
+from pilothouse.pipelines.spec.problems import Mark, Problems, child_path, did_you_mean, shown
 
 T = TypeVar("T")
 

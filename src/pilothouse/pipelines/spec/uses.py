@@ -14,8 +14,8 @@ from pilothouse.pipelines.spec.actions import (
     leaves_workspace,
 )
 from pilothouse.pipelines.spec.canonical import camel_case
-from pilothouse.pipelines.spec.nodes import Dictionary, Sequence, child_path
-from pilothouse.pipelines.spec.problems import Mark, did_you_mean, shown
+from pilothouse.pipelines.spec.nodes import Dictionary, Sequence
+from pilothouse.pipelines.spec.problems import Mark, child_path, did_you_mean, shown
 from pilothouse.pipelines.spec.reader import Fields
 
 

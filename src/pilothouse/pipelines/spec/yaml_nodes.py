@@ -20,10 +20,9 @@ from pilothouse.pipelines.spec.nodes import (
     NodeError,
     Scalar,
     Sequence,
-    child_path,
     kind_of,
 )
-from pilothouse.pipelines.spec.problems import Mark, Problems, shown
+from pilothouse.pipelines.spec.problems import Mark, Problems, child_path, shown
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CORE = "tag:yaml.org,2002:"

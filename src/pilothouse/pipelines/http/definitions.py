@@ -1,0 +1,159 @@
+"""Routes of pipelines themselves (decisions.md, Arcentra: envelope, camelCase, enums by number)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from sqlalchemy import Connection
+from starlette.responses import Response
+
+from pilothouse.access.errors import require
+from pilothouse.access.model import Role
+from pilothouse.edge.paging import ArcentraPaged, listed
+from pilothouse.edge.services import Database
+from pilothouse.edge.web import Caller, Idem, allow, envelope
+from pilothouse.identity.http.services import IdentityService
+from pilothouse.pipelines import examples, store
+from pilothouse.pipelines.bodies import (
+    CreatePipeline,
+    UpdatePipeline,
+)
+from pilothouse.pipelines.http.services import PipelineService, allowed
+from pilothouse.pipelines.views import pipeline_detail, status_words
+from pilothouse.storage import Tx
+
+StatusNumber = Annotated[int, Query(ge=0, le=6, description="a number of pipeline.v1.PipelineStatus, 0: any")]
+
+router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
+
+
+@router.post(
+    "",
+    dependencies=[allow("pipeline.write")],
+    status_code=201,
+    summary="Create a pipeline",
+    responses=examples.CREATED,
+)
+async def create(
+    body: CreatePipeline,
+    caller: Caller,
+    idem: Idem,
+    database: Database,
+    identity: IdentityService,
+    pipelines: PipelineService,
+) -> Response:
+    """Errors: ``PIPELINE_ALREADY_EXISTS``, ``VALIDATION_FAILED``."""
+    project = await identity.project_id(caller, body.projectId)
+    require(caller, "pipeline.write", project)
+
+    def use_case(tx: Tx) -> dict[str, Any]:
+        made = pipelines.create(
+            tx,
+            caller,
+            project,
+            body.name,
+            description=body.description,
+            default_branch=body.defaultBranch,
+            file_path=body.pipelineFilePath,
+            metadata=body.metadata,
+            repository=body.repository,
+        )
+        return {"pipelineId": made.id}
+
+    return await idem(use_case, 201, envelope=True)
+
+
+@router.get("", dependencies=[allow("pipeline.read")], summary="List pipelines", responses=examples.PIPELINES)
+async def list_pipelines(
+    caller: Caller,
+    paging: ArcentraPaged,
+    database: Database,
+    projectId: str = "",
+    name: str = "",
+    repository: Annotated[str, Query(max_length=1000)] = "",
+    status: StatusNumber = 0,
+) -> Response:
+    """The pipelines of the caller's projects, by name; a pipeline's ``status`` is that of its newest run.
+
+    ``name`` is an exact one, ``repository`` the key of a repository (docs/checkout.md).
+    """
+    projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
+
+    def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
+        found, total = store.list_pipelines(
+            conn,
+            projects=projects,
+            project=projectId,
+            name=name,
+            repository=repository,
+            statuses=status_words(status) if status else None,
+            page=paging.page,
+            size=paging.limit,
+        )
+        return [pipeline_detail(conn, pipeline) for pipeline in found], total
+
+    shown, total = await database.read(read)
+    return envelope(listed(shown, paging, total))
+
+
+@router.get(
+    "/{pipeline_id}",
+    dependencies=[allow("pipeline.read")],
+    summary="Show a pipeline",
+    responses=examples.PIPELINE,
+)
+async def get(pipeline_id: str, caller: Caller, database: Database) -> Response:
+    """Errors: ``PIPELINE_NOT_FOUND``."""
+
+    def read(conn: Connection) -> dict[str, Any]:
+        return pipeline_detail(conn, allowed(conn, caller, pipeline_id, "pipeline.read"))
+
+    return envelope(await database.read(read))
+
+
+@router.put(
+    "/{pipeline_id}",
+    dependencies=[allow("pipeline.write")],
+    summary="Change a pipeline",
+    responses=examples.PIPELINE,
+)
+async def change(
+    pipeline_id: str, body: UpdatePipeline, caller: Caller, database: Database, pipelines: PipelineService
+) -> Response:
+    """Errors: ``PIPELINE_NOT_FOUND``, ``PIPELINE_ALREADY_EXISTS``."""
+    given = {
+        "name": body.name,
+        "description": body.description,
+        "default_branch": body.defaultBranch,
+        "file_path": body.pipelineFilePath,
+        "metadata": body.metadata,
+        "repository": body.repository,
+        "enabled": None if body.isEnabled is None else bool(body.isEnabled),
+    }
+    fields = {name: value for name, value in given.items() if value is not None}
+
+    def use_case(tx: Tx) -> dict[str, Any]:
+        allowed(tx.conn, caller, pipeline_id, "pipeline.write")
+        return pipeline_detail(tx.conn, pipelines.change(tx, caller, pipeline_id, **fields))
+
+    return envelope(await database.write(use_case))
+
+
+@router.delete(
+    "/{pipeline_id}",
+    dependencies=[allow("pipeline.write")],
+    summary="Delete a pipeline",
+    responses=examples.DELETED,
+)
+async def delete(
+    pipeline_id: str, caller: Caller, database: Database, pipelines: PipelineService
+) -> Response:
+    """Its runs stay. Errors: ``PIPELINE_NOT_FOUND``."""
+
+    def use_case(tx: Tx) -> None:
+        allowed(tx.conn, caller, pipeline_id, "pipeline.write")
+        pipelines.delete(tx, caller, pipeline_id)
+
+    await database.write(use_case)
+    return envelope({"pipelineId": pipeline_id})

@@ -1,0 +1,177 @@
+"""Routes of the runs of pipelines: triggered, listed, shown, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from sqlalchemy import Connection
+from starlette.responses import Response
+
+from pilothouse.access.model import Principal
+from pilothouse.edge.paging import ArcentraPaged, listed
+from pilothouse.edge.services import Database
+from pilothouse.edge.web import Caller, Idem, allow, envelope
+from pilothouse.engine import store as engine_store
+from pilothouse.engine.graph_json import decoded
+from pilothouse.engine.http import EngineService
+from pilothouse.engine.problems import SpecError
+from pilothouse.engine.runs import require_run
+from pilothouse.pipelines import examples, store
+from pilothouse.pipelines.bodies import (
+    StopRun,
+    TriggerPipeline,
+)
+from pilothouse.pipelines.compiled import CompiledSpec, compile_source
+from pilothouse.pipelines.http.services import PipelineService, allowed, run_of
+from pilothouse.pipelines.model import SavedSpec
+from pilothouse.pipelines.service import TriggerRequest, require_pipeline
+from pilothouse.pipelines.spec.places import located
+from pilothouse.pipelines.views import run_detail, run_status, status_words
+from pilothouse.storage import Storage, Tx
+
+StatusNumber = Annotated[int, Query(ge=0, le=6, description="a number of pipeline.v1.PipelineStatus, 0: any")]
+
+router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
+
+
+async def spec_for(
+    database: Storage, caller: Principal, pipeline_id: str, body: TriggerPipeline
+) -> tuple[CompiledSpec | None, str]:
+    """The spec of a run, compiled beside the event loop, and the name of its file; ``None`` if none is saved."""
+
+    def find(conn: Connection) -> tuple[SavedSpec | None, str]:
+        pipeline = allowed(conn, caller, pipeline_id, "run.trigger")
+        saved = store.newest_spec(conn, pipeline_id) if body.spec is None else None
+        return saved, body.fileName or pipeline.file_path
+
+    saved, file = await database.read(find)
+    if saved is not None and saved.graph:
+        compiled = CompiledSpec(saved.text, saved.spec, saved.graph, saved.names)
+    elif (source := saved.text if saved else body.spec) is not None:
+        compiled = await asyncio.to_thread(compile_source, source, file)
+    else:
+        return None, file
+    await asyncio.to_thread(decoded, compiled.graph)  # kept: the transaction will find it
+    return compiled, file
+
+
+@router.post(
+    "/{pipeline_id}/trigger",
+    dependencies=[allow("run.trigger")],
+    status_code=201,
+    summary="Start a run",
+    responses=examples.TRIGGERED,
+)
+async def trigger(
+    pipeline_id: str,
+    caller: Caller,
+    idem: Idem,
+    pipelines: PipelineService,
+    database: Database,
+    body: TriggerPipeline | None = None,
+) -> Response:
+    """``SPEC_INVALID`` also names secrets and variables that the run would need and has not, and variables that
+    are given and nothing uses. Errors: that, ``SPEC_NOT_FOUND``, ``PIPELINE_DISABLED``, ``BLOB_NOT_FOUND``.
+    """
+    body = body or TriggerPipeline()
+    compiled, file = await spec_for(database, caller, pipeline_id, body)
+    request = TriggerRequest(
+        variables=body.variables,
+        spec=body.spec,
+        file_name=body.fileName,
+        checkout=body.checkout,
+        branch=body.branch,
+        commit_sha=body.commitSha,
+        repositories=tuple(each.commit_of() for each in body.repositories),
+        dirty=body.dirty,
+        tag=body.tag,
+        compiled=compiled,
+    )
+
+    def use_case(tx: Tx) -> dict[str, Any]:
+        allowed(tx.conn, caller, pipeline_id, "run.trigger")
+        return {"runId": pipelines.trigger(tx, caller, pipeline_id, request).id}
+
+    try:
+        return await idem(use_case, 201, envelope=True)
+    except SpecError as refusal:
+        if compiled is None or not isinstance(compiled.source, str):
+            raise
+        raise await asyncio.to_thread(located, refusal, compiled.source, file or "<spec>") from None
+
+
+@router.get(
+    "/{pipeline_id}/runs",
+    dependencies=[allow("run.read")],
+    summary="List a pipeline's runs",
+    responses=examples.RUNS,
+)
+async def list_runs(
+    pipeline_id: str,
+    caller: Caller,
+    paging: ArcentraPaged,
+    database: Database,
+    status: StatusNumber = 0,
+) -> Response:
+    """Newest first; ``status`` is a pipeline.v1.PipelineStatus number."""
+
+    def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
+        pipeline = allowed(conn, caller, pipeline_id, "run.read")
+        filters = {"pipeline_id": pipeline_id}
+        if status:
+            words = status_words(status)
+            if not words:
+                return [], 0
+            filters["status"] = words[0]
+        rows, total = engine_store.list_runs(
+            conn, filters=filters, projects=None, page=paging.page, limit=paging.limit
+        )
+        return [run_detail(require_run(conn, row.id), pipeline) for row in rows], total
+
+    shown, total = await database.read(read)
+    return envelope(listed(shown, paging, total))
+
+
+@router.get(
+    "/{pipeline_id}/runs/{run_id}",
+    dependencies=[allow("run.read")],
+    summary="Show a pipeline's run",
+    responses=examples.RUN,
+)
+async def get_run(pipeline_id: str, run_id: str, caller: Caller, database: Database) -> Response:
+    """Errors: ``RUN_NOT_FOUND``."""
+
+    def read(conn: Connection) -> dict[str, Any]:
+        run = run_of(conn, caller, pipeline_id, run_id, "run.read")
+        return run_detail(run, require_pipeline(conn, pipeline_id))
+
+    return envelope(await database.read(read))
+
+
+@router.post(
+    "/{pipeline_id}/runs/{run_id}/stop",
+    dependencies=[allow("run.control")],
+    summary="Stop a run",
+    responses=examples.STOPPED,
+)
+async def stop(
+    pipeline_id: str,
+    run_id: str,
+    caller: Caller,
+    idem: Idem,
+    engine: EngineService,
+    body: StopRun | None = None,
+) -> Response:
+    """Steps and jobs that clean up still run, unless ``force``. Errors: ``RUN_NOT_FOUND``,
+    ``INVALID_STATE_TRANSITION``.
+    """
+    reason, force = (body.reason, body.force) if body else ("", False)
+
+    def use_case(tx: Tx) -> dict[str, Any]:
+        run_of(tx.conn, caller, pipeline_id, run_id, "run.control")
+        run = engine.cancel(tx, caller, run_id, reason, force=force)
+        return {"runId": run.id, "status": int(run_status(run))}
+
+    return await idem(use_case, 200, envelope=True)

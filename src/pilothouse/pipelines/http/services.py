@@ -1,0 +1,38 @@
+"""What the routes of pipelines share: their service, and who may do what with a pipeline."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from sqlalchemy import Connection
+
+from pilothouse.access.errors import require
+from pilothouse.access.model import Principal
+from pilothouse.edge.services import provided
+from pilothouse.engine.errors import RunNotFound
+from pilothouse.engine.model import Run
+from pilothouse.engine.runs import require_run
+from pilothouse.pipelines.errors import PipelineNotFound
+from pilothouse.pipelines.model import Pipeline
+from pilothouse.pipelines.service import Pipelines, require_pipeline
+from pilothouse.wire import entries
+
+PipelineService = Annotated[Pipelines, provided(Pipelines)]
+
+
+def allowed(conn: Connection, caller: Principal, pipeline_id: str, action: str) -> Pipeline:
+    """The pipeline, for those who may do ``action`` with it; ``PIPELINE_NOT_FOUND`` for those who may not see it."""
+    pipeline = require_pipeline(conn, pipeline_id)
+    if not caller.sees(entries.project_scope(pipeline.project)):
+        raise PipelineNotFound(pipeline_id)
+    require(caller, action, pipeline.project)
+    return pipeline
+
+
+def run_of(conn: Connection, caller: Principal, pipeline_id: str, run_id: str, action: str) -> Run:
+    """A run of the pipeline, likewise; else ``RUN_NOT_FOUND``."""
+    allowed(conn, caller, pipeline_id, action)
+    run = require_run(conn, run_id)
+    if run.pipeline_id != pipeline_id:
+        raise RunNotFound(run_id)
+    return run
