@@ -16,33 +16,37 @@ WIDTHS = (58, 34, 26, 9, 20)
 
 HEAD = """# Performance
 
-Written by `make bench` (`python -m bench`). Every number was taken in one run on one machine, ours and the peer's in
-alternating rounds; what counts is the CPU time of the serving process, the median of several rounds. The server has
-one core, the load client the other. The machine may have had other work: compare ratios, not microseconds.
+Written by `make bench` (`python -m bench`). All numbers are from one run on one machine, with ours and the
+peer's in alternating rounds. Each is the CPU time of the server process, the median of several rounds. The
+server has one core, the load generator the other. The machine may have been under other load: compare ratios,
+not microseconds.
 
 """
 TAIL = """
 ## How it is measured
 
-- **Fan-out**: one transaction an event, one write to each of 1000 streams opened like any client's. The peer is a
-  uvloop server that does nothing but `transport.write` the same bytes to 1000 connections.
-  The bar takes our transactions into the account. Two more rows say where a difference comes from: against a loop
-  that commits the same bytes to SQLite before it writes them, and without what appending costs on either side.
-  The bare loop, run over the same thousand sockets inside the server's process, costs 1.0 to 1.2 times what it costs
-  in the peer's: what is left beyond the commit is memory that lies apart, not code.
-- **Burst**: chunks of 1 to 200 log lines, 16 appends under way at once; a delivery is one line to one subscriber.
-  The peer is the bare loop again, with chunks as large.
-- **Memory**: growth of resident memory by opening so many streams on a quiet run, without the kernel's buffers.
-- **Log lines**: one agent's `PushLogs`, committed with fsync, to one WebSocket viewer. The peer takes the same calls
-  on the same gRPC stack and drops them.
-- **No-op steps**: runs of 4 jobs with 5 steps, and agents that end each step at once, on SQLite and on a durable
-  PostgreSQL. The peer is procrastinate on that same PostgreSQL, one worker, jobs that do nothing.
-- **Latency**: printer and viewer read the same monotonic clock; fifty lines a second.
-- **Cost of one more**: the large against the small, in the same run.
-- **Checkout**: a work tree of files that cannot be compressed, sent to a server and laid out by an agent; then again
-  with one file changed. The peer is a fresh clone of depth 1 from the same disk.
-- **Brokers**: nginx with nchan and nats-server, one message to 1000 WebSockets, nothing stored on disk. They accept
-  the next message before the last has gone out, and may send several in one write; ours and the bare loop never do.
+- **Fan-out**: one transaction per event, one write to each of 1000 ordinary client streams. The peer is a
+  uvloop server that only calls `transport.write` with the same bytes for 1000 connections. The bar includes
+  our transactions. Two more rows explain the difference: against a loop that commits the same bytes to SQLite
+  before it writes them, and without the cost of appending on either side. The bare loop, run over the same
+  thousand sockets inside the server process, costs 1.0 to 1.2 times as much as in the peer's process: the
+  difference beyond the commit is memory locality, not code.
+- **Burst**: chunks of 1 to 200 log lines, 16 concurrent appends; a delivery is one line to one subscriber.
+  The peer is the bare loop with chunks of the same size.
+- **Memory**: growth of resident memory after opening this many streams of an idle run, without kernel
+  buffers.
+- **Log lines**: one agent's `PushLogs`, committed with fsync, to one WebSocket viewer. The peer receives the
+  same calls with the same gRPC stack and discards them.
+- **No-op steps**: runs of 4 jobs with 5 steps, and agents that complete each step immediately, on SQLite and
+  on a durable PostgreSQL. The peer is procrastinate on the same PostgreSQL, with one worker and jobs that do
+  nothing.
+- **Latency**: writer and viewer read the same monotonic clock; fifty lines per second.
+- **Cost of one more**: a large system compared with a small one, in the same run.
+- **Checkout**: a work tree of incompressible files, sent to a server and checked out by an agent; then again
+  with one changed file. The peer is a fresh clone of depth 1 from the same disk.
+- **Brokers**: nginx with nchan and nats-server, one message to 1000 WebSockets, nothing stored on disk. They
+  accept the next message before the previous one is sent, and can send several in one write; ours and the
+  bare loop never do.
 """
 
 

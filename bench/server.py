@@ -22,7 +22,8 @@ from pilothouse.engine import store
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import Engine, NewRun
 from pilothouse.engine.spec import parse_spec
-from pilothouse.engine.streams import Framing, RunMessages
+from pilothouse.engine.streams.framing import Framing
+from pilothouse.engine.streams.stella import RunMessages
 from pilothouse.engine.transitions import run_keys
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity import store as identity_store

@@ -24,6 +24,7 @@ from pilothouse.identity.service import Identity, IdentitySettings
 from pilothouse.journal import Journal
 from pilothouse.storage import Database, Storage, Writer, metadata, now_ms
 from support.databases import drop_database, reopened, server_database
+from support.waiting import PATIENCE
 
 PASSWORD = "correct horse"
 ENVELOPES = ("/api/v1/projects", "/api/v1/roles", "/api/v1/pipelines")
@@ -132,7 +133,7 @@ async def beside(first: Stack) -> AsyncIterator[Stack]:
         database.close()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Poll for a condition; fails the test if it does not come true."""
     for _ in range(int(seconds / 0.01)):
         if condition():

@@ -99,7 +99,7 @@ async def test_comes_back_by_itself_after_a_killed_server(server: Server, live: 
             async def ended(name: str = name, last: str = last) -> bool:
                 return (await chromium.got(name))[-1][1] == last
 
-            await eventually(ended, timeout=30)
+            await eventually(ended)
             got = await chromium.got(name)
             seen = [(id, type, json.loads(data)) for id, type, data in got]
             assert seen == as_events(await replay(live.surfaces()[surface])), name
@@ -108,7 +108,7 @@ async def test_comes_back_by_itself_after_a_killed_server(server: Server, live: 
             assert len(set(again)) == 1, "it was away once, and asked until the server was back"
             ids = [id for id, _, _ in got]
             assert again[0] in ids[len(before[name]) - 1 : -1], "it came back with the id of what it had last"
-        await eventually(lambda: END in chromium.said, timeout=30)
+        await eventually(lambda: END in chromium.said)
         assert lines_said(chromium) == [*pushing.lines, END]
         assert chromium.errors == []
     assert server.failures() == []
@@ -126,7 +126,7 @@ async def test_a_websocket_from_cursor_to_cursor(server: Server, live: Live) -> 
         async def ended() -> bool:
             return bool((await chromium.told("socket"))["over"])
 
-        await eventually(ended, timeout=30)
+        await eventually(ended)
         told = await chromium.told("socket")
         again = await replay(live.surfaces()["run-ws"])
         assert [json.loads(text) for text in told["messages"]] == [

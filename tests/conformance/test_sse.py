@@ -20,7 +20,7 @@ from support.conformance_recut import Sizes, recut
 from support.faults import chance
 from support.live_run import Live, begin
 from support.server import Server, running
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 Event = tuple[str, str, str]
 """Id, type, data."""
@@ -57,7 +57,7 @@ async def live(server: Server) -> AsyncIterator[Live]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=20, verify=False, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE, verify=False, trust_env=False) as client:
         yield client
 
 

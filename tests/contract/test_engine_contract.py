@@ -9,7 +9,9 @@ import pytest
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine import dispatch
 from pilothouse.engine.errors import RunNotFound, RunOver
-from pilothouse.engine.streams import Framing, RunMessages, StepLog, StepStatus
+from pilothouse.engine.streams.arcentra import StepLog, StepStatus
+from pilothouse.engine.streams.framing import Framing
+from pilothouse.engine.streams.stella import RunMessages
 from pilothouse.fleet.model import TaskStatus, Verdict
 from pilothouse.journal import Entry, WireFormat
 from pilothouse.server.events import CloudEvents
@@ -174,6 +176,19 @@ async def test_a_queue_that_cannot_move_does_not_hold_up_what_can(
     ] * 2
     await kernel.do(agent)
     assert agent.names == ["f1", "f2"]
+
+
+async def test_a_job_that_has_begun_comes_before_any_number_that_has_not(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next step is the newest of the queue, and stands behind several pages of it."""
+    monkeypatch.setattr(dispatch, "PAGE", 2)
+    agent = await kernel.agent("a1")
+    await kernel.run(TWO)
+    for _ in range(5):
+        await kernel.run(ONE.replace("name: a", "name: other"))
+    await kernel.do(agent)
+    assert agent.names == ["a", "b"]
 
 
 async def test_a_step_that_cannot_be_handed_out_leaves_its_slot_to_the_next(kernel: Kernel) -> None:

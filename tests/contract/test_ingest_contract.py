@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine.grpc import MAX_RAW, LogCall, Tally
-from pilothouse.engine.ingest import EVENTS, LOGS, LogLines, Taken
+from pilothouse.engine.intake.ingest import EVENTS, LOGS, LogLines, Taken
 from pilothouse.fleet.model import AgentProfile, TaskStatus
 from pilothouse.fleet.registry import Allowance
 from pilothouse.journal import Entry

@@ -15,6 +15,7 @@ from pilothouse.journal import store as journal_store
 from pilothouse.storage import Database
 from support.databases import Backend, reopened
 from support.journals import STREAM, appending, follow, numbers, read_messages, stored, writing
+from support.waiting import PATIENCE
 
 
 async def test_epoch_and_cursors_survive_a_restart(database: Database) -> None:
@@ -108,7 +109,7 @@ async def test_a_page_without_messages_is_not_the_end(database: Database) -> Non
         await writer.write(appending(journal, 255, type="step.other"))
         await writer.write(appending(journal, 256, type="step.wanted"))
         reader = await follow(journal, Selection(STREAM, type="step.wanted"))
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE):
             assert len(await reader.next()) == 1
     again.close()
 
@@ -126,17 +127,17 @@ async def test_what_is_published_during_an_empty_load_is_not_missed(
     def slow_page(conn: Connection, *args: Any, **more: Any) -> Any:
         found = page(conn, *args, **more)
         reading.set()
-        assert go_on.wait(10)
+        assert go_on.wait(PATIENCE)
         return found
 
     async with writing(again) as (writer, journal):
         reader = await follow(journal, Selection(STREAM))
         monkeypatch.setattr(feed_module.store, "page", slow_page)
         waiting = asyncio.create_task(reader.next())
-        assert await asyncio.to_thread(reading.wait, 10)
+        assert await asyncio.to_thread(reading.wait, PATIENCE)
         await writer.write(appending(journal, 2))
         go_on.set()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE):
             assert len(await waiting) == 1
     again.close()
 
@@ -167,10 +168,10 @@ async def test_what_another_server_commits_is_found(database: Database) -> None:
         got = asyncio.create_task(read_messages(waiting, 4))
         await asyncio.sleep(0)
         await first.write(appending(ours, 1, 2))
-        await theirs.feed.look_around()
+        await theirs.feed.check_other_servers()
         await second.write(appending(theirs, 3))
         await first.write(appending(ours, 4))
-        await theirs.feed.look_around()
+        await theirs.feed.check_other_servers()
         assert [b'"n":%d' % n in message for n, message in enumerate(await got, 1)] == [True] * 4
         await second.write(appending(theirs, 5, stream="run/other"))
         await read_messages(elsewhere, 1)

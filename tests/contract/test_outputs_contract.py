@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pilothouse.engine.ingest import Taken
+from pilothouse.engine.intake.ingest import Taken
 from pilothouse.wire import entries
 from pilothouse.wire.outputs import MAX_BYTES, MAX_COUNT, MAX_DEPTH
 from support.kernel import Kernel, RecorderChannel

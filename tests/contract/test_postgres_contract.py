@@ -17,6 +17,7 @@ from pilothouse.storage import postgres as postgres_module
 from support.journals import appending, held_up, numbers, raising, stored, writing
 from support.kernel import Clock, Kernel
 from support.postgres import Postgres
+from support.waiting import PATIENCE
 
 pytestmark = pytest.mark.postgres
 
@@ -132,12 +133,12 @@ async def test_a_server_that_stands_still_holds_up_no_other(
         def stand_still(tx: Tx) -> None:
             appending(its_journal, 1)(tx)
             begun.set()
-            go_on.wait(30)
+            go_on.wait(PATIENCE)
 
         sleeping = asyncio.create_task(one.write(stand_still))
-        assert await asyncio.to_thread(begun.wait, 10)
+        assert await asyncio.to_thread(begun.wait, PATIENCE)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 await two.write(appending(journal, 2))
         finally:
             go_on.set()

@@ -10,11 +10,11 @@ from sqlalchemy import Connection
 
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import SYSTEM
-from pilothouse.engine import statuses
 from pilothouse.engine.service import NewRun
 from pilothouse.engine.spec import parse_spec
+from pilothouse.engine.streams import arcentra_status as statuses
 from pilothouse.fleet.model import TaskReport, TaskStatus
-from pilothouse.journal.messages import Matching
+from pilothouse.journal.protobuf import Matching
 from pilothouse.pipelines.service import Pipelines
 from pilothouse.server import watches
 from pilothouse.server.system_events import watch_events

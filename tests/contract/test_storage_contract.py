@@ -27,6 +27,7 @@ from support.journals import (
     stored,
     writing,
 )
+from support.waiting import PATIENCE
 
 
 async def test_a_use_case_that_fails_harms_no_neighbour(database: Database) -> None:
@@ -86,7 +87,7 @@ async def test_no_error_whatever_leaves_a_neighbour_waiting(database: Database) 
             *(writer.write(appending(journal, n)) for n in range(5)),
         ]
         tasks = [asyncio.ensure_future(call) for call in calls]
-        _, waiting = await asyncio.wait(tasks, timeout=2)
+        _, waiting = await asyncio.wait(tasks, timeout=PATIENCE)
         for task in waiting:
             task.cancel()
         assert not waiting, f"{len(waiting)} callers were never answered"
@@ -193,7 +194,7 @@ async def test_callers_are_answered_though_telling_the_world_fails(database: Dat
     writer, journal = Writer(database), Hook(database)
     writer.start(journal)
     try:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE):
             await writer.write(appending(journal, 1))
     finally:
         await writer.stop()

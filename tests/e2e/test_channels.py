@@ -81,7 +81,7 @@ async def test_unsubscribing(live: Live) -> None:
         assert [m["data"]["content"] for m in await received(ws, 2)] == ["heard", "again"]
         await ws.send(json.dumps({**request, "action": "unsubscribe"}))
         await received(ws, 1)
-        await eventually(lambda: followers(live.server) <= before, 5)
+        await eventually(lambda: followers(live.server) <= before)
 
 
 async def test_the_status_channel(server: Server) -> None:

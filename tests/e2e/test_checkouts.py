@@ -192,3 +192,38 @@ async def test_work_trees_wait_for_an_agent_with_git(server: Server) -> None:
         assert reason().startswith("no online agent has git")
         await tell_of_git(agent)
         assert len(packs_of(await agent.task())) == 1
+
+
+async def test_what_an_agent_could_not_lay_out_is_sent_again(server: Server) -> None:
+    """Whoever said so first: packs that lack what they were said to hold spoil one run, and no other's."""
+    key, spoilt = KEY + "/doubt", KEY + "/spoilt"
+    async with await registered(server, "doubt") as agent:
+        await tell_of_git(agent)
+        pipeline = server.pipeline("doubt", spec_for("doubt"))
+        archive, bad, good = (upload(server, data) for data in (b"doubt", b"bad", b"good"))
+        other = server.pipeline("spoilt", spec_for("nobody"))
+        for each, packs in ((key, [good]), (key, [bad]), (spoilt, [good, bad])):
+            commit = hashlib.sha1("".join(packs).encode()).hexdigest()
+            server.trigger(
+                other, checkout=archive, repositories=[repository(*packs, key=each, commit=commit)]
+            )
+        assert (len(known(server, key)), len(known(server, spoilt))) == (2, 1)
+        server.trigger(pipeline, checkout=archive, repositories=[repository(bad, key=key)])
+        for error in ("exit code 1", "cannot lay out the work tree: git read-tree: fatal: missing"):
+            task = await agent.task()
+            await agent.ack(task)
+            before = len(known(server, key))
+            await agent.call(
+                "agent.v1.AgentService/ReportStepRunStatus",
+                agent_id=agent.agent_id,
+                step_run_id=task.step_run_id,
+                status=pb.STEP_RUN_STATUS_FAILED,
+                exit_code=1,
+                error_message=error,
+            )
+            if error == "exit code 1":
+                assert len(known(server, key)) == before == 3
+                server.trigger(pipeline, checkout=archive, repositories=[repository(bad, key=key)])
+        [left] = known(server, key)
+        assert [pack["id"] for pack in left["packs"]] == [good]
+        assert known(server, spoilt) == []

@@ -25,7 +25,7 @@ from support.fake_agent import (
     registered,
 )
 from support.server import Server, running, spec_for
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from support.wire_table import table
 
 
@@ -90,7 +90,7 @@ async def test_registration_tokens_end_by_use_revocation_and_time(server: Server
                 return error.code() is Code.UNAUTHENTICATED
             return False
 
-        await eventually(expired, 5)
+        await eventually(expired)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ async def test_a_new_credential_ends_the_old_one_and_its_connection(server: Serv
         assert await refusal(calling) is Code.UNAUTHENTICATED
         # A stream ends within 5 s of its token's revocation: else it would go on getting secrets.
         assert old.closed is not None
-        await asyncio.wait_for(asyncio.shield(old.closed), 5)
+        await asyncio.wait_for(asyncio.shield(old.closed), PATIENCE)
 
 
 async def test_a_removed_agents_connection_ends(server: Server, work: Work) -> None:
@@ -132,7 +132,7 @@ async def test_a_removed_agents_connection_ends(server: Server, work: Work) -> N
     assert server.call("DELETE", f"/agents/{work.agent.agent_id}").status_code == 204
     assert await refusal(work.push(1, ["late"])) is Code.UNAUTHENTICATED
     assert work.agent.closed is not None
-    code, _ = await asyncio.wait_for(asyncio.shield(work.agent.closed), 5)
+    code, _ = await asyncio.wait_for(asyncio.shield(work.agent.closed), PATIENCE)
     assert code is not Code.OK
 
 
@@ -249,7 +249,7 @@ async def test_never_acknowledged_work_goes_back_to_the_queue_under_a_new_id(ser
     work = await begin(server, ack=False)
     await work.agent.vanish()
     attempts = lambda: work.step_view()["attempts"]  # noqa: E731
-    await eventually(lambda: len(attempts()) == 2, 15)
+    await eventually(lambda: len(attempts()) == 2)
     await work.agent.connect()
     again = await work.agent.task()
     assert again.step_run_id != work.step  # a new id is the fence
@@ -267,7 +267,7 @@ async def test_started_work_whose_agent_vanishes_is_lost_honestly(server: Server
     work = await begin(server)
     await work.agent.lines(work.step, ["began"])
     await work.agent.vanish()
-    await eventually(lambda: work.view()["status"] == "failed", 15)
+    await eventually(lambda: work.view()["status"] == "failed")
     attempt = work.step_view()["attempts"][0]
     assert attempt["error"].startswith("lost:")
     assert not (await work.agent.report(work.step, SUCCESS)).success
@@ -348,7 +348,7 @@ async def test_only_agents_may_call(server: Server, who: str) -> None:
             assert await refusal(calling) is expected, method
         for method in ("agent.v1.AgentService/Connect", "gateway.v1.GatewayService/PushLogs",
                        "gateway.v1.GatewayService/PushEvents"):  # fmt: skip
-            call = agent.rpc(method)(_silence(), metadata=given, timeout=10)
+            call = agent.rpc(method)(_silence(), metadata=given, timeout=PATIENCE)
             reading = call.read() if method.endswith("Connect") else call
             assert await refusal(reading) is expected, method
 
@@ -385,7 +385,7 @@ async def test_every_rpc_of_the_table_is_served(server: Server) -> None:
         for method, (asks, _, asks_stream, answers_stream) in table().methods.items():
             request = table().message(asks)()
             call = agent.rpc(method)(
-                iter([request]) if asks_stream else request, metadata=agent.metadata, timeout=5
+                iter([request]) if asks_stream else request, metadata=agent.metadata, timeout=PATIENCE
             )
             try:
                 await (call.read() if answers_stream else call)

@@ -9,6 +9,7 @@ import pytest
 
 from support.agent_work import Code, Work, begin, refusal
 from support.server import Server, running
+from support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ async def test_garbage_bytes_on_both_ports(server: Server, work: Work) -> None:
     ports = [int(server.settings[name]) for name in ("port", "grpc_port")]
     for port in ports:
         for raw in garbage:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+            with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
                 try:
                     sock.sendall(raw)
                     sock.shutdown(socket.SHUT_WR)

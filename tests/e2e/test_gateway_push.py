@@ -219,7 +219,7 @@ async def test_a_removed_agent_is_heard_no_more(work: Work, what: str) -> None:
 
     assert not await ended()
     assert work.server.call("DELETE", f"/agents/{work.agent.agent_id}").status_code == 204
-    await eventually(ended, 30)
+    await eventually(ended)
     code, details = await call.code(), await call.details()
     # Where a message is on its way while the call ends, the client's gRPC may only tell that it could not be sent.
     unsent = code is grpc.StatusCode.INTERNAL and details.startswith('Failed "execute_batch"')

@@ -15,6 +15,7 @@ from pilothouse.wire.stream.v1.stream_pb2_grpc import StreamServiceStub
 from support.live_run import UNKNOWN, Live, begin, fresh_name
 from support.rpc_streams import Call, Streams, streams
 from support.server import Server, running
+from support.waiting import PATIENCE
 
 Status = grpc.StatusCode
 
@@ -218,7 +219,7 @@ async def test_the_channel_of_agents_is_not_offered(server: Server) -> None:
         stub: Any = StreamServiceStub(channel)
         call = stub.AgentChannel(iter([pb.AgentChannelRequest()]))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 await call.read()
         assert caught.value.code() is Status.UNIMPLEMENTED
 

@@ -15,6 +15,7 @@ import pytest
 from support.bodies import UNKNOWN, enveloped_error, plain_error
 from support.live_run import begin, refused
 from support.server import Server, running
+from support.waiting import PATIENCE
 from support.watchers import websocket
 
 
@@ -79,7 +80,7 @@ async def test_agents_and_open_streams_are_not_counted(tmp_path: Any) -> None:
             async with websocket(f"{server.ws}/api/v1/ws", server.admin) as ws:
                 for _ in range(30):
                     await ws.send("{}")
-                    assert json.loads(await asyncio.wait_for(ws.recv(), 5))["type"] == "error"
+                    assert json.loads(await asyncio.wait_for(ws.recv(), PATIENCE))["type"] == "error"
             assert server.call("GET", "/auth/me").status_code == 200
 
 
@@ -101,7 +102,7 @@ async def test_opening_a_socket_counts(tmp_path: Path) -> None:
             plain_error(server.call("GET", "/auth/me", token), 429, "RATE_LIMIT_EXCEEDED")
             await live.say("goes on")
             await ws.send("{}")  # what is open is not counted
-            assert json.loads(await asyncio.wait_for(ws.recv(), 10))["type"] == "error"
+            assert json.loads(await asyncio.wait_for(ws.recv(), PATIENCE))["type"] == "error"
         guesses = [await refused(url, f"guess-{n}") for n in range(8) for url in (run, channels)]
         assert guesses[0] == (4401, "unauthorized")
         assert guesses[-1] == (4429, "rate_limited")

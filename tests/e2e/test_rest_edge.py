@@ -14,6 +14,7 @@ import pytest
 from pilothouse.client import PilotClient
 from support.bodies import UNKNOWN, enveloped_error, plain_error, success
 from support.server import PASSWORD, Server, running, spec_for
+from support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,7 @@ def test_an_upload_broken_off_leaves_nothing(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.settings["port"])) as sock:
         head = f"POST /api/v1/blobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.admin}\r\n"
         sock.sendall(f"{head}Content-Length: 500000\r\n\r\n".encode() + b"x" * 1000)
-    end = time.monotonic() + 5
+    end = time.monotonic() + PATIENCE
     while set((server.data_dir / "blobs").iterdir()) != before:
         assert time.monotonic() < end, "a part of it is still there"
         time.sleep(0.02)

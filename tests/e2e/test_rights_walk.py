@@ -26,7 +26,7 @@ from pilothouse.server.graph import build
 from pilothouse.server.settings import Settings
 from support.fake_agent import FakeAgent, registered
 from support.server import Server, running
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from support.wire_table import table
 from support.world import PUBLIC, World, make_world, routes_of
 
@@ -148,7 +148,7 @@ def test_wrong_tokens_open_nothing(world: World, routes: list[tuple[str, str, st
     head, payload, signature = server.admin.split(".")
     other = "A" if signature[5] != "A" else "B"
     none = base64.urlsafe_b64encode(b'{"alg":"none","typ":"JWT"}').rstrip(b"=").decode()
-    end = time.monotonic() + 5
+    end = time.monotonic() + PATIENCE
     while server.call("GET", "/auth/me", brief["token"]).status_code == 200:
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -13,7 +13,7 @@ import pytest
 from support.fake_agent import FAILED, RUNNING, batch, events, registered
 from support.live_run import TIME, Live, begin, fresh_name, numbered
 from support.server import Server, running, spec_for
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from support.watchers import (
     END,
     RunWs,
@@ -114,7 +114,7 @@ async def test_dropped_after_every_message_while_it_happens(live: Live) -> None:
         await live.say(*numbered(start, start + 4))
     await live.end()
     for name, watched in watching.items():
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             assert lines_of(await watched) == [*numbered(0, 24), END], name
 
 
@@ -155,7 +155,7 @@ async def test_a_killed_server_loses_nothing(tmp_path: Any) -> None:
         await agent.push(batch(live.step, 61, [END]))
         await agent.finish(live.task)
         for name, watched in watching.items():
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 assert lines_of(await watched) == [*numbered(0, 300), END], name
         for name, surface in live.surfaces(token).items():
             assert lines_of(await replay(surface)) == [*numbered(0, 300), END], name
@@ -173,7 +173,7 @@ async def test_a_reader_that_does_not_read_loses_nothing_and_slows_nobody(live: 
     for start in range(0, 4000, 200):
         await live.say(*lines[start : start + 200])
     await live.end()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         assert lines_of(await quick) == [*lines, END]
     rest = [message async for message in slow]
     assert lines_of(rest) == [*lines, END]
@@ -188,7 +188,7 @@ async def test_a_last_message_that_fills_the_socket_still_ends_the_stream(live: 
     async with websocket(live.stream(), live.server.admin) as ws:
         await ws.recv()
         await live.agent.finish(live.task)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             assert (await closing(ws))[0] == 1000
             for watched in watching:
                 assert (await watched)[-1].last

@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from support.fake_agent import registered
 from support.server import Server, first_line, running, spec_for
+from support.waiting import PATIENCE
 from support.watchers import closing, sse, websocket
 
 
@@ -28,7 +29,7 @@ def fails(server: Server) -> str:
     try:
         said = first_line(process, 60)
         assert said == "", f"it started: {said}"
-        assert process.wait(30) == 1, server.log()
+        assert process.wait(PATIENCE) == 1, server.log()
     finally:
         server.close()
     log = server.log()
@@ -72,7 +73,7 @@ async def test_a_stop_tells_everybody_to_come_back(tmp_path: Path) -> None:
                     await stream  # ended, not cut
             assert took < 10
             assert agent.closed is not None
-            code, _ = await asyncio.wait_for(agent.closed, 5)
+            code, _ = await asyncio.wait_for(agent.closed, PATIENCE)
             assert code is grpc.StatusCode.UNAVAILABLE
             half.cancel()
         assert server.failures() == []
@@ -127,7 +128,7 @@ def test_a_stop_while_it_starts(tmp_path: Path) -> None:
         process.stdout.readline()  # ready
         process.terminate()
         process.terminate()  # an impatient operator
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         server.close()
 

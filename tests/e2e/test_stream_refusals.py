@@ -178,7 +178,7 @@ async def test_clients_that_vanish_at_once(live: Live) -> None:
             sock.sendall(head.encode())
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
     await live.say("somebody?")
-    await eventually(lambda: followers(live.server) <= before, 5)
+    await eventually(lambda: followers(live.server) <= before)
     assert live.server.alive
     assert live.server.failures() == alarms
 
@@ -199,7 +199,7 @@ async def test_a_client_that_just_vanishes_leaves_nothing_behind(live: Live) -> 
             sock.close()
         ws.transport.abort()
     await live.say("somebody?")
-    await eventually(lambda: followers(live.server) <= before, 5)
+    await eventually(lambda: followers(live.server) <= before)
 
 
 def test_an_upgrade_to_nowhere(server: Server) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from support.layouts import Checkout, checkout_of, commit, git, head, new_repository, write
 from support.server import Server, running
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 ENDED = ("succeeded", "failed", "cancelled", "timed_out")
 
@@ -43,7 +43,7 @@ def agent(server: Server, name: str, data_dir: Path, **environment: str) -> Iter
         yield process
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 def spec(name: str, *commands: str) -> dict[str, Any]:
@@ -190,7 +190,7 @@ async def test_an_agent_without_git_gets_no_work_tree(server: Server, source: Pa
         def reason() -> str:
             return str(view(server, run)["jobs"][0]["steps"][0]["reason"])
 
-        await eventually(lambda: "has git" in reason(), 30)
+        await eventually(lambda: "has git" in reason())
         assert "no online agent has git" in reason()
         assert view(server, run)["status"] == "pending" or view(server, run)["status"] == "running"
     with agent(server, name, data_dir):

@@ -18,7 +18,7 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from pilothouse.cli.app import app
+from pilothouse.cli.app import build
 from support.fake_agent import FakeAgent
 from support.server import PASSWORD, Server, running
 
@@ -178,7 +178,7 @@ def _context(place: Place) -> str:
 
 
 def test_every_command_is_tried() -> None:
-    assert set(commands(typer.main.get_command(app))) == set(CASES)
+    assert set(commands(typer.main.get_command(build()))) == set(CASES)
 
 
 def test_two_of_the_same_at_once(place: Place) -> None:

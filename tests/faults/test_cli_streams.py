@@ -14,7 +14,7 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from pilothouse.cli.app import app
+from pilothouse.cli.app import build
 from support import cli_cases
 from support.fake_api import RUN, Fake, chunk, job_view, serving, step_view, summary, watched
 
@@ -47,7 +47,7 @@ def words_of(path: tuple[str, ...], command: Any, url: str) -> list[str]:
     return words
 
 
-COMMANDS = dict(commands(typer.main.get_command(app)))
+COMMANDS = dict(commands(typer.main.get_command(build())))
 PRINTED = {("run", word) for word in ("list", "view", "watch", "logs")} | {("pipeline", "list"), ("version",)}
 STATES: dict[str, dict[str, Any]] = {
     "as ever": {},

@@ -15,7 +15,7 @@ import pytest
 from pilothouse.agent.lock import lock_holder
 from support.agents import command, dummy, options, plane, running, unsettled
 from support.control_plane import CANCELLED, FAILED, RUNNING, SUCCESS, TIMEOUT, ControlPlane
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 __all__ = ["options", "plane"]  # fixtures
 
@@ -212,7 +212,7 @@ async def test_no_line_is_lost_or_doubled_whatever_breaks(
         plane.faults.delay["PushLogs"] = 0.1
         plane.faults.lose["PushLogs"] = plane.faults.lose["ReportStepRunStatus"] = 1
         await plane.start()
-        await eventually(lambda: "s1" in plane.ended, 20)
+        await eventually(lambda: "s1" in plane.ended)
     assert plane.lines["s1"] == [str(number) for number in range(1, 151)]
     assert [payload["name"] for _, payload in plane.events["s1"]] == [f"o{n}" for n in range(1, 151)]
     assert plane.known_at_end["s1"] == 150
@@ -273,7 +273,7 @@ async def test_a_full_spool_slows_the_step_and_loses_nothing(
         assert not done.exists()
         assert _size(spool) < 3 * limit
         plane.faults.refuse.clear()
-        await eventually(lambda: "s1" in plane.ended, 20)
+        await eventually(lambda: "s1" in plane.ended)
     assert plane.lines["s1"][1:] == (tmp_path / "all").read_text().splitlines()
     assert _size(spool) < limit
 
@@ -292,7 +292,7 @@ async def test_a_full_disk_holds_the_step_up_and_loses_nothing(
         await eventually(lambda: plane.lines["s1"])
         with monkeypatch.context() as patch:
             patch.setattr(os, "pwrite", no_space)
-            await asyncio.wait_for(tried.wait(), 10)
+            await asyncio.wait_for(tried.wait(), PATIENCE)
             await asyncio.sleep(0.2)
             assert "s1" not in plane.ended
         await eventually(lambda: "s1" in plane.ended)

@@ -15,7 +15,7 @@ import psutil
 from support.agents import command, dummy, options, plane, running, unsettled
 from support.certificates import self_signed
 from support.control_plane import FAILED, SUCCESS, ControlPlane
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 __all__ = ["options", "plane"]  # fixtures
 
@@ -38,7 +38,7 @@ def start(options: dict[str, Any]) -> subprocess.Popen[bytes]:
 
 
 async def exit_code(process: subprocess.Popen[bytes]) -> int:
-    return await asyncio.to_thread(process.wait, 15)
+    return await asyncio.to_thread(process.wait, PATIENCE)
 
 
 async def test_killed_it_leaves_no_step_and_loses_no_result(
@@ -46,7 +46,7 @@ async def test_killed_it_leaves_no_step_and_loses_no_result(
 ) -> None:
     process = start(options)
     plane.offer("running", **command(f"echo $$ > {tmp_path / 'pid'}; echo up; sleep 300"))
-    await eventually(lambda: plane.lines["running"], 20)
+    await eventually(lambda: plane.lines["running"])
     plane.faults.refuse |= {"PushLogs"}
     plane.offer("done", **command("seq 1 500; exit 7"))
     results = options["data_dir"] / "spool" / "results"
@@ -68,7 +68,7 @@ async def test_killed_it_leaves_no_step_and_loses_no_result(
 async def test_sigterm_ends_it_in_order(plane: ControlPlane, options: dict[str, Any]) -> None:
     process = start(options)
     plane.offer("s1", **command("echo up; sleep 300"))
-    await eventually(lambda: plane.lines["s1"], 20)
+    await eventually(lambda: plane.lines["s1"])
     process.send_signal(signal.SIGTERM)
     assert await exit_code(process) == 0
     assert (plane.ended["s1"].status, plane.ended["s1"].error_message) == (FAILED, "the agent was stopped")
@@ -81,10 +81,10 @@ async def test_memory_stays_flat_without_a_server(
     process = start(options)
     done = tmp_path / "done"
     plane.offer("s1", **command(f"echo up; sleep 0.3; yes {'x' * 99} | head -c 60000000; touch {done}"))
-    await eventually(lambda: plane.lines["s1"], 20)
+    await eventually(lambda: plane.lines["s1"])
     before = psutil.Process(process.pid).memory_info().rss
     await plane.stop()
-    await eventually(done.exists, 30)
+    await eventually(done.exists)
     assert psutil.Process(process.pid).memory_info().rss - before < 20 << 20
     process.kill()
     await exit_code(process)

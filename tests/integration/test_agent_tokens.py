@@ -16,6 +16,7 @@ from pilothouse.cli.handover import SECRET_VARIABLES
 from pilothouse.server.settings import Settings
 from support.faults import until
 from support.server import Server, running
+from support.waiting import PATIENCE
 
 LOOK = """
 cat /proc/$PPID/environ /proc/$PPID/cmdline | tr '\\0' '\\n'
@@ -71,10 +72,10 @@ class Started:
 
     def stop(self) -> None:
         self.process.terminate()
-        assert self.process.wait(30) == 0
+        assert self.process.wait(PATIENCE) == 0
 
 
-def look_around(server: Server, name: str) -> str:
+def check_other_servers(server: Server, name: str) -> str:
     """What a step on this agent reads of its process."""
     step = {"name": "s", "uses": "shell", "args": {"script": LOOK}}
     step["agentSelector"] = {"matchLabels": {"only": name}}
@@ -112,7 +113,7 @@ def test_no_step_finds_it(
     given = {key: value.replace("TOKEN", token) for key, value in variables.items()}
     agent = Started(server, tmp_path, name, *(word.replace("TOKEN", token) for word in how), **given)
     until(agent.connected, what="it connects")
-    found = look_around(server, name)
+    found = check_other_servers(server, name)
     assert f"the agent is {agent.process.pid}" in found, "it is the process that was started"
     assert "pilotreg_" not in found
     assert f"\nonly={name}\n" in found, "the other options are as they were"
@@ -141,7 +142,7 @@ def test_from_stdin_and_from_a_pipe(server: Server, tmp_path: Path) -> None:
     os.close(read)
     until(lambda: server.call("GET", "/agents/by-pipe").status_code == 200, what="it registers")
     piped.terminate()
-    assert piped.wait(30) == 0
+    assert piped.wait(PATIENCE) == 0
 
 
 def test_a_file_may_go_once_the_agent_has_a_token_of_its_own(server: Server, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from support.fake_api import (
     summary,
     watched,
 )
+from support.waiting import PATIENCE
 
 Done = subprocess.CompletedProcess[str]
 Pilot = Callable[..., Done]
@@ -50,7 +51,9 @@ def process() -> Pilot:
 
     def run(*arguments: str, stdin: str = "") -> Done:
         command = (sys.executable, "-m", "pilothouse", *arguments)
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
 
     return run
 
@@ -121,9 +124,31 @@ def test_help_of_commands(pilot: Pilot, arguments: tuple[str, ...]) -> None:
     assert " ".join(("pilot", *arguments)) in shown.stdout
 
 
+def test_a_short_command_loads_what_it_needs(fake: type[Fake], tmp_path: Path) -> None:
+    """No other command's modules, no library for checking values that need no check."""
+    page = {"page": 1, "limit": 100, "total": 1, "total_pages": 1}
+    fake.answers["GET /workflow-runs"] = (200, {"runs": [summary(RUN, "failed")], "pagination": page})
+    program = (
+        "import sys; from pilothouse.cli.main import main\n"
+        "sys.argv[1:] = ['-o', 'json', 'run', 'list', '--all', '--status', 'failed']\n"
+        "main(); print(*sys.modules, file=sys.stderr)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PILOT_")}
+    environment |= {"PILOT_SERVER": fake.url, "PILOT_TOKEN": "t", "PILOT_CONFIG_HOME": str(tmp_path)}  # type: ignore[attr-defined]
+    done = subprocess.run(
+        (sys.executable, "-c", program), env=environment, capture_output=True, text=True, check=True
+    )
+    assert RUN in done.stdout
+    loaded = set(done.stderr.split())
+    assert {"pilothouse.cli.run", "httpx"} <= loaded
+    others = {"agent", "user", "project", "pipeline", "up", "server", "lint", "login"}
+    assert loaded.isdisjoint({f"pilothouse.cli.{name}" for name in others})
+    assert loaded & {"pydantic", "rich.console", "yaml", "tomllib"} == set()
+
+
 def test_help_loads_nothing_heavy() -> None:
     program = (
-        "import sys; from pilothouse.cli.app import app; "
+        "import sys; from pilothouse.cli.app import build; build(); "
         "print([m for m in ('httpx', 'fastapi', 'grpc', 'sqlalchemy', 'pydantic', 'uvicorn') if m in sys.modules])"
     )
     done = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, check=True)
@@ -424,10 +449,10 @@ def test_help_names_arguments_alike() -> None:
     import typer.main
     from typer.testing import CliRunner
 
-    from pilothouse.cli.app import app
+    from pilothouse.cli.app import build
 
-    for path in _leaves(typer.main.get_command(app)):
-        shown = CliRunner().invoke(app, [*path, "--help"]).stdout
+    for path in _leaves(typer.main.get_command(build())):
+        shown = CliRunner().invoke(build(), [*path, "--help"]).stdout
         usage = shown.split("\n\n")[0]
         assert re.fullmatch(r"Usage: \w+ [a-z -]+\[OPTIONS\](\s+(\[[A-Z]+\](\.\.\.)?|[A-Z]+))*", usage), usage
         arguments = shown.partition("Arguments:\n")[2].split("\n\n")[0]

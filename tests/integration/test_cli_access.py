@@ -155,7 +155,7 @@ def test_projects(server: Server, pilot: Pilot) -> None:
     server.user("carl", "user", [])
     made = document(pilot, "project", "create", "store", "--description", "The store", "--member", "carl")
     assert native(made)
-    assert (made["name"], made["is_default"], [m["username"] for m in made["members"]]) == (
+    assert (made["name"], made["default"], [m["username"] for m in made["members"]]) == (
         "store",
         False,
         ["carl"],

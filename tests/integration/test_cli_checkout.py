@@ -22,7 +22,7 @@ from pilothouse.cli.checkout import interrupt
 from pilothouse.cli.checkout.git import Git
 from support.checkout_kit import commit, git
 from support.checkout_states import base, write
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 PROJECT = "p1"
 RUN = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a"
@@ -280,5 +280,5 @@ async def test_a_cancelled_call_of_git_ends(root: Path) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(after.wait, 30)
+        assert await asyncio.to_thread(after.wait, PATIENCE)
     assert len(pids) == 1, "the second call of git did not begin"

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from support.fake_api import RUN, Fake, chunk, logged, logged_in, serving, story, watched
+from support.waiting import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def test_a_closed_pipe_is_no_drama(fake: type[Fake], lines: int) -> None:
     command = (sys.executable, "-m", "pilothouse", "run", "logs", RUN, *logged_in(fake))
     with open(theirs, "wb") as closed:
         done = subprocess.run(
-            command, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+            command, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
         )
     assert (done.returncode, done.stderr) == (141, "")
 
@@ -54,7 +55,7 @@ def test_a_full_device_is_said_in_one_line(fake: type[Fake], arguments: tuple[st
     command = (sys.executable, "-m", "pilothouse", *arguments, *target)
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
         )
     assert (done.returncode, done.stderr) == (1, "error: cannot write the output: No space left on device\n")
 
@@ -77,7 +78,7 @@ from pilothouse.cli.main import main
 sys.exit(main())
 """
     command = (sys.executable, "-c", program, "run", "list", *logged_in(fake))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
 
@@ -95,7 +96,7 @@ def test_the_live_view_says_that_the_connection_is_lost(fake: type[Fake]) -> Non
 
     def screen_until(words: str) -> None:
         nonlocal seen
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE
         while words not in seen:
             assert time.monotonic() < end, seen
             if select.select([ours], [], [], 0.1)[0]:
@@ -108,7 +109,7 @@ def test_the_live_view_says_that_the_connection_is_lost(fake: type[Fake]) -> Non
         screen_until("connection lost; reconnecting for ")
         fake.answers["GET /events"] = whole
         screen_until("✓")
-        assert watching.wait(20) == 0
+        assert watching.wait(PATIENCE) == 0
     finally:
         watching.kill()
         watching.wait()

@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from pilothouse.client import ApiProblem, Event, PilotClient, Unreachable
 from pilothouse.client.paging import collect
+from support.waiting import PATIENCE
 
 Body = AsyncIterator[bytes]
 
@@ -226,9 +227,9 @@ async def test_a_server_that_comes_back_is_found_again() -> None:
         events = client.watch_run("r1", on_reconnect=note)
         found = [await anext(events) for _ in range(3)]
         following = asyncio.create_task(read(events))
-    await asyncio.wait_for(lost.wait(), 5)
+    await asyncio.wait_for(lost.wait(), PATIENCE)
     async with serving({"/events": journal.serve}, port):
-        found += await asyncio.wait_for(following, 10)
+        found += await asyncio.wait_for(following, PATIENCE)
         await client.close()
     assert numbers(found) == list(range(6))
 

@@ -29,7 +29,7 @@ def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         'current = "work"\n[contexts.work]\nserver = "http://127.0.0.1:1"\ntoken = "pilot_x"\n'
     )
     (tmp_path / "contexts.toml").chmod(0o600)
-    cache = Cache.of("", "").path
+    cache = Path(Cache().path)
     cache.parent.mkdir(parents=True, exist_ok=True)
     cache.write_text(
         json.dumps({"runs": [[RUN, "shop"]], "agents": [["build-1", ""], ["x; rm -rf $HOME", ""]]})

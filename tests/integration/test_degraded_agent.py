@@ -15,7 +15,7 @@ from support.agents import command, options, plane, running
 from support.control_plane import CANCELLED, SUCCESS, ControlPlane
 from support.steps import alive, written
 from support.unkillable import Freezer, freezer
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 __all__ = ["freezer", "options", "plane"]  # fixtures
 
@@ -35,7 +35,7 @@ async def test_the_server_hears_of_it_before_the_result_and_when_it_is_over(
         left = int(await written(tmp_path / "left.pid"))
         with freezer(left):
             plane.cancel("s1")
-            await eventually(lambda: "s1" in plane.ended, 30)
+            await eventually(lambda: "s1" in plane.ended)
             assert plane.heartbeats[-1].blocked_slots == 1
             (problem,) = plane.heartbeats[-1].problems
             assert problem.startswith(f"step job/step left what cannot be killed: {left} (sleep")
@@ -43,12 +43,12 @@ async def test_the_server_hears_of_it_before_the_result_and_when_it_is_over(
             reason = plane.ended["s1"].error_message
             assert reason.startswith(f"cancelled: asked; could not be killed within 0.3 s: {left} (sleep")
             plane.offer("s2", **command("true"))
-            await eventually(lambda: "s2" in plane.ended, 30)
+            await eventually(lambda: "s2" in plane.ended)
             assert plane.ended["s2"].status == SUCCESS
             plane.cut()
-            await eventually(lambda: len(plane.first_beats) == 2, 30)
+            await eventually(lambda: len(plane.first_beats) == 2)
             assert plane.first_beats[-1].blocked_slots == 1
-        await eventually(lambda: plane.heartbeats[-1].blocked_slots == 0, 30)
+        await eventually(lambda: plane.heartbeats[-1].blocked_slots == 0)
         assert list(plane.heartbeats[-1].problems) == []
         assert not alive(left)
 
@@ -66,6 +66,6 @@ async def test_an_agent_ends_all_the_same(
         plane.offer("s1", **command(f"echo $$ > {tmp_path}/left.pid; exec sleep 300"))
         left = int(await written(tmp_path / "left.pid"))
         with freezer(left):
-            assert await asyncio.wait_for(agent.stop(), 30) == 0
+            assert await asyncio.wait_for(agent.stop(), PATIENCE) == 0
             assert alive(left)
-        await eventually(lambda: not alive(left), 30)
+        await eventually(lambda: not alive(left))

@@ -14,6 +14,7 @@ import pytest
 
 from pilothouse.agent.executors.base import Outcome, StepTask, Stream
 from pilothouse.agent.executors.dummy import DummyExecutor
+from support.waiting import PATIENCE
 
 TASK = StepTask(
     step_run_id="attempt-1",
@@ -116,7 +117,7 @@ async def test_cancel_and_timeout() -> None:
     report, cancel = Recorder(), asyncio.Event()
     task = replace(TASK, args={"lines": 1, "hang": True})
     running = asyncio.ensure_future(DummyExecutor().run(task, report, cancel))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not report.seen:
             await asyncio.sleep(0)
     cancel.set()

@@ -21,7 +21,7 @@ from pilothouse.fleet.model import AgentProfile
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Cursor, Entry, Frame
-from pilothouse.journal.messages import Messages
+from pilothouse.journal.protobuf import ProtoFormat
 from pilothouse.server import stream_rpc
 from pilothouse.server.graph import Graph, build
 from pilothouse.server.rpc import start_rpc
@@ -30,13 +30,13 @@ from pilothouse.storage import StorageUnavailable, Tx
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
 from pilothouse.wire.stream.v1.stream_pb2_grpc import StreamServiceStub
 from support.status_checks import PUBLIC_EVENTS
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 READERS, AGENTS = 25, 40
 SPEC = "jobs: [{name: j, steps: [{name: a, uses: dummy}]}]"
 
 
-class Counting(Messages):
+class Counting(ProtoFormat):
     """Counts what it encodes: (format, offset)."""
 
     counted: Counter[tuple[str, int]] = Counter()
@@ -50,7 +50,7 @@ class Counting(Messages):
 @pytest.fixture
 async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Graph, Any, str]]:
     """A server's services with their gRPC server in this process, a stub, and a token."""
-    monkeypatch.setattr(stream_rpc, "Messages", Counting)
+    monkeypatch.setattr(stream_rpc, "ProtoFormat", Counting)
     monkeypatch.setattr(Counting, "counted", Counter())
     settings = Settings(data_dir=tmp_path, grpc_port=0, ratelimit_default="off", ratelimit_login="off")
     graph = build(settings)
@@ -193,7 +193,7 @@ async def test_what_another_server_has_committed(served: tuple[Graph, Any, str])
         ("", ["cancelled"]),
     ]:
         call = stub.StreamPipelineStatus(request, metadata=metadata(token, cursor))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             assert [m.state async for m in call] == states
     await other.writer.stop()
     other.service(Identity).close()
@@ -217,7 +217,7 @@ async def test_what_ends_while_a_call_begins(
     monkeypatch.setattr(feed, "reader", late)
     request = pb.StreamPipelineStatusRequest(pipeline_run_ids=[run.id])
     call = stub.StreamPipelineStatus(request, metadata=metadata(token, cursor))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         states = [m.state async for m in call]
     assert states[-1] == "cancelled"
     assert states.count("cancelled") == 1
@@ -238,7 +238,7 @@ async def test_a_database_that_does_not_answer(
     monkeypatch.setattr(graph.storage if what == "read" else graph.journal.feed, what, down)
     call = stub.StreamAgentStatus(pb.StreamAgentStatusRequest(), metadata=metadata(token, "start"))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await read(call, 1)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "operator" not in str(caught.value.details())

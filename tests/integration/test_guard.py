@@ -83,8 +83,8 @@ async def test_nothing_survives_a_killed_agent(agent: Agent, backend: str) -> No
             process.send_signal(number)
     assert all(map(alive, [agent.guard.pid, *steps]))
     agent.process.kill()
-    await eventually(lambda: not any(map(alive, steps)), 30)
-    await eventually(lambda: not alive(agent.guard.pid), 30)
+    await eventually(lambda: not any(map(alive, steps)))
+    await eventually(lambda: not alive(agent.guard.pid))
     assert leftovers(agent.guard.pid) == []
     assert not bystander.gone.done(), "a step of another agent is left alone"
     bystander.kill(5)
@@ -94,7 +94,7 @@ async def test_nothing_survives_a_killed_agent(agent: Agent, backend: str) -> No
 async def test_killing_the_agents_whole_group_does_not_reach_the_guard(agent: Agent) -> None:
     steps = await agent.steps()
     os.killpg(agent.process.pid, signal.SIGKILL)
-    await eventually(lambda: not any(map(alive, steps)), 30)
+    await eventually(lambda: not any(map(alive, steps)))
 
 
 async def test_killed_together_with_the_guard(agent: Agent) -> None:
@@ -102,7 +102,7 @@ async def test_killed_together_with_the_guard(agent: Agent) -> None:
     steps = await agent.steps()
     for pid in (agent.guard.pid, agent.process.pid):
         os.kill(pid, signal.SIGKILL)
-    await eventually(lambda: not any(map(alive, steps)), 30)
+    await eventually(lambda: not any(map(alive, steps)))
 
 
 async def test_killed_together_with_guard_and_supervisors(agent: Agent, backend: str) -> None:

@@ -24,8 +24,7 @@ from pilothouse.edge.web import Caller, allow, public, websocket_principal
 from pilothouse.identity.authorization import TokenAuthorization
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.service import Identity
-
-IN_TIME = 5.0
+from support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -112,7 +111,7 @@ async def test_a_guard_ends_when_its_token_expires(stack: Stack) -> None:
     called = asyncio.Event()
     authorization.on_end(called.set)
     stack.clock.ahead += 61_000
-    assert await asyncio.wait_for(authorization.ended(), IN_TIME) == "expired"
+    assert await asyncio.wait_for(authorization.ended(), PATIENCE) == "expired"
     assert called.is_set()
 
 
@@ -125,7 +124,7 @@ async def test_what_another_server_changes_shows_soon(stack: Stack) -> None:
     await stack.identity.logout(await stack.identity.authenticate(leaving))
     await stack.call("PATCH", "/users/bob", json={"role": "admin"})
     assert authorizations[0].reason is None
-    assert await asyncio.wait_for(authorizations[0].ended(), IN_TIME) == "revoked"
+    assert await asyncio.wait_for(authorizations[0].ended(), PATIENCE) == "revoked"
     await until(lambda: authorizations[1].sees("admin"))
     assert authorizations[2].reason is None
     elsewhere.close()
@@ -135,7 +134,7 @@ async def test_a_guard_of_a_token_revoked_before_ends_too(stack: Stack) -> None:
     principal = await stack.identity.authenticate(await stack.user("ann"))
     await stack.identity.logout(principal)
     authorization = stack.identity.authorize(principal)
-    assert await asyncio.wait_for(authorization.ended(), IN_TIME) == "revoked"
+    assert await asyncio.wait_for(authorization.ended(), PATIENCE) == "revoked"
 
 
 async def test_role_and_membership_show_in_open_guards_at_once(stack: Stack) -> None:
@@ -205,7 +204,7 @@ async def test_an_open_response_ends_at_logout(stack: Stack, server: str) -> Non
         lines = stream.aiter_lines()
         assert await anext(lines) == "open"
         assert (await client.post("/api/v1/auth/logout")).status_code == 200
-        assert await asyncio.wait_for(anext(lines), IN_TIME) == "revoked"
+        assert await asyncio.wait_for(anext(lines), PATIENCE) == "revoked"
         with pytest.raises(StopAsyncIteration):
             await anext(lines)
 
@@ -218,14 +217,14 @@ async def test_a_broken_answer_is_cut_off_and_a_large_body_not_awaited(stack: St
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"POST /api/v1/swallow HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
     writer.write(b"Transfer-Encoding: chunked\r\n\r\n1000\r\n" + b"x" * 0x1000 + b"\r\n")
-    answer = await asyncio.wait_for(reader.read(), IN_TIME)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE)
     writer.close()
     assert answer.startswith(b"HTTP/1.1 413")
     assert b"PAYLOAD_TOO_LARGE" in answer
 
 
 async def greeting(socket: ClientConnection) -> str:
-    text = await asyncio.wait_for(socket.recv(), IN_TIME)
+    text = await asyncio.wait_for(socket.recv(), PATIENCE)
     assert isinstance(text, str)
     return text
 
@@ -266,7 +265,7 @@ async def test_an_open_socket_ends_with_4401_when_its_user_is_deactivated(stack:
     async with connect(f"ws://{server}/api/v1/socket?token={token}") as socket:
         assert await greeting(socket) == "ann"
         await stack.call("DELETE", "/users/ann")
-        await asyncio.wait_for(socket.wait_closed(), IN_TIME)
+        await asyncio.wait_for(socket.wait_closed(), PATIENCE)
         assert socket.close_code == 4401
 
 

@@ -14,9 +14,7 @@ from typing import Any
 
 import pytest
 
-from pilothouse.agent.layout import ArchiveLimits
 from pilothouse.agent.objects import MAX_PACKS
-from pilothouse.agent.workspace import WorkspaceError
 from support.layouts import (
     KEY,
     Checkout,
@@ -307,32 +305,3 @@ async def test_the_state_of_the_tree_names_the_commit(desk: Desk, source: Path) 
     assert told["commit"] == head(source)
     assert told["bytes"] == len("hello\n1\n")
     assert KEY not in str(cached(desk)), "a repository's key is no file name"
-
-
-async def test_a_tree_that_its_attributes_make_too_large_is_refused(source: Path, tmp_path: Path) -> None:
-    """Git writes ``$Id$`` as twelve times as many bytes."""
-    desk = Desk(tmp_path, limits=ArchiveLimits(total_bytes=600_000))
-    write(source / ".gitattributes", "*.id ident\n")
-    write(source / "grows.id", "$Id$\n" * 20_000)
-    commit(source)
-    with pytest.raises(WorkspaceError, match="converted by their attributes, have"):
-        await desk.lay_out(checkout_of(source))
-    write(source / ".gitattributes", "*.id -ident\n")
-    commit(source)
-    await desk.lay_out(checkout_of(source), "again")
-
-
-async def test_a_disk_that_fills_up_ends_the_work_tree(
-    desk: Desk, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pilothouse.agent import objects
-
-    left = iter([1 << 40])  # there is room before it begins
-
-    async def free(_: objects.CachedRepository) -> int:
-        return next(left, 0)
-
-    made = checkout_of(source)
-    monkeypatch.setattr(objects.CachedRepository, "_free", free)
-    with pytest.raises(WorkspaceError, match="does not fit on the agent's disk"):
-        await desk.lay_out(made)

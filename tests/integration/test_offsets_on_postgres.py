@@ -22,7 +22,7 @@ from pilothouse.journal import store as journal_store
 from pilothouse.storage import Database
 from support.journals import appending, follow, stored, writing
 from support.postgres import Postgres
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.postgres
 CHILD = Path(__file__).parent.parent / "support" / "writing_child.py"
@@ -78,8 +78,8 @@ class Child:
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
         self._program.kill()
-        self._program.wait(10)
-        self._listening.join(10)
+        self._program.wait(PATIENCE)
+        self._listening.join(PATIENCE)
 
 
 class Watch(threading.Thread):
@@ -145,7 +145,7 @@ async def reading_along(url: str, *, murmurs: bool) -> AsyncIterator[Found]:
             yield found
             now = await asyncio.to_thread(stored, database)
             ends = {None: now[-1].offset, "run/1": max(e.offset for e in now if e.stream == "run/1")}
-            await eventually(lambda: all(into and into[-1] >= ends[of] for of, into in found.items()), 20)
+            await eventually(lambda: all(into and into[-1] >= ends[of] for of, into in found.items()))
         finally:
             for task in tasks:
                 task.cancel()

@@ -17,6 +17,7 @@ import uvloop
 from pilothouse.agent.executors.base import Outcome, StepTask, Stream
 from pilothouse.agent.executors.users import UnknownUser
 from support.steps import Recorder, alive, executor, perform, step_task, written
+from support.waiting import PATIENCE
 
 # A process that has left the session, the group and its parent, and holds none of the step's pipes.
 DAEMONISE = "setsid sh -c 'echo $$ > daemon.pid; exec sleep 300' </dev/null >/dev/null 2>&1 &"
@@ -146,7 +147,7 @@ async def test_a_flood_leaves_the_loop_to_others(task: StepTask) -> None:
 async def test_a_slow_reporter_slows_the_step_and_loses_nothing(task: StepTask, report: Recorder) -> None:
     report.gate = asyncio.Event()
     running = asyncio.ensure_future(perform(task, report, command="seq 1 100000; : > finished"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not report.seen:
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
@@ -246,7 +247,7 @@ async def test_what_a_finished_step_leaves_behind_is_killed(
         task, report, command=f"{left} sleep 300 & while ! test -s daemon.pid; do sleep 0.01; done; echo ok"
     )
     assert (outcome.status, report.of("stdout")) == ("succeeded", ["ok"])
-    assert time.monotonic() - started < 10, "a daemon that holds the pipes holds up nothing"
+    assert time.monotonic() - started < PATIENCE, "a daemon that holds the pipes holds up nothing"
     assert not alive(int(await written(task.workspace / "daemon.pid")))
 
 
@@ -267,7 +268,7 @@ async def test_cancelling_the_call_while_it_lingers_kills_what_is_left(
     running = asyncio.ensure_future(executor(linger=60.0).run(task, report, asyncio.Event()))
     daemon = int(await written(task.workspace / "daemon.pid"))
     shell = int(await written(task.workspace / "shell.pid"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while alive(shell):
             await asyncio.sleep(0.01)
     assert alive(daemon)

@@ -69,7 +69,7 @@ class Step:
         return await asyncio.wait_for(self._running, 120)
 
     async def shows(self, *lines: str, stream: Stream = "stdout") -> None:
-        await eventually(lambda: self.report.of(stream) == list(lines), timeout=30)
+        await eventually(lambda: self.report.of(stream) == list(lines))
 
 
 def python(code: str) -> str:
@@ -134,7 +134,7 @@ print("finished")
         step = Step(
             tmp_path / f"s{len(last)}", f"LAST=$(printf '{last}x'); export LAST=${{LAST%x}}\n" + python(code)
         )
-        await eventually(lambda: any("50" in line for line in step.report.of("stderr")), timeout=30)  # noqa: B023
+        await eventually(lambda: any("50" in line for line in step.report.of("stderr")))  # noqa: B023
         step.go_on("a")
         assert (await step.end()).status == "succeeded"
         lines, at = (
@@ -273,10 +273,10 @@ async def test_a_step_that_writes_without_pause_delays_no_other(tmp_path: Path) 
         'import os\ntext = b"".join(b"value-%05d-xxxxxxxx and text\\n" % n for n in range(2000))\nwhile not os.path.exists("stop"): os.write(1, text)'
     )
     loud = Step(tmp_path / "loud", flood, *values)
-    await eventually(lambda: len(loud.report.seen) > 1000, timeout=60)
+    await eventually(lambda: len(loud.report.seen) > 1000)
     quiet = Step(tmp_path / "quiet", "for n in 1 2 3 4 5 6 7 8; do echo $n; wait $n; done")
     for n in range(1, 9):
-        await eventually(lambda: quiet.report.of("stdout") == [str(m) for m in range(1, n + 1)], timeout=60)  # noqa: B023
+        await eventually(lambda: quiet.report.of("stdout") == [str(m) for m in range(1, n + 1)])  # noqa: B023
         quiet.go_on(str(n))
     at = list(quiet.report.at)
     loud.go_on("stop")

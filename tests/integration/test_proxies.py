@@ -15,6 +15,7 @@ import pytest
 from support.faults import until
 from support.http_proxy import HttpProxy, dead_address, proxying
 from support.server import Server, running
+from support.waiting import PATIENCE
 
 Done = subprocess.CompletedProcess[str]
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -147,7 +148,7 @@ class Agent:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
 
 
 def run_on(server: Server, name: str, directory: Path) -> str:

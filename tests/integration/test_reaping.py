@@ -192,6 +192,49 @@ async def test_a_step_that_kills_its_supervisor(workspace: Path, backend: str) -
     assert (await perform(step_task(workspace), Recorder(), backend, command="true")).status == "succeeded"
 
 
+STOPS = {
+    "its supervisor": "kill -STOP $PPID",
+    "the guard": "kill -STOP $(ps -o ppid= $PPID)",
+    "both": "kill -STOP $(ps -o ppid= $PPID) $PPID",
+    "again and again": "setsid sh -c 'while kill -STOP '$(ps -o ppid= $PPID)' '$PPID'; do :; done' & sleep 0.2",
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_step_that_stops_those_who_watch_it(
+    workspace: Path, backend: str, stop: str, cancelled: bool
+) -> None:
+    """It ends, and is cancelled, as any other: the timeout is far away."""
+    runner, cancel = executor(backend), asyncio.Event()
+    command = (
+        f"{script('all three')}; {STOPS[stop]}; echo > stopped; {'sleep 300' if cancelled else 'exit 3'}"
+    )
+    task = step_task(workspace, args={"command": command}, timeout=300.0)
+    running = asyncio.ensure_future(runner.run(task, Recorder(), cancel))
+    if cancelled:
+        await eventually((workspace / "stopped").exists)
+        cancel.set()
+    async with asyncio.timeout(60):
+        outcome = await running
+    assert (outcome.status, outcome.exit_code) == (("cancelled", 143) if cancelled else ("failed", 3))
+    await eventually(lambda: inside(workspace) == [])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("first", ["the guard", "its supervisor"])
+async def test_a_step_that_kills_guard_and_supervisor(workspace: Path, backend: str, first: str) -> None:
+    """Without control groups, what cleared its environment and left the session is out of reach."""
+    hang = f"setsid {'' if backend == 'subreaper' else 'env -i '}{HANG} {SILENT} &"
+    both = "$guard $PPID" if first == "the guard" else "$PPID $guard"
+    command = f"{hang} {UNTIL_LEFT}; guard=$(ps -o ppid= $PPID); kill -9 {both}; env -i sleep 300"
+    outcome = await perform(step_task(workspace), Recorder(), backend, command=command)
+    assert outcome == Outcome("failed", 137, BROKEN)
+    assert inside(workspace) == []
+    assert (await perform(step_task(workspace), Recorder(), backend, command="true")).status == "succeeded"
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_a_guard_that_is_killed_takes_its_steps_along_and_is_replaced(
     workspace: Path, backend: str

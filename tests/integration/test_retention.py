@@ -11,7 +11,8 @@ from pilothouse.blobs.service import Blobs
 from pilothouse.engine import store
 from pilothouse.engine.checkouts import RepositoryCommit, remember, resolve
 from pilothouse.engine.retention import Retention
-from pilothouse.engine.streams import Framing, RunMessages
+from pilothouse.engine.streams.framing import Framing
+from pilothouse.engine.streams.stella import RunMessages
 from pilothouse.journal import CursorExpired, Selection
 from pilothouse.storage import Tx
 from pilothouse.wire import entries

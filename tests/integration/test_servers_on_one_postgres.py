@@ -15,7 +15,7 @@ from pilothouse.storage import Database, migrations
 from support.live_run import begin, numbered
 from support.postgres import Postgres
 from support.server import Server, spec_for
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from support.watchers import END, Event, RunSse, RunWs, follow, sse, sse_events
 
 pytestmark = pytest.mark.postgres
@@ -116,7 +116,7 @@ async def test_any_server_serves_any_reader_while_all_write(servers: list[Server
         return all(reader.offsets and reader.offsets[-1] >= last for reader in readers)
 
     try:
-        await eventually(all_there, 30)
+        await eventually(all_there)
     finally:
         for task in following:
             task.cancel()
@@ -137,6 +137,6 @@ async def test_a_run_is_watched_on_servers_that_have_no_part_in_it(servers: list
         await live.say(*numbered(start, start + 10))
     await live.end()
     for watch in watching:
-        got = await asyncio.wait_for(watch, 30)
+        got = await asyncio.wait_for(watch, PATIENCE)
         assert [line for one in got for line in one.lines] == [*numbered(0, 50), END]
     await live.agent.vanish()

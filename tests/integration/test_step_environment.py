@@ -18,7 +18,7 @@ import pytest
 from support.agents import command, options, plane
 from support.control_plane import FAILED, REGISTRATION, SUCCESS, ControlPlane
 from support.steps import Recorder, executor, perform, step_task, written
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 __all__ = ["options", "plane"]  # fixtures
 
@@ -66,16 +66,16 @@ async def started(
     }
     process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
     try:
-        await eventually(lambda: plane.connected, 60)
+        await eventually(lambda: plane.connected)
         yield process
     finally:
         process.terminate()
-        await asyncio.to_thread(process.wait, 30)
+        await asyncio.to_thread(process.wait, PATIENCE)
 
 
 async def said(plane: ControlPlane, name: str, text: str, **fields: Any) -> list[str]:
     plane.offer(name, **{**command(text), **fields})
-    await eventually(lambda: name in plane.ended, 60)
+    await eventually(lambda: name in plane.ended)
     assert plane.ended[name].status == SUCCESS, (plane.ended[name].error_message, plane.lines[name])
     return plane.lines[name]
 
@@ -210,7 +210,7 @@ async def test_what_one_step_writes_the_later_ones_find_also_after_a_kill(
         assert await said(plane, "s3", 'echo "$A"', env={"A": "spec"}, **LATER) == ["spec"]
         assert await said(plane, "other", 'echo "${A-none}"') == ["none"]
         plane.offer("bad", **command('echo C=3 >> "$PILOT_ENV"; exit 7'), **LATER)
-        await eventually(lambda: "bad" in plane.ended, 60)
+        await eventually(lambda: "bad" in plane.ended)
         process.kill()
         await asyncio.to_thread(process.wait)
     async with started(plane, home, data, REST):
@@ -297,7 +297,7 @@ async def test_what_a_killed_agent_has_left_of_a_text_is_removed(
     data = tmp_path / "data"
     async with started(plane, home, data, REST, TMPDIR=str(tmp_path)) as process:
         plane.offer("s1", **command(f"echo up; sleep 300; : {SECRET}"))
-        await eventually(lambda: plane.lines["s1"], 60)
+        await eventually(lambda: plane.lines["s1"])
         assert SECRET in "".join(path.read_text() for path in data.glob("steps/*/script"))
         outside = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(data)]
         assert not [path for path in outside if SECRET in path.read_text(errors="replace")]
@@ -324,8 +324,8 @@ async def test_another_user_reads_their_own_text_only(tmp_path: Path) -> None:
 async def test_a_cancel_says_why(plane: ControlPlane, home: Path, tmp_path: Path) -> None:
     async with started(plane, home, tmp_path / "data", REST):
         plane.offer("s1", **command("echo up; sleep 300"))
-        await eventually(lambda: plane.lines["s1"], 60)
+        await eventually(lambda: plane.lines["s1"])
         plane.cancel("s1")
-        await eventually(lambda: "s1" in plane.ended, 60)
+        await eventually(lambda: "s1" in plane.ended)
     assert plane.ended["s1"].error_message == "cancelled: asked"
     assert plane.ended["s1"].status != FAILED

@@ -22,6 +22,7 @@ import pytest
 from pilothouse.agent.lock import lock_holder
 from support.databases import server_database
 from support.http_proxy import dead_address
+from support.waiting import PATIENCE
 
 SLOW = """
 jobs:
@@ -76,7 +77,7 @@ class Machine:
         assert self.server is not None
         began = time.monotonic()
         self.server.send_signal(number)
-        assert self.server.wait(15) == 0
+        assert self.server.wait(PATIENCE) == 0
         return time.monotonic() - began
 
     @property
@@ -93,7 +94,7 @@ class Machine:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE,
             check=False,
         )
 
@@ -102,7 +103,7 @@ class Machine:
         saved = self.contexts[self.context]
         headers = {"Authorization": f"Bearer {saved['token']}"}
         return (
-            httpx.get(f"{saved['server']}/api/v1{path}", headers=headers, timeout=10, trust_env=False)
+            httpx.get(f"{saved['server']}/api/v1{path}", headers=headers, timeout=PATIENCE, trust_env=False)
             .raise_for_status()
             .json()
         )
@@ -112,7 +113,7 @@ class Machine:
         saved = self.contexts[self.context]
         headers = {"Authorization": f"Bearer {saved['token']}"}
         return httpx.put(
-            f"{saved['server']}/api/v1/secrets/FILL", json={"value": value}, headers=headers, timeout=10
+            f"{saved['server']}/api/v1/secrets/FILL", json={"value": value}, headers=headers, timeout=PATIENCE
         )
 
     @property
@@ -134,7 +135,7 @@ class Machine:
         return any(agent["status"] == "online" for agent in self.get("/agents")["agents"])
 
 
-def until(condition: Callable[[], Any], machine: Machine, seconds: float = 15) -> Any:
+def until(condition: Callable[[], Any], machine: Machine, seconds: float = PATIENCE) -> Any:
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, machine.said
@@ -235,7 +236,7 @@ def test_a_full_disk_ends_nothing_for_good(machine: Machine, small_disk: Path) -
             fill.write(bytes(1 << 16))
             fill.flush()
     # What the database's log still holds of old pages is used up before it takes nothing more.
-    until(lambda: machine.put_secret("x" * 60_000).status_code == 503, machine, 60)
+    until(lambda: machine.put_secret("x" * 60_000).status_code == 503, machine)
     until(lambda: httpx.get(f"{address}/readyz").status_code == 503, machine)
     assert "full" in httpx.get(f"{address}/readyz").json()["reason"]
     os.kill(first, signal.SIGKILL)
@@ -246,9 +247,9 @@ def test_a_full_disk_ends_nothing_for_good(machine: Machine, small_disk: Path) -
     (small_disk / "fill").unlink()
     until(lambda: machine.put_secret("short").status_code == 200, machine)
     until(lambda: httpx.get(f"{address}/readyz").status_code == 200, machine)
-    until(lambda: machine.agent_pid() not in (None, first), machine, 60)
+    until(lambda: machine.agent_pid() not in (None, first), machine)
     (machine.home / ".pilot.yaml").write_text(SLOW % "/")
-    until(lambda: machine.pilot("pipeline", "run", "--no-checkout").returncode == 0, machine, 60)
+    until(lambda: machine.pilot("pipeline", "run", "--no-checkout").returncode == 0, machine)
     assert "Traceback" not in machine.said
     machine.down()
 
@@ -318,7 +319,7 @@ def test_a_step_finds_no_registration_token(machine: Machine) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"the agent is {first}" in done.stdout
     os.kill(first, signal.SIGKILL)
-    until(lambda: machine.agent_pid() not in (None, first), machine, 60)
+    until(lambda: machine.agent_pid() not in (None, first), machine)
     assert machine.get("/registration-tokens")["registration_tokens"] == tokens, "it has a token of its own"
     machine.down()
 
@@ -331,7 +332,7 @@ def test_an_agent_that_the_server_does_not_know_registers_anew(machine: Machine)
     credential = machine.data / "agent" / "credential"
     credential.write_text('{"agent_id": "local", "token": "pilotagent_unknown"}')
     machine.up()
-    until(lambda: "pilotagent_unknown" not in credential.read_text(), machine, 60)
+    until(lambda: "pilotagent_unknown" not in credential.read_text(), machine)
     until(machine.agent_is_online, machine)
     assert all(t["revoked"] for t in machine.get("/registration-tokens")["registration_tokens"])
     machine.down()
@@ -362,7 +363,7 @@ def test_a_proxy_keeps_nobody_from_another_address_of_this_machine(machine: Mach
         address = str(probe.getsockname()[0])
     machine.environment |= dict.fromkeys(("http_proxy", "https_proxy"), dead_address())
     machine.up("--host", address, host=address)
-    until(machine.agent_is_online, machine, 60)
+    until(machine.agent_is_online, machine)
     machine.down()
 
 

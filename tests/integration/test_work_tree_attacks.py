@@ -199,6 +199,43 @@ async def test_a_commit_that_is_too_large(tmp_path: Path, source: Path) -> None:
     assert (await refused(desk, checkout_of(source))).code == "TREE_TOO_LARGE"
 
 
+GROWING = {
+    "ident": ("* ident\n", "$Id$\n" * 30_000),
+    "line ends": ("* text eol=crlf\n", "\n" * 150_000),
+    "encoding": ("f* text working-tree-encoding=UTF-32LE\n", ("x" * 150_000).encode("utf-32-le")),
+}
+
+
+@pytest.mark.parametrize("how", GROWING)
+@pytest.mark.parametrize("disk", ["room", "short"])
+@pytest.mark.parametrize("files", [1, 8])
+async def test_files_that_grow_when_they_are_laid_out(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, how: str, disk: str, files: int
+) -> None:
+    """A commit within the bound, whose files are not: in one, and in many at once."""
+    attributes, content = GROWING[how]
+    desk = Desk(tmp_path, limits=ArchiveLimits(total_bytes=250_000, members=30))
+    if disk == "short":
+        monkeypatch.setattr("pilothouse.agent.objects.FREE", 1 << 60)
+    write(source / ".gitattributes", attributes)
+    for number in range(files):
+        write(source / f"f{number}", content[: len(content) // files])
+    commit(source)
+    assert (await refused(desk, checkout_of(source))).code == "TREE_TOO_LARGE"
+    assert not [path for path in (tmp_path).rglob("f0") if source not in path.parents]
+
+
+async def test_repositories_that_are_too_large_together(tmp_path: Path, source: Path) -> None:
+    desk = Desk(tmp_path, limits=ArchiveLimits(total_bytes=250_000, members=100))
+    write(source / "big", bytes(100_000))
+    commit(source)
+    made = checkout_of(source)
+    [top] = made.manifest["repositories"]
+    for name in ("one", "two"):
+        made.manifest["repositories"].append({**top, "path": name, "kind": "nested"})
+    assert (await refused(desk, made)).code == "TREE_TOO_LARGE"
+
+
 async def test_what_a_repository_would_have_executed(desk: Desk, source: Path, tmp_path: Path) -> None:
     """Attributes name filters, textconv and merge drivers; ``.gitmodules`` an update command."""
     touch = f"touch {tmp_path / 'evil'}"

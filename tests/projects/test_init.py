@@ -16,6 +16,7 @@ import pytest
 from pilothouse.agent.lock import lock_holder
 from pilothouse.cli.starters import starter
 from pilothouse.engine.spec import parse_spec
+from support.waiting import PATIENCE
 
 Files = dict[str, str]
 
@@ -264,7 +265,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     assert address[1] in {context["server"] for context in saved.values()}
     yield found
     server.terminate()
-    server.wait(20)
+    server.wait(PATIENCE)
     server.stdout.close()
     if holder := lock_holder(home / "data" / "agent"):
         os.kill(holder.pid, 9)

@@ -14,6 +14,7 @@ from pilothouse.agent.main import run_agent
 from pilothouse.agent.results import Result, ResultStore
 from pilothouse.agent.settings import AgentSettings
 from support.control_plane import REGISTRATION, ControlPlane
+from support.waiting import PATIENCE
 
 
 class Agent:
@@ -26,10 +27,10 @@ class Agent:
 
     async def stop(self) -> int:
         self._stop.set()
-        return await asyncio.wait_for(self.task, 15)
+        return await asyncio.wait_for(self.task, PATIENCE)
 
     async def ended(self) -> int:
-        return await asyncio.wait_for(self.task, 15)
+        return await asyncio.wait_for(self.task, PATIENCE)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from support.waiting import PATIENCE
 from support.wire_table import table
 
 RUNNING, SUCCESS, FAILED, CANCELLED = 3, 4, 5, 6
@@ -112,7 +113,7 @@ class FakeAgent:
         """A unary call."""
         request = table().message(table().methods[method][0])(**fields)
         given = self.metadata if metadata is None else metadata
-        return await self.rpc(method)(request, metadata=given, timeout=20)
+        return await self.rpc(method)(request, metadata=given, timeout=PATIENCE)
 
     async def register(self, registration_token: str = "", **fields: Any) -> Any:
         """Become an agent; a registration token brings a credential."""
@@ -131,13 +132,13 @@ class FakeAgent:
     async def push(self, *requests: Any, metadata: Iterable[tuple[str, str]] = ()) -> Any:
         """``PushLogs``: the ack of one call of these messages."""
         call = self.rpc("gateway.v1.GatewayService/PushLogs")
-        answer = await call(iter(requests), metadata=(*self.metadata, *metadata), timeout=30)
+        answer = await call(iter(requests), metadata=(*self.metadata, *metadata), timeout=PATIENCE)
         return answer.ack
 
     async def push_events(self, *requests: Any) -> Any:
         """``PushEvents``: the ack of one call."""
         call = self.rpc("gateway.v1.GatewayService/PushEvents")
-        return (await call(iter(requests), metadata=self.metadata, timeout=30)).ack
+        return (await call(iter(requests), metadata=self.metadata, timeout=PATIENCE)).ack
 
     async def lines(self, step_run_id: str, lines: Sequence[str]) -> Any:
         """One batch under the next sequence number; it must be accepted."""
@@ -168,7 +169,7 @@ class FakeAgent:
         message = table().message("agent.v1.ConnectRequest")
         await self._say.put(message(agent_id=self.agent_id, **payload))
 
-    async def task(self, timeout: float = 15) -> Any:
+    async def task(self, timeout: float = PATIENCE) -> Any:
         """The next step run handed out; ``ack`` and ``finish`` it."""
         async with asyncio.timeout(timeout):
             return await self._tasks.get()

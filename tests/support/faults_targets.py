@@ -16,8 +16,8 @@ from google.protobuf.message import DecodeError, Message
 
 from pilothouse.edge.network import TrustedProxies, is_own_origin, normal_origin, rate_key
 from pilothouse.engine.grpc import MAX_RAW, BatchInvalid, _whole, read_batch
-from pilothouse.engine.ingest import chunks
-from pilothouse.engine.joining import Joiner
+from pilothouse.engine.intake.ingest import chunks
+from pilothouse.engine.intake.joining import Joiner
 from pilothouse.engine.spec import SpecError, parse_spec, spec_from_json, spec_to_json
 from pilothouse.expressions import (
     ExpressionError,
@@ -27,12 +27,12 @@ from pilothouse.expressions import (
     evaluate_when,
     render,
 )
-from pilothouse.expressions.durations import DurationError, parse_duration
 from pilothouse.fleet import messages
 from pilothouse.fleet.errors import BadProfile
 from pilothouse.fleet.registry import check_profile
 from pilothouse.journal import Cursor, CursorError
 from pilothouse.wire.agent.v1 import agent_pb2
+from pilothouse.wire.durations import DurationError, parse_duration
 from pilothouse.wire.gateway.v1 import gateway_pb2
 from pilothouse.wire.masking import Masker
 

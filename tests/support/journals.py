@@ -12,6 +12,7 @@ from pilothouse.journal import Entry, Journal, Selection, Subscription
 from pilothouse.journal import store as journal_store
 from pilothouse.server.events import CloudEvents
 from pilothouse.storage import Database, Tx, Writer
+from support.waiting import PATIENCE
 
 STREAM = "run/one"
 
@@ -35,10 +36,10 @@ async def held_up(writer: Writer) -> AsyncIterator[None]:
 
     def wait(tx: Tx) -> None:
         begun.set()
-        go_on.wait(10)
+        go_on.wait(PATIENCE)
 
     waiting = asyncio.create_task(writer.write(wait))
-    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(begun.wait, PATIENCE)
     try:
         yield
         await asyncio.sleep(0)  # what was handed in as tasks is in the queue after this
@@ -81,7 +82,7 @@ async def follow(journal: Journal, selection: Selection, cursor: str = "start") 
 async def read_messages(subscription: Subscription, count: int) -> list[bytes]:
     """What a reader gets: so many messages, and none behind them."""
     got: list[bytes] = []
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE):
         while len(got) < count:
             got += await subscription.next()
     assert len(got) == count

@@ -19,8 +19,8 @@ from uuid_utils import uuid7
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine import store
 from pilothouse.engine.dispatch import Dispatcher
-from pilothouse.engine.events import StepEvent
-from pilothouse.engine.ingest import Ingest, LogLines, Receipt
+from pilothouse.engine.intake.ingest import Ingest, LogLines, Receipt
+from pilothouse.engine.intake.step_events import StepEvent
 from pilothouse.engine.model import Attempt, Run
 from pilothouse.engine.runs import Runs
 from pilothouse.engine.service import Engine, NewRun
@@ -49,6 +49,7 @@ from pilothouse.storage import Database, Tx
 from pilothouse.wire import entries
 from support.databases import reopened
 from support.status_checks import check_statuses
+from support.waiting import PATIENCE
 
 T = TypeVar("T")
 
@@ -376,7 +377,7 @@ async def kernel(database: Database) -> AsyncIterator[Kernel]:
     while life is not None:
         if life.following is None:
             life.check_memory()
-        await asyncio.wait_for(life.stop(), 10)
+        await asyncio.wait_for(life.stop(), PATIENCE)
         if life is not first:
             life.database.close()
         life = life.following

@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection
 
 from support.fake_agent import FakeAgent, Task, registered
 from support.server import Server, spec_for
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from support.watchers import (
     END,
     LogChannel,
@@ -90,7 +90,7 @@ def numbered(start: int, stop: int) -> list[str]:
 
 
 async def received(ws: ClientConnection, count: int) -> list[dict[str, Any]]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         return [json.loads(await ws.recv()) for _ in range(count)]
 
 

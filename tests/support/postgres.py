@@ -13,8 +13,9 @@ from typing import Any
 
 import psycopg
 
+from support.waiting import PATIENCE
+
 BINARIES = Path("/usr/lib/postgresql")
-START_WITHIN = 30.0
 
 _SETTINGS = {
     "listen_addresses": "",
@@ -67,7 +68,7 @@ class Postgres:
         command = [*self._as, "--pdeathsig", "QUIT", self._binaries / "postgres", "-D", self.data, *told]
         with self._log.open("ab") as log:
             self._process = process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
-        end = time.monotonic() + START_WITHIN
+        end = time.monotonic() + PATIENCE
         while True:
             try:
                 self.execute("SELECT 1")
@@ -83,7 +84,7 @@ class Postgres:
         assert self._process is not None
         self._process.send_signal(number)
         try:
-            self._process.wait(10)
+            self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -13,6 +13,7 @@ import grpc.aio
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
 from pilothouse.wire.stream.v1.stream_pb2_grpc import StreamServiceStub
 from support.server import Server
+from support.waiting import PATIENCE
 
 PENDING, QUEUED, RUNNING, SUCCESS, FAILED, CANCELLED, TIMEOUT, SKIPPED = range(1, 9)
 """steprun.v1.StepRunStatus."""
@@ -36,14 +37,14 @@ class Call:
 
     async def opened(self) -> Call:
         """The server has found what it is about; whatever happens from here on will come."""
-        metadata = await asyncio.wait_for(self._call.initial_metadata(), 10)
+        metadata = await asyncio.wait_for(self._call.initial_metadata(), PATIENCE)
         self.cursor = dict(metadata).get("pilot-cursor", self.cursor)
         return self
 
     async def next(self, count: int = 1) -> list[Any]:
         """So many messages, which must come."""
         found = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while len(found) < count:
                 message = await self._call.read()
                 assert message is not grpc.aio.EOF, (await self.end(), found)
@@ -54,7 +55,7 @@ class Call:
     async def rest(self) -> list[Any]:
         """All messages to the end, which must come and be a good one."""
         found = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while (message := await self._call.read()) is not grpc.aio.EOF:
                 self.cursor = message.cursor or self.cursor
                 found.append(message)
@@ -71,7 +72,7 @@ class Call:
 
     async def end(self) -> tuple[grpc.StatusCode, str]:
         """Its status, which must come; what comes before it is in ``unread``."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             with contextlib.suppress(grpc.aio.AioRpcError):
                 while (message := await self._call.read()) is not grpc.aio.EOF:
                     self.unread.append(message)

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import httpx
 
 from support.databases import drop_database, server_database
+from support.waiting import PATIENCE
 
 PASSWORD = "correct horse battery"
 _PROGRAM = """
@@ -61,7 +62,7 @@ class Server:
         self._exited: int | None = None
         self.url = self.grpc = ""
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-        self.http = httpx.Client(verify=False, cookies=no_cookies, timeout=20)
+        self.http = httpx.Client(verify=False, cookies=no_cookies, timeout=PATIENCE)
         """A client that keeps connections, but no cookie: who asks is always said."""
 
     # -- the process ------------------------------------------------------------------------------------
@@ -94,7 +95,7 @@ class Server:
         process = self._running()
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        code = process.wait(10)
+        code = process.wait(PATIENCE)
         assert code == 0, f"exit code {code}\n{self.log()}"
         return time.monotonic() - began
 
@@ -102,7 +103,7 @@ class Server:
         """No goodbye."""
         process = self._running()
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE)
 
     def restart(self: S) -> S:
         """Start again on the same ports and the same data directory."""
@@ -112,7 +113,7 @@ class Server:
         """For teardown: whatever is left of it ends."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(PATIENCE)
         self.http.close()
         if self._database is not None:
             drop_database(self._database)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pilothouse.engine import statuses
 from pilothouse.engine import store as engine_store
 from pilothouse.engine.module import EVENTS as RUN_EVENTS
+from pilothouse.engine.streams import arcentra_status as statuses
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.module import EVENTS as AGENT_EVENTS
 from pilothouse.fleet.registry import agent_keys

@@ -18,6 +18,7 @@ import pytest
 from pilothouse.agent.executors.base import Outcome, StepTask, Stream
 from pilothouse.agent.executors.process import ProcessExecutor, ProcessSettings
 from pilothouse.agent.guard import Guard
+from support.waiting import PATIENCE
 
 _guards: dict[str, Guard] = {}
 
@@ -100,7 +101,7 @@ async def perform(task: StepTask, report: Recorder, wanted: str = "", /, **args:
     return await executor(wanted).run(replace(task, args=args), report, asyncio.Event())
 
 
-async def written(path: Path, timeout: float = 20.0) -> str:
+async def written(path: Path, timeout: float = PATIENCE) -> str:
     """The text of a file, once it has a whole line."""
     async with asyncio.timeout(timeout):
         while not (path.exists() and path.read_text().endswith("\n")):

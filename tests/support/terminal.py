@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.cells import cell_len
 
+from support.waiting import PATIENCE
+
 _SEQUENCE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 
 
@@ -127,7 +129,7 @@ class Terminal:
         self.screen.top = max(0, len(self.screen.rows) - lines)
         self.process.send_signal(signal.SIGWINCH)
 
-    def until(self, words: str | Callable[[list[str]], bool], timeout: float = 60) -> list[str]:
+    def until(self, words: str | Callable[[list[str]], bool], timeout: float = PATIENCE) -> list[str]:
         """Wait until this is on the screen, or true of it, and nothing wider than it; what is on it then."""
         end = time.monotonic() + timeout
         while True:
@@ -138,7 +140,7 @@ class Terminal:
             assert time.monotonic() < end, f"no {words!r} on\n{self.screen.all}"
             self._read(0.1)
 
-    def ended(self, timeout: float = 60) -> int:
+    def ended(self, timeout: float = PATIENCE) -> int:
         """Its exit code; all that it wrote is on the screen."""
         end = time.monotonic() + timeout
         while self._read(0.1):

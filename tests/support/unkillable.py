@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import PATIENCE
+
 FREEZER = Path("/sys/fs/cgroup/freezer")
 Freezer = Callable[[int], contextlib.AbstractContextManager[None]]
 
@@ -31,7 +33,7 @@ def frozen(pid: int) -> Iterator[None]:
 
 
 def _remove(directory: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             directory.rmdir()

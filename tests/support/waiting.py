@@ -10,8 +10,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+PATIENCE = 60.0
+"""Seconds that only something that never happens takes, on however busy a machine."""
 
-async def eventually(condition: Callable[[], T | Awaitable[T]], timeout: float = 10.0) -> T:
+
+async def eventually(condition: Callable[[], T | Awaitable[T]], timeout: float = PATIENCE) -> T:
     """Ask until the answer is true, and give it; an :class:`AssertionError` after ``timeout`` seconds."""
     end = time.monotonic() + timeout
     while True:

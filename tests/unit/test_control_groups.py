@@ -22,6 +22,7 @@ from pilothouse.agent.reaping import cgroup1
 from pilothouse.agent.reaping.cgroup1 import Cgroup1
 from pilothouse.agent.reaping.cgroup2 import Cgroup2
 from pilothouse.agent.reaping.groups import PREFIX, FileSystem, Groups
+from support.waiting import PATIENCE
 
 
 class Kernel:
@@ -117,7 +118,7 @@ def groups(kernel: Kernel, needs: str = "cgroup.procs") -> Groups:
 
 def until(condition: object, what: str) -> None:
     assert callable(condition)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.005)
@@ -141,7 +142,7 @@ def test_a_group_is_killed_as_a_whole(
     until(group.populated, "the process is noticed")
     assert group.pids() == [process.pid]
     group.kill()
-    assert process.wait(20) == -signal.SIGKILL
+    assert process.wait(PATIENCE) == -signal.SIGKILL
     until(lambda: not group.populated(), "the group is empty")
     if kernel.version == 2:
         assert kernel.killed == ["a"], "at once, from the top"
@@ -178,7 +179,7 @@ def test_an_agent_has_a_directory_that_goes_with_it(kernel: Kernel, process: sub
     kernel.put(process.pid, directory / "17")
     until(step.populated, "the process is noticed")
     own.close()
-    assert process.wait(20) == -signal.SIGKILL
+    assert process.wait(PATIENCE) == -signal.SIGKILL
     assert list(kernel.root.glob(f"{PREFIX}*")) == []
 
 
@@ -195,7 +196,7 @@ def test_what_a_killed_agent_has_left_is_ended_by_the_next(
     until(kind(kernel)(leftover, kernel.files).populated, "the process is noticed")
     (kernel.root / "somebody-elses").mkdir()
     groups(kernel).sweep()
-    assert process.wait(20) == -signal.SIGKILL
+    assert process.wait(PATIENCE) == -signal.SIGKILL
     assert not leftover.exists()
     assert len(list(kernel.root.glob(f"{PREFIX}*"))) == 1
     assert (kernel.root / "somebody-elses").exists()

@@ -28,12 +28,12 @@ from typer.exceptions import TyperException
 from pilothouse.access.errors import CODES
 from pilothouse.access.model import _TABLE, ACTIONS
 from pilothouse.agent import errors as agent_errors
-from pilothouse.cli.app import app as cli
+from pilothouse.cli.app import build as build_cli
 from pilothouse.cli.errors import ExitCode
 from pilothouse.edge.web import PUBLIC, required_action
-from pilothouse.engine.sockets import CLOSE_CODES
+from pilothouse.engine.sockets.closing import CLOSE_CODES
 from pilothouse.engine.spec import BUILTIN_ACTIONS, ParsedSpec, parse_spec
-from pilothouse.engine.streams import _RUN_MESSAGES
+from pilothouse.engine.streams.stella import _RUN_MESSAGES
 from pilothouse.expressions.functions import FUNCTIONS
 from pilothouse.expressions.lint import CONDITION_FUNCTIONS, ROOTS
 from pilothouse.expressions.parser import MACROS
@@ -60,6 +60,7 @@ from support.pages import (
     rows,
     section,
 )
+from support.waiting import PATIENCE
 
 SPECS = [ROOT / ".pilot.yaml", *sorted(ROOT.glob("examples/*/.pilot.yaml"))]
 
@@ -96,7 +97,7 @@ def test_routes(graph: Graph) -> None:
 
 
 def test_error_codes() -> None:
-    table = rows(section("api.md", "### Codes") + section("api.md", "### Codes of what is to come"), 3)
+    table = rows(section("api.md", "### Codes") + section("api.md", "### Reserved codes"), 3)
     listed_once([row[0] for row in table])
     assert {quoted(row[0])[0]: (int(row[1]), row[2]) for row in table} == dict(CODES)
 
@@ -150,7 +151,7 @@ async def is_offered(channel: grpc.aio.Channel, method: str) -> bool:
     async def nothing() -> AsyncIterator[bytes]:
         yield b""
 
-    call = channel.stream_stream(f"/{method}")(nothing(), timeout=10)
+    call = channel.stream_stream(f"/{method}")(nothing(), timeout=PATIENCE)
     try:
         async for _ in call:
             call.cancel()
@@ -170,7 +171,7 @@ async def test_grpc_methods(channel: grpc.aio.Channel) -> None:
     assert set(re.findall(r"`([A-Z][a-z]\w+)`", apology)) == {
         method.rpartition("/")[2] for method in refused if not method.startswith("grpc.")
     }
-    assert set(first_quoted(section("agents.md", "## Writing one"), 2)) <= offered
+    assert set(first_quoted(section("agents.md", "## Writing an agent"), 2)) <= offered
 
 
 # -- settings, metrics, logs --------------------------------------------------------------------------------
@@ -281,7 +282,7 @@ def options_of(command: Any, *, common: bool) -> set[str]:
     }
 
 
-ALL_COMMANDS = dict(commands(typer.main.get_command(cli)))
+ALL_COMMANDS = dict(commands(typer.main.get_command(build_cli())))
 
 
 def test_commands() -> None:
@@ -297,7 +298,7 @@ def test_options(path: str) -> None:
 
 def test_common_options() -> None:
     described = set(re.findall(r"`(?:pilot )?(--?[a-z][a-z-]*)`", section("cli.md", "## Common options")))
-    root = typer.main.get_command(cli)
+    root = typer.main.get_command(build_cli())
     assert described == options_of(root, common=True) | options_of(root, common=False) | {"--help", "-h"}
 
 
@@ -410,7 +411,7 @@ def command_lines(code: str) -> Iterator[list[str]]:
 
 def checked(words: list[str]) -> None:
     """Raise what typer raises for a command or option that is not there, or an argument too few or too many."""
-    command: Any = typer.main.get_command(cli)
+    command: Any = typer.main.get_command(build_cli())
     name, rest, parent = "pilot", words, None
     while True:
         parent = command.make_context(name, list(rest), parent=parent)

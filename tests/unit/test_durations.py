@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.expressions.durations import Duration, DurationError, format_duration, parse_duration
+from pilothouse.wire.durations import Duration, DurationError, format_duration, parse_duration
 
 
 @pytest.mark.parametrize(

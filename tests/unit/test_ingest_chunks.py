@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilothouse.engine.grpc import MAX_RAW, BatchInvalid, read_batch
-from pilothouse.engine.ingest import chunks
+from pilothouse.engine.intake.ingest import chunks
 from pilothouse.wire import entries
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 

@@ -26,11 +26,23 @@ def test_a_pipeline() -> None:
     assert native.pipeline({**PIPELINE, "status": 99})["status"] is None, "newer servers may know more"
 
 
-def test_a_secret() -> None:
+def test_a_project_and_a_secret() -> None:
+    project = {"projectId": "x", "name": "shop", "isDefault": True, "createdAt": 1}
+    project["members"] = [{"userId": "u", "username": "ann"}]
+    assert native.project(project) == {
+        "id": "x",
+        "name": "shop",
+        "description": "",
+        "default": True,
+        "members": [{"id": "u", "username": "ann"}],
+        "created_at": "1970-01-01T00:00:01Z",
+    }
     secret = {"name": "KEY", "createdBy": "ann", "createdAt": 1, "updatedAt": 2}
     assert native.secret(secret)["updated_at"] == "1970-01-01T00:00:02Z"
 
 
 def test_no_key_is_camel_case() -> None:
-    for shown in (native.pipeline(PIPELINE), native.saved_spec("p", {"headCommitSha": "h", "text": "t"})):
+    project = {"projectId": "x", "name": "shop", "isDefault": True, "createdAt": 1, "updatedAt": 1}
+    spec = {"headCommitSha": "h", "text": "t"}
+    for shown in (native.pipeline(PIPELINE), native.project(project), native.saved_spec("p", spec)):
         assert [key for key in shown if key != key.lower()] == []

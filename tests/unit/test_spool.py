@@ -18,6 +18,7 @@ from pilothouse.agent.log_batches import MAX_BYTES, MAX_LINES, LogBatches, encod
 from pilothouse.agent.results import Result, ResultStore
 from pilothouse.agent.spool import Spool, frame, unframe
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
+from support.waiting import PATIENCE
 
 PAYLOADS = st.lists(st.binary(min_size=1, max_size=60), max_size=40)
 
@@ -197,7 +198,7 @@ async def test_an_unsettled_result_is_forced_to_disk(tmp_path: Path, monkeypatch
     store.put(result("settled"))
     store.settle("settled")
     store.put(result("waits"))
-    await asyncio.wait_for(synced.wait(), 5)
+    await asyncio.wait_for(synced.wait(), PATIENCE)
     await store.close()
 
 
@@ -247,9 +248,9 @@ async def test_a_lone_line_goes_out_at_once_and_many_do_not_each() -> None:
     out: asyncio.Queue[tuple[float, pb.LogBatch]] = asyncio.Queue()
     gathering = LogBatches("s", lambda: "id", lambda batch: out.put_nowait((loop.time(), batch)))
     gathering.add("stdout", ["first"], 0)
-    at, _ = await asyncio.wait_for(out.get(), 5)
+    at, _ = await asyncio.wait_for(out.get(), PATIENCE)
     for _ in range(200):
         gathering.add("stdout", ["next"], 0)
-    later, batch = await asyncio.wait_for(out.get(), 5)
+    later, batch = await asyncio.wait_for(out.get(), PATIENCE)
     assert later - at >= 0.015
     assert batch.compression == pb.LogBatch.COMPRESSION_ZSTD

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pilothouse.client.sse import Message, MessageTooLarge, SseDecoder
+from pilothouse.client.sse import MessageTooLarge, SseDecoder, SseMessage
 
 line = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=8)
 identifier = st.text("abc.019", min_size=1, max_size=6)
@@ -18,7 +18,7 @@ message = st.tuples(
 end = st.sampled_from(["\n", "\r\n", "\r"])
 
 
-def decode(pieces: list[bytes]) -> list[Message]:
+def decode(pieces: list[bytes]) -> list[SseMessage]:
     decoder = SseDecoder()
     return [message for piece in pieces for message in decoder.feed(piece)]
 
@@ -45,7 +45,7 @@ def test_what_was_written_is_read(
         not any(a.endswith("\r") and b.startswith("\n") for a, b in pairwise(ended))
     )  # CR, then LF, is CRLF
     raw = (b"\xef\xbb\xbf" if bom else b"") + "".join(ended).encode()
-    expected = [Message(id, event, "\n".join(data)) for id, event, data in messages]
+    expected = [SseMessage(id, event, "\n".join(data)) for id, event, data in messages]
     assert decode(cut(raw, cuts)) == expected
 
 
@@ -62,37 +62,37 @@ def test_any_bytes_give_the_same_one_by_one(data: bytes) -> None:
 @given(cuts=st.lists(st.integers(0, 60), max_size=60))
 def test_a_crlf_cut_in_two_is_one_line_end(cuts: list[int]) -> None:
     raw = b"id: 1\r\nevent: x\r\ndata: a\r\ndata: b\r\n\r\ndata: c\r\n\r\n"
-    assert decode(cut(raw, cuts)) == [Message("1", "x", "a\nb"), Message("1", "message", "c")]
+    assert decode(cut(raw, cuts)) == [SseMessage("1", "x", "a\nb"), SseMessage("1", "message", "c")]
 
 
 def test_an_unfinished_message_moves_no_cursor() -> None:
     decoder = SseDecoder()
-    assert decoder.feed(b"id: 1\ndata: a\n\nid: 2\ndata: b\n") == [Message("1", "message", "a")]
+    assert decoder.feed(b"id: 1\ndata: a\n\nid: 2\ndata: b\n") == [SseMessage("1", "message", "a")]
     assert decoder.last_id == "1"
-    assert decoder.feed(b"\n") == [Message("2", "message", "b")]
+    assert decoder.feed(b"\n") == [SseMessage("2", "message", "b")]
     assert decoder.last_id == "2"
 
 
 def test_an_id_is_kept_until_another_comes_and_needs_no_data() -> None:
     assert decode([b"id: 7\n\ndata: a\n\ndata: b\n\n"]) == [
-        Message("7", "message", "a"),
-        Message("7", "message", "b"),
+        SseMessage("7", "message", "a"),
+        SseMessage("7", "message", "b"),
     ]
 
 
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        (b"data\n\n", [Message("", "message", "")]),
-        (b"data:  two spaces\n\n", [Message("", "message", " two spaces")]),
-        (b"event: x\n\ndata: a\n\n", [Message("", "message", "a")]),
-        (b"unknown: x\ndata: a\n\n", [Message("", "message", "a")]),
-        (b"id: a\0b\ndata: a\n\n", [Message("", "message", "a")]),
+        (b"data\n\n", [SseMessage("", "message", "")]),
+        (b"data:  two spaces\n\n", [SseMessage("", "message", " two spaces")]),
+        (b"event: x\n\ndata: a\n\n", [SseMessage("", "message", "a")]),
+        (b"unknown: x\ndata: a\n\n", [SseMessage("", "message", "a")]),
+        (b"id: a\0b\ndata: a\n\n", [SseMessage("", "message", "a")]),
         (b":only a comment\n\n", []),
-        (b"data: \xff\n\n", [Message("", "message", "\ufffd")]),
+        (b"data: \xff\n\n", [SseMessage("", "message", "\ufffd")]),
     ],
 )
-def test_fields(raw: bytes, expected: list[Message]) -> None:
+def test_fields(raw: bytes, expected: list[SseMessage]) -> None:
     assert decode([raw]) == expected
 
 

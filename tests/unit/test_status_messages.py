@@ -7,12 +7,12 @@ from typing import Any
 import orjson
 import pytest
 
-from pilothouse.engine import statuses
 from pilothouse.engine.model import Status
+from pilothouse.engine.streams import arcentra_status as statuses
 from pilothouse.fleet.model import AgentStatus
 from pilothouse.fleet.streams import AGENT_STATUS, agent_status
 from pilothouse.journal import Entry
-from pilothouse.journal.messages import Matching, Messages, Until
+from pilothouse.journal.protobuf import Matching, ProtoFormat, UntilEnded
 from pilothouse.server.system_events import NUMBERS, SystemEvent, kind_of
 from pilothouse.wire import entries
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
@@ -179,7 +179,7 @@ def test_what_is_no_change_of_status_is_not_shown(type: str) -> None:
 
 def test_a_message_says_the_place_behind_its_entry() -> None:
     told = entry(entries.STEP_QUEUED, {**TRY, "previous": "pending"})
-    [frame] = Messages("x", EPOCH, statuses.step_run_status).encode(told)
+    [frame] = ProtoFormat("x", EPOCH, statuses.step_run_status).encode(told)
     assert frame.k == 1
     assert pb.StreamStepRunStatusResponse.FromString(frame.data).cursor == f"{EPOCH}.42.0"
     event = SystemEvent(EPOCH, PUBLIC_EVENTS)(told)
@@ -188,8 +188,8 @@ def test_a_message_says_the_place_behind_its_entry() -> None:
 
 
 def test_a_stream_is_over_when_all_that_is_watched_is() -> None:
-    inner = Messages("x", EPOCH, statuses.step_run_status)
-    fmt = Until(inner, entries.ATTEMPT_COMPLETED, "step_run_id", {"try-1", "try-2"})
+    inner = ProtoFormat("x", EPOCH, statuses.step_run_status)
+    fmt = UntilEnded(inner, entries.ATTEMPT_COMPLETED, "step_run_id", {"try-1", "try-2"})
     assert fmt.key == inner.key, "its frames are everybody's"
     ends = [
         (entries.STEP_STARTED, "try-1", False),

@@ -12,12 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.engine.channels import snapshot
 from pilothouse.engine.model import Attempt, Status
-from pilothouse.engine.streams import STATUS_NUMBERS, Framing, RunMessages, StepLog, StepStatus, rfc3339
+from pilothouse.engine.sockets.arcentra import snapshot
+from pilothouse.engine.streams.arcentra import STATUS_NUMBERS, StepLog, StepStatus
+from pilothouse.engine.streams.framing import Framing
+from pilothouse.engine.streams.stella import RunMessages
 from pilothouse.journal import Cursor, Entry, WireFormat
 from pilothouse.server.events import CloudEvents
 from pilothouse.wire import entries
+from pilothouse.wire.times import rfc3339_ms
 
 EPOCH = "0a1b2c3d"
 AT = 1_768_055_025_000
@@ -365,8 +368,8 @@ def test_a_cut_chunk_is_another_cloud_event() -> None:
 
 @given(st.integers(0, 4_102_444_800_000))
 def test_times_are_rfc3339_utc_to_the_millisecond(at: int) -> None:
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", rfc3339(at))
-    whole, _, milliseconds = rfc3339(at).removesuffix("Z").partition(".")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", rfc3339_ms(at))
+    whole, _, milliseconds = rfc3339_ms(at).removesuffix("Z").partition(".")
     assert datetime.fromisoformat(f"{whole}+00:00").timestamp() * 1000 + int(milliseconds) == at
 
 

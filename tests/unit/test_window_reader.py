@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilothouse.engine.streams import Framing, RunMessages, StepLog
+from pilothouse.engine.streams.arcentra import StepLog
+from pilothouse.engine.streams.framing import Framing
+from pilothouse.engine.streams.stella import RunMessages
 from pilothouse.journal import Cursor, CursorExpired, CursorInvalid, Entry, Selection, WireFormat
 from pilothouse.journal.reader import Reader
 from pilothouse.journal.window import Window

@@ -1,1 +1,1 @@
-"""Principals, roles, actions and refusals. Pure; imports nothing of ours."""
+"""Principals, roles, actions and refusals. Pure; imports no other package of this project."""

@@ -1,7 +1,7 @@
-"""Every refusal a caller may receive: a stable code, its HTTP status and its short text.
+"""Refusals that callers can receive: a stable code, its HTTP status and its short text.
 
-The codes are those of the StreamSpace page ("Error Handling") and more by the same pattern; how an error is
-written (plain or in the Arcentra envelope) is decided in :mod:`pilothouse.edge.problems`.
+The codes are those of the StreamSpace page ("Error Handling") and others of the same pattern. The format of
+an error (plain or in the Arcentra envelope) is decided in :mod:`pilothouse.edge.problems`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pilothouse.access.model import ACTIONS, Principal, Role
 
 CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
     {
-        # who is asking
+        # authentication and authorization
         "AUTH_INVALID_CREDENTIALS": (401, "Authentication failed"),
         "AUTH_TOKEN_EXPIRED": (401, "Authentication failed"),
         "AUTH_TOKEN_INVALID": (401, "Authentication failed"),
         "AUTH_TOKEN_MISSING": (401, "Authentication failed"),
         "AUTH_INSUFFICIENT_PERMISSIONS": (403, "Insufficient permissions"),
         "ORIGIN_FORBIDDEN": (403, "Origin not allowed"),
-        # what was asked
+        # invalid requests
         "VALIDATION_FAILED": (400, "Invalid request"),
         "INVALID_PARAMETER": (400, "Invalid parameter"),
         "MISSING_REQUIRED_FIELD": (400, "Missing required field"),
@@ -33,7 +33,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "PAYLOAD_TOO_LARGE": (413, "Payload too large"),
         "RATE_LIMIT_EXCEEDED": (429, "Rate limit exceeded"),
         "METHOD_NOT_ALLOWED": (405, "Method not allowed"),
-        # what is not there
+        # not found
         "NOT_FOUND": (404, "Not found"),
         "AGENT_NOT_FOUND": (404, "Agent not found"),
         "ALERT_NOT_FOUND": (404, "Alert not found"),
@@ -59,7 +59,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "TOKEN_NOT_FOUND": (404, "Token not found"),
         "USER_NOT_FOUND": (404, "User not found"),
         "WORKFLOW_NOT_FOUND": (404, "Workflow not found"),
-        # what stands in the way
+        # conflicts
         "CONFLICT": (409, "Conflict"),
         "AGENT_ALREADY_EXISTS": (409, "Agent already exists"),
         "CLUSTER_BUSY": (409, "Cluster busy"),
@@ -71,7 +71,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "SESSION_ALREADY_EXISTS": (409, "Session already exists"),
         "SESSION_TERMINATING": (409, "Session is terminating"),
         "USER_ALREADY_EXISTS": (409, "User already exists"),
-        # what we cannot do now
+        # unavailable
         "AGENT_CAPACITY_EXCEEDED": (503, "Agents at capacity"),
         "AGENT_DRAINING": (503, "Agent is draining"),
         "AGENT_OFFLINE": (503, "Agent is offline"),
@@ -84,11 +84,11 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
 
 
 class Refusal(Exception):
-    """A request that the server does not carry out: a stable ``code`` and a ``message`` that may be shown.
+    """A refused request: a stable ``code`` and a ``message`` for the caller.
 
-    Each package's errors are subclasses with a ``code`` of their own; :meth:`of` makes one where no class is needed.
-    ``status`` is the HTTP status and ``error`` the short text, both from :data:`CODES`; ``details`` and ``extra`` are
-    the details and further keys of the error body, ``headers`` those of the answer.
+    Each package's errors are subclasses with their own ``code``; :meth:`of` creates one where no class is
+    needed. ``status`` is the HTTP status and ``error`` the short text, both from :data:`CODES`; ``details``
+    and ``extra`` are the details and further keys of the error body, ``headers`` those of the answer.
     """
 
     code = "INTERNAL_ERROR"
@@ -114,12 +114,13 @@ class Refusal(Exception):
 
     @classmethod
     def of(cls, code: str, message: str, **details: Any) -> Refusal:
-        """A refusal with this code and its usual status; keywords become ``details``."""
+        """A refusal with this code and its status; keywords become ``details``."""
         return Refusal(message, code=code, details=details or None)
 
 
 class AuthError(Refusal):
-    """Nobody is identified: 401, ``AUTH_TOKEN_MISSING``, ``_INVALID``, ``_EXPIRED``, ``AUTH_INVALID_CREDENTIALS``."""
+    """Authentication failed: 401, ``AUTH_TOKEN_MISSING``, ``_INVALID``, ``_EXPIRED``,
+    ``AUTH_INVALID_CREDENTIALS``."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message, code=code, headers={"WWW-Authenticate": "Bearer"})
@@ -145,12 +146,12 @@ def token_missing() -> AuthError:
 
 
 def token_invalid() -> AuthError:
-    """The token is unknown here or was revoked."""
+    """The token is unknown or was revoked."""
     return AuthError("AUTH_TOKEN_INVALID", "The token is not valid; log in again")
 
 
 def token_expired() -> AuthError:
-    """The token was valid until a time that has passed."""
+    """The token has expired."""
     return AuthError("AUTH_TOKEN_EXPIRED", "The token has expired; log in again")
 
 

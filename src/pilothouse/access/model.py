@@ -1,7 +1,7 @@
-"""Who asks and what they may do: roles, actions and principals; pure.
+"""Roles, actions and principals; pure.
 
-One table, :data:`ACTIONS`, says which role may do what. Everything else follows from it and from membership:
-an operator or admin is in every project, a user or viewer only in those they are a member of.
+One table, :data:`ACTIONS`, defines what each role may do. Operators and admins have access to every project,
+users and viewers only to the projects of which they are members.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 
 
 class Role(StrEnum):
-    """What a user is trusted with; each role includes those below it."""
+    """The role of a user; each role includes those below it."""
 
     ADMIN = "admin"
     OPERATOR = "operator"
@@ -24,12 +24,12 @@ class Role(StrEnum):
 
 _RANK = {Role.VIEWER: 0, Role.USER: 1, Role.OPERATOR: 2, Role.ADMIN: 3}
 
-#: Action → (the least role that may do it, what it means). Unless said otherwise: within one's projects.
+#: Action → (the lowest role that may do it, description). Unless stated otherwise, within one's projects.
 _TABLE: dict[str, tuple[Role, str]] = {
-    "profile.read": (Role.VIEWER, "see oneself, change one's own password, log out"),
-    "token.own": (Role.VIEWER, "create, list and revoke one's own API tokens"),
-    "role.read": (Role.VIEWER, "see the roles and what they may do"),
-    "events.read": (Role.VIEWER, "follow the journal, as far as one may see its entries"),
+    "profile.read": (Role.VIEWER, "see their own profile, change their password, log out"),
+    "token.own": (Role.VIEWER, "create, list and revoke their own API tokens"),
+    "role.read": (Role.VIEWER, "see the roles and their actions"),
+    "events.read": (Role.VIEWER, "follow the entries of the journal that they may see"),
     "dashboard.read": (Role.VIEWER, "see and follow the dashboard"),
     "project.read": (Role.VIEWER, "see projects and their members"),
     "pipeline.read": (Role.VIEWER, "see pipelines and their specs"),
@@ -39,8 +39,8 @@ _TABLE: dict[str, tuple[Role, str]] = {
     "agent.read": (Role.VIEWER, "see agents, their labels and load"),
     "alert.read": (Role.VIEWER, "see alerts"),
     "template.read": (Role.VIEWER, "see desktop templates"),
-    "session.read": (Role.VIEWER, "see one's own desktop sessions"),
-    "session.write": (Role.USER, "create, change, open and end one's own desktop sessions"),
+    "session.read": (Role.VIEWER, "see their own desktop sessions"),
+    "session.write": (Role.USER, "create, change, open and end their own desktop sessions"),
     "pipeline.write": (Role.USER, "create, change and delete pipelines and workflow templates"),
     "run.trigger": (Role.USER, "start runs"),
     "run.control": (Role.USER, "stop, pause, resume, cancel and rerun runs"),
@@ -48,8 +48,8 @@ _TABLE: dict[str, tuple[Role, str]] = {
     "blob.read": (Role.USER, "download blobs and assets"),
     "secret.read": (Role.USER, "see the names of secrets, never their values"),
     "secret.write": (Role.USER, "set and delete secrets"),
-    "release.write": (Role.USER, "create releases and ask for promotions"),
-    "session.any": (Role.OPERATOR, "see and act on everybody's desktop sessions"),
+    "release.write": (Role.USER, "create releases and request promotions"),
+    "session.any": (Role.OPERATOR, "see and act on the desktop sessions of all users"),
     "agent.control": (Role.OPERATOR, "drain, resume, relabel and remove agents"),
     "cluster.write": (Role.OPERATOR, "create, change and delete clusters"),
     "cluster.control": (Role.OPERATOR, "deploy and destroy clusters"),
@@ -58,14 +58,14 @@ _TABLE: dict[str, tuple[Role, str]] = {
     "approval.decide": (Role.OPERATOR, "approve and reject"),
     "alert.write": (Role.OPERATOR, "acknowledge alerts"),
     "user.admin": (Role.ADMIN, "see, create, change and deactivate users"),
-    "token.admin": (Role.ADMIN, "see and revoke everybody's tokens"),
+    "token.admin": (Role.ADMIN, "see and revoke the tokens of all users"),
     "audit.read": (Role.ADMIN, "read the audit trail"),
     "project.write": (Role.ADMIN, "create and change projects and their members"),
     "template.write": (Role.ADMIN, "create, change and delete desktop templates"),
     "registration_token.create": (Role.ADMIN, "create, list and revoke registration tokens of agents"),
-    "settings.read": (Role.ADMIN, "see the settings in force, secrets masked"),
+    "settings.read": (Role.ADMIN, "see the effective settings, with secrets masked"),
     "settings.write": (Role.ADMIN, "change settings"),
-    "force": (Role.ADMIN, "override a safeguard: force a delete, end what cannot end itself"),
+    "force": (Role.ADMIN, "override a safeguard, such as forcing a delete"),
 }
 
 ACTIONS: Mapping[str, frozenset[Role]] = MappingProxyType(
@@ -74,15 +74,15 @@ ACTIONS: Mapping[str, frozenset[Role]] = MappingProxyType(
         for action, (least, _) in _TABLE.items()
     }
 )
-"""Role by action: who may do what."""
+"""The lowest role that may do each action."""
 
 AGENT_ACTIONS: Mapping[str, str] = MappingProxyType(
     {
-        "agent.self": "register, heartbeat, take work and report on it, under its own id",
-        "blob.read": "download what the work it holds refers to",
+        "agent.self": "register, send heartbeats, receive work and report on it, under its own id",
+        "blob.read": "download blobs that its work refers to",
     }
 )
-"""What an agent may do, and nothing else; its services check that the work concerned is its own."""
+"""All actions of agents; services check that the work belongs to the agent."""
 
 MEANINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -90,21 +90,21 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "agent.self": AGENT_ACTIONS["agent.self"],
     }
 )
-"""Every action and what it means, for documentation."""
+"""Every action with its description, for documentation."""
 
 
 def narrower(role: Role, limit: Role | None) -> Role:
-    """The lesser of a user's role and the one a token was limited to."""
+    """The lower of a user's role and the role that a token is limited to."""
     return role if limit is None or _RANK[role] <= _RANK[limit] else limit
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is asking: a user by one of their tokens, an agent, or the system itself.
+    """The caller: a user by one of their tokens, an agent, or the system itself.
 
-    ``role`` is what this token may use of the user's role. ``projects`` are memberships (of no matter to
-    operators and admins). ``expires_at`` is in ms, ``None`` for never. ``address`` and ``request_id`` are for
-    the audit trail.
+    ``role`` is the effective role of the token. ``projects`` are memberships (irrelevant for operators and
+    admins). ``expires_at`` is in ms, ``None`` for never. ``address`` and ``request_id`` are for the audit
+    trail.
     """
 
     kind: Literal["user", "agent", "system"]
@@ -118,9 +118,9 @@ class Principal:
     request_id: str = ""
 
     def may(self, action: str, project: str | None = None) -> bool:
-        """Whether this principal may do ``action`` (in ``project``, if the thing belongs to one).
+        """Whether this principal may do ``action`` (in ``project``, if the object belongs to one).
 
-        Raises :class:`KeyError` for an action that is in no table.
+        Raises :class:`KeyError` for an unknown action.
         """
         if self.kind == "system":
             return True
@@ -130,14 +130,14 @@ class Principal:
         return self.role in allowed and (project is None or self.in_project(project))
 
     def in_project(self, project: str) -> bool:
-        """Whether this principal may act in the project with this id."""
+        """Whether this principal has access to the project with this id."""
         return self.kind == "system" or self.role in (Role.ADMIN, Role.OPERATOR) or project in self.projects
 
     def sees(self, scope: str) -> bool:
-        """Whether entries of this scope may be shown to this principal.
+        """Whether this principal may see entries of this scope.
 
-        Scopes: ``project/<id>``, ``fleet`` (any signed-in user), ``user/<id>`` (that user, operators,
-        admins), ``admin``. Any other scope is shown to nobody.
+        Scopes: ``project/<id>``, ``fleet`` (any authenticated user), ``user/<id>`` (that user, operators,
+        admins), ``admin``. No one sees other scopes.
         """
         if self.kind != "user":
             return self.kind == "system"
@@ -150,4 +150,4 @@ class Principal:
 
 
 SYSTEM = Principal("system", "system", "system", None, frozenset(), "", None)
-"""The server itself: schedulers, reapers, the first start."""
+"""The server itself: scheduling, timeouts, the first start."""

@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import structlog
 
-from pilothouse.agent.backoff import Backoff
 from pilothouse.agent.errors import SettingsRefused, StepImpossible
 from pilothouse.agent.settings import AgentSettings
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
+from pilothouse.wire.backoff import Backoff
 from pilothouse.wire.proxies import BadProxy, Proxy, proxy_for
 
 TIMEOUT = 30.0  # seconds without a byte

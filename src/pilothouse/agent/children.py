@@ -11,7 +11,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,11 @@ from pathlib import Path
 from typing import IO
 
 from pilothouse.agent.guard import Guard
+from pilothouse.workers.limits import isolated_python, lower
 
 KILL_WITHIN = 10.0  # seconds after which a killed child is given up
 KEEP = 16 << 20  # bytes of output that are read
+_LOOK = 0.1  # seconds between two looks at how much a child has written
 
 
 _PACKAGES = str(Path(__file__).parents[2])
@@ -33,13 +34,22 @@ class ChildTimeout(Exception):
     code = "CHILD_TIMEOUT"
 
 
+class ChildWroteTooMuch(Exception):
+    """It wrote more than it may, and was killed if it had not ended by then."""
+
+    code = "CHILD_WROTE_TOO_MUCH"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """``seconds`` of wall and of CPU time; ``output``: bytes of any one file it writes, 0 for no limit; ``memory``:
-    bytes that it may allocate, each process for itself. Files that are only mapped to be read do not count."""
+    bytes that it may allocate, each process for itself. Files that are only mapped to be read do not count.
+    ``written``: bytes that it may write in all, with its own children, 0 for no limit; looked at every so often, and
+    once it has ended."""
 
     seconds: float = 600.0
     output: int = 0
+    written: int = 0
     memory: int = 3 << 30  # two versions of the largest file of which git makes deltas, in two threads
 
 
@@ -53,10 +63,8 @@ class Ended:
 
 
 def script(module: str) -> list[str]:
-    """The command line that runs ``main`` of a module of ours: an interpreter that believes neither environment
-    nor directory, and has the standard library and our own package, nothing else (``-I -S``)."""
-    code = f"import sys; sys.path.append({_PACKAGES!r}); from {module} import main; main()"
-    return [sys.executable, "-I", "-S", "-B", "-c", code]
+    """The command line that runs ``main`` of a module of ours, with the standard library and our own package only."""
+    return isolated_python(f"from {module} import main; main()", [_PACKAGES])
 
 
 class Children:
@@ -76,7 +84,7 @@ class Children:
         stdout: Path | None = None,
         limits: Limits = Limits(),
     ) -> Ended:
-        """Run it to its end. Raises ChildTimeout, OSError. Cancelled, it kills the child before it goes on.
+        """Run it to its end; a cancel kills the child first. Raises ChildTimeout, ChildWroteTooMuch, OSError.
 
         ``stdout``: where it prints to, instead of what is given back.
         """
@@ -87,7 +95,7 @@ class Children:
             process = _start(argv, cwd, env or {}, (given, out, err))
             with self._watched(process.pid):
                 _bound(process.pid, limits)
-                code = await _wait(process, limits.seconds)
+                code = await _wait(process, limits)
             return Ended(code, b"" if stdout else _read(out), _read(err))
 
     @contextlib.contextmanager
@@ -135,25 +143,25 @@ def _bound(pid: int, limits: Limits) -> None:
     }
     if limits.output:
         wanted[resource.RLIMIT_FSIZE] = limits.output
-    for kind, value in wanted.items():
-        # A limit that is lower stays: the agent's own, or one that the child has set itself by now. Raising it
-        # would need CAP_SYS_RESOURCE, and is not what a bound is for.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            _, hard = resource.prlimit(pid, kind)
-            if hard == resource.RLIM_INFINITY or hard > value:
-                resource.prlimit(pid, kind, (value, value))
+    lower(wanted, pid)
 
 
-async def _wait(process: subprocess.Popen[bytes], seconds: float) -> int:
+async def _wait(process: subprocess.Popen[bytes], limits: Limits) -> int:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     pidfd = os.pidfd_open(process.pid)
     loop.add_reader(pidfd, ended.set)
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(limits.seconds):
+            while limits.written and not ended.is_set():
+                _look(process.pid, limits.written)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), _LOOK)
             await ended.wait()
+        if limits.written:
+            _look(process.pid, limits.written)
     except TimeoutError:
-        raise ChildTimeout(f"it took longer than {seconds:g} s") from None
+        raise ChildTimeout(f"it took longer than {limits.seconds:g} s") from None
     finally:
         # What it started itself is in its session, and of no use without it.
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -167,6 +175,23 @@ async def _wait(process: subprocess.Popen[bytes], seconds: float) -> int:
         if ended.is_set():
             process.wait()
     return process.wait()
+
+
+def _look(pid: int, most: int) -> None:
+    """Raises ChildWroteTooMuch. It was not waited for yet, so that /proc tells of it even when it has ended."""
+    if _written(pid) > most:
+        raise ChildWroteTooMuch(f"it wrote more than {most} bytes")
+
+
+def _written(pid: int | str) -> int:
+    """By it, and by its children: those that have ended are in its own number. 0 where the kernel does not count."""
+    try:
+        with open(f"/proc/{pid}/io", "rb") as file:
+            own = next((int(line[7:]) for line in file if line.startswith(b"wchar: ")), 0)
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            return own + sum(map(_written, file.read().split()))
+    except OSError:
+        return 0
 
 
 def _read(file: IO[bytes]) -> bytes:

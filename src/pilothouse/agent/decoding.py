@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from pilothouse.agent.errors import StepImpossible
 from pilothouse.agent.executors.base import StepTask
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
-
-_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[dhms])")
+from pilothouse.wire.durations import DurationError, parse_duration
 
 
 def step_task(message: pb.StepRun, workspace: Path) -> StepTask:
@@ -49,14 +47,12 @@ def workspace_id(message: pb.StepRun) -> str:
 
 def timeout(text: str) -> float | None:
     """Seconds of `30s`, `5m`, `1h30m`; None for an empty text and for zero. Raises StepImpossible."""
-    seconds, position = 0.0, 0
-    while position < len(text):
-        part = _PART.match(text, position)
-        if part is None:
-            raise StepImpossible(f"timeout {text[:40]!r} is not a duration such as 30s, 5m or 1h30m")
-        seconds += float(part[1]) * _UNITS[part[2]]
-        position = part.end()
-    return seconds or None
+    if not text:
+        return None
+    try:
+        return parse_duration(text, most=math.inf).seconds or None
+    except DurationError:
+        raise StepImpossible(f"timeout {text[:40]!r} is not a duration such as 30s, 5m or 1h30m") from None
 
 
 def plain(struct: Struct) -> dict[str, Any]:

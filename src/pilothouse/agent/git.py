@@ -75,7 +75,8 @@ class Git:
         good: Sequence[int] = (0,),
         limits: Limits = Limits(),
     ) -> bytes:
-        """What it prints. Raises GitFailed with an exit code that is not ``good``, or when it takes too long."""
+        """What it prints. Raises GitFailed with an exit code that is not ``good``, or when it takes too long;
+        ChildWroteTooMuch."""
         more = [word for key, value in (config or {}).items() for word in ("-c", f"{key}={value}")]
         try:
             ended = await self._children.run(

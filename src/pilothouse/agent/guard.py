@@ -10,9 +10,12 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +23,14 @@ from typing import Any
 import structlog
 
 from pilothouse.agent.reaping.packets import MAX_PACKET
+from pilothouse.agent.reaping.strays import kill_strays
 from pilothouse.agent.reaping.supervisor import Request
 
 READY_WITHIN = 30.0  # seconds
 MAX_IDLE = 16  # supervisors that wait for the next step
 ABANDON_WITHIN = 3.0  # seconds to kill what is left when nobody waits for a step any more
 _RETRY = 0.005  # seconds after which a guard that is busy is asked again
+_STRAYS = 0.02  # seconds between two looks at what was left without a guard
 _PROGRAM = Path(__file__).parent / "reaping" / "guarding.py"
 
 log = structlog.get_logger("agent.guard")
@@ -53,12 +58,22 @@ class Supervised:
     `stdout`, `stderr`: read ends of its pipes, the caller's to close. `exit_code`: how the shell ended, as shells
     count. `gone`: nothing that the step started is left. `left`: what could not be killed within the seconds given
     to `kill`. `broken`: the supervisor itself was killed; what the step had started is then ended by the guard.
+    `unguarded`: the guard was killed, and so the supervisor has ended the step.
+    `shell`: the pid of the step's shell, which leads a session; 0 until it has started.
     """
 
-    def __init__(self, control: socket.socket, number: int, done: Callable[[Supervised], None]) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        number: int,
+        done: Callable[[Supervised], None],
+        guard: subprocess.Popen[bytes],
+    ) -> None:
         loop = asyncio.get_running_loop()
+        self._guard = guard
         self.control, self.number = control, number
         self.stdout = self.stderr = -1
+        self.shell = 0
         self.started: asyncio.Future[None] = loop.create_future()
         self.exit_code: asyncio.Future[int] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
@@ -66,6 +81,10 @@ class Supervised:
         self.broken = False
         self._done = done
         loop.add_reader(control.fileno(), self._hear)
+
+    @property
+    def unguarded(self) -> bool:
+        return self._guard.poll() is not None
 
     def start(self, request: Request) -> None:
         """Raises OSError if there is no supervisor any more."""
@@ -121,6 +140,7 @@ class Supervised:
 
     def _understand(self, message: dict[str, Any]) -> None:
         if "started" in message:
+            self.shell = message["started"]
             _settle(self.started, None)
         elif "exited" in message:
             _settle(self.exit_code, message["exited"])
@@ -193,6 +213,7 @@ class Guard:
             self._process.kill()
             raise GuardFailed(f"the guard ended with exit code {self._process.wait()}")
         ours.setblocking(False)
+        threading.Thread(target=_keep_going, args=(self._process.pid,), daemon=True).start()
         self._socket = ours
         said = json.loads(ready)
         self.backend: str = said["backend"]
@@ -212,7 +233,7 @@ class Guard:
         while True:
             control = self._idle.pop() if self._idle else await self._supervisor()
             self._steps += 1
-            supervised = Supervised(control, self._steps, self._put_back)
+            supervised = Supervised(control, self._steps, self._put_back, self._process)
             try:
                 supervised.start(request)
                 await asyncio.shield(supervised.started)
@@ -228,6 +249,20 @@ class Guard:
             log.warning("agent.guard_ended", exit_code=self._process.returncode)
             self._close_sockets()
             await asyncio.to_thread(self._launch)
+
+    async def end_strays(self, mark: str, supervised: Supervised) -> None:
+        """Of a step whose supervisor was killed: end what is left of it, in case the guard was killed, too.
+
+        A new guard ends what is in control groups of the old one. Else what the step has started is known by
+        `mark`, in its environment, and by its session. Raises GuardFailed.
+        """
+        await self._revive()
+        deadline = time.monotonic() + ABANDON_WITHIN
+        while await asyncio.to_thread(kill_strays, mark.encode(), supervised.shell):
+            if time.monotonic() > deadline:
+                log.warning("agent.strays_left", mark=mark)
+                return
+            await asyncio.sleep(_STRAYS)
 
     async def _supervisor(self) -> socket.socket:
         """A new one. Raises StartFailed."""
@@ -274,6 +309,18 @@ class Guard:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             log.warning("agent.guard_goes_on", pid=self.pid)
+
+
+def _keep_going(pid: int) -> None:
+    """Until the guard has ended: a step of the agent's own user may stop it, and it goes on at once."""
+    while True:
+        try:
+            found = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_code != os.CLD_STOPPED:
+            return
+        os.kill(pid, signal.SIGCONT)
 
 
 async def _abandon(supervised: Supervised, within: float) -> None:

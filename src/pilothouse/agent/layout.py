@@ -193,6 +193,7 @@ class _WorkTree:
         self._work = staging / "work"
         self._changed = changed  # there is anything but commits
         self._whole: list[Repository] = []  # laid out without regard to skip-worktree
+        self._bytes = self._number = 0  # of the commits laid out so far
 
     async def lay_out(self, packs: Mapping[str, pb.CheckoutPack]) -> Path:
         self._work.mkdir(mode=0o755)
@@ -236,8 +237,15 @@ class _WorkTree:
         await asyncio.to_thread(_link, [path for pack in packs for path in cached.pack(pack.sha256)], store)
         if spare is None:
             await self._files(repository, cached, into)
+        self._count(cached)
         await cached.drop_old_packs(set(repository.packs))
         self._layout.note(packs[0].repository, repository)
+
+    def _count(self, cached: CachedRepository) -> None:
+        """The bounds of one commit are those of all repositories together. Raises TreeTooLarge."""
+        size, files = cached.size
+        self._bytes, self._number = self._bytes + size, self._number + files
+        cached.trees.check(self._bytes, self._number)
 
     async def _files(self, repository: Repository, cached: CachedRepository, into: str) -> None:
         """Those of the commit, copied from the pristine tree, or laid out by git."""
@@ -256,7 +264,10 @@ class _WorkTree:
                 )
                 return
         self._whole.append(repository)
-        await self._run(repository, "read-tree", "--reset", "-u", f"{repository.commit}^{{tree}}")
+        target = Tree(
+            self._work_tree(repository), self._git_dir(repository) / "index", self._staging / "none"
+        )
+        await cached.read_tree(target, repository.commit, repository.settings, self._git_dir(repository))
 
     async def _own_objects(self, repository: Repository) -> None:
         """What only this run has: staged files, and tags."""

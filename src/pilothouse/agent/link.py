@@ -18,7 +18,6 @@ import structlog
 from grpc.aio import AioRpcError
 
 from pilothouse import __version__
-from pilothouse.agent.backoff import Backoff
 from pilothouse.agent.credential import load_credential, registration_key, save_credential
 from pilothouse.agent.errors import CredentialRefused, Replaced, SettingsRefused
 from pilothouse.agent.executors.base import Condition
@@ -27,6 +26,7 @@ from pilothouse.agent.settings import AgentSettings, architecture, os_name
 from pilothouse.agent.wires import Metadata
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 from pilothouse.wire.agent.v1.agent_pb2_grpc import AgentServiceStub
+from pilothouse.wire.backoff import Backoff
 from pilothouse.wire.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
 from pilothouse.wire.proxies import grpc_proxy_for, is_loopback
 

@@ -25,26 +25,21 @@ from typing import Any
 import structlog
 
 from pilothouse.agent.checkout import CheckoutFetcher
-from pilothouse.agent.children import Limits
+from pilothouse.agent.children import ChildWroteTooMuch, Limits
 from pilothouse.agent.git import Git, GitFailed, config_file
+from pilothouse.agent.place import HASH_SIZES, Index
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 
 MAX_PACKS = 60  # of one repository; more make every look-up slow
 LIST_LIMIT = 64 << 20  # bytes of a tree's listing
 FREE = 1 << 30  # bytes that trees leave free on the disk
 WORTH_A_SPARE = 32 << 20  # bytes of a tree
-DISK_CHECK = 0.1  # seconds
+BESIDE = (
+    1024  # bytes written for each file beside its own: its entry of the index, and what git tells its workers
+)
 DURABLE = {"core.fsync": "default"}  # what is in the cache must be whole after a power cut
 
 log = structlog.get_logger("agent.objects")
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A commit's files: bytes, and whether it has ``.gitattributes``, which may have git write more than that."""
-
-    size: int
-    attributes: bool
 
 
 class TreeTooLarge(Exception):
@@ -59,6 +54,18 @@ class TreeLimits:
 
     bytes: int
     files: int
+
+    @property
+    def laying_out(self) -> Limits:
+        """Of the git that does: by ``ident``, line ends and encodings files grow beyond the blobs' sizes."""
+        return Limits(written=self.bytes + self.files * BESIDE)
+
+    def check(self, bytes: int, files: int) -> None:
+        """Raises TreeTooLarge."""
+        if files > self.files:
+            raise TreeTooLarge(f"the commit has {files} files, more than {self.files}")
+        if bytes > self.bytes:
+            raise TreeTooLarge(f"the commit's files have {bytes} bytes, more than {self.bytes}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +168,8 @@ class CachedRepository:
     ) -> None:
         self.git_dir = directory / "repo.git"
         self._directory, self._git, self._fetcher = directory, git, fetcher
-        self._shared, self._trees = shared, trees
+        self._shared, self.trees = shared, trees
+        self.size = (0, 0)  # bytes and files of the tree that was given last
 
     def pack(self, sha256: str) -> tuple[Path, Path]:
         """The files of a pack: the pack and its index."""
@@ -252,11 +260,10 @@ class CachedRepository:
             there = await asyncio.to_thread(_loaded, spare.state)
             if there.get("settings") != dict(settings):
                 return None
-            measured = Measured(0, attributes=False)
             if there.get("commit") != commit:
-                measured = await self.measure(commit)
+                await self.measure(commit)
             spare.state.unlink()
-            await self._read_tree(spare, commit, settings, measured)
+            await self.read_tree(spare, commit, settings)
             taken = self._named(f"taken-{time.time_ns()}")
             spare.files.rename(taken.files)
             spare.index.rename(taken.index)
@@ -282,69 +289,51 @@ class CachedRepository:
         tree = self._named("tree")
         there = await asyncio.to_thread(_loaded, tree.state)
         if there.get("settings") == dict(settings) and there.get("commit") == commit:
+            self.size = (int(there.get("bytes", 0)), int(there.get("files", 0)))
             return tree
-        measured = await self.measure(commit)
+        size = await self.measure(commit)
         tree.state.unlink(missing_ok=True)
         if there.get("settings") != dict(settings):
             await asyncio.to_thread(tree.discard)
             there = {}
         # The pristine tree, and what is copied from it.
-        if await self._free() - 2 * measured.size + int(there.get("bytes", 0)) < FREE:
+        if await self._free() - 2 * size + int(there.get("bytes", 0)) < FREE:
             await asyncio.to_thread(tree.discard)
             return None
         tree.files.mkdir(mode=0o700, exist_ok=True)
-        await self._read_tree(tree, commit, settings, measured)
+        await self.read_tree(tree, commit, settings)
         # An index as old as its files has git read them all again the next time.
         later = time.time() + 2
         os.utime(tree.index, (later, later))
-        tree.write({"commit": commit, "settings": dict(settings), "bytes": measured.size})
+        size, files = self.size
+        tree.write({"commit": commit, "settings": dict(settings), "bytes": size, "files": files})
         return tree
 
-    async def _read_tree(
-        self, tree: Tree, commit: str, settings: Mapping[str, str], measured: Measured
+    async def read_tree(
+        self, tree: Tree, commit: str, settings: Mapping[str, str], git_dir: Path | None = None
     ) -> None:
+        """Have git lay out a commit, over what is there. ``git_dir``: of another repository that has it, too.
+
+        Raises GitFailed, TreeTooLarge; then nothing of the tree is left.
+        """
         try:
-            async with self._enough_disk():
-                await self._git.run(
-                    *("read-tree", "--reset", "-u", f"{commit}^{{tree}}"),
-                    git_dir=self.git_dir,
-                    work_tree=tree.files,
-                    index=tree.index,
-                    config=settings,
-                )
-            if measured.attributes:
-                await asyncio.to_thread(_check_size, tree.files, self._trees.bytes)
-        except BaseException:  # an incomplete tree is of no use, and its size is unknown
+            await self._git.run(
+                *("read-tree", "--reset", "-u", f"{commit}^{{tree}}"),
+                git_dir=git_dir or self.git_dir,
+                work_tree=tree.files,
+                index=tree.index,
+                config=settings,
+                limits=self.trees.laying_out,
+            )
+            object_format = self._directory.name.rpartition("-")[2]
+            self.size = await asyncio.to_thread(_laid_out, tree.index, object_format)
+            self.trees.check(*self.size)
+        except ChildWroteTooMuch:
+            await asyncio.to_thread(tree.discard)
+            raise TreeTooLarge(f"the commit's files grow to more than {self.trees.bytes} bytes") from None
+        except BaseException:  # of no use to anybody, and counted by nobody
             await asyncio.to_thread(tree.discard)
             raise
-
-    @contextlib.asynccontextmanager
-    async def _enough_disk(self) -> AsyncIterator[None]:
-        """Ends what happens inside once the disk is nearly full: git's conversions can make files larger.
-
-        Raises TreeTooLarge then.
-        """
-        work = asyncio.current_task()
-        assert work is not None
-        full = False
-
-        async def watch() -> None:
-            nonlocal full
-            while await self._free() > FREE // 2:  # noqa: ASYNC110  nobody tells when a disk fills up
-                await asyncio.sleep(DISK_CHECK)
-            full = True
-            work.cancel()
-
-        watching = asyncio.create_task(watch())
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not full:
-                raise
-            work.uncancel()
-            raise TreeTooLarge("the work tree does not fit on the agent's disk") from None
-        finally:
-            watching.cancel()
 
     async def _free(self) -> int:
         return (await asyncio.to_thread(shutil.disk_usage, self._directory)).free
@@ -353,8 +342,8 @@ class CachedRepository:
         stem = self._directory / name
         return Tree(stem, stem.with_suffix(".index"), stem.with_suffix(".json"))
 
-    async def measure(self, commit: str) -> Measured:
-        """The size of a commit's files. Raises TreeTooLarge; GitFailed where it is not there."""
+    async def measure(self, commit: str) -> int:
+        """The bytes of all files of a commit. Raises TreeTooLarge; GitFailed where it is not there."""
         listing = self._directory / "incoming" / f"list-{commit}"
         limits = Limits(output=LIST_LIMIT)
         try:
@@ -366,17 +355,14 @@ class CachedRepository:
             )
         except GitFailed:
             if listing.stat().st_size >= LIST_LIMIT:
-                raise TreeTooLarge(f"the commit has more than {self._trees.files} files") from None
+                raise TreeTooLarge(f"the commit has more than {self.trees.files} files") from None
             raise
         else:
-            size, files, attributes = await asyncio.to_thread(_sizes, listing)
+            size, files = await asyncio.to_thread(_sizes, listing)
         finally:
             listing.unlink(missing_ok=True)
-        if files > self._trees.files:
-            raise TreeTooLarge(f"the commit has {files} files, more than {self._trees.files}")
-        if size > self._trees.bytes:
-            raise TreeTooLarge(f"the commit's files have {size} bytes, more than {self._trees.bytes}")
-        return Measured(size, attributes)
+        self.trees.check(size, files)
+        return size
 
 
 def _recover(directory: Path, object_format: str) -> None:
@@ -409,22 +395,8 @@ def _loaded(state: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _check_size(directory: Path, limit: int) -> None:
-    size = sum(
-        os.lstat(os.path.join(place, name)).st_size
-        for place, _, names in os.walk(directory)
-        for name in names
-    )
-    if size > limit:
-        raise TreeTooLarge(
-            f"the commit's files, converted by their attributes, have {size} bytes, more than {limit}"
-        )
-
-
-def _sizes(listing: Path) -> tuple[int, int, bool]:
-    """Bytes, files, and whether some of them are ``.gitattributes``."""
+def _sizes(listing: Path) -> tuple[int, int]:
     size = files = 0
-    attributes = False
     with listing.open("rb") as file:
         rest = b""
         while chunk := file.read(1 << 18):
@@ -433,8 +405,12 @@ def _sizes(listing: Path) -> tuple[int, int, bool]:
                 found = re.match(rb"\d+ \w+ \w+ +(\d+|-)\t", entry)
                 files += 1
                 size += int(found[1]) if found and found[1] != b"-" else 0
-                attributes = attributes or entry.endswith((b"\t.gitattributes", b"/.gitattributes"))
-    return size, files, attributes
+    return size, files
+
+
+def _laid_out(index: Path, object_format: str) -> tuple[int, int]:
+    """Bytes and files of a tree that git has just laid out, as they lie there."""
+    return Index(index.read_bytes(), HASH_SIZES[object_format]).size
 
 
 def _size(directory: Path) -> int:

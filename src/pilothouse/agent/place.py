@@ -71,6 +71,12 @@ class Index:
             at += (end - at) // 8 * 8 + 8
         self._end = at
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Bytes of all files, and how many there are."""
+        sizes = (struct.unpack_from(">I", self._data, entry.at + 36)[0] for entry in self.entries)
+        return sum(sizes), len(self.entries)
+
     def put(self, entry: Entry, found: os.stat_result) -> None:
         """What the file of this entry looks like."""
         seconds, nanoseconds = divmod(found.st_ctime_ns, 10**9)

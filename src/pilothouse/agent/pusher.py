@@ -16,10 +16,10 @@ from typing import Generic, Protocol
 import structlog
 from grpc.aio import AioRpcError, StreamUnaryCall
 
-from pilothouse.agent.backoff import Backoff
 from pilothouse.agent.errors import SpoolFull
 from pilothouse.agent.spool import Mark, Spool
 from pilothouse.agent.wires import Metadata, PushResponse, Record, Request, Wire
+from pilothouse.wire.backoff import Backoff
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 from pilothouse.wire.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
 

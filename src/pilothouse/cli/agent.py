@@ -16,7 +16,7 @@ from pilothouse.cli.errors import NotLoggedIn, UsageError
 from pilothouse.cli.handover import checked_token, read_token, start_anew
 from pilothouse.cli.project import project_names
 from pilothouse.cli.server import prepare_data_dir
-from pilothouse.cli.session import Common, Session, command
+from pilothouse.cli.session import Common, Group, Session, command
 from pilothouse.cli.sizes import size_of
 from pilothouse.cli.text import ago
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from pilothouse.agent.settings import AgentSettings
     from pilothouse.client.shapes import Agent
 
-app = typer.Typer(help="Run an agent on this machine, or manage agents.", invoke_without_command=True)
+app = typer.Typer(
+    cls=Group, help="Run an agent on this machine, or manage agents.", invoke_without_command=True
+)
 
 AgentName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the agent.")]
 
@@ -349,3 +351,8 @@ command(app, "rm")(remove)
 command(app, "drain")(drain)
 command(app, "undrain")(undrain)
 app.add_typer(agent_token.app, name="token")
+
+
+def add_to(root: typer.Typer) -> None:
+    """The commands of this file."""
+    root.add_typer(app, name="agent")

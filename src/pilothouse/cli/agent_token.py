@@ -8,12 +8,12 @@ import typer
 
 from pilothouse.cli.durations import DurationText, seconds
 from pilothouse.cli.project import project_names
-from pilothouse.cli.session import Session, command
+from pilothouse.cli.session import Group, Session, command
 
 if TYPE_CHECKING:
     from pilothouse.client.shapes import RegistrationToken
 
-app = typer.Typer(help="Registration tokens of agents.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Registration tokens of agents.", no_args_is_help=True)
 
 
 async def create(

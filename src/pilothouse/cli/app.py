@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from pilothouse import __version__
-from pilothouse.cli import (
-    agent,
-    config,
-    init,
-    lint,
-    login,
-    pipeline,
-    project,
-    secret,
-    server,
-    token,
-    up,
-    user,
-    whoami,
-)
 from pilothouse.cli.errors import ExitCode
-from pilothouse.cli.run import app as runs
 from pilothouse.cli.session import (
     Common,
     ContextOption,
+    Group,
     NoColorOption,
     OutputOption,
     ServerOption,
@@ -36,14 +23,26 @@ from pilothouse.cli.session import (
     command,
 )
 
-app = typer.Typer(
-    name="pilot",
-    help="One control plane for everything that runs on a fleet of machines.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+_MODULES = {
+    "up": "up",
+    "server": "server",
+    "agent": "agent",
+    "login": "login",
+    "logout": "login",
+    "whoami": "whoami",
+    "user": "user",
+    "project": "project",
+    "init": "init",
+    "token": "token",
+    "secret": "secret",
+    "pipeline": "pipeline",
+    "run": "run",
+    "config": "config",
+    "version": "app",
+}
+"""The first words of commands, and the module whose ``add_to`` adds them."""
+
+_WITH_VALUE = frozenset({"-o", "--output", "--server", "--token", "--context"})
 
 
 def _print_version(wanted: bool) -> None:
@@ -52,7 +51,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     ctx: typer.Context,
     output: OutputOption = None,
@@ -76,28 +74,45 @@ def show_version(session: Session) -> None:
         session.out.line(f"pilot {__version__}")
 
 
-up.add_to(app)
-server.add_to(app)
-app.add_typer(agent.app, name="agent")
-login.add_to(app)
-whoami.add_to(app)
-app.add_typer(user.app, name="user")
-app.add_typer(project.app, name="project")
-init.add_to(app)
-app.add_typer(token.app, name="token")
-app.add_typer(secret.app, name="secret")
-lint.add_to(pipeline.app)
-app.add_typer(pipeline.app, name="pipeline")
-app.add_typer(runs, name="run")
-app.add_typer(config.app, name="config")
-command(app, "version", options=False)(show_version)
+def add_to(root: typer.Typer) -> None:
+    """The command of this file."""
+    command(root, "version", options=False)(show_version)
+
+
+def build(first: str = "") -> typer.Typer:
+    """The tree of commands; only those with this first word, if there are any: making all takes a while."""
+    root = typer.Typer(
+        name="pilot",
+        cls=Group,
+        help="One control plane for everything that runs on a fleet of machines.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    root.callback()(options)
+    wanted = [_MODULES[first]] if first in _MODULES else list(dict.fromkeys(_MODULES.values()))
+    for name in wanted:
+        import_module(f"pilothouse.cli.{name}").add_to(root)
+    return root
+
+
+def first_word(words: Sequence[str]) -> str:
+    """The first word of a command line's command; empty if there is none."""
+    following = iter(words)
+    for word in following:
+        if not word.startswith("-"):
+            return word
+        if word in _WITH_VALUE:
+            next(following, None)
+    return ""
 
 
 def run() -> int:
     """Run the command line; returns the exit code (errors.py), or raises SystemExit with it."""
     try:
         try:
-            code = app(prog_name="pilot", standalone_mode=False)
+            code = build(first_word(sys.argv[1:]))(prog_name="pilot", standalone_mode=False)
         finally:
             sys.stdout.flush()  # here, where what goes wrong can be said
     except Exception as error:

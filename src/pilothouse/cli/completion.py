@@ -1,21 +1,29 @@
-"""Completion for the shell: commands and options from the tree of commands, live values from a cache.
+"""Completion for the shell: commands and options from ``commands.json``, live values from a cache.
 
 Answers from what is at hand and never waits for the network: where the cache is older than a few seconds, a process
 of its own (``refresh.py``) renews it for the next time. A shell evaluates what it is given, so only plain words are
-offered, whoever named them.
+offered, whoever named them. This module and what it imports do without typer, dataclasses, typing and pathlib: they
+take longer to load than all the rest, and a person waits for every answer.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 from pilothouse.cli.completion_cache import Cache
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    Item = tuple[str, str]
+    """A word that fits, and what it is."""
+
+_COMMANDS = os.path.join(os.path.dirname(__file__), "commands.json")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@+-]*")
 _HARMLESS = re.compile(r"[^A-Za-z0-9 ._/@+=-]")
 
@@ -36,28 +44,20 @@ _NEW = frozenset(
 """Parameters that name something that is yet to be made."""
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A word that fits, and what it is."""
-
-    value: str
-    help: str = ""
-
-
 def answer(instruction: str) -> str | None:
     """What the shell wants to hear; ``None`` if typer is to answer. The words so far are in the environment."""
     shell = instruction.removeprefix("complete_")
     if shell not in ("bash", "zsh", "fish"):
         return None
     words, incomplete = _typed(shell)
-    items = [item for item in items_for(words, incomplete) if item.value.startswith(incomplete)]
+    items = [item for item in items_for(words, incomplete) if item[0].startswith(incomplete)]
     if shell == "bash":
-        return "\n".join(item.value for item in items)
+        return "\n".join(value for value, _help in items)
     if shell == "zsh":
         return _for_zsh(items)
     if os.environ.get("_TYPER_COMPLETE_FISH_ACTION") == "is-args":
         sys.exit(0 if items else 1)
-    return "\n".join(f"{item.value}\t{item.help}" if item.help else item.value for item in items)
+    return "\n".join(f"{value}\t{told}" if told else value for value, told in items)
 
 
 def _typed(shell: str) -> tuple[list[str], str]:
@@ -84,80 +84,60 @@ def _typed_in_bash(line: str, at: int) -> tuple[list[str], str]:
 def _for_zsh(items: list[Item]) -> str:
     if not items:
         return "_files"
-    told = "\n".join(f'"{item.value}":"{item.help}"' if item.help else f'"{item.value}"' for item in items)
-    return f"_arguments '*: :(({told}))'"
+    words = "\n".join(f'"{value}":"{told}"' if told else f'"{value}"' for value, told in items)
+    return f"_arguments '*: :(({words}))'"
 
 
 def items_for(words: list[str], incomplete: str) -> Iterator[Item]:
     """What may come after these words."""
-    import typer.main
-
-    from pilothouse.cli.app import app
-
-    command: Any = typer.main.get_command(app)
-    path: list[str] = []
+    with open(_COMMANDS, encoding="utf-8") as file:
+        commands: dict[str, Any] = json.load(file)
+    path = ""
+    command = commands[path]
     given: dict[str, str] = {}
     waiting: Any = None
     taken = 0
     for word in words:
         if waiting is not None:
-            given[waiting.name], waiting = word, None
+            given[waiting["name"]], waiting = word, None
         elif word.startswith("-"):
             name, equals, value = word.partition("=")
-            param = _option(command, name)
-            if param is not None and equals:
-                given[param.name] = value
-            elif param is not None and not param.is_flag:
-                waiting = param
-        elif word in getattr(command, "commands", {}):
-            command, taken = command.commands[word], 0
-            path.append(word)
+            option = next((each for each in command["options"] if name in each["spellings"]), None)
+            if option is not None and equals:
+                given[option["name"]] = value
+            elif option is not None and not option["flag"]:
+                waiting = option
+        elif word in command["commands"]:
+            path = f"{path} {word}".lstrip()
+            command, taken = commands[path], 0
         else:
             taken += 1
     if waiting is not None:
         yield from _values(path, waiting, given)
     elif incomplete.startswith("-"):
-        yield from _options(command)
+        yield from ((each["spellings"][0], harmless(each["help"])) for each in command["options"])
+        yield "--help", "Show this message and exit."
     else:
-        yield from _commands(command)
-        arguments = [param for param in command.params if param.param_type_name == "argument"]
-        if arguments and (taken < len(arguments) or arguments[-1].nargs == -1):
+        yield from ((name, harmless(told)) for name, told in command["commands"].items())
+        arguments = command["arguments"]
+        if arguments and (taken < len(arguments) or arguments[-1]["many"]):
             yield from _values(path, arguments[min(taken, len(arguments) - 1)], given)
 
 
-def _option(command: Any, name: str) -> Any:
-    options = (param for param in command.params if param.param_type_name == "option")
-    return next((param for param in options if name in (*param.opts, *param.secondary_opts)), None)
-
-
-def _options(command: Any) -> Iterator[Item]:
-    for param in command.params:
-        if param.param_type_name == "option" and not param.hidden:
-            longest = max((*param.opts, *param.secondary_opts), key=len)
-            yield Item(longest, harmless(param.help or ""))
-    yield Item("--help", "Show this message and exit.")
-
-
-def _commands(command: Any) -> Iterator[Item]:
-    for name, each in getattr(command, "commands", {}).items():
-        if not each.hidden:
-            yield Item(name, harmless(each.get_short_help_str(60)))
-
-
-def _values(path: list[str], param: Any, given: dict[str, str]) -> Iterator[Item]:
-    choices = param.type_descriptor.choices
-    if choices is not None:
-        yield from (Item(str(getattr(choice, "value", choice))) for choice in choices)
+def _values(path: str, param: dict[str, Any], given: dict[str, str]) -> Iterator[Item]:
+    name = param["name"]
+    if param["choices"] is not None:
+        yield from ((choice, "") for choice in param["choices"])
         return
-    kind = _LIVE.get((path[0] if path else "", param.name)) or _LIVE.get(("", param.name))
-    if kind is None or (" ".join(path), param.name) in _NEW:
+    kind = _LIVE.get((path.partition(" ")[0], name)) or _LIVE.get(("", name))
+    if kind is None or (path, name) in _NEW:
         return
     if kind == "runs":
-        yield Item("last", "the newest run of the pipeline here")
-    cache = Cache.of(given.get("server", ""), given.get("context", ""))
+        yield "last", "the newest run of the pipeline here"
+    cache = Cache(given.get("server", ""), given.get("context", ""))
     for value, told in cache.contexts() if kind == "contexts" else cache.values(kind):
         if _PLAIN.fullmatch(value):
-            yield Item(value, harmless(told))
+            yield value, harmless(told)
 
 
 def harmless(text: str) -> str:

@@ -1,16 +1,18 @@
-"""What a server was last known to have, by kind, for completion: a file for each server or saved login."""
+"""What a server was last known to have, by kind, for completion: a file for each server or saved login.
+
+Loads next to nothing, as :mod:`pilothouse.cli.completion` says.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 FRESH = 10.0
 """Seconds for which an answer counts as new."""
@@ -19,38 +21,42 @@ _ASKED = 10.0
 """Seconds for which nobody asks again."""
 
 
-@dataclass(frozen=True, slots=True)
 class Cache:
-    """``server`` and ``context`` as given on the command line; empty for those in force."""
+    """The cache for a command line; ``server`` and ``context`` as given there, empty for those in force.
 
-    server: str
-    context: str
-    path: Path
+    ``path`` is the file, ``asked`` one whose time says when somebody last asked the server.
+    """
 
-    @classmethod
-    def of(cls, server: str, context: str) -> Cache:
-        """The cache for a command line with these options."""
+    def __init__(self, server: str = "", context: str = "") -> None:
         from hashlib import sha256
 
         env = os.environ.get
         named = (server or env("PILOT_SERVER", ""), context or env("PILOT_CONTEXT", ""), _config_home())
         key = sha256("\0".join(named).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        return cls(server, context, _cache_home() / f"completion-{key}.json")
+        self._server, self._context = server, context
+        self._directory = _cache_home()
+        self.path = os.path.join(self._directory, f"completion-{key}.json")
+        self.asked = os.path.join(self._directory, f"completion-{key}.asked")
 
-    def contexts(self) -> Iterator[tuple[str, str]]:
+    def contexts(self) -> list[tuple[str, str]]:
         """Saved logins; they are a file of their own."""
         from pilothouse.cli.context import ContextStore
 
-        with contextlib.suppress(Exception):
-            yield from ((each.name, each.server) for each in ContextStore().load().all.values())
+        try:
+            return [(each.name, each.server) for each in ContextStore().load().all.values()]
+        except Exception:
+            return []
 
     def values(self, kind: str) -> list[tuple[str, str]]:
         """What is known now; starts to find out anew where that is old."""
-        found: dict[str, Any] = {}
+        found: Any = None
         age = FRESH
-        with contextlib.suppress(OSError, ValueError):
-            age = time.time() - self.path.stat().st_mtime
-            found = json.loads(self.path.read_text("utf-8"))
+        try:
+            age = time.time() - os.stat(self.path).st_mtime
+            with open(self.path, encoding="utf-8") as file:
+                found = json.load(file)
+        except (OSError, ValueError):
+            pass
         if not 0 <= age < FRESH:
             self.renew()
         listed = found.get(kind) if isinstance(found, dict) else None
@@ -62,17 +68,23 @@ class Cache:
 
     def renew(self) -> None:
         """Start a process that asks the server, unless somebody did so just now; it outlives us."""
-        with contextlib.suppress(OSError):
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            asked = self.path.with_suffix(".asked")
-            with contextlib.suppress(FileNotFoundError):
-                if 0 <= time.time() - asked.stat().st_mtime < _ASKED:
-                    return
-            asked.touch(mode=0o600)
-            self._spawn()
+        try:
+            os.makedirs(self._directory, mode=0o700, exist_ok=True)
+            if not self._asked_lately():
+                os.close(os.open(self.asked, os.O_WRONLY | os.O_CREAT, 0o600))
+                os.utime(self.asked)
+                self._spawn()
+        except OSError:
+            pass
+
+    def _asked_lately(self) -> bool:
+        try:
+            return 0 <= time.time() - os.stat(self.asked).st_mtime < _ASKED
+        except FileNotFoundError:
+            return False
 
     def _spawn(self) -> None:
-        command = (sys.executable, "-m", "pilothouse.cli.refresh", self.server, self.context)
+        command = (sys.executable, "-m", "pilothouse.cli.refresh", self._server, self._context)
         environment = {name: value for name, value in os.environ.items() if name != "_PILOT_COMPLETE"}
         # Nothing of the shell's: it waits until everybody has let go of its pipe.
         nowhere = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
@@ -82,8 +94,8 @@ class Cache:
         """Replace what is known."""
         import tempfile
 
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".completion-", dir=self.path.parent)
+        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".completion-", dir=self._directory)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 json.dump(found, file)
@@ -97,8 +109,8 @@ def _config_home() -> str:
     return os.environ.get("PILOT_CONFIG_HOME", "")
 
 
-def _cache_home() -> Path:
+def _cache_home() -> str:
     if home := _config_home():
-        return Path(home) / "cache"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "pilothouse"
+        return os.path.join(home, "cache")
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "pilothouse")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pilothouse.cli.server import ConfigFile, DataDir, file_settings, server_settings
-from pilothouse.cli.session import Session, command
+from pilothouse.cli.session import Group, Session, command
 
 if TYPE_CHECKING:
     from pilothouse.server.settings import Settings
 
-app = typer.Typer(help="Settings and saved logins.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Settings and saved logins.", no_args_is_help=True)
 
 
 def show(session: Session, config: ConfigFile = None, data_dir: DataDir = None) -> None:
@@ -93,3 +93,8 @@ def use(
 command(app, "show", options=False)(show)
 command(app, "contexts", options=False)(contexts)
 command(app, "use", options=False)(use)
+
+
+def add_to(root: typer.Typer) -> None:
+    """The commands of this file."""
+    root.add_typer(app, name="config")

@@ -67,12 +67,14 @@ class ContextStore:
 
     def load(self) -> Contexts:
         """What is saved; empty if nothing is. Raises CliError if the file cannot be understood."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return Contexts()
         import tomllib
 
         try:
-            raw = tomllib.loads(self.path.read_text("utf-8"))
-        except FileNotFoundError:
-            return Contexts()
+            raw = tomllib.loads(data.decode())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise CliError(
                 f"{self.path} is damaged: {error}", hint="mend or delete it, then log in again"

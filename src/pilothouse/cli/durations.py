@@ -1,24 +1,26 @@
-"""Durations on the command line: ``30s``, ``12h``, ``30d``."""
+"""Durations in options: ``30s``, ``12h``, ``30d``."""
 
 from __future__ import annotations
 
-import re
+import math
 from typing import Annotated
 
 import typer
 
 from pilothouse.cli.errors import UsageError
+from pilothouse.wire.durations import DurationError, parse_duration
 
-DurationText = Annotated[str, typer.Option(metavar="DURATION", help="Such as 12h or 30d; left out: never.")]
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"(?:[0-9]{1,9}[smhd])+")
+DurationText = Annotated[str, typer.Option(metavar="DURATION", help="Such as 12h or 30d; default: never.")]
 
 
 def seconds(text: str) -> int | None:
-    """Whole seconds; ``None`` for nothing. Raises UsageError."""
+    """Whole seconds; ``None`` for an empty text. Raises UsageError."""
     if not text:
         return None
-    if not _DURATION.fullmatch(text):
-        raise UsageError(f"{text!r} is no duration, such as 90s, 12h or 30d")
-    return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)([smhd])", text))
+    try:
+        given = parse_duration(text, most=math.inf).seconds
+    except DurationError:
+        given = math.nan
+    if not given.is_integer():
+        raise UsageError(f"{text!r} is not a duration such as 90s, 12h or 30d")
+    return int(given)

@@ -17,6 +17,7 @@ from pilothouse.cli.output import Output, moves_cursor, write_error, write_utf8
 from pilothouse.cli.progress import RunState
 from pilothouse.cli.text import coloured, safe
 from pilothouse.wire import entries
+from pilothouse.wire.times import utc_text
 
 if TYPE_CHECKING:
     import asyncio
@@ -172,7 +173,7 @@ class JsonView:
         """Write it."""
         from pilothouse.cli.documents import json_line
 
-        at = event.time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        at = utc_text(event.time, "milliseconds")
         write_utf8(json_line({"type": event.type, "time": at, "data": event.data}))
 
     def lost(self, reason: str) -> None:

@@ -23,6 +23,7 @@ from pilothouse.cli.session import Session, command
 from pilothouse.cli.text import all_safe, coloured, safe
 from pilothouse.cli.watching import detachable, follow
 from pilothouse.wire import entries
+from pilothouse.wire.times import rfc3339_ms
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
@@ -195,7 +196,7 @@ class Printer:
         return self._decorated(body, at, shown)
 
     def _decorated(self, body: Mapping[str, Any], at: int, shown: list[str]) -> list[str]:
-        before = f"{_time(at)} " if self._timestamps else ""
+        before = f"{rfc3339_ms(at)} " if self._timestamps else ""
         if self._prefix:
             before += self._painted(f"{safe(body.get('job', '?'))}/{safe(body.get('step', '?'))} | ")
         return [f"{before}{line}\n" for line in shown]
@@ -218,7 +219,7 @@ class Printer:
                         "step": body.get("step"),
                         "attempt": body.get("attempt"),
                         "number": None if missing else body.get("first", 1) + index,
-                        "time": _time(at),
+                        "time": rfc3339_ms(at),
                         "stream": stream,
                         "text": line,
                     }
@@ -236,7 +237,3 @@ class Printer:
     def flush(self) -> None:
         """Show what was printed."""
         sys.stdout.flush()
-
-
-def _time(at: int) -> str:
-    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

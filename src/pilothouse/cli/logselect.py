@@ -11,6 +11,7 @@ from typing import Any
 from pilothouse.cli.durations import seconds
 from pilothouse.cli.errors import CliError, UsageError
 from pilothouse.cli.progress import BAD
+from pilothouse.wire.times import utc_text
 
 MAX_NAMED = 50
 """How many attempts a server takes by name."""
@@ -144,7 +145,7 @@ def beginning(text: str, now: datetime) -> str:
         raise UsageError(
             f"--since {text!r}: give a duration such as 10m, or a time such as 2026-01-10T14:00:00Z"
         ) from None
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc_text(at.astimezone(UTC), "milliseconds")
 
 
 def pattern(text: str) -> re.Pattern[str] | None:

@@ -4,8 +4,9 @@ snake_case, RFC 3339, words. Pure."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
+
+from pilothouse.wire.times import rfc3339
 
 _STATUS = {1: "pending", 2: "running", 3: "succeeded", 4: "failed", 5: "cancelled", 6: "paused"}
 """pipeline.v1.PipelineStatus."""
@@ -17,7 +18,7 @@ def time(seconds: int | float | None) -> str | None:
     """Unix seconds as RFC 3339; ``None`` for none, and for 0, which stands for never."""
     if not seconds:
         return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return rfc3339(int(seconds) * 1000)
 
 
 def pipeline(answer: Answer) -> dict[str, Any]:
@@ -42,6 +43,19 @@ def pipeline(answer: Answer) -> dict[str, Any]:
         "created_at": time(answer.get("createdAt")),
         "updated_at": time(answer.get("updatedAt")),
     }
+
+
+def project(answer: Answer) -> dict[str, Any]:
+    """A project and its members; ``default``: whether it is taken where none is named."""
+    return {
+        "id": answer["projectId"],
+        "name": answer["name"],
+        "description": answer.get("description", ""),
+        "default": bool(answer.get("isDefault", False)),
+        "members": [
+            {"id": each["userId"], "username": each["username"]} for each in answer.get("members") or ()
+        ],
+    } | _times(answer)
 
 
 def secret(answer: Answer) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pilothouse.cli import lint
 from pilothouse.cli.errors import CliError, UsageError
 from pilothouse.cli.live import Progress, ProgressOption, require_terminal
 from pilothouse.cli.output import Output
 from pilothouse.cli.project import ProjectName, project_id, project_names
-from pilothouse.cli.session import Session, command
+from pilothouse.cli.session import Group, Session, command
 from pilothouse.cli.spec_file import SpecFile, check, find_spec, refused
 from pilothouse.cli.watching import detachable, watch
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pilothouse.cli.checkout.repository import Repository
     from pilothouse.client import PilotClient
 
-app = typer.Typer(help="Pipelines and their specs.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Pipelines and their specs.", no_args_is_help=True)
 
 PipelineName = Annotated[
     str,
@@ -295,3 +296,9 @@ command(app, "trigger", examples=("pilot pipeline trigger shop --var tag=1.5",))
 command(app, "list", examples=("pilot pipeline list -o json",))(list_pipelines)
 command(app, "view")(view)
 command(app, "spec", examples=("pilot pipeline spec shop > .pilot.yaml",))(spec)
+lint.add_to(app)
+
+
+def add_to(root: typer.Typer) -> None:
+    """The commands of this file."""
+    root.add_typer(app, name="pipeline")

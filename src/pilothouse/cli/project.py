@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pilothouse.cli import native
 from pilothouse.cli.errors import CliError, UsageError
-from pilothouse.cli.session import Session, command
+from pilothouse.cli.session import Group, Session, command
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
     from pilothouse.client.shapes import Project
 
-app = typer.Typer(help="Projects and who is in them.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Projects and who is in them.", no_args_is_help=True)
 
 ProjectName = Annotated[
     str, typer.Option("--project", metavar="NAME", help="Name or id of the project; else the default one.")
@@ -53,25 +53,6 @@ async def _find(client: PilotClient, given: str) -> Project:
     raise CliError(f"say which project you mean (known: {known})", hint="--project NAME")
 
 
-def shown(project: Project) -> dict[str, Any]:
-    """A project in the native style: snake_case, RFC 3339."""
-    return {
-        "id": project["projectId"],
-        "name": project["name"],
-        "description": project.get("description", ""),
-        "is_default": bool(project.get("isDefault")),
-        "members": [{"id": m["userId"], "username": m["username"]} for m in project.get("members") or ()],
-        "created_at": _time(project.get("createdAt")),
-        "updated_at": _time(project.get("updatedAt")),
-    }
-
-
-def _time(seconds: int | None) -> str | None:
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 async def list_projects(
     session: Session, limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 100
 ) -> None:
@@ -79,12 +60,12 @@ async def list_projects(
     from pilothouse.client.paging import collect
 
     async with session.client() as client:
-        projects = [shown(each) for each in await collect(client.projects.page, limit)]
+        projects = [native.project(each) for each in await collect(client.projects.page, limit)]
     if session.out.structured:
         session.out.document(projects)
         return
     rows = [
-        (p["name"], p["id"], len(p["members"]), "yes" if p["is_default"] else "", p["description"])
+        (p["name"], p["id"], len(p["members"]), "yes" if p["default"] else "", p["description"])
         for p in projects
     ]
     session.out.table(("NAME", "ID", "MEMBERS", "DEFAULT", "DESCRIPTION"), rows, "No projects.")
@@ -93,12 +74,12 @@ async def list_projects(
 async def view(session: Session, project: ProjectArgument) -> None:
     """Show a project and its members."""
     async with session.client() as client:
-        found = shown(await _find(client, project))
+        found = native.project(await _find(client, project))
     if session.out.structured:
         session.out.document(found)
         return
     pairs = [("name", found["name"]), ("id", found["id"]), ("description", found["description"])]
-    pairs += [("default", "yes" if found["is_default"] else ""), ("created", found["created_at"])]
+    pairs += [("default", "yes" if found["default"] else ""), ("created", found["created_at"])]
     pairs += [("members", ", ".join(m["username"] for m in found["members"]) or "none")]
     session.out.fields(pairs)
 
@@ -148,7 +129,7 @@ async def remove_member(session: Session, project: ProjectArgument, user: UserAr
 
 def _said(session: Session, project: Project, words: str) -> None:
     if session.out.structured:
-        session.out.document(shown(project))
+        session.out.document(native.project(project))
     session.out.say(words)
 
 
@@ -158,3 +139,8 @@ command(app, "create")(create)
 command(app, "update")(update)
 command(app, "add-member")(add_member)
 command(app, "remove-member")(remove_member)
+
+
+def add_to(root: typer.Typer) -> None:
+    """The commands of this file."""
+    root.add_typer(app, name="project")

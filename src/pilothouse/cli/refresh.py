@@ -19,8 +19,8 @@ _RUNS, _OTHERS = 50, 100
 
 def main(server: str, context: str) -> None:
     """Renew the cache, unless another process does."""
-    cache = Cache.of(server, context)
-    with contextlib.suppress(Exception), cache.path.with_suffix(".asked").open("a") as lock:
+    cache = Cache(server, context)
+    with contextlib.suppress(Exception), open(cache.asked, "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         target = Session.of(Common(server=server or None, context=context or None)).target()
         cache.save(asyncio.run(_ask(target.server, target.token)))

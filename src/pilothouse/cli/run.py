@@ -12,7 +12,7 @@ from pilothouse.cli import logs
 from pilothouse.cli.errors import UsageError
 from pilothouse.cli.live import Progress, ProgressOption, require_terminal
 from pilothouse.cli.reference import AllPipelines, RunReference, run_id_of, short
-from pilothouse.cli.session import Session, command
+from pilothouse.cli.session import Group, Session, command
 from pilothouse.cli.text import ago, span
 from pilothouse.cli.watching import detachable, is_over, watch
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pilothouse.client import PilotClient
     from pilothouse.client.shapes import Pipeline, RunSummary
 
-app = typer.Typer(help="Runs of every kind.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Runs of every kind.", no_args_is_help=True)
 
 
 class RunStatus(StrEnum):
@@ -222,3 +222,8 @@ command(app, "rerun", **_examples("pilot run rerun last --failed --watch"))(reru
 command(
     app, "cancel", **_examples('pilot run cancel last --reason "wrong branch"', "pilot run cancel --force")
 )(cancel)
+
+
+def add_to(root: typer.Typer) -> None:
+    """The commands of this file."""
+    root.add_typer(app, name="run")

@@ -10,10 +10,10 @@ from pilothouse.cli import native
 from pilothouse.cli.errors import UsageError
 from pilothouse.cli.login import read_secret
 from pilothouse.cli.project import ProjectName, project_id
-from pilothouse.cli.session import Session, command
+from pilothouse.cli.session import Group, Session, command
 from pilothouse.cli.text import local_time
 
-app = typer.Typer(help="Secrets of a project.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Secrets of a project.", no_args_is_help=True)
 
 SecretName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the secret.")]
 
@@ -50,3 +50,8 @@ async def delete(session: Session, name: SecretName, project: ProjectName = "") 
 command(app, "set")(set_secret)
 command(app, "list")(list_secrets)
 command(app, "delete")(delete)
+
+
+def add_to(root: typer.Typer) -> None:
+    """The commands of this file."""
+    root.add_typer(app, name="secret")

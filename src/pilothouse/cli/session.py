@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from pilothouse.cli.context import Context, ContextStore
 from pilothouse.cli.errors import NotLoggedIn
 from pilothouse.cli.output import Format, Output, unwritten
+from pilothouse.cli.values import spare_conversion
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
@@ -144,8 +145,22 @@ def common_options(
 _COMMON = [p for p in inspect.signature(common_options, eval_str=True).parameters.values() if p.name != "ctx"]
 
 
+class Group(TyperGroup):
+    """Commands with a common first word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the words of the command line apart."""
+        spare_conversion(self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
+
 class _Command(TyperCommand):
     """Help in three parts: what the command has itself, what all have, and examples."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the words of the command line apart."""
+        spare_conversion(self.get_params(ctx))
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments, options, common options."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import TextIO, cast
+
+TYPE_CHECKING = False  # typing is not loaded for it: completion comes this way, and has no time
+if TYPE_CHECKING:
+    from typing import Literal
 
 
 def prepare() -> None:
@@ -26,9 +29,9 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _opened(number: int, flags: int, mode: str) -> TextIO:
+def _opened(number: int, flags: int, mode: Literal["r", "w"]) -> io.TextIOWrapper:
     descriptor = os.open(os.devnull, flags)
     if descriptor != number:
         os.dup2(descriptor, number)
         os.close(descriptor)
-    return cast(TextIO, open(number, mode, encoding="utf-8", closefd=False))
+    return open(number, mode, encoding="utf-8", closefd=False)

@@ -8,10 +8,10 @@ import typer
 
 from pilothouse.cli.durations import DurationText, seconds
 from pilothouse.cli.errors import UsageError
-from pilothouse.cli.session import Session, command
+from pilothouse.cli.session import Group, Session, command
 from pilothouse.cli.user import RoleName
 
-app = typer.Typer(help="API tokens and registration tokens of agents.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="API tokens and registration tokens of agents.", no_args_is_help=True)
 
 Agent = Annotated[bool, typer.Option("--agent", help="A registration token for agents.")]
 
@@ -88,3 +88,8 @@ async def revoke(
 command(app, "create")(create)
 command(app, "list")(list_tokens)
 command(app, "revoke")(revoke)
+
+
+def add_to(root: typer.Typer) -> None:
+    """The commands of this file."""
+    root.add_typer(app, name="token")

@@ -12,10 +12,10 @@ import typer
 from pilothouse.cli.errors import UsageError
 from pilothouse.cli.login import read_secret
 from pilothouse.cli.project import project_id
-from pilothouse.cli.session import Session, command
+from pilothouse.cli.session import Group, Session, command
 from pilothouse.cli.text import ago
 
-app = typer.Typer(help="Users and their roles.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Users and their roles.", no_args_is_help=True)
 
 
 class RoleName(StrEnum):
@@ -177,3 +177,8 @@ command(app, "role")(set_role)
 command(app, "password")(set_password)
 command(app, "disable")(disable)
 command(app, "enable")(enable)
+
+
+def add_to(root: typer.Typer) -> None:
+    """The commands of this file."""
+    root.add_typer(app, name="user")

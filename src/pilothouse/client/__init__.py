@@ -1,4 +1,4 @@
-"""The typed async client of Pilothouse: ``PilotClient`` and what it gives back."""
+"""The typed async client of Pilothouse: ``PilotClient`` and its result types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logging in and out; API tokens; registration tokens of agents."""
+"""Login and logout; API tokens; registration tokens of agents."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ class Auth:
         self._api = api
 
     async def login(self, username: str, password: str) -> Login:
-        """Trade name and password for a token. The client goes on with the token it was made with."""
+        """Exchange user name and password for a token. The client keeps using its own token."""
         body = {"username": username, "password": password}
         return cast(Login, await self._api.call("POST", "/auth/login", json=body))
 
     async def logout(self) -> None:
-        """End the token in use."""
+        """Revoke the client's token."""
         await self._api.call("POST", "/auth/logout")
 
     async def me(self) -> Me:
-        """The user behind the token."""
+        """The current user."""
         return cast(Me, await self._api.call("GET", "/auth/me"))
 
     async def change_password(self, current: str, new: str) -> None:
-        """One's own; other logins end, API tokens stay good."""
+        """Change the user's own password; other logins end, API tokens stay valid."""
         body = {"current_password": current, "new_password": new}
         await self._api.call("POST", "/auth/password", json=body)
 
 
 class Tokens:
-    """``/tokens``: API tokens of one's own."""
+    """``/tokens``: the user's own API tokens."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
 
     async def create(self, name: str, *, expires_in: int | None = None, role: str | None = None) -> NewToken:
-        """``expires_in`` in seconds, never if left out; ``role`` limits it below its user."""
+        """Create a token. ``expires_in`` in seconds, default: never; ``role`` limits it below its user."""
         body = {"name": name, "expires_in": expires_in, "role": role}
         return cast(NewToken, await self._api.call("POST", "/tokens", json=_given(body), keyed=True))
 
@@ -60,12 +60,12 @@ class Tokens:
         )
 
     async def revoke(self, token_id: str) -> None:
-        """End a token and the streams it opened."""
+        """Revoke a token and end its streams."""
         await self._api.call("DELETE", f"/tokens/{token_id}")
 
 
 class RegistrationTokens:
-    """``/registration-tokens``: what new agents register with (admins)."""
+    """``/registration-tokens``: tokens for the registration of agents (admins)."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -80,10 +80,10 @@ class RegistrationTokens:
         projects: Sequence[str] | None = None,
         labels: Sequence[str] | None = None,
     ) -> NewRegistrationToken:
-        """``expires_in`` in seconds.
+        """Create a registration token. ``expires_in`` in seconds.
 
-        ``agents``: names or globs of existing agents that it may register anew; ``projects``: names or ids of
-        those whose work the agents get; ``labels``: ``KEY`` or ``KEY=VALUE``, those that agents may have.
+        ``agents``: names or globs of existing agents that may register again; ``projects``: names or ids of
+        projects whose work the agents get; ``labels``: ``KEY`` or ``KEY=VALUE``, the allowed labels.
         """
         body = _given({"description": description, "max_uses": max_uses, "expires_in": expires_in})
         body |= _given({"agents": agents, "projects": projects, "labels": labels})
@@ -91,12 +91,12 @@ class RegistrationTokens:
         return cast(NewRegistrationToken, answer)
 
     async def all(self) -> tuple[RegistrationToken, ...]:
-        """Every one, without its secret."""
+        """All registration tokens, without their secrets."""
         answer = await self._api.call("GET", "/registration-tokens")
         return tuple(answer["registration_tokens"])
 
     async def revoke(self, token_id: str) -> None:
-        """Agents that have registered with it stay."""
+        """Revoke a registration token; registered agents are not affected."""
         await self._api.call("DELETE", f"/registration-tokens/{token_id}")
 
 

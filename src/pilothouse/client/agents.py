@@ -1,4 +1,4 @@
-"""The fleet."""
+"""Agents."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Agents:
         return cast(Agent, await self._api.call("GET", f"/agents/{quote(agent_id, safe='')}"))
 
     async def set_status(self, agent_id: str, status: Literal["online", "draining"]) -> Agent:
-        """``draining``: it finishes what it holds and gets no new work; ``online``: it works again."""
+        """``draining``: the agent finishes its work and gets no new work; ``online``: ends draining."""
         path = f"/agents/{quote(agent_id, safe='')}"
         return cast(Agent, await self._api.call("PATCH", path, json={"status": status}))
 
     async def remove(self, agent_id: str) -> None:
-        """Its token ends, and what it holds is lost."""
+        """Remove an agent: its token is revoked, and its work is lost."""
         await self._api.call("DELETE", f"/agents/{quote(agent_id, safe='')}")

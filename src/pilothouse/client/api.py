@@ -1,4 +1,4 @@
-"""Requests to a server: credentials, errors, and which requests may be tried again."""
+"""Requests to a server: credentials, errors, and retries."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ import httpx
 
 from pilothouse import __version__
 from pilothouse.client.address import server_address
-from pilothouse.client.backoff import Backoff
 from pilothouse.client.credential import clean_token
 from pilothouse.client.errors import ApiProblem, ProxyUnusable, Unreachable
+from pilothouse.wire.backoff import Backoff
 from pilothouse.wire.proxies import BadProxy, Proxy, proxy_for
 
 BASE = "/api/v1"
 RETRIES = 3
 PATIENCE = 60.0
-"""Seconds that a request waits, all in all, because the server said Retry-After."""
+"""Total seconds that a request waits because of Retry-After."""
 
 BUSY_PAUSE = 10.0
-"""Seconds between two tries, at most, while the server is busy; more only if it says so itself."""
+"""Maximum seconds between two attempts while the server is busy, unless its Retry-After is longer."""
 
 _SAFE = frozenset({"GET", "HEAD", "PUT"})
 
 Content = Callable[[], AsyncIterator[bytes]]
-"""A request's body, from its beginning each time it is called."""
+"""Returns a new iterator over the body of a request."""
 
 
 class Api:
     """One server, one credential. Paths are relative to ``/api/v1``; results are decoded JSON.
 
-    A request that surely was not acted upon (no connection, 429) is tried again whatever it is; one that broke
-    midway only if it does no harm twice: reads, PUTs, and POSTs with an ``Idempotency-Key``.
+    A request that was certainly not executed (no connection, 429) is always retried; one that failed midway
+    only if it is idempotent: reads, PUTs, and POSTs with an ``Idempotency-Key``.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Api:
         if token:
             headers["Authorization"] = f"Bearer {token}"
         self._proxy = _proxy(self.server) if transport is None else None
-        # A transport of our own: httpx would send requests to this machine through a proxy, too.
+        # With an explicit transport, since httpx would also send requests to this machine through a proxy.
         self._http = httpx.AsyncClient(
             base_url=self.server + BASE,
             headers=headers,
@@ -75,7 +75,8 @@ class Api:
         json: Any = None,
         keyed: bool = False,
     ) -> Any:
-        """The answer's JSON; ``None`` if it is empty. ``keyed``: send an Idempotency-Key.
+        """Send a request; returns the JSON of the answer, ``None`` if it is empty. ``keyed``: with an
+        Idempotency-Key.
 
         Raises ApiProblem, Unreachable.
         """
@@ -87,12 +88,12 @@ class Api:
         return decoded(await self._send(build, again=keyed or method in _SAFE))
 
     async def detail(self, method: str, path: str, **more: Any) -> Any:
-        """As :meth:`call`, of the Arcentra families: what their envelope holds."""
+        """Like :meth:`call`, for the Arcentra families: returns the ``detail`` of the envelope."""
         body = await self.call(method, path, **more)
         return body.get("detail") if isinstance(body, dict) else body
 
     async def upload(self, path: str, content: Content, headers: Mapping[str, str], **params: str) -> Any:
-        """POST a body that is named by its checksum, so that sending it twice does no harm."""
+        """POST a body with its checksum, which makes the request idempotent."""
 
         def build() -> httpx.Request:
             return self._http.build_request(
@@ -110,7 +111,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
         read_timeout: float | None = None,
     ) -> AsyncIterator[httpx.Response]:
-        """An answer that is read as it comes; tried once. Raises ApiProblem, ``httpx.TransportError``."""
+        """Open a streamed answer, without retries. Raises ApiProblem, ``httpx.TransportError``."""
         timeout = httpx.Timeout(self._http.timeout.connect, read=read_timeout or self._http.timeout.read)
         request = self._http.build_request(
             "GET", path, params=_given(params), headers=headers, timeout=timeout
@@ -134,12 +135,12 @@ class Api:
                 unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
                 if breaks > RETRIES or not (again or unsent):
                     raise self.unreachable(error) from error
-                await asyncio.sleep(backoff.next())
+                await asyncio.sleep(backoff.delay())
                 continue
             if response.status_code < 300:
                 return response
             refusal = self._refusal(response)
-            wait = _pause(refusal, waited) or backoff.next()
+            wait = _pause(refusal, waited) or backoff.delay()
             if waited + wait > PATIENCE or not _worth_waiting(refusal, again):
                 raise refusal
             waited += wait
@@ -150,7 +151,7 @@ class Api:
             await asyncio.sleep(wait)
 
     def _refusal(self, response: httpx.Response) -> ApiProblem:
-        """As :func:`problem`; where the answer is not our server's, the proxy that may have given it is named."""
+        """Like :func:`problem`; if the answer is not from a Pilothouse server, the message names the proxy."""
         refusal = problem(response)
         if self._proxy is None or not refusal.code.startswith("HTTP_"):
             return refusal
@@ -158,7 +159,7 @@ class Api:
         return refusal
 
     def unreachable(self, error: httpx.TransportError) -> Unreachable:
-        """The transport's error in words, with the proxy that was used; none of them is the token."""
+        """The error for a transport error, with the proxy that was used; never contains the token."""
         said = words(error)
         if len(self._token) >= 8:
             said = said.replace(self._token, "***")
@@ -172,7 +173,7 @@ class Api:
 
 
 def _transport(server: str, proxy: Proxy | None) -> httpx.AsyncHTTPTransport:
-    # Loading certificates takes a while, and only https needs them.
+    # Loading certificates is slow, and only https needs them.
     return httpx.AsyncHTTPTransport(verify=server.startswith("https:"), proxy=proxy.url if proxy else None)
 
 
@@ -190,7 +191,7 @@ def _worth_waiting(refusal: ApiProblem, again: bool) -> bool:
 
 
 def _pause(refusal: ApiProblem, waited: float) -> float:
-    """Seconds before the next try; 0 if the server said none. Whoever is busy is asked ever less often."""
+    """Seconds before the next attempt; 0 if the server gave none. Increases while the server is busy."""
     asked = refusal.retry_after or 0.0
     if refusal.status == 429 or not asked:
         return asked
@@ -198,7 +199,7 @@ def _pause(refusal: ApiProblem, waited: float) -> float:
 
 
 def decoded(response: httpx.Response) -> Any:
-    """The JSON of an answer that is good. Raises ApiProblem if it is something else."""
+    """The JSON of a successful answer. Raises ApiProblem if it is not JSON."""
     if not response.content:
         return None
     try:
@@ -213,7 +214,7 @@ def decoded(response: httpx.Response) -> Any:
 
 
 def problem(response: httpx.Response) -> ApiProblem:
-    """An answer that is none, in either of the server's two forms or somebody else's."""
+    """The error of an answer, in either of the server's two formats or from a proxy."""
     try:
         body = response.json()
     except ValueError:
@@ -243,10 +244,10 @@ def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def words(error: BaseException) -> str:
-    """What the system said, where that is behind an error; else what happened, in our words."""
+    """The message of the underlying system error if there is one, otherwise a description of the error."""
     found = system_error(error)
     if found is not None:
-        # asyncio says "Connect call failed" with the address, in place of what the system said.
+        # asyncio replaces the system's message by "Connect call failed" and the address.
         plain = found.errno and found.errno > 0 and str(found.strerror).startswith("Connect call failed")
         return os.strerror(found.errno or 0).lower() if plain else str(found.strerror)
     if isinstance(error, httpx.TimeoutException):
@@ -257,7 +258,7 @@ def words(error: BaseException) -> str:
 
 
 def system_error(error: BaseException) -> OSError | None:
-    """The system's own error behind another; the first of several, where several addresses were tried."""
+    """The underlying system error; the first one if several addresses were tried."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

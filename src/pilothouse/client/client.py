@@ -1,4 +1,4 @@
-"""The client: one object, the server's nouns as its attributes."""
+"""The client: one object with an attribute per resource."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from pilothouse.wire import entries
 
 
 class PilotClient:
-    """A Pilothouse server as its users see it.
+    """The client of a Pilothouse server.
 
-    ``server``: ``http(s)://host:port``; ``timeout`` in seconds, per request; ``on_wait`` is told why a request
-    waits (rate limits, a busy server), once a reason. Every call raises ApiProblem (refused) or Unreachable (no
-    answer). ::
+    ``server``: ``http(s)://host:port``; ``timeout`` in seconds, per request; ``on_wait`` is called with the
+    reason when a request waits (rate limits, a busy server), once per reason. Every call raises ApiProblem
+    (refused) or Unreachable (no answer). ::
 
         async with PilotClient("http://127.0.0.1:8080", token) as client:
             async for event in client.watch_run(run_id):
@@ -57,7 +57,7 @@ class PilotClient:
 
     @property
     def server(self) -> str:
-        """The server's address, tidied."""
+        """The server's address, normalized."""
         return self._api.server
 
     async def close(self) -> None:
@@ -83,13 +83,13 @@ class PilotClient:
         on_gap: OnGap | None = None,
         idle_timeout: float = IDLE_TIMEOUT,
     ) -> AsyncGenerator[Event, None]:
-        """The journal, or one ``stream`` of it (``run/<id>``), or one ``type`` (``step.*``), as it grows.
+        """Follow the journal, one ``stream`` of it (``run/<id>``), or one ``type`` (``step.*``).
 
-        Goes on for ever, whatever cuts the connection, with no entry missing or twice. ``cursor``: that of the
-        last event seen, ``start`` or ``now``; ``None`` is the start of a stream, else now. ``on_reconnect`` is
-        told each reason for coming back, ``on_connect`` each time it is connected. Where entries behind the
-        cursor are gone for good, ``on_gap`` is told and the reader goes on from the oldest left; without it
-        ApiProblem ``CURSOR_EXPIRED`` is raised.
+        Does not end; reconnects without missing or repeating entries. ``cursor``: that of the last received
+        event, ``start`` or ``now``; ``None``: the start of a stream, otherwise now. ``on_reconnect`` is
+        called with the reason before each reconnect, ``on_connect`` after each connect. If entries after the
+        cursor are no longer retained, ``on_gap`` is called and the reader continues with the oldest retained
+        entry; without it ApiProblem ``CURSOR_EXPIRED`` is raised.
         """
         reader = EventReader(
             self._api,
@@ -112,7 +112,7 @@ class PilotClient:
         on_connect: OnConnect | None = None,
         on_gap: OnGap | None = None,
     ) -> AsyncGenerator[Event, None]:
-        """A run's events from its start (or ``cursor``) up to and with ``run.completed``."""
+        """A run's events from its start (or ``cursor``) to ``run.completed``, inclusive."""
         stream = entries.run_stream(run_id)
         events = self.events(
             stream=stream, cursor=cursor, on_reconnect=on_reconnect, on_connect=on_connect, on_gap=on_gap

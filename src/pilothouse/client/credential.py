@@ -1,4 +1,4 @@
-"""Tokens as they come from files, variables and options."""
+"""Tokens from files, variables and options."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ _TOKEN = re.compile(r"[!-~]+")
 
 
 def clean_token(given: str, source: str = "the token") -> str:
-    """The token without the whitespace around it, such as a file's last newline; empty if there is nothing else.
+    """The token without surrounding whitespace, such as the last newline of a file; can be empty.
 
-    Raises BadToken, which names ``source`` and does not show the token, for what no header could carry.
+    Raises BadToken, which names ``source`` but does not contain the token, for characters not allowed in
+    headers.
     """
     token = given.strip()
     if token and not _TOKEN.fullmatch(token):

@@ -1,4 +1,4 @@
-"""What can go wrong when talking to a server; each error has a stable ``code``."""
+"""Errors of the client; each has a stable ``code``."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import Any
 
 
 class ClientError(Exception):
-    """Base of the client's errors."""
+    """Base class of the client's errors."""
 
     code = "CLIENT_ERROR"
 
 
 class BadToken(ClientError):
-    """This is no token. The text says where it came from, never what it is."""
+    """The token is malformed. The message names its source and does not contain it."""
 
     code = "TOKEN_INVALID"
 
 
 class Unreachable(ClientError):
-    """No answer came: nobody listens there (``refused``), the name does not resolve, or the connection broke.
+    """No answer: the connection was refused (``refused``) or broke, or the name does not resolve.
 
-    ``proxied``: it was asked through a proxy, which the message names.
+    ``proxied``: the request went through a proxy, which the message names.
     """
 
     code = "UNREACHABLE"
@@ -32,16 +32,16 @@ class Unreachable(ClientError):
 
 
 class ProxyUnusable(ClientError):
-    """The environment names a proxy that cannot be used (wire/proxies.py)."""
+    """The environment configures a proxy that cannot be used (wire/proxies.py)."""
 
     code = "PROXY_UNUSABLE"
 
 
 class ApiProblem(ClientError):
-    """The server refused.
+    """The server refused the request.
 
-    ``status`` is the HTTP status; ``code`` the server's own word for it (``RUN_NOT_FOUND``), or ``HTTP_<status>``
-    where the answer was not Pilothouse's (a proxy's, say); ``retry_after`` is in seconds.
+    ``status`` is the HTTP status; ``code`` the server's code (``RUN_NOT_FOUND``), or ``HTTP_<status>`` if the
+    answer was not from Pilothouse (for example from a proxy); ``retry_after`` is in seconds.
     """
 
     def __init__(
@@ -63,5 +63,5 @@ class ApiProblem(ClientError):
 
     @property
     def passing(self) -> bool:
-        """Whether the same request may well succeed a little later."""
+        """Whether the same request may succeed later."""
         return self.status in (429, 502, 503, 504)

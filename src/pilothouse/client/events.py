@@ -1,4 +1,4 @@
-"""The journal as it happens, without gap or duplicate (``GET /api/v1/events``, decisions.md)."""
+"""Follows the journal without gaps or duplicates (``GET /api/v1/events``, decisions.md)."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ import httpx
 import orjson
 
 from pilothouse.client.api import PATIENCE, RETRIES, Api, words
-from pilothouse.client.backoff import Backoff
 from pilothouse.client.errors import ApiProblem
-from pilothouse.client.sse import Message, SseDecoder
+from pilothouse.client.sse import SseDecoder, SseMessage
+from pilothouse.wire.backoff import Backoff
 
 IDLE_TIMEOUT = 45.0
-"""Seconds without a byte after which a connection is dead: a server sends a comment every 30."""
+"""Seconds without data after which a connection is dead; servers send a comment every 30 s."""
 
 OnReconnect = Callable[[str], None]
-"""Told why the connection ended, each time, before the reader comes back."""
+"""Called with the reason before each reconnect."""
 
 OnConnect = Callable[[], None]
-"""Told each time that the server has taken us in: the first time, and whenever the reader is back."""
+"""Called after each successful connect."""
 
 OnGap = Callable[[ApiProblem], None]
-"""Told that entries after the cursor are gone; the reader goes on from the oldest that is left."""
+"""Called if entries after the cursor are no longer retained; the reader continues with the oldest one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One entry of the journal (wire/entries.py). ``cursor`` is the place behind it; ``source`` its stream."""
+    """One entry of the journal (wire/entries.py).
+
+    ``cursor`` is the position after it; ``source`` its stream.
+    """
 
     cursor: str
     type: str
@@ -42,8 +45,8 @@ class Event:
     source: str = ""
 
     @classmethod
-    def parse(cls, message: Message) -> Event:
-        """From a CloudEvent in an SSE message."""
+    def parse(cls, message: SseMessage) -> Event:
+        """Parse the CloudEvent of an SSE message."""
         event = orjson.loads(message.data)
         return cls(
             cursor=message.id,
@@ -56,10 +59,10 @@ class Event:
 
 
 class EventReader:
-    """Reads until it is closed; comes back by itself, with its cursor, from whatever cuts it off.
+    """Reads until it is closed; reconnects automatically with its cursor.
 
-    A refusal that will not pass (401, 403, 404) ends it, and so does a first connection that cannot be made.
-    ``cursor``: a place, ``start`` or ``now``; ``None`` is the start of a stream, else now.
+    Permanent refusals (401, 403, 404) end it, and so does a failure of the first connection.
+    ``cursor``: a cursor, ``start`` or ``now``; ``None``: the start of a stream, otherwise now.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class EventReader:
         self._api = api
         self._params = {"stream": stream, "type": type}
         self.cursor = cursor
-        self._place: str | None = None  # as the server gave it; stronger than what we began with
+        self._place: str | None = None  # from the server; takes precedence over the first one
         self._on_reconnect = on_reconnect or (lambda _reason: None)
         self._on_connect = on_connect or (lambda: None)
         self._on_gap = on_gap
@@ -103,9 +106,9 @@ class EventReader:
                 reason = refusal.message
             if self._opened or wait:
                 self._on_reconnect(reason)
-            await asyncio.sleep(wait if wait is not None else self._backoff.next())
+            await asyncio.sleep(wait if wait is not None else self._backoff.delay())
 
-    async def _connection(self) -> AsyncGenerator[Message, None]:
+    async def _connection(self) -> AsyncGenerator[SseMessage, None]:
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
         params = dict(self._params)
         if self._place:
@@ -132,7 +135,7 @@ class EventReader:
         return words(error)
 
     def _refused(self, refusal: ApiProblem) -> float | None:
-        """Seconds to wait, ``None`` for the usual backoff."""
+        """Seconds to wait, ``None`` for the default backoff."""
         if refusal.status == 410 and self._on_gap is not None:
             self._on_gap(refusal)
             self._place, self.cursor = None, "start"

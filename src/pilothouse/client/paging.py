@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 MAX_LIMIT = 100
-"""The most results a server gives at once."""
+"""The largest page size of the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,14 @@ class Page(Generic[T]):
 
     @classmethod
     def native(cls, body: Any, name: str) -> Page[T]:
-        """From ``{name: […], "pagination": {…}}``; without pagination it is all there is."""
+        """A page from ``{name: […], "pagination": {…}}``; without pagination the list is complete."""
         items = tuple(body[name])
         paging = body.get("pagination") or {"page": 1, "total": len(items), "total_pages": 1}
         return cls(items, paging["page"], paging["total"], paging["page"] < paging["total_pages"])
 
     @classmethod
     def arcentra(cls, detail: Any) -> Page[T]:
-        """From ``{"list": […], "total", "page", "pageSize"}``."""
+        """A page from ``{"list": […], "total", "page", "pageSize"}``."""
         items = tuple(detail["list"])
         number, size = detail.get("page", 1), detail.get("pageSize", max(1, len(items)))
         total = detail.get("total", len(items))

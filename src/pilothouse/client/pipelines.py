@@ -1,4 +1,4 @@
-"""Pipelines, and the files a run begins with."""
+"""Pipelines, and the files of runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Pipelines:
     async def create(
         self, name: str, *, project: str = "", description: str = "", repository: str = ""
     ) -> str:
-        """The id of a new pipeline; it has no spec yet. ``repository``: the key of the one it belongs to."""
+        """Create a pipeline without a spec; returns its id. ``repository``: the key of its repository."""
         body = {"name": name, "projectId": project, "description": description, "repository": repository}
         detail = await self._api.detail("POST", "/pipelines", json=body, keyed=True)
         return str(detail["pipelineId"])
@@ -40,13 +40,13 @@ class Pipelines:
     async def page(
         self, number: int = 1, limit: int = 20, *, name: str = "", project: str = "", repository: str = ""
     ) -> Page[Pipeline]:
-        """Pipelines by name; ``name`` is an exact one, ``repository`` the key of a repository."""
+        """Pipelines by name; ``name`` matches exactly, ``repository`` is the key of a repository."""
         params = {"page": number, "pageSize": limit, "name": name, "projectId": project}
         params["repository"] = repository
         return Page.arcentra(await self._api.detail("GET", "/pipelines", params=params))
 
     async def find(self, name: str, project: str) -> Pipeline | None:
-        """The project's pipeline of exactly that name."""
+        """The project's pipeline with exactly this name."""
         found = await collect(
             lambda number, limit: self.page(number, limit, name=name, project=project), _MANY
         )
@@ -57,11 +57,11 @@ class Pipelines:
         return cast(Pipeline, await self._api.detail("GET", _path(pipeline_id)))
 
     async def change(self, pipeline_id: str, **fields: Any) -> Pipeline:
-        """Change some of its fields (camelCase)."""
+        """Change the given fields (camelCase)."""
         return cast(Pipeline, await self._api.detail("PUT", _path(pipeline_id), json=fields))
 
     async def spec(self, pipeline_id: str) -> SavedSpec:
-        """The spec in force. Raises ApiProblem ``SPEC_NOT_FOUND``."""
+        """The saved spec. Raises ApiProblem ``SPEC_NOT_FOUND``."""
         return cast(SavedSpec, await self._api.detail("GET", f"{_path(pipeline_id)}/spec"))
 
     async def validate(self, spec: str, file: str = "") -> Validation:
@@ -72,7 +72,7 @@ class Pipelines:
         )
 
     async def save_spec(self, pipeline_id: str, spec: str, *, file: str = "", message: str = "") -> str:
-        """Put a spec in force; returns its hash."""
+        """Save a spec; returns its hash."""
         body = {"spec": spec, "fileName": file, "commitMessage": message}
         detail = await self._api.detail("POST", f"{_path(pipeline_id)}/spec/save", json=body, keyed=True)
         return str(detail["commitSha"])
@@ -91,10 +91,10 @@ class Pipelines:
         tag: str = "",
         dirty: bool = False,
     ) -> str:
-        """Start a run and return its id. ``spec`` stands in for the saved one; ``checkout`` is a blob's id.
+        """Start a run and return its id. ``spec`` replaces the saved one; ``checkout`` is a blob's id.
 
-        ``repositories``: those of the checkout that have a commit, the top first, with the ids of their packs
-        (docs/checkout.md); ``dirty``: the work tree is not just ``commit_sha``.
+        ``repositories``: the repositories of the checkout with a commit, the top first, with the ids of their
+        packs (docs/checkout.md); ``dirty``: the work tree differs from ``commit_sha``.
         """
         body: dict[str, Any] = {
             "variables": dict(variables or {}),
@@ -103,7 +103,7 @@ class Pipelines:
             "branch": branch,
             "commitSha": commit_sha,
         }
-        # What a plain directory does not have is left out.
+        # Keys that do not apply to a plain directory are left out.
         body |= {"tag": tag} if tag else {}
         body |= {"dirty": True} if dirty else {}
         body |= {"repositories": list(repositories)} if repositories else {}
@@ -122,7 +122,7 @@ class Blobs:
     async def upload(
         self, file: Path, sha256: str, *, project: str = "", type: str = "application/gzip"
     ) -> Blob:
-        """Upload a file with its hex digest; it is read from disk as it goes out. ``type``: its media type."""
+        """Upload a file with its hex digest; it is streamed from disk. ``type``: its media type."""
         size = await asyncio.to_thread(lambda: file.stat().st_size)
         headers = {
             "Content-Type": type,
@@ -133,13 +133,14 @@ class Blobs:
 
 
 class Checkouts:
-    """``/checkouts``: what the server keeps of repositories."""
+    """``/checkouts``: commits and packs that the server has."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
 
     async def known(self, repository: str, *, project: str = "") -> list[KnownCheckout]:
-        """The commits of a repository, by its key, that need not be sent again; newest use first, at most 20."""
+        """The commits of the repository with this key that need not be sent again; most recently used first,
+        at most 20."""
         params = {"project": project, "repository": repository}
         found = await self._api.call("GET", "/checkouts/known", params=params)
         return cast(list[KnownCheckout], found["commits"])

@@ -1,4 +1,4 @@
-"""Projects and who is in them."""
+"""Projects and their members."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ class Projects:
         self._api = api
 
     async def page(self, number: int = 1, limit: int = 20) -> Page[Project]:
-        """The projects one may see, by name."""
+        """The visible projects, by name."""
         params = {"page": number, "pageSize": limit}
         return Page.arcentra(await self._api.detail("GET", "/projects", params=params))
 
     async def create(self, name: str, *, description: str = "", members: Sequence[str] = ()) -> Project:
-        """A new project (admins)."""
+        """Create a project (admins)."""
         body = {"name": name, "description": description, "members": list(members)}
         return cast(Project, await self._api.detail("POST", "/projects", json=body, keyed=True))
 
     async def update(self, id: str, *, name: str | None = None, description: str | None = None) -> Project:
-        """Another name or description (admins)."""
+        """Change name or description (admins)."""
         given = {"name": name, "description": description}
         body = {key: value for key, value in given.items() if value is not None}
         return cast(Project, await self._api.detail("PUT", _path(id), json=body))
 
     async def add_member(self, id: str, user: str) -> Project:
-        """Let a user in (admins)."""
+        """Add a member (admins)."""
         return cast(Project, await self._api.detail("PUT", _member(id, user)))
 
     async def remove_member(self, id: str, user: str) -> Project:
-        """Shut a user out, from open streams as well (admins)."""
+        """Remove a member, also from open streams (admins)."""
         return cast(Project, await self._api.detail("DELETE", _member(id, user)))
 
 

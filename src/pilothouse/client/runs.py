@@ -36,19 +36,19 @@ class Runs:
         return cast(RunView, await self._api.call("GET", _path(run_id)))
 
     async def cancel(self, run_id: str, reason: str = "", *, force: bool = False) -> RunSummary:
-        """Ask for the run to stop; it is over when ``run.completed`` comes. ``force``: without its cleanup steps."""
+        """Cancel a run; it has ended when ``run.completed`` is received. ``force``: without cleanup steps."""
         body = {"reason": reason} | ({"force": True} if force else {})
         return cast(
             RunSummary, await self._api.call("POST", f"{_path(run_id)}/cancel", json=body, keyed=True)
         )
 
     async def rerun(self, run_id: str, start: Literal["start", "failed"] = "start") -> RunSummary:
-        """A new run of the same; from ``failed`` it keeps what succeeded."""
+        """Create a new run of the same spec, files and variables; from ``failed`` it keeps succeeded steps."""
         answer = await self._api.call("POST", f"{_path(run_id)}/rerun", json={"from": start}, keyed=True)
         return cast(RunSummary, answer)
 
     async def logs(self, run_id: str, *, job: str = "", step: str = "") -> AsyncGenerator[str, None]:
-        """The log lines so far, as they arrive; ``job`` and ``step`` (names) narrow them."""
+        """The log lines so far, streamed; filtered by the names ``job`` and ``step``."""
         async with aclosing(self._lines(run_id, {"job": job, "step": step})) as lines:
             async for line in lines:
                 yield line
@@ -63,9 +63,9 @@ class Runs:
         since: str = "",
         tail: int | None = None,
     ) -> AsyncGenerator[LogChunk, None]:
-        """The log so far in chunks; the last one holds the cursor from which :meth:`watch_run` goes on.
+        """The log so far in chunks; the last one has the cursor from which :meth:`watch_run` continues.
 
-        ``step_runs``: ids of at most 50 attempts; ``since``: RFC 3339; ``tail``: the last so many lines.
+        ``step_runs``: ids of at most 50 attempts; ``since``: RFC 3339; ``tail``: only the last N lines.
         """
         narrowed = {"job": job, "step": step, "step_run": list(step_runs), "since": since, "tail": tail}
         async with aclosing(self._lines(run_id, {**narrowed, "format": "ndjson"})) as lines:

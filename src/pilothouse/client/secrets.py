@@ -1,4 +1,4 @@
-"""Secrets: names can be seen, values only be set."""
+"""Secrets: names are readable, values are write-only."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Secrets:
         return await collect(page, _MANY)
 
     async def set(self, name: str, value: str, project: str = "") -> None:
-        """Set or replace."""
+        """Set or replace a secret."""
         body = {"value": value, "projectId": project}
         await self._api.detail("PUT", f"/secrets/{quote(name, safe='')}", json=body)
 
     async def delete(self, name: str, project: str = "") -> None:
-        """Steps that refer to it fail from now on."""
+        """Delete a secret; runs that refer to it are refused from then on."""
         await self._api.detail("DELETE", f"/secrets/{quote(name, safe='')}", params={"projectId": project})

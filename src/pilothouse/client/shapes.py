@@ -1,6 +1,6 @@
-"""What the server answers, as far as this client counts on it (decisions.md, native routes).
+"""Types of the server's answers, as far as this client uses them (decisions.md, native routes).
 
-These are the server's own JSON objects, kept whole: keys that a newer server adds are there, too.
+The values are the server's complete JSON objects, including keys that a newer server adds.
 Times are RFC 3339 UTC unless said otherwise, durations seconds.
 """
 
@@ -33,7 +33,8 @@ class RunSummary(TypedDict):
 
 
 class AttemptView(TypedDict):
-    """One attempt of a step; ``lines`` counts its log lines; ``earlier_run``: of the run that this one repeats."""
+    """One attempt of a step; ``lines`` counts its log lines; ``earlier_run``: it belongs to the run that this
+    one repeats."""
 
     step_run_id: str
     number: int
@@ -92,7 +93,7 @@ class RunView(RunSummary):
 class LogChunk(TypedDict, total=False):
     """Up to 200 lines of one attempt, stored at ``time`` (ms); ``stderr`` are indices into ``lines``.
 
-    ``message`` in place of lines: some are missing. The last chunk has only ``cursor`` and ``status``.
+    ``message`` instead of lines: some lines are missing. The last chunk has only ``cursor`` and ``status``.
     """
 
     job: str
@@ -109,7 +110,7 @@ class LogChunk(TypedDict, total=False):
 
 
 class Capacity(TypedDict):
-    """``busy`` of ``slots`` hold a step now."""
+    """``busy`` of ``slots`` are in use."""
 
     max_sessions: int
     current_sessions: int
@@ -118,7 +119,7 @@ class Capacity(TypedDict):
 
 
 class Origin(TypedDict):
-    """The registration token that an agent came with."""
+    """The registration token that an agent registered with."""
 
     token_id: str
     description: str
@@ -128,7 +129,7 @@ class Origin(TypedDict):
 class Agent(TypedDict):
     """An agent; ``agent_id`` is its name.
 
-    ``projects``: ids of those whose work it gets, null for all; ``allowed_labels``: null for any.
+    ``projects``: ids of the projects whose work it gets, null for all; ``allowed_labels``: null for any.
     """
 
     id: str
@@ -159,7 +160,7 @@ class Token(TypedDict):
 
 
 class NewToken(Token):
-    """A token just made: ``token`` is its secret, shown this once."""
+    """A new token: ``token`` is its secret, which is only returned once."""
 
     token: str
 
@@ -181,7 +182,7 @@ class RegistrationToken(TypedDict):
 
 
 class NewRegistrationToken(TypedDict):
-    """A registration token just made: ``token`` is shown this once."""
+    """A new registration token: ``token`` is only returned once."""
 
     id: str
     token: str
@@ -201,7 +202,7 @@ class User(TypedDict):
 
 
 class TokenInUse(TypedDict):
-    """The token of a request; ``role``: what it may use of its user's."""
+    """The token of a request; ``role``: its effective role."""
 
     id: str
     role: str
@@ -209,14 +210,14 @@ class TokenInUse(TypedDict):
 
 
 class Me(User):
-    """The user behind a token; ``projects`` are ids."""
+    """The current user; ``projects`` are ids."""
 
     projects: list[str]
     token: TokenInUse
 
 
 class Login(TypedDict):
-    """What a password is traded for."""
+    """The answer to a login."""
 
     token: str
     user: User
@@ -224,7 +225,7 @@ class Login(TypedDict):
 
 
 class Member(TypedDict):
-    """A user in a project."""
+    """A member of a project."""
 
     userId: str
     username: str
@@ -243,7 +244,7 @@ class Project(TypedDict):
 
 
 class Pipeline(TypedDict):
-    """A pipeline; ``lastCommitSha`` is empty while no spec was saved; times in Unix seconds."""
+    """A pipeline; ``lastCommitSha`` is empty if no spec was saved; times in Unix seconds."""
 
     pipelineId: str
     projectId: str
@@ -266,16 +267,17 @@ class Pipeline(TypedDict):
 
 
 class SavedSpec(TypedDict):
-    """The spec in force: its source ``text`` and its hash."""
+    """The saved spec: its source ``text`` and its hash."""
 
     text: str
     headCommitSha: str
 
 
 class Validation(TypedDict):
-    """A spec that is good, and what may still be wrong with it.
+    """The result of checking a valid spec, with warnings.
 
-    ``warnings``: a line each, ``file:line:column: warning: …``; ``warningDetails``: the same as objects.
+    ``warnings``: one line each, ``file:line:column: warning: …``; ``warningDetails``: the same warnings as
+    objects.
     """
 
     jobsCount: int
@@ -301,7 +303,7 @@ class Blob(TypedDict):
 
 
 class KnownCheckout(TypedDict):
-    """A commit that the server keeps, to ``depth`` (0: all of its history), and the packs that hold it, in order."""
+    """A commit that the server has, to ``depth`` (0: the whole history), and its packs in order."""
 
     commit: str
     depth: int

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pilothouse.client.errors import ClientError
 
 MAX_MESSAGE = 32 << 20
-"""Characters of one message; far above anything a Pilothouse server sends."""
+"""Maximum characters of a message; far above any message of a Pilothouse server."""
 
 
 class MessageTooLarge(ClientError):
-    """What comes is no event stream, or somebody means us harm."""
+    """A message exceeds the limit, so the data is probably not an event stream."""
 
     code = "SSE_MESSAGE_TOO_LARGE"
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """One message. ``id`` is the last id seen so far in the stream, ``""`` before the first."""
+class SseMessage:
+    """One message. ``id`` is the last id of the stream so far, ``""`` before the first."""
 
     id: str
     event: str
@@ -27,27 +27,28 @@ class Message:
 
 
 class SseDecoder:
-    """Feed it chunks, cut anywhere; lines may end with CRLF, LF or CR.
+    """Decodes chunks that are split anywhere; lines can end with CRLF, LF or CR.
 
-    An id counts only once its message is complete: a reader that is cut off within a message must get it again.
+    An id only applies once its message is complete: a reader that is interrupted within a message must get it
+    again.
     """
 
     def __init__(self, max_message: int = MAX_MESSAGE) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._max = max_message
         self._begun = False
-        self._skip_newline = False  # the last chunk ended with CR: a newline now belongs to it
-        self._partial: list[str] = []  # pieces of the line that has not ended
-        self._size = 0  # characters since the last message (a chunk's tail may go uncounted)
+        self._skip_newline = False  # the last chunk ended with CR: a following newline belongs to it
+        self._partial: list[str] = []  # parts of the incomplete line
+        self._size = 0  # characters since the last message (the tail of a chunk may be uncounted)
         self._event = ""
         self._data: list[str] = []
         self._id = ""
         self.last_id = ""
         self.retry: int | None = None
-        """Milliseconds a server asked its readers to wait before they come back."""
+        """Milliseconds to wait before a reconnect, if the server has set it."""
 
-    def feed(self, chunk: bytes) -> list[Message]:
-        """The messages that this chunk completes."""
+    def feed(self, chunk: bytes) -> list[SseMessage]:
+        """Decode a chunk; returns the completed messages."""
         text = self._utf8.decode(chunk)
         if text and not self._begun:
             self._begun = True
@@ -62,7 +63,7 @@ class SseDecoder:
             raise MessageTooLarge(f"a message of over {self._max} characters")
         return messages
 
-    def _lines(self, text: str) -> list[Message]:
+    def _lines(self, text: str) -> list[SseMessage]:
         messages = []
         *lines, rest = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         for line in lines:
@@ -90,9 +91,9 @@ class SseDecoder:
             case "retry" if value.isascii() and value.isdigit():
                 self.retry = int(value[:9])
 
-    def _dispatch(self) -> Message | None:
+    def _dispatch(self) -> SseMessage | None:
         self.last_id, event, data = self._id, self._event, self._data
         self._event, self._data, self._size = "", [], 0
         if not data:
             return None
-        return Message(self.last_id, event or "message", "\n".join(data))
+        return SseMessage(self.last_id, event or "message", "\n".join(data))

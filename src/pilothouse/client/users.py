@@ -20,7 +20,7 @@ class Users:
     async def page(
         self, number: int = 1, limit: int = 20, *, role: str = "", active: bool | None = None
     ) -> Page[User]:
-        """Users by name; ``active``: only those that may log in, or only those that may not."""
+        """Users by name; ``active``: only active users, or only deactivated ones."""
         params = {"page": number, "limit": limit, "role": role}
         if active is not None:
             params["active"] = str(active).lower()
@@ -39,7 +39,7 @@ class Users:
         email: str = "",
         projects: Sequence[str] | None = None,
     ) -> User:
-        """A new user; ``projects`` are ids, the default project if left out."""
+        """Create a user; ``projects`` are ids, default: the default project."""
         body: dict[str, object] = {"username": username, "password": password, "role": role, "email": email}
         if projects is not None:
             body["projects"] = list(projects)
@@ -48,13 +48,13 @@ class Users:
     async def update(
         self, user: str, *, role: str | None = None, email: str | None = None, active: bool | None = None
     ) -> User:
-        """Change what is given; takes effect at once, on open streams too."""
+        """Change the given fields; takes effect immediately, also on open streams."""
         given = {"role": role, "email": email, "active": active}
         body = {key: value for key, value in given.items() if value is not None}
         return cast(User, await self._api.call("PATCH", _path(user), json=body))
 
     async def set_password(self, user: str, password: str) -> None:
-        """A new password; their logins end."""
+        """Set a new password; the user's logins end."""
         await self._api.call("POST", f"{_path(user)}/password", json={"password": password})
 
 

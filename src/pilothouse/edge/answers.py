@@ -1,4 +1,4 @@
-"""The first answers to idempotent requests: the same request again, within 24 h, gives the same answer."""
+"""Stored answers to idempotent requests: the same request within 24 h gets the first answer again."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pilothouse.storage.secretbox import SecretBox, derive_key
 WINDOW_MS = 24 * 3600 * 1000
 
 Answer = tuple[int, bytes, bool]
-"""HTTP status, body, and whether it was given before."""
+"""HTTP status, body, and whether this is a repeated answer."""
 
 
 class Answers:
-    """Keeps answers sealed, and only a keyed fingerprint of each request: both may hold secrets."""
+    """Stores answers encrypted, and only a keyed digest of each request, since both can contain secrets."""
 
     def __init__(self, storage: Storage, root_key: bytes) -> None:
         self.storage = storage
@@ -37,10 +37,11 @@ class Answers:
         status: int,
         use_case: Callable[[Tx], bytes],
     ) -> Answer:
-        """Run ``use_case`` unless this caller has had an answer under this key; both commit in one transaction.
+        """Run ``use_case`` unless the caller already has an answer for this key; both are committed in one
+        transaction.
 
-        ``request``: query string and body. Raises ``IDEMPOTENCY_KEY_REUSED`` for another request under the same key,
-        and what the use case raises; then nothing is kept.
+        ``request``: query string and body. Raises ``IDEMPOTENCY_KEY_REUSED`` for another request with the
+        same key, and the errors of the use case, for which nothing is stored.
         """
         fingerprint = hmac.new(self._fingerprints, _canonical(*request), "sha256").hexdigest()
         context = orjson.dumps([caller, route, key])
@@ -60,12 +61,12 @@ class Answers:
         try:
             return await self.storage.write(attempt)
         except IntegrityError:
-            # Another replica took the key in the same moment and has committed: now its answer is there.
+            # Another server has committed an answer for the key at the same time.
             return await self.storage.write(attempt)
 
 
 def _canonical(query: str, body: bytes) -> bytes:
-    # The same JSON in another order or spacing is the same request.
+    # JSON with another key order or whitespace is the same request.
     with contextlib.suppress(orjson.JSONDecodeError):
         body = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
     return query.encode() + b"\n" + body

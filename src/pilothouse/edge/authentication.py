@@ -1,4 +1,4 @@
-"""What the edge asks of whoever knows the users: the authentication hook, which identity implements."""
+"""The authentication hook of the edge, implemented by identity."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ End = Literal["expired", "revoked"]
 
 
 class Authorization(Protocol):
-    """A live view of one caller's rights while a stream is open. Lives on the event loop; always closed with it."""
+    """A live view of a caller's rights while a stream is open. Lives on the event loop; must be closed."""
 
     reason: End | None
-    """Why the caller's token is no longer valid, once it is not."""
+    """The reason why the caller's token is no longer valid, if so."""
 
     @property
     def principal(self) -> Principal:
-        """The caller, with role and projects as of now."""
+        """The caller with their current role and projects."""
 
     def sees(self, scope: str) -> bool:
-        """Whether entries of this scope may still be shown to the caller."""
+        """Whether the caller may currently see entries of this scope."""
 
     def on_end(self, callback: Callable[[], None]) -> None:
-        """Call back within 5 s of the token's expiry or revocation; at once if that is past."""
+        """Call back within 5 s of the token's expiry or revocation; immediately if it is already invalid."""
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Call back whenever the caller's role or projects have changed; one callback per authorization."""
+        """Call back when the caller's role or projects have changed; one callback per authorization."""
 
     def close(self) -> None:
-        """The stream has ended: no more callbacks."""
+        """Stop all callbacks; the stream has ended."""
 
 
 class Authentication(Protocol):
-    """Recognizes callers by their tokens."""
+    """Identifies callers by their tokens."""
 
     async def authenticate(self, token: str, address: str = "", request_id: str = "") -> Principal:
-        """Whose token this is; address and request id are kept for the audit trail.
+        """The principal of this token; address and request id are for the audit trail.
 
         Raises ``AUTH_TOKEN_MISSING``, ``AUTH_TOKEN_INVALID`` or ``AUTH_TOKEN_EXPIRED``.
         """
 
     def authorize(self, principal: Principal) -> Authorization:
-        """Follow the rights of this caller while a stream is open."""
+        """A live view of this caller's rights while a stream is open."""

@@ -1,4 +1,4 @@
-"""What the JSON body of a request is read into."""
+"""The base class of request bodies."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Body(BaseModel):
-    """A JSON object whose values have the types they should: ``"60"`` is no number, ``"true"`` no boolean.
+    """A JSON object with strictly typed values: ``"60"`` is not a number, ``"true"`` is not a boolean.
 
-    NaN and infinite numbers, which Python reads from JSON, are refused wherever they are.
+    NaN and infinite numbers, which Python accepts in JSON, are refused.
     """
 
     model_config = ConfigDict(strict=True)

@@ -1,4 +1,4 @@
-"""One request or socket as the edge sees it: its id, its client's address, its token, its caller."""
+"""One request or socket at the edge: request id, client address, token, caller."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What the HTTP edge of one server is configured with. Body limits in bytes, by path prefix."""
+    """The configuration of the HTTP edge. Body limits in bytes, by path prefix."""
 
     authentication: Authentication
     answers: Answers
@@ -41,12 +41,12 @@ class Edge:
     uncounted: tuple[str, ...] = ()
 
     def envelope(self, path: str) -> bool:
-        """Whether this path speaks in the Arcentra envelope."""
+        """Whether this path uses the Arcentra envelope."""
         return any(path == prefix or path.startswith(prefix + "/") for prefix in self.envelope_prefixes)
 
 
 class Exchange:
-    """Made by the gate for each HTTP request and WebSocket, found again with :meth:`of`."""
+    """The state of an HTTP request or WebSocket, created by the gate; see :meth:`of`."""
 
     __slots__ = ("_caller", "_refusal", "address", "edge", "headers", "https", "rate", "request_id", "scope")
 
@@ -62,7 +62,7 @@ class Exchange:
         self.address = edge.proxies.client(peer, forwarded) if behind_proxy else peer
         scheme = self.headers.get("x-forwarded-proto", "") if behind_proxy else ""
         self.https = (scheme or scope["scheme"]) in ("https", "wss")
-        #: Headers about the rate limit this request was counted under.
+        #: Rate limit headers, if the request was counted.
         self.rate: dict[str, str] = {}
         self._caller: Principal | None = None
         self._refusal: Refusal | None = None
@@ -76,9 +76,10 @@ class Exchange:
         return found
 
     async def caller(self) -> Principal:
-        """Who asks: by ``Authorization: Bearer``, else by cookie.
+        """The caller, identified by ``Authorization: Bearer``, otherwise by cookie.
 
-        Raises :class:`AuthError`; ``ORIGIN_FORBIDDEN`` when a foreign page uses our cookie for a change.
+        Raises :class:`AuthError`; ``ORIGIN_FORBIDDEN`` if a page of another origin uses the cookie for a
+        change.
         """
         if self._caller is None:
             if self._refusal is not None:
@@ -91,7 +92,7 @@ class Exchange:
         return self._caller
 
     async def principal(self, token: str | None) -> Principal:
-        """Whose ``token`` this is; without one, the cookie counts."""
+        """The principal of ``token``; without one, that of the cookie."""
         if token is None:
             token = self.cookie()
             if token:
@@ -99,14 +100,17 @@ class Exchange:
         return await self.edge.authentication.authenticate(token, self.address, self.request_id)
 
     def count(self, caller: Principal | None) -> None:
-        """Count a socket's opening as a request of this caller. Raises :class:`RateLimited`; agents have no limit."""
+        """Count the opening of a socket as a request of this caller.
+
+        Raises :class:`RateLimited`; agents have no limit.
+        """
         if caller is None or caller.kind == "user":
             count = self.edge.limits.request(caller, self.address)
             if count is not None:
                 count.check()
 
     def bearer(self) -> str | None:
-        """The token of the ``Authorization`` header; ``None`` without that header."""
+        """The token of the ``Authorization`` header; ``None`` without the header."""
         header = self.headers.get("authorization")
         if header is None:
             return None
@@ -116,17 +120,19 @@ class Exchange:
         return token.strip()
 
     def cookie(self) -> str:
-        """The token of the console's cookie, or nothing."""
+        """The token of the login cookie, or ``""``."""
         return cookie_parser(self.headers.get("cookie", "")).get(COOKIE, "")
 
     def response_headers(self) -> dict[str, str]:
-        """What every response carries: the request id and, where it was counted, the rate limit."""
+        """Headers of every response: the request id and, if it was counted, the rate limit."""
         return {"X-Request-ID": self.request_id, **self.rate}
 
     def _check_origin(self) -> None:
-        # A socket can act like a mutation, and browsers let every page open one: it needs our Origin as well.
+        # Browsers let any page open a WebSocket, which can change things: it requires our Origin as well.
         if self.scope["type"] == "http" and self.scope["method"] in _SAFE_METHODS:
             return
         origin = self.headers.get("origin", "")
         if not is_own_origin(origin, self.headers.get("host", ""), self.edge.allowed_origins):
-            raise Refusal.of("ORIGIN_FORBIDDEN", "With a cookie, this is only for pages of our own origin")
+            raise Refusal.of(
+                "ORIGIN_FORBIDDEN", "With a cookie, this is only allowed for pages of the server's own origin"
+            )

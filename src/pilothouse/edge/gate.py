@@ -1,4 +1,4 @@
-"""The gate: the one middleware in front of all routes. Plain ASGI; sockets pass it untouched."""
+"""The ASGI middleware in front of all routes. WebSockets pass unchanged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ API = "/api/"
 
 
 class Gate:
-    """Gives every request its :class:`Exchange`, counts it, bounds its body, answers what is not caught."""
+    """Creates the :class:`Exchange` of each request, applies rate and body limits, answers unexpected errors."""
 
     def __init__(self, app: ASGIApp, edge: Edge) -> None:
         self._app = app
@@ -59,11 +59,11 @@ class Gate:
             return
         except Exception as error:
             if not isinstance(error, Refusal | HTTPException | StorageError):
-                # As text: a renderer that shows local variables would show tokens and passwords.
+                # As plain text: a renderer with local variables would show tokens and passwords.
                 trace = "".join(traceback.format_exception(error))
                 log.error("http.failed", request_id=exchange.request_id, path=scope["path"], traceback=trace)
             if started:
-                raise  # too late to answer: the server cuts the connection, so that it is not taken for whole
+                raise  # too late to answer; the server aborts the connection
             await respond(scope, translate(error))(scope, receive, answer)
 
     async def _count(self, exchange: Exchange) -> None:
@@ -74,7 +74,7 @@ class Gate:
         caller: Principal | None
         try:
             caller = await exchange.caller()
-        except Refusal:  # the route will say so, if it needs a caller at all
+        except Refusal:  # the route refuses, if it requires a caller
             caller = None
         if caller is not None and caller.kind != "user":
             return
@@ -106,7 +106,7 @@ class Gate:
 
 
 class _Bounded:
-    """Receives a body up to a limit; a body sent in chunks does not say its length before."""
+    """Receives a body up to a limit; the length of a chunked body is not known in advance."""
 
     __slots__ = ("_left", "_limit", "_receive")
 
@@ -125,5 +125,5 @@ class _Bounded:
 
 
 def _too_large(limit: int) -> HTTPException:
-    # FastAPI lets only an HTTPException through while it reads a body. The rest of the body is not read.
+    # FastAPI only passes an HTTPException on while it reads a body. The rest of the body is not read.
     return HTTPException(413, f"The body is larger than {limit} bytes", headers={"Connection": "close"})

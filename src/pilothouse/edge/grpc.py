@@ -1,4 +1,4 @@
-"""gRPC: who calls, and may he. Faults become statuses whose details begin with our stable code."""
+"""gRPC: authentication, authorization and errors. The details of a status begin with the stable code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STATUS = {
 
 
 def metadata(context: Context, name: str) -> str:
-    """What a call's metadata says under this name; nothing if it says nothing, or no text."""
+    """The value of a call's metadata key; ``""`` if it is missing or not a text."""
     found = (value for key, value in context.invocation_metadata() or () if key == name)
     value = next(found, "")
     return value if isinstance(value, str) else ""
@@ -38,7 +38,7 @@ def metadata(context: Context, name: str) -> str:
 async def caller(
     context: Context, authentication: Authentication, limits: RateLimits | None = None
 ) -> Principal:
-    """The user or agent of metadata ``authorization: Bearer``; a user's call is counted in ``limits``.
+    """The user or agent of metadata ``authorization: Bearer``; calls of users are counted in ``limits``.
 
     Aborts with UNAUTHENTICATED or RESOURCE_EXHAUSTED.
     """
@@ -62,7 +62,7 @@ async def caller(
 
 
 async def require(context: Context, principal: Principal, action: str, project: str | None = None) -> None:
-    """Abort with PERMISSION_DENIED unless the principal may do this (in that project)."""
+    """Abort with PERMISSION_DENIED unless the principal may do this (in this project)."""
     try:
         require_right(principal, action, project)
     except Refusal as error:
@@ -70,7 +70,7 @@ async def require(context: Context, principal: Principal, action: str, project: 
 
 
 async def abort(context: Context, error: Refusal) -> NoReturn:
-    """End the call with the status of this error; details are ``CODE: message``."""
+    """Abort the call with the status of this error; details are ``CODE: message``."""
     trailing = [("pilot-code", error.code)]
     if isinstance(error, RateLimited):
         trailing.append(("retry-after", str(error.retry_after)))

@@ -1,4 +1,4 @@
-"""``Idempotency-Key`` (decisions.md, "Everywhere"): the same request twice gives the first answer twice."""
+"""``Idempotency-Key`` (decisions.md, "Everywhere"): a repeated request gets the first answer."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ async def _caller(request: Request) -> Principal:
 
 
 class Idempotent:
-    """Runs the use case of a POST. With a key, the answer commits with the change, in one transaction.
+    """Runs the use case of a POST. With a key, the answer is committed in the same transaction.
 
-    Use it as ``idem: Idem`` and end the route with ``return await idem(lambda tx: …)``. Errors are not kept:
-    what failed may be tried again under the same key. A key belongs to the user (not the token) and path.
+    Use it as ``idem: Idem`` and end the route with ``return await idem(lambda tx: …)``. Errors are not
+    stored; failed requests can be repeated with the same key. Keys are separate per user (not token) and
+    path.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class Idempotent:
         envelope: bool = False,
         content: bytes | None = None,
     ) -> Response:
-        """Run ``use_case``; what it returns is the JSON body (``envelope``: ``detail`` of the Arcentra one).
+        """Run ``use_case``; its result is the JSON body (``envelope``: ``detail`` of the Arcentra envelope).
 
-        ``content`` stands for a body that was read already, and as a stream.
-        Raises ``IDEMPOTENCY_KEY_REUSED``, ``INVALID_PARAMETER`` for a bad key, and what the use case raises.
+        ``content`` replaces a body that was already read, as a stream.
+        Raises ``IDEMPOTENCY_KEY_REUSED``, ``INVALID_PARAMETER`` for an invalid key, and the errors of the use
+        case.
         """
         request = self._request
         answers = Exchange.of(request.scope).edge.answers

@@ -1,7 +1,7 @@
-"""Rate limits (StreamSpace page, "Rate Limiting"): moving windows in memory, bounded in number.
+"""Rate limits (StreamSpace page, "Rate Limiting"): a bounded number of moving windows in memory.
 
-The notation is that of the ``limits`` library. Its in-memory store is not used: it scans all keys from a
-timer thread while requests come in, and knows no bound.
+The notation is that of the ``limits`` library. Its in-memory store is not used: it scans all keys in a timer
+thread, and has no bound.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class RateLimitSettings:
 
 @dataclass(frozen=True, slots=True)
 class RouteLimit:
-    """A route that is counted under a rate limit of its own instead of the default one.
+    """A route with its own rate limit instead of the default one.
 
-    ``limit`` names the setting (``PILOT_RATELIMIT_<LIMIT>``). Counted per token, or per address where ``by_address``.
+    ``limit`` names the setting (``PILOT_RATELIMIT_<LIMIT>``). Counted per token, or per address where
+    ``by_address``.
     """
 
     method: str
@@ -63,13 +64,13 @@ class Count:
         }
 
     def check(self) -> None:
-        """Raise :class:`RateLimited` if this was one too many."""
+        """Raise :class:`RateLimited` if the limit is exceeded."""
         if not self.allowed:
             raise RateLimited(max(1, -(-(self.reset - self.now) // 1000)), self.headers())
 
 
 class Window:
-    """At most ``amount`` hits in any ``span`` ms, for each key; the keys idle longest are forgotten first."""
+    """At most ``amount`` hits in any ``span`` ms per key; the least recently used keys are evicted first."""
 
     def __init__(self, amount: int, span: int, max_keys: int = MAX_KEYS) -> None:
         self.amount = amount
@@ -81,7 +82,7 @@ class Window:
         return len(self._hits)
 
     def hit(self, key: str, now: int) -> Count:
-        """Count one; what is refused is not counted. ``reset`` is when the oldest hit leaves the window."""
+        """Count a hit; refused ones are not counted. ``reset`` is when the oldest hit leaves the window."""
         hits = self._hits.setdefault(key, deque())
         self._hits.move_to_end(key)
         if len(self._hits) > self._max_keys:
@@ -109,7 +110,7 @@ class RateLimits:
     ) -> Count | None:
         """Count a request or call under the limit of this name, by token or address; ``None``: not limited.
 
-        Requests of agents are not counted: do not ask about them.
+        Must not be called for agents, whose requests are not counted.
         """
         counted_by = None if by_address else caller
         return self._count(self._windows[limit], _counted_by(counted_by, address))

@@ -1,4 +1,4 @@
-"""Where a request comes from: the client behind proxies, and whether a browser's page is our own. Pure."""
+"""The client's address behind proxies, and the origin check for browsers. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class TrustedProxies:
-    """The proxies (addresses or CIDR networks) whose ``X-Forwarded-*`` headers are believed."""
+    """The proxies (addresses or CIDR networks) whose ``X-Forwarded-*`` headers are trusted."""
 
     def __init__(self, networks: Iterable[str] = ()) -> None:
         self._networks = [ipaddress.ip_network(network.strip(), strict=False) for network in networks]
@@ -24,7 +24,7 @@ class TrustedProxies:
     def client(self, peer: str, forwarded: str) -> str:
         """The client's address: the last hop of ``X-Forwarded-For`` that is not itself a trusted proxy.
 
-        What lies further left was written by whoever sent it, and is not believed.
+        Hops further left can be forged by the client and are ignored.
         """
         hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()]
         client = peer
@@ -37,7 +37,7 @@ class TrustedProxies:
 
 
 def rate_key(address: str) -> str:
-    """What requests are counted by: an IPv4 address, or the /64 that one IPv6 host has for itself."""
+    """The key for counting requests: an IPv4 address, or the /64 of an IPv6 address, which is one host."""
     parsed = _parse(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((parsed, 64), strict=False))
@@ -45,7 +45,7 @@ def rate_key(address: str) -> str:
 
 
 def normal_origin(origin: str) -> str | None:
-    """``scheme://host:port`` with the port always there; ``None`` for what is no web origin (``null``)."""
+    """``scheme://host:port`` with an explicit port; ``None`` if it is not a web origin (``null``)."""
     try:
         parts = urlsplit(origin.strip())
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
@@ -57,9 +57,9 @@ def normal_origin(origin: str) -> str | None:
 
 
 def is_own_origin(origin: str, host: str, allowed: frozenset[str]) -> bool:
-    """Whether a page of ``origin`` may act here: served under our ``Host``, or in ``allowed`` (normal).
+    """Whether pages of ``origin`` may use the cookie: same host as ``Host``, or in ``allowed`` (normalized).
 
-    The scheme is not compared: behind a proxy that ends TLS we cannot know ours.
+    The scheme is not compared, since it is unknown behind a proxy that terminates TLS.
     """
     normal = normal_origin(origin)
     if normal is None:

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beside FastAPI's part: required actions, how errors look, examples of success."""
+"""Additions to FastAPI's OpenAPI document: required actions, error bodies, examples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 
-#: What FastAPI takes as ``responses=``.
+#: The type of FastAPI's ``responses=``.
 Responses = dict[int | str, dict[str, Any]]
 
 PUBLIC = "public"
@@ -61,28 +61,28 @@ _ENVELOPE_ERROR = {
 
 
 def example(value: Any, status: int = 200, *, media: str = "application/json") -> Responses:
-    """An answer of success as a route gives it, with exactly the keys of a real one."""
+    """An example of a successful answer, with exactly the keys of a real one."""
     return {status: {"content": {media: {"example": value}}}}
 
 
 def enveloped_example(detail: Any, status: int = 200) -> Responses:
-    """The same in the Arcentra envelope, as its ``detail``."""
+    """An example in the Arcentra envelope, as its ``detail``."""
     return example({"code": status, "msg": "success", "detail": detail, "timestamp": 1769857800}, status)
 
 
 def mark(dependency: Callable[..., Any], action: str) -> None:
-    """Remember on a dependency which action it requires."""
+    """Store the required action on a dependency."""
     setattr(dependency, _MARK, action)
 
 
 def required_action(route: Any) -> str | None:
-    """The action a route requires, :data:`PUBLIC`, or ``None`` for a route that says nothing."""
+    """The action that a route requires, :data:`PUBLIC`, or ``None`` if it declares nothing."""
     dependant = getattr(route, "dependant", None)
     return None if dependant is None else _marked(dependant)
 
 
 def required_actions(app: FastAPI) -> Iterator[tuple[str, str, str | None]]:
-    """Every route of the app: method (``WEBSOCKET`` for a socket), path, and what it requires."""
+    """Every route of the app: method (``WEBSOCKET`` for a socket), path, and required action."""
     for route in iter_route_contexts(app.routes):
         if route.path is None:
             continue
@@ -91,7 +91,7 @@ def required_actions(app: FastAPI) -> Iterator[tuple[str, str, str | None]]:
 
 
 def describe(app: FastAPI, in_envelope: Callable[[str], bool]) -> None:
-    """Add ``x-required-action`` and security to the document, our error bodies for FastAPI's, and whole examples."""
+    """Add ``x-required-action``, security, our error bodies and complete examples to the document."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _complete(document: dict[str, Any], app: FastAPI, in_envelope: Callable[[str
 
 
 def _restore_examples(paths: dict[str, Any], app: FastAPI) -> None:
-    # FastAPI strips every null from its document, those within examples too; a real answer has these keys.
+    # FastAPI removes all nulls from its document, also in examples; real answers have these keys.
     for route in iter_route_contexts(app.routes):
         operations = paths.get(route.path_format or "", {})
         for method in route.methods or ():

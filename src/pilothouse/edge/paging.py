@@ -1,4 +1,4 @@
-"""Pages of lists, in the two shapes of the contracts."""
+"""Pages of lists, in the two forms of the contracts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _PAGE = Query(ge=1, le=1_000_000, description="From 1 on.")
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """Which page, and how many to a page."""
+    """Page number and page size."""
 
     page: int
     limit: int
 
     def cut(self, items: Sequence[T]) -> Sequence[T]:
-        """This page of a list that is there as a whole."""
+        """This page of a complete list."""
         return items[(self.page - 1) * self.limit : self.page * self.limit]
 
 

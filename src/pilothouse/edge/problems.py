@@ -1,10 +1,9 @@
-"""How errors are written (decisions.md, "Everywhere", "Arcentra"), and what other exceptions mean."""
+"""Error bodies (decisions.md, "Everywhere", "Arcentra"), and the translation of other exceptions."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -23,6 +22,7 @@ from pilothouse.edge.exchange import Exchange
 from pilothouse.edge.openapi import PUBLIC, required_action
 from pilothouse.journal import CursorError
 from pilothouse.storage import StorageError, now_ms
+from pilothouse.wire.times import rfc3339
 
 log = structlog.get_logger("http")
 
@@ -41,22 +41,17 @@ _BY_STATUS = {
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
-def rfc3339(ms: int) -> str:
-    """A stored time (ms) as JSON shows it: RFC 3339, UTC, ``Z``, whole seconds."""
-    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON body, encoded by orjson."""
     try:
         body = orjson.dumps(content)
-    except orjson.JSONEncodeError:  # half a surrogate pair from somebody's input: escaped as it came
+    except orjson.JSONEncodeError:  # an unpaired surrogate from user input: escaped
         body = json.dumps(content).encode()
     return Response(body, status, headers, "application/json")
 
 
 def respond(scope: Scope, error: Refusal) -> Response:
-    """The error as this path's family writes it."""
+    """The error in the format of this path's family."""
     exchange = Exchange.of(scope)
     now = now_ms()
     if exchange.edge.envelope(scope["path"]):
@@ -82,7 +77,7 @@ def respond(scope: Scope, error: Refusal) -> Response:
 
 
 def translate(error: Exception) -> Refusal:
-    """What another layer's exception means to the caller; says nothing of our insides."""
+    """The refusal for an exception of another layer; reveals no internals."""
     match error:
         case Refusal():
             return error
@@ -93,7 +88,7 @@ def translate(error: Exception) -> Refusal:
         case CursorError():
             return Refusal.of(error.code if error.code in CODES else "CURSOR_INVALID", str(error))
         case StorageError() | OperationalError():
-            busy = Refusal.of("STORAGE_BUSY", "The database cannot take this now; try again shortly")
+            busy = Refusal.of("STORAGE_BUSY", "The database cannot accept this now; try again shortly")
             busy.headers["Retry-After"] = "1"
             return busy
         case IntegrityError():
@@ -107,7 +102,7 @@ def translate(error: Exception) -> Refusal:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Answer every expected exception with an error body; the gate answers the unexpected ones."""
+    """Answer expected exceptions with an error body; the gate answers unexpected ones."""
 
     async def handle(connection: HTTPConnection, error: Exception) -> Response:
         if isinstance(error, StorageError | OperationalError):
@@ -130,7 +125,7 @@ def install_handlers(app: FastAPI) -> None:
 
 
 def _allowed(app: FastAPI, path: str) -> list[str]:
-    # Each method of a path is a route of its own; the one that refuses knows only its own.
+    # Each method of a path is a separate route; the one that refuses only knows its own method.
     def fits(method: str) -> bool:
         asked = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
         return any(route.matches(dict(asked))[0] is Match.FULL for route in app.routes)
@@ -139,7 +134,8 @@ def _allowed(app: FastAPI, path: str) -> list[str]:
 
 
 async def _refused(scope: Scope) -> Refusal | None:
-    # A body that is no JSON fails before the route asks who is there. Strangers get 401, whatever they send.
+    # An invalid body fails before the route authenticates. Unauthenticated callers get 401, whatever they
+    # send.
     if required_action(scope.get("route")) in (None, PUBLIC):
         return None
     try:
@@ -150,12 +146,14 @@ async def _refused(scope: Scope) -> Refusal | None:
 
 
 def _invalid(error: RequestValidationError) -> Refusal:
-    # What was sent is never repeated: it may be a password.
+    # The input is never repeated, since it may be a password.
     errors: Sequence[Any] = error.errors()
-    if isinstance(error.body, bytes) and tuple(errors[0]["loc"]) == ("body",):  # FastAPI took it for no JSON
+    if isinstance(error.body, bytes) and tuple(errors[0]["loc"]) == (
+        "body",
+    ):  # FastAPI did not treat it as JSON
         return Refusal.of(
             "VALIDATION_FAILED",
-            "The header Content-Type: application/json is missing, or says something else",
+            "The header Content-Type: application/json is missing or has another value",
             field="Content-Type",
         )
     found = [{"field": _field(e["loc"]), "message": _sentence(e)} for e in errors]
@@ -172,7 +170,7 @@ def _invalid(error: RequestValidationError) -> Refusal:
 
 def _field(loc: Sequence[Any]) -> str:
     if loc[0] == "body" and len(loc) == 2 and isinstance(loc[1], int):
-        return "body"  # where in the text of a body that is no JSON
+        return "body"  # the position in a body that is not JSON
     return ".".join(str(part) for part in loc[1:]) or str(loc[0])
 
 

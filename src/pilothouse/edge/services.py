@@ -13,9 +13,9 @@ from pilothouse.storage import Storage
 
 
 def provided(kind: type) -> Any:
-    """A parameter of a route: the object of this type that the server was built with.
+    """A route parameter: the service of this type.
 
-    Each package names its own once::
+    Each package defines an alias for its services::
 
         FleetService = Annotated[Fleet, provided(Fleet)]
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from pilothouse.storage import metadata
 
-#: The first answer to each idempotent request, sealed: it may hold a token that is shown only once.
+#: The first answer to each idempotent request, encrypted, since it can contain a token that is shown only once.
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
@@ -37,7 +37,7 @@ idempotency_keys = Table(
     Index("idempotency_keys_by_time", "created_at"),
 )
 
-#: Which server does exclusive periodic work, and until when (ms) unless it renews.
+#: The server that does exclusive periodic work, and until when (ms) unless it renews.
 periodic_leases = Table(
     "periodic_leases",
     metadata,
@@ -48,7 +48,7 @@ periodic_leases = Table(
 
 
 def claim_key(conn: Connection, caller: str, route: str, key: str, request: str, now: int) -> None:
-    """Take the key for this transaction; a concurrent one with the same key waits, then finds it taken."""
+    """Claim the key; a concurrent transaction with the same key waits, then finds it taken."""
     conn.execute(
         insert(idempotency_keys).values(
             caller=caller, route=route, key=key, request=request, status=0, answer=b"", created_at=now
@@ -57,21 +57,21 @@ def claim_key(conn: Connection, caller: str, route: str, key: str, request: str,
 
 
 def record_answer(conn: Connection, caller: str, route: str, key: str, status: int, answer: bytes) -> None:
-    """Keep the (sealed) answer under the key claimed before."""
+    """Store the encrypted answer under the claimed key."""
     conn.execute(
         update(idempotency_keys).where(_key(caller, route, key)).values(status=status, answer=answer)
     )
 
 
 def find_answer(conn: Connection, caller: str, route: str, key: str) -> tuple[str, int, bytes] | None:
-    """The request's digest, the status and the sealed answer."""
+    """The request's digest, the status and the encrypted answer."""
     wanted = select(idempotency_keys.c.request, idempotency_keys.c.status, idempotency_keys.c.answer)
     row = conn.execute(wanted.where(_key(caller, route, key))).first()
     return None if row is None else (row.request, row.status, row.answer)
 
 
 def purge_keys(conn: Connection, before: int) -> None:
-    """Forget keys first used before this time."""
+    """Delete keys first used before this time."""
     conn.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < before))
 
 

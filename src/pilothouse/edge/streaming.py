@@ -1,7 +1,7 @@
-"""One open stream of one caller: what it follows, until it ends, stops, or its token does.
+"""Open streams of callers: selection, authorization and delivery.
 
-Every SSE, WebSocket and gRPC stream of every package is served through :class:`Stream`: over a socket taken from the
-server (``server/protocols.py``) and handed to the feed, else by awaiting messages.
+Every SSE, WebSocket and gRPC stream of every package uses :class:`Stream`: over a socket that is taken over
+from the server (``server/protocols.py``) and passed to the feed, or by awaiting messages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pilothouse.journal.framing import ChunkFramed, WebSocketFramed, chunk
 from pilothouse.journal.outlet import Connection, Outlet
 
 CONNECTION = "pilothouse.connection"
-"""The key of ``scope["extensions"]`` under which the server offers the socket: whoever calls it takes the socket."""
+"""The key of ``scope["extensions"]`` with the server's function that takes over the socket."""
 
 SSE_HEADERS = {
     "Cache-Control": "no-store",
@@ -30,57 +30,57 @@ SSE_HEADERS = {
     "Content-Type": "text/event-stream",
     "Connection": "close",
 }
-"""Nobody between us and the reader may keep or hold back events; the connection ends with the stream."""
+"""Proxies must neither cache nor buffer events; the connection ends with the stream."""
 
 KEEPALIVE = b":keepalive\n\n"
 LAST_CHUNK = b"0\r\n\r\n"
 INTERNAL = 1011
 
 Message = str | bytes
-"""What a WebSocket's client says."""
+"""A message of a WebSocket client."""
 
 OnMessage = Callable[[Message], Coroutine[Any, Any, None] | None]
-"""Told of a message; where it gives a coroutine, that is carried out before the next message is told."""
+"""Called with a message; a returned coroutine is awaited before the next message."""
 
 
 class SocketClosed(Exception):
-    """The client has left."""
+    """The client has disconnected."""
 
 
 class EventSocket(Connection, Protocol):
-    """The connection of an event stream, taken from the server."""
+    """The connection of an event stream, taken over from the server."""
 
     def finish(self, last: bytes) -> None:
         """Write these bytes and close."""
 
 
 class MessageSocket(Connection, Protocol):
-    """An accepted WebSocket, taken from the server."""
+    """An accepted WebSocket, taken over from the server."""
 
     @property
     def flushed(self) -> bool:
-        """Whether every byte has left our buffer."""
+        """Whether the send buffer is empty."""
 
     def listen(self, listener: OnMessage | None, on_lost: Callable[[], None] | None = None) -> None:
-        """Tell every message to this listener, and the other of the end."""
+        """Call ``listener`` with every message, and ``on_lost`` when the connection ends."""
 
     async def receive(self) -> Message:
-        """One message, before there is a listener. Raises :class:`SocketClosed`."""
+        """Receive one message, if there is no listener yet. Raises :class:`SocketClosed`."""
 
     async def drain(self) -> None:
-        """Wait until the socket takes more. Raises :class:`SocketClosed`."""
+        """Wait until the socket is writable. Raises :class:`SocketClosed`."""
 
     def say(self, text: bytes) -> None:
         """Send one text message (UTF-8); never waits."""
 
     def close(self, code: int, reason: str = "") -> None:
-        """Begin the closing handshake."""
+        """Start the closing handshake."""
 
 
 class Stream:
-    """A reader with a caller: it ends within 5 s of its token's end, and shows only what its user may see.
+    """A reader with a caller: it ends within 5 s of the token's end, and only delivers what the user may see.
 
-    ``scope`` is that of every entry of the stream; ``None`` for the whole journal, whose entries are tested
+    ``scope`` is that of all entries of the stream; ``None`` for the whole journal, whose entries are checked
     one by one.
     """
 
@@ -94,7 +94,7 @@ class Stream:
         self.forbidden = False
 
     async def open(self, selection: Selection, fmt: WireFormat, *, cursor: str) -> Stream:
-        """Take the place to read from. Raises the journal's cursor errors."""
+        """Create the reader at ``cursor``. Raises the journal's cursor errors."""
         try:
             self.reader = await self._feed.reader(selection, fmt, self.authorization.sees, cursor)
         except BaseException:
@@ -107,16 +107,16 @@ class Stream:
 
     @property
     def finished(self) -> bool:
-        """Whether the stream came to its own end, as against being stopped."""
+        """Whether the stream is complete, as opposed to stopped."""
         return self.reader.ended or (isinstance(self._part, Outlet) and self._part.finished)
 
     @property
     def unauthorized(self) -> bool:
-        """Whether the caller's token ended."""
+        """Whether the caller's token is no longer valid."""
         return self.authorization.reason is not None
 
     def follow(self) -> Subscription:
-        """Messages to be awaited."""
+        """Subscribe; messages are then awaited."""
         part = self._part = self._feed.follow(self.reader)
         self._recheck_soon(part)
         return part
@@ -124,7 +124,7 @@ class Stream:
     def hand_over(
         self, connection: Connection, on_end: Callable[[Outlet], None], live: WireFormat | None = None
     ) -> Outlet:
-        """The feed writes to the connection itself (:meth:`Feed.hand_over`); call :meth:`Outlet.pump` to begin."""
+        """Let the feed write to the connection (:meth:`Feed.hand_over`); call :meth:`Outlet.pump` to start."""
         part = self._part = self._feed.hand_over(self.reader, connection, on_end, live)
         self._recheck_soon(part)
         return part
@@ -135,14 +135,14 @@ class Stream:
             self._part.stop()
 
     def close(self) -> None:
-        """Leave; always call this."""
+        """End the stream; must always be called."""
         self.authorization.close()
         self.stop()
         if isinstance(self._part, Subscription):
             self._part.close()
 
     def _recheck_soon(self, part: Outlet | Subscription) -> None:
-        # The right to read may have ended before there was anything to stop.
+        # The right to read may have ended before the stream was open.
         if self.unauthorized or self.forbidden:
             asyncio.get_running_loop().call_soon(part.stop)
 
@@ -156,7 +156,7 @@ class EventStream(Response):
     """An open stream as ``text/event-stream``; a comment after ``keepalive`` seconds of silence."""
 
     def __init__(self, stream: Stream, feed: Feed, keepalive: float, *, preamble: bytes = b":\n\n") -> None:
-        # Something goes out at once, so that proxies and clients see the stream begin.
+        # The preamble is sent immediately, so that proxies and clients see the response start.
         super().__init__(headers=SSE_HEADERS)
         self._stream = stream
         self._feed = feed
@@ -164,7 +164,8 @@ class EventStream(Response):
         self._preamble = preamble
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the socket to the feed, or (where there is none to have) serve until the stream or the client ends."""
+        """Pass the socket to the feed, or, if the server does not offer it, serve until the stream or the
+        client ends."""
         headers = [(k.encode(), v.encode()) for k, v in SSE_HEADERS.items()]
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -205,7 +206,7 @@ async def _until_disconnect(receive: Receive) -> None:
 
 
 class _Events:
-    """An event stream on a socket of the feed's: keepalives, and the end."""
+    """An event stream on a socket of the feed: keepalives and the end."""
 
     __slots__ = ("_feed", "_keepalive", "_outlet", "_socket", "_stream")
 
@@ -219,19 +220,19 @@ class _Events:
         self._outlet.last_write = feed.clock()
 
     def begin(self) -> None:
-        """Write what is there; the rest goes by itself."""
-        self._feed.pulse.wake(self, self._outlet.last_write + self._keepalive)
+        """Start writing; the feed does the rest."""
+        self._feed.timers.schedule(self, self._outlet.last_write + self._keepalive)
         self._outlet.pump()
 
     def tick(self, now: float) -> None:
-        """Say something if it has been silent for long."""
+        """Send a keepalive if the stream was silent for long."""
         if now - self._outlet.idle_since() >= self._keepalive and self._socket.writable:
             self._outlet.last_write = now
             self._socket.write(_COMMENT)
-        self._feed.pulse.wake(self, max(self._outlet.idle_since() + self._keepalive, now))
+        self._feed.timers.schedule(self, max(self._outlet.idle_since() + self._keepalive, now))
 
     def _ended(self, _outlet: Outlet) -> None:
-        self._feed.pulse.forget(self)
+        self._feed.timers.cancel(self)
         self._stream.close()
         self._socket.finish(LAST_CHUNK)
 
@@ -241,9 +242,10 @@ _COMMENT = chunk(KEEPALIVE)
 
 @contextlib.asynccontextmanager
 async def accepted(ws: WebSocket) -> AsyncIterator[MessageSocket]:
-    """Accept a WebSocket and take it from the server; it lives on when the endpoint has returned.
+    """Accept a WebSocket and take it over from the server; it stays open after the endpoint has returned.
 
-    A client that leaves meanwhile (:class:`SocketClosed`) is nobody's fault; a bug closes the socket with 1011.
+    A client that disconnects (:class:`SocketClosed`) is not an error; other exceptions close the socket with
+    1011.
     """
     await ws.accept()
     socket: MessageSocket = ws.scope["extensions"][CONNECTION]()
@@ -262,8 +264,8 @@ def framed(fmt: WireFormat) -> WireFormat:
 
 
 def wanted_cursor(query: str | None, last_event_id: str | None, default: str) -> str:
-    """Where a reader wants to begin: ``Last-Event-ID``, else ``?cursor=``, else ``default``.
+    """The requested cursor: ``Last-Event-ID``, otherwise ``?cursor=``, otherwise ``default``.
 
-    A browser's EventSource repeats its first address when it reconnects; only the header knows its place.
+    A browser's EventSource reconnects with its original URL; only the header has its position.
     """
     return last_event_id or query or default

@@ -1,6 +1,6 @@
-"""What every package's ``http.py`` and ``sockets.py`` use: callers, rights, idempotency, envelopes, the edge.
+"""The API of the edge for ``http.py`` and ``sockets.py``: callers, authorization, idempotency, envelopes.
 
-A route says who may use it (a test walks them all)::
+Each route declares who may use it (a test checks all)::
 
     @router.post("/runs", dependencies=[allow("run.trigger")])
     async def start(caller: Caller, idem: Idem, body: StartRun) -> Response:
@@ -28,7 +28,7 @@ from pilothouse.edge.idempotency import Idem, Idempotent, enveloped
 from pilothouse.edge.limits import RateLimits, RouteLimit
 from pilothouse.edge.network import TrustedProxies, normal_origin
 from pilothouse.edge.openapi import PUBLIC, describe, mark, required_action, required_actions
-from pilothouse.edge.problems import install_handlers, json_response, rfc3339
+from pilothouse.edge.problems import install_handlers, json_response
 
 __all__ = [
     "COOKIE",
@@ -45,14 +45,13 @@ __all__ = [
     "public",
     "required_action",
     "required_actions",
-    "rfc3339",
     "websocket_principal",
 ]
 
 BODY_LIMIT = 2 << 20
 
 ProjectFrom = str | Callable[[Request], str | Awaitable[str | None] | None]
-"""Where a route's project is: the name of a path parameter, or a function of the request."""
+"""The source of a route's project: the name of a path parameter, or a function of the request."""
 
 
 async def _caller(connection: HTTPConnection) -> Principal:
@@ -72,11 +71,11 @@ Caller = Annotated[Principal, Depends(_caller)]
 """The authenticated user or agent; 401 without one."""
 
 OptionalCaller = Annotated[Principal | None, Depends(_optional_caller)]
-"""The same for routes open to everyone: ``None`` without a token, 401 with a bad one."""
+"""The caller of a public route: ``None`` without a token, 401 with an invalid one."""
 
 
 def allow(action: str, *, project_from: ProjectFrom | None = None) -> params.Depends:
-    """A route for those who may do ``action``, in the project that ``project_from`` finds; else 401 or 403.
+    """Require ``action`` for a route, in the project that ``project_from`` finds; otherwise 401 or 403.
 
     Also usable as a parameter: ``caller: Annotated[Principal, allow("run.read")]``.
     """
@@ -92,7 +91,7 @@ def allow(action: str, *, project_from: ProjectFrom | None = None) -> params.Dep
 
 
 def public() -> params.Depends:
-    """A route that everyone may use, token or not."""
+    """Declare a route as public: no token is required."""
 
     async def everyone() -> None:
         return None
@@ -111,16 +110,16 @@ async def _project(request: Request, source: ProjectFrom | None) -> str | None:
 
 
 def envelope(detail: Any = None, status: int = 200) -> Response:
-    """A success of the Arcentra families: ``{"code","msg","detail"?,"timestamp"}``."""
+    """A successful answer of the Arcentra families: ``{"code","msg","detail"?,"timestamp"}``."""
     return json_response(enveloped(detail, status), status)
 
 
 async def websocket_principal(ws: WebSocket) -> Principal:
-    """Who opens this socket: by header, ``?token=`` or cookie (then only from our own origin).
+    """The caller who opens this socket: by header, ``?token=`` or cookie (only from our own origin).
 
-    Opening it counts as one request: of the token, else of the address. Raises :class:`AuthError`,
-    :class:`RateLimited`, or :class:`Refusal` ``ORIGIN_FORBIDDEN``. Raised on before the accept, it becomes the
-    HTTP answer; an endpoint that must accept first catches it.
+    Opening it counts as one request of the token, or of the address without a token. Raises
+    :class:`AuthError`, :class:`RateLimited`, or :class:`Refusal` ``ORIGIN_FORBIDDEN``. Before the accept
+    these become the HTTP answer; an endpoint that must accept first catches them.
     """
     exchange = Exchange.of(ws.scope)
     try:
@@ -147,13 +146,13 @@ def install(
     body_limits: Mapping[str, int] | None = None,
     uncounted: tuple[str, ...] = (),
 ) -> None:
-    """Put the edge in front of ``app``: request ids, error bodies, rate limits, body limits, browser safety.
+    """Install the edge in front of ``app``: request ids, error bodies, rate limits, body limits, origin checks.
 
-    ``services``: what :func:`provided` parameters of routes receive, by type.
-    ``rate_limits``: routes with limits of their own.
-    ``body_limits``: bytes by path prefix, the longest fitting one counts. ``uncounted``: path prefixes under
-    ``/api/`` without rate limit (what is outside ``/api/`` has none). Proxies are addresses or CIDR networks;
-    uvicorn itself must run with ``proxy_headers=False``. Raises :class:`ValueError` for bad settings.
+    ``services``: the values of :func:`provided` parameters, by type. ``rate_limits``: routes with their own
+    limits. ``body_limits``: bytes by path prefix; the longest matching prefix applies. ``uncounted``: path
+    prefixes under ``/api/`` without rate limit (paths outside of ``/api/`` have none). Proxies are addresses
+    or CIDR networks; uvicorn must run with ``proxy_headers=False``. Raises :class:`ValueError` for invalid
+    settings.
     """
     origins = {origin: normal_origin(origin) for origin in allowed_origins}
     bad = [origin for origin, normal in origins.items() if normal is None]

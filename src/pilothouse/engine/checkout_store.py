@@ -55,6 +55,19 @@ def forget_unused_commits(conn: Connection, before: int, limit: int) -> int:
     return len(rows)
 
 
+def forget_commits_with(conn: Connection, project: str, packs: set[str]) -> int:
+    """Forget the project's commits that need any of these packs; how many."""
+    query = select(repository_commits).where(repository_commits.c.project == project)
+    doomed = [row for row in conn.execute(query).all() if packs.intersection(orjson.loads(row.packs))]
+    for row in doomed:
+        conn.execute(
+            delete(repository_commits).where(
+                *(repository_commits.c[name] == getattr(row, name) for name in _KEY)
+            )
+        )
+    return len(doomed)
+
+
 def packs_of_commits(conn: Connection, project: str) -> set[str]:
     """The packs that a project's known commits need."""
     query = select(repository_commits.c.packs).where(repository_commits.c.project == project)

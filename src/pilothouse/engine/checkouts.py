@@ -29,6 +29,9 @@ COMMIT = "[0-9a-f]{40}|[0-9a-f]{64}"
 KNOWN = 20
 """So many commits of a repository keep their packs for the next run."""
 
+CANNOT_LAY_OUT = "cannot lay out the work tree"
+"""How an agent's reason begins where the packs are not what they should be (docs/checkout.md)."""
+
 
 @dataclass(frozen=True, slots=True)
 class RepositoryCommit:
@@ -80,6 +83,13 @@ def remember(tx: Tx, project: str, repositories: Iterable[RepositoryCommit]) -> 
                 used_at=tx.now,
             )
             store.forget_old_commits(tx.conn, project, repository.key, KNOWN)
+
+
+def doubt(tx: Tx, project: str, checkout: dict[str, Any] | None, error: str) -> None:
+    """An agent could not lay out a run's work tree: its packs may lack what they are said to hold, so that nothing
+    that needs them is known any more, and the next run sends all of it again."""
+    if checkout is not None and checkout.get("packs") and error.startswith(CANNOT_LAY_OUT):
+        store.forget_commits_with(tx.conn, project, {pack["id"] for pack in checkout["packs"]})
 
 
 def known(conn: Connection, project: str, key: str) -> list[dict[str, Any]]:

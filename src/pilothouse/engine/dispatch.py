@@ -37,14 +37,20 @@ class Dispatcher:
     def dispatch(self, tx: Tx) -> int:
         """Give out what can be given out; returns how many attempts were handed to agents."""
         workers = self._workers(tx.conn)
-        given, after = 0, ""
-        while queue := store.queued_attempts(tx.conn, after, PAGE):
-            given += self._assign(tx, queue, workers)
-            if not any(worker.available and worker.free > 0 for worker in workers):
-                break
-            after = queue[-1].id
+        # Jobs that have begun come first, however many others have waited for longer: their timeout runs.
+        given = self._hand_out_queue(tx, workers, begun=True) + self._hand_out_queue(tx, workers, begun=False)
         # Whoever stands further back is told why as well.
         self._assign(tx, store.unexplained_attempts(tx.conn, PAGE), workers)
+        return given
+
+    def _hand_out_queue(self, tx: Tx, workers: list[Worker], *, begun: bool) -> int:
+        given, after = 0, ""
+        while any(worker.available and worker.free > 0 for worker in workers) or not after:
+            queue = store.queued_attempts(tx.conn, after, PAGE, begun=begun)
+            if not queue:
+                break
+            given += self._assign(tx, queue, workers)
+            after = queue[-1].id
         return given
 
     def _workers(self, conn: Connection) -> list[Worker]:

@@ -17,9 +17,9 @@ import zstandard
 from google.protobuf import json_format
 
 from pilothouse.edge.grpc import metadata
-from pilothouse.engine.events import StepEvent
-from pilothouse.engine.ingest import EVENTS, LOGS, NOTHING, Ingest, LogLines, Receipt, Taken
-from pilothouse.engine.joining import Joiner
+from pilothouse.engine.intake.ingest import EVENTS, LOGS, NOTHING, Ingest, LogLines, Receipt, Taken
+from pilothouse.engine.intake.joining import Joiner
+from pilothouse.engine.intake.step_events import StepEvent
 from pilothouse.fleet.credentials import agent_caller
 from pilothouse.identity.service import Identity
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb

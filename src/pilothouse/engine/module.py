@@ -10,16 +10,17 @@ from sqlalchemy import Connection
 
 from pilothouse.blobs.service import Blobs
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent, RpcService
-from pilothouse.engine import http, http_checkouts, sockets, store
+from pilothouse.engine import http, http_checkouts, store
 from pilothouse.engine.checkouts import needed_by_agent
 from pilothouse.engine.dispatch import Dispatcher
-from pilothouse.engine.events import StepEvents
 from pilothouse.engine.grpc import GatewayService
-from pilothouse.engine.ingest import Ingest
+from pilothouse.engine.intake.ingest import Ingest
+from pilothouse.engine.intake.step_events import StepEvents
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.runs import Runs
 from pilothouse.engine.service import Engine
-from pilothouse.engine.sockets import StreamSettings
+from pilothouse.engine.sockets import arcentra, stella
+from pilothouse.engine.sockets.stella import StreamSettings
 from pilothouse.engine.tasks import BACKGROUND, STEP, StepTasks
 from pilothouse.engine.timekeeping import Timekeeper
 from pilothouse.engine.transitions import Transitions
@@ -87,7 +88,8 @@ def module(core: Core, settings: EngineSettings) -> Module:
     return Module(
         "engine",
         routers=(
-            sockets.router,
+            stella.router,
+            arcentra.router,
             http.router,
             http_checkouts.router,
         ),

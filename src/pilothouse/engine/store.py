@@ -196,7 +196,12 @@ _WAITING = (
     .where(attempts.c.status == Status.QUEUED.value, attempts.c.agent_id == "")
     .order_by(attempts.c.id)
 )
-_QUEUED_PAGE = _WAITING.where(attempts.c.id > bindparam("after")).limit(bindparam("most"))
+_QUEUED_PAGE = _WAITING.where(attempts.c.id > bindparam("after"), jobs.c.agent_id == "").limit(
+    bindparam("most")
+)
+_BOUND_PAGE = _WAITING.where(attempts.c.id > bindparam("after"), jobs.c.agent_id != "").limit(
+    bindparam("most")
+)
 _UNEXPLAINED = _WAITING.where(attempts.c.reason == "").limit(bindparam("most"))
 _BOUND = _WAITING.where(jobs.c.agent_id != "")
 _COUNT_LINES = (
@@ -305,9 +310,13 @@ def ancestors(conn: Connection, step_ids: list[str]) -> dict[str, str]:
     return {row.id: row.kept_from for row in conn.execute(query)}
 
 
-def queued_attempts(conn: Connection, after: str, limit: int) -> list[Row[Any]]:
-    """Attempts waiting to be handed out, oldest first, with the run, job and agent they are bound to."""
-    return list(conn.execute(_QUEUED_PAGE, {"after": after, "most": limit}))
+def queued_attempts(conn: Connection, after: str, limit: int, *, begun: bool) -> list[Row[Any]]:
+    """Attempts waiting to be handed out, oldest first, with the run, job and agent they are bound to.
+
+    ``begun``: of jobs that have an agent already, or of those that have none.
+    """
+    page = _BOUND_PAGE if begun else _QUEUED_PAGE
+    return list(conn.execute(page, {"after": after, "most": limit}))
 
 
 def unexplained_attempts(conn: Connection, limit: int) -> list[Row[Any]]:

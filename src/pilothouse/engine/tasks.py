@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from pilothouse.engine import store
 from pilothouse.engine.checkouts import for_agent
 from pilothouse.engine.contexts import context
-from pilothouse.engine.maskers import Maskers
+from pilothouse.engine.intake.maskers import Maskers
 from pilothouse.engine.model import JOB_ENDED, LOST, Status
 from pilothouse.engine.runs import Place, Runs
 from pilothouse.engine.spec.model import Job, Spec

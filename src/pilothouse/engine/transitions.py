@@ -12,6 +12,7 @@ import orjson
 from uuid_utils import uuid7
 
 from pilothouse.engine import store
+from pilothouse.engine.checkouts import doubt
 from pilothouse.engine.decisions import (
     Decision,
     FinishJob,
@@ -30,12 +31,12 @@ from pilothouse.engine.model import JOB_ENDED, LOST, Attempt, Job, Run, Status, 
 from pilothouse.engine.plan import after_failure, after_loss, decide, decide_job
 from pilothouse.engine.spec import combined, selector_to_json
 from pilothouse.engine.standing import around, job_standing, run_keys, run_standing, span
-from pilothouse.expressions.durations import parse_duration
 from pilothouse.fleet.model import LeaseState
 from pilothouse.fleet.service import Fleet
 from pilothouse.journal import Journal
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
+from pilothouse.wire.durations import parse_duration
 
 
 class Transitions:
@@ -276,6 +277,8 @@ class Transitions:
         """The step's current attempt is over; the step is tried again or ends with it."""
         if step.stopping and status is not Status.SUCCEEDED:
             status, error = Status(step.stopping), error or step.reason
+        if status is Status.FAILED:
+            doubt(tx, run.project, run.checkout, error)
         if step.stopping == Status.SUCCEEDED:  # a background step, whatever its agent calls the way it ended
             error = ""
         again = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row
@@ -10,6 +9,7 @@ from sqlalchemy import Connection, Row
 from pilothouse.engine import store
 from pilothouse.engine.cleanup import stop_reason
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
+from pilothouse.wire.times import rfc3339_ms
 
 _DONE = (Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT)
 
@@ -18,11 +18,9 @@ CANCELLING = "cancelling"
 """The reason of a run that is being cancelled, until it has ended."""
 
 
-def rfc3339(at: int) -> str | None:
-    """Milliseconds since 1970 as RFC 3339 UTC; ``None`` for 0, which stands for never."""
-    if not at:
-        return None
-    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _time(at: int) -> str | None:
+    """RFC 3339 in milliseconds; ``None`` for 0."""
+    return rfc3339_ms(at) if at else None
 
 
 def run_summary(row: Row[Any] | Run) -> dict[str, Any]:
@@ -42,10 +40,10 @@ def run_summary(row: Row[Any] | Run) -> dict[str, Any]:
         "tag": row.tag,
         "dirty": bool(row.dirty),
         "rerun_of": row.rerun_of or None,
-        "cleanup_until": rfc3339(0 if row.forced or row.finished_at else row.cleanup_until),
-        "created_at": rfc3339(row.created_at),
-        "started_at": rfc3339(row.started_at),
-        "finished_at": rfc3339(row.finished_at),
+        "cleanup_until": _time(0 if row.forced or row.finished_at else row.cleanup_until),
+        "created_at": _time(row.created_at),
+        "started_at": _time(row.started_at),
+        "finished_at": _time(row.finished_at),
         "duration": (row.finished_at - row.started_at) / 1000 if row.finished_at and row.started_at else None,
     }
 
@@ -88,10 +86,10 @@ def _job_view(run: Run, job: Job, history: dict[str, list[Attempt]]) -> dict[str
         "needs": list(run.job_spec(job).depends_on),
         "round": job.round,
         "agent_id": job.agent_id or None,
-        "started_at": rfc3339(job.started_at),
-        "begun_at": rfc3339(min(starts, default=0)),
+        "started_at": _time(job.started_at),
+        "begun_at": _time(min(starts, default=0)),
         "waiting_for": None if starts or job.status is not Status.RUNNING else _waiting_for(job, attempts),
-        "finished_at": rfc3339(job.finished_at),
+        "finished_at": _time(job.finished_at),
         "steps": [_step_view(run, job, step, history[step.id]) for step in job.steps],
     }
 
@@ -116,8 +114,8 @@ def _step_view(run: Run, job: Job, step: Step, attempts: list[Attempt]) -> dict[
         "progress": attempts[-1].percent if attempts else 0,
         "continue_on_error": run.step_spec(job, step).continue_on_error,
         "kept": bool(step.kept_from) and step.status in _DONE and not step.attempts,
-        "started_at": rfc3339(step.started_at),
-        "finished_at": rfc3339(step.finished_at),
+        "started_at": _time(step.started_at),
+        "finished_at": _time(step.finished_at),
         "attempts": [_attempt_view(attempt, step) for attempt in attempts],
     }
 
@@ -133,7 +131,7 @@ def _attempt_view(attempt: Attempt, step: Step) -> dict[str, Any]:
         "agent_id": attempt.agent_id or None,
         "lines": attempt.lines,
         "earlier_run": attempt.step_id != step.id,
-        "queued_at": rfc3339(attempt.queued_at),
-        "started_at": rfc3339(attempt.started_at),
-        "finished_at": rfc3339(attempt.finished_at),
+        "queued_at": _time(attempt.queued_at),
+        "started_at": _time(attempt.started_at),
+        "finished_at": _time(attempt.finished_at),
     }

@@ -14,7 +14,6 @@ from typing import Any
 
 import cel
 
-from pilothouse.expressions.durations import DurationError, parse_duration
 from pilothouse.expressions.values import (
     INTEGERS,
     MAX_SIZE,
@@ -26,6 +25,7 @@ from pilothouse.expressions.values import (
     to_text,
     type_name,
 )
+from pilothouse.wire.durations import DurationError, parse_duration
 
 MAX_PATTERN = 256
 _MAX_REPETITION = 64  # product of all counted repetitions of a pattern, whose compiled form grows with it

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pilothouse.expressions.durations import format_duration
+from pilothouse.wire.durations import format_duration
 
 MAX_STEPS = 20_000  # one step is about half a microsecond
 MAX_SIZE = 65_536  # characters and elements of any one value that an expression makes

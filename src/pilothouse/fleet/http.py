@@ -25,6 +25,7 @@ from pilothouse.fleet.model import Agent, AgentConnection, AgentStatus, Registra
 from pilothouse.fleet.registry import Allowance
 from pilothouse.fleet.service import Fleet
 from pilothouse.storage import Storage, Tx
+from pilothouse.wire.times import rfc3339
 
 _Entry = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$", max_length=MAX_ENTRY)]
 Entries = Annotated[list[_Entry], Field(max_length=MAX_ENTRIES)]
@@ -64,7 +65,7 @@ class PatchAgent(Body):
 
 
 def _time(at: int) -> str | None:
-    return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at else None
+    return rfc3339(at) if at else None
 
 
 def agent_view(

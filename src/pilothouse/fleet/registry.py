@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import re
 import secrets
@@ -22,6 +21,7 @@ from pilothouse.fleet.bindings import MAX_ENTRIES, Binding, names_agent, problem
 from pilothouse.fleet.errors import AgentExists, AgentNotFound, BadCredential, BadProfile
 from pilothouse.fleet.model import Agent, AgentProfile, RegistrationToken
 from pilothouse.identity.service import Identity
+from pilothouse.identity.tokens import token_digest
 from pilothouse.journal import Journal
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
@@ -48,11 +48,6 @@ class Registration:
     agent: Agent
     token: str | None
     repeated: bool = False
-
-
-def token_hash(token: str) -> str:
-    """What is stored of a credential."""
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +112,7 @@ class Registry:
             agents=tuple(allows.agents),
             binding=self._binding(tx.conn, by, allows),
         )
-        store.add_registration_token(tx.conn, token_hash(secret), token)
+        store.add_registration_token(tx.conn, token_digest(secret), token)
         if allows.once:
             self._once.add(token.id)
         detail: dict[str, Any] = {"description": description, "agents": token.agents}
@@ -182,7 +177,7 @@ class Registry:
         check_profile(profile)
         if registration_token:
             return self._enrol(tx, profile, registration_token, key)
-        known = store.agent_by_token(tx.conn, token_hash(own_token))
+        known = store.agent_by_token(tx.conn, token_digest(own_token))
         if known is None or known.agent_id != profile.agent_id:
             raise BadCredential("registering needs a registration token, or this agent's own token")
         check_allowed(known.binding, profile.labels)
@@ -193,14 +188,14 @@ class Registry:
 
     def _enrol(self, tx: Tx, profile: AgentProfile, secret: str, key: str) -> Registration:
         credential = _credential(secret, profile.agent_id, key)
-        known = store.agent_by_token(tx.conn, token_hash(credential)) if key else None
+        known = store.agent_by_token(tx.conn, token_digest(credential)) if key else None
         if known is not None:
             return Registration(known, credential, repeated=True)
         token = self._admitted(tx, profile.agent_id, secret)
         check_allowed(token.binding, profile.labels)
         store.forget_seen(tx.conn, profile.agent_id)
         connection_store.recount_connections(tx.conn, profile.agent_id)
-        store.put_agent(tx.conn, str(uuid7()), profile, token_hash(credential), tx.now)
+        store.put_agent(tx.conn, str(uuid7()), profile, token_digest(credential), tx.now)
         store.bind_agent(tx.conn, profile.agent_id, token.id, token.binding)
         agent = require_agent(tx.conn, profile.agent_id)
         self._tell(tx, agent, entries.AGENT_REGISTERED)
@@ -212,7 +207,7 @@ class Registry:
 
     def _admitted(self, tx: Tx, agent_id: str, secret: str) -> RegistrationToken:
         """The token, if it may register this name now; a new name counts as a use."""
-        token = store.registration_token(tx.conn, token_hash(secret))
+        token = store.registration_token(tx.conn, token_digest(secret))
         if token is None or token.revoked:
             raise BadCredential("this registration token is unknown or revoked")
         existing = store.agent(tx.conn, agent_id)
@@ -309,7 +304,7 @@ def authenticate_agent(conn: Connection, token: str) -> Principal | None:
     """Identity asks this for bearer tokens that are not a user's."""
     if not token.startswith(AGENT_PREFIX):
         return None
-    agent = store.agent_by_token(conn, token_hash(token))
+    agent = store.agent_by_token(conn, token_digest(token))
     return agent_principal(agent) if agent else None
 
 

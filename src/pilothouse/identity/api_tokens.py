@@ -1,4 +1,4 @@
-"""Use cases on API tokens: long-lived, for scripts and tools, perhaps weaker than their user."""
+"""Use cases on API tokens: long-lived tokens for scripts, optionally with a lower role than their user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVERYBODY = "*"
 
 
 class ApiTokens:
-    """Creates and revokes API tokens. The secret is returned once; the database keeps its SHA-256."""
+    """Creates and revokes API tokens. The secret is returned once; the database only has its SHA-256."""
 
     def __init__(self, trail: Trail, grants: Grants) -> None:
         self._trail = trail
@@ -27,9 +27,10 @@ class ApiTokens:
     def create(
         self, tx: Tx, by: Principal, *, name: str, role: Role | None = None, expires_at: int | None = None
     ) -> tuple[TokenInfo, str]:
-        """A token of the caller's own, limited to ``role``; returns it and its secret.
+        """Create a token for the caller, limited to ``role``; returns it and its secret.
 
-        A token never makes one that is stronger or lives longer. Raises ``AUTH_INSUFFICIENT_PERMISSIONS``.
+        The new token has no higher role and expires no later than the caller's token. Raises
+        ``AUTH_INSUFFICIENT_PERMISSIONS``.
         """
         require(by, "token.own")
         user = store.find_user(tx.conn, by.id)
@@ -37,7 +38,9 @@ class ApiTokens:
             raise Refusal.of("AUTH_INSUFFICIENT_PERMISSIONS", "Only a user can have API tokens")
         limit = role or by.role
         if narrower(limit, by.role) is not limit:
-            raise Refusal.of("AUTH_INSUFFICIENT_PERMISSIONS", f"You may not make a token with role '{limit}'")
+            raise Refusal.of(
+                "AUTH_INSUFFICIENT_PERMISSIONS", f"You may not create a token with role '{limit}'"
+            )
         maker = store.find_credential(tx.conn, id=by.token_id)
         if maker is not None and maker.kind == store.API and maker.expires_at is not None:
             expires_at = min(expires_at or maker.expires_at, maker.expires_at)
@@ -48,7 +51,7 @@ class ApiTokens:
     def issue(
         self, tx: Tx, by: Principal, user: User, *, name: str, role: Role | None, expires_at: int | None
     ) -> tuple[TokenInfo, str]:
-        """A token for ``user`` on the authority of ``by``, who is not asked for his rights."""
+        """Create a token for ``user``, on behalf of ``by``, without checking the rights of ``by``."""
         secret, digest = new_api_token()
         token = TokenInfo(str(uuid7()), user.id, user.username, name, role, tx.now, expires_at)
         store.insert_credential(
@@ -63,13 +66,16 @@ class ApiTokens:
             expires_at=expires_at,
         )
         body = {"id": token.id, "name": name, "user": user.username, "role": role and role.value}
-        self._trail.tell(tx, by, "token.created", f"token/{token.id}", body, scope=f"user/{user.id}")
+        self._trail.record(tx, by, "token.created", f"token/{token.id}", body, scope=f"user/{user.id}")
         return token, secret
 
     def list(
         self, conn: Connection, by: Principal, *, user: str | None = None, page: int = 1, limit: int = 20
     ) -> tuple[list[TokenInfo], int]:
-        """A page, newest first, and the total. ``user``: a name or id, or ``*`` for all; else one's own."""
+        """A page, newest first, and the total.
+
+        ``user``: a name or id, or ``*`` for all; default: the caller.
+        """
         owner: str | None = by.id
         if user == EVERYBODY:
             require(by, "token.admin")
@@ -83,11 +89,11 @@ class ApiTokens:
         return store.list_api_tokens(conn, owner, (page - 1) * limit, limit)
 
     def revoke(self, tx: Tx, by: Principal, id: str) -> None:
-        """End a token, with all streams it opened. Raises ``TOKEN_NOT_FOUND``."""
+        """Revoke a token and end all its streams. Raises ``TOKEN_NOT_FOUND``."""
         token = store.find_api_token(tx.conn, id)
         if token is None or not by.may("token.own" if token.user_id == by.id else "token.admin"):
             raise Refusal.of("TOKEN_NOT_FOUND", f"No token with id '{id}' exists")
         store.revoke(tx.conn, id, tx.now)
         body = {"id": id, "name": token.name, "user": token.username}
-        self._trail.tell(tx, by, "token.revoked", f"token/{id}", body, scope=f"user/{token.user_id}")
+        self._trail.record(tx, by, "token.revoked", f"token/{id}", body, scope=f"user/{token.user_id}")
         tx.after_commit(lambda: self._grants.end_token(id))

@@ -15,7 +15,7 @@ from pilothouse.storage import Tx
 
 
 class Trail:
-    """Writes the trail in the transaction of what it tells of."""
+    """Writes the audit trail in the transaction of the change."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -23,9 +23,9 @@ class Trail:
     def audit(
         self, tx: Tx, by: Principal, action: str, target: str, detail: dict[str, Any] | None = None
     ) -> None:
-        """Record that ``by`` did ``action`` (``run.triggered``) to ``target`` (``run/<id>``).
+        """Record that ``by`` did ``action`` (``run.triggered``) on ``target`` (``run/<id>``).
 
-        ``detail`` must never hold a secret: everyone with ``audit.read`` sees it.
+        ``detail`` must never contain a secret; it is visible to everyone with ``audit.read``.
         """
         record = AuditRecord(
             id=str(uuid7()),
@@ -41,7 +41,7 @@ class Trail:
         )
         records.insert_audit(tx.conn, record)
 
-    def tell(
+    def record(
         self,
         tx: Tx,
         by: Principal,
@@ -51,7 +51,7 @@ class Trail:
         *,
         scope: str = "admin",
     ) -> None:
-        """Tell of a change: an entry on ``stream``, for those who see ``scope``, and a line of the trail."""
+        """Record a change: an entry on ``stream`` with this ``scope``, and a line of the audit trail."""
         self._journal.append(tx, stream, type, scope, {**body, "by": by.name})
         self.audit(tx, by, type, stream, body)
 
@@ -66,7 +66,10 @@ class Trail:
         page: int = 1,
         limit: int = 20,
     ) -> tuple[list[AuditRecord], int]:
-        """A page, newest first, and the total. ``action``, ``target`` may end in ``*``; ``since`` is ms."""
+        """A page, newest first, and the total.
+
+        ``action`` and ``target`` can end in ``*``; ``since`` is in ms.
+        """
         return records.list_audit(
             conn,
             actor=actor,

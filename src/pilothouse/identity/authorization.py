@@ -1,7 +1,7 @@
-"""Live rights of open streams: who reads, and a callback when that right has ended.
+"""Live rights of open streams: the current principal, and callbacks when its rights change or end.
 
-A :class:`Grant` is what the server knows of one token at this moment; all requests and open streams of that token
-share it, so that a change of role or project shows everywhere at once and costs one assignment.
+A :class:`Grant` is the cached state of one token; all requests and open streams of the token share it, so
+that a change of role or projects takes effect everywhere immediately.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ log = structlog.get_logger("identity.authorization")
 
 
 class Grant:
-    """One verified token: its principal as of ``checked_at`` (ms), and the open streams that use it.
+    """A verified token: its principal as of ``checked_at`` (ms), and the open streams that use it.
 
-    ``stored``: whether the database can be asked about it by its id (an agent's cannot).
+    ``stored``: whether it can be looked up in the database by its id (not the token of an agent).
     """
 
     __slots__ = ("authorizations", "checked_at", "principal", "stored", "token_role")
@@ -34,13 +34,13 @@ class Grant:
         self.authorizations: set[TokenAuthorization] = set()
 
     def adopt(self, role: Role, projects: frozenset[str]) -> None:
-        """The user's role or memberships have changed."""
+        """Apply a changed role or memberships of the user."""
         self.principal = replace(self.principal, role=narrower(role, self.token_role), projects=projects)
         for authorization in list(self.authorizations):
             authorization._changed()
 
     def end(self, why: End) -> None:
-        """End every stream of this token."""
+        """End all streams of this token."""
         for authorization in list(self.authorizations):
             authorization._end(why)
 
@@ -48,7 +48,8 @@ class Grant:
 class TokenAuthorization:
     """The rights of one open stream; made by :meth:`Identity.authorize`. Lives on the event loop.
 
-    Test entries with :meth:`sees`, end the stream (4401) when :meth:`ended` returns, always :meth:`close` it.
+    Check entries with :meth:`sees`, end the stream (4401) when :meth:`ended` returns, and always
+    :meth:`close` it.
     """
 
     __slots__ = ("_callbacks", "_grant", "_lost", "_on_change", "_release", "reason")
@@ -64,16 +65,16 @@ class TokenAuthorization:
 
     @property
     def principal(self) -> Principal:
-        """Who reads, as of now."""
+        """The current principal."""
         return self._grant.principal
 
     def sees(self, scope: str) -> bool:
-        """Whether entries of this scope may still be shown to this reader."""
+        """Whether this reader may currently see entries of this scope."""
         return self.reason is None and self._grant.principal.sees(scope)
 
     @property
     def lost(self) -> asyncio.Event:
-        """Set within 5 s of the token's expiry or revocation."""
+        """The reason, set within 5 s of the token's expiry or revocation."""
         if self._lost is None:
             self._lost = asyncio.Event()
             if self.reason is not None:
@@ -81,20 +82,20 @@ class TokenAuthorization:
         return self._lost
 
     async def ended(self) -> End:
-        """Wait for the end; says why."""
+        """Wait for the end of the token; returns the reason."""
         await self.lost.wait()
         assert self.reason is not None
         return self.reason
 
     def on_end(self, callback: Callable[[], None]) -> None:
-        """Call back at the end (at once if that is past); not after :meth:`close`."""
+        """Call back at the end (immediately if it has ended); not after :meth:`close`."""
         if self.reason is None:
             self._callbacks.append(callback)
         else:
             callback()
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Call back whenever the caller's role or projects have changed; one callback each."""
+        """Call back when the caller's role or projects have changed; one callback per authorization."""
         self._on_change = callback
 
     def _changed(self) -> None:
@@ -102,7 +103,7 @@ class TokenAuthorization:
             self._on_change()
 
     def close(self) -> None:
-        """The stream has ended: no more callbacks."""
+        """Stop all callbacks; the stream has ended."""
         self._callbacks.clear()
         self._on_change = None
         if self in self._grant.authorizations:

@@ -1,7 +1,7 @@
-"""The tokens the server has verified lately, so that a request costs a look-up in memory.
+"""A cache of recently verified tokens, so that most requests need no database query.
 
-What is revoked or changed here is known at once (the services say so after their commit). What another
-process changed in the same database is noticed when a grant older than :data:`FRESH_MS` is asked about again.
+Revocations and changes on this server take effect immediately (services update the cache after their commit).
+Changes by other servers are noticed when a grant is older than :data:`FRESH_MS` and is looked up again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_CACHED = 10_000
 
 
 class Grants:
-    """Grants by token digest (bounded, for requests) and by token id (those and the ones of open streams)."""
+    """Grants by token digest (bounded, for requests) and by token id (also those of open streams)."""
 
     def __init__(self, clock: Callable[[], int], max_cached: int = MAX_CACHED) -> None:
         self._clock = clock
@@ -26,14 +26,14 @@ class Grants:
         self._cached: OrderedDict[str, Grant] = OrderedDict()
         self._digests: dict[str, str] = {}
         self._by_token: dict[str, Grant] = {}
-        #: Grows with every revocation and change: a verification that began before must not be believed.
+        #: Incremented by every revocation and change; the result of an older verification is discarded.
         self.generation = 0
 
     def __len__(self) -> int:
         return len(self._by_token)
 
     def look_up(self, digest: str) -> Grant | None:
-        """The fresh grant of the token with this digest. It may have expired: see :func:`over`."""
+        """The fresh grant of the token with this digest, which may have expired: see :func:`expired`."""
         grant = self._cached.get(digest)
         if grant is None or self._clock() - grant.checked_at > FRESH_MS:
             return None
@@ -41,7 +41,7 @@ class Grants:
         return grant
 
     def remember(self, digest: str, verified: Grant) -> Grant:
-        """Keep a token just verified; open streams that use it see the newer state."""
+        """Cache a verified token; its open streams see the new state."""
         grant = self._merge(verified)
         known_as = self._digests.get(grant.principal.token_id, digest)
         if known_as != digest:
@@ -56,7 +56,7 @@ class Grants:
         return grant
 
     def authorize(self, principal: Principal) -> TokenAuthorization:
-        """The rights of the principal's token. One unknown here is looked up at the next renewal."""
+        """The rights of the principal's token. An unknown token is looked up at the next renewal."""
         grant = self._by_token.get(principal.token_id)
         if grant is None:
             grant = Grant(principal, principal.role, principal.kind == "user", checked_at=0)
@@ -65,13 +65,13 @@ class Grants:
         return TokenAuthorization(grant, self.release)
 
     def release(self, grant: Grant) -> None:
-        """Drop a grant that neither the cache nor a stream needs."""
+        """Drop a grant that is neither cached nor used by a stream."""
         id = grant.principal.token_id
         if not grant.authorizations and id not in self._digests and self._by_token.get(id) is grant:
             del self._by_token[id]
 
     def end_token(self, token_id: str, why: End = "revoked") -> None:
-        """The token is good no longer: forget it and end its streams."""
+        """Remove a token that is no longer valid and end its streams."""
         self.generation += 1
         digest = self._digests.pop(token_id, None)
         if digest is not None:
@@ -81,26 +81,26 @@ class Grants:
             grant.end(why)
 
     def end_tokens(self, token_ids: Iterable[str]) -> None:
-        """The same for several."""
+        """Like :meth:`end_token`, for several tokens."""
         for id in token_ids:
             self.end_token(id)
 
     def change_user(self, user_id: str, role: Role, projects: frozenset[str]) -> None:
-        """A user's role or memberships have changed: all their grants follow."""
+        """Apply a changed role or memberships of a user to all their grants."""
         self.generation += 1
         for grant in self._by_token.values():
             if grant.principal.kind == "user" and grant.principal.id == user_id:
                 grant.adopt(role, projects)
 
     def refresh(self, token_id: str, verified: Grant | None) -> None:
-        """What the database says now of a streaming token; ``None``: it was revoked."""
+        """Update a streaming token from the database; ``None``: it was revoked."""
         if verified is None:
             self.end_token(token_id)
         elif token_id in self._by_token:
             self._merge(verified)
 
     def streaming(self) -> Iterator[Grant]:
-        """Grants that an open stream uses."""
+        """Grants that are used by open streams."""
         return (grant for grant in list(self._by_token.values()) if grant.authorizations)
 
     def _merge(self, verified: Grant) -> Grant:
@@ -113,6 +113,6 @@ class Grants:
         return grant
 
 
-def over(principal: Principal, now: int) -> bool:
+def expired(principal: Principal, now: int) -> bool:
     """Whether the principal's token has expired (``now`` in ms)."""
     return principal.expires_at is not None and principal.expires_at <= now

@@ -1,4 +1,4 @@
-"""What identity keeps: users, projects, API tokens and the audit trail; pure."""
+"""Users, projects, API tokens and audit records; pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pilothouse.access.model import Role
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One person's account. Times in ms."""
+    """A user account. Times in ms."""
 
     id: str
     username: str
@@ -25,7 +25,10 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """What groups pipelines, runs and secrets, and who may see them. ``members`` are user id → username."""
+    """A group of pipelines, runs and secrets with the members who may see them.
+
+    ``members``: user id → username.
+    """
 
     id: str
     name: str
@@ -67,7 +70,7 @@ class AuditRecord:
 
 @dataclass(frozen=True, slots=True)
 class LoginResult:
-    """A new session: its token, whose it is, and until when (ms)."""
+    """A new login: token, user, and expiry (ms)."""
 
     token: str
     user: User

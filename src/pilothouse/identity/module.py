@@ -1,4 +1,4 @@
-"""Identity's part of the product: users, projects, tokens and the audit trail."""
+"""The module of identity: users, projects, tokens and the audit trail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passwords: argon2id, in threads of their own so that the event loop and the writer never wait for one."""
+"""Password hashes (argon2id), computed in separate threads."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pilothouse.access.errors import Refusal
 
 MIN_LENGTH = 8
 MAX_LENGTH = 1024
-#: At argon2's usual 64 MiB a hash, this also bounds the memory a storm of logins can take.
+#: With 64 MiB per argon2 hash, this also limits the memory used by many concurrent logins.
 _AT_ONCE = 2
 
 
 class Passwords:
-    """Hashes and verifies passwords; a user who does not exist costs the same as one who does."""
+    """Hashes and verifies passwords, in the same time for unknown users."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
@@ -26,21 +26,24 @@ class Passwords:
         self._decoy: str | None = None
 
     async def hash(self, password: str, *, checked: bool = True) -> str:
-        """The hash to store. ``checked``: raises ``VALIDATION_FAILED`` for one too short or too long."""
+        """The hash to store.
+
+        ``checked``: raises ``VALIDATION_FAILED`` for a password that is too short or too long.
+        """
         if checked:
             check(password)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._hasher.hash, password)
 
     async def verify(self, stored: str | None, password: str) -> bool:
-        """Whether ``password`` is the one behind ``stored``; ``None`` (no such user) takes the same time."""
+        """Whether ``password`` matches ``stored``; ``None`` (unknown user) takes the same time."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._verify, stored, password)
 
     def outdated(self, stored: str) -> bool:
-        """Whether the hash was made with weaker parameters than today's."""
+        """Whether the hash has weaker parameters than the current ones."""
         return self._hasher.check_needs_rehash(stored)
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._threads.shutdown(wait=False)
 
     def _verify(self, stored: str | None, password: str) -> bool:
@@ -54,7 +57,7 @@ class Passwords:
 
 
 def check(password: str) -> None:
-    """Raise ``VALIDATION_FAILED`` unless the password's length is within bounds."""
+    """Raise ``VALIDATION_FAILED`` unless the password's length is within the limits."""
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         raise Refusal.of(
             "VALIDATION_FAILED",

@@ -20,14 +20,14 @@ DEFAULT_NAME = "default"
 
 
 class Projects:
-    """Creates and changes projects; members see what is in them."""
+    """Creates and changes projects; members see their content."""
 
     def __init__(self, trail: Trail, grants: Grants) -> None:
         self._trail = trail
         self._grants = grants
 
     def default(self, conn: Connection) -> str:
-        """The id of the project that new users join and that things belong to when none is named."""
+        """The id of the default project, for new users and for requests without a project."""
         found = store.default_project(conn)
         if found is None:
             raise Refusal.of("PROJECT_NOT_FOUND", "There is no default project: the server was never started")
@@ -43,15 +43,15 @@ class Projects:
         members: Iterable[str] = (),
         is_default: bool = False,
     ) -> Project:
-        """A new project; ``members`` are ids or names of users.
+        """Create a project; ``members`` are ids or names of users.
 
-        Raises ``PROJECT_ALREADY_EXISTS``, ``VALIDATION_FAILED`` for a member who does not exist.
+        Raises ``PROJECT_ALREADY_EXISTS``, ``VALIDATION_FAILED`` for an unknown member.
         """
         require(by, "project.write")
         self._check_name(tx.conn, name)
         project = Project(str(uuid7()), name, description, is_default, {}, tx.now, tx.now)
         store.insert_project(tx.conn, project)
-        self._tell(tx, by, "project.created", project, {})
+        self._record(tx, by, "project.created", project, {})
         for member in members:
             user = store.find_user(tx.conn, member)
             if user is None:
@@ -60,14 +60,14 @@ class Projects:
         return self._find(tx.conn, project.id)
 
     def get(self, conn: Connection, by: Principal, id: str) -> Project:
-        """A project. Raises ``PROJECT_NOT_FOUND``, to those outside it as well."""
+        """A project. Raises ``PROJECT_NOT_FOUND``, also for non-members."""
         project = self._find(conn, id)
         if not by.may("project.read", project.id):
             raise _not_found(id)
         return project
 
     def resolve(self, conn: Connection, by: Principal, name_or_id: str | None) -> Project:
-        """The project a request names by id or name, the default one if it names none; as :meth:`get`."""
+        """The project with this id or name, or the default project for ``""``; otherwise like :meth:`get`."""
         if name_or_id is None:
             return self.get(conn, by, self.default(conn))
         return self.get(conn, by, store.project_named(conn, name_or_id) or name_or_id)
@@ -75,14 +75,14 @@ class Projects:
     def list(
         self, conn: Connection, by: Principal, *, page: int = 1, limit: int = 20
     ) -> tuple[list[Project], int]:
-        """A page of the projects this principal is at home in, by name, and their number."""
+        """A page of the projects of this principal, by name, and their number."""
         among = None if by.in_project("") else by.projects
         return store.list_projects(conn, among, (page - 1) * limit, limit)
 
     def update(
         self, tx: Tx, by: Principal, id: str, *, name: str | None = None, description: str | None = None
     ) -> Project:
-        """Change what is given. Raises ``PROJECT_NOT_FOUND``, ``PROJECT_ALREADY_EXISTS``."""
+        """Change the given fields. Raises ``PROJECT_NOT_FOUND``, ``PROJECT_ALREADY_EXISTS``."""
         require(by, "project.write")
         project = self._find(tx.conn, id)
         changes: dict[str, Any] = {}
@@ -95,38 +95,38 @@ class Projects:
             return project
         store.update_project(tx.conn, id, **changes, updated_at=tx.now)
         project = self._find(tx.conn, id)
-        self._tell(tx, by, "project.updated", project, {"changed": sorted(changes)})
+        self._record(tx, by, "project.updated", project, {"changed": sorted(changes)})
         return project
 
     def add_member(self, tx: Tx, by: Principal, id: str, user: str) -> Project:
-        """Let a user (id or name) in; he sees the project's streams at once. Raises ``USER_NOT_FOUND``."""
+        """Add a user (id or name), effective immediately. Raises ``USER_NOT_FOUND``."""
         require(by, "project.write")
         project = self._find(tx.conn, id)
         self._add(tx, by, project, self._user(tx.conn, user))
         return self._find(tx.conn, id)
 
     def remove_member(self, tx: Tx, by: Principal, id: str, user: str) -> Project:
-        """Shut a user out; his streams stop carrying the project's entries at once."""
+        """Remove a user, effective immediately, also on open streams."""
         require(by, "project.write")
         project = self._find(tx.conn, id)
         member = self._user(tx.conn, user)
         if store.remove_member(tx.conn, id, member.id):
-            self._tell(tx, by, "project.member_removed", project, {"user": member.username})
+            self._record(tx, by, "project.member_removed", project, {"user": member.username})
             self._adapt(tx, member)
         return self._find(tx.conn, id)
 
     def _add(self, tx: Tx, by: Principal, project: Project, member: User) -> None:
         if store.add_member(tx.conn, project.id, member.id):
-            self._tell(tx, by, "project.member_added", project, {"user": member.username})
+            self._record(tx, by, "project.member_added", project, {"user": member.username})
             self._adapt(tx, member)
 
     def _adapt(self, tx: Tx, member: User) -> None:
         memberships = store.projects_of(tx.conn, member.id)
         tx.after_commit(lambda: self._grants.change_user(member.id, member.role, memberships))
 
-    def _tell(self, tx: Tx, by: Principal, type: str, project: Project, more: dict[str, Any]) -> None:
+    def _record(self, tx: Tx, by: Principal, type: str, project: Project, more: dict[str, Any]) -> None:
         body = {"id": project.id, "name": project.name, **more}
-        self._trail.tell(tx, by, type, f"project/{project.id}", body, scope=f"project/{project.id}")
+        self._trail.record(tx, by, type, f"project/{project.id}", body, scope=f"project/{project.id}")
 
     def _user(self, conn: Connection, user: str) -> User:
         found = store.find_user(conn, user)

@@ -12,7 +12,7 @@ from pilothouse.identity.tables import audit_records
 
 
 def insert_audit(conn: Connection, record: AuditRecord) -> None:
-    """One line of the trail; nothing ever changes or deletes one."""
+    """Insert a record; records are never changed or deleted."""
     conn.execute(
         insert(audit_records).values(
             id=record.id,
@@ -39,7 +39,7 @@ def list_audit(
     offset: int,
     limit: int,
 ) -> tuple[list[AuditRecord], int]:
-    """A page of the trail, newest first, and how many lines match.
+    """A page of records, newest first, and the number of matching records.
 
     ``actor`` is a name or id; ``action`` and ``target`` match exactly, or by prefix when they end in ``*``.
     """

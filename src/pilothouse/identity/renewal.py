@@ -1,4 +1,4 @@
-"""Renewal of the rights of open streams: once a second, find tokens that have expired or were revoked elsewhere."""
+"""Checks once a second whether the tokens of open streams have expired or were revoked on another server."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from pilothouse.identity.authorization import Grant
-from pilothouse.identity.grants import FRESH_MS, Grants, over
+from pilothouse.identity.grants import FRESH_MS, Grants, expired
 from pilothouse.storage import StorageError
 
 ROUND_SECONDS = 1.0
 log = structlog.get_logger("identity.renewal")
 
 LookUp = Callable[[list[str]], Awaitable[dict[str, Grant]]]
-"""Reads grants by token id; a token that is missing in the answer is no longer valid."""
+"""Looks up grants by token id; missing tokens are no longer valid."""
 
 
 class Renewal:
-    """One timer for all open streams, running only while there are any: an idle stream costs no task."""
+    """One timer for all open streams, which only runs while there are any."""
 
     def __init__(self, grants: Grants, look_up: LookUp, clock: Callable[[], int]) -> None:
         self._grants = grants
@@ -31,12 +31,12 @@ class Renewal:
         self._closed = False
 
     def arm(self) -> None:
-        """A stream was opened: make sure the next round comes."""
+        """Schedule the next round; called when a stream is opened."""
         if self._timer is None and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(ROUND_SECONDS, self._round)
 
     def close(self) -> None:
-        """No more rounds."""
+        """Stop."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -50,7 +50,7 @@ class Renewal:
         streaming = False
         for grant in self._grants.streaming():
             streaming = True
-            if over(grant.principal, now):
+            if expired(grant.principal, now):
                 self._grants.end_token(grant.principal.token_id, "expired")
             elif grant.stored and now - grant.checked_at > FRESH_MS:
                 stale.append(grant.principal.token_id)
@@ -67,6 +67,6 @@ class Renewal:
             log.warning("authorization.refresh_failed", error=str(error))
             return
         if generation != self._grants.generation:
-            return  # something changed meanwhile, which this answer may not know: the next round asks again
+            return  # changed during the query, so the answer may be outdated: retried in the next round
         for id in ids:
             self._grants.refresh(id, known.get(id))

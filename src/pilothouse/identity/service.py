@@ -1,6 +1,6 @@
-"""Identity: logging in and out, knowing who asks, and watching over open streams.
+"""Identity: login and logout, authentication, and the rights of open streams.
 
-The use cases on users, projects, API tokens and the audit trail are in files of their own and hang here as
+The use cases on users, projects, API tokens and the audit trail are in separate files and available as
 ``users``, ``projects``, ``tokens`` and ``trail``.
 """
 
@@ -22,7 +22,7 @@ from pilothouse.identity import store, tokens
 from pilothouse.identity.api_tokens import ApiTokens
 from pilothouse.identity.audit import Trail
 from pilothouse.identity.authorization import Grant, TokenAuthorization
-from pilothouse.identity.grants import Grants, over
+from pilothouse.identity.grants import Grants, expired
 from pilothouse.identity.model import LoginResult, User
 from pilothouse.identity.passwords import Passwords, check
 from pilothouse.identity.projects import DEFAULT_NAME, Projects
@@ -36,9 +36,9 @@ T = TypeVar("T")
 log = structlog.get_logger("identity")
 
 Authenticator = Callable[[Connection, str], Principal | None]
-"""Recognizes a bearer token that is not ours (an agent's, an OpenID provider's); runs in a thread.
+"""Recognizes a bearer token of another kind (of an agent, of an OpenID provider); runs in a thread.
 
-Its principals' ``token_id`` names that token and no other; with an empty one it is asked every time.
+The ``token_id`` of its principals must be unique; principals with an empty one are not cached.
 """
 
 ADMIN = "admin"
@@ -48,14 +48,14 @@ _KEEP_SESSIONS_MS = 7 * 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True)
 class IdentitySettings:
-    """``jwt_key``: 32 bytes, see :func:`load_or_create_key`; ``token_ttl``: seconds a login lasts."""
+    """``jwt_key``: 32 bytes, see :func:`load_or_create_key`; ``token_ttl``: seconds that a login is valid."""
 
     jwt_key: bytes
     token_ttl: int = 86_400
 
 
 class Identity:
-    """Who may do what. One per server; lives on the event loop, its database work in threads."""
+    """Authentication and users. One per server; lives on the event loop, with database work in threads."""
 
     def __init__(
         self,
@@ -79,7 +79,8 @@ class Identity:
         self.tokens = ApiTokens(self.trail, self._grants)
 
     async def bootstrap(self, admin_password: str | None) -> str | None:
-        """First start: project ``default`` and user ``admin``; returns the password if it made one up."""
+        """First start: create project ``default`` and user ``admin``; returns the password if it was
+        generated."""
 
         def anybody(conn: Connection) -> bool:
             return bool(store.list_users(conn, None, None, 0, 1)[1])
@@ -90,7 +91,7 @@ class Identity:
         password_hash = await self.passwords.hash(password, checked=False)
 
         def begin(tx: Tx) -> bool:
-            if anybody(tx.conn):  # another server, which started at the same moment, was first
+            if anybody(tx.conn):  # another server that started at the same time was first
                 return False
             self.projects.create(tx, SYSTEM, name=DEFAULT_NAME, is_default=True)
             self.users.create(tx, SYSTEM, username=ADMIN, password_hash=password_hash, role=Role.ADMIN)
@@ -98,18 +99,18 @@ class Identity:
 
         return password if await self._storage.write(begin) and not admin_password else None
 
-    # -- logging in and out -----------------------------------------------------------------------------
+    # -- login and logout -------------------------------------------------------------------------------
 
     async def login(
         self, username: str, password: str, address: str = "", request_id: str = ""
     ) -> LoginResult:
-        """A new session. Raises ``AUTH_INVALID_CREDENTIALS``, in the same time whether the user exists."""
+        """Log in. Raises ``AUTH_INVALID_CREDENTIALS``, in the same time whether or not the user exists."""
         found = await self._storage.read(lambda conn: store.find_login(conn, username))
         user, stored = found if found is not None and found[0].active else (None, None)
         good = await self.passwords.verify(stored, password)
         by = replace(SYSTEM, address=address, request_id=request_id)
         if user is None or stored is None or not good:
-            # An unknown name is not recorded: now and then it is somebody's password.
+            # An unknown name is not recorded, since users sometimes type their password there.
             target = f"user/{found[0].id}" if found is not None else "user/unknown"
             await self._storage.write(lambda tx: self.audit(tx, by, "auth.login_failed", target))
             raise AuthError("AUTH_INVALID_CREDENTIALS", "Invalid username or password")
@@ -122,7 +123,7 @@ class Identity:
     def _open_session(self, tx: Tx, by: Principal, stored: str, renewed: str) -> LoginResult:
         found = store.find_login(tx.conn, by.name)
         if found is None or not found[0].active or found[1] != stored:
-            # Deactivated, or given another password, while this one was being verified.
+            # Deactivated, or the password was changed, during the verification.
             raise AuthError("AUTH_INVALID_CREDENTIALS", "Invalid username or password")
         id = str(uuid7())
         expires_at = (tx.now // 1000 + self.token_ttl) * 1000
@@ -144,7 +145,7 @@ class Identity:
         return LoginResult(self._session_tokens.issue(id, by.id, expires_at), user, expires_at)
 
     async def logout(self, principal: Principal) -> None:
-        """Revoke the token that asks, whatever kind it is; its streams end."""
+        """Revoke the caller's token of any kind; its streams end."""
         require(principal, "profile.read")
 
         def leave(tx: Tx) -> None:
@@ -157,7 +158,7 @@ class Identity:
     async def create_user(
         self, by: Principal, *, username: str, password: str, email: str = "", role: Role = Role.USER
     ) -> User:
-        """Hash the password, then :meth:`Users.create`."""
+        """Hash the password, then call :meth:`Users.create`."""
         password_hash = await self.passwords.hash(password)
         return await self._storage.write(
             lambda tx: self.users.create(
@@ -166,7 +167,7 @@ class Identity:
         )
 
     async def change_password(self, by: Principal, current: str, new: str) -> None:
-        """The caller's own password. Raises ``AUTH_INVALID_CREDENTIALS`` when ``current`` is wrong."""
+        """Change the caller's password. Raises ``AUTH_INVALID_CREDENTIALS`` if ``current`` is wrong."""
         require(by, "profile.read")
         check(new)
         found = await self._storage.read(lambda conn: store.find_login(conn, by.name))
@@ -176,7 +177,8 @@ class Identity:
         await self._storage.write(lambda tx: self.users.set_password(tx, by, by.id, password_hash))
 
     async def issue_local_token(self, username: str = ADMIN) -> str:
-        """An API token named ``local`` for the person at this machine; the one before it ends."""
+        """Create an API token named ``local`` for the command line on this machine; the previous one is
+        revoked."""
 
         def issue(tx: Tx) -> str:
             user = self.users.get(tx.conn, username)
@@ -186,31 +188,31 @@ class Identity:
 
         return await self._storage.write(issue)
 
-    # -- knowing who asks -------------------------------------------------------------------------------
+    # -- authentication ---------------------------------------------------------------------------------
 
     def add_authenticator(self, recognize: Authenticator) -> None:
-        """Ask ``recognize`` about bearer tokens that are neither sessions nor API tokens of ours."""
+        """Use ``recognize`` for bearer tokens that are neither sessions nor API tokens."""
         self._authenticators.append(recognize)
 
     async def authenticate(self, token: str, address: str = "", request_id: str = "") -> Principal:
-        """Whose token this is. Raises ``AUTH_TOKEN_MISSING``, ``_INVALID`` or ``_EXPIRED``."""
+        """The principal of this token. Raises ``AUTH_TOKEN_MISSING``, ``_INVALID`` or ``_EXPIRED``."""
         if not token:
             raise token_missing()
         if len(token) > tokens.MAX_LENGTH:
             raise token_invalid()
-        digest = tokens.digest(token)
+        digest = tokens.token_digest(token)
         grant = self._grants.look_up(digest) or await self._verify(token, digest)
-        if over(grant.principal, self._clock()):
+        if expired(grant.principal, self._clock()):
             raise token_expired()
         return replace(grant.principal, address=address, request_id=request_id)
 
     def authorize(self, principal: Principal) -> TokenAuthorization:
-        """Follow the rights of this principal while a stream is open; close it with the stream."""
+        """A live view of the principal's rights while a stream is open; close it with the stream."""
         self._renewal.arm()
         return self._grants.authorize(principal)
 
     def forget(self, token_id: str) -> None:
-        """A token known to an authenticator was revoked: call this after the commit."""
+        """Remove a revoked token of an authenticator from the cache; call this after the commit."""
         self._grants.end_token(token_id)
 
     async def _verify(self, token: str, digest: str) -> Grant:
@@ -219,7 +221,7 @@ class Identity:
             grant = await self._storage.read(lambda conn: self._ask(conn, token, digest))
             if generation == self._grants.generation:
                 break
-            # Something was revoked or changed while we asked; the answer may be from before.
+            # Something was revoked or changed during the query; its answer may be outdated.
         return self._grants.remember(digest, grant) if grant.principal.token_id else grant
 
     def _ask(self, conn: Connection, token: str, digest: str) -> Grant:
@@ -259,22 +261,25 @@ class Identity:
         )
         return Grant(principal, known.token_role, True, now if checked_at is None else checked_at)
 
-    # -- for everyone -----------------------------------------------------------------------------------
+    # -- for other packages -----------------------------------------------------------------------------
 
     def audit(
         self, tx: Tx, by: Principal, action: str, target: str, detail: dict[str, Any] | None = None
     ) -> None:
-        """See :meth:`Trail.audit`; every service calls this for every mutation. Never put a secret in it."""
+        """See :meth:`Trail.audit`; services call this for every mutation.
+
+        ``detail`` must not contain secrets.
+        """
         self.trail.audit(tx, by, action, target, detail)
 
     async def project_id(self, by: Principal, named: str) -> str:
-        """The id of the project that a request names by id or name; of the default one if ``named`` is empty.
+        """The id of the project with this id or name; of the default project if ``named`` is empty.
 
         Raises ``PROJECT_NOT_FOUND``, also for a project that ``by`` may not see.
         """
         return (await self._storage.read(lambda conn: self.projects.resolve(conn, by, named or None))).id
 
     def close(self) -> None:
-        """Stop the renewal of rights and the hashing threads."""
+        """Stop the renewal and the hashing threads."""
         self._renewal.close()
         self.passwords.close()

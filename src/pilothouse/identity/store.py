@@ -1,4 +1,4 @@
-"""SQL of users, projects and credentials, nothing else."""
+"""SQL of users, projects and credentials."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SESSION, API = "session", "api"
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A session or API token with all that its principal is made of. Times in ms."""
+    """A session or API token with the data of its principal. Times in ms."""
 
     id: str
     user_id: str
@@ -35,7 +35,7 @@ class Credential:
 
 
 def insert_user(conn: Connection, user: User, password_hash: str | None) -> None:
-    """Raises :class:`sqlalchemy.exc.IntegrityError` when the name is taken after all."""
+    """Raises :class:`sqlalchemy.exc.IntegrityError` if the name is taken."""
     conn.execute(
         insert(users).values(
             id=user.id,
@@ -53,7 +53,7 @@ def insert_user(conn: Connection, user: User, password_hash: str | None) -> None
 
 
 def find_user(conn: Connection, name_or_id: str) -> User | None:
-    """A user by id, else by name in any case."""
+    """A user by id, otherwise by name, ignoring case."""
     found = conn.execute(select(users).where(users.c.id == name_or_id)).first()
     if found is None:
         found = conn.execute(select(users).where(users.c.username_key == name_or_id.casefold())).first()
@@ -61,7 +61,7 @@ def find_user(conn: Connection, name_or_id: str) -> User | None:
 
 
 def find_login(conn: Connection, username: str) -> tuple[User, str | None] | None:
-    """A user by name, with his password's hash."""
+    """A user by name, with the password hash."""
     found = conn.execute(select(users).where(users.c.username_key == username.casefold())).first()
     return None if found is None else (_user(found), found.password_hash)
 
@@ -69,7 +69,7 @@ def find_login(conn: Connection, username: str) -> tuple[User, str | None] | Non
 def list_users(
     conn: Connection, role: Role | None, active: bool | None, offset: int, limit: int
 ) -> tuple[list[User], int]:
-    """A page of users by name, and how many there are."""
+    """A page of users by name, and their number."""
     chosen = select(users)
     if role is not None:
         chosen = chosen.where(users.c.role == role.value)
@@ -85,7 +85,7 @@ def update_user(conn: Connection, id: str, **values: Any) -> None:
 
 
 def count_active_admins(conn: Connection) -> int:
-    """How many could still administrate."""
+    """Number of active admins."""
     return _count(conn, select(users.c.id).where(users.c.role == Role.ADMIN.value, users.c.active))
 
 
@@ -120,7 +120,7 @@ def insert_project(conn: Connection, project: Project) -> None:
 
 
 def default_project(conn: Connection) -> str | None:
-    """The id of the project new users join."""
+    """The id of the default project."""
     return conn.execute(select(projects.c.id).where(projects.c.is_default)).scalar_one_or_none()
 
 
@@ -138,7 +138,7 @@ def project_named(conn: Connection, name: str) -> str | None:
 def list_projects(
     conn: Connection, among: Iterable[str] | None, offset: int, limit: int
 ) -> tuple[list[Project], int]:
-    """A page of projects by name (``among``: only these ids), and how many there are."""
+    """A page of projects by name (``among``: only these ids), and their number."""
     chosen = select(projects)
     if among is not None:
         chosen = chosen.where(projects.c.id.in_(sorted(among)))
@@ -219,7 +219,7 @@ def insert_credential(
 def find_credential(
     conn: Connection, *, id: str | None = None, digest: str | None = None
 ) -> Credential | None:
-    """A credential by id or by digest, with its user and his projects."""
+    """A credential by id or by digest, with its user and their projects."""
     key = credentials.c.digest == digest if id is None else credentials.c.id == id
     wanted = (
         select(credentials, users.c.username, users.c.role.label("user_role"), users.c.active)
@@ -246,7 +246,7 @@ def find_credential(
 def list_api_tokens(
     conn: Connection, user_id: str | None, offset: int, limit: int
 ) -> tuple[list[TokenInfo], int]:
-    """A page of API tokens that were not revoked, newest first, of one user or all; and how many."""
+    """A page of API tokens that were not revoked, newest first, of one user or all, and their number."""
     chosen = _api_tokens()
     if user_id is not None:
         chosen = chosen.where(credentials.c.user_id == user_id)
@@ -261,7 +261,7 @@ def find_api_token(conn: Connection, id: str) -> TokenInfo | None:
 
 
 def revoke(conn: Connection, id: str, now: int) -> bool:
-    """Whether the credential was good before."""
+    """Revoke; whether the credential was valid before."""
     good = and_(credentials.c.id == id, credentials.c.revoked_at.is_(None))
     return conn.execute(update(credentials).where(good).values(revoked_at=now)).rowcount > 0
 
@@ -275,7 +275,7 @@ def revoke_of_user(
     name: str | None = None,
     but: str = "",
 ) -> list[str]:
-    """Revoke a user's credentials (of one kind, of one name, all ``but`` one); returns their ids."""
+    """Revoke a user's credentials (of one kind, of one name, except ``but``); returns their ids."""
     good = [credentials.c.user_id == user_id, credentials.c.revoked_at.is_(None), credentials.c.id != but]
     if kind is not None:
         good.append(credentials.c.kind == kind)
@@ -286,7 +286,7 @@ def revoke_of_user(
 
 
 def purge_sessions(conn: Connection, before: int) -> None:
-    """Forget sessions that expired before this time; API tokens stay, as a record."""
+    """Delete sessions that expired before this time; API tokens remain as a record."""
     conn.execute(delete(credentials).where(credentials.c.kind == SESSION, credentials.c.expires_at < before))
 
 

@@ -1,4 +1,4 @@
-"""The tables of identity. Times are ms; ids are UUIDv7 in text."""
+"""The tables of identity. Times are in ms; ids are UUIDv7 as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ users = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("username", Text, nullable=False),
-    # Folded: nobody may pose as "Admin" beside "admin".
+    # Case-folded, so that "Admin" and "admin" are the same name.
     Column("username_key", Text, nullable=False, unique=True),
     Column("email", Text, nullable=False),
     Column("role", Text, nullable=False),

@@ -1,4 +1,4 @@
-"""Tokens: JWTs for sessions (HS256) and API tokens (random, only their SHA-256 is stored). No I/O."""
+"""Tokens: JWTs for sessions (HS256) and random API tokens, of which only the SHA-256 is stored. No I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ISSUER = "pilothouse"
 AUDIENCE = "pilothouse"
 API_PREFIX = "pilot_"
 _ALGORITHM = "HS256"
-#: A longer one is not looked at.
+#: Longer tokens are rejected.
 MAX_LENGTH = 8192
 
 
@@ -26,7 +26,7 @@ class SessionTokens:
         self._key = OctKey.import_key(key)
 
     def issue(self, token_id: str, user_id: str, expires_at: int) -> str:
-        """A JWT; ``expires_at`` in ms, on a whole second."""
+        """Create a JWT; ``expires_at`` in ms, a whole second."""
         claims = {
             "iss": ISSUER,
             "aud": AUDIENCE,
@@ -57,7 +57,7 @@ class SessionTokens:
 
 
 def is_ours(token: str) -> bool:
-    """Whether the token claims to be a session token of ours (an OpenID provider's JWT does not)."""
+    """Whether the token claims to be one of our session tokens, not a JWT of an OpenID provider."""
     if token.count(".") != 2:
         return False
     try:
@@ -67,11 +67,11 @@ def is_ours(token: str) -> bool:
 
 
 def new_api_token() -> tuple[str, str]:
-    """A fresh API token, to be shown once, and the digest to store."""
+    """Generate an API token, which is shown once, and the digest to store."""
     token = API_PREFIX + secrets.token_urlsafe(32)
-    return token, digest(token)
+    return token, token_digest(token)
 
 
-def digest(token: str) -> str:
-    """What is stored of a token. It has 256 random bits, so that a plain hash is enough."""
+def token_digest(token: str) -> str:
+    """The stored digest of a token. Tokens have 256 random bits, so a plain hash is sufficient."""
     return hashlib.sha256(token.encode()).hexdigest()

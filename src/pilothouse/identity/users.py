@@ -1,4 +1,4 @@
-"""Use cases on users. Every change ends or adapts that user's tokens and streams once it is committed."""
+"""Use cases on users. After the commit, changes are applied to the user's tokens and streams."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from pilothouse.storage import Tx
 
 
 class Users:
-    """Creates, changes and deactivates users. There is no delete: what someone did stays attributable."""
+    """Creates, changes and deactivates users.
+
+    Users are not deleted, so that their actions stay attributable.
+    """
 
     def __init__(self, trail: Trail, grants: Grants) -> None:
         self._trail = trail
@@ -35,7 +38,7 @@ class Users:
         role: Role = Role.USER,
         projects: Iterable[str] | None = None,
     ) -> User:
-        """A new user, member of ``projects`` (ids), or of the default project if that is not said.
+        """Create a user as member of ``projects`` (ids), by default of the default project.
 
         Raises ``USER_ALREADY_EXISTS``, ``PROJECT_NOT_FOUND``.
         """
@@ -52,7 +55,7 @@ class Users:
                 raise Refusal.of("PROJECT_NOT_FOUND", f"No project with id '{project}' exists")
             store.add_member(tx.conn, project, user.id)
         body = {"id": user.id, "username": username, "role": role.value}
-        self._trail.tell(tx, by, "user.created", f"user/{user.id}", body)
+        self._trail.record(tx, by, "user.created", f"user/{user.id}", body)
         return user
 
     def get(self, conn: Connection, name_or_id: str) -> User:
@@ -84,7 +87,7 @@ class Users:
         role: Role | None = None,
         active: bool | None = None,
     ) -> User:
-        """Change what is given. Raises ``USER_NOT_FOUND``, ``CONFLICT`` for the last active admin."""
+        """Change the given fields. Raises ``USER_NOT_FOUND``, ``CONFLICT`` for the last active admin."""
         require(by, "user.admin")
         user = self.get(tx.conn, name_or_id)
         wanted: dict[str, Any] = {"email": email, "role": role, "active": active}
@@ -98,7 +101,7 @@ class Users:
         body = {"id": user.id, "username": user.username, "changed": sorted(changes)}
         if "role" in changes:
             body |= {"role": changes["role"].value, "previous_role": user.role.value}
-        self._trail.tell(tx, by, changed, f"user/{user.id}", body)
+        self._trail.record(tx, by, changed, f"user/{user.id}", body)
         if changes.get("active") is False:
             ended = store.revoke_of_user(tx.conn, user.id, tx.now)
             tx.after_commit(lambda: self._grants.end_tokens(ended))
@@ -108,17 +111,20 @@ class Users:
         return user
 
     def deactivate(self, tx: Tx, by: Principal, name_or_id: str) -> User:
-        """End a user's access at once: sessions, API tokens and open streams."""
+        """End a user's access immediately: sessions, API tokens and open streams."""
         return self.update(tx, by, name_or_id, active=False)
 
     def set_password(self, tx: Tx, by: Principal, name_or_id: str, password_hash: str) -> User:
-        """A new password, by an admin or the user himself. Ends his other sessions; API tokens stay."""
+        """Set a new password, by an admin or the user.
+
+        Ends the user's other sessions; API tokens stay valid.
+        """
         user = self.get(tx.conn, name_or_id)
         if by.id != user.id:
             require(by, "user.admin")
         store.update_user(tx.conn, user.id, password_hash=password_hash, updated_at=tx.now)
         body = {"id": user.id, "username": user.username}
-        self._trail.tell(tx, by, "user.password_changed", f"user/{user.id}", body)
+        self._trail.record(tx, by, "user.password_changed", f"user/{user.id}", body)
         kept = by.token_id if by.id == user.id else ""
         ended = store.revoke_of_user(tx.conn, user.id, tx.now, kind=store.SESSION, but=kept)
         tx.after_commit(lambda: self._grants.end_tokens(ended))

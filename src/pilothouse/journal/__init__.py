@@ -1,7 +1,7 @@
-"""The durable log of everything, and the readers that follow it live.
+"""The durable log of all changes, and live readers of it.
 
-A service appends entries in its own transaction; the feed publishes them after the commit; a reader is a
-cursor over the journal, for which replay and live are one code path.
+Services append entries in their transactions; the feed publishes them after the commit. A reader is a cursor
+over the journal; replay and live delivery share one code path.
 """
 
 from pilothouse.journal.errors import CursorError, CursorExpired, CursorInvalid

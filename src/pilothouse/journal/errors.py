@@ -1,21 +1,21 @@
-"""What can be wrong with a cursor (decisions.md: 410 ``CURSOR_EXPIRED``, 400 for garbage)."""
+"""Cursor errors (decisions.md: 410 ``CURSOR_EXPIRED``, 400 for invalid text)."""
 
 from __future__ import annotations
 
 
 class CursorError(Exception):
-    """Base of the cursor errors."""
+    """Base class of cursor errors."""
 
     code = "CURSOR_ERROR"
 
 
 class CursorInvalid(CursorError):
-    """Not a cursor we ever gave out."""
+    """The text is not a valid cursor of this journal."""
 
     code = "CURSOR_INVALID"
 
 
 class CursorExpired(CursorError):
-    """Of another epoch, or older than what is retained: the reader must start anew."""
+    """The cursor is of another epoch or older than the retained entries: the reader must start again."""
 
     code = "CURSOR_EXPIRED"

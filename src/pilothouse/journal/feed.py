@@ -1,4 +1,4 @@
-"""The live feed: who follows which stream, and the few loader threads that serve those behind."""
+"""The live feed: subscriptions by stream, and loader threads for readers that are behind."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sqlalchemy import Connection as Connected
 from pilothouse.journal import store
 from pilothouse.journal.errors import CursorExpired
 from pilothouse.journal.model import Cursor, Entry, Sees, Selection, WireFormat
-from pilothouse.journal.outlet import Channel, Connection, Outlet
+from pilothouse.journal.outlet import Connection, FanOut, Outlet
 from pilothouse.journal.pages import Key, Page, Pages
-from pilothouse.journal.pulse import STEP, Pulse
 from pilothouse.journal.reader import Reader
+from pilothouse.journal.timers import STEP, Timers
 from pilothouse.journal.window import Window
 from pilothouse.storage import Database
 
@@ -29,7 +29,7 @@ NOW, START = "now", "start"
 
 
 class Subscription:
-    """A reader that can be awaited. It holds a cursor and never a queue: not reading costs nothing here."""
+    """A reader that can be awaited. It holds a cursor and no queue, so a slow reader uses no memory."""
 
     def __init__(self, feed: Feed, reader: Reader) -> None:
         self._feed = feed
@@ -38,9 +38,9 @@ class Subscription:
         self.stopped = False
 
     async def next(self) -> list[bytes]:
-        """The next messages, as many as have piled up (bounded); ``[]`` once the stream has ended or stopped.
+        """Wait for the next messages (a bounded number); ``[]`` once the stream has ended or was stopped.
 
-        May be cancelled at any time without losing anything.
+        Can be cancelled at any time without losing messages.
         """
         while not self.reader.ended and not self.stopped:
             messages = await self.past()
@@ -51,7 +51,7 @@ class Subscription:
         return []
 
     async def past(self) -> list[bytes]:
-        """The next messages of what has happened by now; ``[]`` once there are none (yet)."""
+        """The next messages that are already available; ``[]`` if there are none."""
         reader = self.reader
         while not reader.ended and not self.stopped:
             messages = await self._feed.load(reader) if reader.behind else reader.take()
@@ -60,21 +60,21 @@ class Subscription:
         return []
 
     def stop(self) -> None:
-        """End the stream from our side, even while somebody waits for it."""
+        """End the stream; a pending :meth:`next` returns."""
         self.stopped = True
-        self.rouse()
+        self.recheck()
 
     def wake(self, first: int) -> None:
-        """Entries from offset ``first`` on may concern this reader."""
+        """Notify the reader of new entries from offset ``first`` on."""
         self.reader.published(first)
-        self.rouse()
+        self.recheck()
 
     def close(self) -> None:
-        """Leave the feed; always call this."""
+        """Unsubscribe from the feed; must always be called."""
         self._feed.leave(self)
 
-    def rouse(self) -> None:
-        """Whoever waits for messages looks again."""
+    def recheck(self) -> None:
+        """Make a pending :meth:`next` check again."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -87,7 +87,7 @@ class Subscription:
 
 
 class Feed:
-    """Everything that was committed, in order, to everyone who follows it. Lives on the event loop."""
+    """Delivers committed entries in order to all subscribers. Lives on the event loop."""
 
     def __init__(self, database: Database, epoch: str, head: int) -> None:
         self.epoch = epoch
@@ -95,7 +95,7 @@ class Feed:
         self._database = database
         self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="loader")
         self._followers: dict[str | None, set[Subscription | Outlet]] = {}
-        self._channels: dict[str, dict[tuple[Selection, str], Channel]] = {}
+        self._fan_outs: dict[str, dict[tuple[Selection, str], FanOut]] = {}
         self._outlets: set[Outlet] = set()
         self._pages = Pages(self._load_page)
         self._committed: list[list[Entry]] = []
@@ -103,15 +103,15 @@ class Feed:
         self._tasks: list[asyncio.Task[None]] = []
         self._on_others: list[Callable[[], None]] = []
         self.clock = time.monotonic
-        self.pulse = Pulse(self.clock)
+        self.timers = Timers(self.clock)
 
     @property
     def followers(self) -> int:
-        """How many streams are open (a metric)."""
+        """Number of open streams (a metric)."""
         return len(self._outlets) + sum(len(group) for group in self._followers.values())
 
     def publish(self, batch: list[Entry]) -> None:
-        """Take in what was just committed; commits that come in one turn of the event loop go out in one write."""
+        """Accept committed entries; commits of one event loop iteration are delivered in one write."""
         if not self._committed:
             asyncio.get_running_loop().call_soon(self._flush)
         self._committed.append(batch)
@@ -127,10 +127,10 @@ class Feed:
         self._deliver(whole)
 
     def _deliver(self, batch: list[Entry]) -> None:
-        """Give it to those it concerns."""
+        """Deliver a batch to the subscribers of its streams."""
         if batch[0].offset != self.window.head:
             batch = [entry for entry in batch if entry.offset >= self.window.head]
-            if not batch:  # everyone was sent to the disk for it before
+            if not batch:  # all readers were already sent to the disk for these entries
                 return
             self._fall_behind()
         self.window.extend(batch)
@@ -139,19 +139,19 @@ class Feed:
             by_stream.setdefault(entry.stream, []).append(entry)
         now = self.clock()
         for stream, entries in by_stream.items():
-            for channel in list(self._channels.get(stream, {}).values()):
+            for fan_out in list(self._fan_outs.get(stream, {}).values()):
                 try:
-                    channel.deliver(entries, now)
-                except Exception:  # one format's trouble is not the other readers'
-                    log.exception("feed.delivery_failed", stream=stream, format=channel.fmt.key)
-                    channel.stop()
+                    fan_out.deliver(entries, now)
+                except Exception:  # an error of one format must not affect other readers
+                    log.exception("feed.delivery_failed", stream=stream, format=fan_out.fmt.key)
+                    fan_out.stop()
             self._wake(stream, entries[0].offset)
         self._wake(None, batch[0].offset)
 
-    async def look_around(self) -> int:
-        """See whether other servers have committed anything, and let the readers here have it from disk.
+    async def check_other_servers(self) -> int:
+        """Check for commits of other servers, and let readers read them from disk.
 
-        Call this now and then where several servers share a database. Gives the journal's head on disk.
+        Called periodically if several servers share a database. Returns the journal's head on disk.
         """
         head = await self._read(store.next_offset)
         if head > self.window.head and not self._committed:
@@ -164,19 +164,19 @@ class Feed:
         self._on_others.append(callback)
 
     def _fall_behind(self) -> None:
-        """Another server has committed entries that are not here: the live read on from where they are, on disk."""
+        """Switch live readers to reading from disk, since another server has committed entries."""
         for callback in self._on_others:
             callback()
         soon = asyncio.get_running_loop().call_soon
         for group in self._followers.values():
             for follower in group:
                 follower.reader.live = False
-                soon(follower.rouse)
-        for channels in list(self._channels.values()):
-            for channel in channels.values():
-                for outlet in channel.live():
+                soon(follower.recheck)
+        for fan_outs in list(self._fan_outs.values()):
+            for fan_out in fan_outs.values():
+                for outlet in fan_out.live():
                     outlet.paused()
-                    soon(outlet.rouse)
+                    soon(outlet.recheck)
 
     def _wake(self, stream: str | None, first: int) -> None:
         group = self._followers.get(stream)
@@ -185,7 +185,7 @@ class Feed:
                 follower.wake(first)
 
     async def reader(self, selection: Selection, fmt: WireFormat, sees: Sees, cursor: str) -> Reader:
-        """A reader at ``cursor``: a cursor's text, ``"start"`` or ``"now"``.
+        """Create a reader at ``cursor``: the text of a cursor, ``"start"`` or ``"now"``.
 
         Raises :class:`CursorInvalid` or :class:`CursorExpired` (decisions.md: HTTP 410, close code 4410).
         """
@@ -193,7 +193,7 @@ class Feed:
         return Reader(self.window, selection, fmt, sees, position)
 
     def follow(self, reader: Reader) -> Subscription:
-        """Follow with a reader that is awaited."""
+        """Subscribe with a reader that is awaited."""
         subscription = Subscription(self, reader)
         self._followers.setdefault(reader.selection.stream, set()).add(subscription)
         return subscription
@@ -205,42 +205,43 @@ class Feed:
         on_end: Callable[[Outlet], None],
         live: WireFormat | None = None,
     ) -> Outlet:
-        """Let the feed write to the connection itself; the reader's format frames for its transport.
+        """Let the feed write directly to the connection; the reader's format must be framed for its transport.
 
-        ``live``: another format for what comes once the reader has everything. Call :meth:`Outlet.pump` to begin.
+        ``live``: a different format for entries after the reader has caught up. Call :meth:`Outlet.pump` to
+        start.
         """
         stream, fmt = reader.selection.stream, live or reader.fmt
-        channel: Channel | None = None
+        fan_out: FanOut | None = None
         if stream is not None:
             key = (reader.selection, fmt.key)
-            channels = self._channels.setdefault(stream, {})
-            if key not in channels:
-                channels[key] = Channel(reader.selection, fmt)
-            channel = channels[key]
-            channel.members += 1
-        outlet = Outlet(self, channel, reader, connection, on_end)
+            fan_outs = self._fan_outs.setdefault(stream, {})
+            if key not in fan_outs:
+                fan_outs[key] = FanOut(reader.selection, fmt)
+            fan_out = fan_outs[key]
+            fan_out.members += 1
+        outlet = Outlet(self, fan_out, reader, connection, on_end)
         self._outlets.add(outlet)
-        if channel is None:
+        if fan_out is None:
             self._followers.setdefault(None, set()).add(outlet)
         return outlet
 
     def drop(self, outlet: Outlet) -> None:
-        """Forget an outlet that has stopped, and its channel if it was the last."""
+        """Remove a stopped outlet, and its fan-out if it was the last one."""
         self._outlets.discard(outlet)
-        channel, stream = outlet.channel, outlet.reader.selection.stream
-        if channel is None or stream is None:
+        fan_out, stream = outlet.fan_out, outlet.reader.selection.stream
+        if fan_out is None or stream is None:
             self._leave(None, outlet)
             return
-        channel.leave(outlet)
-        channel.members -= 1
-        if not channel.members:
-            channels = self._channels.get(stream, {})
-            channels.pop((channel.selection, channel.fmt.key), None)
-            if not channels:
-                self._channels.pop(stream, None)
+        fan_out.leave(outlet)
+        fan_out.members -= 1
+        if not fan_out.members:
+            fan_outs = self._fan_outs.get(stream, {})
+            fan_outs.pop((fan_out.selection, fan_out.fmt.key), None)
+            if not fan_outs:
+                self._fan_outs.pop(stream, None)
 
     def leave(self, subscription: Subscription) -> None:
-        """Forget a subscription; harmless when it has left already."""
+        """Remove a subscription; does nothing if it was already removed."""
         self._leave(subscription.reader.selection.stream, subscription)
 
     def _leave(self, stream: str | None, follower: Subscription | Outlet) -> None:
@@ -250,24 +251,28 @@ class Feed:
             if not group:
                 del self._followers[stream]
 
-    # -- what goes on by itself --------------------------------------------------------------------------
+    # -- background work ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin the pulse and, where there may be other servers, to look around."""
-        tasks = [self._turn()] if self._database.is_sqlite else [self._turn(), self._watch()]
+        """Start the timers and, if other servers can share the database, the polling of their commits."""
+        tasks = (
+            [self._run_timers()]
+            if self._database.is_sqlite
+            else [self._run_timers(), self._poll_other_servers()]
+        )
         self._tasks = [asyncio.create_task(task) for task in tasks]
 
-    async def _turn(self) -> None:
+    async def _run_timers(self) -> None:
         while True:
             await asyncio.sleep(STEP)
-            self.pulse.turn()
+            self.timers.run_due()
 
-    async def _watch(self) -> None:
+    async def _poll_other_servers(self) -> None:
         while True:
             await asyncio.sleep(STEP)
             try:
-                await self.look_around()
-            except Exception as error:  # the next look tries again
+                await self.check_other_servers()
+            except Exception as error:  # retried in the next round
                 log.warning("feed.look_failed", error=str(error))
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
@@ -277,34 +282,38 @@ class Feed:
         task.add_done_callback(self._spawned.discard)
 
     async def load(self, reader: Reader) -> list[bytes]:
-        """One page from disk after the reader's cursor. Raises :class:`CursorExpired` if that was forgotten."""
+        """Load one page from disk after the reader's cursor.
+
+        Raises :class:`CursorExpired` if it is not retained.
+        """
         page = await self._pages.get(reader.selection, reader.position.offset)
         return reader.accept(page.entries, page.more, page.head)
 
     async def _load_page(self, key: Key) -> Page:
         stream, subject, offset = key
-        head = self.window.head  # before the query: all below it was committed
+        head = self.window.head  # read before the query: all entries below it are committed
 
         def query(conn: Connected) -> tuple[int, tuple[list[Entry], bool]]:
             return store.retained_from(conn, stream), store.page(conn, stream, offset, subject=subject)
 
         oldest, (entries, more) = await self._read(query)
         if offset < oldest:
-            raise CursorExpired("what followed this cursor is no longer retained; start anew")
-        # What is committed and not published yet will be: nobody may have it before, or he gets it twice.
+            raise CursorExpired("the entries after this cursor are no longer retained; start again")
+        # Entries that are committed but not yet published must not be returned: they would be delivered
+        # twice.
         known = [entry for entry in entries if entry.offset < head]
         return Page(known, more and len(known) == len(entries), head)
 
     async def last_of_type(self, stream: str, type: str) -> int | None:
-        """The offset of the newest entry of that type in a stream (is it over?)."""
+        """The offset of the newest entry of this type in a stream; ``None`` if there is none."""
         return await self._read(lambda conn: store.last_of_type(conn, stream, type))
 
     async def scope_of(self, stream: str) -> str | None:
-        """The scope of a stream's entries; ``None`` if there is no such stream."""
+        """The scope of a stream's entries; ``None`` if the stream does not exist."""
         return await self._read(lambda conn: store.scope_of(conn, stream))
 
     def stop_all(self) -> None:
-        """End every stream (shutdown); their readers go on elsewhere from their cursors."""
+        """End every stream (shutdown); clients resume from their cursors."""
         for task in self._tasks:
             task.cancel()
         for outlet in list(self._outlets):
@@ -314,7 +323,7 @@ class Feed:
                 follower.stop()
 
     def close(self) -> None:
-        """End the loader threads."""
+        """Stop the loader threads."""
         self._loaders.shutdown(wait=False, cancel_futures=True)
 
     async def _position(self, stream: str | None, cursor: str) -> Cursor:
@@ -326,16 +335,16 @@ class Feed:
         if wanted is None:
             return Cursor(oldest)
         if wanted.offset < oldest:
-            raise CursorExpired("what followed this cursor is no longer retained; start anew")
+            raise CursorExpired("the entries after this cursor are no longer retained; start again")
         head = self.window.head
         if wanted.offset > head:
-            head = await self.look_around()  # it may come from another server that is further ahead
+            head = await self.check_other_servers()  # it may be from another server that is further ahead
         if wanted.offset > head:
-            raise CursorExpired("this cursor lies ahead of the journal; start anew")
+            raise CursorExpired("this cursor is ahead of the journal; start again")
         return wanted
 
     async def _read(self, query: Callable[[Connected], T]) -> T:
-        """Run a query on a loader thread: few of them, and a fair queue."""
+        """Run a query on a loader thread (a small pool with a fair queue)."""
 
         def run() -> T:
             with self._database.read() as conn:

@@ -1,4 +1,4 @@
-"""Wire formats as the bytes of a transport, so that a shared frame can be written to a socket as it is; pure."""
+"""Wire formats framed for a transport, so that shared bytes can be written to a socket unchanged; pure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class ChunkFramed:
         self._fmt = fmt
 
     def ends(self, entry: Entry) -> bool:
-        """As the format says."""
+        """See :meth:`WireFormat.ends`."""
         return self._fmt.ends(entry)
 
     def encode(self, entry: Entry) -> tuple[Frame, ...]:
-        """Each message one chunk."""
+        """Encode each message as one chunk."""
         return tuple(Frame(chunk(data), k) for data, k in self._fmt.encode(entry))
 
 
@@ -29,11 +29,11 @@ class WebSocketFramed:
         self._fmt = fmt
 
     def ends(self, entry: Entry) -> bool:
-        """As the format says."""
+        """See :meth:`WireFormat.ends`."""
         return self._fmt.ends(entry)
 
     def encode(self, entry: Entry) -> tuple[Frame, ...]:
-        """Each message one frame."""
+        """Encode each message as one frame."""
         return tuple(Frame(text_frame(data), k) for data, k in self._fmt.encode(entry))
 
 

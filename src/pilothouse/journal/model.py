@@ -1,7 +1,7 @@
-"""Entries, cursors and what a reader wants; pure.
+"""Entries, cursors and selections; pure.
 
 A cursor is ``<epoch>.<offset>.<k>``: everything before entry ``offset`` has been delivered, and ``k`` parts of
-that entry. The parts of a log chunk are its lines (so a cursor taken from one stream is good on another);
+that entry. The parts of a log chunk are its lines (so a cursor of one stream is valid on another);
 of any other entry, its messages on that stream.
 """
 
@@ -22,35 +22,35 @@ _CURSOR = re.compile(r"([0-9a-f]{8})\.([0-9]{1,18})\.([0-9]{1,9})")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cursor:
-    """A reader's place: the next entry to read, and how many of its parts it has already."""
+    """A position: the next entry to read, and how many of its parts were already delivered."""
 
     offset: int
     k: int = 0
 
     def text(self, epoch: str) -> str:
-        """The form clients see."""
+        """The text form for clients."""
         return f"{epoch}.{self.offset}.{self.k}"
 
     @classmethod
     def parse(cls, text: str, epoch: str) -> Cursor:
-        """Raises :class:`CursorInvalid` for garbage, :class:`CursorExpired` for another epoch's cursor."""
+        """Parse the text form. Raises :class:`CursorInvalid`, or :class:`CursorExpired` for another epoch."""
         match = _CURSOR.fullmatch(text)
         if match is None:
             raise CursorInvalid("a cursor has the form <epoch>.<offset>.<k>, as given out by a stream")
         if match[1] != epoch:
-            raise CursorExpired("this cursor belongs to an earlier life of this journal; start anew")
+            raise CursorExpired("this cursor belongs to another epoch of the journal; start again")
         return cls(int(match[2]), int(match[3]))
 
 
 class Frame(NamedTuple):
-    """One message of one wire format, ready to be written, and how many parts of its entry it completes."""
+    """One encoded message of one wire format, and how many parts of its entry it completes."""
 
     data: bytes
     k: int
 
 
 class Entry:
-    """One fact in the journal. ``data`` is JSON; ``scope`` is the one key that says who may see it."""
+    """One fact in the journal. ``data`` is JSON; ``scope`` determines who may see it."""
 
     __slots__ = ("_body", "_frames", "at", "base", "data", "offset", "scope", "stream", "subject", "type")
 
@@ -79,16 +79,16 @@ class Entry:
 
     @property
     def body(self) -> dict[str, Any]:
-        """The decoded data; treat as read-only, it is shared by all readers."""
+        """The decoded data; read-only, since all readers share it."""
         if self._body is None:
             self._body = orjson.loads(self.data)
         return self._body
 
     @property
     def size(self) -> int:
-        """Roughly the bytes this entry holds in memory once it is decoded and framed for a reader or two.
+        """Approximate memory in bytes of this entry once it is decoded and framed for one or two formats.
 
-        What is short costs most: of each line of a log there are some objects and a frame with all that names it.
+        Short lines have the largest overhead: each log line has several objects and a complete frame.
         """
         return 6 * len(self.data) + 400 * self.data.count(b'","') + 600
 
@@ -100,7 +100,7 @@ class Entry:
         return frames
 
     def tail(self, k: int) -> Entry:
-        """The same entry without its first ``k`` lines; itself where it has no lines."""
+        """This entry without its first ``k`` lines; unchanged if it has no lines."""
         lines = self.body.get("lines")
         if k <= self.base or lines is None:
             return self
@@ -131,14 +131,14 @@ def _shifted(sparse: Any, cut: int) -> Any:
 
 
 class WireFormat(Protocol):
-    """How one kind of stream writes entries. Stateless: the same entry always gives the same frames."""
+    """How a stream encodes entries. Stateless: the same entry always gives the same frames."""
 
     @property
     def key(self) -> str:
-        """Names the format; frames are cached under it."""
+        """Name of the format; the cache key of frames."""
 
     def encode(self, entry: Entry) -> tuple[Frame, ...]:
-        """The messages of ``entry`` in order; empty where the format does not show it."""
+        """The messages of ``entry`` in order; empty if the format does not show it."""
 
     def ends(self, entry: Entry) -> bool:
         """Whether the stream is finished once this entry has been delivered."""
@@ -146,18 +146,18 @@ class WireFormat(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a reader wants: one stream or (``None``) the whole journal, and of which types or subjects."""
+    """The entries a reader wants: one stream or (``None``) the whole journal, filtered by type and subject."""
 
     stream: str | None = None
     type: str | None = None
     subject: str | None = None
 
     def wants(self, entry: Entry) -> bool:
-        """Whether the entry is selected; ``type`` may have shell-style wildcards (``step.*``)."""
+        """Whether the entry is selected; ``type`` can have shell-style wildcards (``step.*``)."""
         if self.subject is not None and entry.subject != self.subject:
             return False
         return self.type is None or fnmatch.fnmatchcase(entry.type, self.type)
 
 
 Sees = Callable[[str], bool]
-"""Tests an entry's scope against what a reader may see at this moment."""
+"""Whether a reader may currently see entries of this scope."""

@@ -1,4 +1,4 @@
-"""Pages of the past, shared: a herd that comes back to the same place reads and encodes it once."""
+"""Shared pages of old entries: many readers that resume at the same cursor load and encode a page once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ MAX_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Entries from an offset on; ``more``: there may be more behind them, else all below ``head`` is here."""
+    """Entries from an offset on; ``more``: there may be further ones, otherwise all below ``head`` are
+    included."""
 
     entries: list[Entry]
     more: bool
@@ -22,7 +23,7 @@ class Page:
 
     @property
     def size(self) -> int:
-        """Roughly the bytes it holds."""
+        """Approximate size in bytes."""
         return 500 + sum(entry.size for entry in self.entries)
 
 
@@ -31,10 +32,11 @@ Key = tuple[str | None, str | None, int]
 
 
 class Pages:
-    """The pages that were loaded last, bounded in bytes, and those under way. Lives on the event loop.
+    """A cache of recently loaded pages, bounded in bytes, and of loads in progress. Lives on the event loop.
 
-    What was committed never changes, so that a page stays true; one that was not full only brings its reader less
-    far than a new one would. Whether a cursor is still retained is asked of the database when a reader comes.
+    Committed entries never change, so pages stay valid; a page that was not full only advances its reader
+    less than a new one would. Whether a cursor is still retained is checked in the database when a reader
+    starts.
     """
 
     def __init__(self, load: Callable[[Key], Awaitable[Page]], max_bytes: int = MAX_BYTES) -> None:
@@ -42,26 +44,26 @@ class Pages:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._kept: OrderedDict[Key, Page] = OrderedDict()
-        self._coming: dict[Key, asyncio.Task[Page]] = {}
+        self._loading: dict[Key, asyncio.Task[Page]] = {}
 
     async def get(self, selection: Selection, offset: int) -> Page:
-        """The page from ``offset`` on. Raises what loading it raises."""
+        """The page from ``offset`` on. Raises the errors of loading it."""
         key = (selection.stream, selection.subject, offset)
         page = self._kept.get(key)
         if page is not None:
             self._kept.move_to_end(key)
             return page
-        task = self._coming.get(key)
+        task = self._loading.get(key)
         if task is None:
-            task = self._coming[key] = asyncio.ensure_future(self._fetch(key))
-            task.add_done_callback(_heard)
-        return await asyncio.shield(task)  # one who leaves does not take it from the others
+            task = self._loading[key] = asyncio.ensure_future(self._fetch(key))
+            task.add_done_callback(_retrieve_error)
+        return await asyncio.shield(task)  # a cancelled reader must not cancel the load of the others
 
     async def _fetch(self, key: Key) -> Page:
         try:
             page = await self._load(key)
         finally:
-            del self._coming[key]
+            del self._loading[key]
         self._kept[key] = page
         self._bytes += page.size
         while self._bytes > self._max_bytes:
@@ -69,6 +71,6 @@ class Pages:
         return page
 
 
-def _heard(task: asyncio.Task[Page]) -> None:
+def _retrieve_error(task: asyncio.Task[Page]) -> None:
     if not task.cancelled():
-        task.exception()  # those who wait are told; there may be none left
+        task.exception()  # waiting readers get the exception; there may be none left

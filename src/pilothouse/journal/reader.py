@@ -1,7 +1,7 @@
-"""A reader: a cursor over the journal and what lies after it, without I/O.
+"""A reader: a cursor over the journal and the entries after it, without I/O.
 
-Replay and live are one path: :meth:`Reader.take` gives what memory holds after the cursor, or says that the
-cursor lies further back, in which case a page from disk goes through :meth:`Reader.accept`.
+Replay and live delivery share one path: :meth:`Reader.take` returns messages from memory. If the cursor is
+:attr:`~Reader.behind` the window, a page from disk is passed to :meth:`Reader.accept`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ _SLICE = 64
 
 @dataclass(slots=True)
 class Reader:
-    """One follower of a selection of the journal in one wire format. ``live``: it has all that is published."""
+    """A reader of a selection of the journal in one wire format.
+
+    ``live``: it has received all published entries.
+    """
 
     window: Window
     selection: Selection
@@ -29,20 +32,20 @@ class Reader:
 
     @property
     def behind(self) -> bool:
-        """Whether what comes next must be loaded from disk."""
+        """Whether the next entries must be loaded from disk."""
         return self.position.offset < self.window.start
 
     def published(self, first: int) -> None:
-        """Entries of this reader's stream from offset ``first`` on are new in the window.
+        """Notify of new entries of this reader's stream in the window, from offset ``first`` on.
 
-        A reader that had everything before need not look at what happened on other streams meanwhile.
+        A live reader skips the entries of other streams before ``first``.
         """
         if self.live and self.position.offset < first:
             self.position = Cursor(first)
         self.live = False
 
     def take(self, budget: int = BATCH_BYTES) -> list[bytes]:
-        """Messages after the cursor, from memory; the cursor moves behind them. Empty: nothing to say now."""
+        """Messages after the cursor, from memory; advances the cursor. Empty: there are none now."""
         out: list[bytes] = []
         while not self.ended and not self.behind and budget > 0:
             batch = self.window.since(self.selection.stream, self.position.offset, _SLICE)
@@ -54,7 +57,7 @@ class Reader:
         return out
 
     def accept(self, page: list[Entry], more: bool, head: int) -> list[bytes]:
-        """Messages of a page loaded from the cursor on; ``head`` is the window's head before the load."""
+        """Messages of a page loaded at the cursor; ``head`` is the window's head before the load."""
         out: list[bytes] = []
         self._deliver(page, out, 1 << 62)
         if not more and not self.ended:

@@ -1,4 +1,4 @@
-"""Appending: entries are born in the transaction of the change they tell of."""
+"""Appending entries in the transaction of the change that they describe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pilothouse.storage import Database, Tx
 
 
 class Journal:
-    """The journal of one database: appends in transactions, publishes to its :class:`Feed` after commits."""
+    """The journal of one database: appends entries in transactions, publishes them to its :class:`Feed` after
+    commits."""
 
     def __init__(self, database: Database) -> None:
         with database.write_engine.begin() as conn:
@@ -27,21 +28,21 @@ class Journal:
     def append(
         self, tx: Tx, stream: str, type: str, scope: str, body: dict[str, Any], *, subject: str = ""
     ) -> None:
-        """Write one entry with the transaction.
+        """Write one entry in the transaction.
 
-        ``stream`` is ``run/<id>``, ``agent/<id>``, …; ``type`` dotted past tense; ``scope`` the key by which
-        readers' rights are tested; ``body`` holds all that any projection may need (see ``wire/entries.py``).
+        ``stream`` is ``run/<id>``, ``agent/<id>``, …; ``type`` dotted past tense; ``scope`` determines who
+        may read it; ``body`` holds everything that projections need (see ``wire/entries.py``).
         """
         tx.stage(Entry(0, stream, subject, type, tx.now, scope, orjson.dumps(body), body))
 
     def forget(self, tx: Tx, stream: str, below: int) -> int:
-        """Retention: drop a stream's entries below an offset; older cursors of that stream then get 410."""
+        """Retention: delete a stream's entries below an offset; older cursors of that stream then get 410."""
         return store.forget(tx.conn, stream, min(below, store.next_offset(tx.conn)))
 
     # -- CommitHook -------------------------------------------------------------------------------------
 
     def prepare(self, conn: Connection, staged: list[Entry]) -> list[Entry]:
-        """Number the staged entries and store them, as the last act of the transaction."""
+        """Number and store the staged entries, at the end of the transaction."""
         offset = store.reserve(conn, len(staged))
         for entry in staged:
             entry.offset = offset
@@ -50,5 +51,5 @@ class Journal:
         return staged
 
     def publish(self, prepared: list[Entry]) -> None:
-        """Hand committed entries to the feed."""
+        """Publish committed entries to the feed."""
         self.feed.publish(prepared)

@@ -1,4 +1,4 @@
-"""The journal's tables and the few statements that touch them."""
+"""The tables of the journal and their statements."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sqlalchemy.dialects import sqlite
 from pilothouse.journal.model import Entry
 from pilothouse.storage import driver, metadata
 
-# SQLite keeps a table in the order of an INTEGER key, and only of that.
+# SQLite only stores a table in the order of its key if the key is an INTEGER.
 _Offset = BigInteger().with_variant(sqlite.INTEGER(), "sqlite")
 
 entries = Table(
@@ -55,7 +55,7 @@ watermarks = Table(
 )
 
 WHOLE = ""
-"""The watermark row of the journal as a whole: the highest of all streams' marks."""
+"""The watermark row of the whole journal: the maximum of all streams' watermarks."""
 
 _COLUMNS = (
     entries.c.offset,
@@ -66,7 +66,7 @@ _COLUMNS = (
     entries.c.scope,
     entries.c.data,
 )
-# The two statements of every commit, for the driver itself.
+# The two statements of every commit, run directly on the driver.
 _RESERVE = 'UPDATE journal_head SET "next" = "next" + ? RETURNING "next"'
 _APPEND = """
 INSERT INTO entries ("offset", stream, subject, type, at, scope, data) VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -74,29 +74,30 @@ INSERT INTO entries ("offset", stream, subject, type, at, scope, data) VALUES (?
 
 
 def epoch(conn: Connection) -> str:
-    """The name of this life of the journal."""
+    """The epoch of the journal: a random name that changes when cursors must become invalid."""
     return str(conn.execute(select(journal_head.c.epoch)).scalar_one())
 
 
 def create_head(conn: Connection, name: str) -> None:
-    """The journal's first breath: an epoch and offset 1; does nothing when it has one."""
+    """Create the head row of a new journal: its epoch and offset 1. Does nothing if it exists."""
     if conn.execute(select(journal_head.c.id)).first() is None:
         conn.execute(insert(journal_head).values(id=1, epoch=name, next=1))
 
 
 def next_offset(conn: Connection) -> int:
-    """The offset the next entry will get, as committed."""
+    """The committed offset of the next entry."""
     return int(conn.execute(select(journal_head.c.next)).scalar_one())
 
 
 def reserve(conn: Connection, count: int) -> int:
-    """Take ``count`` offsets; the row's lock, held to the commit, makes offset order commit order."""
+    """Reserve ``count`` offsets and return the first; the row lock, held until the commit, makes offset order
+    commit order."""
     cursor = driver(conn).execute(_for_driver(conn, _RESERVE), (count,))
     return int(cursor.fetchone()[0]) - count
 
 
 def append(conn: Connection, batch: Iterable[Entry]) -> None:
-    """Insert entries that have their offsets."""
+    """Insert numbered entries."""
     rows = [(e.offset, e.stream, e.subject, e.type, e.at, e.scope, e.data) for e in batch]
     driver(conn).cursor().executemany(_for_driver(conn, _APPEND), rows)
 
@@ -114,9 +115,9 @@ def page(
     rows: int = 256,
     size: int = 256 << 10,
 ) -> tuple[list[Entry], bool]:
-    """Entries from offset ``start`` on, of one stream or all; at most about ``rows`` and ``size`` bytes.
+    """Entries from offset ``start`` on, of one stream or all; about ``rows`` entries or ``size`` bytes at most.
 
-    The second value says whether there may be more behind the page.
+    The second value is whether there may be further entries.
     """
     statement = select(*_COLUMNS).where(entries.c.offset >= start).order_by(entries.c.offset).limit(rows)
     if stream is not None:
@@ -147,10 +148,10 @@ def selected(
     rows: int = 256,
     size: int = 256 << 10,
 ) -> tuple[list[Entry], bool]:
-    """A page of the stream's entries of those types between two offsets (``end`` excluded), newest first where
-    ``backwards``; of those subjects only, where there are any, and not older than ``since`` (ms).
+    """A page of the stream's entries of these types between two offsets (``end`` excluded), newest first if
+    ``backwards``; only of ``subjects`` if given, and not older than ``since`` (ms).
 
-    The second value says whether there may be more behind the page.
+    The second value is whether there may be further entries.
     """
     wanted = [entries.c.stream == stream, entries.c.offset >= start, entries.c.offset < end]
     wanted.append(entries.c.type.in_(types))
@@ -171,13 +172,13 @@ def selected(
 
 
 def scope_of(conn: Connection, stream: str) -> str | None:
-    """The scope of a stream's entries (they all have the same); ``None`` if it has none."""
+    """The scope of a stream's entries, which all have the same; ``None`` if there are none."""
     statement = select(entries.c.scope).where(entries.c.stream == stream).order_by(entries.c.offset).limit(1)
     return conn.execute(statement).scalar_one_or_none()
 
 
 def last_of_type(conn: Connection, stream: str, type: str) -> int | None:
-    """The offset of the newest entry of that type in the stream."""
+    """The offset of the newest entry of this type in the stream."""
     statement = (
         select(entries.c.offset)
         .where(entries.c.stream == stream, entries.c.type == type)
@@ -188,14 +189,14 @@ def last_of_type(conn: Connection, stream: str, type: str) -> int | None:
 
 
 def retained_from(conn: Connection, stream: str | None) -> int:
-    """The oldest offset from which a reader of the stream (``None``: of everything) misses nothing."""
+    """The oldest offset from which the stream (``None``: the whole journal) is complete."""
     name = WHOLE if stream is None else stream
     found = conn.execute(select(watermarks.c.below).where(watermarks.c.stream == name)).scalar_one_or_none()
     return found or 0
 
 
 def forget(conn: Connection, stream: str, below: int) -> int:
-    """Delete a stream's entries below an offset and remember that they are gone; returns how many."""
+    """Delete a stream's entries below an offset and raise its watermark; returns their number."""
     gone = conn.execute(delete(entries).where(entries.c.stream == stream, entries.c.offset < below)).rowcount
     for name in (stream, WHOLE):
         known = conn.execute(
@@ -209,5 +210,5 @@ def forget(conn: Connection, stream: str, below: int) -> int:
 
 
 def count(conn: Connection) -> int:
-    """How many entries are stored."""
+    """The number of stored entries."""
     return conn.execute(select(func.count()).select_from(entries)).scalar_one()

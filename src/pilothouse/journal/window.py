@@ -1,4 +1,4 @@
-"""The recent past in memory: the newest entries, as a whole and by stream; pure."""
+"""The newest entries in memory, as a whole and by stream; pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _offset(entry: Entry) -> int:
 class Window:
     """The newest committed entries, bounded in number and bytes, in offset order.
 
-    ``start``: every entry from this offset up to ``head`` (exclusive) is here.
+    It contains every entry from offset ``start`` to ``head`` (exclusive).
     """
 
     def __init__(self, head: int, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
@@ -32,9 +32,10 @@ class Window:
         self._by_stream: dict[str, list[Entry]] = {}
 
     def extend(self, batch: list[Entry]) -> None:
-        """Take in newly committed entries; the oldest make room.
+        """Add committed entries and evict the oldest.
 
-        What another server has committed in between is on disk only: the window then begins anew.
+        If another server has committed entries in between, which are only on disk, the window is cleared
+        first.
         """
         if batch[0].offset != self.head:
             self.skip(batch[0].offset)
@@ -47,13 +48,13 @@ class Window:
             self._evict()
 
     def skip(self, head: int) -> None:
-        """Begin anew: what lies before ``head`` is on disk only."""
+        """Clear the window; entries before ``head`` are only on disk."""
         self._all.clear()
         self._by_stream.clear()
         self._bytes, self.start, self.head = 0, head, head
 
     def since(self, stream: str | None, offset: int, limit: int) -> list[Entry]:
-        """Up to ``limit`` entries from ``offset`` on; only meaningful for ``offset >= start``."""
+        """Up to ``limit`` entries from ``offset`` on; requires ``offset >= start``."""
         if stream is None:
             skip = bisect_left(self._all, offset, key=_offset)
             stop = min(len(self._all), skip + limit)

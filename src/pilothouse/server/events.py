@@ -15,10 +15,10 @@ from pilothouse.edge.openapi import example
 from pilothouse.edge.services import JournalFeed, provided
 from pilothouse.edge.streaming import EventStream, Stream, wanted_cursor
 from pilothouse.edge.web import Caller, allow
-from pilothouse.engine.streams import rfc3339
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.journal import Cursor, Entry, Frame, Selection
 from pilothouse.journal.feed import NOW, START
+from pilothouse.wire.times import rfc3339_ms
 
 
 class CloudEvents:
@@ -43,7 +43,7 @@ class CloudEvents:
             "source": f"/{entry.stream}",
             "type": entry.type,
             "subject": entry.subject or None,
-            "time": rfc3339(entry.at),
+            "time": rfc3339_ms(entry.at),
             "datacontenttype": "application/json",
             "data": orjson.Fragment(entry.data),
         }

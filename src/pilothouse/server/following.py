@@ -19,8 +19,8 @@ from pilothouse.identity.service import Identity
 from pilothouse.journal import Cursor, CursorError, CursorExpired, Feed, Subscription, WireFormat
 from pilothouse.journal import store as journal_store
 from pilothouse.journal.feed import NOW
-from pilothouse.journal.messages import Until
 from pilothouse.journal.model import Sees
+from pilothouse.journal.protobuf import UntilEnded
 from pilothouse.server.watches import MAX_IDS, Watch
 from pilothouse.storage import Storage, StorageError
 
@@ -91,12 +91,12 @@ class Follower:
             # look for it on disk would send every other reader there as well.
             await self._storage.write(lambda tx: None)
         if head > self._feed.window.head:
-            await self._feed.look_around()  # it was another server's
+            await self._feed.check_other_servers()  # it was another server's
         return watch, head
 
     async def _open(self, principal: Principal, watch: Watch, fmt: WireFormat, cursor: str) -> Stream:
         if watch.ending is not None and watch.ending.going_on:
-            fmt = Until(fmt, watch.ending.type, watch.ending.key, watch.ending.going_on)
+            fmt = UntilEnded(fmt, watch.ending.type, watch.ending.key, watch.ending.going_on)
         only = next(iter(watch.scopes)) if len(watch.scopes) == 1 else None
         stream = await Stream(self._identity, self._feed, principal, only).open(
             watch.selection, fmt, cursor=cursor

@@ -19,7 +19,7 @@ from pilothouse.edge.answers import Answers
 from pilothouse.edge.limits import RateLimits, RateLimitSettings
 from pilothouse.edge.module import Core, Module
 from pilothouse.engine.module import EngineSettings
-from pilothouse.engine.sockets import StreamSettings
+from pilothouse.engine.sockets.stella import StreamSettings
 from pilothouse.fleet.service import FleetSettings
 from pilothouse.identity.service import IdentitySettings
 from pilothouse.journal import Journal

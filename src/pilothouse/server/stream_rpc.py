@@ -12,12 +12,12 @@ import grpc.aio
 from sqlalchemy import Connection
 
 from pilothouse.edge.limits import RateLimits
-from pilothouse.engine import statuses
+from pilothouse.engine.streams import arcentra_status
 from pilothouse.fleet.streams import agent_status
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Feed
-from pilothouse.journal.messages import Messages
 from pilothouse.journal.model import Sees
+from pilothouse.journal.protobuf import ProtoFormat
 from pilothouse.server.following import Context, Follower
 from pilothouse.server.system_events import PublicEvents, SystemEvent, watch_events
 from pilothouse.server.watches import JOBS, RUNS, STEP_RUNS, Asked, Watch, watch_agents, watch_runs
@@ -35,11 +35,11 @@ class StreamService:
     ) -> None:
         self._public = events
         self._follower = Follower(identity, feed, storage, limits)
-        self._step_runs = Messages("stream.v1/step-run", feed.epoch, statuses.step_run_status)
-        self._jobs = Messages("stream.v1/job", feed.epoch, statuses.job_status)
-        self._runs = Messages("stream.v1/run", feed.epoch, statuses.run_status)
-        self._agents = Messages("stream.v1/agent", feed.epoch, agent_status)
-        self._events = Messages("stream.v1/event", feed.epoch, SystemEvent(feed.epoch, events))
+        self._step_runs = ProtoFormat("stream.v1/step-run", feed.epoch, arcentra_status.step_run_status)
+        self._jobs = ProtoFormat("stream.v1/job", feed.epoch, arcentra_status.job_status)
+        self._runs = ProtoFormat("stream.v1/run", feed.epoch, arcentra_status.run_status)
+        self._agents = ProtoFormat("stream.v1/agent", feed.epoch, agent_status)
+        self._events = ProtoFormat("stream.v1/event", feed.epoch, SystemEvent(feed.epoch, events))
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
         """For the server. The messages are bytes already, and without a serializer they go out as they are."""

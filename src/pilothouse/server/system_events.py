@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from pilothouse.access.errors import Refusal
 from pilothouse.edge.module import PublicEvent
 from pilothouse.engine import status_store
-from pilothouse.engine.streams import LIFECYCLES
+from pilothouse.engine.streams.arcentra import LIFECYCLES
 from pilothouse.fleet import store as fleet_store
 from pilothouse.journal import Cursor, Entry, Selection
 from pilothouse.journal.model import Sees

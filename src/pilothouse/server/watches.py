@@ -8,16 +8,17 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import Connection
 
 from pilothouse.access.errors import Refusal
-from pilothouse.engine import status_store, statuses
+from pilothouse.engine import status_store
 from pilothouse.engine import store as engine_store
 from pilothouse.engine.model import Job, Run
 from pilothouse.engine.status_store import Part, RunRow
+from pilothouse.engine.streams import arcentra_status
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.registry import agent_keys
 from pilothouse.fleet.streams import PRESENCE, present_agent
 from pilothouse.journal import Selection
-from pilothouse.journal.messages import Matching, Message
 from pilothouse.journal.model import Sees
+from pilothouse.journal.protobuf import Matching, ProtoMessage
 from pilothouse.pipelines import store as pipeline_store
 from pilothouse.wire import entries
 
@@ -44,7 +45,7 @@ class Watch:
     selection: Selection
     scopes: frozenset[str] = frozenset()
     ending: Ending | None = None
-    present: list[Message] = field(default_factory=list)
+    present: list[ProtoMessage] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +77,29 @@ class View:
     """One way to look at runs: which entries tell of it, and how the wanted parts of a run stand."""
 
     types: frozenset[str]
-    present: Callable[[Connection, Run, Asked], Iterator[Message]]
+    present: Callable[[Connection, Run, Asked], Iterator[ProtoMessage]]
 
 
-def _step_runs(conn: Connection, run: Run, asked: Asked) -> Iterator[Message]:
+def _step_runs(conn: Connection, run: Run, asked: Asked) -> Iterator[ProtoMessage]:
     jobs = [job for job in run.jobs if asked.wants(job)]
     attempts = engine_store.attempts_of_steps(conn, [step.id for job in jobs for step in job.steps])
     for job in jobs:
-        for message in statuses.present_step_runs(run, job, attempts):
+        for message in arcentra_status.present_step_runs(run, job, attempts):
             if not asked.step_run_ids or message.step_run_id in asked.step_run_ids:
                 yield message
 
 
-def _jobs(_conn: Connection, run: Run, asked: Asked) -> Iterator[Message]:
-    return (statuses.present_job(run, job) for job in run.jobs if asked.wants(job))
+def _jobs(_conn: Connection, run: Run, asked: Asked) -> Iterator[ProtoMessage]:
+    return (arcentra_status.present_job(run, job) for job in run.jobs if asked.wants(job))
 
 
-def _runs(_conn: Connection, run: Run, _asked: Asked) -> Iterator[Message]:
-    yield statuses.present_run(run)
+def _runs(_conn: Connection, run: Run, _asked: Asked) -> Iterator[ProtoMessage]:
+    yield arcentra_status.present_run(run)
 
 
-STEP_RUNS = View(statuses.STEP_RUN_TYPES, _step_runs)
-JOBS = View(statuses.JOB_TYPES, _jobs)
-RUNS = View(statuses.RUN_TYPES, _runs)
+STEP_RUNS = View(arcentra_status.STEP_RUN_TYPES, _step_runs)
+JOBS = View(arcentra_status.JOB_TYPES, _jobs)
+RUNS = View(arcentra_status.RUN_TYPES, _runs)
 
 
 def watch_runs(conn: Connection, view: View, asked: Asked, sees: Sees, *, present: bool) -> Watch:
@@ -197,8 +198,8 @@ def _runs_in_question(conn: Connection, pipeline_ids: frozenset[str], sees: Sees
     return sorted({*alive, *newest, *status_store.find_runs(conn, pipeline_ids)})
 
 
-def _present(conn: Connection, view: View, run_ids: list[str], asked: Asked) -> list[Message]:
-    found: list[Message] = []
+def _present(conn: Connection, view: View, run_ids: list[str], asked: Asked) -> list[ProtoMessage]:
+    found: list[ProtoMessage] = []
     for run_id in run_ids:
         run = engine_store.load_run(conn, run_id)
         assert run is not None, "it was found in this transaction"
@@ -219,7 +220,7 @@ def watch_agents(conn: Connection, ids: frozenset[str], *, present: bool) -> Wat
     stream = entries.agent_stream(next(iter(ids))) if len(ids) == 1 else None
     values = (("agent_id", ids),) if ids else ()
     held = fleet_store.held_by_agent(conn)
-    now: list[Message] = [
+    now: list[ProtoMessage] = [
         present_agent(agent_keys(agent, held.get(agent.agent_id, 0)), agent) for agent in agents if present
     ]
     return Watch(Matching(stream, types=PRESENCE, values=values), frozenset({entries.FLEET_SCOPE}), None, now)

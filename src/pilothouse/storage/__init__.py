@@ -1,4 +1,4 @@
-"""The database behind everything: engines, the writer thread with group commit, migrations."""
+"""The database: engines, the writer thread with group commit, migrations."""
 
 from pilothouse.storage.database import Database, driver, metadata, now_ms
 from pilothouse.storage.errors import (

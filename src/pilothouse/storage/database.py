@@ -1,6 +1,6 @@
-"""Engines for SQLite (embedded) and PostgreSQL (beyond one machine).
+"""Engines for SQLite (embedded) and PostgreSQL.
 
-Everything here is synchronous and meant for threads: the event loop never waits for a disk.
+Everything here is synchronous and runs in threads; the event loop never waits for a disk.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from pilothouse.storage import outages
 from pilothouse.storage.errors import StorageBusy, StorageUrlInvalid
 
-#: Every table of every package hangs here; migrations are compared against it by a test.
+#: The tables of all packages; a test compares migrations with it.
 metadata = MetaData()
 
 READ_CONNECTIONS = 8
@@ -42,7 +42,7 @@ write_turn = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("server", Text, nullable=False),
 )
-"""One row: the server that has written last."""
+"""One row: the server that wrote last."""
 _TAKE_TURN = """
 INSERT INTO write_turn (id, server) VALUES (1, %s)
 ON CONFLICT (id) DO UPDATE SET server = excluded.server WHERE write_turn.server <> excluded.server
@@ -50,16 +50,16 @@ ON CONFLICT (id) DO UPDATE SET server = excluded.server WHERE write_turn.server 
 
 
 def now_ms() -> int:
-    """The wall clock in milliseconds since 1970, the unit of every stored time."""
+    """The wall clock in milliseconds since 1970, the unit of all stored times."""
     return time.time_ns() // 1_000_000
 
 
 class Database:
-    """One database, seen through two engines: one connection that writes, a few that read.
+    """One database with two engines: one connection for writing, a few for reading.
 
-    ``url`` is ``sqlite:///path`` or ``postgresql://…``; another one is refused (:class:`StorageUrlInvalid`). Reads
-    see committed state only. Transactions that write exclude each other from their beginning on, those of other
-    servers too: a use case may rely on what it has read.
+    ``url`` is ``sqlite:///path`` or ``postgresql://…``; another one is refused (:class:`StorageUrlInvalid`).
+    Reads see committed state only. Write transactions exclude each other from their beginning, across
+    servers, so a use case can rely on what it has read.
     """
 
     def __init__(self, url: str) -> None:
@@ -70,7 +70,7 @@ class Database:
             self.write_engine = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", read_only=False)
             self.read_engine = _sqlite_engine(self.url, begin="BEGIN", read_only=True)
         else:
-            from pilothouse.storage import postgres  # its driver takes long to import
+            from pilothouse.storage import postgres  # importing the driver is slow
 
             self.write_engine = postgres.engine(self.url, connections=2)
             postgres.one_at_a_time(self.write_engine)
@@ -87,9 +87,10 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection for a short page of reads, on one consistent snapshot.
+        """A connection for short reads on one consistent snapshot.
 
-        Raises :class:`StorageBusy` when no connection gets free, :class:`StorageUnavailable` when there is none.
+        Raises :class:`StorageBusy` if all connections stay busy, :class:`StorageUnavailable` if the database
+        does not answer.
         """
         try:
             connection = self.read_engine.connect()
@@ -99,27 +100,28 @@ class Database:
             yield connection
 
     def take_turn(self, conn: Connection) -> bool:
-        """Whether another server has written since this one did; for a transaction that writes, at its beginning.
+        """Whether another server has written since this one last did; to be called at the start of a write
+        transaction.
 
-        What is kept in memory of what is stored must then be forgotten. A file of SQLite has one server only.
+        Caches of stored state must then be dropped. A SQLite file has only one server.
         """
         if self.is_sqlite:
             return False
-        # The driver itself, as every transaction pays for this.
+        # Directly on the driver, since this runs in every transaction.
         return bool(driver(conn).execute(_TAKE_TURN, (self._server,)).rowcount)
 
-    def told(self, error: BaseException) -> BaseException:
-        """What befell a transaction, as callers know it: :class:`StorageUnavailable` if the database is away."""
-        return outages.told(self.write_engine, error)
+    def translated(self, error: BaseException) -> BaseException:
+        """Translate an error of a transaction: :class:`StorageUnavailable` if the database is unavailable."""
+        return outages.translated(self.write_engine, error)
 
     def close(self) -> None:
-        """Close every connection; the database file is then complete by itself."""
+        """Close all connections; a SQLite file is then complete without its WAL."""
         self.read_engine.dispose()
         self.write_engine.dispose()
 
 
 def _parsed(url: str) -> URL:
-    # Whatever is wrong with it, it is not repeated: it may hold a password.
+    # The URL is not repeated in the error, since it may contain a password.
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -132,12 +134,12 @@ def _parsed(url: str) -> URL:
 
 
 def _sqlite_engine(url: URL, *, begin: str, read_only: bool) -> Engine:
-    # sqlite3 would begin transactions by itself, too late and of the wrong kind: we say BEGIN ourselves.
+    # sqlite3 would begin transactions implicitly, too late and of the wrong kind, so BEGIN is explicit.
     engine = create_engine(
         url,
         pool_size=READ_CONNECTIONS if read_only else 1,
         max_overflow=0,
-        hide_parameters=True,  # in errors and logs: they may be secret
+        hide_parameters=True,  # parameters in errors and logs could be secret
         connect_args={"timeout": 30, "check_same_thread": False, "isolation_level": None},
     )
 
@@ -159,8 +161,8 @@ def _sqlite_engine(url: URL, *, begin: str, read_only: bool) -> Engine:
 
 
 def driver(connection: Connection) -> Any:
-    """The driver's own connection (of ``sqlite3`` or ``psycopg``), in the same transaction.
+    """The driver's connection (of ``sqlite3`` or ``psycopg``), in the same transaction.
 
-    For the few statements that every commit runs: SQLAlchemy costs ten times what SQLite takes for them.
+    For the statements of every commit, where SQLAlchemy costs ten times as much as SQLite.
     """
     return connection.connection.dbapi_connection

@@ -1,10 +1,10 @@
-"""What can go wrong with the database, each with a stable code."""
+"""Errors of the database, each with a stable code."""
 
 from __future__ import annotations
 
 
 class StorageError(Exception):
-    """Base of all storage errors."""
+    """Base class of storage errors."""
 
     code = "STORAGE_ERROR"
 
@@ -22,21 +22,21 @@ class StorageClosed(StorageError):
 
 
 class StorageTooNew(StorageError):
-    """The database was written by a newer release than this one; it is left untouched."""
+    """The database was migrated by a newer release; it is not changed."""
 
     code = "STORAGE_TOO_NEW"
 
 
 class StorageUrlInvalid(StorageError):
-    """What was given as the database's URL is none that we can work with."""
+    """The database URL is invalid or not supported."""
 
     code = "STORAGE_URL_INVALID"
 
 
 class StorageUnavailable(StorageError):
-    """The database does not answer, or takes nothing: try again shortly (HTTP 503). ``reason`` is the operator's.
+    """The database cannot be read or written: try again shortly (HTTP 503). ``reason`` is for the operator.
 
-    Nothing was written, unless it went away over the commit itself: then all was written, or nothing.
+    Nothing was written; if the connection broke during the commit, either everything or nothing was written.
     """
 
     code = "STORAGE_UNAVAILABLE"

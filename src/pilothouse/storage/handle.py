@@ -24,7 +24,8 @@ class Storage:
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a query in a thread, on one consistent snapshot.
 
-        Raises what the query raises, :class:`StorageBusy` when no connection gets free, :class:`StorageUnavailable`.
+        Raises what the query raises, :class:`StorageBusy` when no connection gets free,
+        :class:`StorageUnavailable`.
         """
 
         def run() -> T:
@@ -38,7 +39,7 @@ class Storage:
         return await self._writer.write(use_case)
 
     def submit(self, use_case: Callable[[Tx], T]) -> asyncio.Future[T]:
-        """The same without waiting: use cases run in the order in which they were submitted."""
+        """Like :meth:`write`, but returns a future; use cases run in the order of submission."""
         return self._writer.submit(use_case)
 
     @property
@@ -48,19 +49,19 @@ class Storage:
 
     @property
     def queued(self) -> int:
-        """How many use cases wait or run now."""
+        """Number of waiting and running use cases."""
         return self._writer.queued
 
     @property
     def blocked(self) -> bool:
-        """Whether the database accepted nothing the last time: it is away, or its disk is full."""
+        """Whether the last group failed: the database is unavailable, or its disk is full."""
         return self._writer.blocked
 
     @property
     def outages(self) -> int:
-        """How many groups of use cases the database did not accept, so far."""
+        """Number of groups of use cases that the database has not accepted."""
         return self._writer.outages
 
     def on_takeover(self, forget: Callable[[], None]) -> None:
-        """Call ``forget`` in the writer thread when another server has written to the same database."""
+        """Call ``forget`` in the writer thread when another server has written to the database."""
         self._writer.on_takeover(forget)

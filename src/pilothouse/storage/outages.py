@@ -1,4 +1,4 @@
-"""A database that does not answer is one kind of error, whichever it is and in whose words its driver says so."""
+"""Translates the drivers' errors of an unavailable database into :class:`StorageUnavailable`."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ log = structlog.get_logger("storage")
 
 
 def translate(engine: Engine) -> None:
-    """Let the engine raise :class:`StorageUnavailable` for whatever is not the fault of a statement."""
+    """Make the engine raise :class:`StorageUnavailable` for errors that are not caused by a statement."""
 
     @event.listens_for(engine, "handle_error")
     def _translate(context: ExceptionContext) -> None:
         if context.is_pre_ping:
-            return  # the pool takes another connection
+            return  # the pool retries with another connection
         if context.is_disconnect or isinstance(context.sqlalchemy_exception, OperationalError):
             raise _unavailable(context.original_exception)
 
 
-def told(engine: Engine, error: BaseException) -> BaseException:
-    """What befell a transaction, as callers know it; for statements that went to the driver itself."""
+def translated(engine: Engine, error: BaseException) -> BaseException:
+    """Translate an error of a transaction; for statements that were run directly on the driver."""
     driver = engine.dialect.loaded_dbapi
     lost = (driver.OperationalError, driver.InterfaceError, PendingRollbackError)
     return _unavailable(error) if isinstance(error, lost) else error
 
 
 def _unavailable(error: BaseException) -> StorageUnavailable:
-    # The reason is for the operator: it may name hosts and files.
+    # The reason is for the operator only: it can contain hosts and files.
     reason = (str(error).splitlines() or [repr(error)])[0]
-    if _news.tells(reason):
+    if _throttle.allows(reason):
         log.warning("storage.unavailable", reason=reason)
     return StorageUnavailable(reason)
 
 
-class _News:
-    """A thousand callers may meet the same outage: it is told once a second."""
+class _LogThrottle:
+    """Limits the log to one line per second, since many callers can hit the same outage."""
 
     def __init__(self) -> None:
         self._last = ("", 0.0)
 
-    def tells(self, reason: str) -> bool:
+    def allows(self, reason: str) -> bool:
         now = time.monotonic()
         if self._last[0] == reason and now - self._last[1] < 1:
             return False
@@ -54,4 +54,4 @@ class _News:
         return True
 
 
-_news = _News()
+_throttle = _LogThrottle()

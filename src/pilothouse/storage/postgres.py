@@ -1,4 +1,4 @@
-"""Engines for PostgreSQL: one writer at a time among all servers, and nothing that hangs for ever."""
+"""Engines for PostgreSQL: one writer at a time among all servers, with timeouts for everything."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ NETWORK = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
-"""A server that is gone without a word is noticed: seconds to connect, silence, retries, and ms for what was sent."""
+"""Detection of dead connections: seconds to connect, seconds of silence, retries, and ms for unacknowledged
+data."""
 STANDS_STILL_AFTER = 20
-"""Seconds without a word in the middle of a transaction, after which PostgreSQL undoes it."""
+"""Seconds of inactivity in a transaction after which PostgreSQL rolls it back."""
 WAITS_AT_MOST = 30
-"""Seconds that a transaction waits for its turn; longer than it takes to be rid of one that stands still."""
+"""Seconds that a transaction waits for the write lock; longer than the limit for an idle transaction."""
 
 _LOCK = 0x70696C6F74  # "pilot": the key of the writers' advisory lock
 
 
 def engine(url: URL, *, connections: int, **options: Any) -> Engine:
-    """An engine with so many connections, each tested before it is used again."""
+    """An engine with this many connections, each tested before it is reused."""
     made = create_engine(
         url,
         pool_size=connections,
@@ -43,11 +44,11 @@ def engine(url: URL, *, connections: int, **options: Any) -> Engine:
 
 
 def one_at_a_time(engine: Engine) -> None:
-    """Let every transaction wait, when it begins, until none of any server is under way.
+    """Serialize the transactions of all servers with an advisory lock.
 
-    Use cases read and then write, and the journal's offsets are those of the commits: both as on SQLite, where a
-    writer locks the file. The lock ends with the transaction, and that with its connection. A server that stands
-    still in the middle loses its connection, so that it does not hold up the others.
+    Use cases rely on what they have read, and journal offsets are in commit order; on SQLite the file lock
+    ensures both. The lock is released at the end of the transaction or the connection. A server that is idle
+    in a transaction loses its connection, so that it does not block the others.
     """
 
     @event.listens_for(engine, "connect")
@@ -63,7 +64,7 @@ def one_at_a_time(engine: Engine) -> None:
 
 
 class _WithoutNul(StrDumperUnknown):
-    """PostgreSQL's texts cannot hold NUL. Somebody's input can: nothing is found by it, and U+FFFD is stored."""
+    """PostgreSQL texts cannot contain NUL, but input can: it is stored as U+FFFD."""
 
     def dump(self, obj: str) -> Any:
         return super().dump(obj.replace("\0", "\ufffd") if "\0" in obj else obj)

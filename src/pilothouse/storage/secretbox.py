@@ -1,4 +1,4 @@
-"""A box for secrets at rest: AES-256-GCM under one key, bound to where the secret belongs."""
+"""Encryption of secrets at rest: AES-256-GCM with one key, bound to a context."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NONCE_BYTES = 12
 
 
 class SecretBoxError(Exception):
-    """The box cannot be opened: other key, other place, or tampered with."""
+    """Decryption failed: another key, another context, or modified data."""
 
     code = "SECRET_BOX_UNREADABLE"
 
@@ -25,7 +25,8 @@ class SecretBoxError(Exception):
 class SecretBox:
     """Encrypts and decrypts under ``key`` (32 bytes).
 
-    ``context`` is authenticated but not stored: a box for ``secret/a`` does not open as ``secret/b``.
+    ``context`` is authenticated but not stored: data encrypted for ``secret/a`` cannot be decrypted as
+    ``secret/b``.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -34,30 +35,30 @@ class SecretBox:
         self._cipher = AESGCM(key)
 
     def encrypt(self, plain: bytes, context: bytes = b"") -> bytes:
-        """The sealed box: version, nonce, ciphertext with tag."""
+        """Encrypt; returns version, nonce, ciphertext with tag."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return _VERSION + nonce + self._cipher.encrypt(nonce, plain, _VERSION + context)
 
     def decrypt(self, box: bytes, context: bytes = b"") -> bytes:
-        """What was sealed. Raises :class:`SecretBoxError`."""
+        """Decrypt. Raises :class:`SecretBoxError`."""
         nonce, sealed = box[1 : 1 + _NONCE_BYTES], box[1 + _NONCE_BYTES :]
         if box[:1] != _VERSION or len(nonce) != _NONCE_BYTES:
-            raise SecretBoxError("this is not a sealed box")
+            raise SecretBoxError("this is not encrypted data")
         try:
             return self._cipher.decrypt(nonce, sealed, _VERSION + context)
         except InvalidTag as error:
-            raise SecretBoxError("sealed under another key or for another place") from error
+            raise SecretBoxError("encrypted with another key or for another context") from error
 
 
 def derive_key(root: bytes, purpose: str) -> bytes:
-    """A key for one purpose from a root key, so that one leaked purpose does not open the others."""
+    """Derive a key for one purpose from a root key, so that a leaked key does not compromise the others."""
     return HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose.encode()).derive(root)
 
 
 def load_or_create_key(path: Path) -> bytes:
-    """The 32-byte key in file ``path``; made on first use, readable by its owner alone.
+    """The 32-byte key in file ``path``; created on first use, readable only by its owner.
 
-    Safe when two processes start at once: both get the key of the one that came first.
+    If two processes start at the same time, both get the key of the first one.
     """
     if not path.exists():
         _create(path)
@@ -70,7 +71,7 @@ def load_or_create_key(path: Path) -> bytes:
 
 
 def _create(path: Path) -> None:
-    # Written aside and linked into place: nobody ever reads half a key, and the first link wins.
+    # Written to a temporary file and linked, so that no incomplete key is ever read and the first link wins.
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(secrets.token_bytes(KEY_BYTES))

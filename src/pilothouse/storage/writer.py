@@ -1,7 +1,7 @@
-"""The writer: one thread that runs queued use cases, many to a transaction (group commit).
+"""The writer: one thread that runs queued use cases, many per transaction (group commit).
 
-A use case is a plain function of a :class:`Tx`. What it changes and what it stages for the journal commit
-together or not at all; callers hear of success only after the commit is on disk.
+A use case is a plain function of a :class:`Tx`. Its changes and the entries it stages for the journal are
+committed together or not at all; callers get the result only after the commit is on disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_QUEUED = 20_000
 
 
 class Tx:
-    """One use case's view of the transaction it runs in."""
+    """The transaction as seen by one use case."""
 
     __slots__ = ("conn", "effects", "now", "staged", "undo")
 
@@ -39,26 +39,26 @@ class Tx:
         self.undo: list[Callable[[], object]] = []
 
     def stage(self, item: Any) -> None:
-        """Hand ``item`` to the commit hook, which stores it in this same transaction."""
+        """Pass ``item`` to the commit hook, which stores it in the same transaction."""
         self.staged.append(item)
 
     def after_commit(self, effect: Callable[[], None]) -> None:
-        """Run ``effect`` on the event loop once the transaction is on disk, never otherwise."""
+        """Run ``effect`` on the event loop after the transaction is on disk; not if it fails."""
         self.effects.append(effect)
 
     def on_rollback(self, undo: Callable[[], object]) -> None:
-        """Run ``undo`` in the writer thread if nothing of this comes to be stored."""
+        """Run ``undo`` in the writer thread if this use case is not committed."""
         self.undo.append(undo)
 
 
 class CommitHook(Protocol):
-    """What the journal does at every commit."""
+    """The journal's part in every commit."""
 
     def prepare(self, conn: Connection, staged: list[Any]) -> Any:
         """Store the staged items; runs in the writer thread, inside the transaction."""
 
     def publish(self, prepared: Any) -> None:
-        """Tell the world; runs on the event loop, after the commit."""
+        """Publish the items; runs on the event loop, after the commit."""
 
 
 class _Job:
@@ -73,7 +73,7 @@ class _Job:
 
 
 class Writer:
-    """Runs use cases one after another in a thread of its own and commits them in groups."""
+    """Runs use cases one after another in its own thread and commits them in groups."""
 
     def __init__(self, database: Database, clock: Callable[[], int] = now_ms) -> None:
         self._database = database
@@ -90,11 +90,11 @@ class Writer:
         self._taken_over: list[Callable[[], None]] = []
 
     def on_takeover(self, forget: Callable[[], None]) -> None:
-        """Call this in the writer thread when another server has written since our last transaction."""
+        """Call ``forget`` in the writer thread when another server has written since our last transaction."""
         self._taken_over.append(forget)
 
     def start(self, hook: CommitHook | None = None) -> None:
-        """Start the thread; results come back to the running event loop."""
+        """Start the thread; results are delivered on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._hook = hook
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -102,47 +102,47 @@ class Writer:
 
     @property
     def blocked(self) -> bool:
-        """Whether the database took nothing the last time: it is away, or its disk is full."""
+        """Whether the last group failed: the database is unavailable, or its disk is full."""
         return self._blocked
 
     @property
     def outages(self) -> int:
-        """How many groups of use cases the database did not take."""
+        """Number of groups of use cases that the database has not accepted."""
         return self._outages
 
     @property
     def queued(self) -> int:
-        """How many use cases wait or run now (a metric)."""
+        """Number of waiting and running use cases (a metric)."""
         return self._queued
 
     async def write(self, use_case: Callable[[Tx], T]) -> T:
-        """Run ``use_case`` in a transaction; return what it returned once that is on disk.
+        """Run ``use_case`` in a transaction; returns its result once it is on disk.
 
-        Raises what the use case raised (nothing of it is then stored), :class:`StorageBusy` when the queue is
+        Raises the exception of the use case (which is then rolled back), :class:`StorageBusy` if the queue is
         full, :class:`StorageClosed` after :meth:`stop`.
         """
         return await self.submit(use_case)
 
     def submit(self, use_case: Callable[[Tx], T]) -> asyncio.Future[T]:
-        """The same without waiting: use cases run in the order in which they were submitted."""
+        """Like :meth:`write`, but returns a future; use cases run in the order of submission."""
         if self._closing or self._loop is None:
             raise StorageClosed("the database writer has stopped")
         if self._queued >= MAX_QUEUED:
             raise StorageBusy(f"{self._queued} writes are waiting already; try again shortly")
         future: asyncio.Future[T] = self._loop.create_future()
-        future.add_done_callback(_heard)  # a caller may go away before he is told
+        future.add_done_callback(_retrieve_error)  # a caller can be cancelled before the result arrives
         self._queued += 1
         self._queue.put(_Job(use_case, future))
         return future
 
     async def stop(self) -> None:
-        """Finish what is queued, then end the thread."""
+        """Run all queued use cases, then stop the thread."""
         if self._closing or self._thread is None:
             return
         self._closing = True
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
-        # The thread's last results are delivered by callbacks already queued on this loop.
+        # The last results are delivered by callbacks that are already queued on this loop.
         await asyncio.sleep(0)
 
     # -- the thread -------------------------------------------------------------------------------------
@@ -152,10 +152,10 @@ class Writer:
             while self._commit_next():
                 pass
         finally:
-            self._let_go()
+            self._close_kept()
 
     def _commit_next(self) -> bool:
-        """Wait for work and commit what has queued up; whether more may come."""
+        """Wait for work and commit what has queued up; False once the writer is stopping."""
         group: list[_Job] = []
         job = self._queue.get()
         while job is not None:
@@ -176,13 +176,13 @@ class Writer:
                 staged = [item for job in group if job.tx is not None for item in job.tx.staged]
                 if self._hook is not None and staged:
                     prepared = self._hook.prepare(conn, staged)
-        except BaseException as error:  # the commit itself failed: nobody's work is stored
+        except BaseException as error:  # the commit itself failed: nothing is stored
             log.error("storage.commit_failed", error=str(error), use_cases=len(group))
-            prepared, told = None, self._database.told(error)
+            prepared, translated = None, self._database.translated(error)
             for job in group:
                 if job.tx is not None:
                     _undo(job.tx)
-                job.error, job.tx = job.error or told, None
+                job.error, job.tx = job.error or translated, None
         self._blocked = any(isinstance(job.error, StorageUnavailable) for job in group)
         self._outages += self._blocked
         assert self._loop is not None
@@ -191,7 +191,7 @@ class Writer:
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         engine = self._database.write_engine
-        if not self._database.is_sqlite:  # the pool finds out whether the server is still there
+        if not self._database.is_sqlite:  # the pool tests whether the server still answers
             with engine.begin() as conn:
                 if self._database.take_turn(conn):
                     for forget in self._taken_over:
@@ -204,10 +204,10 @@ class Writer:
             yield conn
             engine.dialect.do_commit(driver(conn))
         except BaseException:
-            self._let_go()  # who knows what state it is in; the pool rolls it back
+            self._close_kept()  # its state is unknown; the pool rolls it back
             raise
 
-    def _let_go(self) -> None:
+    def _close_kept(self) -> None:
         if self._kept is not None:
             self._kept.close()
             self._kept = None
@@ -220,7 +220,7 @@ class Writer:
             job.tx = tx
         except Exception as error:
             _undo(tx)
-            # A future refuses StopIteration as its exception; nobody may be left waiting for that.
+            # A future refuses StopIteration as its exception, which would leave the caller waiting.
             job.error = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
             driver(conn).execute("ROLLBACK TO SAVEPOINT use_case")
         driver(conn).execute("RELEASE SAVEPOINT use_case")
@@ -232,7 +232,7 @@ class Writer:
         if prepared is not None and self._hook is not None:
             try:
                 self._hook.publish(prepared)
-            except Exception:  # it is on disk: those who wait hear so whatever becomes of the telling
+            except Exception:  # it is on disk: callers get their results even if publishing fails
                 log.exception("storage.publish_failed")
         for job in group:
             self._settle(job)
@@ -252,15 +252,15 @@ class Writer:
             job.future.set_result(job.result)
 
 
-def _heard(future: asyncio.Future[Any]) -> None:
+def _retrieve_error(future: asyncio.Future[Any]) -> None:
     if not future.cancelled():
         future.exception()
 
 
 def _kept_open(engine: Engine) -> Connection:
-    """A connection that SQLAlchemy takes to be in one long transaction: the writer begins and commits by itself.
+    """A connection that is in one long transaction for SQLAlchemy, while the writer begins and commits itself.
 
-    SQLAlchemy's own bookkeeping of each would cost as much as all else that a small commit does in Python.
+    SQLAlchemy's bookkeeping per transaction would cost as much as the rest of a small commit in Python.
     """
     conn = engine.connect()
     conn.begin()

@@ -1,1 +1,1 @@
-"""What server, agent and client say to each other: protobuf, entry schemas, masking."""
+"""The protocol between server, agents and clients: protobuf, entry types, masking."""

@@ -1,12 +1,12 @@
-"""The journal's vocabulary: every type of entry and what its body holds.
+"""The entry types of the journal and the keys of their bodies.
 
-Bodies are JSON objects. A body holds all that any projection may need, so that projections stay stateless.
+Bodies are JSON objects that contain everything projections need, so that projections are stateless.
 
 Every entry of a ``run/<id>`` stream carries the run's keys: ``v`` (schema version), ``run_id``, ``kind``,
 ``name`` (of the pipeline or other definition), ``pipeline_id``, ``project``. Entries of a job add ``job_id``
 and ``job``; of a step ``step_id``, ``step``, ``node`` (the step's name on the Stella stream), ``uses``,
-``action``, ``index``, and ``step_run_id``, ``attempt`` where an attempt is concerned. Statuses are the words
-of design.md; ``previous`` is the status before. Times are milliseconds since 1970, durations milliseconds.
+``action``, ``index``, and of an attempt ``step_run_id``, ``attempt``. Statuses are those of design.md;
+``previous`` is the status before. Times are milliseconds since 1970, durations milliseconds.
 
 =====================  ==================================================================================
 type                   further keys
@@ -14,23 +14,23 @@ type                   further keys
 run.created            ``jobs``: ``[{id, name, needs, status, steps: [{id, name, status}]}]``,
                        ``trigger``, ``by``, ``by_id``, ``rerun_of``, ``namespace``, ``counts`` of jobs
 run.started            ``previous``, ``namespace``, ``counts``
-run.cancelling         ``reason``, ``by``, ``by_id``, ``force``, ``until`` (when what cleans up is cut off;
-                       0: at once), ``namespace``, ``counts``; again when a cancel is forced
+run.cancelling         ``reason``, ``by``, ``by_id``, ``force``, ``until`` (when cleanup steps are stopped;
+                       0: at once), ``namespace``, ``counts``; repeated when a cancel is forced
 run.completed          ``status``, ``previous``, ``reason``, ``duration``, ``outputs``, ``namespace``,
                        ``counts``
-job.started            ``previous``, ``round``, ``counts`` of steps, ``at_step`` (the index of the first
-                       that is not over); of its run ``namespace``, ``run_status``, ``run_counts``
-job.restarted          ``round``, ``reason``, ``retry_at`` (0: now), and how it and its run stand, as in
-                       ``job.started``: the job begins again from its first step
-job.completed          ``status``, ``previous``, ``reason``, ``duration``, and the same
+job.started            ``previous``, ``round``, ``counts`` of steps, ``at_step`` (index of the first
+                       that has not ended); of its run ``namespace``, ``run_status``, ``run_counts``
+job.restarted          ``round``, ``reason``, ``retry_at`` (0: now), and the keys of
+                       ``job.started``: the job starts again from its first step
+job.completed          ``status``, ``previous``, ``reason``, ``duration``, and the keys of ``job.started``
 step.queued            ``previous``, ``reason``; of its job ``job_status``, ``counts``, ``at_step``. A new
-                       attempt begins: outputs of the one before are gone
-step.waiting           ``reason``: why it still waits
+                       attempt: outputs of the previous one are discarded
+step.waiting           ``reason``: why it is waiting
 step.started           ``previous``, ``agent_id``; of its job ``job_status``, ``counts``, ``at_step``
-step.progressed        ``percent`` (0-100, never falling within an attempt), ``message``
+step.progressed        ``percent`` (0-100, never decreasing within an attempt), ``message``
 step.logged            ``first`` (number of the first line), ``lines``, ``agent_id``; sparse: ``stderr``
                        (indices of lines of standard error), ``levels`` ({index: level}), ``plugin``
-step.log_missed        ``message``, ``expected_seq``, ``seq``: a gap in what an agent sent
+step.log_missed        ``message``, ``expected_seq``, ``seq``: a gap in the log of an agent
 step.output            ``output``, ``value``
 attempt.completed      ``status``, ``previous``, ``exit_code``, ``error``, ``agent_id``, ``duration``,
                        ``metrics`` of its agent, ``final``, ``retry_at``; of its job ``job_status``,
@@ -38,19 +38,19 @@ attempt.completed      ``status``, ``previous``, ``exit_code``, ``error``, ``age
 step.completed         ``status``, ``previous``, ``exit_code``, ``error``, ``reason``, ``outputs``,
                        ``duration``; of its job ``job_status``, ``counts``, ``at_step``
 agent.registered       of stream ``agent/<id>``: ``agent_id``
-agent.online           ``agent_id``, ``previous``; ``by``, ``by_id`` if somebody has ended its draining
+agent.online           ``agent_id``, ``previous``; ``by``, ``by_id`` if a user ended its draining
 agent.offline          ``agent_id``, ``previous``, ``reason``
 agent.draining         ``agent_id``, ``previous``, ``by``, ``by_id``
-agent.updated          ``agent_id``: it says something else of itself
+agent.updated          ``agent_id``: its labels or other data have changed
 agent.unregistered     ``agent_id``, ``previous``, ``reason``
-agent.event            an event of an agent's own: ``event_type``, ``event_id``, ``payload``
+agent.event            a custom event of an agent: ``event_type``, ``event_id``, ``payload``
 =====================  ==================================================================================
 
-Every entry of an ``agent/<id>`` stream but the agent's own events says what the agent is now: ``status``,
+Every entry of an ``agent/<id>`` stream except custom events has the current state of the agent: ``status``,
 ``name``, ``hostname``, ``ip``, ``platform``, ``labels``, ``slots``, ``busy`` (tasks it holds),
 ``last_heartbeat``. ``counts`` are ``total``, ``completed``, ``failed`` and ``running``.
 
-Identity tells of users, projects and tokens in streams of their own (``user/<id>``, …; ``identity/audit.py``).
+Changes of users, projects and tokens are in their own streams (``user/<id>``, …; ``identity/audit.py``).
 """
 
 from __future__ import annotations
@@ -81,18 +81,18 @@ AGENT_UPDATED = "agent.updated"
 AGENT_UNREGISTERED = "agent.unregistered"
 AGENT_EVENT = "agent.event"
 
-#: A chunk of log lines holds at most this many lines and (about) this many bytes.
+#: A chunk of log lines has at most this many lines and (about) this many bytes.
 CHUNK_LINES = 200
 CHUNK_BYTES = 64 << 10
 
 
 def run_stream(run_id: str) -> str:
-    """The stream of everything that happens in a run."""
+    """The stream of a run."""
     return f"run/{run_id}"
 
 
 def agent_stream(agent_id: str) -> str:
-    """The stream of an agent's comings and goings."""
+    """The stream of an agent."""
     return f"agent/{agent_id}"
 
 
@@ -102,4 +102,4 @@ def project_scope(project: str) -> str:
 
 
 FLEET_SCOPE = "fleet"
-"""Readable by every signed-in user."""
+"""Readable by every authenticated user."""

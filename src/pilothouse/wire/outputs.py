@@ -1,7 +1,7 @@
-"""The values of a step's outputs: JSON that arrives exactly as it was written, or is refused with the reason.
+"""Values of step outputs: JSON that is stored exactly, or refused with the reason.
 
-Agent and server read it by the same rules. An event `arcentra.step.output` carries it as `{"name", "json"}`, the
-value as JSON text; a protobuf Struct would make a double of every number.
+Agent and server use the same rules. An event `arcentra.step.output` has the value as JSON text, `{"name",
+"json"}`, since a protobuf Struct would turn every number into a double.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import orjson
 
 MAX_BYTES = 1 << 20
-"""Of all outputs of an attempt, as one JSON object."""
+"""Bytes of all outputs of an attempt, as one JSON object."""
 MAX_COUNT = 1000
-"""Outputs of an attempt."""
+"""Number of outputs of an attempt."""
 MAX_DEPTH = 64
-"""Of lists and objects in each other; what expressions can work on."""
+"""Nesting of lists and objects; the limit of expressions."""
 MAX_NUMBER = 64
 """Characters of one number."""
 INTEGERS = range(-(2**63), 2**64)
@@ -27,17 +27,17 @@ _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 _NUMBER = re.compile(r"-?[0-9][0-9.eE+-]*")
 _LONG_NUMBER = re.compile(rf"[0-9.eE+-]{{{MAX_NUMBER + 1}}}")
 _NO_NUMBER = re.compile(r"\b(?:NaN|Infinity)\b")
-_PLAIN_DIGITS = 15  # as many decimal digits as any double holds
+_PLAIN_DIGITS = 15  # the maximum number of significant decimal digits of a double
 _STEP = {"[": 1, "{": 1, "]": -1, "}": -1}
 _NO_BRACKET = re.compile(r"[^][{}]+")
 
 
 class OutputRefused(ValueError):
-    """The value cannot be an output. The reason names no value: it may be a secret."""
+    """The value cannot be an output. The message does not contain it, since it may be a secret."""
 
 
 def read_json(text: str) -> Any:
-    """The value that this JSON text stands for. Raises :class:`OutputRefused`."""
+    """Parse a JSON text. Raises :class:`OutputRefused`."""
     if len(text) > MAX_BYTES:
         raise OutputRefused(f"it has more than {MAX_BYTES} bytes")
     bare = _STRING.sub('""', text)
@@ -64,7 +64,7 @@ def read_json(text: str) -> Any:
 
 
 def write_json(value: Any) -> str:
-    """The JSON text of a value that was read so."""
+    """The JSON text of a value from :func:`read_json`."""
     return orjson.dumps(value).decode()
 
 
@@ -73,7 +73,7 @@ def _check_number(text: str) -> None:
     try:
         number = int(text) if whole else float(text)
     except ValueError:
-        return  # it is no number, and the text no JSON
+        return  # not a number, so the text is not JSON
     if whole:
         if number not in INTEGERS:
             raise OutputRefused("it has a whole number of more than 64 bits")

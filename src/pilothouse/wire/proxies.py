@@ -1,7 +1,8 @@
-"""Which proxy leads to a server, by the environment, and when there is none; for our clients and agents alike.
+"""The proxy for a server according to the environment; for clients and agents.
 
-``http_proxy``, ``https_proxy``, ``all_proxy`` and ``no_proxy`` as curl, Go and Python read them, in lower or upper
-case (lower wins). This machine's own addresses are never reached through a proxy, whatever the variables say.
+``http_proxy``, ``https_proxy``, ``all_proxy`` and ``no_proxy`` as curl, Go and Python read them, in lower or
+upper
+case (lower case has precedence). Addresses of this machine are never reached through a proxy.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ _NUMERIC = re.compile(r"[0-9a-fx.]+")
 
 
 class BadProxy(ValueError):
-    """The environment names a proxy that cannot be used."""
+    """The environment configures a proxy that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """``url`` may hold credentials and is not for people to see; ``shown`` is. ``variable`` named it."""
+    """A proxy. ``url`` can contain credentials; ``shown`` is for messages. ``variable`` configured it."""
 
     url: str = field(repr=False)
     shown: str
@@ -34,7 +35,7 @@ class Proxy:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this host is this machine: loopback addresses, ``localhost`` and names below it."""
+    """Whether the host is this machine: loopback addresses, ``localhost`` and its subdomains."""
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -42,11 +43,11 @@ def is_loopback(host: str) -> bool:
     if address is None:
         return False
     plain = getattr(address, "ipv4_mapped", None) or address
-    return bool(plain.is_loopback or plain.is_unspecified)  # connecting to 0.0.0.0 leads here as well
+    return bool(plain.is_loopback or plain.is_unspecified)  # connecting to 0.0.0.0 reaches this machine, too
 
 
 def proxy_for(url: str, environ: Mapping[str, str] | None = None) -> Proxy | None:
-    """The proxy that leads to this ``http(s)`` URL. Raises :class:`BadProxy`."""
+    """The proxy for this ``http(s)`` URL, if any. Raises :class:`BadProxy`."""
     given = os.environ if environ is None else environ
     parts = urlsplit(url)
     names = (f"{parts.scheme}_proxy", "all_proxy")
@@ -54,7 +55,7 @@ def proxy_for(url: str, environ: Mapping[str, str] | None = None) -> Proxy | Non
 
 
 def grpc_proxy_for(target: str, environ: Mapping[str, str] | None = None) -> Proxy | None:
-    """The proxy through which gRPC dials ``HOST:PORT``: it reads other variables, and ignores what it cannot use."""
+    """The proxy that gRPC uses for ``HOST:PORT``: it reads other variables, and ignores unusable ones."""
     given = os.environ if environ is None else environ
     lower = {name: value for name, value in given.items() if name == name.lower()}
     host, _, port = target.rpartition(":")
@@ -84,12 +85,12 @@ def _chosen(
 
 
 def _first(names: tuple[str, ...], environ: Mapping[str, str]) -> tuple[str, str]:
-    """The first variable that is set, and what it says. One that is set to nothing means nothing."""
+    """The first non-empty variable and its value."""
     for name in names:
         if name in environ:
             found = name, environ[name].strip()
         else:
-            # A CGI program gets the header "Proxy" of whoever calls it as HTTP_PROXY.
+            # In CGI programs HTTP_PROXY is the request header "Proxy".
             upper = "" if name == "http_proxy" and "REQUEST_METHOD" in environ else name.upper()
             found = upper, environ.get(upper, "").strip()
         if found[1] or name in environ:
@@ -117,7 +118,7 @@ def _parsed(value: str, variable: str) -> Proxy:
 
 
 def _excepted(host: str, port: int | None, no_proxy: str) -> bool:
-    """Whether ``no_proxy`` names this host: by name, domain, address or network, with a port or without."""
+    """Whether ``no_proxy`` contains this host: by name, domain, address or network, with or without port."""
     name = host.strip("[]").rstrip(".").lower()
     address = _address(name)
     for entry in re.split(r"[,\s]+", no_proxy.lower()):
@@ -147,6 +148,6 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     if not text or not text[0].isdigit() or not _NUMERIC.fullmatch(text):
         return None
     try:
-        return ipaddress.IPv4Address(socket.inet_aton(text))  # 127.1 is an address, too
+        return ipaddress.IPv4Address(socket.inet_aton(text))  # 127.1 is also an address
     except OSError:
         return None

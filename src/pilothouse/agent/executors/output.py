@@ -30,7 +30,7 @@ from pilothouse.wire.masking import MIN_LENGTH, Masker
 
 NOTE_PREFIX = "pilot: "
 SHOW_AFTER = 1.0  # seconds that an unfinished line waits for its end
-SLICE, MIN_SLICE = 16 << 10, 512  # bytes worked on in one go: few at first, then as many as fit into a turn
+SLICE, MIN_SLICE = 4 << 10, 512  # bytes worked on in one go: few at first, then as many as fit into a turn
 TURN = 0.003  # seconds after which others have their turn
 
 MAX_MASKED = 2000  # values of an attempt

@@ -34,7 +34,7 @@ from pilothouse.agent.reaping.supervisor import Request
 
 CHUNK = 64 * 1024  # bytes
 MAX_PIPE = 1024 * 1024  # bytes; the most a pipe may hold, 64 KiB unless a step asks for more
-UNKILLABLE = 137  # exit code of a shell that even SIGKILL did not end in time
+UNKILLABLE = 137  # exit code of a shell that was killed, or that even SIGKILL did not end in time
 ANSWER_WITHIN = 5.0  # seconds a supervisor has to say what is left, on a busy machine
 BROKEN = "the process that supervises this step was killed"
 
@@ -86,6 +86,8 @@ class ProcessExecutor:
                 try:
                     return await step.run(cancel)
                 finally:
+                    if supervised.broken or supervised.unguarded:
+                        await self._end_strays(task, supervised)
                     self.survivors.add(task, supervised)
                     self._keep(task, launch.env_file, output)
         except StepRefused as refused:
@@ -105,6 +107,12 @@ class ProcessExecutor:
             if failed.number == errno.ENOENT:
                 raise StepRefused(f"shell {shell} not found", 127) from None
             raise StepRefused(f"cannot start {shell}: {failed}", 126) from None
+
+    async def _end_strays(self, task: StepTask, supervised: Supervised) -> None:
+        try:
+            await self._guard.end_strays(f"PILOT_STEP_RUN_ID={task.step_run_id}", supervised)
+        except GuardFailed as failed:  # which the next step says
+            log.warning("agent.guard_failed", reason=str(failed))
 
     def _keep(self, task: StepTask, env_file: Path, output: StepOutput) -> None:
         """Take over what the step has written to `PILOT_ENV`, however it ended."""
@@ -225,10 +233,10 @@ class _Step:
             return Outcome("timed_out", exit_code, f"timed out after {self._task.timeout:g} s")
         if self._output.refusal:
             return Outcome("failed", exit_code or 1, self._output.refusal)
-        if self._supervised.broken:
-            return Outcome("failed", exit_code, BROKEN)
         if exit_code == 0:
             return Outcome("succeeded", 0)
+        if self._supervised.broken or (exit_code == UNKILLABLE and self._supervised.unguarded):
+            return Outcome("failed", exit_code, BROKEN)
         return Outcome("failed", exit_code, _reason(exit_code))
 
 

@@ -27,6 +27,7 @@ from pilothouse.agent.reaping.supervisor import Supervisor, do_nothing, wakeups
 
 END_WITHIN = 3.0  # seconds the supervisors have to kill what is left once the agent is gone
 _ORPHANS = 0.02  # seconds between two looks at orphans that are being killed
+_AT_ONCE = 100  # children waited for before the agent is heard again
 
 
 class GuardProcess:
@@ -83,17 +84,24 @@ class GuardProcess:
             os._exit(0)
 
     def _reap(self) -> bool:
-        """Wait for whom it can; whether there are orphans: of a supervisor that was killed, by its step perhaps."""
-        while True:
+        """Wait for whom it can; whether there are orphans: of a supervisor that was killed, by its step perhaps.
+
+        A supervisor that its step has stopped goes on at once.
+        """
+        for _ in range(_AT_ONCE):
             try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
                 return False
             if not pid:
                 break
-            if pid in self._supervisors:
+            if os.WIFSTOPPED(status):
+                processes.signal_to(pid, signal.SIGCONT if pid in self._supervisors else signal.SIGKILL)
+            elif pid in self._supervisors:
                 self._supervisors.remove(pid)
                 self._groups.clear(str(pid))
+        else:
+            return True
         orphans = [pid for pid in processes.children() if pid not in self._supervisors]
         for pid in orphans:
             processes.signal_to(pid, signal.SIGKILL)
@@ -103,8 +111,6 @@ class GuardProcess:
         self._agent.close()
         for child in self._watched.values():
             processes.send_group(child, signal.SIGKILL)
-        for pid in self._supervisors:
-            processes.signal_to(pid, signal.SIGCONT)  # its step may have stopped it
         deadline = time.monotonic() + END_WITHIN
         while (self._reap() or self._supervisors) and time.monotonic() < deadline:
             time.sleep(_ORPHANS)

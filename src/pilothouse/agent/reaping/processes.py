@@ -60,13 +60,13 @@ def children() -> list[int]:
         with open(f"/proc/self/task/{own}/children", "rb") as file:
             return [int(pid) for pid in file.read().split()]
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        return [process.pid for process in _everything() if process.parent == own]
+        return [process.pid for process in everything() if process.parent == own]
 
 
 def descendants() -> list[Process]:
     """All living descendants of this process, as of one look at /proc."""
     by_parent: dict[int, list[Process]] = {}
-    for process in _everything():
+    for process in everything():
         by_parent.setdefault(process.parent, []).append(process)
     found: list[Process] = []
     parents = [os.getpid()]
@@ -77,7 +77,8 @@ def descendants() -> list[Process]:
     return found
 
 
-def _everything() -> list[Process]:
+def everything() -> list[Process]:
+    """All processes there are, as far as they are to be seen."""
     pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
     return [process for process in map(look_up, pids) if process is not None]
 

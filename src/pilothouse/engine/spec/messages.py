@@ -26,9 +26,10 @@ _SPEC = (
     Field(
         "variables",
         "text_map",
-        "name: text, for `${{ variables.name }}`; a run may override them and add to them (at most 200 given)",
+        "map of name to string, for `${{ variables.name }}`; a run can override and add variables (at "
+        "most 200)",
     ),
-    Field("runtime", "message", "what all jobs run in: [Runtime](#runtime)", of="Runtime"),
+    Field("runtime", "message", "the environment of all jobs: [Runtime](#runtime)", of="Runtime"),
     Field("meta", "struct", "anything; kept"),
     Field(
         "jobs", "messages", "the [jobs](#job); at least one. Required", of="Job", required=True, most=MAX_JOBS
@@ -42,7 +43,7 @@ _SPEC = (
     Field(
         "checkout",
         "message",
-        "how much of the repository the workspace has: [CheckoutOptions](#checkoutoptions)",
+        "which parts of the repository the workspace has: [CheckoutOptions](#checkoutoptions)",
         of="CheckoutOptions",
     ),
 )
@@ -51,16 +52,16 @@ _CHECKOUT = (
     Field(
         "depth",
         "integer",
-        "how many commits of history, from `HEAD`; `0` is all of it. Default 1",
+        "number of commits of the history, from `HEAD`; `0`: all. Default 1",
         default=1,
         most=MAX_CHECKOUT_DEPTH,
     ),
-    Field("tags", "boolean", "`true`: the repository's tags as well"),
-    Field("submodules", "boolean", "`true`: the files of submodules as well"),
+    Field("tags", "boolean", "`true`: include the tags of the repository"),
+    Field("submodules", "boolean", "`true`: include the files of submodules"),
     Field(
         "lfs",
         "boolean",
-        "`true`: the contents of Git LFS files; else the pointer files as they are in the repository",
+        "`true`: the contents of Git LFS files; otherwise the pointer files",
     ),
 )
 
@@ -79,16 +80,16 @@ _JOB = (
     Field(
         "timeout",
         "duration",
-        "a [duration](#durations) for the whole job, all its retries included, from the start of its first "
+        "a [duration](#durations) for the whole job including its retries, from the start of its first "
         "step on an agent",
     ),
     Field(
         "retry",
         "message",
-        "a [Retry](#retry) of the job: again from its first step, in a fresh workspace",
+        "a [Retry](#retry) of the job from its first step, in a fresh workspace",
         of="Retry",
     ),
-    Field("when", "condition", "a [condition](#conditions); left out: all it depends on succeeded"),
+    Field("when", "condition", "a [condition](#conditions); default: all dependencies succeeded"),
     Field("source", "message", "a [Source](#source); warned of", of="Source"),
     Field("approval", "message", "an [Approval](#approval); refused if required", of="Approval"),
     Field(
@@ -102,11 +103,12 @@ _JOB = (
     Field("target", "message", "a [Target](#target); warned of", of="Target"),
     Field("notify", "message", "a [Notify](#notify); warned of", of="Notify"),
     Field("triggers", "messages", "a list of [Trigger](#trigger); warned of", of="Trigger"),
-    Field("dependsOn", "texts", "a list of the jobs that must be over before this one starts; no cycles"),
+    Field("dependsOn", "texts", "list of jobs that must end before this one starts; no cycles"),
     Field(
         "onLost",
         "choice",
-        "`fail` (default) or `rerun`, from its first step, when [its agent is lost](#retries-and-lost-agents)",
+        "`fail` (default) or `rerun` (from its first step) when [its agent is lost](#retries-and-lost-"
+        "agents)",
         options=_ON_LOST,
         default="fail",
     ),
@@ -114,7 +116,7 @@ _JOB = (
         "queueTimeout",
         "duration",
         "a [duration](#durations): how long the job may wait for its first step to start on an agent; "
-        "left out: without limit",
+        "default: no limit",
     ),
 )
 
@@ -122,7 +124,7 @@ _STEP = (
     Field(
         "name",
         "text",
-        "unique in its job; as a job's name, spaces too. Required",
+        "unique in its job; like a job's name, also with spaces. Required",
         required=True,
         expected=_STEP_NAME,
         pattern=r"[A-Za-z0-9][A-Za-z0-9_. -]{0,62}",
@@ -130,38 +132,38 @@ _STEP = (
     Field(
         "run",
         "text",
-        "a command, or several lines of them, for the shell: short for `uses: shell` with `args.command`. "
-        "A step has `run` or `uses`",
+        "a shell command, or several lines of commands: short for `uses: shell` with `args.command`. A "
+        "step has either `run` or `uses`",
     ),
     Field(
         "uses",
         "text",
-        "`shell`, `scm` or `dummy`: see [Actions](#actions). Required where there is no `run`",
+        "`shell`, `scm` or `dummy`: see [Actions](#actions). Required without `run`",
     ),
-    Field("action", "text", "which action of it; left out: the one whose arguments are given"),
-    Field("args", "struct", "the action's arguments; texts may hold expressions"),
-    Field("env", "env", "[environment variables](#environment-variables), on top of the job's"),
+    Field("action", "text", "the action; default: the one that has the given arguments"),
+    Field("args", "struct", "the action's arguments; strings can contain expressions"),
+    Field("env", "env", "[environment variables](#environment-variables), in addition to those of the job"),
     Field("continueOnError", "boolean", "`true`: its failure does not fail the job"),
     Field("timeout", "duration", "a [duration](#durations) for one attempt"),
-    Field("when", "condition", "a [condition](#conditions); left out: no step before it in the job failed"),
+    Field("when", "condition", "a [condition](#conditions); default: no earlier step of the job failed"),
     Field(
         "agentSelector",
         "message",
-        "an [AgentSelector](#agentselector): which agents may take it",
+        "an [AgentSelector](#agentselector): which agents can run it",
         of="AgentSelector",
     ),
     Field("runOnAgent", "boolean", "kept: in this release every step runs on an agent"),
     Field(
         "onLost",
         "choice",
-        "`fail` or `rerun`, this step alone; left out: what the job says",
+        "`fail` or `rerun`, for this step; default: that of the job",
         options=_ON_LOST,
     ),
     Field("retry", "message", "a [Retry](#retry) of this step, in the same workspace", of="Retry"),
     Field(
         "background",
         "boolean",
-        "`true`: the steps after it do not wait for it; it runs until its job ends",
+        "`true`: later steps do not wait for it; it runs until its job ends",
     ),
 )
 
@@ -169,7 +171,7 @@ _RETRY = (
     Field(
         "maxAttempts",
         "integer",
-        "tries in all, 1 to 100; 1 is no retry. Required",
+        "total number of attempts, 1 to 100; 1: no retry. Required",
         required=True,
         least=1,
         most=100,
@@ -177,7 +179,7 @@ _RETRY = (
     Field(
         "delay",
         "duration",
-        "a [duration](#durations) before each try after the first; left out: none",
+        "a [duration](#durations) before each further attempt; default: none",
         zero=True,
     ),
 )
@@ -206,12 +208,12 @@ _LABEL_EXPRESSION = (
     Field(
         "values",
         "texts",
-        "for `In`, `NotIn`: at least one; for `Gt`, `Lt`: one whole number; else none",
+        "for `In`, `NotIn`: at least one; for `Gt`, `Lt`: one integer; otherwise none",
     ),
 )
 
 _RUNTIME = (
-    Field("type", "text", "`process`, or left out; anything else is refused", offered=RUNTIMES),
+    Field("type", "text", "`process` (default); anything else is refused", offered=RUNTIMES),
     Field("image", "text", "refused: steps run as processes of the agent", offered=("",)),
     Field("env", "env", "[environment variables](#environment-variables) of all steps of all jobs"),
     Field("resources", "message", "[Resources](#resources); warned of", of="Resources"),
@@ -248,7 +250,7 @@ _SOURCE_AUTH = (
     Field(
         "password",
         "text",
-        "kept as written, for everyone who may read the spec: do not put a password here",
+        "kept in plain text, readable by everyone who can read the spec: do not put a password here",
     ),
     Field("token", "text", "the same"),
 )

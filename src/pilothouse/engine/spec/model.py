@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pilothouse.expressions.durations import parse_duration
+from pilothouse.wire.durations import parse_duration
 
 OnLost = Literal["fail", "rerun"]
 Operator = Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]

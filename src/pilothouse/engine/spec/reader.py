@@ -11,7 +11,7 @@ from pilothouse.engine.spec.canonical import camel_case
 from pilothouse.engine.spec.fields import Message
 from pilothouse.engine.spec.nodes import Dictionary, Node, Scalar, Sequence, child_path, kind_of
 from pilothouse.engine.spec.problems import Mark, Problems, did_you_mean, shown
-from pilothouse.expressions import durations
+from pilothouse.wire import durations
 
 T = TypeVar("T")
 

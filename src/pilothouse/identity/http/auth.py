@@ -10,9 +10,10 @@ from pydantic import StringConstraints
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import example
 from pilothouse.edge.services import Database
-from pilothouse.edge.web import COOKIE, Caller, Exchange, allow, json_response, public, rfc3339
+from pilothouse.edge.web import COOKIE, Caller, Exchange, allow, json_response, public
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import USER_EXAMPLE, Password, Reference, user_json
+from pilothouse.wire.times import rfc3339
 
 router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
 
@@ -33,7 +34,7 @@ class Login(Body):
 
 
 class ChangePassword(Body):
-    """The password so far and the one from now on (8 to 1024 characters)."""
+    """The current and the new password (8 to 1024 characters)."""
 
     current_password: Password
     new_password: Annotated[Password, StringConstraints(min_length=8)]
@@ -41,7 +42,7 @@ class ChangePassword(Body):
 
 @router.post("/login", dependencies=[public()], summary="Log in", responses=example(_LOGIN))
 async def login(request: Request, identity: IdentityService, body: Login) -> Response:
-    """Trade name and password for a token. It also comes as a cookie that only browsers' requests carry."""
+    """Exchange user name and password for a token, which is also set as an HttpOnly cookie."""
     exchange = Exchange.of(request.scope)
     _count(exchange, body.username)
     result = await identity.login(body.username, body.password, exchange.address, exchange.request_id)
@@ -71,7 +72,7 @@ async def login(request: Request, identity: IdentityService, body: Login) -> Res
     responses=example({"message": "Logout successful"}),
 )
 async def logout(request: Request, caller: Caller, identity: IdentityService) -> Response:
-    """Invalidate the token used, at once and on the server; streams opened with it end."""
+    """Revoke the token of this request; streams opened with it end."""
     await identity.logout(caller)
     response = json_response({"message": "Logout successful"})
     response.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=Exchange.of(request.scope).https)
@@ -80,7 +81,7 @@ async def logout(request: Request, caller: Caller, identity: IdentityService) ->
 
 @router.get("/me", dependencies=[allow("profile.read")], summary="Who am I", responses=example(_ME))
 async def me(caller: Caller, identity: IdentityService, database: Database) -> dict[str, Any]:
-    """The user behind the token, his projects, and what the token may use of his role."""
+    """The current user, their projects, and the role of the token."""
     user = await database.read(lambda conn: identity.users.get(conn, caller.id))
     expires_at = None if caller.expires_at is None else rfc3339(caller.expires_at)
     token = {"id": caller.token_id, "role": caller.role, "expires_at": expires_at}
@@ -90,20 +91,20 @@ async def me(caller: Caller, identity: IdentityService, database: Database) -> d
 @router.post(
     "/password",
     dependencies=[allow("profile.read")],
-    summary="Change one's own password",
+    summary="Change your own password",
     responses=example({"message": "Password changed"}),
 )
 async def change_password(
     request: Request, caller: Caller, identity: IdentityService, body: ChangePassword
 ) -> dict[str, str]:
-    """Set a new password. One's other logins end; API tokens stay good."""
+    """Set a new password. The user's other logins end; API tokens stay valid."""
     _count(Exchange.of(request.scope), caller.name)
     await identity.change_password(caller, body.current_password, body.new_password)
     return {"message": "Password changed"}
 
 
 def _count(exchange: Exchange, username: str) -> None:
-    # Guessing is limited per name as well, so that many addresses do not help. The tighter count is shown.
+    # Guessing is also limited per name, against attacks from many addresses. The lower count is shown.
     count = exchange.edge.limits.login_as(username)
     if count is None:
         return

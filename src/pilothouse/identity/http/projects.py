@@ -39,7 +39,7 @@ class CreateProject(Body):
 
 
 class UpdateProject(Body):
-    """What is to change."""
+    """The fields to change."""
 
     name: Name | None = None
     description: Text | None = None
@@ -54,7 +54,7 @@ class UpdateProject(Body):
 async def list_projects(
     caller: Caller, identity: IdentityService, database: Database, paging: ArcentraPaged
 ) -> Response:
-    """The projects one is at home in, by name; operators and admins: all."""
+    """The projects of the caller by name; for operators and admins all projects."""
     projects, total = await database.read(
         lambda conn: identity.projects.list(conn, caller, page=paging.page, limit=paging.limit)
     )
@@ -84,14 +84,14 @@ async def create_project(
 
 @router.get(
     "/projects/{project}",
-    dependencies=[allow("project.read")],  # in this project: the use case says so
+    dependencies=[allow("project.read")],  # the use case checks the project
     summary="Show a project",
     responses=_PROJECT,
 )
 async def get_project(
     caller: Caller, identity: IdentityService, database: Database, project: str
 ) -> Response:
-    """A project and its members. Errors: ``PROJECT_NOT_FOUND``, to those outside it as well."""
+    """A project and its members. Errors: ``PROJECT_NOT_FOUND``, also for non-members."""
     return envelope(
         project_json(await database.read(lambda conn: identity.projects.get(conn, caller, project)))
     )
@@ -117,7 +117,7 @@ async def update_project(
 async def add_member(
     caller: Caller, identity: IdentityService, database: Database, project: str, user: str
 ) -> Response:
-    """Let a user (id or name) into the project, at once. Errors: ``PROJECT_NOT_FOUND``, ``USER_NOT_FOUND``."""
+    """Add a member (id or name), effective immediately. Errors: ``PROJECT_NOT_FOUND``, ``USER_NOT_FOUND``."""
     changed = await database.write(lambda tx: identity.projects.add_member(tx, caller, project, user))
     return envelope(project_json(changed))
 
@@ -131,14 +131,14 @@ async def add_member(
 async def remove_member(
     caller: Caller, identity: IdentityService, database: Database, project: str, user: str
 ) -> Response:
-    """Shut a user out of the project; his open streams stop carrying its entries at once."""
+    """Remove a member, effective immediately, also on open streams."""
     changed = await database.write(lambda tx: identity.projects.remove_member(tx, caller, project, user))
     return envelope(project_json(changed))
 
 
 @router.get("/roles", dependencies=[allow("role.read")], summary="List roles", responses=_ROLES)
 async def list_roles(paging: ArcentraPaged) -> Response:
-    """The four roles and what each may do."""
+    """The four roles and their actions."""
     roles = [
         {"name": role.value, "actions": sorted(action for action, who in ACTIONS.items() if role in who)}
         for role in Role

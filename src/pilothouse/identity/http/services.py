@@ -1,4 +1,4 @@
-"""Services as parameters of these routes."""
+"""Services as route parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What requests may hold and how identity's things look in JSON."""
+"""Request fields and JSON forms of users, tokens, projects and audit records."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from pilothouse.access.model import Role
-from pilothouse.edge.web import rfc3339
 from pilothouse.identity.model import AuditRecord, Project, TokenInfo, User
 from pilothouse.identity.passwords import MAX_LENGTH
+from pilothouse.wire.times import rfc3339
 
-#: PostgreSQL stores no NUL in text.
+#: PostgreSQL texts cannot contain NUL.
 _NO_NUL = r"^[^\x00]*$"
 
 Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$")]
@@ -21,12 +21,12 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,
 Text = Annotated[str, StringConstraints(pattern=_NO_NUL, max_length=2000)]
 Reference = Annotated[str, StringConstraints(pattern=_NO_NUL, min_length=1, max_length=256)]
 
-#: A role comes as its name; a body takes nothing else for it.
+#: A role is given by its name.
 RoleName = Annotated[Role, Field(strict=False)]
 
 
 def user_json(user: User) -> dict[str, Any]:
-    """A user as the StreamSpace page shows him."""
+    """A user in the form of the StreamSpace page."""
     return {
         "id": user.id,
         "username": user.username,
@@ -40,7 +40,7 @@ def user_json(user: User) -> dict[str, Any]:
 
 
 def token_json(token: TokenInfo) -> dict[str, Any]:
-    """An API token, without its secret; ``role`` null: that of its user."""
+    """An API token without its secret; ``role`` null: that of its user."""
     return {
         "id": token.id,
         "name": token.name,

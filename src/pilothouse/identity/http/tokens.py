@@ -23,7 +23,7 @@ _TEN_YEARS = 10 * 366 * 24 * 3600
 
 
 class CreateToken(Body):
-    """``role`` limits the token below its user; ``expires_in`` is seconds, never if left out."""
+    """``role`` limits the token below its user; ``expires_in`` is in seconds, default: never."""
 
     name: Name
     role: RoleName | None = None
@@ -32,7 +32,7 @@ class CreateToken(Body):
 
 @router.post("", status_code=201, summary="Create an API token", responses=example(_CREATED, 201))
 async def create_token(caller: Caller, identity: IdentityService, idem: Idem, body: CreateToken) -> Response:
-    """Create a token of one's own. ``token`` is its secret: shown now and never again."""
+    """Create a token for the caller. ``token`` is the secret, which is only returned here."""
 
     def create(tx: Tx) -> dict[str, Any]:
         expires_at = None if body.expires_in is None else tx.now + body.expires_in * 1000
@@ -56,7 +56,7 @@ async def list_tokens(
     paging: Paged,
     user: Annotated[str | None, Query(description="Admins: another user's, by name or id, or `*`.")] = None,
 ) -> dict[str, Any]:
-    """One's own tokens, newest first, without their secrets."""
+    """The caller's tokens, newest first, without their secrets."""
     tokens, total = await database.read(
         lambda conn: identity.tokens.list(conn, caller, user=user, page=paging.page, limit=paging.limit)
     )
@@ -65,6 +65,6 @@ async def list_tokens(
 
 @router.delete("/{token}", status_code=204, summary="Revoke an API token")
 async def revoke_token(caller: Caller, identity: IdentityService, database: Database, token: str) -> Response:
-    """End a token (by its id) and the streams it opened, at once. Admins: anybody's."""
+    """Revoke a token (by its id) and end its streams. Admins can revoke the tokens of all users."""
     await database.write(lambda tx: identity.tokens.revoke(tx, caller, token))
     return Response(status_code=204)

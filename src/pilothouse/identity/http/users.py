@@ -28,7 +28,7 @@ router = APIRouter(prefix="/api/v1/users", tags=["users"], dependencies=[allow("
 
 
 class CreateUser(Body):
-    """A new user; ``projects`` are ids, the default project if left out."""
+    """A new user; ``projects`` are ids, default: the default project."""
 
     username: Username
     password: Password
@@ -38,7 +38,7 @@ class CreateUser(Body):
 
 
 class UpdateUser(Body):
-    """What is to change."""
+    """The fields to change."""
 
     email: Email | None = None
     role: RoleName | None = None
@@ -72,7 +72,7 @@ async def list_users(
 
 @router.post("", status_code=201, summary="Create a user", responses=example(USER_EXAMPLE, 201))
 async def create_user(caller: Caller, identity: IdentityService, idem: Idem, body: CreateUser) -> Response:
-    """Create a user; the name must be free in any case of letters."""
+    """Create a user; names are unique regardless of case."""
     password_hash = await identity.passwords.hash(body.password)
     return await idem(
         lambda tx: user_json(
@@ -100,7 +100,7 @@ async def get_user(identity: IdentityService, database: Database, user: str) -> 
 async def update_user(
     caller: Caller, identity: IdentityService, database: Database, user: str, body: UpdateUser
 ) -> dict[str, Any]:
-    """Change email, role or whether the user is active. Takes effect at once, on open streams too."""
+    """Change email, role or active state. Takes effect immediately, also on open streams."""
     changed = await database.write(
         lambda tx: identity.users.update(
             tx, caller, user, email=body.email, role=body.role, active=body.active
@@ -113,7 +113,7 @@ async def update_user(
 async def deactivate_user(
     caller: Caller, identity: IdentityService, database: Database, user: str
 ) -> Response:
-    """End a user's access: logins, API tokens and streams, at once. The account stays, as a record."""
+    """End a user's access immediately: logins, API tokens and streams. The account remains as a record."""
     await database.write(lambda tx: identity.users.deactivate(tx, caller, user))
     return Response(status_code=204)
 
@@ -126,7 +126,7 @@ async def deactivate_user(
 async def reset_password(
     caller: Caller, identity: IdentityService, database: Database, user: str, body: ResetPassword
 ) -> dict[str, str]:
-    """Give a user a new password; his logins end."""
+    """Set a new password for a user; their logins end."""
     password_hash = await identity.passwords.hash(body.password)
     await database.write(lambda tx: identity.users.set_password(tx, caller, user, password_hash))
     return {"message": "Password changed"}

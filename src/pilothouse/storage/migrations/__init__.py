@@ -1,4 +1,4 @@
-"""Alembic migrations: the only code that changes the shape of the database."""
+"""Alembic migrations: the only code that changes the schema."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ HERE = Path(__file__).parent
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Bring the database to ``revision``, whole or not at all; does nothing when it is there already.
+    """Migrate the database to ``revision`` in one transaction; does nothing if it is already there.
 
-    Servers that start at the same moment take turns: the transaction is the only one that writes from its
-    beginning on (:class:`Database`). Raises :class:`StorageTooNew` when a newer release has written it.
+    Servers that start at the same time wait for each other, since write transactions exclude each other
+    (:class:`Database`). Raises :class:`StorageTooNew` if a newer release has migrated it.
     """
     with database.write_engine.begin() as connection:
-        # Alembic finds a transaction under way and leaves its end to us.
+        # Alembic finds an open transaction and does not commit it.
         config = _config(connection)
         try:
             command.upgrade(config, revision)
@@ -36,7 +36,7 @@ def upgrade(database: Database, revision: str = "head") -> None:
 
 
 def head() -> str:
-    """The newest revision this release knows."""
+    """The newest revision of this release."""
     return ScriptDirectory.from_config(_config(None)).get_current_head() or ""
 
 

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs migrations on the connection that :func:`upgrade` hands over."""
+"""Alembic entry point: runs migrations on the connection of :func:`upgrade`."""
 
 from alembic import context
 

@@ -1,22 +1,22 @@
-"""Keeping secret values out of everything that is shown (invariant 8 of the design).
+"""Masking of secret values in all output (invariant 8 of the design).
 
-The agent masks before a line leaves the machine and the server masks again before it is journalled; both
-use this package. Masked is every occurrence of
+The agent masks before a line leaves the machine and the server masks again before it is stored; both use this
+package. Every occurrence is masked of
 
 - a value, without the whitespace around it;
-- each line of a value of several lines that has at least 4 characters, and such a value as a whole where
-  it also has shorter lines;
-- its base64 (standard and URL-safe), wherever it begins inside the encoded text: of each of the three
-  possible alignments the characters that do not depend on the neighbours, and all of it where it stands alone,
-  also in rows as `base64`, `openssl` and PEM print it;
-- its hexadecimal and percent-encoded spelling, in small letters and capitals;
+- each line of a multi-line value that has at least 4 characters, and the value as a whole if it also has
+  shorter lines;
+- its base64 (standard and URL-safe), at any position within the encoded data: for each of the three possible
+  alignments the characters that do not depend on adjacent data, and all of it if it is encoded alone, also in
+  wrapped lines of `base64`, `openssl` and PEM;
+- its hexadecimal and percent-encoded forms, in lower and upper case;
 - the value and its lines as JSON and shells write them (`set -x`, `printf %q`, `export -p`; spellings.py).
 
-Of a spelling of more than 256 characters each piece of 256 is masked wherever it stands. Values shorter than
-`MIN_LENGTH` characters are not masked: they would blank out ordinary text.
+Of a form with more than 256 characters each part of 256 characters is masked on its own. Values shorter than
+`MIN_LENGTH` characters are not masked, since they would hide ordinary text.
 
-Each unbroken run of characters that belong to any occurrence becomes one `***`, so overlapping values leave
-no remainder. Newlines are never covered: as many lines come out as went in.
+Each contiguous range of characters of any occurrences becomes one `***`, so overlapping values leave no
+remainder. Newlines are never masked, so the number of lines does not change.
 """
 
 from __future__ import annotations
@@ -33,66 +33,67 @@ from pilothouse.wire.masking.spellings import MIN_LENGTH, spellings
 __all__ = ["GROUP_CHARS", "MASK", "MIN_LENGTH", "Masker", "spellings"]
 
 MASK = "***"
-_STEP = 200  # spellings added in one go
-_SLICE = 16 << 10  # characters searched in one go
+_STEP = 200  # spellings added in one slice
+_SLICE = 16 << 10  # characters searched in one slice
 
 
 class Masker:
-    """A set of secret values, and one stream of text from which they are removed.
+    """A set of secret values, and one stream of text in which they are masked.
 
-    `mask` is for complete texts; `feed` and `flush` are for one text that comes in pieces, and give, however
-    it is cut, the same as `mask` of the whole. `sibling` opens another stream over the same values.
+    `mask` is for complete texts. `feed` and `flush` are for a text that arrives in pieces; their result is
+    the same as that of `mask`, regardless of the split. `sibling` opens another stream with the same values.
     """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         self._secrets = _Secrets()
         for value in values:
             self._secrets.add(value)
-        self._tail = ""  # not shown yet: it may be the beginning of a secret
-        self._covered = 0  # how much of the tail belongs to an occurrence already found
-        self._masking = False  # what was shown last is a mask that the tail may prolong
-        self.found = False  # a secret was in this stream
+        self._tail = ""  # held back: it may be the beginning of a secret
+        self._covered = 0  # characters of the tail that belong to a known occurrence
+        self._masking = False  # the last output was a mask that the tail may extend
+        self.found = False  # a secret occurred in this stream
 
     def add(self, value: str) -> bool:
-        """Mask this value from now on. False: it is too short to be masked."""
+        """Mask this value from now on. False if it is too short to be masked."""
         return self._secrets.add(value)
 
     def knows(self, value: str) -> bool:
-        """It is masked already, or too short to be."""
+        """Whether the value is already masked, or too short."""
         return not _maskable(value) or value.strip() in self._secrets.values
 
     @property
     def count(self) -> int:
-        """How many values are masked."""
+        """Number of masked values."""
         return len(self._secrets.values)
 
     def settle(self) -> Iterator[None]:
-        """Do the work that `mask` and `feed` would have to do for values added since, in steps of some 10 ms."""
+        """Prepare recently added values for searching, which `mask` and `feed` would otherwise do; yields
+        every 10 ms."""
         return self._secrets.settle()
 
     def complete(self) -> Masker:
-        """The same at once; from then on threads may share it."""
+        """Like `settle`, without yielding; afterwards threads can share the masker."""
         self._secrets.patterns.complete()
         return self
 
     @property
     def size(self) -> int:
-        """Characters of everything that is looked for by now: some 20 bytes of memory each."""
+        """Total characters of all searched forms; each uses about 20 bytes of memory."""
         return self._secrets.size
 
     def sibling(self) -> Masker:
-        """A stream of its own (say, stderr beside stdout) that shares the values, later ones too."""
+        """A separate stream (for example stderr) that shares the values, including later ones."""
         other = Masker()
         other._secrets = self._secrets
         return other
 
     def mask(self, text: str) -> str:
-        """One complete text without its secrets."""
+        """Mask one complete text."""
         spans = self._occurrences(text)
         return _redact(text, spans, masking=False) if spans else text
 
     def mask_value(self, value: Any) -> Any:
-        """A JSON value of which every string, key and number has been masked."""
+        """Mask every string, key and number of a JSON value."""
         steps = self.mask_steps(value)
         while True:
             try:
@@ -101,7 +102,7 @@ class Masker:
                 return done.value
 
     def mask_steps(self, value: Any) -> Generator[None, None, Any]:
-        """The same in steps of a few milliseconds at most."""
+        """Like `mask_value`, in steps of a few milliseconds."""
         if isinstance(value, (dict, list)):
             clean = yield from self._clean(value)
             if clean:
@@ -109,12 +110,12 @@ class Masker:
         return (yield from self._masked(value))
 
     def _clean(self, value: Any) -> Generator[None, None, bool]:
-        """Whether no secret is in all of it, written as JSON: much faster than looking at each part."""
+        """Whether the value's JSON text contains no secret; much faster than checking each part."""
         try:
             written = orjson.dumps(value).decode()
         except (TypeError, ValueError):
             return False
-        if "\\" in written:  # without escapes, lest one stands in the midst of a secret
+        if "\\" in written:  # without escapes, since one could be inside a secret
             written = written.encode("latin-1", "backslashreplace").decode("unicode_escape")
         stream = self.sibling()
         for start in range(0, len(written), _SLICE):
@@ -146,7 +147,7 @@ class Masker:
         return value
 
     def feed(self, text: str) -> str:
-        """Take the next piece; return what may be shown by now."""
+        """Process the next piece; returns the text that can be shown by now."""
         if not self._secrets or not text:
             return text
         text = self._tail + text
@@ -159,7 +160,7 @@ class Masker:
         return self._show(text, spans, cut)
 
     def flush(self) -> str:
-        """The text has ended: return what was held back. The stream starts anew."""
+        """End the text: returns what was held back and resets the stream."""
         spans = self._occurrences(self._tail, self._covered)
         self.found = self.found or bool(spans)
         shown = self._show(self._tail, spans, len(self._tail))
@@ -167,11 +168,11 @@ class Masker:
         return shown
 
     def begins(self, text: str) -> bool:
-        """The end of this text may be the beginning of a secret."""
+        """Whether the end of this text may be the beginning of a secret."""
         return self._secrets.patterns.unfinished(text) < len(text)
 
     def _occurrences(self, text: str, covered: int = 0) -> list[Span]:
-        """Where the text must not be shown. The first `covered` characters belong to an earlier occurrence."""
+        """The spans of the text to mask. The first `covered` characters belong to an earlier occurrence."""
         if not self._secrets:
             return []
         spans = self._secrets.patterns.spans(text)
@@ -181,18 +182,18 @@ class Masker:
         shown = _redact(text[:cut], _clip(spans, cut), self._masking)
         if cut:
             self._masking = text[cut - 1] != "\n" and any(start < cut <= end for start, end in spans)
-            # What begins behind the cut is found again; of what began before it only this is left.
+            # Occurrences after the cut are found again; of those that began before it only this part remains.
             self._covered = max((end - cut for start, end in spans if start < cut < end), default=0)
         self._tail = text[cut:]
         return shown
 
 
 class _Secrets:
-    """The values, and every spelling of them that is looked for; spelled out when they are first needed."""
+    """The values and all their searched forms, which are computed when first needed."""
 
     def __init__(self) -> None:
         self.values: set[str] = set()
-        self._new: dict[str, None] = {}  # not spelled out yet
+        self._new: dict[str, None] = {}  # forms not computed yet
         self._patterns = Patterns()
         self._lock = threading.Lock()
 
@@ -201,7 +202,7 @@ class _Secrets:
 
     @property
     def patterns(self) -> Patterns:
-        """Complete. Threads that share a masker to which nothing is added any more may ask for it at once."""
+        """All forms. Threads can call this concurrently if no values are added any more."""
         if self._new:
             with self._lock:
                 for _ in self._spell():
@@ -225,8 +226,8 @@ class _Secrets:
         yield from self._patterns.settle()
 
     def _spell(self) -> Iterator[None]:
-        # Several may be at it, in turns or one of them paused: what they do twice has no effect, and a value is
-        # new until one of them is through with it.
+        # Several generators can run interleaved: repeated work has no effect, and a value stays new until one
+        # of them has finished it.
         while self._new:
             value = next(reversed(self._new))
             forms = sorted(spellings(value))
@@ -246,7 +247,7 @@ def _clip(spans: list[Span], cut: int) -> list[Span]:
 
 
 def _redact(text: str, spans: list[Span], masking: bool) -> str:
-    """The text with every span replaced. `masking`: a span at the start prolongs a mask already shown."""
+    """The text with every span replaced. `masking`: a span at the start extends a mask already shown."""
     pieces: list[str] = []
     shown = 0
     for start, end in spans:

@@ -1,14 +1,16 @@
-"""Where any of many texts occurs in another: one search for all of them, which may grow while it is used.
+"""Search for many texts at once; texts can be added at any time.
 
-The texts are kept in groups, each with an Aho–Corasick automaton. New ones are first looked for one by one; when
-that has cost as much as building would, they become a group, together with the groups that are no larger. So a
-text is built into an automaton a logarithmic number of times, and no single build is longer than some 10 ms.
+Texts are kept in groups, each with an Aho–Corasick automaton. New texts are first searched one by one; when
+that has cost as much as building an automaton, they become a group, merged with all groups that are not
+larger. So a text is built into an automaton a logarithmic number of times, and no single build takes more
+than about 10 ms.
 
-Two bounds keep the work linear, whatever the texts are; both only ever find more than was asked for:
+Two bounds keep the work linear for any texts; both only ever find more than requested:
 
-- a text longer than `MAX_PATTERN` is replaced by its pieces of that length;
-- of more than `MAX_DEPTH` texts that end with one another (`aaaa`, `aaaaa`, …) each further one by its beginning and
-  its end, as long as the largest power of two in its length: of these only one of each length can end at a place.
+- a text longer than `MAX_PATTERN` is replaced by its parts of that length;
+- of more than `MAX_DEPTH` texts that are suffixes of one another (`aaaa`, `aaaaa`, …), each further one is
+  replaced by its prefix and its suffix whose length is the largest power of two in its length: only one of
+  each length can end at a position.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ from ahocorasick_rs import AhoCorasick, Implementation
 
 MAX_PATTERN = 256  # characters
 MAX_DEPTH = 4
-GROUP_CHARS = 64 << 10  # of one automaton: what is built in about 10 ms
-WINDOW = 16 << 10  # characters searched in one go
+GROUP_CHARS = 64 << 10  # of one automaton, which takes about 10 ms to build
+WINDOW = 16 << 10  # characters searched in one slice
 
-# Nanoseconds, roughly: to look for one text, for each 8 characters; to build one character into an automaton.
+# Approximate nanoseconds to search for one text, per 8 characters, and to build one character into an
+# automaton.
 _FIND, _FIND_8, _BUILD = 100, 1, 150
 _EDGE = 4  # characters; no text is shorter
-_DENSE = 10_000  # occurrences above which looking for texts one by one is too slow
+_DENSE = 10_000  # occurrences above which searching texts one by one is too slow
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Span = tuple[int, int]
@@ -43,10 +46,10 @@ class Patterns:
         self._pending: list[str] = []  # in no group yet
         self._pending_chars = 0
         self.chars = 0
-        self._spent = 0  # nanoseconds for looking for these one by one
-        self._lock = threading.Lock()  # held while automata are built and texts looked for one by one
+        self._spent = 0  # nanoseconds spent on searching these one by one
+        self._lock = threading.Lock()  # held while automata are built and texts are searched one by one
         self._beginnings = _Beginnings()
-        self._ends: dict[str, _Ends] = {}  # by their last characters, those that are looked for whole
+        self._ends: dict[str, _Ends] = {}  # texts that are searched whole, by their last characters
         self._halves: set[str] = set()
 
     def __bool__(self) -> bool:
@@ -67,7 +70,7 @@ class Patterns:
         self._beginnings.add(text)
 
     def _bounded(self, text: str) -> Iterable[str]:
-        """The text, or what is looked for in its place."""
+        """The text, or the parts that replace it (see the bounds above)."""
         ends = self._ends.setdefault(text[-_EDGE:], _Ends())
         if ends.depth(text) < MAX_DEPTH:
             ends.add(text)
@@ -78,20 +81,20 @@ class Patterns:
         return halves
 
     def settle(self) -> Iterator[None]:
-        """Build what should be built before much text is searched; yields after each 10 ms or so."""
+        """Build the automata that are needed before searching much text; yields about every 10 ms."""
         while self._pending_chars > GROUP_CHARS // 4:
             with self._lock:
                 self._build()
             yield
 
     def complete(self) -> None:
-        """Build all that there is."""
+        """Build all automata."""
         while self._pending:
             with self._lock:
                 self._build()
 
     def spans(self, text: str) -> list[Span]:
-        """Where the texts occur: sorted, and no two overlap or touch."""
+        """The spans of all occurrences: sorted, disjoint and not adjacent."""
         if not self._known:
             return []
         if not text.isascii():
@@ -109,11 +112,12 @@ class Patterns:
         return merged(found)
 
     def unfinished(self, text: str) -> int:
-        """Where the longest end of the text that may begin one of the texts starts; its end if there is none."""
+        """The start of the longest suffix that is a prefix of one of the texts; the text's end if there is
+        none."""
         return self._beginnings.unfinished(text)
 
     def _find(self, text: str, found: list[Span]) -> bool:
-        """One by one. False: there is so much that this is no way to find it."""
+        """Search one by one. False if there are too many occurrences for this method."""
         for pattern in self._pending:
             at = text.find(pattern)
             while at >= 0:
@@ -128,7 +132,7 @@ class Patterns:
             self._build()
 
     def _build(self) -> None:
-        """One more automaton, of texts that are in none, and of groups that are no larger."""
+        """Build one more automaton, of texts that are in none and of groups that are not larger."""
         size, count = 0, 0
         while count < len(self._pending) and size < GROUP_CHARS:
             size += len(self._pending[-1 - count])
@@ -162,7 +166,7 @@ class _Group:
         return found
 
     def _window(self, text: str, offset: int) -> list[Span]:
-        """Occurrences in order of their ends, as the automaton finds them, joined where they overlap or touch."""
+        """Occurrences in order of their ends, merged where they overlap or touch."""
         found: list[Span] = []
         for _, start, end in self._automaton.find_matches_as_indexes(text, overlapping=True):
             while found and found[-1][1] >= start:
@@ -185,7 +189,7 @@ class _Ends:
         insort(self._mirrored, text[::-1])
 
     def depth(self, text: str) -> int:
-        """How many of them end with this text, or this text with them; no more than `MAX_DEPTH` are counted."""
+        """Number of texts that are suffixes of this text or vice versa, at most `MAX_DEPTH`."""
         mirrored, count = text[::-1], 0
         after = bisect_left(self._mirrored, mirrored)
         for other in self._mirrored[after : after + MAX_DEPTH]:
@@ -198,7 +202,7 @@ class _Ends:
 
 
 class _Beginnings:
-    """What the texts begin with: sorted lists of them, by their first characters."""
+    """The texts by their first characters, in sorted lists."""
 
     def __init__(self) -> None:
         self._short: set[str] = set()
@@ -225,13 +229,13 @@ class _Beginnings:
         texts = self._by_prefix.get(tail[:_EDGE])
         if texts is None:
             return False
-        # In sorted order those that the tail is a beginning of follow it.
+        # In sorted order, texts with the prefix `tail` follow it.
         after = bisect_right(texts, tail)
         return after < len(texts) and texts[after].startswith(tail)
 
 
 def merged(spans: list[Span]) -> list[Span]:
-    """Sorted, and joined where they overlap or touch."""
+    """Sort spans, and merge those that overlap or touch."""
     if len(spans) < 2:
         return spans
     spans.sort()

@@ -1,4 +1,4 @@
-"""The spellings of a secret value that programs print: encodings, escapes, and what shells make of it. Pure."""
+"""The forms in which programs print a secret value: encodings, escapes, shell quoting. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import quote
 
 MIN_LENGTH = 4
-"""Characters; shorter values and lines are not masked by themselves: they would blank out ordinary text."""
+"""Characters; shorter values and lines are not masked on their own, since they would hide ordinary text."""
 
-# Bytes that make one line of output: base64 and uuencode-like tools of 76 columns, PEM and openssl of 64.
+# Input bytes per line of output: base64 and similar tools with 76 columns, PEM and openssl with 64.
 _BASE64_ROWS = (57, 48)
 _HEX_ROW = 30  # xxd -p
 
@@ -29,19 +29,19 @@ _NOT_ASCII = re.compile(r"[^\x20-\x7e]")
 
 
 def spellings(value: str) -> set[str]:
-    """All texts that give the value away; none for a value too short to be masked."""
+    """All forms of the value to mask; none if it is too short."""
     whole = value.strip()
     if len(whole) < MIN_LENGTH:
         return set()
     found: set[str] = set()
-    # Output is cleaned of carriage returns before newlines, so a value with them is looked for without, too.
+    # Carriage returns before newlines are removed from output, so the value is also searched without them.
     for text in {whole, whole.replace("\r\n", "\n")}:
         lines = [line.strip() for line in text.split("\n")]
         for line in lines:
             if len(line) >= MIN_LENGTH:
                 found.update(_escaped(line))
         if len(lines) > 1:
-            # Where a line is too short to be masked alone, the value is masked as a whole.
+            # If a line is too short to be masked alone, the value is masked as a whole.
             short = any(0 < len(line) < MIN_LENGTH for line in lines)
             found.update(_escaped(text) if short else (*_json(text), *_ansi_c(text)))
         found.update(_encoded(text.encode("utf-8", "surrogatepass")))
@@ -49,15 +49,15 @@ def spellings(value: str) -> set[str]:
 
 
 def _escaped(text: str) -> Iterator[str]:
-    """The text, and as it stands between quotes; only the part between them, since more may stand there."""
+    """The text, and its quoted forms without the quotes, since other text can be inside the same quotes."""
     yield text
     yield from _json(text)
     yield from _ansi_c(text)
     yield text.replace("'", "'\\''")  # set -x of bash and busybox
     dash = _QUOTES.sub(lambda run: f"'\"{run[0]}\"'", text)  # set and export -p
-    yield dash[:-1] if text.endswith("'") else dash  # a quote at the end is not followed by an empty text
+    yield dash[:-1] if text.endswith("'") else dash  # a quote at the end is not followed by an empty string
     yield _BACKSLASHED.sub(r"\\\1", text)
-    # The right side of [[ … == … ]] by set -x of bash; where only ASCII is printable, each byte by itself.
+    # The right side of [[ … == … ]] by set -x of bash; if only ASCII is printable, byte by byte.
     bytewise = text.encode("utf-8", "surrogatepass").decode("ascii", "replace")
     for characters in {text, bytewise}:
         yield _ANY.sub(r"\\\g<0>", characters)
@@ -72,7 +72,7 @@ def _json(text: str) -> Iterator[str]:
 
 
 def _ansi_c(text: str) -> Iterator[str]:
-    """What bash writes into `$'…'`: in a UTF-8 locale, and in one where only ASCII is printable."""
+    """The content of `$'…'` in bash, in a UTF-8 locale and in one where only ASCII is printable."""
     if text.isascii() and text.isprintable() and "'" not in text and "\\" not in text:
         return
     known = text.translate(_ANSI_C)
@@ -101,19 +101,19 @@ def _encoded(data: bytes) -> Iterator[str]:
     for row in _rows(data, (*_BASE64_ROWS, len(data))):
         yield b64encode(row).decode("ascii")
         yield urlsafe_b64encode(row).decode("ascii")
-        # The last row, where more than the value was encoded: without what depends on it.
+        # The last row if more data follows the value: without the characters that depend on it.
         yield b64encode(row).decode("ascii")[: len(row) * 8 // 6]
 
 
 def _rows(data: bytes, widths: Iterable[int]) -> Iterator[bytes]:
-    """The value cut into the rows in which tools print it, when it is the first that they encode."""
+    """The value in the rows in which tools print it if it is at the start of their input."""
     for width in widths:
         if width <= len(data):
             yield from (data[start : start + width] for start in range(0, len(data), width))
 
 
 def _base64_cores(data: bytes) -> Iterator[str]:
-    """Of each alignment the characters that do not share bits with what stands around the value."""
+    """For each alignment, the characters that share no bits with adjacent data."""
     for before in range(3):
         first, last = -(-before * 8 // 6), (before + len(data)) * 8 // 6
         for encode in (b64encode, urlsafe_b64encode):

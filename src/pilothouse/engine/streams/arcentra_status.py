@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
-from pilothouse.engine.streams import STATUS_NUMBERS
+from pilothouse.engine.streams.arcentra import STATUS_NUMBERS
 from pilothouse.journal import Entry
 from pilothouse.wire import entries
 from pilothouse.wire.pipeline.v1 import pipeline_pb2 as pipeline

@@ -1,4 +1,4 @@
-"""Durations as people write them in specs: ``30s``, ``5m``, ``1h30m`` (decisions.md, "Arcentra")."""
+"""Durations as text: ``30s``, ``5m``, ``1h30m`` (decisions.md, "Arcentra")."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?\Z")
 
 
 class DurationError(ValueError):
-    """The text is no duration we accept; the message says why."""
+    """The text is not an accepted duration; the message says why."""
 
     code = "DURATION_INVALID"
 
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """A span of time. ``seconds``: to the millisecond; ``text``: canonical form, parses back to the same."""
+    """A duration. ``seconds``: rounded to milliseconds; ``text``: its canonical form."""
 
     seconds: float
     text: str
 
 
-def parse_duration(text: str) -> Duration:
-    """Read ``text``; units d, h, m, s, ms, added up. Raises DurationError, also beyond a year."""
+def parse_duration(text: str, *, most: float = MAX_SECONDS) -> Duration:
+    """Parse a sum of numbers with the units d, h, m, s, ms. Raises DurationError, also above ``most`` seconds."""
     given = text.strip()
     if _NUMBER.match(given):
         raise DurationError(f'"{given[:40]}" has no unit: did you mean {given[:40]}s?')
@@ -41,7 +41,7 @@ def parse_duration(text: str) -> Duration:
         position = part.end()
     if not given:
         raise DurationError("the duration is empty")
-    if seconds > MAX_SECONDS:
+    if seconds > most:
         raise DurationError(f'"{given[:40]}" is longer than a year')
     milliseconds = round(seconds * 1000)
     return Duration(milliseconds / 1000, format_duration(milliseconds))

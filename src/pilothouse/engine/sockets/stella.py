@@ -1,11 +1,11 @@
-"""The run stream (Stella page) and the Arcentra channels: WebSockets that also listen, and their SSE form."""
+"""The run stream (Stella page): a WebSocket that also listens, and its SSE form."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Request
@@ -28,27 +28,19 @@ from pilothouse.edge.streaming import (
 )
 from pilothouse.edge.web import Caller, allow, websocket_principal
 from pilothouse.engine import store
-from pilothouse.engine.channels import LOG, Channels
 from pilothouse.engine.errors import RunNotFound
-from pilothouse.engine.streams import Framing, RunMessages, rfc3339
+from pilothouse.engine.sockets.closing import GOING_AWAY, StreamRefusal, refuse
+from pilothouse.engine.streams.framing import Framing
+from pilothouse.engine.streams.stella import RunMessages
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.service import Identity
-from pilothouse.journal import Cursor, CursorError, CursorExpired, Feed, Selection
+from pilothouse.journal import Cursor, CursorError, Feed, Selection
 from pilothouse.journal.feed import START
 from pilothouse.journal.outlet import Outlet
 from pilothouse.storage import Storage, now_ms
 from pilothouse.wire import entries
+from pilothouse.wire.times import rfc3339_ms
 
-GOING_AWAY = 1001
-CLOSE_CODES = {
-    "bad_request": 4400,
-    "unauthorized": 4401,
-    "forbidden": 4403,
-    "not_found": 4404,
-    "no_pong": 4408,
-    "cursor_expired": 4410,
-    "rate_limited": 4429,
-}
 AUTH_WAIT = 10.0
 
 
@@ -59,14 +51,6 @@ class StreamSettings:
     keepalive: float = 30
     heartbeat: float = 15
     pong_wait: float = 30
-
-
-class StreamRefusal(Exception):
-    """A stream that cannot be: told as an ``error`` message, then by its close code."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 async def _open(
@@ -146,17 +130,6 @@ async def run_stream_ws(
         RunSocket(socket, feed, stream, settings, cursors=bool(asked)).begin()
 
 
-@router.websocket("/api/v1/ws")
-async def channels(ws: WebSocket, identity: IdentityService, database: Database, feed: JournalFeed) -> None:
-    async with accepted(ws) as socket:
-        try:
-            caller = await websocket_principal(ws)
-        except Refusal as error:
-            refuse(socket, error, channel=LOG)
-            return
-        Channels(socket, identity, database, feed, caller).begin()
-
-
 async def _readable(database: Storage, caller: Principal, run_id: str) -> str:
     """The scope of the run's entries, for those who may read it."""
     row = await database.read(lambda conn: store.run_row(conn, run_id))
@@ -185,42 +158,6 @@ async def _authenticate(ws: WebSocket, socket: MessageSocket, identity: Identity
             Exchange.of(ws.scope).count(caller)
             return caller
     raise StreamRefusal("unauthorized", 'the first message must be {"type":"auth","token":…}')
-
-
-def refuse(socket: MessageSocket, error: Exception, *, channel: str = "") -> None:
-    """Say why, then close with the code for it; with a ``channel``, in the envelope of the Arcentra page."""
-    code, message = _refusal(error)
-    stamp = rfc3339(now_ms())
-    body: dict[str, Any] = {"type": "error", "code": code, "message": message, "timestamp": stamp}
-    if channel:
-        body |= {"channel": channel, "params": {}, "data": None, "error": message}
-    socket.say(orjson.dumps(body))
-    socket.close(CLOSE_CODES[code], close_reason(message))
-
-
-def close_reason(text: str) -> str:
-    """A close frame has room for 123 bytes of reason."""
-    return text.encode()[:120].decode(errors="ignore")
-
-
-def _refusal(error: Exception) -> tuple[str, str]:
-    match error:
-        case StreamRefusal():
-            return error.code, str(error)
-        case RunNotFound():
-            return "not_found", str(error)
-        case CursorExpired():
-            return "cursor_expired", str(error)
-        case CursorError():
-            return "bad_request", str(error)
-        case Refusal(status=429):
-            return "rate_limited", error.message
-        case Refusal(status=403):
-            return "forbidden", error.message
-        case Refusal():
-            return "unauthorized", error.message
-        case _:
-            raise error
 
 
 class RunSocket:
@@ -258,7 +195,7 @@ class RunSocket:
 
     def begin(self) -> None:
         """Write what is there and listen; the rest goes by itself."""
-        self._feed.pulse.wake(self, self._beat_at)
+        self._feed.timers.schedule(self, self._beat_at)
         self._socket.listen(self._heard)
         self._outlet.pump()
 
@@ -271,14 +208,14 @@ class RunSocket:
             self._stream.stop()
             return
         if now >= self._beat_at and self._socket.writable:
-            beat = {"type": "heartbeat", "timestamp": rfc3339(now_ms())}
+            beat = {"type": "heartbeat", "timestamp": rfc3339_ms(now_ms())}
             if self._cursors:
                 beat["cursor"] = self._outlet.position.text(self._feed.epoch)
             self._socket.say(orjson.dumps(beat))
             self._beat_at = now + self._settings.heartbeat
             if self._unanswered is None:
                 self._unanswered = 0
-        self._feed.pulse.wake(self, self._next(now))
+        self._feed.timers.schedule(self, self._next(now))
 
     def _next(self, now: float) -> float:
         if self._unanswered == 0:
@@ -293,7 +230,7 @@ class RunSocket:
 
     def _ended(self, outlet: Outlet) -> None:
         """Say goodbye; a client that has left hears nothing of it, and its cursor brings it back."""
-        self._feed.pulse.forget(self)
+        self._feed.timers.cancel(self)
         self._stream.close()
         stream, socket = self._stream, self._socket
         if stream.unauthorized:

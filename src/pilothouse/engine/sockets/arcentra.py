@@ -10,23 +10,44 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from fastapi import APIRouter
 from sqlalchemy import Connection
+from starlette.websockets import WebSocket
 
+from pilothouse.access.errors import Refusal
 from pilothouse.access.model import Principal
-from pilothouse.edge.streaming import Message, MessageSocket, Stream, framed
+from pilothouse.edge.services import Database, JournalFeed
+from pilothouse.edge.streaming import Message, MessageSocket, Stream, accepted, framed
+from pilothouse.edge.web import websocket_principal
 from pilothouse.engine import store
 from pilothouse.engine.model import Attempt
-from pilothouse.engine.streams import STATUS_NUMBERS, Framing, StepLog, StepStatus, rfc3339
+from pilothouse.engine.sockets.closing import GOING_AWAY, close_reason, refuse
+from pilothouse.engine.streams.arcentra import STATUS_NUMBERS, StepLog, StepStatus
+from pilothouse.engine.streams.framing import Framing
+from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.service import Identity
 from pilothouse.journal import CursorError, CursorExpired, Feed, Selection, WireFormat
 from pilothouse.journal.outlet import Outlet
 from pilothouse.storage import Storage, now_ms
 from pilothouse.wire import entries
+from pilothouse.wire.times import rfc3339_ms
 
 LOG, STATUS = "channel_log", "channel_status"
 MAX_SUBSCRIPTIONS = 256
-GOING_AWAY = 1001
 _PARAMS = ("pipelineId", "jobId", "stepRunId")
+
+router = APIRouter(tags=["streams"])
+
+
+@router.websocket("/api/v1/ws")
+async def channels(ws: WebSocket, identity: IdentityService, database: Database, feed: JournalFeed) -> None:
+    async with accepted(ws) as socket:
+        try:
+            caller = await websocket_principal(ws)
+        except Refusal as error:
+            refuse(socket, error, channel=LOG)
+            return
+        Channels(socket, identity, database, feed, caller).begin()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +220,7 @@ class Channels:
         }
         body["code"] = "cursor_expired" if expired else "bad_request"
         self._socket.say(orjson.dumps(body))
-        self._socket.close(4410 if expired else 4400, str(error).encode()[:120].decode(errors="ignore"))
+        self._socket.close(4410 if expired else 4400, close_reason(str(error)))
 
     def _send(
         self, channel: str, type: str, params: dict[str, Any], data: Any, at: Stream | None = None
@@ -239,7 +260,7 @@ def snapshot(params: dict[str, str], attempt: Attempt, now: int) -> dict[str, An
         "pipelineId": params["pipelineId"],
         "jobId": params["jobId"],
         "status": STATUS_NUMBERS[attempt.status.value],
-        "startTime": rfc3339(attempt.started_at) if attempt.started_at else None,
-        "endTime": rfc3339(ended) if ended else None,
+        "startTime": rfc3339_ms(attempt.started_at) if attempt.started_at else None,
+        "endTime": rfc3339_ms(ended) if ended else None,
         "duration": (ended or now) - attempt.started_at if attempt.started_at else 0,
     }

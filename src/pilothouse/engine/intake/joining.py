@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pilothouse.engine.ingest import LogLines
+from pilothouse.engine.intake.ingest import LogLines
 from pilothouse.wire.masking import Masker
 
 MAX_WAITING = 64 << 10

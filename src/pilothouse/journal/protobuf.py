@@ -1,4 +1,4 @@
-"""What streams of protobuf messages are made of: which entries, as which bytes, until when; pure."""
+"""Streams of protobuf messages: selection, wire format and end; pure."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any, Protocol
 from pilothouse.journal.model import Cursor, Entry, Frame, Selection, WireFormat
 
 
-class Message(Protocol):
-    """A protobuf message that says its place in the journal."""
+class ProtoMessage(Protocol):
+    """A protobuf message with a ``cursor`` field."""
 
     cursor: str
 
     def SerializeToString(self) -> bytes:
-        """Its bytes on the wire."""
+        """Encode the message."""
 
 
-class Messages:
-    """A wire format of serialized messages: one for each entry that is shown, with the cursor behind it."""
+class ProtoFormat:
+    """A wire format of serialized messages: one per shown entry, with the cursor after it."""
 
-    def __init__(self, key: str, epoch: str, build: Callable[[Entry], Message | None]) -> None:
+    def __init__(self, key: str, epoch: str, build: Callable[[Entry], ProtoMessage | None]) -> None:
         self.key = key
         self._epoch = epoch
         self._build = build
 
     def ends(self, entry: Entry) -> bool:
-        """No entry ends it; see :class:`Until`."""
+        """Never; see :class:`UntilEnded`."""
         return False
 
     def encode(self, entry: Entry) -> tuple[Frame, ...]:
-        """The entry's message, if it has one."""
+        """The message of the entry, if the format shows it."""
         message = self._build(entry)
         if message is None:
             return ()
@@ -39,25 +39,28 @@ class Messages:
         return (Frame(message.SerializeToString(), 1),)
 
 
-class Until:
-    """A format for one reader: over once all that he watches is over. The frames are those of everybody."""
+class UntilEnded:
+    """A format for one reader that ends once all watched objects have ended.
 
-    def __init__(self, fmt: WireFormat, type: str, key: str, going_on: Collection[str]) -> None:
-        """``type`` is the entry that ends one of ``going_on``, ``key`` where its id stands in the body."""
+    Frames are shared with other readers.
+    """
+
+    def __init__(self, fmt: WireFormat, type: str, key: str, active: Collection[str]) -> None:
+        """``type`` is the entry type that ends an object of ``active``, ``key`` the body key of its id."""
         self.key = fmt.key
         self._fmt = fmt
         self._type = type
         self._id = key
-        self._left = set(going_on)
+        self._left = set(active)
 
     def ends(self, entry: Entry) -> bool:
-        """Whether this was the last end that was waited for."""
+        """Whether this entry ends the last watched object."""
         if entry.type == self._type:
             self._left.discard(entry.body[self._id])
         return not self._left
 
     def encode(self, entry: Entry) -> tuple[Frame, ...]:
-        """As the format says."""
+        """The shared frames of the underlying format."""
         return self._fmt.encode(entry)
 
 
@@ -76,5 +79,5 @@ class Matching(Selection):
 
 
 def _value(body: dict[str, Any], key: str) -> Any:
-    # A run without a definition stands in for it (decisions.md).
+    # For a run without a definition, pipeline_id is the id of the run (decisions.md).
     return body.get(key) or (body.get("run_id") if key == "pipeline_id" else None)

@@ -18,7 +18,7 @@ import orjson
 from sqlalchemy import Connection
 
 from pilothouse.engine import store
-from pilothouse.engine.events import StepEvent, StepEvents, read
+from pilothouse.engine.intake.step_events import StepEvent, StepEvents, read
 from pilothouse.engine.runs import read_place
 from pilothouse.engine.standing import run_keys
 from pilothouse.engine.tasks import StepTasks

@@ -1,0 +1,1 @@
+"""The endpoints of the live streams of runs: a file per contract."""

@@ -1,0 +1,106 @@
+"""The workflow run stream of the Stella page, ``/api/v1/workflow-runs/{id}/stream``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import orjson
+
+from pilothouse.engine.streams.framing import Framing, Message, lines_of
+from pilothouse.journal import Entry, Frame
+from pilothouse.wire import entries
+from pilothouse.wire.times import rfc3339_ms
+
+
+class RunMessages:
+    """``/api/v1/workflow-runs/{id}/stream`` (Stella page, decisions.md)."""
+
+    def __init__(self, framing: Framing) -> None:
+        self.key = f"run/{framing.name}"
+        self._framing = framing
+
+    def ends(self, entry: Entry) -> bool:
+        """After ``workflow_completed`` the stream closes."""
+        return entry.type == entries.RUN_COMPLETED
+
+    def encode(self, entry: Entry) -> tuple[Frame, ...]:
+        """The entry's messages; none for types that the page does not know."""
+        if entry.type == entries.STEP_LOGGED:
+            return self._framing.frames(entry, _step_logs(entry, entry.body), lines=True)
+        build = _RUN_MESSAGES.get(entry.type)
+        if build is None:
+            return ()
+        messages = [(m["type"], orjson.dumps(m)) for m in build(entry, entry.body)]
+        return self._framing.frames(entry, messages, lines=False)
+
+
+def _step_started(entry: Entry, body: Message) -> Iterator[Message]:
+    yield {
+        "type": "step_started",
+        "nodeId": body["node"],
+        "stepType": body["uses"],
+        "timestamp": rfc3339_ms(entry.at),
+    }
+
+
+def _step_progress(entry: Entry, body: Message) -> Iterator[Message]:
+    yield {
+        "type": "step_progress",
+        "nodeId": body["node"],
+        "progress": body["percent"],
+        "message": body["message"],
+    }
+
+
+def _step_logs(entry: Entry, body: Message) -> list[tuple[str, bytes]]:
+    # Of most messages there are few, of these most: all but the line itself is encoded once for the chunk.
+    head = b'{"type":"step_log","nodeId":%b,"line":' % orjson.dumps(body["node"])
+    stamp = rfc3339_ms(entry.at).encode()
+    tails: dict[str, bytes] = {}
+    found = []
+    for line, level, _stream in lines_of(body):
+        tail = tails.get(level)
+        if tail is None:
+            tail = tails[level] = b',"level":%b,"timestamp":"%b"}' % (orjson.dumps(level), stamp)
+        found.append(("step_log", head + orjson.dumps(line) + tail))
+    return found
+
+
+def _log_missed(entry: Entry, body: Message) -> Iterator[Message]:
+    yield {
+        "type": "step_log",
+        "nodeId": body["node"],
+        "line": f"[{body['message']}]",
+        "level": "warn",
+        "timestamp": rfc3339_ms(entry.at),
+    }
+
+
+def _step_completed(entry: Entry, body: Message) -> Iterator[Message]:
+    yield {
+        "type": "step_completed",
+        "nodeId": body["node"],
+        "status": body["status"],
+        "outputs": body["outputs"],
+        "duration": body["duration"] / 1000,
+        "timestamp": rfc3339_ms(entry.at),
+    }
+
+
+def _workflow_completed(entry: Entry, body: Message) -> Iterator[Message]:
+    yield {
+        "type": "workflow_completed",
+        "status": body["status"],
+        "duration": body["duration"] / 1000,
+        "outputs": body["outputs"],
+        "timestamp": rfc3339_ms(entry.at),
+    }
+
+
+_RUN_MESSAGES: dict[str, Callable[[Entry, Message], Iterator[Message]]] = {
+    entries.STEP_STARTED: _step_started,
+    entries.STEP_PROGRESSED: _step_progress,
+    entries.STEP_LOG_MISSED: _log_missed,
+    entries.STEP_COMPLETED: _step_completed,
+    entries.RUN_COMPLETED: _workflow_completed,
+}

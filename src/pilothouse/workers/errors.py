@@ -1,0 +1,73 @@
+"""What can go wrong with a job. Each error has a stable code; none holds anything of the job's input."""
+
+from __future__ import annotations
+
+
+class WorkError(Exception):
+    """Base class: the job has no result."""
+
+    code = "WORK_FAILED"
+
+
+class QueueFull(WorkError):
+    """The job was not accepted. ``bound`` is ``caller`` (this caller has too many jobs waiting) or ``total``."""
+
+    code = "QUEUE_FULL"
+
+    def __init__(self, bound: str, waiting: int) -> None:
+        whose = "of this caller" if bound == "caller" else "of all callers"
+        super().__init__(f"too many jobs {whose} are waiting ({waiting})")
+        self.bound = bound
+
+
+class TooLarge(WorkError):
+    """The arguments or the result have too many bytes, or too many for their JSON part."""
+
+    code = "WORK_TOO_LARGE"
+
+
+class NotPlainData(WorkError):
+    """The arguments or the result hold something that is neither JSON data nor bytes."""
+
+    code = "NOT_PLAIN_DATA"
+
+
+class TimedOut(WorkError):
+    """The job took too long and its worker was killed. ``limit`` is ``cpu`` or ``wall``."""
+
+    code = "WORK_TIMED_OUT"
+
+    def __init__(self, limit: str, seconds: float) -> None:
+        kind = "CPU time" if limit == "cpu" else "time"
+        super().__init__(f"the job took more than {seconds:g} s of {kind}")
+        self.limit = limit
+
+
+class OutOfMemory(WorkError):
+    """The job needed more memory than its limit, or the system's memory ran out."""
+
+    code = "WORK_OUT_OF_MEMORY"
+
+
+class Crashed(WorkError):
+    """The worker ended, or broke the protocol, before the job had a result. Native code that gets no memory may crash
+    instead of reporting it."""
+
+    code = "WORKER_CRASHED"
+
+
+class JobRaised(WorkError):
+    """The job raised an exception: its type's ``name``, and ``where``. Its text stays in the worker, since it may
+    quote the input."""
+
+    code = "JOB_RAISED"
+
+    def __init__(self, name: str, where: str) -> None:
+        super().__init__(f"the job raised {name} at {where}")
+        self.name, self.where = name, where
+
+
+class PoolClosed(WorkError):
+    """The pool was closed before the job had a result."""
+
+    code = "POOL_CLOSED"

@@ -1,0 +1,119 @@
+"""Whose job runs next: a bounded queue that is fair between callers. No processes here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from pilothouse.workers.errors import PoolClosed, QueueFull
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much may wait. A job that can run at once is always accepted.
+
+    ``per_caller``, ``total``: jobs. ``caller_bytes``, ``total_bytes``: bytes of their arguments.
+    """
+
+    per_caller: int = 32
+    total: int = 256
+    caller_bytes: int = 128 << 20
+    total_bytes: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    turn: asyncio.Future[None]
+    size: int
+
+
+class Turns:
+    """At most ``slots`` callers hold a turn at once. Callers that wait get theirs in rotation, whatever the number of
+    jobs of each. As long as there is more than one slot, no caller holds all of them: its long jobs delay others' by
+    no more than one slot does."""
+
+    def __init__(self, slots: int, bounds: Bounds) -> None:
+        self._free = slots
+        self._each = max(1, slots - 1)
+        self._bounds = bounds
+        self._queues: dict[
+            str, deque[_Waiting]
+        ] = {}  # the caller whose turn is next comes first; none is empty
+        self._held: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        return sum(len(queue) for queue in self._queues.values())
+
+    async def take(self, caller: str, size: int) -> None:
+        """Wait for a turn. ``size``: bytes that are kept meanwhile. Raises QueueFull, PoolClosed."""
+        if self._closed:
+            raise PoolClosed("the pool is closed")
+        if self._free and caller not in self._queues and self._held[caller] < self._each:
+            self._hold(caller)
+            return
+        entry = self._enqueue(caller, size)
+        try:
+            await entry.turn
+        except asyncio.CancelledError:
+            if entry.turn.cancelled():
+                self._remove(caller, entry)
+            elif entry.turn.exception() is None:  # it came at the same moment
+                self.give_back(caller)
+            raise
+
+    def give_back(self, caller: str) -> None:
+        """The turn is over; the next one gets it."""
+        self._free += 1
+        self._held[caller] -= 1
+        if not self._held[caller]:
+            del self._held[caller]
+        while self._free:
+            following = next((name for name in self._queues if self._held[name] < self._each), None)
+            if following is None:
+                return
+            entry = self._queues[following][0]
+            self._remove(following, entry)
+            if following in self._queues:  # to the end of the rotation
+                self._queues[following] = self._queues.pop(following)
+            if not entry.turn.done():
+                self._hold(following)
+                entry.turn.set_result(None)
+
+    def close(self) -> None:
+        """Nobody gets a turn any more: who waits gets PoolClosed."""
+        self._closed = True
+        for queue in self._queues.values():
+            for entry in queue:
+                if not entry.turn.done():
+                    entry.turn.set_exception(PoolClosed("the pool is closed"))
+        self._queues.clear()
+        self._bytes.clear()
+
+    def _hold(self, caller: str) -> None:
+        self._free -= 1
+        self._held[caller] += 1
+
+    def _enqueue(self, caller: str, size: int) -> _Waiting:
+        own = len(self._queues.get(caller, ()))
+        bounds = self._bounds
+        if own >= bounds.per_caller or self._bytes[caller] + size > bounds.caller_bytes:
+            raise QueueFull("caller", own)
+        if self.waiting >= bounds.total or self._bytes.total() + size > bounds.total_bytes:
+            raise QueueFull("total", self.waiting)
+        entry = _Waiting(asyncio.get_running_loop().create_future(), size)
+        self._queues.setdefault(caller, deque()).append(entry)
+        self._bytes[caller] += size
+        return entry
+
+    def _remove(self, caller: str, entry: _Waiting) -> None:
+        queue = self._queues.get(caller)
+        if queue is None or entry not in queue:
+            return
+        queue.remove(entry)
+        self._bytes[caller] -= entry.size
+        if not queue:
+            del self._queues[caller], self._bytes[caller]
