@@ -10,7 +10,7 @@ import pytest
 
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 from pilothouse.wire.agent.v1.agent_pb2_grpc import AgentServiceStub
-from support.fake_agent import FakeAgent, registered
+from support.fake_agent import FAILED, FakeAgent, registered
 from support.server import Server, running, spec_for
 from support.waiting import eventually
 
@@ -217,7 +217,7 @@ async def test_what_an_agent_could_not_lay_out_is_sent_again(server: Server) -> 
                 "agent.v1.AgentService/ReportStepRunStatus",
                 agent_id=agent.agent_id,
                 step_run_id=task.step_run_id,
-                status=pb.STEP_RUN_STATUS_FAILED,
+                status=FAILED,
                 exit_code=1,
                 error_message=error,
             )
