@@ -40,7 +40,7 @@ async def revoke(kernel: Kernel, secret: str) -> None:
     with kernel.database.read() as conn:
         from pilothouse.fleet import registry, store
 
-        found = store.registration_token(conn, registry.token_hash(secret))
+        found = store.registration_token(conn, registry.token_digest(secret))
     assert found is not None
     id = found.id
     await kernel.write(lambda tx: kernel.fleet.registry.revoke_registration_token(tx, SYSTEM, id))

@@ -78,5 +78,5 @@ def test_api_tokens_are_random_and_stored_as_digests() -> None:
     assert one.startswith("pilot_")
     assert one != other
     assert len(one) >= 6 + 43
-    assert digest == tokens.digest(one)
+    assert digest == tokens.token_digest(one)
     assert one not in digest
