@@ -21,7 +21,6 @@ from pilothouse.access.model import SYSTEM
 from pilothouse.engine import store
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import Engine, NewRun
-from pilothouse.engine.spec import parse_spec
 from pilothouse.engine.streams.framing import Framing
 from pilothouse.engine.streams.stella import RunMessages
 from pilothouse.engine.transitions import run_keys
@@ -30,6 +29,8 @@ from pilothouse.identity import store as identity_store
 from pilothouse.journal import WireFormat
 from pilothouse.journal import store as journal_store
 from pilothouse.journal.framing import ChunkFramed, WebSocketFramed
+from pilothouse.pipelines.compile import compile_spec
+from pilothouse.pipelines.spec import parse_spec
 from pilothouse.server.graph import Graph
 from pilothouse.server.main import Ready, serve
 from pilothouse.server.settings import Settings
@@ -67,7 +68,7 @@ class Hatch:
         graph = self._graph
         project = await graph.storage.read(identity_store.default_project)
         assert project is not None
-        new = NewRun("pipeline", "bench", project, parse_spec(spec).spec)
+        new = NewRun("pipeline", "bench", project, compile_spec(parse_spec(spec).spec))
         run = await graph.writer.write(lambda tx: graph.service(Engine).start(tx, SYSTEM, new))
         self._runs[run.id] = run
         return {"run": run.id}

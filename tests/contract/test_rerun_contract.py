@@ -8,8 +8,8 @@ import pytest
 
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine.errors import NothingFailed, RunActive, RunNotFound
-from pilothouse.engine.spec import SpecError
 from pilothouse.fleet.model import TaskStatus
+from pilothouse.pipelines.spec import SpecError
 from pilothouse.wire import entries
 from support.kernel import PROJECT, Kernel
 

@@ -102,7 +102,7 @@ async def test_a_secret_reaches_the_agent_and_no_file(kernel: Kernel, backend: B
     assert kernel.lines(run_id)[0] == "token=***;"
     with kernel.database.read() as conn:
         assert "${{ secrets.TOKEN }}" in str(
-            conn.execute(select(metadata.tables["runs"].c.spec)).scalar_one()
+            conn.execute(select(metadata.tables["run_graphs"].c.body)).scalar_one()
         )
 
 

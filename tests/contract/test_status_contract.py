@@ -10,12 +10,13 @@ from sqlalchemy import Connection
 
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import SYSTEM
-from pilothouse.engine.service import NewRun
-from pilothouse.engine.spec import parse_spec
+from pilothouse.engine.service import NewRun, Origin
 from pilothouse.engine.streams import arcentra_status as statuses
 from pilothouse.fleet.model import TaskReport, TaskStatus
 from pilothouse.journal.protobuf import Matching
+from pilothouse.pipelines.compile import compile_spec
 from pilothouse.pipelines.service import Pipelines
+from pilothouse.pipelines.spec import parse_spec
 from pilothouse.server import watches
 from pilothouse.server.system_events import watch_events
 from pilothouse.server.watches import JOBS, RUNS, STEP_RUNS, Asked, Watch, watch_agents, watch_runs
@@ -57,7 +58,7 @@ def refused(kernel: Kernel, find: Callable[[Connection], Watch]) -> str:
 
 async def of_pipeline(kernel: Kernel, pipeline_id: str, spec: str = TWO) -> str:
     """A run of a definition."""
-    new = NewRun("pipeline", "build", PROJECT, parse_spec(spec).spec, pipeline_id=pipeline_id)
+    new = NewRun("pipeline", "build", PROJECT, compile_spec(parse_spec(spec).spec), Origin(pipeline_id))
     run = await kernel.write(lambda tx: kernel.engine.start(tx, SYSTEM, new))
     await kernel.pump()
     return run.id

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from pilothouse.agent.results import Result, ResultStore
 from pilothouse.agent.spool import Spool, frame, unframe
 from pilothouse.engine.grpc import MAX_RAW, BatchInvalid, read_batch
-from pilothouse.engine.spec import SpecError, parse_spec
 from pilothouse.journal import Cursor, CursorError
+from pilothouse.pipelines.spec import SpecError, parse_spec
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 from pilothouse.wire.masking import Masker
 from support.faults import ROUNDS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import re
 import shutil
@@ -21,7 +20,8 @@ import pytest
 
 from pilothouse.client import PilotClient
 from support.faults import PATIENT, ROUNDS, Fleet, chance, dummy, fleet, on, shell, until
-from support.faults_checker import Entry, Journal
+from support.faults_checker import Journal
+from support.faults_postgres import StoredInPostgres
 from support.live_run import followers
 from support.postgres import Postgres
 from support.server import PASSWORD
@@ -44,17 +44,6 @@ def own_postgres(postgres: Postgres) -> Iterator[Postgres]:
         server.stop()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-class StoredInPostgres(Journal):
-    """The same of a database in PostgreSQL."""
-
-    def __init__(self, postgres: Postgres, name: str) -> None:
-        rows = postgres.ask('SELECT "offset", stream, type, data FROM entries ORDER BY "offset"', name)
-        self.entries = [Entry(o, stream, type, json.loads(data)) for o, stream, type, data in rows]
-        self.next = int(postgres.ask("SELECT next FROM journal_head", name)[0][0])
-        self.leases = int(postgres.ask("SELECT count(*) FROM leases", name)[0][0])
-        self.ok = "ok"
 
 
 class Callers(threading.Thread):

@@ -15,13 +15,14 @@ import pytest
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import Engine, NewRun
-from pilothouse.engine.spec import parse_spec
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.model import AgentProfile
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Cursor, Entry, Frame
 from pilothouse.journal.protobuf import ProtoFormat
+from pilothouse.pipelines.compile import compile_spec
+from pilothouse.pipelines.spec import parse_spec
 from pilothouse.server import stream_rpc
 from pilothouse.server.graph import Graph, build
 from pilothouse.server.rpc import start_rpc
@@ -84,7 +85,7 @@ async def register(graph: Graph, number: int) -> None:
 async def started(graph: Graph) -> Run:
     """A run whose one step waits for an agent."""
     project = await graph.storage.read(graph.service(Identity).projects.default)
-    new = NewRun("pipeline", "build", project, parse_spec(SPEC).spec)
+    new = NewRun("pipeline", "build", project, compile_spec(parse_spec(SPEC).spec))
     return await graph.writer.write(lambda tx: graph.service(Engine).start(tx, SYSTEM, new))
 
 

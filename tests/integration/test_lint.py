@@ -161,7 +161,7 @@ def test_the_schema_is_printed(here: Path) -> None:
 
 def test_specs_are_checked_without_the_weight_of_a_server() -> None:
     program = (
-        "import sys, pilothouse.engine.spec; "
+        "import sys, pilothouse.pipelines.spec; "
         "print([m for m in ('sqlalchemy', 'grpc', 'fastapi', 'pydantic', 'httpx') if m in sys.modules])"
     )
     done = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, check=True)

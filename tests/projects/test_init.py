@@ -15,7 +15,7 @@ import pytest
 
 from pilothouse.agent.lock import lock_holder
 from pilothouse.cli.starters import starter
-from pilothouse.engine.spec import parse_spec
+from pilothouse.pipelines.spec import parse_spec
 from support.waiting import PATIENCE
 
 Files = dict[str, str]

@@ -72,6 +72,11 @@ class Proxy:
         self.faults = Faults(**faults)  # type: ignore[arg-type]
         self._each(lambda pair: pair.passing.clear() if self.faults.hold else pair.passing.set())
 
+    def lead_to(self, target: str) -> None:
+        """New connections go to this address from now on, as when a load balancer has noticed."""
+        self._host, _, port = target.rpartition(":")
+        self._port = int(port)
+
     def cut(self) -> None:
         """Reset every connection, on both sides."""
         self._each(_Pair.abort)

@@ -18,7 +18,6 @@ from pilothouse.edge.network import TrustedProxies, is_own_origin, normal_origin
 from pilothouse.engine.grpc import MAX_RAW, BatchInvalid, _whole, read_batch
 from pilothouse.engine.intake.ingest import chunks
 from pilothouse.engine.intake.joining import Joiner
-from pilothouse.engine.spec import SpecError, parse_spec, spec_from_json, spec_to_json
 from pilothouse.expressions import (
     ExpressionError,
     compile_condition,
@@ -31,6 +30,7 @@ from pilothouse.fleet import messages
 from pilothouse.fleet.errors import BadProfile
 from pilothouse.fleet.registry import check_profile
 from pilothouse.journal import Cursor, CursorError
+from pilothouse.pipelines.spec import SpecError, parse_spec, spec_from_json, spec_to_json
 from pilothouse.wire.agent.v1 import agent_pb2
 from pilothouse.wire.durations import DurationError, parse_duration
 from pilothouse.wire.gateway.v1 import gateway_pb2

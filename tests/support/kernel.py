@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,8 +24,7 @@ from pilothouse.engine.intake.ingest import Ingest, LogLines, Receipt
 from pilothouse.engine.intake.step_events import StepEvent
 from pilothouse.engine.model import Attempt, Run
 from pilothouse.engine.runs import Runs
-from pilothouse.engine.service import Engine, NewRun
-from pilothouse.engine.spec import parse_spec
+from pilothouse.engine.service import Engine, NewRun, Origin
 from pilothouse.engine.tasks import StepTasks
 from pilothouse.engine.transitions import Transitions
 from pilothouse.engine.views import run_view
@@ -42,6 +42,8 @@ from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Entry
 from pilothouse.journal import store as journal_store
+from pilothouse.pipelines.compile import compile_spec
+from pilothouse.pipelines.spec import parse_spec
 from pilothouse.secrets.service import Secrets
 from pilothouse.server.graph import compose
 from pilothouse.server.settings import Settings
@@ -293,7 +295,11 @@ class Kernel:
 
     async def run(self, spec: str, *, pump: bool = True, project: str = PROJECT, **more: Any) -> str:
         """Start a run of a spec; gives its id."""
-        new = NewRun("pipeline", "build", project, parse_spec(spec).spec, **more)
+        origin = Origin(
+            **{field.name: more.pop(field.name) for field in fields(Origin) if field.name in more}
+        )
+        graph = compile_spec(parse_spec(spec).spec)
+        new = NewRun("pipeline", "build", project, graph, origin, **more)
         run = await self.write(lambda tx: self.engine.start(tx, SYSTEM, new))
         if pump:
             await self.pump()

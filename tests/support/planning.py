@@ -13,11 +13,12 @@ from pilothouse.engine import transitions
 from pilothouse.engine.decisions import Decision
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 from pilothouse.engine.plan import decide
-from pilothouse.engine.spec import Job as JobSpec
-from pilothouse.engine.spec import Spec
-from pilothouse.engine.spec import Step as StepSpec
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet.model import LeaseState
+from pilothouse.pipelines.compile import compile_spec
+from pilothouse.pipelines.spec import Job as JobSpec
+from pilothouse.pipelines.spec import Spec
+from pilothouse.pipelines.spec import Step as StepSpec
 
 
 @dataclass
@@ -241,7 +242,7 @@ ENDS = {
 
 def sim(*jobs: JobSpec) -> Sim:
     """A run of these jobs that has not begun."""
-    run = Run("r", "pipeline", "build", "p", "", Status.PENDING, Spec(jobs), {})
+    run = Run("r", "pipeline", "build", "p", "", Status.PENDING, compile_spec(Spec(jobs)), {})
     for index, spec in enumerate(jobs):
         job = Job(f"job-{index}", index, spec.name, Status.PENDING, workspace=f"job-{index}")
         job.steps = [

@@ -32,13 +32,13 @@ from pilothouse.cli.app import build as build_cli
 from pilothouse.cli.errors import ExitCode
 from pilothouse.edge.web import PUBLIC, required_action
 from pilothouse.engine.sockets.closing import CLOSE_CODES
-from pilothouse.engine.spec import BUILTIN_ACTIONS, ParsedSpec, parse_spec
 from pilothouse.engine.streams.stella import _RUN_MESSAGES
 from pilothouse.expressions.functions import FUNCTIONS
 from pilothouse.expressions.lint import CONDITION_FUNCTIONS, ROOTS
 from pilothouse.expressions.parser import MACROS
 from pilothouse.identity import api_tokens, projects, users
 from pilothouse.identity.service import Identity
+from pilothouse.pipelines.spec import BUILTIN_ACTIONS, ParsedSpec, parse_spec
 from pilothouse.server.app import build_app
 from pilothouse.server.graph import Graph, build
 from pilothouse.server.operations import Measures

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pilothouse.engine.graph import LabelExpression, Selector
 from pilothouse.engine.matching import Given, Waiting, Waits, Worker, assign
-from pilothouse.engine.spec import AgentSelector, LabelExpression, match_selector
+from pilothouse.engine.selectors import match_selector
 from pilothouse.fleet.bindings import Binding
 
-ARM = AgentSelector({"os": "arm64"})
-GPU = AgentSelector(match_expressions=(LabelExpression("gpu", "Exists"),))
+ARM = Selector({"os": "arm64"})
+GPU = Selector(match_expressions=(LabelExpression("gpu", "Exists"),))
 
 
 def worker(
@@ -29,7 +30,7 @@ def worker(
     return Worker(id, labels, up, draining, slots - held, held / slots, git=git)
 
 
-def waiting(id: str, selector: AgentSelector | None = None, bound: str = "", git: bool = False) -> Waiting:
+def waiting(id: str, selector: Selector | None = None, bound: str = "", git: bool = False) -> Waiting:
     return Waiting(id, selector, bound, "", needs_git=git)
 
 
@@ -106,7 +107,7 @@ def bound_to(id: str, *projects: str, slots: int = 1, **labels: str) -> Worker:
     return Worker(id, labels, True, False, slots, 0.0, Binding(projects))
 
 
-def of(project: str, selector: AgentSelector | None = None, bound: str = "") -> Waiting:
+def of(project: str, selector: Selector | None = None, bound: str = "") -> Waiting:
     return Waiting("w", selector, bound, "", project)
 
 
@@ -215,7 +216,7 @@ def fleets(draw: st.DrawFn) -> list[Worker]:
     st.lists(st.tuples(selectors, bounds, st.sampled_from(["red", "blue"]), st.booleans()), max_size=12),
 )
 def test_nothing_is_given_wrongly_and_nothing_waits_in_vain(
-    workers: list[Worker], queue: list[tuple[AgentSelector | None, str, str, bool]]
+    workers: list[Worker], queue: list[tuple[Selector | None, str, str, bool]]
 ) -> None:
     items = [
         Waiting(str(number), selector, bound, "", project, needs_git=git)

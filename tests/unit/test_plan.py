@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from pilothouse.engine import graph
 from pilothouse.engine.model import LOST, MAX_LOST_RERUNS, MAX_UNSTARTED, Status
 from pilothouse.engine.plan import StartRun, decide, may_retry
-from pilothouse.engine.spec import Retry
+from pilothouse.pipelines.spec import Retry
 from pilothouse.wire import entries
 from support.planning import job, sim, step
 from support.planning_checks import check_everything
@@ -150,7 +151,7 @@ def test_a_run_that_is_over_decides_nothing_and_a_new_one_only_to_start() -> Non
 
 @pytest.mark.parametrize(("tries", "delay"), [(1, 5000), (2, 5000), (3, None), (4, None)])
 def test_max_attempts_counts_all_tries(tries: int, delay: int | None) -> None:
-    assert may_retry(Retry(3, "5s"), tries) == delay
+    assert may_retry(graph.Retry(3, 5.0), tries) == delay
     assert may_retry(None, tries) is None
 
 
@@ -276,7 +277,7 @@ def test_a_job_timeout_stops_what_runs_and_ends_the_rest() -> None:
         "skipped",
         "skipped",
     )
-    assert "timeout of 60s" in run.run.jobs[0].reason
+    assert "timeout of 1m" in run.run.jobs[0].reason
     assert run.run.status is Status.FAILED
 
 

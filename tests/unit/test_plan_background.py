@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pilothouse.engine.model import JOB_ENDED, Attempt, Status
-from pilothouse.engine.spec import Retry
+from pilothouse.pipelines.spec import Retry
 from pilothouse.wire import entries
 from support.planning import Sim, finish, job, sim, started, step
 from support.planning_checks import check_everything

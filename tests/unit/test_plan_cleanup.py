@@ -6,7 +6,7 @@ import pytest
 
 from pilothouse.engine.model import Status
 from pilothouse.engine.plan import decide
-from pilothouse.engine.spec import Retry
+from pilothouse.pipelines.spec import Retry
 from pilothouse.wire import entries
 from support.planning import GRACE, finish, job, sim, started, step
 from support.planning_checks import check_everything
@@ -299,7 +299,7 @@ def test_after_a_timeout_what_follows_a_failure_runs() -> None:
         **{"e": "succeeded", "f": "skipped", "k": "succeeded", "x": "succeeded"},
         **{"l": "succeeded", "y": "succeeded", "m": "skipped", "z": "skipped"},
     }
-    assert run.run.jobs[0].reason == "the job ran longer than its timeout of 60s"
+    assert run.run.jobs[0].reason == "the job ran longer than its timeout of 1m"
     assert run.run.status is Status.FAILED
     check_everything(run)
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilothouse.engine.model import Status
-from pilothouse.engine.spec import Job as JobSpec
-from pilothouse.engine.spec import Retry
 from pilothouse.fleet.model import LeaseState
+from pilothouse.pipelines.spec import Job as JobSpec
+from pilothouse.pipelines.spec import Retry
 from support.planning import GRACE, Sim, job, sim, step
 from support.planning_checks import check_everything
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pilothouse.engine.spec import Retry
+from pilothouse.pipelines.spec import Retry
 from support.planning import finish, job, sim, step
 from support.planning_checks import check_everything
 
@@ -42,7 +42,7 @@ def test_all_tries_of_a_job_count_for_its_timeout() -> None:
             run.wait()
     assert run.now == began + 60_000
     assert run.tries("a") == ["failed"] * 3
-    assert run.run.jobs[0].reason == "the job ran longer than its timeout of 60s"
+    assert run.run.jobs[0].reason == "the job ran longer than its timeout of 1m"
 
 
 def test_a_deadline_of_the_first_release_waits_for_the_first_step() -> None:

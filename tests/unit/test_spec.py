@@ -10,7 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilothouse.engine.spec import (
+from pilothouse.engine.graph_json import selector_from_json, selector_to_json
+from pilothouse.engine.order import graph_order
+from pilothouse.engine.selectors import describe_selector, match_selector
+from pilothouse.expressions import secret_names
+from pilothouse.pipelines.spec import (
     BUILTIN_ACTIONS,
     ActionSchema,
     AgentSelector,
@@ -19,16 +23,10 @@ from pilothouse.engine.spec import (
     LabelExpression,
     Retry,
     SpecError,
-    describe_selector,
-    graph_order,
-    match_selector,
     parse_spec,
-    selector_from_json,
-    selector_to_json,
     spec_from_json,
     spec_to_json,
 )
-from pilothouse.expressions import secret_names
 from support.specs import FULL, JSON_VALUES, specs
 
 

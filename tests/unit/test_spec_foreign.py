@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pilothouse.engine.spec import SpecError, parse_spec
-from pilothouse.engine.spec import foreign_words as words
-from pilothouse.engine.spec.messages import MESSAGES
+from pilothouse.pipelines.spec import SpecError, parse_spec
+from pilothouse.pipelines.spec import foreign_words as words
+from pilothouse.pipelines.spec.messages import MESSAGES
 
 STEP = "jobs:\n  - name: j\n    steps:\n      - name: s\n        run: make\n        {}\n"
 JOB = "jobs:\n  - name: j\n    steps: [{{name: s, run: make}}]\n    {}\n"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from pilothouse.engine.names import NamesUsed, NameUse, names_of
 from pilothouse.engine.naming import check_names
-from pilothouse.engine.spec import SpecError, parse_spec
-from pilothouse.engine.spec.names import NameUse, names_used
-from pilothouse.engine.spec.places import located
+from pilothouse.pipelines.compile import compile_spec
+from pilothouse.pipelines.spec import Spec, SpecError, parse_spec
+from pilothouse.pipelines.spec.places import located
 
 SPEC = """
 variables: {tag: "1", unused: "2"}
@@ -27,6 +28,11 @@ jobs:
         uses: dummy
         args: {x: '${{ "soft" in variables ? variables.soft : variables.hard }}'}
 """
+
+
+def names_used(spec: Spec) -> NamesUsed:
+    """Of its graph, which names the same places."""
+    return names_of(compile_spec(spec))
 
 
 def test_every_name_with_its_first_place() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pilothouse.engine.spec import SpecError, SpecProblem, parse_spec, spec_from_json
+from pilothouse.pipelines.spec import SpecError, SpecProblem, parse_spec, spec_from_json
 
 
 def problems_of(text: str) -> tuple[SpecProblem, ...]:

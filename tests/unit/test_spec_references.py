@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pilothouse.engine.contexts import context
-from pilothouse.engine.spec import SpecError, parse_spec, spec_from_json
-from pilothouse.engine.spec.references import CONTEXT_KEYS, JOB_KEYS
+from pilothouse.pipelines.spec import SpecError, parse_spec, spec_from_json
+from pilothouse.pipelines.spec.references import CONTEXT_KEYS, JOB_KEYS
 from support.planning import job, sim
 
 FRAME = "variables: {{tag: v1}}\njobs:\n- name: j\n  env: {{LEVEL: debug}}\n  steps:\n  - name: s\n    env: {{A: b}}\n    {}\n"

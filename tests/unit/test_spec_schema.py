@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from pilothouse.engine.spec import BUILTIN_ACTIONS, SpecError, json_schema, parse_spec, spec_from_json
-from pilothouse.engine.spec.fields import Field, snake_case
-from pilothouse.engine.spec.messages import MESSAGES
-from pilothouse.engine.spec.problems import Problems
-from pilothouse.engine.spec.reader import Reading
-from pilothouse.engine.spec.yaml_nodes import read_nodes
+from pilothouse.pipelines.spec import BUILTIN_ACTIONS, SpecError, json_schema, parse_spec, spec_from_json
+from pilothouse.pipelines.spec.fields import Field, snake_case
+from pilothouse.pipelines.spec.messages import MESSAGES
+from pilothouse.pipelines.spec.problems import Problems
+from pilothouse.pipelines.spec.reader import Reading
+from pilothouse.pipelines.spec.yaml_nodes import read_nodes
 from support.pages import ROOT, blocks, quoted, rows, section
 from support.specs import FULL, specs
 

@@ -14,7 +14,7 @@ from pilothouse.cli.spec_file import counted, described, find_spec, read_spec, s
 from pilothouse.cli.text import safe
 
 if TYPE_CHECKING:
-    from pilothouse.engine.spec import ParsedSpec
+    from pilothouse.pipelines.spec import ParsedSpec
 
 Files = Annotated[
     list[Path] | None,
@@ -78,21 +78,21 @@ def schema(session: Session) -> None:
 
 
 def parsed(text: str, file: str) -> ParsedSpec:
-    """Check a spec as the server would. Raises pilothouse.engine.spec.SpecError."""
-    from pilothouse.engine.spec import parse_spec
+    """Check a spec as the server would. Raises pilothouse.pipelines.spec.SpecError."""
+    from pilothouse.pipelines.spec import parse_spec
 
     return parse_spec(text, file=file)
 
 
 def spec_schema() -> dict[str, Any]:
     """The JSON Schema of specs."""
-    from pilothouse.engine.spec import BUILTIN_ACTIONS, json_schema
+    from pilothouse.pipelines.spec import BUILTIN_ACTIONS, json_schema
 
     return json_schema(BUILTIN_ACTIONS)
 
 
 def _report(path: Path) -> Report:
-    from pilothouse.engine.spec import SpecError
+    from pilothouse.pipelines.spec import SpecError
 
     report = Report(safe(shown(path)))
     try:

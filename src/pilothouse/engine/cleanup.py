@@ -11,6 +11,7 @@ from pilothouse.engine.contexts import wanted
 from pilothouse.engine.decisions import Decision, FinishJob, FinishRun, KeepJob, StopAttempt, StopJob
 from pilothouse.engine.model import Job, Run, Status, Step
 from pilothouse.expressions import ExpressionError, cleans_up
+from pilothouse.wire.durations import duration_text
 
 
 def cleaning(run: Run, now: int) -> bool:
@@ -40,15 +41,19 @@ def cancel_job(run: Run, job: Job) -> list[Decision]:
 
 def time_out_job(run: Run, job: Job) -> list[Decision]:
     """The job has run for too long: what runs is stopped, whatever its ``when`` says."""
-    reason = f"the job ran longer than its timeout of {run.job_spec(job).timeout}"
+    reason = _too_long(run, job)
     return [StopJob(job, Status.TIMED_OUT), *_stops(job, Status.TIMED_OUT, reason)]
 
 
 def stop_reason(run: Run, job: Job) -> str:
     """Why the job's other steps do not run."""
     if job.stopping == Status.TIMED_OUT:
-        return f"the job ran longer than its timeout of {run.job_spec(job).timeout}"
+        return _too_long(run, job)
     return run.cancel_reason
+
+
+def _too_long(run: Run, job: Job) -> str:
+    return f"the job ran longer than its timeout of {duration_text(run.job_spec(job).timeout)}"
 
 
 def cut_off(run: Run, job: Job) -> list[Decision]:

@@ -25,7 +25,7 @@ def context(run: Run, job: Job, step: Step | None = None) -> dict[str, Any]:
     spec = run.job_spec(job)
     roots: dict[str, Any] = {
         "variables": run.variables,
-        "env": {**run.spec.runtime.env, **spec.env},
+        "env": {**run.graph.env, **spec.env},
         "run": {
             "id": run.id,
             "name": run.name,

@@ -8,10 +8,10 @@ import orjson
 from sqlalchemy import Connection, Row
 
 from pilothouse.engine import store
+from pilothouse.engine.graph_json import selector_from_json
 from pilothouse.engine.matching import Given, Waiting, Waits, Worker, assign
 from pilothouse.engine.model import Status
 from pilothouse.engine.runs import Runs
-from pilothouse.engine.spec import selector_from_json
 from pilothouse.engine.tasks import STEP, StepTasks, TaskInvalid
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import store as fleet_store

@@ -17,6 +17,7 @@ import zstandard
 from google.protobuf import json_format
 
 from pilothouse.edge.grpc import metadata
+from pilothouse.edge.module import RpcService
 from pilothouse.engine.intake.ingest import EVENTS, LOGS, NOTHING, Ingest, LogLines, Receipt, Taken
 from pilothouse.engine.intake.joining import Joiner
 from pilothouse.engine.intake.step_events import StepEvent
@@ -84,6 +85,15 @@ class Tally:
             ack.status = pb.IngestAck.STATUS_REJECTED
         ack.expected_seq = self.next
         return ack
+
+
+def gateway_rpc(ingest: Ingest, identity: Identity) -> RpcService:
+    """gateway.v1.GatewayService, as the module adds it to the server."""
+    service = GatewayService(ingest, identity)
+    return RpcService(
+        pb.DESCRIPTOR.services_by_name["GatewayService"].full_name,
+        lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(service, server),
+    )
 
 
 class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):

@@ -22,9 +22,9 @@ from pilothouse.engine import store
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.logtext import LogQuery, run_logs
 from pilothouse.engine.model import Status
+from pilothouse.engine.names import NamesUsed, names_of
 from pilothouse.engine.runs import require_run
 from pilothouse.engine.service import Engine
-from pilothouse.engine.spec.names import NamesUsed, names_used
 from pilothouse.engine.views import run_summary, run_view
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
@@ -248,7 +248,7 @@ async def rerun_run(
 
     def names(conn: Connection) -> NamesUsed:
         readable(conn, caller, run_id, "run.trigger")
-        return names_used(require_run(conn, run_id).spec)
+        return names_of(require_run(conn, run_id).graph)
 
     used = await database.read(names)  # of a large spec that takes long; a run's spec never changes
 

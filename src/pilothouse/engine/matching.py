@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pilothouse.engine.spec import AgentSelector, match_selector
+from pilothouse.engine.graph import Selector
+from pilothouse.engine.selectors import match_selector
 from pilothouse.fleet.bindings import UNBOUND, Binding
 
 NEEDS_GIT = "the run's work tree needs (2.30 or newer)"
@@ -34,7 +35,7 @@ class Waiting:
     its workspace is a git work tree (docs/checkout.md)."""
 
     id: str
-    selector: AgentSelector | None
+    selector: Selector | None
     bound_to: str
     reason: str
     project: str = ""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from pilothouse.engine.spec import Job as JobSpec
-from pilothouse.engine.spec import Spec
-from pilothouse.engine.spec import Step as StepSpec
+from pilothouse.engine.graph import Graph
+from pilothouse.engine.graph import Job as JobSpec
+from pilothouse.engine.graph import Step as StepSpec
 
 
 class Status(StrEnum):
@@ -164,7 +164,7 @@ class Run:
     project: str
     pipeline_id: str
     status: Status
-    spec: Spec
+    graph: Graph
     variables: dict[str, str]
     reason: str = ""
     trigger: str = "manual"
@@ -198,12 +198,12 @@ class Run:
         return next(job for job in self.jobs if job.name == name)
 
     def job_spec(self, job: Job) -> JobSpec:
-        """What the spec says of a job."""
-        return self.spec.jobs[job.index]
+        """What the graph says of a job."""
+        return self.graph.jobs[job.index]
 
     def step_spec(self, job: Job, step: Step) -> StepSpec:
-        """What the spec says of a step."""
-        return self.spec.jobs[job.index].steps[step.index]
+        """What the graph says of a step."""
+        return self.graph.jobs[job.index].steps[step.index]
 
     def node(self, job: Job, step: Step) -> str:
         """The step's name on the run stream: prefixed by the job where there are several (decisions.md)."""

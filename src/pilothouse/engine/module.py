@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from pilothouse.blobs.service import Blobs
-from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent, RpcService
+from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent
 from pilothouse.engine import http, http_checkouts, store
 from pilothouse.engine.checkouts import needed_by_agent
 from pilothouse.engine.dispatch import Dispatcher
-from pilothouse.engine.grpc import GatewayService
+from pilothouse.engine.grpc import gateway_rpc
 from pilothouse.engine.intake.ingest import Ingest
 from pilothouse.engine.intake.step_events import StepEvents
 from pilothouse.engine.retention import Retention
@@ -30,7 +30,6 @@ from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.secrets.service import Secrets
 from pilothouse.wire import entries
-from pilothouse.wire.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
 TICK, PRUNE_EVERY, SWEEP_EVERY = 1.0, 60.0, 3600.0
 
@@ -78,7 +77,6 @@ def module(core: Core, settings: EngineSettings) -> Module:
     )
     changed = asyncio.Event()
     fleet.on_change(changed.set)
-    gateway = GatewayService(ingest, identity)
 
     def metrics(conn: Connection) -> Iterator[Gauge]:
         counts = store.status_counts(conn)
@@ -93,12 +91,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
             http.router,
             http_checkouts.router,
         ),
-        rpc=(
-            RpcService(
-                gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name,
-                lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, server),
-            ),
-        ),
+        rpc=(gateway_rpc(ingest, identity),),
         streams={"run": "RUN_NOT_FOUND"},
         events=EVENTS,
         background=(

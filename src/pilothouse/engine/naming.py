@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
-from pilothouse.engine.spec.names import NamesUsed, NameUse
-from pilothouse.engine.spec.problems import MAX_PROBLEMS, SpecError, SpecProblem, did_you_mean, shown
+from pilothouse.engine.names import NamesUsed, NameUse
+from pilothouse.engine.problems import MAX_PROBLEMS, SpecError, SpecProblem, did_you_mean, shown
 
 
 def check_names(

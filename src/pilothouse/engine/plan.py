@@ -22,9 +22,10 @@ from pilothouse.engine.decisions import (
     StartRun,
     StopAttempt,
 )
+from pilothouse.engine.graph import Retry
 from pilothouse.engine.model import JOB_ENDED, LOST, MAX_LOST_RERUNS, MAX_UNSTARTED, Job, Run, Status, Step
-from pilothouse.engine.spec import Retry
 from pilothouse.expressions import ExpressionError, cleans_up
+from pilothouse.wire.durations import duration_text
 
 
 def decide(run: Run, now: int) -> list[Decision]:
@@ -63,7 +64,7 @@ def decide_job(run: Run, job: Job, now: int) -> list[Decision]:
     if job.stopping:
         return cleanup.cut_off(run, job) if now >= job.cleanup_until else _next_step(run, job, now)
     if job.queue_deadline and now >= job.queue_deadline:
-        allowed = run.job_spec(job).queue_timeout
+        allowed = duration_text(run.job_spec(job).queue_timeout)
         return [GiveUpWaiting(job, f"the job waited longer than its queueTimeout of {allowed}")]
     # Runs of the first release have a deadline before they have begun.
     if job.deadline and now >= job.deadline and job.begun:
@@ -200,7 +201,7 @@ def may_retry(retry: Retry | None, tries: int) -> int | None:
     """The delay in ms before the next try, or ``None`` if the tries are used up."""
     if retry is None or tries >= retry.max_attempts:
         return None
-    return int(retry.delay_seconds * 1000)
+    return round(retry.delay * 1000)
 
 
 # -- what becomes of a step after an attempt --------------------------------------------------------------

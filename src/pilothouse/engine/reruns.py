@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from uuid_utils import uuid7
 
+from pilothouse.engine.graph import Graph
+from pilothouse.engine.graph import Job as JobSpec
 from pilothouse.engine.model import Job, Run, Status, Step
-from pilothouse.engine.spec import Job as JobSpec
-from pilothouse.engine.spec import Spec
 
 _DONE = (Status.SUCCEEDED, Status.SKIPPED)
 
 
-def new_jobs(spec: Spec) -> list[Job]:
+def new_jobs(graph: Graph) -> list[Job]:
     """The jobs of a run that takes over nothing."""
     return [
-        new_job(index, job.name, [step.name for step in job.steps]) for index, job in enumerate(spec.jobs)
+        new_job(index, job.name, [step.name for step in job.steps]) for index, job in enumerate(graph.jobs)
     ]
 
 
@@ -31,7 +31,7 @@ def kept_jobs(old: Run) -> list[Job]:
 def _depending(run: Run, failed: set[str]) -> set[str]:
     """All that depend on one of these jobs, directly or not."""
     dependents: dict[str, list[str]] = {}
-    for spec in run.spec.jobs:
+    for spec in run.graph.jobs:
         for need in spec.depends_on:
             dependents.setdefault(need, []).append(spec.name)
     found: set[str] = set()

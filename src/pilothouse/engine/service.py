@@ -12,12 +12,13 @@ from pilothouse.access.model import Principal
 from pilothouse.engine import store
 from pilothouse.engine.checkouts import RepositoryCommit, remember, resolve
 from pilothouse.engine.errors import NothingFailed, RunActive, RunOver
+from pilothouse.engine.graph import Graph
+from pilothouse.engine.graph_json import encoded
 from pilothouse.engine.model import Run, Status
+from pilothouse.engine.names import NamesUsed, names_of
 from pilothouse.engine.naming import check_names
 from pilothouse.engine.reruns import kept_jobs, new_jobs
 from pilothouse.engine.runs import Runs, require_run
-from pilothouse.engine.spec import Spec
-from pilothouse.engine.spec.names import NamesUsed, names_used
 from pilothouse.engine.standing import run_standing
 from pilothouse.engine.transitions import Transitions
 from pilothouse.identity.service import Identity
@@ -27,24 +28,38 @@ from pilothouse.wire import entries
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a run comes from. ``pipeline_id`` is the id of its definition, ``definition`` the head of the saved spec.
+
+    ``checkout`` is the id of an uploaded blob, ``repositories`` what its git work tree is made of, the top first
+    (docs/checkout.md); ``dirty``: the tree differs from its commit.
+    """
+
+    pipeline_id: str = ""
+    definition: str = ""
+    branch: str = ""
+    commit_sha: str = ""
+    tag: str = ""
+    checkout: str = ""
+    repositories: tuple[RepositoryCommit, ...] = ()
+    dirty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class NewRun:
-    """What a run is made from. ``checkout`` is the id of an uploaded blob, ``repositories`` what its git work
-    tree is made of, the top first (docs/checkout.md); ``names`` what the spec names, if known."""
+    """What a run is made from. ``stored`` and ``names``: the graph's JSON text and what it names, where known.
+
+    Both take a while for a large graph: who has the time works them out before the transaction.
+    """
 
     kind: str
     name: str
     project: str
-    spec: Spec
-    pipeline_id: str = ""
+    graph: Graph
+    origin: Origin = field(default_factory=Origin)
     variables: dict[str, str] = field(default_factory=dict)
     trigger: str = "manual"
-    checkout: str = ""
-    branch: str = ""
-    commit_sha: str = ""
-    definition: str = ""
-    repositories: tuple[RepositoryCommit, ...] = ()
-    dirty: bool = False
-    tag: str = ""
+    stored: str = ""
     names: NamesUsed | None = None
 
 
@@ -63,29 +78,30 @@ class Engine:
         Raises SpecError where it needs a variable or secret that there is not, or is given a variable that it does
         not know.
         """
-        names = new.names or names_used(new.spec)
-        self._check_names(tx.conn, new.project, names, new.spec.variables, new.variables)
+        graph, origin = new.graph, new.origin
+        names = new.names or names_of(graph)
+        self._check_names(tx.conn, new.project, names, graph.variables, new.variables)
         run = Run(
             id=str(uuid7()),
             kind=new.kind,
             name=new.name,
             project=new.project,
-            pipeline_id=new.pipeline_id,
+            pipeline_id=origin.pipeline_id,
             status=Status.PENDING,
-            spec=new.spec,
-            variables={**new.spec.variables, **new.variables},
+            graph=graph,
+            variables={**graph.variables, **new.variables},
             trigger=new.trigger,
             triggered_by=by.name,
-            checkout=resolve(tx.conn, new.project, new.checkout, new.repositories, new.dirty),
-            branch=new.branch,
-            commit_sha=new.commit_sha or (new.repositories[0].commit if new.repositories else ""),
-            tag=new.tag,
-            definition=new.definition,
+            checkout=resolve(tx.conn, new.project, origin.checkout, origin.repositories, origin.dirty),
+            branch=origin.branch,
+            commit_sha=origin.commit_sha or (origin.repositories[0].commit if origin.repositories else ""),
+            tag=origin.tag,
+            definition=origin.definition,
             created_at=tx.now,
-            jobs=new_jobs(new.spec),
+            jobs=new_jobs(graph),
         )
-        remember(tx, new.project, new.repositories)
-        return self._begin(tx, by, run, "run.trigger")
+        remember(tx, new.project, origin.repositories)
+        return self._begin(tx, by, run, "run.trigger", new.stored or encoded(graph))
 
     def cancel(self, tx: Tx, by: Principal, run_id: str, reason: str, *, force: bool = False) -> Run:
         """Stop a run: what waits is cancelled at once, what runs is told to stop, then what cleans up runs.
@@ -117,7 +133,7 @@ class Engine:
             raise RunActive("the run has not ended yet; cancel it or wait")
         if from_failed and old.status is Status.SUCCEEDED:
             raise NothingFailed("every step succeeded; rerun the whole run instead")
-        names = names or names_used(old.spec)
+        names = names or names_of(old.graph)
         self._check_names(tx.conn, old.project, names, old.variables, {})
         run = Run(
             id=str(uuid7()),
@@ -126,7 +142,7 @@ class Engine:
             project=old.project,
             pipeline_id=old.pipeline_id,
             status=Status.PENDING,
-            spec=old.spec,
+            graph=old.graph,
             variables=old.variables,
             trigger=old.trigger,
             triggered_by=by.name,
@@ -137,9 +153,9 @@ class Engine:
             definition=old.definition,
             rerun_of=old.id,
             created_at=tx.now,
-            jobs=kept_jobs(old) if from_failed else new_jobs(old.spec),
+            jobs=kept_jobs(old) if from_failed else new_jobs(old.graph),
         )
-        return self._begin(tx, by, run, "run.rerun")
+        return self._begin(tx, by, run, "run.rerun", encoded(old.graph))
 
     def due(self, tx: Tx) -> list[str]:
         """The runs in which a delay or a timeout has run out; ask about every second."""
@@ -160,8 +176,8 @@ class Engine:
         missing = self._secrets.missing(conn, project, names.secrets)
         check_names(names, declared, given, missing)
 
-    def _begin(self, tx: Tx, by: Principal, run: Run, action: str) -> Run:
-        store.insert_run(tx.conn, run)
+    def _begin(self, tx: Tx, by: Principal, run: Run, action: str, graph: str) -> Run:
+        store.insert_run(tx.conn, run, graph)
         self._runs.adopt(tx, run)
         outline = [
             {

@@ -35,7 +35,7 @@ def run_keys(run: Run, job: Job | None = None, step: Step | None = None) -> dict
 
 def run_standing(run: Run) -> dict[str, Any]:
     """How a run's jobs stand, for the run's own entries."""
-    return {"namespace": run.spec.namespace, "counts": run.counts()}
+    return {"namespace": run.graph.namespace, "counts": run.counts()}
 
 
 def job_standing(run: Run, job: Job) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def job_standing(run: Run, job: Job) -> dict[str, Any]:
     return {
         "counts": job.counts(),
         "at_step": job.at_step,
-        "namespace": run.spec.namespace,
+        "namespace": run.graph.namespace,
         "run_status": run.status,
         "run_counts": run.counts(),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -25,8 +24,8 @@ from sqlalchemy import (
     update,
 )
 
+from pilothouse.engine import graph_store
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
-from pilothouse.engine.spec import Spec, spec_from_json, spec_to_json
 from pilothouse.storage import metadata
 
 runs = Table(
@@ -214,10 +213,10 @@ _COUNT_LINES = (
 # -- writing: a row follows its object ------------------------------------------------------------------
 
 
-def insert_run(conn: Connection, run: Run) -> None:
-    """Store a new run with all its jobs and steps."""
-    spec = orjson.dumps(spec_to_json(run.spec)).decode()
-    conn.execute(insert(runs).values(spec=spec, **_values(run, _RUN)))
+def insert_run(conn: Connection, run: Run, graph: str) -> None:
+    """Store a new run with all its jobs and steps, and its graph (``graph_json.encoded``)."""
+    conn.execute(insert(runs).values(spec="", **_values(run, _RUN)))
+    graph_store.insert_graph(conn, run.id, graph)
     conn.execute(insert(jobs), [{"run_id": run.id, **_values(job, _JOB)} for job in run.jobs])
     rows = [{"run_id": run.id, **_values(step, _STEP)} for job in run.jobs for step in job.steps]
     if rows:
@@ -261,7 +260,7 @@ def load_run(conn: Connection, run_id: str) -> Run | None:
     row = conn.execute(select(runs).where(runs.c.id == run_id)).first()
     if row is None:
         return None
-    run = Run(spec=_spec(row.spec), **_fields(row, _RUN))
+    run = Run(graph=graph_store.load_graph(conn, run_id, row.spec), **_fields(row, _RUN))
     by_id: dict[str, Job] = {}
     for job_row in conn.execute(select(jobs).where(jobs.c.run_id == run_id).order_by(jobs.c.index)):
         job = Job(**_fields(job_row, _JOB))
@@ -270,11 +269,6 @@ def load_run(conn: Connection, run_id: str) -> Run | None:
     for step_row in conn.execute(select(steps).where(steps.c.run_id == run_id).order_by(steps.c.index)):
         by_id[step_row.job_id].steps.append(Step(**_fields(step_row, _STEP)))
     return run
-
-
-@lru_cache(maxsize=256)
-def _spec(text: str) -> Spec:
-    return spec_from_json(orjson.loads(text), known_actions=None, only_offered=False).spec
 
 
 def run_row(conn: Connection, run_id: str) -> Row[Any] | None:

@@ -11,10 +11,10 @@ from sqlalchemy import Connection
 from pilothouse.engine import store
 from pilothouse.engine.checkouts import for_agent
 from pilothouse.engine.contexts import context
+from pilothouse.engine.graph import Graph, Job
 from pilothouse.engine.intake.maskers import Maskers
 from pilothouse.engine.model import JOB_ENDED, LOST, Status
 from pilothouse.engine.runs import Place, Runs
-from pilothouse.engine.spec.model import Job, Spec
 from pilothouse.engine.transitions import Transitions
 from pilothouse.expressions import ExpressionError, render, render_tree, secret_names
 from pilothouse.expressions.values import insert_text
@@ -22,6 +22,7 @@ from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.model import Agent, Lease, LeaseState, Task, TaskReport, TaskStatus, WorkKind
 from pilothouse.secrets.service import MAX_OF_RUN, Secrets
 from pilothouse.storage import Tx
+from pilothouse.wire.durations import duration_text
 
 STEP = WorkKind("step")
 """Step attempts, but for those of background steps."""
@@ -167,8 +168,8 @@ class StepTasks:
             args=args,
             env=env,
             workspace=job.workspace,
-            timeout=spec.timeout,
-            image=run.spec.runtime.image,
+            timeout=duration_text(spec.timeout) if spec.timeout else "",
+            image=run.graph.image,
             attempt=at.attempt.number,
             secrets=secrets,
             mask=mask,
@@ -187,7 +188,7 @@ class StepTasks:
     def _fill_in(self, conn: Connection, at: Place) -> tuple[dict[str, str], Any, dict[str, str]]:
         """Environment and arguments with their expressions evaluated, and the secrets that went into them."""
         spec = at.run.step_spec(at.job, at.step)
-        layers = [at.run.spec.runtime.env, at.run.job_spec(at.job).env, spec.env]
+        layers = [at.run.graph.env, at.run.job_spec(at.job).env, spec.env]
         if not any(map(_has_expression, (*layers, spec.args))):  # what expressions see is as large as the run
             return {name: value for layer in layers for name, value in layer.items()}, spec.args, {}
         secrets = self._wanted_secrets(conn, at)
@@ -200,13 +201,13 @@ class StepTasks:
 
         Steps share a workspace, and what one wrote there the next may show.
         """
-        return self._values_since(conn, at, self.secret_names(at.run.spec))
+        return self._values_since(conn, at, self.secret_names(at.run.graph))
 
-    def secret_names(self, spec: Spec | Job) -> frozenset[str]:
-        """The secrets that a spec needs; remembered, since it may be large and does not change."""
-        known = self._names.get(id(spec))
-        if known is None or known[0] is not spec:
-            known = self._names[id(spec)] = (spec, secret_names(spec))
+    def secret_names(self, graph: Graph | Job) -> frozenset[str]:
+        """The secrets that a graph or a job of it needs; remembered, since it may be large and does not change."""
+        known = self._names.get(id(graph))
+        if known is None or known[0] is not graph:
+            known = self._names[id(graph)] = (graph, secret_names(graph))
             if len(self._names) > _NAMES_KEPT:
                 self._names.popitem(last=False)
         return known[1]
@@ -221,12 +222,12 @@ class StepTasks:
         It may show part of a line before the rest, which the server can no longer mask as one.
         Raises :class:`TaskInvalid` where there is more than can be masked.
         """
-        names = self.secret_names(at.run.spec)
+        names = self.secret_names(at.run.graph)
         if not names:
             return ()
         if sum(map(len, self._values_since(conn, at, names))) > MAX_OF_RUN:
             raise TaskInvalid(f"the secrets of this run have more than {MAX_OF_RUN} characters together")
-        shared = self.secret_names(at.run.job_spec(at.job)) | secret_names(dict(at.run.spec.runtime.env))
+        shared = self.secret_names(at.run.job_spec(at.job)) | secret_names(dict(at.run.graph.env))
         return tuple(sorted(self._values_since(conn, at, shared)))
 
     def _values_since(self, conn: Connection, at: Place, names: frozenset[str]) -> frozenset[str]:
@@ -274,7 +275,7 @@ def _last_in_job(at: Place) -> bool:
 
 def _secret_names(at: Place, *, needed: bool = False) -> frozenset[str]:
     spec = at.run.step_spec(at.job, at.step)
-    layers = [dict(at.run.spec.runtime.env), dict(at.run.job_spec(at.job).env), dict(spec.env), spec.args]
+    layers = [dict(at.run.graph.env), dict(at.run.job_spec(at.job).env), dict(spec.env), spec.args]
     return secret_names(layers, needed=needed)
 
 

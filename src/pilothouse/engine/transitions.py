@@ -27,16 +27,16 @@ from pilothouse.engine.decisions import (
     StopAttempt,
     StopJob,
 )
+from pilothouse.engine.graph_json import selector_to_json
 from pilothouse.engine.model import JOB_ENDED, LOST, Attempt, Job, Run, Status, Step
 from pilothouse.engine.plan import after_failure, after_loss, decide, decide_job
-from pilothouse.engine.spec import combined, selector_to_json
+from pilothouse.engine.selectors import combined
 from pilothouse.engine.standing import around, job_standing, run_keys, run_standing, span
 from pilothouse.fleet.model import LeaseState
 from pilothouse.fleet.service import Fleet
 from pilothouse.journal import Journal
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
-from pilothouse.wire.durations import parse_duration
 
 
 class Transitions:
@@ -199,7 +199,7 @@ class Transitions:
         step.attempts += 1
         # The agent that begins a job holds its workspace: it must suit the steps still to come as well.
         coming = run.job_spec(job).steps[step.index : step.index + 1 if job.agent_id else None]
-        wanted = combined(one.agent_selector for one in coming)
+        wanted = combined(one.selector for one in coming)
         attempt = Attempt(
             id=str(uuid7()),
             step_id=step.id,
@@ -419,6 +419,6 @@ class Transitions:
         self._journal.append(tx, entries.run_stream(run.id), type, scope, body, subject=subject)
 
 
-def _after(tx: Tx, timeout: str) -> int:
-    """When (ms) a timeout that begins now is over; 0 without one."""
-    return tx.now + int(parse_duration(timeout).seconds * 1000) if timeout else 0
+def _after(tx: Tx, timeout: float) -> int:
+    """When (ms) a timeout of so many seconds that begins now is over; 0 without one."""
+    return tx.now + round(timeout * 1000) if timeout else 0

@@ -63,7 +63,10 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class SavedSpec:
-    """A spec as it was saved: its source text, and what it was written in."""
+    """A spec as it was saved: its source text, and what it was written in.
+
+    ``spec``, ``graph`` and ``names``: its compiled form (``CompiledSpec``), empty if an older release has saved it.
+    """
 
     text: str
     format: SpecFormat
@@ -71,3 +74,6 @@ class SavedSpec:
     editor: str
     message: str
     created_at: int
+    spec: str = ""
+    graph: str = ""
+    names: str = ""

@@ -13,12 +13,12 @@ from uuid_utils import uuid7
 
 from pilothouse.access.model import Principal
 from pilothouse.engine.checkouts import RepositoryCommit
+from pilothouse.engine.graph_json import decoded
 from pilothouse.engine.model import Run
-from pilothouse.engine.service import Engine, NewRun
-from pilothouse.engine.spec import ParsedSpec, Spec, parse_spec, spec_from_json
-from pilothouse.engine.spec.names import NamesUsed, names_used
+from pilothouse.engine.service import Engine, NewRun, Origin
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines import store
+from pilothouse.pipelines.compiled import CompiledSpec, SpecSource, compile_source
 from pilothouse.pipelines.errors import (
     PipelineDisabled,
     PipelineExists,
@@ -33,24 +33,12 @@ from pilothouse.storage import Tx
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,127}")
 MAX_VARIABLES = 200
 
-SpecSource = str | dict[str, Any]
-"""A spec as text (YAML or JSON; errors then name line and column) or as a decoded object."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadSpec:
-    """A spec that was read before the transaction which needs it: reading a large one takes long."""
-
-    source: SpecSource
-    spec: Spec
-    names: NamesUsed
-
 
 @dataclass(frozen=True, slots=True)
 class TriggerRequest:
     """How a pipeline is started. A ``spec`` given here is used in place of the saved one, for this run.
 
-    ``read``: that spec, or the saved one, if somebody has read it already.
+    ``compiled``: that spec, or the saved one, compiled before the transaction, since a large one takes long.
     """
 
     variables: dict[str, str] = field(default_factory=dict)
@@ -63,7 +51,7 @@ class TriggerRequest:
     dirty: bool = False
     tag: str = ""
     trigger: str = "manual"
-    read: ReadSpec | None = None
+    compiled: CompiledSpec | None = None
 
 
 class Pipelines:
@@ -111,21 +99,19 @@ class Pipelines:
         self._identity.audit(tx, by, "pipeline.delete", pipeline_id)
 
     def save_spec(
-        self, tx: Tx, by: Principal, pipeline_id: str, source: SpecSource, *, expected_head: str, message: str
+        self, tx: Tx, by: Principal, pipeline_id: str, spec: CompiledSpec, *, expected_head: str, message: str
     ) -> SavedSpec:
-        """Put a spec in force that :func:`read_spec` has taken: that is too slow for a transaction.
-
-        Raises :class:`SpecMoved` if the head is another.
-        """
+        """Put a spec in force, with its compiled form. Raises :class:`SpecMoved` if the head is another."""
         pipeline = require_pipeline(tx.conn, pipeline_id)
         if expected_head and expected_head != pipeline.head:
             raise SpecMoved(f"the spec was changed meanwhile: its head is {pipeline.head or 'empty'}")
+        source = spec.source
         text = (
             source if isinstance(source, str) else orjson.dumps(source, option=orjson.OPT_INDENT_2).decode()
         )
         written_in = SpecFormat.JSON if text.lstrip().startswith("{") else SpecFormat.YAML
         head = hashlib.sha256(text.encode()).hexdigest()[:40]
-        saved = SavedSpec(text, written_in, head, by.name, message, tx.now)
+        saved = SavedSpec(text, written_in, head, by.name, message, tx.now, spec.spec, spec.graph, spec.names)
         if head != pipeline.head:
             store.add_spec(tx.conn, pipeline_id, saved)
             store.save_pipeline(tx.conn, replace(pipeline, head=head, last_editor=by.name, updated_at=tx.now))
@@ -141,48 +127,46 @@ class Pipelines:
             raise PipelineDisabled(f"pipeline '{pipeline.name}' is disabled")
         if len(request.variables) > MAX_VARIABLES:
             raise PipelineInvalid(f"a run takes at most {MAX_VARIABLES} variables")
-        source, file, definition = request.spec, request.file_name or pipeline.file_path, ""
-        if source is None:
-            saved = store.newest_spec(tx.conn, pipeline_id)
-            if saved is None:
-                raise SpecMissing(
-                    f"pipeline '{pipeline.name}' has no spec; save one first, or send one along"
-                )
-            source, definition = saved.text, saved.head
-        read = request.read
-        if read is None or read.source != source:  # another was saved meanwhile
-            read = read_whole(source, file)
+        compiled, definition = self._compiled(tx, pipeline, request)
         new = NewRun(
             kind="pipeline",
             name=pipeline.name,
             project=pipeline.project,
-            spec=read.spec,
-            names=read.names,
-            pipeline_id=pipeline.id,
+            graph=decoded(compiled.graph),
+            stored=compiled.graph,
+            names=compiled.names_used(),
             variables=request.variables,
             trigger=request.trigger,
-            checkout=request.checkout,
-            branch=request.branch or pipeline.default_branch,
-            commit_sha=request.commit_sha,
-            repositories=request.repositories,
-            dirty=request.dirty,
-            tag=request.tag,
-            definition=definition,
+            origin=Origin(
+                pipeline_id=pipeline.id,
+                definition=definition,
+                branch=request.branch or pipeline.default_branch,
+                commit_sha=request.commit_sha,
+                tag=request.tag,
+                checkout=request.checkout,
+                repositories=request.repositories,
+                dirty=request.dirty,
+            ),
         )
         return self._engine.start(tx, by, new)
 
-
-def read_spec(source: SpecSource, file: str = "") -> ParsedSpec:
-    """Parse and check a spec in either form. Raises ``SpecError`` with every problem found."""
-    if isinstance(source, str):
-        return parse_spec(source, file=file or "<spec>")
-    return spec_from_json(source)
-
-
-def read_whole(source: SpecSource, file: str = "") -> ReadSpec:
-    """Read a spec for a run. Raises ``SpecError``."""
-    spec = read_spec(source, file).spec
-    return ReadSpec(source, spec, names_used(spec))
+    def _compiled(self, tx: Tx, pipeline: Pipeline, request: TriggerRequest) -> tuple[CompiledSpec, str]:
+        """The spec of a new run, and its head if it is the saved one."""
+        given, file = request.compiled, request.file_name or pipeline.file_path
+        if request.spec is not None:
+            known = given is not None and given.source == request.spec
+            return (given if given and known else compile_source(request.spec, file)), ""
+        saved = store.newest_spec(tx.conn, pipeline.id)
+        if saved is None:
+            raise SpecMissing(f"pipeline '{pipeline.name}' has no spec; save one first, or send one along")
+        if saved.graph:
+            return CompiledSpec(saved.text, saved.spec, saved.graph, saved.names), saved.head
+        # It was saved by a release that kept no graphs.
+        made = given if given is not None and given.source == saved.text else compile_source(saved.text, file)
+        store.keep_compiled(
+            tx.conn, pipeline.id, saved.head, spec=made.spec, graph=made.graph, names=made.names
+        )
+        return made, saved.head
 
 
 def require_pipeline(conn: Connection, pipeline_id: str) -> Pipeline:

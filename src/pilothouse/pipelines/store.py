@@ -62,6 +62,9 @@ pipeline_specs = Table(
     Column("editor", Text, nullable=False),
     Column("message", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("spec", Text, nullable=False, server_default=""),
+    Column("graph", Text, nullable=False, server_default=""),
+    Column("names", Text, nullable=False, server_default=""),
 )
 
 
@@ -155,6 +158,9 @@ def add_spec(conn: Connection, pipeline_id: str, spec: SavedSpec) -> None:
         "editor": spec.editor,
         "message": spec.message,
         "created_at": spec.created_at,
+        "spec": spec.spec,
+        "graph": spec.graph,
+        "names": spec.names,
     }
     conn.execute(insert(pipeline_specs).values(pipeline_id=pipeline_id, version=version, **values))
 
@@ -167,4 +173,20 @@ def newest_spec(conn: Connection, pipeline_id: str) -> SavedSpec | None:
     ).first()
     if row is None:
         return None
-    return SavedSpec(row.text, SpecFormat(row.format), row.head, row.editor, row.message, row.created_at)
+    return SavedSpec(
+        text=row.text,
+        format=SpecFormat(row.format),
+        head=row.head,
+        editor=row.editor,
+        message=row.message,
+        created_at=row.created_at,
+        spec=row.spec,
+        graph=row.graph,
+        names=row.names,
+    )
+
+
+def keep_compiled(conn: Connection, pipeline_id: str, head: str, **texts: str) -> None:
+    """Keep the compiled form of a spec that an older release has saved."""
+    s = pipeline_specs.c
+    conn.execute(update(pipeline_specs).where(s.pipeline_id == pipeline_id, s.head == head).values(**texts))

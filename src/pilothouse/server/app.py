@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
-from starlette.requests import Request
-from starlette.responses import Response
 
 from pilothouse import __version__
-from pilothouse.access.errors import Refusal
-from pilothouse.edge.problems import respond
 from pilothouse.edge.web import install
-from pilothouse.engine.spec import SpecError
 from pilothouse.identity.service import Identity
 from pilothouse.server.graph import Graph
 from pilothouse.server.settings import SettingsInvalid
@@ -42,14 +37,7 @@ def build_app(graph: Graph) -> FastAPI:
         )
     except ValueError as error:
         raise SettingsInvalid(str(error)) from error
-    app.add_exception_handler(SpecError, _invalid_spec)
     for module in modules:
         for router in module.routers:
             app.include_router(router)
     return app
-
-
-async def _invalid_spec(request: Request, error: Exception) -> Response:
-    assert isinstance(error, SpecError)
-    problems = [problem.as_json() for problem in error.problems]
-    return respond(request.scope, Refusal.of("SPEC_INVALID", str(error), problems=problems))

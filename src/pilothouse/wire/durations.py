@@ -47,6 +47,11 @@ def parse_duration(text: str, *, most: float = MAX_SECONDS) -> Duration:
     return Duration(milliseconds / 1000, format_duration(milliseconds))
 
 
+def duration_text(seconds: float) -> str:
+    """The canonical text of seconds, to the millisecond."""
+    return format_duration(round(seconds * 1000))
+
+
 def format_duration(milliseconds: int) -> str:
     """The canonical text: ``1h30m``, ``1m30s``, ``1s250ms``; zero is ``0s``."""
     parts = []

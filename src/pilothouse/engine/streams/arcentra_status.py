@@ -232,7 +232,7 @@ def present_run(run: Run) -> pb.StreamPipelineStatusResponse:
     return pb.StreamPipelineStatusResponse(
         pipeline_id=run.pipeline_id or run.id,
         run_id=run.id,
-        namespace=run.spec.namespace,
+        namespace=run.graph.namespace,
         status=_run_number(run.status),
         timestamp=(ended or run.started_at or run.created_at) // 1000,
         duration=ended - run.started_at if ended and run.started_at else 0,

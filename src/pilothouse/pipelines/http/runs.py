@@ -14,23 +14,20 @@ from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.engine import store as engine_store
+from pilothouse.engine.graph_json import decoded
 from pilothouse.engine.http import EngineService
+from pilothouse.engine.problems import SpecError
 from pilothouse.engine.runs import require_run
-from pilothouse.engine.spec import SpecError
-from pilothouse.engine.spec.places import located
 from pilothouse.pipelines import examples, store
 from pilothouse.pipelines.bodies import (
     StopRun,
     TriggerPipeline,
 )
+from pilothouse.pipelines.compiled import CompiledSpec, compile_source
 from pilothouse.pipelines.http.services import PipelineService, allowed, run_of
-from pilothouse.pipelines.service import (
-    ReadSpec,
-    SpecSource,
-    TriggerRequest,
-    read_whole,
-    require_pipeline,
-)
+from pilothouse.pipelines.model import SavedSpec
+from pilothouse.pipelines.service import TriggerRequest, require_pipeline
+from pilothouse.pipelines.spec.places import located
 from pilothouse.pipelines.views import run_detail, run_status, status_words
 from pilothouse.storage import Storage, Tx
 
@@ -41,16 +38,23 @@ router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
 
 async def spec_for(
     database: Storage, caller: Principal, pipeline_id: str, body: TriggerPipeline
-) -> tuple[ReadSpec | None, str]:
-    """The spec of a run, read where it holds up nobody, and the name of its file; ``None`` if none is saved."""
+) -> tuple[CompiledSpec | None, str]:
+    """The spec of a run, compiled beside the event loop, and the name of its file; ``None`` if none is saved."""
 
-    def find(conn: Connection) -> tuple[SpecSource | None, str]:
+    def find(conn: Connection) -> tuple[SavedSpec | None, str]:
         pipeline = allowed(conn, caller, pipeline_id, "run.trigger")
         saved = store.newest_spec(conn, pipeline_id) if body.spec is None else None
-        return (saved.text if saved else body.spec), body.fileName or pipeline.file_path
+        return saved, body.fileName or pipeline.file_path
 
-    source, file = await database.read(find)
-    return (None if source is None else await asyncio.to_thread(read_whole, source, file)), file
+    saved, file = await database.read(find)
+    if saved is not None and saved.graph:
+        compiled = CompiledSpec(saved.text, saved.spec, saved.graph, saved.names)
+    elif (source := saved.text if saved else body.spec) is not None:
+        compiled = await asyncio.to_thread(compile_source, source, file)
+    else:
+        return None, file
+    await asyncio.to_thread(decoded, compiled.graph)  # kept: the transaction will find it
+    return compiled, file
 
 
 @router.post(
@@ -72,7 +76,7 @@ async def trigger(
     are given and nothing uses. Errors: that, ``SPEC_NOT_FOUND``, ``PIPELINE_DISABLED``, ``BLOB_NOT_FOUND``.
     """
     body = body or TriggerPipeline()
-    read, file = await spec_for(database, caller, pipeline_id, body)
+    compiled, file = await spec_for(database, caller, pipeline_id, body)
     request = TriggerRequest(
         variables=body.variables,
         spec=body.spec,
@@ -83,7 +87,7 @@ async def trigger(
         repositories=tuple(each.commit_of() for each in body.repositories),
         dirty=body.dirty,
         tag=body.tag,
-        read=read,
+        compiled=compiled,
     )
 
     def use_case(tx: Tx) -> dict[str, Any]:
@@ -93,9 +97,9 @@ async def trigger(
     try:
         return await idem(use_case, 201, envelope=True)
     except SpecError as refusal:
-        if read is None or not isinstance(read.source, str):
+        if compiled is None or not isinstance(compiled.source, str):
             raise
-        raise await asyncio.to_thread(located, refusal, read.source, file or "<spec>") from None
+        raise await asyncio.to_thread(located, refusal, compiled.source, file or "<spec>") from None
 
 
 @router.get(

@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import orjson
 from fastapi import APIRouter
 from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
-from pilothouse.engine.spec import spec_to_json
 from pilothouse.pipelines import examples, store
 from pilothouse.pipelines.bodies import (
     SaveSpec,
     ValidateSpec,
 )
+from pilothouse.pipelines.compiled import compile_source, read_spec
 from pilothouse.pipelines.errors import SpecMissing
 from pilothouse.pipelines.http.services import PipelineService, allowed
 from pilothouse.pipelines.model import SAVE_DIRECT
-from pilothouse.pipelines.service import (
-    read_spec,
-)
 from pilothouse.storage import Tx
 
 router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
@@ -54,7 +52,7 @@ async def get_spec(pipeline_id: str, caller: Caller, database: Database) -> Resp
         if saved is None:
             raise SpecMissing(f"pipeline '{pipeline.name}' has no spec yet")
         return {
-            "spec": spec_to_json(read_spec(saved.text).spec),
+            "spec": orjson.loads(saved.spec or compile_source(saved.text).spec),
             "text": saved.text,
             "format": int(saved.format),
             "headCommitSha": saved.head,
@@ -95,7 +93,7 @@ async def save(
 
     # Reading a large spec takes long: beside the event loop, and the transaction.
     file = await database.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write").file_path)
-    await asyncio.to_thread(read_spec, body.spec, file)
+    compiled = await asyncio.to_thread(compile_source, body.spec, file)
 
     def use_case(tx: Tx) -> dict[str, Any]:
         pipeline = allowed(tx.conn, caller, pipeline_id, "pipeline.write")
@@ -103,7 +101,7 @@ async def save(
             tx,
             caller,
             pipeline_id,
-            body.spec,
+            compiled,
             expected_head=body.expectedHeadCommitSha,
             message=body.commitMessage,
         )

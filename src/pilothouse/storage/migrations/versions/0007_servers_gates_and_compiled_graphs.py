@@ -41,3 +41,14 @@ def upgrade() -> None:
     with op.batch_alter_table('leases', schema=None) as batch_op:
         batch_op.add_column(sa.Column('capacity', sa.Text(), server_default='slots', nullable=False))
         batch_op.add_column(sa.Column('stop_reason', sa.Text(), server_default='', nullable=False))
+    op.create_table(
+        'run_graphs',
+        sa.Column('run_id', sa.Text(), nullable=False),
+        sa.Column('part', sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column('body', sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint('run_id', 'part'),
+    )
+    with op.batch_alter_table('pipeline_specs', schema=None) as batch_op:
+        batch_op.add_column(sa.Column('spec', sa.Text(), server_default='', nullable=False))
+        batch_op.add_column(sa.Column('graph', sa.Text(), server_default='', nullable=False))
+        batch_op.add_column(sa.Column('names', sa.Text(), server_default='', nullable=False))

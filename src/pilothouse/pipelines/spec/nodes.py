@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pilothouse.engine.spec.problems import Mark
+from pilothouse.pipelines.spec.problems import Mark
 
 MAX_DEPTH = 50
 MAX_NODES = 100_000  # values after every alias is expanded
@@ -105,13 +105,6 @@ def kind_of(node: Node) -> str:
             value = node.value()
             return {str: "a text", bool: "true or false"}.get(type(value), "a number")
     return "something else"
-
-
-def child_path(path: str, key: str) -> str:
-    """``path.key``, or ``path["a key"]`` where the key is no plain word."""
-    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key):
-        return f"{path}.{key}" if path else key
-    return f'{path}["{key[:64]}"]'
 
 
 def from_object(value: Any) -> Node:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pilothouse.engine.spec import foreign
-from pilothouse.engine.spec.checks import mark_at
-from pilothouse.engine.spec.model import Spec, Step
-from pilothouse.engine.spec.nodes import Node
-from pilothouse.engine.spec.problems import Mark, Problems
+from pilothouse.pipelines.spec import foreign
+from pilothouse.pipelines.spec.checks import mark_at
+from pilothouse.pipelines.spec.model import Spec, Step
+from pilothouse.pipelines.spec.nodes import Node
+from pilothouse.pipelines.spec.problems import Mark, Problems
 
 
 def check_scripts(spec: Spec, root: Node, problems: Problems) -> None:

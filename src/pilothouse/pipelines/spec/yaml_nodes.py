@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from pilothouse.engine.spec.nodes import (
+from pilothouse.pipelines.spec.nodes import (
     MAX_DEPTH,
     MAX_NODES,
     MAX_TEXT,
@@ -20,10 +20,9 @@ from pilothouse.engine.spec.nodes import (
     NodeError,
     Scalar,
     Sequence,
-    child_path,
     kind_of,
 )
-from pilothouse.engine.spec.problems import Mark, Problems, shown
+from pilothouse.pipelines.spec.problems import Mark, Problems, child_path, shown
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CORE = "tag:yaml.org,2002:"

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pilothouse.engine.spec import foreign
-from pilothouse.engine.spec.canonical import camel_case
-from pilothouse.engine.spec.fields import Message
-from pilothouse.engine.spec.nodes import Dictionary, Node, Scalar, Sequence, child_path, kind_of
-from pilothouse.engine.spec.problems import Mark, Problems, did_you_mean, shown
+from pilothouse.pipelines.spec import foreign
+from pilothouse.pipelines.spec.canonical import camel_case
+from pilothouse.pipelines.spec.fields import Message
+from pilothouse.pipelines.spec.nodes import Dictionary, Node, Scalar, Sequence, kind_of
+from pilothouse.pipelines.spec.problems import Mark, Problems, child_path, did_you_mean, shown
 from pilothouse.wire import durations
 
 T = TypeVar("T")

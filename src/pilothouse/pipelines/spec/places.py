@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from pilothouse.engine.spec.checks import mark_at
-from pilothouse.engine.spec.nodes import NodeError
-from pilothouse.engine.spec.problems import Problems, SpecError, SpecProblem, TooManyProblems
-from pilothouse.engine.spec.yaml_nodes import read_nodes
+from pilothouse.pipelines.spec.checks import mark_at
+from pilothouse.pipelines.spec.nodes import NodeError
+from pilothouse.pipelines.spec.problems import Problems, SpecError, SpecProblem, TooManyProblems
+from pilothouse.pipelines.spec.yaml_nodes import read_nodes
 
 _STEP = re.compile(r"\.?(?P<word>[A-Za-z0-9_-]+)|\[(?P<index>[0-9]+)\]|\[\"(?P<key>[^\"]*)\"\]")
 

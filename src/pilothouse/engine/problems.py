@@ -1,26 +1,20 @@
-"""What is wrong with a spec, said so that it can be mended."""
+"""What is wrong with the definition of a run, said so that it can be corrected; pure."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
+from pilothouse.access.errors import Refusal
+
 MAX_PROBLEMS = 50
-MAX_WARNINGS = 50
 _COMPARED = 500  # names that a misspelt one is compared with: each costs some microseconds
 
 Severity = Literal["error", "warning"]
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A place in the text, both 1-based; 0:0 where there is no text (a spec that came as an object)."""
-
-    line: int = 0
-    column: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +49,7 @@ class SpecProblem:
         }
 
 
-class SpecError(Exception):
+class SpecError(Refusal):
     """The spec cannot be used. ``problems``: all that were found, as the text has them, to MAX_PROBLEMS."""
 
     code = "SPEC_INVALID"
@@ -63,48 +57,10 @@ class SpecError(Exception):
     def __init__(self, problems: Iterable[SpecProblem], file: str) -> None:
         self.problems = tuple(problems)
         self.file = file
-        super().__init__("\n".join(problem.describe(file) for problem in self.problems))
-
-
-class TooManyProblems(Exception):
-    """Raised to stop looking for more."""
-
-
-class Problems:
-    """Collects problems and warnings while a spec is read."""
-
-    def __init__(self) -> None:
-        self._found: list[SpecProblem] = []
-        self._warnings: dict[SpecProblem, None] = {}
-
-    def add(self, mark: Mark, path: str, message: str, expected: str = "") -> None:
-        """Raises TooManyProblems once there are enough for one sitting."""
-        self._found.append(SpecProblem(message, mark.line, mark.column, expected, path))
-        if len(self._found) >= MAX_PROBLEMS:
-            raise TooManyProblems
-
-    @property
-    def room_for_warnings(self) -> bool:
-        """Whether one more would be kept."""
-        return len(self._warnings) < MAX_WARNINGS
-
-    def warn(self, mark: Mark, path: str, message: str, expected: str = "") -> None:
-        """The same warning at the same place counts once; those beyond MAX_WARNINGS are dropped."""
-        if self.room_for_warnings:
-            warning = SpecProblem(message, mark.line, mark.column, expected, path, "warning")
-            self._warnings[warning] = None
-
-    def ordered(self) -> list[SpecProblem]:
-        """The errors, by their place in the text."""
-        return sorted(self._found, key=_place)
-
-    def warnings(self) -> tuple[SpecProblem, ...]:
-        """The warnings, by their place in the text."""
-        return tuple(sorted(self._warnings, key=_place))
-
-
-def _place(problem: SpecProblem) -> tuple[int, int]:
-    return problem.line, problem.column
+        super().__init__(
+            "\n".join(problem.describe(file) for problem in self.problems),
+            details={"problems": [problem.as_json() for problem in self.problems]},
+        )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -120,3 +76,10 @@ def shown(text: str) -> str:
     if not line.isprintable():
         line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return f'"{line[:57]}..."' if len(line) > 60 else f'"{line}"'
+
+
+def child_path(path: str, key: str) -> str:
+    """``path.key``, or ``path["a key"]`` where the key is no plain word."""
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key):
+        return f"{path}.{key}" if path else key
+    return f'{path}["{key[:64]}"]'

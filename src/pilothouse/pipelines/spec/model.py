@@ -10,10 +10,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pilothouse.engine.graph import LabelExpression, OnLost
+from pilothouse.engine.graph import Selector as AgentSelector
 from pilothouse.wire.durations import parse_duration
 
-OnLost = Literal["fail", "rerun"]
-Operator = Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
+__all__ = [
+    "AgentSelector",
+    "Approval",
+    "CheckoutOptions",
+    "Job",
+    "LabelExpression",
+    "Notify",
+    "NotifyItem",
+    "OnLost",
+    "Resources",
+    "Retry",
+    "Runtime",
+    "Source",
+    "SourceAuth",
+    "Spec",
+    "Step",
+    "Target",
+    "Trigger",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +68,6 @@ class Retry:
     @property
     def delay_seconds(self) -> float:
         return parse_duration(self.delay).seconds if self.delay else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class LabelExpression:
-    key: str
-    operator: Operator
-    values: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class AgentSelector:
-    match_labels: Mapping[str, str] = field(default_factory=dict)
-    match_expressions: tuple[LabelExpression, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,11 @@ class Job:
     def timeout_seconds(self) -> float:
         """0.0 where there is none."""
         return parse_duration(self.timeout).seconds if self.timeout else 0.0
+
+    @property
+    def queue_timeout_seconds(self) -> float:
+        """0.0 where there is none."""
+        return parse_duration(self.queue_timeout).seconds if self.queue_timeout else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pilothouse.engine.spec import foreign
-from pilothouse.engine.spec.graph import Upstream, find_cycle
-from pilothouse.engine.spec.model import Spec
-from pilothouse.engine.spec.nodes import Dictionary, Node, Sequence
-from pilothouse.engine.spec.problems import Mark, Problems, TooManyProblems, did_you_mean, shown
-from pilothouse.engine.spec.reader import Reading, Site
+from pilothouse.engine.order import Upstream, find_cycle
 from pilothouse.expressions import Expression, compile_condition, compile_expression
 from pilothouse.expressions.errors import ExpressionError
 from pilothouse.expressions.templates import CLOSING, OPENING, split_template
+from pilothouse.pipelines.spec import foreign
+from pilothouse.pipelines.spec.model import Spec
+from pilothouse.pipelines.spec.nodes import Dictionary, Node, Sequence
+from pilothouse.pipelines.spec.problems import Mark, Problems, TooManyProblems, did_you_mean, shown
+from pilothouse.pipelines.spec.reader import Reading, Site
 
 MAX_CYCLES = 5
 MAX_EXPRESSIONS = 5000  # of a spec, with every alias expanded

@@ -6,14 +6,14 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from pilothouse.engine.spec.actions import ActionRegistry
-from pilothouse.engine.spec.environment import read_environment
-from pilothouse.engine.spec.fields import Field, snake_case
-from pilothouse.engine.spec.messages import MAX_JOBS, MAX_STEPS, MESSAGES
-from pilothouse.engine.spec.model import CheckoutOptions, Job, LabelExpression, Runtime, Spec, Step
-from pilothouse.engine.spec.problems import shown
-from pilothouse.engine.spec.reader import Fields
-from pilothouse.engine.spec.uses import check_uses
+from pilothouse.pipelines.spec.actions import ActionRegistry
+from pilothouse.pipelines.spec.environment import read_environment
+from pilothouse.pipelines.spec.fields import Field, snake_case
+from pilothouse.pipelines.spec.messages import MAX_JOBS, MAX_STEPS, MESSAGES
+from pilothouse.pipelines.spec.model import CheckoutOptions, Job, LabelExpression, Runtime, Spec, Step
+from pilothouse.pipelines.spec.problems import shown
+from pilothouse.pipelines.spec.reader import Fields
+from pilothouse.pipelines.spec.uses import check_uses
 
 
 class Builder:

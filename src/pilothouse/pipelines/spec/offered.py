@@ -5,11 +5,11 @@ A field must never be taken silently for something that then does not happen.
 
 from __future__ import annotations
 
-from pilothouse.engine.spec.checks import mark_at
-from pilothouse.engine.spec.messages import RUNTIMES
-from pilothouse.engine.spec.model import Spec
-from pilothouse.engine.spec.nodes import Node
-from pilothouse.engine.spec.problems import Problems
+from pilothouse.pipelines.spec.checks import mark_at
+from pilothouse.pipelines.spec.messages import RUNTIMES
+from pilothouse.pipelines.spec.model import Spec
+from pilothouse.pipelines.spec.nodes import Node
+from pilothouse.pipelines.spec.problems import Problems
 
 
 def check_offered(spec: Spec, root: Node, problems: Problems) -> None:

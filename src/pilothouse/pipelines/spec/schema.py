@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pilothouse.engine.spec.actions import ActionRegistry, ActionSchema, Argument, actions_of
-from pilothouse.engine.spec.fields import Field, Message, snake_case
-from pilothouse.engine.spec.messages import MESSAGES
+from pilothouse.pipelines.spec.actions import ActionRegistry, ActionSchema, Argument, actions_of
+from pilothouse.pipelines.spec.fields import Field, Message, snake_case
+from pilothouse.pipelines.spec.messages import MESSAGES
 
 Schema = dict[str, Any]
 

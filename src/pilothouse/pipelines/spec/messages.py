@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pilothouse.engine.spec import model
-from pilothouse.engine.spec.fields import Field, Message
+from pilothouse.pipelines.spec import model
+from pilothouse.pipelines.spec.fields import Field, Message
 
 MAX_JOBS = 1000
 MAX_STEPS = 1000

@@ -1,13 +1,13 @@
-"""The secrets and variables that a spec's expressions name literally: what can be checked before anything runs."""
+"""The secrets and variables that a graph's expressions name literally: what can be checked before anything runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from pilothouse.engine.spec.model import Job, Spec, Step
-from pilothouse.engine.spec.nodes import child_path
+from pilothouse.engine.graph import Graph
+from pilothouse.engine.problems import child_path
 from pilothouse.expressions import Expression, ExpressionError, compile_condition, compile_expression
 from pilothouse.expressions.templates import split_template
 
@@ -39,23 +39,53 @@ class NamesUsed:
     computed: bool = False
 
 
-def names_used(spec: Spec) -> NamesUsed:
-    """What ``env``, ``args`` and ``when`` of a checked spec name; expressions that do not compile name nothing."""
+def names_of(graph: Graph) -> NamesUsed:
+    """What the expressions of a graph name."""
+    return names_used(graph.env, graph.jobs)
+
+
+class _Step(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def when(self) -> str: ...
+    @property
+    def env(self) -> Mapping[str, str]: ...
+    @property
+    def args(self) -> Mapping[str, Any]: ...
+
+
+class _Job(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def when(self) -> str: ...
+    @property
+    def env(self) -> Mapping[str, str]: ...
+    @property
+    def steps(self) -> Sequence[_Step]: ...
+
+
+def names_used(env: Mapping[str, str], jobs: Sequence[_Job]) -> NamesUsed:
+    """What the ``env`` of all steps and the ``env``, ``args`` and ``when`` of jobs and steps name.
+
+    Expressions that do not compile name nothing.
+    """
     found = NamesUsed()
-    _texts(found, spec.runtime.env, NameUse("runtime.env"), frozenset())
-    for index, job in enumerate(spec.jobs):
+    _texts(found, env, NameUse("runtime.env"), frozenset())
+    for index, job in enumerate(jobs):
         _job(found, job, f"jobs[{index}]")
     return found
 
 
-def _job(found: NamesUsed, job: Job, path: str) -> None:
+def _job(found: NamesUsed, job: _Job, path: str) -> None:
     guards = _condition(found, job.when, NameUse(f"{path}.when", job.name), frozenset())
     _texts(found, job.env, NameUse(f"{path}.env", job.name), guards)
     for index, step in enumerate(job.steps):
         _step(found, job, step, f"{path}.steps[{index}]", guards)
 
 
-def _step(found: NamesUsed, job: Job, step: Step, path: str, guards: Tested) -> None:
+def _step(found: NamesUsed, job: _Job, step: _Step, path: str, guards: Tested) -> None:
     guards |= _condition(found, step.when, NameUse(f"{path}.when", job.name, step.name), guards)
     _texts(found, step.env, NameUse(f"{path}.env", job.name, step.name), guards)
     _texts(found, step.args, NameUse(f"{path}.args", job.name, step.name), guards)
@@ -107,3 +137,21 @@ def _expression(found: NamesUsed, expression: Expression, use: NameUse, guards: 
             case "secrets", str(name):
                 tested = ("secrets", name) in expression.tested
                 (found.optional_secrets if tested else found.secrets).setdefault(name, use)
+
+
+def names_to_json(names: NamesUsed) -> dict[str, Any]:
+    """Plain JSON values; :func:`names_from_json` gives the same back."""
+    found: dict[str, Any] = {
+        group: {name: [use.path, use.job, use.step] for name, use in getattr(names, group).items()}
+        for group in _GROUPS
+    }
+    return {**found, "computed": names.computed}
+
+
+def names_from_json(obj: Mapping[str, Any]) -> NamesUsed:
+    """Reads what :func:`names_to_json` wrote."""
+    groups = {group: {name: NameUse(*use) for name, use in obj[group].items()} for group in _GROUPS}
+    return NamesUsed(**groups, computed=obj["computed"])
+
+
+_GROUPS = ("secrets", "variables", "optional_secrets", "optional_variables")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from pilothouse.engine.spec import foreign_words as words
-from pilothouse.engine.spec.messages import MESSAGES
-from pilothouse.engine.spec.nodes import Dictionary, Node, Scalar, Sequence
-from pilothouse.engine.spec.problems import shown
+from pilothouse.pipelines.spec import foreign_words as words
+from pilothouse.pipelines.spec.messages import MESSAGES
+from pilothouse.pipelines.spec.nodes import Dictionary, Node, Scalar, Sequence
+from pilothouse.pipelines.spec.problems import shown
 
 _PLACEHOLDER = re.compile(r"\{(text|list)\|([^}]*)\}")
 _ROOT = re.compile(r"([A-Za-z_]+)(?:\.([A-Za-z_]+))?")

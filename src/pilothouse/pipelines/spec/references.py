@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pilothouse.engine.spec.checks import Compiled
-from pilothouse.engine.spec.model import Spec
-from pilothouse.engine.spec.names import names_used
-from pilothouse.engine.spec.problems import Problems, did_you_mean, shown
+from pilothouse.engine.names import names_used
 from pilothouse.expressions.nodes import Index, Literal, Name, Node, Select, walk
+from pilothouse.pipelines.spec.checks import Compiled
+from pilothouse.pipelines.spec.model import Spec
+from pilothouse.pipelines.spec.problems import Problems, did_you_mean, shown
 
 # The keys of roots that have the same ones in every run; the engine fills them, and a test compares.
 CONTEXT_KEYS: Mapping[str, tuple[str, ...]] = {
@@ -108,7 +108,7 @@ def _check_variables(spec: Spec, compiled: list[Compiled], problems: Problems) -
     first: dict[str, Compiled] = {}
     for one in compiled:
         first.setdefault(one.site.path, one)
-    for name, use in names_used(spec).variables.items():
+    for name, use in names_used(spec.runtime.env, spec.jobs).variables.items():
         if name in spec.variables or not problems.room_for_warnings:
             continue
         # A command that was written as ``run`` is args.command to the rest of the world.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from pilothouse.engine.spec.nodes import Dictionary, Scalar, child_path
-from pilothouse.engine.spec.problems import shown
-from pilothouse.engine.spec.reader import Fields
+from pilothouse.pipelines.spec.nodes import Dictionary, Scalar
+from pilothouse.pipelines.spec.problems import child_path, shown
+from pilothouse.pipelines.spec.reader import Fields
 
 # What execve takes: any name without "="; whitespace and control characters are never meant.
 NAME_PATTERN = r"[^=\s\x00-\x1f\x7f-\x9f]+"

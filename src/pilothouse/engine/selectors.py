@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pilothouse.engine.spec.model import AgentSelector, LabelExpression
+from pilothouse.engine.graph import LabelExpression, Selector
 
 
-def match_selector(selector: AgentSelector | None, labels: Mapping[str, str]) -> str | None:
+def match_selector(selector: Selector | None, labels: Mapping[str, str]) -> str | None:
     """None if ``labels`` match, else the first requirement that they miss: ``os=arm64``, ``gpu Exists``."""
     if selector is None:
         return None
@@ -20,7 +20,7 @@ def match_selector(selector: AgentSelector | None, labels: Mapping[str, str]) ->
     return None
 
 
-def combined(selectors: Iterable[AgentSelector | None]) -> AgentSelector | None:
+def combined(selectors: Iterable[Selector | None]) -> Selector | None:
     """One selector that demands all that these demand; ``None`` if they demand nothing."""
     labels: dict[str, str] = {}
     expressions: list[LabelExpression] = []
@@ -31,10 +31,10 @@ def combined(selectors: Iterable[AgentSelector | None]) -> AgentSelector | None:
             if labels.setdefault(key, value) != value:
                 expressions.append(LabelExpression(key, "In", (value,)))
         expressions += [one for one in selector.match_expressions if one not in expressions]
-    return AgentSelector(labels, tuple(expressions)) if labels or expressions else None
+    return Selector(labels, tuple(expressions)) if labels or expressions else None
 
 
-def describe_selector(selector: AgentSelector) -> str:
+def describe_selector(selector: Selector) -> str:
     """All requirements: ``os=linux, gpu Exists``."""
     wanted = [f"{key}={value}" for key, value in selector.match_labels.items()]
     return ", ".join(wanted + [_describe(expression) for expression in selector.match_expressions])

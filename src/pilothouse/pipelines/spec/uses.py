@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pilothouse.engine.spec import foreign
-from pilothouse.engine.spec.actions import (
+from pilothouse.pipelines.spec import foreign
+from pilothouse.pipelines.spec.actions import (
     ActionRegistry,
     ActionSchema,
     Argument,
@@ -13,10 +13,10 @@ from pilothouse.engine.spec.actions import (
     infer_action,
     leaves_workspace,
 )
-from pilothouse.engine.spec.canonical import camel_case
-from pilothouse.engine.spec.nodes import Dictionary, Sequence, child_path
-from pilothouse.engine.spec.problems import Mark, did_you_mean, shown
-from pilothouse.engine.spec.reader import Fields
+from pilothouse.pipelines.spec.canonical import camel_case
+from pilothouse.pipelines.spec.nodes import Dictionary, Sequence
+from pilothouse.pipelines.spec.problems import Mark, child_path, did_you_mean, shown
+from pilothouse.pipelines.spec.reader import Fields
 
 
 def check_uses(step: Fields, args: dict[str, Any], actions: ActionRegistry | None) -> tuple[str, str]:

@@ -7,28 +7,12 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from pilothouse.engine.spec.model import AgentSelector, CheckoutOptions, Job, LabelExpression, Spec
+from pilothouse.pipelines.spec.model import CheckoutOptions, Job, Spec
 
 
 def spec_to_json(spec: Spec) -> dict[str, Any]:
     """The canonical JSON value; ``spec_from_json`` gives an equal spec back."""
     return _message(spec)
-
-
-def selector_to_json(selector: AgentSelector | None) -> dict[str, Any]:
-    """The canonical JSON value of a selector alone; {} for none and for one that asks nothing."""
-    return _message(selector) if selector else {}
-
-
-def selector_from_json(obj: Mapping[str, Any]) -> AgentSelector:
-    """Reads what ``selector_to_json`` wrote; not for what people wrote, which parse_spec checks."""
-    expressions = obj.get("matchExpressions", ())
-    return AgentSelector(
-        match_labels=dict(obj.get("matchLabels", {})),
-        match_expressions=tuple(
-            LabelExpression(e["key"], e["operator"], tuple(e.get("values", ()))) for e in expressions
-        ),
-    )
 
 
 def _message(value: Any) -> dict[str, Any]:

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pilothouse.engine.spec.actions import BUILTIN_ACTIONS, ActionRegistry, ActionSchema, Argument
-from pilothouse.engine.spec.build import Builder
-from pilothouse.engine.spec.canonical import selector_from_json, selector_to_json, spec_to_json
-from pilothouse.engine.spec.checks import check_dependencies, check_expressions, check_names
-from pilothouse.engine.spec.graph import graph_order
-from pilothouse.engine.spec.model import (
+from pilothouse.pipelines.spec.actions import BUILTIN_ACTIONS, ActionRegistry, ActionSchema, Argument
+from pilothouse.pipelines.spec.build import Builder
+from pilothouse.pipelines.spec.canonical import spec_to_json
+from pilothouse.pipelines.spec.checks import check_dependencies, check_expressions, check_names
+from pilothouse.pipelines.spec.model import (
     AgentSelector,
     Approval,
     Job,
@@ -32,15 +31,14 @@ from pilothouse.engine.spec.model import (
     Target,
     Trigger,
 )
-from pilothouse.engine.spec.nodes import Node, NodeError, from_object
-from pilothouse.engine.spec.offered import check_offered
-from pilothouse.engine.spec.problems import Problems, SpecError, SpecProblem, TooManyProblems
-from pilothouse.engine.spec.reader import Reading
-from pilothouse.engine.spec.references import check_references
-from pilothouse.engine.spec.schema import json_schema
-from pilothouse.engine.spec.scripts import check_scripts
-from pilothouse.engine.spec.selector import combined, describe_selector, match_selector
-from pilothouse.engine.spec.yaml_nodes import read_nodes
+from pilothouse.pipelines.spec.nodes import Node, NodeError, from_object
+from pilothouse.pipelines.spec.offered import check_offered
+from pilothouse.pipelines.spec.problems import Problems, SpecError, SpecProblem, TooManyProblems
+from pilothouse.pipelines.spec.reader import Reading
+from pilothouse.pipelines.spec.references import check_references
+from pilothouse.pipelines.spec.schema import json_schema
+from pilothouse.pipelines.spec.scripts import check_scripts
+from pilothouse.pipelines.spec.yaml_nodes import read_nodes
 
 __all__ = [
     "BUILTIN_ACTIONS",
@@ -66,14 +64,8 @@ __all__ = [
     "Step",
     "Target",
     "Trigger",
-    "combined",
-    "describe_selector",
-    "graph_order",
     "json_schema",
-    "match_selector",
     "parse_spec",
-    "selector_from_json",
-    "selector_to_json",
     "spec_from_json",
     "spec_to_json",
 ]

@@ -1,0 +1,124 @@
+"""Graphs as plain JSON values: the keys are the names of the fields, and what has its default is left out; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from pilothouse.engine.graph import Graph, Job, LabelExpression, Retry, Selector, Step
+
+_STEP = (
+    "name",
+    "uses",
+    "action",
+    "args",
+    "env",
+    "when",
+    "timeout",
+    "on_lost",
+    "continue_on_error",
+    "background",
+)
+_JOB = ("name", "depends_on", "env", "when", "timeout", "queue_timeout")
+_GRAPH = ("variables", "env", "image", "namespace")
+
+
+def to_json(graph: Graph) -> dict[str, Any]:
+    """The graph; :func:`from_json` gives an equal one back."""
+    return {**_given(graph, _GRAPH), "jobs": [job_to_json(job) for job in graph.jobs]}
+
+
+def from_json(obj: Mapping[str, Any]) -> Graph:
+    """Reads what :func:`to_json` wrote; it is not checked again."""
+    return Graph(**{**obj, "jobs": tuple(job_from_json(job) for job in obj["jobs"])})
+
+
+@lru_cache(maxsize=64)
+def decoded(text: str) -> Graph:
+    """The graph of :func:`encoded`; the same object for the same text while it is kept."""
+    return from_json(orjson.loads(text))
+
+
+def encoded(graph: Graph) -> str:
+    """The JSON text in which a graph is stored."""
+    return orjson.dumps(to_json(graph)).decode()
+
+
+def job_to_json(job: Job) -> dict[str, Any]:
+    """One job with its steps."""
+    found = _given(job, _JOB)
+    if job.retry is not None:
+        found["retry"] = _retry_to_json(job.retry)
+    if job.on_lost != "fail":
+        found["on_lost"] = job.on_lost
+    found["steps"] = [step_to_json(step) for step in job.steps]
+    return found
+
+
+def job_from_json(obj: Mapping[str, Any]) -> Job:
+    """Reads what :func:`job_to_json` wrote."""
+    values = {**obj, "steps": tuple(map(step_from_json, obj["steps"]))}
+    if "depends_on" in obj:
+        values["depends_on"] = tuple(obj["depends_on"])
+    if "retry" in obj:
+        values["retry"] = Retry(**obj["retry"])
+    return Job(**values)
+
+
+def step_to_json(step: Step) -> dict[str, Any]:
+    """One step."""
+    found = _given(step, _STEP)
+    if step.selector is not None:
+        found["selector"] = selector_to_json(step.selector)
+    if step.retry is not None:
+        found["retry"] = _retry_to_json(step.retry)
+    return found
+
+
+def step_from_json(obj: Mapping[str, Any]) -> Step:
+    """Reads what :func:`step_to_json` wrote."""
+    values = dict(obj)
+    if "selector" in obj:
+        values["selector"] = selector_from_json(obj["selector"])
+    if "retry" in obj:
+        values["retry"] = Retry(**obj["retry"])
+    return Step(**values)
+
+
+def selector_to_json(selector: Selector | None) -> dict[str, Any]:
+    """A selector in the form of Kubernetes, in which it is also stored with attempts; {} where nothing is asked."""
+    found: dict[str, Any] = {}
+    if selector is None:
+        return found
+    if selector.match_labels:
+        found["matchLabels"] = dict(selector.match_labels)
+    if selector.match_expressions:
+        found["matchExpressions"] = [_expression_to_json(one) for one in selector.match_expressions]
+    return found
+
+
+def selector_from_json(obj: Mapping[str, Any]) -> Selector:
+    """Reads what :func:`selector_to_json` wrote."""
+    return Selector(
+        match_labels=dict(obj.get("matchLabels", {})),
+        match_expressions=tuple(
+            LabelExpression(one["key"], one["operator"], tuple(one.get("values", ())))
+            for one in obj.get("matchExpressions", ())
+        ),
+    )
+
+
+def _expression_to_json(expression: LabelExpression) -> dict[str, Any]:
+    found: dict[str, Any] = {"key": expression.key, "operator": expression.operator}
+    return {**found, "values": list(expression.values)} if expression.values else found
+
+
+def _retry_to_json(retry: Retry) -> dict[str, Any]:
+    return {"max_attempts": retry.max_attempts, **({"delay": retry.delay} if retry.delay else {})}
+
+
+def _given(node: Graph | Job | Step, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(node, name))}

@@ -1,0 +1,53 @@
+"""From a checked spec to the graph that the engine runs; pure."""
+
+from __future__ import annotations
+
+from pilothouse.engine import graph
+from pilothouse.engine.graph import Graph
+from pilothouse.pipelines.spec.model import Job, Retry, Spec, Step
+
+
+def compile_spec(spec: Spec) -> Graph:
+    """The jobs and steps of a spec, with seconds in place of its texts of durations."""
+    return Graph(
+        jobs=tuple(map(_job, spec.jobs)),
+        variables=spec.variables,
+        env=spec.runtime.env,
+        image=spec.runtime.image,
+        namespace=spec.namespace,
+    )
+
+
+def _job(job: Job) -> graph.Job:
+    return graph.Job(
+        name=job.name,
+        steps=tuple(map(_step, job.steps)),
+        depends_on=job.depends_on,
+        env=job.env,
+        when=job.when,
+        timeout=job.timeout_seconds,
+        queue_timeout=job.queue_timeout_seconds,
+        retry=_retry(job.retry),
+        on_lost=job.on_lost,
+    )
+
+
+def _step(step: Step) -> graph.Step:
+    return graph.Step(
+        name=step.name,
+        uses=step.uses,
+        action=step.action,
+        args=step.args,
+        env=step.env,
+        when=step.when,
+        timeout=step.timeout_seconds,
+        selector=step.agent_selector,
+        retry=_retry(step.retry),
+        on_lost=step.on_lost,
+        continue_on_error=step.continue_on_error,
+        background=step.background,
+    )
+
+
+def _retry(retry: Retry | None) -> graph.Retry | None:
+    return None if retry is None else graph.Retry(retry.max_attempts, retry.delay_seconds)

@@ -1,0 +1,52 @@
+"""Specs as they are stored and run: checked and compiled once, kept as JSON texts, and never checked again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from pilothouse.engine.graph_json import encoded
+from pilothouse.engine.names import NamesUsed, names_from_json, names_of, names_to_json
+from pilothouse.pipelines.compile import compile_spec
+from pilothouse.pipelines.spec import ParsedSpec, parse_spec, spec_from_json, spec_to_json
+
+SpecSource = str | dict[str, Any]
+"""A spec as text (YAML or JSON; errors then name line and column) or as a decoded object."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledSpec:
+    """JSON texts: ``spec`` the canonical spec, ``graph`` what the engine runs, ``names`` what expressions name."""
+
+    source: SpecSource
+    spec: str
+    graph: str
+    names: str
+
+    def names_used(self) -> NamesUsed:
+        """The secrets and variables that it names."""
+        return names_from_json(orjson.loads(self.names))
+
+
+def read_spec(source: SpecSource, file: str = "") -> ParsedSpec:
+    """Parse and check a spec in either form. Raises ``SpecError`` with every problem found."""
+    if isinstance(source, str):
+        return parse_spec(source, file=file or "<spec>")
+    return spec_from_json(source)
+
+
+def compile_source(source: SpecSource, file: str = "") -> CompiledSpec:
+    """Check and compile a spec. Raises ``SpecError``.
+
+    Takes up to a second for the largest specs: to be called neither in a transaction nor on the event loop.
+    """
+    spec = read_spec(source, file).spec
+    graph = compile_spec(spec)
+    names = names_to_json(names_of(graph))
+    return CompiledSpec(source, _text(spec_to_json(spec)), encoded(graph), _text(names))
+
+
+def _text(value: Any) -> str:
+    return orjson.dumps(value).decode()
