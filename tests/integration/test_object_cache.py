@@ -305,3 +305,24 @@ async def test_the_state_of_the_tree_names_the_commit(desk: Desk, source: Path) 
     assert told["commit"] == head(source)
     assert told["bytes"] == len("hello\n1\n")
     assert KEY not in str(cached(desk)), "a repository's key is no file name"
+
+
+async def test_a_repository_is_recovered_once_before_anybody_uses_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recovery removes what was being fetched: it must not run beside somebody who fetches."""
+    from pilothouse.agent import objects
+
+    recover, recovered, cache = objects._recover, [], desk.objects
+    assert cache is not None
+
+    def counting(directory: Path, object_format: str) -> None:
+        recovered.append(directory)
+        recover(directory, object_format)
+
+    async def use() -> None:
+        async with cache.use(KEY, "sha1"):
+            assert len(recovered) == 1
+
+    monkeypatch.setattr(objects, "_recover", counting)
+    await asyncio.gather(*(use() for _ in range(5)))

@@ -34,9 +34,7 @@ MAX_PACKS = 60  # of one repository; more make every look-up slow
 LIST_LIMIT = 64 << 20  # bytes of a tree's listing
 FREE = 1 << 30  # bytes that trees leave free on the disk
 WORTH_A_SPARE = 32 << 20  # bytes of a tree
-BESIDE = (
-    1024  # bytes written for each file beside its own: its entry of the index, and what git tells its workers
-)
+BESIDE = 1024  # bytes written for each file beside its own, such as its entry of the index
 DURABLE = {"core.fsync": "default"}  # what is in the cache must be whole after a power cut
 
 log = structlog.get_logger("agent.objects")
@@ -98,6 +96,7 @@ class _Shared:
     """What those share who use a repository at the same time."""
 
     users: int = 0
+    recovery: asyncio.Lock = field(default_factory=asyncio.Lock)
     tree: asyncio.Lock = field(default_factory=asyncio.Lock)
     spare: asyncio.Lock = field(default_factory=asyncio.Lock)
     packs: dict[str, asyncio.Lock] = field(default_factory=dict)
@@ -124,9 +123,10 @@ class ObjectCache:
         shared = self._used.setdefault(name, _Shared())
         shared.users += 1
         try:
-            if name not in self._recovered:
-                await asyncio.to_thread(_recover, directory, object_format)
-                self._recovered.add(name)
+            async with shared.recovery:  # else one user's recovery removes what another has begun to fetch
+                if name not in self._recovered:
+                    await asyncio.to_thread(_recover, directory, object_format)
+                    self._recovered.add(name)
             await asyncio.to_thread(os.utime, directory)
             yield CachedRepository(directory, self._git, self._fetcher, shared, self._trees)
         finally:
