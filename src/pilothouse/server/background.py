@@ -16,8 +16,6 @@ log = structlog.get_logger("server.background")
 
 PAUSE = 1.0
 """Seconds before work that failed is tried again."""
-LEASE_ROUNDS, MIN_LEASE = 3, 60.0
-"""A lease of exclusive work lasts so many rounds, and at least so many seconds."""
 
 
 class Background:
@@ -67,6 +65,6 @@ class Background:
                 await work.wake.wait()
 
     def _take_lease(self, tx: Tx, work: Periodic) -> bool:
-        seconds = max(MIN_LEASE, LEASE_ROUNDS * (work.every or 0))
-        until = tx.now + int(seconds * 1000)
+        # Until the next round: a server that is gone delays the work by one round at most.
+        until = tx.now + int((work.every or PAUSE) * 1000)
         return store.take_periodic_lease(tx.conn, work.name, self._server_id, tx.now, until)
