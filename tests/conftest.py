@@ -7,6 +7,8 @@ import os
 # Before anything imports gRPC: tests that start processes by fork and exec hold clients and servers of it as well.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+from hypothesis import HealthCheck, settings
+
 from support.databases import (
     backend,
     database,
@@ -16,6 +18,10 @@ from support.databases import (
     postgres,
 )
 from support.kernel import kernel
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("pilothouse", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pilothouse")
 
 __all__ = [
     "backend",

@@ -166,7 +166,11 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.sampled_from([65, 66, 10_000]), operations)
 def test_every_socket_gets_all_of_its_own_once_and_in_order(
     migrated_sqlite: str, tmp_path: Path, max_entries: int, ops: list[tuple[Any, ...]]

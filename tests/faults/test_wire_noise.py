@@ -31,7 +31,9 @@ FORESEEN = {
 }
 """What a call may be refused with; anything else is a fault of ours."""
 some = settings(
-    max_examples=60 * ROUNDS, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60 * ROUNDS,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

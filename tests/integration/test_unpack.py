@@ -303,7 +303,11 @@ async def test_damage(desk: Desk, archive: Any) -> None:
     assert "cannot unpack the archive" in await refused(desk, archive())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.binary(max_size=3000), st.integers(0, 2000), st.booleans())
 def test_no_bytes_break_the_reader(tmp_path_factory: Any, noise: bytes, at: int, whole: bool) -> None:
     """Whatever it is, the answer is files or a refusal. In this process, which is quicker."""

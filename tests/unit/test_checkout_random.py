@@ -124,7 +124,7 @@ def act(root: Path, action: str, name: str) -> None:
     max_examples=12,
     derandomize=True,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(STEPS, st.sampled_from([0, 1, 2]))
 def test_any_sequence_of_changes_arrives(steps: list[tuple[str, str]], depth: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from pilothouse.engine.first_graphs import from_spec
 from pilothouse.engine.graph import LabelExpression, Retry, Selector
@@ -37,7 +37,6 @@ def test_durations_are_seconds() -> None:
     assert (job.steps[0].uses, job.steps[0].args) == ("shell", {"command": "make"})
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
 def test_a_graph_survives_the_way_through_json(message: dict[str, Any]) -> None:
     graph = compile_spec(spec_from_json(message).spec)
@@ -46,7 +45,6 @@ def test_a_graph_survives_the_way_through_json(message: dict[str, Any]) -> None:
     assert names_from_json(orjson.loads(orjson.dumps(names_to_json(names)))) == names
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
 def test_a_spec_that_an_older_release_stored_gives_the_same_graph(message: dict[str, Any]) -> None:
     spec = spec_from_json(message).spec
