@@ -111,8 +111,9 @@ async def test_killed_together_with_guard_and_supervisors(agent: Agent, backend:
         pytest.skip("without control groups nothing is known of them then")
     steps = await agent.steps()
     supervisors = [process.pid for process in agent.guard.children()]
-    for pid in (*supervisors, agent.guard.pid, agent.process.pid):
-        os.kill(pid, signal.SIGSTOP)  # all at once, as the kernel does when memory runs out
+    # All at once, as the kernel does when memory runs out: each is stopped before those that it would continue.
+    for pid in (agent.process.pid, agent.guard.pid, *supervisors):
+        os.kill(pid, signal.SIGSTOP)
     for pid in (*supervisors, agent.guard.pid, agent.process.pid):
         os.kill(pid, signal.SIGKILL)
     await eventually(lambda: not any(map(alive, supervisors)))
