@@ -102,9 +102,7 @@ def check_one_at_a_time(run: Sim) -> None:
     for told in run.told:
         if told.type not in (entries.STEP_STARTED, entries.ATTEMPT_COMPLETED):
             continue
-        spec = next(
-            s for s in run.run.job(told.body["job"]).spec.steps if s.name == told.body["step"]
-        )
+        spec = next(s for s in run.run.job(told.body["job"]).spec.steps if s.name == told.body["step"])
         if spec.background:
             continue
         if told.type == entries.STEP_STARTED:

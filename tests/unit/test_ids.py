@@ -33,7 +33,9 @@ def test_each_part_has_an_id_of_its_own() -> None:
 
 
 def test_they_sort_in_the_order_of_the_graph() -> None:
-    made = [ids.first_step_run_id(RUN, job, step) for job in range(0, 4000, 97) for step in range(0, 5000, 131)]
+    made = [
+        ids.first_step_run_id(RUN, job, step) for job in range(0, 4000, 97) for step in range(0, 5000, 131)
+    ]
     assert made == sorted(made)
 
 

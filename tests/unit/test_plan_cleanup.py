@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pilothouse.engine.model import Status
+from pilothouse.engine.transitions import MAX_CHANGES
 from pilothouse.pipelines.spec import Retry
 from pilothouse.wire import entries
 from support.planning import GRACE, decide, finish, job, sim, started, step

@@ -213,7 +213,8 @@ class Job:
     def recount(self) -> None:
         """Work out from its steps what :meth:`move` keeps up: after loading, restarting or adding steps."""
         self.counts = Counts(step.status for step in self.steps)
-        self.begun = self.round > 1 or any(step.started_at and step.attempts for step in self.steps)
+        started = (step for step in self.steps if step.started_at and step.attempts)
+        self.begun = self.round > 1 or any(not self.step_spec(step).gate for step in started)
         self._open = OrderedDict((step.index, step) for step in self.steps if not step.status.over)
         self._awaited = OrderedDict((i, step) for i, step in self._open.items() if not self._beside(step))
         self._failing = next((step.index for step in self.steps if self._fails(step)), None)

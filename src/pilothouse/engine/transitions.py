@@ -56,6 +56,7 @@ class Transitions:
     def __init__(self, journal: Journal, fleet: Fleet, cleanup_grace: float = 300) -> None:
         self.records = RunRecords(journal)
         self.steps = StepTransitions(self.records, fleet)
+        self._fleet = fleet
         self._grace = int(cleanup_grace * 1000)
         self._on_unsettled: Callable[[], None] = lambda: None
 
@@ -102,6 +103,8 @@ class Transitions:
             if not any(step.current and job.step_spec(step).gate for step in job.awaited):
                 release(tx, job)
                 store.save_part(tx.conn, run.id, job)
+        for wake in self._fleet.wakers:
+            tx.after_commit(wake)  # what is queued may be handed out again
         self.records.append(tx, run, entries.RUN_RESUMED, by=by, by_id=by_id, **run_standing(run))
 
     def extend(self, tx: Tx, run: Run, graph: Graph, addition: Addition, *, by: str, by_id: str) -> None:

@@ -166,11 +166,12 @@ def job_status(entry: Entry) -> pb.StreamJobStatusResponse | None:
 
 
 def _moves_job(type: str, body: Body) -> bool:
-    """Whether an attempt's change is one of its job: its last end is told by the step's."""
+    """Whether an attempt's change is one of its job. Its last end comes with the step's, if it has begun at all."""
     return (
         type in JOB_TYPES
         and "step_run_id" in body
         and not (type == entries.ATTEMPT_COMPLETED and body["final"])
+        and not (type == entries.STEP_COMPLETED and body["previous"] == "pending")
         and "job_status" in body  # not so in entries of the first release
     )
 

@@ -156,9 +156,7 @@ async def get_run(pipeline_id: str, run_id: str, caller: Caller, database: Datab
     summary="Pause a run",
     responses=examples.PAUSED,
 )
-async def pause(
-    pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engine: EngineService
-) -> Response:
+async def pause(pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engine: EngineService) -> Response:
     """Nothing more of it is started until it is resumed. Errors: ``RUN_NOT_FOUND``,
     ``INVALID_STATE_TRANSITION``.
     """
