@@ -105,7 +105,8 @@ async def test_who_may_decide(kernel: Kernel) -> None:
 async def test_arguments_that_make_no_sense_fail_the_step(kernel: Kernel) -> None:
     agent = await kernel.agent("a1")
     for args in ("{roles: [king]}", "{message: '${{ variables.nothing }}'}"):
-        graph = f"jobs: [{{name: j, steps: [{{name: ask, uses: approval, args: {args}}}]}}]"run_id = await kernel.run(graph, variables={"nothing": "x"} if "variables" in args else {})
+        graph = f"jobs: [{{name: j, steps: [{{name: ask, uses: approval, args: {args}}}]}}]"
+        run_id = await kernel.run(graph, variables={"nothing": "x"} if "variables" in args else {})
         if "king" in args:
             assert kernel.step(run_id, "ask")["reason"] == "there is no role 'king'"
             assert kernel.view(run_id)["status"] == "failed"
