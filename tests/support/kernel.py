@@ -80,6 +80,17 @@ class Clock:
         self.now += round(seconds * 1000)
 
 
+class Given:
+    """A task that an agent was given; what is not the task's is its payload's (``given.workspace``)."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.id: str = task.id
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task if hasattr(self.task, name) else self.task.payload, name)
+
+
 class RecorderChannel:
     """A connection to an agent that writes down what it was told."""
 
@@ -89,13 +100,13 @@ class RecorderChannel:
         self.kinds = frozenset(kinds)
         self.number = 0
         self.connection_id = str(uuid7())
-        self.tasks: list[Task] = []
+        self.tasks: list[Given] = []
         self.cancelled: list[tuple[str, str]] = []
         self.closed_for = ""
 
     def dispatch(self, task: Task) -> None:
         """Work."""
-        self.tasks.append(task)
+        self.tasks.append(Given(task))
 
     def cancel(self, task_id: str, reason: str) -> None:
         """A task to be stopped."""
@@ -111,7 +122,7 @@ class RecorderChannel:
         return [task.name for task in self.tasks]
 
     @property
-    def last(self) -> Task:
+    def last(self) -> Given:
         """What it was given last."""
         return self.tasks[-1]
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from pilothouse.blobs.service import Blobs
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent
-from pilothouse.engine import http, http_checkouts, store
+from pilothouse.engine import grpc_work, http, http_checkouts, store
 from pilothouse.engine.checkouts import needed_by_agent
 from pilothouse.engine.dispatch import Dispatcher
 from pilothouse.engine.gates import http as gates_http
@@ -31,7 +31,6 @@ from pilothouse.engine.tasks import BACKGROUND, STEP, StepTasks
 from pilothouse.engine.timekeeping import Timekeeper
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import grpc as fleet_grpc
-from pilothouse.fleet import messages
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.secrets.service import Secrets
@@ -74,7 +73,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
     tasks = StepTasks(runs, transitions, secrets)
     for kind in (STEP, BACKGROUND):
         fleet.handle(kind, tasks)
-        fleet.encode(fleet_grpc.CHANNEL, kind, messages.step_run)
+        fleet.encode(fleet_grpc.CHANNEL, kind, grpc_work.step_run)
     gates, children = Gates(runs, transitions, identity), ChildRun(runs, transitions, identity)
     gates.handle(HOLD, Hold())
     gates.handle(WINDOW, TimeWindow())

@@ -15,14 +15,14 @@ from pilothouse.engine.graph import Graph, Job
 from pilothouse.engine.intake.maskers import Maskers
 from pilothouse.engine.model import JOB_ENDED, LOST, Status
 from pilothouse.engine.runs import Place, Runs
+from pilothouse.engine.step_payload import StepPayload
 from pilothouse.engine.transitions import Transitions
 from pilothouse.expressions import ExpressionError, render, render_tree, secret_names
 from pilothouse.expressions.values import insert_text
 from pilothouse.fleet import store as fleet_store
-from pilothouse.fleet.model import Agent, Lease, LeaseState, Task, TaskReport, TaskStatus, WorkKind
+from pilothouse.fleet.model import Lease, LeaseState, Task, TaskReport, TaskStatus, WorkKind
 from pilothouse.secrets.service import MAX_OF_RUN, Secrets
 from pilothouse.storage import Tx
-from pilothouse.wire.durations import duration_text
 
 STEP = WorkKind("step")
 """Step attempts, but for those of background steps."""
@@ -117,11 +117,6 @@ class StepTasks:
         except TaskInvalid:
             return None
 
-    def fits(self, tx: Tx, lease: Lease, agent: Agent) -> bool:
-        """Whether the agent may have this attempt, bound to projects as it is."""
-        at = self._runs.place(tx, lease.id)
-        return at is None or agent.binding.serves(at.run.project)
-
     def cancel_reason(self, tx: Tx, lease: Lease) -> str | None:
         """Why the attempt should be stopped, if it should."""
         at = self._runs.place(tx, lease.id)
@@ -154,9 +149,7 @@ class StepTasks:
             mask = self._mask_of_job(conn, at)
         except ExpressionError as error:
             raise TaskInvalid(str(error)) from error
-        return Task(
-            id=at.attempt.id,
-            kind=(BACKGROUND if spec.background else STEP).name,
+        payload = StepPayload(
             run_id=run.id,
             pipeline_id=run.pipeline_id or run.id,
             job_id=job.id,
@@ -168,11 +161,8 @@ class StepTasks:
             args=args,
             env=env,
             workspace=job.workspace,
-            timeout=duration_text(spec.timeout) if spec.timeout else "",
             image=run.graph.image,
             attempt=at.attempt.number,
-            secrets=secrets,
-            mask=mask,
             checkout=for_agent(run.checkout),
             continue_on_error=spec.continue_on_error,
             fresh_workspace=job.fresh,
@@ -184,6 +174,8 @@ class StepTasks:
             event=run.trigger,
             background=spec.background,
         )
+        kind = BACKGROUND if spec.background else STEP
+        return Task(at.attempt.id, kind.name, payload, run.project, spec.timeout, secrets, mask)
 
     def _fill_in(self, conn: Connection, at: Place) -> tuple[dict[str, str], Any, dict[str, str]]:
         """Environment and arguments with their expressions evaluated, and the secrets that went into them."""

@@ -144,7 +144,8 @@ class LeaseState(StrEnum):
 class Lease:
     """Work handed to one agent until ``expires_at`` (ms). The id is the task's id, and the fence.
 
-    ``capacity``: what it takes one of, empty if nothing; ``stop_reason``: why the agent is to stop it, if it is.
+    ``project``: the id of the project it is done for. ``capacity``: what it takes one of, empty if nothing;
+    ``stop_reason``: why the agent is to stop it, if it is.
     """
 
     id: str
@@ -153,6 +154,7 @@ class Lease:
     state: LeaseState
     granted_at: int
     expires_at: int
+    project: str = ""
     capacity: str = SLOTS
     stop_reason: str = ""
 
@@ -183,63 +185,22 @@ class ServerLife:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckoutPack:
-    """A git pack: where to fetch it, what it must be, and the object cache that it belongs to."""
-
-    url: str
-    sha256: str
-    size: int
-    repository: str
-
-
-@dataclass(frozen=True, slots=True)
-class Checkout:
-    """A source tree the agent is to lay into the workspace: where to fetch it and what it must be.
-
-    With ``packs`` it is a git work tree (docs/checkout.md).
-    """
-
-    url: str
-    sha256: str
-    size: int
-    packs: tuple[CheckoutPack, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Task:
-    """One piece of work as it goes to the agent: a step attempt with everything put in.
+    """One piece of work for an agent, of any kind, with all its values inserted.
 
-    Holds secret values; lives only between the hand-out and the wire, never in the database or the journal.
+    ``payload``: what the work is; its type belongs to whoever registered the kind, and the fleet never looks into
+    it. ``project``: the id of the project it is done for; ``timeout``: seconds that the agent lets it run, 0: no
+    limit; ``secrets``: values by name; ``mask``: further values that must not appear in its output.
+    Holds secret values: it exists only between the hand-out and the wire, never in the database or the journal.
     """
 
     id: str
     kind: str
-    run_id: str
-    pipeline_id: str
-    job_id: str
-    job_name: str
-    name: str
-    index: int
-    uses: str
-    action: str
-    args: Mapping[str, Any]
-    env: Mapping[str, str]
-    workspace: str
-    timeout: str = ""
-    image: str = ""
-    attempt: int = 1
-    secrets: Mapping[str, str] = field(default_factory=dict)
-    mask: tuple[str, ...] = ()
-    checkout: Checkout | None = None
-    continue_on_error: bool = False
-    fresh_workspace: bool = False
-    last_in_job: bool = False
-    pipeline_name: str = ""
-    branch: str = ""
-    commit_sha: str = ""
-    tag: str = ""
-    event: str = ""
-    background: bool = False
+    payload: object = field(repr=False)
+    project: str
+    timeout: float = 0
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    mask: tuple[str, ...] = field(default=(), repr=False)
 
 
 class TaskStatus(StrEnum):

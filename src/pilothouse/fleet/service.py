@@ -64,9 +64,6 @@ class TaskHandler(Protocol):
     def task(self, tx: Tx, lease: Lease) -> Task | None:
         """The work again, to be sent once more; ``None`` if it should not run any more."""
 
-    def fits(self, tx: Tx, lease: Lease, agent: Agent) -> bool:
-        """Whether the agent may have this work, bound to projects as it is."""
-
     def cancel_reason(self, tx: Tx, lease: Lease) -> str | None:
         """Why the task should be stopped, if it should."""
 
@@ -297,8 +294,7 @@ class Fleet:
     def _rebound(self, tx: Tx, agent: Agent) -> None:
         """An agent has registered anew: what it has on offer and may no longer have goes to others."""
         for lease in store.leases_of(tx.conn, agent.agent_id):
-            offered = lease.state is LeaseState.OFFERED
-            if offered and not self._handlers[lease.kind].fits(tx, lease, agent):
+            if lease.state is LeaseState.OFFERED and not agent.binding.serves(lease.project):
                 self._lose(tx, lease, f"agent {agent.agent_id} is bound to other projects")
 
     def remove(self, tx: Tx, by: Principal, agent_id: str) -> None:
@@ -322,8 +318,17 @@ class Fleet:
 
     def grant(self, tx: Tx, task: Task, agent_id: str) -> None:
         """Lease a task to an agent and send it after the commit."""
-        takes = self._kinds[task.kind].capacity
-        store.add_lease(tx.conn, task.id, agent_id, task.kind, tx.now, self._expiry(tx), takes)
+        lease = Lease(
+            task.id,
+            agent_id,
+            task.kind,
+            LeaseState.OFFERED,
+            granted_at=tx.now,
+            expires_at=self._expiry(tx),
+            project=task.project,
+            capacity=self._kinds[task.kind].capacity,
+        )
+        store.add_lease(tx.conn, lease)
         tx.after_commit(lambda: self.hub.dispatch(agent_id, task))
 
     def withdraw(self, tx: Tx, task_id: str, reason: str) -> LeaseState | None:

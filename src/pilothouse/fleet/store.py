@@ -87,6 +87,7 @@ leases = Table(
     Column("expires_at", BigInteger, nullable=False, index=True),
     Column("capacity", Text, nullable=False, server_default=SLOTS),
     Column("stop_reason", Text, nullable=False, server_default=""),
+    Column("project", Text, nullable=False, server_default=""),
 )
 
 ingest_seen = Table(
@@ -101,6 +102,7 @@ ingest_seen = Table(
 # Statements of the hot path are built once: building one costs as much as running it.
 _AGENT = select(agents).where(agents.c.agent_id == bindparam("agent_id"))
 _AGENTS = select(agents).order_by(agents.c.agent_id)
+_LEASE_COLUMNS = [column.name for column in leases.c]
 _ADD_LEASE = insert(leases)
 _LEASE = select(leases).where(leases.c.id == bindparam("lease_id"))
 _LEASES_OF = select(leases).where(leases.c.agent_id == bindparam("agent_id")).order_by(leases.c.id)
@@ -328,13 +330,10 @@ def revoke_registration_token(conn: Connection, token_id: str) -> bool:
 # -- leases ---------------------------------------------------------------------------------------------
 
 
-def add_lease(
-    conn: Connection, id: str, agent_id: str, kind: str, now: int, expires_at: int, capacity: str = SLOTS
-) -> None:
-    """Hand out work that takes one of the agent's ``capacity``."""
-    values = {"id": id, "agent_id": agent_id, "kind": kind, "state": LeaseState.OFFERED.value}
-    times = {"granted_at": now, "expires_at": expires_at}
-    conn.execute(_ADD_LEASE, {**values, **times, "capacity": capacity, "stop_reason": ""})
+def add_lease(conn: Connection, made: Lease) -> None:
+    """Store a new lease."""
+    values = {column: getattr(made, column) for column in _LEASE_COLUMNS}
+    conn.execute(_ADD_LEASE, {**values, "state": made.state.value})
 
 
 def lease(conn: Connection, id: str) -> Lease | None:
@@ -409,6 +408,7 @@ def _lease(row: Row[Any]) -> Lease:
         state=LeaseState(row.state),
         granted_at=row.granted_at,
         expires_at=row.expires_at,
+        project=row.project,
         capacity=row.capacity,
         stop_reason=row.stop_reason,
     )
