@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from sqlalchemy import Connection
@@ -209,28 +209,25 @@ async def test_an_offer_is_encoded_again_for_the_next_connection(kernel: Kernel,
     assert probes.heard == [("lost", "t2", "it can no longer be handed out")]
 
 
-async def test_an_agent_bound_to_other_projects_loses_what_was_only_offered(
+async def test_an_agent_bound_to_one_project_loses_what_is_only_offered_of_others(
     kernel: Kernel, probes: Probes
 ) -> None:
     """No domain has to think of that: the lease names the project."""
     channel = await connected(kernel)
-    await grant(kernel, probes.give("t1"))
-    await grant(kernel, probes.give("t2"))
+    project = await kernel.write(lambda tx: kernel.identity.projects.create(tx, SYSTEM, name="shop"))
+    for task_id in ("t1", "t2"):
+        await grant(kernel, probes.give(task_id))
+    await grant(kernel, replace(probes.give("t3"), project=project.id))
     await kernel.ack(channel, "t1")
 
-    def bound_elsewhere(tx: Tx) -> None:
-        project = kernel.identity.projects.create(tx, SYSTEM, name="other").name
+    def bind(tx: Tx) -> None:
+        allows = Allowance(agents=["a1"], projects=["shop"])
         token = kernel.fleet.registry.create_registration_token(
-            tx,
-            SYSTEM,
-            description="",
-            max_uses=1,
-            expires_in=None,
-            allows=Allowance(agents=["a1"], projects=[project]),
+            tx, SYSTEM, description="", max_uses=1, expires_in=None, allows=allows
         )
-        kernel.fleet.registry.register(
-            tx, AgentProfile("a1"), registration_token=str(token["token"]), own_token=""
-        )
+        profile, secret = AgentProfile("a1"), str(token["token"])
+        kernel.fleet.registry.register(tx, profile, registration_token=secret, own_token="")
 
-    await kernel.write(bound_elsewhere)
+    await kernel.write(bind)
     assert probes.heard == [("started", "t1"), ("lost", "t2", "agent a1 is bound to other projects")]
+    assert kernel.lease("t3") is not None

@@ -27,7 +27,7 @@ from pilothouse.engine.growth import Addition
 from pilothouse.engine.intake.ingest import Ingest, LogLines, Receipt
 from pilothouse.engine.intake.step_events import StepEvent
 from pilothouse.engine.model import Attempt, Run
-from pilothouse.engine.runs import Runs
+from pilothouse.engine.runs import RunCache
 from pilothouse.engine.service import Engine, NewRun, Origin
 from pilothouse.engine.tasks import StepTasks
 from pilothouse.engine.transitions import Transitions
@@ -148,7 +148,7 @@ class Kernel:
         service = self.graph.service
         self.writer, self.storage, self.journal = self.graph.writer, self.graph.storage, self.graph.journal
         self.identity, self.secrets, self.fleet = service(Identity), service(Secrets), service(Fleet)
-        self.runs, self.transitions, self.tasks = service(Runs), service(Transitions), service(StepTasks)
+        self.runs, self.transitions, self.tasks = service(RunCache), service(Transitions), service(StepTasks)
         self.engine, self.dispatcher, self.ingest = service(Engine), service(Dispatcher), service(Ingest)
         self.fleet.on_change(self._wake)
         self.gates, self.unsettled = service(Gates), False
@@ -197,6 +197,7 @@ class Kernel:
                     if getattr(a, f.name) != getattr(b, f.name)
                 ),
             ]
+            assert stored.version == kept.version
         check_statuses(self.database, self.entries())
 
     async def restart(self) -> Kernel:

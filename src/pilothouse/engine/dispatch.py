@@ -11,7 +11,7 @@ from pilothouse.engine import store
 from pilothouse.engine.graph_json import selector_from_json
 from pilothouse.engine.matching import Given, Waiting, Waits, Worker, assign
 from pilothouse.engine.model import Status
-from pilothouse.engine.runs import Runs
+from pilothouse.engine.runs import RunCache
 from pilothouse.engine.tasks import STEP, StepTasks, TaskInvalid
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import store as fleet_store
@@ -28,7 +28,7 @@ PAGE = 500
 class Dispatcher:
     """Hands out work. Every wait is given its reason."""
 
-    def __init__(self, fleet: Fleet, runs: Runs, tasks: StepTasks, transitions: Transitions) -> None:
+    def __init__(self, fleet: Fleet, runs: RunCache, tasks: StepTasks, transitions: Transitions) -> None:
         self._fleet = fleet
         self._runs = runs
         self._tasks = tasks
@@ -102,11 +102,12 @@ class Dispatcher:
                 self._lose_workspace(tx, row, "is now bound to other projects")
 
     def _hand_out(self, tx: Tx, given: Given) -> int:
-        at = self._runs.place(tx, given.id)
+        at = self._runs.place(tx, given.id, changes=False)
         assert at is not None, "a queued attempt belongs to a run"
         try:
             task = self._tasks.build(tx.conn, at)
         except TaskInvalid as error:
+            self._runs.changed(tx, at.run)
             self._transitions.steps.end_attempt(tx, at.run, at.job, at.step, Status.FAILED, error=str(error))
             self._transitions.settle(tx, at.run)
             self._fleet.wake_after(tx)  # the slot it was meant for is free for the next
@@ -117,7 +118,7 @@ class Dispatcher:
         return 1
 
     def _say_why(self, tx: Tx, waits: Waits) -> None:
-        at = self._runs.place(tx, waits.id)
+        at = self._runs.place(tx, waits.id, changes=False)
         assert at is not None, "a queued attempt belongs to a run"
         at.attempt.reason = waits.reason
         store.save(tx.conn, at.attempt)

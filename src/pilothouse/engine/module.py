@@ -23,7 +23,7 @@ from pilothouse.engine.grpc import gateway_rpc
 from pilothouse.engine.intake.ingest import Ingest
 from pilothouse.engine.intake.step_events import StepEvents
 from pilothouse.engine.retention import Retention
-from pilothouse.engine.runs import Runs
+from pilothouse.engine.runs import RunCache
 from pilothouse.engine.service import Engine
 from pilothouse.engine.sockets import arcentra, stella
 from pilothouse.engine.sockets.stella import StreamSettings
@@ -69,7 +69,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
     storage, journal = core.storage, core.journal
     identity, fleet, secrets = core.service(Identity), core.service(Fleet), core.service(Secrets)
     transitions = Transitions(journal, fleet, settings.cleanup_grace)
-    runs = Runs(storage)
+    runs = RunCache(storage)
     tasks = StepTasks(runs, transitions, secrets)
     for kind in (STEP, BACKGROUND):
         fleet.handle(kind, tasks)

@@ -14,7 +14,7 @@ from pilothouse.engine.contexts import context
 from pilothouse.engine.graph import Graph, Job
 from pilothouse.engine.intake.maskers import Maskers
 from pilothouse.engine.model import JOB_ENDED, LOST, Status
-from pilothouse.engine.runs import Place, Runs
+from pilothouse.engine.runs import Place, RunCache
 from pilothouse.engine.step_payload import StepPayload
 from pilothouse.engine.transitions import Transitions
 from pilothouse.expressions import ExpressionError, render, render_tree, secret_names
@@ -49,7 +49,7 @@ class TaskInvalid(Exception):
 class StepTasks:
     """The fleet's handler for step attempts."""
 
-    def __init__(self, runs: Runs, transitions: Transitions, secrets: Secrets) -> None:
+    def __init__(self, runs: RunCache, transitions: Transitions, secrets: Secrets) -> None:
         self._runs = runs
         self._transitions = transitions
         self._secrets = secrets
@@ -109,7 +109,7 @@ class StepTasks:
 
     def task(self, tx: Tx, lease: Lease) -> Task | None:
         """The work again, for an agent that may not have got it."""
-        at = self._current(tx, lease)
+        at = self._current(tx, lease, changes=False)
         if at is None:
             return None
         try:
@@ -119,7 +119,7 @@ class StepTasks:
 
     def cancel_reason(self, tx: Tx, lease: Lease) -> str | None:
         """Why the attempt should be stopped, if it should."""
-        at = self._runs.place(tx, lease.id)
+        at = self._runs.place(tx, lease.id, changes=False)
         if at is None or at.step.current != lease.id:
             return "no longer wanted"
         return at.step.reason if at.step.stopping else None
@@ -247,8 +247,8 @@ class StepTasks:
         words = [[masker.mask(_printable(word)) for word in pair] for pair in report.metrics.items()]
         return {name[:MAX_METRIC]: value[:MAX_METRIC] for name, value in words[:MAX_METRICS]}
 
-    def _current(self, tx: Tx, lease: Lease) -> Place | None:
-        at = self._runs.place(tx, lease.id)
+    def _current(self, tx: Tx, lease: Lease, *, changes: bool = True) -> Place | None:
+        at = self._runs.place(tx, lease.id, changes=changes)
         return at if at is not None and at.step.current == lease.id else None
 
 
