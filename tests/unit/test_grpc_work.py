@@ -16,7 +16,7 @@ def task(
     *, timeout: float = 0, secrets: dict[str, str] | None = None, mask: tuple[str, ...] = (), **fields: Any
 ) -> Task:
     given = dict.fromkeys(("run_id", "pipeline_id", "job_id", "job_name", "name", "uses", "action"), "")
-    payload = StepPayload(index=0, args={}, workspace="w", **{**given, "env": {}, **fields})
+    payload = StepPayload(**{**given, "index": 0, "args": {}, "workspace": "w", "env": {}, **fields})
     return Task("t", "step", payload, "p", timeout, secrets or {}, mask)
 
 
