@@ -187,8 +187,8 @@ async def test_its_owner_hears_of_its_loss(kernel: Kernel, probes: Probes) -> No
     assert probes.heard[2:] == [("lost", "t2", "agent a1 no longer runs it")]
     await kernel.tick(LEASE + 1)
     assert sorted(probes.heard[3:]) == [
-        ("lost", "t1", f"agent a1 has not been heard of for {LEASE} s"),
-        ("lost", "t3", f"agent a1 did not take it up within {LEASE} s"),
+        ("lost", "t1", f"agent a1 has sent no heartbeat for {LEASE} s"),
+        ("lost", "t3", f"agent a1 did not start it within {LEASE} s"),
     ]
     assert [id for id, _ in channel.cancelled] == ["t2", "t1", "t3"]
 

@@ -233,7 +233,7 @@ class Kernel:
         """Let time pass, then do what the server does every second."""
         self.clock.advance(seconds)
         await self._move_on()
-        for use_case in (self.fleet.reap, self.dispatcher.forsake):
+        for use_case in (self.fleet.reap, self.dispatcher.give_up_workspaces):
             await self.write(use_case)
         await self.pump()
 

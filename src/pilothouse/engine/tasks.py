@@ -1,4 +1,4 @@
-"""Step attempts as the fleet's tasks: what goes out to the agent, and what its reports change."""
+"""Step attempts as tasks of the fleet: what is sent to the agent, and what its reports change."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class StepTasks:
     # -- TaskHandler ------------------------------------------------------------------------------------
 
     def started(self, tx: Tx, lease: Lease) -> None:
-        """The agent has begun."""
+        """See ``TaskHandler``."""
         at = self._current(tx, lease)
         if at is None:
             return
@@ -68,7 +68,7 @@ class StepTasks:
             self._transitions.settle(tx, at.run, at.job)
 
     def finished(self, tx: Tx, lease: Lease, report: TaskReport) -> None:
-        """The agent is done; what depends on it may go on."""
+        """See ``TaskHandler``; what depends on the step may start."""
         at = self._current(tx, lease)
         if at is None:
             return
@@ -91,7 +91,7 @@ class StepTasks:
         self._transitions.settle(tx, at.run, at.job)
 
     def lost(self, tx: Tx, lease: Lease, reason: str) -> None:
-        """The agent will not finish it."""
+        """See ``TaskHandler``."""
         at = self._current(tx, lease)
         if at is None:
             return
@@ -108,7 +108,7 @@ class StepTasks:
         self._transitions.settle(tx, at.run, at.job)
 
     def task(self, tx: Tx, lease: Lease) -> Task | None:
-        """The work again, for an agent that may not have got it."""
+        """See ``TaskHandler``."""
         at = self._current(tx, lease, changes=False)
         if at is None:
             return None
@@ -118,14 +118,14 @@ class StepTasks:
             return None
 
     def cancel_reason(self, tx: Tx, lease: Lease) -> str | None:
-        """Why the attempt should be stopped, if it should."""
+        """See ``TaskHandler``."""
         at = self._runs.place(tx, lease.id, changes=False)
         if at is None or at.step.current != lease.id:
             return "no longer wanted"
         return at.step.reason if at.step.stopping else None
 
     def repeated(self, conn: Connection, agent_id: str, report: TaskReport) -> bool:
-        """Whether this agent already reported an end of this attempt and it was taken."""
+        """See ``TaskHandler``."""
         found = store.attempt(conn, report.task_id)
         if found is None:
             return False
@@ -189,9 +189,9 @@ class StepTasks:
         return env, render_tree(spec.args, {**roots, "env": env}), secrets
 
     def mask_values(self, conn: Connection, at: Place) -> frozenset[str]:
-        """The secret values that must not show in anything this attempt says: all of its run's.
+        """The secret values to be masked in all that this attempt reports: those of its whole run.
 
-        Steps share a workspace, and what one wrote there the next may show.
+        Steps share a workspace: what one has written there, another may print.
         """
         return self._values_since(conn, at, self.secret_names(at.run.graph))
 
@@ -257,7 +257,7 @@ def _printable(text: str) -> str:
 
 
 def _last_in_job(at: Place) -> bool:
-    """Whether nobody needs the workspace after this attempt if it succeeds."""
+    """Whether the workspace is not needed after this attempt if it succeeds."""
     steps = at.job.steps
     # What failed or was cancelled may be tried again in this workspace, and background steps still run in it.
     kept = any(step.status.bad or step.status is Status.CANCELLED for step in steps)

@@ -12,7 +12,7 @@ from pilothouse.fleet.bindings import UNBOUND, Binding
 
 
 class AgentStatus(StrEnum):
-    """What an agent is to those who would give it work."""
+    """Whether an agent can be given work."""
 
     ONLINE = "online"
     OFFLINE = "offline"
@@ -21,9 +21,10 @@ class AgentStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AgentProfile:
-    """What an agent says of itself when it registers.
+    """What an agent reports about itself at registration.
 
-    ``slots``: tasks it runs at once; ``ephemeral``: it is unregistered some minutes after it went offline.
+    ``slots``: how many tasks it runs at the same time; ``ephemeral``: it is unregistered some minutes after it went
+    offline.
     """
 
     agent_id: str
@@ -42,16 +43,16 @@ class AgentProfile:
 
     @property
     def capacity(self) -> Mapping[str, int]:
-        """How many tasks it takes at once, by what they take (:class:`WorkKind`)."""
+        """How many units it has of each capacity (:class:`WorkKind`)."""
         return {SLOTS: self.slots, SESSIONS: self.max_sessions}
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One registered agent. ``id`` is ours (a UUID), ``agent_id`` the name it goes by; times in ms.
+    """One registered agent. ``id`` is a UUID of ours, ``agent_id`` the name it registered with; times in ms.
 
-    ``registered_by``: the id of the registration token it came with, empty where that is not known.
-    ``blocked``: slots taken by processes of ended tasks that could not be killed; ``problems``: why it is degraded.
+    ``registered_by``: the id of the registration token it used, empty if unknown. ``blocked``: slots occupied by
+    processes of ended tasks that could not be killed; ``problems``: why it is degraded.
     """
 
     id: str
@@ -99,15 +100,15 @@ class RegistrationToken:
 
 
 SLOTS, SESSIONS = "slots", "sessions"
-"""What an agent has a number of, and work takes one of: slots for tasks, desktop sessions."""
+"""Capacities of agents: an agent has a number of units of each, and a task occupies one unit of its kind's."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkKind:
-    """A kind of work, which a layer above registers (:meth:`Fleet.handle`).
+    """A kind of work, registered by the package that owns it (:meth:`Fleet.handle`).
 
-    ``capacity`` names what a task of this kind takes one of (:data:`SLOTS`, :data:`SESSIONS`); with
-    ``until_started`` only as long as it has not started.
+    ``capacity``: the capacity that a task of this kind occupies one unit of; with ``until_started`` only until it
+    has started.
     """
 
     name: str
@@ -116,19 +117,19 @@ class WorkKind:
 
 
 MAX_PROBLEMS, MAX_PROBLEM, MAX_BLOCKED = 16, 500, 10_000
-"""How many problems are kept of an agent, how many characters of each, and how many blocked slots."""
+"""Limits of what is stored of an agent: number of problems, characters of each, number of blocked slots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How well an agent says it is; within bounds, whatever it says."""
+    """The health that an agent reports."""
 
     blocked: int = 0
     problems: tuple[str, ...] = ()
 
     @classmethod
-    def said(cls, blocked: int, problems: Iterable[str]) -> Condition:
-        """What an agent says, cut to what is kept."""
+    def reported(cls, blocked: int, problems: Iterable[str]) -> Condition:
+        """A report of an agent, cut to the limits."""
         kept = [text[:MAX_PROBLEM].replace("\x00", "\ufffd") for text in islice(problems, MAX_PROBLEMS)]
         return cls(min(max(blocked, 0), MAX_BLOCKED), tuple(kept))
 
@@ -144,8 +145,8 @@ class LeaseState(StrEnum):
 class Lease:
     """Work handed to one agent until ``expires_at`` (ms). The id is the task's id, and the fence.
 
-    ``project``: the id of the project it is done for. ``capacity``: what it takes one of, empty if nothing;
-    ``stop_reason``: why the agent is to stop it, if it is.
+    ``project``: the id of the project it is done for. ``capacity``: what it occupies one unit of, empty if nothing;
+    ``stop_reason``: why the agent is to stop it; empty if it is not.
     """
 
     id: str
@@ -161,11 +162,11 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class AgentConnection:
-    """One live connection of an agent, as all servers know it.
+    """One open connection of an agent, as stored for all servers.
 
-    ``channel``: over which contract it speaks; an agent has at most one of each. ``server``: the id of the server
-    that holds the socket. ``kinds``: the kinds of work it carries. ``number``: the agent's own count of its
-    connections, 0 if it does not count.
+    ``channel``: the name of its contract; an agent has at most one connection per channel. ``server``: the id of the
+    server that holds the socket. ``kinds``: the kinds of work it carries. ``number``: the agent's own number for the
+    connection, 0 if it does not number them.
     """
 
     agent_id: str
@@ -177,8 +178,8 @@ class AgentConnection:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerLife:
-    """One server process as it last said that it lives; ``renewed_at`` in ms, by its own clock."""
+class ServerRecord:
+    """The row that a server process renews; ``renewed_at`` in ms, by its own clock."""
 
     id: str
     renewed_at: int
@@ -204,7 +205,7 @@ class Task:
 
 
 class TaskStatus(StrEnum):
-    """What an agent reports of a task."""
+    """The status of a task in an agent's report."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -216,7 +217,7 @@ class TaskStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """One report of an agent on one of its tasks."""
+    """An agent's report on one of its tasks."""
 
     task_id: str
     status: TaskStatus
@@ -226,7 +227,7 @@ class TaskReport:
 
 
 class Verdict(StrEnum):
-    """What became of a report: taken, known already, or of a task that is no longer this agent's."""
+    """The outcome of a report: accepted, accepted before, or about a task that this agent does not hold."""
 
     ACCEPTED = "accepted"
     REPEATED = "repeated"
@@ -234,10 +235,10 @@ class Verdict(StrEnum):
 
 
 class AgentChannel(Protocol):
-    """One live connection to an agent, whatever contract it speaks. All calls return at once.
+    """One open connection to an agent; each contract has an adapter that implements this. No call blocks.
 
-    ``name`` names the contract (``grpc``); ``kinds``: the kinds of work it carries; ``number``: the agent's own count
-    of its connections, 0 if it does not count.
+    ``name``: the name of the contract (``grpc``); ``kinds``: the kinds of work it carries; ``number``: the agent's
+    own number for the connection, 0 if it does not number them.
     """
 
     agent_id: str
