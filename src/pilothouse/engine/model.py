@@ -316,6 +316,7 @@ class Run:
     ``paused_at`` (ms): since when nothing is started, 0 where it is not paused; ``paused_by``: who did that.
     ``parent_gate``: the gate of another run that waits for this one, ``depth`` how many runs are above it.
     ``unsettled``: more can be decided than has been in one transaction. ``agenda``: the jobs to be looked at.
+    ``version`` counts the transactions that may have changed it, where several servers share the database.
     """
 
     id: str
@@ -344,6 +345,7 @@ class Run:
     paused_at: int = 0
     paused_by: str = ""
     unsettled: bool = False
+    version: int = field(default=0, compare=False)
     created_at: int = 0
     started_at: int = 0
     finished_at: int = 0

@@ -10,18 +10,24 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from pilothouse import __version__
 from pilothouse.access.errors import Refusal
-from pilothouse.edge.grpc import abort
+from pilothouse.access.versions import check_client
+from pilothouse.edge.grpc import abort, metadata
 from pilothouse.edge.problems import translate
 from pilothouse.journal import CursorError
 from pilothouse.storage import StorageError
 
 Handler = Any  # a named tuple, of which gRPC's types know nothing
+USER_AGENT = "user-agent"
 Find = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
 
 
 class Refusals(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Turns a refusal that a servicer lets through into a status with its stable code (:func:`abort`)."""
+    """Turns a refusal that a servicer lets through into a status with its stable code (:func:`abort`).
+
+    Refuses agents of ours that are too old.
+    """
 
     async def intercept_service(self, continuation: Find, details: grpc.HandlerCallDetails) -> Handler:
         """gRPC."""
@@ -48,6 +54,7 @@ _KINDS = {
 def _one(method: Any) -> Any:
     async def call(request: Any, context: Any) -> Any:
         try:
+            check_client(metadata(context, USER_AGENT), __version__)
             return await method(request, context)
         except (Refusal, CursorError, StorageError) as error:
             await _refuse(context, error)
@@ -58,6 +65,7 @@ def _one(method: Any) -> Any:
 def _stream(method: Any) -> Any:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
+            check_client(metadata(context, USER_AGENT), __version__)
             async with aclosing(method(request, context)) as answers:
                 async for answer in answers:
                     yield answer
