@@ -16,7 +16,7 @@ from pilothouse.engine.graph import Graph, Job, Step
 from pilothouse.engine.graph_json import encoded
 from pilothouse.engine.model import Status
 from pilothouse.engine.names import names_of
-from pilothouse.engine.runs import Runs
+from pilothouse.engine.runs import RunCache
 from pilothouse.engine.service import Engine, NewRun
 from pilothouse.engine.transitions import Transitions
 from pilothouse.server.graph import compose
@@ -114,7 +114,7 @@ class _Bench:
         service = graph.service  # type: ignore[attr-defined]
         self._write = graph.writer.write  # type: ignore[attr-defined]
         self._engine: Engine = service(Engine)
-        self._runs: Runs = service(Runs)
+        self._runs: RunCache = service(RunCache)
         self._transitions: Transitions = service(Transitions)
 
     async def create(self, graph: Graph) -> tuple[float, str]:
