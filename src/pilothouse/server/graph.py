@@ -28,6 +28,7 @@ from pilothouse.server.settings import Settings, SettingsInvalid
 from pilothouse.storage import Database, Storage, Writer, now_ms
 from pilothouse.storage.migrations import upgrade
 from pilothouse.storage.secretbox import load_or_create_key
+from pilothouse.workers.pool import Pool
 
 T = TypeVar("T")
 
@@ -91,11 +92,12 @@ def compose(
     """A server on a database that is up to date. ``clock`` gives ms since 1970."""
     writer = Writer(database, clock)
     storage, journal = Storage(database, writer), Journal(database)
-    core = Core(storage, journal, clock, root_key, server_id=str(uuid4()))
+    core = Core(storage, journal, clock, root_key, str(uuid4()), Pool(workers=settings.workers))
     limits = _limits(settings)
     core.provide(limits, settings)
     built = modules(core, settings)
     built.append(pilothouse.server.module.module(core, built, settings.sse_keepalive))
+    core.pool.add(job for module in built for job in module.jobs)
     return Graph(
         settings=settings,
         database=database,

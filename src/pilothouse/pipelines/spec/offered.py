@@ -1,6 +1,5 @@
-"""What the contract knows and this release does not do yet: refused where it would matter, else warned of.
-
-A field must never be taken silently for something that then does not happen.
+"""Parts of the contract that this release does not implement: refused if they change what a run does, otherwise
+reported as warnings. No field is ignored silently.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pilothouse.pipelines.spec.problems import Problems
 
 
 def check_offered(spec: Spec, root: Node, problems: Problems) -> None:
-    """Problems for what would change what a run means, warnings for what is merely not acted on."""
+    """Problems for fields that would change what a run does, warnings for fields without effect."""
     if spec.runtime.type not in RUNTIMES:
         message = f"runtime type {spec.runtime.type!r} is not part of this release"
         problems.add(mark_at(root, "runtime", "type"), "runtime.type", message, "process, or no type")

@@ -19,16 +19,14 @@ from pilothouse.pipelines.spec.problems import Mark, child_path, did_you_mean, s
 from pilothouse.pipelines.spec.reader import Fields
 
 
-def check_uses(step: Fields, args: dict[str, Any], actions: ActionRegistry | None) -> tuple[str, str]:
+def check_uses(step: Fields, args: dict[str, Any], actions: ActionRegistry) -> tuple[str, str]:
     """``uses`` and ``action``, the latter inferred where it is missing; problems go to the step's reading.
 
     The arguments that the action knows get their camelCase names in ``args``. ``run: text`` becomes
-    ``uses: shell`` with ``args.command``, so that nothing else needs to know of it.
+    ``uses: shell`` with ``args.command``, as all other code expects.
     """
     if step.node("run") is not None:
         return _run(step, args, actions)
-    if actions is None:
-        return step.text("uses"), step.text("action")
     known_uses = sorted({key.partition("/")[0] for key in actions})
     uses, action = step.text("uses"), step.text("action")
     if not uses.strip():
@@ -60,7 +58,7 @@ def _unknown(step: Fields, uses: str, known: list[str]) -> None:
     step.problem(step.mark_of("uses"), "uses", message, "one of " + ", ".join(known))
 
 
-def _run(step: Fields, args: dict[str, Any], actions: ActionRegistry | None) -> tuple[str, str]:
+def _run(step: Fields, args: dict[str, Any], actions: ActionRegistry) -> tuple[str, str]:
     for name in ("uses", "action"):
         if step.node(name) is not None:
             message = f"a step has run or {name}, not both"
@@ -69,7 +67,7 @@ def _run(step: Fields, args: dict[str, Any], actions: ActionRegistry | None) -> 
         mark = _marks(step).get("command", step.mark_of("args"))
         _add(step, mark, "args.command", "run is the command already", "no args.command beside run")
     args["command"] = step.required("run", "a command, or several lines of them", rendered=True)
-    if actions is not None and args["command"]:
+    if args["command"]:
         _check_arguments(step, args, actions["shell/command"], "shell/command")
     return "shell", "command"
 
@@ -77,13 +75,13 @@ def _run(step: Fields, args: dict[str, Any], actions: ActionRegistry | None) -> 
 def _inferred(
     step: Fields, uses: str, args: dict[str, Any], actions: ActionRegistry, available: list[str]
 ) -> str:
-    """The one action that is meant; "" with a problem where there is a choice."""
+    """The action; "" with a problem if it is ambiguous."""
     given = frozenset(camel_case(name) for name in args)
     meant = infer_action(actions, uses, given)
     if len(meant) == 1:
         return meant[0]
     if step.node("args") is not None and not isinstance(step.node("args"), Dictionary):
-        return ""  # a problem already, and what the step means cannot be told
+        return ""  # reported already, and the action is unknown
     reason = f"{' and '.join(meant)} could both be meant" if meant else "its arguments do not tell which"
     message = f"the step has no action, and {reason}"
     step.problem(step.mark_of("args"), "action", message, "action: " + " or ".join(available))
@@ -122,7 +120,7 @@ def _wrong_value(argument: Argument, value: Any) -> str:
 
 
 def _marks(step: Fields) -> dict[str, Mark]:
-    """Where each argument's name stands."""
+    """The place of each argument's name."""
     node = step.node("args")
     return {key.text: key.mark for key, _ in node.entries} if isinstance(node, Dictionary) else {}
 

@@ -1,7 +1,7 @@
-"""YAML (and so JSON) text to a tree of nodes.
+"""Parses YAML (and so JSON) text to a tree of nodes.
 
-Built from the parser's events rather than by its loader: nothing is constructed from tags, nesting and the
-expansion of aliases are bounded, and a key that comes twice is noticed.
+Uses the parser's events rather than its loader: tags construct nothing, nesting and the expansion of aliases are
+bounded, and duplicate keys are detected.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def read_nodes(text: str, problems: Problems) -> Node:
 
 
 def _as_yaml(json: str) -> str:
-    """JSON is YAML but for this: an emoji as two escapes, and a few characters that YAML refuses or folds."""
+    """Rewrites what JSON allows and YAML does not: surrogate pairs as escapes, and a few characters."""
     return _JSON_ONLY.sub(lambda match: f"\\u{ord(match[0]):04x}", _SURROGATES.sub(_joined, json))
 
 
