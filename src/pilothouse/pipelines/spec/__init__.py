@@ -83,10 +83,12 @@ def parse_spec(
     text: str,
     *,
     file: str = "<spec>",
+    known_actions: ActionRegistry | None = BUILTIN_ACTIONS,
     only_offered: bool = True,
 ) -> ParsedSpec:
     """Parse a spec from YAML or JSON text. Raises SpecError with all problems found, with line and column.
 
+    ``known_actions`` None: what steps use is not checked, as for a spec that was checked when it was stored.
     ``only_offered``: refuse parts of the contract that this release does not implement.
     """
     problems = Problems()
@@ -96,12 +98,13 @@ def parse_spec(
         raise _refused(error, problems, file) from None
     except TooManyProblems:
         raise SpecError(problems.ordered(), file) from None
-    return _checked(root, problems, file, only_offered)
+    return _checked(root, problems, file, known_actions, only_offered)
 
 
 def spec_from_json(
     obj: Mapping[str, Any],
     *,
+    known_actions: ActionRegistry | None = BUILTIN_ACTIONS,
     only_offered: bool = True,
 ) -> ParsedSpec:
     """The same for a decoded object; line and column of problems are 0. Raises SpecError."""
@@ -110,7 +113,7 @@ def spec_from_json(
         root = from_object(obj)
     except NodeError as error:
         raise _refused(error, problems, "<spec>") from None
-    return _checked(root, problems, "<spec>", only_offered)
+    return _checked(root, problems, "<spec>", known_actions, only_offered)
 
 
 def _refused(error: NodeError, problems: Problems, file: str) -> SpecError:
@@ -119,18 +122,21 @@ def _refused(error: NodeError, problems: Problems, file: str) -> SpecError:
     return SpecError([*problems.ordered(), last], file)
 
 
-def _checked(root: Node, problems: Problems, file: str, only_offered: bool) -> ParsedSpec:
-    reading = Reading(problems)
+def _checked(
+    root: Node, problems: Problems, file: str, actions: ActionRegistry | None, only_offered: bool
+) -> ParsedSpec:
+    reading = Reading(problems, stored=actions is None)
     try:
-        builder = Builder(BUILTIN_ACTIONS)
+        builder = Builder(actions)
         fields = reading.fields(root, "", builder.message)
         if fields is not None:
             spec = builder.spec(fields)
             check_names(spec, root, problems)
             depends = check_dependencies(spec, root, problems)
             compiled = check_expressions(spec, depends, reading)
-            check_references(spec, compiled, problems)
-            check_scripts(spec, root, problems)
+            if not reading.stored:
+                check_references(spec, compiled, problems)
+                check_scripts(spec, root, problems)
             if only_offered:
                 check_offered(spec, root, problems)
             if not problems.ordered():

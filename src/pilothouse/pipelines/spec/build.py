@@ -21,7 +21,7 @@ class Builder:
 
     message = MESSAGES["Spec"]
 
-    def __init__(self, actions: ActionRegistry) -> None:
+    def __init__(self, actions: ActionRegistry | None) -> None:
         self._actions = actions
 
     def spec(self, spec: Fields) -> Spec:

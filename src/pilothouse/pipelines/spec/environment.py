@@ -19,7 +19,7 @@ def read_environment(fields: Fields, name: str) -> dict[str, str]:
     """The map ``name`` of a message; a problem for each entry that is not a valid environment variable."""
     found = fields.text_map(name, rendered=True)
     node = fields.node(name)
-    if isinstance(node, Dictionary):
+    if isinstance(node, Dictionary) and not fields.reading.stored:
         for key, value in node.entries:
             _check(fields, name, key, value)
     return found

@@ -32,9 +32,13 @@ class Site:
 
 @dataclass(slots=True)
 class Reading:
-    """The state of parsing one spec. ``job``: the name of the job being read, or ""."""
+    """The state of parsing one spec. ``job``: the name of the job being read, or "".
+
+    ``stored``: the spec was checked when it was stored, under the rules of that time; later rules do not apply.
+    """
 
     problems: Problems
+    stored: bool = False
     sites: list[Site] = field(default_factory=list)
     job: str = ""
 

@@ -19,7 +19,7 @@ from pilothouse.pipelines.spec.problems import Mark, child_path, did_you_mean, s
 from pilothouse.pipelines.spec.reader import Fields
 
 
-def check_uses(step: Fields, args: dict[str, Any], actions: ActionRegistry) -> tuple[str, str]:
+def check_uses(step: Fields, args: dict[str, Any], actions: ActionRegistry | None) -> tuple[str, str]:
     """``uses`` and ``action``, the latter inferred where it is missing; problems go to the step's reading.
 
     The arguments that the action knows get their camelCase names in ``args``. ``run: text`` becomes
@@ -27,6 +27,8 @@ def check_uses(step: Fields, args: dict[str, Any], actions: ActionRegistry) -> t
     """
     if step.node("run") is not None:
         return _run(step, args, actions)
+    if actions is None:
+        return step.text("uses"), step.text("action")
     known_uses = sorted({key.partition("/")[0] for key in actions})
     uses, action = step.text("uses"), step.text("action")
     if not uses.strip():
@@ -58,7 +60,7 @@ def _unknown(step: Fields, uses: str, known: list[str]) -> None:
     step.problem(step.mark_of("uses"), "uses", message, "one of " + ", ".join(known))
 
 
-def _run(step: Fields, args: dict[str, Any], actions: ActionRegistry) -> tuple[str, str]:
+def _run(step: Fields, args: dict[str, Any], actions: ActionRegistry | None) -> tuple[str, str]:
     for name in ("uses", "action"):
         if step.node(name) is not None:
             message = f"a step has run or {name}, not both"
@@ -67,7 +69,7 @@ def _run(step: Fields, args: dict[str, Any], actions: ActionRegistry) -> tuple[s
         mark = _marks(step).get("command", step.mark_of("args"))
         _add(step, mark, "args.command", "run is the command already", "no args.command beside run")
     args["command"] = step.required("run", "a command, or several lines of them", rendered=True)
-    if args["command"]:
+    if actions is not None and args["command"]:
         _check_arguments(step, args, actions["shell/command"], "shell/command")
     return "shell", "command"
 
