@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import threading
 import time
@@ -15,8 +16,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from sqlalchemy import update
 
+from pilothouse.pipelines import store
 from pilothouse.pipelines.compiled import compile_source
+from pilothouse.storage import Database
 from support.bodies import enveloped_error, success
 from support.server import Server, running, spec_for
 from support.waiting import eventually
@@ -130,6 +134,45 @@ def busy(server: Server) -> int:
         except psutil.NoSuchProcess:
             continue
     return 0
+
+
+def test_a_stored_spec_is_not_checked_again(server: Server) -> None:
+    pipeline_id = server.pipeline("stored", spec_for("nobody"))
+    before = jobs_done(server)
+    shown = server.ask("GET", f"/pipelines/{pipeline_id}/spec")
+    server.trigger(pipeline_id)
+    assert jobs_done(server) == before
+    _store_as_release_0_1(server, pipeline_id)
+    assert server.ask("GET", f"/pipelines/{pipeline_id}/spec") == shown
+    server.trigger(pipeline_id)
+    assert jobs_done(server) == before + 2
+    assert server.ask("GET", f"/pipelines/{pipeline_id}/spec") == shown
+    server.trigger(pipeline_id)
+    assert jobs_done(server) == before + 2, "the first run has stored the compiled form"
+
+
+def jobs_done(server: Server) -> int:
+    found = re.search(
+        r'^pilothouse_worker_jobs_ended{outcome="done"} (\d+)',
+        server.call("GET", "/metrics").text,
+        re.MULTILINE,
+    )
+    assert found
+    return int(found[1])
+
+
+def _store_as_release_0_1(server: Server, pipeline_id: str) -> None:
+    """Which kept the text of specs alone."""
+    database = Database(server.settings.get("database_url") or f"sqlite:///{server.data_dir}/pilothouse.db")
+    with database.write_engine.begin() as conn:
+        kept = store.pipeline_specs.c.pipeline_id == pipeline_id
+        assert (
+            conn.execute(
+                update(store.pipeline_specs).where(kept).values(spec="", graph="", names="")
+            ).rowcount
+            == 1
+        )
+    database.close()
 
 
 def test_workers_end_with_the_server(tmp_path: Path) -> None:
