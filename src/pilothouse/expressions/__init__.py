@@ -173,7 +173,7 @@ def evaluate_when(source: str, context: Mapping[str, Any], *, outcome: str, canc
     }
     value = evaluate(expression, context, conditions=conditions)
     if not isinstance(value, bool):
-        raise ExpressionError("EXPRESSION_NOT_BOOLEAN", "when gives something that is neither true nor false")
+        raise ExpressionError("EXPRESSION_NOT_BOOLEAN", "when gives a value that is neither true nor false")
     return value
 
 

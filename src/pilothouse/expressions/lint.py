@@ -91,7 +91,7 @@ def _unknown_name(name: str, offset: int) -> ExpressionError:
 def _check_call(name: str, given: int, offset: int, condition: bool) -> ExpressionError | None:
     if name in CONDITION_FUNCTIONS:
         if not condition:
-            message = f"{name}() has a meaning in when only"
+            message = f"{name}() is only available in when"
         elif given:
             message = f"{name}() takes no arguments"
         else:

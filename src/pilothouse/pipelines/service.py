@@ -156,7 +156,9 @@ class Pipelines:
             return request.spec, ""
         saved = store.newest_spec(tx.conn, pipeline.id)
         if saved is None:
-            raise SpecMissing(f"pipeline '{pipeline.name}' has no spec; save one first, or send one along")
+            raise SpecMissing(
+                f"pipeline '{pipeline.name}' has no spec; save one first, or send one in the request"
+            )
         if saved.graph:
             return CompiledSpec(saved.text, saved.spec, saved.graph, saved.names), saved.head
         made = request.compiled

@@ -1,4 +1,4 @@
-"""The composition root: builds every module once. Nothing else in the product is global."""
+"""The composition root: builds every module once. There are no other global objects."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def compose(
 
 
 def _private(data_dir: Path) -> Path:
-    """The database's file, which holds password hashes: for nobody else, whatever its directory allows."""
+    """The path of the database's file, made readable for its owner only, since it holds password hashes."""
     path = data_dir / "pilothouse.db"
     path.touch(mode=0o600)
     path.chmod(0o600)

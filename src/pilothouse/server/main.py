@@ -70,7 +70,7 @@ async def serve(
     stop = stop or asyncio.Event()
     try:
         if (settings.tls_cert is None) != (settings.tls_key is None):
-            raise OSError("tls_cert and tls_key belong together: give both or neither")
+            raise OSError("tls_cert and tls_key must be given together")
         with (
             data_dir_lock(settings.data_dir),
             _listening(settings.host, settings.port) as http_socket,
@@ -222,10 +222,10 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         try:
             listener.bind((host, port))
         except OSError as error:
-            told = f"cannot listen on {host}:{port}: {error.strerror}"
+            message = f"cannot listen on {host}:{port}: {error.strerror}"
             if error.errno == errno.EADDRINUSE:
-                told += " (choose others with --port and --grpc-port; 0: any free one)"
-            raise OSError(told) from error
+                message += " (choose others with --port and --grpc-port; 0: any free one)"
+            raise OSError(message) from error
         listener.setblocking(False)
         yield listener
 

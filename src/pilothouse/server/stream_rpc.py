@@ -20,7 +20,7 @@ from pilothouse.journal.model import Sees
 from pilothouse.journal.protobuf import ProtoFormat
 from pilothouse.server.following import Context, Follower
 from pilothouse.server.system_events import PublicEvents, SystemEvent, watch_events
-from pilothouse.server.watches import JOBS, RUNS, STEP_RUNS, Asked, Watch, watch_agents, watch_runs
+from pilothouse.server.watches import JOBS, RUNS, STEP_RUNS, RunFilter, Watch, watch_agents, watch_runs
 from pilothouse.storage import Storage
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
 
@@ -54,7 +54,7 @@ class StreamService:
 
     async def step_runs(self, request: pb.StreamStepRunStatusRequest, context: Context) -> None:
         """Statuses of step runs; ends when those named, or the job or run named, have ended."""
-        asked = Asked(
+        asked = RunFilter(
             run_ids=_given(request.pipeline_run_id),
             pipeline_ids=_given(request.pipeline_id),
             job_ids=_given(request.job_id),
@@ -70,7 +70,7 @@ class StreamService:
 
     async def jobs(self, request: pb.StreamJobStatusRequest, context: Context) -> None:
         """Statuses of jobs; ends when those named, or the run named, have ended."""
-        asked = Asked(
+        asked = RunFilter(
             run_ids=_given(request.pipeline_run_id),
             pipeline_ids=_given(request.pipeline_id),
             job_ids=frozenset(request.job_ids),
@@ -84,7 +84,7 @@ class StreamService:
 
     async def runs(self, request: pb.StreamPipelineStatusRequest, context: Context) -> None:
         """Statuses of runs; ends when those named have ended."""
-        asked = Asked(
+        asked = RunFilter(
             run_ids=frozenset(request.pipeline_run_ids), pipeline_ids=frozenset(request.pipeline_ids)
         )
 

@@ -57,7 +57,7 @@ _ABOUT: Mapping[str, tuple[str, ...]] = {
 }
 _NAMED = {PIPELINE: "name", JOB: "job", STEP: "step", AGENT: "agent_id"}
 _PARTS_OF_RUNS = ("pipeline_id", "run_id", "job_id", "step_id", "step_run_id")
-_TOLD = (
+_METADATA_KEYS = (
     *("run_id", "pipeline_id", "name", "kind", "project", "job_id", "job", "step_id", "step", "step_run_id"),
     *("attempt", "status", "previous", "exit_code", "duration", "agent_id", "event_id", "by"),
 )
@@ -130,7 +130,7 @@ def _title(kind: Kind, body: dict[str, Any]) -> str:
 
 
 def _metadata(body: dict[str, Any]) -> dict[str, str]:
-    found = {key: str(body[key]) for key in _TOLD if body.get(key) not in (None, "")}
+    found = {key: str(body[key]) for key in _METADATA_KEYS if body.get(key) not in (None, "")}
     if "payload" in body:
         found["payload"] = orjson.dumps(body["payload"]).decode()
     return found

@@ -49,7 +49,7 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RunFilter:
     """Selects runs or parts of them: all fields that are not empty must match."""
 
     run_ids: frozenset[str] = frozenset()
@@ -77,10 +77,10 @@ class View:
     """A kind of status stream: its entry types, and the current state of the selected parts of a run."""
 
     types: frozenset[str]
-    present: Callable[[Connection, Run, Asked], Iterator[ProtoMessage]]
+    present: Callable[[Connection, Run, RunFilter], Iterator[ProtoMessage]]
 
 
-def _step_runs(conn: Connection, run: Run, asked: Asked) -> Iterator[ProtoMessage]:
+def _step_runs(conn: Connection, run: Run, asked: RunFilter) -> Iterator[ProtoMessage]:
     jobs = [job for job in run.jobs if asked.wants(job)]
     attempts = engine_store.attempts_of_steps(conn, [step.id for job in jobs for step in job.steps])
     for job in jobs:
@@ -89,11 +89,11 @@ def _step_runs(conn: Connection, run: Run, asked: Asked) -> Iterator[ProtoMessag
                 yield message
 
 
-def _jobs(_conn: Connection, run: Run, asked: Asked) -> Iterator[ProtoMessage]:
+def _jobs(_conn: Connection, run: Run, asked: RunFilter) -> Iterator[ProtoMessage]:
     return (arcentra_status.present_job(run, job) for job in run.jobs if asked.wants(job))
 
 
-def _runs(_conn: Connection, run: Run, _asked: Asked) -> Iterator[ProtoMessage]:
+def _runs(_conn: Connection, run: Run, _asked: RunFilter) -> Iterator[ProtoMessage]:
     yield arcentra_status.present_run(run)
 
 
@@ -102,7 +102,7 @@ JOBS = View(arcentra_status.JOB_TYPES, _jobs)
 RUNS = View(arcentra_status.RUN_TYPES, _runs)
 
 
-def watch_runs(conn: Connection, view: View, asked: Asked, sees: Sees, *, present: bool) -> Watch:
+def watch_runs(conn: Connection, view: View, asked: RunFilter, sees: Sees, *, present: bool) -> Watch:
     """Runs as one view shows them. Raises ``…_NOT_FOUND`` for what does not exist or may not be seen.
 
     The stream ends when all named parts have ended. Without names it does not end, and its current state is that of
@@ -120,7 +120,7 @@ def watch_runs(conn: Connection, view: View, asked: Asked, sees: Sees, *, presen
         values.append((key, frozenset(part.id for part in parts)))
         run_ids = sorted(found)
     else:
-        run_ids = _runs_in_question(conn, asked.pipeline_ids, sees) if present else []
+        run_ids = _current_runs(conn, asked.pipeline_ids, sees) if present else []
         if asked.pipeline_ids:
             values.append(("pipeline_id", asked.pipeline_ids))
         if asked.job_name:
@@ -132,7 +132,7 @@ def watch_runs(conn: Connection, view: View, asked: Asked, sees: Sees, *, presen
     return Watch(selection, scopes, ending, _present(conn, view, run_ids, asked) if present else [])
 
 
-def _named(conn: Connection, asked: Asked, sees: Sees) -> tuple[list[Part], str, str]:
+def _named(conn: Connection, asked: RunFilter, sees: Sees) -> tuple[list[Part], str, str]:
     """The named parts, the key of their ids, and the entry type that ends one."""
     runs = _visible(conn, asked.run_ids, sees)
     for run_id in sorted(asked.run_ids - runs.keys()):
@@ -187,7 +187,7 @@ def pipeline_scope(conn: Connection, pipeline_id: str) -> str | None:
     return entries.project_scope(run.project)
 
 
-def _runs_in_question(conn: Connection, pipeline_ids: frozenset[str], sees: Sees) -> list[str]:
+def _current_runs(conn: Connection, pipeline_ids: frozenset[str], sees: Sees) -> list[str]:
     alive = [
         run.id
         for run in status_store.alive_runs(conn)
@@ -198,7 +198,7 @@ def _runs_in_question(conn: Connection, pipeline_ids: frozenset[str], sees: Sees
     return sorted({*alive, *newest, *status_store.find_runs(conn, pipeline_ids)})
 
 
-def _present(conn: Connection, view: View, run_ids: list[str], asked: Asked) -> list[ProtoMessage]:
+def _present(conn: Connection, view: View, run_ids: list[str], asked: RunFilter) -> list[ProtoMessage]:
     found: list[ProtoMessage] = []
     for run_id in run_ids:
         run = engine_store.load_run(conn, run_id)

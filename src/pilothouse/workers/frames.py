@@ -113,8 +113,8 @@ def _value(kind: int, payload: bytes) -> Any:
     if kind == BYTES:
         return payload
     if kind != JSON:
-        raise FrameError("a value is of no known kind")
+        raise FrameError("a value has an unknown kind")
     try:
         return orjson.loads(payload)
     except orjson.JSONDecodeError:
-        raise FrameError("a value is no JSON") from None
+        raise FrameError("a value is not JSON") from None

@@ -71,7 +71,7 @@ def _check_cycles(
         route = [*cycle, cycle[0]]
         if len(route) > 12:
             route = [*route[:6], "...", *route[-5:]]
-        message = "jobs depend on each other in a circle: " + " -> ".join(route)
+        message = "jobs depend on each other in a cycle: " + " -> ".join(route)
         problems.add(mark, path, message, "one of these dependencies left out")
         depends[cycle[-1]].remove(cycle[0])
 

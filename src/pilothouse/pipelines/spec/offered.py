@@ -37,16 +37,18 @@ def check_offered(spec: Spec, root: Node, problems: Problems) -> None:
 
 def _warn(spec: Spec, root: Node, problems: Problems) -> None:
     if spec.triggers:
-        message = "triggers are kept but not acted on in this release: start runs by hand or through the API"
+        message = (
+            "triggers are stored but have no effect in this release: start runs by hand or through the API"
+        )
         problems.warn(mark_at(root, "triggers"), "triggers", message)
     if spec.runtime.resources is not None:
         message = "runtime.resources are not enforced on process agents"
         problems.warn(mark_at(root, "runtime", "resources"), "runtime.resources", message)
     if spec.runtime.config:
-        message = "runtime.config is not acted on in this release"
+        message = "runtime.config has no effect in this release"
         problems.warn(mark_at(root, "runtime", "config"), "runtime.config", message)
     for index, job in enumerate(spec.jobs):
         for name in ("source", "target", "notify", "triggers"):
             if getattr(job, name):
-                message = f"{name} of job {job.name!r} is not acted on in this release"
+                message = f"{name} of job {job.name!r} has no effect in this release"
                 problems.warn(mark_at(root, "jobs", index, name), f"jobs[{index}].{name}", message)

@@ -197,7 +197,7 @@ class Fields:
             self.problem(node.mark, name, f"{name}: {error}", durations.EXPECTED)
             return ""
         if not duration.seconds and not zero:
-            self.problem(node.mark, name, f"{name} must be longer than nothing", durations.EXPECTED)
+            self.problem(node.mark, name, f"{name} must be longer than 0s", durations.EXPECTED)
         return duration.text
 
     def choice(self, name: str, options: tuple[str, ...], default: str) -> str:

@@ -27,7 +27,7 @@ def check_references(spec: Spec, compiled: Iterable[Compiled], problems: Problem
     steps = {job.name: tuple(step.name for step in job.steps) for job in spec.jobs}
     for one in found:
         if not one.site.rendered:
-            message = "expressions are put in only in env, args and run; here the text stays as it is"
+            message = "expressions are evaluated in env, args and run only; this text is used as it is"
             problems.warn(one.mark, one.site.path, message)
             continue
         for reference in one.expression.references:

@@ -56,7 +56,7 @@ def _unknown(step: Fields, uses: str, known: list[str]) -> None:
     if hint := foreign.action(uses):
         step.problem(step.mark_of("uses"), "uses", f"{shown(uses)} is an action of another product: {hint}")
         return
-    message = f"nothing here is called {shown(uses)}{did_you_mean(uses, known)}"
+    message = f"unknown action {shown(uses)}{did_you_mean(uses, known)}"
     step.problem(step.mark_of("uses"), "uses", message, "one of " + ", ".join(known))
 
 
