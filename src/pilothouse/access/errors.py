@@ -45,6 +45,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "CLUSTER_NOT_FOUND": (404, "Cluster not found"),
         "DEPLOYMENT_NOT_FOUND": (404, "Deployment not found"),
         "ENVIRONMENT_NOT_FOUND": (404, "Environment not found"),
+        "GATE_NOT_FOUND": (404, "Gate not found"),
         "JOB_NOT_FOUND": (404, "Job not found"),
         "PIPELINE_NOT_FOUND": (404, "Pipeline not found"),
         "PROJECT_NOT_FOUND": (404, "Project not found"),

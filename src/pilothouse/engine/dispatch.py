@@ -44,13 +44,13 @@ class Dispatcher:
         return given
 
     def _hand_out_queue(self, tx: Tx, workers: list[Worker], *, begun: bool) -> int:
-        given, after = 0, ""
-        while any(worker.available and worker.free > 0 for worker in workers) or not after:
+        given, after = 0, (0, "")
+        while any(worker.available and worker.free > 0 for worker in workers) or after == (0, ""):
             queue = store.queued_attempts(tx.conn, after, PAGE, begun=begun)
             if not queue:
                 break
             given += self._assign(tx, queue, workers)
-            after = queue[-1].id
+            after = (queue[-1].queued_at, queue[-1].id)
         return given
 
     def _workers(self, conn: Connection) -> list[Worker]:
@@ -107,7 +107,7 @@ class Dispatcher:
         try:
             task = self._tasks.build(tx.conn, at)
         except TaskInvalid as error:
-            self._transitions.end_attempt(tx, at.run, at.job, at.step, Status.FAILED, error=str(error))
+            self._transitions.steps.end_attempt(tx, at.run, at.job, at.step, Status.FAILED, error=str(error))
             self._transitions.settle(tx, at.run)
             self._fleet.wake_after(tx)  # the slot it was meant for is free for the next
             return 0
@@ -121,7 +121,7 @@ class Dispatcher:
         assert at is not None, "a queued attempt belongs to a run"
         at.attempt.reason = waits.reason
         store.save(tx.conn, at.attempt)
-        self._transitions.tell(
+        self._transitions.records.append(
             tx, at.run, entries.STEP_WAITING, at.job, at.step, at.attempt, reason=waits.reason
         )
 

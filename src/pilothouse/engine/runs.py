@@ -74,5 +74,5 @@ def read_place(conn: Connection, attempt_id: str) -> Place | None:
 
 
 def _place(run: Run, attempt: Attempt) -> Place:
-    job, step = next((j, s) for j in run.jobs for s in j.steps if s.id == attempt.step_id)
+    job, step = run.find_step(attempt.step_id)
     return Place(run, job, step, attempt)

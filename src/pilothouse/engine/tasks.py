@@ -63,7 +63,7 @@ class StepTasks:
         at = self._current(tx, lease)
         if at is None:
             return
-        self._transitions.start_attempt(tx, at.run, at.job, at.step, at.attempt, lease.agent_id)
+        self._transitions.steps.start_attempt(tx, at.run, at.job, at.step, at.attempt, lease.agent_id)
         if lease.kind == BACKGROUND.name:  # its job goes on beside it
             self._transitions.settle(tx, at.run, at.job)
 
@@ -78,7 +78,7 @@ class StepTasks:
         )
         if status.bad and not error:
             error = f"exit code {report.exit_code}" if report.exit_code else "failed"
-        self._transitions.end_attempt(
+        self._transitions.steps.end_attempt(
             tx,
             at.run,
             at.job,
@@ -148,7 +148,7 @@ class StepTasks:
     def build(self, conn: Connection, at: Place) -> Task:
         """Put values into expressions and make the task. Raises :class:`TaskInvalid`."""
         run, job, step = at.run, at.job, at.step
-        spec = run.step_spec(job, step)
+        spec = job.step_spec(step)
         try:
             env, args, secrets = self._fill_in(conn, at)
             mask = self._mask_of_job(conn, at)
@@ -187,8 +187,8 @@ class StepTasks:
 
     def _fill_in(self, conn: Connection, at: Place) -> tuple[dict[str, str], Any, dict[str, str]]:
         """Environment and arguments with their expressions evaluated, and the secrets that went into them."""
-        spec = at.run.step_spec(at.job, at.step)
-        layers = [at.run.graph.env, at.run.job_spec(at.job).env, spec.env]
+        spec = at.job.step_spec(at.step)
+        layers = [at.run.graph.env, at.job.spec.env, spec.env]
         if not any(map(_has_expression, (*layers, spec.args))):  # what expressions see is as large as the run
             return {name: value for layer in layers for name, value in layer.items()}, spec.args, {}
         secrets = self._wanted_secrets(conn, at)
@@ -227,7 +227,7 @@ class StepTasks:
             return ()
         if sum(map(len, self._values_since(conn, at, names))) > MAX_OF_RUN:
             raise TaskInvalid(f"the secrets of this run have more than {MAX_OF_RUN} characters together")
-        shared = self.secret_names(at.run.job_spec(at.job)) | secret_names(dict(at.run.graph.env))
+        shared = self.secret_names(at.job.spec) | secret_names(dict(at.run.graph.env))
         return tuple(sorted(self._values_since(conn, at, shared)))
 
     def _values_since(self, conn: Connection, at: Place, names: frozenset[str]) -> frozenset[str]:
@@ -269,13 +269,13 @@ def _last_in_job(at: Place) -> bool:
     steps = at.job.steps
     # What failed or was cancelled may be tried again in this workspace, and background steps still run in it.
     kept = any(step.status.bad or step.status is Status.CANCELLED for step in steps)
-    background = any(spec.background for spec in at.run.job_spec(at.job).steps)
+    background = any(spec.background for spec in at.job.spec.steps)
     return at.step.index == len(steps) - 1 and not kept and not background
 
 
 def _secret_names(at: Place, *, needed: bool = False) -> frozenset[str]:
-    spec = at.run.step_spec(at.job, at.step)
-    layers = [dict(at.run.graph.env), dict(at.run.job_spec(at.job).env), dict(spec.env), spec.args]
+    spec = at.job.step_spec(at.step)
+    layers = [dict(at.run.graph.env), dict(at.job.spec.env), dict(spec.env), spec.args]
     return secret_names(layers, needed=needed)
 
 

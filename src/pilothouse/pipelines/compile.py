@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pilothouse.engine import graph
+from pilothouse.engine.gates.model import CHILD_RUN, HOLD, WINDOW
 from pilothouse.engine.graph import Graph
 from pilothouse.pipelines.spec.model import Job, Retry, Spec, Step
+
+GATES = {"approval/wait": HOLD, "window/wait": WINDOW, "pipeline/run": CHILD_RUN}
+"""Actions that are gates: settled by the server, by no agent."""
 
 
 def compile_spec(spec: Spec) -> Graph:
@@ -46,6 +50,7 @@ def _step(step: Step) -> graph.Step:
         on_lost=step.on_lost,
         continue_on_error=step.continue_on_error,
         background=step.background,
+        gate=GATES.get(f"{step.uses}/{step.action}", ""),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from pilothouse.engine.graph_json import encoded
+from pilothouse.engine.growth import check_graph
 from pilothouse.engine.names import NamesUsed, names_from_json, names_of, names_to_json
 from pilothouse.pipelines.compile import compile_spec
 from pilothouse.pipelines.spec import ParsedSpec, parse_spec, spec_from_json, spec_to_json
@@ -44,6 +45,7 @@ def compile_source(source: SpecSource, file: str = "") -> CompiledSpec:
     """
     spec = read_spec(source, file).spec
     graph = compile_spec(spec)
+    check_graph(graph)
     names = names_to_json(names_of(graph))
     return CompiledSpec(source, _text(spec_to_json(spec)), encoded(graph), _text(names))
 

@@ -91,3 +91,5 @@ TRIGGERED = enveloped_example({"runId": _RUN_ID}, 201)
 RUNS = enveloped_example({"list": [_RUN], "total": 1, "page": 1, "pageSize": 20})
 RUN = enveloped_example(_RUN)
 STOPPED = enveloped_example({"runId": _RUN_ID, "status": 2})
+PAUSED = enveloped_example({"runId": _RUN_ID, "status": 6})
+RESUMED = STOPPED

@@ -28,13 +28,15 @@ RUN_STATUS = {
     "pending": RunStatus.PENDING,
     "queued": RunStatus.PENDING,
     "running": RunStatus.RUNNING,
+    "paused": RunStatus.PAUSED,
     "succeeded": RunStatus.SUCCESS,
     "failed": RunStatus.FAILED,
     "timed_out": RunStatus.FAILED,
     "cancelled": RunStatus.CANCELLED,
 }
 
-TRIGGER_TYPE = {"manual": 1, "cron": 2, "event": 3}
+TRIGGER_TYPE = {"manual": 1, "cron": 2, "event": 3, "run": 3}
+"""pipeline.v1.TriggerType; ``run``: a gate of another run."""
 
 SAVE_DIRECT, SAVE_PR = 1, 2
 """pipeline.v1.PipelineSaveMode: directly, or by a pull request (not implemented yet)."""

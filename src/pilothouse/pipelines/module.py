@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pilothouse.edge.module import Core, Module
+from pilothouse.engine.gates.child import ChildRun
 from pilothouse.engine.service import Engine
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines.compiler import JOBS, SpecCompiler
@@ -15,6 +16,7 @@ def module(core: Core) -> Module:
     engine, identity = core.service(Engine), core.service(Identity)
     pipelines = Pipelines(engine, identity)
     core.provide(pipelines, SpecCompiler(core.pool))
+    core.service(ChildRun).start_by("pipeline", pipelines.start_child)
     return Module(
         "pipelines",
         routers=(router,),

@@ -50,12 +50,12 @@ def status_words(number: int) -> list[str]:
 
 def run_status(run: Run) -> RunStatus:
     """A run's status as a number of pipeline.v1."""
-    return RUN_STATUS[run.status.value]
+    return RUN_STATUS["paused" if run.paused_at else run.status.value]
 
 
 def run_detail(run: Run, pipeline: Pipeline) -> dict[str, Any]:
     """``pipeline.v1.PipelineRunDetail``."""
-    counts = run.counts()
+    counts = run.counts.shown()
     ended = run.finished_at
     return {
         "runId": run.id,

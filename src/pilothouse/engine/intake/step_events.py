@@ -80,7 +80,7 @@ class StepEvents:
         at.attempt.percent = max(at.attempt.percent, min(100, max(0, number)))
         store.save(tx.conn, at.attempt)
         message = str(payload.get("message", ""))[:MAX_MESSAGE]
-        self._transitions.tell(
+        self._transitions.records.append(
             tx,
             at.run,
             entries.STEP_PROGRESSED,
@@ -102,9 +102,9 @@ class StepEvents:
             return f"a step has at most {MAX_COUNT} outputs"
         if len(orjson.dumps(outputs)) > MAX_BYTES:
             return f"the outputs of a step have at most {MAX_BYTES} bytes"
-        at.step.outputs = outputs
-        store.save(tx.conn, at.step)
-        self._transitions.tell(
+        at.job.set_outputs(at.step, outputs)
+        store.save_part(tx.conn, at.run.id, at.step)
+        self._transitions.records.append(
             tx, at.run, entries.STEP_OUTPUT, at.job, at.step, at.attempt, output=name, value=value
         )
         return ""
@@ -119,7 +119,9 @@ class StepEvents:
             "agent_id": agent_id,
         }
         if at is not None:
-            self._transitions.tell(tx, at.run, entries.AGENT_EVENT, at.job, at.step, at.attempt, **more)
+            self._transitions.records.append(
+                tx, at.run, entries.AGENT_EVENT, at.job, at.step, at.attempt, **more
+            )
             return
         body = {"v": entries.VERSION, **more}
         self._journal.append(

@@ -153,6 +153,44 @@ async def get_run(pipeline_id: str, run_id: str, caller: Caller, database: Datab
 
 
 @router.post(
+    "/{pipeline_id}/runs/{run_id}/pause",
+    dependencies=[allow("run.control")],
+    summary="Pause a run",
+    responses=examples.PAUSED,
+)
+async def pause(pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engine: EngineService) -> Response:
+    """Nothing more of it is started until it is resumed. Errors: ``RUN_NOT_FOUND``,
+    ``INVALID_STATE_TRANSITION``.
+    """
+
+    def use_case(tx: Tx) -> dict[str, Any]:
+        run_of(tx.conn, caller, pipeline_id, run_id, "run.control")
+        run = engine.pause(tx, caller, run_id)
+        return {"runId": run.id, "status": int(run_status(run))}
+
+    return await idem(use_case, 200, envelope=True)
+
+
+@router.post(
+    "/{pipeline_id}/runs/{run_id}/resume",
+    dependencies=[allow("run.control")],
+    summary="Resume a run",
+    responses=examples.RESUMED,
+)
+async def resume(
+    pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engine: EngineService
+) -> Response:
+    """A paused run goes on. Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
+
+    def use_case(tx: Tx) -> dict[str, Any]:
+        run_of(tx.conn, caller, pipeline_id, run_id, "run.control")
+        run = engine.resume(tx, caller, run_id)
+        return {"runId": run.id, "status": int(run_status(run))}
+
+    return await idem(use_case, 200, envelope=True)
+
+
+@router.post(
     "/{pipeline_id}/runs/{run_id}/stop",
     dependencies=[allow("run.control")],
     summary="Stop a run",

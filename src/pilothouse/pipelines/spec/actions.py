@@ -70,6 +70,13 @@ BUILTIN_ACTIONS: ActionRegistry = {
     "shell/command": ActionSchema({"command": Argument(required=True), **_SHELL}),
     "shell/script": ActionSchema({"script": Argument(required=True), **_SHELL}),
     "scm/checkout": ActionSchema(open=True),
+    "approval/wait": ActionSchema(
+        {"message": Argument(), "roles": Argument("text_or_list"), "users": Argument("text_or_list")}
+    ),
+    "window/wait": ActionSchema(
+        {"days": Argument("text_or_list"), "from": Argument(), "to": Argument(), "timezone": Argument()}
+    ),
+    "pipeline/run": ActionSchema({"pipeline": Argument(required=True), "variables": Argument("map")}),
     "dummy/run": ActionSchema(open=True),
 }
 
