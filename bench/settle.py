@@ -100,7 +100,7 @@ async def _measured(lab: Lab, name: str, make: object, settled: int) -> Cost:
         small, large = [], []
         one = created[-1][1]
         while len(large) < settled:
-            large += [cost for cost in await bench.settle(one, SMALL)]
+            large += await bench.settle(one, SMALL)
             small += await bench.settle((await bench.create(make(SMALL)))[1], SMALL)
         return Cost(median(small), median(large), median([cost for cost, _ in created]))
     finally:

@@ -32,7 +32,9 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "CURSOR_EXPIRED": (410, "Cursor expired"),
         "PAYLOAD_TOO_LARGE": (413, "Payload too large"),
         "CLIENT_TOO_OLD": (426, "Client too old"),
+        "INPUT_TOO_COSTLY": (400, "Input too costly"),
         "RATE_LIMIT_EXCEEDED": (429, "Rate limit exceeded"),
+        "CALLER_QUEUE_FULL": (429, "Too many requests in progress"),
         "METHOD_NOT_ALLOWED": (405, "Method not allowed"),
         # not found
         "NOT_FOUND": (404, "Not found"),
@@ -79,6 +81,8 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "AGENT_OFFLINE": (503, "Agent is offline"),
         "NO_AGENTS_AVAILABLE": (503, "No agents available"),
         "STORAGE_BUSY": (503, "Storage busy"),
+        "SERVER_BUSY": (503, "Server busy"),
+        "WORKER_CRASHED": (503, "Worker crashed"),
         "SESSION_PROVISIONING_FAILED": (500, "Session provisioning failed"),
         "INTERNAL_ERROR": (500, "Internal server error"),
     }

@@ -118,6 +118,11 @@ class Principal:
     address: str = ""
     request_id: str = ""
 
+    @property
+    def key(self) -> str:
+        """``user/<id>`` or ``agent/<id>``: who a queue or a stored answer belongs to, whatever the token."""
+        return f"{self.kind}/{self.id}"
+
     def may(self, action: str, project: str | None = None) -> bool:
         """Whether this principal may do ``action`` (in ``project``, if the object belongs to one).
 

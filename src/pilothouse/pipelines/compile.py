@@ -1,4 +1,4 @@
-"""From a checked spec to the graph that the engine runs; pure."""
+"""Compiles a checked spec to the graph that the engine runs; pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GATES = {"approval/wait": HOLD, "window/wait": WINDOW, "pipeline/run": CHILD_RUN
 
 
 def compile_spec(spec: Spec) -> Graph:
-    """The jobs and steps of a spec, with seconds in place of its texts of durations."""
+    """The jobs and steps of a spec, with durations in seconds."""
     return Graph(
         jobs=tuple(map(_job, spec.jobs)),
         variables=spec.variables,

@@ -1,4 +1,4 @@
-"""Specs as they are stored and run: checked and compiled once, kept as JSON texts, and never checked again."""
+"""Compiled specs: checked and compiled once, stored as JSON texts, and not checked again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SpecSource = str | dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class CompiledSpec:
-    """JSON texts: ``spec`` the canonical spec, ``graph`` what the engine runs, ``names`` what expressions name."""
+    """JSON texts: ``spec`` the canonical spec, ``graph`` the engine's graph, ``names`` the names in expressions."""
 
     source: SpecSource
     spec: str
@@ -27,7 +27,7 @@ class CompiledSpec:
     names: str
 
     def names_used(self) -> NamesUsed:
-        """The secrets and variables that it names."""
+        """The secrets and variables that its expressions name."""
         return names_from_json(orjson.loads(self.names))
 
 
@@ -41,7 +41,7 @@ def read_spec(source: SpecSource, file: str = "") -> ParsedSpec:
 def compile_source(source: SpecSource, file: str = "") -> CompiledSpec:
     """Check and compile a spec. Raises ``SpecError``.
 
-    Takes up to a second for the largest specs: to be called neither in a transaction nor on the event loop.
+    Takes seconds for the largest specs: servers call it in the worker pool (:mod:`pilothouse.pipelines.jobs`).
     """
     spec = read_spec(source, file).spec
     graph = compile_spec(spec)

@@ -1,4 +1,4 @@
-"""Answers of the pipeline routes, as the OpenAPI document shows them."""
+"""Example answers of the pipeline routes, for the OpenAPI document."""
 
 from __future__ import annotations
 

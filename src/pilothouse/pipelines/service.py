@@ -21,7 +21,7 @@ from pilothouse.engine.service import Engine, NewRun, Origin
 from pilothouse.expressions.values import insert_text
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines import store
-from pilothouse.pipelines.compiled import CompiledSpec, SpecSource, compile_source
+from pilothouse.pipelines.compiled import CompiledSpec
 from pilothouse.pipelines.errors import (
     PipelineDisabled,
     PipelineExists,
@@ -41,12 +41,13 @@ MAX_VARIABLES = 200
 class TriggerRequest:
     """How a pipeline is started. A ``spec`` given here is used in place of the saved one, for this run.
 
-    ``compiled``: that spec, or the saved one, compiled before the transaction, since a large one takes long.
+    ``compiled``: the saved spec, compiled before the transaction; needed only where it was stored as text alone, as
+    release 0.1 did.
     """
 
     variables: dict[str, str] = field(default_factory=dict)
-    spec: SpecSource | None = None
-    file_name: str = ""
+    spec: CompiledSpec | None = None
+    compiled: CompiledSpec | None = None
     checkout: str = ""
     branch: str = ""
     commit_sha: str = ""
@@ -54,19 +55,18 @@ class TriggerRequest:
     dirty: bool = False
     tag: str = ""
     trigger: str = "manual"
-    compiled: CompiledSpec | None = None
     parent: Parent | None = None
 
 
 class Pipelines:
-    """The pipelines of all projects. Every method is a use case of one transaction."""
+    """The pipelines of all projects. Every method is a use case in one transaction."""
 
     def __init__(self, engine: Engine, identity: Identity) -> None:
         self._engine = engine
         self._identity = identity
 
     def create(self, tx: Tx, by: Principal, project: str, name: str, **fields: Any) -> Pipeline:
-        """Define a pipeline; it has no spec yet. Raises :class:`PipelineExists`, :class:`PipelineInvalid`."""
+        """Create a pipeline without a spec. Raises :class:`PipelineExists`, :class:`PipelineInvalid`."""
         _check_name(name)
         if store.pipeline_named(tx.conn, project, name) is not None:
             raise PipelineExists(f"the project has a pipeline named '{name}' already")
@@ -97,7 +97,7 @@ class Pipelines:
         return changed
 
     def delete(self, tx: Tx, by: Principal, pipeline_id: str) -> None:
-        """Forget a pipeline; its runs stay."""
+        """Delete a pipeline; its runs are kept."""
         require_pipeline(tx.conn, pipeline_id)
         store.delete_pipeline(tx.conn, pipeline_id)
         self._identity.audit(tx, by, "pipeline.delete", pipeline_id)
@@ -105,7 +105,7 @@ class Pipelines:
     def save_spec(
         self, tx: Tx, by: Principal, pipeline_id: str, spec: CompiledSpec, *, expected_head: str, message: str
     ) -> SavedSpec:
-        """Put a spec in force, with its compiled form. Raises :class:`SpecMoved` if the head is another."""
+        """Make a spec the current one. Raises :class:`SpecMoved` if ``expected_head`` is not the head."""
         pipeline = require_pipeline(tx.conn, pipeline_id)
         if expected_head and expected_head != pipeline.head:
             raise SpecMoved(f"the spec was changed meanwhile: its head is {pipeline.head or 'empty'}")
@@ -123,7 +123,7 @@ class Pipelines:
         return saved
 
     def trigger(self, tx: Tx, by: Principal, pipeline_id: str, request: TriggerRequest) -> Run:
-        """Start a run. Raises ``SpecError``, also where it lacks a variable or secret, :class:`SpecMissing`,
+        """Start a run. Raises ``SpecError``, also for missing variables and secrets, :class:`SpecMissing`,
         :class:`PipelineDisabled`.
         """
         pipeline = require_pipeline(tx.conn, pipeline_id)
@@ -174,18 +174,22 @@ class Pipelines:
         return self.trigger(tx, by, pipeline.id, request)
 
     def _compiled(self, tx: Tx, pipeline: Pipeline, request: TriggerRequest) -> tuple[CompiledSpec, str]:
-        """The spec of a new run, and its head if it is the saved one."""
-        given, file = request.compiled, request.file_name or pipeline.file_path
+        """The spec of a new run, and its head if it is the saved spec."""
         if request.spec is not None:
-            known = given is not None and given.source == request.spec
-            return (given if given and known else compile_source(request.spec, file)), ""
+            return request.spec, ""
         saved = store.newest_spec(tx.conn, pipeline.id)
         if saved is None:
-            raise SpecMissing(f"pipeline '{pipeline.name}' has no spec; save one first, or send one along")
+            raise SpecMissing(
+                f"pipeline '{pipeline.name}' has no spec; save one first, or send one in the request"
+            )
         if saved.graph:
             return CompiledSpec(saved.text, saved.spec, saved.graph, saved.names), saved.head
-        # It was saved by a release that kept no graphs.
-        made = given if given is not None and given.source == saved.text else compile_source(saved.text, file)
+        made = request.compiled
+        if made is None:  # a child run, which starts in the transaction of its parent
+            why = "has a spec of release 0.1, which is not compiled yet: run the pipeline itself once"
+            raise SpecMissing(f"pipeline '{pipeline.name}' {why}")
+        if made.source != saved.text:  # by a server of release 0.1 on the same database
+            raise SpecMoved("the spec was changed meanwhile; try again")
         store.keep_compiled(
             tx.conn, pipeline.id, saved.head, spec=made.spec, graph=made.graph, names=made.names
         )

@@ -1,8 +1,7 @@
-"""Routes of pipelines' specs: checked, saved, shown."""
+"""Routes of pipelines' specs: check, save, show."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import orjson
@@ -10,6 +9,7 @@ from fastapi import APIRouter
 from sqlalchemy import Connection
 from starlette.responses import Response
 
+from pilothouse.access.model import Principal
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.pipelines import examples, store
@@ -17,10 +17,10 @@ from pilothouse.pipelines.bodies import (
     SaveSpec,
     ValidateSpec,
 )
-from pilothouse.pipelines.compiled import compile_source, read_spec
+from pilothouse.pipelines.compiler import SpecCompiler
 from pilothouse.pipelines.errors import SpecMissing
-from pilothouse.pipelines.http.services import PipelineService, allowed
-from pilothouse.pipelines.model import SAVE_DIRECT
+from pilothouse.pipelines.http.services import Compiler, PipelineService, allowed
+from pilothouse.pipelines.model import SAVE_DIRECT, Pipeline, SavedSpec
 from pilothouse.storage import Tx
 
 router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
@@ -32,9 +32,9 @@ router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
     summary="Check a spec",
     responses=examples.VALID,
 )
-async def validate_text(body: ValidateSpec) -> Response:
-    """Without a pipeline. Errors: ``SPEC_INVALID`` with ``details.problems``."""
-    return await asyncio.to_thread(_validated, body)
+async def validate_text(body: ValidateSpec, caller: Caller, compiler: Compiler) -> Response:
+    """Without a pipeline. Errors: ``SPEC_INVALID`` with ``details.problems``, ``INPUT_TOO_COSTLY``."""
+    return await _validated(compiler, caller, body)
 
 
 @router.get(
@@ -43,24 +43,28 @@ async def validate_text(body: ValidateSpec) -> Response:
     summary="Show a pipeline's spec",
     responses=examples.SPEC,
 )
-async def get_spec(pipeline_id: str, caller: Caller, database: Database) -> Response:
-    """The spec in force: as an object, and its source text. Errors: ``SPEC_NOT_FOUND``."""
+async def get_spec(pipeline_id: str, caller: Caller, database: Database, compiler: Compiler) -> Response:
+    """The current spec, as an object and as its source text. Errors: ``SPEC_NOT_FOUND``."""
 
-    def read(conn: Connection) -> dict[str, Any]:
+    def read(conn: Connection) -> tuple[Pipeline, SavedSpec]:
         pipeline = allowed(conn, caller, pipeline_id, "pipeline.read")
         saved = store.newest_spec(conn, pipeline_id)
         if saved is None:
             raise SpecMissing(f"pipeline '{pipeline.name}' has no spec yet")
-        return {
-            "spec": orjson.loads(saved.spec or compile_source(saved.text).spec),
-            "text": saved.text,
-            "format": int(saved.format),
-            "headCommitSha": saved.head,
-            "branch": pipeline.default_branch,
-            "pipelineFilePath": pipeline.file_path,
-        }
+        return pipeline, saved
 
-    return envelope(await database.read(read))
+    pipeline, saved = await database.read(read)
+    # A spec that an older release has saved is stored as text only.
+    spec = saved.spec or (await compiler.compile(caller, saved.text)).spec
+    shown = {
+        "spec": orjson.Fragment(spec),
+        "text": saved.text,
+        "format": int(saved.format),
+        "headCommitSha": saved.head,
+        "branch": pipeline.default_branch,
+        "pipelineFilePath": pipeline.file_path,
+    }
+    return envelope(shown)
 
 
 @router.post(
@@ -69,10 +73,14 @@ async def get_spec(pipeline_id: str, caller: Caller, database: Database) -> Resp
     summary="Check a spec for a pipeline",
     responses=examples.VALID,
 )
-async def validate(pipeline_id: str, body: ValidateSpec, caller: Caller, database: Database) -> Response:
-    """Errors: ``SPEC_INVALID`` with ``details.problems``: message, line, column, expected, path."""
+async def validate(
+    pipeline_id: str, body: ValidateSpec, caller: Caller, database: Database, compiler: Compiler
+) -> Response:
+    """Errors: ``SPEC_INVALID`` with ``details.problems`` (message, line, column, expected, path),
+    ``INPUT_TOO_COSTLY``.
+    """
     await database.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.read"))
-    return await asyncio.to_thread(_validated, body)
+    return await _validated(compiler, caller, body)
 
 
 @router.post(
@@ -88,12 +96,11 @@ async def save(
     idem: Idem,
     database: Database,
     pipelines: PipelineService,
+    compiler: Compiler,
 ) -> Response:
-    """Checked, then in force. Errors: ``SPEC_INVALID``, ``SPEC_CONFLICT``."""
-
-    # Reading a large spec takes long: beside the event loop, and the transaction.
+    """Check a spec and make it the current one. Errors: ``SPEC_INVALID``, ``SPEC_CONFLICT``, ``INPUT_TOO_COSTLY``."""
     file = await database.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write").file_path)
-    compiled = await asyncio.to_thread(compile_source, body.spec, file)
+    compiled = await compiler.compile(caller, body.spec, file)
 
     def use_case(tx: Tx) -> dict[str, Any]:
         pipeline = allowed(tx.conn, caller, pipeline_id, "pipeline.write")
@@ -116,8 +123,8 @@ async def save(
     return await idem(use_case, 200, envelope=True)
 
 
-def _validated(body: ValidateSpec) -> Response:
-    parsed = read_spec(body.spec, body.fileName)
-    described = [warning.describe(body.fileName or "<spec>") for warning in parsed.warnings]
-    details = [warning.as_json() for warning in parsed.warnings]
-    return envelope({"jobsCount": len(parsed.spec.jobs), "warnings": described, "warningDetails": details})
+async def _validated(compiler: SpecCompiler, caller: Principal, body: ValidateSpec) -> Response:
+    checked = await compiler.check(caller, body.spec, body.fileName)
+    described = [warning.describe(body.fileName or "<spec>") for warning in checked.warnings]
+    details = [warning.as_json() for warning in checked.warnings]
+    return envelope({"jobsCount": checked.jobs, "warnings": described, "warningDetails": details})

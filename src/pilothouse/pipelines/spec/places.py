@@ -1,4 +1,4 @@
-"""Where in a spec's text the problems lie that were found in the spec itself."""
+"""The places in a spec's text of problems that were found later, in the compiled spec."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _STEP = re.compile(r"\.?(?P<word>[A-Za-z0-9_-]+)|\[(?P<index>[0-9]+)\]|\[\"(?P<k
 
 
 def located(error: SpecError, text: str, file: str) -> SpecError:
-    """The same problems with line and column, as far as their paths lead to a place of the text."""
+    """The same problems with line and column, where their paths exist in the text."""
     try:
         root = read_nodes(text, Problems())
-    except (NodeError, TooManyProblems):  # it was read before; whatever this is, it is no reason to say less
+    except (NodeError, TooManyProblems):  # it was parsed before; the problems are reported in any case
         return SpecError(error.problems, file)
 
     def place(problem: SpecProblem) -> SpecProblem:
