@@ -39,6 +39,10 @@ ACTIONS = (
     "merge",
     "detach",
     "nest",
+    "assume unchanged",
+    "no longer assume",
+    "skip worktree",
+    "no longer skip",
     "send",
 )
 STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from(PATHS)), max_size=12)
@@ -113,6 +117,9 @@ def act(root: Path, action: str, name: str) -> None:
             run("merge", "-q", "side")
         case "detach":
             run("checkout", "-q", "--detach", "HEAD~1")
+        case "assume unchanged" | "no longer assume" | "skip worktree" | "no longer skip":
+            flag = {"a": "assume-unchanged", "s": "skip-worktree"}[action.removeprefix("no longer ")[0]]
+            run("update-index", f"--{'no-' if action.startswith('no') else ''}{flag}", "--", name)
         case "nest":
             clear(root, name).mkdir()
             git(root, "init", "-q", str(root / name))

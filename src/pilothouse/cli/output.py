@@ -8,15 +8,13 @@ import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pilothouse.cli.errors import CliError, ExitCode
 from pilothouse.cli.text import safe
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-
-    from pilothouse.cli.screen import Screen
 
 _WIDE = 10_000
 """Columns of a stdout that is no terminal: nothing is cut for a pipe."""
@@ -33,6 +31,13 @@ class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
     YAML = "yaml"
+
+
+class Picture(Protocol):
+    """What is being drawn on the terminal that is also stderr."""
+
+    def print(self, text: str, *, style: str | None = None) -> None:
+        """Say something above it."""
 
 
 def unwritten(error: OSError) -> Exception:
@@ -101,7 +106,7 @@ class Output:
         self.colour = colour and not os.environ.get("NO_COLOR")
         self._stdout: Console | None = None
         self._stderr: Console | None = None
-        self.picture: Screen | None = None
+        self.picture: Picture | None = None
         """Draws a moving picture on the terminal that is also stderr: sentences go above it, through it."""
 
     @property
