@@ -45,7 +45,10 @@ ACTIONS = (
     "no longer skip",
     "send",
 )
-STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from(PATHS)), max_size=12)
+# Few paths at a time: then several changes meet at one.
+STEPS = st.lists(st.sampled_from(PATHS), min_size=1, max_size=3).flatmap(
+    lambda paths: st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from(paths)), max_size=12)
+)
 
 
 @pytest.fixture(autouse=True)

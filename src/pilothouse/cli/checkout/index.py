@@ -111,7 +111,7 @@ def _judge(
 ) -> None:
     """Which of the doubtful files are not what a checkout elsewhere would have."""
     sizes = blob_sizes(git, {oid for _mode, oid in doubtful.values()})
-    flagged = set(entries.assume_unchanged)
+    flagged = set(entries.assume_unchanged).difference(entries.skip_worktree)  # the stronger of the two
     for path, (mode, oid) in doubtful.items():
         # Elsewhere nothing is laid out for a path with this flag, so its file always travels.
         same = _is_same(git, settings, path, mode, oid, sizes.get(oid, -1))

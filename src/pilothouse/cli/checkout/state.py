@@ -87,6 +87,7 @@ class _Reading:
         self._git = git
         self._root = os.fsencode(git.directory)
         self._state = state
+        self._missing = set(state.tracked.missing)
         self.untracked: set[bytes] = set()
         self._unstaged: list[bytes] = []  # gone from the index; the file may be there, untracked
         self._empty: list[bytes] = []  # gone, and empty in the index: perhaps only intended to be added
@@ -169,7 +170,7 @@ class _Reading:
         self._state.tracked.unseen.pop(path, None)
         found = self._look(path)
         if found is None:
-            if path not in self._state.tracked.skip_worktree:
+            if path not in self._missing and path not in self._state.tracked.skip_worktree:
                 raise self._moving(path)
         elif stat.S_ISDIR(found.st_mode):
             self._gone(path)
