@@ -93,9 +93,15 @@ def check(server: Server, tmp_path: Path) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("before", ["", "cd dir"])
-@pytest.mark.parametrize("words", [(), ("-a",), ("b",), ("-i", "b"), ("--amend", "-a")])
-@pytest.mark.parametrize("tree", ["main", "linked"])
+_WORDS: list[tuple[str, ...]] = [(), ("-a",), ("b",), ("-i", "b"), ("--amend", "-a")]
+_CASES = [
+    *(("main", words, "") for words in _WORDS),
+    *(("main", words, "cd dir") for words in _WORDS[:2]),
+    *(("linked", words, "") for words in _WORDS[1:3]),
+]
+
+
+@pytest.mark.parametrize(("tree", "words", "before"), _CASES)
 def test_what_is_about_to_be_committed_is_sent(
     root: Path,
     tmp_path: Path,

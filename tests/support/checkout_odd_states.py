@@ -302,6 +302,19 @@ def nested_in_place_of_a_file(root: Path) -> None:
 
 
 @state
+def nested_in_place_of_flagged_files(root: Path) -> None:
+    write(root, "c", "staged")
+    git(root, "add", "c")
+    git(root, "update-index", "--assume-unchanged", "a", "c")
+    git(root, "update-index", "--skip-worktree", "b")
+    for name in ("a", "b", "c"):
+        (root / name).unlink()
+        git(root, "init", "-q", name)
+        write(root, f"{name}/inner", name)
+        commit(root / name)
+
+
+@state
 def not_quite_repositories(root: Path) -> None:
     write(root, "one/.git", "gitdir: /no/such/place\n")
     write(root, "one/file", "x")

@@ -116,6 +116,10 @@ class _Reading:
         state.dirty = state.dirty or state.tracked.changed or self._filtered_changed()
         state.files += [File(path, mode) for path, mode in state.tracked.unseen.items()]
         state.deleted += state.tracked.missing
+        known = set(state.nested)
+        state.nested += [
+            path for path in state.tracked.covered if path not in known and self._is_repository(path)
+        ]
         state.index.sort(key=lambda line: not line.startswith(b"0 "))  # stable
 
     def _changed(self, record: bytes) -> None:
@@ -184,9 +188,12 @@ class _Reading:
         """A tracked path that the work tree does not have; perhaps a repository took its place."""
         self._state.tracked.unseen.pop(path, None)
         self._state.deleted.append(path)
-        found = self._look(path)
-        if found is not None and stat.S_ISDIR(found.st_mode) and self._look(path + b"/.git") is not None:
+        if self._is_repository(path):
             self._state.nested.append(path)
+
+    def _is_repository(self, path: bytes) -> bool:
+        found = self._look(path)
+        return found is not None and stat.S_ISDIR(found.st_mode) and self._look(path + b"/.git") is not None
 
     def _settle_untracked(self) -> None:
         ours = DataDirectories(self.untracked)
