@@ -104,6 +104,14 @@ def test_what_the_server_knows_is_not_sent(root: Path, server: Server, pilot: Pi
     assert "dirty" not in server.trigger
 
 
+def test_packing_that_takes_long_is_told(root: Path, server: Server, pilot: Pilot) -> None:
+    server.slowly = threading.Event()
+    server.pause = 2.5
+    done = pilot(root)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"packing the files of {root} …\n"), done.stderr
+
+
 def test_a_plain_directory_is_sent(tmp_path: Path, server: Server, pilot: Pilot) -> None:
     write(tmp_path / "plain", ".pilot.yaml", SPEC)
     done = pilot(tmp_path / "plain")

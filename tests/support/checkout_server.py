@@ -23,6 +23,7 @@ class Server:
         self.refused = ""
         self.lacking = False
         self.slowly: threading.Event | None = None
+        self.pause = 0.0
         self.url = ""
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
@@ -39,6 +40,8 @@ class Server:
                     return 400, {"errMsg": "invalid", "errorCode": "SPEC_INVALID", "details": details}
                 return 200, {"detail": {"warnings": [], "jobsCount": 1}}
             case "GET", "/checkouts/known":
+                if self.slowly is not None:
+                    self.slowly.wait(self.pause)
                 return 200, {"commits": self.known}
             case "POST", "/blobs":
                 return 201, {"id": f"blob{len(self.sent('/blobs'))}", "sha256": "", "size": len(body)}

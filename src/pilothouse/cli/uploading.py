@@ -18,8 +18,8 @@ EVENT = "checkout.upload"
 
 Clock = Callable[[], float]
 
-_LONG = 2.0
-"""Seconds; of an upload that takes longer its end is told."""
+LONG = 2.0
+"""Seconds; of what takes longer something is said."""
 
 _FIRST, _FRAME = 0.5, 0.1
 """Seconds before something is drawn, and between two pictures."""
@@ -49,7 +49,7 @@ class Upload:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end()
-        if error is None and self.elapsed > _LONG:
+        if error is None and self.elapsed > LONG:
             self.out.note(f"sent {size(self.total)} in {span(self.elapsed)}")
 
     def at(self, sent: int) -> None:

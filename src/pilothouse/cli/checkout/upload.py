@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from pilothouse.cli.checkout.tree import Tree, read_tree
 from pilothouse.cli.live import Progress
 from pilothouse.cli.output import Output
 from pilothouse.cli.text import safe
-from pilothouse.cli.uploading import Upload, upload_of
+from pilothouse.cli.uploading import LONG, Upload, upload_of
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
@@ -91,11 +91,24 @@ async def packed_checkout(
     Raises PackingError, CheckoutTooLarge; nothing was sent then.
     """
     options, limit = options_of(spec), sent_limit()
-    tree = await in_thread(read_tree, repository, options)
-    known = {key: _known(await client.checkouts.known(key, project=project)) for key in keys(tree)}
     with tempfile.TemporaryDirectory(prefix="pilot-checkout-") as directory:
-        packed = await in_thread(pack_tree, tree, options, known, Path(directory), limit)
+        with _told_if_long(out, f"packing the files of {repository.root}"):
+            tree = await in_thread(read_tree, repository, options)
+            known = {key: _known(await client.checkouts.known(key, project=project)) for key in keys(tree)}
+            packed = await in_thread(pack_tree, tree, options, known, Path(directory), limit)
         yield PackedCheckout(client, project, out, tree, packed)
+
+
+@contextmanager
+def _told_if_long(out: Output, what: str) -> Iterator[None]:
+    """Say what is being done if it takes a while: work in a thread, so the event loop can."""
+    import asyncio
+
+    telling = asyncio.get_running_loop().call_later(LONG, out.note, safe(f"{what} …"))
+    try:
+        yield
+    finally:
+        telling.cancel()
 
 
 def _known(answers: Sequence[KnownCheckout]) -> list[KnownCommit]:
