@@ -171,7 +171,7 @@ def _moves_job(type: str, body: Body) -> bool:
         type in JOB_TYPES
         and "step_run_id" in body
         and not (type == entries.ATTEMPT_COMPLETED and body["final"])
-        and not (type == entries.STEP_COMPLETED and body["previous"] == "pending")
+        and not (type == entries.STEP_COMPLETED and body.get("previous") == "pending")
         and "job_status" in body  # not so in entries of the first release
     )
 
