@@ -27,7 +27,7 @@ from pilothouse.engine.growth import Addition
 from pilothouse.engine.intake.ingest import Ingest, LogLines, Receipt
 from pilothouse.engine.intake.step_events import StepEvent
 from pilothouse.engine.model import Attempt, Run
-from pilothouse.engine.runs import Runs
+from pilothouse.engine.runs import RunCache
 from pilothouse.engine.service import Engine, NewRun, Origin
 from pilothouse.engine.tasks import StepTasks
 from pilothouse.engine.transitions import Transitions
@@ -80,6 +80,17 @@ class Clock:
         self.now += round(seconds * 1000)
 
 
+class Given:
+    """A task that an agent was given; what is not the task's is its payload's (``given.workspace``)."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.id: str = task.id
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task if hasattr(self.task, name) else self.task.payload, name)
+
+
 class RecorderChannel:
     """A connection to an agent that writes down what it was told."""
 
@@ -89,13 +100,13 @@ class RecorderChannel:
         self.kinds = frozenset(kinds)
         self.number = 0
         self.connection_id = str(uuid7())
-        self.tasks: list[Task] = []
+        self.tasks: list[Given] = []
         self.cancelled: list[tuple[str, str]] = []
         self.closed_for = ""
 
     def dispatch(self, task: Task) -> None:
         """Work."""
-        self.tasks.append(task)
+        self.tasks.append(Given(task))
 
     def cancel(self, task_id: str, reason: str) -> None:
         """A task to be stopped."""
@@ -111,7 +122,7 @@ class RecorderChannel:
         return [task.name for task in self.tasks]
 
     @property
-    def last(self) -> Task:
+    def last(self) -> Given:
         """What it was given last."""
         return self.tasks[-1]
 
@@ -137,7 +148,7 @@ class Kernel:
         service = self.graph.service
         self.writer, self.storage, self.journal = self.graph.writer, self.graph.storage, self.graph.journal
         self.identity, self.secrets, self.fleet = service(Identity), service(Secrets), service(Fleet)
-        self.runs, self.transitions, self.tasks = service(Runs), service(Transitions), service(StepTasks)
+        self.runs, self.transitions, self.tasks = service(RunCache), service(Transitions), service(StepTasks)
         self.engine, self.dispatcher, self.ingest = service(Engine), service(Dispatcher), service(Ingest)
         self.fleet.on_change(self._wake)
         self.gates, self.unsettled = service(Gates), False
@@ -186,6 +197,7 @@ class Kernel:
                     if getattr(a, f.name) != getattr(b, f.name)
                 ),
             ]
+            assert stored.version == kept.version
         check_statuses(self.database, self.entries())
 
     async def restart(self) -> Kernel:
@@ -221,7 +233,7 @@ class Kernel:
         """Let time pass, then do what the server does every second."""
         self.clock.advance(seconds)
         await self._move_on()
-        for use_case in (self.fleet.reap, self.dispatcher.forsake):
+        for use_case in (self.fleet.reap, self.dispatcher.give_up_workspaces):
             await self.write(use_case)
         await self.pump()
 

@@ -25,6 +25,8 @@ from support.waiting import PATIENCE
 PASSWORD = "correct horse battery"
 _PROGRAM = """
 import json, sys
+import pilothouse
+pilothouse.__version__ = sys.argv[2] or pilothouse.__version__
 import uvloop
 from pilothouse.server.main import serve
 from pilothouse.server.settings import Settings
@@ -39,11 +41,14 @@ S = TypeVar("S", bound="Server")
 class Server:
     """One server. ``settings`` are those of ``pilothouse.server.settings``; unlimited unless said otherwise.
 
+    ``version``: the release that it takes itself for from its next start on; empty: what it is.
+
     Its data is in its directory, or in a new database of our PostgreSQL (``support.databases``).
     """
 
     def __init__(self, directory: Path, **settings: Any) -> None:
         self.data_dir = directory / "data"
+        self.version = ""
         self._database = None if "database_url" in settings else server_database()
         self.settings: dict[str, Any] = {
             "port": 0,
@@ -72,7 +77,7 @@ class Server:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
         with self._log.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, json.dumps(self.settings)],
+                [sys.executable, "-c", _PROGRAM, json.dumps(self.settings), self.version],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,

@@ -45,7 +45,13 @@ def test_the_run_lies_between_the_bounds(job: int, step: int) -> None:
     assert first <= RUN <= last
 
 
+@given(INDEX, INDEX)
+def test_they_name_their_place(job: int, step: int) -> None:
+    assert ids.place_of(ids.first_step_run_id(RUN, job, step)) == (job, step)
+
+
 def test_any_text_has_bounds() -> None:
     for text in ("", "x", "019a", "'; --", "é" * 40):
         first, last = ids.run_ids_around(text)
         assert first < last
+        assert ids.place_of(text) is None

@@ -31,6 +31,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "CURSOR_INVALID": (400, "Invalid cursor"),
         "CURSOR_EXPIRED": (410, "Cursor expired"),
         "PAYLOAD_TOO_LARGE": (413, "Payload too large"),
+        "CLIENT_TOO_OLD": (426, "Client too old"),
         "INPUT_TOO_COSTLY": (400, "Input too costly"),
         "RATE_LIMIT_EXCEEDED": (429, "Rate limit exceeded"),
         "CALLER_QUEUE_FULL": (429, "Too many requests in progress"),

@@ -25,7 +25,8 @@ class PilotClient:
     """The client of a Pilothouse server.
 
     ``server``: ``http(s)://host:port``; ``timeout`` in seconds, per request; ``on_wait`` is called with the
-    reason when a request waits (rate limits, a busy server), once per reason. Every call raises ApiProblem
+    reason when a request waits (rate limits, a busy server), once per reason; ``product`` is what servers are told
+    that they are used by, with this package's version. Every call raises ApiProblem
     (refused) or Unreachable (no answer). ::
 
         async with PilotClient("http://127.0.0.1:8080", token) as client:
@@ -41,8 +42,9 @@ class PilotClient:
         transport: httpx.AsyncBaseTransport | None = None,
         *,
         on_wait: Callable[[str], None] | None = None,
+        product: str = "pilothouse",
     ) -> None:
-        self._api = Api(server, token, timeout, transport, on_wait)
+        self._api = Api(server, token, timeout, transport, on_wait, product)
         self.auth = Auth(self._api)
         self.users = Users(self._api)
         self.tokens = Tokens(self._api)

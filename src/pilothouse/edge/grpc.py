@@ -23,6 +23,7 @@ _STATUS = {
     409: grpc.StatusCode.FAILED_PRECONDITION,
     410: grpc.StatusCode.OUT_OF_RANGE,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    426: grpc.StatusCode.FAILED_PRECONDITION,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }

@@ -11,7 +11,7 @@ from pilothouse.engine import store
 from pilothouse.engine.graph_json import selector_from_json
 from pilothouse.engine.matching import Given, Waiting, Waits, Worker, assign
 from pilothouse.engine.model import Status
-from pilothouse.engine.runs import Runs
+from pilothouse.engine.runs import RunCache
 from pilothouse.engine.tasks import STEP, StepTasks, TaskInvalid
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import store as fleet_store
@@ -22,24 +22,24 @@ from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
 PAGE = 500
-"""So much of the queue is looked at together."""
+"""Number of queued attempts that are matched together."""
 
 
 class Dispatcher:
-    """Hands out work. Every wait is given its reason."""
+    """Hands out queued attempts; those that have to wait get a reason."""
 
-    def __init__(self, fleet: Fleet, runs: Runs, tasks: StepTasks, transitions: Transitions) -> None:
+    def __init__(self, fleet: Fleet, runs: RunCache, tasks: StepTasks, transitions: Transitions) -> None:
         self._fleet = fleet
         self._runs = runs
         self._tasks = tasks
         self._transitions = transitions
 
     def dispatch(self, tx: Tx) -> int:
-        """Give out what can be given out; returns how many attempts were handed to agents."""
+        """Hand out what can be handed out; returns how many attempts were offered to agents."""
         workers = self._workers(tx.conn)
         # Jobs that have begun come first, however many others have waited for longer: their timeout runs.
         given = self._hand_out_queue(tx, workers, begun=True) + self._hand_out_queue(tx, workers, begun=False)
-        # Whoever stands further back is told why as well.
+        # Attempts further back in the queue get a reason as well.
         self._assign(tx, store.unexplained_attempts(tx.conn, PAGE), workers)
         return given
 
@@ -54,7 +54,7 @@ class Dispatcher:
         return given
 
     def _workers(self, conn: Connection) -> list[Worker]:
-        """The agents as the scheduler sees them. Those of other servers are given work by their servers."""
+        """The agents for matching. Agents that are connected to other servers get their work there."""
         held = fleet_store.held_by_agent(conn, STEP.capacity)
         connections = connections_by_agent(conn)
         workers = []
@@ -85,13 +85,13 @@ class Dispatcher:
             if isinstance(verdict, Given):
                 given += self._hand_out(tx, verdict) if here[verdict.agent_id] else 0
             elif verdict.reason != row.reason:
-                self._say_why(tx, verdict)
+                self._record_reason(tx, verdict)
         return given
 
-    def forsake(self, tx: Tx) -> None:
-        """Give up waiting for agents that hold a job's workspace and have been away for a lease's length.
+    def give_up_workspaces(self, tx: Tx) -> None:
+        """Give up workspaces of waiting jobs whose agent has been offline for the duration of a lease.
 
-        And for those that have registered anew since then, and are bound to other projects.
+        Also those whose agent is now bound to other projects.
         """
         before = tx.now - int(self._fleet.settings.lease * 1000)
         for row in store.bound_attempts(tx.conn):
@@ -102,11 +102,12 @@ class Dispatcher:
                 self._lose_workspace(tx, row, "is now bound to other projects")
 
     def _hand_out(self, tx: Tx, given: Given) -> int:
-        at = self._runs.place(tx, given.id)
+        at = self._runs.place(tx, given.id, changes=False)
         assert at is not None, "a queued attempt belongs to a run"
         try:
             task = self._tasks.build(tx.conn, at)
         except TaskInvalid as error:
+            self._runs.changed(tx, at.run)
             self._transitions.steps.end_attempt(tx, at.run, at.job, at.step, Status.FAILED, error=str(error))
             self._transitions.settle(tx, at.run)
             self._fleet.wake_after(tx)  # the slot it was meant for is free for the next
@@ -116,8 +117,8 @@ class Dispatcher:
         self._fleet.grant(tx, task, given.agent_id)
         return 1
 
-    def _say_why(self, tx: Tx, waits: Waits) -> None:
-        at = self._runs.place(tx, waits.id)
+    def _record_reason(self, tx: Tx, waits: Waits) -> None:
+        at = self._runs.place(tx, waits.id, changes=False)
         assert at is not None, "a queued attempt belongs to a run"
         at.attempt.reason = waits.reason
         store.save(tx.conn, at.attempt)

@@ -74,6 +74,9 @@ class Attempt:
     finished_at: int = 0
 
 
+_NONE = dict.fromkeys(Status, 0)
+
+
 class Counts:
     """How many of some things have which status, kept up as they change."""
 
@@ -81,7 +84,7 @@ class Counts:
 
     def __init__(self, statuses: Iterable[Status] = ()) -> None:
         self.total = 0
-        self._by_status = dict.fromkeys(Status, 0)
+        self._by_status = _NONE.copy()
         for status in statuses:
             self.add(status)
 
@@ -215,13 +218,17 @@ class Job:
         self.counts = Counts(step.status for step in self.steps)
         started = (step for step in self.steps if step.started_at and step.attempts)
         self.begun = self.round > 1 or any(not self.step_spec(step).gate for step in started)
-        self._open = OrderedDict((step.index, step) for step in self.steps if not step.status.over)
-        self._awaited = OrderedDict((i, step) for i, step in self._open.items() if not self._beside(step))
-        self._failing = next((step.index for step in self.steps if self._fails(step)), None)
+        self._open = OrderedDict((step.index, step) for step in self.steps if step.status not in _OVER)
+        self._awaited = self._open.copy()
+        for step in [step for step in self._open.values() if step.status is Status.RUNNING]:
+            if self._beside(step):
+                del self._awaited[step.index]
+        over = (step for step in self.steps if step.index not in self._open)
+        self._failing = next((step.index for step in over if self._fails(step)), None)
         self._with_outputs = {step.index: step for step in self.steps if step.outputs}
-        own = [step for step in self.steps if not self.step_spec(step).background]
+        own = [index for index, spec in enumerate(self.spec.steps) if not spec.background]
         self._has_own = bool(own)
-        self._own_open = sum(not step.status.over for step in own)
+        self._own_open = sum(index in self._open for index in own)
 
     def move(self, step: Step, status: Status) -> Status:
         """Change a step's status; gives the one before. A step that is over stays so until :meth:`recount`."""
@@ -309,6 +316,7 @@ class Run:
     ``paused_at`` (ms): since when nothing is started, 0 where it is not paused; ``paused_by``: who did that.
     ``parent_gate``: the gate of another run that waits for this one, ``depth`` how many runs are above it.
     ``unsettled``: more can be decided than has been in one transaction. ``agenda``: the jobs to be looked at.
+    ``version`` counts the transactions that may have changed it, where several servers share the database.
     """
 
     id: str
@@ -337,6 +345,7 @@ class Run:
     paused_at: int = 0
     paused_by: str = ""
     unsettled: bool = False
+    version: int = field(default=0, compare=False)
     created_at: int = 0
     started_at: int = 0
     finished_at: int = 0

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from pilothouse.blobs.service import Blobs
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent
-from pilothouse.engine import http, http_checkouts, store
+from pilothouse.engine import grpc_work, http, http_checkouts, store
 from pilothouse.engine.checkouts import needed_by_agent
 from pilothouse.engine.dispatch import Dispatcher
 from pilothouse.engine.gates import http as gates_http
@@ -23,7 +23,7 @@ from pilothouse.engine.grpc import gateway_rpc
 from pilothouse.engine.intake.ingest import Ingest
 from pilothouse.engine.intake.step_events import StepEvents
 from pilothouse.engine.retention import Retention
-from pilothouse.engine.runs import Runs
+from pilothouse.engine.runs import RunCache
 from pilothouse.engine.service import Engine
 from pilothouse.engine.sockets import arcentra, stella
 from pilothouse.engine.sockets.stella import StreamSettings
@@ -31,7 +31,6 @@ from pilothouse.engine.tasks import BACKGROUND, STEP, StepTasks
 from pilothouse.engine.timekeeping import Timekeeper
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import grpc as fleet_grpc
-from pilothouse.fleet import messages
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.secrets.service import Secrets
@@ -70,11 +69,11 @@ def module(core: Core, settings: EngineSettings) -> Module:
     storage, journal = core.storage, core.journal
     identity, fleet, secrets = core.service(Identity), core.service(Fleet), core.service(Secrets)
     transitions = Transitions(journal, fleet, settings.cleanup_grace)
-    runs = Runs(storage)
+    runs = RunCache(storage)
     tasks = StepTasks(runs, transitions, secrets)
     for kind in (STEP, BACKGROUND):
         fleet.handle(kind, tasks)
-        fleet.encode(fleet_grpc.CHANNEL, kind, messages.step_run)
+        fleet.encode(fleet_grpc.CHANNEL, kind, grpc_work.step_run)
     gates, children = Gates(runs, transitions, identity), ChildRun(runs, transitions, identity)
     gates.handle(HOLD, Hold())
     gates.handle(WINDOW, TimeWindow())

@@ -22,7 +22,7 @@ from pilothouse.engine.model import Job, Run, Status
 from pilothouse.engine.names import NamesUsed, names_of
 from pilothouse.engine.naming import check_names
 from pilothouse.engine.reruns import kept_jobs, new_jobs
-from pilothouse.engine.runs import Runs, require_run
+from pilothouse.engine.runs import RunCache, require_run
 from pilothouse.engine.standing import outline, run_standing
 from pilothouse.engine.transitions import Transitions
 from pilothouse.identity.service import Identity
@@ -72,7 +72,9 @@ class NewRun:
 class Engine:
     """Starts runs and moves them on. Every method is a use case of one transaction."""
 
-    def __init__(self, runs: Runs, transitions: Transitions, identity: Identity, secrets: Secrets) -> None:
+    def __init__(
+        self, runs: RunCache, transitions: Transitions, identity: Identity, secrets: Secrets
+    ) -> None:
         self._runs = runs
         self._transitions = transitions
         self._identity = identity

@@ -65,6 +65,7 @@ runs = Table(
     Column("paused_by", Text, nullable=False, server_default=""),
     Column("unsettled", Boolean, nullable=False, server_default=false()),
     Column("pruned", Boolean, nullable=False, server_default=false()),
+    Column("version", BigInteger, nullable=False, server_default="0"),
     Index("runs_by_project", "project", "id"),
     Index("runs_by_pipeline", "pipeline_id", "id"),
     Index("runs_by_status", "status", "id"),

@@ -27,9 +27,10 @@ def unstarted(run: Run, job: Job, step: Step) -> Attempt | None:
 
 def find_unstarted(run: Run, step_run_id: str) -> tuple[Job, Step, Attempt] | None:
     """The step run with this id among those of steps that have had no attempt."""
-    for job in run.jobs:
-        for step in job.steps:
-            attempt = unstarted(run, job, step)
-            if attempt is not None and attempt.id == step_run_id:
-                return job, step, attempt
-    return None
+    place = ids.place_of(step_run_id)
+    if place is None or place[0] >= len(run.jobs) or place[1] >= len(run.jobs[place[0]].steps):
+        return None
+    job = run.jobs[place[0]]
+    step = job.steps[place[1]]
+    attempt = unstarted(run, job, step)
+    return (job, step, attempt) if attempt is not None and attempt.id == step_run_id else None

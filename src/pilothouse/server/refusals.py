@@ -10,15 +10,21 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from pilothouse.edge.grpc import abort
+from pilothouse import __version__
+from pilothouse.access.versions import check_client
+from pilothouse.edge.grpc import abort, metadata
 from pilothouse.edge.problems import EXPECTED, translate
 
 Handler = Any  # a named tuple that gRPC's type stubs do not declare
+USER_AGENT = "user-agent"
 Find = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
 
 
 class Refusals(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Turns a refusal that a servicer raises into a status with its stable code (:func:`abort`)."""
+    """Turns a refusal that a servicer raises into a status with its stable code (:func:`abort`).
+
+    Refuses agents of ours that are too old.
+    """
 
     async def intercept_service(self, continuation: Find, details: grpc.HandlerCallDetails) -> Handler:
         """Called by gRPC for each call."""
@@ -45,6 +51,7 @@ _KINDS = {
 def _one(method: Any) -> Any:
     async def call(request: Any, context: Any) -> Any:
         try:
+            check_client(metadata(context, USER_AGENT), __version__)
             return await method(request, context)
         except EXPECTED as error:
             await _refuse(context, error)
@@ -55,6 +62,7 @@ def _one(method: Any) -> Any:
 def _stream(method: Any) -> Any:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
+            check_client(metadata(context, USER_AGENT), __version__)
             async with aclosing(method(request, context)) as answers:
                 async for answer in answers:
                     yield answer

@@ -12,7 +12,7 @@ from pilothouse.engine.gates.model import Gate, GateInvalid, Outcome
 from pilothouse.engine.gates.parent import Parent
 from pilothouse.engine.gates.store import find_gate
 from pilothouse.engine.model import Run, Status
-from pilothouse.engine.runs import Runs
+from pilothouse.engine.runs import RunCache
 from pilothouse.engine.transitions import Transitions
 from pilothouse.identity.service import Identity
 from pilothouse.storage import Tx
@@ -28,7 +28,7 @@ Starter = Callable[[Tx, Principal, Parent, Mapping[str, Any]], Run]
 class ChildRun:
     """A child run has the rights of whoever started its parent, and is cancelled with it."""
 
-    def __init__(self, runs: Runs, transitions: Transitions, identity: Identity) -> None:
+    def __init__(self, runs: RunCache, transitions: Transitions, identity: Identity) -> None:
         self._runs = runs
         self._transitions = transitions
         self._identity = identity

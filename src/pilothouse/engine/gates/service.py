@@ -17,7 +17,7 @@ from pilothouse.engine.gates.child import outcome_of
 from pilothouse.engine.gates.kind import GateKind
 from pilothouse.engine.gates.model import HOLD, Gate, GateInvalid, Outcome
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
-from pilothouse.engine.runs import Place, Runs
+from pilothouse.engine.runs import Place, RunCache
 from pilothouse.engine.transitions import Transitions
 from pilothouse.expressions import ExpressionError, render_tree
 from pilothouse.identity.service import Identity
@@ -32,7 +32,7 @@ DECISIONS = {"approve": "approved", "reject": "rejected"}
 class Gates:
     """All gates of all runs. Other packages may add kinds of their own."""
 
-    def __init__(self, runs: Runs, transitions: Transitions, identity: Identity) -> None:
+    def __init__(self, runs: RunCache, transitions: Transitions, identity: Identity) -> None:
         self._runs = runs
         self._transitions = transitions
         self._identity = identity

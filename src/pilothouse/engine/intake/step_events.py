@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from pilothouse.engine import store
-from pilothouse.engine.runs import Place, Runs
+from pilothouse.engine.runs import Place, RunCache
 from pilothouse.engine.transitions import Transitions
 from pilothouse.journal import Journal
 from pilothouse.storage import Tx
@@ -55,7 +55,7 @@ def read(event: StepEvent, masker: Masker | None) -> tuple[StepEvent, str]:
 class StepEvents:
     """Applies the events that act on a step; journals all others as they are."""
 
-    def __init__(self, journal: Journal, runs: Runs, transitions: Transitions) -> None:
+    def __init__(self, journal: Journal, runs: RunCache, transitions: Transitions) -> None:
         self._journal = journal
         self._runs = runs
         self._transitions = transitions
@@ -63,7 +63,9 @@ class StepEvents:
     def take(self, tx: Tx, agent_id: str, event: StepEvent) -> str:
         """Apply or journal one event, `read` before; gives why it was not taken, nothing if it was."""
         payload = event.payload
-        at = self._runs.place(tx, event.step_run_id) if event.step_run_id else None
+        at = None
+        if event.step_run_id:
+            at = self._runs.place(tx, event.step_run_id, changes=event.type == OUTPUT)
         if at is not None and event.type == OUTPUT:
             return self._output(tx, at, payload)
         if at is not None and event.type == PROGRESS:

@@ -47,7 +47,7 @@ async def channels(ws: WebSocket, identity: IdentityService, database: Database,
         except Refusal as error:
             refuse(socket, error, channel=LOG)
             return
-        Channels(socket, identity, database, feed, caller).begin()
+        Subscriptions(socket, identity, database, feed, caller).begin()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class BadRequest(Exception):
     """A request that cannot be served; the connection lives."""
 
 
-class Channels:
+class Subscriptions:
     """One client's socket: its requests, and what follows from them, until it leaves or its token ends."""
 
     def __init__(
