@@ -13,6 +13,7 @@ from pilothouse.client.access import Auth, RegistrationTokens, Tokens
 from pilothouse.client.agents import Agents
 from pilothouse.client.api import Api
 from pilothouse.client.events import IDLE_TIMEOUT, Event, EventReader, OnConnect, OnGap, OnReconnect
+from pilothouse.client.gates import Gates
 from pilothouse.client.pipelines import Blobs, Checkouts, Pipelines
 from pilothouse.client.projects import Projects
 from pilothouse.client.runs import Runs
@@ -51,6 +52,7 @@ class PilotClient:
         self.registration_tokens = RegistrationTokens(self._api)
         self.agents = Agents(self._api)
         self.runs = Runs(self._api)
+        self.gates = Gates(self._api)
         self.pipelines = Pipelines(self._api)
         self.projects = Projects(self._api)
         self.blobs = Blobs(self._api)

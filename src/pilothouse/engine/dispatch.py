@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Row
 
-from pilothouse.engine import store
+from pilothouse.engine import queue_store, store
 from pilothouse.engine.graph_json import selector_from_json
 from pilothouse.engine.matching import Given, Waiting, Waits, Worker, assign
 from pilothouse.engine.model import Status
@@ -40,13 +40,13 @@ class Dispatcher:
         # Jobs that have begun come first, however many others have waited for longer: their timeout runs.
         given = self._hand_out_queue(tx, workers, begun=True) + self._hand_out_queue(tx, workers, begun=False)
         # Attempts further back in the queue get a reason as well.
-        self._assign(tx, store.unexplained_attempts(tx.conn, PAGE), workers)
+        self._assign(tx, queue_store.unexplained_attempts(tx.conn, PAGE), workers)
         return given
 
     def _hand_out_queue(self, tx: Tx, workers: list[Worker], *, begun: bool) -> int:
         given, after = 0, (0, "")
         while any(worker.available and worker.free > 0 for worker in workers) or after == (0, ""):
-            queue = store.queued_attempts(tx.conn, after, PAGE, begun=begun)
+            queue = queue_store.queued_attempts(tx.conn, after, PAGE, begun=begun)
             if not queue:
                 break
             given += self._assign(tx, queue, workers)
@@ -94,7 +94,7 @@ class Dispatcher:
         Also those whose agent is now bound to other projects.
         """
         before = tx.now - int(self._fleet.settings.lease * 1000)
-        for row in store.bound_attempts(tx.conn):
+        for row in queue_store.bound_attempts(tx.conn):
             agent = fleet_store.agent(tx.conn, row.bound_to)
             if agent is None or (not agent.online and agent.offline_since <= before):
                 self._lose_workspace(tx, row, "has been offline for too long")

@@ -92,7 +92,7 @@ class Engine:
         if new.parent is not None:
             new.parent.check(origin.pipeline_id)
         names = new.names or names_of(graph)
-        self._check_names(tx.conn, new.project, names, graph.variables, new.variables)
+        self.check_names(tx.conn, new.project, names, graph.variables, new.variables)
         run_id = str(uuid7())
         run = Run(
             id=run_id,
@@ -168,7 +168,7 @@ class Engine:
         added = replace(
             graph, jobs=(*addition.jobs, *(_only(run.job(n), s) for n, s in addition.steps.items()))
         )
-        self._check_names(tx.conn, run.project, names_of(added), run.variables, {})
+        self.check_names(tx.conn, run.project, names_of(added), run.variables, {})
         self._transitions.extend(tx, run, graph, addition, by=by.name, by_id=by.id)
         count = len(addition.jobs) + sum(map(len, addition.steps.values()))
         self._identity.audit(tx, by, "run.extend", run_id, {"added": count})
@@ -195,7 +195,7 @@ class Engine:
         if from_failed and old.status is Status.SUCCEEDED:
             raise NothingFailed("every step succeeded; rerun the whole run instead")
         names = names or names_of(old.graph)
-        self._check_names(tx.conn, old.project, names, old.variables, {})
+        self.check_names(tx.conn, old.project, names, old.variables, {})
         run_id = str(uuid7())
         run = Run(
             id=run_id,
@@ -220,15 +220,7 @@ class Engine:
         )
         return self._begin(tx, by, run, "run.rerun", encoded(old.graph))
 
-    def due(self, tx: Tx) -> list[str]:
-        """The runs in which a delay or a timeout has run out; ask about every second."""
-        return store.due_runs(tx.conn, tx.now)
-
-    def move_on(self, tx: Tx, run_id: str) -> None:
-        """Do what is due in a run: a use case for each, so that none can hold up the others."""
-        self._transitions.settle(tx, self._runs.get(tx, run_id))
-
-    def _check_names(
+    def check_names(
         self,
         conn: Connection,
         project: str,
@@ -236,8 +228,20 @@ class Engine:
         declared: Mapping[str, str],
         given: Mapping[str, str],
     ) -> None:
+        """What :meth:`start` refuses of secrets and variables; changes nothing. Raises SpecError.
+
+        ``declared``: the variables with a value in the spec; ``given``: those of the run.
+        """
         missing = self._secrets.missing(conn, project, names.secrets)
         check_names(names, declared, given, missing)
+
+    def due(self, tx: Tx) -> list[str]:
+        """The runs in which a delay or a timeout has run out; ask about every second."""
+        return store.due_runs(tx.conn, tx.now)
+
+    def move_on(self, tx: Tx, run_id: str) -> None:
+        """Do what is due in a run: a use case for each, so that none can hold up the others."""
+        self._transitions.settle(tx, self._runs.get(tx, run_id))
 
     def _begin(self, tx: Tx, by: Principal, run: Run, action: str, graph: str) -> Run:
         run.recount()

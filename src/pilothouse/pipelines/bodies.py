@@ -104,6 +104,27 @@ class ValidateSpec(Body):
     fileName: str = ""
 
 
+class CheckSpec(ValidateSpec):
+    """``variables``, where given: also check that a run with them would have what it needs, as a trigger does."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "spec": examples.SPEC_TEXT,
+                "fileName": ".pilot.yaml",
+                "variables": {"greeting": "hi"},
+            }
+        }
+    )
+    variables: dict[str, str] | None = None
+
+
+class CheckText(CheckSpec):
+    """``projectId``: whose secrets count; empty is the default project."""
+
+    projectId: str = ""
+
+
 class SaveSpec(ValidateSpec):
     """``expectedHeadCommitSha``: the save is refused if the current head is another."""
 

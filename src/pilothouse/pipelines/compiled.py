@@ -50,5 +50,10 @@ def compile_source(source: SpecSource, file: str = "") -> CompiledSpec:
     return CompiledSpec(source, _text(spec_to_json(spec)), encoded(graph), _text(names))
 
 
+def names_in(parsed: ParsedSpec) -> NamesUsed:
+    """The secrets and variables that a checked spec names; takes as long as checking it."""
+    return names_of(compile_spec(parsed.spec))
+
+
 def _text(value: Any) -> str:
     return orjson.dumps(value).decode()

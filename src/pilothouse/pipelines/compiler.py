@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import orjson
+
 from pilothouse.access.model import Principal
+from pilothouse.engine.names import NamesUsed, names_from_json
 from pilothouse.pipelines.compiled import CompiledSpec, SpecSource
 from pilothouse.pipelines.errors import PipelineInvalid
 from pilothouse.pipelines.jobs import (
@@ -13,6 +16,7 @@ from pilothouse.pipelines.jobs import (
     INVALID,
     Outcome,
     check_job,
+    check_names_job,
     compile_job,
     encoded_source,
     locate_job,
@@ -23,7 +27,7 @@ from pilothouse.pipelines.spec.problems import SpecError, SpecProblem
 from pilothouse.workers.limits import MIB, Limits
 from pilothouse.workers.pool import Pool
 
-JOBS = (compile_job, check_job, locate_job)
+JOBS = (compile_job, check_job, check_names_job, locate_job)
 
 LIMITS = Limits(cpu=15, wall=25, memory=512 * MIB, result=16 * MIB)
 """Of one spec. The largest legal ones take some 3 s of CPU time; clients wait for 30 s."""
@@ -31,10 +35,12 @@ LIMITS = Limits(cpu=15, wall=25, memory=512 * MIB, result=16 * MIB)
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A valid spec: the number of its jobs, and what looks like a mistake in it."""
+    """A valid spec: the number of its jobs, what looks like a mistake in it, and where asked for what it names."""
 
     jobs: int
     warnings: tuple[SpecProblem, ...]
+    variables: Mapping[str, str]
+    names: NamesUsed
 
 
 class SpecCompiler:
@@ -49,10 +55,16 @@ class SpecCompiler:
         spec, graph, names = await self._run(compile_job, caller, source, file)
         return CompiledSpec(source, spec.decode(), graph.decode(), names.decode())
 
-    async def check(self, caller: Principal, source: SpecSource, file: str = "") -> Checked:
-        """The spec, checked only."""
-        jobs, warnings = await self._run(check_job, caller, source, file)
-        return Checked(int(jobs), problems_from_json(warnings))
+    async def check(
+        self, caller: Principal, source: SpecSource, file: str = "", *, names: bool = False
+    ) -> Checked:
+        """The spec, checked only; ``names``: with the secrets and variables that it names."""
+        if not names:
+            jobs, warnings = await self._run(check_job, caller, source, file)
+            return Checked(int(jobs), problems_from_json(warnings), {}, NamesUsed())
+        jobs, warnings, variables, used = await self._run(check_names_job, caller, source, file)
+        named = names_from_json(orjson.loads(used))
+        return Checked(int(jobs), problems_from_json(warnings), orjson.loads(variables), named)
 
     async def located(self, caller: Principal, error: SpecError, text: str, file: str) -> SpecError:
         """The same problems with their places in the spec's text."""

@@ -12,7 +12,8 @@ from dataclasses import asdict
 
 import orjson
 
-from pilothouse.pipelines.compiled import SpecSource, compile_source, read_spec
+from pilothouse.engine.names import names_to_json
+from pilothouse.pipelines.compiled import SpecSource, compile_source, names_in, read_spec
 from pilothouse.pipelines.spec.places import located
 from pilothouse.pipelines.spec.problems import SpecError, SpecProblem
 
@@ -40,6 +41,18 @@ def check_job(form: str, source: bytes, file: str) -> Outcome:
     except SpecError as error:
         return INVALID, problems_to_json(error.problems)
     return DONE, json.dumps(len(parsed.spec.jobs)).encode(), problems_to_json(parsed.warnings)
+
+
+def check_names_job(form: str, source: bytes, file: str) -> Outcome:
+    """As :func:`check_job`; then the spec's variables and ``names_to_json``, as JSON."""
+    try:
+        parsed = read_spec(_decoded(form, source), file)
+    except SpecError as error:
+        return INVALID, problems_to_json(error.problems)
+    names = json.dumps(names_to_json(names_in(parsed))).encode()
+    variables = json.dumps(dict(parsed.spec.variables)).encode()
+    count = json.dumps(len(parsed.spec.jobs)).encode()
+    return DONE, count, problems_to_json(parsed.warnings), variables, names
 
 
 def locate_job(problems: bytes, text: bytes, file: str) -> bytes:

@@ -17,6 +17,7 @@ from pilothouse.engine.checkouts import RepositoryCommit
 from pilothouse.engine.gates.parent import Parent
 from pilothouse.engine.graph_json import decoded
 from pilothouse.engine.model import Run
+from pilothouse.engine.names import NamesUsed
 from pilothouse.engine.service import Engine, NewRun, Origin
 from pilothouse.expressions.values import insert_text
 from pilothouse.identity.service import Identity
@@ -129,8 +130,7 @@ class Pipelines:
         pipeline = require_pipeline(tx.conn, pipeline_id)
         if not pipeline.enabled:
             raise PipelineDisabled(f"pipeline '{pipeline.name}' is disabled")
-        if len(request.variables) > MAX_VARIABLES:
-            raise PipelineInvalid(f"a run takes at most {MAX_VARIABLES} variables")
+        _check_variables(request.variables)
         compiled, definition = self._compiled(tx, pipeline, request)
         new = NewRun(
             kind="pipeline",
@@ -173,6 +173,21 @@ class Pipelines:
         request = TriggerRequest(variables=texts, trigger="run", parent=parent)
         return self.trigger(tx, by, pipeline.id, request)
 
+    def check_run(
+        self,
+        conn: Connection,
+        project: str,
+        names: NamesUsed,
+        declared: Mapping[str, str],
+        given: Mapping[str, str],
+    ) -> None:
+        """What :meth:`trigger` would refuse of a run's variables and secrets; changes nothing.
+
+        ``declared``: the variables of the spec; ``given``: those of the run. Raises ``SpecError``.
+        """
+        _check_variables(given)
+        self._engine.check_names(conn, project, names, declared, given)
+
     def _compiled(self, tx: Tx, pipeline: Pipeline, request: TriggerRequest) -> tuple[CompiledSpec, str]:
         """The spec of a new run, and its head if it is the saved spec."""
         if request.spec is not None:
@@ -202,6 +217,11 @@ def require_pipeline(conn: Connection, pipeline_id: str) -> Pipeline:
     if pipeline is None:
         raise PipelineNotFound(pipeline_id)
     return pipeline
+
+
+def _check_variables(given: Mapping[str, str]) -> None:
+    if len(given) > MAX_VARIABLES:
+        raise PipelineInvalid(f"a run takes at most {MAX_VARIABLES} variables")
 
 
 def _check_name(name: str) -> None:

@@ -18,8 +18,8 @@ run.cancelling         ``reason``, ``by``, ``by_id``, ``force``, ``until`` (when
                        0: at once), ``namespace``, ``counts``; repeated when a cancel is forced
 run.paused             ``by``, ``by_id``, ``namespace``, ``counts``: nothing more of it is started
 run.resumed            ``by``, ``by_id``, ``namespace``, ``counts``
-run.extended           ``jobs``: what was added, as in ``run.created`` (steps added to a job that was there
-                       before stand under its name); ``by``, ``by_id``, ``namespace``, ``counts``
+run.extended           ``jobs``: the new jobs, then those that have new steps, as in ``run.created``; ``by``,
+                       ``by_id``, ``namespace``, ``counts``
 run.completed          ``status``, ``previous``, ``reason``, ``duration``, ``outputs``, ``namespace``,
                        ``counts``
 job.started            ``previous``, ``round``, ``counts`` of steps, ``at_step`` (index of the first
