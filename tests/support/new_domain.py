@@ -67,15 +67,48 @@ def archive(conn: Connection, id: str) -> None:
 def count(conn: Connection) -> int:
     return conn.execute(select(func.count()).select_from(notes)).scalar_one()
 ''',
+    "src/pilothouse/notes/gates.py": '''
+"""A kind of gate: it is passed when the note is archived."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pilothouse.engine.gates.model import Gate, GateInvalid, Outcome
+from pilothouse.engine.model import Run, Status
+from pilothouse.notes import store
+from pilothouse.storage import Tx
+
+ARCHIVED = "note.archived"
+EVERY = 200  # ms
+
+
+class UntilArchived:
+    def opened(self, tx: Tx, run: Run, gate: Gate, args: Mapping[str, Any]) -> Outcome | None:
+        if store.find(tx.conn, str(args["note"])) is None:
+            raise GateInvalid("there is no such note")
+        gate.message, gate.deadline = str(args["note"]), tx.now + EVERY
+        return None
+
+    def due(self, tx: Tx, run: Run, gate: Gate) -> Outcome:
+        note = store.find(tx.conn, gate.message)
+        if note is None or not note.archived:
+            return Outcome(Status.FAILED, "the note was not archived")
+        return Outcome(Status.SUCCEEDED, outputs={"words": note.words})
+
+    def closed(self, tx: Tx, run: Run, gate: Gate) -> None:
+        pass
+''',
     "src/pilothouse/notes/service.py": '''
 """The use cases of notes."""
 
 from uuid_utils import uuid7
 
 from pilothouse.access.model import Principal
+from pilothouse.engine.graph import Graph, Job, Step
+from pilothouse.engine.service import Engine, NewRun
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Journal
-from pilothouse.notes import store
+from pilothouse.notes import gates, store
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
@@ -83,9 +116,10 @@ WRITTEN, ARCHIVED = "note.written", "note.archived"
 
 
 class Notes:
-    def __init__(self, journal: Journal, identity: Identity) -> None:
+    def __init__(self, journal: Journal, identity: Identity, engine: Engine) -> None:
         self._journal = journal
         self._identity = identity
+        self._engine = engine
 
     def write(self, tx: Tx, by: Principal, project: str, text: str, words: int) -> str:
         id = str(uuid7())
@@ -94,6 +128,11 @@ class Notes:
         self._journal.append(tx, f"note/{id}", WRITTEN, entries.project_scope(project), body)
         self._identity.audit(tx, by, "note.write", f"note/{id}")
         return id
+
+    def review(self, tx: Tx, by: Principal, project: str, note: str) -> str:
+        gate = Step("archived", gate=gates.ARCHIVED, args={"note": note})
+        graph = Graph(jobs=(Job("review", steps=(gate,)),))
+        return self._engine.start(tx, by, NewRun("note", "review", project, graph)).id
 
     def archive(self, tx: Tx) -> None:
         for note in store.fresh(tx.conn):
@@ -142,6 +181,13 @@ async def write_note(
     return await idem(lambda tx: {"id": notes.write(tx, caller, project, body.text, words)}, 201)
 
 
+@router.post("/{note_id}/review", dependencies=[allow("run.trigger")], status_code=201, responses=example({"runId": "…"}, 201))
+async def review_note(note_id: str, caller: Caller, idem: Idem, notes: NotesService, identity: IdentityService) -> Response:
+    project = await identity.project_id(caller, "")
+    require(caller, "run.trigger", project)
+    return await idem(lambda tx: {"runId": notes.review(tx, caller, project, note_id)}, 201)
+
+
 @router.get("/{note_id}", dependencies=[allow("note.read")], responses=example({"text": "…", "words": 1}))
 async def show_note(note_id: str, caller: Caller, database: Database) -> Response:
     def read(conn: Connection) -> dict[str, Any]:
@@ -156,16 +202,19 @@ async def show_note(note_id: str, caller: Caller, database: Database) -> Respons
 """What notes add to the product."""
 
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent
+from pilothouse.engine.gates.service import Gates
+from pilothouse.engine.service import Engine
 from pilothouse.identity.service import Identity
-from pilothouse.notes import store
+from pilothouse.notes import gates, store
 from pilothouse.notes.http import router
 from pilothouse.notes.jobs import count_words
 from pilothouse.notes.service import ARCHIVED, WRITTEN, Notes
 
 
 def module(core: Core) -> Module:
-    notes = Notes(core.journal, core.service(Identity))
+    notes = Notes(core.journal, core.service(Identity), core.service(Engine))
     core.provide(notes)
+    core.service(Gates).handle(gates.ARCHIVED, gates.UntilArchived())
 
     async def archive() -> None:
         await core.storage.write(notes.archive)
