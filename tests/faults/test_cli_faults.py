@@ -151,9 +151,11 @@ def test_ctrl_c_lets_go_of_it(made: Fleet, here: Shell, gate: Path, away: bool) 
     assert "Traceback" not in said
     if away:
         made.server.restart()
-    run_id = re.findall(r"pilot run watch (\S+)", said)[-1]
+    run_id = re.findall(r"^run (\S+): created", said, re.MULTILINE)[-1]
+    short = re.findall(r"pilot run watch (\S+)", said)[-1]
+    assert run_id.endswith(short)
     until(lambda: made.show(run_id)["status"] == "running", what="it goes on without us")
-    watching = here.pilot("run", "watch", run_id)
+    watching = here.pilot("run", "watch", short)
     gate.touch()
     assert watching.wait(WAIT) == 0, here.said(watching)
     assert "ended." in here.said(watching)

@@ -238,14 +238,17 @@ def test_a_wrong_password_exits_4(pilot: Pilot, fake: type[Fake]) -> None:
     assert "wrong" in done.stderr
 
 
+_PROJECTS = {
+    "list": [{"projectId": "p1", "name": "shop", "isDefault": True}],
+    "total": 1,
+    "page": 1,
+    "pageSize": 100,
+}
+ONE_PROJECT = (200, {"code": 200, "detail": _PROJECTS})
+
+
 def test_a_secret_is_read_from_stdin(pilot: Pilot, fake: type[Fake]) -> None:
-    detail = {
-        "list": [{"projectId": "p1", "name": "shop", "isDefault": True}],
-        "total": 1,
-        "page": 1,
-        "pageSize": 100,
-    }
-    fake.answers["GET /projects"] = (200, {"code": 200, "detail": detail})
+    fake.answers["GET /projects"] = ONE_PROJECT
     fake.answers["PUT /secrets/KEY"] = (201, {"code": 201, "detail": {"name": "KEY"}})
     done = pilot("secret", "set", "KEY", *logged_in(fake), stdin="a\nb\n")
     assert done.returncode == 0, done.stderr
@@ -254,10 +257,9 @@ def test_a_secret_is_read_from_stdin(pilot: Pilot, fake: type[Fake]) -> None:
 
 
 def test_secrets_are_listed_page_by_page(pilot: Pilot, fake: type[Fake]) -> None:
-    home = {"list": [{"projectId": "p1", "name": "shop", "isDefault": True}], "total": 1}
     secret = {"name": "KEY", "createdBy": "ann", "createdAt": 1768055025, "updatedAt": 1768055025}
     listed = {"list": [secret], "total": 1, "page": 1, "pageSize": 100}
-    fake.answers["GET /projects"] = (200, {"code": 200, "detail": home})
+    fake.answers["GET /projects"] = ONE_PROJECT
     fake.answers["GET /secrets"] = (200, {"code": 200, "detail": listed})
     done = pilot("secret", "list", *logged_in(fake))
     assert done.returncode == 0, done.stderr
@@ -324,6 +326,7 @@ def test_spec_problems_name_file_line_and_column(pilot: Pilot, fake: type[Fake],
         "path": "jobs[0]",
     }
     refusal = {"code": 400, "errMsg": "bad", "errorCode": "SPEC_INVALID", "details": {"problems": [problem]}}
+    fake.answers["GET /projects"] = ONE_PROJECT
     fake.answers["POST /pipelines/spec/validate"] = (400, refusal)
     (tmp_path / "spec.yaml").write_text("jobs: []\n")
     done = pilot("pipeline", "run", "--file", "spec.yaml", *logged_in(fake))
