@@ -6,6 +6,8 @@ import asyncio
 import json
 import socket
 import stat
+from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,25 +20,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from support.fake_agent import registered
-from support.server import Server, first_line, running, spec_for
+from support.server import Server, running, spec_for
+from support.starter import Starter, starting
 from support.waiting import PATIENCE
 from support.watchers import closing, sse, websocket
 
 
-def fails(server: Server) -> str:
-    """Start a server that cannot; it must say why in one line and exit with 1. Gives the line."""
-    process = server.spawn()
-    try:
-        said = first_line(process, 60)
-        assert said == "", f"it started: {said}"
-        assert process.wait(PATIENCE) == 1, server.log()
-    finally:
-        server.close()
-    log = server.log()
-    assert "Traceback" not in log
-    words = [line for line in log.splitlines() if line.startswith("pilothouse cannot start: ")]
-    assert len(words) == 1, log
-    return words[0]
+@pytest.fixture(scope="module")
+def starter() -> Iterator[Starter]:
+    with starting() as starter:
+        yield starter
 
 
 # -- stopping -------------------------------------------------------------------------------------------
@@ -96,28 +89,30 @@ def _open_push(agent: Any) -> Any:
     return agent.rpc("gateway.v1.GatewayService/PushLogs")(silence(), metadata=agent.metadata)
 
 
-@pytest.mark.parametrize("what", ["nothing", "half a request", "a slow upload", "a reader who does not read"])
-async def test_nobody_can_keep_it_from_stopping(tmp_path: Path, what: str) -> None:
-    with running(tmp_path) as server:
-        sock = socket.create_connection(("127.0.0.1", server.settings["port"]))
+async def test_nobody_can_keep_it_from_stopping(tmp_path: Path) -> None:
+    """An idle connection, half a request, a slow upload, a reader who does not read: all at once."""
+    with running(tmp_path) as server, ExitStack() as connections:
         token = server.admin
-        if what == "half a request":
-            sock.sendall(b"GET /api/v1/workflow-runs HTTP/1.1\r\nHost:")
-        elif what == "a slow upload":
-            head = f"POST /api/v1/blobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
-            sock.sendall(f"{head}Content-Length: 100000\r\n\r\nbegun".encode())
-        elif what == "a reader who does not read":
-            async with await registered(server, "filler") as agent:
-                run_id = server.trigger(server.pipeline("filling", spec_for("filler")))
-                task = await agent.task()
-                await agent.ack(task)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                head = f"GET /api/v1/workflow-runs/{run_id}/stream HTTP/1.1\r\nHost: x\r\n"
-                sock.sendall(f"{head}Authorization: Bearer {token}\r\n\r\n".encode())
-                for _ in range(4):
-                    await agent.lines(task.step_run_id, ["x" * 10_000] * 200)
+
+        def connected() -> socket.socket:
+            address = ("127.0.0.1", server.settings["port"])
+            return connections.enter_context(socket.create_connection(address))
+
+        connected()
+        connected().sendall(b"GET /api/v1/workflow-runs HTTP/1.1\r\nHost:")
+        head = f"POST /api/v1/blobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+        connected().sendall(f"{head}Content-Length: 100000\r\n\r\nbegun".encode())
+        async with await registered(server, "filler") as agent:
+            run_id = server.trigger(server.pipeline("filling", spec_for("filler")))
+            task = await agent.task()
+            await agent.ack(task)
+            slow = connected()
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            head = f"GET /api/v1/workflow-runs/{run_id}/stream HTTP/1.1\r\nHost: x\r\n"
+            slow.sendall(f"{head}Authorization: Bearer {token}\r\n\r\n".encode())
+            for _ in range(4):
+                await agent.lines(task.step_run_id, ["x" * 10_000] * 200)
         server.stop()
-        sock.close()
 
 
 def test_a_stop_while_it_starts(tmp_path: Path) -> None:
@@ -137,34 +132,34 @@ def test_a_stop_while_it_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["port", "grpc_port"])
-def test_a_port_in_use(tmp_path: Path, which: str) -> None:
+def test_a_port_in_use(starter: Starter, tmp_path: Path, which: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert str(port) in fails(Server(tmp_path, **{which: port}))
+        assert str(port) in starter.fails(Server(tmp_path, **{which: port}))
 
 
-def test_a_second_server_on_the_same_data(tmp_path: Path) -> None:
+def test_a_second_server_on_the_same_data(starter: Starter, tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     with running(tmp_path / "first") as first:
         second = Server(tmp_path / "second")
         second.settings["data_dir"] = str(first.data_dir)
-        assert str(first.data_dir) in fails(second)
+        assert str(first.data_dir) in starter.fails(second)
         assert first.alive
         first.kill9()
         first.restart()  # a lock that outlived its process would keep it from starting
         first.stop()
 
 
-def test_a_data_directory_that_is_none(tmp_path: Path) -> None:
+def test_a_data_directory_that_is_none(starter: Starter, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
-    assert str(tmp_path / "data") in fails(Server(tmp_path))
+    assert str(tmp_path / "data") in starter.fails(Server(tmp_path))
 
 
-def test_a_database_that_is_none(tmp_path: Path) -> None:
+def test_a_database_that_is_none(starter: Starter, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "pilothouse.db").write_bytes(b"this is no database " * 100)
-    fails(Server(tmp_path, database_url=None))
+    starter.fails(Server(tmp_path, database_url=None))
 
 
 @pytest.mark.parametrize(
@@ -177,9 +172,9 @@ def test_a_database_that_is_none(tmp_path: Path) -> None:
         "no url at all {}",
     ],
 )
-def test_a_database_url_that_leads_nowhere(tmp_path: Path, url: str) -> None:
+def test_a_database_url_that_leads_nowhere(starter: Starter, tmp_path: Path, url: str) -> None:
     server = Server(tmp_path, database_url=url.format("s3cret-pw"))
-    fails(server)
+    starter.fails(server)
     assert "s3cret-pw" not in server.log()
 
 
@@ -208,7 +203,9 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "cert.pem", tmp_path / "key.pem"
 
 
-def test_tls_settings_that_do_not_fit(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+def test_tls_settings_that_do_not_fit(
+    starter: Starter, tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
     cert, key = certificate
     (tmp_path / "empty.pem").write_text("")
     other = ec.generate_private_key(ec.SECP256R1()).private_bytes(
@@ -223,15 +220,15 @@ def test_tls_settings_that_do_not_fit(tmp_path: Path, certificate: tuple[Path, P
         )
     ):
         (tmp_path / str(number)).mkdir()
-        fails(Server(tmp_path / str(number), **settings))
+        starter.fails(Server(tmp_path / str(number), **settings))
 
 
 @pytest.mark.parametrize("given", ["tls_cert", "tls_key"])
 def test_half_of_the_tls_settings_never_means_plain_grpc(
-    tmp_path: Path, certificate: tuple[Path, Path], given: str
+    starter: Starter, tmp_path: Path, certificate: tuple[Path, Path], given: str
 ) -> None:
     """With a certificate alone HTTP would speak TLS, and agents' credentials would cross the net in the clear."""
-    fails(Server(tmp_path, **{given: str(certificate[given == "tls_key"])}))
+    starter.fails(Server(tmp_path, **{given: str(certificate[given == "tls_key"])}))
 
 
 # -- the first start ------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import pytest
 
 from support.databases import drop_database, server_database
 from support.waiting import PATIENCE
@@ -56,10 +57,11 @@ class Server:
         }
         if self._database is not None:
             self.settings["database_url"] = self._database
-        self._log = directory / "server.log"
+        self.log_file = directory / "server.log"
         self._process: subprocess.Popen[str] | None = None
         self._tokens: dict[str, str] = {}
         self._exited: int | None = None
+        self._seen = 0
         self.url = self.grpc = ""
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         self.http = httpx.Client(verify=False, cookies=no_cookies, timeout=PATIENCE)
@@ -70,7 +72,7 @@ class Server:
     def spawn(self) -> subprocess.Popen[str]:
         """Start the process and wait for nothing."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
-        with self._log.open("a") as log:
+        with self.log_file.open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, json.dumps(self.settings)],
                 stdout=subprocess.PIPE,
@@ -132,12 +134,16 @@ class Server:
 
     def log(self) -> str:
         """Everything on its stderr so far."""
-        return self._log.read_text() if self._log.exists() else ""
+        return self.log_file.read_text() if self.log_file.exists() else ""
+
+    def forget_failures(self) -> None:
+        """What its log tells so far is somebody else's business."""
+        self._seen = len(self.log())
 
     def failures(self) -> list[str]:
         """What its log tells of the unforeseen: our own errors, and exceptions that came out of our code."""
         found, trace = [], None
-        for line in self.log().splitlines():
+        for line in self.log()[self._seen :].splitlines():
             if line.startswith("Traceback"):
                 trace = []
             elif trace is not None and line.startswith((" ", "\t")):
@@ -235,6 +241,26 @@ def running(directory: Path, **settings: Any) -> Iterator[Server]:
         server.close()
 
 
+@pytest.fixture(scope="session")
+def one_server(tmp_path_factory: pytest.TempPathFactory, database_of_servers: None) -> Iterator[Server]:
+    """A server with the usual settings, started once in each test process."""
+    with running(tmp_path_factory.mktemp("shared")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared_server(one_server: Server) -> Server:
+    """The server of all files that need no settings of their own, and leave it running.
+
+    Names of users, projects, agents, pipelines, and secrets are unique in the suite. What a test sees that asks for
+    everything (all agents, all events) holds what others have left.
+    """
+    if not one_server.alive:
+        one_server.restart()  # whoever ended it has failed already
+    one_server.forget_failures()
+    return one_server
+
+
 def spec_for(agent: str, *steps: str) -> dict[str, Any]:
     """A spec of one job whose steps go to the agent of that name."""
     selector = {"matchLabels": {"only": agent}}
@@ -247,6 +273,14 @@ def spec_for(agent: str, *steps: str) -> dict[str, Any]:
 
 def first_line(process: subprocess.Popen[str], seconds: float) -> str:
     """What it says first on stdout; nothing if it ends, or keeps silent for so long."""
+    try:
+        return lines_of(process).get(timeout=seconds)
+    except queue.Empty:
+        return ""
+
+
+def lines_of(process: subprocess.Popen[str]) -> queue.Queue[str]:
+    """What it says on stdout, line by line; empty at the end."""
     lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
@@ -256,7 +290,4 @@ def first_line(process: subprocess.Popen[str], seconds: float) -> str:
         lines.put("")
 
     threading.Thread(target=read, daemon=True).start()
-    try:
-        return lines.get(timeout=seconds)
-    except queue.Empty:
-        return ""
+    return lines
