@@ -6,7 +6,6 @@ import asyncio
 import json
 import socket
 import stat
-from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,16 +19,25 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from support.fake_agent import registered
-from support.server import Server, running, spec_for
-from support.starter import Starter, starting
+from support.server import Server, first_line, running, spec_for
 from support.waiting import PATIENCE
 from support.watchers import closing, sse, websocket
 
 
-@pytest.fixture(scope="module")
-def starter() -> Iterator[Starter]:
-    with starting() as starter:
-        yield starter
+def fails(server: Server) -> str:
+    """Start a server that cannot; it must say why in one line and exit with 1. Gives the line."""
+    process = server.spawn()
+    try:
+        said = first_line(process, PATIENCE)
+        assert said == "", f"it started: {said}"
+        assert process.wait(PATIENCE) == 1, server.log()
+    finally:
+        server.close()
+    log = server.log()
+    assert "Traceback" not in log
+    words = [line for line in log.splitlines() if line.startswith("pilothouse cannot start: ")]
+    assert len(words) == 1, log
+    return words[0]
 
 
 # -- stopping -------------------------------------------------------------------------------------------
@@ -132,34 +140,34 @@ def test_a_stop_while_it_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["port", "grpc_port"])
-def test_a_port_in_use(starter: Starter, tmp_path: Path, which: str) -> None:
+def test_a_port_in_use(tmp_path: Path, which: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert str(port) in starter.fails(Server(tmp_path, **{which: port}))
+        assert str(port) in fails(Server(tmp_path, **{which: port}))
 
 
-def test_a_second_server_on_the_same_data(starter: Starter, tmp_path: Path) -> None:
+def test_a_second_server_on_the_same_data(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     with running(tmp_path / "first") as first:
         second = Server(tmp_path / "second")
         second.settings["data_dir"] = str(first.data_dir)
-        assert str(first.data_dir) in starter.fails(second)
+        assert str(first.data_dir) in fails(second)
         assert first.alive
         first.kill9()
         first.restart()  # a lock that outlived its process would keep it from starting
         first.stop()
 
 
-def test_a_data_directory_that_is_none(starter: Starter, tmp_path: Path) -> None:
+def test_a_data_directory_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
-    assert str(tmp_path / "data") in starter.fails(Server(tmp_path))
+    assert str(tmp_path / "data") in fails(Server(tmp_path))
 
 
-def test_a_database_that_is_none(starter: Starter, tmp_path: Path) -> None:
+def test_a_database_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "pilothouse.db").write_bytes(b"this is no database " * 100)
-    starter.fails(Server(tmp_path, database_url=None))
+    fails(Server(tmp_path, database_url=None))
 
 
 @pytest.mark.parametrize(
@@ -172,9 +180,9 @@ def test_a_database_that_is_none(starter: Starter, tmp_path: Path) -> None:
         "no url at all {}",
     ],
 )
-def test_a_database_url_that_leads_nowhere(starter: Starter, tmp_path: Path, url: str) -> None:
+def test_a_database_url_that_leads_nowhere(tmp_path: Path, url: str) -> None:
     server = Server(tmp_path, database_url=url.format("s3cret-pw"))
-    starter.fails(server)
+    fails(server)
     assert "s3cret-pw" not in server.log()
 
 
@@ -203,9 +211,7 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "cert.pem", tmp_path / "key.pem"
 
 
-def test_tls_settings_that_do_not_fit(
-    starter: Starter, tmp_path: Path, certificate: tuple[Path, Path]
-) -> None:
+def test_tls_settings_that_do_not_fit(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
     cert, key = certificate
     (tmp_path / "empty.pem").write_text("")
     other = ec.generate_private_key(ec.SECP256R1()).private_bytes(
@@ -220,15 +226,15 @@ def test_tls_settings_that_do_not_fit(
         )
     ):
         (tmp_path / str(number)).mkdir()
-        starter.fails(Server(tmp_path / str(number), **settings))
+        fails(Server(tmp_path / str(number), **settings))
 
 
 @pytest.mark.parametrize("given", ["tls_cert", "tls_key"])
 def test_half_of_the_tls_settings_never_means_plain_grpc(
-    starter: Starter, tmp_path: Path, certificate: tuple[Path, Path], given: str
+    tmp_path: Path, certificate: tuple[Path, Path], given: str
 ) -> None:
     """With a certificate alone HTTP would speak TLS, and agents' credentials would cross the net in the clear."""
-    starter.fails(Server(tmp_path, **{given: str(certificate[given == "tls_key"])}))
+    fails(Server(tmp_path, **{given: str(certificate[given == "tls_key"])}))
 
 
 # -- the first start ------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from support.databases import drop_database, server_database
+from support.nursery import Forked, fork
 from support.waiting import PATIENCE
 
 PASSWORD = "correct horse battery"
@@ -35,6 +36,7 @@ _UNLIMITED = {"ratelimit_login": "off", "ratelimit_sessions": "off", "ratelimit_
 _READY = re.compile(r"pilothouse ready http=(https?://\S+:(\d+)) grpc=(\S+:(\d+))")
 
 S = TypeVar("S", bound="Server")
+Process = subprocess.Popen[str] | Forked
 
 
 class Server:
@@ -58,7 +60,7 @@ class Server:
         if self._database is not None:
             self.settings["database_url"] = self._database
         self.log_file = directory / "server.log"
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Process | None = None
         self._tokens: dict[str, str] = {}
         self._exited: int | None = None
         self._seen = 0
@@ -69,12 +71,16 @@ class Server:
 
     # -- the process ------------------------------------------------------------------------------------
 
-    def spawn(self) -> subprocess.Popen[str]:
+    def spawn(self) -> Process:
         """Start the process and wait for nothing."""
+        arguments = _PROGRAM, json.dumps(self.settings)
+        if _own_network():
+            self._process = fork(*arguments, self.log_file)
+            return self._process
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
         with self.log_file.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, json.dumps(self.settings)],
+                [sys.executable, "-c", *arguments],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
@@ -156,7 +162,7 @@ class Server:
                 found.append(line[:2000])
         return found
 
-    def _running(self) -> subprocess.Popen[str]:
+    def _running(self) -> Process:
         assert self._process is not None, "not started"
         return self._process
 
@@ -271,16 +277,8 @@ def spec_for(agent: str, *steps: str) -> dict[str, Any]:
     return {"jobs": [{"name": "build", "steps": made}]}
 
 
-def first_line(process: subprocess.Popen[str], seconds: float) -> str:
+def first_line(process: Process, seconds: float) -> str:
     """What it says first on stdout; nothing if it ends, or keeps silent for so long."""
-    try:
-        return lines_of(process).get(timeout=seconds)
-    except queue.Empty:
-        return ""
-
-
-def lines_of(process: subprocess.Popen[str]) -> queue.Queue[str]:
-    """What it says on stdout, line by line; empty at the end."""
     lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
@@ -290,4 +288,12 @@ def lines_of(process: subprocess.Popen[str]) -> queue.Queue[str]:
         lines.put("")
 
     threading.Thread(target=read, daemon=True).start()
-    return lines
+    try:
+        return lines.get(timeout=seconds)
+    except queue.Empty:
+        return ""
+
+
+def _own_network() -> bool:
+    """Whether this thread is in the network of the test process, as the processes of the nursery are."""
+    return os.stat("/proc/thread-self/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino
