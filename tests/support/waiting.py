@@ -36,3 +36,14 @@ async def eventually(
             stuck = "" if progress is None else f" since there was {before}"
             raise AssertionError(f"not within {timeout:g} s{stuck}: {inspect.getsource(condition).strip()}")
         await asyncio.sleep(0.02)
+
+
+def slowness() -> float:
+    """How much longer than its CPU time something takes here and now: 1 on an idle machine, 5 on one that is busy.
+
+    For bounds in seconds that a contract gives: what is allowed on top of them is multiplied with it.
+    """
+    began, cpu = time.monotonic(), time.thread_time()
+    while time.thread_time() - cpu < 0.1:
+        pass
+    return max(1.0, (time.monotonic() - began) / 0.1)
