@@ -1,13 +1,15 @@
-"""Processes that have everything of a server imported from their beginning, since imports are most of the cost of a start.
+"""Processes that have everything imported from their beginning, since imports are most of the cost of a start.
 
-One process (this file, run as a program) imports and then waits; each server is a fork of it, which runs the program it
-is told. It has its own environment, stdout and log, is killed and waited for as any process, and ends with the tests.
+One process (this file, run as a program) imports and then waits; each server, and each command of the command line, is a
+fork of it, which runs the program it is told. It has its own environment, directory and standard streams, is killed and
+waited for as any process, and ends with the tests. Tests of starting itself take :mod:`subprocess`.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -16,20 +18,38 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-_IMPORTED = ("uvloop", "pilothouse.server.main", "pilothouse.server.settings", "alembic.command", "psycopg")
+_SERVER = ("uvloop", "pilothouse.server.main", "pilothouse.server.settings", "alembic.command", "psycopg")
+_COMMANDS = (
+    "pilothouse.cli.app",
+    "pilothouse.cli.failures",
+    "pilothouse.cli.here",
+    "pilothouse.client",
+    "httpx",
+    "rich.table",
+    "typer._adapters",
+    "yaml",
+)
+_PILOT = """
+import json, sys
+sys.argv = ["pilot", *json.loads(sys.argv[1])]
+from pilothouse.cli.main import main
+sys.exit(main())
+"""
 
 
 class Forked:
     """A process of the nursery, with what of :class:`subprocess.Popen` tests use."""
 
-    def __init__(self, pid: int, stdout: int, status: int) -> None:
+    def __init__(self, pid: int, stdout: TextIOWrapper | None, status: int) -> None:
         self.pid = pid
-        self.stdout: TextIOWrapper = open(stdout, encoding="utf-8", errors="replace")  # noqa: SIM115
+        self.stdout = stdout
         self.returncode: int | None = None
         self._status = status
 
@@ -70,14 +90,13 @@ class Forked:
 class Nursery:
     """The process that forks, as tests see it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *imported: str) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", __file__, str(theirs.fileno())],
+                [sys.executable, "-P", __file__, str(theirs.fileno()), *imported],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                cwd=Path(__file__).parents[1],
             )
         atexit.register(self.close)
 
@@ -86,28 +105,65 @@ class Nursery:
         self._socket.close()
         self._process.wait()
 
-    def fork(self, program: str, argument: str, log: Path) -> Forked:
-        """Run Python text as a program with one argument, in this process's directory and environment but for ``PILOT_*``."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
-        asked = {"program": program, "argument": argument, "cwd": os.getcwd(), "env": environment}
-        stdout, their_stdout = os.pipe()
-        status, their_status = os.pipe()
-        with log.open("ab") as stderr:
-            theirs = [their_stdout, stderr.fileno(), their_status]
-            socket.send_fds(self._socket, [json.dumps(asked).encode()], theirs)
-        os.close(their_stdout)
-        os.close(their_status)
-        return Forked(int(self._socket.recv(16)), stdout, status)
+    def fork(
+        self, program: str, argument: str, cwd: str | Path, env: Mapping[str, str], streams: Sequence[int]
+    ) -> tuple[int, int]:
+        """Run Python text as a program with one argument, and these as its standard streams.
+
+        Returns its process id and a descriptor to which its exit code will be written.
+        """
+        asked = {"program": program, "argument": argument, "cwd": str(cwd), "env": dict(env)}
+        status, theirs = os.pipe()
+        try:
+            socket.send_fds(self._socket, [json.dumps(asked).encode()], [*streams, theirs])
+        finally:
+            os.close(theirs)
+        return int(self._socket.recv(16)), status
 
 
-_nursery: list[Nursery] = []
+_nurseries: dict[tuple[str, ...], Nursery] = {}
 
 
-def fork(program: str, argument: str, log: Path) -> Forked:
-    """A process of the one nursery of this test process (:meth:`Nursery.fork`)."""
-    if not _nursery:
-        _nursery.append(Nursery())
-    return _nursery[0].fork(program, argument, log)
+def _nursery(imported: tuple[str, ...]) -> Nursery:
+    """The one of this test process."""
+    if imported not in _nurseries:
+        _nurseries[imported] = Nursery(*imported)
+    return _nurseries[imported]
+
+
+def server(program: str, argument: str, log: Path) -> Forked:
+    """A server, in this process's directory and environment but for ``PILOT_*``; its stderr goes to ``log``."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
+    said, stdout = os.pipe()
+    with open(os.devnull, "rb") as stdin, log.open("ab") as stderr:
+        try:
+            streams = stdin.fileno(), stdout, stderr.fileno()
+            pid, status = _nursery(_SERVER).fork(program, argument, os.getcwd(), environment, streams)
+        finally:
+            os.close(stdout)
+    return Forked(pid, open(said, encoding="utf-8", errors="replace"), status)
+
+
+def pilot(
+    words: Sequence[str], *, cwd: str | Path, env: Mapping[str, str], stdin: str = "", timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """A command of the command line, ended."""
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
+        files[0].write(stdin.encode())
+        files[0].seek(0)
+        streams = [file.fileno() for file in files]
+        pid, status = _nursery(_COMMANDS).fork(_PILOT, json.dumps(words), cwd, env, streams)
+        process = Forked(pid, None, status)
+        try:
+            code = process.wait(timeout)
+        finally:
+            process.kill()
+        said = []
+        for file in files[1:]:
+            file.seek(0)
+            said.append(file.read().decode())
+        return subprocess.CompletedProcess(["pilot", *words], code, *said)
 
 
 # -- the program ----------------------------------------------------------------------------------------------
@@ -131,7 +187,7 @@ def serve(control: socket.socket) -> dict[str, Any]:
             os.write(running[pid], str(os.waitstatus_to_exitcode(status)).encode())
             os.close(running.pop(pid))
         if control in ready:
-            text, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 3)
+            text, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 4)
             if not text:
                 for pid in running:
                     os.kill(pid, signal.SIGKILL)
@@ -141,20 +197,22 @@ def serve(control: socket.socket) -> dict[str, Any]:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 control.close()
-                os.dup2(descriptors[0], 1)
-                os.dup2(descriptors[1], 2)
+                for number, descriptor in enumerate(descriptors[:3]):
+                    os.dup2(descriptor, number)
                 for descriptor in (*descriptors, *running.values(), woken, wake):
                     os.close(descriptor)
                 return dict(json.loads(text))
             control.send(str(pid).encode())
-            os.close(descriptors[0])
-            os.close(descriptors[1])
-            running[pid] = descriptors[2]
+            for descriptor in descriptors[:3]:
+                os.close(descriptor)
+            running[pid] = descriptors[3]
 
 
 if __name__ == "__main__":
-    for _name in _IMPORTED:
+    for _name in sys.argv[2:]:
         importlib.import_module(_name)
+    gc.collect()
+    gc.freeze()  # what is here stays, and no child copies it to look at it
     _asked = serve(socket.socket(fileno=int(sys.argv[1])))
     os.environ.clear()
     os.environ.update(_asked["env"])

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
+from support import nursery
 from support.databases import drop_database, server_database
-from support.nursery import Forked, fork
 from support.waiting import PATIENCE
 
 PASSWORD = "correct horse battery"
@@ -36,7 +36,7 @@ _UNLIMITED = {"ratelimit_login": "off", "ratelimit_sessions": "off", "ratelimit_
 _READY = re.compile(r"pilothouse ready http=(https?://\S+:(\d+)) grpc=(\S+:(\d+))")
 
 S = TypeVar("S", bound="Server")
-Process = subprocess.Popen[str] | Forked
+Process = subprocess.Popen[str] | nursery.Forked
 
 
 class Server:
@@ -75,7 +75,7 @@ class Server:
         """Start the process and wait for nothing."""
         arguments = _PROGRAM, json.dumps(self.settings)
         if _own_network():
-            self._process = fork(*arguments, self.log_file)
+            self._process = nursery.server(*arguments, self.log_file)
             return self._process
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
         with self.log_file.open("a") as log:
