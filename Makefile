@@ -43,14 +43,14 @@ test-all: test test-postgres test-long
 
 test-postgres: setup-dev
 	@sh tools/test_needs.sh
-	$(TIMED) 8 "contract suites on PostgreSQL" $(PYTEST) -m postgres $(QUICK)
+	$(TIMED) 5 "contract suites on PostgreSQL" $(PYTEST) -m postgres $(QUICK)
 	$(TIMED) 10 "servers on PostgreSQL" env PILOT_TEST_DATABASE=postgresql $(PYTEST) $(ON_POSTGRES)
 
 test-long: setup-dev
 	@sh tools/test_needs.sh
 	$(TIMED) 4 "browsers and other clients" $(PYTEST) tests/conformance
 	$(TIMED) 15 "faults" $(PYTEST) tests/faults
-	$(TIMED) 8 "third-party projects" $(PYTEST) tests/projects
+	$(TIMED) 10 "third-party projects" $(PYTEST) tests/projects
 
 # The long version of tests/faults: kills and bad networks, so many times over.
 faults: setup-dev

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 
 from support.waiting import PATIENCE, eventually
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "timed.sh"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tools" / "timed.sh"
 LEAVES_A_CHILD = "sleep 1000 & echo $! > {}; {}"
 
 
@@ -26,6 +28,19 @@ def timed(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         timeout=PATIENCE,
         check=False,
     )
+
+
+def test_all_parts_of_ci_together_fit_in_its_time() -> None:
+    ci, makefile = (ROOT / ".ci/run").read_text(), (ROOT / "Makefile").read_text()
+    parts = re.findall(r"^timed (\d+) ", ci, re.MULTILINE)
+    targets = re.findall(r"^make (\S+)$", ci, re.MULTILINE)
+    assert targets == ["test", "test-postgres", "test-long"]
+    for target in targets:
+        [recipe] = re.findall(rf"^{target}: .*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+        limits = re.findall(r"\$\(TIMED\) (\d+) ", recipe)
+        assert len(limits) == recipe.count("$(PYTEST)") > 0, "every part has a limit"
+        parts += limits
+    assert sum(map(int, parts)) <= 75
 
 
 @pytest.mark.parametrize("limit", [(), ("--limit", "1")])
