@@ -359,7 +359,6 @@ def test_a_proxy_keeps_nobody_from_another_address_of_this_machine(machine: Mach
     machine.environment |= dict.fromkeys(map(str.upper, PROXIES), dead_address())
     machine.up("--host", address, host=address)
     until(machine.agent_is_online, machine)
-    assert machine.pilot("agent", "list").returncode == 0
     machine.down()
 
 
