@@ -193,6 +193,23 @@ def undone(kernel: Kernel, tx: Tx, run_id: str) -> None:
     raise LookupError("its own")
 
 
+@pytest.mark.parametrize("default", ["repeatable read", "serializable"])
+async def test_writers_see_each_other_whatever_the_database_has_as_its_default(
+    postgres: Postgres, name: str, default: str
+) -> None:
+    postgres.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{default}'")
+    ours, theirs = Database(postgres.url(name)), Database(postgres.url(name))
+    async with writing(ours) as (one, journal), writing(theirs) as (two, their_journal):
+        for number in range(20):
+            await asyncio.gather(
+                one.write(appending(journal, number)), two.write(appending(their_journal, number))
+            )
+    assert sorted(numbers(stored(ours))) == sorted([*range(20), *range(20)])
+    assert [entry.offset for entry in stored(ours)] == list(range(1, 41))
+    ours.close()
+    theirs.close()
+
+
 async def test_connections_that_ended_while_nobody_used_them_are_not_noticed(
     postgres: Postgres, name: str
 ) -> None:

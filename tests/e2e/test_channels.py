@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from support.fake_agent import registered
 from support.live_run import TIME, Live, begin, followers, fresh_name, numbered, received
-from support.server import Server, running, spec_for
+from support.server import Server, spec_for
 from support.waiting import eventually
 from support.watchers import (
     websocket,
@@ -20,9 +20,8 @@ PARAMS = ("pipelineId", "jobId", "stepRunId")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("channels")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import gzip
 import itertools
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -21,15 +21,14 @@ from support.fake_agent import (
     batch,
     events,
 )
-from support.server import Server, running
+from support.server import Server
 from support.waiting import eventually
 from support.wire_table import table
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("gateway_push")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 @pytest.fixture

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from support.fake_agent import FAILED, registered
-from support.server import Server, running, spec_for
+from support.server import Server, spec_for
 from support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("cleanup")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 SPEC = """\

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,14 +10,13 @@ import pytest
 
 from support.bodies import enveloped_error, success
 from support.fake_agent import registered
-from support.server import Server, running, spec_for
+from support.server import Server, spec_for
 from support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("rest_pipelines")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 NOT_OFFERED = [("repoUrl", "https://git.example/a.git"), ("prTargetBranch", "main"), ("saveMode", 2)]

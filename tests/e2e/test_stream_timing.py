@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from support.live_run import TIME, Live, begin, fresh_name, received, refused
 from support.server import Server, running
+from support.waiting import PATIENCE, slowness
 from support.watchers import (
     closing,
     sse,
@@ -76,7 +77,7 @@ async def test_a_silent_client_is_closed_with_4408(quick: Live, says: str) -> No
         assert code == 4408
         assert said[-1]["type"] == "error"
         assert {m["type"] for m in said[:-1]} == {"heartbeat"}
-        assert 0.85 < time.monotonic() - began < 5
+        assert 0.85 < time.monotonic() - began < 2 + 3 * slowness()
 
 
 @pytest.mark.parametrize("path", ["/workflow-runs/{}/stream?cursor=now", "/events"])
@@ -109,7 +110,7 @@ async def test_streams_end_within_5_s_of_their_token(quick: Live) -> None:
             pongs = asyncio.create_task(_ponging(ws))
             await asyncio.to_thread(act)
             ended = time.monotonic()
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(PATIENCE):
                 codes = [(await closing(s))[0] for s in (channels, idle)]
                 for response in (run_sse, journal):
                     async for _ in response.aiter_raw():
@@ -117,7 +118,7 @@ async def test_streams_end_within_5_s_of_their_token(quick: Live) -> None:
                 code, said = await pongs
         assert (code, codes) == (4401, [4401, 4401]), how
         assert said["code"] == "unauthorized"
-        assert time.monotonic() - ended < 5.5, how
+        assert time.monotonic() - ended < 5 + 0.5 * slowness(), how
 
     brief = server.ask("POST", "/tokens", json={"name": "brief", "expires_in": LIFETIME})["token"]
     expires = time.monotonic() + LIFETIME
@@ -147,7 +148,7 @@ async def _ponging(ws: ClientConnection) -> tuple[int | None, dict[str, Any]]:
 async def _silence(url: str) -> tuple[int, str]:
     began = time.monotonic()
     found = await refused(url)
-    assert 9 < time.monotonic() - began < 15  # 10 s to say who one is
+    assert 9 < time.monotonic() - began < 10 + 5 * slowness()  # 10 s to say who one is
     return found
 
 

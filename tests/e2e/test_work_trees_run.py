@@ -15,16 +15,15 @@ from typing import Any
 import pytest
 
 from support.layouts import Checkout, checkout_of, commit, git, head, new_repository, write
-from support.server import Server, running
+from support.server import Server
 from support.waiting import PATIENCE, eventually
 
 ENDED = ("succeeded", "failed", "cancelled", "timed_out")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("work-trees")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 @contextlib.contextmanager
@@ -195,7 +194,7 @@ async def test_an_agent_without_git_gets_no_work_tree(server: Server, source: Pa
         assert view(server, run)["status"] == "pending" or view(server, run)["status"] == "running"
     with agent(server, name, data_dir):
         assert await said(server, run) == ["it runs"]
-        [found] = [one for one in server.ask("GET", "/agents?limit=100")["agents"] if name in str(one)]
+        found = server.ask("GET", f"/agents/{name}")
         assert git(source, "--version").split()[2] in str(found), "the agent tells which git it has"
 
 

@@ -181,7 +181,8 @@ CASES: dict[str, tuple[Words, set[tuple[int, int]], str]] = {
     "run approve": (lambda place: ["run", "approve", _gated(place)], ONE, ""),
     "run reject": (lambda place: ["run", "reject", _gated(place)], ONE, ""),
     "run watch": (["run", "watch", "last"], {(3, 3)}, ""),
-    "run rerun": (["run", "rerun", "last"], BOTH, ""),
+    # Not ``last``: that may be what the other one has just started.
+    "run rerun": (lambda place: ["run", "rerun", _run_id(place)], BOTH, ""),
     "config show": (["config", "show"], BOTH, ""),
     "config contexts": (["config", "contexts"], BOTH, ""),
     "config use": (lambda place: ["config", "use", _context(place)], BOTH, ""),

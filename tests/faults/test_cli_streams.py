@@ -77,7 +77,8 @@ def fake() -> Iterator[type[Fake]]:
             "lastCommitSha": "h",
             "repository": "",
         }
-        project = {"projectId": "x", "name": NASTY, "isDefault": True}
+        project = {"projectId": "x", "name": NASTY, "isDefault": True, "description": NASTY, "createdAt": 0}
+        project |= {"members": [{"userId": "u", "username": NASTY}]}
         agent = {
             "agent_id": NASTY,
             "platform": NASTY,

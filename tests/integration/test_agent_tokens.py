@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from pilothouse.cli.handover import SECRET_VARIABLES
 from pilothouse.server.settings import Settings
 from support.faults import until
-from support.server import Server, running
+from support.server import Server
 from support.waiting import PATIENCE
 
 LOOK = """
@@ -30,9 +29,8 @@ echo "the agent is $at"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("agent_tokens")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 _lives = itertools.count(1)

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pytest
 
 from pilothouse.cli.checkout import interrupt
 from pilothouse.cli.checkout.git import Git
+from support import nursery
 from support.checkout_kit import commit, git
 from support.checkout_server import PROJECT, RUN, SPEC, Server, serving
 from support.checkout_states import base, write
@@ -58,16 +58,9 @@ def pilot(server: Server, environment: dict[str, str]) -> Pilot:
     """``pilot pipeline run --detach`` in a directory."""
 
     def run(directory: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        command = (sys.executable, "-m", "pilothouse", "pipeline", "run", "--detach", *arguments)
-        return subprocess.run(
-            command,
-            cwd=directory,
-            env=environment | {"PILOT_SERVER": server.url} | more,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        words = ("pipeline", "run", "--detach", *arguments)
+        env = environment | {"PILOT_SERVER": server.url} | more
+        return nursery.pilot(words, cwd=directory, env=env, timeout=2 * PATIENCE)
 
     return run
 

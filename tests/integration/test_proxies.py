@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from support import nursery
 from support.faults import until
 from support.http_proxy import HttpProxy, dead_address, proxying
 from support.server import Server, running
@@ -48,15 +49,9 @@ def environment(**variables: str) -> dict[str, str]:
 
 def pilot(server: Server, url: str, **variables: str) -> Done:
     """``pilot agent list`` there."""
-    command = (sys.executable, "-m", "pilothouse", "agent", "list", "-o", "json", "--server", url)
-    return subprocess.run(
-        command,
-        env=environment(PILOT_TOKEN=server.admin, **variables),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    words = ("agent", "list", "-o", "json", "--server", url)
+    env = environment(PILOT_TOKEN=server.admin, **variables)
+    return nursery.pilot(words, cwd="/", env=env, timeout=2 * PATIENCE)
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])

@@ -40,7 +40,7 @@ class EchoServer(Server):
     def spawn(self) -> subprocess.Popen[str]:
         """Start the process and wait for nothing."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
-        with self._log.open("a") as log:
+        with self.log_file.open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "support.conformance_echo", json.dumps(self.settings)],
                 cwd=_TESTS,

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from support import nursery
+from support.waiting import PATIENCE
+
 Done = subprocess.CompletedProcess[str]
 PILOT = (sys.executable, "-m", "pilothouse")
 
@@ -53,17 +56,8 @@ class Desk:
 
     def pilot(self, *words: str, stdin: str = "", env: dict[str, str] | None = None) -> Done:
         """A command, ended."""
-        return subprocess.run(
-            (*PILOT, *words),
-            cwd=self.directory,
-            env=self.environment | (env or {}),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=120,
-            check=False,
-        )
+        environment = self.environment | (env or {})
+        return nursery.pilot(words, cwd=self.directory, env=environment, stdin=stdin, timeout=2 * PATIENCE)
 
     def good(self, *words: str, **more: Any) -> str:
         """A command that must succeed; its stdout."""

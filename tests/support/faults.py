@@ -22,6 +22,7 @@ import httpx
 import psutil
 
 from support.server import Server
+from support.waiting import PATIENCE
 
 T = TypeVar("T")
 
@@ -116,7 +117,7 @@ class AgentProcess:
         """No goodbye."""
         assert self._process is not None
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(PATIENCE)
 
     def freeze(self) -> None:
         """It stands still (SIGSTOP): its sockets stay open, and it says nothing."""
@@ -132,7 +133,7 @@ class AgentProcess:
         """SIGTERM; gives the exit code."""
         assert self._process is not None
         self._process.terminate()
-        return self._process.wait(60)
+        return self._process.wait(PATIENCE)
 
     def log(self) -> str:
         """All it has said."""
@@ -156,7 +157,7 @@ class AgentProcess:
         if self._process is not None and self._process.poll() is None:
             self.thaw()
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(PATIENCE)
         for process in self.steps():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from support.waiting import PATIENCE
+
 T = TypeVar("T")
 CHUNK = 16 << 10
 
@@ -100,7 +102,7 @@ class Proxy:
         self.cut()
         self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(PATIENCE)
         self._loop.close()
 
     # -- on the loop ------------------------------------------------------------------------------------
