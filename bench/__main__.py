@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 
-from bench import brokers, burst, checkout, fanout, latency, loglines, memory, report, size, steps
+from bench import brokers, burst, checkout, fanout, latency, loglines, memory, report, settle, size, steps
 from bench.common import Lab, Options, Row
 
 MEASURES: dict[str, Callable[[Lab, Options], Iterator[Row]]] = {
@@ -18,6 +18,7 @@ MEASURES: dict[str, Callable[[Lab, Options], Iterator[Row]]] = {
     "memory": memory.measure,
     "loglines": loglines.measure,
     "steps": steps.measure,
+    "settle": settle.measure,
     "latency": latency.measure,
     "size": size.measure,
     "checkout": checkout.measure,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from pilothouse.fleet import store as fleet_store
-from pilothouse.fleet.model import SESSIONS, SLOTS, AgentStatus, Lease, TaskReport, Verdict, WorkKind
+from pilothouse.fleet.model import SESSIONS, SLOTS, AgentStatus, Lease, Task, TaskReport, Verdict, WorkKind
 from pilothouse.fleet.service import TaskHandler
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
-from support.kernel import Kernel, RecorderChannel
+from support.kernel import PROJECT, Kernel, RecorderChannel
 
 ONE = "jobs: [{name: j, steps: [{name: a, uses: dummy}]}]"
 SESSION = WorkKind("session", SESSIONS)
@@ -53,8 +53,7 @@ async def start_session(kernel: Kernel, agent_id: str = "a1") -> str:
     """A started session on the agent, as a domain would have it."""
 
     def use_case(tx: Tx) -> None:
-        lease = ("session-1", agent_id, SESSION.name, tx.now, tx.now + 60_000, SESSION.capacity)
-        fleet_store.add_lease(tx.conn, *lease)
+        kernel.fleet.grant(tx, Task("session-1", SESSION.name, None, PROJECT), agent_id)
         assert kernel.fleet.acknowledged(tx, agent_id, "session-1") is Verdict.ACCEPTED
 
     await kernel.write(use_case)

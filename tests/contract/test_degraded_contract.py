@@ -20,7 +20,7 @@ LEFT = "step build/compile left what cannot be killed: 4711 (dd, waits in the ke
 
 async def say(kernel: Kernel, agent: RecorderChannel, blocked: int, *problems: str) -> None:
     """A heartbeat as `Connect` takes it in."""
-    condition = Condition.said(blocked, problems)
+    condition = Condition.reported(blocked, problems)
     holds = frozenset(task.id for task in agent.tasks)
     await kernel.write(lambda tx: kernel.fleet.heartbeat(tx, agent.agent_id, holds, condition=condition))
     await kernel.pump()
@@ -93,7 +93,7 @@ async def test_an_agent_that_says_nothing_of_it_is_well(kernel: Kernel) -> None:
 
 @pytest.mark.parametrize(("said", "kept"), [(-5, 0), (3, 3), (2_000_000_000, MAX_BLOCKED)])
 def test_what_an_agent_says_is_bounded(said: int, kept: int) -> None:
-    condition = Condition.said(said, ["x\0" * MAX_PROBLEM] * 1000)
+    condition = Condition.reported(said, ["x\0" * MAX_PROBLEM] * 1000)
     assert condition.blocked == kept
     assert len(condition.problems) == MAX_PROBLEMS
     assert {len(problem) for problem in condition.problems} == {MAX_PROBLEM}

@@ -259,7 +259,7 @@ async def test_nothing_is_lost_by_an_outage_of_the_database(
     assert kernel.writer.blocked
     kernel.clock.advance(LEASE + 1)
     with monkeypatch.context() as patch:
-        patch.setattr(kernel.fleet, "spare", away)
+        patch.setattr(kernel.fleet, "start_grace_period", away)
         with pytest.raises(StorageUnavailable):
             await silence.check()
     await silence.check()

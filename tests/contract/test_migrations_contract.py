@@ -69,7 +69,9 @@ async def test_a_database_of_the_first_release_opens(backend: Backend) -> None:
         agent = fleet_store.agent(conn, "old")
         assert agent is not None
         assert (agent.online, agent.profile.labels, agent.profile.slots) == (True, {"os": "arm64"}, 3)
-        assert fleet_store.lease(conn, "try-1") is not None
+        lease = fleet_store.lease(conn, "try-1")
+        assert lease is not None
+        assert lease.project == run.project != ""
     database.close()
 
 

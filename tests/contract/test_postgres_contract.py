@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
-from pilothouse.engine.model import Status
+from pilothouse.access.model import SYSTEM
+from pilothouse.engine import store as engine_store
+from pilothouse.engine.model import Run, Status
+from pilothouse.fleet.model import TaskStatus
 from pilothouse.storage import Database, StorageBusy, StorageUnavailable, Tx
 from pilothouse.storage import database as database_module
 from pilothouse.storage import postgres as postgres_module
 from support.journals import appending, held_up, numbers, raising, stored, writing
-from support.kernel import Clock, Kernel
+from support.kernel import LEASE, Clock, Kernel
 from support.postgres import Postgres
 from support.waiting import PATIENCE
 
@@ -91,22 +94,103 @@ async def test_a_server_hears_that_another_has_written(postgres: Postgres, name:
     theirs.close()
 
 
-async def test_what_is_kept_of_a_run_counts_until_another_server_writes(
-    postgres: Postgres, name: str
-) -> None:
-    """One server has a run in memory, the other cancels it: the first hands out nothing of it any more."""
-    ours, theirs, clock = Database(postgres.url(name)), Database(postgres.url(name)), Clock()
-    first, second = Kernel(ours, clock), Kernel(theirs, clock)
+@pytest.fixture
+async def servers(postgres: Postgres, name: str) -> AsyncIterator[tuple[Kernel, Kernel]]:
+    """Two servers on one database."""
+    clock = Clock()
+    first, second = (Kernel(Database(postgres.url(name)), clock) for _ in range(2))
     await first.start()
     await second.start()
+    yield first, second
+    for kernel in (first, second):
+        await kernel.stop()
+        kernel.database.close()
+
+
+async def test_what_is_kept_of_a_run_counts_until_another_server_changes_it(
+    servers: tuple[Kernel, Kernel],
+) -> None:
+    """One server has a run in memory, the other cancels it: the first hands out nothing of it any more."""
+    first, second = servers
     run_id = await first.run("jobs: [{name: j, steps: [{name: s, uses: dummy}]}]")
     assert run_id in first.runs._kept
     await second.cancel(run_id)
     assert (await first.write(lambda tx: first.runs.get(tx, run_id))).status is Status.CANCELLED
     first.check_memory()
-    for kernel, database in ((first, ours), (second, theirs)):
-        await kernel.stop()
-        database.close()
+
+
+async def test_what_is_kept_of_a_run_outlives_the_writes_of_another_server_to_others(
+    servers: tuple[Kernel, Kernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = servers
+    spec = "jobs: [{name: j, steps: [{name: s, uses: dummy}]}]"
+    mine, other = await first.run(spec), await first.run(spec)
+    kept = dict(first.runs._kept)
+    await second.cancel(other)
+    loaded: list[str] = []
+    real = engine_store.load_run
+
+    def counting(conn: Connection, run_id: str) -> Run | None:
+        loaded.append(run_id)
+        return real(conn, run_id)
+
+    monkeypatch.setattr(engine_store, "load_run", counting)
+    assert await first.write(lambda tx: first.runs.get(tx, mine)) is kept[mine]
+    assert loaded == []
+    assert await first.write(lambda tx: first.runs.get(tx, other)) is not kept[other]
+    assert loaded == [other]
+
+
+async def test_a_version_names_one_state_of_a_run(servers: tuple[Kernel, Kernel]) -> None:
+    """Whatever changes a run, at either server, and whatever of it is undone: no other state has this version."""
+    versions: dict[tuple[str, int], Run] = {}
+
+    async def check() -> None:
+        for kernel in servers:
+            for run_id, kept in kernel.runs._kept.items():
+                stored = kernel.load(run_id)
+                assert stored.version != kept.version or stored == kept
+                assert versions.setdefault((run_id, stored.version), stored) == stored
+
+    first, second = servers
+    spec = (
+        "jobs: [{name: j, timeout: 5m, steps: [{name: a, uses: dummy, retry: {maxAttempts: 2, delay: 1s}}, \
+{name: b, uses: dummy, onLost: rerun}, {name: c, uses: dummy}]}]"
+    )
+    agent = await first.agent("a1")
+    run_id = await second.run(spec)
+    await check()
+    await first.write(first.dispatcher.dispatch)
+    tries = ((first, TaskStatus.FAILED), (second, TaskStatus.SUCCEEDED))
+    for seq, (kernel, status) in enumerate(tries, start=1):
+        await first.tick(2)
+        await check()
+        await kernel.ack(agent)
+        await check()
+        await second.tell("a1", seq, agent.last.id, "step.output", {"name": "o", "value": seq})
+        await check()
+        await kernel.report(agent, status)
+        await check()
+    await first.write(first.dispatcher.dispatch)
+    with pytest.raises(LookupError):
+        await second.write(lambda tx: undone(second, tx, run_id))
+    await check()
+    assert agent.last.name == "b"
+    await first.ack(agent)
+    await check()
+    await first.tick(2 * LEASE)
+    await check()
+    assert second.step(run_id, "b")["attempts"][0]["error"].startswith("lost: ")
+    await second.cancel(run_id)
+    await check()
+    assert len(versions) >= 10
+    assert first.load(run_id).status is Status.CANCELLED
+
+
+def undone(kernel: Kernel, tx: Tx, run_id: str) -> None:
+    """A use case that fails after it has changed a run."""
+    kernel.engine.cancel(tx, SYSTEM, run_id, "in vain")
+    raise LookupError("its own")
 
 
 @pytest.mark.parametrize("default", ["repeatable read", "serializable"])

@@ -19,7 +19,7 @@ from pilothouse.pipelines.service import Pipelines
 from pilothouse.pipelines.spec import parse_spec
 from pilothouse.server import watches
 from pilothouse.server.system_events import watch_events
-from pilothouse.server.watches import JOBS, RUNS, STEP_RUNS, Asked, Watch, watch_agents, watch_runs
+from pilothouse.server.watches import JOBS, RUNS, STEP_RUNS, RunFilter, Watch, watch_agents, watch_runs
 from pilothouse.wire import entries
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
 from support.kernel import PROJECT, Kernel
@@ -46,7 +46,7 @@ def look(kernel: Kernel, find: Callable[[Connection], Watch]) -> Watch:
         return find(conn)
 
 
-def at(kernel: Kernel, view: watches.View, asked: Asked, *, present: bool = True) -> Watch:
+def at(kernel: Kernel, view: watches.View, asked: RunFilter, *, present: bool = True) -> Watch:
     return look(kernel, lambda conn: watch_runs(conn, view, asked, everybody, present=present))
 
 
@@ -131,13 +131,13 @@ async def test_parts_that_are_named(kernel: Kernel) -> None:
     [over] = kernel.step(run_id, "a")["attempts"]
     stream = entries.run_stream(run_id)
     for view, asked, shown, going_on in [
-        (STEP_RUNS, Asked(run_ids=frozenset({run_id})), ["a", "b", "c"], {run_id}),
-        (STEP_RUNS, Asked(job_ids=frozenset({first})), ["a", "b"], {first}),
-        (STEP_RUNS, Asked(run_ids=frozenset({run_id}), job_name="second"), ["c"], {second}),
-        (STEP_RUNS, Asked(step_run_ids=frozenset({over["step_run_id"]})), ["a"], set()),
-        (JOBS, Asked(run_ids=frozenset({run_id})), ["first", "second"], {run_id}),
-        (JOBS, Asked(job_ids=frozenset({second})), ["second"], {second}),
-        (RUNS, Asked(run_ids=frozenset({run_id}), pipeline_ids=frozenset({run_id})), [run_id], {run_id}),
+        (STEP_RUNS, RunFilter(run_ids=frozenset({run_id})), ["a", "b", "c"], {run_id}),
+        (STEP_RUNS, RunFilter(job_ids=frozenset({first})), ["a", "b"], {first}),
+        (STEP_RUNS, RunFilter(run_ids=frozenset({run_id}), job_name="second"), ["c"], {second}),
+        (STEP_RUNS, RunFilter(step_run_ids=frozenset({over["step_run_id"]})), ["a"], set()),
+        (JOBS, RunFilter(run_ids=frozenset({run_id})), ["first", "second"], {run_id}),
+        (JOBS, RunFilter(job_ids=frozenset({second})), ["second"], {second}),
+        (RUNS, RunFilter(run_ids=frozenset({run_id}), pipeline_ids=frozenset({run_id})), [run_id], {run_id}),
     ]:
         watch = at(kernel, view, asked)
         assert [name_of(m) for m in watch.present] == shown, asked
@@ -146,13 +146,13 @@ async def test_parts_that_are_named(kernel: Kernel) -> None:
         assert watch.selection.stream == stream
         assert watch.scopes == {f"project/{PROJECT}"}
         assert at(kernel, view, asked, present=False).present == []
-    both = at(kernel, RUNS, Asked(run_ids=frozenset({run_id, other})))
+    both = at(kernel, RUNS, RunFilter(run_ids=frozenset({run_id, other})))
     assert both.selection.stream is None
     assert [name_of(m) for m in both.present] == [run_id, other]
     wanted = [e for e in kernel.entries() if both.selection.wants(e)]
     assert {e.body["run_id"] for e in wanted} == {run_id, other}
     assert refused(
-        kernel, lambda conn: watch_runs(conn, RUNS, Asked(run_ids=frozenset({"x"})), everybody, present=True)
+        kernel, lambda conn: watch_runs(conn, RUNS, RunFilter(run_ids=frozenset({"x"})), everybody, present=True)
     ) == "RUN_NOT_FOUND"  # fmt: skip
 
 
@@ -171,9 +171,9 @@ async def test_the_present_of_what_is_not_named(kernel: Kernel) -> None:
     alone = await kernel.run(TWO)  # of no definition
     for run_id in (runs[0], runs[2], runs[3]):
         await kernel.cancel(run_id)
-    assert [m.run_id for m in at(kernel, RUNS, Asked()).present] == [runs[1], alone]  # type: ignore[attr-defined]
+    assert [m.run_id for m in at(kernel, RUNS, RunFilter()).present] == [runs[1], alone]  # type: ignore[attr-defined]
     for pipeline_id, shown in ((one, [runs[1], runs[3]]), (two, [runs[2]]), (alone, [alone])):
-        asked = Asked(pipeline_ids=frozenset({pipeline_id}))
+        asked = RunFilter(pipeline_ids=frozenset({pipeline_id}))
         watch = at(kernel, RUNS, asked)
         assert [name_of(m) for m in watch.present] == shown
         assert watch.ending is None
@@ -182,26 +182,28 @@ async def test_the_present_of_what_is_not_named(kernel: Kernel) -> None:
             *([runs[0]] if pipeline_id == one else []),
         }
         assert {m.job_name for m in at(kernel, JOBS, asked).present} == {"first", "second"}  # type: ignore[attr-defined]
-    selection = at(kernel, JOBS, Asked(job_name="second")).selection
+    selection = at(kernel, JOBS, RunFilter(job_name="second")).selection
     assert isinstance(selection, Matching)
     assert {e.body["job"] for e in kernel.entries() if selection.wants(e)} == {"second"}
-    hidden = look(kernel, lambda conn: watch_runs(conn, RUNS, Asked(), lambda scope: False, present=True))
+    hidden = look(kernel, lambda conn: watch_runs(conn, RUNS, RunFilter(), lambda scope: False, present=True))
     assert hidden.present == []
     # A definition that is gone leaves its runs.
     pipelines = Pipelines(kernel.engine, kernel.identity)
     await kernel.write(lambda tx: pipelines.delete(tx, SYSTEM, two))
-    assert [name_of(m) for m in at(kernel, RUNS, Asked(pipeline_ids=frozenset({two}))).present] == [runs[2]]
+    assert [name_of(m) for m in at(kernel, RUNS, RunFilter(pipeline_ids=frozenset({two}))).present] == [
+        runs[2]
+    ]
 
 
 async def test_too_much_of_a_present_is_refused(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watches, "MAX_PRESENT", 2)
     await kernel.run(TWO)
-    assert len(at(kernel, JOBS, Asked()).present) == 2
+    assert len(at(kernel, JOBS, RunFilter()).present) == 2
     await kernel.run(TWO)
-    assert refused(kernel, lambda conn: watch_runs(conn, JOBS, Asked(), everybody, present=True)) == (
+    assert refused(kernel, lambda conn: watch_runs(conn, JOBS, RunFilter(), everybody, present=True)) == (
         "PAYLOAD_TOO_LARGE"
     )
-    assert at(kernel, JOBS, Asked(), present=False).present == []
+    assert at(kernel, JOBS, RunFilter(), present=False).present == []
 
 
 async def test_agents_and_events(kernel: Kernel) -> None:

@@ -62,6 +62,30 @@ async def test_the_log_channel(live: Live) -> None:
         assert (await received(ws, 1))[0]["type"] == "error"
 
 
+async def test_a_step_is_followed_before_it_begins(server: Server) -> None:
+    agent = await registered(server, fresh_name())
+    pipeline_id = server.pipeline(fresh_name(), spec_for(agent.agent_id, "one", "two"))
+    run_id = server.trigger(pipeline_id)
+    [job] = server.ask("GET", f"/workflow-runs/{run_id}")["jobs"]
+    [waiting] = job["steps"][1]["attempts"]
+    assert (waiting["status"], waiting["number"]) == ("pending", 1)
+    params = dict(zip(PARAMS, (pipeline_id, job["id"], waiting["step_run_id"]), strict=True))
+    async with websocket(f"{server.ws}/api/v1/ws", server.admin) as ws:
+        for channel in ("channel_log", "channel_status"):
+            await ws.send(json.dumps({"channel": channel, "params": params}))
+        subscribed, done, snapshot = await received(ws, 3)
+        assert [subscribed["type"], done["type"]] == ["subscribed", "history_done"]
+        assert (snapshot["type"], snapshot["data"]["status"]) == ("status_snapshot", 1)
+        for step_run_id in (None, waiting["step_run_id"]):
+            task = await agent.task()
+            assert step_run_id in (None, task.step_run_id)
+            await agent.ack(task)
+            await agent.finish(task)
+        told = [message["data"]["status"] for message in await received(ws, 3)]
+        assert told == ["queued", "started", "completed"]
+    await agent.vanish()
+
+
 async def test_unsubscribing(live: Live) -> None:
     before = followers(live.server)
     request = {"channel": "channel_log", "params": live.params}

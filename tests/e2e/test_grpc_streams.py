@@ -112,7 +112,7 @@ async def test_one_who_was_there_before_gets_every_status(
     serving.cancel()
     view = server.ask("GET", f"/workflow-runs/{run_id}")
     attempts = [a["step_run_id"] for s in view["jobs"][0]["steps"] for a in s["attempts"]]
-    assert [m.step_run_id for m in messages] == [attempts[0]] * 3 + [attempts[1]] * 3 + [""]
+    assert [m.step_run_id for m in messages] == [attempts[0]] * 3 + [attempts[1]] * 3 + [attempts[2]]
     assert {(m.pipeline_id, m.pipeline_run_id, m.job_id, m.job_name) for m in messages} == {
         (pipeline_id, run_id, view["jobs"][0]["id"], "build")
     }
@@ -121,7 +121,7 @@ async def test_one_who_was_there_before_gets_every_status(
     assert (messages[0].agent_id, messages[1].agent_id) == ("", agent.agent_id)
     assert all(abs(m.timestamp - time.time()) < 600 for m in messages)  # Unix seconds
     assert [bool(m.duration) for m in messages[:2]] == [False, False]
-    assert [m.attempt for m in messages] == [1] * 6 + [0]
+    assert [m.attempt for m in messages] == [1] * 7
 
 
 async def test_all_who_join_during_the_run_get_the_rest_of_it(
@@ -146,7 +146,8 @@ async def test_all_who_join_during_the_run_get_the_rest_of_it(
         coming = [(m.step_name, m.status) for m in messages if m.previous_status]
         before = story[: len(story) - len(coming)]
         assert before + coming == story
-        assert standing == list(dict(before).items()), "the newest status of every attempt"
+        waiting = dict.fromkeys(names, PENDING)
+        assert standing == list({**waiting, **dict(before)}.items()), "the newest status of every step run"
         assert not any(m.previous_status for m in messages[: len(standing)])
         seen.add(len(coming))
     assert len(seen) > len(story) / 3, "they joined at different times"

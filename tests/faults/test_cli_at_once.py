@@ -106,6 +106,19 @@ def _run_id(place: Place) -> str:
     return str(json.loads(place.one("run", "list", "-o", "json"))[0]["id"])
 
 
+def _gated(place: Place) -> str:
+    """A run that waits for an approval."""
+    file = place.work / "gate.yaml"
+    file.write_text("jobs: [{name: j, steps: [{name: ask, uses: approval}]}]")
+    return str(json.loads(place.one("pipeline", "run", "-f", str(file), "--detach", "-o", "json"))["id"])
+
+
+def _paused(place: Place) -> str:
+    run_id = _gated(place)
+    place.one("run", "pause", run_id)
+    return run_id
+
+
 Words = list[str] | Callable[[Place], list[str]]
 PASSWORDS = PASSWORD + "\n" + PASSWORD + "\n"
 
@@ -163,6 +176,10 @@ CASES: dict[str, tuple[Words, set[tuple[int, int]], str]] = {
     "run view": (["run", "view", "last"], BOTH, ""),
     "run logs": (["run", "logs", "last"], BOTH, ""),
     "run cancel": (lambda place: ["run", "cancel", _run_id(place)], EITHER, ""),
+    "run pause": (lambda place: ["run", "pause", _gated(place)], ONE, ""),
+    "run resume": (lambda place: ["run", "resume", _paused(place)], ONE, ""),
+    "run approve": (lambda place: ["run", "approve", _gated(place)], ONE, ""),
+    "run reject": (lambda place: ["run", "reject", _gated(place)], ONE, ""),
     "run watch": (["run", "watch", "last"], {(3, 3)}, ""),
     # Not ``last``: that may be what the other one has just started.
     "run rerun": (lambda place: ["run", "rerun", _run_id(place)], BOTH, ""),

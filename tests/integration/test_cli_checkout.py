@@ -6,14 +6,13 @@ import asyncio
 import io
 import json
 import os
+import re
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,89 +20,10 @@ from pilothouse.cli.checkout import interrupt
 from pilothouse.cli.checkout.git import Git
 from support import nursery
 from support.checkout_kit import commit, git
+from support.checkout_server import PROJECT, RUN, SPEC, Server, serving
 from support.checkout_states import base, write
+from support.terminal import Terminal
 from support.waiting import PATIENCE, eventually
-
-PROJECT = "p1"
-RUN = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a"
-SPEC = "name: x\njobs: []\n"
-
-
-class Server:
-    """Answers what a run asks for. ``seen``: method, path and body of each request."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, str, bytes]] = []
-        self.known: list[dict[str, Any]] = []
-        self.refused = ""
-        self.url = ""
-
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
-        """Status and document."""
-        self.seen.append((method, path, body))
-        plain = path.partition("?")[0].removeprefix("/api/v1")
-        if plain == self.refused:
-            return 413, {"message": "too large", "code": "PAYLOAD_TOO_LARGE"}
-        match method, plain:
-            case _, "/pipelines/spec/validate":
-                return 200, {"detail": {"warnings": [], "jobsCount": 1}}
-            case "GET", "/checkouts/known":
-                return 200, {"commits": self.known}
-            case "POST", "/blobs":
-                return 201, {"id": f"blob{len(self.sent('/blobs'))}", "sha256": "", "size": len(body)}
-            case "GET", "/projects":
-                project = {"projectId": PROJECT, "name": "default", "isDefault": True}
-                return 200, {"detail": {"list": [project], "total": 1, "page": 1, "pageSize": 100}}
-            case "GET", "/pipelines":
-                return 200, {"detail": {"list": [], "total": 0, "page": 1, "pageSize": 100}}
-            case ("POST", "/pipelines") | ("GET", "/pipelines/pl"):
-                return 200, {"detail": {"pipelineId": "pl", "name": "repo", "lastCommitSha": ""}}
-            case "POST", "/pipelines/pl/trigger":
-                return 201, {"detail": {"runId": RUN}}
-        return 200, {"detail": {"pipelineId": "pl", "commitSha": "x"}}
-
-    def sent(self, end: str) -> list[bytes]:
-        """Bodies of POSTs to paths that end so."""
-        return [
-            body for method, path, body in self.seen if method == "POST" and path.split("?")[0].endswith(end)
-        ]
-
-    @property
-    def trigger(self) -> dict[str, Any]:
-        """The body of the trigger."""
-        [body] = self.sent("/trigger")
-        found: dict[str, Any] = json.loads(body)
-        return found
-
-
-@contextmanager
-def serving(server: Server) -> Iterator[None]:
-    """It, on a port of its own."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def _handle(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, document = server.answer(self.command, self.path, body)
-            data = json.dumps(document).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_GET = do_POST = do_PUT = _handle
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Quiet."""
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    server.url = f"http://127.0.0.1:{http.server_port}"
-    yield
-    http.shutdown()
-    thread.join()
-    http.server_close()
 
 
 @pytest.fixture
@@ -125,16 +45,18 @@ Pilot = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def pilot(tmp_path: Path, server: Server) -> Pilot:
-    """``pilot pipeline run --detach`` in a directory."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PILOT_", "GIT_"))
-    } | {
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PILOT_", "GIT_"))} | {
         "PILOT_CONFIG_HOME": str(tmp_path / "config"),
         "PILOT_TOKEN": "t",
         "GIT_CEILING_DIRECTORIES": str(tmp_path),
         "GIT_CONFIG_GLOBAL": "/dev/null",
     }
+
+
+@pytest.fixture
+def pilot(server: Server, environment: dict[str, str]) -> Pilot:
+    """``pilot pipeline run --detach`` in a directory."""
 
     def run(directory: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         words = ("pipeline", "run", "--detach", *arguments)
@@ -176,6 +98,14 @@ def test_what_the_server_knows_is_not_sent(root: Path, server: Server, pilot: Pi
     assert "dirty" not in server.trigger
 
 
+def test_packing_that_takes_long_is_told(root: Path, server: Server, pilot: Pilot) -> None:
+    server.slowly = threading.Event()
+    server.pause = 2.5
+    done = pilot(root)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"packing the files of {root} …\n"), done.stderr
+
+
 def test_a_plain_directory_is_sent(tmp_path: Path, server: Server, pilot: Pilot) -> None:
     write(tmp_path / "plain", ".pilot.yaml", SPEC)
     done = pilot(tmp_path / "plain")
@@ -191,6 +121,65 @@ def test_a_spec_elsewhere_is_only_read(root: Path, tmp_path: Path, server: Serve
     assert server.trigger["repositories"][0]["commit"] == git(root, "rev-parse", "HEAD").decode().strip()
     assert server.trigger["repositories"][0]["depth"] == 0, "its options count"
     assert f"of {root} " in done.stderr
+
+
+def test_what_a_run_lacks_is_asked_once_before_anything_else(
+    root: Path, server: Server, pilot: Pilot
+) -> None:
+    done = pilot(root, "--var", "tag=1.5", "--var", "tag=1.6")
+    assert done.returncode == 0, done.stderr
+    [asked] = server.sent("/validate")
+    expected = {"spec": SPEC, "fileName": ".pilot.yaml", "variables": {"tag": "1.6"}, "projectId": PROJECT}
+    assert json.loads(asked) == expected
+    assert server.trigger["variables"] == {"tag": "1.6"}
+    server.seen.clear()
+    server.lacking = True
+    done = pilot(root)
+    assert done.returncode == 2
+    assert done.stderr == ".pilot.yaml:2:1: error: it lacks something\nerror: 1 problem in .pilot.yaml\n"
+    assert [path.partition("?")[0] for _, path, _ in server.seen] == [
+        "/api/v1/projects",
+        "/api/v1/pipelines/spec/validate",
+    ]
+
+
+@pytest.mark.parametrize("how", ["auto", "dumb", "plain", "json", "detached json"])
+def test_the_progress_of_an_upload(
+    root: Path, tmp_path: Path, server: Server, environment: dict[str, str], how: str
+) -> None:
+    write(root, "large", os.urandom(6 << 20))
+    server.slowly = threading.Event()
+    detach = ("--detach",) if how != "json" else ()
+    progress = {"auto": "auto", "dumb": "auto", "plain": "plain"}.get(how, "json")
+    command = (sys.executable, "-m", "pilothouse", "pipeline", "run", *detach, "--progress", progress)
+    env = {**environment, "PILOT_SERVER": server.url, "TERM": "dumb" if how == "dumb" else "xterm"}
+    terminal = Terminal(command, str(root), env, 50, 24)
+    try:
+        if how == "auto":
+            terminal.until(
+                lambda seen: any(re.match(r"sent [\d.]+ MiB of 6\.\d MiB \(\d+%\), ", r) for r in seen)
+            )
+            server.slowly.set()
+        elif how == "json":
+            terminal.until('"checkout.upload"')
+            server.slowly.set()
+            terminal.until('"total":')
+        code = terminal.ended()
+    finally:
+        terminal.close()
+    shown = terminal.screen.all.splitlines()
+    assert terminal.screen.unknown == []
+    if how == "json":
+        text = "".join(terminal.screen.all.split())
+        assert re.search(r'"data":\{"sent":0,"total":(\d+)\}.*"data":\{"sent":\1,"total":\1\}', text), shown
+        return
+    assert code == 0, shown
+    assert shown[-1].strip() == "" or RUN in shown[-1]
+    assert any(line == RUN for line in shown)
+    assert not any(re.search(r"sent .* of ", line) for line in shown), "gone at the end"
+    assert not any("{" in line for line in shown), "stdout has the run's id alone"
+    if how != "auto":
+        assert any(re.fullmatch(r"sent 6\.\d MiB in [\d.]+s", line) for line in shown)
 
 
 def test_no_checkout(root: Path, server: Server, pilot: Pilot) -> None:

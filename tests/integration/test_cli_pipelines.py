@@ -75,6 +75,86 @@ def test_a_run_changes_no_saved_spec_unless_it_is_to(desk: MakeDesk) -> None:
     assert "differs" not in here.pilot("pipeline", "trigger", "--detach").stderr
 
 
+def test_only_the_own_file_of_a_pipeline_is_compared_with_what_is_saved(desk: MakeDesk) -> None:
+    """Another file, named for one run, is meant to differ."""
+    here = desk("compared")
+    (here.directory / "ci").mkdir()
+    for name in ("ci/deploy.yaml", "other.yaml"):
+        here.write(name, SPEC % name)
+    started(here)
+    run = ("pipeline", "run", "--detach", "--no-checkout")
+    assert here.pilot(*run, "-f", "other.yaml").stderr == ""
+    assert "this ./.pilot.yaml" not in here.pilot(*run, "-f", "./.pilot.yaml").stderr
+    here.write(".pilot.yaml", SPEC % "new")
+    for file in ((), ("-f", ".pilot.yaml"), ("-f", str(here.directory / ".pilot.yaml"))):
+        assert (
+            "this .pilot.yaml differs from the saved spec of pipeline compared, which"
+            in here.pilot(*run, *file).stderr
+        )
+    assert here.pilot(*run, "-f", "-", stdin=SPEC % "stdin").stderr == ""
+
+    # From now on its own file is another one.
+    saving = here.pilot(*run, "-f", "ci/deploy.yaml", "--save")
+    assert saving.stderr == "pipeline compared; ci/deploy.yaml is its saved spec, which triggers use\n"
+    assert shown(here, "pipeline", "view", "compared")["file"] == "ci/deploy.yaml"
+    assert "saved from" in here.good("pipeline", "view", "compared")
+    assert here.pilot(*run, "-f", "ci/deploy.yaml").stderr == ""
+    assert "differs" not in here.pilot("pipeline", "trigger", "--detach").stderr
+    here.write("ci/deploy.yaml", SPEC % "newer")
+    assert "this ci/deploy.yaml differs from" in here.pilot(*run, "-f", "ci/deploy.yaml").stderr
+    assert "this ci/deploy.yaml differs from" in here.pilot("pipeline", "trigger", "--detach").stderr
+    assert here.pilot(*run, "-f", "other.yaml").stderr == ""
+    told = (
+        "this .pilot.yaml differs from the saved spec of pipeline compared (saved from ci/deploy.yaml), which"
+    )
+    assert told in here.pilot(*run).stderr
+    here.good(*run, "--save")
+    assert shown(here, "pipeline", "view", "compared")["file"] == ".pilot.yaml"
+
+
+NEEDY = (
+    "variables: {tag: '1'}\njobs:\n  - name: build\n    steps:\n      - name: say\n        run: echo ${{ variables.tag }}\n"
+    '        env: {TOKEN: "${{ secrets.NOT_THERE }}"}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words", "said"),
+    [
+        (
+            NEEDY.partition("\n")[2],
+            ("--var", "TOKEN=1"),
+            '.pilot.yaml:5:14: error: step "say" of job "build" uses variable "tag"',
+        ),
+        (NEEDY, ("--var", "tag=1", "--var", "gat=2"), 'variable "gat" is given, but'),
+        (NEEDY, (), '.pilot.yaml:7:22: error: step "say" of job "build" needs secret "NOT_THERE"'),
+        (NEEDY, ("--var", "tga=1"), '"tga" is given, but nothing in the spec uses it; did you mean "tag"?'),
+    ],
+)
+def test_what_a_run_lacks_is_told_before_anything_is_packed_or_made(
+    server: Server, desk: MakeDesk, spec: str, words: tuple[str, ...], said: str
+) -> None:
+    here = desk("lacking")
+    here.write(".pilot.yaml", spec)
+    here.commit()
+    (here.directory / ".git/index").write_bytes(b"none")  # could not be packed
+    done = here.pilot("pipeline", "run", "--detach", *words)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert said in done.stderr
+    assert "index" not in done.stderr
+    assert server.ask("GET", "/pipelines?name=lacking")["total"] == 0
+
+
+def test_a_disabled_pipeline_gets_no_files(server: Server, desk: MakeDesk) -> None:
+    here = desk("switched-off")
+    run_id = started(here)
+    pipeline = server.ask("GET", f"/workflow-runs/{run_id}")["pipeline_id"]
+    server.ask("PUT", f"/pipelines/{pipeline}", json={"isEnabled": 0})
+    done = here.pilot("pipeline", "run", "--detach")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: pipeline switched-off is disabled\n"
+
+
 def test_trigger_and_view(server: Server, desk: MakeDesk) -> None:
     here = desk("viewed")
     started(here)

@@ -172,3 +172,25 @@ def test_a_failure_ends_with_the_last_lines_and_commands(fake: type[Fake], watch
     assert "last lines of build/compile:\n  line 10\n" in shown
     for what in ("logs 5f60718a --failed", "rerun 5f60718a --failed", "view 5f60718a"):
         assert f"pilot run {what}" in shown
+
+
+def test_the_end_of_a_run_on_a_narrow_terminal(fake: type[Fake], watch: Watch) -> None:
+    """Words stay whole, and commands are on a line each, ready to be copied."""
+    name = "unit-tests-with-a-rather-long-name"
+    going_on(fake, [job_view(name, step_view("compile", "running"), status="running")])
+    ended = (
+        "step.completed",
+        {**STEP, "job_id": name, "job": name, "status": "failed", "exit_code": 2, "duration": 10},
+    )
+    over = ("job.completed", {"job_id": name, "job": name, "status": "failed", "reason": "compile failed"})
+    finish(fake, "failed", ended, over)
+    terminal = watch(columns=48, lines=60)
+    assert terminal.ended() == 5
+    shown = [line for line in terminal.screen.all.splitlines() if line]
+    assert all(cell_len(line) <= 48 for line in shown)
+    assert sum(name in line for line in shown) == 1
+    assert shown[-3:] == [
+        "  pilot run logs 5f60718a --failed",
+        "  pilot run rerun 5f60718a --failed",
+        "  pilot run view 5f60718a",
+    ]

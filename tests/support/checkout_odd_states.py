@@ -112,6 +112,53 @@ def skip_worktree_by_hand(root: Path) -> None:
 
 
 @state
+def assume_unchanged_and_staged(root: Path) -> None:
+    for name in ("a", "b", "c", "link"):
+        (root / name).unlink()
+        write(root, name, f"staged {name}")
+    git(root, "add", "a", "b", "c", "link")
+    git(root, "update-index", "--assume-unchanged", "a", "b", "c", "link")
+    (root / "a").unlink()
+    write(root, "b", "changed again")
+    (root / "c").unlink()
+    write(root, "c/inner", "a directory now")
+    (root / "link").unlink()
+    (root / "link").symlink_to("a")
+
+
+@state
+def skip_worktree_and_staged(root: Path) -> None:
+    for name in ("a", "b", "c"):
+        write(root, name, f"staged {name}")
+    git(root, "add", "a", "b", "c")
+    git(root, "update-index", "--skip-worktree", "a", "b", "c")
+    (root / "a").unlink()
+    write(root, "b", "changed again")
+    (root / "c").unlink()
+    write(root, "c/inner", "a directory now")
+
+
+@state
+def both_flags(root: Path) -> None:
+    for flag in ("--assume-unchanged", "--skip-worktree"):
+        git(root, "update-index", flag, "a", "b", "c")
+    (root / "a").unlink()
+    write(root, "b", "changed")
+
+
+@state
+def flags_on_what_is_new(root: Path) -> None:
+    for name in ("one", "two", "three"):
+        write(root, name, name)
+    git(root, "add", "one", "two", "three")
+    git(root, "update-index", "--assume-unchanged", "one", "two")
+    git(root, "update-index", "--skip-worktree", "three")
+    (root / "one").unlink()
+    write(root, "two", "changed")
+    (root / "three").unlink()
+
+
+@state
 def sparse(root: Path) -> None:
     git(root, "sparse-checkout", "set", "--no-cone", "/*", "!/dir/")
     write(root, "a", "changed")
@@ -252,6 +299,19 @@ def nested_in_place_of_a_file(root: Path) -> None:
     (root / "b").unlink()
     git(root, "init", "-q", "b")
     write(root, "b/inner", "x")
+
+
+@state
+def nested_in_place_of_flagged_files(root: Path) -> None:
+    write(root, "c", "staged")
+    git(root, "add", "c")
+    git(root, "update-index", "--assume-unchanged", "a", "c")
+    git(root, "update-index", "--skip-worktree", "b")
+    for name in ("a", "b", "c"):
+        (root / name).unlink()
+        git(root, "init", "-q", name)
+        write(root, f"{name}/inner", name)
+        commit(root / name)
 
 
 @state

@@ -17,13 +17,17 @@ from typing import Any, TypeVar
 import pytest
 from uuid_utils import uuid7
 
-from pilothouse.access.model import SYSTEM
-from pilothouse.engine import store
+from pilothouse.access.model import SYSTEM, Principal
+from pilothouse.engine import model, store
 from pilothouse.engine.dispatch import Dispatcher
+from pilothouse.engine.gates.model import Gate
+from pilothouse.engine.gates.service import Gates
+from pilothouse.engine.graph import Graph, Job, Step
+from pilothouse.engine.growth import Addition
 from pilothouse.engine.intake.ingest import Ingest, LogLines, Receipt
 from pilothouse.engine.intake.step_events import StepEvent
 from pilothouse.engine.model import Attempt, Run
-from pilothouse.engine.runs import Runs
+from pilothouse.engine.runs import RunCache
 from pilothouse.engine.service import Engine, NewRun, Origin
 from pilothouse.engine.tasks import StepTasks
 from pilothouse.engine.transitions import Transitions
@@ -76,6 +80,17 @@ class Clock:
         self.now += round(seconds * 1000)
 
 
+class Given:
+    """A task that an agent was given; what is not the task's is its payload's (``given.workspace``)."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.id: str = task.id
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task if hasattr(self.task, name) else self.task.payload, name)
+
+
 class RecorderChannel:
     """A connection to an agent that writes down what it was told."""
 
@@ -85,13 +100,13 @@ class RecorderChannel:
         self.kinds = frozenset(kinds)
         self.number = 0
         self.connection_id = str(uuid7())
-        self.tasks: list[Task] = []
+        self.tasks: list[Given] = []
         self.cancelled: list[tuple[str, str]] = []
         self.closed_for = ""
 
     def dispatch(self, task: Task) -> None:
         """Work."""
-        self.tasks.append(task)
+        self.tasks.append(Given(task))
 
     def cancel(self, task_id: str, reason: str) -> None:
         """A task to be stopped."""
@@ -107,7 +122,7 @@ class RecorderChannel:
         return [task.name for task in self.tasks]
 
     @property
-    def last(self) -> Task:
+    def last(self) -> Given:
         """What it was given last."""
         return self.tasks[-1]
 
@@ -133,9 +148,14 @@ class Kernel:
         service = self.graph.service
         self.writer, self.storage, self.journal = self.graph.writer, self.graph.storage, self.graph.journal
         self.identity, self.secrets, self.fleet = service(Identity), service(Secrets), service(Fleet)
-        self.runs, self.transitions, self.tasks = service(Runs), service(Transitions), service(StepTasks)
+        self.runs, self.transitions, self.tasks = service(RunCache), service(Transitions), service(StepTasks)
         self.engine, self.dispatcher, self.ingest = service(Engine), service(Dispatcher), service(Ingest)
         self.fleet.on_change(self._wake)
+        self.gates, self.unsettled = service(Gates), False
+        self.transitions.on_unsettled(self._note_unsettled)
+
+    def _note_unsettled(self) -> None:
+        self.unsettled = True
 
     def _wake(self) -> None:
         self.woken = True
@@ -165,7 +185,19 @@ class Kernel:
         And whoever has followed the statuses of runs, jobs, attempts and agents knows how they stand.
         """
         for run_id, kept in self.runs._kept.items():
-            assert self.load(run_id) == kept
+            stored = self.load(run_id)
+            differs = [f.name for f in fields(Run) if getattr(stored, f.name) != getattr(kept, f.name)]
+            jobs = zip(stored.jobs, kept.jobs, strict=True)
+            assert stored == kept, [
+                *differs,
+                *(
+                    (a.name, f.name)
+                    for a, b in jobs
+                    for f in fields(model.Job)
+                    if getattr(a, f.name) != getattr(b, f.name)
+                ),
+            ]
+            assert stored.version == kept.version
         check_statuses(self.database, self.entries())
 
     async def restart(self) -> Kernel:
@@ -185,17 +217,23 @@ class Kernel:
         return await self.writer.write(use_case)
 
     async def pump(self) -> None:
-        """Give out work for as long as somebody asks for it, as the scheduler's task does."""
-        while self.woken:
+        """Move on runs and give out work for as long as somebody asks for it, as the server's tasks do."""
+        while self.woken or self.unsettled:
+            if self.unsettled:
+                self.unsettled = False
+                await self._move_on()
             self.woken = False
             await self.write(self.dispatcher.dispatch)
+
+    async def _move_on(self) -> None:
+        for run_id in await self.write(self.engine.due):
+            await self.write(partial(self.engine.move_on, run_id=run_id))
 
     async def tick(self, seconds: float = 1) -> None:
         """Let time pass, then do what the server does every second."""
         self.clock.advance(seconds)
-        for run_id in await self.write(self.engine.due):
-            await self.write(partial(self.engine.move_on, run_id=run_id))
-        for use_case in (self.fleet.reap, self.dispatcher.forsake):
+        await self._move_on()
+        for use_case in (self.fleet.reap, self.dispatcher.give_up_workspaces):
             await self.write(use_case)
         await self.pump()
 
@@ -293,12 +331,12 @@ class Kernel:
 
     # -- runs -------------------------------------------------------------------------------------------
 
-    async def run(self, spec: str, *, pump: bool = True, project: str = PROJECT, **more: Any) -> str:
-        """Start a run of a spec; gives its id."""
+    async def run(self, spec: str | Graph, *, pump: bool = True, project: str = PROJECT, **more: Any) -> str:
+        """Start a run of a spec or graph; gives its id."""
         origin = Origin(
             **{field.name: more.pop(field.name) for field in fields(Origin) if field.name in more}
         )
-        graph = compile_spec(parse_spec(spec).spec)
+        graph = compile_spec(parse_spec(spec).spec) if isinstance(spec, str) else spec
         new = NewRun("pipeline", "build", project, graph, origin, **more)
         run = await self.write(lambda tx: self.engine.start(tx, SYSTEM, new))
         if pump:
@@ -315,6 +353,29 @@ class Kernel:
         run = await self.write(lambda tx: self.engine.rerun(tx, SYSTEM, run_id, from_failed=from_failed))
         await self.pump()
         return run.id
+
+    async def decide(
+        self, run_id: str, step: str, decision: str = "approve", by: Principal = SYSTEM, comment: str = ""
+    ) -> Gate:
+        """Approve or reject the gate of a step."""
+        gate_id = self.step(run_id, step)["attempts"][-1]["step_run_id"]
+        gate = await self.write(lambda tx: self.gates.decide(tx, by, gate_id, decision, comment))
+        await self.pump()
+        return gate
+
+    async def pause(self, run_id: str) -> None:
+        """Pause a run."""
+        await self.write(lambda tx: self.engine.pause(tx, SYSTEM, run_id))
+
+    async def resume(self, run_id: str) -> None:
+        """Let it go on."""
+        await self.write(lambda tx: self.engine.resume(tx, SYSTEM, run_id))
+        await self.pump()
+
+    async def extend(self, run_id: str, *jobs: Job, **steps: tuple[Step, ...]) -> None:
+        """Add jobs, and steps to jobs by name."""
+        await self.write(lambda tx: self.engine.extend(tx, SYSTEM, run_id, Addition(jobs, steps)))
+        await self.pump()
 
     async def secret(self, name: str, value: str) -> None:
         """Set a secret of the project."""

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from pilothouse.engine import transitions
+from pilothouse.engine import step_transitions, transitions
 from pilothouse.engine.decisions import Decision
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
-from pilothouse.engine.plan import decide
+from pilothouse.engine.plan import decide_job, decide_run
+from pilothouse.engine.reruns import new_jobs
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet.model import LeaseState
 from pilothouse.pipelines.compile import compile_spec
@@ -71,13 +72,14 @@ class Sim:
             self.cancels.append(task_id)
         return state
 
-    def _decide(self, run: Run, now: int) -> list[Decision]:
+    def _decide_job(self, run: Run, job: Job, now: int) -> list[Decision]:
         self.planned += 1
-        return decide(run, now)
+        return decide_job(run, job, now)
 
     @contextmanager
     def _store(self) -> Iterator[Any]:
         def insert_attempt(conn: Any, run_id: str, attempt: Attempt) -> None:
+            assert attempt.id not in self.attempts
             self.attempts[attempt.id] = attempt
 
         def attempt(conn: Any, attempt_id: str) -> tuple[str, Attempt] | None:
@@ -85,9 +87,18 @@ class Sim:
             return (self.run.id, found) if found else None
 
         memory = SimpleNamespace(
-            save=lambda conn, thing: None, insert_attempt=insert_attempt, attempt=attempt
+            save=lambda conn, thing: None,
+            save_part=lambda conn, run_id, thing: None,
+            insert_attempt=insert_attempt,
+            insert_attempts=lambda conn, run_id, many: [insert_attempt(conn, run_id, one) for one in many],
+            restart_steps=lambda conn, job_id: None,
+            attempt=attempt,
         )
-        with patch.object(transitions, "store", memory), patch.object(transitions, "decide", self._decide):
+        with (
+            patch.object(transitions, "store", memory),
+            patch.object(step_transitions, "store", memory),
+            patch.object(transitions, "decide_job", self._decide_job),
+        ):
             yield SimpleNamespace(conn=None, now=self.now, after_commit=lambda effect: None)
 
     # -- what happens -----------------------------------------------------------------------------------
@@ -100,6 +111,8 @@ class Sim:
         """Let the planner decide until it waits; ``job``: only this one has changed."""
         with self._store() as tx:
             self._transitions.settle(tx, self.run, job)
+            while self.run.unsettled:
+                self._transitions.settle(tx, self.run)
         assert decide(self.run, self.now) == []
 
     def offer(self, attempt: Attempt) -> None:
@@ -112,8 +125,8 @@ class Sim:
         self.leases[attempt.id] = LeaseState.STARTED
         job, step = self.place(attempt)
         with self._store() as tx:
-            self._transitions.start_attempt(tx, self.run, job, step, attempt, attempt.agent_id)
-        if self.run.step_spec(job, step).background:
+            self._transitions.steps.start_attempt(tx, self.run, job, step, attempt, attempt.agent_id)
+        if job.step_spec(step).background:
             self.settle(job)
 
     def end(self, attempt: Attempt, status: Status, error: str = "") -> None:
@@ -123,7 +136,7 @@ class Sim:
             return
         job, step = self.place(attempt)
         with self._store() as tx:
-            self._transitions.end_attempt(tx, self.run, job, step, status, error=error)
+            self._transitions.steps.end_attempt(tx, self.run, job, step, status, error=error)
         self.settle(job)
 
     def lose(self, attempt: Attempt, *, gone: bool = False) -> None:
@@ -170,7 +183,7 @@ class Sim:
 
     def place(self, attempt: Attempt) -> tuple[Job, Step]:
         """Where an attempt that still counts belongs."""
-        found = next((j, s) for j in self.run.jobs for s in j.steps if s.id == attempt.step_id)
+        found = self.run.find_step(attempt.step_id)
         assert found[1].current == attempt.id, "only the current attempt is ever with an agent"
         return found
 
@@ -232,6 +245,8 @@ class Sim:
             self.end(attempt, ENDS[word], "" if word == "ok" else f"said {word}")
 
 
+RUN_ID = "019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10"
+
 ENDS = {
     "ok": Status.SUCCEEDED,
     "fail": Status.FAILED,
@@ -242,15 +257,16 @@ ENDS = {
 
 def sim(*jobs: JobSpec) -> Sim:
     """A run of these jobs that has not begun."""
-    run = Run("r", "pipeline", "build", "p", "", Status.PENDING, compile_spec(Spec(jobs)), {})
-    for index, spec in enumerate(jobs):
-        job = Job(f"job-{index}", index, spec.name, Status.PENDING, workspace=f"job-{index}")
-        job.steps = [
-            Step(f"{job.id}.{at}", job.id, at, step.name, Status.PENDING)
-            for at, step in enumerate(spec.steps)
-        ]
-        run.jobs.append(job)
+    run = Run(RUN_ID, "pipeline", "build", "p", "", Status.PENDING, compile_spec(Spec(jobs)), {})
+    run.jobs = new_jobs(run.id, run.graph)
+    run.recount()
     return Sim(run)
+
+
+def decide(run: Run, now: int) -> list[Decision]:
+    """All that can be decided of a run and its jobs."""
+    first = decide_run(run, now)
+    return first or [decision for job in run.jobs for decision in decide_job(run, job, now)]
 
 
 def job(name: str, *steps: StepSpec | str, **more: Any) -> JobSpec:

@@ -44,11 +44,11 @@ def check_run(run: Sim) -> None:
 
 
 def check_job(run: Sim, a_job: Any) -> None:
-    spec = run.run.job_spec(a_job)
+    spec = a_job.spec
     rounds = spec.retry.max_attempts if spec.retry else 1
     assert a_job.round <= rounds + MAX_LOST_RERUNS
     for one in a_job.steps:
-        of_step = run.run.step_spec(a_job, one)
+        of_step = a_job.step_spec(one)
         tries = [a for a in run.attempts.values() if a.step_id == one.id]
         failed = [a for a in tries if a.status.bad and not a.error.startswith(LOST)]
         limit = of_step.retry.max_attempts if of_step.retry else 1
@@ -72,7 +72,7 @@ def check_order(run: Sim) -> None:
         name = told.body.get("job")
         if name is None:
             continue
-        needs = run.run.job_spec(run.run.job(name)).depends_on
+        needs = run.run.job(name).spec.depends_on
         assert name not in over, f"{told.type} after the end of the job"
         if told.type == entries.JOB_STARTED:
             assert set(needs) <= over
@@ -85,7 +85,7 @@ def check_order(run: Sim) -> None:
             begun -= {key for key in begun if key.startswith(f"{name}/")}
         elif told.type == entries.STEP_QUEUED:
             assert name in started
-            earlier = run.run.job_spec(run.run.job(name)).steps[: told.body["index"]]
+            earlier = run.run.job(name).spec.steps[: told.body["index"]]
             beside = {s.name for s in earlier if s.background and f"{name}/{s.name}" in begun}
             assert all(s.name in beside or f"{name}/{s.name}" in over for s in earlier)
             assert f"{name}/{told.body['step']}" not in over
@@ -102,9 +102,7 @@ def check_one_at_a_time(run: Sim) -> None:
     for told in run.told:
         if told.type not in (entries.STEP_STARTED, entries.ATTEMPT_COMPLETED):
             continue
-        spec = next(
-            s for s in run.run.job_spec(run.run.job(told.body["job"])).steps if s.name == told.body["step"]
-        )
+        spec = next(s for s in run.run.job(told.body["job"]).spec.steps if s.name == told.body["step"])
         if spec.background:
             continue
         if told.type == entries.STEP_STARTED:
@@ -126,7 +124,7 @@ def check_cleanup(run: Sim) -> None:
             timed_out.add(name)
         elif cancelled and told.type in (entries.STEP_QUEUED, entries.JOB_STARTED):
             assert told.at < until
-            job = run.run.job_spec(run.run.job(name))
+            job = run.run.job(name).spec
             if told.type == entries.JOB_STARTED:
                 assert cleans_up(job.when)
                 continue

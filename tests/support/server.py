@@ -27,6 +27,8 @@ from support.waiting import PATIENCE
 PASSWORD = "correct horse battery"
 _PROGRAM = """
 import json, sys
+import pilothouse
+pilothouse.__version__ = sys.argv[2] or pilothouse.__version__
 import uvloop
 from pilothouse.server.main import serve
 from pilothouse.server.settings import Settings
@@ -42,11 +44,14 @@ Process = subprocess.Popen[str] | nursery.Forked
 class Server:
     """One server. ``settings`` are those of ``pilothouse.server.settings``; unlimited unless said otherwise.
 
+    ``version``: the release that it takes itself for from its next start on; empty: what it is.
+
     Its data is in its directory, or in a new database of our PostgreSQL (``support.databases``).
     """
 
     def __init__(self, directory: Path, **settings: Any) -> None:
         self.data_dir = directory / "data"
+        self.version = ""
         self._database = None if "database_url" in settings else server_database()
         self.settings: dict[str, Any] = {
             "port": 0,
@@ -73,14 +78,14 @@ class Server:
 
     def spawn(self) -> Process:
         """Start the process and wait for nothing."""
-        arguments = _PROGRAM, json.dumps(self.settings)
-        if _own_network():
-            self._process = nursery.server(*arguments, self.log_file)
+        arguments = json.dumps(self.settings), self.version
+        if not self.version and _own_network():  # another version must be there before anything is imported
+            self._process = nursery.server(_PROGRAM, arguments, self.log_file)
             return self._process
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
         with self.log_file.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", *arguments],
+                [sys.executable, "-c", _PROGRAM, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,

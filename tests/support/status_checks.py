@@ -24,6 +24,8 @@ NOT_OF_NOW = ("previous_status", "timestamp", "metrics", "last_heartbeat", "runn
 PUBLIC_EVENTS = {**AGENT_EVENTS, **RUN_EVENTS}
 """Entry types that are public events."""
 
+PENDING = 1
+
 
 def check_statuses(database: Database, journal: list[Entry]) -> None:
     """Project all entries, and compare with the present."""
@@ -39,7 +41,10 @@ def check_statuses(database: Database, journal: list[Entry]) -> None:
         m for run in every for job in run.jobs for m in statuses.present_step_runs(run, job, attempts[run.id])
     ]
     jobs = [statuses.present_job(run, job) for run in every for job in run.jobs if not job.kept_from]
-    _check(journal, statuses.step_run_status, lambda m: m.step_run_id, [m for m in steps if m.step_run_id])
+    begun = [
+        m for m in steps if m.step_run_id and m.status != PENDING
+    ]  # none says that a step run is still to come
+    _check(journal, statuses.step_run_status, lambda m: m.step_run_id, begun)
     _check(journal, statuses.job_status, lambda m: m.job_id, [m for m in jobs if m.state != "pending"])
     _check(journal, statuses.run_status, lambda m: m.run_id, map(statuses.present_run, every))
     here = [present_agent(agent_keys(agent, held.get(agent.agent_id, 0)), agent) for agent in agents]

@@ -60,6 +60,8 @@ class Screen:
         elif letter == "J":
             del self.rows[self.row + 1 :]
             del self.rows[self.row][self.column if numbers != "2" else 0 :]
+        elif letter == "K" and not numbers:
+            del self.rows[self.row][self.column :]
         elif numbers == "?25":
             self.cursor_shown = letter == "h"
         elif letter != "m":

@@ -60,8 +60,17 @@ def make_world(server: Server) -> World:
     blob = server.call("POST", f"/blobs?project={project}", content=b"bytes").json()["id"]
     server.ask("PUT", "/secrets/SECRET", json={"value": "s3cr3t-value", "projectId": project})
     real = {"pipeline_id": pipeline_id, "run_id": run_id, "blob_id": blob, "name": "SECRET"}
-    real |= {"agent_id": "walker", "user": "viewer"}
+    real |= {"agent_id": "walker", "user": "viewer", "gate_id": _open_gate(server, project)}
     return World(server, tokens, project, real)
+
+
+def _open_gate(server: Server, project: str) -> str:
+    """A gate that everybody may decide who may decide any."""
+    step = {"name": "ask", "uses": "approval", "args": {"roles": ["user", "operator"]}}
+    spec = {"jobs": [{"name": "j", "steps": [step]}]}
+    run_id = server.trigger(server.pipeline("gated", spec, project=project))
+    found: str = server.ask("GET", f"/gates?run={run_id}")["gates"][0]["id"]
+    return found
 
 
 async def _register(server: Server) -> str:

@@ -39,9 +39,16 @@ ACTIONS = (
     "merge",
     "detach",
     "nest",
+    "assume unchanged",
+    "no longer assume",
+    "skip worktree",
+    "no longer skip",
     "send",
 )
-STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from(PATHS)), max_size=12)
+# Few paths at a time: then several changes meet at one.
+STEPS = st.lists(st.sampled_from(PATHS), min_size=1, max_size=3).flatmap(
+    lambda paths: st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from(paths)), max_size=12)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +120,9 @@ def act(root: Path, action: str, name: str) -> None:
             run("merge", "-q", "side")
         case "detach":
             run("checkout", "-q", "--detach", "HEAD~1")
+        case "assume unchanged" | "no longer assume" | "skip worktree" | "no longer skip":
+            flag = {"a": "assume-unchanged", "s": "skip-worktree"}[action.removeprefix("no longer ")[0]]
+            run("update-index", f"--{'no-' if action.startswith('no') else ''}{flag}", "--", name)
         case "nest":
             clear(root, name).mkdir()
             git(root, "init", "-q", str(root / name))

@@ -163,7 +163,7 @@ def test_failure_says_where_and_why_without_values(source: str, message: str, of
             "",
         ),
         ("size()", "SYNTAX", "size() is given 0 arguments, its receiver included", 0, "1"),
-        ("always()", "UNKNOWN_NAME", "always() has a meaning in when only", 0, ""),
+        ("always()", "UNKNOWN_NAME", "always() is only available in when", 0, ""),
         (
             "secrets[run.x]",
             "UNKNOWN_NAME",

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from pilothouse.engine import graph
+from pilothouse.engine.decisions import StartRun
 from pilothouse.engine.model import LOST, MAX_LOST_RERUNS, MAX_UNSTARTED, Status
-from pilothouse.engine.plan import StartRun, decide, may_retry
+from pilothouse.engine.plan import may_retry
 from pilothouse.pipelines.spec import Retry
 from pilothouse.wire import entries
-from support.planning import job, sim, step
+from support.planning import decide, job, sim, step
 from support.planning_checks import check_everything
 
 ALWAYS, FAILURE = "always()", "failure()"

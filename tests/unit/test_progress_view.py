@@ -18,7 +18,7 @@ from pilothouse.cli.runview import described, details
 from pilothouse.cli.text import ago, coloured, safe, size, span
 from pilothouse.cli.tree import fitted, headline, rows
 from pilothouse.wire import entries
-from support.fake_api import summary
+from support.fake_api import job_view, step_view, summary
 
 RUN = {"v": 1, "run_id": "r1", "kind": "pipeline", "name": "hello", "pipeline_id": "p1", "project": "x"}
 BUILD = {**RUN, "job_id": "j1", "job": "build"}
@@ -446,4 +446,35 @@ def test_an_end_is_told_once() -> None:
     shown = details({"outputs": {}, "attempts": [{**attempt, "status": "cancelled", "reason": ""}]})
     assert [line.plain.strip() for line in shown] == [
         "attempt 1: cancelled, on a, exit code 143, wrong branch, 1 line"
+    ]
+
+
+def test_a_step_took_as_long_as_its_last_attempt() -> None:
+    """As for who watched it: the time of earlier attempts and of the pause before a retry does not count."""
+    times = [("10:00:00", "10:00:05"), ("10:01:00", "10:01:02")]
+    attempts = [
+        {
+            "number": number,
+            "status": "succeeded",
+            "exit_code": 0,
+            "agent_id": "local",
+            "started_at": f"2026-01-10T{began}Z",
+            "finished_at": f"2026-01-10T{ended}Z",
+        }
+        for number, (began, ended) in enumerate(times, 1)
+    ]
+    view = summary("r1", "succeeded")
+    step = step_view("flaky", "succeeded")
+    step |= {
+        "attempts": attempts,
+        "started_at": attempts[0]["started_at"],
+        "finished_at": attempts[1]["finished_at"],
+    }
+    run = from_view({**view, "name": "hello", "jobs": [job_view("build", step, status="succeeded")]})
+    assert [row.text.plain for row in rows(run, time.time(), live=False)][1].split() == [
+        "✓",
+        "flaky",
+        "attempt",
+        "2",
+        "2.0s",
     ]

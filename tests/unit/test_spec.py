@@ -272,6 +272,6 @@ def test_what_this_release_does_not_do_is_refused_or_warned_of() -> None:
     plain = "triggers: [{type: cron}]\njobs: [{name: a, notify: {onFailure: {plugin: mail}}, steps: [%s]}]\n"
     step = '{name: s, uses: shell, args: {command: "true"}}'
     assert [warning.describe("f") for warning in parse_spec(plain % step).warnings] == [
-        "f:1:11: warning: triggers are kept but not acted on in this release: start runs by hand or through the API",
-        "f:2:26: warning: notify of job 'a' is not acted on in this release",
+        "f:1:11: warning: triggers are stored but have no effect in this release: start runs by hand or through the API",
+        "f:2:26: warning: notify of job 'a' has no effect in this release",
     ]

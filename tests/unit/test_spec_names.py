@@ -76,6 +76,14 @@ def test_what_is_missing_is_told_with_its_place() -> None:
     }
 
 
+def test_what_a_run_text_lacks_is_told_at_that_text() -> None:
+    spec = "jobs:\n  - name: j\n    steps:\n      - name: s\n        run: echo ${{ variables.x }}\n"
+    with pytest.raises(SpecError) as caught:
+        check_names(names_used(parse_spec(spec).spec), {}, {}, [])
+    [problem] = located(caught.value, spec, ".pilot.yaml").problems
+    assert (problem.line, problem.column) == (5, 14)
+
+
 def test_a_variable_that_nothing_uses_is_told_with_the_nearest() -> None:
     found = problems({"tag", "go", "deep", "hard"}, {"tga"}, [])
     assert found == {

@@ -44,8 +44,8 @@ YAML_PROBLEMS = {
     'a:\n  "b\nc': "3:2: this is not YAML: while scanning a quoted scalar, found unexpected end of stream, "
     "begun on line 2",
     "a: b\x07": "1:5: a control character, which YAML does not allow",
-    "a: \ud800": "1:4: half a character: the text is not valid Unicode",
-    "jobs: []\n---\njobs: []": "2:1: a second document begins here (expected one spec in one text)",
+    "a: \ud800": "1:4: an unpaired surrogate: the text is not valid Unicode",
+    "jobs: []\n---\njobs: []": "2:1: a second document begins here (expected one spec in a text)",
     "jobs: *x": "1:7: *x refers to an anchor that is not complete before it",
     "jobs: &x [*x]": "1:11: *x refers to an anchor that is not complete before it",
     "jobs: !!python/name:os.system ''": '1:7: the tag "tag:yaml.org,2002:python/name:os.system" is not allowed '
@@ -124,7 +124,7 @@ JOB_PROBLEMS = {
     "(expected true or false)",
     f"    timeout: 30\n{GOOD}": '3:14: timeout: "30" has no unit: did you mean 30s? '
     "(expected a duration such as 30s, 5m or 1h30m)",
-    f"    timeout: 0s\n{GOOD}": "3:14: timeout must be longer than nothing "
+    f"    timeout: 0s\n{GOOD}": "3:14: timeout must be longer than 0s "
     "(expected a duration such as 30s, 5m or 1h30m)",
     f"    retry: {{maxAttempts: 101}}\n{GOOD}": '3:26: maxAttempts must be a whole number, not "101" '
     "(expected 1 to 100)",
@@ -209,9 +209,9 @@ STEP_PROBLEMS = {
     "      - {name: -x, uses: dummy}\n": '6:16: the name "-x" is not allowed (expected up to 63 letters, digits, '
     "spaces, _ . or -, the first a letter or a digit)",
     "      - {name: t}\n": "6:9: the step has neither run nor uses (expected run: a command; or uses: "
-    "one of dummy, scm, shell)",
-    "      - {name: t, uses: shel}\n": '6:25: nothing here is called "shel"; did you mean "shell"? '
-    "(expected one of dummy, scm, shell)",
+    "one of approval, dummy, pipeline, scm, shell, window)",
+    "      - {name: t, uses: shel}\n": '6:25: unknown action "shel"; did you mean "shell"? '
+    "(expected one of approval, dummy, pipeline, scm, shell, window)",
     "      - {name: t, uses: shell}\n": "6:9: the step has no action, and its arguments do not tell which "
     "(expected action: command or script)",
     "      - {name: t, uses: shell, args: {command: a, script: b}}\n": "6:38: the step has no action, and command and "
@@ -263,18 +263,18 @@ def test_a_circle_of_jobs_is_named() -> None:
           - {name: d, steps: [{name: s, uses: dummy}], dependsOn: [c]}
         """
     (problem,) = problems_of(text)
-    assert problem.message == "jobs depend on each other in a circle: a -> c -> b -> a"
+    assert problem.message == "jobs depend on each other in a cycle: a -> c -> b -> a"
     assert (problem.line, problem.column, problem.path) == (3, 60, "jobs[1].dependsOn[0]")
 
 
-def test_a_long_chain_of_jobs_is_no_circle() -> None:
+def test_a_long_chain_of_jobs_is_not_a_cycle() -> None:
     jobs = [{"name": f"j{n}", "steps": [{"name": "s", "uses": "dummy"}]} for n in range(1000)]
     for n in range(1, 1000):
         jobs[n]["dependsOn"] = [f"j{n - 1}"]
     assert len(spec_from_json({"jobs": jobs}).spec.jobs) == 1000
     jobs[0]["dependsOn"] = ["j999"]
     with pytest.raises(
-        SpecError, match=r"circle: j0 -> j999 -> j998 -> j997 -> j996 -> j995 -> \.\.\. -> j4 "
+        SpecError, match=r"cycle: j0 -> j999 -> j998 -> j997 -> j996 -> j995 -> \.\.\. -> j4 "
     ):
         spec_from_json({"jobs": jobs})
     with pytest.raises(SpecError, match="the spec has 1001 jobs"):

@@ -108,7 +108,7 @@ def test_the_keys_are_those_that_the_engine_fills() -> None:
 
 def test_an_expression_where_none_is_put_in_is_warned_of() -> None:
     assert warned("run: x\n    agentSelector: {matchLabels: {os: '${{ variables.tag }}'}}") == [
-        "9:40: warning: expressions are put in only in env, args and run; here the text stays as it is"
+        "9:40: warning: expressions are evaluated in env, args and run only; this text is used as it is"
     ]
 
 

@@ -28,8 +28,8 @@ SPECS = [ROOT / ".pilot.yaml", *sorted(ROOT.glob("examples/*/.pilot.yaml"))]
 
 # What the check knows and a schema cannot say, by the beginning of the message or a part of it.
 BEYOND = re.compile(
-    r"two jobs are named|two steps of job|depends on itself|there is no job|in a circle|^in `|is never closed"
-    r"|longer than a year|must be longer than nothing|is an absolute path|leads out of the workspace"
+    r"two jobs are named|two steps of job|depends on itself|there is no job|in a cycle|^in `|is never closed"
+    r"|longer than a year|must be longer than 0s|is an absolute path|leads out of the workspace"
     r"|is too long for an environment variable|has no \"|NUL character|the spec holds more than"
 )
 

@@ -31,7 +31,10 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "CURSOR_INVALID": (400, "Invalid cursor"),
         "CURSOR_EXPIRED": (410, "Cursor expired"),
         "PAYLOAD_TOO_LARGE": (413, "Payload too large"),
+        "CLIENT_TOO_OLD": (426, "Client too old"),
+        "INPUT_TOO_COSTLY": (400, "Input too costly"),
         "RATE_LIMIT_EXCEEDED": (429, "Rate limit exceeded"),
+        "CALLER_QUEUE_FULL": (429, "Too many requests in progress"),
         "METHOD_NOT_ALLOWED": (405, "Method not allowed"),
         # not found
         "NOT_FOUND": (404, "Not found"),
@@ -43,6 +46,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "CLUSTER_NOT_FOUND": (404, "Cluster not found"),
         "DEPLOYMENT_NOT_FOUND": (404, "Deployment not found"),
         "ENVIRONMENT_NOT_FOUND": (404, "Environment not found"),
+        "GATE_NOT_FOUND": (404, "Gate not found"),
         "JOB_NOT_FOUND": (404, "Job not found"),
         "PIPELINE_NOT_FOUND": (404, "Pipeline not found"),
         "PROJECT_NOT_FOUND": (404, "Project not found"),
@@ -77,6 +81,8 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "AGENT_OFFLINE": (503, "Agent is offline"),
         "NO_AGENTS_AVAILABLE": (503, "No agents available"),
         "STORAGE_BUSY": (503, "Storage busy"),
+        "SERVER_BUSY": (503, "Server busy"),
+        "WORKER_CRASHED": (503, "Worker crashed"),
         "SESSION_PROVISIONING_FAILED": (500, "Session provisioning failed"),
         "INTERNAL_ERROR": (500, "Internal server error"),
     }

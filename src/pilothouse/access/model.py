@@ -44,6 +44,7 @@ _TABLE: dict[str, tuple[Role, str]] = {
     "pipeline.write": (Role.USER, "create, change and delete pipelines and workflow templates"),
     "run.trigger": (Role.USER, "start runs"),
     "run.control": (Role.USER, "stop, pause, resume, cancel and rerun runs"),
+    "gate.decide": (Role.USER, "approve and reject gates of runs that name them or their role"),
     "blob.write": (Role.USER, "upload blobs and assets"),
     "blob.read": (Role.USER, "download blobs and assets"),
     "secret.read": (Role.USER, "see the names of secrets, never their values"),
@@ -116,6 +117,11 @@ class Principal:
     expires_at: int | None
     address: str = ""
     request_id: str = ""
+
+    @property
+    def key(self) -> str:
+        """``user/<id>`` or ``agent/<id>``: who a queue or a stored answer belongs to, whatever the token."""
+        return f"{self.kind}/{self.id}"
 
     def may(self, action: str, project: str | None = None) -> bool:
         """Whether this principal may do ``action`` (in ``project``, if the object belongs to one).

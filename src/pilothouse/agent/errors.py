@@ -49,6 +49,13 @@ class CredentialRefused(AgentError):
     exit_code = 4
 
 
+class AgentTooOld(AgentError):
+    """The server no longer serves this release of the agent."""
+
+    code = "CLIENT_TOO_OLD"
+    exit_code = 6
+
+
 class StepImpossible(Exception):
     """This step cannot be carried out here; its result is `failed` with this message."""
 

@@ -19,7 +19,7 @@ from grpc.aio import AioRpcError
 
 from pilothouse import __version__
 from pilothouse.agent.credential import load_credential, registration_key, save_credential
-from pilothouse.agent.errors import CredentialRefused, Replaced, SettingsRefused
+from pilothouse.agent.errors import AgentTooOld, CredentialRefused, Replaced, SettingsRefused
 from pilothouse.agent.executors.base import Condition
 from pilothouse.agent.numbering import Numbering
 from pilothouse.agent.settings import AgentSettings, architecture, os_name
@@ -36,6 +36,7 @@ STEADY = 5.0  # seconds after which a connection counts as a good one
 DEFAULT_HEARTBEAT = 10.0  # seconds
 
 _OPTIONS = [
+    ("grpc.primary_user_agent", f"pilothouse-agent/{__version__}"),
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.keepalive_time_ms", 20_000),
@@ -101,7 +102,7 @@ class Link:
         return (("authorization", f"Bearer {self.token}"),)
 
     async def run(self) -> NoReturn:
-        """Until cancelled. Raises CredentialRefused, Replaced, SettingsRefused."""
+        """Until cancelled. Raises AgentTooOld, CredentialRefused, Replaced, SettingsRefused."""
         await self._register()
         backoff = Backoff()
         while True:
@@ -115,6 +116,8 @@ class Link:
                     raise Replaced(f"another agent has connected as {self.agent_id}") from None
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                     await self._register()
+                if _too_old(error):  # the server was upgraded: what runs here still ends, its results wait
+                    log.warning("agent.too_old", reason=reason)
             log.info("agent.disconnected", reason=reason)
             if time.monotonic() - began > STEADY:
                 backoff.reset()
@@ -162,6 +165,8 @@ class Link:
                     raise SettingsRefused(f"the server refuses this agent: {error.details()}") from None
                 if error.code() is grpc.StatusCode.ALREADY_EXISTS:
                     raise CredentialRefused(f"the server refuses this agent: {error.details()}") from None
+                if _too_old(error):
+                    raise AgentTooOld(str(error.details())) from None
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                     self._may_enrol = self._may_enrol and not enrolling
                     self.token = None
@@ -296,6 +301,12 @@ def _own_address(target: str) -> str:
             return str(probe.getsockname()[0])
     except (OSError, ValueError):
         return ""
+
+
+def _too_old(error: AioRpcError) -> bool:
+    if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+        return False
+    return str(error.details()).startswith(AgentTooOld.code)
 
 
 def _said(error: AioRpcError) -> str:

@@ -26,12 +26,21 @@ def last_lines(run: RunState) -> Iterator[str]:
         yield f"{len(failed) - _STEPS} more steps failed"
 
 
-def next_commands(run: RunState) -> Iterator[str]:
-    """Three commands for a run that failed; none for others."""
+def next_commands(run: RunState, width: int = 0) -> Iterator[str]:
+    """Three commands for a run that failed; none for others. What each is for is left out where there is no room.
+
+    ``width``: columns of the terminal; 0 without one.
+    """
     if run.status not in BAD:
         return
     name = short(run.id)
+    commands = {
+        f"  pilot run logs {name} --failed": "the whole log of the failed steps",
+        f"  pilot run rerun {name} --failed": "run again from what failed",
+        f"  pilot run view {name}": "all jobs, steps and attempts",
+    }
+    longest = max(map(len, commands))
+    lines = {command: f"{command:{longest}}    # {purpose}" for command, purpose in commands.items()}
+    fits = not width or max(map(len, lines.values())) <= width
     yield ""
-    yield f"  pilot run logs {name} --failed     # the whole log of the failed steps"
-    yield f"  pilot run rerun {name} --failed    # run again from what failed"
-    yield f"  pilot run view {name}              # all jobs, steps and attempts"
+    yield from lines.values() if fits else lines

@@ -269,12 +269,12 @@ class LiveView:
 
         now, out = time.time(), self._out.stdout
         for row in rows(self._run, now, live=False):
-            out.print(row.text, soft_wrap=True)
+            out.print(row.text)
         for line in last_lines(self._run):
             out.print(self._log_line("", line), soft_wrap=True)
         out.print()
-        out.print(headline(self._run, now, live=False), soft_wrap=True)
-        for line in next_commands(self._run):
+        out.print(headline(self._run, now, live=False))
+        for line in next_commands(self._run, out.width):
             out.print(line, soft_wrap=True)
 
     def _log_line(self, prefix: str | Text, line: str) -> Text:

@@ -10,7 +10,7 @@ import typer
 
 from pilothouse.cli.context import Context
 from pilothouse.cli.errors import CliError, ExitCode, UsageError
-from pilothouse.cli.session import Session, command
+from pilothouse.cli.session import PRODUCT, Session, command
 
 _MAX_SECRET = 1 << 20
 """Bytes read from stdin at most; a server takes far less."""
@@ -40,7 +40,7 @@ async def login(
     """Log in to a server and remember it."""
     from pilothouse.client import ApiProblem, PilotClient
 
-    async with PilotClient(server) as client:
+    async with PilotClient(server, product=PRODUCT) as client:
         username = username or ask("Username")
         password = read_secret(f"Password of {username}", from_stdin=password_stdin)
         try:

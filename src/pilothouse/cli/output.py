@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pilothouse.cli.errors import CliError, ExitCode
 from pilothouse.cli.text import safe
@@ -16,10 +16,11 @@ from pilothouse.cli.text import safe
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from pilothouse.cli.screen import Screen
-
 _WIDE = 10_000
 """Columns of a stdout that is no terminal: nothing is cut for a pipe."""
+
+_GAP = 2
+"""Columns between two columns of a table."""
 
 _NO_CURSOR = frozenset({"", "dumb", "unknown"})
 """Values of TERM for terminals that can only add lines at the end."""
@@ -33,6 +34,13 @@ class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
     YAML = "yaml"
+
+
+class Picture(Protocol):
+    """What is being drawn on the terminal that is also stderr."""
+
+    def print(self, text: str, *, style: str | None = None) -> None:
+        """Say something above it."""
 
 
 def unwritten(error: OSError) -> Exception:
@@ -101,7 +109,7 @@ class Output:
         self.colour = colour and not os.environ.get("NO_COLOR")
         self._stdout: Console | None = None
         self._stderr: Console | None = None
-        self.picture: Screen | None = None
+        self.picture: Picture | None = None
         """Draws a moving picture on the terminal that is also stderr: sentences go above it, through it."""
 
     @property
@@ -185,11 +193,13 @@ class Output:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for column in columns:
-            table.add_column(column, no_wrap=True, overflow="ellipsis", ratio=None)
-        for row in rows:
-            table.add_row(*(cell if isinstance(cell, Text) else Text(safe(str(cell))) for cell in row))
+        cells = [[cell if isinstance(cell, Text) else Text(safe(str(cell))) for cell in row] for row in rows]
+        widths = [max(len(name), *(row[at].cell_len for row in cells)) for at, name in enumerate(columns)]
+        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+        for column, width in zip(columns, _fitted(widths, self.stdout.width), strict=True):
+            table.add_column(column, no_wrap=True, overflow="ellipsis", max_width=width)
+        for row in cells:
+            table.add_row(*row)
         self.show(table)
 
     def fields(self, pairs: Sequence[tuple[str, object]]) -> None:
@@ -204,3 +214,20 @@ class Output:
             if value not in ("", None, {}, []):
                 grid.add_row(name, value if isinstance(value, Text) else Text(safe(str(value))))
         self.show(grid)
+
+
+def _fitted(widths: Sequence[int], room: int) -> list[int]:
+    """The widths of a table's columns where a terminal has ``room`` columns.
+
+    The last ones give way first, those that say what a row is about (the first two) last.
+    """
+    fitted = list(widths)
+    over = sum(widths) + _GAP * (len(widths) - 1) - room
+    telling, others = range(min(2, len(fitted))), range(2, len(fitted))
+    for places in (others, telling):
+        for least in (6, 1):
+            for at in reversed(places):
+                given = min(max(over, 0), max(fitted[at] - least, 0))
+                fitted[at] -= given
+                over -= given
+    return fitted

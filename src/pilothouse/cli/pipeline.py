@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,15 +10,15 @@ import typer
 from pilothouse.cli import lint
 from pilothouse.cli.errors import CliError, UsageError
 from pilothouse.cli.live import Progress, ProgressOption, require_terminal
-from pilothouse.cli.output import Output
 from pilothouse.cli.project import ProjectName, project_id, project_names
 from pilothouse.cli.session import Group, Session, command
-from pilothouse.cli.spec_file import SpecFile, check, find_spec, refused
+from pilothouse.cli.spec_file import SpecFile, find_spec
+from pilothouse.cli.starting import Order, spec_hash, start
 from pilothouse.cli.watching import detachable, watch
 
 if TYPE_CHECKING:
-    from pilothouse.cli.checkout.repository import Repository
     from pilothouse.client import PilotClient
+    from pilothouse.client.shapes import Pipeline
 
 app = typer.Typer(cls=Group, help="Pipelines and their specs.", no_args_is_help=True)
 
@@ -36,19 +34,6 @@ Variables = Annotated[
 Detach = Annotated[
     bool, typer.Option("--detach", "-d", help="Do not wait for the outcome; print the run's id.")
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be run. ``name`` empty: the pipeline of the repository."""
-
-    spec: SpecFile
-    repository: Repository
-    name: str
-    project: str
-    variables: dict[str, str]
-    send_checkout: bool
-    save: bool
 
 
 def run_here(
@@ -77,9 +62,19 @@ def run_here(
     directory = Path.cwd()
     repository = place(directory)
     spec = find_spec(file, directory, repository.root)
-    variables = variables_of(var or [])
-    order = Order(spec, repository, name, project, variables, not no_checkout, save)
-    _show(session, asyncio.run(_start(session, order)), progress, detach=detach)
+    order = Order(
+        spec=spec,
+        repository=repository,
+        name=name,
+        project=project,
+        variables=variables_of(var or []),
+        send_checkout=not no_checkout,
+        save=save,
+        chosen=file is not None,
+        # Of a run that is not watched, stdout has nothing but its id.
+        progress=Progress.PLAIN if detach and progress is Progress.JSON else progress,
+    )
+    _show(session, asyncio.run(start(session, order)), progress, detach=detach)
 
 
 def trigger(
@@ -154,7 +149,9 @@ async def view(session: Session, name: PipelineName = "", project: ProjectName =
     repository = "" if shown["repository"].startswith("dir:") else shown["repository"]
     pairs = [("name", shown["name"]), ("repository", repository), ("description", shown["description"])]
     pairs += [("id", shown["id"]), ("project", projects.get(shown["project"], shown["project"]))]
-    pairs += [("saved spec", shown["spec"] or "none"), ("last editor", shown["last_editor"])]
+    saved_from = shown["file"] if shown["spec"] else ""
+    pairs += [("saved spec", shown["spec"] or "none"), ("saved from", saved_from)]
+    pairs += [("last editor", shown["last_editor"])]
     pairs += [("runs", runs), ("newest run", shown["status"]), ("enabled", "" if shown["enabled"] else "no")]
     pairs += [
         ("created", f"{shown['created_at']} by {shown['created_by']}"),
@@ -193,68 +190,6 @@ def variables_of(pairs: list[str]) -> dict[str, str]:
     return variables
 
 
-async def _start(session: Session, order: Order) -> str:
-    """Everything up to the trigger; returns the run's id."""
-    from pilothouse.cli.checkout.upload import Uploaded, packed_checkout
-    from pilothouse.client import ApiProblem
-
-    async with session.client() as client, AsyncExitStack() as stack:
-        await check(client, order.spec, session.out)
-        project = await project_id(client, order.project)
-        sent, repository = Uploaded(), order.repository
-        # Packed before a pipeline is made: what cannot be packed leaves nothing behind on the server.
-        packed = (
-            await stack.enter_async_context(
-                packed_checkout(client, repository, order.spec.text, project, session.out)
-            )
-            if order.send_checkout
-            else None
-        )
-        pipeline_id = await _pipeline(client, order, project, session.out)
-        if packed is not None:
-            sent = await packed.upload()
-        try:
-            return await client.pipelines.trigger(
-                pipeline_id,
-                variables=order.variables,
-                spec=order.spec.text,
-                file=order.spec.shown,
-                checkout=sent.checkout,
-                repositories=sent.repositories,
-                branch=repository.branch,
-                commit_sha=repository.commit,
-                tag=repository.tag,
-                dirty=sent.dirty,
-            )
-        except ApiProblem as refusal:
-            raise refused(refusal, order.spec, session.out) from None
-
-
-async def _pipeline(client: PilotClient, order: Order, project: str, out: Output) -> str:
-    """The id of the pipeline, made if it is missing. Its spec is saved if it has none, or with ``--save``."""
-    from pilothouse.cli.here import own_pipeline
-
-    found, made = await own_pipeline(client, order.repository, order.name, project)
-    pipeline_id, saved = found["pipelineId"], found["lastCommitSha"]
-    if not saved or order.save:
-        await client.pipelines.save_spec(pipeline_id, order.spec.text, file=order.spec.shown)
-        what = f"pipeline {found['name']} created" if made else f"pipeline {found['name']}"
-        out.note(f"{what}; {order.spec.shown} is its saved spec, which triggers use")
-    elif saved != spec_hash(order.spec.text):
-        out.note(
-            f"this {order.spec.shown} differs from the saved spec of pipeline {found['name']}, which triggers use; "
-            "--save replaces it"
-        )
-    return pipeline_id
-
-
-def spec_hash(text: str) -> str:
-    """The hash that the server gives a spec of this text."""
-    import hashlib
-
-    return hashlib.sha256(text.encode()).hexdigest()[:40]
-
-
 async def _trigger(session: Session, name: str, variables: dict[str, str], project: str) -> str:
     from pilothouse.cli.here import the_pipeline
 
@@ -266,7 +201,7 @@ async def _trigger(session: Session, name: str, variables: dict[str, str], proje
                 f"pipeline {found['name']} has no saved spec",
                 "save the one here with `pilot pipeline run --save`",
             )
-        local = _local_spec(found["repository"])
+        local = _local_spec(found)
         if local is not None and spec_hash(local.text) != saved:
             session.out.note(
                 f"this {local.shown} differs from the saved spec, which is what runs now; "
@@ -276,13 +211,16 @@ async def _trigger(session: Session, name: str, variables: dict[str, str], proje
         return await client.pipelines.trigger(found["pipelineId"], variables=variables)
 
 
-def _local_spec(repository: str) -> SpecFile | None:
-    """The spec in front of us, if this is the repository."""
+def _local_spec(pipeline: Pipeline) -> SpecFile | None:
+    """The pipeline's spec in front of us, if this is its repository."""
     from pilothouse.cli.here import place
 
     try:
         here = place()
-        return find_spec(None, Path.cwd(), here.root) if here.key == repository else None
+        if here.key != pipeline["repository"]:
+            return None
+        file = pipeline.get("pipelineFilePath", "")
+        return find_spec(here.root / file if file else None, Path.cwd(), here.root)
     except CliError:
         return None
 

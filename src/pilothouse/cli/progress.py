@@ -321,6 +321,7 @@ def _step_of_view(job: str, view: Mapping[str, Any]) -> StepState:
         last = view["attempts"][-1]
         step.attempt, step.agent = last.get("number", 0), last["agent_id"] or ""
         step.exit_code = last["exit_code"]
+        step.started_at = moment(last["started_at"]) if "started_at" in last else step.started_at
         if step.status in BAD:
             # An earlier attempt's error says nothing of how the step ended.
             step.reason = failure({**last, "reason": step.reason, "status": step.status})

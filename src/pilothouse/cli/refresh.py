@@ -10,7 +10,7 @@ import sys
 
 from pilothouse.cli.completion_cache import Cache
 from pilothouse.cli.reference import short
-from pilothouse.cli.session import Common, Session
+from pilothouse.cli.session import PRODUCT, Common, Session
 from pilothouse.client import PilotClient
 
 _PATIENCE = 10.0
@@ -28,7 +28,10 @@ def main(server: str, context: str) -> None:
 
 async def _ask(server: str, token: str) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
-    async with asyncio.timeout(_PATIENCE), PilotClient(server, token, timeout=_PATIENCE) as client:
+    async with (
+        asyncio.timeout(_PATIENCE),
+        PilotClient(server, token, timeout=_PATIENCE, product=PRODUCT) as client,
+    ):
         runs = (await client.runs.page(limit=_RUNS)).items
         found["runs"] = [(short(run["id"]), f"{run['name']} {run['status']}") for run in runs]
         pipelines = (await client.pipelines.page(limit=_OTHERS)).items

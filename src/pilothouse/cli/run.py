@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pilothouse.cli import logs
+from pilothouse.cli import gates, logs
 from pilothouse.cli.errors import UsageError
 from pilothouse.cli.live import Progress, ProgressOption, require_terminal
 from pilothouse.cli.reference import AllPipelines, RunReference, run_id_of, short
@@ -222,6 +222,7 @@ command(app, "rerun", **_examples("pilot run rerun last --failed --watch"))(reru
 command(
     app, "cancel", **_examples('pilot run cancel last --reason "wrong branch"', "pilot run cancel --force")
 )(cancel)
+gates.add_to(app)
 
 
 def add_to(root: typer.Typer) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
+PRODUCT = "pilot"
+"""What servers are told that they are used by."""
 _PANEL = "Common options"
 
 OutputOption = Annotated[
@@ -115,7 +117,7 @@ class Session:
         target = self.target()
         if not target.token and not anonymous:
             raise NotLoggedIn(f"not logged in to {target.server}")
-        return PilotClient(target.server, target.token, on_wait=self.out.note)
+        return PilotClient(target.server, target.token, on_wait=self.out.note, product=PRODUCT)
 
 
 def _lighten_httpx() -> None:

@@ -94,12 +94,17 @@ def shown(path: Path) -> str:
         return str(path)
 
 
-async def check(client: PilotClient, spec: SpecFile, out: Output) -> Validation:
-    """Have the server check it, and print its warnings. Raises UsageError, with the problems printed."""
+async def check(
+    client: PilotClient, spec: SpecFile, out: Output, variables: Mapping[str, str], project: str
+) -> Validation:
+    """Have the server check it for a run with these variables, and print its warnings.
+
+    Raises UsageError, with the problems printed: those of the spec, and secrets and variables that are missing.
+    """
     from pilothouse.client import ApiProblem
 
     try:
-        valid = await client.pipelines.validate(spec.text, spec.shown)
+        valid = await client.pipelines.validate(spec.text, spec.shown, variables=variables, project=project)
     except ApiProblem as refusal:
         raise refused(refusal, spec, out) from None
     for warning in valid["warnings"]:

@@ -46,11 +46,12 @@ class Api:
         timeout: float = 30.0,
         transport: httpx.AsyncBaseTransport | None = None,
         on_wait: Callable[[str], None] | None = None,
+        product: str = "pilothouse",
     ) -> None:
         self.server = server_address(server)
         self._on_wait = on_wait or (lambda _reason: None)
         token = self._token = clean_token(token)
-        headers = {"User-Agent": f"pilothouse/{__version__}", "Accept": "application/json"}
+        headers = {"User-Agent": f"{product}/{__version__}", "Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
         self._proxy = _proxy(self.server) if transport is None else None

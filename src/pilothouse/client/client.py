@@ -13,6 +13,7 @@ from pilothouse.client.access import Auth, RegistrationTokens, Tokens
 from pilothouse.client.agents import Agents
 from pilothouse.client.api import Api
 from pilothouse.client.events import IDLE_TIMEOUT, Event, EventReader, OnConnect, OnGap, OnReconnect
+from pilothouse.client.gates import Gates
 from pilothouse.client.pipelines import Blobs, Checkouts, Pipelines
 from pilothouse.client.projects import Projects
 from pilothouse.client.runs import Runs
@@ -25,7 +26,8 @@ class PilotClient:
     """The client of a Pilothouse server.
 
     ``server``: ``http(s)://host:port``; ``timeout`` in seconds, per request; ``on_wait`` is called with the
-    reason when a request waits (rate limits, a busy server), once per reason. Every call raises ApiProblem
+    reason when a request waits (rate limits, a busy server), once per reason; ``product`` is what servers are told
+    that they are used by, with this package's version. Every call raises ApiProblem
     (refused) or Unreachable (no answer). ::
 
         async with PilotClient("http://127.0.0.1:8080", token) as client:
@@ -41,14 +43,16 @@ class PilotClient:
         transport: httpx.AsyncBaseTransport | None = None,
         *,
         on_wait: Callable[[str], None] | None = None,
+        product: str = "pilothouse",
     ) -> None:
-        self._api = Api(server, token, timeout, transport, on_wait)
+        self._api = Api(server, token, timeout, transport, on_wait, product)
         self.auth = Auth(self._api)
         self.users = Users(self._api)
         self.tokens = Tokens(self._api)
         self.registration_tokens = RegistrationTokens(self._api)
         self.agents = Agents(self._api)
         self.runs = Runs(self._api)
+        self.gates = Gates(self._api)
         self.pipelines = Pipelines(self._api)
         self.projects = Projects(self._api)
         self.blobs = Blobs(self._api)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -64,9 +64,17 @@ class Pipelines:
         """The saved spec. Raises ApiProblem ``SPEC_NOT_FOUND``."""
         return cast(SavedSpec, await self._api.detail("GET", f"{_path(pipeline_id)}/spec"))
 
-    async def validate(self, spec: str, file: str = "") -> Validation:
-        """Check a spec's text. Raises ApiProblem ``SPEC_INVALID`` with ``details["problems"]``."""
-        body = {"spec": spec, "fileName": file}
+    async def validate(
+        self, spec: str, file: str = "", *, variables: Mapping[str, str] | None = None, project: str = ""
+    ) -> Validation:
+        """Check a spec's text. Raises ApiProblem ``SPEC_INVALID`` with ``details["problems"]``.
+
+        ``variables``, if given: also check that a run with them, in ``project``, would have every secret and
+        variable that it needs, and would use them all.
+        """
+        body: dict[str, Any] = {"spec": spec, "fileName": file}
+        if variables is not None:
+            body |= {"variables": dict(variables), "projectId": project}
         return cast(
             Validation, await self._api.detail("POST", "/pipelines/spec/validate", json=body, keyed=True)
         )
@@ -120,16 +128,28 @@ class Blobs:
         self._api = api
 
     async def upload(
-        self, file: Path, sha256: str, *, project: str = "", type: str = "application/gzip"
+        self,
+        file: Path,
+        sha256: str,
+        *,
+        project: str = "",
+        type: str = "application/gzip",
+        on_sent: Callable[[int], None] | None = None,
     ) -> Blob:
-        """Upload a file with its hex digest; it is streamed from disk. ``type``: its media type."""
+        """Upload a file with its hex digest; it is streamed from disk. ``type``: its media type.
+
+        ``on_sent`` is told, again and again, how many bytes of the file have been sent. The number falls when the
+        upload has to begin anew.
+        """
         size = await asyncio.to_thread(lambda: file.stat().st_size)
         headers = {
             "Content-Type": type,
             "Content-Length": str(size),
             "X-Content-SHA256": sha256,
         }
-        return cast(Blob, await self._api.upload("/blobs", lambda: _chunks(file), headers, project=project))
+        told = on_sent or (lambda _sent: None)
+        found = await self._api.upload("/blobs", lambda: _chunks(file, told), headers, project=project)
+        return cast(Blob, found)
 
 
 class Checkouts:
@@ -146,10 +166,13 @@ class Checkouts:
         return cast(list[KnownCheckout], found["commits"])
 
 
-async def _chunks(file: Path) -> AsyncIterator[bytes]:
+async def _chunks(file: Path, on_sent: Callable[[int], None]) -> AsyncIterator[bytes]:
+    sent = 0
     with await asyncio.to_thread(file.open, "rb") as opened:
         while chunk := await asyncio.to_thread(opened.read, _UPLOAD_CHUNK):
             yield chunk
+            sent += len(chunk)
+            on_sent(sent)
 
 
 def _path(pipeline_id: str) -> str:

@@ -42,6 +42,14 @@ class Runs:
             RunSummary, await self._api.call("POST", f"{_path(run_id)}/cancel", json=body, keyed=True)
         )
 
+    async def pause(self, run_id: str) -> RunSummary:
+        """Start nothing more of a run until it is resumed."""
+        return cast(RunSummary, await self._api.call("POST", f"{_path(run_id)}/pause", keyed=True))
+
+    async def resume(self, run_id: str) -> RunSummary:
+        """Let a paused run go on."""
+        return cast(RunSummary, await self._api.call("POST", f"{_path(run_id)}/resume", keyed=True))
+
     async def rerun(self, run_id: str, start: Literal["start", "failed"] = "start") -> RunSummary:
         """Create a new run of the same spec, files and variables; from ``failed`` it keeps succeeded steps."""
         answer = await self._api.call("POST", f"{_path(run_id)}/rerun", json={"from": start}, keyed=True)

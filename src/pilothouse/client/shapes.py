@@ -26,10 +26,32 @@ class RunSummary(TypedDict):
     tag: str
     dirty: bool
     rerun_of: str | None
+    parent_gate: str | None
+    paused_at: str | None
     created_at: str | None
     started_at: str | None
     finished_at: str | None
     duration: float | None
+
+
+class GateView(TypedDict):
+    """A gate of a run; ``decidable``: the caller may approve or reject it."""
+
+    id: str
+    run_id: str
+    project: str
+    kind: str
+    status: str
+    message: str
+    roles: list[str]
+    users: list[str]
+    child_run: str | None
+    decidable: bool
+    opened_at: str
+    deadline: str | None
+    closed_at: str | None
+    decided_by: str | None
+    comment: str
 
 
 class AttemptView(TypedDict):

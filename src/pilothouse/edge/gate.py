@@ -10,8 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pilothouse import __version__
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import Principal
+from pilothouse.access.versions import check_client
 from pilothouse.edge.exchange import Edge, Exchange
 from pilothouse.edge.limits import Count
 from pilothouse.edge.problems import respond, translate
@@ -23,7 +25,8 @@ API = "/api/"
 
 
 class Gate:
-    """Creates the :class:`Exchange` of each request, applies rate and body limits, answers unexpected errors."""
+    """Creates the :class:`Exchange` of each request, refuses clients of ours that are too old, applies rate and body
+    limits, answers unexpected errors."""
 
     def __init__(self, app: ASGIApp, edge: Edge) -> None:
         self._app = app
@@ -53,6 +56,8 @@ class Gate:
             await send(message)
 
         try:
+            if scope["path"].startswith(API):
+                check_client(exchange.headers.get("user-agent", ""), __version__)
             await self._count(exchange)
             await self._app(scope, self._bounded(exchange, receive), answer)
         except ClientDisconnect:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 
-from pilothouse.access.errors import RateLimited, Refusal
+from pilothouse.access.errors import Refusal
 from pilothouse.access.errors import require as require_right
 from pilothouse.access.model import Principal
 from pilothouse.edge.authentication import Authentication
@@ -23,6 +23,7 @@ _STATUS = {
     409: grpc.StatusCode.FAILED_PRECONDITION,
     410: grpc.StatusCode.OUT_OF_RANGE,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    426: grpc.StatusCode.FAILED_PRECONDITION,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
@@ -72,8 +73,8 @@ async def require(context: Context, principal: Principal, action: str, project: 
 async def abort(context: Context, error: Refusal) -> NoReturn:
     """Abort the call with the status of this error; details are ``CODE: message``."""
     trailing = [("pilot-code", error.code)]
-    if isinstance(error, RateLimited):
-        trailing.append(("retry-after", str(error.retry_after)))
+    if (seconds := error.headers.get("Retry-After")) is not None:
+        trailing.append(("retry-after", seconds))
     status = _STATUS.get(error.status, grpc.StatusCode.INTERNAL)
     await context.abort(status, f"{error.code}: {error.message}", tuple(trailing))
     raise AssertionError("abort does not return")

@@ -44,7 +44,7 @@ class Idempotent:
         ] = None,
     ) -> None:
         self._request = request
-        self._caller = f"{caller.kind}/{caller.id}"
+        self._caller = caller.key
         self._key = key
 
     async def __call__(

@@ -17,26 +17,40 @@ from sqlalchemy import Connection
 from pilothouse.edge.limits import RouteLimit
 from pilothouse.journal import Feed, Journal
 from pilothouse.storage import Storage
+from pilothouse.workers.pool import Pool
 
 T = TypeVar("T")
 
 
 class Core:
-    """What modules share: the database, the journal, the clock, and the services of the modules built before.
+    """What modules share: the database, the journal, the clock, the worker pool, and the services of the modules
+    built before.
 
     ``clock`` gives ms since 1970; ``root_key`` is the server's secret, from which each purpose derives its own key;
     ``server_id`` names this server process among all servers of the database.
     """
 
     def __init__(
-        self, storage: Storage, journal: Journal, clock: Callable[[], int], root_key: bytes, server_id: str
+        self,
+        storage: Storage,
+        journal: Journal,
+        clock: Callable[[], int],
+        root_key: bytes,
+        server_id: str,
+        pool: Pool,
     ) -> None:
         self.storage = storage
         self.journal = journal
         self.clock = clock
         self.root_key = root_key
         self.server_id = server_id
-        self.services: dict[type, object] = {Storage: storage, Journal: journal, Feed: journal.feed}
+        self.pool = pool
+        self.services: dict[type, object] = {
+            Storage: storage,
+            Journal: journal,
+            Feed: journal.feed,
+            Pool: pool,
+        }
 
     def provide(self, *services: object) -> None:
         """Offer services to later modules and, as :func:`provided` parameters, to routes; found by their type."""
@@ -83,10 +97,16 @@ class Gauge:
 
 @dataclass(frozen=True, slots=True)
 class PublicEvent:
-    """How an entry type appears as ``arcentra.<object>.<lifecycle>``; an empty lifecycle comes from its status."""
+    """How an entry type appears as ``arcentra.<object>.<lifecycle>``; an empty lifecycle comes from its status.
+
+    ``id`` and ``name``: the keys of the entry's body that hold the object's id and name, for objects other than
+    pipelines, jobs, steps and agents; the stream of such an object is ``<object>/<id>``.
+    """
 
     object: str
     lifecycle: str = ""
+    id: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +116,8 @@ class Module:
     ``streams``: by kind of stream name (``run`` of ``run/<id>``) the error code for one that does not exist.
     ``events``: entry types that are public events. ``envelope_prefixes``: paths that answer in the Arcentra envelope.
     ``body_limits``: bytes by path prefix. ``metrics`` reads figures of the whole database.
+    ``jobs``: the functions that it runs in the worker pool (``core.pool``), each at the top of a module that imports
+    no more than the job needs.
     ``started`` is awaited once, before the server accepts connections. ``stopping`` is called when it begins to stop,
     ``closed`` when all transactions have ended.
     """
@@ -110,6 +132,7 @@ class Module:
     envelope_prefixes: tuple[str, ...] = ()
     body_limits: Mapping[str, int] = field(default_factory=dict)
     rate_limits: tuple[RouteLimit, ...] = ()
+    jobs: tuple[Callable[..., Any], ...] = ()
     started: Callable[[], Awaitable[object]] | None = None
     stopping: Callable[[], object] | None = None
     closed: Callable[[], object] | None = None

@@ -20,9 +20,11 @@ from starlette.types import Scope
 from pilothouse.access.errors import CODES, Refusal
 from pilothouse.edge.exchange import Exchange
 from pilothouse.edge.openapi import PUBLIC, required_action
+from pilothouse.edge.work import refusal as work_refusal
 from pilothouse.journal import CursorError
 from pilothouse.storage import StorageError, now_ms
 from pilothouse.wire.times import rfc3339
+from pilothouse.workers.errors import WorkError
 
 log = structlog.get_logger("http")
 
@@ -37,6 +39,8 @@ _BY_STATUS = {
     503: "STORAGE_BUSY",
 }
 
+EXPECTED = (Refusal, CursorError, StorageError, WorkError)
+"""The exceptions of our own packages that are refusals of the request."""
 
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
@@ -87,6 +91,8 @@ def translate(error: Exception) -> Refusal:
             return _http(error)
         case CursorError():
             return Refusal.of(error.code if error.code in CODES else "CURSOR_INVALID", str(error))
+        case WorkError():
+            return work_refusal(error)
         case StorageError() | OperationalError():
             busy = Refusal.of("STORAGE_BUSY", "The database cannot accept this now; try again shortly")
             busy.headers["Retry-After"] = "1"
@@ -118,9 +124,8 @@ def install_handlers(app: FastAPI) -> None:
             error.headers = {"Allow": ", ".join(_allowed(app, connection.scope["path"]))}
         return respond(connection.scope, translate(error))
 
-    kinds = (Refusal, RequestValidationError, HTTPException, CursorError, StorageError)
-    unicode = (UnicodeEncodeError, orjson.JSONEncodeError)
-    for kind in (*kinds, *unicode, OperationalError, IntegrityError, DataError):
+    invalid = (RequestValidationError, HTTPException, UnicodeEncodeError, orjson.JSONEncodeError)
+    for kind in (*EXPECTED, *invalid, OperationalError, IntegrityError, DataError):
         app.add_exception_handler(kind, handle)
 
 

@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 from pilothouse.edge.exchange import Exchange
 from pilothouse.journal import Feed
 from pilothouse.storage import Storage
+from pilothouse.workers.pool import Pool
 
 
 def provided(kind: type) -> Any:
@@ -34,3 +35,6 @@ JournalFeed = Annotated[Feed, provided(Feed)]
 
 Database = Annotated[Storage, provided(Storage)]
 """The database handle of a route."""
+
+WorkerPool = Annotated[Pool, provided(Pool)]
+"""The worker pool, as a parameter of a route; the job that it runs is listed in the package's module."""

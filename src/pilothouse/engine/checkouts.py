@@ -17,8 +17,8 @@ from sqlalchemy import Connection, Row
 from pilothouse.blobs import store as blob_store
 from pilothouse.blobs.errors import BlobNotFound
 from pilothouse.engine import checkout_store as store
+from pilothouse.engine.step_payload import Checkout, CheckoutPack
 from pilothouse.fleet import store as fleet_store
-from pilothouse.fleet.model import Checkout, CheckoutPack
 from pilothouse.storage import Tx
 
 MAX_REPOSITORIES, MAX_PACKS_EACH, MAX_PACKS = 200, 20, 400

@@ -8,7 +8,7 @@ after a job's timeout those of its steps that run after a failure. Each has a li
 from __future__ import annotations
 
 from pilothouse.engine.contexts import wanted
-from pilothouse.engine.decisions import Decision, FinishJob, FinishRun, KeepJob, StopAttempt, StopJob
+from pilothouse.engine.decisions import Decision, FinishJob, KeepJob, StopAttempt, StopJob
 from pilothouse.engine.model import Job, Run, Status, Step
 from pilothouse.expressions import ExpressionError, cleans_up
 from pilothouse.wire.durations import duration_text
@@ -53,7 +53,7 @@ def stop_reason(run: Run, job: Job) -> str:
 
 
 def _too_long(run: Run, job: Job) -> str:
-    return f"the job ran longer than its timeout of {duration_text(run.job_spec(job).timeout)}"
+    return f"the job ran longer than its timeout of {duration_text(job.spec.timeout)}"
 
 
 def cut_off(run: Run, job: Job) -> list[Decision]:
@@ -62,36 +62,30 @@ def cut_off(run: Run, job: Job) -> list[Decision]:
     return end_job(job, Status.CANCELLED, why, FinishJob(job, Status(job.stopping), stop_reason(run, job)))
 
 
-def wind_down(run: Run) -> list[Decision]:
-    """End a cancelled run that may not clean up, or no longer."""
+def wind_down(run: Run, job: Job) -> list[Decision]:
+    """End a job of a cancelled run that may not clean up, or no longer."""
     why = run.cancel_reason
     if run.cleanup_until and not run.forced:
         why += "; the time for cleaning up is over"
-    decisions: list[Decision] = []
-    for job in run.jobs:
-        if not job.status.over:
-            status = Status(job.stopping) if job.stopping else Status.CANCELLED
-            decisions += end_job(job, Status.CANCELLED, why, FinishJob(job, status, stop_reason(run, job)))
-    if not decisions and all(job.status.over for job in run.jobs):
-        return [FinishRun(Status.CANCELLED, run.cancel_reason)]
-    return decisions
+    status = Status(job.stopping) if job.stopping else Status.CANCELLED
+    return end_job(job, Status.CANCELLED, why, FinishJob(job, status, stop_reason(run, job)))
 
 
 def end_job(job: Job, status: Status, reason: str, end: Decision) -> list[Decision]:
     """Stop what runs in the job, and ``end`` it once nothing does; empty while an agent has yet to report."""
-    if any(step.current for step in job.steps):
+    if any(step.current for step in job.unfinished):
         return list(_stops(job, status, reason))
     return [end]
 
 
 def _stops(job: Job, status: Status, reason: str) -> list[StopAttempt]:
-    current = (step for step in job.steps if step.current and not step.stopping)
+    current = (step for step in job.unfinished if step.current and not step.stopping)
     return [StopAttempt(job, step, status, reason) for step in current]
 
 
 def _goes_on(run: Run, job: Job, step: Step | None = None) -> bool:
     """Whether a job, or a step of it, that runs when its run is cancelled does so to clean up."""
-    when = run.step_spec(job, step).when if step else run.job_spec(job).when
+    when = job.step_spec(step).when if step else job.spec.when
     try:
         return cleans_up(when) and wanted(when, "cancelled", run, job, step)
     except ExpressionError:

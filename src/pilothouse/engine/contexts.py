@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pilothouse.engine.model import Job, Run, Step
@@ -21,11 +21,14 @@ def wanted(when: str, outcome: str, run: Run, job: Job, step: Step | None = None
 
 
 def context(run: Run, job: Job, step: Step | None = None) -> dict[str, Any]:
-    """The roots of CEL expressions, without secrets (those are put in at the hand-out)."""
-    spec = run.job_spec(job)
+    """The roots of CEL expressions, without secrets (those are put in at the hand-out).
+
+    What is as large as the run is worked out only when an expression asks for it.
+    """
+    env = {**run.graph.env, **job.spec.env}
     roots: dict[str, Any] = {
         "variables": run.variables,
-        "env": {**run.graph.env, **spec.env},
+        "env": env,
         "run": {
             "id": run.id,
             "name": run.name,
@@ -36,17 +39,64 @@ def context(run: Run, job: Job, step: Step | None = None) -> dict[str, Any]:
             "commit": run.commit_sha,
             "tag": run.tag,
         },
-        "job": {"id": job.id, "name": job.name, "round": job.round, "outputs": job.outputs()},
-        "jobs": {other.name: _seen(other) for other in run.jobs},
+        "job": Computed(
+            {
+                "id": lambda: job.id,
+                "name": lambda: job.name,
+                "round": lambda: job.round,
+                "outputs": job.outputs,
+            }
+        ),
+        "jobs": _Jobs(run),
         "step": {},
     }
     if step is not None:
         number = step.attempts if step.current else step.attempts + 1  # the one under way, or the next
         roots["step"] = {"id": step.id, "name": step.name, "attempt": number}
-        roots["env"] = {**roots["env"], **run.step_spec(job, step).env}
+        roots["env"] = {**env, **job.step_spec(step).env}
     return roots
 
 
+class Computed(Mapping[str, Any]):
+    """A map whose values are worked out when they are asked for, each once."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
+        self._makers = makers
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._made:
+            self._made[key] = self._makers[key]()
+        return self._made[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+class _Jobs(Mapping[str, Any]):
+    """All jobs of a run, by name."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __getitem__(self, key: str) -> Any:
+        return _seen(self._run.job(key))
+
+    def __iter__(self) -> Iterator[str]:
+        return (job.name for job in self._run.jobs)
+
+    def __len__(self) -> int:
+        return len(self._run.jobs)
+
+
 def _seen(job: Job) -> Mapping[str, Any]:
-    steps = {s.name: {"status": s.status.value, "outputs": s.outputs} for s in job.steps}
-    return {"status": job.status.value, "outputs": job.outputs(), "steps": steps}
+    return Computed(
+        {"status": lambda: job.status.value, "outputs": job.outputs, "steps": lambda: _steps_of(job)}
+    )
+
+
+def _steps_of(job: Job) -> dict[str, Any]:
+    return {s.name: {"status": s.status.value, "outputs": s.outputs} for s in job.steps}

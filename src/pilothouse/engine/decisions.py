@@ -77,6 +77,22 @@ class QueueStep:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenGate:
+    """The step is a gate, and it is its turn."""
+
+    job: Job
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class CheckGate:
+    """The deadline of an open gate has come."""
+
+    job: Job
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
 class FinishStep:
     """The step ends without (another) attempt."""
 
@@ -106,6 +122,8 @@ Decision = (
     | StopJob
     | RestartJob
     | QueueStep
+    | OpenGate
+    | CheckGate
     | FinishStep
     | StopAttempt
 )

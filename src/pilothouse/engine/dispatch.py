@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Row
 
-from pilothouse.engine import store
+from pilothouse.engine import queue_store, store
 from pilothouse.engine.graph_json import selector_from_json
 from pilothouse.engine.matching import Given, Waiting, Waits, Worker, assign
 from pilothouse.engine.model import Status
-from pilothouse.engine.runs import Runs
+from pilothouse.engine.runs import RunCache
 from pilothouse.engine.tasks import STEP, StepTasks, TaskInvalid
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import store as fleet_store
@@ -22,39 +22,39 @@ from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
 PAGE = 500
-"""So much of the queue is looked at together."""
+"""Number of queued attempts that are matched together."""
 
 
 class Dispatcher:
-    """Hands out work. Every wait is given its reason."""
+    """Hands out queued attempts; those that have to wait get a reason."""
 
-    def __init__(self, fleet: Fleet, runs: Runs, tasks: StepTasks, transitions: Transitions) -> None:
+    def __init__(self, fleet: Fleet, runs: RunCache, tasks: StepTasks, transitions: Transitions) -> None:
         self._fleet = fleet
         self._runs = runs
         self._tasks = tasks
         self._transitions = transitions
 
     def dispatch(self, tx: Tx) -> int:
-        """Give out what can be given out; returns how many attempts were handed to agents."""
+        """Hand out what can be handed out; returns how many attempts were offered to agents."""
         workers = self._workers(tx.conn)
         # Jobs that have begun come first, however many others have waited for longer: their timeout runs.
         given = self._hand_out_queue(tx, workers, begun=True) + self._hand_out_queue(tx, workers, begun=False)
-        # Whoever stands further back is told why as well.
-        self._assign(tx, store.unexplained_attempts(tx.conn, PAGE), workers)
+        # Attempts further back in the queue get a reason as well.
+        self._assign(tx, queue_store.unexplained_attempts(tx.conn, PAGE), workers)
         return given
 
     def _hand_out_queue(self, tx: Tx, workers: list[Worker], *, begun: bool) -> int:
-        given, after = 0, ""
-        while any(worker.available and worker.free > 0 for worker in workers) or not after:
-            queue = store.queued_attempts(tx.conn, after, PAGE, begun=begun)
+        given, after = 0, (0, "")
+        while any(worker.available and worker.free > 0 for worker in workers) or after == (0, ""):
+            queue = queue_store.queued_attempts(tx.conn, after, PAGE, begun=begun)
             if not queue:
                 break
             given += self._assign(tx, queue, workers)
-            after = queue[-1].id
+            after = (queue[-1].queued_at, queue[-1].id)
         return given
 
     def _workers(self, conn: Connection) -> list[Worker]:
-        """The agents as the scheduler sees them. Those of other servers are given work by their servers."""
+        """The agents for matching. Agents that are connected to other servers get their work there."""
         held = fleet_store.held_by_agent(conn, STEP.capacity)
         connections = connections_by_agent(conn)
         workers = []
@@ -85,16 +85,16 @@ class Dispatcher:
             if isinstance(verdict, Given):
                 given += self._hand_out(tx, verdict) if here[verdict.agent_id] else 0
             elif verdict.reason != row.reason:
-                self._say_why(tx, verdict)
+                self._record_reason(tx, verdict)
         return given
 
-    def forsake(self, tx: Tx) -> None:
-        """Give up waiting for agents that hold a job's workspace and have been away for a lease's length.
+    def give_up_workspaces(self, tx: Tx) -> None:
+        """Give up workspaces of waiting jobs whose agent has been offline for the duration of a lease.
 
-        And for those that have registered anew since then, and are bound to other projects.
+        Also those whose agent is now bound to other projects.
         """
         before = tx.now - int(self._fleet.settings.lease * 1000)
-        for row in store.bound_attempts(tx.conn):
+        for row in queue_store.bound_attempts(tx.conn):
             agent = fleet_store.agent(tx.conn, row.bound_to)
             if agent is None or (not agent.online and agent.offline_since <= before):
                 self._lose_workspace(tx, row, "has been offline for too long")
@@ -102,12 +102,13 @@ class Dispatcher:
                 self._lose_workspace(tx, row, "is now bound to other projects")
 
     def _hand_out(self, tx: Tx, given: Given) -> int:
-        at = self._runs.place(tx, given.id)
+        at = self._runs.place(tx, given.id, changes=False)
         assert at is not None, "a queued attempt belongs to a run"
         try:
             task = self._tasks.build(tx.conn, at)
         except TaskInvalid as error:
-            self._transitions.end_attempt(tx, at.run, at.job, at.step, Status.FAILED, error=str(error))
+            self._runs.changed(tx, at.run)
+            self._transitions.steps.end_attempt(tx, at.run, at.job, at.step, Status.FAILED, error=str(error))
             self._transitions.settle(tx, at.run)
             self._fleet.wake_after(tx)  # the slot it was meant for is free for the next
             return 0
@@ -116,12 +117,12 @@ class Dispatcher:
         self._fleet.grant(tx, task, given.agent_id)
         return 1
 
-    def _say_why(self, tx: Tx, waits: Waits) -> None:
-        at = self._runs.place(tx, waits.id)
+    def _record_reason(self, tx: Tx, waits: Waits) -> None:
+        at = self._runs.place(tx, waits.id, changes=False)
         assert at is not None, "a queued attempt belongs to a run"
         at.attempt.reason = waits.reason
         store.save(tx.conn, at.attempt)
-        self._transitions.tell(
+        self._transitions.records.append(
             tx, at.run, entries.STEP_WAITING, at.job, at.step, at.attempt, reason=waits.reason
         )
 

@@ -38,3 +38,46 @@ class NothingFailed(EngineError):
     """A rerun from the failed step needs a step that failed."""
 
     code = "INVALID_STATE_TRANSITION"
+
+
+class GateNotFound(EngineError):
+    """No gate of that id (or none the caller may see)."""
+
+    code = "GATE_NOT_FOUND"
+
+    def __init__(self, gate_id: str) -> None:
+        super().__init__(f"No gate with ID '{gate_id}' exists")
+
+
+class GateClosed(EngineError):
+    """The gate cannot be decided (any longer)."""
+
+    code = "INVALID_STATE_TRANSITION"
+
+    def __init__(self, status: str) -> None:
+        super().__init__(f"the gate is {status}")
+
+
+class NotAnApprover(EngineError):
+    """The gate names others."""
+
+    code = "AUTH_INSUFFICIENT_PERMISSIONS"
+
+    def __init__(self, roles: list[str], users: list[str]) -> None:
+        named = [*(f"role {role}" for role in roles), *(f"user {user}" for user in users)]
+        super().__init__(f"this gate is decided by {', '.join(named) or 'nobody'}")
+
+
+class RunPaused(EngineError):
+    """The run is paused already, or is not."""
+
+    code = "INVALID_STATE_TRANSITION"
+
+
+class JobOver(EngineError):
+    """Nothing can be added to a job that has ended."""
+
+    code = "INVALID_STATE_TRANSITION"
+
+    def __init__(self, job: str) -> None:
+        super().__init__(f"job '{job}' has ended already")

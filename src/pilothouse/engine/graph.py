@@ -40,7 +40,11 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. ``timeout`` bounds one attempt; ``on_lost`` empty: as the job says."""
+    """One step. ``timeout`` bounds one attempt; ``on_lost`` empty: as the job says.
+
+    ``gate``: what kind of gate it is (``engine/gates``), settled by a service with the ``args``, by no agent; empty
+    for work.
+    """
 
     name: str
     uses: str = ""
@@ -54,6 +58,7 @@ class Step:
     on_lost: OnLost | Literal[""] = ""
     continue_on_error: bool = False
     background: bool = False
+    gate: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from pilothouse.engine.graph import Graph, Job, LabelExpression, Retry, Selector, Step
+from pilothouse.engine.growth import Addition
 
 _STEP = (
     "name",
@@ -21,6 +22,7 @@ _STEP = (
     "on_lost",
     "continue_on_error",
     "background",
+    "gate",
 )
 _JOB = ("name", "depends_on", "env", "when", "timeout", "queue_timeout")
 _GRAPH = ("variables", "env", "image", "namespace")
@@ -45,6 +47,22 @@ def decoded(text: str) -> Graph:
 def encoded(graph: Graph) -> str:
     """The JSON text in which a graph is stored."""
     return orjson.dumps(to_json(graph)).decode()
+
+
+def addition_to_json(addition: Addition) -> dict[str, Any]:
+    """What was added to a graph; :func:`addition_from_json` gives an equal one back."""
+    return {
+        "jobs": [job_to_json(job) for job in addition.jobs],
+        "steps": {name: [step_to_json(step) for step in steps] for name, steps in addition.steps.items()},
+    }
+
+
+def addition_from_json(obj: Mapping[str, Any]) -> Addition:
+    """Reads what :func:`addition_to_json` wrote; it is not checked again."""
+    return Addition(
+        jobs=tuple(map(job_from_json, obj["jobs"])),
+        steps={name: tuple(map(step_from_json, steps)) for name, steps in obj["steps"].items()},
+    )
 
 
 def job_to_json(job: Job) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 import orjson
-from sqlalchemy import Column, Connection, Integer, Table, Text, insert, select
+from sqlalchemy import Column, Connection, Integer, Table, Text, func, insert, select
 
 from pilothouse.engine.first_graphs import from_spec
 from pilothouse.engine.graph import Graph
-from pilothouse.engine.graph_json import decoded
+from pilothouse.engine.graph_json import addition_from_json, decoded
+from pilothouse.engine.growth import grown
 from pilothouse.storage import metadata
 
 run_graphs = Table(
@@ -21,16 +22,27 @@ run_graphs = Table(
 )
 
 
-def insert_graph(conn: Connection, run_id: str, body: str) -> None:
-    """Store the graph of a new run."""
-    conn.execute(insert(run_graphs).values(run_id=run_id, part=0, body=body))
+def insert_graph(conn: Connection, run_id: str, part: int, body: str) -> None:
+    """Store a part of a run's graph: 0 is the graph it was made with, each further one what was added to it."""
+    conn.execute(insert(run_graphs).values(run_id=run_id, part=part, body=body))
+
+
+def count_parts(conn: Connection, run_id: str) -> int:
+    """How many parts are stored."""
+    query = select(func.count()).select_from(run_graphs).where(run_graphs.c.run_id == run_id)
+    return int(conn.execute(query).scalar_one())
 
 
 def load_graph(conn: Connection, run_id: str, spec: str) -> Graph:
     """A run's graph; ``spec`` is what older releases stored in its place."""
     query = select(run_graphs.c.body).where(run_graphs.c.run_id == run_id)
     bodies = list(conn.execute(query.order_by(run_graphs.c.part)).scalars())
-    return decoded(bodies[0]) if bodies else _of_spec(spec)
+    if not bodies:
+        return _of_spec(spec)
+    graph = decoded(bodies[0])
+    for body in bodies[1:]:
+        graph = grown(graph, addition_from_json(orjson.loads(body)))
+    return graph
 
 
 @lru_cache(maxsize=64)

@@ -77,12 +77,15 @@ _SUMMARY = {
     "tag": "",
     "dirty": False,
     "rerun_of": None,
+    "parent_gate": None,
+    "paused_at": None,
     "cleanup_until": None,
     "created_at": "2026-01-10T14:23:45.000Z",
     "started_at": "2026-01-10T14:23:45.010Z",
     "finished_at": None,
     "duration": None,
 }
+_PAUSED = {**_SUMMARY, "paused_at": "2026-01-10T14:24:00.000Z", "reason": "paused by alice"}
 _RUNS = {"runs": [_SUMMARY], "pagination": {"page": 1, "limit": 20, "total": 1, "total_pages": 1}}
 _RERUN = {**_SUMMARY, "id": "019a7b1f-1c0a-7c3e-9a51-0c4b8f1f2a10", "rerun_of": _SUMMARY["id"]}
 _ATTEMPT = {
@@ -105,6 +108,7 @@ _STEP = {
     "node": "compile",
     "uses": "shell",
     "background": False,
+    "gate": None,
     "status": "running",
     "reason": "",
     "outputs": {},
@@ -222,6 +226,41 @@ async def cancel_run(
         return run_summary(engine.cancel(tx, caller, run_id, reason, force=force))
 
     return await idem(use_case, 202)
+
+
+@router.post(
+    "/{run_id}/pause",
+    dependencies=[allow("run.control")],
+    summary="Pause a run",
+    responses=example(_PAUSED),
+)
+async def pause_run(run_id: str, caller: Caller, idem: Idem, engine: EngineService) -> Response:
+    """Nothing more of the run is started until it is resumed; what runs goes on, time limits of jobs stand still.
+
+    Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``.
+    """
+
+    def use_case(tx: Tx) -> dict[str, Any]:
+        readable(tx.conn, caller, run_id, "run.control")
+        return run_summary(engine.pause(tx, caller, run_id))
+
+    return await idem(use_case, 200)
+
+
+@router.post(
+    "/{run_id}/resume",
+    dependencies=[allow("run.control")],
+    summary="Resume a run",
+    responses=example(_SUMMARY),
+)
+async def resume_run(run_id: str, caller: Caller, idem: Idem, engine: EngineService) -> Response:
+    """A paused run goes on. Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
+
+    def use_case(tx: Tx) -> dict[str, Any]:
+        readable(tx.conn, caller, run_id, "run.control")
+        return run_summary(engine.resume(tx, caller, run_id))
+
+    return await idem(use_case, 200)
 
 
 @router.post(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -72,12 +74,68 @@ class Attempt:
     finished_at: int = 0
 
 
+_NONE = dict.fromkeys(Status, 0)
+
+
+class Counts:
+    """How many of some things have which status, kept up as they change."""
+
+    __slots__ = ("_by_status", "total")
+
+    def __init__(self, statuses: Iterable[Status] = ()) -> None:
+        self.total = 0
+        self._by_status = _NONE.copy()
+        for status in statuses:
+            self.add(status)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Counts) and self._by_status == other._by_status
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def add(self, status: Status) -> None:
+        """One more."""
+        self.total += 1
+        self._by_status[status] += 1
+
+    def move(self, previous: Status, status: Status) -> None:
+        """One of them changes."""
+        self._by_status[previous] -= 1
+        self._by_status[status] += 1
+
+    def of(self, status: Status) -> int:
+        """How many have this status."""
+        return self._by_status[status]
+
+    @property
+    def completed(self) -> int:
+        """How many are over."""
+        return sum(self._by_status[status] for status in _OVER)
+
+    @property
+    def failed(self) -> int:
+        """How many are failures."""
+        return self._by_status[Status.FAILED] + self._by_status[Status.TIMED_OUT]
+
+    def shown(self) -> dict[str, int]:
+        """As entries and clients get them."""
+        return {
+            "total": self.total,
+            "completed": self.completed,
+            "failed": self.failed,
+            "running": self._by_status[Status.RUNNING],
+        }
+
+
 @dataclass(slots=True)
 class Step:
     """One step of a job.
 
     ``failures`` counts failed tries of this round of the job; ``lost``, ``unstarted`` and ``attempts`` count over
-    all rounds. ``current`` is the attempt that is queued or runs; ``stopping`` the status it is being stopped for.
+    all rounds. ``current`` is the attempt that is queued or runs, or the open gate; ``stopping`` the status it is
+    being stopped for. ``kept``: it is over since an earlier run did it. ``deadline`` (ms): when an open gate is
+    looked at again. ``stored``: it has a row; a step to which nothing has happened needs none. Status and outputs
+    are changed by their :class:`Job` alone.
     """
 
     id: str
@@ -94,9 +152,21 @@ class Step:
     current: str = ""
     stopping: str = ""
     kept_from: str = ""
+    kept: bool = False
     not_before: int = 0
+    deadline: int = 0
     started_at: int = 0
     finished_at: int = 0
+    stored: bool = False
+
+
+def restart_step(step: Step) -> None:
+    """Put a step back to before its first attempt of a round of its job; ``Job.recount`` follows."""
+    if step.status.over and not step.attempts and not step.kept:
+        step.attempts = 1  # its step run has ended without an attempt; the next one is another
+    step.status, step.reason, step.outputs, step.failures = Status.PENDING, "", {}, 0
+    step.current, step.stopping, step.kept = "", "", False
+    step.not_before = step.deadline = step.started_at = step.finished_at = 0
 
 
 @dataclass(slots=True)
@@ -104,15 +174,18 @@ class Job:
     """One job. ``round`` counts its starts from the first step; ``agent_id`` holds its workspace.
 
     Times in ms, 0: none. ``deadline``: when it has run for too long, from the start of its first step on;
-    ``queue_deadline``: when it has waited for that for too long. ``stopping``: the status it will have once its
-    steps that clean up are over; ``cleanup_until``: when they are cut off, and in a cancelled run not 0 in
-    every job of which it is decided what the cancel means to it.
+    ``queue_deadline``: when it has waited for that for too long; both stand still from ``held_at`` on, while a gate
+    of it is open. ``stopping``: the status it will have once its steps that clean up are over; ``cleanup_until``:
+    when they are cut off, and in a cancelled run not 0 in every job of which it is decided what the cancel means to
+    it. ``begun``: an agent has started a step of it in this run. ``unmet``: how many jobs that it depends on are
+    not over.
     """
 
     id: str
     index: int
     name: str
     status: Status
+    spec: JobSpec
     reason: str = ""
     round: int = 1
     lost: int = 0
@@ -122,33 +195,117 @@ class Job:
     not_before: int = 0
     deadline: int = 0
     queue_deadline: int = 0
+    held_at: int = 0
     cleanup_until: int = 0
     stopping: str = ""
     kept_from: str = ""
     started_at: int = 0
     finished_at: int = 0
     steps: list[Step] = field(default_factory=list)
+    stored: bool = False
+    begun: bool = False
+    unmet: int = 0
+    counts: Counts = field(default_factory=Counts)
+    _open: OrderedDict[int, Step] = field(default_factory=OrderedDict)
+    _awaited: OrderedDict[int, Step] = field(default_factory=OrderedDict)
+    _failing: int | None = None
+    _with_outputs: dict[int, Step] = field(default_factory=dict)
+    _own_open: int = 0
+    _has_own: bool = False
+
+    def recount(self) -> None:
+        """Work out from its steps what :meth:`move` keeps up: after loading, restarting or adding steps."""
+        self.counts = Counts(step.status for step in self.steps)
+        started = (step for step in self.steps if step.started_at and step.attempts)
+        self.begun = self.round > 1 or any(not self.step_spec(step).gate for step in started)
+        self._open = OrderedDict((step.index, step) for step in self.steps if step.status not in _OVER)
+        self._awaited = self._open.copy()
+        for step in [step for step in self._open.values() if step.status is Status.RUNNING]:
+            if self._beside(step):
+                del self._awaited[step.index]
+        over = (step for step in self.steps if step.index not in self._open)
+        self._failing = next((step.index for step in over if self._fails(step)), None)
+        self._with_outputs = {step.index: step for step in self.steps if step.outputs}
+        own = [index for index, spec in enumerate(self.spec.steps) if not spec.background]
+        self._has_own = bool(own)
+        self._own_open = sum(index in self._open for index in own)
+
+    def move(self, step: Step, status: Status) -> Status:
+        """Change a step's status; gives the one before. A step that is over stays so until :meth:`recount`."""
+        previous, step.status = step.status, status
+        self.counts.move(previous, status)
+        if status.over:
+            self._open.pop(step.index, None)
+            self._awaited.pop(step.index, None)
+            if not previous.over and not self.step_spec(step).background:
+                self._own_open -= 1
+            if self._fails(step) and (self._failing is None or step.index < self._failing):
+                self._failing = step.index
+        elif self._beside(step):
+            self._awaited.pop(step.index, None)
+        elif self.step_spec(step).background and step.index not in self._awaited:
+            self._awaited[step.index] = step
+            for index in [i for i in self._awaited if i > step.index]:
+                self._awaited.move_to_end(index)
+        return previous
+
+    def step_spec(self, step: Step) -> StepSpec:
+        """What the graph says of a step."""
+        return self.spec.steps[step.index]
+
+    def _beside(self, step: Step) -> bool:
+        """Whether it runs in the background, so that the steps after it need not wait."""
+        return step.status is Status.RUNNING and self.step_spec(step).background
+
+    def _fails(self, step: Step) -> bool:
+        if step.status.bad:
+            return not self.step_spec(step).continue_on_error
+        return step.status is Status.CANCELLED
+
+    @property
+    def unfinished(self) -> Iterator[Step]:
+        """Those that are not over, in order; no step may be moved meanwhile."""
+        return iter(self._open.values())
+
+    @property
+    def background(self) -> list[Step]:
+        """Those that run in the background."""
+        return [step for step in self._open.values() if step.index not in self._awaited]
+
+    @property
+    def awaited(self) -> Iterator[Step]:
+        """Those of them that do not run in the background."""
+        return iter(self._awaited.values())
+
+    @property
+    def failing(self) -> Step | None:
+        """The first step, in order, that makes the job fail."""
+        return None if self._failing is None else self.steps[self._failing]
+
+    @property
+    def own_steps_over(self) -> bool:
+        """Whether there are steps that do not run in the background, and all of them are over."""
+        return self._has_own and not self._own_open
 
     def outputs(self) -> dict[str, Any]:
         """The outputs of all its steps; of two with one name the later step's."""
         merged: dict[str, Any] = {}
-        for step in self.steps:
-            merged.update(step.outputs)
+        for index in sorted(self._with_outputs):
+            merged.update(self.steps[index].outputs)
         return merged
 
-    def counts(self) -> dict[str, int]:
-        """How its steps stand."""
-        return _counts([step.status for step in self.steps])
-
-    @property
-    def begun(self) -> bool:
-        """Whether an agent has started a step of it in this run."""
-        return self.round > 1 or any(step.started_at and step.attempts for step in self.steps)
+    def set_outputs(self, step: Step, outputs: dict[str, Any]) -> None:
+        """Replace the outputs of one of its steps."""
+        step.outputs = outputs
+        if outputs:
+            self._with_outputs[step.index] = step
+        else:
+            self._with_outputs.pop(step.index, None)
 
     @property
     def at_step(self) -> int:
         """The index of the first step that is not over; of the last one if all are."""
-        return next((step.index for step in self.steps if not step.status.over), max(len(self.steps) - 1, 0))
+        return next(iter(self._open), max(len(self.steps) - 1, 0))
 
 
 @dataclass(slots=True)
@@ -156,6 +313,10 @@ class Run:
     """One run with all its jobs and steps. ``definition``: the head of the saved spec it was made from, if it was.
 
     ``cleanup_until`` (ms): how long a cancelled run may clean up; ``forced``: it may not, or no longer.
+    ``paused_at`` (ms): since when nothing is started, 0 where it is not paused; ``paused_by``: who did that.
+    ``parent_gate``: the gate of another run that waits for this one, ``depth`` how many runs are above it.
+    ``unsettled``: more can be decided than has been in one transaction. ``agenda``: the jobs to be looked at.
+    ``version`` counts the transactions that may have changed it, where several servers share the database.
     """
 
     id: str
@@ -169,19 +330,62 @@ class Run:
     reason: str = ""
     trigger: str = "manual"
     triggered_by: str = ""
+    triggered_by_id: str = ""
     checkout: dict[str, Any] | None = None  # engine/checkouts.py
     branch: str = ""
     commit_sha: str = ""
     tag: str = ""
     definition: str = ""
     rerun_of: str = ""
+    parent_gate: str = ""
+    depth: int = 0
     cancel_reason: str = ""
     cleanup_until: int = 0
     forced: bool = False
+    paused_at: int = 0
+    paused_by: str = ""
+    unsettled: bool = False
+    version: int = field(default=0, compare=False)
     created_at: int = 0
     started_at: int = 0
     finished_at: int = 0
     jobs: list[Job] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+    agenda: OrderedDict[int, Job] = field(default_factory=OrderedDict)
+    _named: dict[str, Job] = field(default_factory=dict)
+    _dependents: dict[str, list[Job]] = field(default_factory=dict)
+    _steps: dict[str, tuple[Job, Step]] = field(default_factory=dict)
+
+    def recount(self) -> None:
+        """Work out from its jobs what is kept up as they change: after loading, and after it has grown."""
+        self.counts = Counts(job.status for job in self.jobs)
+        if self.unsettled:
+            self.agenda = OrderedDict((job.index, job) for job in self.jobs if not job.status.over)
+        self._named = {job.name: job for job in self.jobs}
+        self._steps = {step.id: (job, step) for job in self.jobs for step in job.steps}
+        self._dependents = {}
+        for job in self.jobs:
+            job.recount()
+            needs = set(job.spec.depends_on)
+            job.unmet = sum(not self._named[need].status.over for need in needs)
+            for need in needs:
+                self._dependents.setdefault(need, []).append(job)
+
+    def move(self, job: Job, status: Status) -> Status:
+        """Change a job's status; gives the one before."""
+        previous, job.status = job.status, status
+        self.counts.move(previous, status)
+        if status.over and not previous.over:
+            for dependent in self._dependents.get(job.name, ()):
+                dependent.unmet -= 1
+                if not dependent.unmet:
+                    self.agenda.setdefault(dependent.index, dependent)
+        return previous
+
+    @property
+    def jobs_over(self) -> bool:
+        """Whether all its jobs are over."""
+        return self.counts.completed == self.counts.total
 
     @property
     def dirty(self) -> bool:
@@ -194,24 +398,16 @@ class Run:
         return bool(self.cancel_reason)
 
     def job(self, name: str) -> Job:
-        """The job of that name."""
-        return next(job for job in self.jobs if job.name == name)
+        """The job of that name. Raises KeyError."""
+        return self._named[name]
 
-    def job_spec(self, job: Job) -> JobSpec:
-        """What the graph says of a job."""
-        return self.graph.jobs[job.index]
-
-    def step_spec(self, job: Job, step: Step) -> StepSpec:
-        """What the graph says of a step."""
-        return self.graph.jobs[job.index].steps[step.index]
+    def find_step(self, step_id: str) -> tuple[Job, Step]:
+        """A step by its id, with its job."""
+        return self._steps[step_id]
 
     def node(self, job: Job, step: Step) -> str:
         """The step's name on the run stream: prefixed by the job where there are several (decisions.md)."""
         return step.name if len(self.jobs) == 1 else f"{job.name}/{step.name}"
-
-    def counts(self) -> dict[str, int]:
-        """How its jobs stand."""
-        return _counts([job.status for job in self.jobs])
 
     def outputs(self) -> dict[str, Any]:
         """The outputs of all its jobs; of two with one name the later job's."""
@@ -219,12 +415,3 @@ class Run:
         for job in self.jobs:
             merged.update(job.outputs())
         return merged
-
-
-def _counts(statuses: list[Status]) -> dict[str, int]:
-    return {
-        "total": len(statuses),
-        "completed": sum(1 for s in statuses if s.over),
-        "failed": sum(1 for s in statuses if s.bad),
-        "running": statuses.count(Status.RUNNING),
-    }

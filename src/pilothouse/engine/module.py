@@ -10,14 +10,20 @@ from sqlalchemy import Connection
 
 from pilothouse.blobs.service import Blobs
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent
-from pilothouse.engine import http, http_checkouts, store
+from pilothouse.engine import grpc_work, http, http_checkouts, store
 from pilothouse.engine.checkouts import needed_by_agent
 from pilothouse.engine.dispatch import Dispatcher
+from pilothouse.engine.gates import http as gates_http
+from pilothouse.engine.gates.child import ChildRun
+from pilothouse.engine.gates.hold import Hold
+from pilothouse.engine.gates.model import CHILD_RUN, HOLD, WINDOW
+from pilothouse.engine.gates.service import Gates
+from pilothouse.engine.gates.window import TimeWindow
 from pilothouse.engine.grpc import gateway_rpc
 from pilothouse.engine.intake.ingest import Ingest
 from pilothouse.engine.intake.step_events import StepEvents
 from pilothouse.engine.retention import Retention
-from pilothouse.engine.runs import Runs
+from pilothouse.engine.runs import RunCache
 from pilothouse.engine.service import Engine
 from pilothouse.engine.sockets import arcentra, stella
 from pilothouse.engine.sockets.stella import StreamSettings
@@ -25,7 +31,6 @@ from pilothouse.engine.tasks import BACKGROUND, STEP, StepTasks
 from pilothouse.engine.timekeeping import Timekeeper
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import grpc as fleet_grpc
-from pilothouse.fleet import messages
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.secrets.service import Secrets
@@ -36,6 +41,8 @@ TICK, PRUNE_EVERY, SWEEP_EVERY = 1.0, 60.0, 3600.0
 EVENTS = {
     entries.RUN_CREATED: PublicEvent("pipeline", "created"),
     entries.RUN_STARTED: PublicEvent("pipeline", "started"),
+    entries.RUN_PAUSED: PublicEvent("pipeline", "paused"),
+    entries.RUN_RESUMED: PublicEvent("pipeline", "resumed"),
     entries.RUN_COMPLETED: PublicEvent("pipeline"),
     entries.JOB_STARTED: PublicEvent("job", "started"),
     entries.JOB_COMPLETED: PublicEvent("job"),
@@ -56,15 +63,22 @@ class EngineSettings:
 
 
 def module(core: Core, settings: EngineSettings) -> Module:
-    """Provides :class:`Engine`, :class:`Ingest`, :class:`Dispatcher`, :class:`Timekeeper` and :class:`Retention`."""
+    """Provides :class:`Engine`, :class:`Gates`, :class:`ChildRun`, :class:`Ingest`, :class:`Dispatcher`,
+    :class:`Timekeeper` and :class:`Retention`.
+    """
     storage, journal = core.storage, core.journal
     identity, fleet, secrets = core.service(Identity), core.service(Fleet), core.service(Secrets)
     transitions = Transitions(journal, fleet, settings.cleanup_grace)
-    runs = Runs(storage)
+    runs = RunCache(storage)
     tasks = StepTasks(runs, transitions, secrets)
     for kind in (STEP, BACKGROUND):
         fleet.handle(kind, tasks)
-        fleet.encode(fleet_grpc.CHANNEL, kind, messages.step_run)
+        fleet.encode(fleet_grpc.CHANNEL, kind, grpc_work.step_run)
+    gates, children = Gates(runs, transitions, identity), ChildRun(runs, transitions, identity)
+    gates.handle(HOLD, Hold())
+    gates.handle(WINDOW, TimeWindow())
+    gates.handle(CHILD_RUN, children)
+    transitions.steps.handle_gates(gates)
     engine = Engine(runs, transitions, identity, secrets)
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
     timekeeper = Timekeeper(storage, engine, dispatcher)
@@ -73,10 +87,21 @@ def module(core: Core, settings: EngineSettings) -> Module:
     blobs.agents_may_read(needed_by_agent)
     retention = Retention(storage, journal, blobs, settings.retention)
     core.provide(
-        settings.streams, runs, transitions, tasks, engine, dispatcher, timekeeper, ingest, retention
+        settings.streams,
+        runs,
+        transitions,
+        tasks,
+        engine,
+        gates,
+        children,
+        dispatcher,
+        timekeeper,
+        ingest,
+        retention,
     )
-    changed = asyncio.Event()
+    changed, unsettled = asyncio.Event(), asyncio.Event()
     fleet.on_change(changed.set)
+    transitions.on_unsettled(unsettled.set)
 
     def metrics(conn: Connection) -> Iterator[Gauge]:
         counts = store.status_counts(conn)
@@ -90,13 +115,14 @@ def module(core: Core, settings: EngineSettings) -> Module:
             arcentra.router,
             http.router,
             http_checkouts.router,
+            gates_http.router,
         ),
         rpc=(gateway_rpc(ingest, identity),),
         streams={"run": "RUN_NOT_FOUND"},
         events=EVENTS,
         background=(
             Periodic("engine.dispatch", lambda: storage.write(dispatcher.dispatch), wake=changed),
-            Periodic("engine.tick", timekeeper.tick, every=TICK),
+            Periodic("engine.tick", timekeeper.tick, every=TICK, wake=unsettled),
             Periodic(
                 "engine.prune", lambda: storage.write(retention.prune), every=PRUNE_EVERY, exclusive=True
             ),

@@ -1,7 +1,8 @@
 """What a run should do next: state in, decisions out, no I/O.
 
-The service applies the decisions and asks again until there are none. Asking twice gives the same answer, so a
-plan survives any interruption. What a cancel and a job's timeout leave to do is in ``cleanup.py``.
+The transitions apply the decisions and ask again until there are none. Asking twice gives the same answer, so a
+plan survives any interruption, also one in the midst of a list of decisions. What a cancel and a job's timeout leave
+to do is in ``cleanup.py``.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 from pilothouse.engine import cleanup
 from pilothouse.engine.contexts import wanted
 from pilothouse.engine.decisions import (
+    CheckGate,
     Decision,
     FinishJob,
     FinishRun,
     FinishStep,
     GiveUpWaiting,
+    OpenGate,
     QueueStep,
     RestartJob,
     StartJob,
@@ -28,18 +31,20 @@ from pilothouse.expressions import ExpressionError, cleans_up
 from pilothouse.wire.durations import duration_text
 
 
-def decide(run: Run, now: int) -> list[Decision]:
-    """Everything that can be decided of the run at time ``now`` (ms); empty when it has to wait."""
-    if run.status.over:
+def decide_run(run: Run, now: int) -> list[Decision]:
+    """What can be decided of the run as a whole at time ``now`` (ms); empty when it has to wait or is over."""
+    if run.status.over or _paused(run):
         return []
-    if run.cancelling and not cleanup.cleaning(run, now):
-        return cleanup.wind_down(run)
-    if run.status is Status.PENDING:
+    winding_down = run.cancelling and not cleanup.cleaning(run, now)
+    if run.status is Status.PENDING and not winding_down:
         return [StartRun()]
-    decisions = [decision for job in run.jobs for decision in decide_job(run, job, now)]
-    if not decisions and all(job.status.over for job in run.jobs):
-        return [_finish_run(run)]
-    return decisions
+    if not run.jobs_over:
+        return []
+    return [FinishRun(Status.CANCELLED, run.cancel_reason)] if winding_down else [_finish_run(run)]
+
+
+def _paused(run: Run) -> bool:
+    return bool(run.paused_at) and not run.cancelling
 
 
 def _finish_run(run: Run) -> FinishRun:
@@ -55,19 +60,21 @@ def _finish_run(run: Run) -> FinishRun:
 
 def decide_job(run: Run, job: Job, now: int) -> list[Decision]:
     """What can be decided of one job of a run that goes on; empty when it has to wait or is over."""
-    if job.status.over:
+    if job.status.over or _paused(run):
         return []
+    if run.cancelling and not cleanup.cleaning(run, now):
+        return cleanup.wind_down(run, job)
     if job.status is Status.PENDING:
         return _pending_job(run, job)
     if run.cancelling and not job.cleanup_until:
         return cleanup.cancel_job(run, job)
     if job.stopping:
         return cleanup.cut_off(run, job) if now >= job.cleanup_until else _next_step(run, job, now)
-    if job.queue_deadline and now >= job.queue_deadline:
-        allowed = duration_text(run.job_spec(job).queue_timeout)
+    if job.queue_deadline and now >= job.queue_deadline and not job.held_at:
+        allowed = duration_text(job.spec.queue_timeout)
         return [GiveUpWaiting(job, f"the job waited longer than its queueTimeout of {allowed}")]
     # Runs of the first release have a deadline before they have begun.
-    if job.deadline and now >= job.deadline and job.begun:
+    if job.deadline and now >= job.deadline and job.begun and not job.held_at:
         return cleanup.time_out_job(run, job)
     if job.not_before > now:
         return []
@@ -75,12 +82,12 @@ def decide_job(run: Run, job: Job, now: int) -> list[Decision]:
 
 
 def _pending_job(run: Run, job: Job) -> list[Decision]:
-    spec = run.job_spec(job)
+    spec = job.spec
     if run.cancelling and not cleans_up(spec.when):
         return [FinishJob(job, Status.CANCELLED, run.cancel_reason)]
-    needs = [run.job(name) for name in spec.depends_on]
-    if not all(need.status.over for need in needs):
+    if job.unmet:
         return []
+    needs = [run.job(name) for name in spec.depends_on]
     failed = [need for need in needs if need.status is not Status.SUCCEEDED]
     try:
         if wanted(spec.when, _outcome_before(run, failed), run, job):
@@ -107,44 +114,43 @@ def _outcome_before(run: Run, failed: list[Job]) -> str:
 
 
 def _next_step(run: Run, job: Job, now: int) -> list[Decision]:
-    failing: Step | None = None
-    beside: list[Step] = []
     skipped: list[Decision] = []
-    for step in job.steps:
-        if step.status.over:
-            failing = failing or (step if _fails_job(run, job, step) else None)
+    # While a job is being stopped it also waits for those background steps that were told to end.
+    for step in job.unfinished if job.stopping else job.awaited:
+        if _runs_beside(job, step):
             continue
-        if _runs_beside(run, job, step):
-            beside.append(step)
-            continue
-        if step.status is not Status.PENDING or (skipped and run.step_spec(job, step).when.strip()):
+        if step.status is not Status.PENDING:
+            return skipped or _open_gate(run, job, step, now)
+        if skipped and job.step_spec(step).when.strip():
             return skipped  # a condition may look at what was just skipped
+        failing = job.failing if job.failing and job.failing.index < step.index else None
         decision = _pending_step(run, job, step, failing, now)
         if not isinstance(decision, FinishStep) or decision.status.bad:
             return [*skipped, decision] if decision else skipped
         skipped.append(decision)
     if skipped:
         return skipped
-    return _stop_beside(run, job, beside) if beside else [_end_of_job(run, job, failing)]
+    beside = job.background
+    return _stop_beside(job, beside) if beside else [_end_of_job(run, job, job.failing)]
 
 
-def _fails_job(run: Run, job: Job, step: Step) -> bool:
-    if step.status.bad:
-        return not run.step_spec(job, step).continue_on_error
-    return step.status is Status.CANCELLED
-
-
-def _runs_beside(run: Run, job: Job, step: Step) -> bool:
+def _runs_beside(job: Job, step: Step) -> bool:
     """Whether the job goes on beside this step, since it runs in the background and is not being stopped early."""
     if step.status is not Status.RUNNING or (job.stopping and step.stopping):
         return False
-    return run.step_spec(job, step).background
+    return job.step_spec(step).background
+
+
+def _open_gate(run: Run, job: Job, step: Step, now: int) -> list[Decision]:
+    if step.deadline and now >= step.deadline and job.step_spec(step).gate and not step.stopping:
+        return [CheckGate(job, step)]
+    return []
 
 
 def _pending_step(run: Run, job: Job, step: Step, failing: Step | None, now: int) -> Decision | None:
     """What becomes of the next step of a job; ``None``: its next try has to wait."""
-    spec = run.step_spec(job, step)
-    if spec.background and step.failures and step.not_before and not _others_left(run, job):
+    spec = job.step_spec(step)
+    if spec.background and step.failures and step.not_before and job.own_steps_over:
         return FinishStep(job, step, Status.FAILED, "its last try failed, and its job has ended")
     outcome = "failure" if failing else "success"
     if job.stopping:
@@ -156,29 +162,28 @@ def _pending_step(run: Run, job: Job, step: Step, failing: Step | None, now: int
                 return _left_out(run, job, step, failing)
         except ExpressionError as error:
             return FinishStep(job, step, Status.FAILED, f"when: {error}")
-    return QueueStep(job, step) if step.not_before <= now else None
-
-
-def _others_left(run: Run, job: Job) -> bool:
-    """Whether steps that do not run in the background are not over, or there are none in the whole job."""
-    specs = run.job_spec(job).steps
-    others = [step for step in job.steps if not specs[step.index].background]
-    return not others or not all(step.status.over for step in others)
+    if step.not_before > now:
+        return None
+    if not spec.gate:
+        return QueueStep(job, step)
+    if run.cancelling or job.stopping:
+        return _left_out(run, job, step, failing)
+    return OpenGate(job, step)
 
 
 def _left_out(run: Run, job: Job, step: Step, failing: Step | None) -> FinishStep:
     if job.stopping:
         status = Status.CANCELLED if job.stopping == Status.CANCELLED else Status.SKIPPED
         return FinishStep(job, step, status, cleanup.stop_reason(run, job))
-    why = f"when is false: {run.step_spec(job, step).when}"
+    why = f"when is false: {job.step_spec(step).when}"
     return FinishStep(
         job, step, Status.SKIPPED, f"{failing.name} {_words(failing.status)}" if failing else why
     )
 
 
-def _stop_beside(run: Run, job: Job, beside: list[Step]) -> list[Decision]:
+def _stop_beside(job: Job, beside: list[Step]) -> list[Decision]:
     """All other steps are over: background steps are stopped, unless there are no others at all."""
-    if _others_left(run, job):
+    if not job.own_steps_over:
         return []
     return [StopAttempt(job, step, Status.SUCCEEDED, JOB_ENDED) for step in beside if not step.stopping]
 
@@ -191,7 +196,7 @@ def _end_of_job(run: Run, job: Job, failing: Step | None) -> Decision:
     reason = f"{failing.name} {_words(failing.status)}"
     if failing.status is Status.CANCELLED:
         return FinishJob(job, Status.CANCELLED, failing.reason or reason)
-    again = may_retry(run.job_spec(job).retry, job.round - job.lost)  # reruns for loss come on top
+    again = may_retry(job.spec.retry, job.round - job.lost)  # reruns for loss come on top
     if again is not None and not failing.reason.startswith(LOST) and not run.cancelling:
         return RestartJob(job, reason, again)
     return FinishJob(job, Status.FAILED, reason)
@@ -217,7 +222,7 @@ class Again:
 
 def after_failure(run: Run, job: Job, step: Step, now: int) -> Again | None:
     """Whether a step that failed (or timed out) is tried again. ``step.failures`` counts this failure."""
-    delay = may_retry(run.step_spec(job, step).retry, step.failures)
+    delay = may_retry(job.step_spec(step).retry, step.failures)
     if delay is None or not _in_time(run, job, now + delay):
         return None
     return Again(delay)
@@ -232,10 +237,10 @@ def after_loss(run: Run, job: Job, step: Step, started: bool, now: int) -> Again
         return None
     if not started:
         return Again() if step.unstarted < MAX_UNSTARTED else None
-    step_says = run.step_spec(job, step).on_lost
+    step_says = job.step_spec(step).on_lost
     if step_says == "rerun":
         return Again() if step.lost < MAX_LOST_RERUNS else None
-    if not step_says and run.job_spec(job).on_lost == "rerun" and cleanup.limit(run, job) is None:
+    if not step_says and job.spec.on_lost == "rerun" and cleanup.limit(run, job) is None:
         return Again(job=True) if job.lost < MAX_LOST_RERUNS else None
     return None
 

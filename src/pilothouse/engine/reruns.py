@@ -1,9 +1,8 @@
-"""What a rerun takes over from the run before; pure but for its new ids."""
+"""The jobs of a new run, and what a rerun takes over from the run before; pure."""
 
 from __future__ import annotations
 
-from uuid_utils import uuid7
-
+from pilothouse.engine import ids
 from pilothouse.engine.graph import Graph
 from pilothouse.engine.graph import Job as JobSpec
 from pilothouse.engine.model import Job, Run, Status, Step
@@ -11,21 +10,19 @@ from pilothouse.engine.model import Job, Run, Status, Step
 _DONE = (Status.SUCCEEDED, Status.SKIPPED)
 
 
-def new_jobs(graph: Graph) -> list[Job]:
+def new_jobs(run_id: str, graph: Graph) -> list[Job]:
     """The jobs of a run that takes over nothing."""
-    return [
-        new_job(index, job.name, [step.name for step in job.steps]) for index, job in enumerate(graph.jobs)
-    ]
+    return [new_job(run_id, index, spec) for index, spec in enumerate(graph.jobs)]
 
 
-def kept_jobs(old: Run) -> list[Job]:
+def kept_jobs(run_id: str, old: Run) -> list[Job]:
     """The jobs of a rerun from the failed step.
 
     A job that succeeded is over; one that failed goes on where it failed. A job that depends, directly or not, on
     one that failed is done again, even if it has succeeded: it has seen what is no longer so.
     """
     again = _depending(old, {job.name for job in old.jobs if job.status not in _DONE})
-    return [_repeated(job) if job.name in again else _kept(job, old.job_spec(job)) for job in old.jobs]
+    return [_repeated(run_id, job) if job.name in again else _kept(run_id, job) for job in old.jobs]
 
 
 def _depending(run: Run, failed: set[str]) -> set[str]:
@@ -43,47 +40,53 @@ def _depending(run: Run, failed: set[str]) -> set[str]:
     return found
 
 
-def new_job(index: int, name: str, steps: list[str]) -> Job:
+def new_job(run_id: str, index: int, spec: JobSpec) -> Job:
     """A job that has not begun."""
-    job_id = str(uuid7())
-    job = Job(id=job_id, index=index, name=name, status=Status.PENDING, workspace=job_id)
-    job.steps = [_new_step(job_id, at, step) for at, step in enumerate(steps)]
+    id = ids.job_id(run_id, index)
+    job = Job(id=id, index=index, name=spec.name, status=Status.PENDING, spec=spec, workspace=id)
+    job.steps = new_steps(run_id, job)
     return job
 
 
-def _new_step(job_id: str, index: int, name: str) -> Step:
-    return Step(id=str(uuid7()), job_id=job_id, index=index, name=name, status=Status.PENDING)
+def new_steps(run_id: str, job: Job) -> list[Step]:
+    """The steps of a job's spec that it does not have yet."""
+    return [
+        Step(ids.step_id(run_id, job.index, at), job.id, at, spec.name, Status.PENDING)
+        for at, spec in enumerate(job.spec.steps)
+        if at >= len(job.steps)
+    ]
 
 
-def _repeated(old: Job) -> Job:
+def _repeated(run_id: str, old: Job) -> Job:
     """The job again, from its first step; its earlier attempts stay in view."""
-    job = new_job(old.index, old.name, [step.name for step in old.steps])
+    job = new_job(run_id, old.index, old.spec)
     job.kept_from = old.id
     for step, before in zip(job.steps, old.steps, strict=True):
         step.kept_from = before.id
     return job
 
 
-def _kept(old: Job, spec: JobSpec) -> Job:
+def _kept(run_id: str, old: Job) -> Job:
     """The job, over if it succeeded, else bound to its old workspace; skipped, it may run this time."""
-    job = _repeated(old)
+    job = _repeated(run_id, old)
     if old.status is Status.SKIPPED:
         return job
     over = old.status is Status.SUCCEEDED
     if over:
         job.status, job.reason = old.status, old.reason
         job.started_at, job.finished_at = old.started_at, old.finished_at
-    keep = old.steps if over else _before_failure(old, spec)
+    keep = old.steps if over else _before_failure(old)
     for before in keep:
         step = job.steps[before.index]
         step.status, step.reason, step.outputs = before.status, before.reason, before.outputs
+        step.kept = True
         step.started_at, step.finished_at = before.started_at, before.finished_at
     if keep and not over:
         job.workspace, job.agent_id, job.fresh = old.workspace, old.agent_id, False
     return job
 
 
-def _before_failure(old: Job, spec: JobSpec) -> list[Step]:
+def _before_failure(old: Job) -> list[Step]:
     """The steps that need not be done again.
 
     What came after the step that failed is done again: cleaning up, say. So is what runs in the background, since
@@ -91,7 +94,7 @@ def _before_failure(old: Job, spec: JobSpec) -> list[Step]:
     """
     kept: list[Step] = []
     for step in old.steps:
-        of_step = spec.steps[step.index]
+        of_step = old.step_spec(step)
         forgiven = step.status.bad and of_step.continue_on_error
         stopped = step.status is Status.CANCELLED and of_step.background
         if step.status not in _DONE and not forgiven and not stopped:

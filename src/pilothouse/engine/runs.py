@@ -1,8 +1,9 @@
-"""Runs in the hands of the writer: loaded once, and kept while they go on.
+"""Runs in the memory of the writer, and how they are found.
 
-Only the writer thread changes runs, so what it keeps is what is stored. A use case that fails has changed its
-copy in vain: that copy is dropped with the rollback. Once another server has written to the same database, nothing
-that is kept counts any more.
+A run is loaded once and kept while use cases go on working on it. Only writers change runs: what this server's
+writer keeps is what is stored, for as long as no other server writes to the database. Each transaction that changes a
+run counts up its version; after another server has written, a kept run is used only if its version is still the
+stored one. A use case that fails has changed its copy in vain: that copy is dropped with the rollback.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from sqlalchemy import Connection
 from pilothouse.engine import store
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.model import Attempt, Job, Run, Step
+from pilothouse.engine.version_store import run_version, set_run_version
 from pilothouse.storage import Storage, Tx
 
 MAX_KEPT = 512
@@ -30,33 +32,63 @@ class Place:
     attempt: Attempt
 
 
-class Runs:
-    """The runs that use cases work on."""
+class RunCache:
+    """The runs that use cases work on. Attempts are not kept: they are read in each transaction."""
 
     def __init__(self, storage: Storage) -> None:
         self._kept: OrderedDict[str, Run] = OrderedDict()
-        storage.on_takeover(self._kept.clear)
+        self._unverified: set[str] = set()
+        self._counted: tuple[Tx | None, set[str]] = (None, set())
+        self._shared = storage.shared
+        storage.on_takeover(self._mark_unverified)
 
-    def get(self, tx: Tx, run_id: str) -> Run:
-        """The run, to be changed in this transaction. Raises :class:`RunNotFound`."""
+    def get(self, tx: Tx, run_id: str, *, changes: bool = True) -> Run:
+        """The run as it is now; ``changes``: this transaction may change it. Raises :class:`RunNotFound`."""
         run = self._kept.get(run_id)
+        if run is not None and run_id in self._unverified:
+            run = run if run_version(tx.conn, run_id) == run.version else None
         if run is None:
             run = require_run(tx.conn, run_id)
-        self.adopt(tx, run)
+        self._keep(tx, run)
+        if changes:
+            self.changed(tx, run)
         return run
 
     def adopt(self, tx: Tx, run: Run) -> None:
-        """Keep a run that this transaction works on; forget it should the transaction fail."""
-        tx.on_rollback(lambda: self._kept.pop(run.id, None))
+        """Keep a run that this transaction has made."""
+        self._keep(tx, run)
+
+    def changed(self, tx: Tx, run: Run) -> None:
+        """Count up the run's version, once in a transaction: to be called by whoever changes the run or its jobs or
+        steps, unless they said so to :meth:`get` or :meth:`place`."""
+        if not self._shared:
+            return  # there is no other server that might keep this run
+        if self._counted[0] is not tx:
+            self._counted = (tx, set())
+        if run.id not in self._counted[1]:
+            self._counted[1].add(run.id)
+            run.version += 1
+            set_run_version(tx.conn, run.id, run.version)
+
+    def place(self, tx: Tx, attempt_id: str, *, changes: bool = True) -> Place | None:
+        """An attempt with its run; ``changes``: this transaction may change more than the attempt itself."""
+        found = store.attempt(tx.conn, attempt_id)
+        return _place(self.get(tx, found[0], changes=changes), found[1]) if found else None
+
+    def _keep(self, tx: Tx, run: Run) -> None:
+        tx.on_rollback(lambda: self._drop(run.id))
+        self._unverified.discard(run.id)
         self._kept[run.id] = run
         self._kept.move_to_end(run.id)
         if len(self._kept) > MAX_KEPT:
-            self._kept.popitem(last=False)
+            self._drop(next(iter(self._kept)))
 
-    def place(self, tx: Tx, attempt_id: str) -> Place | None:
-        """An attempt with its run, to be changed in this transaction."""
-        found = store.attempt(tx.conn, attempt_id)
-        return _place(self.get(tx, found[0]), found[1]) if found else None
+    def _drop(self, run_id: str) -> None:
+        self._kept.pop(run_id, None)
+        self._unverified.discard(run_id)
+
+    def _mark_unverified(self) -> None:
+        self._unverified.update(self._kept)
 
 
 def require_run(conn: Connection, run_id: str) -> Run:
@@ -74,5 +106,5 @@ def read_place(conn: Connection, attempt_id: str) -> Place | None:
 
 
 def _place(run: Run, attempt: Attempt) -> Place:
-    job, step = next((j, s) for j in run.jobs for s in j.steps if s.id == attempt.step_id)
+    job, step = run.find_step(attempt.step_id)
     return Place(run, job, step, attempt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 from uuid_utils import uuid7
@@ -11,15 +11,19 @@ from uuid_utils import uuid7
 from pilothouse.access.model import Principal
 from pilothouse.engine import store
 from pilothouse.engine.checkouts import RepositoryCommit, remember, resolve
-from pilothouse.engine.errors import NothingFailed, RunActive, RunOver
+from pilothouse.engine.errors import JobOver, NothingFailed, RunActive, RunOver, RunPaused
+from pilothouse.engine.gates.parent import Parent
 from pilothouse.engine.graph import Graph
+from pilothouse.engine.graph import Job as JobSpec
+from pilothouse.engine.graph import Step as StepSpec
 from pilothouse.engine.graph_json import encoded
-from pilothouse.engine.model import Run, Status
+from pilothouse.engine.growth import Addition, check_addition, check_graph, grown
+from pilothouse.engine.model import Job, Run, Status
 from pilothouse.engine.names import NamesUsed, names_of
 from pilothouse.engine.naming import check_names
 from pilothouse.engine.reruns import kept_jobs, new_jobs
-from pilothouse.engine.runs import Runs, require_run
-from pilothouse.engine.standing import run_standing
+from pilothouse.engine.runs import RunCache, require_run
+from pilothouse.engine.standing import outline, run_standing
 from pilothouse.engine.transitions import Transitions
 from pilothouse.identity.service import Identity
 from pilothouse.secrets.service import Secrets
@@ -49,7 +53,8 @@ class Origin:
 class NewRun:
     """What a run is made from. ``stored`` and ``names``: the graph's JSON text and what it names, where known.
 
-    Both take a while for a large graph: who has the time works them out before the transaction.
+    Both take a while for a large graph: who has the time works them out before the transaction, and checks the graph
+    (``growth.check_graph``). ``parent``: the gate that waits for the run.
     """
 
     kind: str
@@ -61,12 +66,15 @@ class NewRun:
     trigger: str = "manual"
     stored: str = ""
     names: NamesUsed | None = None
+    parent: Parent | None = None
 
 
 class Engine:
     """Starts runs and moves them on. Every method is a use case of one transaction."""
 
-    def __init__(self, runs: Runs, transitions: Transitions, identity: Identity, secrets: Secrets) -> None:
+    def __init__(
+        self, runs: RunCache, transitions: Transitions, identity: Identity, secrets: Secrets
+    ) -> None:
         self._runs = runs
         self._transitions = transitions
         self._identity = identity
@@ -75,14 +83,19 @@ class Engine:
     def start(self, tx: Tx, by: Principal, new: NewRun) -> Run:
         """Create a run and queue what can run at once.
 
-        Raises SpecError where it needs a variable or secret that there is not, or is given a variable that it does
-        not know.
+        Raises SpecError where the graph cannot be run, where it needs a variable or secret that there is not, or is
+        given a variable that it does not know; GateInvalid where its parent may not wait for it.
         """
         graph, origin = new.graph, new.origin
+        if not new.stored:
+            check_graph(graph)
+        if new.parent is not None:
+            new.parent.check(origin.pipeline_id)
         names = new.names or names_of(graph)
-        self._check_names(tx.conn, new.project, names, graph.variables, new.variables)
+        self.check_names(tx.conn, new.project, names, graph.variables, new.variables)
+        run_id = str(uuid7())
         run = Run(
-            id=str(uuid7()),
+            id=run_id,
             kind=new.kind,
             name=new.name,
             project=new.project,
@@ -92,13 +105,16 @@ class Engine:
             variables={**graph.variables, **new.variables},
             trigger=new.trigger,
             triggered_by=by.name,
+            triggered_by_id=by.id,
             checkout=resolve(tx.conn, new.project, origin.checkout, origin.repositories, origin.dirty),
             branch=origin.branch,
             commit_sha=origin.commit_sha or (origin.repositories[0].commit if origin.repositories else ""),
             tag=origin.tag,
             definition=origin.definition,
+            parent_gate=new.parent.gate if new.parent else "",
+            depth=new.parent.depth if new.parent else 0,
             created_at=tx.now,
-            jobs=new_jobs(graph),
+            jobs=new_jobs(run_id, graph),
         )
         remember(tx, new.project, origin.repositories)
         return self._begin(tx, by, run, "run.trigger", new.stored or encoded(graph))
@@ -109,15 +125,60 @@ class Engine:
         ``force``: nothing may clean up, or not any longer. Cancelling again changes nothing but that. Raises
         :class:`RunOver`.
         """
-        run = self._runs.get(tx, run_id)
-        if run.status.over:
-            raise RunOver(run.status.value)
+        run = self._going_on(tx, run_id)
         if not run.cancelling or (force and not run.forced):
             self._transitions.cancel(
                 tx, run, reason or f"cancelled by {by.name}", force=force, by=by.name, by_id=by.id
             )
             self._identity.audit(tx, by, "run.cancel", run_id, {"reason": run.cancel_reason, "force": force})
         self._transitions.settle(tx, run)
+        return run
+
+    def pause(self, tx: Tx, by: Principal, run_id: str) -> Run:
+        """Start nothing more of a run. Raises :class:`RunOver`, :class:`RunPaused`."""
+        run = self._going_on(tx, run_id)
+        if run.paused_at or run.cancelling:
+            raise RunPaused("the run is being cancelled" if run.cancelling else "the run is paused already")
+        self._transitions.pause(tx, run, by=by.name, by_id=by.id)
+        self._identity.audit(tx, by, "run.pause", run_id)
+        return run
+
+    def resume(self, tx: Tx, by: Principal, run_id: str) -> Run:
+        """Let a paused run go on. Raises :class:`RunOver`, :class:`RunPaused`."""
+        run = self._going_on(tx, run_id)
+        if not run.paused_at:
+            raise RunPaused("the run is not paused")
+        self._transitions.resume(tx, run, by=by.name, by_id=by.id)
+        self._identity.audit(tx, by, "run.resume", run_id)
+        self._transitions.settle(tx, run)
+        return run
+
+    def extend(self, tx: Tx, by: Principal, run_id: str, addition: Addition) -> Run:
+        """Add jobs, and steps to jobs that are not over, to a run that goes on; they have step runs at once.
+
+        Raises :class:`RunOver`, :class:`JobOver`, SpecError where the grown graph cannot be run (as for a new run).
+        """
+        run = self._going_on(tx, run_id)
+        check_addition(run.graph, addition)
+        over = [name for name in addition.steps if run.job(name).status.over]
+        if over:
+            raise JobOver(over[0])
+        graph = grown(run.graph, addition)
+        check_graph(graph)
+        added = replace(
+            graph, jobs=(*addition.jobs, *(_only(run.job(n), s) for n, s in addition.steps.items()))
+        )
+        self.check_names(tx.conn, run.project, names_of(added), run.variables, {})
+        self._transitions.extend(tx, run, graph, addition, by=by.name, by_id=by.id)
+        count = len(addition.jobs) + sum(map(len, addition.steps.values()))
+        self._identity.audit(tx, by, "run.extend", run_id, {"added": count})
+        self._transitions.settle(tx, run)
+        return run
+
+    def _going_on(self, tx: Tx, run_id: str) -> Run:
+        run = self._runs.get(tx, run_id)
+        if run.status.over:
+            raise RunOver(run.status.value)
         return run
 
     def rerun(
@@ -134,9 +195,10 @@ class Engine:
         if from_failed and old.status is Status.SUCCEEDED:
             raise NothingFailed("every step succeeded; rerun the whole run instead")
         names = names or names_of(old.graph)
-        self._check_names(tx.conn, old.project, names, old.variables, {})
+        self.check_names(tx.conn, old.project, names, old.variables, {})
+        run_id = str(uuid7())
         run = Run(
-            id=str(uuid7()),
+            id=run_id,
             kind=old.kind,
             name=old.name,
             project=old.project,
@@ -146,6 +208,7 @@ class Engine:
             variables=old.variables,
             trigger=old.trigger,
             triggered_by=by.name,
+            triggered_by_id=by.id,
             checkout=old.checkout,
             branch=old.branch,
             commit_sha=old.commit_sha,
@@ -153,9 +216,24 @@ class Engine:
             definition=old.definition,
             rerun_of=old.id,
             created_at=tx.now,
-            jobs=kept_jobs(old) if from_failed else new_jobs(old.graph),
+            jobs=kept_jobs(run_id, old) if from_failed else new_jobs(run_id, old.graph),
         )
         return self._begin(tx, by, run, "run.rerun", encoded(old.graph))
+
+    def check_names(
+        self,
+        conn: Connection,
+        project: str,
+        names: NamesUsed,
+        declared: Mapping[str, str],
+        given: Mapping[str, str],
+    ) -> None:
+        """What :meth:`start` refuses of secrets and variables; changes nothing. Raises SpecError.
+
+        ``declared``: the variables with a value in the spec; ``given``: those of the run.
+        """
+        missing = self._secrets.missing(conn, project, names.secrets)
+        check_names(names, declared, given, missing)
 
     def due(self, tx: Tx) -> list[str]:
         """The runs in which a delay or a timeout has run out; ask about every second."""
@@ -165,35 +243,15 @@ class Engine:
         """Do what is due in a run: a use case for each, so that none can hold up the others."""
         self._transitions.settle(tx, self._runs.get(tx, run_id))
 
-    def _check_names(
-        self,
-        conn: Connection,
-        project: str,
-        names: NamesUsed,
-        declared: Mapping[str, str],
-        given: Mapping[str, str],
-    ) -> None:
-        missing = self._secrets.missing(conn, project, names.secrets)
-        check_names(names, declared, given, missing)
-
     def _begin(self, tx: Tx, by: Principal, run: Run, action: str, graph: str) -> Run:
+        run.recount()
         store.insert_run(tx.conn, run, graph)
         self._runs.adopt(tx, run)
-        outline = [
-            {
-                "id": job.id,
-                "name": job.name,
-                "needs": list(run.job_spec(job).depends_on),
-                "status": job.status,
-                "steps": [{"id": step.id, "name": step.name, "status": step.status} for step in job.steps],
-            }
-            for job in run.jobs
-        ]
-        self._transitions.tell(
+        self._transitions.records.append(
             tx,
             run,
             entries.RUN_CREATED,
-            jobs=outline,
+            jobs=outline(run),
             trigger=run.trigger,
             by=by.name,
             by_id=by.id,
@@ -203,3 +261,7 @@ class Engine:
         self._identity.audit(tx, by, action, run.id, {"name": run.name, "rerun_of": run.rerun_of})
         self._transitions.settle(tx, run)
         return run
+
+
+def _only(job: Job, steps: tuple[StepSpec, ...]) -> JobSpec:
+    return replace(job.spec, steps=steps)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from pilothouse.engine import ids
 from pilothouse.engine.model import Job, Run, Step
 from pilothouse.wire import entries
 
@@ -21,7 +23,7 @@ def run_keys(run: Run, job: Job | None = None, step: Step | None = None) -> dict
     if job is not None:
         keys["job_id"], keys["job"] = job.id, job.name
     if job is not None and step is not None:
-        spec = run.step_spec(job, step)
+        spec = job.step_spec(step)
         keys.update(
             step_id=step.id,
             step=step.name,
@@ -35,23 +37,44 @@ def run_keys(run: Run, job: Job | None = None, step: Step | None = None) -> dict
 
 def run_standing(run: Run) -> dict[str, Any]:
     """How a run's jobs stand, for the run's own entries."""
-    return {"namespace": run.graph.namespace, "counts": run.counts()}
+    return {"namespace": run.graph.namespace, "counts": run.counts.shown()}
 
 
 def job_standing(run: Run, job: Job) -> dict[str, Any]:
     """How a job's steps stand, and the run's jobs with it, for the job's own entries."""
     return {
-        "counts": job.counts(),
+        "counts": job.counts.shown(),
         "at_step": job.at_step,
         "namespace": run.graph.namespace,
         "run_status": run.status,
-        "run_counts": run.counts(),
+        "run_counts": run.counts.shown(),
     }
 
 
 def around(job: Job) -> dict[str, Any]:
     """How the job of a step stands, for the step's entries."""
-    return {"job_status": job.status, "counts": job.counts(), "at_step": job.at_step}
+    return {"job_status": job.status, "counts": job.counts.shown(), "at_step": job.at_step}
+
+
+def outline(run: Run, jobs: Sequence[Job] | None = None) -> list[dict[str, Any]]:
+    """The jobs of a run, or some of them, with their steps and step runs."""
+    return [
+        {
+            "id": job.id,
+            "name": job.name,
+            "needs": list(job.spec.depends_on),
+            "status": job.status,
+            "steps": [_step_outline(run, job, step) for step in job.steps],
+        }
+        for job in (run.jobs if jobs is None else jobs)
+    ]
+
+
+def _step_outline(run: Run, job: Job, step: Step) -> dict[str, Any]:
+    found: dict[str, Any] = {"id": step.id, "name": step.name, "status": step.status}
+    if not step.kept:
+        found["step_run_id"] = ids.first_step_run_id(run.id, job.index, step.index)
+    return found
 
 
 def span(start: int, end: int) -> int:

@@ -51,12 +51,6 @@ def find_jobs(conn: Connection, ids: Collection[str]) -> list[Part]:
     return [Part(id, run, Status(status), id, name) for id, run, status, name in conn.execute(query)]
 
 
-def jobs_named(conn: Connection, run_ids: Collection[str], name: str) -> list[str]:
-    """The ids of the jobs of that name in these runs."""
-    query = select(jobs.c.id).where(jobs.c.run_id.in_(run_ids), jobs.c.name == name)
-    return list(conn.execute(query).scalars())
-
-
 def find_runs(conn: Connection, ids: Collection[str]) -> dict[str, RunRow]:
     """Those of these runs that there are, by id."""
     query = select(runs.c.id, runs.c.project, runs.c.pipeline_id, runs.c.status).where(runs.c.id.in_(ids))

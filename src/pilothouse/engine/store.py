@@ -17,15 +17,18 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    case,
     false,
     func,
     insert,
     select,
+    text,
     update,
 )
 
 from pilothouse.engine import graph_store
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
+from pilothouse.engine.reruns import new_jobs
 from pilothouse.storage import metadata
 
 runs = Table(
@@ -54,10 +57,18 @@ runs = Table(
     Column("tag", Text, nullable=False, server_default=""),
     Column("cleanup_until", BigInteger, nullable=False, server_default="0"),
     Column("forced", Boolean, nullable=False, server_default=false()),
+    Column("triggered_by_id", Text, nullable=False, server_default=""),
+    Column("parent_gate", Text, nullable=False, server_default=""),
+    Column("depth", Integer, nullable=False, server_default="0"),
+    Column("paused_at", BigInteger, nullable=False, server_default="0"),
+    Column("paused_by", Text, nullable=False, server_default=""),
+    Column("unsettled", Boolean, nullable=False, server_default=false()),
     Column("pruned", Boolean, nullable=False, server_default=false()),
+    Column("version", BigInteger, nullable=False, server_default="0"),
     Index("runs_by_project", "project", "id"),
     Index("runs_by_pipeline", "pipeline_id", "id"),
     Index("runs_by_status", "status", "id"),
+    Index("runs_unsettled", "id", sqlite_where=text("unsettled"), postgresql_where=text("unsettled")),
 )
 
 jobs = Table(
@@ -77,6 +88,7 @@ jobs = Table(
     Column("not_before", BigInteger, nullable=False),
     Column("deadline", BigInteger, nullable=False),
     Column("queue_deadline", BigInteger, nullable=False, server_default="0"),
+    Column("held_at", BigInteger, nullable=False, server_default="0"),
     Column("cleanup_until", BigInteger, nullable=False, server_default="0"),
     Column("stopping", Text, nullable=False, server_default=""),
     Column("kept_from", Text, nullable=False),
@@ -104,11 +116,19 @@ steps = Table(
     Column("current", Text, nullable=False),
     Column("stopping", Text, nullable=False),
     Column("kept_from", Text, nullable=False),
+    Column("kept", Boolean, nullable=False, server_default=false()),
     Column("not_before", BigInteger, nullable=False),
+    Column("deadline", BigInteger, nullable=False, server_default="0"),
     Column("started_at", BigInteger, nullable=False),
     Column("finished_at", BigInteger, nullable=False),
     Index("steps_by_run", "run_id", "index"),
     Index("steps_by_status", "status", "not_before"),
+    Index(
+        "steps_by_deadline",
+        "deadline",
+        sqlite_where=text("deadline > 0"),
+        postgresql_where=text("deadline > 0"),
+    ),
 )
 
 attempts = Table(
@@ -130,7 +150,7 @@ attempts = Table(
     Column("started_at", BigInteger, nullable=False),
     Column("finished_at", BigInteger, nullable=False),
     Index("attempts_by_run", "run_id"),
-    Index("attempts_by_status", "status", "id"),
+    Index("attempts_by_status", "status", "queued_at", "id"),
 )
 
 repository_commits = Table(
@@ -177,32 +197,6 @@ def _fields(row: Row[Any], names: Iterable[str]) -> dict[str, Any]:
 # Statements of the hot path are built once: building one costs as much as running it.
 _ADD_ATTEMPT = insert(attempts)
 _FIND_ATTEMPT = select(attempts).where(attempts.c.id == bindparam("attempt_id"))
-_WAITING = (
-    select(
-        attempts.c.id,
-        attempts.c.run_id,
-        attempts.c.step_id,
-        attempts.c.reason,
-        attempts.c.selector,
-        steps.c.job_id,
-        jobs.c.agent_id.label("bound_to"),
-        runs.c.project,
-        func.coalesce(runs.c.checkout.contains('"packs":[{'), false()).label("needs_git"),
-    )
-    .join(steps, steps.c.id == attempts.c.step_id)
-    .join(jobs, jobs.c.id == steps.c.job_id)
-    .join(runs, runs.c.id == attempts.c.run_id)
-    .where(attempts.c.status == Status.QUEUED.value, attempts.c.agent_id == "")
-    .order_by(attempts.c.id)
-)
-_QUEUED_PAGE = _WAITING.where(attempts.c.id > bindparam("after"), jobs.c.agent_id == "").limit(
-    bindparam("most")
-)
-_BOUND_PAGE = _WAITING.where(attempts.c.id > bindparam("after"), jobs.c.agent_id != "").limit(
-    bindparam("most")
-)
-_UNEXPLAINED = _WAITING.where(attempts.c.reason == "").limit(bindparam("most"))
-_BOUND = _WAITING.where(jobs.c.agent_id != "")
 _COUNT_LINES = (
     update(attempts)
     .where(attempts.c.id == bindparam("attempt_id"))
@@ -214,13 +208,17 @@ _COUNT_LINES = (
 
 
 def insert_run(conn: Connection, run: Run, graph: str) -> None:
-    """Store a new run with all its jobs and steps, and its graph (``graph_json.encoded``)."""
+    """Store a new run, its graph (``graph_json.encoded``), and those of its jobs and steps that are not new."""
     conn.execute(insert(runs).values(spec="", **_values(run, _RUN)))
-    graph_store.insert_graph(conn, run.id, graph)
-    conn.execute(insert(jobs), [{"run_id": run.id, **_values(job, _JOB)} for job in run.jobs])
-    rows = [{"run_id": run.id, **_values(step, _STEP)} for job in run.jobs for step in job.steps]
-    if rows:
-        conn.execute(insert(steps), rows)
+    graph_store.insert_graph(conn, run.id, 0, graph)
+    for table, names, things in (
+        (jobs, _JOB, [job for job in run.jobs if job.kept_from]),
+        (steps, _STEP, [step for job in run.jobs for step in job.steps if step.kept_from]),
+    ):
+        if things:
+            conn.execute(insert(table), [{"run_id": run.id, **_values(thing, names)} for thing in things])
+        for thing in things:
+            thing.stored = True
 
 
 def insert_attempt(conn: Connection, run_id: str, attempt: Attempt) -> None:
@@ -228,12 +226,19 @@ def insert_attempt(conn: Connection, run_id: str, attempt: Attempt) -> None:
     conn.execute(_ADD_ATTEMPT, {"run_id": run_id, **_values(attempt, _ATTEMPT)})
 
 
+def insert_attempts(conn: Connection, run_id: str, attempts: list[Attempt]) -> None:
+    """Store several new attempts."""
+    if attempts:
+        conn.execute(_ADD_ATTEMPT, [{"run_id": run_id, **_values(one, _ATTEMPT)} for one in attempts])
+
+
 def _updater(table: Table, names: list[str]) -> Any:
     changes: dict[str, Any] = {name: bindparam("_" + name) for name in names if name != "id"}
     return update(table).where(table.c.id == bindparam("_id")).values(changes)
 
 
-_UPDATES = {
+_INSERTS = {Job: (insert(jobs), _JOB), Step: (insert(steps), _STEP)}
+_UPDATES: dict[type, tuple[Any, list[str]]] = {
     Run: (_updater(runs, _RUN), _RUN),
     Job: (_updater(jobs, _JOB), _JOB),
     Step: (_updater(steps, _STEP), _STEP),
@@ -246,10 +251,49 @@ def count_lines(conn: Connection, attempt_id: str, more: int) -> int:
     return int(conn.execute(_COUNT_LINES, {"attempt_id": attempt_id, "more": more}).scalar_one())
 
 
-def save(conn: Connection, thing: Run | Job | Step | Attempt) -> None:
+def save(conn: Connection, thing: Run | Attempt) -> None:
     """Write an object's present state to its row."""
     statement, names = _UPDATES[type(thing)]
     conn.execute(statement, {"_" + name: value for name, value in _values(thing, names).items()})
+
+
+def save_part(conn: Connection, run_id: str, part: Job | Step) -> None:
+    """Write the present state of a job or step to its row; its first change makes the row."""
+    kind = type(part)
+    if part.stored:
+        statement, names = _UPDATES[kind]
+        conn.execute(statement, {"_" + name: value for name, value in _values(part, names).items()})
+    else:
+        statement, names = _INSERTS[kind]
+        conn.execute(statement, {"run_id": run_id, **_values(part, names)})
+        part.stored = True
+
+
+def restart_steps(conn: Connection, job_id: str) -> None:
+    """Put all steps of a job back to before their first attempt of a round.
+
+    What ended without an attempt has had one from here on: see ``transitions``, which adds it.
+    """
+    over = [status.value for status in Status if status.over]
+    ended = steps.c.status.in_(over) & (steps.c.attempts == 0) & steps.c.kept.is_(False)
+    conn.execute(
+        update(steps)
+        .where(steps.c.job_id == job_id)
+        .values(
+            status=Status.PENDING.value,
+            reason="",
+            outputs="{}",
+            failures=0,
+            attempts=case((ended, 1), else_=steps.c.attempts),
+            current="",
+            stopping="",
+            kept=False,
+            not_before=0,
+            deadline=0,
+            started_at=0,
+            finished_at=0,
+        )
+    )
 
 
 # -- reading --------------------------------------------------------------------------------------------
@@ -261,14 +305,23 @@ def load_run(conn: Connection, run_id: str) -> Run | None:
     if row is None:
         return None
     run = Run(graph=graph_store.load_graph(conn, run_id, row.spec), **_fields(row, _RUN))
-    by_id: dict[str, Job] = {}
-    for job_row in conn.execute(select(jobs).where(jobs.c.run_id == run_id).order_by(jobs.c.index)):
-        job = Job(**_fields(job_row, _JOB))
-        run.jobs.append(job)
-        by_id[job.id] = job
-    for step_row in conn.execute(select(steps).where(steps.c.run_id == run_id).order_by(steps.c.index)):
-        by_id[step_row.job_id].steps.append(Step(**_fields(step_row, _STEP)))
+    run.jobs = new_jobs(run_id, run.graph)
+    for job_row in conn.execute(select(jobs).where(jobs.c.run_id == run_id)):
+        new = run.jobs[job_row._mapping["index"]]
+        job = Job(**_fields(job_row, _JOB), spec=new.spec, steps=new.steps, stored=True)
+        run.jobs[job.index] = job
+    by_id = {job.id: job for job in run.jobs}
+    for step_row in conn.execute(select(steps).where(steps.c.run_id == run_id)):
+        job = by_id[step_row.job_id]
+        job.steps[step_row._mapping["index"]] = Step(**_fields(step_row, _STEP), stored=True)
+    run.recount()
     return run
+
+
+def runs_between(conn: Connection, first: str, last: str) -> list[str]:
+    """The ids of runs between two (inclusive), at most 100."""
+    query = select(runs.c.id).where(runs.c.id.between(first, last)).limit(100)
+    return list(conn.execute(query).scalars())
 
 
 def run_row(conn: Connection, run_id: str) -> Row[Any] | None:
@@ -280,11 +333,6 @@ def attempt(conn: Connection, attempt_id: str) -> tuple[str, Attempt] | None:
     """An attempt and the id of its run."""
     row = conn.execute(_FIND_ATTEMPT, {"attempt_id": attempt_id}).first()
     return (row.run_id, Attempt(**_fields(row, _ATTEMPT))) if row else None
-
-
-def job_of_step(conn: Connection, step_id: str) -> str | None:
-    """The id of the job a step belongs to."""
-    return conn.execute(select(steps.c.job_id).where(steps.c.id == step_id)).scalar_one_or_none()
 
 
 def attempts_of_steps(conn: Connection, step_ids: list[str]) -> dict[str, list[Attempt]]:
@@ -304,42 +352,27 @@ def ancestors(conn: Connection, step_ids: list[str]) -> dict[str, str]:
     return {row.id: row.kept_from for row in conn.execute(query)}
 
 
-def queued_attempts(conn: Connection, after: str, limit: int, *, begun: bool) -> list[Row[Any]]:
-    """Attempts waiting to be handed out, oldest first, with the run, job and agent they are bound to.
-
-    ``begun``: of jobs that have an agent already, or of those that have none.
-    """
-    page = _BOUND_PAGE if begun else _QUEUED_PAGE
-    return list(conn.execute(page, {"after": after, "most": limit}))
-
-
-def unexplained_attempts(conn: Connection, limit: int) -> list[Row[Any]]:
-    """Those of them that nobody has told yet why they wait."""
-    return list(conn.execute(_UNEXPLAINED, {"most": limit}))
-
-
-def bound_attempts(conn: Connection) -> list[Row[Any]]:
-    """Those of them whose job has its workspace on some agent."""
-    return list(conn.execute(_BOUND))
-
-
 def due_runs(conn: Connection, now: int, limit: int = 100) -> list[str]:
     """Runs in which something was waiting for a time that has come; any of them, so that none is starved."""
+    held = jobs.c.held_at == 0
     waiting_job = select(jobs.c.run_id).where(
         jobs.c.status == Status.RUNNING.value,
-        ((jobs.c.deadline > 0) & (jobs.c.deadline <= now))
+        ((jobs.c.deadline > 0) & (jobs.c.deadline <= now) & held)
         | ((jobs.c.not_before > 0) & (jobs.c.not_before <= now))
-        | ((jobs.c.queue_deadline > 0) & (jobs.c.queue_deadline <= now))
+        | ((jobs.c.queue_deadline > 0) & (jobs.c.queue_deadline <= now) & held)
         | ((jobs.c.stopping != "") & (jobs.c.cleanup_until <= now)),
-    )
-    cancelled_run = select(runs.c.id).where(
-        runs.c.status == Status.RUNNING.value, runs.c.cleanup_until > 0, runs.c.cleanup_until <= now
     )
     waiting_step = select(steps.c.run_id).where(
         steps.c.status == Status.PENDING.value, steps.c.not_before > 0, steps.c.not_before <= now
     )
-    due = waiting_job.union(waiting_step, cancelled_run).subquery()
-    return list(conn.execute(select(due.c.run_id).order_by(func.random()).limit(limit)).scalars())
+    gate = select(steps.c.run_id).where(steps.c.deadline > 0, steps.c.deadline <= now)
+    parts = waiting_job.union(waiting_step, gate).subquery()
+    working = select(runs.c.id).where(runs.c.id.in_(select(parts.c.run_id)), runs.c.paused_at == 0)
+    whole = select(runs.c.id).where(
+        (runs.c.status == Status.RUNNING.value) & (runs.c.cleanup_until > 0) & (runs.c.cleanup_until <= now)
+    )
+    due = working.union(whole, select(runs.c.id).where(runs.c.unsettled)).subquery()
+    return list(conn.execute(select(due.c.id).order_by(func.random()).limit(limit)).scalars())
 
 
 def list_runs(

@@ -1,4 +1,4 @@
-"""Step attempts as the fleet's tasks: what goes out to the agent, and what its reports change."""
+"""Step attempts as tasks of the fleet: what is sent to the agent, and what its reports change."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pilothouse.engine.contexts import context
 from pilothouse.engine.graph import Graph, Job
 from pilothouse.engine.intake.maskers import Maskers
 from pilothouse.engine.model import JOB_ENDED, LOST, Status
-from pilothouse.engine.runs import Place, Runs
+from pilothouse.engine.runs import Place, RunCache
+from pilothouse.engine.step_payload import StepPayload
 from pilothouse.engine.transitions import Transitions
 from pilothouse.expressions import ExpressionError, render, render_tree, secret_names
 from pilothouse.expressions.values import insert_text
 from pilothouse.fleet import store as fleet_store
-from pilothouse.fleet.model import Agent, Lease, LeaseState, Task, TaskReport, TaskStatus, WorkKind
+from pilothouse.fleet.model import Lease, LeaseState, Task, TaskReport, TaskStatus, WorkKind
 from pilothouse.secrets.service import MAX_OF_RUN, Secrets
 from pilothouse.storage import Tx
-from pilothouse.wire.durations import duration_text
 
 STEP = WorkKind("step")
 """Step attempts, but for those of background steps."""
@@ -49,7 +49,7 @@ class TaskInvalid(Exception):
 class StepTasks:
     """The fleet's handler for step attempts."""
 
-    def __init__(self, runs: Runs, transitions: Transitions, secrets: Secrets) -> None:
+    def __init__(self, runs: RunCache, transitions: Transitions, secrets: Secrets) -> None:
         self._runs = runs
         self._transitions = transitions
         self._secrets = secrets
@@ -59,16 +59,16 @@ class StepTasks:
     # -- TaskHandler ------------------------------------------------------------------------------------
 
     def started(self, tx: Tx, lease: Lease) -> None:
-        """The agent has begun."""
+        """See ``TaskHandler``."""
         at = self._current(tx, lease)
         if at is None:
             return
-        self._transitions.start_attempt(tx, at.run, at.job, at.step, at.attempt, lease.agent_id)
+        self._transitions.steps.start_attempt(tx, at.run, at.job, at.step, at.attempt, lease.agent_id)
         if lease.kind == BACKGROUND.name:  # its job goes on beside it
             self._transitions.settle(tx, at.run, at.job)
 
     def finished(self, tx: Tx, lease: Lease, report: TaskReport) -> None:
-        """The agent is done; what depends on it may go on."""
+        """See ``TaskHandler``; what depends on the step may start."""
         at = self._current(tx, lease)
         if at is None:
             return
@@ -78,7 +78,7 @@ class StepTasks:
         )
         if status.bad and not error:
             error = f"exit code {report.exit_code}" if report.exit_code else "failed"
-        self._transitions.end_attempt(
+        self._transitions.steps.end_attempt(
             tx,
             at.run,
             at.job,
@@ -91,7 +91,7 @@ class StepTasks:
         self._transitions.settle(tx, at.run, at.job)
 
     def lost(self, tx: Tx, lease: Lease, reason: str) -> None:
-        """The agent will not finish it."""
+        """See ``TaskHandler``."""
         at = self._current(tx, lease)
         if at is None:
             return
@@ -108,8 +108,8 @@ class StepTasks:
         self._transitions.settle(tx, at.run, at.job)
 
     def task(self, tx: Tx, lease: Lease) -> Task | None:
-        """The work again, for an agent that may not have got it."""
-        at = self._current(tx, lease)
+        """See ``TaskHandler``."""
+        at = self._current(tx, lease, changes=False)
         if at is None:
             return None
         try:
@@ -117,20 +117,15 @@ class StepTasks:
         except TaskInvalid:
             return None
 
-    def fits(self, tx: Tx, lease: Lease, agent: Agent) -> bool:
-        """Whether the agent may have this attempt, bound to projects as it is."""
-        at = self._runs.place(tx, lease.id)
-        return at is None or agent.binding.serves(at.run.project)
-
     def cancel_reason(self, tx: Tx, lease: Lease) -> str | None:
-        """Why the attempt should be stopped, if it should."""
-        at = self._runs.place(tx, lease.id)
+        """See ``TaskHandler``."""
+        at = self._runs.place(tx, lease.id, changes=False)
         if at is None or at.step.current != lease.id:
             return "no longer wanted"
         return at.step.reason if at.step.stopping else None
 
     def repeated(self, conn: Connection, agent_id: str, report: TaskReport) -> bool:
-        """Whether this agent already reported an end of this attempt and it was taken."""
+        """See ``TaskHandler``."""
         found = store.attempt(conn, report.task_id)
         if found is None:
             return False
@@ -148,15 +143,13 @@ class StepTasks:
     def build(self, conn: Connection, at: Place) -> Task:
         """Put values into expressions and make the task. Raises :class:`TaskInvalid`."""
         run, job, step = at.run, at.job, at.step
-        spec = run.step_spec(job, step)
+        spec = job.step_spec(step)
         try:
             env, args, secrets = self._fill_in(conn, at)
             mask = self._mask_of_job(conn, at)
         except ExpressionError as error:
             raise TaskInvalid(str(error)) from error
-        return Task(
-            id=at.attempt.id,
-            kind=(BACKGROUND if spec.background else STEP).name,
+        payload = StepPayload(
             run_id=run.id,
             pipeline_id=run.pipeline_id or run.id,
             job_id=job.id,
@@ -168,11 +161,8 @@ class StepTasks:
             args=args,
             env=env,
             workspace=job.workspace,
-            timeout=duration_text(spec.timeout) if spec.timeout else "",
             image=run.graph.image,
             attempt=at.attempt.number,
-            secrets=secrets,
-            mask=mask,
             checkout=for_agent(run.checkout),
             continue_on_error=spec.continue_on_error,
             fresh_workspace=job.fresh,
@@ -184,11 +174,13 @@ class StepTasks:
             event=run.trigger,
             background=spec.background,
         )
+        kind = BACKGROUND if spec.background else STEP
+        return Task(at.attempt.id, kind.name, payload, run.project, spec.timeout, secrets, mask)
 
     def _fill_in(self, conn: Connection, at: Place) -> tuple[dict[str, str], Any, dict[str, str]]:
         """Environment and arguments with their expressions evaluated, and the secrets that went into them."""
-        spec = at.run.step_spec(at.job, at.step)
-        layers = [at.run.graph.env, at.run.job_spec(at.job).env, spec.env]
+        spec = at.job.step_spec(at.step)
+        layers = [at.run.graph.env, at.job.spec.env, spec.env]
         if not any(map(_has_expression, (*layers, spec.args))):  # what expressions see is as large as the run
             return {name: value for layer in layers for name, value in layer.items()}, spec.args, {}
         secrets = self._wanted_secrets(conn, at)
@@ -197,9 +189,9 @@ class StepTasks:
         return env, render_tree(spec.args, {**roots, "env": env}), secrets
 
     def mask_values(self, conn: Connection, at: Place) -> frozenset[str]:
-        """The secret values that must not show in anything this attempt says: all of its run's.
+        """The secret values to be masked in all that this attempt reports: those of its whole run.
 
-        Steps share a workspace, and what one wrote there the next may show.
+        Steps share a workspace: what one has written there, another may print.
         """
         return self._values_since(conn, at, self.secret_names(at.run.graph))
 
@@ -227,7 +219,7 @@ class StepTasks:
             return ()
         if sum(map(len, self._values_since(conn, at, names))) > MAX_OF_RUN:
             raise TaskInvalid(f"the secrets of this run have more than {MAX_OF_RUN} characters together")
-        shared = self.secret_names(at.run.job_spec(at.job)) | secret_names(dict(at.run.graph.env))
+        shared = self.secret_names(at.job.spec) | secret_names(dict(at.run.graph.env))
         return tuple(sorted(self._values_since(conn, at, shared)))
 
     def _values_since(self, conn: Connection, at: Place, names: frozenset[str]) -> frozenset[str]:
@@ -255,8 +247,8 @@ class StepTasks:
         words = [[masker.mask(_printable(word)) for word in pair] for pair in report.metrics.items()]
         return {name[:MAX_METRIC]: value[:MAX_METRIC] for name, value in words[:MAX_METRICS]}
 
-    def _current(self, tx: Tx, lease: Lease) -> Place | None:
-        at = self._runs.place(tx, lease.id)
+    def _current(self, tx: Tx, lease: Lease, *, changes: bool = True) -> Place | None:
+        at = self._runs.place(tx, lease.id, changes=changes)
         return at if at is not None and at.step.current == lease.id else None
 
 
@@ -265,17 +257,17 @@ def _printable(text: str) -> str:
 
 
 def _last_in_job(at: Place) -> bool:
-    """Whether nobody needs the workspace after this attempt if it succeeds."""
+    """Whether the workspace is not needed after this attempt if it succeeds."""
     steps = at.job.steps
     # What failed or was cancelled may be tried again in this workspace, and background steps still run in it.
     kept = any(step.status.bad or step.status is Status.CANCELLED for step in steps)
-    background = any(spec.background for spec in at.run.job_spec(at.job).steps)
+    background = any(spec.background for spec in at.job.spec.steps)
     return at.step.index == len(steps) - 1 and not kept and not background
 
 
 def _secret_names(at: Place, *, needed: bool = False) -> frozenset[str]:
-    spec = at.run.step_spec(at.job, at.step)
-    layers = [dict(at.run.graph.env), dict(at.run.job_spec(at.job).env), dict(spec.env), spec.args]
+    spec = at.job.step_spec(at.step)
+    layers = [dict(at.run.graph.env), dict(at.job.spec.env), dict(spec.env), spec.args]
     return secret_names(layers, needed=needed)
 
 

@@ -1,4 +1,4 @@
-"""What happens to runs because time passes: timeouts, retries, cleanup that takes too long, agents that stay away."""
+"""What is due in runs: timeouts, retries, the end of cleanup, workspaces on agents that are offline."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ class Timekeeper:
                 raise
             except Exception:  # one run that cannot be moved on must not stop the others
                 log.exception("engine.move_on_failed", run_id=run_id)
-        await self._storage.write(self._dispatcher.forsake)
+        await self._storage.write(self._dispatcher.give_up_workspaces)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row
 from pilothouse.engine import store
 from pilothouse.engine.cleanup import stop_reason
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
+from pilothouse.engine.unstarted import unstarted
 from pilothouse.wire.times import rfc3339_ms
 
 _DONE = (Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT)
@@ -30,7 +31,7 @@ def run_summary(row: Row[Any] | Run) -> dict[str, Any]:
         "kind": row.kind,
         "name": row.name,
         "status": str(row.status),
-        "reason": row.reason or (CANCELLING if row.cancel_reason and not row.finished_at else ""),
+        "reason": row.reason or _reason(row),
         "project": row.project,
         "pipeline_id": row.pipeline_id or row.id,
         "trigger": row.trigger,
@@ -40,12 +41,23 @@ def run_summary(row: Row[Any] | Run) -> dict[str, Any]:
         "tag": row.tag,
         "dirty": bool(row.dirty),
         "rerun_of": row.rerun_of or None,
+        "parent_gate": row.parent_gate or None,
+        "paused_at": _time(row.paused_at),
         "cleanup_until": _time(0 if row.forced or row.finished_at else row.cleanup_until),
         "created_at": _time(row.created_at),
         "started_at": _time(row.started_at),
         "finished_at": _time(row.finished_at),
         "duration": (row.finished_at - row.started_at) / 1000 if row.finished_at and row.started_at else None,
     }
+
+
+def _reason(row: Row[Any] | Run) -> str:
+    """Why a run does not simply go on."""
+    if row.finished_at:
+        return ""
+    if row.cancel_reason:
+        return CANCELLING
+    return f"paused by {row.paused_by}" if row.paused_at else ""
 
 
 def run_view(conn: Connection, run: Run) -> dict[str, Any]:
@@ -83,7 +95,7 @@ def _job_view(run: Run, job: Job, history: dict[str, list[Attempt]]) -> dict[str
         "status": job.status.value,
         "reason": job.reason or (stop_reason(run, job) if job.stopping else ""),
         "stopping": job.stopping or None,
-        "needs": list(run.job_spec(job).depends_on),
+        "needs": list(job.spec.depends_on),
         "round": job.round,
         "agent_id": job.agent_id or None,
         "started_at": _time(job.started_at),
@@ -106,18 +118,24 @@ def _step_view(run: Run, job: Job, step: Step, attempts: list[Attempt]) -> dict[
         "id": step.id,
         "name": step.name,
         "node": run.node(job, step),
-        "uses": run.step_spec(job, step).uses,
-        "background": run.step_spec(job, step).background,
+        "uses": job.step_spec(step).uses,
+        "background": job.step_spec(step).background,
+        "gate": job.step_spec(step).gate or None,
         "status": step.status.value,
         "reason": waiting or step.reason,
         "outputs": step.outputs,
         "progress": attempts[-1].percent if attempts else 0,
-        "continue_on_error": run.step_spec(job, step).continue_on_error,
-        "kept": bool(step.kept_from) and step.status in _DONE and not step.attempts,
+        "continue_on_error": job.step_spec(step).continue_on_error,
+        "kept": step.kept and step.status in _DONE,
         "started_at": _time(step.started_at),
         "finished_at": _time(step.finished_at),
-        "attempts": [_attempt_view(attempt, step) for attempt in attempts],
+        "attempts": [_attempt_view(attempt, step) for attempt in _with_unstarted(run, job, step, attempts)],
     }
+
+
+def _with_unstarted(run: Run, job: Job, step: Step, attempts: list[Attempt]) -> list[Attempt]:
+    waiting = unstarted(run, job, step)
+    return [*attempts, waiting] if waiting else attempts
 
 
 def _attempt_view(attempt: Attempt, step: Step) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """CEL expressions of specs: ``${{ … }}`` in texts, and the conditions of ``when`` (decisions.md, "Arcentra").
 
-    compile_expression('variables.tag + "-rc"')      checks; what a spec's author is told at once
+    compile_expression('variables.tag + "-rc"')      checks, for the linter
     render("app:${{ variables.tag }}", context)      "app:1.4"
     evaluate_when("always()", context, outcome=…)    True
 
-``context`` maps each root (variables, env, run, job, step, jobs, secrets) to plain JSON values; a root left
-out has no value there. Bounds: MAX_SOURCE characters, MAX_DEPTH nodes deep, MAX_STEPS, and MAX_SIZE a value.
+``context`` maps each root (variables, env, run, job, step, jobs, secrets) to plain JSON values; a root that is
+left out has no value. Bounds: MAX_SOURCE characters, MAX_DEPTH nodes deep, MAX_STEPS, and MAX_SIZE a value.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ __all__ = [
     "secret_names",
 ]
 
-MAX_RENDERED = 4 * MAX_SIZE  # characters that expressions may put into one text
-TREE_STEPS = 5 * MAX_STEPS  # steps that all expressions of one tree share
+MAX_RENDERED = 4 * MAX_SIZE  # characters of one rendered text
+TREE_STEPS = 5 * MAX_STEPS  # steps of all expressions of one tree
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
     """A compiled expression. ``jobs``, ``secrets``: the names it refers to as jobs.NAME and secrets.NAME.
 
-    ``tested``: (root, name) of those it asks for with ``has(root.NAME)`` or ``"NAME" in root``, so that it does
-    without them.
+    ``tested``: (root, name) of those it tests with ``has(root.NAME)`` or ``"NAME" in root``, so that they are
+    optional.
     """
 
     source: str
@@ -69,7 +69,7 @@ class Expression:
 
     @property
     def needed_secrets(self) -> frozenset[str]:
-        """The secrets that it cannot do without."""
+        """The secrets that it requires."""
         return frozenset(name for name in self.secrets if ("secrets", name) not in self.tested)
 
 
@@ -123,7 +123,7 @@ def compile_condition(source: str) -> Expression:
                 "EXPRESSION_NOT_BOOLEAN", message, 0, 'a condition such as variables.deploy == "yes"'
             )
         if expression.secrets:
-            # Secrets are put in when work is handed out; whether it is handed out is decided before.
+            # Secrets are inserted when work is handed out; conditions are evaluated before.
             raise ExpressionError("EXPRESSION_UNKNOWN_NAME", "secrets are not available in when")
     except ExpressionError as error:
         raise ExpressionError(error.code, error.message, error.offset + offset, error.expected) from None
@@ -146,13 +146,13 @@ def evaluate(
     budget: Budget | None = None,
     conditions: Mapping[str, bool] | None = None,
 ) -> Any:
-    """Its value as plain JSON values: a copy, times as text. Raises ExpressionError."""
+    """The value as JSON data: a copy, with times as text. Raises ExpressionError."""
     compiled = compile_expression(expression) if isinstance(expression, str) else expression
     return Evaluator(context, budget or Budget(), conditions or {}).run(compiled.root)
 
 
 def evaluate_when(source: str, context: Mapping[str, Any], *, outcome: str, cancelled: bool = False) -> bool:
-    """Whether work with this ``when`` is to run, by the ``outcome`` of what went before.
+    """Whether work with this ``when`` is to run, given the ``outcome`` of the work before.
 
     ``outcome``: "success", "failure", "cancelled" (the run was, before this work could begin), or another word for
     what is none of them; ``cancelled``: what cancelled() gives, true with that outcome. An empty condition is
@@ -173,7 +173,7 @@ def evaluate_when(source: str, context: Mapping[str, Any], *, outcome: str, canc
     }
     value = evaluate(expression, context, conditions=conditions)
     if not isinstance(value, bool):
-        raise ExpressionError("EXPRESSION_NOT_BOOLEAN", "when gives something that is neither true nor false")
+        raise ExpressionError("EXPRESSION_NOT_BOOLEAN", "when gives a value that is neither true nor false")
     return value
 
 
@@ -216,7 +216,7 @@ def _rendered(part: TemplateExpression, context: Mapping[str, Any], budget: Budg
 
 
 def render_tree(value: Any, context: Mapping[str, Any], *, budget: Budget | None = None) -> Any:
-    """Every text of a JSON tree rendered, keys left as they are; one budget for all of them."""
+    """A JSON tree with all its texts rendered, except keys; they share one budget."""
     budget = budget or Budget(TREE_STEPS)
     if isinstance(value, str):
         return render(value, context, budget=budget)

@@ -1,7 +1,7 @@
 """Evaluates a parsed expression within a budget.
 
-The CEL library has no limit of steps or of time and cannot be interrupted: a nested ``map`` over two lists
-of 1000 took it 52 s, holding the interpreter's lock. Here every node visited is a step, so the bound is real.
+The CEL library limits neither steps nor time and cannot be interrupted: a nested ``map`` over two lists of 1000 took
+52 s, holding the interpreter's lock. Here every visited node counts as a step.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Evaluator:
         operand, key = self._value(node.operand), self._value(node.key)
         match operand, key:
             case (_, bool()):
-                pass  # Python would take true for 1
+                pass  # in Python, True equals 1
             case (Mapping(), str() | int()):
                 # A computed key is not shown: it may be a secret's value.
                 return (
@@ -142,7 +142,7 @@ class Evaluator:
         return compare(node.operator, left, right)
 
     def _logical(self, node: nodes.Binary) -> bool:
-        """As CEL has it, an error on one side does not matter if the other side decides."""
+        """As in CEL, an error on one side is ignored if the other side decides."""
         deciding = node.operator == "||"
         failure: ExpressionError | None = None
         for side in (node.left, node.right):
@@ -223,7 +223,7 @@ class Evaluator:
         return len(kept) == 1 if node.macro == "exists_one" else kept
 
     def _decide(self, node: nodes.Comprehension, source: Any) -> bool:
-        """``all`` and ``exists`` are long ``&&`` and ``||``: errors give way to an element that decides."""
+        """``all`` and ``exists`` are repeated ``&&`` and ``||``: an element that decides overrides errors."""
         deciding = node.macro == "exists"
         failure: ExpressionError | None = None
         for item in source:
@@ -283,7 +283,7 @@ def _divide(operator: str, left: Any, right: Any) -> int | float:
     if operator == "%" and isinstance(left, float):
         raise Fault("% needs integers")
     if right == 0:
-        # For doubles CEL gives an infinity, which JSON cannot hold and no author of a spec is after.
+        # For doubles CEL gives an infinity, which JSON cannot hold.
         raise Fault("division by zero")
     if isinstance(left, float):
         return float(left / right)

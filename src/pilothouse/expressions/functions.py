@@ -1,4 +1,4 @@
-"""The functions of expressions: CEL's standard ones that suit JSON values, and its usual string extensions.
+"""The functions of expressions: CEL's standard functions on JSON values, and its string extensions.
 
 Each takes the budget, then its arguments; a method's receiver comes first (``x.size()`` is ``size(x)``).
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 import string
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import ModuleType
 from typing import Any
-
-import cel
 
 from pilothouse.expressions.values import (
     INTEGERS,
@@ -30,8 +30,21 @@ from pilothouse.wire.durations import DurationError, parse_duration
 MAX_PATTERN = 256
 _MAX_REPETITION = 64  # product of all counted repetitions of a pattern, whose compiled form grows with it
 _REPETITION = re.compile(r"\{([0-9]*),?([0-9]*)\}")
-# The library's regular expressions take time linear in the text, which Python's own do not.
-_MATCHES = cel.compile("text.matches(pattern)")
+
+
+def _matcher() -> Any:
+    """The library's regular expressions, which take time linear in the text, unlike Python's own.
+
+    The library imports its command line, and with it prompt_toolkit and rich, which cost more than all else that a
+    worker imports: an empty module takes its place.
+    """
+    sys.modules.setdefault("cel.cli", ModuleType("cel.cli"))
+    import cel
+
+    return cel.compile("text.matches(pattern)")
+
+
+_MATCHES = _matcher()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +99,7 @@ def _matches(budget: Budget, value: Any, pattern: Any) -> bool:
     try:
         return bool(_MATCHES.execute({"text": value, "pattern": pattern}))
     except RuntimeError:
-        # The library's text repeats the pattern, and the pattern may have come from a secret.
+        # The library's message repeats the pattern, which may hold a secret.
         raise Fault("the pattern of matches() is not a valid regular expression") from None
 
 
@@ -125,7 +138,7 @@ def _double(budget: Budget, value: Any) -> float:
         try:
             return float(value)
         except ValueError:
-            pass  # the same answer as for any other type, below
+            pass  # the same error as for other types, below
     raise Fault(f"double() cannot read this {type_name(value)} as a number")
 
 

@@ -1,4 +1,4 @@
-"""What can be known about an expression without evaluating it: its names, and the slips people make."""
+"""Static checks of expressions: names, and common mistakes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pilothouse.expressions.values import TYPE_NAMES
 ROOTS = ("variables", "env", "run", "job", "step", "jobs", "secrets")
 CONDITION_FUNCTIONS = frozenset({"always", "success", "failure", "cancelled"})
 CLEANUP_FUNCTIONS = frozenset({"always", "cancelled"})
-"""A condition that names one of them may hold after its run was cancelled."""
+"""Functions with which a condition may hold after a cancel."""
 _ROOTS_TEXT = "one of " + ", ".join(ROOTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """``root.key`` or ``root["key"]``; ``key`` is None where only evaluation can tell it.
+    """``root.key`` or ``root["key"]``; ``key`` is None if it is computed.
 
     ``tested``: only asked whether it is there, as ``has(root.key)`` or ``"key" in root``.
     """
@@ -32,7 +32,7 @@ class Reference:
 
 
 def check_hyphens(tokens: list[Token]) -> None:
-    """``jobs.unit-test.outputs`` is a subtraction in CEL: say so, before a stranger message would."""
+    """Detects ``jobs.unit-test.outputs``, which is a subtraction in CEL."""
     for start, token in enumerate(tokens):
         if token.source not in ROOTS or token.kind != "name" or (start and tokens[start - 1].source == "."):
             continue
@@ -48,12 +48,12 @@ def check_hyphens(tokens: list[Token]) -> None:
 
 
 def _hyphenated(tokens: list[Token], position: int) -> tuple[str, int]:
-    """The name at ``position`` with what is glued to it by hyphens, and the position of its last token."""
+    """The name at ``position`` with all parts joined by hyphens, and the position of its last token."""
     name, last = tokens[position].source, position
     while tokens[last + 1].source == "-" and tokens[last].end == tokens[last + 1].offset:
         part = tokens[last + 2]
         glued = part.offset == tokens[last + 1].end and part.kind in ("name", "number")
-        # `variables.a-variables.b` and `job.count-1` are meant as they are read.
+        # `variables.a-variables.b` and `job.count-1` are subtractions.
         if (
             not glued
             or part.source in ROOTS
@@ -91,7 +91,7 @@ def _unknown_name(name: str, offset: int) -> ExpressionError:
 def _check_call(name: str, given: int, offset: int, condition: bool) -> ExpressionError | None:
     if name in CONDITION_FUNCTIONS:
         if not condition:
-            message = f"{name}() has a meaning in when only"
+            message = f"{name}() is only available in when"
         elif given:
             message = f"{name}() takes no arguments"
         else:
@@ -133,7 +133,7 @@ def references(root: nodes.Node) -> tuple[Reference, ...]:
 
 
 def gives_no_boolean(root: nodes.Node) -> bool:
-    """Whether it is plain from the form alone that the result is no boolean."""
+    """Whether the form of the expression shows that its result is not a boolean."""
     match root:
         case nodes.Literal(_, value):
             return not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""What a parsed CEL expression is made of. ``offset``: 0-based character in the source."""
+"""The syntax tree of a CEL expression. ``offset``: 0-based character in the source."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Index(Node):
 
 @dataclass(frozen=True, slots=True)
 class Call(Node):
-    """A function; a method's receiver is its first argument, as CEL has it."""
+    """A function call; a method's receiver is its first argument, as in CEL."""
 
     function: str
     arguments: tuple[Node, ...]
@@ -87,7 +87,7 @@ class Comprehension(Node):
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One node met by ``walk``: how deep it lies, and which names comprehensions around it bind."""
+    """One node of ``walk``: its depth, and the names that comprehensions around it bind."""
 
     node: Node
     depth: int

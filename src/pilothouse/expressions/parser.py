@@ -1,7 +1,7 @@
-"""CEL source to a tree.
+"""Parses CEL source to a tree.
 
-Written here, rather than left to the CEL library, for three things it cannot give: names with their places
-for the linter, messages for people, and a tree that can be evaluated within a budget (see eval).
+The CEL library's parser gives neither the places of names, which the linter needs, nor helpful messages, nor a
+tree that can be evaluated within a budget (see eval).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pilothouse.expressions.nodes import (
 )
 from pilothouse.expressions.tokens import Token
 
-MAX_DEPTH = 64  # nodes on the longest way down; keeps the evaluator's recursion far from Python's limit
+MAX_DEPTH = 64  # depth of the tree; keeps the evaluator's recursion far from Python's limit
 
 MACROS = frozenset({"all", "exists", "exists_one", "map", "filter"})
 _PRECEDENCE = {"||": 1, "&&": 2} | dict.fromkeys(("==", "!=", "<", "<=", ">", ">=", "in"), 3)
@@ -127,7 +127,7 @@ class _Parser:
         return operand
 
     def _signed_number(self, signs: list[Token]) -> Node | None:
-        """``-5`` as one literal, since the smallest integer has no positive twin. Takes the sign away."""
+        """``-5`` as one literal, since the smallest integer has no positive counterpart. Consumes the sign."""
         token = self._next
         if not signs or signs[-1].source != "-" or not isinstance(token.value, int | float):
             return None

@@ -9,7 +9,7 @@ from pilothouse.expressions.errors import ExpressionError
 
 OPENING = "${{"
 CLOSING = "}}"
-# What may hide a closing }} inside of an expression: texts in quotes, and the braces of maps.
+# What may contain a closing }} inside of an expression: quoted texts, and the braces of maps.
 _LANDMARK = re.compile(
     r"""[rR](?:\"\"\"|'''|"|')|\"\"\"(?:\\.|[^\\])*?\"\"\"|'''(?:\\.|[^\\])*?'''
       | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' | [{}]""",
@@ -51,7 +51,7 @@ def split_template(text: str) -> list[str | TemplateExpression]:
 
 
 def _closing(text: str, opening: int) -> int:
-    """Where the ``}}`` of the expression that opens at ``opening`` stands."""
+    """The position of the ``}}`` that closes the expression at ``opening``."""
     position, depth = opening + len(OPENING), 0
     while (landmark := _LANDMARK.search(text, position)) is not None:
         position = landmark.end()
@@ -63,7 +63,7 @@ def _closing(text: str, opening: int) -> int:
         elif mark == "}" and text.startswith(CLOSING, landmark.start()):
             return landmark.start()
         elif mark[0] in "rR":
-            end = text.find(mark[1:], position)  # in a raw text a backslash is a backslash
+            end = text.find(mark[1:], position)  # raw strings have no escapes
             position = end + len(mark) - 1 if end >= 0 else position
     hidden = text.find(CLOSING, opening) >= 0
     expected = "}} at its end, outside of quotes and braces" if hidden else "}} at its end"

@@ -1,4 +1,4 @@
-"""The words of a CEL expression."""
+"""The tokenizer of CEL expressions."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _token(source: str, match: re.Match[str]) -> Token:
         case "float":
             return Token("number", word, float(word), start, end)
         case "integer":
-            # CEL's unsigned integers are not kept apart here: every number comes from YAML or JSON.
+            # CEL's unsigned integers are not distinguished: numbers come from YAML or JSON.
             return Token(
                 "number", word, int(word.rstrip("uU"), 16 if word[:2] in ("0x", "0X") else 10), start, end
             )

@@ -1,4 +1,4 @@
-"""The values of expressions: what they are called, how they compare, how they turn into text and JSON.
+"""The values of expressions: type names, comparison, conversion to text and JSON.
 
 Values are None, bool, int (64 bits), float, str, list, dict, and two that JSON lacks: datetime and timedelta.
 """
@@ -15,21 +15,21 @@ from typing import Any
 from pilothouse.wire.durations import format_duration
 
 MAX_STEPS = 20_000  # one step is about half a microsecond
-MAX_SIZE = 65_536  # characters and elements of any one value that an expression makes
+MAX_SIZE = 65_536  # characters and elements of one value that an expression creates
 MAX_NESTING = 64
 INTEGERS = range(-(2**63), 2**63)
 
 
 class Fault(Exception):
-    """Evaluation cannot go on; the evaluator adds where. Never holds a value of the context."""
+    """Evaluation failed; the evaluator adds the place. Never holds a value of the context."""
 
 
 class BudgetSpent(Exception):
-    """Too many steps, or too big a value. Unlike a Fault it cannot be absorbed by ``||`` and ``&&``."""
+    """Too many steps, or a value that is too large. Unlike a Fault, ``||`` and ``&&`` do not ignore it."""
 
 
 class Budget:
-    """Counts what an evaluation may still do; may be shared by several."""
+    """The remaining steps of an evaluation; several may share it."""
 
     __slots__ = ("steps",)
 
@@ -42,7 +42,7 @@ class Budget:
             raise BudgetSpent("it takes too long to evaluate: too many steps")
 
     def make(self, size: int) -> None:
-        """A value of ``size`` characters or elements is about to be made."""
+        """Charge for a value of ``size`` characters or elements before it is created."""
         if size > MAX_SIZE:
             raise BudgetSpent(f"it makes a value of {size} characters or elements, the bound is {MAX_SIZE}")
         self.spend(size >> 6)
@@ -184,7 +184,7 @@ def to_text(value: Any) -> str:
 
 
 def insert_text(value: Any) -> str:
-    """A plain value put into the text around its ``${{ }}``: null as nothing, lists and maps as JSON."""
+    """The text of a value within a template: empty for null, JSON for lists and maps."""
     if value is None:
         return ""
     if isinstance(value, Mapping | Sequence) and not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""What a registration token allows: which agents it registers, whose work they get, what they may say; pure.
+"""What a registration token allows: which agents it registers, the projects they serve, their labels; pure.
 
 decisions.md, "StreamSpace", the paragraph on registration tokens.
 """
@@ -21,10 +21,10 @@ _OWN_LABELS = frozenset({"os", "arch"})
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What comes with a registration, and stays with the agent.
+    """Restrictions of an agent, from the token that it registered with.
 
     ``projects``: ids of those whose work it gets, ``None`` for all; ``labels``: the keys, or ``key=value``, that
-    it may say of itself, ``None`` for any.
+    it may have, ``None`` for any.
     """
 
     projects: tuple[str, ...] | None = None

@@ -1,4 +1,4 @@
-"""Which server holds which connection of an agent: tables and statements."""
+"""Servers, and the connections of agents that each holds: tables and statements."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sqlalchemy import (
     update,
 )
 
-from pilothouse.fleet.model import AgentConnection, ServerLife
+from pilothouse.fleet.model import AgentConnection, ServerRecord
 from pilothouse.storage import metadata
 
 servers = Table(
@@ -53,7 +53,7 @@ _OF_AGENT = _ALL.where(connections.c.agent_id == bindparam("agent_id"))
 
 
 def put_connection(conn: Connection, made: AgentConnection) -> None:
-    """Make this the agent's connection on its channel."""
+    """Store the agent's connection on its channel, in place of an older one."""
     c = connections.c
     conn.execute(delete(connections).where(c.agent_id == made.agent_id, c.channel == made.channel))
     values = {"agent_id": made.agent_id, "channel": made.channel, "id": made.id, "server": made.server}
@@ -62,17 +62,17 @@ def put_connection(conn: Connection, made: AgentConnection) -> None:
 
 
 def drop_connection(conn: Connection, id: str) -> bool:
-    """It has ended; ``False`` if another had taken its place."""
+    """Remove a connection that has ended; ``False`` if it was replaced or removed before."""
     return conn.execute(delete(connections).where(connections.c.id == id)).rowcount == 1
 
 
 def drop_connections(conn: Connection, agent_id: str) -> None:
-    """The agent is removed."""
+    """Remove all connections of an agent."""
     conn.execute(delete(connections).where(connections.c.agent_id == agent_id))
 
 
 def recount_connections(conn: Connection, agent_id: str) -> None:
-    """The agent counts its connections anew."""
+    """Reset the numbers of an agent's connections, since it will number them from the start."""
     conn.execute(update(connections).where(connections.c.agent_id == agent_id).values(number=0))
 
 
@@ -95,7 +95,7 @@ def held_by_server(conn: Connection, server: str) -> set[str]:
 
 
 def judged_by(server: str, agent_id: ColumnElement[str]) -> ColumnElement[bool]:
-    """Whether this server may call the agent silent: it holds a connection of it, or no server does."""
+    """Whether this server decides that the agent is silent: it holds a connection of it, or no server does."""
     any_ = exists().where(connections.c.agent_id == agent_id)
     return or_(any_.where(connections.c.server == server), ~any_)
 
@@ -109,23 +109,23 @@ def _connection(row: Row[Any]) -> AgentConnection:
 
 
 def add_server(conn: Connection, id: str, version: str, now: int) -> None:
-    """A server has begun."""
+    """Store the row of a server that starts."""
     conn.execute(insert(servers).values(id=id, started_at=now, renewed_at=now, version=version))
 
 
 def renew_server(conn: Connection, id: str, now: int) -> bool:
-    """The server lives; ``False`` if another has taken it for gone."""
+    """Renew the row of a server; ``False`` if another server has removed it."""
     return conn.execute(update(servers).where(servers.c.id == id).values(renewed_at=now)).rowcount == 1
 
 
-def other_servers(conn: Connection, id: str) -> list[ServerLife]:
-    """Every other server, whether it lives or not."""
+def other_servers(conn: Connection, id: str) -> list[ServerRecord]:
+    """The rows of all other servers."""
     found = conn.execute(select(servers.c.id, servers.c.renewed_at).where(servers.c.id != id))
-    return [ServerLife(row.id, row.renewed_at) for row in found]
+    return [ServerRecord(row.id, row.renewed_at) for row in found]
 
 
 def drop_server(conn: Connection, id: str, renewed_at: int | None = None) -> bool:
-    """Remove a server that is gone; ``False`` if it has renewed its row since then, or was removed already."""
+    """Remove the row of a server that is gone; ``False`` if it was renewed since, or is removed already."""
     wanted = servers.c.id == id
     if renewed_at is not None:
         wanted &= servers.c.renewed_at == renewed_at
@@ -133,7 +133,7 @@ def drop_server(conn: Connection, id: str, renewed_at: int | None = None) -> boo
 
 
 def orphan_agents(conn: Connection, server: str) -> list[str]:
-    """Remove the connections of a server that is gone; gives their agents' names."""
+    """Remove the connections of a server that is gone; returns the names of their agents."""
     theirs = connections.c.server == server
     agents = sorted(set(conn.execute(select(connections.c.agent_id).where(theirs)).scalars()))
     conn.execute(delete(connections).where(theirs))

@@ -1,4 +1,4 @@
-"""Who calls an RPC that only agents may call."""
+"""Authentication of RPCs that only agents may call."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ async def agent_caller(context: Context, identity: Identity) -> Principal:
 
 
 def bearer(context: Context) -> str:
-    """The bearer token of a call, or nothing."""
+    """The bearer token of a call, or ``""``."""
     scheme, _, token = metadata(context, "authorization").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""

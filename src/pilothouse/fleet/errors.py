@@ -1,4 +1,4 @@
-"""What can be refused in the fleet, each with a stable code."""
+"""The fleet's refusals, each with a stable code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class FleetError(Refusal):
 
 
 class AgentNotFound(FleetError):
-    """No agent goes by that name."""
+    """There is no agent with this name."""
 
     code = "AGENT_NOT_FOUND"
 
@@ -25,7 +25,7 @@ class BadCredential(FleetError):
 
 
 class BadProfile(FleetError):
-    """What the agent said of itself cannot be right."""
+    """The profile of the agent is invalid."""
 
     code = "VALIDATION_FAILED"
 
@@ -43,7 +43,7 @@ class AgentExists(FleetError):
 
 
 class Overtaken(FleetError):
-    """The agent has a newer connection, as it counts them."""
+    """The agent has a connection with a higher number."""
 
     code = "INVALID_STATE_TRANSITION"
 

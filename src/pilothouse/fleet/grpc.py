@@ -33,25 +33,25 @@ CHANNEL = "grpc"
 EMPTY: Mapping[str, Encoder] = MappingProxyType({})
 MAX_COMMANDS = 10_000
 MAX_UNDER_WAY = 256
-"""Of what one agent says, so much may wait for its commit before more is read."""
+"""How many messages of one agent may wait for their commit before more are read."""
 CONNECTION = "pilot-connection"
-"""Call metadata by which an agent numbers its connections: the higher is the newer, however they arrive."""
+"""Call metadata with an agent's number for a connection: the higher is the newer, in whatever order they arrive."""
 REGISTRATION_KEY = "pilot-registration-key"
-"""Call metadata of ``Register``: a secret of the worker's own, with which it may repeat the call (registry.py)."""
+"""Call metadata of ``Register``: a secret of the agent, with which it may repeat the call (registry.py)."""
 
 _ENDINGS = {
     "replaced": grpc.StatusCode.ABORTED,
-    "overtaken": grpc.StatusCode.UNAVAILABLE,  # if it is no ghost, it comes again with a higher number
+    "overtaken": grpc.StatusCode.UNAVAILABLE,  # an agent that is still there reconnects with a higher number
     "going away": grpc.StatusCode.UNAVAILABLE,
     "unregistered": grpc.StatusCode.UNAUTHENTICATED,
 }
 
 
 class GrpcChannel:
-    """One ``Connect`` call. Commands wait here for the socket; the lease brings back what is dropped.
+    """One ``Connect`` call. Commands wait in a queue until they are sent.
 
-    ``number``: the agent's own count of its connections, 0 if it does not count; ``arrived``: ours, of all calls;
-    ``encoders``: the kinds of work it carries, each with what makes a ``StepRun`` of a task.
+    ``number``: the agent's own number for the connection, 0 if it does not number them; ``arrived``: our number for
+    the call; ``encoders``: by kind of work, what makes a ``StepRun`` of a task.
     """
 
     name = CHANNEL
@@ -84,8 +84,8 @@ class GrpcChannel:
     def overtaken_by(self, other: AgentChannel | None) -> str:
         """Why the other is the newer connection of this agent; empty if it is not.
 
-        A call may be held up on its way, or while its credential is looked up, until its successor has been at
-        work for long: then it must not take the successor's place.
+        A call may be delayed, in the network or while its credential is looked up, until after its successor: then
+        it must not replace that.
         """
         if not isinstance(other, GrpcChannel) or other.closed_for:
             return ""
@@ -132,7 +132,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         except BadProfile as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         if registration.token and not registration.repeated:
-            # Whoever is connected under this name has lost its credential.
+            # The credential of an open connection under this name is no longer valid.
             self._fleet.hub.close(profile.agent_id, "replaced")
         return pb.RegisterResponse(
             success=True,
@@ -144,13 +144,13 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         )
 
     async def Unregister(self, request: pb.UnregisterRequest, context: Context) -> pb.UnregisterResponse:
-        """The agent leaves for good."""
+        """Remove the agent."""
         agent_id = await self._self(context, request.agent_id)
         await self._storage.write(lambda tx: self._fleet.unregister(tx, agent_id, request.reason))
         return pb.UnregisterResponse(success=True, message="unregistered")
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatResponse:
-        """The agent lives; for agents that do not keep a ``Connect`` call open."""
+        """A heartbeat; for agents that do not keep a ``Connect`` call open."""
         agent_id = await self._self(context, request.agent_id)
         await self._storage.write(lambda tx: self._fleet.heartbeat(tx, agent_id))
         return pb.HeartbeatResponse(success=True, message="ok", timestamp=int(time.time()))
@@ -174,7 +174,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     async def ReportStepRunStatus(
         self, request: pb.ReportStepRunStatusRequest, context: Context
     ) -> pb.ReportStepRunStatusResponse:
-        """A status with an answer: ``success`` means it is on disk, or was taken before."""
+        """Report a status; ``success``: it is stored, or was before."""
         agent_id = await self._self(context, request.agent_id)
         report = messages.report(request)
         if report is None:
@@ -224,7 +224,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         log.info("fleet.agent_disconnected", agent_id=channel.agent_id, reason=reason)
         try:
             await self._fleet.detach(channel, reason)
-        except StorageError as error:  # its silence will say the same, unless it is back by then
+        except StorageError as error:  # missed heartbeats will take it offline, unless it has reconnected
             log.warning("fleet.detach_failed", agent_id=channel.agent_id, error=str(error))
 
     async def FetchStepRun(
@@ -252,14 +252,14 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         return await _not_offered(context)
 
     async def _listen(self, channel: GrpcChannel, requests: AsyncIterator[pb.ConnectRequest]) -> None:
-        """Take in what the agent says, in its order. What comes close together shares a commit."""
+        """Process the agent's messages in order; those that arrive together share a commit."""
         under_way: deque[asyncio.Future[Any]] = deque()
         first = True
         async for request in requests:
             if request.agent_id and request.agent_id != channel.agent_id:
                 raise PermissionError(f"this connection belongs to agent {channel.agent_id}")
             if channel.closed_for and request.HasField("heartbeat"):
-                continue  # what it held then says nothing of what its successor holds now
+                continue  # its list of tasks may be older than that of the connection that replaced it
             use_case = self._use_case(channel, request, first)
             first = first and not request.HasField("heartbeat")
             if use_case is not None:
@@ -276,7 +276,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             case "heartbeat":
                 beat = request.heartbeat
                 holds = frozenset(beat.running_step_run_ids) if beat.reports_running else None
-                condition = Condition.said(beat.blocked_slots, beat.problems)
+                condition = Condition.reported(beat.blocked_slots, beat.problems)
                 return lambda tx: fleet.heartbeat(
                     tx, agent_id, holds, first=first, condition=condition, kinds=channel.kinds
                 )

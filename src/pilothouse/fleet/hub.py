@@ -1,4 +1,4 @@
-"""How commands reach the connections of agents. Lives on the event loop."""
+"""Delivery of commands to the connections of agents. Used on the event loop."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from pilothouse.fleet.model import AgentChannel, Task
 
 
 class Hub(Protocol):
-    """Commands for agents, sent to the server that holds the agent's connection. All calls return at once.
+    """Delivers commands to agents, at whichever server holds the agent's connection. No call blocks.
 
-    Nothing is kept of a command that reaches no one: work on offer is sent again when its agent connects, an order
-    to stop stands in the lease. A connection belongs to the server that it was attached at.
+    A command that cannot be delivered is dropped: an offered task is sent again when its agent connects, and a
+    request to stop a task is stored in its lease. A connection belongs to the server that it was attached at.
     """
 
     def attach(self, channel: AgentChannel) -> None:
         """Make this the agent's connection on this channel; an older one is closed as ``replaced``."""
 
     def detach(self, channel: AgentChannel) -> bool:
-        """Forget a connection that ended; ``False`` if a newer one had taken its place."""
+        """Remove a connection that has ended; ``False`` if a newer one had replaced it."""
 
     def channels(self) -> list[AgentChannel]:
-        """The connections that this server holds."""
+        """The connections of this server."""
 
     def channel(self, agent_id: str, name: str) -> AgentChannel | None:
-        """The agent's connection on this channel, if this server holds it."""
+        """The agent's connection on this channel, if it is one of this server."""
 
     def reaches(self, server: str) -> bool:
-        """Whether commands for connections of that server arrive there."""
+        """Whether commands for connections of that server are delivered."""
 
     def dispatch(self, agent_id: str, task: Task) -> None:
         """Send work over the agent's newest connection that carries its kind."""
 
     def cancel(self, agent_id: str, task_id: str, reason: str, kind: str = "") -> None:
-        """Tell an agent to stop a task, over every connection that carries this kind (empty: over all)."""
+        """Have an agent stop a task: sent over every connection that carries this kind (empty: over all)."""
 
     def close(self, agent_id: str, reason: str) -> None:
         """End an agent's connections."""
@@ -43,9 +43,9 @@ class Hub(Protocol):
 
 
 class LocalHub:
-    """The connections of this server, and no way to those of other servers.
+    """Delivers commands to connections of this server only.
 
-    Each server hands out work to the agents that are connected to it (:meth:`reaches`).
+    Each server therefore hands out work only to the agents that are connected to it (:meth:`reaches`).
     """
 
     def __init__(self, server_id: str) -> None:

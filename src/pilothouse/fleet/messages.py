@@ -1,11 +1,8 @@
-"""Tasks and statuses as agent.v1 messages (arcentra-wire.txt); pure."""
+"""Commands, reports and profiles as agent.v1 messages (arcentra-wire.txt); pure."""
 
 from __future__ import annotations
 
-from google.protobuf import json_format
-from google.protobuf.struct_pb2 import Struct
-
-from pilothouse.fleet.model import AgentProfile, Task, TaskReport, TaskStatus
+from pilothouse.fleet.model import AgentProfile, TaskReport, TaskStatus
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 from pilothouse.wire.steprun.v1 import steprun_pb2 as steprun
 
@@ -17,51 +14,6 @@ _STATUS = {
     steprun.STEP_RUN_STATUS_TIMEOUT: TaskStatus.TIMED_OUT,
     steprun.STEP_RUN_STATUS_SKIPPED: TaskStatus.SKIPPED,
 }
-
-
-def step_run(task: Task) -> pb.StepRun:
-    """A task as an agent gets it, secret values included."""
-    args = Struct()
-    json_format.ParseDict(dict(task.args), args)
-    message = pb.StepRun(
-        step_run_id=task.id,
-        pipeline_id=task.pipeline_id,
-        pipeline_run_id=task.run_id,
-        job_id=task.job_id,
-        job_name=task.job_name,
-        step_name=task.name,
-        step_index=task.index,
-        uses=task.uses,
-        action=task.action,
-        args=args,
-        env=task.env,
-        workspace=task.workspace,
-        timeout=task.timeout,
-        image=task.image,
-        # An agent that exports them must not put a bare secret over a variable of that name.
-        secrets={name: value for name, value in task.secrets.items() if name not in task.env},
-        continue_on_error=task.continue_on_error,
-        run_on_agent=True,
-        attempt=task.attempt,
-        last_in_job=task.last_in_job,
-        mask=list(dict.fromkeys([*task.secrets.values(), *task.mask])),
-        fresh_workspace=task.fresh_workspace,
-        pipeline_name=task.pipeline_name,
-        branch=task.branch,
-        commit_sha=task.commit_sha,
-        tag=task.tag,
-        event=task.event,
-        background=task.background,
-    )
-    if task.checkout is not None:
-        message.checkout.url = task.checkout.url
-        message.checkout.sha256 = task.checkout.sha256
-        message.checkout.size = task.checkout.size
-        for pack in task.checkout.packs:
-            message.checkout.packs.add(
-                url=pack.url, sha256=pack.sha256, size=pack.size, repository=pack.repository
-            )
-    return message
 
 
 def dispatch(agent_id: str, task_id: str, work: pb.StepRun) -> pb.ConnectResponse:

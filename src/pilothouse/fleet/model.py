@@ -12,7 +12,7 @@ from pilothouse.fleet.bindings import UNBOUND, Binding
 
 
 class AgentStatus(StrEnum):
-    """What an agent is to those who would give it work."""
+    """Whether an agent can be given work."""
 
     ONLINE = "online"
     OFFLINE = "offline"
@@ -21,9 +21,10 @@ class AgentStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AgentProfile:
-    """What an agent says of itself when it registers.
+    """What an agent reports about itself at registration.
 
-    ``slots``: tasks it runs at once; ``ephemeral``: it is unregistered some minutes after it went offline.
+    ``slots``: how many tasks it runs at the same time; ``ephemeral``: it is unregistered some minutes after it went
+    offline.
     """
 
     agent_id: str
@@ -42,16 +43,16 @@ class AgentProfile:
 
     @property
     def capacity(self) -> Mapping[str, int]:
-        """How many tasks it takes at once, by what they take (:class:`WorkKind`)."""
+        """How many units it has of each capacity (:class:`WorkKind`)."""
         return {SLOTS: self.slots, SESSIONS: self.max_sessions}
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One registered agent. ``id`` is ours (a UUID), ``agent_id`` the name it goes by; times in ms.
+    """One registered agent. ``id`` is a UUID of ours, ``agent_id`` the name it registered with; times in ms.
 
-    ``registered_by``: the id of the registration token it came with, empty where that is not known.
-    ``blocked``: slots taken by processes of ended tasks that could not be killed; ``problems``: why it is degraded.
+    ``registered_by``: the id of the registration token it used, empty if unknown. ``blocked``: slots occupied by
+    processes of ended tasks that could not be killed; ``problems``: why it is degraded.
     """
 
     id: str
@@ -99,15 +100,15 @@ class RegistrationToken:
 
 
 SLOTS, SESSIONS = "slots", "sessions"
-"""What an agent has a number of, and work takes one of: slots for tasks, desktop sessions."""
+"""Capacities of agents: an agent has a number of units of each, and a task occupies one unit of its kind's."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkKind:
-    """A kind of work, which a layer above registers (:meth:`Fleet.handle`).
+    """A kind of work, registered by the package that owns it (:meth:`Fleet.handle`).
 
-    ``capacity`` names what a task of this kind takes one of (:data:`SLOTS`, :data:`SESSIONS`); with
-    ``until_started`` only as long as it has not started.
+    ``capacity``: the capacity that a task of this kind occupies one unit of; with ``until_started`` only until it
+    has started.
     """
 
     name: str
@@ -116,19 +117,19 @@ class WorkKind:
 
 
 MAX_PROBLEMS, MAX_PROBLEM, MAX_BLOCKED = 16, 500, 10_000
-"""How many problems are kept of an agent, how many characters of each, and how many blocked slots."""
+"""Limits of what is stored of an agent: number of problems, characters of each, number of blocked slots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How well an agent says it is; within bounds, whatever it says."""
+    """The health that an agent reports."""
 
     blocked: int = 0
     problems: tuple[str, ...] = ()
 
     @classmethod
-    def said(cls, blocked: int, problems: Iterable[str]) -> Condition:
-        """What an agent says, cut to what is kept."""
+    def reported(cls, blocked: int, problems: Iterable[str]) -> Condition:
+        """A report of an agent, cut to the limits."""
         kept = [text[:MAX_PROBLEM].replace("\x00", "\ufffd") for text in islice(problems, MAX_PROBLEMS)]
         return cls(min(max(blocked, 0), MAX_BLOCKED), tuple(kept))
 
@@ -144,7 +145,8 @@ class LeaseState(StrEnum):
 class Lease:
     """Work handed to one agent until ``expires_at`` (ms). The id is the task's id, and the fence.
 
-    ``capacity``: what it takes one of, empty if nothing; ``stop_reason``: why the agent is to stop it, if it is.
+    ``project``: the id of the project it is done for. ``capacity``: what it occupies one unit of, empty if nothing;
+    ``stop_reason``: why the agent is to stop it; empty if it is not.
     """
 
     id: str
@@ -153,17 +155,18 @@ class Lease:
     state: LeaseState
     granted_at: int
     expires_at: int
+    project: str = ""
     capacity: str = SLOTS
     stop_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AgentConnection:
-    """One live connection of an agent, as all servers know it.
+    """One open connection of an agent, as stored for all servers.
 
-    ``channel``: over which contract it speaks; an agent has at most one of each. ``server``: the id of the server
-    that holds the socket. ``kinds``: the kinds of work it carries. ``number``: the agent's own count of its
-    connections, 0 if it does not count.
+    ``channel``: the name of its contract; an agent has at most one connection per channel. ``server``: the id of the
+    server that holds the socket. ``kinds``: the kinds of work it carries. ``number``: the agent's own number for the
+    connection, 0 if it does not number them.
     """
 
     agent_id: str
@@ -175,75 +178,34 @@ class AgentConnection:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerLife:
-    """One server process as it last said that it lives; ``renewed_at`` in ms, by its own clock."""
+class ServerRecord:
+    """The row that a server process renews; ``renewed_at`` in ms, by its own clock."""
 
     id: str
     renewed_at: int
 
 
 @dataclass(frozen=True, slots=True)
-class CheckoutPack:
-    """A git pack: where to fetch it, what it must be, and the object cache that it belongs to."""
-
-    url: str
-    sha256: str
-    size: int
-    repository: str
-
-
-@dataclass(frozen=True, slots=True)
-class Checkout:
-    """A source tree the agent is to lay into the workspace: where to fetch it and what it must be.
-
-    With ``packs`` it is a git work tree (docs/checkout.md).
-    """
-
-    url: str
-    sha256: str
-    size: int
-    packs: tuple[CheckoutPack, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Task:
-    """One piece of work as it goes to the agent: a step attempt with everything put in.
+    """One piece of work for an agent, of any kind, with all its values inserted.
 
-    Holds secret values; lives only between the hand-out and the wire, never in the database or the journal.
+    ``payload``: what the work is; its type belongs to whoever registered the kind, and the fleet never looks into
+    it. ``project``: the id of the project it is done for; ``timeout``: seconds that the agent lets it run, 0: no
+    limit; ``secrets``: values by name; ``mask``: further values that must not appear in its output.
+    Holds secret values: it exists only between the hand-out and the wire, never in the database or the journal.
     """
 
     id: str
     kind: str
-    run_id: str
-    pipeline_id: str
-    job_id: str
-    job_name: str
-    name: str
-    index: int
-    uses: str
-    action: str
-    args: Mapping[str, Any]
-    env: Mapping[str, str]
-    workspace: str
-    timeout: str = ""
-    image: str = ""
-    attempt: int = 1
-    secrets: Mapping[str, str] = field(default_factory=dict)
-    mask: tuple[str, ...] = ()
-    checkout: Checkout | None = None
-    continue_on_error: bool = False
-    fresh_workspace: bool = False
-    last_in_job: bool = False
-    pipeline_name: str = ""
-    branch: str = ""
-    commit_sha: str = ""
-    tag: str = ""
-    event: str = ""
-    background: bool = False
+    payload: object = field(repr=False)
+    project: str
+    timeout: float = 0
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    mask: tuple[str, ...] = field(default=(), repr=False)
 
 
 class TaskStatus(StrEnum):
-    """What an agent reports of a task."""
+    """The status of a task in an agent's report."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -255,7 +217,7 @@ class TaskStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """One report of an agent on one of its tasks."""
+    """An agent's report on one of its tasks."""
 
     task_id: str
     status: TaskStatus
@@ -265,7 +227,7 @@ class TaskReport:
 
 
 class Verdict(StrEnum):
-    """What became of a report: taken, known already, or of a task that is no longer this agent's."""
+    """The outcome of a report: accepted, accepted before, or about a task that this agent does not hold."""
 
     ACCEPTED = "accepted"
     REPEATED = "repeated"
@@ -273,10 +235,10 @@ class Verdict(StrEnum):
 
 
 class AgentChannel(Protocol):
-    """One live connection to an agent, whatever contract it speaks. All calls return at once.
+    """One open connection to an agent; each contract has an adapter that implements this. No call blocks.
 
-    ``name`` names the contract (``grpc``); ``kinds``: the kinds of work it carries; ``number``: the agent's own count
-    of its connections, 0 if it does not count.
+    ``name``: the name of the contract (``grpc``); ``kinds``: the kinds of work it carries; ``number``: the agent's
+    own number for the connection, 0 if it does not number them.
     """
 
     agent_id: str

@@ -1,4 +1,4 @@
-"""Registration: how a worker becomes an agent, and how it proves later that it is the same one."""
+"""Registration of agents, and their credentials."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _LOCAL = "agent of pilot up"
 class Registration:
     """``token`` is the agent's own credential; ``None`` when it has one already.
 
-    ``repeated``: this registration was taken in before, and its answer had got lost; nothing has changed.
+    ``repeated``: the same registration was accepted before and its answer lost; nothing has changed.
     """
 
     agent: Agent
@@ -94,7 +94,7 @@ class Registry:
         expires_in: int | None,
         allows: Allowance | None = None,
     ) -> dict[str, str | int | None]:
-        """A token with which agents may register; ``expires_in`` in seconds. The secret is shown this once.
+        """A token with which agents may register; ``expires_in`` in seconds. The secret is only returned here.
 
         Raises Refusal ``VALIDATION_FAILED`` for what a token cannot allow.
         """
@@ -117,8 +117,8 @@ class Registry:
             self._once.add(token.id)
         detail: dict[str, Any] = {"description": description, "agents": token.agents}
         detail |= {"projects": token.binding.projects, "labels": token.binding.labels}
-        told = {name: value for name, value in detail.items() if value not in (None, ())}
-        self._identity.audit(tx, by, "registration_token.create", token.id, told)
+        given = {name: value for name, value in detail.items() if value not in (None, ())}
+        self._identity.audit(tx, by, "registration_token.create", token.id, given)
         return {"id": token.id, "token": secret, "expires_at": token.expires_at}
 
     def _binding(self, conn: Connection, by: Principal, allows: Allowance) -> Binding:
@@ -144,7 +144,7 @@ class Registry:
     def local_token(self, tx: Tx, agent_id: str) -> str:
         """A token for the agent of ``pilot up``: for one registration within ten minutes.
 
-        Those made before, by earlier lives of this server as well, are revoked.
+        Tokens made for it before, also by earlier processes, are revoked.
         """
         for token in store.list_registration_tokens(tx.conn):
             if (token.created_by, token.description) == (SYSTEM.name, _LOCAL) and not token.revoked:
@@ -165,14 +165,14 @@ class Registry:
     def register(
         self, tx: Tx, profile: AgentProfile, *, registration_token: str, own_token: str, key: str = ""
     ) -> Registration:
-        """Let a worker in: the first time with a registration token, later with its own.
+        """Register an agent: the first time with a registration token, later with its own.
 
         Raises :class:`BadCredential`; :class:`AgentExists` for a name that the registration token may not
         register anew; :class:`BadProfile` for an impossible profile, or labels that the token does not allow.
         Registering an existing name with a registration token gives it a new credential (the old one ends), new
         sequence numbers, and what that token allows; with its own token it keeps what it was allowed.
-        ``key``: a secret of the worker's for this one registration; with it, it may ask again until it has the
-        answer, and gets the same.
+        ``key``: a secret that the agent has made for this registration; a call that is repeated with it gets the
+        same answer.
         """
         check_profile(profile)
         if registration_token:
@@ -183,7 +183,7 @@ class Registry:
         check_allowed(known.binding, profile.labels)
         store.put_agent(tx.conn, known.id, profile, None, tx.now)
         agent = require_agent(tx.conn, profile.agent_id)
-        self._tell(tx, agent, entries.AGENT_UPDATED)
+        self._record(tx, agent, entries.AGENT_UPDATED)
         return Registration(agent, None)
 
     def _enrol(self, tx: Tx, profile: AgentProfile, secret: str, key: str) -> Registration:
@@ -198,9 +198,9 @@ class Registry:
         store.put_agent(tx.conn, str(uuid7()), profile, token_digest(credential), tx.now)
         store.bind_agent(tx.conn, profile.agent_id, token.id, token.binding)
         agent = require_agent(tx.conn, profile.agent_id)
-        self._tell(tx, agent, entries.AGENT_REGISTERED)
-        told = {"registration_token": token.id}
-        self._identity.audit(tx, agent_principal(agent), "agent.register", profile.agent_id, told)
+        self._record(tx, agent, entries.AGENT_REGISTERED)
+        detail = {"registration_token": token.id}
+        self._identity.audit(tx, agent_principal(agent), "agent.register", profile.agent_id, detail)
         self._bound(tx, agent)
         tx.after_commit(lambda: self._identity.forget(agent.id))
         return Registration(agent, credential)
@@ -236,20 +236,20 @@ class Registry:
         check_labels(merged)
         check_allowed(agent.binding, merged)
         store.set_labels(tx.conn, agent_id, merged, tx.now)
-        self._tell(tx, require_agent(tx.conn, agent_id), entries.AGENT_UPDATED)
+        self._record(tx, require_agent(tx.conn, agent_id), entries.AGENT_UPDATED)
         self._identity.audit(tx, by, "agent.update_labels", agent_id, {"labels": merged})
         return merged
 
-    def _tell(self, tx: Tx, agent: Agent, type: str) -> None:
+    def _record(self, tx: Tx, agent: Agent, type: str) -> None:
         body = agent_keys(agent, store.held_by(tx.conn, agent.agent_id))
         self._journal.append(tx, entries.agent_stream(agent.agent_id), type, entries.FLEET_SCOPE, body)
         self._changed(tx)
 
 
 def _credential(registration_token: str, agent_id: str, key: str) -> str:
-    """A new credential. With a key it follows from what is asked, so that asking again gives the same.
+    """A new credential. With a key it is derived from the request, so that a repeated call gets the same.
 
-    Raises :class:`BadProfile` for a key that somebody might guess.
+    Raises :class:`BadProfile` for a key that is too short or too long.
     """
     if not key:
         return AGENT_PREFIX + secrets.token_urlsafe(32)
@@ -268,7 +268,7 @@ def require_agent(conn: Connection, agent_id: str) -> Agent:
 
 
 def agent_keys(agent: Agent, busy: int) -> dict[str, Any]:
-    """The keys that every entry of an agent's comings and goings carries; ``busy``: how many tasks it holds."""
+    """The keys of every entry about an agent's presence; ``busy``: how many slots are occupied."""
     profile = agent.profile
     return {
         "v": entries.VERSION,
@@ -288,7 +288,7 @@ def agent_keys(agent: Agent, busy: int) -> dict[str, Any]:
 
 
 def agent_principal(agent: Agent) -> Principal:
-    """An agent as a caller: it may do an agent's things, and only under its own id."""
+    """An agent as a caller: it may act as an agent, and only under its own id."""
     return Principal(
         kind="agent",
         id=agent.agent_id,
@@ -301,7 +301,7 @@ def agent_principal(agent: Agent) -> Principal:
 
 
 def authenticate_agent(conn: Connection, token: str) -> Principal | None:
-    """Identity asks this for bearer tokens that are not a user's."""
+    """The principal of an agent's bearer token; ``None`` for other tokens."""
     if not token.startswith(AGENT_PREFIX):
         return None
     agent = store.agent_by_token(conn, token_digest(token))

@@ -1,4 +1,4 @@
-"""What other servers have decided about the agents that are connected to this one."""
+"""Applies what other servers have written about agents that are connected to this one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pilothouse.storage import Storage, Tx
 
 
 class Relay:
-    """Carries out here what another server has written: work to hand out, tasks to stop."""
+    """After another server has written: looks for work to hand out here, and for tasks to stop."""
 
     def __init__(self, storage: Storage, fleet: Fleet) -> None:
         self._storage = storage

@@ -1,4 +1,4 @@
-"""The servers of one database: each says that it lives, and the others take over from one that is gone."""
+"""The servers of one database: each renews a row; the others take over the agents of one that stops doing so."""
 
 from __future__ import annotations
 
@@ -13,38 +13,39 @@ import structlog
 
 from pilothouse.fleet import connection_store, store
 from pilothouse.fleet.hub import Hub
-from pilothouse.fleet.model import AgentChannel, ServerLife
+from pilothouse.fleet.model import AgentChannel, ServerRecord
 from pilothouse.fleet.service import Fleet
 from pilothouse.storage import Storage, Tx
 
 log = structlog.get_logger("fleet.servers")
 
 RENEWALS = 6
-"""How often a server renews its row in the time after which the others take it for gone."""
+"""How often a server renews its row within the time after which the others consider it gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What a renewal found: the connections that are ours in the database, the other servers, removed agents."""
+    """The result of a renewal: ids of our stored connections, the other servers, names of removed agents."""
 
     held: frozenset[str]
-    others: tuple[ServerLife, ...]
+    others: tuple[ServerRecord, ...]
     removed: frozenset[str]
 
 
 class Servers:
-    """This server among the others.
+    """This server's row, and its watch over the rows of the others.
 
-    A server that has not renewed its row for ``gone_after`` seconds is gone: the first to notice removes it, and its
-    agents get a full lease to connect again. Whether a row was renewed is told by a change of it, watched for that
-    time without interruption: clocks of machines differ, and one that stood still has watched no one. ``file`` keeps
-    the id of the last server in this data directory, which is surely gone when the next one starts.
+    A server that has not renewed its row for ``offline_after`` seconds is gone: the first server to notice removes
+    the row, and the agents get a full lease to connect to another server. A row counts as renewed when it changes,
+    observed for that time without interruption: clocks of machines differ, and a process that was stopped has
+    observed nothing. ``file`` holds the id of the last server in this data directory, which is known to be gone when
+    the next one starts.
     """
 
     def __init__(
         self, storage: Storage, fleet: Fleet, version: str, file: Path, clock: Callable[[], float]
     ) -> None:
-        """``clock`` gives seconds; it never goes back."""
+        """``clock``: seconds, monotonic."""
         self._storage = storage
         self._fleet = fleet
         self._version = version
@@ -52,15 +53,15 @@ class Servers:
         self._clock = clock
         self._gone_after = fleet.settings.offline_after
         self.every = self._gone_after / RENEWALS
-        self._seen: dict[str, tuple[int, float]] = {}
-        self._looked = clock()
+        self._observed: dict[str, tuple[int, float]] = {}
+        self._observed_at = clock()
 
     @property
     def _hub(self) -> Hub:
         return self._fleet.hub
 
     async def join(self) -> None:
-        """At the start: take over from the last server in this data directory, where no others can be from all."""
+        """At the start: take over from the last server of this data directory, on SQLite from every other one."""
         previous = await asyncio.to_thread(self._previous)
         await self._storage.write(lambda tx: self._join(tx, previous))
         await asyncio.to_thread(self._file.write_text, self._fleet.server_id + "\n")
@@ -76,21 +77,21 @@ class Servers:
         for other in connection_store.other_servers(tx.conn, me):
             if other.id == previous or not self._storage.shared:
                 connection_store.drop_server(tx.conn, other.id)
-                self._fleet.orphaned(tx, connection_store.orphan_agents(tx.conn, other.id))
-        self._fleet.spare(tx)
+                self._fleet.renew_orphaned(tx, connection_store.orphan_agents(tx.conn, other.id))
+        self._fleet.start_grace_period(tx)
 
     async def renew(self) -> None:
-        """Say that this server lives, and see about the others; run this ``every`` so many seconds."""
+        """Renew the row and check the others; run this every :attr:`every` seconds."""
         mine = self._hub.channels()
         found = await self._storage.write(lambda tx: self._renew(tx, mine))
         for channel in mine:
             if channel.connection_id not in found.held:
-                # Another server has the agent's newer connection, and could not tell this one.
+                # The agent has a newer connection, at another server, which could not close this one.
                 channel.close("unregistered" if channel.agent_id in found.removed else "replaced")
         now = self._clock()
-        if now - self._looked > self._gone_after / 2:
-            self._seen.clear()
-        self._looked = now
+        if now - self._observed_at > self._gone_after / 2:
+            self._observed.clear()
+        self._observed_at = now
         for other in self._unrenewed(found.others, now):
             if await self._storage.write(partial(self._take_over, other=other)):
                 log.warning("fleet.server_gone", server=other.id)
@@ -99,33 +100,33 @@ class Servers:
         me = self._fleet.server_id
         if not connection_store.renew_server(tx.conn, me, tx.now):
             connection_store.add_server(tx.conn, me, self._version, tx.now)
-            self._claim(tx, mine)
+            self._restore(tx, mine)
         held = connection_store.held_by_server(tx.conn, me)
         agents = {channel.agent_id for channel in mine if channel.connection_id not in held}
         removed = {agent_id for agent_id in agents if store.agent(tx.conn, agent_id) is None}
         others = tuple(connection_store.other_servers(tx.conn, me))
         return Renewal(frozenset(held), others, frozenset(removed))
 
-    def _claim(self, tx: Tx, mine: list[AgentChannel]) -> None:
-        """Others took this server for gone: what it holds all the same is its own, unless an agent has left it."""
+    def _restore(self, tx: Tx, mine: list[AgentChannel]) -> None:
+        """Another server has removed this one: store its connections again, except where an agent has a newer one."""
         for channel in mine:
             taken = {other.channel for other in connection_store.connections_of(tx.conn, channel.agent_id)}
             if channel.name not in taken and store.agent(tx.conn, channel.agent_id) is not None:
                 connection_store.put_connection(tx.conn, self._fleet.connection(channel))
-        self._fleet.spare(tx)
+        self._fleet.start_grace_period(tx)
 
-    def _unrenewed(self, others: tuple[ServerLife, ...], now: float) -> list[ServerLife]:
-        """Those whose row has not changed for as long as it takes to be gone."""
-        seen = {}
+    def _unrenewed(self, others: tuple[ServerRecord, ...], now: float) -> list[ServerRecord]:
+        """The servers whose row has not changed for so long that they are gone."""
+        seen: dict[str, tuple[int, float]] = {}
         for other in others:
-            renewed_at, since = self._seen.get(other.id, (-1, now))
+            renewed_at, since = self._observed.get(other.id, (-1, now))
             seen[other.id] = (other.renewed_at, since if renewed_at == other.renewed_at else now)
-        self._seen = seen
+        self._observed = seen
         return [other for other in others if now - seen[other.id][1] >= self._gone_after]
 
-    def _take_over(self, tx: Tx, other: ServerLife) -> bool:
-        """Exactly one of the others does, and only if the row still stands as it was seen."""
+    def _take_over(self, tx: Tx, other: ServerRecord) -> bool:
+        """Only one server succeeds, and only if the row is still the one that was observed."""
         if not connection_store.drop_server(tx.conn, other.id, other.renewed_at):
             return False
-        self._fleet.orphaned(tx, connection_store.orphan_agents(tx.conn, other.id))
+        self._fleet.renew_orphaned(tx, connection_store.orphan_agents(tx.conn, other.id))
         return True

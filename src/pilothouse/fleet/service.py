@@ -1,4 +1,4 @@
-"""Liveness and leases: who is there, who holds what, and what is lost."""
+"""Liveness of agents, and leases of tasks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ log = structlog.get_logger("fleet")
 
 @dataclass(frozen=True, slots=True)
 class FleetSettings:
-    """Seconds: how often agents beat, when silence means offline, how long a lease lasts unrenewed.
+    """Seconds: the interval of heartbeats, the silence after which an agent is offline, the duration of a lease.
 
     ``ephemeral``: how long an ephemeral agent stays registered after it went offline.
     """
@@ -50,36 +50,33 @@ class FleetSettings:
 
 
 class TaskHandler(Protocol):
-    """What a layer above does with the tasks of its kind (one handler for each kind of work)."""
+    """What the owner of a kind of work does with its tasks, in the transaction of the fleet's use case."""
 
     def started(self, tx: Tx, lease: Lease) -> None:
-        """The agent has begun."""
+        """The agent has started the task."""
 
     def finished(self, tx: Tx, lease: Lease, report: TaskReport) -> None:
-        """The agent is done; the lease is gone already."""
+        """The agent has reported the end of the task; its lease is deleted."""
 
     def lost(self, tx: Tx, lease: Lease, reason: str) -> None:
-        """The agent will not finish it; the lease is gone already."""
+        """The agent will not finish the task; its lease is deleted."""
 
     def task(self, tx: Tx, lease: Lease) -> Task | None:
-        """The work again, to be sent once more; ``None`` if it should not run any more."""
-
-    def fits(self, tx: Tx, lease: Lease, agent: Agent) -> bool:
-        """Whether the agent may have this work, bound to projects as it is."""
+        """The task again, to be resent; ``None`` if it can no longer be handed out."""
 
     def cancel_reason(self, tx: Tx, lease: Lease) -> str | None:
         """Why the task should be stopped, if it should."""
 
     def repeated(self, conn: Connection, agent_id: str, report: TaskReport) -> bool:
-        """Whether this result was already taken from this agent."""
+        """Whether this result was accepted from this agent before."""
 
 
 Encoder = Callable[[Task], Any]
-"""Turns a task of one kind into what one channel sends; which type that is, the channel's adapter says."""
+"""Encodes a task of one kind for one channel; the channel's adapter says as what (``grpc``: ``agent.v1.StepRun``)."""
 
 
 class Fleet:
-    """The agents of one control plane, as one server sees them.
+    """The agents of the control plane; one instance in each server.
 
     ``server_id`` names this server in the database; ``hub`` is how commands reach agents.
     """
@@ -121,13 +118,13 @@ class Fleet:
         return self._encoders.get(channel, {})
 
     def on_change(self, wake: Callable[[], None]) -> None:
-        """Call ``wake`` whenever an agent came, changed, or has room again."""
+        """Call ``wake`` whenever an agent connects, changes, or has a free slot again."""
         self.wakers.append(wake)
 
     # -- connections ------------------------------------------------------------------------------------
 
     async def attach(self, channel: AgentChannel) -> None:
-        """A connection of an agent begins: what was on offer or to be cancelled is sent again.
+        """A connection of an agent begins: offered tasks, and requests to stop tasks, are sent again.
 
         Raises :class:`AgentNotFound` for an agent that was removed in this moment, :class:`Overtaken` where another
         server holds a newer connection.
@@ -140,7 +137,7 @@ class Fleet:
             raise
 
     async def detach(self, channel: AgentChannel, reason: str) -> None:
-        """A connection ended. The end of a replaced one, or our own shutdown, makes no agent offline."""
+        """A connection has ended. Neither the end of a replaced one nor a shutdown makes an agent offline."""
         if self.hub.detach(channel) and not self._closing:
             await self._storage.write(lambda tx: self._disconnected(tx, channel, reason))
 
@@ -157,15 +154,15 @@ class Fleet:
         connection_store.put_connection(tx.conn, self.connection(channel))
         store.set_agent(tx.conn, agent.agent_id, online=True, last_heartbeat=tx.now)
         if not agent.online:
-            self._tell(tx, agent, entries.AGENT_ONLINE)
+            self._record(tx, agent, entries.AGENT_ONLINE)
         store.renew_leases(tx.conn, agent.agent_id, self._expiry(tx))
         for lease in store.leases_of(tx.conn, agent.agent_id):
             if lease.kind in channel.kinds:
-                self._remind(tx, channel, lease)
+                self._resend(tx, channel, lease)
         self.wake_after(tx)
 
     def connection(self, channel: AgentChannel) -> AgentConnection:
-        """A connection of this server, as all servers know it."""
+        """A connection of this server, as it is stored for all servers."""
         return AgentConnection(
             channel.agent_id,
             channel.name,
@@ -175,7 +172,7 @@ class Fleet:
             channel.number,
         )
 
-    def _remind(self, tx: Tx, channel: AgentChannel, lease: Lease) -> None:
+    def _resend(self, tx: Tx, channel: AgentChannel, lease: Lease) -> None:
         handler = self._handlers[lease.kind]
         reason = handler.cancel_reason(tx, lease)
         if reason is not None:
@@ -191,18 +188,18 @@ class Fleet:
         if not connection_store.drop_connection(tx.conn, channel.connection_id):
             return
         agent = store.agent(tx.conn, channel.agent_id)
-        if agent is not None and agent.online:  # else it had fallen silent before
+        if agent is not None and agent.online:  # else it was silent before
             if connection_store.connections_of(tx.conn, agent.agent_id):
-                self.wake_after(tx)  # work of some kinds may have no way to it any more
+                self.wake_after(tx)  # some kinds of work can no longer be sent to it
             else:
                 self._offline(tx, agent, reason)
 
     def _offline(self, tx: Tx, agent: Agent, reason: str) -> None:
         store.set_agent(tx.conn, agent.agent_id, online=False, offline_since=tx.now)
-        self._tell(tx, agent, entries.AGENT_OFFLINE, reason=reason)
+        self._record(tx, agent, entries.AGENT_OFFLINE, reason=reason)
         self.wake_after(tx)
 
-    # -- what agents say --------------------------------------------------------------------------------
+    # -- reports of agents ------------------------------------------------------------------------------
 
     def heartbeat(
         self,
@@ -214,51 +211,51 @@ class Fleet:
         condition: Condition | None = None,
         kinds: Collection[str] | None = None,
     ) -> None:
-        """The agent lives: the leases it has taken up are renewed; an offer that never reached it runs out.
+        """A heartbeat: renews the leases of started tasks; those of tasks that are only offered expire.
 
-        ``holds``: the tasks of these ``kinds`` (None: of all) it says it holds, where it says so. A started task it
-        no longer holds is lost; at once if this is the ``first`` word of a connection, else at the second time (a
-        dispatch may have crossed the heartbeat on the way). ``condition``: how well it is, where it says so.
+        ``holds``: the tasks of these ``kinds`` (None: of all) that the agent says it holds, if it says so. A started
+        task that it no longer holds is lost: at once if this is the ``first`` heartbeat of a connection, else at the
+        second heartbeat (a dispatch may have been in transit). ``condition``: the health it reports, if it does.
         """
         agent = require_agent(tx.conn, agent_id)
         store.set_agent(tx.conn, agent_id, last_heartbeat=tx.now, online=True)
         if not agent.online:
-            self._tell(tx, agent, entries.AGENT_ONLINE)
+            self._record(tx, agent, entries.AGENT_ONLINE)
             self.wake_after(tx)
         if condition is not None and condition != Condition(agent.blocked, agent.problems):
-            self._changed(tx, agent, condition)
+            self._update_condition(tx, agent, condition)
         store.renew_leases(tx.conn, agent_id, self._expiry(tx), started_only=True)
         if holds is not None:
-            self._compare(tx, agent_id, holds, first, kinds)
+            self._reconcile(tx, agent_id, holds, first, kinds)
 
-    def _compare(
+    def _reconcile(
         self, tx: Tx, agent_id: str, holds: Collection[str], first: bool, kinds: Collection[str] | None
     ) -> None:
         leases = store.leases_of(tx.conn, agent_id)
         for task_id in frozenset(holds).difference(lease.id for lease in leases):
-            # It was given up as lost meanwhile: nobody waits for it, and its slot is wanted.
+            # Its lease has ended meanwhile; the slot is needed.
             tx.after_commit(partial(self.hub.cancel, agent_id, task_id, "no longer leased to this agent"))
         for lease in leases:
             if kinds is not None and lease.kind not in kinds:
                 continue
             if lease.state is not LeaseState.STARTED or lease.id in holds:
                 self._missing.pop(lease.id, None)
-            elif first or tx.now - self._missing.setdefault(lease.id, tx.now) >= self._twice:
+            elif first or tx.now - self._missing.setdefault(lease.id, tx.now) >= self._heartbeat_gap:
                 self._missing.pop(lease.id, None)
                 self._lose(tx, lease, f"agent {agent_id} no longer runs it")
 
-    def _changed(self, tx: Tx, agent: Agent, condition: Condition) -> None:
+    def _update_condition(self, tx: Tx, agent: Agent, condition: Condition) -> None:
         store.set_condition(tx.conn, agent.agent_id, condition.blocked, condition.problems)
-        self._tell(tx, agent, entries.AGENT_UPDATED, reason="; ".join(condition.problems))
+        self._record(tx, agent, entries.AGENT_UPDATED, reason="; ".join(condition.problems))
         self.wake_after(tx)
 
     @property
-    def _twice(self) -> float:
-        """Milliseconds between heartbeats that count as two: those that piled up on the way come in a burst."""
+    def _heartbeat_gap(self) -> float:
+        """Milliseconds between heartbeats that count as two; delayed ones arrive in a burst."""
         return self.settings.heartbeat * 500
 
     def acknowledged(self, tx: Tx, agent_id: str, task_id: str) -> Verdict:
-        """The agent starts the task. Only after this was committed may it have effects."""
+        """The agent starts the task, which may have effects only after this commit."""
         lease = self._held(tx, agent_id, task_id)
         if lease is None:
             return Verdict.STALE
@@ -280,14 +277,16 @@ class Fleet:
         return Verdict.ACCEPTED
 
     def report(self, tx: Tx, agent_id: str, report: TaskReport) -> Verdict:
-        """A task's status. Results are idempotent; one of a lease that has ended changes nothing."""
+        """A task's status. Results are idempotent; a result under a lease that has ended changes nothing."""
         if report.status is TaskStatus.RUNNING:
             return self.acknowledged(tx, agent_id, report.task_id)
         lease = self._held(tx, agent_id, report.task_id)
         if lease is None:
             known = any(h.repeated(tx.conn, agent_id, report) for h in self._handlers.values())
             return Verdict.REPEATED if known else Verdict.STALE
-        if lease.state is LeaseState.OFFERED:  # a worker that reports only ends has begun all the same
+        if (
+            lease.state is LeaseState.OFFERED
+        ):  # an agent that only reports results has started it all the same
             self.acknowledged(tx, agent_id, report.task_id)
         store.drop_lease(tx.conn, lease.id)
         self._handlers[lease.kind].finished(tx, lease, report)
@@ -295,10 +294,9 @@ class Fleet:
         return Verdict.ACCEPTED
 
     def _rebound(self, tx: Tx, agent: Agent) -> None:
-        """An agent has registered anew: what it has on offer and may no longer have goes to others."""
+        """An agent has registered again: offered tasks that it may no longer have go to others."""
         for lease in store.leases_of(tx.conn, agent.agent_id):
-            offered = lease.state is LeaseState.OFFERED
-            if offered and not self._handlers[lease.kind].fits(tx, lease, agent):
+            if lease.state is LeaseState.OFFERED and not agent.binding.serves(lease.project):
                 self._lose(tx, lease, f"agent {agent.agent_id} is bound to other projects")
 
     def remove(self, tx: Tx, by: Principal, agent_id: str) -> None:
@@ -308,28 +306,37 @@ class Fleet:
         self._identity.audit(tx, by, "agent.remove", agent_id)
 
     def unregister(self, tx: Tx, agent_id: str, reason: str) -> None:
-        """The agent leaves for good; what it held is lost."""
+        """Remove the agent; what it held is lost."""
         agent = require_agent(tx.conn, agent_id)
         store.delete_agent(tx.conn, agent_id)
         connection_store.drop_connections(tx.conn, agent_id)
-        self._tell(tx, agent, entries.AGENT_UNREGISTERED, reason=reason)
+        self._record(tx, agent, entries.AGENT_UNREGISTERED, reason=reason)
         for lease in store.leases_of(tx.conn, agent_id):
             self._lose(tx, lease, f"agent {agent_id} unregistered")
         tx.after_commit(lambda: self.hub.close(agent_id, "unregistered"))
         tx.after_commit(lambda: self._identity.forget(agent.id))
 
-    # -- what the layers above ask ----------------------------------------------------------------------
+    # -- for the owners of work -------------------------------------------------------------------------
 
     def grant(self, tx: Tx, task: Task, agent_id: str) -> None:
         """Lease a task to an agent and send it after the commit."""
-        takes = self._kinds[task.kind].capacity
-        store.add_lease(tx.conn, task.id, agent_id, task.kind, tx.now, self._expiry(tx), takes)
+        lease = Lease(
+            task.id,
+            agent_id,
+            task.kind,
+            LeaseState.OFFERED,
+            granted_at=tx.now,
+            expires_at=self._expiry(tx),
+            project=task.project,
+            capacity=self._kinds[task.kind].capacity,
+        )
+        store.add_lease(tx.conn, lease)
         tx.after_commit(lambda: self.hub.dispatch(agent_id, task))
 
     def withdraw(self, tx: Tx, task_id: str, reason: str) -> LeaseState | None:
-        """Want a task back: one only on offer is taken back, a started one is told to stop and reports later.
+        """Take a task back: an offered one at once; a started one is to be stopped by its agent, which reports later.
 
-        Gives the state the lease was in, ``None`` if there was none.
+        Returns the state that the lease was in, ``None`` if there was none.
         """
         lease = store.lease(tx.conn, task_id)
         if lease is None:
@@ -343,11 +350,11 @@ class Fleet:
         return lease.state
 
     def stop_again(self, tx: Tx, lease: Lease) -> None:
-        """Tell the agent to stop a task, as the lease says."""
+        """Send the agent the request to stop a task that is stored in the lease."""
         tx.after_commit(lambda: self.hub.cancel(lease.agent_id, lease.id, lease.stop_reason, lease.kind))
 
     def reaches(self, connection: AgentConnection) -> bool:
-        """Whether work granted here is sent over this connection."""
+        """Whether a task granted at this server is delivered over this connection."""
         return self.hub.reaches(connection.server)
 
     def drain(self, tx: Tx, by: Principal, agent_id: str, draining: bool) -> Agent:
@@ -356,35 +363,35 @@ class Fleet:
         if agent.draining != draining:
             store.set_agent(tx.conn, agent_id, draining=draining, updated_at=tx.now)
             if agent.online:
-                self._tell(tx, agent, entries.AGENT_DRAINING if draining else entries.AGENT_ONLINE, by=by)
+                self._record(tx, agent, entries.AGENT_DRAINING if draining else entries.AGENT_ONLINE, by=by)
             self.wake_after(tx)
         self._identity.audit(tx, by, "agent.drain" if draining else "agent.undrain", agent_id)
         return require_agent(tx.conn, agent_id)
 
     # -- time -------------------------------------------------------------------------------------------
 
-    def spare(self, tx: Tx) -> None:
-        """No agent could be heard for a while, and that was not their fault: a full lease for every one of ours."""
-        store.renew_all(tx.conn, self.server_id, self._expiry(tx))
-        store.hear_all(tx.conn, self.server_id, tx.now)
+    def start_grace_period(self, tx: Tx) -> None:
+        """This server could not receive for a while: every agent that it judges gets a full lease."""
+        store.renew_all_leases(tx.conn, self.server_id, self._expiry(tx))
+        store.reset_heartbeats(tx.conn, self.server_id, tx.now)
 
-    def orphaned(self, tx: Tx, agents: Collection[str]) -> None:
-        """The server that these agents were connected to is gone: they get a full lease to come to another."""
+    def renew_orphaned(self, tx: Tx, agents: Collection[str]) -> None:
+        """The server that these agents were connected to is gone: they get a full lease to connect to another."""
         for agent_id in agents:
             store.renew_leases(tx.conn, agent_id, self._expiry(tx))
             store.set_agent(tx.conn, agent_id, last_heartbeat=tx.now)
         self.wake_after(tx)
 
     def reap(self, tx: Tx, at: int | None = None) -> None:
-        """Call the silent offline and the overdue lost, forget ephemeral agents; run this about every second.
+        """Take silent agents offline, end overdue leases as lost, unregister ephemeral agents; run every second.
 
-        ``at`` (ms; None: now): what agents have said since then has not been counted yet. Only agents that are
-        connected to this server, or to none, are judged here.
+        ``at`` (ms; None: now): the time up to which all messages of agents have been processed. Only agents that are
+        connected to this server, or to none, are judged.
         """
         at = tx.now if at is None else at
         before = at - int(self.settings.offline_after * 1000)
         for agent in store.silent_agents(tx.conn, self.server_id, before):
-            # Its connection may still stand: should it speak again, it is online again.
+            # Its connection may still be open: with the next heartbeat it is online again.
             self._offline(tx, agent, f"no heartbeat for {self.settings.offline_after:g} s")
         for lease in store.expired_leases(tx.conn, self.server_id, at):
             self._lose(tx, lease, self._why_overdue(lease))
@@ -393,15 +400,15 @@ class Fleet:
 
     def _why_overdue(self, lease: Lease) -> str:
         if lease.state is LeaseState.OFFERED:
-            return f"agent {lease.agent_id} did not take it up within {self.settings.lease:g} s"
-        return f"agent {lease.agent_id} has not been heard of for {self.settings.lease:g} s"
+            return f"agent {lease.agent_id} did not start it within {self.settings.lease:g} s"
+        return f"agent {lease.agent_id} has sent no heartbeat for {self.settings.lease:g} s"
 
     # -- inner ------------------------------------------------------------------------------------------
 
     def _lose(self, tx: Tx, lease: Lease, reason: str) -> None:
         store.drop_lease(tx.conn, lease.id)
         self._handlers[lease.kind].lost(tx, lease, reason)
-        # It may still run there; whatever it sends later is stale.
+        # It may still run there; what the agent reports later is stale.
         tx.after_commit(lambda: self.hub.cancel(lease.agent_id, lease.id, reason, lease.kind))
         self.wake_after(tx)
 
@@ -413,12 +420,14 @@ class Fleet:
         return tx.now + int(self.settings.lease * 1000)
 
     def wake_after(self, tx: Tx) -> None:
-        """Have the queue looked at again once this transaction is on disk."""
+        """Wake the scheduler after the commit."""
         for wake in self.wakers:
             tx.after_commit(wake)
 
-    def _tell(self, tx: Tx, before: Agent, type: str, reason: str = "", by: Principal | None = None) -> None:
-        """Tell of a change that has been stored; ``before`` is what the agent was."""
+    def _record(
+        self, tx: Tx, before: Agent, type: str, reason: str = "", by: Principal | None = None
+    ) -> None:
+        """Journal a change of an agent that has been stored; ``before`` is the agent before it."""
         after = store.agent(tx.conn, before.agent_id) or replace(before, online=False)
         body = agent_keys(after, store.held_by(tx.conn, after.agent_id))
         body.update(previous=before.status.value, reason=reason)

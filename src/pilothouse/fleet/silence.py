@@ -1,4 +1,4 @@
-"""Finding agents that have gone silent."""
+"""Detection of silent agents."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ TICK = 1.0
 
 
 class SilenceMonitor:
-    """Takes silent agents offline and ends overdue leases, but never for a silence that this server caused.
+    """Takes silent agents offline and ends overdue leases, but not for a silence that this server caused.
 
-    Silence is judged by when words of agents have arrived, not by when the writer has come to them: the check counts
-    up to the moment in which it is queued, behind all that had arrived by then.
+    What counts is when messages of agents arrived, not when the writer processed them: a check judges the time at
+    which it was queued, and runs after all messages that were queued before.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class SilenceMonitor:
         self._checked = timer()
 
     async def check(self) -> None:
-        """Run this every :data:`TICK`. After an outage of the database, or where this server stood still, every
-        agent gets a full lease first."""
+        """Run this every :data:`TICK`. After an outage of the database, or if this process was stopped for a while,
+        every agent first gets a full lease."""
         outages, at, now = self._storage.outages, self._clock(), self._timer()
-        stood_still = now - self._checked > TICK + self._fleet.settings.offline_after / 2
+        stalled = now - self._checked > TICK + self._fleet.settings.offline_after / 2
         self._checked = now
-        if outages == self._outages and not stood_still:
+        if outages == self._outages and not stalled:
             await self._storage.write(lambda tx: self._fleet.reap(tx, at))
             return
-        await self._storage.write(self._fleet.spare)
+        await self._storage.write(self._fleet.start_grace_period)
         if self._storage.outages == outages:
             self._outages = outages

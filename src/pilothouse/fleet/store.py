@@ -87,6 +87,7 @@ leases = Table(
     Column("expires_at", BigInteger, nullable=False, index=True),
     Column("capacity", Text, nullable=False, server_default=SLOTS),
     Column("stop_reason", Text, nullable=False, server_default=""),
+    Column("project", Text, nullable=False, server_default=""),
 )
 
 ingest_seen = Table(
@@ -101,6 +102,7 @@ ingest_seen = Table(
 # Statements of the hot path are built once: building one costs as much as running it.
 _AGENT = select(agents).where(agents.c.agent_id == bindparam("agent_id"))
 _AGENTS = select(agents).order_by(agents.c.agent_id)
+_LEASE_COLUMNS = [column.name for column in leases.c]
 _ADD_LEASE = insert(leases)
 _LEASE = select(leases).where(leases.c.id == bindparam("lease_id"))
 _LEASES_OF = select(leases).where(leases.c.agent_id == bindparam("agent_id")).order_by(leases.c.id)
@@ -129,13 +131,13 @@ _MARK_SEEN = insert(ingest_seen)
 
 
 def agent(conn: Connection, agent_id: str) -> Agent | None:
-    """The agent that goes by this name."""
+    """The agent with this name."""
     row = conn.execute(_AGENT, {"agent_id": agent_id}).first()
     return _agent(row) if row else None
 
 
 def agent_by_token(conn: Connection, token_hash: str) -> Agent | None:
-    """The agent whose own credential this is."""
+    """The agent with this credential."""
     row = conn.execute(select(agents).where(agents.c.token_hash == token_hash)).first()
     return _agent(row) if row else None
 
@@ -146,7 +148,7 @@ def all_agents(conn: Connection) -> list[Agent]:
 
 
 def put_agent(conn: Connection, id: str, profile: AgentProfile, token_hash: str | None, now: int) -> None:
-    """Register an agent, or take over what a known one now says of itself."""
+    """Insert an agent, or update the profile of a known one; ``token_hash`` None: its credential stays."""
     values: dict[str, Any] = {
         "name": profile.name or profile.agent_id,
         "platform": profile.platform,
@@ -176,14 +178,14 @@ def set_agent(conn: Connection, agent_id: str, **values: Any) -> None:
     conn.execute(update(agents).where(agents.c.agent_id == agent_id).values(**values))
 
 
-def hear_all(conn: Connection, server: str, now: int) -> None:
-    """Every agent that counts as online and that this server judges counts as heard of now."""
+def reset_heartbeats(conn: Connection, server: str, now: int) -> None:
+    """Set the last heartbeat of every online agent that this server judges to now."""
     mine = judged_by(server, agents.c.agent_id)
     conn.execute(update(agents).where(agents.c.online, mine).values(last_heartbeat=now))
 
 
 def set_condition(conn: Connection, agent_id: str, blocked: int, problems: tuple[str, ...]) -> None:
-    """How well an agent is."""
+    """Store the condition that an agent reports."""
     set_agent(conn, agent_id, blocked=blocked, problems=orjson.dumps(problems).decode())
 
 
@@ -193,18 +195,18 @@ def set_labels(conn: Connection, agent_id: str, labels: dict[str, str], now: int
 
 
 def bind_agent(conn: Connection, agent_id: str, registered_by: str, binding: Binding) -> None:
-    """Note with which registration token an agent came, and what that allows."""
+    """Store which registration token an agent has used, and what that allows."""
     bound = {"projects": _listed(binding.projects), "allowed_labels": _listed(binding.labels)}
     set_agent(conn, agent_id, registered_by=registered_by, **bound)
 
 
 def delete_agent(conn: Connection, agent_id: str) -> None:
-    """Forget an agent; what it did stays in the journal."""
+    """Delete an agent; its entries stay in the journal."""
     conn.execute(delete(agents).where(agents.c.agent_id == agent_id))
 
 
 def silent_agents(conn: Connection, server: str, before: int) -> list[Agent]:
-    """Agents counted as online that have not been heard of since ``before``, of those that this server judges."""
+    """Online agents whose last heartbeat was before ``before``, of those that this server judges."""
     silent = (agents.c.online, agents.c.last_heartbeat < before, judged_by(server, agents.c.agent_id))
     return [_agent(row) for row in conn.execute(select(agents).where(*silent))]
 
@@ -279,7 +281,7 @@ def add_registration_token(conn: Connection, token_hash: str, token: Registratio
 
 
 def registration_token(conn: Connection, token_hash: str) -> RegistrationToken | None:
-    """The token with this secret, good or not."""
+    """The token with this secret, valid or not."""
     found = select(registration_tokens).where(registration_tokens.c.token_hash == token_hash)
     row = conn.execute(found).first()
     return _registration_token(row) if row else None
@@ -292,7 +294,7 @@ def use_registration_token(conn: Connection, token_id: str) -> None:
 
 
 def origins(conn: Connection) -> dict[str, RegistrationToken]:
-    """The tokens that agents came with, by their ids."""
+    """The tokens with which agents are registered, by their ids."""
     used = select(agents.c.registered_by)
     rows = conn.execute(select(registration_tokens).where(registration_tokens.c.id.in_(used)))
     return {row.id: _registration_token(row) for row in rows}
@@ -320,7 +322,7 @@ def _registration_token(row: Row[Any]) -> RegistrationToken:
 
 
 def revoke_registration_token(conn: Connection, token_id: str) -> bool:
-    """No further agent may register with it."""
+    """Revoke a token; ``False`` if there is none with this id."""
     statement = update(registration_tokens).where(registration_tokens.c.id == token_id).values(revoked=True)
     return conn.execute(statement).rowcount == 1
 
@@ -328,17 +330,14 @@ def revoke_registration_token(conn: Connection, token_id: str) -> bool:
 # -- leases ---------------------------------------------------------------------------------------------
 
 
-def add_lease(
-    conn: Connection, id: str, agent_id: str, kind: str, now: int, expires_at: int, capacity: str = SLOTS
-) -> None:
-    """Hand out work that takes one of the agent's ``capacity``."""
-    values = {"id": id, "agent_id": agent_id, "kind": kind, "state": LeaseState.OFFERED.value}
-    times = {"granted_at": now, "expires_at": expires_at}
-    conn.execute(_ADD_LEASE, {**values, **times, "capacity": capacity, "stop_reason": ""})
+def add_lease(conn: Connection, made: Lease) -> None:
+    """Store a new lease."""
+    values = {column: getattr(made, column) for column in _LEASE_COLUMNS}
+    conn.execute(_ADD_LEASE, {**values, "state": made.state.value})
 
 
 def lease(conn: Connection, id: str) -> Lease | None:
-    """The lease of a task, if it is handed out now."""
+    """The lease of a task, if there is one."""
     row = conn.execute(_LEASE, {"lease_id": id}).first()
     return _lease(row) if row else None
 
@@ -349,55 +348,55 @@ def leases_of(conn: Connection, agent_id: str) -> list[Lease]:
 
 
 def held_by_agent(conn: Connection, capacity: str = SLOTS) -> dict[str, int]:
-    """How much of this capacity is taken on each agent."""
+    """How many units of this capacity are occupied on each agent."""
     return dict(conn.execute(_HELD, {"capacity": capacity}).all())
 
 
 def held_by(conn: Connection, agent_id: str, capacity: str = SLOTS) -> int:
-    """How much of this capacity is taken on an agent."""
+    """How many units of this capacity are occupied on an agent."""
     taken = (leases.c.agent_id == agent_id, leases.c.capacity == capacity)
     counted = select(func.count()).select_from(leases).where(*taken)
     return int(conn.execute(counted).scalar_one())
 
 
 def start_lease(conn: Connection, id: str, capacity: str) -> None:
-    """The agent has acknowledged that it starts the work, which takes this from now on (empty: nothing)."""
+    """Mark a lease as started; the task occupies a unit of ``capacity`` from now on (empty: nothing)."""
     conn.execute(_START_LEASE, {"lease_id": id, "takes": capacity})
 
 
 def stop_lease(conn: Connection, id: str, reason: str) -> None:
-    """The agent is to stop the work."""
+    """Store that the agent is to stop the task."""
     conn.execute(update(leases).where(leases.c.id == id).values(stop_reason=reason))
 
 
 def stopping_leases(conn: Connection, server: str) -> list[Lease]:
-    """The leases that are to be stopped of agents that are connected to this server."""
+    """The leases of tasks to be stopped, of the agents that are connected to this server."""
     mine = select(connections.c.agent_id).where(connections.c.server == server)
     wanted = select(leases).where(leases.c.stop_reason != "", leases.c.agent_id.in_(mine))
     return [_lease(row) for row in conn.execute(wanted)]
 
 
 def renew_leases(conn: Connection, agent_id: str, expires_at: int, *, started_only: bool = False) -> None:
-    """The agent lives: what it holds (or has started) is renewed."""
+    """Renew the leases of an agent, or only the started ones."""
     statement = _RENEW_STARTED if started_only else _RENEW
     conn.execute(statement, {"holder": agent_id, "until": expires_at})
 
 
-def renew_all(conn: Connection, server: str, expires_at: int) -> None:
-    """A fresh grace for every lease of the agents that this server judges."""
+def renew_all_leases(conn: Connection, server: str, expires_at: int) -> None:
+    """Renew every lease of the agents that this server judges."""
     mine = judged_by(server, leases.c.agent_id)
     conn.execute(update(leases).where(mine).values(expires_at=expires_at))
 
 
 def expired_leases(conn: Connection, server: str, now: int, limit: int = 200) -> list[Lease]:
-    """Leases whose agent has not been heard of in time, of the agents that this server judges."""
+    """Leases that have expired, of the agents that this server judges."""
     over = (leases.c.expires_at <= now, judged_by(server, leases.c.agent_id))
     found = conn.execute(select(leases).where(*over).order_by(leases.c.id).limit(limit))
     return [_lease(row) for row in found]
 
 
 def drop_lease(conn: Connection, id: str) -> None:
-    """The work is done, or no longer this agent's."""
+    """Delete a lease that has ended."""
     conn.execute(_DROP_LEASE, {"lease_id": id})
 
 
@@ -409,6 +408,7 @@ def _lease(row: Row[Any]) -> Lease:
         state=LeaseState(row.state),
         granted_at=row.granted_at,
         expires_at=row.expires_at,
+        project=row.project,
         capacity=row.capacity,
         stop_reason=row.stop_reason,
     )
@@ -418,25 +418,25 @@ def _lease(row: Row[Any]) -> Lease:
 
 
 def last_seq(conn: Connection, agent_id: str, rpc: str) -> int:
-    """The highest sequence number taken in from this agent on this RPC; -1 before the first."""
+    """The highest sequence number accepted from this agent on this RPC; -1 before the first."""
     last = conn.execute(_LAST_SEQ, {"agent_id": agent_id, "rpc": rpc}).scalar_one_or_none()
     return -1 if last is None else last
 
 
 def seen_batch(conn: Connection, agent_id: str, rpc: str, seq: int) -> str | None:
-    """The id that came with a sequence number."""
+    """The batch id that was accepted with a sequence number."""
     s = ingest_seen.c
     found = select(s.batch_id).where(s.agent_id == agent_id, s.rpc == rpc, s.seq == seq)
     return conn.execute(found).scalar_one_or_none()
 
 
 def mark_seen(conn: Connection, agent_id: str, rpc: str, seq: int, batch_id: str) -> None:
-    """Remember a sequence number and its id."""
+    """Store a sequence number and its batch id."""
     conn.execute(_MARK_SEEN, {"agent_id": agent_id, "rpc": rpc, "seq": seq, "batch_id": batch_id})
 
 
 def forget_seen(conn: Connection, agent_id: str, rpc: str | None = None, below: int | None = None) -> None:
-    """Forget sequence numbers: all of an agent's, or those of one RPC below a number."""
+    """Delete sequence numbers: all of an agent's, or those of one RPC below a number."""
     s = ingest_seen.c
     statement = delete(ingest_seen).where(s.agent_id == agent_id)
     if rpc is not None:

@@ -272,6 +272,17 @@ class Identity:
         """
         self.trail.audit(tx, by, action, target, detail)
 
+    def principal_of(self, conn: Connection, user_id: str) -> Principal | None:
+        """A user with the rights that they have now, without a token; ``None`` if there is no such active user."""
+        if user_id == SYSTEM.id:
+            return SYSTEM
+        user = store.find_user(conn, user_id)
+        if user is None or user.id != user_id or not user.active:
+            return None
+        return Principal(
+            "user", user.id, user.username, user.role, store.projects_of(conn, user.id), "", None
+        )
+
     async def project_id(self, by: Principal, named: str) -> str:
         """The id of the project with this id or name; of the default project if ``named`` is empty.
 

@@ -1,1 +1,1 @@
-"""Pipelines: definitions of runs, kept with their specs, triggered by people and programs."""
+"""Pipelines: definitions of runs, stored with their specs, and triggered over the API."""

@@ -1,4 +1,4 @@
-"""What the pipeline routes are sent: messages of pipeline.v1 in their JSON form (decisions.md, Arcentra)."""
+"""Request bodies of the pipeline routes: messages of pipeline.v1 in their JSON form (decisions.md, Arcentra)."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from pilothouse.pipelines.model import SAVE_DIRECT, SAVE_PR, SpecFormat
 def _database(given: str) -> str:
     if given:
         raise ValueError(
-            "this release keeps specs in its database only: leave it empty and save the spec here"
+            "this release stores specs in its database only: leave it empty and save the spec here"
         )
     return given
 
 
 def _direct(mode: int) -> int:
     if mode == SAVE_PR:
-        raise ValueError("this release saves specs directly (1), it makes no pull requests (2)")
+        raise ValueError("this release saves specs directly (1); pull requests (2) are not implemented")
     return mode
 
 
 OfGit = Annotated[str, AfterValidator(_database)]
-"""Belongs to specs in git repositories, which are still to come: empty."""
+"""A field of specs in git repositories, which are not implemented yet: must be empty."""
 
 SaveMode = Annotated[int, Field(ge=0, le=SAVE_PR), AfterValidator(_direct)]
 """pipeline.v1.PipelineSaveMode."""
@@ -54,7 +54,7 @@ def _plain(word: str) -> str:
 
 
 Word = Annotated[str, AfterValidator(_plain)]
-"""Text that steps find in their environment, and people in lists."""
+"""A text without control characters: it becomes an environment variable of steps."""
 
 
 RepositoryKey = Annotated[Word, Field(max_length=1000)]
@@ -78,7 +78,7 @@ class CreatePipeline(Body):
 
 
 class UpdatePipeline(Body):
-    """Fields left out stay as they are."""
+    """Fields that are left out keep their values."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"description": "says hello", "isEnabled": 1}})
     name: str | None = None
@@ -104,8 +104,29 @@ class ValidateSpec(Body):
     fileName: str = ""
 
 
+class CheckSpec(ValidateSpec):
+    """``variables``, where given: also check that a run with them would have what it needs, as a trigger does."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "spec": examples.SPEC_TEXT,
+                "fileName": ".pilot.yaml",
+                "variables": {"greeting": "hi"},
+            }
+        }
+    )
+    variables: dict[str, str] | None = None
+
+
+class CheckText(CheckSpec):
+    """``projectId``: whose secrets count; empty is the default project."""
+
+    projectId: str = ""
+
+
 class SaveSpec(ValidateSpec):
-    """``expectedHeadCommitSha``: refuse if somebody saved another spec meanwhile."""
+    """``expectedHeadCommitSha``: the save is refused if the current head is another."""
 
     expectedHeadCommitSha: str = ""
     saveMode: SaveMode = SAVE_DIRECT
@@ -131,7 +152,7 @@ class CheckoutRepository(Body):
         return key
 
     def commit_of(self) -> RepositoryCommit:
-        """As the engine takes it."""
+        """As a parameter of the engine."""
         return RepositoryCommit(self.key, self.commit, self.depth, tuple(dict.fromkeys(self.packs)))
 
 
@@ -163,7 +184,7 @@ class TriggerPipeline(Body):
 
 
 class StopRun(Body):
-    """Why the run is stopped; ``force``: at once, without the steps and jobs that clean up."""
+    """``reason``: why the run is stopped; ``force``: immediately, without cleanup steps and jobs."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"reason": "wrong branch", "force": False}})
     reason: str = Field("", max_length=500)

@@ -1,14 +1,18 @@
-"""From a checked spec to the graph that the engine runs; pure."""
+"""Compiles a checked spec to the graph that the engine runs; pure."""
 
 from __future__ import annotations
 
 from pilothouse.engine import graph
+from pilothouse.engine.gates.model import CHILD_RUN, HOLD, WINDOW
 from pilothouse.engine.graph import Graph
 from pilothouse.pipelines.spec.model import Job, Retry, Spec, Step
 
+GATES = {"approval/wait": HOLD, "window/wait": WINDOW, "pipeline/run": CHILD_RUN}
+"""Actions that are gates: settled by the server, by no agent."""
+
 
 def compile_spec(spec: Spec) -> Graph:
-    """The jobs and steps of a spec, with seconds in place of its texts of durations."""
+    """The jobs and steps of a spec, with durations in seconds."""
     return Graph(
         jobs=tuple(map(_job, spec.jobs)),
         variables=spec.variables,
@@ -46,6 +50,7 @@ def _step(step: Step) -> graph.Step:
         on_lost=step.on_lost,
         continue_on_error=step.continue_on_error,
         background=step.background,
+        gate=GATES.get(f"{step.uses}/{step.action}", ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""Specs as they are stored and run: checked and compiled once, kept as JSON texts, and never checked again."""
+"""Compiled specs: checked and compiled once, stored as JSON texts, and not checked again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from pilothouse.engine.graph_json import encoded
+from pilothouse.engine.growth import check_graph
 from pilothouse.engine.names import NamesUsed, names_from_json, names_of, names_to_json
 from pilothouse.pipelines.compile import compile_spec
 from pilothouse.pipelines.spec import ParsedSpec, parse_spec, spec_from_json, spec_to_json
@@ -18,7 +19,7 @@ SpecSource = str | dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class CompiledSpec:
-    """JSON texts: ``spec`` the canonical spec, ``graph`` what the engine runs, ``names`` what expressions name."""
+    """JSON texts: ``spec`` the canonical spec, ``graph`` the engine's graph, ``names`` the names in expressions."""
 
     source: SpecSource
     spec: str
@@ -26,7 +27,7 @@ class CompiledSpec:
     names: str
 
     def names_used(self) -> NamesUsed:
-        """The secrets and variables that it names."""
+        """The secrets and variables that its expressions name."""
         return names_from_json(orjson.loads(self.names))
 
 
@@ -40,12 +41,18 @@ def read_spec(source: SpecSource, file: str = "") -> ParsedSpec:
 def compile_source(source: SpecSource, file: str = "") -> CompiledSpec:
     """Check and compile a spec. Raises ``SpecError``.
 
-    Takes up to a second for the largest specs: to be called neither in a transaction nor on the event loop.
+    Takes seconds for the largest specs: servers call it in the worker pool (:mod:`pilothouse.pipelines.jobs`).
     """
     spec = read_spec(source, file).spec
     graph = compile_spec(spec)
+    check_graph(graph)
     names = names_to_json(names_of(graph))
     return CompiledSpec(source, _text(spec_to_json(spec)), encoded(graph), _text(names))
+
+
+def names_in(parsed: ParsedSpec) -> NamesUsed:
+    """The secrets and variables that a checked spec names; takes as long as checking it."""
+    return names_of(compile_spec(parsed.spec))
 
 
 def _text(value: Any) -> str:

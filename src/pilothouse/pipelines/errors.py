@@ -1,4 +1,4 @@
-"""What is refused of pipelines, each with a stable code."""
+"""Refusals of pipelines, each with a stable code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class PipelineError(Refusal):
 
 
 class PipelineNotFound(PipelineError):
-    """No pipeline of that id (or none the caller may see)."""
+    """No pipeline with this id exists, or the caller may not see it."""
 
     code = "PIPELINE_NOT_FOUND"
 
@@ -19,13 +19,13 @@ class PipelineNotFound(PipelineError):
 
 
 class PipelineExists(PipelineError):
-    """The project has a pipeline of that name."""
+    """The project has a pipeline with this name already."""
 
     code = "PIPELINE_ALREADY_EXISTS"
 
 
 class PipelineInvalid(PipelineError):
-    """A field of the pipeline cannot be taken."""
+    """A field of the pipeline has an invalid value."""
 
     code = "VALIDATION_FAILED"
 
@@ -37,12 +37,12 @@ class SpecMissing(PipelineError):
 
 
 class SpecMoved(PipelineError):
-    """Somebody saved another spec meanwhile."""
+    """Another spec was saved in the meantime."""
 
     code = "SPEC_CONFLICT"
 
 
 class PipelineDisabled(PipelineError):
-    """The pipeline is switched off."""
+    """The pipeline is disabled."""
 
     code = "PIPELINE_DISABLED"

@@ -1,4 +1,4 @@
-"""Answers of the pipeline routes, as the OpenAPI document shows them."""
+"""Example answers of the pipeline routes, for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -91,3 +91,5 @@ TRIGGERED = enveloped_example({"runId": _RUN_ID}, 201)
 RUNS = enveloped_example({"list": [_RUN], "total": 1, "page": 1, "pageSize": 20})
 RUN = enveloped_example(_RUN)
 STOPPED = enveloped_example({"runId": _RUN_ID, "status": 2})
+PAUSED = enveloped_example({"runId": _RUN_ID, "status": 6})
+RESUMED = STOPPED

@@ -14,7 +14,7 @@ class SpecFormat(IntEnum):
 
 
 class RunStatus(IntEnum):
-    """pipeline.v1.PipelineStatus, as runs have it."""
+    """pipeline.v1.PipelineStatus, of runs."""
 
     PENDING = 1
     RUNNING = 2
@@ -28,22 +28,24 @@ RUN_STATUS = {
     "pending": RunStatus.PENDING,
     "queued": RunStatus.PENDING,
     "running": RunStatus.RUNNING,
+    "paused": RunStatus.PAUSED,
     "succeeded": RunStatus.SUCCESS,
     "failed": RunStatus.FAILED,
     "timed_out": RunStatus.FAILED,
     "cancelled": RunStatus.CANCELLED,
 }
 
-TRIGGER_TYPE = {"manual": 1, "cron": 2, "event": 3}
+TRIGGER_TYPE = {"manual": 1, "cron": 2, "event": 3, "run": 3}
+"""pipeline.v1.TriggerType; ``run``: a gate of another run."""
 
 SAVE_DIRECT, SAVE_PR = 1, 2
-"""pipeline.v1.PipelineSaveMode: a save is in force at once, or is a pull request (still to come)."""
+"""pipeline.v1.PipelineSaveMode: directly, or by a pull request (not implemented yet)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One definition. Times in ms; ``repository`` the key of the repository it
-    belongs to (docs/checkout.md), ``head`` the hash of the spec in force, empty before the first."""
+    """One pipeline. Times in ms. ``repository``: the key of the repository it belongs to (docs/checkout.md);
+    ``head``: the hash of the current spec, empty without one."""
 
     id: str
     project: str
@@ -63,7 +65,7 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class SavedSpec:
-    """A spec as it was saved: its source text, and what it was written in.
+    """A saved spec: its source text and format.
 
     ``spec``, ``graph`` and ``names``: its compiled form (``CompiledSpec``), empty if an older release has saved it.
     """

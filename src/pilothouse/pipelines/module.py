@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pilothouse.edge.module import Core, Module
+from pilothouse.engine.gates.child import ChildRun
 from pilothouse.engine.service import Engine
 from pilothouse.identity.service import Identity
+from pilothouse.pipelines.compiler import JOBS, SpecCompiler
 from pilothouse.pipelines.http import router
 from pilothouse.pipelines.service import Pipelines
 
 
 def module(core: Core) -> Module:
-    """Provides :class:`Pipelines`."""
+    """Provides :class:`Pipelines` and :class:`SpecCompiler`."""
     engine, identity = core.service(Engine), core.service(Identity)
     pipelines = Pipelines(engine, identity)
-    core.provide(pipelines)
+    core.provide(pipelines, SpecCompiler(core.pool))
+    core.service(ChildRun).start_by("pipeline", pipelines.start_child)
     return Module(
         "pipelines",
         routers=(router,),
         envelope_prefixes=("/api/v1/pipelines", "/api/v1/uploads"),
+        jobs=JOBS,
     )

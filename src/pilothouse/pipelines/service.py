@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,12 +14,15 @@ from uuid_utils import uuid7
 
 from pilothouse.access.model import Principal
 from pilothouse.engine.checkouts import RepositoryCommit
+from pilothouse.engine.gates.parent import Parent
 from pilothouse.engine.graph_json import decoded
 from pilothouse.engine.model import Run
+from pilothouse.engine.names import NamesUsed
 from pilothouse.engine.service import Engine, NewRun, Origin
+from pilothouse.expressions.values import insert_text
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines import store
-from pilothouse.pipelines.compiled import CompiledSpec, SpecSource, compile_source
+from pilothouse.pipelines.compiled import CompiledSpec
 from pilothouse.pipelines.errors import (
     PipelineDisabled,
     PipelineExists,
@@ -38,12 +42,13 @@ MAX_VARIABLES = 200
 class TriggerRequest:
     """How a pipeline is started. A ``spec`` given here is used in place of the saved one, for this run.
 
-    ``compiled``: that spec, or the saved one, compiled before the transaction, since a large one takes long.
+    ``compiled``: the saved spec, compiled before the transaction; needed only where it was stored as text alone, as
+    release 0.1 did.
     """
 
     variables: dict[str, str] = field(default_factory=dict)
-    spec: SpecSource | None = None
-    file_name: str = ""
+    spec: CompiledSpec | None = None
+    compiled: CompiledSpec | None = None
     checkout: str = ""
     branch: str = ""
     commit_sha: str = ""
@@ -51,18 +56,18 @@ class TriggerRequest:
     dirty: bool = False
     tag: str = ""
     trigger: str = "manual"
-    compiled: CompiledSpec | None = None
+    parent: Parent | None = None
 
 
 class Pipelines:
-    """The pipelines of all projects. Every method is a use case of one transaction."""
+    """The pipelines of all projects. Every method is a use case in one transaction."""
 
     def __init__(self, engine: Engine, identity: Identity) -> None:
         self._engine = engine
         self._identity = identity
 
     def create(self, tx: Tx, by: Principal, project: str, name: str, **fields: Any) -> Pipeline:
-        """Define a pipeline; it has no spec yet. Raises :class:`PipelineExists`, :class:`PipelineInvalid`."""
+        """Create a pipeline without a spec. Raises :class:`PipelineExists`, :class:`PipelineInvalid`."""
         _check_name(name)
         if store.pipeline_named(tx.conn, project, name) is not None:
             raise PipelineExists(f"the project has a pipeline named '{name}' already")
@@ -93,7 +98,7 @@ class Pipelines:
         return changed
 
     def delete(self, tx: Tx, by: Principal, pipeline_id: str) -> None:
-        """Forget a pipeline; its runs stay."""
+        """Delete a pipeline; its runs are kept."""
         require_pipeline(tx.conn, pipeline_id)
         store.delete_pipeline(tx.conn, pipeline_id)
         self._identity.audit(tx, by, "pipeline.delete", pipeline_id)
@@ -101,7 +106,7 @@ class Pipelines:
     def save_spec(
         self, tx: Tx, by: Principal, pipeline_id: str, spec: CompiledSpec, *, expected_head: str, message: str
     ) -> SavedSpec:
-        """Put a spec in force, with its compiled form. Raises :class:`SpecMoved` if the head is another."""
+        """Make a spec the current one. Raises :class:`SpecMoved` if ``expected_head`` is not the head."""
         pipeline = require_pipeline(tx.conn, pipeline_id)
         if expected_head and expected_head != pipeline.head:
             raise SpecMoved(f"the spec was changed meanwhile: its head is {pipeline.head or 'empty'}")
@@ -119,14 +124,13 @@ class Pipelines:
         return saved
 
     def trigger(self, tx: Tx, by: Principal, pipeline_id: str, request: TriggerRequest) -> Run:
-        """Start a run. Raises ``SpecError``, also where it lacks a variable or secret, :class:`SpecMissing`,
+        """Start a run. Raises ``SpecError``, also for missing variables and secrets, :class:`SpecMissing`,
         :class:`PipelineDisabled`.
         """
         pipeline = require_pipeline(tx.conn, pipeline_id)
         if not pipeline.enabled:
             raise PipelineDisabled(f"pipeline '{pipeline.name}' is disabled")
-        if len(request.variables) > MAX_VARIABLES:
-            raise PipelineInvalid(f"a run takes at most {MAX_VARIABLES} variables")
+        _check_variables(request.variables)
         compiled, definition = self._compiled(tx, pipeline, request)
         new = NewRun(
             kind="pipeline",
@@ -137,6 +141,7 @@ class Pipelines:
             names=compiled.names_used(),
             variables=request.variables,
             trigger=request.trigger,
+            parent=request.parent,
             origin=Origin(
                 pipeline_id=pipeline.id,
                 definition=definition,
@@ -150,19 +155,56 @@ class Pipelines:
         )
         return self._engine.start(tx, by, new)
 
+    def start_child(self, tx: Tx, by: Principal, parent: Parent, args: Mapping[str, Any]) -> Run:
+        """Start a run of the pipeline (name or id) that a gate of another run names, in the same project.
+
+        Raises as :meth:`trigger`.
+        """
+        named, variables = str(args["pipeline"]), args.get("variables") or {}
+        pipeline = store.pipeline(tx.conn, named) or store.pipeline_named(tx.conn, parent.project, named)
+        if pipeline is None or pipeline.project != parent.project:
+            raise PipelineNotFound(named)
+        if not isinstance(variables, Mapping):
+            raise PipelineInvalid("variables are a map of names and values")
+        texts = {
+            str(name): value if isinstance(value, str) else insert_text(value)
+            for name, value in variables.items()
+        }
+        request = TriggerRequest(variables=texts, trigger="run", parent=parent)
+        return self.trigger(tx, by, pipeline.id, request)
+
+    def check_run(
+        self,
+        conn: Connection,
+        project: str,
+        names: NamesUsed,
+        declared: Mapping[str, str],
+        given: Mapping[str, str],
+    ) -> None:
+        """What :meth:`trigger` would refuse of a run's variables and secrets; changes nothing.
+
+        ``declared``: the variables of the spec; ``given``: those of the run. Raises ``SpecError``.
+        """
+        _check_variables(given)
+        self._engine.check_names(conn, project, names, declared, given)
+
     def _compiled(self, tx: Tx, pipeline: Pipeline, request: TriggerRequest) -> tuple[CompiledSpec, str]:
-        """The spec of a new run, and its head if it is the saved one."""
-        given, file = request.compiled, request.file_name or pipeline.file_path
+        """The spec of a new run, and its head if it is the saved spec."""
         if request.spec is not None:
-            known = given is not None and given.source == request.spec
-            return (given if given and known else compile_source(request.spec, file)), ""
+            return request.spec, ""
         saved = store.newest_spec(tx.conn, pipeline.id)
         if saved is None:
-            raise SpecMissing(f"pipeline '{pipeline.name}' has no spec; save one first, or send one along")
+            raise SpecMissing(
+                f"pipeline '{pipeline.name}' has no spec; save one first, or send one in the request"
+            )
         if saved.graph:
             return CompiledSpec(saved.text, saved.spec, saved.graph, saved.names), saved.head
-        # It was saved by a release that kept no graphs.
-        made = given if given is not None and given.source == saved.text else compile_source(saved.text, file)
+        made = request.compiled
+        if made is None:  # a child run, which starts in the transaction of its parent
+            why = "has a spec of release 0.1, which is not compiled yet: run the pipeline itself once"
+            raise SpecMissing(f"pipeline '{pipeline.name}' {why}")
+        if made.source != saved.text:  # by a server of release 0.1 on the same database
+            raise SpecMoved("the spec was changed meanwhile; try again")
         store.keep_compiled(
             tx.conn, pipeline.id, saved.head, spec=made.spec, graph=made.graph, names=made.names
         )
@@ -175,6 +217,11 @@ def require_pipeline(conn: Connection, pipeline_id: str) -> Pipeline:
     if pipeline is None:
         raise PipelineNotFound(pipeline_id)
     return pipeline
+
+
+def _check_variables(given: Mapping[str, str]) -> None:
+    if len(given) > MAX_VARIABLES:
+        raise PipelineInvalid(f"a run takes at most {MAX_VARIABLES} variables")
 
 
 def _check_name(name: str) -> None:

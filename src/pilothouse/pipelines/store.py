@@ -87,12 +87,12 @@ def insert_pipeline(conn: Connection, pipeline: Pipeline) -> None:
 
 
 def save_pipeline(conn: Connection, pipeline: Pipeline) -> None:
-    """Write a pipeline's present state."""
+    """Update a pipeline."""
     conn.execute(update(pipelines).where(pipelines.c.id == pipeline.id).values(**_values(pipeline)))
 
 
 def delete_pipeline(conn: Connection, pipeline_id: str) -> None:
-    """Forget a pipeline and its specs; its runs stay."""
+    """Delete a pipeline and its specs; its runs are kept."""
     conn.execute(delete(pipeline_specs).where(pipeline_specs.c.pipeline_id == pipeline_id))
     conn.execute(delete(pipelines).where(pipelines.c.id == pipeline_id))
 
@@ -166,7 +166,7 @@ def add_spec(conn: Connection, pipeline_id: str, spec: SavedSpec) -> None:
 
 
 def newest_spec(conn: Connection, pipeline_id: str) -> SavedSpec | None:
-    """The spec in force."""
+    """The current spec."""
     s = pipeline_specs.c
     row = conn.execute(
         select(pipeline_specs).where(s.pipeline_id == pipeline_id).order_by(s.version.desc()).limit(1)
@@ -187,6 +187,6 @@ def newest_spec(conn: Connection, pipeline_id: str) -> SavedSpec | None:
 
 
 def keep_compiled(conn: Connection, pipeline_id: str, head: str, **texts: str) -> None:
-    """Keep the compiled form of a spec that an older release has saved."""
+    """Store the compiled form of a spec that an older release has saved."""
     s = pipeline_specs.c
     conn.execute(update(pipeline_specs).where(s.pipeline_id == pipeline_id, s.head == head).values(**texts))

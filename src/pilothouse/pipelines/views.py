@@ -1,4 +1,4 @@
-"""Pipelines and their runs as the routes show them: messages of pipeline.v1 in their JSON form, enums by number."""
+"""Answers of the routes of pipelines: messages of pipeline.v1 in their JSON form, enums by number."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def pipeline_detail(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:
 
 
 def status_words(number: int) -> list[str]:
-    """The engine's statuses that go by this number of pipeline.v1."""
+    """The engine's statuses with this number in pipeline.v1."""
     return [word for word, known in RUN_STATUS.items() if known == number]
 
 
 def run_status(run: Run) -> RunStatus:
-    """A run's status as pipeline.v1 numbers it."""
-    return RUN_STATUS[run.status.value]
+    """A run's status as a number of pipeline.v1."""
+    return RUN_STATUS["paused" if run.paused_at else run.status.value]
 
 
 def run_detail(run: Run, pipeline: Pipeline) -> dict[str, Any]:
     """``pipeline.v1.PipelineRunDetail``."""
-    counts = run.counts()
+    counts = run.counts.shown()
     ended = run.finished_at
     return {
         "runId": run.id,

@@ -1,1 +1,1 @@
-"""The server: transports and the one composition root."""
+"""The server: HTTP and gRPC, and the composition root."""

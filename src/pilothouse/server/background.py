@@ -15,7 +15,7 @@ from pilothouse.storage import Storage, StorageClosed, StorageError, Tx
 log = structlog.get_logger("server.background")
 
 PAUSE = 1.0
-"""Seconds before work that failed is tried again."""
+"""Seconds before work that failed is retried."""
 
 
 class Background:
@@ -28,11 +28,11 @@ class Background:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin; each kind of work has its first round at once."""
+        """Start; the first round of each kind of work begins immediately."""
         self._tasks = [asyncio.create_task(self._repeat(work), name=work.name) for work in self._work]
 
     async def stop(self) -> None:
-        """End them all."""
+        """Cancel all work."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -40,13 +40,13 @@ class Background:
     async def _repeat(self, work: Periodic) -> None:
         while True:
             if work.wake is not None:
-                work.wake.clear()  # what changes from here on is seen in the next round
+                work.wake.clear()  # a change from here on is handled in the next round
             try:
                 if not work.exclusive or await self._storage.write(lambda tx: self._take_lease(tx, work)):
                     await work.run()
             except StorageClosed:
                 return
-            except StorageError as error:  # not a fault of the work; the log has storage.unavailable as well
+            except StorageError as error:  # not an error of the work; storage.unavailable is logged, too
                 log.warning("server.background_delayed", task=work.name, error=str(error))
                 await self._wait(work, PAUSE)
             except Exception:
@@ -65,6 +65,6 @@ class Background:
                 await work.wake.wait()
 
     def _take_lease(self, tx: Tx, work: Periodic) -> bool:
-        # Until the next round: a server that is gone delays the work by one round at most.
+        # Until the next round: a server that has crashed delays the work by at most one round.
         until = tx.now + int((work.every or PAUSE) * 1000)
         return store.take_periodic_lease(tx.conn, work.name, self._server_id, tx.now, until)

@@ -1,4 +1,4 @@
-"""``GET /api/v1/events``: the whole journal the caller may see, as CloudEvents over SSE (decisions.md)."""
+"""``GET /api/v1/events``: the entries that the caller may see, as CloudEvents over SSE (decisions.md)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pilothouse.wire.times import rfc3339_ms
 
 
 class CloudEvents:
-    """One event an entry, CloudEvents 1.0 structured JSON. A log chunk cut by a cursor gives its remaining lines."""
+    """One event per entry, CloudEvents 1.0 structured JSON; of a log chunk, only the lines after the cursor."""
 
     key = "cloudevents/sse"
 
@@ -30,11 +30,11 @@ class CloudEvents:
         self._epoch = epoch
 
     def ends(self, entry: Entry) -> bool:
-        """The journal has no end."""
+        """False: the journal has no last entry."""
         return False
 
     def encode(self, entry: Entry) -> tuple[Frame, ...]:
-        """The entry as ``id``, ``event`` and ``data``; ``id`` is the cursor behind it."""
+        """The entry as ``id``, ``event`` and ``data``; ``id`` is the cursor after it."""
         after = Cursor(entry.offset + 1).text(self._epoch)
         place = Cursor(entry.offset, entry.base).text(self._epoch)
         event = {
@@ -59,7 +59,8 @@ router = APIRouter(tags=["streams"])
 
 @dataclass(frozen=True, slots=True)
 class EventStreams:
-    """``keepalive``: seconds of silence before a comment; ``kinds``: by kind of stream the code for unknown ones."""
+    """``keepalive``: seconds without an event before a comment is sent; ``kinds``: by kind of stream, the error code
+    for one that does not exist."""
 
     keepalive: float
     kinds: Mapping[str, str]
@@ -117,9 +118,10 @@ async def events(
     type: Annotated[str | None, Query(max_length=100, description="with wildcards: step.*")] = None,
     cursor: Annotated[str | None, Query(max_length=64, description="a cursor, start or now")] = None,
 ) -> Response:
-    """Server-Sent Events without end. With ``stream`` from its start, else from now, unless a cursor is given.
+    """An unlimited stream of Server-Sent Events. Begins at the start of ``stream``, or without one now, unless a
+    cursor is given.
 
-    Come back with the last ``id`` as ``Last-Event-ID`` or ``?cursor=`` and miss nothing. Errors:
+    To resume without a gap, send the last ``id`` as ``Last-Event-ID`` or ``?cursor=``. Errors:
     ``RUN_NOT_FOUND`` (or ``AGENT_NOT_FOUND``, …), ``INVALID_PARAMETER``, ``CURSOR_INVALID``, ``CURSOR_EXPIRED``.
     """
     default = START if stream else NOW
@@ -137,7 +139,7 @@ async def events(
 
 
 def _not_found(stream: str, kinds: Mapping[str, str]) -> str:
-    """The code for a stream that is not there, by its kind. Raises ``INVALID_PARAMETER`` if it has none."""
+    """The error code for a stream that does not exist. Raises ``INVALID_PARAMETER`` for an unknown kind."""
     kind, _, name = stream.partition("/")
     if kind not in kinds or not name:
         known = ", ".join(f"{kind}/<id>" for kind in sorted(kinds))

@@ -1,4 +1,4 @@
-"""One streaming call from its token to its status: how things stand, what comes, and why it ends."""
+"""One streaming gRPC call: authentication, the current state, later entries, and the status at the end."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from pilothouse.storage import Storage, StorageError
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Find = Callable[[Connection, Sees, bool], Watch]
-"""Finds what a call is about; the last argument says whether it is to be told how things stand now."""
+"""Finds what a call follows; the last argument says whether the stream begins with the current state."""
 
 CURSOR = "pilot-cursor"
 MAX_ID = 200
 
 
 class Follower:
-    """Serves calls that follow the journal. A client that does not read costs its cursor and holds up nobody."""
+    """Serves calls that follow the journal. A client that does not read costs a cursor and does not delay others."""
 
     def __init__(self, identity: Identity, feed: Feed, storage: Storage, limits: RateLimits) -> None:
         self._identity = identity
@@ -44,11 +44,12 @@ class Follower:
     async def serve(
         self, context: Context, action: str, fmt: WireFormat, find: Find, names: Collection[str]
     ) -> None:
-        """Serve one call of somebody who may do ``action``; ``names`` are the ids his request gives.
+        """Serve one call of a caller who may do ``action``; ``names`` are the ids in the request.
 
-        With the metadata ``pilot-cursor`` (a cursor, ``now`` or ``start``) it goes on from there, without it begins
-        with how things stand. Ends with OK once all that was named is over; else with UNAUTHENTICATED,
-        PERMISSION_DENIED, NOT_FOUND, INVALID_ARGUMENT, OUT_OF_RANGE (the cursor), or UNAVAILABLE (come back).
+        With the metadata ``pilot-cursor`` (a cursor, ``now`` or ``start``) the stream continues there, without it the
+        stream begins with the current state. Ends with OK once everything that was named has ended; otherwise with
+        UNAUTHENTICATED, PERMISSION_DENIED, NOT_FOUND, INVALID_ARGUMENT, OUT_OF_RANGE (the cursor), or UNAVAILABLE
+        (to be resumed).
         """
         try:
             await self._serve(context, action, fmt, find, names)
@@ -64,22 +65,24 @@ class Follower:
         try:
             _check(names)
             watch, head = await self._find(principal, find, present=not cursor)
-            # "now" is the moment of which we know what is over and what goes on.
+            # "now" is the snapshot in which it was read what has ended and what has not.
             place = Cursor(head).text(self._feed.epoch) if cursor in ("", NOW) else cursor
             stream = await self._open(principal, watch, fmt, place)
         except (Refusal, CursorError) as error:
             await _refuse(context, error)
         try:
             whole = await self._send(context, watch, stream)
-        except CursorExpired as error:  # what came next was forgotten before the client took it
+        except (
+            CursorExpired
+        ) as error:  # the next entries were deleted by retention before the client read them
             await _refuse(context, error)
         finally:
             stream.close()
         if not whole:
-            await _goodbye(context, stream)
+            await _abort_stopped(context, stream)
 
     async def _find(self, principal: Principal, find: Find, *, present: bool) -> tuple[Watch, int]:
-        """What the call is about, and the journal's next offset at the very same moment."""
+        """What the call follows, and the journal's next offset in the same snapshot."""
 
         def read(conn: Connection) -> tuple[Watch, int]:
             head = journal_store.next_offset(conn)
@@ -87,11 +90,11 @@ class Follower:
 
         watch, head = await self._storage.read(read)
         if head > self._feed.window.head:
-            # What is committed here is about to be published, and surely before the answer to a later write; to
-            # look for it on disk would send every other reader there as well.
+            # Entries committed here are published before a later write is answered. Reading them from disk would make
+            # every other reader do so, too.
             await self._storage.write(lambda tx: None)
         if head > self._feed.window.head:
-            await self._feed.check_other_servers()  # it was another server's
+            await self._feed.check_other_servers()  # another server has written them
         return watch, head
 
     async def _open(self, principal: Principal, watch: Watch, fmt: WireFormat, cursor: str) -> Stream:
@@ -103,16 +106,16 @@ class Follower:
         )
         if len(watch.scopes) > 1:
             stream.authorization.on_change(lambda: _recheck(stream, watch.scopes))
-        _recheck(stream, watch.scopes)  # they may have changed since they were looked at
+        _recheck(stream, watch.scopes)  # rights may have changed since they were read
         return stream
 
     async def _send(self, context: Context, watch: Watch, stream: Stream) -> bool:
-        """Write what is there and what comes; whether that came to its own end, as against being stopped."""
+        """Write the current state and later entries. False if the stream was stopped before its own end."""
         subscription = stream.follow()
         place = stream.reader.position.text(self._feed.epoch)
-        if not watch.present:  # else the last message of it says the place
+        if not watch.present:  # otherwise the last message of the state has the cursor
             await context.send_initial_metadata(((CURSOR, place),))
-        elif not await _write(context, stream, subscription, _present(watch, place)):
+        elif not await _write(context, stream, subscription, _state(watch, place)):
             return False
         over = watch.ending is not None and not watch.ending.going_on
         read = subscription.past if over else subscription.next
@@ -125,7 +128,7 @@ class Follower:
 async def _write(
     context: Context, stream: Stream, subscription: Subscription, messages: Iterable[bytes]
 ) -> bool:
-    """Write while that is allowed; each write waits until the client's window takes it."""
+    """Write unless the stream is stopped; each write waits for the client's flow control window."""
     for message in messages:
         if _stopped(stream, subscription):
             return False
@@ -137,8 +140,8 @@ def _stopped(stream: Stream, subscription: Subscription) -> bool:
     return subscription.stopped or stream.unauthorized or stream.forbidden
 
 
-def _present(watch: Watch, place: str) -> Iterable[bytes]:
-    """How things stand. Only the last message has the cursor: who has not got that one must begin anew."""
+def _state(watch: Watch, place: str) -> Iterable[bytes]:
+    """The current state. Only the last message has the cursor: a client that has not received it starts again."""
     watch.present[-1].cursor = place
     return (message.SerializeToString() for message in watch.present)
 
@@ -166,7 +169,7 @@ async def _refuse(context: Context, error: Refusal | CursorError) -> NoReturn:
             await abort(context, error)
 
 
-async def _goodbye(context: Context, stream: Stream) -> NoReturn:
+async def _abort_stopped(context: Context, stream: Stream) -> NoReturn:
     if stream.unauthorized:
         expired = stream.authorization.reason == "expired"
         code = "AUTH_TOKEN_EXPIRED" if expired else "AUTH_TOKEN_INVALID"

@@ -1,4 +1,4 @@
-"""The composition root: builds every module once. Nothing else in the product is global."""
+"""The composition root: builds every module once. There are no other global objects."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from pilothouse.server.settings import Settings, SettingsInvalid
 from pilothouse.storage import Database, Storage, Writer, now_ms
 from pilothouse.storage.migrations import upgrade
 from pilothouse.storage.secretbox import load_or_create_key
+from pilothouse.workers.pool import Pool
 
 T = TypeVar("T")
 
@@ -91,11 +92,12 @@ def compose(
     """A server on a database that is up to date. ``clock`` gives ms since 1970."""
     writer = Writer(database, clock)
     storage, journal = Storage(database, writer), Journal(database)
-    core = Core(storage, journal, clock, root_key, server_id=str(uuid4()))
+    core = Core(storage, journal, clock, root_key, str(uuid4()), Pool(workers=settings.workers))
     limits = _limits(settings)
     core.provide(limits, settings)
     built = modules(core, settings)
     built.append(pilothouse.server.module.module(core, built, settings.sse_keepalive))
+    core.pool.add(job for module in built for job in module.jobs)
     return Graph(
         settings=settings,
         database=database,
@@ -111,7 +113,7 @@ def compose(
 
 
 def _private(data_dir: Path) -> Path:
-    """The database's file, which holds password hashes: for nobody else, whatever its directory allows."""
+    """The path of the database's file, made readable for its owner only, since it holds password hashes."""
     path = data_dir / "pilothouse.db"
     path.touch(mode=0o600)
     path.chmod(0o600)

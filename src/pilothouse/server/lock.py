@@ -1,4 +1,4 @@
-"""One server to a data directory: a lock that ends with its process, however that ends."""
+"""A lock on the data directory, which one server can hold. The kernel releases it when the process ends."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from pathlib import Path
 
 
 class DataDirLocked(Exception):
-    """Another server works on this data directory."""
+    """Another server uses this data directory."""
 
 
 def lock_holder(data_dir: Path) -> int | None:
-    """The process of the server that works on this data directory, if there is one; 0 if it is not known."""
+    """The process id of the server that uses this data directory, None without one; 0 if it is unknown."""
     try:
         with (data_dir / "server.lock").open() as file:
             number = file.read(20).strip()
             if number.isdigit() and not Path("/proc", number).exists():
-                return None  # a look at the lock would hold it for a moment, in which a server may want it
+                return (
+                    None  # checking the lock would hold it for a moment, in which a server may try to take it
+                )
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None
     except FileNotFoundError:

@@ -11,7 +11,7 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 
 def configure_logs(fmt: str, level: str) -> None:
-    """``fmt``: ``console`` for people, ``json`` for machines, ``auto`` decides by whether stderr is a terminal."""
+    """``fmt``: ``console``, ``json``, or ``auto``: ``console`` if stderr is a terminal, otherwise ``json``."""
     for_people = fmt == "console" or (fmt == "auto" and sys.stderr.isatty())
     # A traceback that shows local variables would show tokens and passwords.
     for_eyes = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)

@@ -1,4 +1,4 @@
-"""Running the server: start in order, say when it is ready, stop in order (decisions.md, "Running it")."""
+"""Running the server: start, report readiness, stop, each in a fixed order (decisions.md, "Running it")."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from pilothouse.storage import StorageError, StorageUnavailable
 log = structlog.get_logger("server")
 
 DRAIN = 5.0
-"""Seconds that open requests have to finish at a stop."""
+"""Seconds that open requests have to finish when the server stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A server that serves: where, and tokens for the person and the agent on this machine."""
+    """A running server: its addresses, and tokens for the user and the agent on this machine."""
 
     http_url: str
     grpc_address: str
     _graph: Graph
 
     async def local_token(self) -> str:
-        """An API token of ``admin`` for the person at this machine; replaces the one before."""
+        """An API token of ``admin`` for the user of this machine; replaces the previous one."""
         return await self._graph.service(Identity).issue_local_token()
 
     async def registration_token(self, agent: str) -> str:
-        """A token with which this agent may register, once and within ten minutes; replaces the one before."""
+        """A token with which this agent may register once, within ten minutes; replaces the previous one."""
         fleet = self._graph.service(Fleet)
         return await self._graph.storage.write(lambda tx: fleet.registry.local_token(tx, agent))
 
@@ -62,15 +62,15 @@ async def serve(
 ) -> int:
     """Serve until SIGTERM, SIGINT or ``stop``; returns the exit code.
 
-    Prints one line on stdout when ready: ``pilothouse ready http=… grpc=…``. What keeps it from starting (a port
-    in use, another server on the data directory, a database that is none or too new) is said in one line on stderr.
+    Prints one line on stdout when ready: ``pilothouse ready http=… grpc=…``. What prevents the start (a port
+    in use, another server on the data directory, an unusable or too new database) is printed in one line on stderr.
     """
     configure_logs(settings.log_format, settings.log_level)
     _allow_many_sockets()
     stop = stop or asyncio.Event()
     try:
         if (settings.tls_cert is None) != (settings.tls_key is None):
-            raise OSError("tls_cert and tls_key belong together: give both or neither")
+            raise OSError("tls_cert and tls_key must be given together")
         with (
             data_dir_lock(settings.data_dir),
             _listening(settings.host, settings.port) as http_socket,
@@ -96,7 +96,7 @@ async def _with_graph(
     settings: Settings, http_socket: socket.socket, on_ready: OnReady | None, stop: asyncio.Event
 ) -> None:
     graph = build(settings)
-    _calm_collector()
+    _configure_collector()
     graph.writer.start(graph.journal)
     try:
         await _announce_first_user(graph)
@@ -138,7 +138,10 @@ async def _run(
         _each(module.stopping for module in graph.modules)
         graph.journal.feed.stop_all()
         http.should_exit = True
-        await asyncio.gather(rpc.stop(DRAIN / 2), serving, return_exceptions=True)
+        stopped = asyncio.gather(rpc.stop(DRAIN / 2), serving, return_exceptions=True)
+        await asyncio.wait({stopped}, timeout=DRAIN / 2)
+        await graph.core.pool.close()  # jobs that still run are refused, while their requests can be answered
+        await stopped
 
 
 def _each(hooks: Iterable[Callable[[], object] | None]) -> None:
@@ -148,18 +151,16 @@ def _each(hooks: Iterable[Callable[[], object] | None]) -> None:
 
 
 def _allow_many_sockets() -> None:
-    # The soft limit is for programs that use select(): a thousand streams would reach it.
+    # The soft limit is low for programs that use select(); a thousand streams would reach it.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with contextlib.suppress(
-            ValueError, OSError
-        ):  # an unlimited hard limit may be more than the kernel gives
+        with contextlib.suppress(ValueError, OSError):  # the kernel may refuse an unlimited hard limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _calm_collector() -> None:
-    # The window holds a long past of small objects that live for a while and form no cycles; Python's default
-    # would look through them again and again. What the start has made stays for good.
+def _configure_collector() -> None:
+    # The feed's window holds many small objects that live for a while and form no cycles; with Python's default
+    # thresholds the collector would traverse them often. Objects of the start live until the end.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
@@ -173,20 +174,20 @@ def _ready(graph: Graph, port: int, grpc_port: int) -> Ready:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: stopping has an order, and it is ours."""
+    """uvicorn without its own signal handlers: the server stops its parts in its own order."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so."""
+        """Listen, and set :attr:`listening`."""
         await super().startup(sockets)
         self.listening.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
+        """Install no signal handlers."""
         yield
 
 
@@ -221,10 +222,10 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         try:
             listener.bind((host, port))
         except OSError as error:
-            told = f"cannot listen on {host}:{port}: {error.strerror}"
+            message = f"cannot listen on {host}:{port}: {error.strerror}"
             if error.errno == errno.EADDRINUSE:
-                told += " (choose others with --port and --grpc-port; 0: any free one)"
-            raise OSError(told) from error
+                message += " (choose others with --port and --grpc-port; 0: any free one)"
+            raise OSError(message) from error
         listener.setblocking(False)
         yield listener
 

@@ -17,7 +17,7 @@ SESSIONS = RouteLimit("POST", "/api/v1/sessions", "sessions")
 
 
 def module(core: Core, others: Sequence[Module], keepalive: float) -> Module:
-    """Follows the entries and shows the figures of all other modules; ``keepalive`` in seconds."""
+    """Serves the streams and metrics of all other modules; ``keepalive`` in seconds."""
     identity, feed = core.service(Identity), core.journal.feed
     kinds = {kind: code for other in others for kind, code in other.streams.items()}
     events = {type: event for other in others for type, event in other.events.items()}

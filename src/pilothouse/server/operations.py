@@ -1,4 +1,4 @@
-"""Health and metrics: what machines ask of the server."""
+"""Health checks and metrics."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ router = APIRouter(tags=["operations"])
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """What ``/metrics`` shows: the journal's and the database's figures, and those of all modules."""
+    """The metrics of the journal, the database, the worker pool and all modules."""
 
     core: Core
     modules: tuple[Metrics, ...]
 
     def read(self, conn: Connection) -> bytes:
-        """All figures, in Prometheus' text format."""
+        """All metrics, in Prometheus' text format."""
         return generate_latest(_Collected(list(self._families(conn))))
 
     def _families(self, conn: Connection) -> Iterator[GaugeMetricFamily]:
@@ -59,9 +59,14 @@ class Measures:
 
     def _own(self) -> Iterator[Gauge]:
         feed, queued = self.core.journal.feed, self.core.storage.queued
+        pool = self.core.pool.state()
+        ended = {"done": 0, **pool.ended}
         yield Gauge("journal_head_offset", "Offset the next journal entry will get", {"": feed.window.head})
         yield Gauge("stream_followers", "Open stream subscriptions", {"": feed.followers})
         yield Gauge("storage_writes_queued", "Use cases waiting for the database writer", {"": queued})
+        yield Gauge("worker_processes", "Processes of the worker pool", {"": pool.workers})
+        yield Gauge("worker_jobs_waiting", "Jobs waiting for a worker", {"": pool.waiting})
+        yield Gauge("worker_jobs_ended", "Jobs of the worker pool by how they ended", ended, "outcome")
 
 
 MeasuresService = Annotated[Measures, provided(Measures)]
@@ -70,20 +75,20 @@ MeasuresService = Annotated[Measures, provided(Measures)]
 @router.head("/healthz", dependencies=[public()], include_in_schema=False)
 @router.get("/healthz", dependencies=[public()], summary="Is the process alive", responses=_ALIVE)
 async def healthz() -> Response:
-    """200 as long as the event loop runs."""
+    """200 while the event loop runs."""
     return json_response({"status": "ok", "version": __version__})
 
 
 @router.head("/readyz", dependencies=[public()], include_in_schema=False)
 @router.get("/readyz", dependencies=[public()], summary="Can it serve", responses=_READY)
 async def readyz(database: Database) -> Response:
-    """200 when the database answers and accepts writes, else 503."""
+    """200 if the database answers and accepts writes, otherwise 503."""
     try:
         await database.read(lambda conn: conn.execute(text("SELECT 1")).scalar_one())
     except (SQLAlchemyError, StorageError):
         return json_response({"status": "unavailable", "reason": "the database does not answer"}, 503)
     if database.blocked:
-        reason = "the database takes nothing: see storage.unavailable in the log (a full disk?)"
+        reason = "the database accepts no writes: see storage.unavailable in the log (a full disk?)"
         return json_response({"status": "unavailable", "reason": reason}, 503)
     return json_response({"status": "ready"})
 
@@ -96,16 +101,16 @@ async def readyz(database: Database) -> Response:
     responses=_METRICS,
 )
 async def metrics(database: Database, measures: MeasuresService) -> Response:
-    """Counts and depths, in Prometheus' text format."""
+    """All metrics, in Prometheus' text format."""
     return Response(await database.read(measures.read), media_type=CONTENT_TYPE_LATEST)
 
 
 class _Collected:
-    """A collector of figures that were read before."""
+    """A Prometheus collector of metrics that have been read already."""
 
     def __init__(self, families: list[GaugeMetricFamily]) -> None:
         self._families = families
 
     def collect(self) -> list[GaugeMetricFamily]:
-        """Prometheus' client asks for them."""
+        """Called by the Prometheus client."""
         return self._families

@@ -1,7 +1,7 @@
-"""Thin subclasses of uvicorn's protocols: an endpoint may take its socket and hand it to the feed.
+"""Thin subclasses of uvicorn's protocols: an endpoint may take over its socket and give it to the feed.
 
-``scope["extensions"]`` carries a function that takes it (``server/handed.py``, ``server/websocket.py``). uvicorn then
-lets go: its protocol, the request's scope and the framework's frames are freed while the socket lives on.
+``scope["extensions"]`` carries a function that does so (``server/feed_socket.py``, ``server/websocket.py``). The
+protocol of uvicorn, the request's scope and the framework's frames are freed then, while the socket stays open.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.http11 import Request
 
 from pilothouse.edge.streaming import CONNECTION
-from pilothouse.server.handed import EventSocket
+from pilothouse.server.feed_socket import EventSocket
 from pilothouse.server.websocket import GOING_AWAY, MessageSocket
 
 MAX_HEAD = 64 << 10
-"""Bytes of a request's line and headers."""
+"""Bytes of a request line and headers."""
 
 MAX_PIPELINED = 16
-"""Requests on one connection that wait for the answer to one before them."""
+"""Pipelined requests on one connection that wait for an earlier answer."""
 
 
 class _LetGo(Transport):
-    """In place of a transport that was handed over: uvicorn closes the one it has when the endpoint returns."""
+    """Replaces a transport that was taken over, since uvicorn closes its transport when the endpoint returns."""
 
     def close(self) -> None:
-        """It is somebody else's now."""
+        """Does nothing: the new protocol closes the transport."""
 
 
 _LET_GO = _LetGo()
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1, whose socket an event stream can take, with a bound on what may come before a request's body."""
+    """HTTP/1.1 whose socket an event stream can take over, with a bound on request line and headers."""
 
     _in_head = True
     _head = 0
@@ -48,9 +48,9 @@ class HttpProtocol(HttpToolsProtocol):
             self.send_400_response(f"The request line and headers have at most {MAX_HEAD} bytes.")
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Called by the parser when a request begins."""
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise OverflowError("too many requests before the first was answered")  # the parser gives up: 400
+            raise OverflowError("too many requests before the first was answered")  # the parser stops: 400
         self._in_head, self._head = True, 0
         super().on_message_begin()
 
@@ -62,22 +62,22 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _take(self) -> EventSocket:
-        """Give the socket away, after the response's head; requests that were sent behind this one are dropped."""
+        """Hand the socket over after the response's head; pipelined requests are dropped."""
         transport, cycle = self.transport, self.cycle
         assert cycle is not None
         self._unset_keepalive_if_required()
         self.flow.resume_reading()
         self.connections.discard(self)
         taken = EventSocket(transport, self.connections)
-        cycle.response_complete = True  # uvicorn is not to miss its end
+        cycle.response_complete = True  # uvicorn has to see the end of the connection
         self.pipeline.clear()
-        # What refers to itself would be freed by the collector only, much later.
+        # Reference cycles would only be freed by the garbage collector, much later.
         self.cycle = self.parser = self.scope = None  # type: ignore[assignment]
         return taken
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """WebSocket, whose socket the endpoint takes once it is accepted. Nothing is read before that."""
+    """WebSocket whose socket the endpoint takes over once it is accepted. Nothing is read before."""
 
     _taken = False
 
@@ -90,7 +90,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.pause_reading()
 
     async def send(self, message: Any) -> None:
-        """ASGI: an endpoint that does not take the socket at once reads it the ordinary way."""
+        """ASGI: an endpoint that does not take the socket over reads it as usual."""
         await super().send(message)
         if message["type"] == "websocket.accept" and not self._taken:
             self.loop.call_soon(self._read_on)
@@ -100,7 +100,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
 
     def _take(self) -> MessageSocket:
-        """Give the socket away, right after it was accepted."""
+        """Hand the socket over, right after it was accepted."""
         self._taken = True
         self.connections.discard(self)
         taken = MessageSocket(self.transport, self.connections, self.config.ws_max_size)
@@ -109,7 +109,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         return taken
 
     def shutdown(self) -> None:
-        """Called when the server stops: clients shall reconnect (1001, where uvicorn's own says 1012)."""
+        """Called when the server stops: tells clients to reconnect, by 1001 (uvicorn would send 1012)."""
         if self.close_sent or not self.handshake_complete:
             super().shutdown()
             return

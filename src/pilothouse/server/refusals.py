@@ -10,21 +10,24 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from pilothouse.access.errors import Refusal
-from pilothouse.edge.grpc import abort
-from pilothouse.edge.problems import translate
-from pilothouse.journal import CursorError
-from pilothouse.storage import StorageError
+from pilothouse import __version__
+from pilothouse.access.versions import check_client
+from pilothouse.edge.grpc import abort, metadata
+from pilothouse.edge.problems import EXPECTED, translate
 
-Handler = Any  # a named tuple, of which gRPC's types know nothing
+Handler = Any  # a named tuple that gRPC's type stubs do not declare
+USER_AGENT = "user-agent"
 Find = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
 
 
 class Refusals(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Turns a refusal that a servicer lets through into a status with its stable code (:func:`abort`)."""
+    """Turns a refusal that a servicer raises into a status with its stable code (:func:`abort`).
+
+    Refuses agents of ours that are too old.
+    """
 
     async def intercept_service(self, continuation: Find, details: grpc.HandlerCallDetails) -> Handler:
-        """gRPC."""
+        """Called by gRPC for each call."""
         handler = await continuation(details)
         if handler is None:
             return handler
@@ -34,7 +37,7 @@ class Refusals(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             return handler._replace(**{kind: _one(method)})
         if inspect.isasyncgenfunction(method):
             return handler._replace(**{kind: _stream(method)})
-        return handler  # gRPC's own, which writes by itself
+        return handler  # gRPC's own services, which write to the context
 
 
 _KINDS = {
@@ -48,8 +51,9 @@ _KINDS = {
 def _one(method: Any) -> Any:
     async def call(request: Any, context: Any) -> Any:
         try:
+            check_client(metadata(context, USER_AGENT), __version__)
             return await method(request, context)
-        except (Refusal, CursorError, StorageError) as error:
+        except EXPECTED as error:
             await _refuse(context, error)
 
     return call
@@ -58,15 +62,16 @@ def _one(method: Any) -> Any:
 def _stream(method: Any) -> Any:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
+            check_client(metadata(context, USER_AGENT), __version__)
             async with aclosing(method(request, context)) as answers:
                 async for answer in answers:
                     yield answer
-        except (Refusal, CursorError, StorageError) as error:
+        except EXPECTED as error:
             await _refuse(context, error)
 
     return call
 
 
 async def _refuse(context: Any, error: Exception) -> None:
-    if not context.code():  # else the servicer has ended the call, and failed while it tidied up
+    if not context.code():  # otherwise the servicer has ended the call and raised during cleanup
         await abort(context, translate(error))

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection
 from pilothouse.server.graph import Graph
 from pilothouse.server.refusals import Refusals
 
-# We start programs but never go on in a fork; gRPC would warn at each start otherwise.
+# Child processes are started by fork and exec at once; without this gRPC logs a warning for each.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 MAX_MESSAGE = 16 << 20
@@ -23,7 +23,7 @@ _OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),  # else a dead connection is noticed after its default, 60 s
+    ("grpc.http2.ping_timeout_ms", 10_000),  # the default of 60 s would detect a dead connection late
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
@@ -32,7 +32,7 @@ _OPTIONS = [
 
 
 async def start_rpc(graph: Graph) -> tuple[grpc.aio.Server, int]:
-    """Start serving; gives the server and the port it listens on. Raises ``OSError`` if the port is taken."""
+    """Start serving; returns the server and its port. Raises ``OSError`` if the port is in use."""
     settings = graph.settings
     server = grpc.aio.server(options=_OPTIONS, interceptors=[Refusals()])
     services = [service for module in graph.modules for service in module.rpc]

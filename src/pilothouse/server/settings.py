@@ -1,4 +1,4 @@
-"""Every setting of the server (decisions.md, "Running it"): options, environment and TOML file alike."""
+"""The server's settings, from options, environment and TOML file (decisions.md, "Running it")."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Listed = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 
 
 class SettingsInvalid(Exception):
-    """A setting that cannot be worked with."""
+    """A setting has an invalid value."""
 
 
 class Settings(BaseSettings):
-    """What the server runs with. Sources, strongest first: options, ``PILOT_*`` environment, ``--config`` file."""
+    """All settings. Sources in order of precedence: options, ``PILOT_*`` environment, ``--config`` file."""
 
     model_config = SettingsConfigDict(env_prefix="PILOT_", extra="ignore", frozen=True)
 
@@ -63,6 +63,9 @@ class Settings(BaseSettings):
 
     retention: float = Field(0, ge=0, description="days that finished runs keep their log; 0: for ever")
     max_blob: ByteSize = Field(ByteSize(256 << 20), gt=0, description="bytes of one upload to /api/v1/blobs")
+    workers: int = Field(
+        2, ge=1, le=64, description="processes for work that a caller's input makes expensive"
+    )
     log_format: str = Field("auto", pattern="^(auto|console|json)$", description="of the server's own log")
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="of the server's own log"
@@ -77,7 +80,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Options win over the environment, which wins over the file that either of them names."""
+        """Options override the environment, which overrides the file that either of them names."""
         named: Any = init_settings().get("config") or env_settings().get("config")
         file = TomlConfigSettingsSource(settings_cls, Path(named)) if named else None
         return (init_settings, env_settings, file) if file else (init_settings, env_settings)

@@ -1,6 +1,6 @@
-"""stream.v1.StreamService: the journal over gRPC, by the same readers as SSE and WebSocket (arcentra-wire.txt).
+"""``stream.v1.StreamService``: the journal over gRPC, with the readers of SSE and WebSocket (arcentra-wire.txt).
 
-What goes out was encoded once for all who follow the same thing.
+Each entry is encoded once for all clients that follow it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pilothouse.journal.model import Sees
 from pilothouse.journal.protobuf import ProtoFormat
 from pilothouse.server.following import Context, Follower
 from pilothouse.server.system_events import PublicEvents, SystemEvent, watch_events
-from pilothouse.server.watches import JOBS, RUNS, STEP_RUNS, Asked, Watch, watch_agents, watch_runs
+from pilothouse.server.watches import JOBS, RUNS, STEP_RUNS, RunFilter, Watch, watch_agents, watch_runs
 from pilothouse.storage import Storage
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
 
@@ -28,7 +28,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["StreamService"].full_name
 
 
 class StreamService:
-    """The server-streaming calls. ``AgentChannel`` is not offered: nobody answers to its name."""
+    """The server-streaming calls. ``AgentChannel`` is not implemented."""
 
     def __init__(
         self, identity: Identity, feed: Feed, storage: Storage, limits: RateLimits, events: PublicEvents
@@ -42,7 +42,7 @@ class StreamService:
         self._events = ProtoFormat("stream.v1/event", feed.epoch, SystemEvent(feed.epoch, events))
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
-        """For the server. The messages are bytes already, and without a serializer they go out as they are."""
+        """The handler for the server. It has no response serializers, since the messages are encoded already."""
         handlers = {
             "StreamStepRunStatus": _stream(self.step_runs, pb.StreamStepRunStatusRequest.FromString),
             "StreamJobStatus": _stream(self.jobs, pb.StreamJobStatusRequest.FromString),
@@ -53,8 +53,8 @@ class StreamService:
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     async def step_runs(self, request: pb.StreamStepRunStatusRequest, context: Context) -> None:
-        """Statuses of attempts; ends when those named, or the job or run named, are over."""
-        asked = Asked(
+        """Statuses of step runs; ends when those named, or the job or run named, have ended."""
+        asked = RunFilter(
             run_ids=_given(request.pipeline_run_id),
             pipeline_ids=_given(request.pipeline_id),
             job_ids=_given(request.job_id),
@@ -69,8 +69,8 @@ class StreamService:
         await self._follower.serve(context, "run.read", self._step_runs, find, (*names, request.job_name))
 
     async def jobs(self, request: pb.StreamJobStatusRequest, context: Context) -> None:
-        """Statuses of jobs; ends when those named, or the run named, are over."""
-        asked = Asked(
+        """Statuses of jobs; ends when those named, or the run named, have ended."""
+        asked = RunFilter(
             run_ids=_given(request.pipeline_run_id),
             pipeline_ids=_given(request.pipeline_id),
             job_ids=frozenset(request.job_ids),
@@ -83,8 +83,8 @@ class StreamService:
         await self._follower.serve(context, "run.read", self._jobs, find, names)
 
     async def runs(self, request: pb.StreamPipelineStatusRequest, context: Context) -> None:
-        """Statuses of runs; ends when those named are over."""
-        asked = Asked(
+        """Statuses of runs; ends when those named have ended."""
+        asked = RunFilter(
             run_ids=frozenset(request.pipeline_run_ids), pipeline_ids=frozenset(request.pipeline_ids)
         )
 
@@ -95,7 +95,7 @@ class StreamService:
         await self._follower.serve(context, "run.read", self._runs, find, names)
 
     async def agents(self, request: pb.StreamAgentStatusRequest, context: Context) -> None:
-        """Presence of agents, without end."""
+        """Statuses of agents; does not end."""
         ids = frozenset(request.agent_ids)
 
         def find(conn: Connection, _sees: Sees, present: bool) -> Watch:
@@ -104,7 +104,7 @@ class StreamService:
         await self._follower.serve(context, "agent.read", self._agents, find, request.agent_ids)
 
     async def events(self, request: pb.StreamEventsRequest, context: Context) -> None:
-        """Events as they happen, without end; earlier ones only with a cursor."""
+        """Events as they happen, earlier ones only with a cursor; does not end."""
 
         def find(conn: Connection, sees: Sees, _present: bool) -> Watch:
             return watch_events(conn, request, sees, self._public)

@@ -1,8 +1,8 @@
-"""Entries as the events of ``stream.v1`` (arcentra-wire.txt, decisions.md): which are events, and of what type."""
+"""Entries as events of ``stream.v1`` (arcentra-wire.txt, decisions.md): which entries are events, and their types."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,11 @@ from sqlalchemy import Connection
 
 from pilothouse.access.errors import Refusal
 from pilothouse.edge.module import PublicEvent
-from pilothouse.engine import status_store
+from pilothouse.engine import finding, status_store
 from pilothouse.engine.streams.arcentra import LIFECYCLES
 from pilothouse.fleet import store as fleet_store
 from pilothouse.journal import Cursor, Entry, Selection
+from pilothouse.journal import store as journal_store
 from pilothouse.journal.model import Sees
 from pilothouse.server.watches import Watch, pipeline_scope
 from pilothouse.wire import entries
@@ -24,7 +25,6 @@ PublicEvents = Mapping[str, PublicEvent]
 """Entry types that are public events, of all modules."""
 
 PIPELINE, JOB, STEP, AGENT = "pipeline", "job", "step", "agent"
-RESOURCE_TYPES = frozenset({PIPELINE, JOB, STEP, AGENT})
 
 NUMBERS: dict[tuple[str, str], pb.EventType.ValueType] = {
     (STEP, "queued"): pb.EVENT_TYPE_STEP_RUN_CREATED,
@@ -47,9 +47,9 @@ NUMBERS: dict[tuple[str, str], pb.EventType.ValueType] = {
     (AGENT, "unregistered"): pb.EVENT_TYPE_AGENT_UNREGISTERED,
     (AGENT, "offline"): pb.EVENT_TYPE_AGENT_OFFLINE,
 }
-"""Events that have a number; the others come as ``EVENT_TYPE_UNSPECIFIED`` with their ``type``."""
+"""Events that have a number; all others are ``EVENT_TYPE_UNSPECIFIED`` with their ``type``."""
 
-_ABOUT = {
+_ABOUT: Mapping[str, tuple[str, ...]] = {
     PIPELINE: ("pipeline_id", "run_id"),
     JOB: ("job_id",),
     STEP: ("step_run_id", "step_id"),
@@ -57,7 +57,7 @@ _ABOUT = {
 }
 _NAMED = {PIPELINE: "name", JOB: "job", STEP: "step", AGENT: "agent_id"}
 _PARTS_OF_RUNS = ("pipeline_id", "run_id", "job_id", "step_id", "step_run_id")
-_TOLD = (
+_METADATA_KEYS = (
     *("run_id", "pipeline_id", "name", "kind", "project", "job_id", "job", "step_id", "step", "step_run_id"),
     *("attempt", "status", "previous", "exit_code", "duration", "agent_id", "event_id", "by"),
 )
@@ -66,29 +66,37 @@ _TOLD = (
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What sort of event an entry is."""
+    """The type of an event, and its resource. ``ids``, ``name``: the keys of the body with its id and name."""
 
     resource: str
     type: str
     number: pb.EventType.ValueType
+    ids: tuple[str, ...]
+    name: str
+
+    @classmethod
+    def of(cls, event: PublicEvent, type: str, number: pb.EventType.ValueType) -> Kind:
+        """The type of an event of this object."""
+        about = event.object
+        return cls(about, type, number, _ABOUT.get(about, (event.id,)), _NAMED.get(about, event.name))
 
 
 def kind_of(entry: Entry, events: PublicEvents) -> Kind | None:
-    """``None`` for entries that are no events."""
+    """The type of an entry's event; ``None`` for entries that are not events."""
     if entry.type == entries.AGENT_EVENT:
         resource = STEP if "step_run_id" in entry.body else AGENT
-        return Kind(resource, entry.body["event_type"], pb.EVENT_TYPE_UNSPECIFIED)
+        return Kind.of(PublicEvent(resource), entry.body["event_type"], pb.EVENT_TYPE_UNSPECIFIED)
     known = events.get(entry.type)
     if known is None or (entry.type == entries.STEP_COMPLETED and "step_run_id" in entry.body):
-        return None  # the end of a step with attempts is the end of the last of them
+        return None  # the completion of its last attempt is the event
     resource = known.object
     lifecycle = known.lifecycle or LIFECYCLES.get(entry.body["status"], "completed")
     number = NUMBERS.get((resource, lifecycle), pb.EVENT_TYPE_UNSPECIFIED)
-    return Kind(resource, f"arcentra.{resource}.{lifecycle}", number)
+    return Kind.of(known, f"arcentra.{resource}.{lifecycle}", number)
 
 
 class SystemEvent:
-    """Builds ``StreamEventsResponse`` messages. ``event_id`` is the entry's place, as on ``/api/v1/events``."""
+    """Builds ``StreamEventsResponse`` messages. ``event_id`` is the entry's cursor, as on ``/api/v1/events``."""
 
     def __init__(self, epoch: str, events: PublicEvents) -> None:
         self._epoch = epoch
@@ -100,7 +108,7 @@ class SystemEvent:
         if kind is None:
             return None
         body = entry.body
-        resource_id = next((body[key] for key in _ABOUT[kind.resource] if body.get(key)), "")
+        resource_id = next((body[key] for key in kind.ids if body.get(key)), "")
         return pb.StreamEventsResponse(
             event_id=Cursor(entry.offset).text(self._epoch),
             event_type=kind.number,
@@ -116,13 +124,13 @@ class SystemEvent:
 
 
 def _title(kind: Kind, body: dict[str, Any]) -> str:
-    name = body.get(_NAMED[kind.resource], "")
+    name = body.get(kind.name, "")
     what = kind.type.removeprefix(f"arcentra.{kind.resource}.")
     return f"{kind.resource.capitalize()} {name}: {what}"
 
 
 def _metadata(body: dict[str, Any]) -> dict[str, str]:
-    found = {key: str(body[key]) for key in _TOLD if body.get(key) not in (None, "")}
+    found = {key: str(body[key]) for key in _METADATA_KEYS if body.get(key) not in (None, "")}
     if "payload" in body:
         found["payload"] = orjson.dumps(body["payload"]).decode()
     return found
@@ -130,7 +138,7 @@ def _metadata(body: dict[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Events(Selection):
-    """Events of some types, about some resources; what is empty matches everything."""
+    """Events of some types, about some resources; an empty field matches everything."""
 
     events: PublicEvents = field(default_factory=dict)
     numbers: frozenset[int] = frozenset()
@@ -138,22 +146,23 @@ class Events(Selection):
     ids: frozenset[str] = frozenset()
 
     def wants(self, entry: Entry) -> bool:
-        """Whether the entry is selected: by what it is about, or what that is a part of."""
+        """Whether the entry is selected: by its resource, or by the run, job or pipeline that this is a part of."""
         kind = kind_of(entry, self.events)
         if kind is None or (self.numbers and kind.number not in self.numbers):
             return False
         if self.resource not in ("", kind.resource):
             return False
-        about = ("agent_id",) if kind.resource == AGENT else _PARTS_OF_RUNS
+        about = _PARTS_OF_RUNS if kind.resource in (PIPELINE, JOB, STEP) else kind.ids
         return not self.ids or any(entry.body.get(key) in self.ids for key in about)
 
 
 def watch_events(
     conn: Connection, request: pb.StreamEventsRequest, sees: Sees, events: PublicEvents
 ) -> Watch:
-    """The events that are asked for. Raises ``INVALID_PARAMETER``, and ``NOT_FOUND`` for unknown resources."""
-    if request.resource_type and request.resource_type not in RESOURCE_TYPES:
-        raise Refusal.of("INVALID_PARAMETER", f"resource_type is one of {', '.join(sorted(RESOURCE_TYPES))}")
+    """The events that a request selects. Raises ``INVALID_PARAMETER``, and ``NOT_FOUND`` for unknown resources."""
+    objects = _ABOUT.keys() | {event.object for event in events.values()}
+    if request.resource_type and request.resource_type not in objects:
+        raise Refusal.of("INVALID_PARAMETER", f"resource_type is one of {', '.join(sorted(objects))}")
     unknown = [number for number in request.event_types if number not in pb.EventType.values()]
     if unknown:
         raise Refusal.of("INVALID_PARAMETER", f"there is no event type {unknown[0]}")
@@ -161,7 +170,7 @@ def watch_events(
     ids = frozenset(request.resource_ids)
     scopes, streams = set(), set()
     for id in sorted(ids):
-        scope, stream = _resource(conn, id)
+        scope, stream = _resource(conn, id, objects - _ABOUT.keys())
         if scope is None or not sees(scope):
             raise Refusal.of("NOT_FOUND", f"No pipeline, run, job, step run or agent with ID '{id}' exists")
         scopes.add(scope)
@@ -173,13 +182,19 @@ def watch_events(
     )
 
 
-def _resource(conn: Connection, id: str) -> tuple[str | None, str | None]:
-    """The scope of what goes by this id, and the stream if all that happens to it is in one."""
-    parts = status_store.find_attempts(conn, [id]) or status_store.find_jobs(conn, [id])
+def _resource(conn: Connection, id: str, objects: Set[str]) -> tuple[str | None, str | None]:
+    """The scope of the resource with this id, and its stream, if all its entries are in one.
+
+    ``objects``: further kinds of objects, whose streams are ``<object>/<id>``.
+    """
+    parts = finding.find_step_runs(conn, [id]) or finding.find_jobs(conn, [id])
     run_id = parts[0].run_id if parts else id
     run = status_store.find_runs(conn, [run_id]).get(run_id)
     if run is not None:
         return entries.project_scope(run.project), entries.run_stream(run.id)
     if fleet_store.agent(conn, id) is not None:
         return entries.FLEET_SCOPE, entries.agent_stream(id)
+    for stream in (f"{object}/{id}" for object in sorted(objects)):
+        if (scope := journal_store.scope_of(conn, stream)) is not None:
+            return scope, stream
     return pipeline_scope(conn, id), None

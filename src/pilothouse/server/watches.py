@@ -1,4 +1,4 @@
-"""What a status stream is about, found in the database: the entries it wants, its end, and how things stand now."""
+"""What a status stream follows: the entries it selects, when it ends, and the current state from the database."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import Connection
 
 from pilothouse.access.errors import Refusal
-from pilothouse.engine import status_store
+from pilothouse.engine import finding, status_store
 from pilothouse.engine import store as engine_store
 from pilothouse.engine.model import Job, Run
 from pilothouse.engine.status_store import Part, RunRow
@@ -23,15 +23,15 @@ from pilothouse.pipelines import store as pipeline_store
 from pilothouse.wire import entries
 
 MAX_IDS = 1000
-"""Ids that one call may name."""
+"""Maximal number of ids in one request."""
 
 MAX_PRESENT = 10_000
-"""Messages that tell of the present at the beginning of a stream."""
+"""Maximal number of messages of the current state at the beginning of a stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """A stream ends when an entry of this ``type`` has come for each of ``going_on`` (its id stands at ``key``)."""
+    """A stream ends after an entry of this ``type`` for each id of ``going_on``, which is at ``key`` of its body."""
 
     type: str
     key: str
@@ -40,7 +40,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What one call follows. ``scopes``: what its caller must see for as long as it lasts."""
+    """What one call follows. ``scopes``: scopes that the caller must be allowed to see while the call is open."""
 
     selection: Selection
     scopes: frozenset[str] = frozenset()
@@ -49,8 +49,8 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Which runs, or which of their parts; what is empty is not asked for, what is not must all be met."""
+class RunFilter:
+    """Selects runs or parts of them: all fields that are not empty must match."""
 
     run_ids: frozenset[str] = frozenset()
     pipeline_ids: frozenset[str] = frozenset()
@@ -59,7 +59,7 @@ class Asked:
     step_run_ids: frozenset[str] = frozenset()
 
     def fits(self, part: Part, run: RunRow) -> bool:
-        """Whether a part of this run is asked for, as far as its surroundings go."""
+        """Whether a part of this run matches, judged by its run, pipeline and job."""
         return (
             (not self.run_ids or run.id in self.run_ids)
             and (not self.pipeline_ids or (run.pipeline_id or run.id) in self.pipeline_ids)
@@ -68,19 +68,19 @@ class Asked:
         )
 
     def wants(self, job: Job) -> bool:
-        """Whether this job is asked for."""
+        """Whether this job matches."""
         return (not self.job_ids or job.id in self.job_ids) and self.job_name in ("", job.name)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One way to look at runs: which entries tell of it, and how the wanted parts of a run stand."""
+    """A kind of status stream: its entry types, and the current state of the selected parts of a run."""
 
     types: frozenset[str]
-    present: Callable[[Connection, Run, Asked], Iterator[ProtoMessage]]
+    present: Callable[[Connection, Run, RunFilter], Iterator[ProtoMessage]]
 
 
-def _step_runs(conn: Connection, run: Run, asked: Asked) -> Iterator[ProtoMessage]:
+def _step_runs(conn: Connection, run: Run, asked: RunFilter) -> Iterator[ProtoMessage]:
     jobs = [job for job in run.jobs if asked.wants(job)]
     attempts = engine_store.attempts_of_steps(conn, [step.id for job in jobs for step in job.steps])
     for job in jobs:
@@ -89,11 +89,11 @@ def _step_runs(conn: Connection, run: Run, asked: Asked) -> Iterator[ProtoMessag
                 yield message
 
 
-def _jobs(_conn: Connection, run: Run, asked: Asked) -> Iterator[ProtoMessage]:
+def _jobs(_conn: Connection, run: Run, asked: RunFilter) -> Iterator[ProtoMessage]:
     return (arcentra_status.present_job(run, job) for job in run.jobs if asked.wants(job))
 
 
-def _runs(_conn: Connection, run: Run, _asked: Asked) -> Iterator[ProtoMessage]:
+def _runs(_conn: Connection, run: Run, _asked: RunFilter) -> Iterator[ProtoMessage]:
     yield arcentra_status.present_run(run)
 
 
@@ -102,11 +102,11 @@ JOBS = View(arcentra_status.JOB_TYPES, _jobs)
 RUNS = View(arcentra_status.RUN_TYPES, _runs)
 
 
-def watch_runs(conn: Connection, view: View, asked: Asked, sees: Sees, *, present: bool) -> Watch:
-    """Runs as one view shows them. Raises ``…_NOT_FOUND`` for what is not there or not for these eyes.
+def watch_runs(conn: Connection, view: View, asked: RunFilter, sees: Sees, *, present: bool) -> Watch:
+    """Runs as one view shows them. Raises ``…_NOT_FOUND`` for what does not exist or may not be seen.
 
-    Named parts end the stream once they are all over. Else it has no end, and its present is that of the runs that
-    are not over, and of the newest run of each named pipeline.
+    The stream ends when all named parts have ended. Without names it does not end, and its current state is that of
+    the active runs, and of the newest run of each named pipeline.
     """
     scopes = _pipeline_scopes(conn, asked.pipeline_ids, sees)
     parts, key, closing = _named(conn, asked, sees)
@@ -120,7 +120,7 @@ def watch_runs(conn: Connection, view: View, asked: Asked, sees: Sees, *, presen
         values.append((key, frozenset(part.id for part in parts)))
         run_ids = sorted(found)
     else:
-        run_ids = _runs_in_question(conn, asked.pipeline_ids, sees) if present else []
+        run_ids = _current_runs(conn, asked.pipeline_ids, sees) if present else []
         if asked.pipeline_ids:
             values.append(("pipeline_id", asked.pipeline_ids))
         if asked.job_name:
@@ -132,21 +132,21 @@ def watch_runs(conn: Connection, view: View, asked: Asked, sees: Sees, *, presen
     return Watch(selection, scopes, ending, _present(conn, view, run_ids, asked) if present else [])
 
 
-def _named(conn: Connection, asked: Asked, sees: Sees) -> tuple[list[Part], str, str]:
-    """The parts that are named, the key of their ids, and the type of entry that ends one."""
+def _named(conn: Connection, asked: RunFilter, sees: Sees) -> tuple[list[Part], str, str]:
+    """The named parts, the key of their ids, and the entry type that ends one."""
     runs = _visible(conn, asked.run_ids, sees)
     for run_id in sorted(asked.run_ids - runs.keys()):
         raise Refusal.of("RUN_NOT_FOUND", f"No run with ID '{run_id}' exists")
     job_ids = asked.job_ids
     if asked.run_ids and asked.job_name and not job_ids:
-        job_ids = frozenset(status_store.jobs_named(conn, asked.run_ids, asked.job_name))
+        job_ids = frozenset(finding.jobs_named(conn, asked.run_ids, asked.job_name))
         if not job_ids:
             raise Refusal.of("JOB_NOT_FOUND", f"No job named '{asked.job_name}' is in this run")
     if asked.step_run_ids:
-        parts = status_store.find_attempts(conn, asked.step_run_ids)
+        parts = finding.find_step_runs(conn, asked.step_run_ids)
         key, closing, what = "step_run_id", entries.ATTEMPT_COMPLETED, "step run"
     elif job_ids:
-        parts = status_store.find_jobs(conn, job_ids)
+        parts = finding.find_jobs(conn, job_ids)
         key, closing, what = "job_id", entries.JOB_COMPLETED, "job"
     else:
         parts = [Part(run.id, run.id, run.status) for run in runs.values()]
@@ -176,7 +176,7 @@ def _pipeline_scopes(conn: Connection, pipeline_ids: Collection[str], sees: Sees
 
 
 def pipeline_scope(conn: Connection, pipeline_id: str) -> str | None:
-    """The scope of a definition, of what runs are left of one, or of a run that has none."""
+    """The scope of a pipeline; if it was deleted, that of its newest run; or that of a run without a pipeline."""
     definition = pipeline_store.pipeline(conn, pipeline_id)
     if definition is not None:
         return entries.project_scope(definition.project)
@@ -187,7 +187,7 @@ def pipeline_scope(conn: Connection, pipeline_id: str) -> str | None:
     return entries.project_scope(run.project)
 
 
-def _runs_in_question(conn: Connection, pipeline_ids: frozenset[str], sees: Sees) -> list[str]:
+def _current_runs(conn: Connection, pipeline_ids: frozenset[str], sees: Sees) -> list[str]:
     alive = [
         run.id
         for run in status_store.alive_runs(conn)
@@ -198,7 +198,7 @@ def _runs_in_question(conn: Connection, pipeline_ids: frozenset[str], sees: Sees
     return sorted({*alive, *newest, *status_store.find_runs(conn, pipeline_ids)})
 
 
-def _present(conn: Connection, view: View, run_ids: list[str], asked: Asked) -> list[ProtoMessage]:
+def _present(conn: Connection, view: View, run_ids: list[str], asked: RunFilter) -> list[ProtoMessage]:
     found: list[ProtoMessage] = []
     for run_id in run_ids:
         run = engine_store.load_run(conn, run_id)
@@ -213,7 +213,7 @@ def _present(conn: Connection, view: View, run_ids: list[str], asked: Asked) -> 
 
 
 def watch_agents(conn: Connection, ids: frozenset[str], *, present: bool) -> Watch:
-    """Presence of some agents or all. Raises ``AGENT_NOT_FOUND``."""
+    """Statuses of some agents, or of all. Raises ``AGENT_NOT_FOUND``."""
     agents = [agent for agent in fleet_store.all_agents(conn) if not ids or agent.agent_id in ids]
     for missing in sorted(ids - {agent.agent_id for agent in agents}):
         raise Refusal.of("AGENT_NOT_FOUND", f"No agent with ID '{missing}' exists")

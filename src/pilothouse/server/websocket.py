@@ -1,4 +1,4 @@
-"""A WebSocket that its endpoint has taken: the feed writes to it, a listener hears what the client says."""
+"""A WebSocket that its endpoint has taken over: the feed writes to it, a listener gets the client's messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from websockets.protocol import OPEN, SERVER, Protocol
 
 from pilothouse.edge.streaming import Message, OnMessage, SocketClosed
 from pilothouse.journal.framing import text_frame
-from pilothouse.server.handed import Handed
+from pilothouse.server.feed_socket import FeedSocket
 
 log = structlog.get_logger("sockets")
 _QUIET = logging.getLogger("pilothouse.websockets")
@@ -22,17 +22,17 @@ _QUIET = logging.getLogger("pilothouse.websockets")
 GOING_AWAY, BAD_TEXT, INTERNAL = 1001, 1007, 1011
 
 LINGER = 1.0
-"""Seconds that a client on TLS has to read why the connection failed."""
+"""Seconds that a client on TLS has to read the close frame of a failed connection."""
 
 SLICE = 4 << 10
-"""Bytes of a client's data that are taken in at once: frames can be tiny, and others want their turn."""
+"""Bytes of input that are parsed at once: frames can be tiny, and other connections must not wait."""
 
 
-class MessageSocket(Handed):
+class MessageSocket(FeedSocket):
     """A WebSocket. Frames are parsed and bounded by websockets' sans-I/O protocol, a slice of data at a time.
 
-    Messages go to the listener one after another; while it works on one (it gave a coroutine), or while nobody
-    listens, nothing more is read than has come already.
+    The listener gets one message at a time. While it handles one (it returned a coroutine), or while there is no
+    listener, nothing more is read from the transport.
     """
 
     __slots__ = (
@@ -51,7 +51,7 @@ class MessageSocket(Handed):
 
     def __init__(self, transport: Transport, connections: set[Any], max_size: int) -> None:
         """After the opening handshake; ``max_size``: bytes of a message."""
-        # A new one: that of the handshake keeps the request for as long as it lives.
+        # A new protocol object, since that of the handshake refers to the request.
         self._conn = _Protocol(SERVER, max_size=max_size, logger=_QUIET)
         self._listener: OnMessage | None = None
         self._on_lost: Callable[[], None] | None = None
@@ -68,13 +68,13 @@ class MessageSocket(Handed):
 
     @property
     def over(self) -> bool:
-        """Nothing may follow a close frame."""
+        """Whether a close frame was sent, or the connection is closing."""
         return self._conn.state is not OPEN or self._transport.is_closing()
 
     # -- for endpoints ----------------------------------------------------------------------------------
 
     def listen(self, listener: OnMessage | None, on_lost: Callable[[], None] | None = None) -> None:
-        """Give every message that comes to this listener; it gets the next one when the coroutine it gave is done.
+        """Call this listener with every message; the next one is delivered when the coroutine it returned is done.
 
         ``on_lost``: called once the connection is gone.
         """
@@ -82,7 +82,7 @@ class MessageSocket(Handed):
         self._regulate()
 
     async def receive(self) -> Message:
-        """One message, for an endpoint that must hear something before it listens. Raises :class:`SocketClosed`."""
+        """Wait for one message, before :meth:`listen`. Raises :class:`SocketClosed`."""
         if self.over:
             raise SocketClosed
         self._waiter = asyncio.get_running_loop().create_future()
@@ -94,7 +94,7 @@ class MessageSocket(Handed):
             self.listen(None)
 
     async def drain(self) -> None:
-        """Wait until the socket takes more. Raises :class:`SocketClosed`."""
+        """Wait until the write buffer has drained. Raises :class:`SocketClosed`."""
         if self.over:
             raise SocketClosed
         if not self.writable:
@@ -107,7 +107,7 @@ class MessageSocket(Handed):
             self.write(text_frame(text))
 
     def close(self, code: int, reason: str = "") -> None:
-        """Begin the closing handshake; harmless when it has begun already."""
+        """Begin the closing handshake; does nothing if it has begun already."""
         if self.over:
             return
         self._conn.send_close(code, reason)
@@ -122,7 +122,7 @@ class MessageSocket(Handed):
     def data_received(self, data: bytes) -> None:
         """Called by the transport."""
         if self._conn.eof_sent:
-            return  # nothing more is heard
+            return  # input is ignored after the end was sent
         self._pending += data
         if self._work is None:
             self._advance()
@@ -150,18 +150,18 @@ class MessageSocket(Handed):
             self._on_lost = None
 
     def shutdown(self) -> None:
-        """Called when the server stops: the client shall reconnect, and is not waited for."""
+        """Called when the server stops: tells the client to reconnect, and does not wait for it."""
         self.close(GOING_AWAY, "reconnect")
         self._transport.close()
 
-    # -- what comes in ----------------------------------------------------------------------------------
+    # -- input ------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Take in a slice; the rest has its turn after everybody else's."""
+        """Parse a slice of the input; the rest follows in a later iteration of the event loop."""
         self._work = None
         if not self._messages and self._pending:
             piece, self._pending = self._pending[:SLICE], self._pending[SLICE:]
-            listening = not self.over  # after our own close frame nothing more is heard
+            listening = not self.over  # after our own close frame, messages are ignored
             self._conn.receive_data(piece)
             frames = self._conn.events_received()
             if listening:
@@ -186,7 +186,7 @@ class MessageSocket(Handed):
             self._regulate()
 
     def _regulate(self) -> None:
-        """Read on when all that came has been worked off; else see to it that the work goes on."""
+        """Resume reading if all input has been handled; otherwise schedule the rest."""
         if self._transport.is_closing():
             return
         held = bool(self._messages) and self._listener is None
@@ -198,7 +198,7 @@ class MessageSocket(Handed):
             self._work = asyncio.get_running_loop().call_soon(self._advance)
 
     def _take(self, frames: list[Any]) -> None:
-        """Put frames together to messages."""
+        """Assemble frames into messages."""
         for frame in frames:
             if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
                 continue
@@ -209,7 +209,7 @@ class MessageSocket(Handed):
                 return
 
     def _complete(self) -> bool:
-        """A message is whole; whether it is one."""
+        """Queue a complete message; False if its text is not UTF-8."""
         data, self._part = bytes(self._part), bytearray()
         try:
             self._messages.append(data.decode() if self._opcode is Opcode.TEXT else data)
@@ -225,9 +225,9 @@ class MessageSocket(Handed):
             self._waiter.set_result(message)
 
     def _answer(self, answers: list[bytes]) -> None:
-        """Write pongs, the answer to a close, or why the connection failed; an empty one says: end the connection.
+        """Write the protocol's answers (pongs, close frames); an empty one means: end the connection.
 
-        To a client that does not read, only the latest pong is owed (RFC 6455, 5.5.3).
+        A client that does not read only gets the latest pong (RFC 6455, 5.5.3).
         """
         for answer in answers:
             if not answer:
@@ -238,7 +238,7 @@ class MessageSocket(Handed):
                 self._pong = answer
 
     def _hang_up(self) -> None:
-        """End the connection from our side. A client that still sends must not lose our last word to a reset."""
+        """End the connection. A client that is still sending must be able to read the close frame before a reset."""
         self._stop_outlets()
         self._expect_end()
         self._pending = b""
@@ -246,12 +246,12 @@ class MessageSocket(Handed):
             self._transport.close()
         elif self._transport.can_write_eof():
             self._transport.write_eof()
-        else:  # TLS cannot be half closed
+        else:  # TLS connections cannot be half-closed
             asyncio.get_running_loop().call_later(LINGER, self._transport.close)
 
 
 class _Protocol(Protocol):
-    """A client may close amid a message of several frames: control frames come between them (RFC 6455, 5.4)."""
+    """Accepts a close frame between the frames of a fragmented message (RFC 6455, 5.4)."""
 
     def recv_frame(self, frame: Frame) -> None:
         """Called by the parser."""

@@ -105,7 +105,7 @@ class Database:
         """Whether another server has written since this one last did; to be called at the start of a write
         transaction.
 
-        Caches of stored state must then be dropped. A SQLite file has only one server.
+        Caches of stored state must then be verified or dropped. A SQLite file has only one server.
         """
         if self.is_sqlite:
             return False

@@ -62,6 +62,6 @@ class Storage:
         """Number of groups of use cases that the database has not accepted."""
         return self._writer.outages
 
-    def on_takeover(self, forget: Callable[[], None]) -> None:
-        """Call ``forget`` in the writer thread when another server has written to the database."""
-        self._writer.on_takeover(forget)
+    def on_takeover(self, invalidate: Callable[[], None]) -> None:
+        """Call ``invalidate`` in the writer thread when another server has written to the database."""
+        self._writer.on_takeover(invalidate)

@@ -89,9 +89,9 @@ class Writer:
         self._kept: Connection | None = None
         self._taken_over: list[Callable[[], None]] = []
 
-    def on_takeover(self, forget: Callable[[], None]) -> None:
-        """Call ``forget`` in the writer thread when another server has written since our last transaction."""
-        self._taken_over.append(forget)
+    def on_takeover(self, invalidate: Callable[[], None]) -> None:
+        """Call ``invalidate`` in the writer thread when another server has written since our last transaction."""
+        self._taken_over.append(invalidate)
 
     def start(self, hook: CommitHook | None = None) -> None:
         """Start the thread; results are delivered on the running event loop."""
@@ -194,8 +194,8 @@ class Writer:
         if not self._database.is_sqlite:  # the pool tests whether the server still answers
             with engine.begin() as conn:
                 if self._database.take_turn(conn):
-                    for forget in self._taken_over:
-                        forget()
+                    for invalidate in self._taken_over:
+                        invalidate()
                 yield conn
             return
         conn = self._kept = self._kept or _kept_open(engine)

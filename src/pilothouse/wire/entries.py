@@ -11,11 +11,15 @@ and ``job``; of a step ``step_id``, ``step``, ``node`` (the step's name on the S
 =====================  ==================================================================================
 type                   further keys
 =====================  ==================================================================================
-run.created            ``jobs``: ``[{id, name, needs, status, steps: [{id, name, status}]}]``,
+run.created            ``jobs``: ``[{id, name, needs, status, steps: [{id, name, status, step_run_id}]}]``,
                        ``trigger``, ``by``, ``by_id``, ``rerun_of``, ``namespace``, ``counts`` of jobs
 run.started            ``previous``, ``namespace``, ``counts``
 run.cancelling         ``reason``, ``by``, ``by_id``, ``force``, ``until`` (when cleanup steps are stopped;
                        0: at once), ``namespace``, ``counts``; repeated when a cancel is forced
+run.paused             ``by``, ``by_id``, ``namespace``, ``counts``: nothing more of it is started
+run.resumed            ``by``, ``by_id``, ``namespace``, ``counts``
+run.extended           ``jobs``: the new jobs, then those that have new steps, as in ``run.created``; ``by``,
+                       ``by_id``, ``namespace``, ``counts``
 run.completed          ``status``, ``previous``, ``reason``, ``duration``, ``outputs``, ``namespace``,
                        ``counts``
 job.started            ``previous``, ``round``, ``counts`` of steps, ``at_step`` (index of the first
@@ -26,7 +30,9 @@ job.completed          ``status``, ``previous``, ``reason``, ``duration``, and t
 step.queued            ``previous``, ``reason``; of its job ``job_status``, ``counts``, ``at_step``. A new
                        attempt: outputs of the previous one are discarded
 step.waiting           ``reason``: why it is waiting
-step.started           ``previous``, ``agent_id``; of its job ``job_status``, ``counts``, ``at_step``
+step.started           ``previous``, ``agent_id`` (empty for a gate), for a gate its kind in ``gate``; of its
+                       job ``job_status``, ``counts``, ``at_step``
+gate.decided           ``decision`` (``approve`` or ``reject``), ``by``, ``by_id``, ``comment``
 step.progressed        ``percent`` (0-100, never decreasing within an attempt), ``message``
 step.logged            ``first`` (number of the first line), ``lines``, ``agent_id``; sparse: ``stderr``
                        (indices of lines of standard error), ``levels`` ({index: level}), ``plugin``
@@ -60,6 +66,9 @@ VERSION = 1
 RUN_CREATED = "run.created"
 RUN_STARTED = "run.started"
 RUN_CANCELLING = "run.cancelling"
+RUN_PAUSED = "run.paused"
+RUN_RESUMED = "run.resumed"
+RUN_EXTENDED = "run.extended"
 RUN_COMPLETED = "run.completed"
 JOB_STARTED = "job.started"
 JOB_RESTARTED = "job.restarted"
@@ -67,6 +76,7 @@ JOB_COMPLETED = "job.completed"
 STEP_QUEUED = "step.queued"
 STEP_WAITING = "step.waiting"
 STEP_STARTED = "step.started"
+GATE_DECIDED = "gate.decided"
 STEP_PROGRESSED = "step.progressed"
 STEP_LOGGED = "step.logged"
 STEP_LOG_MISSED = "step.log_missed"

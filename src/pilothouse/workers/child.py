@@ -1,7 +1,7 @@
 """A worker: a process that runs one job after the other for the pool that started it.
 
-It talks over a socket that is its standard input. It has no other descriptors, no environment, may write to no file
-and start no process or thread, and ends with its parent: the kernel kills it then, even while it computes.
+It communicates over a socket, which is its standard input. It has no other open files and no environment, may not
+write to files or start processes or threads, and ends with its parent: the kernel then kills it, even in a job.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def main() -> None:
 
 def _end_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before the kernel was asked
+    if os.getppid() != parent:  # it ended before the call above
         sys.exit(1)
 
 
 def _bound() -> None:
-    """What holds for the worker's life; no job can undo it."""
+    """Set limits for the lifetime of the worker, which no job can raise."""
     with Path("/proc/self/oom_score_adj").open("w") as file:
-        file.write("1000")  # where memory runs out, the kernel should end a worker rather than the server
+        file.write("1000")  # if memory runs out, the kernel should kill a worker rather than the server
     lower(
         {
             resource.RLIMIT_CORE: 0,
@@ -77,7 +77,7 @@ class Worker:
 
     @property
     def worn(self) -> bool:
-        """Whether its jobs have left so much behind that a new worker should take over."""
+        """Whether a new worker should replace this one: its jobs left memory allocated, or used much CPU time."""
         return _address_space() > self._idle_memory + MAX_LEFTOVER or time.process_time() > MAX_CPU / 2
 
     def work(self, frame: Frame) -> None:
@@ -100,7 +100,7 @@ class Worker:
 
 
 class _Limited:
-    """While it is entered, the limits of a job hold.
+    """A context in which the limits of a job apply.
 
     The kernel's default action for the signals of both limits ends the process, even where C code holds the
     interpreter's lock; memory that runs out raises MemoryError first.
@@ -145,7 +145,7 @@ def _failure(number: int, kind: int, *values: str) -> list[bytes]:
 
 
 def _where(error: BaseException) -> str:
-    """File, line and function of the innermost frame: nothing of the input."""
+    """File, line and function of the innermost frame; never holds input."""
     innermost = error.__traceback__
     if innermost is None:
         return "an unknown place"

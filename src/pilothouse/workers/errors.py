@@ -1,4 +1,4 @@
-"""What can go wrong with a job. Each error has a stable code; none holds anything of the job's input."""
+"""Errors of jobs. Each has a stable code; no message holds any of the job's input."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class QueueFull(WorkError):
 
 
 class TooLarge(WorkError):
-    """The arguments or the result have too many bytes, or too many for their JSON part."""
+    """The arguments or the result are too large, or their JSON part is."""
 
     code = "WORK_TOO_LARGE"
 
 
 class NotPlainData(WorkError):
-    """The arguments or the result hold something that is neither JSON data nor bytes."""
+    """The arguments or the result are neither JSON data nor bytes."""
 
     code = "NOT_PLAIN_DATA"
 
@@ -44,14 +44,23 @@ class TimedOut(WorkError):
 
 
 class OutOfMemory(WorkError):
-    """The job needed more memory than its limit, or the system's memory ran out."""
+    """The job needed more memory than its limit (``limit`` is ``job``), or the worker was killed by SIGKILL, as the
+    kernel does where the system's memory runs out (``system``)."""
 
     code = "WORK_OUT_OF_MEMORY"
 
+    def __init__(self, limit: str) -> None:
+        super().__init__(
+            "the job needed more memory than it may use"
+            if limit == "job"
+            else "the worker was killed by the system, which may be short of memory"
+        )
+        self.limit = limit
+
 
 class Crashed(WorkError):
-    """The worker ended, or broke the protocol, before the job had a result. Native code that gets no memory may crash
-    instead of reporting it."""
+    """The worker ended, or broke the protocol, before the job had a result. Native code may crash when it
+    gets no memory."""
 
     code = "WORKER_CRASHED"
 

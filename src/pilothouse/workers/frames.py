@@ -27,7 +27,7 @@ _STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | o
 
 
 class FrameError(ValueError):
-    """The peer sent what is no frame, or more than is allowed."""
+    """The peer sent an invalid frame, or one that is too large."""
 
 
 class FrameTooLarge(FrameError):
@@ -44,14 +44,14 @@ class Frame:
 
 
 def is_answer(frame: Frame) -> bool:
-    """Whether this is how a job may end: its result, or why there is none."""
+    """Whether this frame is a valid answer to a job: its result, or an error."""
     if frame.kind == RAISED:
         return len(frame.values) == 2 and all(isinstance(value, str) for value in frame.values)
     return frame.kind in (DONE, OUT_OF_MEMORY, TOO_LARGE, NOT_PLAIN)
 
 
 def encode(frame: Frame, limit: int) -> list[bytes]:
-    """The frame's bytes, in pieces, so that large values are not copied.
+    """The frame's bytes, as a list, so that large values are not copied.
 
     ``limit``: bytes of all values. Raises TypeError where a value is neither JSON data nor bytes (integers have
     64 bits, its texts are valid Unicode; NaN and infinities become null), FrameTooLarge.
@@ -76,18 +76,18 @@ def _check(table: Sequence[tuple[int, int]], limit: int) -> None:
 
 
 class Decoder:
-    """Frames from bytes that arrive in any pieces. ``limit``: bytes of the values of one frame."""
+    """Decodes frames from a byte stream. ``limit``: bytes of the values of one frame."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Take what has arrived."""
+        """Add received bytes."""
         self._buffer += data
 
     def next(self) -> Frame | None:
-        """The next frame, None while it is not complete. Raises FrameError; the decoder is of no use then."""
+        """The next frame, None while it is incomplete. Raises FrameError; the decoder cannot be used after that."""
         if len(self._buffer) < HEAD.size:
             return None
         kind, number, count = HEAD.unpack_from(self._buffer)
@@ -113,8 +113,8 @@ def _value(kind: int, payload: bytes) -> Any:
     if kind == BYTES:
         return payload
     if kind != JSON:
-        raise FrameError("a value is of no known kind")
+        raise FrameError("a value has an unknown kind")
     try:
         return orjson.loads(payload)
     except orjson.JSONDecodeError:
-        raise FrameError("a value is no JSON") from None
+        raise FrameError("a value is not JSON") from None

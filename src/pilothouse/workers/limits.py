@@ -1,4 +1,4 @@
-"""Limits of child processes, and the command line of an isolated Python. Shared with the agent's other children.
+"""Limits of child processes, and the command line of an isolated interpreter; also for the agent's other children.
 
 Only ``resource`` and the standard library's small modules are imported: every worker imports this file.
 """
@@ -35,8 +35,8 @@ MAX_MEMORY = 2048 * MIB
 def lower(wanted: Mapping[int, int], pid: int = 0) -> None:
     """Set soft and hard limits (``resource.RLIMIT_*`` to a value) of a process, by default this one.
 
-    A limit that is lower already stays: an operator's own, or one that the process has set itself. Raising it would
-    need CAP_SYS_RESOURCE. A process that has ended meanwhile is ignored.
+    A lower limit, set by an operator or the process itself, is kept; raising it would require CAP_SYS_RESOURCE.
+    A process that has ended is ignored.
     """
     for kind, value in wanted.items():
         with contextlib.suppress(ProcessLookupError, PermissionError):

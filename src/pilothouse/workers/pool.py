@@ -1,4 +1,4 @@
-"""The pool of workers."""
+"""The worker pool."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the pool does, for operators: ``workers`` and jobs ``running`` and ``waiting`` now; since it was made,
-    ``started`` workers, and jobs by how they ended (``done`` or the code of the error)."""
+    """The state of the pool: ``workers``, and jobs ``running`` and ``waiting`` now; since its creation,
+    ``started`` workers, and jobs ``ended``, by outcome (``done`` or the code of the error)."""
 
     workers: int
     running: int
@@ -48,25 +48,30 @@ class Pool:
     """Runs jobs in at most ``workers`` child processes, which are started when needed and ended after ``idle``
     seconds without work.
 
-    ``jobs``: the functions that may be run, each at the top of a module. Belongs to one event loop.
+    ``jobs``: the functions that may be run, each at the top of a module (:meth:`add`). Belongs to one event loop.
     """
 
     def __init__(
         self,
-        jobs: Iterable[Callable[..., Any]],
+        jobs: Iterable[Callable[..., Any]] = (),
         *,
         workers: int = 2,
         idle: float = 30.0,
         bounds: Bounds = Bounds(),
     ) -> None:
-        self._names = {job: _name(job) for job in jobs}
+        self._names: dict[Callable[..., Any], str] = {}
+        self.add(jobs)
         self._idle_seconds = idle
         self._turns = Turns(workers, bounds)
         self._numbers = itertools.count(1)
-        self._idle: dict[Worker, asyncio.TimerHandle] = {}  # the one used last comes last
-        self._callers: dict[Worker, str] = {}  # workers that run a job, or are being killed for one
+        self._idle: dict[Worker, asyncio.TimerHandle] = {}  # the most recently used is the last
+        self._callers: dict[Worker, str] = {}  # workers that run a job, or are being killed
         self._started = 0
         self._ended: Counter[str] = Counter()
+
+    def add(self, jobs: Iterable[Callable[..., Any]]) -> None:
+        """Allow further jobs. Raises ValueError where one is not at the top of a module."""
+        self._names.update((job, _name(job)) for job in jobs)
 
     async def run(
         self,
@@ -114,7 +119,7 @@ class Pool:
             try:
                 answer = await worker.ask(request)
             except NotStarted:
-                del self._callers[worker]  # the turn goes on with the next worker
+                del self._callers[worker]  # the next worker uses the turn
                 worker.kill()
                 if fresh:
                     self._turns.give_back(caller)
@@ -127,7 +132,7 @@ class Pool:
                 return answer
 
     def _worker(self, caller: str) -> tuple[Worker, bool]:
-        """A worker that has nothing to do, and whether it is a new one. The caller holds a turn."""
+        """An idle or new worker, and whether it is new. The caller holds a turn."""
         fresh = not self._idle
         if fresh:
             try:
@@ -143,7 +148,7 @@ class Pool:
         return worker, fresh
 
     def _keep(self, worker: Worker) -> None:
-        """The worker has answered."""
+        """Make a worker that has answered idle, or end it."""
         if worker.jobs >= MAX_JOBS or worker.gone.is_set():
             self._end(worker)
             return
@@ -157,16 +162,16 @@ class Pool:
             self._gone(worker)
 
     def _gone(self, worker: Worker) -> None:
-        """The worker's process has ended. Only now does the turn of its job end, so that there are never more."""
+        """The worker's process has ended. Its turn ends only now: there are never more processes than turns."""
         if worker.asked:
-            return  # whoever asked it reads the end of the connection, and decides
+            return  # the task that waits for its answer reads the end of the connection
         if (timer := self._idle.pop(worker, None)) is not None:
             timer.cancel()
         if (caller := self._callers.pop(worker, None)) is not None:
             self._turns.give_back(caller)
 
     def state(self) -> State:
-        """What it does now."""
+        """The current state, for metrics."""
         return State(
             workers=len(self._idle) + len(self._callers),
             running=len(self._callers),
@@ -176,7 +181,7 @@ class Pool:
         )
 
     async def close(self) -> None:
-        """End all workers. Jobs that wait or run fail with PoolClosed, also those that come later."""
+        """End all workers. All waiting, running and later jobs fail with PoolClosed."""
         self._turns.close()
         workers = [*self._idle, *self._callers]
         for worker in workers:
@@ -186,11 +191,11 @@ class Pool:
                 for worker in workers:
                     await worker.gone.wait()
         except TimeoutError:
-            return  # the kernel could not end one yet; it will
+            return  # a killed process may be in an uninterruptible call; it ends after that
 
 
 def _name(job: Callable[..., Any]) -> str:
-    """How a worker finds a job. Raises ValueError where it could not."""
+    """The name by which a worker imports a job. Raises ValueError if it could not."""
     name = f"{job.__module__}:{job.__qualname__}"
     if not job.__qualname__.isidentifier() or job.__module__ == "__main__":
         raise ValueError(f"{name} is not at the top of a module that can be imported")
@@ -203,7 +208,7 @@ def _result(answer: Frame) -> Any:
         case frames.RAISED:
             raise JobRaised(*answer.values)
         case frames.OUT_OF_MEMORY:
-            raise OutOfMemory("the job needed more memory than it may use")
+            raise OutOfMemory("job")
         case frames.TOO_LARGE:
             raise TooLarge("the job's result is too large")
         case frames.NOT_PLAIN:

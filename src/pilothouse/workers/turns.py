@@ -1,4 +1,4 @@
-"""Whose job runs next: a bounded queue that is fair between callers. No processes here."""
+"""The queue of the pool: bounded, and fair between callers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pilothouse.workers.errors import PoolClosed, QueueFull
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much may wait. A job that can run at once is always accepted.
+    """The bounds of the queue. A job that can run at once is always accepted.
 
     ``per_caller``, ``total``: jobs. ``caller_bytes``, ``total_bytes``: bytes of their arguments.
     """
@@ -29,17 +29,14 @@ class _Waiting:
 
 
 class Turns:
-    """At most ``slots`` callers hold a turn at once. Callers that wait get theirs in rotation, whatever the number of
-    jobs of each. As long as there is more than one slot, no caller holds all of them: its long jobs delay others' by
-    no more than one slot does."""
+    """At most ``slots`` turns are held at once. Waiting callers get turns in rotation, whatever the number of jobs of
+    each. If there is more than one slot, no caller holds all of them, so that its long jobs leave others one slot."""
 
     def __init__(self, slots: int, bounds: Bounds) -> None:
         self._free = slots
         self._each = max(1, slots - 1)
         self._bounds = bounds
-        self._queues: dict[
-            str, deque[_Waiting]
-        ] = {}  # the caller whose turn is next comes first; none is empty
+        self._queues: dict[str, deque[_Waiting]] = {}  # in the order of their next turns; no queue is empty
         self._held: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
         self._closed = False
@@ -49,7 +46,7 @@ class Turns:
         return sum(len(queue) for queue in self._queues.values())
 
     async def take(self, caller: str, size: int) -> None:
-        """Wait for a turn. ``size``: bytes that are kept meanwhile. Raises QueueFull, PoolClosed."""
+        """Wait for a turn. ``size``: bytes that are kept while waiting. Raises QueueFull, PoolClosed."""
         if self._closed:
             raise PoolClosed("the pool is closed")
         if self._free and caller not in self._queues and self._held[caller] < self._each:
@@ -61,12 +58,12 @@ class Turns:
         except asyncio.CancelledError:
             if entry.turn.cancelled():
                 self._remove(caller, entry)
-            elif entry.turn.exception() is None:  # it came at the same moment
+            elif entry.turn.exception() is None:  # granted in the same iteration of the event loop
                 self.give_back(caller)
             raise
 
     def give_back(self, caller: str) -> None:
-        """The turn is over; the next one gets it."""
+        """End a turn; the next caller gets it."""
         self._free += 1
         self._held[caller] -= 1
         if not self._held[caller]:
@@ -84,7 +81,7 @@ class Turns:
                 entry.turn.set_result(None)
 
     def close(self) -> None:
-        """Nobody gets a turn any more: who waits gets PoolClosed."""
+        """Grant no more turns: waiting callers get PoolClosed."""
         self._closed = True
         for queue in self._queues.values():
             for entry in queue:

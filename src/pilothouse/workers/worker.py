@@ -1,4 +1,4 @@
-"""The pool's side of one worker process: starts it, asks it, ends it, notices its end."""
+"""The pool's side of one worker process: starts it, sends jobs, kills it, detects its end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CODE = "from pilothouse.workers.child import main; main()"
 
 
 class NotStarted(Exception):
-    """The worker ended before it began with the job, which had no effect."""
+    """The worker ended before it began the job, which can be given to another worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Worker:
         self._pidfd = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._pidfd, self._ended, on_end)
         self._killed_for: WorkError | None = None
-        self.asked = False  # whether somebody waits for an answer
+        self.asked = False  # whether a task waits for an answer
         self.gone = asyncio.Event()
         self.jobs = 0
 
@@ -64,7 +64,7 @@ class Worker:
         return self._process.pid
 
     async def ask(self, request: Request) -> Frame:
-        """The answer of a job. Raises WorkError, NotStarted; the worker is of no use then, nor after a cancel."""
+        """The answer of a job. Raises WorkError, NotStarted; after an error or a cancel the worker must be killed."""
         self.jobs += 1
         self.asked = True
         try:
@@ -121,7 +121,7 @@ class Worker:
         return frame
 
     async def _reason(self, limits: Limits) -> WorkError:
-        """Why it ended in the middle of a job."""
+        """The reason for which the process ended in the middle of a job."""
         if self._killed_for is not None:
             return self._killed_for
         await self.gone.wait()
@@ -129,12 +129,12 @@ class Worker:
         if code in (-signal.SIGPROF, -signal.SIGXCPU):
             return TimedOut("cpu", limits.cpu)
         if code == -signal.SIGKILL:
-            return OutOfMemory("the worker was killed by the system, which may be short of memory")
+            return OutOfMemory("system")
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return Crashed(f"the worker ended with {name}")
 
     def kill(self, reason: WorkError | None = None) -> None:
-        """End it at once. A job that it runs fails with ``reason``."""
+        """Kill the process. A job that it runs fails with ``reason``."""
         self._killed_for = reason
         self._process.kill()
 
@@ -144,14 +144,14 @@ class Worker:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self.gone.set()
-        if not self.asked:  # else whoever asks has yet to read the end of the connection
+        if not self.asked:  # otherwise the waiting task reads the end of the connection
             self._socket.close()
         on_end(self)
 
 
 def _start(connection: socket.socket) -> subprocess.Popen[bytes]:
     paths = [path for path in sys.path if path and os.path.isdir(path)]
-    # A session of its own: Ctrl-C and signals to our process group do not reach it. No environment: no secrets.
+    # A new session: Ctrl-C and signals to our process group do not reach it. No environment, which may hold secrets.
     return subprocess.Popen(  # noqa: S603 - our own interpreter and code
         [*isolated_python(_CODE, paths), str(os.getpid())],
         stdin=connection.fileno(),

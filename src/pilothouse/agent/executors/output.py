@@ -41,7 +41,9 @@ Work = Generator[Callable[[], Any] | None, Any, None]
 """Pauses where others may have their turn; what it yields is to be called, in a thread, and the result sent back."""
 
 
-class _Channel:
+class _StreamState:
+    """What has been read of one output stream and not been reported yet."""
+
     def __init__(self, masker: Masker, max_line: int) -> None:
         self.decoder = TextDecoder()
         self.scanner = CommandScanner()
@@ -65,9 +67,9 @@ class StepOutput:
         self._outputs: dict[str, int] = {}  # bytes by name
         self.refused = asyncio.Event()
         self.refusal = ""
-        self._channels: dict[Stream, _Channel] = {
-            "stdout": _Channel(self._masker.sibling(), max_line),
-            "stderr": _Channel(self._masker.sibling(), max_line),
+        self._states: dict[Stream, _StreamState] = {
+            "stdout": _StreamState(self._masker.sibling(), max_line),
+            "stderr": _StreamState(self._masker.sibling(), max_line),
         }
         for name, value in task.secrets.items():
             if value.strip() and len(value.strip()) < MIN_LENGTH:
@@ -107,24 +109,24 @@ class StepOutput:
 
         Only time spent here counts: while reading is held up, the rest of the line may be there already.
         """
-        channel = self._channels[stream]
-        if channel.waited is not None:
+        state = self._states[stream]
+        if state.waited is not None:
             began = time.monotonic()
             try:
-                await asyncio.wait_for(readable.wait(), max(0.0, SHOW_AFTER - channel.waited))
+                await asyncio.wait_for(readable.wait(), max(0.0, SHOW_AFTER - state.waited))
             except TimeoutError:
                 self.show_unfinished(stream)
             else:
-                if channel.waited is not None:  # else the line has ended meanwhile
-                    channel.waited += time.monotonic() - began
+                if state.waited is not None:  # else the line has ended meanwhile
+                    state.waited += time.monotonic() - began
         await readable.wait()
 
     def show_unfinished(self, stream: Stream) -> None:
         """Show what there is of a line that has not ended."""
-        channel = self._channels[stream]
-        channel.waited = None
+        state = self._states[stream]
+        state.waited = None
         if not self.refused.is_set():
-            self._show(stream, channel.assembler.show())
+            self._show(stream, state.assembler.show())
 
     def note(self, text: str) -> None:
         """A remark of the agent's own among the lines of the step."""
@@ -155,31 +157,31 @@ class StepOutput:
         yield from self._masker.settle()
         if self.refused.is_set():
             return
-        channel = self._channels[stream]
-        text = channel.decoder.feed(data, final)
-        parts: list[str | Command] = [text] if stream == "stderr" else channel.scanner.feed(text)
-        for part in parts if not final else [*parts, *channel.scanner.flush()]:
+        state = self._states[stream]
+        text = state.decoder.feed(data, final)
+        parts: list[str | Command] = [text] if stream == "stderr" else state.scanner.feed(text)
+        for part in parts if not final else [*parts, *state.scanner.flush()]:
             if isinstance(part, str):
                 yield from self._masker.settle()
-                self._show(stream, channel.assembler.feed(channel.masker.feed(part)))
+                self._show(stream, state.assembler.feed(state.masker.feed(part)))
             else:
                 yield from self._obey(part)
             if self.refused.is_set():
                 return
             yield None
         if final:
-            shown = channel.assembler.feed(channel.masker.flush())
-            self._show(stream, shown + channel.assembler.flush())
-        self._watch(stream, channel)
+            shown = state.assembler.feed(state.masker.flush())
+            self._show(stream, shown + state.assembler.flush())
+        self._watch(stream, state)
 
-    def _watch(self, stream: Stream, channel: _Channel) -> None:
+    def _watch(self, stream: Stream, state: _StreamState) -> None:
         """Notice whether something of an unfinished line waits."""
-        if not channel.assembler.unshown:
-            channel.waited = None
+        if not state.assembler.unshown:
+            state.waited = None
             return
-        if channel.waited is None:
-            channel.waited, channel.unshown_at = 0.0, time.monotonic()
-        if channel.assembler.rewritten and time.monotonic() > channel.unshown_at + 2 * SHOW_AFTER:
+        if state.waited is None:
+            state.waited, state.unshown_at = 0.0, time.monotonic()
+        if state.assembler.rewritten and time.monotonic() > state.unshown_at + 2 * SHOW_AFTER:
             self.show_unfinished(stream)  # it is rewritten so fast that there is always more to read
 
     def _obey(self, command: Command) -> Work:

@@ -1,7 +1,8 @@
 """Running git so that it changes nothing, asks nothing, and runs nothing that the repository names.
 
 Hooks, fsmonitor and filters are switched off, replacements and grafts ignored, and no environment variable of a
-surrounding git (a hook's ``GIT_DIR``, for example) decides which repository is read.
+surrounding git (a hook's ``GIT_DIR``, for example) decides which repository is read. Its ``GIT_INDEX_FILE`` counts
+only where :mod:`.chosen_index` says so.
 """
 
 from __future__ import annotations
@@ -84,16 +85,23 @@ def environment() -> dict[str, str]:
 class Git:
     """git in one directory. ``config``: further ``name=value`` settings, stronger than all files.
 
+    ``index``: the index file to work with; else the repository's own.
+
     Every method raises GitMissing, and GitFailed unless git's exit status is in ``expect``.
     """
 
-    def __init__(self, directory: Path, config: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path, config: Sequence[str] = (), index: Path | None = None) -> None:
         self.directory = directory
         self._config = (*_CONFIG, *config)
+        self._index = index
 
     def with_config(self, config: Sequence[str]) -> Git:
         """The same with more settings."""
-        return Git(self.directory, (*self._config[len(_CONFIG) :], *config))
+        return Git(self.directory, (*self._config[len(_CONFIG) :], *config), self._index)
+
+    def _environment(self) -> dict[str, str]:
+        found = without_programs(self.directory, environment())
+        return found | {"GIT_INDEX_FILE": os.fspath(self._index)} if self._index is not None else found
 
     def answer(self, *arguments: str, input: bytes = b"", expect: Sequence[int] = (0,)) -> bytes:
         """All of stdout, at most 8 MiB."""
@@ -144,7 +152,7 @@ class Git:
         command = ["git", "-C", os.fspath(self.directory), *settings, *arguments]
         with tempfile.TemporaryFile() as stderr:
             interrupt.check()
-            process = _started(command, without_programs(self.directory, environment()), stdin, stderr)
+            process = _started(command, self._environment(), stdin, stderr)
             interrupt.began(process)
             late = threading.Timer(TIMEOUT, interrupt.kill, (process,))
             late.daemon = True

@@ -25,7 +25,8 @@ class IndexEntries:
 
     ``unseen``: files whose content must travel although git takes them for unchanged, and their modes as in
     :class:`File`; ``missing``: entries that git takes for unchanged, but whose file is gone; ``changed``: among both
-    are some that do differ from the index. ``populated``: submodules that have a
+    are some that do differ from the index. ``covered``: entries of both kinds with a directory in their place, of
+    which git says nothing. ``populated``: submodules that have a
     repository. ``filtered``: files that a filter may have converted, which is not run. ``digest``: of all entries.
     """
 
@@ -37,6 +38,7 @@ class IndexEntries:
     populated: list[bytes] = field(default_factory=list)
     unseen: dict[bytes, bytes] = field(default_factory=dict)
     missing: list[bytes] = field(default_factory=list)
+    covered: list[bytes] = field(default_factory=list)
     changed: bool = False
     filtered: set[bytes] = field(default_factory=set)
     digest: str = ""
@@ -72,9 +74,12 @@ def read_index(git: Git, settings: RepositorySettings) -> IndexEntries:
                 entries.unseen[path] = b"" if settings.file_mode else mode
             elif tag in b"hSs" or (path in converted and stage == b"0"):
                 doubtful[path] = (mode, oid)
-        elif tag == b"h":
-            entries.missing.append(path)
-            entries.changed = True
+        else:
+            if tag in b"hSs" and found is not None:
+                entries.covered.append(path)
+            if tag == b"h":
+                entries.missing.append(path)
+                entries.changed = True
     entries.digest = digest.hexdigest()
     _judge(git, settings, entries, doubtful)
     return entries
@@ -111,7 +116,7 @@ def _judge(
 ) -> None:
     """Which of the doubtful files are not what a checkout elsewhere would have."""
     sizes = blob_sizes(git, {oid for _mode, oid in doubtful.values()})
-    flagged = set(entries.assume_unchanged)
+    flagged = set(entries.assume_unchanged).difference(entries.skip_worktree)  # the stronger of the two
     for path, (mode, oid) in doubtful.items():
         # Elsewhere nothing is laid out for a path with this flag, so its file always travels.
         same = _is_same(git, settings, path, mode, oid, sizes.get(oid, -1))

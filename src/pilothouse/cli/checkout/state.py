@@ -87,6 +87,7 @@ class _Reading:
         self._git = git
         self._root = os.fsencode(git.directory)
         self._state = state
+        self._missing = set(state.tracked.missing)
         self.untracked: set[bytes] = set()
         self._unstaged: list[bytes] = []  # gone from the index; the file may be there, untracked
         self._empty: list[bytes] = []  # gone, and empty in the index: perhaps only intended to be added
@@ -115,6 +116,10 @@ class _Reading:
         state.dirty = state.dirty or state.tracked.changed or self._filtered_changed()
         state.files += [File(path, mode) for path, mode in state.tracked.unseen.items()]
         state.deleted += state.tracked.missing
+        known = set(state.nested)
+        state.nested += [
+            path for path in state.tracked.covered if path not in known and self._is_repository(path)
+        ]
         state.index.sort(key=lambda line: not line.startswith(b"0 "))  # stable
 
     def _changed(self, record: bytes) -> None:
@@ -169,7 +174,7 @@ class _Reading:
         self._state.tracked.unseen.pop(path, None)
         found = self._look(path)
         if found is None:
-            if path not in self._state.tracked.skip_worktree:
+            if path not in self._missing and path not in self._state.tracked.skip_worktree:
                 raise self._moving(path)
         elif stat.S_ISDIR(found.st_mode):
             self._gone(path)
@@ -183,9 +188,12 @@ class _Reading:
         """A tracked path that the work tree does not have; perhaps a repository took its place."""
         self._state.tracked.unseen.pop(path, None)
         self._state.deleted.append(path)
-        found = self._look(path)
-        if found is not None and stat.S_ISDIR(found.st_mode) and self._look(path + b"/.git") is not None:
+        if self._is_repository(path):
             self._state.nested.append(path)
+
+    def _is_repository(self, path: bytes) -> bool:
+        found = self._look(path)
+        return found is not None and stat.S_ISDIR(found.st_mode) and self._look(path + b"/.git") is not None
 
     def _settle_untracked(self) -> None:
         ours = DataDirectories(self.untracked)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pilothouse.cli.checkout.chosen_index import chosen_index
 from pilothouse.cli.checkout.errors import CheckoutTooLarge, PackingError, readable
 from pilothouse.cli.checkout.git import Git
 from pilothouse.cli.checkout.history import History, read_history
@@ -39,7 +40,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One repository of the tree. ``mark``: changes whenever its index is written."""
+    """One repository of the tree. ``mark``: changes whenever its index is written. ``index``: if not its own."""
 
     place: Place
     repository: Repository
@@ -47,11 +48,12 @@ class Part:
     state: State
     history: History | None
     mark: tuple[int, ...]
+    index: Path | None = None
 
     @property
     def git(self) -> Git:
         """git in it."""
-        return Git(self.repository.root)
+        return Git(self.repository.root, index=self.index)
 
 
 @dataclass(slots=True)
@@ -96,12 +98,13 @@ def _add_part(tree: Tree, repository: Repository, options: CheckoutOptions, plac
             f"{tree.root} has over {_MAX_REPOSITORIES} repositories in it, or over {_MAX_NESTING} in each other",
             hint="keep them out with .gitignore",
         )
-    git = Git(repository.root)
+    index = chosen_index(Git(repository.root), top=place.kind == "top")
+    git = Git(repository.root, index=index)
     mark = index_mark(git)
     settings = read_settings(git)
     state = read_state(git, settings)
     history = read_history(git, repository.commit, options.depth) if repository.commit else None
-    tree.parts.append(Part(place, repository, settings, state, history, mark))
+    tree.parts.append(Part(place, repository, settings, state, history, mark, index))
     tree.special += [place.prefix + each for each in state.special]
     if not options.submodules:
         tree.submodules += [place.prefix + each for each in state.tracked.populated]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +16,10 @@ from pilothouse.cli.checkout.repository import Repository
 from pilothouse.cli.checkout.sending import Packed, keys, pack_tree
 from pilothouse.cli.checkout.telling import notes, sending
 from pilothouse.cli.checkout.tree import Tree, read_tree
+from pilothouse.cli.live import Progress
 from pilothouse.cli.output import Output
 from pilothouse.cli.text import safe
+from pilothouse.cli.uploading import LONG, Upload, upload_of
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
@@ -45,15 +47,19 @@ class PackedCheckout:
         self._tree = tree
         self._packed = packed
 
-    async def upload(self) -> Uploaded:
-        """Send it, and say so."""
+    async def upload(self, progress: Progress) -> Uploaded:
+        """Send it, and say so, and how far it is."""
         packed, packs = self._packed, self._packed.new_packs
         for note in notes(self._tree):
             self._out.say(safe(note), "yellow")
         objects = sum(pack.size for pack in packs)
         self._out.note(safe(sending(self._tree, packed.files, objects, packed.size)))
-        ids = {pack.sha256: await self._send(pack, _PACK_TYPE) for pack in packs}
-        archive = await self._send(packed.archive, "application/gzip")
+        with upload_of(self._out, packed.size, progress) as shown:
+            ids, sent = {}, 0
+            for pack in packs:
+                ids[pack.sha256] = await self._send(pack, _PACK_TYPE, shown, sent)
+                sent += pack.size
+            archive = await self._send(packed.archive, "application/gzip", shown, sent)
         repositories: list[CheckoutRepository] = [
             {
                 "key": each.key,
@@ -65,8 +71,14 @@ class PackedCheckout:
         ]
         return Uploaded(archive, repositories, packed.dirty)
 
-    async def _send(self, pack: NewPack, type: str) -> str:
-        blob = await self._client.blobs.upload(pack.file, pack.sha256, project=self._project, type=type)
+    async def _send(self, pack: NewPack, type: str, shown: Upload, before: int) -> str:
+        blob = await self._client.blobs.upload(
+            pack.file,
+            pack.sha256,
+            project=self._project,
+            type=type,
+            on_sent=lambda sent: shown.at(before + sent),
+        )
         return blob["id"]
 
 
@@ -79,11 +91,24 @@ async def packed_checkout(
     Raises PackingError, CheckoutTooLarge; nothing was sent then.
     """
     options, limit = options_of(spec), sent_limit()
-    tree = await in_thread(read_tree, repository, options)
-    known = {key: _known(await client.checkouts.known(key, project=project)) for key in keys(tree)}
     with tempfile.TemporaryDirectory(prefix="pilot-checkout-") as directory:
-        packed = await in_thread(pack_tree, tree, options, known, Path(directory), limit)
+        with _told_if_long(out, f"packing the files of {repository.root}"):
+            tree = await in_thread(read_tree, repository, options)
+            known = {key: _known(await client.checkouts.known(key, project=project)) for key in keys(tree)}
+            packed = await in_thread(pack_tree, tree, options, known, Path(directory), limit)
         yield PackedCheckout(client, project, out, tree, packed)
+
+
+@contextmanager
+def _told_if_long(out: Output, what: str) -> Iterator[None]:
+    """Say what is being done if it takes a while: work in a thread, so the event loop can."""
+    import asyncio
+
+    telling = asyncio.get_running_loop().call_later(LONG, out.note, safe(f"{what} …"))
+    try:
+        yield
+    finally:
+        telling.cancel()
 
 
 def _known(answers: Sequence[KnownCheckout]) -> list[KnownCommit]:

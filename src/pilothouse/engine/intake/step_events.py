@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from pilothouse.engine import store
-from pilothouse.engine.runs import Place, Runs
+from pilothouse.engine.runs import Place, RunCache
 from pilothouse.engine.transitions import Transitions
 from pilothouse.journal import Journal
 from pilothouse.storage import Tx
@@ -55,7 +55,7 @@ def read(event: StepEvent, masker: Masker | None) -> tuple[StepEvent, str]:
 class StepEvents:
     """Applies the events that act on a step; journals all others as they are."""
 
-    def __init__(self, journal: Journal, runs: Runs, transitions: Transitions) -> None:
+    def __init__(self, journal: Journal, runs: RunCache, transitions: Transitions) -> None:
         self._journal = journal
         self._runs = runs
         self._transitions = transitions
@@ -63,7 +63,9 @@ class StepEvents:
     def take(self, tx: Tx, agent_id: str, event: StepEvent) -> str:
         """Apply or journal one event, `read` before; gives why it was not taken, nothing if it was."""
         payload = event.payload
-        at = self._runs.place(tx, event.step_run_id) if event.step_run_id else None
+        at = None
+        if event.step_run_id:
+            at = self._runs.place(tx, event.step_run_id, changes=event.type == OUTPUT)
         if at is not None and event.type == OUTPUT:
             return self._output(tx, at, payload)
         if at is not None and event.type == PROGRESS:
@@ -80,7 +82,7 @@ class StepEvents:
         at.attempt.percent = max(at.attempt.percent, min(100, max(0, number)))
         store.save(tx.conn, at.attempt)
         message = str(payload.get("message", ""))[:MAX_MESSAGE]
-        self._transitions.tell(
+        self._transitions.records.append(
             tx,
             at.run,
             entries.STEP_PROGRESSED,
@@ -102,9 +104,9 @@ class StepEvents:
             return f"a step has at most {MAX_COUNT} outputs"
         if len(orjson.dumps(outputs)) > MAX_BYTES:
             return f"the outputs of a step have at most {MAX_BYTES} bytes"
-        at.step.outputs = outputs
-        store.save(tx.conn, at.step)
-        self._transitions.tell(
+        at.job.set_outputs(at.step, outputs)
+        store.save_part(tx.conn, at.run.id, at.step)
+        self._transitions.records.append(
             tx, at.run, entries.STEP_OUTPUT, at.job, at.step, at.attempt, output=name, value=value
         )
         return ""
@@ -119,7 +121,9 @@ class StepEvents:
             "agent_id": agent_id,
         }
         if at is not None:
-            self._transitions.tell(tx, at.run, entries.AGENT_EVENT, at.job, at.step, at.attempt, **more)
+            self._transitions.records.append(
+                tx, at.run, entries.AGENT_EVENT, at.job, at.step, at.attempt, **more
+            )
             return
         body = {"v": entries.VERSION, **more}
         self._journal.append(

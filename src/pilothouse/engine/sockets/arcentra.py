@@ -19,7 +19,7 @@ from pilothouse.access.model import Principal
 from pilothouse.edge.services import Database, JournalFeed
 from pilothouse.edge.streaming import Message, MessageSocket, Stream, accepted, framed
 from pilothouse.edge.web import websocket_principal
-from pilothouse.engine import store
+from pilothouse.engine.finding import find_step_run
 from pilothouse.engine.model import Attempt
 from pilothouse.engine.sockets.closing import GOING_AWAY, close_reason, refuse
 from pilothouse.engine.streams.arcentra import STATUS_NUMBERS, StepLog, StepStatus
@@ -47,7 +47,7 @@ async def channels(ws: WebSocket, identity: IdentityService, database: Database,
         except Refusal as error:
             refuse(socket, error, channel=LOG)
             return
-        Channels(socket, identity, database, feed, caller).begin()
+        Subscriptions(socket, identity, database, feed, caller).begin()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class BadRequest(Exception):
     """A request that cannot be served; the connection lives."""
 
 
-class Channels:
+class Subscriptions:
     """One client's socket: its requests, and what follows from them, until it leaves or its token ends."""
 
     def __init__(
@@ -166,14 +166,14 @@ class Channels:
         # The place is taken before the snapshot is read: what happens in between is not missed.
         stream = await self._stream(subject, StepStatus(framing), str(asked or "now"))
         try:
-            found = await self._database.read(lambda conn: store.attempt(conn, subject.attempt.id))
+            found = await self._database.read(lambda conn: find_step_run(conn, subject.attempt.id))
         except BaseException:
             stream.close()
             raise
-        assert found is not None, "attempts are never deleted while their run is there"
-        shown = snapshot(subject.params, found[1], now_ms())
+        assert found is not None, "step runs are never deleted while their run is there"
+        shown = snapshot(subject.params, found.attempt, now_ms())
         self._send(STATUS, "status_snapshot", subject.params, shown, stream if asked else None)
-        if found[1].status.over and asked is None:
+        if found.attempt.status.over and asked is None:
             stream.close()
         else:
             self._follow(key, subject.params, stream)
@@ -241,15 +241,12 @@ class Channels:
 
 
 def _find_subject(conn: Connection, step_run_id: str) -> Subject | None:
-    found = store.attempt(conn, step_run_id)
-    if found is None:
+    at = find_step_run(conn, step_run_id)
+    if at is None:
         return None
-    run_id, attempt = found
-    row, job_id = store.run_row(conn, run_id), store.job_of_step(conn, attempt.step_id)
-    if row is None or job_id is None:
-        return None
-    params = {"pipelineId": row.pipeline_id or run_id, "jobId": job_id, "stepRunId": step_run_id}
-    return Subject(run_id, row.project, params, attempt)
+    run = at.run
+    params = {"pipelineId": run.pipeline_id or run.id, "jobId": at.job.id, "stepRunId": step_run_id}
+    return Subject(run.id, run.project, params, at.attempt)
 
 
 def snapshot(params: dict[str, str], attempt: Attempt, now: int) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pilothouse.engine.model import Attempt, Job, Run, Status, Step
+from pilothouse.engine.model import Attempt, Job, Run, Step
 from pilothouse.engine.streams.arcentra import STATUS_NUMBERS
+from pilothouse.engine.unstarted import unstarted
 from pilothouse.journal import Entry
 from pilothouse.wire import entries
 from pilothouse.wire.pipeline.v1 import pipeline_pb2 as pipeline
@@ -48,11 +49,16 @@ RUN_TYPES = frozenset(
     {
         entries.RUN_CREATED,
         entries.RUN_STARTED,
+        entries.RUN_PAUSED,
+        entries.RUN_RESUMED,
         entries.RUN_COMPLETED,
         entries.JOB_STARTED,
         entries.JOB_COMPLETED,
     }
 )
+
+PAUSED = "paused"
+"""How a paused run is shown: its status goes on being "running"."""
 
 Body = dict[str, Any]
 
@@ -68,7 +74,7 @@ def step_run_status(entry: Entry) -> pb.StreamStepRunStatusResponse | None:
         status = "running"
     elif entry.type == entries.ATTEMPT_COMPLETED or (
         entry.type == entries.STEP_COMPLETED and "step_run_id" not in body
-    ):
+    ):  # of the latter kind are steps that ended between two attempts, and all without one in older entries
         status = body["status"]
     else:
         return None
@@ -94,21 +100,13 @@ def step_run_status(entry: Entry) -> pb.StreamStepRunStatusResponse | None:
 def present_step_runs(
     run: Run, job: Job, attempts: dict[str, list[Attempt]]
 ) -> Iterator[pb.StreamStepRunStatusResponse]:
-    """All attempts of a job, and its steps that ended without one; ``attempts`` by step."""
+    """The step runs of a job; ``attempts``: those that have been queued, by step."""
     for step in job.steps:
         for attempt in attempts.get(step.id, ()):
             yield _present_step_run(run, job, step, attempt)
-        if step.status in (Status.SKIPPED, Status.CANCELLED) and not step.attempts:
-            yield pb.StreamStepRunStatusResponse(
-                pipeline_id=run.pipeline_id or run.id,
-                pipeline_run_id=run.id,
-                job_id=job.id,
-                job_name=job.name,
-                step_name=step.name,
-                status=_step_number(step.status),
-                timestamp=step.finished_at // 1000,
-                error_message=step.reason,
-            )
+        waiting = unstarted(run, job, step)
+        if waiting is not None:
+            yield _present_step_run(run, job, step, waiting)
 
 
 def _present_step_run(run: Run, job: Job, step: Step, attempt: Attempt) -> pb.StreamStepRunStatusResponse:
@@ -121,7 +119,7 @@ def _present_step_run(run: Run, job: Job, step: Step, attempt: Attempt) -> pb.St
         job_name=job.name,
         step_name=step.name,
         status=_step_number(attempt.status),
-        timestamp=(ended or attempt.started_at or attempt.queued_at) // 1000,
+        timestamp=(ended or attempt.started_at or attempt.queued_at or run.created_at) // 1000,
         agent_id=attempt.agent_id if attempt.started_at or ended else "",
         exit_code=attempt.exit_code,
         error_message=attempt.error,
@@ -168,11 +166,12 @@ def job_status(entry: Entry) -> pb.StreamJobStatusResponse | None:
 
 
 def _moves_job(type: str, body: Body) -> bool:
-    """Whether an attempt's change is one of its job: its last end is told by the step's."""
+    """Whether an attempt's change is one of its job. Its last end comes with the step's, if it has begun at all."""
     return (
         type in JOB_TYPES
         and "step_run_id" in body
         and not (type == entries.ATTEMPT_COMPLETED and body["final"])
+        and not (type == entries.STEP_COMPLETED and body["previous"] == "pending")
         and "job_status" in body  # not so in entries of the first release
     )
 
@@ -191,7 +190,7 @@ def present_job(run: Run, job: Job) -> pb.StreamJobStatusResponse:
         duration=ended - job.started_at if ended and job.started_at else 0,
         state=job.status,
         reason=job.reason,
-        **_counted("steps", job.counts()),
+        **_counted("steps", job.counts.shown()),
     )
 
 
@@ -206,6 +205,10 @@ def run_status(entry: Entry) -> pb.StreamPipelineStatusResponse | None:
         status, previous = "pending", ""
     elif entry.type == entries.RUN_STARTED:
         status, previous = "running", body["previous"]
+    elif entry.type == entries.RUN_PAUSED:
+        status, previous = PAUSED, "running"
+    elif entry.type == entries.RUN_RESUMED:
+        status, previous = "running", PAUSED
     elif entry.type == entries.RUN_COMPLETED:
         status, previous = body["status"], body["previous"]
     elif entry.type in RUN_TYPES and "run_status" in body:
@@ -233,12 +236,12 @@ def present_run(run: Run) -> pb.StreamPipelineStatusResponse:
         pipeline_id=run.pipeline_id or run.id,
         run_id=run.id,
         namespace=run.graph.namespace,
-        status=_run_number(run.status),
+        status=_run_number(PAUSED if run.paused_at else run.status),
         timestamp=(ended or run.started_at or run.created_at) // 1000,
         duration=ended - run.started_at if ended and run.started_at else 0,
-        state=run.status,
+        state=PAUSED if run.paused_at else run.status,
         reason=run.reason,
-        **_counted("jobs", run.counts()),
+        **_counted("jobs", run.counts.shown()),
     )
 
 

@@ -76,7 +76,7 @@ async def list_pipelines(
 ) -> Response:
     """The pipelines of the caller's projects, by name; a pipeline's ``status`` is that of its newest run.
 
-    ``name`` is an exact one, ``repository`` the key of a repository (docs/checkout.md).
+    ``name`` matches exactly; ``repository`` is the key of a repository (docs/checkout.md).
     """
     projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
 

@@ -1,4 +1,4 @@
-"""What the routes of pipelines share: their service, and who may do what with a pipeline."""
+"""Shared by the routes of pipelines: their services, and checks of the caller's rights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from pilothouse.edge.services import provided
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.model import Run
 from pilothouse.engine.runs import require_run
+from pilothouse.pipelines.compiler import SpecCompiler
 from pilothouse.pipelines.errors import PipelineNotFound
 from pilothouse.pipelines.model import Pipeline
 from pilothouse.pipelines.service import Pipelines, require_pipeline
 from pilothouse.wire import entries
 
 PipelineService = Annotated[Pipelines, provided(Pipelines)]
+Compiler = Annotated[SpecCompiler, provided(SpecCompiler)]
 
 
 def allowed(conn: Connection, caller: Principal, pipeline_id: str, action: str) -> Pipeline:
-    """The pipeline, for those who may do ``action`` with it; ``PIPELINE_NOT_FOUND`` for those who may not see it."""
+    """The pipeline, if the caller may do ``action`` with it; ``PIPELINE_NOT_FOUND`` if they may not see it."""
     pipeline = require_pipeline(conn, pipeline_id)
     if not caller.sees(entries.project_scope(pipeline.project)):
         raise PipelineNotFound(pipeline_id)
@@ -30,7 +32,7 @@ def allowed(conn: Connection, caller: Principal, pipeline_id: str, action: str) 
 
 
 def run_of(conn: Connection, caller: Principal, pipeline_id: str, run_id: str, action: str) -> Run:
-    """A run of the pipeline, likewise; else ``RUN_NOT_FOUND``."""
+    """The same for a run of the pipeline; ``RUN_NOT_FOUND`` if it is none of its runs."""
     allowed(conn, caller, pipeline_id, action)
     run = require_run(conn, run_id)
     if run.pipeline_id != pipeline_id:

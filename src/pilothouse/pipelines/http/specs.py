@@ -1,8 +1,9 @@
-"""Routes of pipelines' specs: checked, saved, shown."""
+"""Routes of pipelines' specs: check, save, show."""
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -10,18 +11,25 @@ from fastapi import APIRouter
 from sqlalchemy import Connection
 from starlette.responses import Response
 
+from pilothouse.access.errors import require
+from pilothouse.access.model import Principal
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
+from pilothouse.engine.problems import SpecError
+from pilothouse.identity.http.services import IdentityService
 from pilothouse.pipelines import examples, store
 from pilothouse.pipelines.bodies import (
+    CheckSpec,
+    CheckText,
     SaveSpec,
-    ValidateSpec,
 )
-from pilothouse.pipelines.compiled import compile_source, read_spec
+from pilothouse.pipelines.compiled import SpecSource
+from pilothouse.pipelines.compiler import Checked, SpecCompiler
 from pilothouse.pipelines.errors import SpecMissing
-from pilothouse.pipelines.http.services import PipelineService, allowed
-from pilothouse.pipelines.model import SAVE_DIRECT
-from pilothouse.storage import Tx
+from pilothouse.pipelines.http.services import Compiler, PipelineService, allowed
+from pilothouse.pipelines.model import SAVE_DIRECT, Pipeline, SavedSpec
+from pilothouse.pipelines.service import Pipelines
+from pilothouse.storage import Storage, Tx
 
 router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
 
@@ -32,9 +40,23 @@ router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
     summary="Check a spec",
     responses=examples.VALID,
 )
-async def validate_text(body: ValidateSpec) -> Response:
-    """Without a pipeline. Errors: ``SPEC_INVALID`` with ``details.problems``."""
-    return await asyncio.to_thread(_validated, body)
+async def validate_text(
+    body: CheckText,
+    caller: Caller,
+    database: Database,
+    identity: IdentityService,
+    pipelines: PipelineService,
+    compiler: Compiler,
+) -> Response:
+    """Without a pipeline. ``variables`` (requires ``run.trigger`` in the project): ``SPEC_INVALID`` then also names
+    secrets and variables that a run would lack, as ``POST …/trigger`` does. Errors: that, with ``details.problems``,
+    ``INPUT_TOO_COSTLY``.
+    """
+    project = ""
+    if body.variables is not None:
+        project = await identity.project_id(caller, body.projectId)
+        require(caller, "run.trigger", project)
+    return await _validated(RunCheck(database, pipelines, compiler, caller, project), body)
 
 
 @router.get(
@@ -43,24 +65,28 @@ async def validate_text(body: ValidateSpec) -> Response:
     summary="Show a pipeline's spec",
     responses=examples.SPEC,
 )
-async def get_spec(pipeline_id: str, caller: Caller, database: Database) -> Response:
-    """The spec in force: as an object, and its source text. Errors: ``SPEC_NOT_FOUND``."""
+async def get_spec(pipeline_id: str, caller: Caller, database: Database, compiler: Compiler) -> Response:
+    """The current spec, as an object and as its source text. Errors: ``SPEC_NOT_FOUND``."""
 
-    def read(conn: Connection) -> dict[str, Any]:
+    def read(conn: Connection) -> tuple[Pipeline, SavedSpec]:
         pipeline = allowed(conn, caller, pipeline_id, "pipeline.read")
         saved = store.newest_spec(conn, pipeline_id)
         if saved is None:
             raise SpecMissing(f"pipeline '{pipeline.name}' has no spec yet")
-        return {
-            "spec": orjson.loads(saved.spec or compile_source(saved.text).spec),
-            "text": saved.text,
-            "format": int(saved.format),
-            "headCommitSha": saved.head,
-            "branch": pipeline.default_branch,
-            "pipelineFilePath": pipeline.file_path,
-        }
+        return pipeline, saved
 
-    return envelope(await database.read(read))
+    pipeline, saved = await database.read(read)
+    # A spec that an older release has saved is stored as text only.
+    spec = saved.spec or (await compiler.compile(caller, saved.text)).spec
+    shown = {
+        "spec": orjson.Fragment(spec),
+        "text": saved.text,
+        "format": int(saved.format),
+        "headCommitSha": saved.head,
+        "branch": pipeline.default_branch,
+        "pipelineFilePath": pipeline.file_path,
+    }
+    return envelope(shown)
 
 
 @router.post(
@@ -69,10 +95,21 @@ async def get_spec(pipeline_id: str, caller: Caller, database: Database) -> Resp
     summary="Check a spec for a pipeline",
     responses=examples.VALID,
 )
-async def validate(pipeline_id: str, body: ValidateSpec, caller: Caller, database: Database) -> Response:
-    """Errors: ``SPEC_INVALID`` with ``details.problems``: message, line, column, expected, path."""
-    await database.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.read"))
-    return await asyncio.to_thread(_validated, body)
+async def validate(
+    pipeline_id: str,
+    body: CheckSpec,
+    caller: Caller,
+    database: Database,
+    pipelines: PipelineService,
+    compiler: Compiler,
+) -> Response:
+    """``variables`` (requires ``run.trigger``): also check what a run with them would lack.
+
+    Errors: ``SPEC_INVALID`` with ``details.problems`` (message, line, column, expected, path), ``INPUT_TOO_COSTLY``.
+    """
+    action = "pipeline.read" if body.variables is None else "run.trigger"
+    pipeline = await database.read(lambda conn: allowed(conn, caller, pipeline_id, action))
+    return await _validated(RunCheck(database, pipelines, compiler, caller, pipeline.project), body)
 
 
 @router.post(
@@ -88,12 +125,11 @@ async def save(
     idem: Idem,
     database: Database,
     pipelines: PipelineService,
+    compiler: Compiler,
 ) -> Response:
-    """Checked, then in force. Errors: ``SPEC_INVALID``, ``SPEC_CONFLICT``."""
-
-    # Reading a large spec takes long: beside the event loop, and the transaction.
-    file = await database.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write").file_path)
-    compiled = await asyncio.to_thread(compile_source, body.spec, file)
+    """Check a spec and make it the current one. Errors: ``SPEC_INVALID``, ``SPEC_CONFLICT``, ``INPUT_TOO_COSTLY``."""
+    known = await database.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write").file_path)
+    compiled = await compiler.compile(caller, body.spec, body.fileName or known)
 
     def use_case(tx: Tx) -> dict[str, Any]:
         pipeline = allowed(tx.conn, caller, pipeline_id, "pipeline.write")
@@ -116,8 +152,33 @@ async def save(
     return await idem(use_case, 200, envelope=True)
 
 
-def _validated(body: ValidateSpec) -> Response:
-    parsed = read_spec(body.spec, body.fileName)
-    described = [warning.describe(body.fileName or "<spec>") for warning in parsed.warnings]
-    details = [warning.as_json() for warning in parsed.warnings]
-    return envelope({"jobsCount": len(parsed.spec.jobs), "warnings": described, "warningDetails": details})
+@dataclass(frozen=True, slots=True)
+class RunCheck:
+    """What a spec is checked with, and whose runs in which project it is for."""
+
+    database: Storage
+    pipelines: Pipelines
+    compiler: SpecCompiler
+    caller: Principal
+    project: str
+
+    async def check(self, checked: Checked, source: SpecSource, file: str, given: Mapping[str, str]) -> None:
+        """Refuse what a trigger with the variables ``given`` would refuse. Raises ``SpecError``."""
+        names, declared = checked.names, checked.variables
+        try:
+            await self.database.read(
+                lambda conn: self.pipelines.check_run(conn, self.project, names, declared, given)
+            )
+        except SpecError as refusal:
+            if not isinstance(source, str):
+                raise
+            raise await self.compiler.located(self.caller, refusal, source, file or "<spec>") from None
+
+
+async def _validated(run: RunCheck, body: CheckSpec) -> Response:
+    checked = await run.compiler.check(run.caller, body.spec, body.fileName, names=body.variables is not None)
+    if body.variables is not None:
+        await run.check(checked, body.spec, body.fileName, body.variables)
+    described = [warning.describe(body.fileName or "<spec>") for warning in checked.warnings]
+    details = [warning.as_json() for warning in checked.warnings]
+    return envelope({"jobsCount": checked.jobs, "warnings": described, "warningDetails": details})

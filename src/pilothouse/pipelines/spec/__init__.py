@@ -1,6 +1,6 @@
-"""Specs of pipelines: YAML, JSON or an object in; a checked Spec, or all that is wrong with it, out.
+"""Parsing and checking specs of pipelines: from YAML, JSON or an object to a Spec, or to a list of problems.
 
-The fields are those of ``pipeline.v1.Spec`` in arcentra-wire.txt; decisions.md says what is ours.
+The fields are those of ``pipeline.v1.Spec`` in arcentra-wire.txt; decisions.md lists our additions.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ParsedSpec:
-    """``warnings``: what is allowed but looks like a mistake, by its place in the text."""
+    """``warnings``: valid parts that look like mistakes, in the order of the text."""
 
     spec: Spec
     warnings: tuple[SpecProblem, ...]
@@ -86,10 +86,10 @@ def parse_spec(
     known_actions: ActionRegistry | None = BUILTIN_ACTIONS,
     only_offered: bool = True,
 ) -> ParsedSpec:
-    """Read a spec from YAML or JSON text. Raises SpecError with every problem found, its line and column.
+    """Parse a spec from YAML or JSON text. Raises SpecError with all problems found, with line and column.
 
     ``known_actions`` None: what steps use is not checked, as for a spec that was checked when it was stored.
-    ``only_offered``: refuse what the contract knows but this release does not do.
+    ``only_offered``: refuse parts of the contract that this release does not implement.
     """
     problems = Problems()
     try:
@@ -107,7 +107,7 @@ def spec_from_json(
     known_actions: ActionRegistry | None = BUILTIN_ACTIONS,
     only_offered: bool = True,
 ) -> ParsedSpec:
-    """The same for an object that came decoded; line and column of problems are 0. Raises SpecError."""
+    """The same for a decoded object; line and column of problems are 0. Raises SpecError."""
     problems = Problems()
     try:
         root = from_object(obj)
@@ -117,7 +117,7 @@ def spec_from_json(
 
 
 def _refused(error: NodeError, problems: Problems, file: str) -> SpecError:
-    """What stopped the reading comes last: it may be the consequence of a problem before it."""
+    """The error that stopped parsing is the last problem: it may be a consequence of the others."""
     last = SpecProblem(error.message, error.mark.line, error.mark.column, error.expected, "")
     return SpecError([*problems.ordered(), last], file)
 
@@ -142,5 +142,5 @@ def _checked(
             if not problems.ordered():
                 return ParsedSpec(spec, problems.warnings())
     except TooManyProblems:
-        pass  # enough for one sitting; they are reported below
+        pass  # the problems found so far are reported below
     raise SpecError(problems.ordered(), file) from None

@@ -1,4 +1,4 @@
-"""Which actions a step may use, and what arguments they take."""
+"""The actions that a step may use, and their arguments."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Argument:
         return "a value" if self.kind == "any" else _KINDS[self.kind][0]
 
     def accepts(self, value: Any) -> bool:
-        """Whether ``value`` may be given; a text with an expression may turn out to be anything."""
+        """Whether ``value`` is valid; a text with an expression is, since its value is not known yet."""
         if self.kind == "any" or (isinstance(value, str) and "${{" in value):
             return True
         if isinstance(value, bool):
@@ -40,7 +40,7 @@ class Argument:
 
 
 def leaves_workspace(path: str) -> str:
-    """Why a path cannot lie in the workspace; "" if it can, as far as its text tells."""
+    """Why a path cannot be inside of the workspace, judged by its text; "" if it can."""
     if "\0" in path:
         return "holds a NUL character"
     if path.startswith("/"):
@@ -55,13 +55,13 @@ def leaves_workspace(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ActionSchema:
-    """``arguments`` by name (camelCase; snake_case is accepted too); ``open``: takes any others as well."""
+    """``arguments`` by name (camelCase; snake_case is accepted too); ``open``: other arguments are accepted."""
 
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     open: bool = False
 
 
-# By "uses/action", or by "uses" alone for what has no actions.
+# By "uses/action", or by "uses" alone if it has no actions.
 ActionRegistry = Mapping[str, ActionSchema]
 
 _SHELL = {"shell": Argument("text_or_list"), "workingDirectory": Argument("path")}
@@ -70,19 +70,26 @@ BUILTIN_ACTIONS: ActionRegistry = {
     "shell/command": ActionSchema({"command": Argument(required=True), **_SHELL}),
     "shell/script": ActionSchema({"script": Argument(required=True), **_SHELL}),
     "scm/checkout": ActionSchema(open=True),
+    "approval/wait": ActionSchema(
+        {"message": Argument(), "roles": Argument("text_or_list"), "users": Argument("text_or_list")}
+    ),
+    "window/wait": ActionSchema(
+        {"days": Argument("text_or_list"), "from": Argument(), "to": Argument(), "timezone": Argument()}
+    ),
+    "pipeline/run": ActionSchema({"pipeline": Argument(required=True), "variables": Argument("map")}),
     "dummy/run": ActionSchema(open=True),
 }
 
 
 def actions_of(registry: ActionRegistry, uses: str) -> list[str]:
-    """The actions of ``uses``, sorted; [""] if it has none; [] if it is not known."""
+    """The actions of ``uses``, sorted; [""] if it has none; [] if it is unknown."""
     if uses in registry:
         return [""]
     return sorted(key.partition("/")[2] for key in registry if key.partition("/")[0] == uses)
 
 
 def infer_action(registry: ActionRegistry, uses: str, given: frozenset[str]) -> list[str]:
-    """The actions that a step without one may mean: the only one, or those whose needed arguments it has."""
+    """The possible actions of a step that names none: the only one, or those whose required arguments it has."""
     actions = actions_of(registry, uses)
     if len(actions) <= 1:
         return actions

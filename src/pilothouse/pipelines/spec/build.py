@@ -1,4 +1,4 @@
-"""From nodes to the types of model.py, message by message, each checked as far as it can be alone."""
+"""Builds the types of model.py from nodes, message by message, with the checks that need only the message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pilothouse.pipelines.spec.uses import check_uses
 
 
 class Builder:
-    """Builds one spec by the table of messages; ``spec`` is the way in."""
+    """Builds one spec by the table of messages; call ``spec``."""
 
     message = MESSAGES["Spec"]
 
@@ -45,7 +45,7 @@ class Builder:
         return fields.message.model(**self._values(fields))
 
     def _values(self, fields: Fields, without: Collection[str] = ()) -> dict[str, Any]:
-        """What the message's type is made of, by the names that it has there."""
+        """The keyword arguments of the message's type."""
         return {
             snake_case(field.name): self._value(fields, field)
             for field in fields.message.fields
@@ -136,7 +136,7 @@ def _choice(fields: Fields, field: Field) -> str:
 
 
 def _values_problem(operator: str, values: tuple[str, ...]) -> tuple[str, str] | None:
-    """What is wrong, and what would be right."""
+    """The message of a problem, and what is expected."""
     if operator in ("In", "NotIn"):
         return None if values else ("needs values", "a list with at least one value")
     if operator in ("Exists", "DoesNotExist"):

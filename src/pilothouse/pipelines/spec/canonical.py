@@ -1,4 +1,4 @@
-"""A spec as JSON, in the form of the gRPC messages: camelCase, what was not given left out."""
+"""A spec as JSON, in the form of the gRPC messages: camelCase, without fields that were not given."""
 
 from __future__ import annotations
 

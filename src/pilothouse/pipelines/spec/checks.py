@@ -16,8 +16,8 @@ from pilothouse.pipelines.spec.problems import Mark, Problems, TooManyProblems, 
 from pilothouse.pipelines.spec.reader import Reading, Site
 
 MAX_CYCLES = 5
-MAX_EXPRESSIONS = 5000  # of a spec, with every alias expanded
-MAX_EXPRESSION_TEXT = 256 * 1024  # characters of all of them together
+MAX_EXPRESSIONS = 5000  # of a spec, after expanding aliases
+MAX_EXPRESSION_TEXT = 256 * 1024  # characters in total
 
 
 def check_names(spec: Spec, root: Node, problems: Problems) -> None:
@@ -38,7 +38,7 @@ def check_names(spec: Spec, root: Node, problems: Problems) -> None:
 
 
 def check_dependencies(spec: Spec, root: Node, problems: Problems) -> dict[str, list[str]]:
-    """Every dependsOn names another job, and there is no cycle. Returns the edges that are sound."""
+    """Every dependsOn names another job, and there is no cycle. Returns the valid edges."""
     depends: dict[str, list[str]] = {job.name: [] for job in spec.jobs}
     place: dict[tuple[str, str], tuple[Mark, str]] = {}
     for index, job in enumerate(spec.jobs):
@@ -63,7 +63,7 @@ def check_dependencies(spec: Spec, root: Node, problems: Problems) -> dict[str, 
 def _check_cycles(
     depends: dict[str, list[str]], place: Mapping[tuple[str, str], tuple[Mark, str]], problems: Problems
 ) -> None:
-    """One problem a cycle, at its last edge, which is then left out so that the next cycle shows."""
+    """One problem per cycle, at its last edge, which is then removed so that further cycles are found."""
     for _ in range(MAX_CYCLES):
         if not (cycle := find_cycle(depends)):
             return
@@ -71,14 +71,14 @@ def _check_cycles(
         route = [*cycle, cycle[0]]
         if len(route) > 12:
             route = [*route[:6], "...", *route[-5:]]
-        message = "jobs depend on each other in a circle: " + " -> ".join(route)
+        message = "jobs depend on each other in a cycle: " + " -> ".join(route)
         problems.add(mark, path, message, "one of these dependencies left out")
         depends[cycle[-1]].remove(cycle[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """One expression of a spec: where it stands, in which text."""
+    """One expression of a spec, with the text that holds it and its place."""
 
     expression: Expression
     mark: Mark
@@ -86,7 +86,7 @@ class Compiled:
 
 
 def check_expressions(spec: Spec, depends: Mapping[str, list[str]], reading: Reading) -> list[Compiled]:
-    """Every expression compiles and refers to jobs that exist. Returns those that do."""
+    """Every expression compiles and refers to jobs that exist. Returns the valid ones."""
     upstream, problems = Upstream(depends), reading.problems
     found: list[Compiled] = []
     if not reading.stored:
@@ -107,7 +107,7 @@ def check_expressions(spec: Spec, depends: Mapping[str, list[str]], reading: Rea
 
 
 def _check_bounds(reading: Reading) -> None:
-    """Compiling all expressions takes a bearable time; else a problem, and TooManyProblems ends the check."""
+    """A bound on the time of compiling: over it a problem, and TooManyProblems ends the check."""
     count = size = 0
     for site in reading.sites:
         texts = [site.node.text] if site.condition else site.node.text.split(OPENING)[1:]
@@ -123,7 +123,7 @@ def _check_bounds(reading: Reading) -> None:
 
 
 def _compiled(site: Site, problems: Problems) -> list[tuple[Expression, Mark]]:
-    """The expressions of one text, each with its place; those that do not compile become problems."""
+    """The expressions of one text, with their places; a problem for each that does not compile."""
     text = site.node.text
     if site.condition:
         mark = next(iter(site.node.places(text.strip()[:20].splitlines()[0])), site.node.mark)
@@ -133,7 +133,7 @@ def _compiled(site: Site, problems: Problems) -> list[tuple[Expression, Mark]]:
             _add(problems, site, mark, text, error)
             return []
     places = site.node.places(OPENING)
-    # An escape such as \x24 hides a ${{ from us: then the start of the text must do.
+    # An escape such as \x24 can hide a ${{; then the place is the start of the text.
     exact = len(places) == text.count(OPENING)
     found: list[tuple[Expression, Mark]] = []
     try:
@@ -168,7 +168,7 @@ def _one_of(names: list[str]) -> str:
 
 
 def mark_at(root: Node, *steps: str | int) -> Mark:
-    """The place of the value that ``steps`` lead to, or of the last one on the way that is there."""
+    """The place of the value at the path ``steps``, or of its last ancestor that exists."""
     node = root
     for step in steps:
         following: Node | None = None

@@ -1,4 +1,4 @@
-"""Environment variables in specs: names and values that an operating system takes."""
+"""Environment variables in specs: names and values that the operating system accepts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pilothouse.pipelines.spec.nodes import Dictionary, Scalar
 from pilothouse.pipelines.spec.problems import child_path, shown
 from pilothouse.pipelines.spec.reader import Fields
 
-# What execve takes: any name without "="; whitespace and control characters are never meant.
+# execve accepts any name without "="; whitespace and control characters are always mistakes.
 NAME_PATTERN = r"[^=\s\x00-\x1f\x7f-\x9f]+"
-MAX_BYTES = 131_071  # of NAME=value; Linux starts no program with a longer one
+MAX_BYTES = 131_071  # of NAME=value: the limit of Linux
 _NAME = re.compile(NAME_PATTERN)
 _NAME_EXPECTED = "a name without =, spaces and control characters, such as LOG_LEVEL"
 
 
 def read_environment(fields: Fields, name: str) -> dict[str, str]:
-    """The map ``name`` of a message; a problem for each entry that cannot be an environment variable."""
+    """The map ``name`` of a message; a problem for each entry that is not a valid environment variable."""
     found = fields.text_map(name, rendered=True)
     node = fields.node(name)
     if isinstance(node, Dictionary) and not fields.reading.stored:

@@ -1,4 +1,4 @@
-"""How a message of a spec is described: its fields, what each may hold, and the words of the documentation."""
+"""The description of a message of a spec: its fields, their types, and their documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers words of other products with ours; the words are in foreign_words.py."""
+"""Hints for keys and names of other products, which are listed in foreign_words.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HOMES = ("Spec", "Job", "Step")
 
 
 def key(message: str, name: str, value: Node) -> str:
-    """What to say of a key that this message has not; "" for one that nobody else is known to have."""
+    """The hint for an unknown key of a message; "" if no other product is known to have it."""
     word = words.KEYS.get(message, {}).get(name)
     if word is not None:
         return f"{shown(name)} is a key of {word.products}: {_filled(word.instead, value)}"
@@ -71,7 +71,7 @@ def instead_of_list(name: str, node: Node) -> str:
 
 
 def action(uses: str) -> str:
-    """What to do instead of an action of GitHub's; "" for what does not look like one."""
+    """What replaces an action of GitHub Actions; "" if the text does not look like one."""
     name, at, _ = uses.partition("@")
     if not at and not name.startswith("actions/"):
         return ""
@@ -81,7 +81,7 @@ def action(uses: str) -> str:
 
 
 def condition(text: str) -> str:
-    """What to write in place of a condition of another product; "" if it is not known."""
+    """What replaces a condition of another product; "" if it is unknown."""
     return words.CONDITIONS.get(text.strip(), "")
 
 

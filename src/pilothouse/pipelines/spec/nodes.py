@@ -1,4 +1,4 @@
-"""The tree of a spec's text, before it means anything; every node knows its place."""
+"""The syntax tree of a spec's text; every node has its place."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Dictionary(Node):
 
 
 class NodeError(Exception):
-    """The text cannot become a tree; reading ends here."""
+    """The text cannot be parsed further."""
 
     def __init__(self, mark: Mark, message: str, expected: str = "") -> None:
         super().__init__(message)
@@ -135,7 +135,7 @@ def _from_object(value: Any, budget: list[int], depth: int) -> Node:
         case None | bool():
             return Scalar(Mark(), 1, {None: "null", True: "true", False: "false"}[value], True)
         case float() if value.is_integer() and abs(value) < 2**53:
-            return Scalar(Mark(), 1, str(int(value)), True)  # protobuf's Struct knows no integers
+            return Scalar(Mark(), 1, str(int(value)), True)  # numbers of protobuf's Struct are doubles
         case int() if value.bit_length() > _MAX_BITS:
             raise NodeError(Mark(), "the spec is too big: a number of hundreds of digits")
         case int() | float():

@@ -1,6 +1,5 @@
-"""What the contract knows and this release does not do yet: refused where it would matter, else warned of.
-
-A field must never be taken silently for something that then does not happen.
+"""Parts of the contract that this release does not implement: refused if they change what a run does, otherwise
+reported as warnings. No field is ignored silently.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pilothouse.pipelines.spec.problems import Problems
 
 
 def check_offered(spec: Spec, root: Node, problems: Problems) -> None:
-    """Problems for what would change what a run means, warnings for what is merely not acted on."""
+    """Problems for fields that would change what a run does, warnings for fields without effect."""
     if spec.runtime.type not in RUNTIMES:
         message = f"runtime type {spec.runtime.type!r} is not part of this release"
         problems.add(mark_at(root, "runtime", "type"), "runtime.type", message, "process, or no type")
@@ -38,16 +37,18 @@ def check_offered(spec: Spec, root: Node, problems: Problems) -> None:
 
 def _warn(spec: Spec, root: Node, problems: Problems) -> None:
     if spec.triggers:
-        message = "triggers are kept but not acted on in this release: start runs by hand or through the API"
+        message = (
+            "triggers are stored but have no effect in this release: start runs by hand or through the API"
+        )
         problems.warn(mark_at(root, "triggers"), "triggers", message)
     if spec.runtime.resources is not None:
         message = "runtime.resources are not enforced on process agents"
         problems.warn(mark_at(root, "runtime", "resources"), "runtime.resources", message)
     if spec.runtime.config:
-        message = "runtime.config is not acted on in this release"
+        message = "runtime.config has no effect in this release"
         problems.warn(mark_at(root, "runtime", "config"), "runtime.config", message)
     for index, job in enumerate(spec.jobs):
         for name in ("source", "target", "notify", "triggers"):
             if getattr(job, name):
-                message = f"{name} of job {job.name!r} is not acted on in this release"
+                message = f"{name} of job {job.name!r} has no effect in this release"
                 problems.warn(mark_at(root, "jobs", index, name), f"jobs[{index}].{name}", message)

@@ -31,7 +31,7 @@ class Mark:
 
 
 class TooManyProblems(Exception):
-    """Raised to stop looking for more."""
+    """Raised to end the check."""
 
 
 class Problems:
@@ -42,14 +42,14 @@ class Problems:
         self._warnings: dict[SpecProblem, None] = {}
 
     def add(self, mark: Mark, path: str, message: str, expected: str = "") -> None:
-        """Raises TooManyProblems once there are enough for one sitting."""
+        """Add an error. Raises TooManyProblems at MAX_PROBLEMS."""
         self._found.append(SpecProblem(message, mark.line, mark.column, expected, path))
         if len(self._found) >= MAX_PROBLEMS:
             raise TooManyProblems
 
     @property
     def room_for_warnings(self) -> bool:
-        """Whether one more would be kept."""
+        """Whether there are fewer than MAX_WARNINGS."""
         return len(self._warnings) < MAX_WARNINGS
 
     def warn(self, mark: Mark, path: str, message: str, expected: str = "") -> None:

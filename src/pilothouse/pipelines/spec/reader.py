@@ -1,4 +1,4 @@
-"""Reads the fields of a message from a map; what is wrong becomes a problem, and reading goes on."""
+"""Reads the fields of a message from a map; errors are collected as problems."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A text that holds expressions, or a condition, to be compiled once all jobs are known.
+    """A text with expressions, or a condition; compiled when all jobs are known.
 
     ``rendered``: its expressions are put in when the step is handed out; elsewhere a text stays as it is.
     """
@@ -32,10 +32,9 @@ class Site:
 
 @dataclass(slots=True)
 class Reading:
-    """What is gathered while one spec is read. ``job``: the name of the job being read, or "".
+    """The state of parsing one spec. ``job``: the name of the job being read, or "".
 
-    ``stored``: the spec was checked when it was stored, by the rules of that time; rules that came later do not
-    apply, so that its runs can still be read.
+    ``stored``: the spec was checked when it was stored, under the rules of that time; later rules do not apply.
     """
 
     problems: Problems
@@ -144,7 +143,7 @@ class Fields:
         return self.reading.text(node, child_path(self.path, name), rendered=rendered) or ""
 
     def required(self, name: str, expected: str, *, rendered: bool = False) -> str:
-        """A text that must be there; "" with a problem if it is not."""
+        """A required text; "" with a problem if it is missing."""
         node = self.node(name)
         if node is None or (isinstance(node, Scalar) and not node.text.strip()):
             self.problem(self.mark_of(name), name, f"{self.message.what} has no {name}", expected)
@@ -187,7 +186,7 @@ class Fields:
         return least
 
     def duration(self, name: str, *, zero: bool = False) -> str:
-        """Canonical text, "" if absent. ``zero``: whether 0s makes sense."""
+        """Canonical text, "" if absent. ``zero``: whether 0s is allowed."""
         node = self.node(name)
         text = self.text(name) if node else ""
         if node is None or not text:
@@ -198,7 +197,7 @@ class Fields:
             self.problem(node.mark, name, f"{name}: {error}", durations.EXPECTED)
             return ""
         if not duration.seconds and not zero:
-            self.problem(node.mark, name, f"{name} must be longer than nothing", durations.EXPECTED)
+            self.problem(node.mark, name, f"{name} must be longer than 0s", durations.EXPECTED)
         return duration.text
 
     def choice(self, name: str, options: tuple[str, ...], default: str) -> str:

@@ -1,4 +1,4 @@
-"""Names in expressions that cannot be there when the expression is evaluated, as far as the spec tells."""
+"""Finds names in expressions that cannot exist when the expression is evaluated."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ CONTEXT_KEYS: Mapping[str, tuple[str, ...]] = {
     "step": ("id", "name", "attempt"),
 }
 JOB_KEYS = ("status", "outputs", "steps")
-"""What ``jobs.NAME`` has."""
+"""The keys of ``jobs.NAME``."""
 
 
 def check_references(spec: Spec, compiled: Iterable[Compiled], problems: Problems) -> None:
-    """Unknown keys of run, job and step are problems; variables and env that nobody declares are warned of."""
+    """Unknown keys of run, job and step are problems; undeclared variables and env are warnings."""
     found = list(compiled)
     environments = _environments(spec)
     steps = {job.name: tuple(step.name for step in job.steps) for job in spec.jobs}
     for one in found:
         if not one.site.rendered:
-            message = "expressions are put in only in env, args and run; here the text stays as it is"
+            message = "expressions are evaluated in env, args and run only; this text is used as it is"
             problems.warn(one.mark, one.site.path, message)
             continue
         for reference in one.expression.references:
@@ -111,7 +111,7 @@ def _check_variables(spec: Spec, compiled: list[Compiled], problems: Problems) -
     for name, use in names_used(spec.runtime.env, spec.jobs).variables.items():
         if name in spec.variables or not problems.room_for_warnings:
             continue
-        # A command that was written as ``run`` is args.command to the rest of the world.
+        # The key ``run`` is args.command in the canonical spec.
         paths = (use.path, use.path.removesuffix("args.command") + "run")
         place = next((first[path] for path in paths if path in first), None)
         if place is not None:

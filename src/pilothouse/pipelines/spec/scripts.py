@@ -1,4 +1,4 @@
-"""Variables of other products in the commands of a spec: nothing sets them here, so they would be empty."""
+"""Warnings for variables of other products in commands: nothing sets them here, so they would be empty."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def check_uses(step: Fields, args: dict[str, Any], actions: ActionRegistry | Non
     """``uses`` and ``action``, the latter inferred where it is missing; problems go to the step's reading.
 
     The arguments that the action knows get their camelCase names in ``args``. ``run: text`` becomes
-    ``uses: shell`` with ``args.command``, so that nothing else needs to know of it.
+    ``uses: shell`` with ``args.command``, as all other code expects.
     """
     if step.node("run") is not None:
         return _run(step, args, actions)
@@ -56,7 +56,7 @@ def _unknown(step: Fields, uses: str, known: list[str]) -> None:
     if hint := foreign.action(uses):
         step.problem(step.mark_of("uses"), "uses", f"{shown(uses)} is an action of another product: {hint}")
         return
-    message = f"nothing here is called {shown(uses)}{did_you_mean(uses, known)}"
+    message = f"unknown action {shown(uses)}{did_you_mean(uses, known)}"
     step.problem(step.mark_of("uses"), "uses", message, "one of " + ", ".join(known))
 
 
@@ -77,13 +77,13 @@ def _run(step: Fields, args: dict[str, Any], actions: ActionRegistry | None) -> 
 def _inferred(
     step: Fields, uses: str, args: dict[str, Any], actions: ActionRegistry, available: list[str]
 ) -> str:
-    """The one action that is meant; "" with a problem where there is a choice."""
+    """The action; "" with a problem if it is ambiguous."""
     given = frozenset(camel_case(name) for name in args)
     meant = infer_action(actions, uses, given)
     if len(meant) == 1:
         return meant[0]
     if step.node("args") is not None and not isinstance(step.node("args"), Dictionary):
-        return ""  # a problem already, and what the step means cannot be told
+        return ""  # reported already, and the action is unknown
     reason = f"{' and '.join(meant)} could both be meant" if meant else "its arguments do not tell which"
     message = f"the step has no action, and {reason}"
     step.problem(step.mark_of("args"), "action", message, "action: " + " or ".join(available))
@@ -122,7 +122,7 @@ def _wrong_value(argument: Argument, value: Any) -> str:
 
 
 def _marks(step: Fields) -> dict[str, Mark]:
-    """Where each argument's name stands."""
+    """The place of each argument's name."""
     node = step.node("args")
     return {key.text: key.mark for key, _ in node.entries} if isinstance(node, Dictionary) else {}
 

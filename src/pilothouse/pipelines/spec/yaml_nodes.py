@@ -1,7 +1,7 @@
-"""YAML (and so JSON) text to a tree of nodes.
+"""Parses YAML (and so JSON) text to a tree of nodes.
 
-Built from the parser's events rather than by its loader: nothing is constructed from tags, nesting and the
-expansion of aliases are bounded, and a key that comes twice is noticed.
+Uses the parser's events rather than its loader: tags construct nothing, nesting and the expansion of aliases are
+bounded, and duplicate keys are detected.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def read_nodes(text: str, problems: Problems) -> Node:
     if len(text) > MAX_TEXT:
         raise NodeError(Mark(1, 1), f"the spec has {len(text)} characters, the bound is {MAX_TEXT}")
     if (match := re.search("[\ud800-\udfff]", text)) is not None:
-        raise NodeError(_mark_at(text, match.start()), "half a character: the text is not valid Unicode")
+        raise NodeError(_mark_at(text, match.start()), "an unpaired surrogate: the text is not valid Unicode")
     if text.lstrip().startswith("{"):
         text = _as_yaml(text)
     try:
@@ -66,7 +66,7 @@ def read_nodes(text: str, problems: Problems) -> Node:
 
 
 def _as_yaml(json: str) -> str:
-    """JSON is YAML but for this: an emoji as two escapes, and a few characters that YAML refuses or folds."""
+    """Rewrites what JSON allows and YAML does not: surrogate pairs as escapes, and a few characters."""
     return _JSON_ONLY.sub(lambda match: f"\\u{ord(match[0]):04x}", _SURROGATES.sub(_joined, json))
 
 
@@ -108,7 +108,7 @@ class _Composer:
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if found is not None:
-                    raise NodeError(_start(event), "a second document begins here", "one spec in one text")
+                    raise NodeError(_start(event), "a second document begins here", "one spec in a text")
                 found = self._node(next(self._events), "", 1)
         if found is None or (isinstance(found, Scalar) and found.is_null):
             raise NodeError(Mark(1, 1), "the spec is empty", "a map with jobs")

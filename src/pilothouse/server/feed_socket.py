@@ -1,8 +1,8 @@
-"""Sockets in the hands of the feed: what is left of a connection once its endpoint has handed it over.
+"""Connections that the journal's feed writes to, after their endpoint has handed them over.
 
-uvicorn has done the handshake, the framework routing and authorization; both have let go. What stays is a protocol
-with a few slots on the same transport: the feed writes shared bytes, this tells it when the socket fills, drains and
-ends. No task sleeps while the socket is idle.
+uvicorn has done the handshake, the framework routing and authorization; their objects are freed. What remains is a
+protocol with a few slots on the same transport. The feed writes shared bytes; this protocol tells it when the
+socket's buffer is full, has drained, and when the connection has ended. An idle socket needs no task.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 from pilothouse.journal.outlet import Outlet, Write
 
 HIGH_WATER = 64 << 10
-"""Bytes in a socket's buffer from which on its reader waits; what it misses it gets from its cursor."""
+"""Bytes in a socket's buffer from which on nothing more is written; the reader continues from its cursor later."""
 
 CLOSE_WAIT = 10.0
-"""Seconds that a client has to take what was written before a close, and to answer a closing handshake."""
+"""Seconds that a client has to read what was written before a close, and to answer a closing handshake."""
 
 
-class Handed(asyncio.Protocol):
-    """One connection as the feed sees it. Several outlets may share it (the channels of one WebSocket)."""
+class FeedSocket(asyncio.Protocol):
+    """Base class: one connection. Several outlets may share it (the channels of one WebSocket)."""
 
     __slots__ = ("_connections", "_outlets", "_timer", "_transport", "writable")
 
     def __init__(self, transport: Transport, connections: set[Any]) -> None:
-        """``connections``: the server's set of open ones; each is told of a stop by its ``shutdown``."""
+        """``connections``: the server's open connections; ``shutdown`` of each is called when the server stops."""
         self._transport = transport
         self._connections = connections
         self._outlets: list[Outlet] = []
@@ -39,12 +39,12 @@ class Handed(asyncio.Protocol):
 
     @property
     def write(self) -> Write:
-        """Hand bytes to the transport; never waits."""
+        """Write bytes to the transport; never waits."""
         return self._transport.write
 
     @property
     def flushed(self) -> bool:
-        """Whether every byte has left our buffer."""
+        """Whether the write buffer is empty."""
         return self._transport.get_write_buffer_size() == 0
 
     @property
@@ -53,13 +53,13 @@ class Handed(asyncio.Protocol):
         return self._transport.is_closing()
 
     def attach(self, outlet: Outlet) -> None:
-        """Tell this outlet of what happens to the transport."""
+        """Notify this outlet of changes of the transport."""
         self._outlets.append(outlet)
         if self.over:
             asyncio.get_running_loop().call_soon(outlet.stop)
 
     def detach(self, outlet: Outlet) -> None:
-        """The outlet has ended."""
+        """Stop notifying an outlet, which has ended."""
         if outlet in self._outlets:
             self._outlets.remove(outlet)
 
@@ -88,23 +88,23 @@ class Handed(asyncio.Protocol):
             outlet.stop()
 
     def _expect_end(self) -> None:
-        """Cut the connection if it has not ended by itself after a while."""
+        """Abort the connection if it has not ended within :data:`CLOSE_WAIT`."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(CLOSE_WAIT, self._transport.abort)
 
 
-class EventSocket(Handed):
-    """A connection that carries an event stream: what the client says is no longer heard."""
+class EventSocket(FeedSocket):
+    """A connection that carries an event stream; input of the client is ignored."""
 
     __slots__ = ()
 
     def finish(self, last: bytes) -> None:
-        """Write these bytes, then close; harmless when it is closed already."""
+        """Write these bytes, then close; does nothing if the connection is closed already."""
         if not self._transport.is_closing():
             self.write(last)
             self._transport.close()
             self._expect_end()
 
     def shutdown(self) -> None:
-        """Called when the server stops; the feed has ended its streams before."""
+        """Called when the server stops, after the feed has ended its streams."""
         self._transport.close()

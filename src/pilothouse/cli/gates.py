@@ -1,0 +1,115 @@
+"""``pilot run approve``, ``reject``, ``pause`` and ``resume``: what people decide about runs that go on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pilothouse.cli.errors import CliError
+from pilothouse.cli.reference import AllPipelines, RunReference, run_id_of, short
+from pilothouse.cli.session import Session, command
+
+if TYPE_CHECKING:
+    from pilothouse.client import PilotClient
+    from pilothouse.client.shapes import GateView
+
+StepOption = Annotated[
+    str, typer.Option("--step", metavar="NAME", help="The gate's step, if several gates are open.")
+]
+CommentOption = Annotated[
+    str, typer.Option("--comment", "-m", metavar="TEXT", help="Why; kept with the gate and in the run.")
+]
+
+
+async def approve(
+    session: Session,
+    run: RunReference = "last",
+    step: StepOption = "",
+    comment: CommentOption = "",
+    everywhere: AllPipelines = False,
+) -> None:
+    """Approve an open gate of a run: the run goes on."""
+    await _decide(session, run, step, "approve", comment, everywhere=everywhere)
+
+
+async def reject(
+    session: Session,
+    run: RunReference = "last",
+    step: StepOption = "",
+    comment: CommentOption = "",
+    everywhere: AllPipelines = False,
+) -> None:
+    """Reject an open gate of a run: its step fails."""
+    await _decide(session, run, step, "reject", comment, everywhere=everywhere)
+
+
+async def _decide(
+    session: Session,
+    run: str,
+    step: str,
+    decision: Literal["approve", "reject"],
+    comment: str,
+    *,
+    everywhere: bool,
+) -> None:
+    async with session.client() as client:
+        run_id = await run_id_of(session, client, run, everywhere=everywhere, destructive=True)
+        gate, name = await _open_gate(client, run_id, step)
+        decided = await client.gates.decide(gate["id"], decision, comment)
+    if session.out.structured:
+        session.out.document(decided)
+    else:
+        session.out.say(f"Step {name} of run {run_id} is {decided['status']}.")
+
+
+async def _open_gate(client: PilotClient, run_id: str, step: str) -> tuple[GateView, str]:
+    """The gate that is meant, and the name of its step, with its job in front."""
+    found = (await client.gates.page(1, 100, run=run_id, status="open")).items
+    view = await client.runs.get(run_id)
+    names = {
+        attempt["step_run_id"]: f"{job['name']}/{one['name']}"
+        for job in view["jobs"]
+        for one in job["steps"]
+        for attempt in one["attempts"]
+    }
+    people = [(gate, names.get(gate["id"], "?")) for gate in found if gate["kind"] == "hold"]
+    meant = [(gate, name) for gate, name in people if not step or step in (name, name.partition("/")[2])]
+    if len(meant) == 1:
+        return meant[0]
+    if not people:
+        raise CliError(f"no gate of run {short(run_id)} waits for an approval")
+    listed = ", ".join(name for _, name in people)
+    raise CliError(f"open gates of run {short(run_id)}: {listed}", hint="choose one with --step NAME")
+
+
+async def pause(session: Session, run: RunReference = "last", everywhere: AllPipelines = False) -> None:
+    """Start nothing more of a run until it is resumed. What runs goes on."""
+    async with session.client() as client:
+        run_id = await run_id_of(session, client, run, everywhere=everywhere, destructive=True)
+        paused = await client.runs.pause(run_id)
+    if session.out.structured:
+        session.out.document(paused)
+    else:
+        session.out.say(f"Run {run_id} is paused; `pilot run resume {short(run_id)}` lets it go on.")
+
+
+async def resume(session: Session, run: RunReference = "last", everywhere: AllPipelines = False) -> None:
+    """Let a paused run go on."""
+    async with session.client() as client:
+        run_id = await run_id_of(session, client, run, everywhere=everywhere, destructive=True)
+        resumed = await client.runs.resume(run_id)
+    if session.out.structured:
+        session.out.document(resumed)
+    else:
+        session.out.say(f"Run {run_id} goes on.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """The commands of this file, below ``pilot run``."""
+    command(app, "approve", examples=("pilot run approve", 'pilot run approve 5f60718a -m "checked"'))(
+        approve
+    )
+    command(app, "reject", examples=('pilot run reject --step deploy/ask -m "not today"',))(reject)
+    command(app, "pause", examples=("pilot run pause", "pilot run pause 5f60718a"))(pause)
+    command(app, "resume", examples=("pilot run resume 5f60718a",))(resume)

@@ -1,0 +1,1 @@
+"""Gates: steps that a service settles in place of an agent."""

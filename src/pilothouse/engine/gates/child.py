@@ -1,0 +1,91 @@
+"""``run``: a gate that starts another run and waits for its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pilothouse.access.errors import Refusal
+from pilothouse.access.model import Principal
+from pilothouse.engine import store
+from pilothouse.engine.gates.model import Gate, GateInvalid, Outcome
+from pilothouse.engine.gates.parent import Parent
+from pilothouse.engine.gates.store import find_gate
+from pilothouse.engine.model import Run, Status
+from pilothouse.engine.runs import RunCache
+from pilothouse.engine.transitions import Transitions
+from pilothouse.identity.service import Identity
+from pilothouse.storage import Tx
+
+MAX_DEPTH = 8
+"""So many runs may be above another."""
+
+
+Starter = Callable[[Tx, Principal, Parent, Mapping[str, Any]], Run]
+"""Starts the run that the arguments of a gate ask for, with the rights of the principal, in the parent's project."""
+
+
+class ChildRun:
+    """A child run has the rights of whoever started its parent, and is cancelled with it."""
+
+    def __init__(self, runs: RunCache, transitions: Transitions, identity: Identity) -> None:
+        self._runs = runs
+        self._transitions = transitions
+        self._identity = identity
+        self._starters: dict[str, Starter] = {}
+
+    def start_by(self, key: str, starter: Starter) -> None:
+        """Use ``starter`` for gates that have the argument ``key``, such as ``pipeline``."""
+        self._starters[key] = starter
+
+    def opened(self, tx: Tx, run: Run, gate: Gate, args: Mapping[str, Any]) -> Outcome | None:
+        """Start the child."""
+        starter = next((self._starters[key] for key in args if key in self._starters), None)
+        if starter is None:
+            raise GateInvalid(f"it has to name one of: {', '.join(sorted(self._starters))}")
+        if run.depth >= MAX_DEPTH:
+            raise GateInvalid(f"runs nest at most {MAX_DEPTH} deep")
+        by = self._identity.principal_of(tx.conn, run.triggered_by_id)
+        if by is None or not by.may("run.trigger", run.project):
+            raise GateInvalid(f"{run.triggered_by}, who started this run, may not start another")
+        parent = Parent(gate.id, run.depth + 1, run.project, self._ancestors(tx, run))
+        try:
+            child = starter(tx, by, parent, args)
+        except Refusal as error:
+            raise GateInvalid(error.message) from error
+        gate.child_run, gate.message = child.id, f"waits for run {child.id}"
+        return outcome_of(child) if child.status.over else None
+
+    def _ancestors(self, tx: Tx, run: Run) -> frozenset[str]:
+        found, above = {run.pipeline_id}, find_gate(tx.conn, run.parent_gate)
+        while above is not None:
+            row = store.run_row(tx.conn, above.run_id)
+            if row is None:
+                break
+            found.add(row.pipeline_id)
+            above = find_gate(tx.conn, row.parent_gate)
+        return frozenset(found - {""})
+
+    def due(self, tx: Tx, run: Run, gate: Gate) -> Outcome:
+        """The step's timeout has passed."""
+        return Outcome(Status.TIMED_OUT, f"run {gate.child_run} took longer than the step's timeout")
+
+    def closed(self, tx: Tx, run: Run, gate: Gate) -> None:
+        """Cancel a child that is not over: its parent was cancelled, or does not wait any longer."""
+        if not gate.child_run:
+            return
+        child = self._runs.get(tx, gate.child_run)
+        if child.status.over or child.cancelling:
+            return
+        why = f"run {run.id} no longer waits for it"
+        self._transitions.cancel(tx, child, why, force=False, by=run.triggered_by, by_id=run.triggered_by_id)
+        self._transitions.settle(tx, child)
+
+
+def outcome_of(child: Run) -> Outcome:
+    """What the end of a child run means to the gate that waits for it."""
+    outputs = {"run_id": child.id, "status": child.status.value, "outputs": child.outputs()}
+    if child.status is Status.SUCCEEDED:
+        return Outcome(Status.SUCCEEDED, "", outputs)
+    reason = f"run {child.id} {child.status.value}" + (f": {child.reason}" if child.reason else "")
+    return Outcome(Status.FAILED, reason, outputs)

@@ -1,0 +1,56 @@
+"""``hold``: a gate that people approve or reject."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pilothouse.access.model import ACTIONS, Principal, Role
+from pilothouse.engine.gates.model import Gate, GateInvalid, Outcome
+from pilothouse.engine.model import Run, Status
+from pilothouse.storage import Tx
+
+MAX_APPROVERS = 50
+"""Roles and users that one gate may name."""
+MAX_MESSAGE = 1000
+
+_USUAL = sorted(role.value for role in ACTIONS["approval.decide"])
+
+
+class Hold:
+    """Arguments: ``message``, ``roles`` and ``users`` (names) that may decide; by default operators and admins."""
+
+    def opened(self, tx: Tx, run: Run, gate: Gate, args: Mapping[str, Any]) -> Outcome | None:
+        """Note who may decide."""
+        gate.message = str(args.get("message", ""))[:MAX_MESSAGE]
+        gate.roles, gate.users = _names(args, "roles"), _names(args, "users")
+        unknown = sorted(set(gate.roles) - {role.value for role in Role})
+        if unknown:
+            raise GateInvalid(f"there is no role {unknown[0][:64]!r}")
+        if not gate.roles and not gate.users:
+            gate.roles = list(_USUAL)
+        return None
+
+    def due(self, tx: Tx, run: Run, gate: Gate) -> Outcome:
+        """The step's timeout has passed."""
+        return Outcome(Status.TIMED_OUT, "nobody decided in time")
+
+    def closed(self, tx: Tx, run: Run, gate: Gate) -> None:
+        """Nothing is left behind."""
+
+
+def may_decide(gate: Gate, caller: Principal) -> bool:
+    """Whether the gate names this caller; admins may always decide."""
+    if caller.kind != "user" or caller.role is None:
+        return False
+    if not caller.may("gate.decide", gate.project):
+        return False
+    return caller.role is Role.ADMIN or caller.role.value in gate.roles or caller.name in gate.users
+
+
+def _names(args: Mapping[str, Any], key: str) -> list[str]:
+    given = args.get(key) or []
+    names = [given] if isinstance(given, str) else list(given)
+    if len(names) > MAX_APPROVERS or not all(isinstance(name, str) for name in names):
+        raise GateInvalid(f"{key} is a list of at most {MAX_APPROVERS} names")
+    return sorted(set(names))

@@ -1,0 +1,23 @@
+"""What a kind of gate does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from pilothouse.engine.gates.model import Gate, Outcome
+from pilothouse.engine.model import Run
+from pilothouse.storage import Tx
+
+
+class GateKind(Protocol):
+    """One kind of gate. All of it runs in the transaction in which the gate changes."""
+
+    def opened(self, tx: Tx, run: Run, gate: Gate, args: Mapping[str, Any]) -> Outcome | None:
+        """Fill in the gate, or settle it at once. Raises :class:`GateInvalid`."""
+
+    def due(self, tx: Tx, run: Run, gate: Gate) -> Outcome:
+        """The gate's deadline has come."""
+
+    def closed(self, tx: Tx, run: Run, gate: Gate) -> None:
+        """The gate is over, whatever ended it."""

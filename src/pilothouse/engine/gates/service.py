@@ -1,0 +1,176 @@
+"""Opening, deciding and closing gates. Every method is part of, or is, a use case of one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from pilothouse.access.errors import Refusal
+from pilothouse.access.model import Principal
+from pilothouse.engine import store as engine_store
+from pilothouse.engine.contexts import context
+from pilothouse.engine.errors import GateClosed, GateNotFound, NotAnApprover
+from pilothouse.engine.gates import hold, store
+from pilothouse.engine.gates.child import outcome_of
+from pilothouse.engine.gates.kind import GateKind
+from pilothouse.engine.gates.model import HOLD, Gate, GateInvalid, Outcome
+from pilothouse.engine.model import Attempt, Job, Run, Status, Step
+from pilothouse.engine.runs import Place, RunCache
+from pilothouse.engine.transitions import Transitions
+from pilothouse.expressions import ExpressionError, render_tree
+from pilothouse.identity.service import Identity
+from pilothouse.storage import Tx
+from pilothouse.wire import entries
+
+log = structlog.get_logger("engine.gates")
+
+DECISIONS = {"approve": "approved", "reject": "rejected"}
+
+
+class Gates:
+    """All gates of all runs. Other packages may add kinds of their own."""
+
+    def __init__(self, runs: RunCache, transitions: Transitions, identity: Identity) -> None:
+        self._runs = runs
+        self._transitions = transitions
+        self._identity = identity
+        self._kinds: dict[str, GateKind] = {}
+
+    def handle(self, name: str, kind: GateKind) -> None:
+        """Let ``kind`` settle the gates of this name (``graph.Step.gate``)."""
+        self._kinds[name] = kind
+
+    def decide(self, tx: Tx, caller: Principal, gate_id: str, decision: str, comment: str) -> Gate:
+        """Approve or reject a gate that people settle.
+
+        ``decision``: ``approve`` or ``reject``. Raises :class:`GateNotFound`, :class:`NotAnApprover`,
+        :class:`GateClosed`.
+        """
+        gate = store.find_gate(tx.conn, gate_id)
+        if gate is None or not caller.sees(entries.project_scope(gate.project)):
+            raise GateNotFound(gate_id)
+        if not hold.may_decide(gate, caller):
+            raise NotAnApprover(gate.roles, gate.users)
+        at = self._runs.place(tx, gate_id)
+        if at is None or gate.status != "open" or at.step.current != gate_id:
+            raise GateClosed(gate.status)
+        if gate.kind != HOLD:
+            raise GateClosed(f"not for people to decide: it is a {gate.kind}")
+        gate.status, gate.comment = DECISIONS[decision], comment
+        gate.decided_by, gate.decided_by_id = caller.name, caller.id
+        store.save_gate(tx.conn, gate)
+        self._identity.audit(
+            tx, caller, f"gate.{decision}", gate_id, {"run": gate.run_id, "comment": comment}
+        )
+        self._transitions.records.append(
+            tx,
+            at.run,
+            entries.GATE_DECIDED,
+            at.job,
+            at.step,
+            at.attempt,
+            decision=decision,
+            by=caller.name,
+            by_id=caller.id,
+            comment=comment,
+        )
+        self._end(tx, at, _decided(decision, caller, comment))
+        self._transitions.settle(tx, at.run, at.job)
+        found = store.find_gate(tx.conn, gate_id)
+        assert found is not None, "gates are never deleted"
+        return found
+
+    # -- GateHandler ------------------------------------------------------------------------------------
+
+    def opened(self, tx: Tx, run: Run, job: Job, step: Step, attempt: Attempt) -> None:
+        """Note the gate, and let its kind look at it."""
+        spec = job.step_spec(step)
+        gate = Gate(attempt.id, run.id, run.project, spec.gate, opened_at=tx.now)
+        store.insert_gate(tx.conn, gate)
+        try:
+            outcome = self._kind(gate).opened(tx, run, gate, _arguments(run, job, step))
+        except (GateInvalid, ExpressionError) as error:
+            outcome = Outcome(Status.FAILED, str(error))
+        limit = tx.now + round(spec.timeout * 1000) if spec.timeout else 0
+        gate.deadline = min((at for at in (gate.deadline, limit) if at), default=0)
+        step.deadline, step.reason = gate.deadline, gate.message
+        store.save_gate(tx.conn, gate)
+        if outcome is None:
+            engine_store.save_part(tx.conn, run.id, step)
+        else:
+            self._end(tx, Place(run, job, step, attempt), outcome)
+
+    def due(self, tx: Tx, run: Run, job: Job, step: Step) -> None:
+        """The gate's deadline has come: that of its kind, or the step's timeout."""
+        at, gate = self._runs.place(tx, step.current), store.find_gate(tx.conn, step.current)
+        assert at is not None, "an open gate has a step run"
+        assert gate is not None, "an open gate is stored"
+        timeout = job.step_spec(step).timeout
+        if timeout and tx.now >= gate.opened_at + round(timeout * 1000) and gate.kind != HOLD:
+            self._end(tx, at, Outcome(Status.TIMED_OUT, "the gate was not passed within the step's timeout"))
+        else:
+            self._end(tx, at, self._kind(gate).due(tx, run, gate))
+
+    def closed(self, tx: Tx, run: Run, attempt: Attempt) -> None:
+        """Note the end of a gate."""
+        gate = store.find_gate(tx.conn, attempt.id)
+        if gate is None:
+            return
+        gate.closed_at, gate.deadline = tx.now, 0
+        if gate.status == "open":
+            gate.status = "closed"
+        store.save_gate(tx.conn, gate)
+        self._kind(gate).closed(tx, run, gate)
+
+    def child_ended(self, tx: Tx, child: Run) -> None:
+        """Settle the gate that waits for this run."""
+        gate = store.find_gate(tx.conn, child.parent_gate)
+        at = self._runs.place(tx, child.parent_gate)
+        if gate is None or gate.status != "open" or not gate.child_run:
+            return  # it does not wait any longer, or is just being opened
+        if at is not None and at.step.current == gate.id:
+            self._end(tx, at, outcome_of(child))
+            self._transitions.settle(tx, at.run, at.job)
+
+    # -- inner ------------------------------------------------------------------------------------------
+
+    def _end(self, tx: Tx, at: Place, outcome: Outcome) -> None:
+        at.job.set_outputs(at.step, dict(outcome.outputs))
+        self._transitions.steps.end_attempt(tx, at.run, at.job, at.step, outcome.status, error=outcome.reason)
+
+    def _kind(self, gate: Gate) -> GateKind:
+        return self._kinds.get(gate.kind) or _Unknown()
+
+
+class _Unknown:
+    """The kind of a gate that no package settles: of a newer release, or of a module that is gone."""
+
+    def opened(self, tx: Tx, run: Run, gate: Gate, args: Mapping[str, Any]) -> Outcome | None:
+        return Outcome(Status.FAILED, f"this server knows no gate of kind {gate.kind!r}")
+
+    def due(self, tx: Tx, run: Run, gate: Gate) -> Outcome:
+        return Outcome(Status.FAILED, f"this server knows no gate of kind {gate.kind!r}")
+
+    def closed(self, tx: Tx, run: Run, gate: Gate) -> None:
+        log.warning("engine.gate_of_unknown_kind", gate=gate.id, kind=gate.kind)
+
+
+def _arguments(run: Run, job: Job, step: Step) -> Mapping[str, Any]:
+    args: Mapping[str, Any] = render_tree(job.step_spec(step).args, context(run, job, step))
+    return args
+
+
+def _decided(decision: str, caller: Principal, comment: str) -> Outcome:
+    outputs = {"decision": decision, "by": caller.name, "comment": comment}
+    if decision == "approve":
+        return Outcome(Status.SUCCEEDED, "", outputs)
+    return Outcome(Status.FAILED, f"rejected by {caller.name}" + (f": {comment}" if comment else ""), outputs)
+
+
+def check_comment(comment: str) -> str:
+    """A comment without characters that cannot be stored. Raises ``VALIDATION_FAILED``."""
+    if "\x00" in comment:
+        raise Refusal.of("VALIDATION_FAILED", "a comment holds no NUL characters")
+    return comment

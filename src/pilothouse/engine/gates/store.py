@@ -1,0 +1,82 @@
+"""The table of gates."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import Any
+
+import orjson
+from sqlalchemy import BigInteger, Column, Connection, Index, Row, Table, Text, func, insert, select, update
+
+from pilothouse.engine.gates.model import Gate
+from pilothouse.storage import metadata
+
+gates = Table(
+    "gates",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("run_id", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("roles", Text, nullable=False),
+    Column("users", Text, nullable=False),
+    Column("child_run", Text, nullable=False),
+    Column("opened_at", BigInteger, nullable=False),
+    Column("deadline", BigInteger, nullable=False),
+    Column("closed_at", BigInteger, nullable=False),
+    Column("decided_by", Text, nullable=False),
+    Column("decided_by_id", Text, nullable=False),
+    Column("comment", Text, nullable=False),
+    Index("gates_by_run", "run_id", "id"),
+    Index("gates_by_status", "status", "id"),
+)
+
+_LISTS = ("roles", "users")
+
+
+def insert_gate(conn: Connection, gate: Gate) -> None:
+    """Store a gate that has been opened."""
+    conn.execute(insert(gates).values(_values(gate)))
+
+
+def save_gate(conn: Connection, gate: Gate) -> None:
+    """Write a gate's present state to its row."""
+    conn.execute(update(gates).where(gates.c.id == gate.id).values(_values(gate)))
+
+
+def find_gate(conn: Connection, gate_id: str) -> Gate | None:
+    """The gate with this id."""
+    row = conn.execute(select(gates).where(gates.c.id == gate_id)).first()
+    return _gate(row) if row else None
+
+
+def list_gates(
+    conn: Connection, *, run: str, status: str, projects: frozenset[str] | None, page: int, limit: int
+) -> tuple[list[Gate], int]:
+    """A page of gates, the one opened last first, and how many there are; what is empty does not narrow.
+
+    ``projects`` limits what is seen; ``None``: all of them.
+    """
+    conditions = []
+    if run:
+        conditions.append(gates.c.run_id == run)
+    if status:
+        conditions.append(gates.c.status == status)
+    if projects is not None:
+        conditions.append(gates.c.project.in_(projects))
+    total = conn.execute(select(func.count()).select_from(gates).where(*conditions)).scalar_one()
+    query = select(gates).where(*conditions).order_by(gates.c.opened_at.desc(), gates.c.id.desc())
+    rows = conn.execute(query.limit(limit).offset((page - 1) * limit))
+    return [_gate(row) for row in rows], total
+
+
+def _values(gate: Gate) -> dict[str, Any]:
+    values = asdict(gate)
+    return values | {name: orjson.dumps(values[name]).decode() for name in _LISTS}
+
+
+def _gate(row: Row[Any]) -> Gate:
+    values = {part.name: row._mapping[part.name] for part in fields(Gate)}
+    return Gate(**values | {name: orjson.loads(values[name]) for name in _LISTS})

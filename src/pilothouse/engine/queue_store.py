@@ -1,0 +1,56 @@
+"""Statements that find the attempts which wait for an agent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, false, func, select, tuple_
+
+from pilothouse.engine.model import Status
+from pilothouse.engine.store import attempts, jobs, runs, steps
+
+# Statements of the hot path are built once: building one costs as much as running it.
+_WAITING = (
+    select(
+        attempts.c.id,
+        attempts.c.run_id,
+        attempts.c.step_id,
+        attempts.c.reason,
+        attempts.c.selector,
+        attempts.c.queued_at,
+        steps.c.job_id,
+        jobs.c.agent_id.label("bound_to"),
+        runs.c.project,
+        func.coalesce(runs.c.checkout.contains('"packs":[{'), false()).label("needs_git"),
+    )
+    .join(steps, steps.c.id == attempts.c.step_id)
+    .join(jobs, jobs.c.id == steps.c.job_id)
+    .join(runs, runs.c.id == attempts.c.run_id)
+    .where(attempts.c.status == Status.QUEUED.value, attempts.c.agent_id == "", runs.c.paused_at == 0)
+    .order_by(attempts.c.queued_at, attempts.c.id)
+)
+_AFTER = tuple_(attempts.c.queued_at, attempts.c.id) > tuple_(bindparam("after_at"), bindparam("after_id"))
+_QUEUED_PAGE = _WAITING.where(_AFTER, jobs.c.agent_id == "").limit(bindparam("most"))
+_BOUND_PAGE = _WAITING.where(_AFTER, jobs.c.agent_id != "").limit(bindparam("most"))
+_UNEXPLAINED = _WAITING.where(attempts.c.reason == "").limit(bindparam("most"))
+_BOUND = _WAITING.where(jobs.c.agent_id != "")
+
+
+def queued_attempts(conn: Connection, after: tuple[int, str], limit: int, *, begun: bool) -> list[Row[Any]]:
+    """Attempts waiting to be handed out, oldest first, with the run, job and agent they are bound to.
+
+    ``after``: ``queued_at`` and id of the last one of the page before. ``begun``: of jobs that have an agent
+    already, or of those that have none.
+    """
+    page = _BOUND_PAGE if begun else _QUEUED_PAGE
+    return list(conn.execute(page, {"after_at": after[0], "after_id": after[1], "most": limit}))
+
+
+def unexplained_attempts(conn: Connection, limit: int) -> list[Row[Any]]:
+    """Those of them that nobody has told yet why they wait."""
+    return list(conn.execute(_UNEXPLAINED, {"most": limit}))
+
+
+def bound_attempts(conn: Connection) -> list[Row[Any]]:
+    """Those of them whose job has its workspace on some agent."""
+    return list(conn.execute(_BOUND))

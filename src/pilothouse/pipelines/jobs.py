@@ -1,0 +1,88 @@
+"""Jobs of the worker pool: specs that callers send are parsed, checked and compiled here.
+
+Every worker imports this module: it and what it imports know nothing of HTTP and databases. Sources and results are
+bytes (:mod:`pilothouse.pipelines.compiler` is the server's side), since JSON between processes can hold neither half
+characters nor large integers, and callers may send both.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import orjson
+
+from pilothouse.engine.names import names_to_json
+from pilothouse.pipelines.compiled import SpecSource, compile_source, names_in, read_spec
+from pilothouse.pipelines.spec.places import located
+from pilothouse.pipelines.spec.problems import SpecError, SpecProblem
+
+DONE, INVALID, NOT_UNICODE = "done", "invalid", "not unicode"
+"""The first value of every result. After INVALID follow the problems (:func:`problems_from_json`)."""
+
+Outcome = tuple[str | bytes, ...]
+
+
+def compile_job(form: str, source: bytes, file: str) -> Outcome:
+    """Check and compile a spec (:func:`encoded_source`): canonical spec, graph and names, as JSON texts."""
+    try:
+        compiled = compile_source(_decoded(form, source), file)
+        return DONE, compiled.spec.encode(), compiled.graph.encode(), compiled.names.encode()
+    except SpecError as error:
+        return INVALID, problems_to_json(error.problems)
+    except (UnicodeEncodeError, orjson.JSONEncodeError):
+        return NOT_UNICODE, b""
+
+
+def check_job(form: str, source: bytes, file: str) -> Outcome:
+    """Check a spec: the number of its jobs, and the warnings (:func:`problems_from_json`)."""
+    try:
+        parsed = read_spec(_decoded(form, source), file)
+    except SpecError as error:
+        return INVALID, problems_to_json(error.problems)
+    return DONE, json.dumps(len(parsed.spec.jobs)).encode(), problems_to_json(parsed.warnings)
+
+
+def check_names_job(form: str, source: bytes, file: str) -> Outcome:
+    """As :func:`check_job`; then the spec's variables and ``names_to_json``, as JSON."""
+    try:
+        parsed = read_spec(_decoded(form, source), file)
+    except SpecError as error:
+        return INVALID, problems_to_json(error.problems)
+    names = json.dumps(names_to_json(names_in(parsed))).encode()
+    variables = json.dumps(dict(parsed.spec.variables)).encode()
+    count = json.dumps(len(parsed.spec.jobs)).encode()
+    return DONE, count, problems_to_json(parsed.warnings), variables, names
+
+
+def locate_job(problems: bytes, text: bytes, file: str) -> bytes:
+    """The problems, with line and column as far as their paths lead to a place of the spec's text."""
+    error = SpecError(problems_from_json(problems), file)
+    return problems_to_json(located(error, text.decode("utf-8", "surrogatepass"), file).problems)
+
+
+def encoded_source(source: SpecSource) -> tuple[str, bytes]:
+    """A spec as the arguments ``form`` and ``source`` of a job. Raises RecursionError."""
+    if isinstance(source, str):
+        return "text", source.encode("utf-8", "surrogatepass")
+    try:
+        return "object", orjson.dumps(source)
+    except orjson.JSONEncodeError:  # deep nesting, half characters, large integers
+        return "object", json.dumps(source).encode()
+
+
+def _decoded(form: str, source: bytes) -> SpecSource:
+    if form == "text":
+        return source.decode("utf-8", "surrogatepass")
+    found: SpecSource = json.loads(source)
+    return found
+
+
+def problems_to_json(problems: tuple[SpecProblem, ...]) -> bytes:
+    """Problems as JSON; :func:`problems_from_json` gives them back."""
+    return json.dumps([asdict(problem) for problem in problems]).encode()
+
+
+def problems_from_json(text: bytes) -> tuple[SpecProblem, ...]:
+    """Reads what :func:`problems_to_json` wrote."""
+    return tuple(SpecProblem(**problem) for problem in json.loads(text))
