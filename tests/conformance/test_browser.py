@@ -12,7 +12,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from support.conformance_browser import Browser, browser
+from support.conformance.browser import Browser, browser
 from support.fake_agent import batch
 from support.live_run import Live, begin, numbered
 from support.server import Server, running

@@ -16,8 +16,8 @@ import httpx
 import pytest
 from httpx_sse import aconnect_sse
 
-from support.conformance_recut import Sizes, recut
-from support.faults import chance
+from support.conformance.recut import Sizes, recut
+from support.faults.fleet import chance
 from support.live_run import Live, begin
 from support.server import Server, running
 from support.waiting import PATIENCE, eventually

@@ -13,7 +13,7 @@ import pytest
 
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
 from support.fake_agent import FakeAgent, events
-from support.faults_watch import Memory
+from support.faults.watch import Memory
 from support.live_run import begin, followers
 from support.rpc_streams import streams
 from support.server import Server, running

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.faults import LONG, ROUNDS
+from support.faults.fleet import LONG, ROUNDS
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

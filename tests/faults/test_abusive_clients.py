@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.faults import PATIENT, ROUNDS, Fleet, dummy, fleet, on
-from support.faults_readers import CLOSE, PING, TEXT, connections, masked, ws_request
-from support.faults_watch import Memory, Pulse
+from support.faults.fleet import PATIENT, ROUNDS, Fleet, dummy, fleet, on
+from support.faults.readers import CLOSE, PING, TEXT, connections, masked, ws_request
+from support.faults.watch import Memory, Pulse
 
 SECONDS = 1.0 * ROUNDS
 """How long a flood lasts, if it is let in."""

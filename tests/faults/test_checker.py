@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import pytest
 
-from support.faults import QUICK, Fleet, dummy, fleet, on, shell, until
-from support.faults_checker import Journal, lines_by_node
-from support.faults_story import LOST, Entry, check_story
+from support.faults.checker import Journal, lines_by_node
+from support.faults.fleet import QUICK, Fleet, dummy, fleet, on, shell, until
+from support.faults.story import LOST, Entry, check_story
 
 UNCOUNTED = {"step.progressed", "step.waiting"}
 """Of these nobody can say how many there must be: an agent tells the latest progress, a server why it waits."""

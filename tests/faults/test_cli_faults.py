@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.faults import PATIENT, ROUNDS, Fleet, chance, fleet, until
+from support.faults.fleet import PATIENT, ROUNDS, Fleet, chance, fleet, until
 
 WAIT = 90  # seconds
 PILOT = (sys.executable, "-m", "pilothouse", "--no-color")

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from support.faults import LONG, PATIENT, Fleet, dummy, fleet, on
-from support.faults_crowd import crowd
-from support.faults_effort import unit
-from support.faults_readers import Reader, followers, room_for
-from support.faults_rude import Rude, abuse
-from support.faults_watch import Memory
+from support.faults.crowd import crowd
+from support.faults.effort import unit
+from support.faults.fleet import LONG, PATIENT, Fleet, dummy, fleet, on
+from support.faults.readers import Reader, followers, room_for
+from support.faults.rude import Rude, abuse
+from support.faults.watch import Memory
 from support.server import Server
 from support.waiting import eventually
 

@@ -20,9 +20,9 @@ from pilothouse.journal import Cursor, CursorError
 from pilothouse.pipelines.spec import SpecError, parse_spec
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 from pilothouse.wire.masking import Masker
-from support.faults import ROUNDS
-from support.faults_effort import Effort
-from support.faults_targets_agent import frames, heard
+from support.faults.effort import Effort
+from support.faults.fleet import ROUNDS
+from support.faults.targets_agent import frames, heard
 
 NONE, GZIP, ZSTD = (
     pb.LogBatch.COMPRESSION_NONE,

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from support import faults_targets_agent, faults_targets_files  # they enter their targets
-from support.faults import ROUNDS
-from support.faults_effort import Effort
-from support.faults_targets import TARGETS, Target
+from support.faults import targets_agent, targets_files  # they enter their targets
+from support.faults.effort import Effort
+from support.faults.fleet import ROUNDS
+from support.faults.targets import TARGETS, Target
 
-assert faults_targets_agent
-assert faults_targets_files
+assert targets_agent
+assert targets_files
 
 FUZZER = Path(__file__).with_name("fuzz_decoders.py")
 SECONDS = 4 * ROUNDS

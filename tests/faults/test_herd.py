@@ -10,9 +10,9 @@ import grpc
 import pytest
 
 from support.fake_agent import RUNNING, SUCCESS, FakeAgent
-from support.faults import LONG, PATIENT, Fleet, chance, dummy, fleet, on
-from support.faults_readers import Reader, room_for
-from support.faults_watch import Pulse
+from support.faults.fleet import LONG, PATIENT, Fleet, chance, dummy, fleet, on
+from support.faults.readers import Reader, room_for
+from support.faults.watch import Pulse
 
 HERD = 3000 if LONG else 300
 LINES = 4000

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from support.faults import (
+from support.faults.checker import Journal
+from support.faults.fleet import (
     PATIENT,
     QUICK,
     ROUNDS,
@@ -24,7 +25,6 @@ from support.faults import (
     shell,
     until,
 )
-from support.faults_checker import Journal
 
 WITHIN = 60.0
 """Seconds in which everything a step has started must be dead; it would go on for ten minutes."""
@@ -285,6 +285,6 @@ def _check_step(fleet: Fleet, run_id: str, job: str, step: dict[str, Any], ledge
 
 
 def _lines(journal: Journal, run_id: str) -> dict[str, list[str]]:
-    from support.faults_checker import lines_by_node
+    from support.faults.checker import lines_by_node
 
     return lines_by_node(journal.of_run(run_id))

@@ -12,8 +12,8 @@ import grpc
 import pytest
 
 from support.fake_agent import ACK_OK, RUNNING, SUCCESS, FakeAgent, registered
-from support.faults import PATIENT, ROUNDS, Fleet, chance, fleet, on, shell
-from support.faults_checker import Journal
+from support.faults.checker import Journal
+from support.faults.fleet import PATIENT, ROUNDS, Fleet, chance, fleet, on, shell
 from support.server import spec_for
 from support.waiting import eventually
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 
-from support.faults import PATIENT, ROUNDS, Fleet, chance, dummy, fleet, on, shell
-from support.faults_audience import Audience, check_surfaces
-from support.faults_checker import Journal
+from support.faults.audience import Audience, check_surfaces
+from support.faults.checker import Journal
+from support.faults.fleet import PATIENT, ROUNDS, Fleet, chance, dummy, fleet, on, shell
 from support.server import Server
 
 KILLS = 1 + ROUNDS

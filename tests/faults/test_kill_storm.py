@@ -16,13 +16,13 @@ from typing import Any
 import httpx
 import pytest
 
-from support.faults import PATIENT, ROUNDS, AgentProcess, Fleet, chance, fleet, on, shell, until
-from support.faults_audience import Audience
-from support.faults_checker import Journal
-from support.faults_commits import doom, mortal, revive, until_dead
-from support.faults_load import Lane, lanes, settle
-from support.faults_story import LOST, Entry, check_story
-from support.faults_witness import Witness
+from support.faults.audience import Audience
+from support.faults.checker import Journal
+from support.faults.commits import doom, mortal, revive, until_dead
+from support.faults.fleet import PATIENT, ROUNDS, AgentProcess, Fleet, chance, fleet, on, shell, until
+from support.faults.load import Lane, lanes, settle
+from support.faults.story import LOST, Entry, check_story
+from support.faults.witness import Witness
 from support.server import spec_for
 from support.waiting import eventually
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from support.faults import PATIENT, ROUNDS, AgentProcess, Fleet, chance, dummy, fleet, on, shell, until
-from support.faults_netns import (
+from support.faults.fleet import PATIENT, ROUNDS, AgentProcess, Fleet, chance, dummy, fleet, on, shell, until
+from support.faults.netns import (
     AGENT,
     BITS,
     CUT,
@@ -32,8 +32,8 @@ from support.faults_netns import (
     relay,
     run,
 )
-from support.faults_readers import Reader, followers
-from support.faults_talk import all_is_right, talkative
+from support.faults.readers import Reader, followers
+from support.faults.talk import all_is_right, talkative
 
 TIMINGS = {**PATIENT, "lease": 120.0, "agent_offline_after": 60.0, "ws_heartbeat": 1.0, "ws_pong_wait": 2.0}
 """With which an agent may be out of reach until keepalives have found out, and come back."""

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from support.faults import PATIENT, QUICK, ROUNDS, AgentProcess, Fleet, chance, fleet, on, shell, until
-from support.faults_checker import Journal
-from support.faults_proxy import Proxy, proxy
-from support.faults_talk import all_is_right, talkative
+from support.faults.checker import Journal
+from support.faults.fleet import PATIENT, QUICK, ROUNDS, AgentProcess, Fleet, chance, fleet, on, shell, until
+from support.faults.proxy import Proxy, proxy
+from support.faults.talk import all_is_right, talkative
 
 
 @pytest.fixture(scope="module")

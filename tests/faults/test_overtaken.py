@@ -14,8 +14,8 @@ import pytest
 
 from pilothouse.fleet.grpc import GrpcChannel
 from support.fake_agent import FakeAgent
-from support.faults import PATIENT, Fleet, fleet
-from support.faults_proxy import Proxy, proxy
+from support.faults.fleet import PATIENT, Fleet, fleet
+from support.faults.proxy import Proxy, proxy
 from support.server import spec_for
 from support.waiting import eventually
 

@@ -19,9 +19,9 @@ import httpx
 import pytest
 
 from pilothouse.client import PilotClient
-from support.faults import PATIENT, ROUNDS, Fleet, chance, dummy, fleet, on, shell, until
-from support.faults_checker import Journal
-from support.faults_postgres import StoredInPostgres
+from support.faults.checker import Journal
+from support.faults.fleet import PATIENT, ROUNDS, Fleet, chance, dummy, fleet, on, shell, until
+from support.faults.postgres import StoredInPostgres
 from support.live_run import followers
 from support.postgres import Postgres
 from support.server import PASSWORD

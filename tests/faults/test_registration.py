@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from support.fake_agent import FakeAgent
-from support.faults import PATIENT, Fleet, fleet, on, shell, until
-from support.faults_commits import doom, mortal, until_dead
+from support.faults.commits import doom, mortal, until_dead
+from support.faults.fleet import PATIENT, Fleet, fleet, on, shell, until
 
 KEY = "k" * 32
 REGISTER = "agent.v1.AgentService/Register"

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from support.faults import PATIENT, ROUNDS, AgentProcess, Fleet, chance, dummy, on, shell, until
-from support.faults_postgres import StoredInPostgres
-from support.faults_proxy import proxy
+from support.faults.fleet import PATIENT, ROUNDS, AgentProcess, Fleet, chance, dummy, on, shell, until
+from support.faults.postgres import StoredInPostgres
+from support.faults.proxy import proxy
 from support.postgres import Postgres
 from support.server import Server
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from support.fake_agent import FakeAgent, batch, registered
-from support.faults import LONG, PATIENT, ROUNDS, Fleet, dummy, fleet, on, shell, until
-from support.faults_readers import (
+from support.faults.fleet import LONG, PATIENT, ROUNDS, Fleet, dummy, fleet, on, shell, until
+from support.faults.readers import (
     TEXT,
     Reader,
     connections,
@@ -23,8 +23,8 @@ from support.faults_readers import (
     ws_messages,
     ws_request,
 )
-from support.faults_rude import replay, rest
-from support.faults_watch import Pulse
+from support.faults.rude import replay, rest
+from support.faults.watch import Pulse
 from support.server import Server, spec_for
 
 STEPS = 10

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from support.fake_agent import FakeAgent, batch, events, registered
-from support.faults import PATIENT, ROUNDS, Fleet, fleet
+from support.faults.fleet import PATIENT, ROUNDS, Fleet, fleet
 from support.server import spec_for
 from support.watchers import closing, websocket
 from support.wire_table import table

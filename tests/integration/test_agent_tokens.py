@@ -13,7 +13,7 @@ import pytest
 
 from pilothouse.cli.handover import SECRET_VARIABLES
 from pilothouse.server.settings import Settings
-from support.faults import until
+from support.faults.fleet import until
 from support.server import Server
 from support.waiting import PATIENCE
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from support import nursery
-from support.faults import until
+from support.faults.fleet import until
 from support.http_proxy import HttpProxy, dead_address, proxying
 from support.server import Server, running
 from support.waiting import PATIENCE

@@ -37,8 +37,8 @@ _COMMANDS = (
     "yaml",
 )
 _PILOT = """
-import json, sys
-sys.argv = ["pilot", *json.loads(sys.argv[1])]
+import sys
+sys.argv[0] = "pilot"
 from pilothouse.cli.main import main
 sys.exit(main())
 """
@@ -106,13 +106,18 @@ class Nursery:
         self._process.wait()
 
     def fork(
-        self, program: str, argument: str, cwd: str | Path, env: Mapping[str, str], streams: Sequence[int]
+        self,
+        program: str,
+        arguments: Sequence[str],
+        cwd: str | Path,
+        env: Mapping[str, str],
+        streams: Sequence[int],
     ) -> tuple[int, int]:
-        """Run Python text as a program with one argument, and these as its standard streams.
+        """Run Python text as a program with these arguments and standard streams.
 
         Returns its process id and a descriptor to which its exit code will be written.
         """
-        asked = {"program": program, "argument": argument, "cwd": str(cwd), "env": dict(env)}
+        asked = {"program": program, "arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
         status, theirs = os.pipe()
         try:
             socket.send_fds(self._socket, [json.dumps(asked).encode()], [*streams, theirs])
@@ -131,14 +136,14 @@ def _nursery(imported: tuple[str, ...]) -> Nursery:
     return _nurseries[imported]
 
 
-def server(program: str, argument: str, log: Path) -> Forked:
+def server(program: str, arguments: Sequence[str], log: Path) -> Forked:
     """A server, in this process's directory and environment but for ``PILOT_*``; its stderr goes to ``log``."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
     said, stdout = os.pipe()
     with open(os.devnull, "rb") as stdin, log.open("ab") as stderr:
         try:
             streams = stdin.fileno(), stdout, stderr.fileno()
-            pid, status = _nursery(_SERVER).fork(program, argument, os.getcwd(), environment, streams)
+            pid, status = _nursery(_SERVER).fork(program, arguments, os.getcwd(), environment, streams)
         finally:
             os.close(stdout)
     return Forked(pid, open(said, encoding="utf-8", errors="replace"), status)
@@ -153,7 +158,7 @@ def pilot(
         files[0].write(stdin.encode())
         files[0].seek(0)
         streams = [file.fileno() for file in files]
-        pid, status = _nursery(_COMMANDS).fork(_PILOT, json.dumps(words), cwd, env, streams)
+        pid, status = _nursery(_COMMANDS).fork(_PILOT, words, cwd, env, streams)
         process = Forked(pid, None, status)
         try:
             code = process.wait(timeout)
@@ -217,5 +222,5 @@ if __name__ == "__main__":
     os.environ.clear()
     os.environ.update(_asked["env"])
     os.chdir(_asked["cwd"])
-    sys.argv = ["-c", _asked["argument"]]
+    sys.argv = ["-c", *_asked["arguments"]]
     exec(compile(_asked["program"], "server", "exec"), {"__name__": "__main__"})

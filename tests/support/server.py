@@ -78,15 +78,15 @@ class Server:
 
     def spawn(self) -> Process:
         """Start the process and wait for nothing."""
-        arguments = _PROGRAM, json.dumps(self.settings)
+        arguments = json.dumps(self.settings), self.version
         # What is imported already knows its release, and is not what a test puts on the path.
         if _own_network() and not self.version and "PYTHONPATH" not in os.environ:
-            self._process = nursery.server(*arguments, self.log_file)
+            self._process = nursery.server(_PROGRAM, arguments, self.log_file)
             return self._process
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
         with self.log_file.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", *arguments, self.version],
+                [sys.executable, "-c", _PROGRAM, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,

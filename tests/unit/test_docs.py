@@ -459,3 +459,15 @@ def test_links(page: Path) -> None:
         found = (page.parent / path).resolve() if path else page
         assert found.exists(), f"{page.name}: {target}"
         assert not anchor or anchor in anchors(found), f"{page.name}: {target}"
+
+
+# -- the tests ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_the_tests_names_all_they_are_made_of() -> None:
+    page = (ROOT / "tests" / "README.md").read_text()
+    support = ROOT / "tests" / "support"
+    missing = [
+        str(file.relative_to(support)) for file in support.rglob("*.py") if f"`{file.stem}`" not in page
+    ]
+    assert missing == []

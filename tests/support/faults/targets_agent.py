@@ -1,4 +1,4 @@
-"""The decoders of the agent, the client and the sockets as functions of arbitrary bytes (see ``faults_targets``)."""
+"""The decoders of the agent, the client and the sockets as functions of arbitrary bytes (see ``support.faults.targets``)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pilothouse.client.address import BadAddress, server_address
 from pilothouse.client.sse import MessageTooLarge, SseDecoder
 from pilothouse.server.websocket import MessageSocket
 from pilothouse.wire.agent.v1 import agent_pb2
-from support.faults_targets import Source, target
+from support.faults.targets import Source, target
 
 SCRATCH = "/dev/shm" if Path("/dev/shm").is_dir() else None
 

@@ -31,7 +31,7 @@ from support.server import Server
 LARGEST = 16 << 20
 """Bytes of the largest message of the suite."""
 
-_TESTS = Path(__file__).parents[1]
+_TESTS = Path(__file__).parents[2]
 
 
 class EchoServer(Server):
@@ -42,7 +42,7 @@ class EchoServer(Server):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
         with self.log_file.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "support.conformance_echo", json.dumps(self.settings)],
+                [sys.executable, "-m", "support.conformance.echo", json.dumps(self.settings)],
                 cwd=_TESTS,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -1,4 +1,4 @@
-"""Run as a program: ask ``/healthz`` for ever, on a new connection each time (see ``faults_watch.Pulse``).
+"""Run as a program: ask ``/healthz`` for ever, on a new connection each time (see ``support.faults.watch.Pulse``).
 
 Arguments: the port and the process id of the server. A line for each answer: the seconds the server worked while
 we waited (``inf`` where none came), and the seconds of one unit of work at that moment.
@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 
-from faults_effort import unit  # beside this file
+from effort import unit  # beside this file
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PATIENCE = 300.0  # seconds; what counts is the server's work, not the time

@@ -2,7 +2,7 @@
 
 The test lives with the server in one namespace, the agent in the other. The network is either a pair of virtual
 Ethernet devices with the kernel's netem, or two TUN devices and a program that carries the packets between them
-(``faults_wire.py``), for kernels without netem. Needs root.
+(``support.faults.wire.py``), for kernels without netem. Needs root.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def relay(server: str, agent: str, seed: str) -> Iterator[Relay]:
         pytest.skip("a relay needs TUN devices (/dev/net/tun)")
     devices = [_tun(server), _tun(agent)]
     _address(server, agent)
-    program = str(Path(__file__).with_name("faults_wire.py"))
+    program = str(Path(__file__).with_name("wire.py"))
     process = subprocess.Popen(
         [sys.executable, "-S", program, *map(str, devices), seed],
         stdin=subprocess.PIPE,

@@ -1,7 +1,7 @@
 """Run as a program: carry IP packets between two TUN devices, as badly as it is told to.
 
 Arguments: the two file descriptors, and a seed. Each line on stdin is JSON: the troubles of the two directions
-(see ``faults_netns.Trouble``), from then on. It does what netem does where the kernel has none.
+(see ``support.faults.netns.Trouble``), from then on. It does what netem does where the kernel has none.
 """
 
 from __future__ import annotations

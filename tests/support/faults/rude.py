@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from support.faults_readers import PING, Reader, masked, stalled, ws_request
+from support.faults.readers import PING, Reader, masked, stalled, ws_request
 from support.server import Server
 
 SIP, PAUSE = 2048, 0.05

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support import server as server_module
-from support.faults import Fleet
+from support.faults.fleet import Fleet
 
 PRELUDE = """
 import json as _json, os as _os, pathlib as _pathlib, signal as _signal, sys as _sys

@@ -1,4 +1,4 @@
-"""What an agent reads of a checkout and of a step's files, as functions of arbitrary bytes (see ``faults_targets``)."""
+"""What an agent reads of a checkout and of a step's files, as functions of arbitrary bytes (see ``support.faults.targets``)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pilothouse.agent.job_env import read as read_env
 from pilothouse.agent.manifest import ManifestInvalid, read_manifest
 from pilothouse.agent.unpack import MAX_META, Refused, Unpacking
 from pilothouse.agent.unpack import Source as ArchiveSource
-from support.faults_targets import target
-from support.faults_targets_agent import scratch
+from support.faults.targets import target
+from support.faults.targets_agent import scratch
 
 
 def _tar(*names: str) -> bytes:

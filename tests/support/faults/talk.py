@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from support.faults import Fleet, dummy, on, shell
-from support.faults_audience import check_surfaces
-from support.faults_checker import Journal
+from support.faults.audience import check_surfaces
+from support.faults.checker import Journal
+from support.faults.fleet import Fleet, dummy, on, shell
 
 LINES = [f"line {n}" for n in range(1, 401)]
 

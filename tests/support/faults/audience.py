@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pilothouse.client import Event, PilotClient, Unreachable
-from support.faults_checker import Journal, Lines, lines_by_node
+from support.faults.checker import Journal, Lines, lines_by_node
 from support.server import Server
 from support.watchers import Got, RunSse, RunWs, follow, websocket
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import grpc
 
 from support.fake_agent import RUNNING, SUCCESS, FakeAgent, batch, events
-from support.faults_checker import Journal
+from support.faults.checker import Journal
 from support.server import Server
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from support.faults_checker import Entry, Journal
+from support.faults.checker import Entry, Journal
 from support.postgres import Postgres
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from support.faults import Fleet
+from support.faults.fleet import Fleet
 
 T = TypeVar("T")
 OVER = ("succeeded", "failed", "cancelled", "timed_out")

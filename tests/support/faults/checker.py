@@ -1,7 +1,7 @@
 """What must hold after whatever happened: nothing acknowledged is lost, doubled or out of order.
 
-``Journal`` reads the database itself, past all of the server's code; ``faults_story`` knows what a run's entries
-may say; ``faults_audience`` has those who watch, ``faults_witness`` one who knows what was acknowledged to him.
+``Journal`` reads the database itself, past all of the server's code; ``support.faults.story`` knows what a run's entries
+may say; ``support.faults.audience`` has those who watch, ``support.faults.witness`` one who knows what was acknowledged to him.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from support.faults_story import Entry, check_story
+from support.faults.story import Entry, check_story
 
 Lines = Mapping[str, Sequence[str]]
 """By step, named ``job/step``."""

@@ -15,7 +15,7 @@ import psutil
 from support.server import Server
 
 PATIENCE = 2000
-"""Units of work (support.faults_effort) for others that an answer may wait for: about two seconds of a core."""
+"""Units of work (support.faults.effort) for others that an answer may wait for: about two seconds of a core."""
 
 
 class Memory:
@@ -60,7 +60,7 @@ class Pulse:
     """
 
     def __init__(self, server: Server) -> None:
-        asker = str(Path(__file__).with_name("faults_asker.py"))
+        asker = str(Path(__file__).with_name("asker.py"))
         command = [sys.executable, "-S", asker, str(server.settings["port"]), str(server.pid)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self._server = psutil.Process(server.pid)
