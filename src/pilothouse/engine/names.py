@@ -6,9 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pilothouse.engine.graph import Graph
+from pilothouse.engine.graph import Graph, Job
 from pilothouse.engine.problems import child_path
-from pilothouse.expressions import Expression, ExpressionError, compile_condition, compile_expression
+from pilothouse.expressions import (
+    Expression,
+    ExpressionError,
+    compile_condition,
+    compile_expression,
+    secret_names,
+)
 from pilothouse.expressions.templates import split_template
 
 Tested = frozenset[tuple[str, str]]
@@ -42,6 +48,23 @@ class NamesUsed:
 def names_of(graph: Graph) -> NamesUsed:
     """What the expressions of a graph name."""
     return names_used(graph.env, graph.jobs)
+
+
+def secrets_of(part: Graph | Job) -> frozenset[str]:
+    """The secrets that a graph or a job of it names. Raises ExpressionError for a text that does not compile."""
+    jobs = part.jobs if isinstance(part, Graph) else (part,)
+    found: set[str] = set()
+    for tree in (part.env, *(tree for job in jobs for tree in _trees(job))):
+        if tree:
+            found |= secret_names(tree)
+    return frozenset(found)
+
+
+def _trees(job: Job) -> Iterator[Any]:
+    yield job.env
+    for step in job.steps:
+        yield step.env
+        yield step.args
 
 
 class _Step(Protocol):

@@ -14,6 +14,7 @@ from pilothouse.engine.contexts import context
 from pilothouse.engine.graph import Graph, Job
 from pilothouse.engine.intake.maskers import Maskers
 from pilothouse.engine.model import JOB_ENDED, LOST, Status
+from pilothouse.engine.names import secrets_of
 from pilothouse.engine.runs import Place, RunCache
 from pilothouse.engine.step_payload import StepPayload
 from pilothouse.engine.transitions import Transitions
@@ -199,7 +200,7 @@ class StepTasks:
         """The secrets that a graph or a job of it needs; remembered, since it may be large and does not change."""
         known = self._names.get(id(graph))
         if known is None or known[0] is not graph:
-            known = self._names[id(graph)] = (graph, secret_names(graph))
+            known = self._names[id(graph)] = (graph, secrets_of(graph))
             if len(self._names) > _NAMES_KEPT:
                 self._names.popitem(last=False)
         return known[1]
