@@ -337,6 +337,8 @@ def test_pausing(server: Server, path: str) -> None:
     shown = server.ask("POST", f"{here}/pause")
     assert shown.get("status") in (6, "running")
     assert server.ask("GET", f"/pipelines/{pipeline_id}/runs/{run_id}")["status"] == 6
+    listed = {n: server.ask("GET", f"/pipelines/{pipeline_id}/runs?status={n}")["total"] for n in range(7)}
+    assert listed == {0: 1, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0, 6: 1}
     view = server.ask("GET", f"/workflow-runs/{run_id}")
     assert (view["status"], view["reason"]) == ("running", "paused by admin")
     assert server.call("POST", f"{here}/pause").status_code == 400

@@ -376,10 +376,21 @@ def due_runs(conn: Connection, now: int, limit: int = 100) -> list[str]:
 
 
 def list_runs(
-    conn: Connection, *, filters: dict[str, str], projects: frozenset[str] | None, page: int, limit: int
+    conn: Connection,
+    *,
+    filters: dict[str, str],
+    projects: frozenset[str] | None,
+    page: int,
+    limit: int,
+    paused: bool | None = None,
 ) -> tuple[list[Row[Any]], int]:
-    """A page of runs, newest first, and how many there are; ``projects`` limits what is seen."""
+    """A page of runs, newest first, and how many there are; ``projects`` limits what is seen.
+
+    ``paused``: only those that are, or are not.
+    """
     conditions = [runs.c[name] == value for name, value in filters.items()]
+    if paused is not None:
+        conditions.append(runs.c.paused_at > 0 if paused else runs.c.paused_at == 0)
     if projects is not None:
         conditions.append(runs.c.project.in_(projects))
     total = conn.execute(select(func.count()).select_from(runs).where(*conditions)).scalar_one()
