@@ -126,14 +126,15 @@ class Nursery:
         return int(self._socket.recv(16)), status
 
 
-_nurseries: dict[tuple[str, ...], Nursery] = {}
+_nurseries: dict[tuple[str | None, ...], Nursery] = {}
 
 
 def _nursery(imported: tuple[str, ...]) -> Nursery:
-    """The one of this test process."""
-    if imported not in _nurseries:
-        _nurseries[imported] = Nursery(*imported)
-    return _nurseries[imported]
+    """The one of this test process, for the place that modules are imported from."""
+    key = (os.environ.get("PYTHONPATH"), *imported)
+    if key not in _nurseries:
+        _nurseries[key] = Nursery(*imported)
+    return _nurseries[key]
 
 
 def server(program: str, arguments: Sequence[str], log: Path) -> Forked:

@@ -98,6 +98,9 @@ class Server:
         """Start and wait for the ready line; it says the ports, which a restart takes again."""
         process = self.spawn()
         line = first_line(process, 100)  # at once if it ends; so long only on a machine that is busy
+        if not line:  # its output has ended, so it has ended, or is about to
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
         match = _READY.fullmatch(line.rstrip("\n"))
         assert match, f"no ready line but {line!r}; exit code {process.poll()}\n{self.log()}"
         self.url, self.grpc = match[1], match[3]

@@ -144,6 +144,8 @@ class Story:
     # -- attempts ---------------------------------------------------------------------------------------
 
     def _of_attempt(self, entry: Entry, attempt: _Attempt | None) -> None:
+        if attempt is None and entry.type == "attempt.completed" and entry.body["previous"] == "pending":
+            attempt = self._never_queued(entry)
         assert attempt is not None, f"{entry.type} of an attempt that was never queued"
         assert attempt.node == entry.node
         if attempt.state == "over" and entry.type != "step.completed":
@@ -171,6 +173,14 @@ class Story:
             case _:
                 assert entry.type in ("step.waiting", "agent.event"), f"{entry.type} of {entry.node}"
 
+    def _never_queued(self, entry: Entry) -> _Attempt:
+        """The attempt that every step has from the beginning ends with a step that is skipped or cancelled."""
+        assert entry.body["status"] in ("skipped", "cancelled"), f"{entry.node}: {entry.body}"
+        assert self.steps[entry.node] == "pending", f"{entry.node} is {self.steps[entry.node]}"
+        self.numbers[entry.node] += 1
+        attempt = self.attempts[entry.body["step_run_id"]] = _Attempt(entry.node)
+        return attempt
+
     def _logged(self, entry: Entry, attempt: _Attempt) -> None:
         assert attempt.state != "queued", f"{entry.node}: lines before its start"
         first = entry.body["first"]
@@ -183,9 +193,8 @@ class Story:
         if entry.body["error"].startswith(LOST) or entry.body["status"] in ("cancelled", "timed_out"):
             attempt.given_up = entry.body["status"]
         node, final = entry.node, entry.body["final"]
-        assert self.steps[node] in ("queued", "running"), (
-            f"{node}: an attempt ends when it is {self.steps[node]}"
-        )
+        standing = ("pending",) if entry.body["previous"] == "pending" else ("queued", "running")
+        assert self.steps[node] in standing, f"{node}: an attempt ends when it is {self.steps[node]}"
         self.steps[node] = f"ended {self.steps[node]} {entry.body['status']}" if final else "pending"
 
     def _step_over(self, entry: Entry, attempt: _Attempt) -> None:
