@@ -107,7 +107,7 @@ def _run_id(place: Place) -> str:
 
 
 def _gated(place: Place) -> str:
-    """A run that waits for an approval."""
+    """A run that is waiting for approval."""
     file = place.work / "gate.yaml"
     file.write_text("jobs: [{name: j, steps: [{name: ask, uses: approval}]}]")
     return str(json.loads(place.one("pipeline", "run", "-f", str(file), "--detach", "-o", "json"))["id"])

@@ -208,7 +208,7 @@ def test_last_is_the_newest_run_of_the_pipeline_here(desk: MakeDesk) -> None:
     assert shown(ours, "run", "view", "--all")["id"] == other
     listed = ours.pilot("run", "list", "-o", "json")
     assert [run["id"] for run in json.loads(listed.stdout)] == [mine]
-    assert "runs of pipeline ours; --all lists every pipeline's" in listed.stderr
+    assert "runs of pipeline ours; use --all for all pipelines" in listed.stderr
     assert {mine, other} <= {run["id"] for run in json.loads(ours.good("run", "list", "--all", "-o", "json"))}
     ours.good("run", "cancel")
     assert shown(theirs, "run", "view")["status"] != "cancelled"

@@ -153,7 +153,7 @@ def test_ctrl_c_leaves_a_tidy_screen(fake: type[Fake], watch: Watch) -> None:
     assert terminal.ended() == 130
     assert terminal.screen.cursor_shown
     assert [line for line in terminal.screen.visible if line] == [
-        f"detached; the run goes on. Come back with: pilot run watch {RUN[-8:]}",
+        f"detached; the run continues. Reattach with: pilot run watch {RUN[-8:]}",
     ]
 
 

@@ -272,7 +272,7 @@ def test_a_working_agent_is_left_and_found_again(machine: Machine) -> None:
     assert watched.returncode == 0, watched.stdout + watched.stderr
     assert "build/slow | done" in watched.stdout
     assert machine.agent_pid() == worker
-    assert f"process {worker}) is here already" in machine.said
+    assert f"process {worker}) is already running" in machine.said
     assert (machine.home / "config" / "contexts.toml").read_text() == token, "open streams keep their token"
     machine.down()
     assert machine.agent_pid() is None

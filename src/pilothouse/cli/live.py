@@ -46,7 +46,7 @@ ProgressOption = Annotated[
         "--progress",
         envvar=["PILOT_PROGRESS"],
         show_envvar=True,
-        help="A moving tree (tty), lines (plain) or entries as JSON lines (json); auto: a tree on a terminal.",
+        help="Progress output: live tree (tty), lines (plain) or JSON lines (json); auto: tree on a terminal.",
     ),
 ]
 
