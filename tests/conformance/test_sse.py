@@ -1,4 +1,4 @@
-"""Our event streams read by somebody else's parser (httpx-sse), however the network cuts and joins the bytes."""
+"""Event streams read with a third-party parser (httpx-sse), with the bytes split and joined arbitrarily."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads one stream, at whatever address it is to be had."""
+    """Reads one stream from its URL."""
 
     client: httpx.AsyncClient
     token: str

@@ -85,9 +85,7 @@ async def test_it_is_renewed_and_lost_as_any_work(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_one_that_is_being_stopped_is_told_again_after_a_reconnect(
-    kernel: Kernel, restart: bool
-) -> None:
+async def test_a_stopping_step_is_cancelled_again_after_a_reconnect(kernel: Kernel, restart: bool) -> None:
     agent, run_id = await served(kernel)
     db = agent.tasks[0].id
     await kernel.do(agent)

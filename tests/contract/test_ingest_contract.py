@@ -132,7 +132,7 @@ async def test_a_first_batch_that_is_not_the_first_is_a_gap(kernel: Kernel) -> N
 
 
 async def test_a_batch_from_inside_a_gap_is_not_acknowledged_and_thrown_away(kernel: Kernel) -> None:
-    """Seq is strictly increasing, and this one was never seen: to accept it is to say that its lines are on disk."""
+    """Seq is strictly increasing, and this one is new: accepting it means that its lines are on disk."""
     run_id, _, task = await at_work(kernel)
     await kernel.push("a1", 1, task, "one")
     await kernel.push("a1", 5, task, "five")

@@ -95,7 +95,7 @@ class World:
         journal.feed.window._max_entries = max_entries
 
     async def commit(self, streams: list[str]) -> None:
-        """On disk, and nobody has been told."""
+        """Committed but not published."""
         staged = [Entry(0, stream, "", "step.noted", 0, "project/p", b"{}") for stream in streams]
         with self.database.write_engine.begin() as conn:
             self.pending.append(self.journal.prepare(conn, staged))
@@ -103,13 +103,13 @@ class World:
             self.committed[entry.stream].append(entry.offset)
 
     async def publish(self, count: int) -> None:
-        """Tell of the oldest commits, all in one turn."""
+        """Publish the oldest commits in one iteration."""
         for batch in self.pending[:count]:
             self.journal.publish(batch)
         del self.pending[:count]
 
     async def open(self, stream: str | None, at: int) -> None:
-        """A reader from the start, or from any place that a reader of its stream may have been told."""
+        """A reader from the start, or from any cursor of its stream."""
         places = [
             0,
             *(offset for socket, _, its in self.sockets if its == stream for offset in socket.offsets),

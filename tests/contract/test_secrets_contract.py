@@ -119,7 +119,7 @@ async def test_why_an_agent_refuses_is_masked_as_well(kernel: Kernel, backend: B
 
 
 async def test_the_search_for_leaks_finds_one(kernel: Kernel, backend: Backend) -> None:
-    """What is nobody's secret is found in tables and files: the test above can fail."""
+    """Values that are not secret are found in tables and files: the test above can fail."""
     value = new_value()
     agent = await kernel.agent("a1")
     await kernel.run("jobs: [{name: j, steps: [{name: a, uses: dummy}]}]")
@@ -130,7 +130,7 @@ async def test_the_search_for_leaks_finds_one(kernel: Kernel, backend: Backend) 
     assert any(place.startswith("/") for place in found)
 
 
-async def test_a_secret_that_is_gone_fails_the_step_and_names_itself_alone(
+async def test_a_deleted_secret_fails_the_step_and_only_its_name_is_shown(
     kernel: Kernel, backend: Backend
 ) -> None:
     value = new_value()

@@ -1,4 +1,4 @@
-"""What nobody should send to the gRPC port, and what must not come of it."""
+"""Invalid input to the gRPC port and its consequences."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ async def test_events_of_an_agents_own(server: Server, client: Streams) -> None:
     await live.agent.vanish()
 
 
-async def test_a_step_that_nobody_ran(server: Server, client: Streams) -> None:
+async def test_a_step_that_never_ran(server: Server, client: Streams) -> None:
     name = fresh_name()
     async with await registered(server, name) as agent:
         run_id = server.trigger(server.pipeline(name, spec_for(name, "one", "two")))

@@ -1,4 +1,4 @@
-"""Clients of gRPC streams that do not read: they cost a cursor, hold up nobody, and get everything in the end."""
+"""gRPC stream clients that do not read: they cost a cursor, block no one, and receive everything in the end."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_memory_stays_flat_and_all_of_them_get_everything(tmp_path: Path) 
             with Memory(server) as memory:
                 await push(live.agent, live.step, EVENTS + 1, EVENTS)
                 expected = list(range(EVENTS + 1, 2 * EVENTS + 1))
-                assert [number(m) for m in await good.next(EVENTS)] == expected  # nobody is held up
+                assert [number(m) for m in await good.next(EVENTS)] == expected  # no other client is blocked
             print(f"grown {alone.growth:.0f} MiB alone, {memory.growth:.0f} MiB with {SLOW} who do not read")
             assert memory.growth < alone.growth + SLOW * EVENTS * SIZE / (1 << 20) / 8
             got = await asyncio.gather(*(call.next(EVENTS) for call in calls))
@@ -62,8 +62,8 @@ async def test_memory_stays_flat_and_all_of_them_get_everything(tmp_path: Path) 
         assert server.failures() == []
 
 
-async def test_one_who_does_not_read_loses_his_right_all_the_same(tmp_path: Path) -> None:
-    """What is on its way when the token is revoked he may still get; then there is nothing but the end."""
+async def test_a_stalled_client_is_ended_when_its_token_is_revoked(tmp_path: Path) -> None:
+    """Messages in flight when the token is revoked may still arrive; then only the end."""
     with running(tmp_path) as server:
         live = await begin(server)
         made = server.ask("POST", "/tokens", json={"name": "slow"})
@@ -78,7 +78,7 @@ async def test_one_who_does_not_read_loses_his_right_all_the_same(tmp_path: Path
         await live.agent.vanish()
 
 
-async def test_one_who_does_not_read_does_not_keep_the_server_from_stopping(tmp_path: Path) -> None:
+async def test_a_stalled_client_does_not_block_shutdown(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         live = await begin(server)
         async with streams(server) as slow:
@@ -95,7 +95,7 @@ async def test_one_who_does_not_read_does_not_keep_the_server_from_stopping(tmp_
         assert server.failures() == []
 
 
-async def test_one_who_leaves_is_forgotten(tmp_path: Path) -> None:
+async def test_a_disconnected_client_is_removed(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         live = await begin(server)
         async with streams(server) as client:

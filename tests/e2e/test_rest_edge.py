@@ -304,7 +304,7 @@ async def test_secrets_in_pages(server: Server) -> None:
         assert [s["name"] for s in await client.secrets.all(project)] == names
 
 
-def test_members_who_do_not_exist(server: Server) -> None:
+def test_unknown_members(server: Server) -> None:
     project = server.project("lonely")
     for method in ("PUT", "DELETE"):
         found = enveloped_error(server.call(method, f"/projects/{project}/members/nope"), 404)

@@ -164,7 +164,7 @@ async def test_a_killed_server_loses_nothing(tmp_path: Any) -> None:
         server.stop()
 
 
-async def test_a_reader_that_does_not_read_loses_nothing_and_slows_nobody(live: Live) -> None:
+async def test_a_stalled_reader_misses_nothing_and_does_not_slow_others(live: Live) -> None:
     surfaces = live.surfaces()
     slow = surfaces["run-sse"].watch(None)
     await anext(slow)

@@ -1,4 +1,4 @@
-"""Stopping and not starting: what the operator sees (decisions.md, "Running it")."""
+"""Shutdown and failed starts as seen by operators (decisions.md, "Running it")."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.watchers import closing, sse, websocket
 
 
 def fails(server: Server) -> str:
-    """Start a server that cannot; it must say why in one line and exit with 1. Gives the line."""
+    """Start a server that fails with a one-line error and exit code 1. Returns the line."""
     process = server.spawn()
     try:
         said = first_line(process, 60)
@@ -42,7 +42,7 @@ def fails(server: Server) -> str:
 # -- stopping -------------------------------------------------------------------------------------------
 
 
-async def test_a_stop_tells_everybody_to_come_back(tmp_path: Path) -> None:
+async def test_a_stop_tells_all_clients_to_reconnect(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         async with await registered(server, "stopper") as agent:
             pipeline_id = server.pipeline("stopping", spec_for("stopper"))
@@ -97,7 +97,7 @@ def _open_push(agent: Any) -> Any:
 
 
 @pytest.mark.parametrize("what", ["nothing", "half a request", "a slow upload", "a reader who does not read"])
-async def test_nobody_can_keep_it_from_stopping(tmp_path: Path, what: str) -> None:
+async def test_no_client_can_block_shutdown(tmp_path: Path, what: str) -> None:
     with running(tmp_path) as server:
         sock = socket.create_connection(("127.0.0.1", server.settings["port"]))
         token = server.admin

@@ -35,7 +35,7 @@ async def live(server: Server) -> AsyncIterator[Live]:
     await live.agent.vanish()
 
 
-async def test_refusals_say_why_and_close_with_their_code(live: Live) -> None:
+async def test_refusals_have_a_reason_and_close_with_their_code(live: Live) -> None:
     url, admin = live.stream(), live.server.admin
     assert await refused(url, "nonsense") == (4401, "unauthorized")
     assert await refused(live.stream("?token=nonsense")) == (4401, "unauthorized")
@@ -163,7 +163,7 @@ async def test_text_that_is_no_text(live: Live) -> None:
 
 
 async def test_clients_that_vanish_at_once(live: Live) -> None:
-    """Gone between the handshake and the first message: nothing is left open, and nobody is alarmed."""
+    """Disconnected between handshake and first message: nothing is left open or logged as an error."""
     before, alarms = followers(live.server), live.server.failures()
     path = f"/api/v1/workflow-runs/{live.run_id}/stream"
     upgrade = (

@@ -52,7 +52,7 @@ async def test_heartbeats_and_a_client_that_answers(quick: Live) -> None:
             await ws.send('{"type":"pong"}')
         await quick.say("alive")
         assert json.loads(await ws.recv())["line"] == "alive"
-    # Whoever has seen heartbeats only comes back with the place of the last, and has missed nothing.
+    # A client that received only heartbeats resumes from the cursor of the last and misses nothing.
     async with websocket(quick.stream(f"?cursor={beats[-1]['cursor']}"), quick.server.admin) as ws:
         assert json.loads(await ws.recv())["line"] == "alive"
         beat = json.loads(await ws.recv())
@@ -147,7 +147,7 @@ async def _ponging(ws: ClientConnection) -> tuple[int | None, dict[str, Any]]:
 async def _silence(url: str) -> tuple[int, str]:
     began = time.monotonic()
     found = await refused(url)
-    assert 9 < time.monotonic() - began < 15  # 10 s to say who one is
+    assert 9 < time.monotonic() - began < 15  # 10 s to authenticate
     return found
 
 
@@ -189,7 +189,7 @@ async def test_what_one_may_no_longer_see_stops_at_once(server: Server) -> None:
     await live.agent.vanish()
 
 
-async def test_a_subscription_is_refused_as_soon_as_the_right_is_gone(server: Server) -> None:
+async def test_a_subscription_is_refused_once_permission_is_revoked(server: Server) -> None:
     name = fresh_name()
     token = server.user(name)
     project = server.project(name, [name])

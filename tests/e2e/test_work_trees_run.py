@@ -214,7 +214,7 @@ async def test_what_is_wrong_with_a_checkout_fails_the_step_in_plain_words(
 
 
 async def test_a_plain_upload_is_what_it_was(server: Server, worker: str, tmp_path: Path) -> None:
-    """As anybody may send it: ``tar czf - . | curl --data-binary @-``."""
+    """As sent by ``tar czf - . | curl --data-binary @-``."""
     write(tmp_path / "plain/src/x", "x\n")
     (tmp_path / "plain/link").symlink_to("/usr/bin/env")
     data = subprocess.run(

@@ -1,6 +1,6 @@
-"""Two of the same command at once, against a real server: each has the right exit code, and files stay whole.
+"""Two concurrent invocations of each command on a real server: correct exit codes and intact files.
 
-Every command of the tree is here; one that is added must say what is expected of two at once.
+Every command must be listed with the result expected of two concurrent invocations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from support.server import PASSWORD, Server, running
 SPEC = "name: twins\njobs:\n  - name: a\n    steps:\n      - name: a\n        run: echo hello\n"
 BOTH, ONE, USAGE = {(0, 0)}, {(0, 1)}, {(2, 2)}
 EITHER = BOTH | ONE
-"""Exit codes of two at once, sorted: both succeed; one does, and the other says that it is done already; either."""
+"""Sorted exit codes: both succeed; one succeeds and the other finds it done already; either."""
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[str]:

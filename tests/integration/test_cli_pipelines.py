@@ -35,7 +35,7 @@ def desk(server: Server, tmp_path: Path) -> MakeDesk:
 
 
 def started(desk: Desk, *more: str) -> str:
-    """The id of a run that nobody carries out."""
+    """The id of a run without an agent."""
     return desk.good("pipeline", "run", "--detach", "--no-checkout", *more).strip()
 
 
@@ -265,7 +265,7 @@ def test_two_directories_of_one_name_are_two_pipelines(desk: MakeDesk) -> None:
     assert shown(two, "pipeline", "view")["name"] == "twin-b"
 
 
-def test_a_directory_that_was_moved_is_told_by_name(desk: MakeDesk) -> None:
+def test_a_moved_directory_is_found_by_name(desk: MakeDesk) -> None:
     old, new = desk("moved", at="old"), desk("moved", at="new")
     first = started(old)
     second = started(new, "--name", "moved")

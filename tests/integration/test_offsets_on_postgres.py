@@ -154,7 +154,7 @@ async def reading_along(url: str, *, murmurs: bool) -> AsyncIterator[Found]:
     database.close()
 
 
-async def test_nobody_sees_an_entry_before_all_below_it(url: str) -> None:
+async def test_no_entry_is_visible_before_all_smaller_offsets(url: str) -> None:
     """Several processes, each a real writer with a journal; -9 ends them in the middle of it."""
     children = [Child(url, 100 * number) for number in range(1, WRITERS + 1)]
     watches = [Watch(url) for _ in range(2)]

@@ -28,7 +28,7 @@ def test_no_test_of_a_server_is_forgotten() -> None:
     assert forgotten == []
 
 
-def test_a_server_keeps_its_data_where_it_was_told(tmp_path: Path) -> None:
+def test_a_server_uses_the_given_data_directory(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         server.project("kept")
         embedded = (server.data_dir / "pilothouse.db").exists()

@@ -221,7 +221,7 @@ def small_disk(machine: Machine) -> Iterator[Path]:
 
 
 def test_a_full_disk_ends_nothing_for_good(machine: Machine, small_disk: Path) -> None:
-    """Whoever asks hears of it, and once there is room again all goes on, the agent too."""
+    """Clients get an error, and once there is space all work continues, including the agent's."""
     if "PILOT_DATABASE_URL" in machine.environment:
         pytest.skip("the disk of PostgreSQL is not ours to fill")
     machine.up()
@@ -325,7 +325,7 @@ def test_a_step_finds_no_registration_token(machine: Machine) -> None:
 
 
 def test_an_agent_that_the_server_does_not_know_registers_anew(machine: Machine) -> None:
-    """Another database than the one it registered with, say."""
+    """For example a database other than the one it registered with."""
     machine.up()
     until(machine.agent_is_online, machine)
     machine.down()
@@ -342,7 +342,7 @@ def test_an_agent_that_the_server_does_not_know_registers_anew(machine: Machine)
 
 
 @pytest.mark.parametrize("change", [str.lower, str.upper], ids=["lower", "upper"])
-def test_a_proxy_keeps_nobody_from_this_machine(machine: Machine, change: Callable[[str], str]) -> None:
+def test_a_proxy_is_bypassed_for_this_machine(machine: Machine, change: Callable[[str], str]) -> None:
     dead = dead_address()
     machine.environment |= {
         change(name): dead for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
@@ -354,7 +354,7 @@ def test_a_proxy_keeps_nobody_from_this_machine(machine: Machine, change: Callab
     machine.down()
 
 
-def test_a_proxy_keeps_nobody_from_another_address_of_this_machine(machine: Machine) -> None:
+def test_a_proxy_is_bypassed_for_other_addresses_of_this_machine(machine: Machine) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing
@@ -403,7 +403,7 @@ def test_two_at_the_same_time_take_two_names(machines: Machines) -> None:
         machine.down()
 
 
-def test_the_name_of_one_that_has_ended_is_free_and_that_is_said(machines: Machines) -> None:
+def test_the_context_name_of_a_stopped_server_is_reused_with_a_message(machines: Machines) -> None:
     first, second = machines("first"), machines("second")
     first.up()
     first.down()

@@ -19,7 +19,7 @@ JOB = "job"
 
 
 class Stay:
-    """One attempt in a room; it stays until it is told to leave."""
+    """One attempt in a workroom; it stays until released."""
 
     def __init__(self, rooms: Workrooms, **fields: Any) -> None:
         self.message = pb.StepRun(**{"job_id": JOB, "workspace": "ws", **fields})

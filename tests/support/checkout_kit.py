@@ -284,7 +284,7 @@ def _place_files(files: Path, copy: Path) -> None:
 
 
 def picture(root: Path, ignore_submodules: str = "dirty") -> dict[str, Any]:
-    """What git and the file system say of a work tree."""
+    """The state of a work tree according to git and the file system."""
     status = git(
         root,
         "status",

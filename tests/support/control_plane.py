@@ -1,4 +1,4 @@
-"""A control plane over real gRPC that keeps the contract's rules, records what it is told, and can misbehave."""
+"""A fake control plane over real gRPC that follows the contract, records requests, and can misbehave."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class AgentProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, online: bool = True) -> AgentProcess:
-        """Start it (again, on the same data directory) and, unless told otherwise, wait until it has connected."""
+        """(Re)start it on the same data directory and, by default, wait until it has connected."""
         connected = self.said("agent.connected")
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
         environment["PILOT_AGENT_TOKEN"] = self._token
@@ -143,11 +143,11 @@ class AgentProcess:
         return self.log().count(f'"event": "{event}"')
 
     def failures(self) -> list[str]:
-        """What its log tells of the unforeseen."""
+        """Unexpected errors in its log."""
         return re.findall(r".*(?:Traceback|never retrieved|\"level\": \"error\").*", self.log())
 
     def steps(self) -> list[psutil.Process]:
-        """Living processes of its steps, whoever is their parent now: found by their workspace."""
+        """Running processes of its steps, found by their workspace regardless of their parent."""
         mark = f"PILOT_WORKSPACE={self.data_dir}".encode()
         return [process for process in psutil.process_iter() if mark in _environment(process.pid)]
 
@@ -206,7 +206,7 @@ class Fleet:
                 process.kill()
 
     def unforeseen(self) -> list[str]:
-        """What the server's log tells of the unforeseen since the last time it was asked."""
+        """Unexpected errors in the server's log since the last call."""
         found = self.server.failures()
         fresh, self._told = found[self._told :], len(found)
         return fresh

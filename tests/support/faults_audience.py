@@ -1,4 +1,4 @@
-"""Those who watch runs, each in a way of its own and coming back with its cursor by itself."""
+"""Viewers of runs for each transport, which reconnect with their cursor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.watchers import Got, RunSse, RunWs, follow, websocket
 
 
 async def watched(server: Server, token: str, run_id: str) -> AsyncGenerator[Event, None]:
-    """The product's own client. It comes back by itself, but somebody must get it in the first time."""
+    """The product's client. It reconnects by itself, but the first connection is retried here."""
     async with PilotClient(server.url, token) as client:
         while True:
             seen = False
@@ -96,7 +96,7 @@ async def by_channel(server: Server, token: str, run_id: str, node: str, last: s
 
 
 class Audience:
-    """Everybody who watches some runs, and what each of them must see."""
+    """All viewers of some runs, and the entries each must receive."""
 
     def __init__(self, server: Server, token: str) -> None:
         self._server, self._token = server, token

@@ -1,4 +1,4 @@
-"""A server that kills itself at a chosen commit: right before it, or right after it and before anybody is told.
+"""A server that kills itself at a chosen commit: right before it, or right after it and before the response.
 
 These are the moments that random kills seldom meet: what was asked is on disk, and who has asked does not know.
 """

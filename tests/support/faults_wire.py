@@ -1,4 +1,4 @@
-"""Run as a program: carry IP packets between two TUN devices, as badly as it is told to.
+"""Program that forwards IP packets between two TUN devices with configurable faults.
 
 Arguments: the two file descriptors, and a seed. Each line on stdin is JSON: the troubles of the two directions
 (see ``faults_netns.Trouble``), from then on. It does what netem does where the kernel has none.

@@ -67,7 +67,7 @@ STEPS = ("step", "background")
 
 
 class Clock:
-    """Milliseconds since 1970, which stand still until somebody lets them pass."""
+    """Manual clock in milliseconds since 1970."""
 
     def __init__(self, now: int = 1_800_000_000_000) -> None:
         self.now = now
@@ -92,7 +92,7 @@ class Given:
 
 
 class RecorderChannel:
-    """A connection to an agent that writes down what it was told."""
+    """A connection to an agent that records what was sent."""
 
     def __init__(self, agent_id: str, name: str = "grpc", kinds: Collection[str] = STEPS) -> None:
         self.agent_id = agent_id
@@ -182,7 +182,7 @@ class Kernel:
     def check_memory(self) -> None:
         """What the writer keeps of runs in memory is what is stored; a restart would change nothing.
 
-        And whoever has followed the statuses of runs, jobs, attempts and agents knows how they stand.
+        Followers of the statuses of runs, jobs, attempts and agents have their current state.
         """
         for run_id, kept in self.runs._kept.items():
             stored = self.load(run_id)
@@ -217,7 +217,7 @@ class Kernel:
         return await self.writer.write(use_case)
 
     async def pump(self) -> None:
-        """Move on runs and give out work for as long as somebody asks for it, as the server's tasks do."""
+        """Advance runs and assign work while there are requests, as the server's tasks do."""
         while self.woken or self.unsettled:
             if self.unsettled:
                 self.unsettled = False

@@ -240,7 +240,7 @@ def _there(source: Path, name: str) -> bool:
 
 
 class LocalFetcher:
-    """Gives what it was told to announce."""
+    """Returns the configured announcements."""
 
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}

@@ -150,7 +150,7 @@ class Sim:
         self.settle(job)
 
     def cancel(self, reason: str = "not wanted", *, force: bool = False) -> None:
-        """Somebody cancels the run."""
+        """Cancel the run."""
         with self._store() as tx:
             self._transitions.cancel(tx, self.run, reason, force=force, by="alice", by_id="u1")
         self.settle()

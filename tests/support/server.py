@@ -140,7 +140,7 @@ class Server:
         return self._log.read_text() if self._log.exists() else ""
 
     def failures(self) -> list[str]:
-        """What its log tells of the unforeseen: our own errors, and exceptions that came out of our code."""
+        """Unexpected errors in its log: internal errors and unhandled exceptions."""
         found, trace = [], None
         for line in self.log().splitlines():
             if line.startswith("Traceback"):
@@ -174,7 +174,7 @@ class Server:
         return self._tokens["admin"]
 
     def call(self, method: str, path: str, token: str | None = "admin", **more: Any) -> httpx.Response:
-        """One request; ``path`` without the base is below ``/api/v1``. ``token`` None: as nobody."""
+        """Send one request; ``path`` is relative to ``/api/v1`` unless it has the base. ``token`` None: unauthenticated."""
         headers = dict(more.pop("headers", {}))
         if token is not None:
             headers["Authorization"] = f"Bearer {self.admin if token == 'admin' else token}"
@@ -196,7 +196,7 @@ class Server:
         return str(answer.json()["token"])
 
     def user(self, name: str, role: str = "user", projects: list[str] | None = None) -> str:
-        """A new user (in the default project unless said otherwise); a token of his."""
+        """Create a user (by default in the default project); returns a token."""
         body = {"username": name, "password": PASSWORD, "role": role, "projects": projects}
         if projects is None:
             del body["projects"]

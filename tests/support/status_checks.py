@@ -19,7 +19,7 @@ from pilothouse.wire import entries
 
 Key = Callable[[Any], str]
 NOT_OF_NOW = ("previous_status", "timestamp", "metrics", "last_heartbeat", "running_step_runs_count")
-"""What a message about the present does not say, or says of another moment."""
+"""Fields a snapshot message lacks or that refer to another time."""
 
 PUBLIC_EVENTS = {**AGENT_EVENTS, **RUN_EVENTS}
 """Entry types that are public events."""

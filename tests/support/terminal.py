@@ -1,4 +1,4 @@
-"""A small terminal: what a person would see of what a program writes. Knows the sequences that ours writes."""
+"""A small terminal emulator with the escape sequences that ``pilot`` writes."""
 
 from __future__ import annotations
 

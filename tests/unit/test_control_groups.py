@@ -163,7 +163,7 @@ def test_an_empty_group_is_left_alone(kernel: Kernel) -> None:
     assert kernel.killed == []
 
 
-def test_a_group_that_is_gone_is_empty(kernel: Kernel) -> None:
+def test_a_removed_group_is_empty(kernel: Kernel) -> None:
     group = kind(kernel)(kernel.root / "gone", kernel.files)
     assert not group.populated()
     assert group.pids() == []

@@ -107,7 +107,7 @@ def test_error_codes() -> None:
 
 @pytest.fixture
 async def channel(graph: Graph) -> AsyncIterator[grpc.aio.Channel]:
-    """To a real gRPC server of ours."""
+    """A channel to a real gRPC server."""
     graph.writer.start(graph.journal)
     server, port = await start_rpc(graph)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as made:
@@ -146,7 +146,7 @@ def _methods(service: str, files: Any) -> list[str]:
 
 
 async def is_offered(channel: grpc.aio.Channel, method: str) -> bool:
-    """Whether a call of nobody with an empty message gets another answer than ``UNIMPLEMENTED``."""
+    """Whether an unauthenticated call with an empty message gets a status other than ``UNIMPLEMENTED``."""
 
     async def nothing() -> AsyncIterator[bytes]:
         yield b""
