@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run a command and say how long it took: timed.sh NAME COMMAND [ARGUMENT...]
+# Run a command and print its duration: timed.sh NAME COMMAND [ARGUMENT...]
 name=$1
 shift
 began=$(date +%s)
