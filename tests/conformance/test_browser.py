@@ -1,4 +1,4 @@
-"""A real browser watches a run: ``EventSource`` comes back by itself, and a WebSocket as the documentation shows."""
+"""A real browser follows a run with ``EventSource``, which reconnects, and with the documented WebSocket script."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ async def test_a_job_that_begins_again_gives_up_what_ran_beside(kernel: Kernel) 
     await kernel.pump()
     db, check = (task.id for task in agent.tasks)
     await kernel.ack(agent, check)
-    await kernel.holds(agent, db, first=True)  # it knows nothing of the other any more
+    await kernel.holds(agent, db, first=True)  # it does not know the other any more
     assert db in [id for id, _ in agent.cancelled]
     assert kernel.attempt(db).status == "cancelled"
     assert agent.names == ["db", "a", "db"]

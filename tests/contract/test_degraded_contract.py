@@ -1,4 +1,4 @@
-"""An agent that says it is degraded: what that does to its slots, and where people see it."""
+"""A degraded agent: effect on its slots, and where it is shown."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ async def test_a_run_from_start_to_end(kernel: Kernel) -> None:
 
 
 async def test_what_memory_shows_disk_shows_as_well(kernel: Kernel) -> None:
-    """Replay and live are one: an entry's messages do not depend on where it was read."""
+    """Replay equals live: an entry's messages do not depend on where it was read."""
     agent = await kernel.agent("a1", slots=2)
     run_id = await kernel.run("jobs: [{name: j, retry: {maxAttempts: 2}, steps: [{name: a, uses: dummy}]}]")
     await kernel.ack(agent)

@@ -227,7 +227,7 @@ def parent_of(named: str) -> str:
 
 
 async def define(kernel: Kernel, name: str, spec: str) -> str:
-    """A pipeline with a spec; gives its id."""
+    """A pipeline with a spec; returns its id."""
     pipelines = kernel.graph.service(Pipelines)
     made = await kernel.write(lambda tx: pipelines.create(tx, SYSTEM, PROJECT, name))
     await kernel.write(

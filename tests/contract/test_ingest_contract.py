@@ -244,7 +244,7 @@ async def test_streams_and_levels_follow_their_lines_into_chunks(kernel: Kernel)
 
 
 async def test_no_entry_is_larger_than_the_design_allows(kernel: Kernel) -> None:
-    """64 KiB of lines, give or take what JSON adds: a reader's buffers are made for that, not for megabytes."""
+    """About 64 KiB of lines plus JSON overhead: the size for which readers' buffers are made."""
     run_id, _, task = await at_work(kernel)
     long = "x" * (MAX_RAW - 1)
     await kernel.push("a1", 1, task, "before", long, "after")

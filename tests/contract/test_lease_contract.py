@@ -84,7 +84,7 @@ async def test_an_agent_that_fell_silent_gets_work_again_when_it_speaks(kernel: 
 
 
 async def test_a_heartbeat_without_a_connection_is_no_way_to_get_work(kernel: Kernel) -> None:
-    """It fell silent, then its connection broke, now it beats by itself: there is nothing to send work over."""
+    """It missed heartbeats, lost its connection, and sends unary heartbeats now: no work can be sent."""
     agent = await kernel.agent("a1")
     await kernel.tick(OFFLINE_AFTER + 5)
     await kernel.disconnect(agent)
@@ -174,7 +174,7 @@ async def test_refused_work_goes_back_to_the_queue_but_not_for_ever(kernel: Kern
 
 
 async def test_an_offer_that_is_never_taken_up_goes_back(kernel: Kernel) -> None:
-    """The agent lives and says what it holds, again and again without this: the dispatch never reached it."""
+    """The agent repeatedly reports its held work without this task: the dispatch did not reach it."""
     agent = await kernel.agent("a1")
     run_id = await kernel.run(ONE)
     first = agent.last.id

@@ -19,7 +19,7 @@ TWO_RERUN = "jobs: [{name: j, onLost: rerun, steps: [{name: a, uses: dummy}, {na
 
 
 async def vanish(kernel: Kernel, channel: RecorderChannel, *others: RecorderChannel) -> None:
-    """The connection breaks and the agent stays away for longer than a lease; the others live."""
+    """The connection breaks and the agent is disconnected for longer than a lease; the others stay online."""
     await kernel.disconnect(channel)
     await kernel.beat(LEASE + 1, *others)
 

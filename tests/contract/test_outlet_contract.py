@@ -52,7 +52,7 @@ class Socket:
 
     @property
     def offsets(self) -> list[int]:
-        """Of the entries it got: each message says the place behind its entry."""
+        """Each message has the cursor after its entry."""
         return [int(message.split(b".")[1]) - 1 for message in self.got]
 
 
@@ -66,7 +66,7 @@ async def joined(journal: Journal, cursor: str = "start", stream: str | None = S
 
 
 async def test_committed_and_not_published_yet(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page from disk may hold what is about to be published: whoever has it must not get it again."""
+    """A page from disk may hold entries that are about to be published: they must not be sent twice."""
     late: list[list[Entry]] = []
     async with writing(database) as (writer, journal):
         publish = journal.feed.publish

@@ -1,4 +1,4 @@
-"""Invariant 8 on both databases: a secret's value goes to the agent that needs it, and nowhere else."""
+"""Invariant 8 on both databases: a secret's value is sent only to the agent that needs it."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ async def test_a_secret_of_many_lines_is_masked_line_by_line(kernel: Kernel) -> 
 
 
 async def test_a_piece_of_a_secret_that_a_broken_call_had_stored_costs_no_line(kernel: Kernel) -> None:
-    """The agent says again what was not acknowledged, and goes on: the rest of the line is still to come."""
+    """The agent resends what was not acknowledged and continues: the rest of the line follows."""
     await kernel.secret("TOKEN", "hunter2-secret")
     agent = await kernel.agent("a1")
     run_id = await kernel.run(

@@ -83,7 +83,7 @@ pytestmark = pytest.mark.postgres
 
 
 async def started(replica: Replica, agent_id: str) -> tuple[RecorderChannel, str]:
-    """An agent of this server that runs a step; gives the run's id."""
+    """An agent of this server that runs a step; returns the run's id."""
     channel = await replica.kernel.agent(agent_id, only=agent_id)
     run_id = await replica.kernel.run(only(agent_id))
     await replica.kernel.ack(channel)

@@ -227,7 +227,7 @@ async def test_cancelling_a_run_notifies_the_agent(work: Work) -> None:
     work.server.ask("POST", f"/workflow-runs/{work.run_id}/cancel", json={"reason": "wrong branch"})
     await eventually(lambda: work.step in work.agent.cancelled)
     assert "wrong branch" in work.agent.cancelled[work.step]
-    assert work.view()["status"] == "running"  # until the agent says it is over
+    assert work.view()["status"] == "running"  # until the agent reports the end
     await work.agent.finish(work.task, 6, 143)
     await eventually(lambda: work.view()["status"] == "cancelled")
 

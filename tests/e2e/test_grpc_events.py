@@ -58,7 +58,7 @@ async def test_an_agent_comes_drains_and_goes(server: Server, client: Streams) -
         (ONLINE, BUSY, "online"),
         (OFFLINE, ONLINE, "offline"),
         (ONLINE, OFFLINE, "online"),
-        (ONLINE, 0, "online"),  # it says something else of itself
+        (ONLINE, 0, "online"),  # it reports something else
         (OFFLINE, ONLINE, "offline"),
     ]
     came = [(OFFLINE, 0, "offline"), (ONLINE, OFFLINE, "online")]  # registered, connected

@@ -367,7 +367,7 @@ def test_secrets_out_of_bounds(server: Server, value: str) -> None:
 
 
 def test_bodies_that_are_not_read(server: Server) -> None:
-    """What is wrong is said: the header, or the text."""
+    """The error names the header or the text."""
     for kind in ({}, {"Content-Type": "text/plain"}):
         answer = server.call("POST", "/tokens", content=b'{"name": "x"}', headers=kind)
         found = plain_error(answer, 400, "VALIDATION_FAILED")

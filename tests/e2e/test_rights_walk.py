@@ -195,7 +195,7 @@ def test_what_is_sent_with_a_refusal_is_not_looked_at(
 
 
 def _methods(server: Server) -> Iterator[tuple[str, str]]:
-    """Every method that the server says it has, with its action."""
+    """Every method in the server's reflection, with its action."""
     with grpc.insecure_channel(server.grpc) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         asked = reflection_pb2.ServerReflectionRequest(list_services="")

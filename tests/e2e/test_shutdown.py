@@ -77,7 +77,7 @@ async def test_a_stop_tells_all_clients_to_reconnect(tmp_path: Path) -> None:
             assert code is grpc.StatusCode.UNAVAILABLE
             half.cancel()
         assert server.failures() == []
-        # And it goes on where it was: nothing was called lost, the reader's cursor is good.
+        # And it resumes: nothing was marked lost, and the reader's cursor is valid.
         server.restart()
         assert server.ask("GET", f"/workflow-runs/{run_id}")["status"] == "running"
         assert server.call("GET", f"/workflow-runs/{run_id}/logs").text == "before\n"

@@ -148,7 +148,7 @@ async def test_a_message_that_is_too_big_closes_with_1009(live: Live, where: str
             await ws.send("x" * (4 << 20))
             while True:
                 await ws.recv()
-        # What we still send when the server has closed may reset the connection before we read its word.
+        # Data sent after the server's close may reset the connection before its message is read.
         assert ws.close_code in (1009, 1006)
     assert live.server.alive
 

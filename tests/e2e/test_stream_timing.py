@@ -175,7 +175,7 @@ async def test_what_one_may_no_longer_see_stops_at_once(server: Server) -> None:
         watching += [asyncio.create_task(_texts(s)) for s in (ws, log, late)]
         server.ask("DELETE", f"/projects/{project}/members/{name}")
         await late.send(subscribe)  # the socket was opened before, the subscription comes after
-        await asyncio.sleep(0.1)  # so that a subscription that is wrongly there would be live
+        await asyncio.sleep(0.1)  # so that a leaked subscription would be live
         await live.say("confidential")
         await live.end()
         for watched in watching:  # what does not end is asked for long enough to have shown it

@@ -33,7 +33,7 @@ def _fresh(made: Fleet) -> None:
 
 @pytest.fixture(scope="module")
 def running(made: Fleet) -> str:
-    """A run that goes on for as long as the tests."""
+    """A run that lasts for the whole module."""
     run_id = made.run("hang", on("a", {"name": "j", "steps": [dummy("s", hang=True)]}))
     made.running(run_id)
     return run_id

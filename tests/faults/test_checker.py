@@ -110,7 +110,7 @@ def test_entries_out_of_order_are_noticed(history: list[Entry]) -> None:
         ]
         for first, second in pairwise(places):
             if history[second].body.get("error", "").startswith(LOST):
-                continue  # what a lost attempt had said may come later than that it is lost
+                continue  # output of a lost attempt may arrive after it was marked lost
             swapped = list(history)
             swapped[first], swapped[second] = swapped[second], swapped[first]
             assert noticed(swapped, history), f"{history[first]} after {history[second]} is not noticed"

@@ -66,13 +66,13 @@ class Place:
         return child
 
     def one(self, *words: str, stdin: str = "") -> str:
-        """One command that must succeed; gives its stdout."""
+        """One command that must succeed; returns its stdout."""
         out, err = self.begin(list(words), stdin).communicate(timeout=120)
         assert "Traceback" not in err
         return out
 
     def two(self, words: list[str], stdin: str = "") -> tuple[tuple[int, ...], str]:
-        """The same command twice at once: exit codes, sorted, and all that both said."""
+        """Run the command twice concurrently: sorted exit codes and the combined output."""
         children = [self.begin(words, stdin) for _ in range(2)]
         said = [child.communicate(timeout=180) for child in children]
         return tuple(sorted(child.returncode for child in children)), "".join(map("".join, said))

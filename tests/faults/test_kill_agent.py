@@ -225,7 +225,7 @@ def test_no_capacity_is_lost_however_often_it_is_killed(quick: Fleet, name: str)
 
 
 def _fills(fleet: Fleet, agent: AgentProcess) -> None:
-    """As many steps as it has slots run at the same time, and one more waits and says why."""
+    """As many steps as it has slots run concurrently, and one more waits with a reason."""
     gate = fleet.directory / f"{agent.name}-open"
     jobs = [job(f"j{n}", f"until [ -e {gate} ]; do sleep 0.05; done") for n in range(agent.slots + 1)]
     run_id = fleet.run(f"{agent.name}-fill", on(agent.name, *jobs))

@@ -52,7 +52,7 @@ class Killer:
         self.kills: Counter[str] = Counter()
 
     async def strike(self, whom: str) -> None:
-        """Once, after a while; half of the times only when an agent has been let in, so that something goes on."""
+        """Kill once after a random time; half of the times only after an agent has connected."""
         if whom == "commit":
             await asyncio.to_thread(until_dead, self.made)
             self.kills["server"] += 1 + await asyncio.to_thread(revive, self.made, self.rng)
@@ -111,7 +111,7 @@ async def test_nothing_acknowledged_is_lost(
                     revive(made, rng)
                 for _ in range(KILLS * (3 if whom == "commit" else 1)):
                     await killer.strike(whom)
-                if whom == "commit":  # the last one may live
+                if whom == "commit":  # the last one may survive
                     made.server.kill9()
                     doom(tmp_path, "never")
                     made.server.restart()

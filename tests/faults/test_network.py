@@ -116,7 +116,7 @@ def test_a_partition_longer_than_the_lease(quick: Fleet, line: Proxy, name: str)
     quick.running(run_id)
     line.set(hold=True)
     shown = quick.ended(run_id)
-    end.touch()  # it ends well, and the server does not know
+    end.touch()  # it succeeds, and the server does not know
     until(lambda: agent.said("agent.step_finished"), what="it has ended")
     before = Journal(quick.server.data_dir).of_run(run_id)
     line.set()

@@ -51,7 +51,7 @@ async def test_a_stale_connection_of_the_same_agent(made: Fleet, line: Proxy) ->
         await ghost.register(made.server.registration_token(max_uses=1))
         line.set(hold=True)
         ghost.number, living.number, living.token = 1, 2, ghost.token
-        await ghost.connect()  # on its way, with the word that it holds nothing
+        await ghost.connect()  # in flight, with the report that it holds nothing
         await living.connect()
         run_id = made.server.trigger(made.server.pipeline(name, spec_for(name)))
         task = await living.task(LONG)
@@ -84,7 +84,7 @@ async def test_with_a_higher_number_it_is_the_newer(made: Fleet) -> None:
                 await newer.connect()
             assert newer.closed is not None
             code, words = await asyncio.wait_for(newer.closed, LONG)
-            # A call that is refused before it has said its first word may only learn that it could not say it.
+            # A call refused before its first message may only get a write error.
             assert code is grpc.StatusCode.UNAVAILABLE or words == "Internal error from Core", (code, words)
         assert older.closed is not None
         assert not older.closed.done()

@@ -135,7 +135,7 @@ def _batch(agent: FakeAgent, task: Any, seq: int) -> Any:
 
 @pytest.fixture
 def running(made: Fleet) -> Iterator[str]:
-    """A run that goes on for as long as the test."""
+    """A run that lasts for the whole test."""
     run_id = made.run(f"hang{time.monotonic_ns()}", on("a", {"name": "j", "steps": [dummy("s", hang=True)]}))
     made.running(run_id)
     yield run_id

@@ -1,4 +1,4 @@
-"""The ``pilot`` command as people meet it: help, usage, exit codes, and what goes to which stream."""
+"""The ``pilot`` command: help, usage errors, exit codes, stdout and stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the ``pilot`` command fares when what it writes to, talks to or is started from goes away."""
+"""The ``pilot`` command when its output, server or terminal disappears."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Journal:
         await asyncio.sleep(3600)  # as the real one: open for ever
 
     def cut_after(self, size: int) -> Callable[[int], Body]:
-        """The connection breaks after so many bytes, wherever that is."""
+        """The connection breaks after this many bytes."""
 
         async def body(start: int) -> Body:
             yield b"".join(self.entries[start:])[:size]
@@ -295,7 +295,7 @@ async def test_no_server_at_the_address() -> None:
 
 
 class Flaky:
-    """Answers as scripted, then well."""
+    """Scripted responses, then successful ones."""
 
     def __init__(self, script: list[Response], good: Any, status: int = 200) -> None:
         self.script = script

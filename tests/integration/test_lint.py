@@ -1,4 +1,4 @@
-"""``pilot pipeline lint`` and ``schema``: no server, any number of files, one form of what is said."""
+"""``pilot pipeline lint`` and ``schema``: without a server, several files, uniform output."""
 
 from __future__ import annotations
 

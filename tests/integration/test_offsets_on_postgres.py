@@ -199,7 +199,7 @@ def check_found(entries: list[Entry], found: Found) -> None:
 
 
 def check_order(database: Database, entries: list[Entry]) -> None:
-    """PostgreSQL's own word: when each entry was committed."""
+    """The commit time of each entry according to PostgreSQL."""
     with database.read() as conn:
         statement = 'SELECT pg_xact_commit_timestamp(xmin) FROM entries ORDER BY "offset"'
         committed = conn.execute(text(statement)).scalars().all()

@@ -15,7 +15,7 @@ CHOOSES_ITSELF = re.compile(r"\b(postgres: Postgres|backend: Backend)\b")
 
 
 def test_no_test_of_a_server_is_forgotten() -> None:
-    """What ``make test`` runs on PostgreSQL as well is named in the Makefile."""
+    """Tests that ``make test`` also runs on PostgreSQL, from the Makefile."""
     listed = re.search(r"^ON_POSTGRES := ((?:.*\\\n)*.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert listed is not None
     again = {file for word in listed[1].replace("\\", " ").split() for file in ROOT.glob(word)}

@@ -163,7 +163,7 @@ async def test_what_is_forked_while_it_is_cancelled_is_told_too(workspace: Path,
 
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_steps_of_one_job_at_the_same_time(workspace: Path, backend: str) -> None:
-    """One ends, the other goes on, with all it has started; the supervisors serve the next ones."""
+    """One ends; the other continues with its child processes; the supervisors are reused."""
     runner = executor(backend)
     first = step_task(workspace, args={"command": f"{script('all three')}; cat fifo; echo end"})
     report = Recorder()

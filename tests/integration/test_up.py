@@ -82,7 +82,7 @@ class Machine:
 
     @property
     def said(self) -> str:
-        """What all of them said on stderr."""
+        """Combined stderr."""
         log = self.home / "up.log"
         return log.read_text() if log.exists() else ""
 

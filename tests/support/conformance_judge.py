@@ -41,7 +41,7 @@ TOO_BIG = ("9.[12].[456]", "9.[34].*")
 """Cases with a message of more than 1 MiB: the real endpoints refuse it with 1009."""
 
 MANY = 20
-"""So many failures are not the machine's."""
+"""Number of failures that cannot be caused by load."""
 
 HUNG = "was_open_handshake_timeout", "was_close_handshake_timeout", "was_server_connection_drop_timeout"
 MESSAGE_TOO_BIG = 1009

@@ -81,7 +81,7 @@ class Recut:
         self.passed += len(piece)
         writer.write(piece)
         await writer.drain()
-        await asyncio.sleep(0)  # the client's turn: it is to see this piece by itself
+        await asyncio.sleep(0)  # let the client read this piece separately
 
     async def _break_off(self, piece: bytes, writer: asyncio.StreamWriter) -> None:
         await self._pass(piece, writer)

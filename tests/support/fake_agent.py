@@ -200,7 +200,7 @@ class FakeAgent:
             self._spawn(self._play(task, scripts[task.step_name]))
 
     async def vanish(self) -> None:
-        """Drop every connection without a word."""
+        """Close every connection without a close message."""
         for job in list(self._jobs):
             job.cancel()
         if self._call is not None:

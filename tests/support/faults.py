@@ -41,7 +41,7 @@ def chance(name: str) -> random.Random:
 
 
 def until(condition: Callable[[], T], timeout: float = 60.0, what: str = "it") -> T:
-    """Ask until the answer is true, and give it; for tests without an event loop.
+    """Ask until the answer is true, and return it; for tests without an event loop.
 
     ``timeout``, here and below, is what only something that never happens takes, on however busy a machine.
     """
@@ -119,23 +119,23 @@ class AgentProcess:
         self._process.wait(10)
 
     def freeze(self) -> None:
-        """It stands still (SIGSTOP): its sockets stay open, and it says nothing."""
+        """Suspend it (SIGSTOP): its sockets stay open, and it sends nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """It goes on as if nothing had happened."""
+        """Resume it (SIGCONT)."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> int:
-        """SIGTERM; gives the exit code."""
+        """SIGTERM; returns the exit code."""
         assert self._process is not None
         self._process.terminate()
         return self._process.wait(60)
 
     def log(self) -> str:
-        """All it has said."""
+        """Its output."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def said(self, event: str) -> int:

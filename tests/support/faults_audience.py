@@ -114,13 +114,13 @@ class Audience:
             self._add(run_id, f"channel {node}", viewing, lines)
 
     def follow(self, run_id: str) -> None:
-        """Some who watch a run (of several jobs) of which nobody knows yet what it will print."""
+        """Viewers of a run of several jobs whose output is not known in advance."""
         for kind, viewer in (("client", by_client), ("websocket", by_socket), ("sse", by_sse)):
             viewing = viewer(self._server, self._token, run_id)
             self._following[run_id, kind] = asyncio.create_task(viewing)
 
     async def agrees(self, journal: Journal, timeout: float = 120.0) -> int:
-        """They have seen what the journal says, until the end of each run; gives the count of lines they saw."""
+        """They have seen what the journal says, until the end of each run; returns the count of lines they saw."""
         count = 0
         async with asyncio.timeout(timeout):
             for (run_id, kind), task in self._following.items():

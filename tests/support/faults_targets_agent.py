@@ -272,7 +272,7 @@ def sse(data: bytes) -> None:
 
 @target(b"http://127.0.0.1:8080", b"host:80/api/v1", b"http://[::1", b"http://a:b@c")
 def address(data: bytes) -> None:
-    """Where a server is, as people write it."""
+    """A server address as users write it."""
     try:
         found = server_address(data.decode("utf-8", "replace"))
     except BadAddress:

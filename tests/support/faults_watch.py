@@ -1,4 +1,4 @@
-"""What a server is like while something goes on: how much memory it has, how long others wait for it."""
+"""Memory and response times of a server under load."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Direction:
         heapq.heappush(self.waiting, (due, next(self.count), packet))
 
     def pass_on(self) -> float:
-        """Send what is due; gives the seconds until more is."""
+        """Send what is due; returns the seconds until more is."""
         while self.waiting and self.waiting[0][0] <= time.monotonic():
             packet = heapq.heappop(self.waiting)[2]
             try:

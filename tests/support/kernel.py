@@ -201,7 +201,7 @@ class Kernel:
         check_statuses(self.database, self.entries())
 
     async def restart(self) -> Kernel:
-        """The server goes and another comes, on the same database; its agents' connections are gone."""
+        """Replace the server on the same database; its agents' connections are closed."""
         self.fleet.close()
         await self._stop()
         self.database.close()
@@ -277,7 +277,7 @@ class Kernel:
         await self.pump()
 
     async def ack(self, channel: RecorderChannel, task_id: str = "") -> Verdict:
-        """The agent starts a task (unless said otherwise, the last it was given)."""
+        """The agent starts a task (by default the last assigned)."""
         wanted = task_id or channel.last.id
         return await self.write(lambda tx: self.fleet.acknowledged(tx, channel.agent_id, wanted))
 
@@ -297,21 +297,21 @@ class Kernel:
         exit_code: int = 0,
         error: str = "",
     ) -> Verdict:
-        """The agent reports on a task (unless said otherwise, the last it was given)."""
+        """The agent reports on a task (by default the last assigned)."""
         told = TaskReport(task_id or channel.last.id, status, exit_code, error)
         verdict = await self.write(lambda tx: self.fleet.report(tx, channel.agent_id, told))
         await self.pump()
         return verdict
 
     async def holds(self, channel: RecorderChannel, *task_ids: str, first: bool = False) -> None:
-        """A heartbeat that says what the agent holds."""
+        """A heartbeat with the agent's held tasks."""
         await self.write(
             lambda tx: self.fleet.heartbeat(tx, channel.agent_id, frozenset(task_ids), first=first)
         )
         await self.pump()
 
     async def do(self, channel: RecorderChannel, status: TaskStatus = TaskStatus.SUCCEEDED) -> str:
-        """Start and end the last task the agent was given; gives its id."""
+        """Start and end the last task the agent was given; returns its id."""
         task_id = channel.last.id
         assert await self.ack(channel, task_id) is Verdict.ACCEPTED
         assert await self.report(channel, status, task_id) is Verdict.ACCEPTED
@@ -332,7 +332,7 @@ class Kernel:
     # -- runs -------------------------------------------------------------------------------------------
 
     async def run(self, spec: str | Graph, *, pump: bool = True, project: str = PROJECT, **more: Any) -> str:
-        """Start a run of a spec or graph; gives its id."""
+        """Start a run of a spec or graph; returns its id."""
         origin = Origin(
             **{field.name: more.pop(field.name) for field in fields(Origin) if field.name in more}
         )
@@ -349,7 +349,7 @@ class Kernel:
         await self.pump()
 
     async def rerun(self, run_id: str, *, from_failed: bool) -> str:
-        """Run it again; gives the new id."""
+        """Run it again; returns the new id."""
         run = await self.write(lambda tx: self.engine.rerun(tx, SYSTEM, run_id, from_failed=from_failed))
         await self.pump()
         return run.id

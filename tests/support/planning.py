@@ -291,7 +291,7 @@ def started(*jobs: JobSpec) -> Sim:
 
 
 def finish(run: Sim, word: str = "ok") -> list[str]:
-    """Carry out all that is queued, and what is queued then; gives the names of the steps."""
+    """Carry out all that is queued, and what is queued then; returns the names of the steps."""
     done = []
     while run.queued:
         attempt = run.queued[0]

@@ -90,7 +90,7 @@ class Postgres:
             self._process.wait()
 
     def hang_up(self, database: str) -> int:
-        """End every connection to a database (pg_terminate_backend); gives how many there were."""
+        """End every connection to a database (pg_terminate_backend); returns how many there were."""
         found = self.ask(
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
         )
@@ -109,7 +109,7 @@ class Postgres:
             return list(connection.execute(statement).fetchall())  # type: ignore[call-overload]
 
     def create(self, template: str = "template1") -> str:
-        """A new database; gives its name."""
+        """A new database; returns its name."""
         self._made += 1
         name = f"test_{self._made}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")

@@ -68,7 +68,7 @@ class Server:
         self.url = self.grpc = ""
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         self.http = httpx.Client(verify=False, cookies=no_cookies, timeout=PATIENCE)
-        """A client that keeps connections, but no cookie: who asks is always said."""
+        """A client with connection reuse but without cookies: credentials are always explicit."""
 
     # -- the process ------------------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ class Server:
         return self._process
 
     def start(self: S) -> S:
-        """Start and wait for the ready line; it says the ports, which a restart takes again."""
+        """Start and wait for the ready line with the ports, which a restart reuses."""
         process = self.spawn()
         line = first_line(process, 100)  # at once if it ends; so long only on a machine that is busy
         match = _READY.fullmatch(line.rstrip("\n"))
@@ -96,7 +96,7 @@ class Server:
         return self
 
     def stop(self) -> float:
-        """SIGTERM; it must exit with 0 within 10 s (decisions.md). Gives the seconds it took."""
+        """SIGTERM; it must exit with 0 within 10 s (decisions.md). Returns the seconds it took."""
         process = self._running()
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)

@@ -26,7 +26,7 @@ class World:
     real: dict[str, str]
 
     def allowed(self, actor: str, action: str) -> bool:
-        """What the table says."""
+        """The parsed table."""
         if action == PUBLIC:
             return True
         if actor == "nobody":

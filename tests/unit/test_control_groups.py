@@ -186,7 +186,7 @@ def test_an_agent_has_a_directory_that_goes_with_it(kernel: Kernel, process: sub
 def test_what_a_killed_agent_has_left_is_ended_by_the_next(
     kernel: Kernel, process: subprocess.Popen[bytes]
 ) -> None:
-    """One that lives is left alone: it holds a lock."""
+    """A running one is not touched: it holds a lock."""
     living = groups(kernel)
     living.open()
     leftover = kernel.root / f"{PREFIX}1-dead"

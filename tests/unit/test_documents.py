@@ -1,4 +1,4 @@
-"""JSON, YAML and text for terminals: whatever a server says, nothing in it moves a terminal."""
+"""JSON, YAML and text for terminals: server data never controls the terminal."""
 
 from __future__ import annotations
 

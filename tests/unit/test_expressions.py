@@ -1,4 +1,4 @@
-"""Expressions: what they mean, what the linter says, and that they stay within their bounds."""
+"""Expressions: evaluation, linting and limits."""
 
 from __future__ import annotations
 

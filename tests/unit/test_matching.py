@@ -184,7 +184,7 @@ def test_work_bound_to_an_agent_goes_to_no_other() -> None:
 
 
 def test_a_bound_agent_that_misses_the_steps_own_selector_does_not_get_it() -> None:
-    """The workspace is there, but the step asked for a machine with a GPU: it waits, and says so."""
+    """The workspace exists, but the step requires a GPU: it waits with a reason."""
     [verdict] = assign([waiting("1", GPU, bound="a")], [worker("a"), worker("b", gpu="1")])
     assert isinstance(verdict, Waits)
     assert "gpu Exists" in verdict.reason

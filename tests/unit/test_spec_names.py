@@ -1,4 +1,4 @@
-"""Which secrets and variables a spec names, what a run lacks of them, and where the text says so."""
+"""Secrets and variables a spec refers to, those missing for a run, and their positions."""
 
 from __future__ import annotations
 

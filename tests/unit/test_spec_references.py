@@ -1,4 +1,4 @@
-"""What a spec says of names that a run may not have: problems where none can, warnings where one may."""
+"""Names in a spec that may be undefined in a run: errors if always undefined, warnings if sometimes."""
 
 from __future__ import annotations
 

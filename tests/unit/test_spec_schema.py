@@ -40,7 +40,7 @@ def value_of(text: str) -> Any:
 
 
 def complaints(value: Any) -> list[str]:
-    """What the check says of a spec."""
+    """Problems of a spec."""
     try:
         spec_from_json(value)
     except SpecError as error:

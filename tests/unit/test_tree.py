@@ -1,4 +1,4 @@
-"""The tree on small terminals: what runs is seen, times stay, names give way in the middle."""
+"""The tree on small terminals: running steps and times stay visible, names are elided in the middle."""
 
 from __future__ import annotations
 
