@@ -235,7 +235,7 @@ def test_a_wrong_password_exits_4(pilot: Pilot, fake: type[Fake]) -> None:
     url = fake.url  # type: ignore[attr-defined]
     done = pilot("login", url, "-u", "ann", stdin="wrong")
     assert done.returncode == 4
-    assert "wrong" in done.stderr
+    assert "invalid username or password" in done.stderr
 
 
 def test_a_secret_is_read_from_stdin(pilot: Pilot, fake: type[Fake]) -> None:

@@ -68,7 +68,7 @@ def test_a_run_changes_no_saved_spec_unless_it_is_to(desk: MakeDesk) -> None:
     assert other.stderr.splitlines() == [hint]
     assert here.good("pipeline", "spec") == SPEC % "one"
     triggered = here.pilot("pipeline", "trigger", "--detach")
-    assert "this .pilot.yaml differs from the saved spec, which is what runs now" in triggered.stderr
+    assert "this .pilot.yaml differs from the saved spec, which is used" in triggered.stderr
     saving = here.pilot("pipeline", "run", "--detach", "--no-checkout", "--save")
     assert (saving.returncode, "differs" in saving.stderr) == (0, False)
     assert here.good("pipeline", "spec", "saved") == SPEC % "two"
@@ -230,7 +230,7 @@ def test_what_changes_something_is_refused_where_no_pipeline_is(
     assert shown(nowhere, "run", "view", run_id)["status"] != "cancelled"
     looking = nowhere.pilot("run", "view")
     assert looking.returncode == 0
-    assert "this is the newest run of all" in looking.stderr
+    assert "using the newest run of all pipelines" in looking.stderr
 
 
 def test_the_pipeline_is_that_of_the_remote(desk: MakeDesk) -> None:

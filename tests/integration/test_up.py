@@ -200,7 +200,7 @@ def test_an_agent_that_dies_is_replaced(machine: Machine) -> None:
     first = until(machine.agent_pid, machine)
     os.kill(first, signal.SIGKILL)
     until(lambda: machine.agent_pid() not in (None, first), machine)
-    assert "starting it again" in machine.said
+    assert "restarting it" in machine.said
     machine.down()
 
 
@@ -264,7 +264,7 @@ def test_a_working_agent_is_left_and_found_again(machine: Machine) -> None:
     until(lambda: machine.get(f"/workflow-runs/{run}")["jobs"][0]["steps"][0]["status"] == "running", machine)
     worker = machine.agent_pid()
     assert machine.down(signal.SIGINT) < 10
-    assert "still runs 1 step and works on" in machine.said
+    assert "still runs 1 step and keeps running" in machine.said
     assert machine.agent_pid() == worker
     done.touch()  # it finishes while no server is there
     machine.up()
@@ -381,7 +381,7 @@ def test_a_second_one_leaves_the_first_ones_login_alone(machines: Machines) -> N
     assert first.contexts["local"] == before
     assert second.contexts["local-second"]["data_dir"] == str(second.data)
     assert second.current == "local", "commands in the first one's shells go where they went"
-    assert f"Another `pilot up` of yours runs on {first.data} (context 'local')" in second.said
+    assert f"Another `pilot up` is running on {first.data} (context 'local')" in second.said
     assert "pilot config use local-second" in second.said
     assert first.pilot("whoami", "-o", "json").stdout.count(before["server"]) == 1
     second.down()
@@ -409,7 +409,7 @@ def test_the_context_name_of_a_stopped_server_is_reused_with_a_message(machines:
     first.down()
     second.up()
     assert second.contexts["local"]["data_dir"] == str(second.data)
-    assert f"was that of {first.data}, where nothing runs now" in second.said
+    assert f"replaces that of {first.data}, which is not running" in second.said
     assert set(second.contexts) == {"local"}
     second.down()
 

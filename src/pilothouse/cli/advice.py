@@ -36,7 +36,7 @@ def next_commands(run: RunState, width: int = 0) -> Iterator[str]:
     name = short(run.id)
     commands = {
         f"  pilot run logs {name} --failed": "full log of the failed steps",
-        f"  pilot run rerun {name} --failed": "rerun the failed jobs",
+        f"  pilot run rerun {name} --failed": "rerun from the failed steps",
         f"  pilot run view {name}": "show all jobs, steps and attempts",
     }
     longest = max(map(len, commands))

@@ -46,7 +46,7 @@ def _env(name: str, *more: str) -> list[str]:
 @app.callback()
 def agent(
     ctx: typer.Context,
-    server: Annotated[str, typer.Option(metavar="URL", envvar=_env("SERVER"), help="The server.")] = "",
+    server: Annotated[str, typer.Option(metavar="URL", envvar=_env("SERVER"), help="Server URL.")] = "",
     grpc: Annotated[
         str,
         typer.Option(
