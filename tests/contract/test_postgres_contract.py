@@ -34,10 +34,10 @@ def name(postgres: Postgres, migrated_postgres: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("noticed_by", ["use case", "writer"])
-async def test_a_connection_lost_among_use_cases_is_told_to_all_of_them(
+async def test_a_connection_lost_within_a_group_fails_all_use_cases(
     postgres: Postgres, name: str, noticed_by: str
 ) -> None:
-    """Nothing of the group is stored, everyone hears that it may try again, and the next group is written."""
+    """Nothing of the group is stored, all callers get a retryable error, and the next group is written."""
     database = Database(postgres.url(name))
     async with writing(database) as (writer, journal):
         await writer.write(appending(journal, 1))
@@ -225,7 +225,7 @@ async def test_connections_that_ended_while_nobody_used_them_are_not_noticed(
 async def test_a_server_that_stands_still_holds_up_no_other(
     postgres: Postgres, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has begun a transaction and says nothing more; PostgreSQL undoes it, and it hears so when it wakes."""
+    """It is suspended within a transaction; PostgreSQL rolls it back, and the process gets an error when it resumes."""
     monkeypatch.setattr(postgres_module, "STANDS_STILL_AFTER", 1)
     still, other = Database(postgres.url(name)), Database(postgres.url(name))
     begun, go_on = threading.Event(), threading.Event()
@@ -267,7 +267,7 @@ async def test_who_waits_too_long_for_its_turn_is_told_so(
     other.close()
 
 
-def test_a_server_that_is_not_there_is_told_so(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported(tmp_path: Path) -> None:
     """Whether one reads or writes; with the reason for the operator, but not for everyone."""
     database = Database(f"postgresql://pilot@/none?host={tmp_path}")
     for use in (database.read, database.write_engine.begin):

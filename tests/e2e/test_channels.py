@@ -210,7 +210,7 @@ def test_nothing_unforeseen_was_logged(server: Server) -> None:
 
 
 async def test_every_place_can_be_come_back_to(live: Live) -> None:
-    """Whoever asks with a cursor is told one by each message, also where nothing has happened yet."""
+    """With a cursor in the request every message has a cursor, also if there are no entries yet."""
     url, admin = f"{live.server.ws}/api/v1/ws", live.server.admin
 
     def subscribe(channel: str, cursor: str) -> str:

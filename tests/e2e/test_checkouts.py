@@ -193,7 +193,7 @@ async def test_work_trees_wait_for_an_agent_with_git(server: Server) -> None:
 
 
 async def test_what_an_agent_could_not_lay_out_is_sent_again(server: Server) -> None:
-    """Whoever said so first: packs that lack what they were said to hold spoil one run, and no other's."""
+    """Packs that lack declared objects affect one run only."""
     key, spoilt = KEY + "/doubt", KEY + "/spoilt"
     async with await registered(server, "doubt") as agent:
         await tell_of_git(agent)

@@ -1,4 +1,4 @@
-"""What nobody should send to the gRPC port, and what must not come of it."""
+"""Invalid input to the gRPC port and its consequences."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_garbage_bytes_on_both_ports(server: Server, work: Work) -> None:
                     sock.shutdown(socket.SHUT_WR)
                     while sock.recv(65536):
                         pass
-                except OSError:  # it was cut off, which is well
+                except OSError:  # it was cut off, as expected
                     continue
     assert server.alive
     await work.agent.lines(work.step, ["unmoved"])

@@ -196,7 +196,7 @@ async def test_an_open_push_shows_its_lines_before_it_ends(work: Work) -> None:
 
 
 @pytest.mark.parametrize("what", ["logs", "events"])
-async def test_a_removed_agent_is_heard_no_more(work: Work, what: str) -> None:
+async def test_a_removed_agent_is_refused(work: Work, what: str) -> None:
     """Not in a call either that it had open before."""
     said: asyncio.Queue[Any] = asyncio.Queue()
 
@@ -220,7 +220,7 @@ async def test_a_removed_agent_is_heard_no_more(work: Work, what: str) -> None:
     assert work.server.call("DELETE", f"/agents/{work.agent.agent_id}").status_code == 204
     await eventually(ended)
     code, details = await call.code(), await call.details()
-    # Where a message is on its way while the call ends, the client's gRPC may only tell that it could not be sent.
+    # If a message is in flight while the call ends, the client may only report that it could not be sent.
     unsent = code is grpc.StatusCode.INTERNAL and details.startswith('Failed "execute_batch"')
     assert code is grpc.StatusCode.UNAUTHENTICATED or unsent, details
 
@@ -233,7 +233,7 @@ async def test_a_rejected_number_is_used_up(work: Work) -> None:
     assert (ack.status, work.logged()) == (ACCEPTED, ["x", "z"])
 
 
-async def test_an_empty_push_says_where_we_are(work: Work) -> None:
+async def test_an_empty_push_returns_the_position(work: Work) -> None:
     await work.push(3, ["x"])
     ack = await work.agent.push()
     assert (ack.status, ack.last_accepted_seq, ack.expected_seq) == (ACCEPTED, 3, 4)

@@ -1,4 +1,4 @@
-"""Clients of gRPC streams that do not read: they cost a cursor, hold up nobody, and get everything in the end."""
+"""gRPC stream clients that do not read: they cost a cursor, block no one, and receive everything in the end."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def test_one_who_does_not_read_loses_his_right_all_the_same(server: Server
     await live.agent.vanish()
 
 
-async def test_one_who_does_not_read_does_not_keep_the_server_from_stopping(tmp_path: Path) -> None:
+async def test_a_stalled_client_does_not_block_shutdown(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         live = await begin(server)
         async with streams(server) as slow:

@@ -32,7 +32,7 @@ async def client(server: Server) -> AsyncIterator[Streams]:
 
 
 async def hidden(server: Server, member: str = "") -> tuple[str, Live]:
-    """A project that only ``member`` is in, and a run of it that goes on."""
+    """A project with the only member ``member``, and a running run of it."""
     project = server.project(fresh_name(), [member] if member else [])
     return project, await begin(server, project)
 

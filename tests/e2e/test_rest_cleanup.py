@@ -42,7 +42,7 @@ def steps(server: Server, run_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("saved", [True, False])
-def test_a_trigger_tells_what_is_missing_and_makes_no_run(server: Server, saved: bool) -> None:
+def test_a_trigger_reports_what_is_missing_and_creates_no_run(server: Server, saved: bool) -> None:
     pipeline = server.pipeline(f"names-{saved}", SPEC if saved else spec_for("nobody"))
     body: dict[str, Any] = {} if saved else {"spec": SPEC, "fileName": ".pilot.yaml"}
     step = 'step "push" of job "build"'

@@ -382,7 +382,7 @@ HOSTILE_SPECS: list[Any] = [
 
 
 @pytest.mark.parametrize("spec", HOSTILE_SPECS, ids=lambda s: re.sub(r"\W+", "-", str(s))[:40])
-def test_bad_specs_are_said_to_be_bad(server: Server, spec: Any) -> None:
+def test_bad_specs_are_reported(server: Server, spec: Any) -> None:
     content = json.dumps({"spec": spec}).encode()
     headers = {"Content-Type": "application/json"}
     answer = server.call("POST", "/pipelines/spec/validate", content=content, headers=headers)

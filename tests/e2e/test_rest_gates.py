@@ -1,4 +1,4 @@
-"""``/api/v1/gates``: who sees them, who decides them, and what that does to their run."""
+"""``/api/v1/gates``: visibility, decisions and their effect on runs."""
 
 from __future__ import annotations
 

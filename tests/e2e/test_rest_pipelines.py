@@ -88,7 +88,7 @@ async def test_a_run_that_goes_on_has_lasted_so_far(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/pipelines/spec/validate", "/pipelines/{id}/spec/save"])
-def test_a_spec_that_takes_long_to_read_holds_nobody_up(server: Server, path: str) -> None:
+def test_a_spec_that_takes_long_to_parse_blocks_no_one(server: Server, path: str) -> None:
     """Neither requests that need no more than the event loop, nor those that write."""
     pipeline_id = server.pipeline(f"slow to read {path[-4:]}", spec_for("x"))
     slow = {"spec": "jobs:\n" + "  - {name: a, steps: []}\n" * 19_000}

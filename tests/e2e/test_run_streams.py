@@ -57,7 +57,7 @@ async def test_joined_before_during_and_after(live: Live) -> None:
 
 
 async def test_the_same_messages_live_and_replayed(live: Live) -> None:
-    """Replay and live are one code path: not the lines alone, every message is the same."""
+    """Replay and live are one code path: every message is the same, not only the lines."""
     watched = {
         name: asyncio.create_task(follow(live.surfaces()[name])) for name in ("run-sse", "run-ws", "events")
     }
@@ -90,7 +90,7 @@ async def test_resumed_at_every_cut(live: Live) -> None:
             seen = len(lines_of(whole[:cut]))
             if name == "run-ws" and message.lines:
                 cursors_by_line[seen] = message.cursor
-    # A cursor says how many lines were delivered: the log channel goes on at exactly the next.
+    # A cursor counts delivered lines: the log channel resumes at exactly the next.
     assert sorted(cursors_by_line) == list(range(1, 26))
     for seen, cursor in cursors_by_line.items():
         if seen < len(expected):
@@ -163,7 +163,7 @@ async def test_a_killed_server_loses_nothing(tmp_path: Any) -> None:
         server.stop()
 
 
-async def test_a_reader_that_does_not_read_loses_nothing_and_slows_nobody(live: Live) -> None:
+async def test_a_stalled_reader_misses_nothing_and_does_not_slow_others(live: Live) -> None:
     surfaces = live.surfaces()
     slow = surfaces["run-sse"].watch(None)
     await anext(slow)
@@ -251,7 +251,7 @@ async def test_both_ends_of_a_finished_stream(live: Live) -> None:
             shown = [event async for event in sse_events(response.aiter_raw())]  # ends by itself
             assert shown[-1].type == "workflow_completed"
     async with websocket(live.stream(f"?cursor={shown[-1].id}"), live.server.admin) as ws:
-        assert await closing(ws) == (1000, [])  # nothing is left, and it says so
+        assert await closing(ws) == (1000, [])  # nothing is left, which is reported
 
 
 async def test_the_cursor_key_comes_only_when_asked_for(live: Live) -> None:

@@ -1,4 +1,4 @@
-"""Stopping and not starting: what the operator sees (decisions.md, "Running it")."""
+"""Shutdown and failed starts as seen by operators (decisions.md, "Running it")."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from support.watchers import closing, sse, websocket
 
 
 def fails(server: Server) -> str:
-    """Start a server that cannot; it must say why in one line and exit with 1. Gives the line."""
+    """Start a server that fails with a one-line error and exit code 1. Returns the line."""
     process = server.spawn()
     try:
         said = first_line(process, PATIENCE)
@@ -43,7 +43,7 @@ def fails(server: Server) -> str:
 # -- stopping -------------------------------------------------------------------------------------------
 
 
-async def test_a_stop_tells_everybody_to_come_back(tmp_path: Path) -> None:
+async def test_a_stop_tells_all_clients_to_reconnect(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         async with await registered(server, "stopper") as agent:
             pipeline_id = server.pipeline("stopping", spec_for("stopper"))
@@ -78,7 +78,7 @@ async def test_a_stop_tells_everybody_to_come_back(tmp_path: Path) -> None:
             assert code is grpc.StatusCode.UNAVAILABLE
             half.cancel()
         assert server.failures() == []
-        # And it goes on where it was: nothing was called lost, the reader's cursor is good.
+        # And it resumes: nothing was marked lost, and the reader's cursor is valid.
         server.restart()
         assert server.ask("GET", f"/workflow-runs/{run_id}")["status"] == "running"
         assert server.call("GET", f"/workflow-runs/{run_id}/logs").text == "before\n"

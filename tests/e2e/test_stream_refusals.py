@@ -34,7 +34,7 @@ async def live(server: Server) -> AsyncIterator[Live]:
     await live.agent.vanish()
 
 
-async def test_refusals_say_why_and_close_with_their_code(live: Live) -> None:
+async def test_refusals_have_a_reason_and_close_with_their_code(live: Live) -> None:
     url, admin = live.stream(), live.server.admin
     assert await refused(url, "nonsense") == (4401, "unauthorized")
     assert await refused(live.stream("?token=nonsense")) == (4401, "unauthorized")
@@ -147,7 +147,7 @@ async def test_a_message_that_is_too_big_closes_with_1009(live: Live, where: str
             await ws.send("x" * (4 << 20))
             while True:
                 await ws.recv()
-        # What we still send when the server has closed may reset the connection before we read its word.
+        # Data sent after the server's close may reset the connection before its message is read.
         assert ws.close_code in (1009, 1006)
     assert live.server.alive
 
@@ -162,7 +162,7 @@ async def test_text_that_is_no_text(live: Live) -> None:
 
 
 async def test_clients_that_vanish_at_once(live: Live) -> None:
-    """Gone between the handshake and the first message: nothing is left open, and nobody is alarmed."""
+    """Disconnected between handshake and first message: nothing is left open or logged as an error."""
     before, alarms = followers(live.server), live.server.failures()
     path = f"/api/v1/workflow-runs/{live.run_id}/stream"
     upgrade = (

@@ -53,7 +53,7 @@ async def test_heartbeats_and_a_client_that_answers(quick: Live) -> None:
             await ws.send('{"type":"pong"}')
         await quick.say("alive")
         assert json.loads(await ws.recv())["line"] == "alive"
-    # Whoever has seen heartbeats only comes back with the place of the last, and has missed nothing.
+    # A client that received only heartbeats resumes from the cursor of the last and misses nothing.
     async with websocket(quick.stream(f"?cursor={beats[-1]['cursor']}"), quick.server.admin) as ws:
         assert json.loads(await ws.recv())["line"] == "alive"
         beat = json.loads(await ws.recv())
@@ -176,7 +176,7 @@ async def test_what_one_may_no_longer_see_stops_at_once(server: Server) -> None:
         watching += [asyncio.create_task(_texts(s)) for s in (ws, log, late)]
         server.ask("DELETE", f"/projects/{project}/members/{name}")
         await late.send(subscribe)  # the socket was opened before, the subscription comes after
-        await asyncio.sleep(0.1)  # so that a subscription that is wrongly there would be live
+        await asyncio.sleep(0.1)  # so that a leaked subscription would be live
         await live.say("confidential")
         await live.end()
         for watched in watching:  # what does not end is asked for long enough to have shown it
@@ -190,7 +190,7 @@ async def test_what_one_may_no_longer_see_stops_at_once(server: Server) -> None:
     await live.agent.vanish()
 
 
-async def test_a_subscription_is_refused_as_soon_as_the_right_is_gone(server: Server) -> None:
+async def test_a_subscription_is_refused_once_permission_is_revoked(server: Server) -> None:
     name = fresh_name()
     token = server.user(name)
     project = server.project(name, [name])

@@ -1,4 +1,4 @@
-"""Long versions run only where PILOT_FAULT_ROUNDS says how long; the short ones always run."""
+"""Long versions run only with PILOT_FAULT_ROUNDS; short ones always run."""
 
 from __future__ import annotations
 

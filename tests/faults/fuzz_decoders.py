@@ -1,4 +1,4 @@
-"""Run as a program: one decoder, fed by atheris, which looks for inputs that reach code no input has reached.
+"""Program that fuzzes one decoder with atheris, guided by coverage.
 
     python tests/faults/fuzz_decoders.py --list
     python tests/faults/fuzz_decoders.py spec CORPUS_DIR -max_total_time=60

@@ -1,4 +1,4 @@
-"""Every decoder, fed whatever bytes: it reads them or refuses them as it says, and nothing else comes out.
+"""Fuzz tests of every decoder: input is decoded or refused with the documented error.
 
 The short version is hypothesis with the same examples each time; the long one is atheris, which goes by coverage.
 """
@@ -30,7 +30,7 @@ HARD = 5000
 
 
 def inputs(target: Target) -> st.SearchStrategy[bytes]:
-    """Bytes of any kind, and good inputs with some edits, of words of the language too."""
+    """Random bytes, and valid inputs with edits, including tokens of the format."""
     if not target.seeds:
         return st.binary(max_size=300)
     come = st.binary(max_size=12) | st.sampled_from(target.words or (b"",))

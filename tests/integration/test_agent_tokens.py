@@ -65,7 +65,7 @@ class Started:
         return "agent.connected" in self.log.read_text()
 
     def ended(self) -> tuple[int, str]:
-        """Its exit code and what it said."""
+        """Its exit code and output."""
         return self.process.wait(60), self.log.read_text()
 
     def stop(self) -> None:

@@ -98,7 +98,7 @@ def test_what_the_server_knows_is_not_sent(root: Path, server: Server, pilot: Pi
     assert "dirty" not in server.trigger
 
 
-def test_packing_that_takes_long_is_told(root: Path, server: Server, pilot: Pilot) -> None:
+def test_slow_packing_is_reported(root: Path, server: Server, pilot: Pilot) -> None:
     server.slowly = threading.Event()
     server.pause = 2.5
     done = pilot(root)
@@ -229,7 +229,7 @@ def test_a_refused_upload_starts_nothing(root: Path, server: Server, pilot: Pilo
     assert not server.sent("/trigger")
 
 
-def test_what_is_left_out_is_said(root: Path, tmp_path: Path, server: Server, pilot: Pilot) -> None:
+def test_omitted_files_are_reported(root: Path, tmp_path: Path, server: Server, pilot: Pilot) -> None:
     git(root, "submodule", "add", "-q", str(base(tmp_path / "library")), "lib\x1b[31m")
     done = pilot(root)
     assert done.returncode == 0, done.stderr

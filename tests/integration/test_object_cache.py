@@ -193,7 +193,7 @@ exec git "$@"
 
 
 def slowed(desk: Desk, directory: Path, command: str) -> Path:
-    """git hangs in that command; gives the file that tells that it does."""
+    """Make git hang in that command; returns the file that signals it."""
     script, mark = directory / "slow-git", directory / f"mark-{command}"
     text = SLOW_GIT.replace("$SLOW", command).replace("$MARK", str(mark))
     script.write_text(text)
@@ -307,10 +307,8 @@ async def test_the_state_of_the_tree_names_the_commit(desk: Desk, source: Path) 
     assert KEY not in str(cached(desk)), "a repository's key is no file name"
 
 
-async def test_a_repository_is_recovered_once_before_anybody_uses_it(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Recovery removes what was being fetched: it must not run beside somebody who fetches."""
+async def test_a_repository_is_recovered_once_before_use(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recovery removes incomplete fetches: it must not run during a fetch."""
     from pilothouse.agent import objects
 
     recover, recovered, cache = objects._recover, [], desk.objects

@@ -95,7 +95,7 @@ def test_a_server_that_the_proxy_does_not_know(server: Server, proxy: HttpProxy)
         assert f"through the proxy {proxy.url} (from {url.partition(':')[0]}_proxy)" in done.stderr
 
 
-def test_a_proxy_of_another_kind_is_said_to_be_one(server: Server) -> None:
+def test_an_unsupported_kind_of_proxy_is_reported(server: Server) -> None:
     done = pilot(server, f"http://{FAR}:8080", all_proxy="socks5://ann:s3cret@p.test:1080")
     assert done.returncode == 1
     assert "the proxy socks5://p.test:1080 (from all_proxy) cannot be used" in done.stderr

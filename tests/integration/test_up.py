@@ -82,7 +82,7 @@ class Machine:
 
     @property
     def said(self) -> str:
-        """What all of them said on stderr."""
+        """Combined stderr."""
         log = self.home / "up.log"
         return log.read_text() if log.exists() else ""
 
@@ -217,7 +217,7 @@ def small_disk(machine: Machine) -> Iterator[Path]:
 
 
 def test_a_full_disk_ends_nothing_for_good(machine: Machine, small_disk: Path) -> None:
-    """Whoever asks hears of it, and once there is room again all goes on, the agent too."""
+    """Clients get an error, and once there is space all work continues, including the agent's."""
     if "PILOT_DATABASE_URL" in machine.environment:
         pytest.skip("the disk of PostgreSQL is not ours to fill")
     machine.up()
@@ -268,7 +268,7 @@ def test_a_working_agent_is_left_and_found_again(machine: Machine) -> None:
     assert watched.returncode == 0, watched.stdout + watched.stderr
     assert "build/slow | done" in watched.stdout
     assert machine.agent_pid() == worker
-    assert f"process {worker}) is here already" in machine.said
+    assert f"process {worker}) is already running" in machine.said
     assert (machine.home / "config" / "contexts.toml").read_text() == token, "open streams keep their token"
     machine.down()
     assert machine.agent_pid() is None
@@ -321,7 +321,7 @@ def test_a_step_finds_no_registration_token(machine: Machine) -> None:
 
 
 def test_an_agent_that_the_server_does_not_know_registers_anew(machine: Machine) -> None:
-    """Another database than the one it registered with, say."""
+    """For example a database other than the one it registered with."""
     machine.up()
     until(machine.agent_is_online, machine)
     machine.down()
@@ -349,7 +349,7 @@ def test_a_proxy_keeps_nobody_from_this_machine(machine: Machine) -> None:
     machine.down()
 
 
-def test_a_proxy_keeps_nobody_from_another_address_of_this_machine(machine: Machine) -> None:
+def test_a_proxy_is_bypassed_for_other_addresses_of_this_machine(machine: Machine) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing
@@ -376,7 +376,7 @@ def test_a_second_one_leaves_the_first_ones_login_alone(machines: Machines) -> N
     assert first.contexts["local"] == before
     assert second.contexts["local-second"]["data_dir"] == str(second.data)
     assert second.current == "local", "commands in the first one's shells go where they went"
-    assert f"Another `pilot up` of yours runs on {first.data} (context 'local')" in second.said
+    assert f"Another `pilot up` is running on {first.data} (context 'local')" in second.said
     assert "pilot config use local-second" in second.said
     assert first.pilot("whoami", "-o", "json").stdout.count(before["server"]) == 1
     second.down()
@@ -398,13 +398,13 @@ def test_two_at_the_same_time_take_two_names(machines: Machines) -> None:
         machine.down()
 
 
-def test_the_name_of_one_that_has_ended_is_free_and_that_is_said(machines: Machines) -> None:
+def test_the_context_name_of_a_stopped_server_is_reused_with_a_message(machines: Machines) -> None:
     first, second = machines("first"), machines("second")
     first.up()
     first.down()
     second.up()
     assert second.contexts["local"]["data_dir"] == str(second.data)
-    assert f"was that of {first.data}, where nothing runs now" in second.said
+    assert f"replaces that of {first.data}, which is not running" in second.said
     assert set(second.contexts) == {"local"}
     second.down()
 

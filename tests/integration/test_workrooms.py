@@ -19,7 +19,7 @@ JOB = "job"
 
 
 class Stay:
-    """One attempt in a room; it stays until it is told to leave."""
+    """One attempt in a workroom; it stays until released."""
 
     def __init__(self, rooms: Workrooms, **fields: Any) -> None:
         self.message = pb.StepRun(**{"job_id": JOB, "workspace": "ws", **fields})
@@ -47,7 +47,7 @@ class Stay:
         await self.task
 
     async def waits(self) -> bool:
-        """It does not come in, however often the loop goes round."""
+        """It does not arrive, however often the loop iterates."""
         for _ in range(50):
             await asyncio.sleep(0.002)
         return not self.inside and not self.task.done()

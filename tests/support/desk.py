@@ -1,4 +1,4 @@
-"""Somebody's directory and the ``pilot`` commands they give in it, each in a process of its own."""
+"""A directory and the ``pilot`` commands run in it, each in its own process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PILOT = (sys.executable, "-m", "pilothouse")
 
 
 def git(directory: Path, *words: str) -> None:
-    """A git command as somebody."""
+    """Run git with a test identity."""
     command = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org", *words)
     subprocess.run(command, cwd=directory, check=True, capture_output=True)
 

@@ -38,7 +38,7 @@ class Outcome:
 
 
 class Machine:
-    """A server with an agent of its own, and a home that knows nothing of the developer's."""
+    """A server with its own agent, and an empty home directory."""
 
     def __init__(self, home: Path) -> None:
         self.home = home

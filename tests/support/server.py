@@ -72,7 +72,7 @@ class Server:
         self.url = self.grpc = ""
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         self.http = httpx.Client(verify=False, cookies=no_cookies, timeout=PATIENCE)
-        """A client that keeps connections, but no cookie: who asks is always said."""
+        """A client with connection reuse but without cookies: credentials are always explicit."""
 
     # -- the process ------------------------------------------------------------------------------------
 
@@ -95,7 +95,7 @@ class Server:
         return self._process
 
     def start(self: S) -> S:
-        """Start and wait for the ready line; it says the ports, which a restart takes again."""
+        """Start and wait for the ready line with the ports, which a restart reuses."""
         process = self.spawn()
         line = first_line(process, 100)  # at once if it ends; so long only on a machine that is busy
         if not line:  # its output has ended, so it has ended, or is about to
@@ -108,7 +108,7 @@ class Server:
         return self
 
     def stop(self) -> float:
-        """SIGTERM; it must exit with 0 within 10 s (decisions.md). Gives the seconds it took."""
+        """SIGTERM; it must exit with 0 within 10 s (decisions.md). Returns the seconds it took."""
         process = self._running()
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
@@ -156,7 +156,7 @@ class Server:
         self._seen = len(self.log())
 
     def failures(self) -> list[str]:
-        """What its log tells of the unforeseen: our own errors, and exceptions that came out of our code."""
+        """Unexpected errors in its log: internal errors and unhandled exceptions."""
         found, trace = [], None
         for line in self.log()[self._seen :].splitlines():
             if line.startswith("Traceback"):
@@ -190,7 +190,7 @@ class Server:
         return self._tokens["admin"]
 
     def call(self, method: str, path: str, token: str | None = "admin", **more: Any) -> httpx.Response:
-        """One request; ``path`` without the base is below ``/api/v1``. ``token`` None: as nobody."""
+        """Send one request; ``path`` is relative to ``/api/v1`` unless it has the base. ``token`` None: unauthenticated."""
         headers = dict(more.pop("headers", {}))
         if token is not None:
             headers["Authorization"] = f"Bearer {self.admin if token == 'admin' else token}"
@@ -212,7 +212,7 @@ class Server:
         return str(answer.json()["token"])
 
     def user(self, name: str, role: str = "user", projects: list[str] | None = None) -> str:
-        """A new user (in the default project unless said otherwise); a token of his."""
+        """Create a user (by default in the default project); returns a token."""
         body = {"username": name, "password": PASSWORD, "role": role, "projects": projects}
         if projects is None:
             del body["projects"]

@@ -59,7 +59,7 @@ def test_what_is_understood(text: str, expected: dict[str, str]) -> None:
         ("A<<", "line 2 is not NAME=value"),
     ],
 )
-def test_a_bad_line_is_one_warning_and_harms_no_other(line: str, warning: str) -> None:
+def test_a_bad_line_is_one_warning_and_affects_no_other(line: str, warning: str) -> None:
     assert understood(f"GOOD=1\n{line}\nLAST=2\n") == Written({"GOOD": "1", "LAST": "2"}, [warning])
 
 

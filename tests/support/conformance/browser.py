@@ -80,7 +80,7 @@ class Browser:
         await self.page.evaluate(_CHAT, [name, path, enough])
 
     async def told(self, name: str) -> dict[str, Any]:
-        """What :meth:`chat` heard: ``messages``, of each socket ``ends`` (code, clean) and ``extensions``, and ``over``."""
+        """What :meth:`chat` received: ``messages``, of each socket ``ends`` (code, clean) and ``extensions``, and ``over``."""
         return dict(await self.page.evaluate(f"window.{name}"))
 
     async def end_of_large_message(self, path: str, size: int) -> int:

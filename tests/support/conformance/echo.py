@@ -63,7 +63,7 @@ def echoing(directory: Path) -> Iterator[EchoServer]:
 
 
 async def echo(ws: WebSocket) -> None:
-    """Our streams' way: take the socket and return; it lives on."""
+    """As in our streams: take over the socket and return; it stays open."""
     async with accepted(ws) as socket:
 
         async def heard(message: Message) -> None:

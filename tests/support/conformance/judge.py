@@ -35,13 +35,13 @@ ECHOED = (
     *("6.1.*", "6.2.*", "6.5.*", "6.6.[2579]", "6.6.11", "6.7.*", "6.9.*", "6.11.[1-4]", "6.22.*", "6.23.*"),
     *("7.1.1", "7.1.6", "10.1.1"),
 )
-"""Cases that wait for an echo: on the real endpoints judged by what these say in its place."""
+"""Cases that expect an echo: judged by the real endpoints' responses instead."""
 
 TOO_BIG = ("9.[12].[456]", "9.[34].*")
 """Cases with a message of more than 1 MiB: the real endpoints refuse it with 1009."""
 
 MANY = 20
-"""So many failures are not the machine's."""
+"""Number of failures that cannot be caused by load."""
 
 HUNG = "was_open_handshake_timeout", "was_close_handshake_timeout", "was_server_connection_drop_timeout"
 MESSAGE_TOO_BIG = 1009

@@ -1,4 +1,4 @@
-"""A TCP proxy that passes a server's bytes on in other pieces than they came in, and breaks off where it is told."""
+"""A TCP proxy that re-segments a server's bytes and closes the connection at configured positions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Sizes = Callable[[], Iterator[int]]
 """The sizes of the pieces of one connection, without end."""
 
 SILENCE = 0.05
-"""Seconds after which a piece goes out though it is not full: the server has nothing more to say just now."""
+"""Seconds after which an incomplete piece is sent because the server is idle."""
 
 
 class Recut:
@@ -81,7 +81,7 @@ class Recut:
         self.passed += len(piece)
         writer.write(piece)
         await writer.drain()
-        await asyncio.sleep(0)  # the client's turn: it is to see this piece by itself
+        await asyncio.sleep(0)  # let the client read this piece separately
 
     async def _break_off(self, piece: bytes, writer: asyncio.StreamWriter) -> None:
         await self._pass(piece, writer)

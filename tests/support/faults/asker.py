@@ -36,7 +36,7 @@ def answered(port: int) -> bool:
 
 
 def main(port: int, pid: int) -> None:
-    """Until somebody ends it."""
+    """Run until terminated."""
     while True:
         began, work = time.perf_counter(), spent(pid)
         good = answered(port)

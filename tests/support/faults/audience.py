@@ -1,4 +1,4 @@
-"""Those who watch runs, each in a way of its own and coming back with its cursor by itself."""
+"""Viewers of runs for each transport, which reconnect with their cursor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.watchers import Got, RunSse, RunWs, follow, websocket
 
 
 async def watched(server: Server, token: str, run_id: str) -> AsyncGenerator[Event, None]:
-    """The product's own client. It comes back by itself, but somebody must get it in the first time."""
+    """The product's client. It reconnects by itself, but the first connection is retried here."""
     async with PilotClient(server.url, token) as client:
         while True:
             seen = False
@@ -96,7 +96,7 @@ async def by_channel(server: Server, token: str, run_id: str, node: str, last: s
 
 
 class Audience:
-    """Everybody who watches some runs, and what each of them must see."""
+    """All viewers of some runs, and the entries each must receive."""
 
     def __init__(self, server: Server, token: str) -> None:
         self._server, self._token = server, token
@@ -114,13 +114,13 @@ class Audience:
             self._add(run_id, f"channel {node}", viewing, lines)
 
     def follow(self, run_id: str) -> None:
-        """Some who watch a run (of several jobs) of which nobody knows yet what it will print."""
+        """Viewers of a run of several jobs whose output is not known in advance."""
         for kind, viewer in (("client", by_client), ("websocket", by_socket), ("sse", by_sse)):
             viewing = viewer(self._server, self._token, run_id)
             self._following[run_id, kind] = asyncio.create_task(viewing)
 
     async def agrees(self, journal: Journal, timeout: float = 120.0) -> int:
-        """They have seen what the journal says, until the end of each run; gives the count of lines they saw."""
+        """They have seen what the journal says, until the end of each run; returns the count of lines they saw."""
         count = 0
         async with asyncio.timeout(timeout):
             for (run_id, kind), task in self._following.items():

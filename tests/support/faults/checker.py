@@ -43,7 +43,7 @@ class Journal:
         assert offsets == list(range(1, self.next)), "offsets are not dense"
 
     def check_run(self, run_id: str, expected: Lines, allowed: Mapping[str, int] | None = None) -> None:
-        """One run's entries tell a story that can have happened, with every expected line once and in order.
+        """One run's entries are a consistent history, with every expected line once and in order.
 
         ``allowed``: how often each step may be started.
         """

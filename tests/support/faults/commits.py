@@ -1,4 +1,4 @@
-"""A server that kills itself at a chosen commit: right before it, or right after it and before anybody is told.
+"""A server that kills itself at a chosen commit: right before it, or right after it and before the response.
 
 These are the moments that random kills seldom meet: what was asked is on disk, and who has asked does not know.
 """
@@ -53,11 +53,11 @@ if _when == "registered":
     _Registry.register = _registered
 """
 MOST = 60
-"""Commits that a server may live to see."""
+"""Number of commits before a server is killed."""
 
 
 def mortal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers that are started from now on die where ``doom`` says."""
+    """Servers started from now on are killed at the commit ``doom`` gives."""
     monkeypatch.setattr(server_module, "_PROGRAM", PRELUDE + server_module._PROGRAM)
 
 
@@ -77,7 +77,7 @@ def until_dead(made: Fleet, timeout: float = 300) -> None:
 
 
 def revive(made: Fleet, rng: random.Random) -> int:
-    """Start it again, doomed anew; gives how often it died before it was even ready."""
+    """Start it again, doomed anew; returns how often it died before it was even ready."""
     deaths = 0
     while True:
         doom(made.directory, rng.choice(("before", "after")), rng.randrange(1, MOST))

@@ -101,7 +101,7 @@ def _verdict(streams: list[Stream]) -> str:
 
 
 class Crowd:
-    """So many good readers, in a process of their own."""
+    """Normal readers in a separate process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -112,7 +112,7 @@ class Crowd:
         assert self._process.stdout.readline() == "open\n", "not all could open their streams"
 
     def done(self, lines: int) -> int:
-        """Wait until all have had so many lines, once and in order; gives the bytes they had."""
+        """Wait until all have had so many lines, once and in order; returns the bytes they had."""
         assert self._process.stdout is not None
         words = self._process.stdout.readline().split()
         assert words[:2] == ["done", str(lines)], " ".join(words)

@@ -42,7 +42,7 @@ def chance(name: str) -> random.Random:
 
 
 def until(condition: Callable[[], T], timeout: float = 60.0, what: str = "it") -> T:
-    """Ask until the answer is true, and give it; for tests without an event loop.
+    """Ask until the answer is true, and return it; for tests without an event loop.
 
     ``timeout``, here and below, is what only something that never happens takes, on however busy a machine.
     """
@@ -81,7 +81,7 @@ class AgentProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, online: bool = True) -> AgentProcess:
-        """Start it (again, on the same data directory) and, unless told otherwise, wait until it has connected."""
+        """(Re)start it on the same data directory and, by default, wait until it has connected."""
         connected = self.said("agent.connected")
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
         environment["PILOT_AGENT_TOKEN"] = self._token
@@ -120,23 +120,23 @@ class AgentProcess:
         self._process.wait(PATIENCE)
 
     def freeze(self) -> None:
-        """It stands still (SIGSTOP): its sockets stay open, and it says nothing."""
+        """Suspend it (SIGSTOP): its sockets stay open, and it sends nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """It goes on as if nothing had happened."""
+        """Resume it (SIGCONT)."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> int:
-        """SIGTERM; gives the exit code."""
+        """SIGTERM; returns the exit code."""
         assert self._process is not None
         self._process.terminate()
         return self._process.wait(PATIENCE)
 
     def log(self) -> str:
-        """All it has said."""
+        """Its output."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def said(self, event: str) -> int:
@@ -144,11 +144,11 @@ class AgentProcess:
         return self.log().count(f'"event": "{event}"')
 
     def failures(self) -> list[str]:
-        """What its log tells of the unforeseen."""
+        """Unexpected errors in its log."""
         return re.findall(r".*(?:Traceback|never retrieved|\"level\": \"error\").*", self.log())
 
     def steps(self) -> list[psutil.Process]:
-        """Living processes of its steps, whoever is their parent now: found by their workspace."""
+        """Running processes of its steps, found by their workspace regardless of their parent."""
         mark = f"PILOT_WORKSPACE={self.data_dir}".encode()
         return [process for process in psutil.process_iter() if mark in _environment(process.pid)]
 
@@ -207,7 +207,7 @@ class Fleet:
                 process.kill()
 
     def unforeseen(self) -> list[str]:
-        """What the server's log tells of the unforeseen since the last time it was asked."""
+        """Unexpected errors in the server's log since the last call."""
         found = self.server.failures()
         fresh, self._told = found[self._told :], len(found)
         return fresh

@@ -1,4 +1,4 @@
-"""Load while things die: several lanes of people who start runs and wait for them, and know what was acknowledged."""
+"""Load during kills: concurrent clients that start runs, wait for them, and record what was acknowledged."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def lanes(*made: Lane) -> Iterator[tuple[Lane, ...]]:
 
 
 def settle(*made: Lane) -> dict[str, Any]:
-    """No more runs; wait until all are over. Gives what each run came to."""
+    """No more runs; wait until all are over. Returns what each run came to."""
     outcomes: dict[str, Any] = {}
     for lane in made:
         lane.done.set()

@@ -56,7 +56,7 @@ class Network(Protocol):
 
 
 def run(*words: str) -> str:
-    """A command that must succeed; gives its output."""
+    """A command that must succeed; returns its output."""
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(words)}: {done.stderr.strip()}"
     return done.stdout
@@ -142,7 +142,7 @@ def _netem(trouble: Trouble) -> list[str]:
 
 @contextlib.contextmanager
 def netem(server: str, agent: str) -> Iterator[Netem]:
-    """Skips where the kernel has no netem, and says so."""
+    """Skip if the kernel has no netem."""
     run("ip", "-n", server, "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", agent)
     _address(server, agent)
     if shutil.which("tc") is None:

@@ -1,4 +1,4 @@
-"""What a PostgreSQL database of ours holds, read past all of the server's code."""
+"""Reads a test's PostgreSQL database without the server's code."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class _Pair:
 
 
 class Proxy:
-    """Lives on an event loop of its own thread, so that tests of any kind may use it."""
+    """Runs on an event loop in its own thread, for use in any test."""
 
     def __init__(self, target: str) -> None:
         self._host, _, port = target.rpartition(":")

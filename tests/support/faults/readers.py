@@ -159,7 +159,7 @@ def stalled(reader: Reader) -> socket.socket:
 
 @contextlib.contextmanager
 def connections(server: Server, count: int) -> Iterator[list[socket.socket]]:
-    """So many open connections, closed in the end."""
+    """Open this many connections; closes them at the end."""
     socks = []
     try:
         for _ in range(count):
@@ -180,7 +180,7 @@ def room_for(sockets: int) -> None:
 
 
 def followers(server: Server) -> int:
-    """How many streams the server says are open."""
+    """Number of open streams according to the server."""
     text = server.call("GET", "/metrics", None).text
     return int(
         next(

@@ -80,7 +80,7 @@ async def replay(one: Reader, received: bytes) -> None:
 
 @contextlib.contextmanager
 def abuse(server: Server, path: str) -> Iterator[None]:
-    """Somebody who floods a WebSocket with pings and reads nothing, and one who comes and goes without a word."""
+    """A client that floods a WebSocket with pings and reads nothing, and one that connects and disconnects."""
     over = threading.Event()
     threads = [threading.Thread(target=act, args=(server, path, over)) for act in (_flood, _come_and_go)]
     for thread in threads:
@@ -112,4 +112,6 @@ def _flood(server: Server, path: str, over: threading.Event) -> None:
 def _come_and_go(server: Server, path: str, over: threading.Event) -> None:
     while not over.wait(0.02):
         with _connect(server, path) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, no farewell
+            sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
+            )  # a reset, no close handshake

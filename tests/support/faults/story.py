@@ -1,4 +1,4 @@
-"""Whether the entries of one run tell a story that can have happened: each change once, in order, none left out.
+"""Checks that the entries of one run are a consistent history: each change once, in order, none missing.
 
 Every entry that changes a status names the one before it, so that a change that was lost, doubled or told out of
 order shows at the next one.

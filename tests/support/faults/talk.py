@@ -1,4 +1,4 @@
-"""A run that says much, in several ways at once, and what must have become of it."""
+"""A run with much output of several kinds, and its expected result."""
 
 from __future__ import annotations
 

@@ -343,7 +343,7 @@ def _read_events(message: gateway_pb2.PushEventsRequest) -> None:
             continue
 
 
-# -- what people send -----------------------------------------------------------------------------------
+# -- REST requests --------------------------------------------------------------------------------------
 
 
 @target(b"0123abcd.12.0", b"0123abcd.999999999999999999.1", b"now", b"ffffffff.1.1")

@@ -65,7 +65,7 @@ def command(data: bytes) -> None:
 
 
 class _Report:
-    """Keeps what it is told."""
+    """Records what it receives."""
 
     def __init__(self) -> None:
         self.said: dict[str, list[str]] = {"stdout": [], "stderr": []}
@@ -222,7 +222,7 @@ def small_files(data: bytes) -> None:
             load_credential(directory, "a")
         assert Numbering(directory).next() > 0
         (directory / "agent.lock").write_bytes(data)
-        assert lock_holder(directory) is None  # nobody holds it
+        assert lock_holder(directory) is None  # not held
 
 
 # -- what the server sends ------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def sse(data: bytes) -> None:
 
 @target(b"http://127.0.0.1:8080", b"host:80/api/v1", b"http://[::1", b"http://a:b@c")
 def address(data: bytes) -> None:
-    """Where a server is, as people write it."""
+    """A server address as users write it."""
     try:
         found = server_address(data.decode("utf-8", "replace"))
     except BadAddress:
@@ -347,7 +347,7 @@ def frames(*parts: tuple[int, bytes]) -> bytes:
 def websocket(data: bytes) -> None:
     """Frames of any bytes, however they are cut: the same messages, the same end, nothing beyond the bound.
 
-    Of what comes in one piece with an end of the connection, less may be heard.
+    Data that arrives together with the close may be truncated.
     """
     pieces = [piece for piece in Source(data).pieces() if piece]
     (some, over), (less, over_too) = (asyncio.run(heard(cut)) for cut in (pieces, [b"".join(pieces)]))

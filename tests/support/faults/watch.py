@@ -1,4 +1,4 @@
-"""What a server is like while something goes on: how much memory it has, how long others wait for it."""
+"""Memory and response times of a server under load."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Memory:
 
 
 class Pulse:
-    """Somebody who asks ``/healthz`` all the time, on a new connection each, and how long he waited.
+    """Polls ``/healthz`` continuously, on a new connection each, and records response times.
 
     In a process of its own: it must measure the server, not how busy the test is. What counts is how much the
     server worked for others meanwhile, so that neither a busy nor a slow machine makes a difference.

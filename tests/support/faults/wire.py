@@ -1,4 +1,4 @@
-"""Run as a program: carry IP packets between two TUN devices, as badly as it is told to.
+"""Program that forwards IP packets between two TUN devices with configurable faults.
 
 Arguments: the two file descriptors, and a seed. Each line on stdin is JSON: the troubles of the two directions
 (see ``support.faults.netns.Trouble``), from then on. It does what netem does where the kernel has none.
@@ -51,7 +51,7 @@ class Direction:
         heapq.heappush(self.waiting, (due, next(self.count), packet))
 
     def pass_on(self) -> float:
-        """Send what is due; gives the seconds until more is."""
+        """Send what is due; returns the seconds until more is."""
         while self.waiting and self.waiting[0][0] <= time.monotonic():
             packet = heapq.heappop(self.waiting)[2]
             try:

@@ -1,4 +1,4 @@
-"""An agent that does its steps by the contract and writes down every word the server has acknowledged.
+"""An agent that follows the contract and records every acknowledged report.
 
 The server dies and comes back meanwhile: each word is repeated until it is acknowledged, under the same number
 and id. In the end the journal must hold each of them once and in order, and nothing else (``check``).
@@ -145,7 +145,7 @@ class Witness:
     # -- what came of it --------------------------------------------------------------------------------
 
     def check(self, journal: Journal) -> None:
-        """The journal has every acknowledged word once, in the order of the acknowledgements, and no other."""
+        """The journal has every acknowledged report once, in the order of the acknowledgements, and no other."""
         lines: dict[str, list[str]] = defaultdict(list)
         told: dict[str, list[tuple[str, Any]]] = defaultdict(list)
         states: dict[str, list[str]] = defaultdict(list)
