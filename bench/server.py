@@ -21,9 +21,9 @@ from pilothouse.access.model import SYSTEM
 from pilothouse.engine import store
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import Engine, NewRun
+from pilothouse.engine.standing import run_keys
 from pilothouse.engine.streams.framing import Framing
 from pilothouse.engine.streams.stella import RunMessages
-from pilothouse.engine.standing import run_keys
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity import store as identity_store
 from pilothouse.journal import WireFormat
