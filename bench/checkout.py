@@ -69,8 +69,8 @@ def measure(lab: Lab, options: Options) -> Iterator[Row]:
     _build(source, files)
     with lab.server(max_blob=LIMIT) as server, _agent(lab, server) as client:
         first = client.run(source)
-        ready = [_again(lab, source, client, spare=True) for _ in range(RUNS)]
-        bare = [_again(lab, source, client, spare=False) for _ in range(RUNS)]
+        ready = [_again(lab, source, client, copy=True) for _ in range(RUNS)]
+        bare = [_again(lab, source, client, copy=False) for _ in range(RUNS)]
     clone = median([_clone(source, lab.directory / f"clone-{number}") for number in range(RUNS)])
     size = f"{files * FILE // MIB} MiB"
     yield Row(
@@ -115,15 +115,15 @@ def _build(source: Path, files: int) -> None:
     _git(source, "commit", "-q", "-m", "everything")
 
 
-def _again(lab: Lab, source: Path, client: _Client, *, spare: bool) -> Ran:
-    """Another run, with one file changed. ``spare``: whether the agent has a prepared copy of the last tree."""
+def _again(lab: Lab, source: Path, client: _Client, *, copy: bool) -> Ran:
+    """Another run, with one file changed. ``copy``: the agent has a copy of the last tree ready, or else none."""
     objects = lab.directory / "agent" / "objects"
     deadline = time.monotonic() + SPARE_WITHIN
-    while not (found := list(objects.glob("*/spare.json"))):
+    while not (found := list(objects.glob("*/copy.json"))):
         if time.monotonic() > deadline:
             raise RuntimeError("the agent makes no copy of the tree")
         time.sleep(0.1)
-    if not spare:
+    if not copy:
         found[0].unlink()
     (source / "000" / "01").write_bytes(os.urandom(100))
     _git(source, "commit", "-q", "-a", "-m", "change")

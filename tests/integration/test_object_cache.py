@@ -157,8 +157,8 @@ LEFTOVERS = {
     "tree.half": "{",
     "tree/stray": "of a commit that was never finished",
     "packs/3.half": "[",
-    "spare/stray": "half copied",
-    "spare.index": "half an index",
+    "copy/stray": "half copied",
+    "copy.index": "half an index",
     "taken-1/stray": "on its way to a workspace",
     "taken-1.index": "and its index",
     "taken-2.index": "and another's",
@@ -178,7 +178,7 @@ async def test_what_a_killed_agent_has_left_breaks_nothing(tmp_path: Path, sourc
     there = await reborn.lay_out(checkout_of(source), "after")
     assert contents(there) == contents(source)
     assert list((cached(desk) / "incoming").iterdir()) == []
-    assert [path.name for path in cached(desk).iterdir() if path.name.startswith(("spare", "taken"))] == []
+    assert [path.name for path in cached(desk).iterdir() if path.name.startswith(("copy", "taken"))] == []
     await reborn.layout.clean()
     assert [path.name for path in (desk.root / "objects").iterdir() if path.name.startswith(".")] == []
 

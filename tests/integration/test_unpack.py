@@ -374,7 +374,7 @@ async def test_a_failing_unpacker_is_distinguished_from_a_bad_archive(
 
     monkeypatch.setattr(desk.children, "run", run)
     with pytest.raises(WorkspaceError) as error:
-        await desk.layout.place(Path("/nowhere"), do="copy")
+        await desk.layout.file_operation(Path("/nowhere"), do="copy")
     assert error.value.code == code
     assert said in str(error.value)
     assert "cannot import" not in str(error.value), "it may hold names of files"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pilothouse.engine.name_checks import check_names
 from pilothouse.engine.names import NamesUsed, NameUse, names_of
-from pilothouse.engine.naming import check_names
 from pilothouse.pipelines.compile import compile_spec
 from pilothouse.pipelines.spec import Spec, SpecError, parse_spec
 from pilothouse.pipelines.spec.places import located

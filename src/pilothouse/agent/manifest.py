@@ -1,4 +1,4 @@
-"""The manifest of a checkout (docs/checkout.md), checked: nothing in it is trusted. Pure."""
+"""Parses and validates the manifest of a checkout (docs/checkout.md), which is not trusted. Pure."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ SETTINGS = {"autocrlf": ("true", "input"), "eol": ("crlf", "lf")}
 
 
 class ManifestInvalid(Exception):
-    """The checkout cannot be laid out as its manifest says."""
+    """The manifest is invalid, or the checkout does not match it."""
 
     code = "MANIFEST_INVALID"
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """One repository of a work tree. ``number`` is its place in the manifest, ``path`` empty for the top.
+    """One repository of a work tree. ``number``: its index in the manifest; ``path``: empty for the top.
 
-    ``settings``: core.autocrlf and core.eol, where given.
+    ``settings``: core.autocrlf and core.eol, if given.
     """
 
     number: int
@@ -48,13 +48,13 @@ class Repository:
 
     @property
     def depth(self) -> int:
-        """How far below the top it lies."""
+        """The nesting depth below the top."""
         return len(self.path.split("/")) if self.path else 0
 
 
 def read_manifest(text: bytes, packs: Collection[str]) -> list[Repository]:
-    """The repositories, parents before children; none for a plain directory. ``packs``: the sha256 of those that
-    the server announced. Raises ManifestInvalid."""
+    """The repositories, parents before children; none for a plain directory. ``packs``: the sha256 of the packs
+    announced by the server. Raises ManifestInvalid."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -112,7 +112,7 @@ def _repository(number: int, fields: Any, packs: Collection[str]) -> Repository:
 
 
 def without_credentials(origin: str) -> str:
-    """A remote's address without password, and without user where that is one (http)."""
+    """A remote's URL without password, and for http(s) without user name, which may be a token."""
     if "://" not in origin:
         return origin
     try:

@@ -1,19 +1,20 @@
-"""Lays files out, as a process of its own, with a job on standard input (see ``children.script``).
+"""File operations of a checkout in a child process, with a job on standard input (see ``children.script``).
 
-What it can do, each a JSON object with ``do``:
+A job is a JSON object with one of these values of ``do``:
 
-- ``copy``: copy the files of a pristine ``tree`` into ``into``, as its ``index`` lists them, without those of
-  ``skip``; write the index anew to ``new_index`` with what the copies' stat says, so that git believes it without
-  reading a file again.
-- ``merge``: apply ``deleted`` (pairs of a directory and a file of paths that end with NUL), then move everything
-  below ``files`` into ``into``, where a file takes the place of a directory and the reverse. The ``repositories``
-  (directories) must be there afterwards: git is to run in them, and in nothing that a link leads to. In ``indexes``
-  (directory, file, object format each) git is to look at the moved files anew.
-- ``give``: nothing but what ``owner`` (uid, gid; null: nobody) asks for, which the others do too: all below ``into``
-  belongs to them, except hard-linked packs, which are the cache's.
+- ``copy``: copy the files of a pristine ``tree`` that its ``index`` lists, except those in ``skip``, into ``into``;
+  write the index to ``new_index`` with the stat data of the copies, so that git does not read the files again.
+- ``merge``: apply ``deleted`` (pairs of a directory and a file of NUL-terminated paths), then move everything below
+  ``files`` into ``into``, where files replace directories and the reverse. Each of ``repositories`` must then be a
+  real directory, since git will run there. In ``indexes`` (directory, file, object format each), mark the moved files
+  so that git compares their contents.
+- ``chown``: only change the owner.
 
-Paths are relative to ``root``. Nobody else writes there, and every directory on a way is looked at: no link is
-followed. The answer is ``{}`` or ``{"error"}``.
+``merge`` and ``chown`` change the owner of everything below ``into`` to ``owner`` (uid, gid; null: no change), except
+hard-linked packs, which belong to the cache.
+
+Paths are relative to ``root``, which is private. Every directory of a path is checked: no link is followed. The
+answer is ``{}`` or ``{"error"}``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from typing import Any, NamedTuple
 from pilothouse.agent.unpack import Refused, checked, shown
 
 THREADS = 4
-BATCH = 64  # files a thread copies at a time
+BATCH = 64  # files that a thread copies per task
 FICLONE = 0x40049409
 ENTRY = struct.Struct(">10I")
 EXTENDED = 0x4000
@@ -45,7 +46,7 @@ LINK, GITLINK = 0o120000, 0o160000
 
 
 class Entry(NamedTuple):
-    """One entry of an index; ``at`` is where it begins."""
+    """One entry of an index; ``at``: its offset."""
 
     path: bytes
     mode: int
@@ -53,7 +54,7 @@ class Entry(NamedTuple):
 
 
 class Index:
-    """An index file of version 2 or 3, as our own git writes it."""
+    """An index file of version 2 or 3, as written by the agent's git."""
 
     def __init__(self, data: bytes, hash_size: int) -> None:
         self._data, self._hash_size = bytearray(data), hash_size
@@ -73,12 +74,12 @@ class Index:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Bytes of all files, and how many there are."""
+        """Total bytes and number of files."""
         sizes = (struct.unpack_from(">I", self._data, entry.at + 36)[0] for entry in self.entries)
         return sum(sizes), len(self.entries)
 
     def put(self, entry: Entry, found: os.stat_result) -> None:
-        """What the file of this entry looks like."""
+        """Set the stat data of this entry."""
         seconds, nanoseconds = divmod(found.st_ctime_ns, 10**9)
         changed, parts = divmod(found.st_mtime_ns, 10**9)
         fields = (seconds, nanoseconds, changed, parts, found.st_dev, found.st_ino)
@@ -86,11 +87,11 @@ class Index:
         ENTRY.pack_into(self._data, entry.at, *(number & 0xFFFFFFFF for number in numbers))
 
     def forget(self, entry: Entry) -> None:
-        """git is to compare the file's content, whatever its size: line ends may differ and mean nothing."""
+        """Clear the stat data, so that git compares the contents, even if the size differs (line ends)."""
         ENTRY.pack_into(self._data, entry.at, *(0, 0, 0, 0, 0, 0), entry.mode, *(0, 0, 0))
 
     def written(self) -> bytes:
-        """The file; of the extensions only the trees, which do not change with the stats."""
+        """The file's bytes; of the extensions only the cached trees, which do not depend on stat data."""
         body = bytes(self._data[: self._end])
         at, last = self._end, len(self._data) - self._hash_size
         while at < last:
@@ -102,7 +103,7 @@ class Index:
 
 
 class Copying:
-    """The files of one tree into one directory. The descriptors are of both, so that paths are short."""
+    """Copies the files of a tree to a directory, relative to descriptors of both, which keeps paths short."""
 
     def __init__(self, source: int, target: int, owner: list[int] | None) -> None:
         self._source, self._target, self._owner = source, target, owner
@@ -111,7 +112,7 @@ class Copying:
         self._others: set[bytes] = set()
 
     def run(self, index: Index, skip: set[bytes]) -> None:
-        """Copy all, then put into the index what became of it."""
+        """Copy all files, then update the index."""
         files, links = [], []
         for entry in index.entries:
             parent = os.path.dirname(entry.path)
@@ -155,7 +156,7 @@ class Copying:
             mode = 0o755 if entry.mode & 0o100 else 0o644
             try:
                 target = os.open(entry.path, flags, mode, dir_fd=self._target)
-            except FileExistsError:  # something of the repository around this one
+            except FileExistsError:  # written by the enclosing repository
                 _remove(entry.path, self._target)
                 target = os.open(entry.path, flags, mode, dir_fd=self._target)
             try:
@@ -175,7 +176,7 @@ class Copying:
                 fcntl.ioctl(target, FICLONE, source)
                 return
             except OSError:
-                self._clones = False  # this file system has no such thing
+                self._clones = False  # not supported by this file system
         while self._ranges and size:
             try:
                 copied = os.copy_file_range(source, target, size)
@@ -208,7 +209,7 @@ class Copying:
 
 
 def copy(job: dict[str, Any]) -> None:
-    """See above."""
+    """``copy``: see the docstring of the module."""
     hash_size = HASH_SIZES[job["object_format"]]
     with open(job["index"], "rb") as file:
         index = Index(file.read(), hash_size)
@@ -221,7 +222,7 @@ def copy(job: dict[str, Any]) -> None:
 
 
 def is_real(path: bytes) -> bool:
-    """Whether it is a directory, and each one on the way to it no link."""
+    """Whether the path is a directory that contains no symbolic links."""
     at = b""
     for part in path.split(b"/"):
         at = os.path.join(at, part)
@@ -234,7 +235,7 @@ def is_real(path: bytes) -> bool:
 
 
 def make_real(root: bytes, path: bytes) -> None:
-    """A directory below ``root`` and all on the way to it, as directories; what is in the way goes."""
+    """Create a directory below ``root`` and its parents; anything else at these paths is removed."""
     at = root
     for part in filter(None, path.split(b"/")):
         at = os.path.join(at, part)
@@ -258,7 +259,7 @@ def _remove(path: bytes, parent: int) -> None:
 
 
 def merge(job: dict[str, Any]) -> None:
-    """See above."""
+    """``merge``: see the docstring of the module."""
     for directory, file in job["deleted"]:
         real: set[bytes] = {b""}
         for path in _paths(file):
@@ -272,7 +273,7 @@ def merge(job: dict[str, Any]) -> None:
 
 
 def _forget(directory: bytes, file: str, hash_size: int, moved: set[bytes]) -> None:
-    """The index knows nothing any more of files that others have replaced."""
+    """Clear the stat data of replaced files in an index."""
     with open(file, "rb") as opened:
         index = Index(opened.read(), hash_size)
     replaced = [one for one in index.entries if _within(os.path.join(directory, one.path), moved)]
@@ -290,7 +291,7 @@ def _within(path: bytes, moved: set[bytes]) -> bool:
 
 
 def delete(path: bytes, real: set[bytes]) -> None:
-    """A file of the work tree, and the directories that it leaves empty. ``real``: known to be no links."""
+    """Delete a file of the work tree and parents that are then empty. ``real``: directories known not to be links."""
     parent = os.path.dirname(path)
     at = b""
     for part in filter(None, parent.split(b"/")) if parent not in real else ():
@@ -304,7 +305,7 @@ def delete(path: bytes, real: set[bytes]) -> None:
             real.add(at)
     try:
         if stat.S_ISDIR(os.lstat(path).st_mode):
-            os.rmdir(path)  # of a submodule that is gone
+            os.rmdir(path)  # the directory of a removed submodule
         else:
             os.unlink(path)
     except OSError as error:
@@ -318,7 +319,7 @@ def delete(path: bytes, real: set[bytes]) -> None:
 
 
 def move(source: bytes, target: bytes) -> set[bytes]:
-    """Everything in one directory into the other, over what is there. Gives the paths that were moved to."""
+    """Move everything in one directory into the other, replacing files. Returns the new paths."""
     waiting, moved = [(source, target)], set()
     while waiting:
         source, target = waiting.pop()
@@ -344,8 +345,8 @@ def move(source: bytes, target: bytes) -> set[bytes]:
     return moved
 
 
-def give(root: bytes, owner: list[int] | None) -> None:
-    """All below and the directory itself, except packs, which may be hard links of the cache's."""
+def chown(root: bytes, owner: list[int] | None) -> None:
+    """Change the owner of a directory and its contents, except packs, which may be hard links to the cache."""
     if owner is None:
         return
     os.chown(root, *owner, follow_symlinks=False)
@@ -369,7 +370,7 @@ def _paths(file: str) -> Iterator[bytes]:
 
 
 def main() -> None:
-    """Read the job, do it, print the answer."""
+    """Read the job, run it, print the answer."""
     job = json.load(sys.stdin)
     os.umask(0o022)
     if job.get("leisurely"):
@@ -380,8 +381,8 @@ def main() -> None:
             copy(job)
         if job["do"] == "merge":
             merge(job)
-        if job["do"] in ("merge", "give"):
-            give(os.fsencode(job["into"]) or b".", job["owner"])
+        if job["do"] in ("merge", "chown"):
+            chown(os.fsencode(job["into"]) or b".", job["owner"])
         answer = {}
     except Refused as refused:
         answer = {"error": str(refused)}

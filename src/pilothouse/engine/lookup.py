@@ -1,4 +1,4 @@
-"""Jobs and step runs by their ids, also those to which nothing has happened yet and which have no row; reads only."""
+"""Finds jobs and step runs by id, including those without a row because they have not changed yet; read only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pilothouse.engine.unstarted import find_unstarted
 
 
 def find_step_run(conn: Connection, step_run_id: str) -> Place | None:
-    """A step run with its run as stored."""
+    """A step run and its stored run."""
     at = read_place(conn, step_run_id)
     if at is not None:
         return at
@@ -26,7 +26,7 @@ def find_step_run(conn: Connection, step_run_id: str) -> Place | None:
 
 
 def find_step_runs(conn: Connection, wanted: Collection[str]) -> list[Part]:
-    """Those of these step runs that there are."""
+    """The existing ones of these step runs."""
     parts = status_store.find_attempts(conn, wanted)
     missing = set(wanted) - {part.id for part in parts}
     for run in _runs_of(conn, missing):
@@ -39,7 +39,7 @@ def find_step_runs(conn: Connection, wanted: Collection[str]) -> list[Part]:
 
 
 def find_jobs(conn: Connection, wanted: Collection[str]) -> list[Part]:
-    """Those of these jobs that there are."""
+    """The existing ones of these jobs."""
     parts = status_store.find_jobs(conn, wanted)
     missing = set(wanted) - {part.id for part in parts}
     for run in _runs_of(conn, missing):
@@ -48,13 +48,13 @@ def find_jobs(conn: Connection, wanted: Collection[str]) -> list[Part]:
 
 
 def jobs_named(conn: Connection, run_ids: Collection[str], name: str) -> list[str]:
-    """The ids of the jobs of that name in these runs."""
+    """The ids of jobs with this name in these runs."""
     runs = (store.load_run(conn, run_id) for run_id in sorted(run_ids))
     return [job.id for run in runs if run is not None for job in run.jobs if job.name == name]
 
 
 def _runs_of(conn: Connection, parts: Collection[str]) -> Iterator[Run]:
-    """The runs from whose ids these may have been derived."""
+    """The runs from whose ids these ids may have been derived."""
     candidates = {run_id for id in parts for run_id in store.runs_between(conn, *ids.run_ids_around(id))}
     for run_id in sorted(candidates):
         run = store.load_run(conn, run_id)

@@ -1,6 +1,6 @@
-"""Graphs of runs that were stored before runs had graphs of their own: as the JSON form of ``pipeline.v1.Spec``.
+"""Reads graphs that were stored as the JSON form of ``pipeline.v1.Spec``, up to release 0.1.0; pure.
 
-Up to release 0.1.0. What is read here was checked when it was stored; pure.
+They were validated when they were stored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a run has all the variables and secrets that its spec names; pure."""
+"""Checks that a run has all variables and secrets that its spec names; pure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pilothouse.engine.problems import MAX_PROBLEMS, SpecError, SpecProblem, did
 def check_names(
     used: NamesUsed, declared: Collection[str], given: Collection[str], missing_secrets: Iterable[str]
 ) -> None:
-    """Refuse what would fail only when a step starts, or be without any effect.
+    """Check for missing secrets and variables, and for given variables that are not used.
 
-    ``declared``: the variables that have a value already; ``given``: those given for this run alone. Raises
-    SpecError; its problems have paths, but no lines.
+    ``declared``: the variables with a value in the spec; ``given``: those given for this run. Raises SpecError, whose
+    problems have paths, but no lines.
     """
     problems = [
         *_missing_variables(used, {*declared, *given}),
@@ -37,7 +37,7 @@ def _unused_variables(
     used: NamesUsed, declared: Collection[str], given: Collection[str]
 ) -> Iterator[SpecProblem]:
     known = {*declared, *used.variables, *used.optional_variables}
-    if used.computed or not known:  # any may be meant, or none is misspelled
+    if used.computed or not known:  # any variable may be used, or there is none to compare with
         return
     for name in given:
         if name not in known:

@@ -1,8 +1,8 @@
-"""The guard process: starts supervisors of steps, and when the agent dies sees that nothing of it is left.
+"""The guard process: starts the supervisors of steps, and ends all processes of the agent when the agent dies.
 
-`python -I -S guarding.py FD`, where FD is a socket to the agent. It says once how it can kill (`{"backend": …, "why":
-…}`). A packet `supervisor` asks for one, and brings the supervisor's end of a socket to the agent; `watch PID` and
-`forget PID` name children of the agent's own (`git`, say) that must not outlive it.
+`python -I -S guard_process.py FD`, where FD is a socket to the agent. It first sends its backend (`{"backend": …,
+"why": …}`). The packet `supervisor` starts a supervisor, and carries the supervisor's end of a socket to the agent;
+`watch PID` and `forget PID` name children of the agent (such as `git`) that must not outlive it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pilothouse.agent.reaping.groups import Groups
 from pilothouse.agent.reaping.packets import receive
 from pilothouse.agent.reaping.supervisor import Supervisor, do_nothing, wakeups
 
-END_WITHIN = 3.0  # seconds the supervisors have to kill what is left once the agent is gone
-_ORPHANS = 0.02  # seconds between two looks at orphans that are being killed
-_AT_ONCE = 100  # children waited for before the agent is heard again
+END_WITHIN = 3.0  # seconds for the supervisors to kill all processes when the agent has ended
+_ORPHANS = 0.02  # seconds between checks for orphans that are being killed
+_AT_ONCE = 100  # children that are reaped before requests of the agent are read again
 
 
 class GuardProcess:
@@ -35,11 +35,11 @@ class GuardProcess:
         self._agent, self._groups = agent, groups
         self._supervisors: set[int] = set()
         self._watched: dict[int, processes.Process] = {}
-        self._alive, self._own = os.pipe()  # the supervisors know by it that this process is gone
+        self._alive, self._own = os.pipe()  # supervisors detect the end of this process by the closed pipe
         self._wake = wakeups()
 
     def serve(self) -> None:
-        """Until the agent is gone and everything has ended."""
+        """Serve until the agent and all its processes have ended."""
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         poll.register(self._agent, select.POLLIN)
@@ -48,12 +48,12 @@ class GuardProcess:
             ready = [fd for fd, _ in poll.poll(_ORPHANS * 1000 if orphans else None)]
             if self._wake in ready:
                 os.read(self._wake, 4096)
-            if self._agent.fileno() in ready and not self._hear():
+            if self._agent.fileno() in ready and not self._handle_request():
                 break
         self._finish()
 
-    def _hear(self) -> bool:
-        """Do what the agent asks for. False: it is gone."""
+    def _handle_request(self) -> bool:
+        """Handle a request of the agent. False: the agent has ended."""
         packet, fds = receive(self._agent, 1)
         if not packet:
             return False
@@ -67,7 +67,7 @@ class GuardProcess:
         return True
 
     def _start(self, fds: list[int]) -> None:
-        """Fork a supervisor that talks to the agent over this socket."""
+        """Fork a supervisor that communicates with the agent over this socket."""
         pid = os.fork()
         if not pid:
             self._supervise(*fds)
@@ -84,9 +84,9 @@ class GuardProcess:
             os._exit(0)
 
     def _reap(self) -> bool:
-        """Wait for whom it can; whether there are orphans: of a supervisor that was killed, by its step perhaps.
+        """Reap children; returns whether there are orphans of a supervisor that was killed, for example by its step.
 
-        A supervisor that its step has stopped goes on at once.
+        A stopped supervisor is continued, and orphans are killed.
         """
         for _ in range(_AT_ONCE):
             try:
@@ -127,7 +127,7 @@ def main(fd: int, wanted: str = "") -> None:
     groups, why = choose(wanted)
     agent.send(json.dumps({"backend": groups.backend, "why": why}).encode())
     gc.disable()
-    gc.freeze()  # forks share what is there now
+    gc.freeze()  # forks share the objects that exist now
     GuardProcess(agent, groups).serve()
 
 

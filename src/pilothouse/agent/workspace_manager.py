@@ -1,4 +1,4 @@
-"""Which workspace a step gets: laid out anew, as its job left it, or none because it is gone."""
+"""Prepares workspaces for steps, shares them between concurrent steps of a job, and removes unused ones."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pilothouse.wire.agent.v1 import agent_pb2 as pb
 
 SWEEP_EVERY = 600.0  # seconds, at most
 
-log = structlog.get_logger("agent.workrooms")
+log = structlog.get_logger("agent.workspaces")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Guest:
-    """Who is in a room. `ready` is set once its workspace is laid out, and cleared when it leaves."""
+class _Use:
+    """The use of a workspace by one attempt. `ready` is set while its workspace is prepared and in use."""
 
     job_id: str
     step_index: int
@@ -35,9 +35,9 @@ class _Guest:
     cancel: asyncio.Event
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def bears(self, other: _Guest) -> bool:
-        """Whether the other may come in while this one is here: a later step of the job beside one that runs in
-        the background. Not beside an attempt that is dying, nor an attempt beside an earlier one of its step."""
+    def allows(self, other: _Use) -> bool:
+        """Whether ``other`` may use the workspace at the same time: only another step of the same job, while this
+        one is a background step that is not being cancelled."""
         return (
             self.background
             and self.ready.is_set()
@@ -49,26 +49,27 @@ class _Guest:
 
 
 @dataclass(slots=True)
-class _Room:
-    """A workspace that somebody uses or waits for. `doomed`: it goes with the last who leaves."""
+class _State:
+    """A workspace in use. `references`: number of current and waiting uses; `changed` is set when a use begins or
+    ends; `remove_when_unused`: it is removed at the end of its last use."""
 
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    guests: list[_Guest] = field(default_factory=list)
-    interested: int = 0
-    doomed: bool = False
+    uses: list[_Use] = field(default_factory=list)
+    references: int = 0
+    remove_when_unused: bool = False
 
-    def bears(self, guest: _Guest) -> bool:
-        """Whether everybody in it does."""
-        return all(there.bears(guest) for there in self.guests)
+    def allows(self, use: _Use) -> bool:
+        """Whether all current uses allow this one."""
+        return all(there.allows(use) for there in self.uses)
 
-    def tell(self) -> None:
-        """Those who wait may look again."""
+    def notify(self) -> None:
+        """Wake up waiting uses, which then check again."""
         self.changed.set()
         self.changed = asyncio.Event()
 
 
-class Workrooms:
-    """The workspaces below `root`. `keep`: seconds that one nobody uses stays."""
+class WorkspaceManager:
+    """The workspaces below `root`. `keep`: seconds after which an unused workspace is removed."""
 
     def __init__(
         self, root: Path, owner: tuple[int, int] | None, layout: Layout, agent_id: str, keep: float
@@ -79,43 +80,43 @@ class Workrooms:
         self._layout = layout
         self._agent_id = agent_id
         self._keep = keep
-        self._rooms: dict[str, _Room] = {}
+        self._states: dict[str, _State] = {}
         self._afterwards: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
     async def use(self, message: pb.StepRun, cancel: asyncio.Event) -> AsyncIterator[Path]:
-        """The step's workspace: its own while in the context, or shared with background steps of its job.
+        """The step's workspace: used exclusively while in the context, or shared with background steps of its job.
 
         Raises StepImpossible, StepCancelled, WorkspaceError, OSError.
         """
         name = _name(message)
         path = self._workspaces.path(name)
         fresh = message.fresh_workspace
-        guest = _Guest(message.job_id, message.step_index, message.background, fresh, cancel)
-        async with self._room(name, guest) as room:
+        use = _Use(message.job_id, message.step_index, message.background, fresh, cancel)
+        async with self._enter(name, use) as state:
             if fresh:
                 await self._lay_out(name, message, cancel)
             elif not await asyncio.to_thread(path.is_dir):
                 gone = f"the workspace of this job is gone from agent {self._agent_id} (rerun the whole run)"
                 raise StepImpossible(gone)
-            guest.ready.set()
-            room.tell()
+            use.ready.set()
+            state.notify()
             try:
                 yield path
             finally:
                 with contextlib.suppress(FileNotFoundError):  # the step itself may have removed it
-                    os.utime(path)  # the sweep goes by it, also after a restart of the agent
+                    os.utime(path)  # read by the sweep, also after a restart of the agent
 
     async def remove(self, message: pb.StepRun) -> None:
-        """The job is over: its workspace goes when the last who is in it has left."""
-        room = self._rooms.get(_name(message))
-        if room is not None and room.guests:
-            room.doomed = True
+        """Remove the workspace of a finished job, at the end of its last use."""
+        state = self._states.get(_name(message))
+        if state is not None and state.uses:
+            state.remove_when_unused = True
         else:
             await self._remove(_name(message))
 
     async def sweep(self) -> None:
-        """Removes what has not been used for long; until cancelled."""
+        """Remove unused workspaces periodically, until cancelled."""
         await self._workspaces.discard_leftovers(self._leftovers)
         await self._layout.clean()
         while True:
@@ -124,15 +125,15 @@ class Workrooms:
             await asyncio.sleep(min(SWEEP_EVERY, max(0.05, self._keep / 4)))
 
     async def close(self) -> None:
-        """End what goes on beside the steps."""
+        """Cancel the background maintenance of the object cache."""
         if self._afterwards is not None:
             self._afterwards.cancel()
             await asyncio.wait({self._afterwards})
 
     async def _sweep_one(self, name: str) -> None:
-        if name in self._rooms:
+        if name in self._states:
             return
-        async with self._room(name, _Guest("", -1, background=False, fresh=True, cancel=asyncio.Event())):
+        async with self._enter(name, _Use("", -1, background=False, fresh=True, cancel=asyncio.Event())):
             try:
                 idle = time.time() - self._workspaces.path(name).stat().st_mtime
                 if idle > self._keep:
@@ -142,29 +143,29 @@ class Workrooms:
                 log.warning("agent.workspace_not_removed", workspace=name, reason=str(error))
 
     @contextlib.asynccontextmanager
-    async def _room(self, name: str, guest: _Guest) -> AsyncIterator[_Room]:
-        room = self._rooms.setdefault(name, _Room())
-        room.interested += 1
+    async def _enter(self, name: str, use: _Use) -> AsyncIterator[_State]:
+        state = self._states.setdefault(name, _State())
+        state.references += 1
         try:
-            while not room.bears(guest):
-                await _unless(guest.cancel, room.changed.wait())
-            room.guests.append(guest)
+            while not state.allows(use):
+                await _unless(use.cancel, state.changed.wait())
+            state.uses.append(use)
             try:
-                yield room
+                yield state
             finally:
-                guest.ready.clear()
-                if room.doomed and room.guests == [guest]:
-                    room.doomed = False
+                use.ready.clear()
+                if state.remove_when_unused and state.uses == [use]:
+                    state.remove_when_unused = False
                     await asyncio.shield(self._remove(name))
-                room.guests.remove(guest)
-                room.tell()
+                state.uses.remove(use)
+                state.notify()
         finally:
-            room.interested -= 1
-            if not room.interested:
-                del self._rooms[name]
+            state.references -= 1
+            if not state.references:
+                del self._states[name]
 
     async def _remove(self, name: str) -> None:
-        """What cannot be removed is logged, and left to the sweep."""
+        """Remove a workspace. A failure is logged; the sweep tries again."""
         try:
             await self._workspaces.remove(name)
         except (WorkspaceError, OSError) as error:
@@ -192,7 +193,7 @@ def _name(message: pb.StepRun) -> str:
 
 
 async def _unless(cancel: asyncio.Event, work: Coroutine[Any, Any, object]) -> None:
-    """Await the work. Raises StepCancelled, and has ended it, if the event comes first."""
+    """Await ``work``. If ``cancel`` is set first, cancels it and raises StepCancelled."""
     doing = asyncio.ensure_future(work)
     try:
         if await race(doing, cancel, None) != "done":

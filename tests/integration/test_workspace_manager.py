@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pilothouse.agent.errors import StepCancelled, StepImpossible
-from pilothouse.agent.workrooms import Workrooms
+from pilothouse.agent.workspace_manager import WorkspaceManager
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 from support.layouts import Desk
 from support.waiting import eventually
@@ -19,22 +19,22 @@ JOB = "job"
 
 
 class Stay:
-    """One attempt in a workroom; it stays until released."""
+    """One attempt that uses a workspace until :meth:`left`."""
 
-    def __init__(self, rooms: Workrooms, **fields: Any) -> None:
+    def __init__(self, workspaces: WorkspaceManager, **fields: Any) -> None:
         self.message = pb.StepRun(**{"job_id": JOB, "workspace": "ws", **fields})
         self.cancel = asyncio.Event()
         self._leave = asyncio.Event()
         self.inside = False
-        self._rooms = rooms
+        self._workspaces = workspaces
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        async with self._rooms.use(self.message, self.cancel):
+        async with self._workspaces.use(self.message, self.cancel):
             self.inside = True
             await self._leave.wait()
             if self.message.last_in_job:
-                await self._rooms.remove(self.message)
+                await self._workspaces.remove(self.message)
         self.inside = False
 
     async def entered(self) -> Stay:
@@ -54,75 +54,77 @@ class Stay:
 
 
 @pytest.fixture
-async def rooms(tmp_path: Path) -> Workrooms:
+async def workspaces(tmp_path: Path) -> WorkspaceManager:
     desk = Desk(tmp_path)
-    return Workrooms(desk.root / "work", None, desk.layout, "a1", keep=3600)
+    return WorkspaceManager(desk.root / "work", None, desk.layout, "a1", keep=3600)
 
 
 def path(tmp_path: Path) -> Path:
     return tmp_path / "agent" / "work" / "ws"
 
 
-async def first(rooms: Workrooms, **fields: Any) -> Stay:
-    return await Stay(rooms, fresh_workspace=True, **fields).entered()
+async def first(workspaces: WorkspaceManager, **fields: Any) -> Stay:
+    return await Stay(workspaces, fresh_workspace=True, **fields).entered()
 
 
-async def test_one_at_a_time(rooms: Workrooms) -> None:
-    one = await first(rooms)
-    two = Stay(rooms, step_index=1)
+async def test_one_at_a_time(workspaces: WorkspaceManager) -> None:
+    one = await first(workspaces)
+    two = Stay(workspaces, step_index=1)
     assert await two.waits()
     await one.left()
     await (await two.entered()).left()
 
 
-async def test_later_steps_run_beside_one_in_the_background(rooms: Workrooms, tmp_path: Path) -> None:
-    service = await first(rooms, background=True)
+async def test_later_steps_run_beside_one_in_the_background(
+    workspaces: WorkspaceManager, tmp_path: Path
+) -> None:
+    service = await first(workspaces, background=True)
     (path(tmp_path) / "made by the service").touch()
-    test = await Stay(rooms, step_index=1).entered()
-    late = Stay(rooms, step_index=2)
+    test = await Stay(workspaces, step_index=1).entered()
+    late = Stay(workspaces, step_index=2)
     assert await late.waits(), "but not beside each other"
     await test.left()
     await late.entered()
     assert (path(tmp_path) / "made by the service").exists()
-    another = await Stay(rooms, step_index=3, background=True).waits()
+    another = await Stay(workspaces, step_index=3, background=True).waits()
     assert another, "a foreground step is still there"
     await late.left()
     await service.left()
 
 
-async def test_several_in_the_background(rooms: Workrooms) -> None:
-    services = [await first(rooms, background=True)]
-    services.append(await Stay(rooms, background=True, step_index=1).entered())
-    test = await Stay(rooms, step_index=2).entered()
+async def test_several_in_the_background(workspaces: WorkspaceManager) -> None:
+    services = [await first(workspaces, background=True)]
+    services.append(await Stay(workspaces, background=True, step_index=1).entered())
+    test = await Stay(workspaces, step_index=2).entered()
     for stay in (*services, test):
         await stay.left()
 
 
-async def test_an_attempt_waits_for_the_one_before_it(rooms: Workrooms) -> None:
-    service = await first(rooms, background=True)
-    again = Stay(rooms, background=True, step_index=0)
+async def test_an_attempt_waits_for_the_one_before_it(workspaces: WorkspaceManager) -> None:
+    service = await first(workspaces, background=True)
+    again = Stay(workspaces, background=True, step_index=0)
     assert await again.waits(), "an earlier attempt of the same step is there"
     await service.left()
     await (await again.entered()).left()
 
 
-async def test_nothing_starts_where_an_attempt_is_dying(rooms: Workrooms) -> None:
-    service = await first(rooms, background=True)
+async def test_nothing_starts_where_an_attempt_is_dying(workspaces: WorkspaceManager) -> None:
+    service = await first(workspaces, background=True)
     service.cancel.set()
-    cleanup = Stay(rooms, step_index=1)
+    cleanup = Stay(workspaces, step_index=1)
     assert await cleanup.waits()
     await service.left()
     await (await cleanup.entered()).left()
 
 
-async def test_a_new_round_waits_for_all(rooms: Workrooms, tmp_path: Path) -> None:
-    service = await first(rooms, background=True)
+async def test_a_new_round_waits_for_all(workspaces: WorkspaceManager, tmp_path: Path) -> None:
+    service = await first(workspaces, background=True)
     (path(tmp_path) / "old").touch()
-    test = await Stay(rooms, step_index=1).entered()
-    fresh = Stay(rooms, fresh_workspace=True)
+    test = await Stay(workspaces, step_index=1).entered()
+    fresh = Stay(workspaces, fresh_workspace=True)
     await test.left()
     assert await fresh.waits()
-    rerun = Stay(rooms, job_id="the job of a rerun", step_index=1)
+    rerun = Stay(workspaces, job_id="the job of a rerun", step_index=1)
     assert await rerun.waits(), "it has the same workspace, and is another job"
     await service.left()
     await (await fresh.entered()).left()
@@ -132,7 +134,7 @@ async def test_a_new_round_waits_for_all(rooms: Workrooms, tmp_path: Path) -> No
 
 async def test_a_later_step_waits_until_the_workspace_is_laid_out(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    rooms = Workrooms(desk.root / "work", None, desk.layout, "a1", keep=3600)
+    workspaces = WorkspaceManager(desk.root / "work", None, desk.layout, "a1", keep=3600)
     going, asked = asyncio.Event(), asyncio.Event()
 
     async def slowly(checkout: pb.Checkout, staging: Path) -> Path:
@@ -142,9 +144,9 @@ async def test_a_later_step_waits_until_the_workspace_is_laid_out(tmp_path: Path
         return staging / "work"
 
     desk.layout.lay_out = slowly  # type: ignore[method-assign]
-    service = Stay(rooms, fresh_workspace=True, background=True, checkout=pb.Checkout(url="/x"))
+    service = Stay(workspaces, fresh_workspace=True, background=True, checkout=pb.Checkout(url="/x"))
     await asked.wait()
-    test = Stay(rooms, step_index=1)
+    test = Stay(workspaces, step_index=1)
     assert await test.waits()
     going.set()
     await service.entered()
@@ -153,38 +155,42 @@ async def test_a_later_step_waits_until_the_workspace_is_laid_out(tmp_path: Path
         await stay.left()
 
 
-async def test_the_workspace_goes_with_the_last_who_leaves(rooms: Workrooms, tmp_path: Path) -> None:
-    service = await first(rooms, background=True)
-    last = await Stay(rooms, step_index=1, last_in_job=True).entered()
+async def test_the_workspace_goes_with_the_last_who_leaves(
+    workspaces: WorkspaceManager, tmp_path: Path
+) -> None:
+    service = await first(workspaces, background=True)
+    last = await Stay(workspaces, step_index=1, last_in_job=True).entered()
     await last.left()
     assert path(tmp_path).exists(), "the service still works in it"
     await service.left()
     assert not path(tmp_path).exists()
 
 
-async def test_the_workspace_goes_with_a_single_step(rooms: Workrooms, tmp_path: Path) -> None:
-    await (await first(rooms, last_in_job=True)).left()
+async def test_the_workspace_goes_with_a_single_step(workspaces: WorkspaceManager, tmp_path: Path) -> None:
+    await (await first(workspaces, last_in_job=True)).left()
     assert not path(tmp_path).exists()
-    gone = Stay(rooms, step_index=1)
+    gone = Stay(workspaces, step_index=1)
     with pytest.raises(StepImpossible, match="gone from agent a1"):
         await gone.task
 
 
-async def test_who_waits_can_be_cancelled(rooms: Workrooms) -> None:
-    one = await first(rooms)
-    two, three = Stay(rooms, step_index=1), Stay(rooms, step_index=2)
+async def test_who_waits_can_be_cancelled(workspaces: WorkspaceManager) -> None:
+    one = await first(workspaces)
+    two, three = Stay(workspaces, step_index=1), Stay(workspaces, step_index=2)
     assert await two.waits()
     two.cancel.set()
     with pytest.raises(StepCancelled):
         await two.task
     await one.left()
     await (await three.entered()).left()
-    assert rooms._rooms == {}, "nothing is kept of rooms that nobody uses"
+    assert workspaces._states == {}, "nothing is kept of workspaces that nobody uses"
 
 
-async def test_a_failed_layout_leaves_the_room(rooms: Workrooms) -> None:
-    bad = Stay(rooms, fresh_workspace=True, checkout=pb.Checkout(url="/nothing", sha256="0" * 64, size=1))
+async def test_a_failed_layout_ends_the_use(workspaces: WorkspaceManager) -> None:
+    bad = Stay(
+        workspaces, fresh_workspace=True, checkout=pb.Checkout(url="/nothing", sha256="0" * 64, size=1)
+    )
     with contextlib.suppress(StepImpossible):
         await bad.task
-    await (await first(rooms)).left()
-    assert rooms._rooms == {}
+    await (await first(workspaces)).left()
+    assert workspaces._states == {}
