@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Protocol
-
-
-class _Job(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def depends_on(self) -> tuple[str, ...]: ...
-
-
-def graph_order(jobs: Iterable[_Job]) -> list[list[str]]:
-    """Levels of job names: each job's dependencies are in earlier levels; within a level in the spec's order.
-
-    Jobs in a cycle, or that depend on one, are omitted; a parsed spec has none.
-    """
-    return levels({job.name: job.depends_on for job in jobs})
+from collections.abc import Collection, Mapping
 
 
 def levels(depends: Mapping[str, Collection[str]]) -> list[list[str]]:
-    """Like graph_order, for a mapping of names to the names they depend on."""
+    """Levels of jobs, from names and the names they depend on: each job's dependencies are in earlier levels.
+
+    Within a level in the order of ``depends``. Jobs in a cycle, or that depend on one, are omitted.
+    """
     place = {name: position for position, name in enumerate(depends)}
     waiting = {name: len(set(needs)) for name, needs in depends.items()}
     dependents: dict[str, list[str]] = {}

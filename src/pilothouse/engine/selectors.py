@@ -34,12 +34,6 @@ def combined(selectors: Iterable[Selector | None]) -> Selector | None:
     return Selector(labels, tuple(expressions)) if labels or expressions else None
 
 
-def describe_selector(selector: Selector) -> str:
-    """All requirements: ``os=linux, gpu Exists``."""
-    wanted = [f"{key}={value}" for key, value in selector.match_labels.items()]
-    return ", ".join(wanted + [_describe(expression) for expression in selector.match_expressions])
-
-
 def _matches(expression: LabelExpression, labels: Mapping[str, str]) -> bool:
     label = labels.get(expression.key)
     match expression.operator:
