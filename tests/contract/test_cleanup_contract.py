@@ -98,7 +98,7 @@ async def test_cleaning_up_goes_on_over_a_restart_and_ends_in_time(kernel: Kerne
     await kernel.beat(2, agent)
     assert statuses(kernel, run_id)["report"] == "cancelled"
     [(task_id, reason)] = agent.cancelled
-    assert reason.endswith("the time for cleaning up is over")
+    assert reason.endswith("the time limit of cleanup has passed")
     assert await kernel.report(agent, FAILED, task_id) is Verdict.ACCEPTED
     assert kernel.view(run_id)["status"] == "cancelled"
     assert statuses(kernel, run_id)["unlock"] == "cancelled"

@@ -15,7 +15,7 @@ jobs:
 - {name: two, steps: [{name: b, uses: dummy}]}
 - {name: three, steps: [{name: c, uses: dummy}]}
 """
-LEFT = "step build/compile left what cannot be killed: 4711 (dd, waits in the kernel)"
+LEFT = "step build/compile left processes that cannot be killed: 4711 (dd, waits in the kernel)"
 
 
 async def say(kernel: Kernel, agent: RecorderChannel, blocked: int, *problems: str) -> None:

@@ -288,7 +288,7 @@ async def test_more_secrets_than_can_be_masked_fail_the_step(kernel: Kernel) -> 
         ("x" * 65_537, "1 to 65536 bytes"),
         ("ü" * 32_769, "1 to 65536 bytes"),
         ("\n".join(map(str, range(1001))), "at most 1000 different lines"),
-        ("ab\ud800cd", "surrogate pair"),
+        ("ab\ud800cd", "unpaired surrogate"),
     ],
     ids=["empty", "long", "long in bytes", "lines", "surrogate"],
 )

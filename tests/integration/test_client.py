@@ -188,7 +188,7 @@ async def test_a_dead_connection_is_noticed() -> None:
         async with aclosing(events):
             found = [(await anext(events)).data.get("n") for _ in range(4)]
     assert found == [0, 1, 2, None]
-    assert reasons == ["no sign of life for 0.3 s"]
+    assert reasons == ["no data for 0.3 s"]
 
 
 async def test_a_retry_after_of_a_year(monkeypatch: pytest.MonkeyPatch) -> None:

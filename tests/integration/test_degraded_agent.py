@@ -38,7 +38,7 @@ async def test_the_server_hears_of_it_before_the_result_and_when_it_is_over(
             await eventually(lambda: "s1" in plane.ended)
             assert plane.heartbeats[-1].blocked_slots == 1
             (problem,) = plane.heartbeats[-1].problems
-            assert problem.startswith(f"step job/step left what cannot be killed: {left} (sleep")
+            assert problem.startswith(f"step job/step left processes that cannot be killed: {left} (sleep")
             assert plane.ended["s1"].status == CANCELLED
             reason = plane.ended["s1"].error_message
             assert reason.startswith(f"cancelled: asked; could not be killed within 0.3 s: {left} (sleep")

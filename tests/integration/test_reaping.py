@@ -61,7 +61,7 @@ ENDINGS = ["ends", "fails", "cancelled", "timed out"]
 
 
 def inside(workspace: Path) -> list[psutil.Process]:
-    """A process that uses the workroom."""
+    """The processes whose current directory is in the workspace."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -281,7 +281,7 @@ async def test_what_cannot_be_killed_is_named_and_keeps_the_slot(
         condition = runner.survivors.condition
         assert condition.blocked == 1
         assert condition.problems[0].startswith(
-            f"step build/compile left what cannot be killed: {left} (sleep"
+            f"step build/compile left processes that cannot be killed: {left} (sleep"
         )
         assert (
             await runner.run(step_task(workspace, args={"command": "true"}), Recorder(), asyncio.Event())

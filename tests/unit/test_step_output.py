@@ -256,7 +256,7 @@ def test_one_mask_too_many_ends_the_step_and_hides_the_rest() -> None:
     assert report.of("stdout") == ["shown *** ***", "before"]
     assert report.of("stderr") == [
         "pilot: error: ::mask: an attempt has at most 2000 masked values; the step is ended, "
-        "and what it writes from here on is not shown"
+        "and its further output is not shown"
     ]
 
 

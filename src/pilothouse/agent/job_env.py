@@ -37,7 +37,7 @@ class Written:
         if len(self.warnings) < MAX_WARNINGS:
             self.warnings.append(text)
         elif len(self.warnings) == MAX_WARNINGS:
-            self.warnings.append("further lines are ignored as well")
+            self.warnings.append("further lines are ignored")
 
 
 def read(path: Path) -> Written:
@@ -59,7 +59,7 @@ def read(path: Path) -> Written:
         written.warn("not a file")
         return written
     if len(data) > MAX_BYTES:
-        written.warn(f"over {MAX_BYTES} bytes; nothing of it is taken")
+        written.warn(f"over {MAX_BYTES} bytes; the file is ignored")
         return written
     parse(data.decode(errors="surrogateescape"), written)
     return written

@@ -70,11 +70,11 @@ def is_dot_git(name: bytes) -> bool:
 def checked(name: bytes) -> bytes:
     """A name as a path below the top directory (empty: the directory itself). Raises Refused for other paths."""
     if name.startswith(b"/") or b"\0" in name:
-        raise Refused(f"{shown(name)} is an absolute path, or no path")
+        raise Refused(f"{shown(name)} is not a relative path")
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     path = b"/".join(parts)
     if b".." in parts:
-        raise Refused(f"{shown(name)} leads out of the checkout")
+        raise Refused(f"{shown(name)} leads outside of the checkout")
     if len(path) > MAX_PATH or len(parts) > MAX_DEPTH or any(len(part) > MAX_NAME for part in parts):
         raise Refused(f"{shown(name)} is too long or too deep")
     if any(map(is_dot_git, parts)):
@@ -189,7 +189,7 @@ def _parse(header: bytes) -> Member:
     checksum = _number(header[148:156])
     blanked = header[:148] + b" " * 8 + header[156:]
     if checksum != sum(blanked) and checksum != sum(byte - 256 * (byte > 127) for byte in blanked):
-        raise Refused("this is no tar archive, or it is damaged")
+        raise Refused("this is not a tar archive, or it is damaged")
     name = header[:100].split(b"\0", 1)[0]
     prefix = header[345:500].split(b"\0", 1)[0]
     if prefix and header[257:263] == b"ustar\0":
@@ -305,7 +305,7 @@ class Unpacking:
         meta = META.fullmatch(name)
         if meta and is_file:
             if self._in_files or name in self._meta:
-                raise Refused(f"{shown(name)} is there twice, or in the wrong place")
+                raise Refused(f"{shown(name)} occurs twice, or in the wrong place")
             self._meta.add(name)
             if meta[1] != b"pack":
                 self._meta_left -= member.size
@@ -315,7 +315,7 @@ class Unpacking:
             return
         top, slash, rest = name.partition(b"/")
         if top != b"files" or member.kind == HARD or (not slash and member.kind != DIRECTORY):
-            raise Refused(f"{shown(name)} is no part of a checkout")
+            raise Refused(f"{shown(name)} is not a part of a checkout")
         self._in_files = True
         self._plain(member._replace(name=rest))
 
@@ -372,7 +372,7 @@ class Unpacking:
 
     def _symbolic(self, path: bytes, target: bytes) -> None:
         if not target or b"\0" in target or len(target) > MAX_PATH:
-            raise Refused(f"{shown(path)} is a link to nothing, or to something too long")
+            raise Refused(f"{shown(path)} is a link with an empty or too long target")
         self._count(0)
         self._directory(os.path.dirname(path))
         self._links.append((path, target))
@@ -382,7 +382,7 @@ class Unpacking:
         self._count(0)
         self._directory(os.path.dirname(path))
         if not os.path.isfile(target):
-            raise Refused(f"{shown(path)} is a link to what is no file before it")
+            raise Refused(f"{shown(path)} is a hard link to something other than an earlier file")
         try:
             os.link(target, path, follow_symlinks=False)
         except FileExistsError:
@@ -399,7 +399,7 @@ class Unpacking:
             raise Refused("the archive unpacks to more than is allowed", "ARCHIVE_TOO_LARGE")
 
     def _twice(self, path: bytes) -> NoReturn:
-        raise Refused(f"{shown(path.removeprefix(b'tree/'))} is there twice")
+        raise Refused(f"{shown(path.removeprefix(b'tree/'))} occurs twice")
 
 
 def unpack(job: dict[str, Any]) -> dict[str, Any]:

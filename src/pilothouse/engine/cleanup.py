@@ -58,7 +58,7 @@ def _too_long(run: Run, job: Job) -> str:
 
 def cut_off(run: Run, job: Job) -> list[Decision]:
     """Stop the cleanup of a job that has timed out, since its time limit has passed."""
-    why = "the time for cleaning up after the job's timeout is over"
+    why = "the time limit of cleanup after the job's timeout has passed"
     return end_job(job, Status.CANCELLED, why, FinishJob(job, Status(job.stopping), stop_reason(run, job)))
 
 
@@ -66,7 +66,7 @@ def wind_down(run: Run, job: Job) -> list[Decision]:
     """End a job of a cancelled run without (further) cleanup."""
     why = run.cancel_reason
     if run.cleanup_until and not run.forced:
-        why += "; the time for cleaning up is over"
+        why += "; the time limit of cleanup has passed"
     status = Status(job.stopping) if job.stopping else Status.CANCELLED
     return end_job(job, Status.CANCELLED, why, FinishJob(job, status, stop_reason(run, job)))
 

@@ -65,7 +65,7 @@ class NotAnApprover(EngineError):
 
     def __init__(self, roles: list[str], users: list[str]) -> None:
         named = [*(f"role {role}" for role in roles), *(f"user {user}" for user in users)]
-        super().__init__(f"this gate is decided by {', '.join(named) or 'nobody'}")
+        super().__init__(f"this gate is decided by {', '.join(named) or 'admins'}")
 
 
 class RunPaused(EngineError):

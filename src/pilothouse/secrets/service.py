@@ -30,7 +30,7 @@ def check_value(value: str) -> None:
         raise SecretInvalid(f"a secret's value has 1 to {MAX_SECRET} bytes")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise SecretInvalid(
-            "a secret's value is text: it has half of a surrogate pair, which is no character"
+            "a secret's value is text: it has an unpaired surrogate, which is not a character"
         )
     if len(set(value.split("\n"))) > MAX_LINES:
         raise SecretInvalid(f"a secret's value has at most {MAX_LINES} different lines")

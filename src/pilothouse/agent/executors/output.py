@@ -217,7 +217,7 @@ class StepOutput:
 
     def _refuse(self, reason: str) -> None:
         self.refusal = reason
-        self._write_note(f"error: {reason}; the step is ended, and what it writes from here on is not shown")
+        self._write_note(f"error: {reason}; the step is ended, and its further output is not shown")
         self.refused.set()
 
     def _set_output(self, command: SetOutput) -> Work:

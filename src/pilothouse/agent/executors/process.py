@@ -144,7 +144,7 @@ class Survivors:
             return
         who = ", ".join(supervised.left.result()) or "processes"
         self._left[task.step_run_id] = (
-            f"step {task.job_name}/{task.step_name} left what cannot be killed: {who}"
+            f"step {task.job_name}/{task.step_name} left processes that cannot be killed: {who}"
         )
         log.warning("agent.slot_blocked", step_run_id=task.step_run_id, left=supervised.left.result())
         watching = asyncio.create_task(self._watch(task.step_run_id, supervised))
@@ -212,7 +212,7 @@ class _Step:
         await asyncio.wait(either, timeout=within + ANSWER_WITHIN, return_when=asyncio.FIRST_COMPLETED)
         if gone.done():
             return []
-        return left.result() if left.done() else ["its supervisor, which does not answer"]
+        return left.result() if left.done() else ["its supervisor, which does not respond"]
 
     def _outcome(self, ending: Ending, left: list[str]) -> Outcome:
         exited = self._supervised.exit_code
