@@ -1,7 +1,8 @@
 """A domain is added in the places that docs/architecture.md lists, and in no others.
 
 A copy of the source tree gets a small domain (``support.new_domain``): a table with its migration, routes, a stream,
-public events, background work, a metric, a job of the worker pool and a command. A real server runs from the copy.
+public events, a run of its own kind with a gate of its own, background work, a metric, a job of the worker pool and
+a command. A real server runs from the copy.
 """
 
 from __future__ import annotations
@@ -63,8 +64,21 @@ async def test_a_new_domain(server: Server, tree: Path) -> None:
     assert await _stream(server, viewer, made) == ["note.written", "note.archived"], "background work"
     assert "\npilothouse_notes 1.0\n" in httpx.get(f"{server.url}/metrics").text
     assert await _public_events(server, made) == ["arcentra.note.created", "arcentra.note.completed"]
-    # A kind of gate that the domain brings along is proven here, in a run with one such step.
+    _gate(server, made)
     assert server.failures() == []
+
+
+def _gate(server: Server, note: str) -> None:
+    """The run that follows the note is of the domain's own kind; its gate was settled when the note was archived."""
+    [summary] = server.ask("GET", "/workflow-runs")["runs"]
+    assert (summary["kind"], summary["name"]) == ("note", f"note {note}")
+    run = server.ask("GET", f"/workflow-runs/{summary['id']}")
+    [step] = run["jobs"][0]["steps"]
+    assert (step["status"], step["gate"], step["outputs"]) == ("succeeded", "note", {"note": note})
+    assert run["status"] == "succeeded"
+    [gate] = server.ask("GET", f"/gates?run={run['id']}")["gates"]
+    assert (gate["kind"], gate["status"]) == ("note", "closed")
+    assert gate["message"] == f"until note {note} is archived"
 
 
 def _pilot(server: Server, tree: Path, *words: str) -> str:

@@ -45,11 +45,16 @@ notes = Table(
     Column("text", Text, nullable=False),
     Column("words", Integer, nullable=False),
     Column("archived", Integer, nullable=False),
+    Column("gate", Text, nullable=False),
 )
 
 
 def add(conn: Connection, id: str, project: str, text: str, words: int) -> None:
-    conn.execute(insert(notes).values(id=id, project=project, text=text, words=words, archived=0))
+    conn.execute(insert(notes).values(id=id, project=project, text=text, words=words, archived=0, gate=""))
+
+
+def wait(conn: Connection, id: str, gate: str) -> None:
+    conn.execute(update(notes).where(notes.c.id == id).values(gate=gate))
 
 
 def find(conn: Connection, id: str) -> Row | None:
@@ -67,15 +72,50 @@ def archive(conn: Connection, id: str) -> None:
 def count(conn: Connection) -> int:
     return conn.execute(select(func.count()).select_from(notes)).scalar_one()
 ''',
+    "src/pilothouse/notes/gate.py": '''
+"""A gate that waits until a note is archived."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pilothouse.engine.gates.model import Gate, GateInvalid, Outcome
+from pilothouse.engine.model import Run, Status
+from pilothouse.notes import store
+from pilothouse.storage import Tx
+
+ARCHIVED_NOTE = "note"
+
+
+class ArchivedNote:
+    def opened(self, tx: Tx, run: Run, gate: Gate, args: Mapping[str, Any]) -> Outcome | None:
+        note = store.find(tx.conn, args["note"])
+        if note is None:
+            raise GateInvalid("there is no such note")
+        store.wait(tx.conn, note.id, gate.id)
+        gate.message = f"until note {note.id} is archived"
+        return None
+
+    def due(self, tx: Tx, run: Run, gate: Gate) -> Outcome:
+        return Outcome(Status.TIMED_OUT, "the note was not archived in time")
+
+    def closed(self, tx: Tx, run: Run, gate: Gate) -> None:
+        """Nothing is left behind."""
+''',
     "src/pilothouse/notes/service.py": '''
 """The use cases of notes."""
 
 from uuid_utils import uuid7
 
 from pilothouse.access.model import Principal
+from pilothouse.engine.gates.model import Outcome
+from pilothouse.engine.gates.service import Gates
+from pilothouse.engine.graph import Graph, Job, Step
+from pilothouse.engine.model import Status
+from pilothouse.engine.service import Engine, NewRun
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Journal
 from pilothouse.notes import store
+from pilothouse.notes.gate import ARCHIVED_NOTE
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
@@ -83,9 +123,17 @@ WRITTEN, ARCHIVED = "note.written", "note.archived"
 
 
 class Notes:
-    def __init__(self, journal: Journal, identity: Identity) -> None:
+    def __init__(self, journal: Journal, identity: Identity, engine: Engine, gates: Gates) -> None:
         self._journal = journal
         self._identity = identity
+        self._engine = engine
+        self._gates = gates
+
+    def follow(self, tx: Tx, by: Principal, note: str) -> str:
+        """A run of a kind of its own, which waits for the note."""
+        project = store.find(tx.conn, note).project
+        graph = Graph((Job("note", (Step("archived", gate=ARCHIVED_NOTE, args={"note": note}),)),))
+        return self._engine.start(tx, by, NewRun("note", f"note {note}", project, graph)).id
 
     def write(self, tx: Tx, by: Principal, project: str, text: str, words: int) -> str:
         id = str(uuid7())
@@ -100,6 +148,7 @@ class Notes:
             store.archive(tx.conn, note.id)
             body = {"note_id": note.id, "title": note.text}
             self._journal.append(tx, f"note/{note.id}", ARCHIVED, entries.project_scope(note.project), body)
+            self._gates.settle(tx, note.gate, Outcome(Status.SUCCEEDED, "", {"note": note.id}))
 ''',
     "src/pilothouse/notes/http.py": '''
 """Routes of notes."""
@@ -121,6 +170,7 @@ from pilothouse.notes import store
 from pilothouse.notes.errors import NoteNotFound
 from pilothouse.notes.jobs import count_words
 from pilothouse.notes.service import Notes
+from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
 router = APIRouter(prefix="/api/v1/notes", tags=["notes"])
@@ -139,7 +189,12 @@ async def write_note(
     project = await identity.project_id(caller, "")
     require(caller, "note.write", project)
     words = await pool.run(count_words, body.text, caller=caller.key)
-    return await idem(lambda tx: {"id": notes.write(tx, caller, project, body.text, words)}, 201)
+
+    def use_case(tx: Tx) -> dict[str, Any]:
+        note = notes.write(tx, caller, project, body.text, words)
+        return {"id": note, "run_id": notes.follow(tx, caller, note)}
+
+    return await idem(use_case, 201)
 
 
 @router.get("/{note_id}", dependencies=[allow("note.read")], responses=example({"text": "…", "words": 1}))
@@ -156,15 +211,20 @@ async def show_note(note_id: str, caller: Caller, database: Database) -> Respons
 """What notes add to the product."""
 
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent
+from pilothouse.engine.gates.service import Gates
+from pilothouse.engine.service import Engine
 from pilothouse.identity.service import Identity
 from pilothouse.notes import store
+from pilothouse.notes.gate import ARCHIVED_NOTE, ArchivedNote
 from pilothouse.notes.http import router
 from pilothouse.notes.jobs import count_words
 from pilothouse.notes.service import ARCHIVED, WRITTEN, Notes
 
 
 def module(core: Core) -> Module:
-    notes = Notes(core.journal, core.service(Identity))
+    gates = core.service(Gates)
+    gates.handle(ARCHIVED_NOTE, ArchivedNote())
+    notes = Notes(core.journal, core.service(Identity), core.service(Engine), gates)
     core.provide(notes)
 
     async def archive() -> None:
@@ -203,6 +263,7 @@ def upgrade() -> None:
         sa.Column("text", sa.Text(), nullable=False),
         sa.Column("words", sa.Integer(), nullable=False),
         sa.Column("archived", sa.Integer(), nullable=False),
+        sa.Column("gate", sa.Text(), nullable=False),
     )
 ''',
     "src/pilothouse/client/notes.py": '''

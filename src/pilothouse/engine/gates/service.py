@@ -82,6 +82,15 @@ class Gates:
         assert found is not None, "gates are never deleted"
         return found
 
+    def settle(self, tx: Tx, gate_id: str, outcome: Outcome) -> bool:
+        """End an open gate; for the packages that own a kind. False: it is over already, or there is none."""
+        gate, at = store.find_gate(tx.conn, gate_id), self._runs.place(tx, gate_id)
+        if gate is None or at is None or gate.status != "open" or at.step.current != gate_id:
+            return False
+        self._end(tx, at, outcome)
+        self._transitions.settle(tx, at.run, at.job)
+        return True
+
     # -- GateHandler ------------------------------------------------------------------------------------
 
     def opened(self, tx: Tx, run: Run, job: Job, step: Step, attempt: Attempt) -> None:
@@ -127,12 +136,9 @@ class Gates:
     def child_ended(self, tx: Tx, child: Run) -> None:
         """Settle the gate that waits for this run."""
         gate = store.find_gate(tx.conn, child.parent_gate)
-        at = self._runs.place(tx, child.parent_gate)
         if gate is None or gate.status != "open" or not gate.child_run:
             return  # it does not wait any longer, or is just being opened
-        if at is not None and at.step.current == gate.id:
-            self._end(tx, at, outcome_of(child))
-            self._transitions.settle(tx, at.run, at.job)
+        self.settle(tx, gate.id, outcome_of(child))
 
     # -- inner ------------------------------------------------------------------------------------------
 
