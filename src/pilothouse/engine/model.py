@@ -175,10 +175,10 @@ class Job:
 
     Times in ms, 0: none. ``deadline``: when it has run for too long, from the start of its first step on;
     ``queue_deadline``: when it has waited for that for too long; both stand still from ``held_at`` on, while a gate
-    of it is open. ``stopping``: the status it will have once its steps that clean up are over; ``cleanup_until``:
-    when they are cut off, and in a cancelled run not 0 in every job of which it is decided what the cancel means to
-    it. ``begun``: an agent has started a step of it in this run. ``unmet``: how many jobs that it depends on are
-    not over.
+    of it is open or its run is paused. ``stopping``: the status it will have once its steps that clean up are over;
+    ``cleanup_until``: when they are cut off, and in a cancelled run not 0 in every job of which it is decided what
+    the cancel means to it. ``begun``: an agent has started a step of it in this run. ``unmet``: how many jobs that it
+    depends on are not over.
     """
 
     id: str
