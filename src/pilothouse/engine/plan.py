@@ -30,6 +30,9 @@ from pilothouse.engine.model import JOB_ENDED, LOST, MAX_LOST_RERUNS, MAX_UNSTAR
 from pilothouse.expressions import ExpressionError, cleans_up
 from pilothouse.wire.durations import duration_text
 
+MAX_NAMED = 20
+"""So many failed jobs are named in the reason of a run."""
+
 
 def decide_run(run: Run, now: int) -> list[Decision]:
     """What can be decided of the run as a whole at time ``now`` (ms); empty when it has to wait or is over."""
@@ -52,7 +55,8 @@ def _finish_run(run: Run) -> FinishRun:
         return FinishRun(Status.CANCELLED, run.cancel_reason)
     bad = [job.name for job in run.jobs if job.status.bad]
     if bad:
-        return FinishRun(Status.FAILED, f"failed: {', '.join(bad)}")
+        more = f" and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
+        return FinishRun(Status.FAILED, f"failed: {', '.join(bad[:MAX_NAMED])}{more}")
     if any(job.status is Status.CANCELLED for job in run.jobs):
         return FinishRun(Status.CANCELLED, run.cancel_reason)
     return FinishRun(Status.SUCCEEDED, "")
