@@ -45,11 +45,16 @@ notes = Table(
     Column("text", Text, nullable=False),
     Column("words", Integer, nullable=False),
     Column("archived", Integer, nullable=False),
+    Column("gate", Text, nullable=False),
 )
 
 
 def add(conn: Connection, id: str, project: str, text: str, words: int) -> None:
-    conn.execute(insert(notes).values(id=id, project=project, text=text, words=words, archived=0))
+    conn.execute(insert(notes).values(id=id, project=project, text=text, words=words, archived=0, gate=""))
+
+
+def wait(conn: Connection, id: str, gate: str) -> None:
+    conn.execute(update(notes).where(notes.c.id == id).values(gate=gate))
 
 
 def find(conn: Connection, id: str) -> Row | None:
@@ -67,8 +72,8 @@ def archive(conn: Connection, id: str) -> None:
 def count(conn: Connection) -> int:
     return conn.execute(select(func.count()).select_from(notes)).scalar_one()
 ''',
-    "src/pilothouse/notes/gates.py": '''
-"""A kind of gate: it is passed when the note is archived."""
+    "src/pilothouse/notes/gate.py": '''
+"""A gate that waits until a note is archived."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -78,25 +83,23 @@ from pilothouse.engine.model import Run, Status
 from pilothouse.notes import store
 from pilothouse.storage import Tx
 
-ARCHIVED = "note.archived"
-EVERY = 200  # ms
+ARCHIVED_NOTE = "note"
 
 
-class UntilArchived:
+class ArchivedNote:
     def opened(self, tx: Tx, run: Run, gate: Gate, args: Mapping[str, Any]) -> Outcome | None:
-        if store.find(tx.conn, str(args["note"])) is None:
+        note = store.find(tx.conn, args["note"])
+        if note is None:
             raise GateInvalid("there is no such note")
-        gate.message, gate.deadline = str(args["note"]), tx.now + EVERY
+        store.wait(tx.conn, note.id, gate.id)
+        gate.message = f"until note {note.id} is archived"
         return None
 
     def due(self, tx: Tx, run: Run, gate: Gate) -> Outcome:
-        note = store.find(tx.conn, gate.message)
-        if note is None or not note.archived:
-            return Outcome(Status.FAILED, "the note was not archived")
-        return Outcome(Status.SUCCEEDED, outputs={"words": note.words})
+        return Outcome(Status.TIMED_OUT, "the note was not archived in time")
 
     def closed(self, tx: Tx, run: Run, gate: Gate) -> None:
-        pass
+        """Nothing is left behind."""
 ''',
     "src/pilothouse/notes/service.py": '''
 """The use cases of notes."""
@@ -104,11 +107,15 @@ class UntilArchived:
 from uuid_utils import uuid7
 
 from pilothouse.access.model import Principal
+from pilothouse.engine.gates.model import Outcome
+from pilothouse.engine.gates.service import Gates
 from pilothouse.engine.graph import Graph, Job, Step
+from pilothouse.engine.model import Status
 from pilothouse.engine.service import Engine, NewRun
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Journal
-from pilothouse.notes import gates, store
+from pilothouse.notes import store
+from pilothouse.notes.gate import ARCHIVED_NOTE
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
@@ -116,10 +123,17 @@ WRITTEN, ARCHIVED = "note.written", "note.archived"
 
 
 class Notes:
-    def __init__(self, journal: Journal, identity: Identity, engine: Engine) -> None:
+    def __init__(self, journal: Journal, identity: Identity, engine: Engine, gates: Gates) -> None:
         self._journal = journal
         self._identity = identity
         self._engine = engine
+        self._gates = gates
+
+    def follow(self, tx: Tx, by: Principal, note: str) -> str:
+        """A run of a kind of its own, which waits for the note."""
+        project = store.find(tx.conn, note).project
+        graph = Graph((Job("note", (Step("archived", gate=ARCHIVED_NOTE, args={"note": note}),)),))
+        return self._engine.start(tx, by, NewRun("note", f"note {note}", project, graph)).id
 
     def write(self, tx: Tx, by: Principal, project: str, text: str, words: int) -> str:
         id = str(uuid7())
@@ -129,16 +143,12 @@ class Notes:
         self._identity.audit(tx, by, "note.write", f"note/{id}")
         return id
 
-    def review(self, tx: Tx, by: Principal, project: str, note: str) -> str:
-        gate = Step("archived", gate=gates.ARCHIVED, args={"note": note})
-        graph = Graph(jobs=(Job("review", steps=(gate,)),))
-        return self._engine.start(tx, by, NewRun("note", "review", project, graph)).id
-
     def archive(self, tx: Tx) -> None:
         for note in store.fresh(tx.conn):
             store.archive(tx.conn, note.id)
             body = {"note_id": note.id, "title": note.text}
             self._journal.append(tx, f"note/{note.id}", ARCHIVED, entries.project_scope(note.project), body)
+            self._gates.settle(tx, note.gate, Outcome(Status.SUCCEEDED, "", {"note": note.id}))
 ''',
     "src/pilothouse/notes/http.py": '''
 """Routes of notes."""
@@ -160,6 +170,7 @@ from pilothouse.notes import store
 from pilothouse.notes.errors import NoteNotFound
 from pilothouse.notes.jobs import count_words
 from pilothouse.notes.service import Notes
+from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
 router = APIRouter(prefix="/api/v1/notes", tags=["notes"])
@@ -178,14 +189,12 @@ async def write_note(
     project = await identity.project_id(caller, "")
     require(caller, "note.write", project)
     words = await pool.run(count_words, body.text, caller=caller.key)
-    return await idem(lambda tx: {"id": notes.write(tx, caller, project, body.text, words)}, 201)
 
+    def use_case(tx: Tx) -> dict[str, Any]:
+        note = notes.write(tx, caller, project, body.text, words)
+        return {"id": note, "run_id": notes.follow(tx, caller, note)}
 
-@router.post("/{note_id}/review", dependencies=[allow("run.trigger")], status_code=201, responses=example({"runId": "…"}, 201))
-async def review_note(note_id: str, caller: Caller, idem: Idem, notes: NotesService, identity: IdentityService) -> Response:
-    project = await identity.project_id(caller, "")
-    require(caller, "run.trigger", project)
-    return await idem(lambda tx: {"runId": notes.review(tx, caller, project, note_id)}, 201)
+    return await idem(use_case, 201)
 
 
 @router.get("/{note_id}", dependencies=[allow("note.read")], responses=example({"text": "…", "words": 1}))
@@ -205,16 +214,18 @@ from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent
 from pilothouse.engine.gates.service import Gates
 from pilothouse.engine.service import Engine
 from pilothouse.identity.service import Identity
-from pilothouse.notes import gates, store
+from pilothouse.notes import store
+from pilothouse.notes.gate import ARCHIVED_NOTE, ArchivedNote
 from pilothouse.notes.http import router
 from pilothouse.notes.jobs import count_words
 from pilothouse.notes.service import ARCHIVED, WRITTEN, Notes
 
 
 def module(core: Core) -> Module:
-    notes = Notes(core.journal, core.service(Identity), core.service(Engine))
+    gates = core.service(Gates)
+    gates.handle(ARCHIVED_NOTE, ArchivedNote())
+    notes = Notes(core.journal, core.service(Identity), core.service(Engine), gates)
     core.provide(notes)
-    core.service(Gates).handle(gates.ARCHIVED, gates.UntilArchived())
 
     async def archive() -> None:
         await core.storage.write(notes.archive)
@@ -252,6 +263,7 @@ def upgrade() -> None:
         sa.Column("text", sa.Text(), nullable=False),
         sa.Column("words", sa.Integer(), nullable=False),
         sa.Column("archived", sa.Integer(), nullable=False),
+        sa.Column("gate", sa.Text(), nullable=False),
     )
 ''',
     "src/pilothouse/client/notes.py": '''

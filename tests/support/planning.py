@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from unittest.mock import patch
 
 from pilothouse.engine import step_transitions, transitions
 from pilothouse.engine.decisions import Decision
+from pilothouse.engine.growth import Addition, check_addition, check_graph, grown
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 from pilothouse.engine.plan import decide_job, decide_run
 from pilothouse.engine.reruns import new_jobs
@@ -36,8 +38,51 @@ GRACE = 300_000
 
 
 @dataclass
+class FakeGates:
+    """The service of gates. ``on_open`` and ``on_due`` script them; by default a gate stays open, and times out.
+
+    They give the status the gate ends with, or the milliseconds until it is looked at again (0: never).
+    """
+
+    sim: Sim
+    open: list[str] = field(default_factory=list)
+    on_open: Callable[[], Status | int] = lambda: 0
+    on_due: Callable[[], Status | int] = lambda: Status.TIMED_OUT
+
+    def opened(self, tx: Any, run: Run, job: Job, step: Step, attempt: Attempt) -> None:
+        """See ``GateHandler``."""
+        assert not run.cancelling
+        assert not run.paused_at
+        assert not job.stopping
+        self.open.append(attempt.id)
+        self._go_on(tx, job, step, self.on_open())
+
+    def due(self, tx: Any, run: Run, job: Job, step: Step) -> None:
+        """See ``GateHandler``."""
+        assert step.current in self.open
+        assert 0 < step.deadline <= self.sim.now
+        self._go_on(tx, job, step, self.on_due())
+
+    def closed(self, tx: Any, run: Run, attempt: Attempt) -> None:
+        """See ``GateHandler``."""
+        self.open.remove(attempt.id)
+
+    def child_ended(self, tx: Any, child: Run) -> None:
+        """See ``GateHandler``."""
+
+    def _go_on(self, tx: Any, job: Job, step: Step, what: Status | int) -> None:
+        if isinstance(what, Status):
+            self.sim.steps.end_attempt(tx, self.sim.run, job, step, what)
+        else:
+            step.deadline = self.sim.now + what if what else 0
+
+
+@dataclass
 class Sim:
-    """One run; ``leases`` are the attempts that some agent holds, by their state; ``planned`` counts plans."""
+    """One run; ``leases`` are the attempts that some agent holds, by their state; ``planned`` counts plans.
+
+    ``used``: by the name of a limit and the id of a job, how many milliseconds of it have passed.
+    """
 
     run: Run
     now: int = 1_000_000
@@ -46,14 +91,19 @@ class Sim:
     leases: dict[str, LeaseState] = field(default_factory=dict)
     cancels: list[str] = field(default_factory=list)
     planned: int = 0
+    watch: Callable[[], None] = lambda: None
+    used: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
+        self.gates = FakeGates(self)
         self.grace(GRACE)
 
     def grace(self, milliseconds: int) -> None:
         """How long cleaning up may take."""
         fleet: Any = SimpleNamespace(wakers=[], withdraw=self._withdraw)
         self._transitions = Transitions(self, fleet, milliseconds / 1000)  # type: ignore[arg-type]
+        self.steps = self._transitions.steps
+        self.steps.handle_gates(self.gates)
 
     # -- what stands in for journal, fleet and store ----------------------------------------------------
 
@@ -74,6 +124,7 @@ class Sim:
 
     def _decide_job(self, run: Run, job: Job, now: int) -> list[Decision]:
         self.planned += 1
+        self.watch()
         return decide_job(run, job, now)
 
     @contextmanager
@@ -94,7 +145,9 @@ class Sim:
             restart_steps=lambda conn, job_id: None,
             attempt=attempt,
         )
+        graphs = SimpleNamespace(count_parts=lambda conn, run_id: 1, insert_graph=lambda *values: None)
         with (
+            patch.object(transitions, "graph_store", graphs),
             patch.object(transitions, "store", memory),
             patch.object(step_transitions, "store", memory),
             patch.object(transitions, "decide_job", self._decide_job),
@@ -114,6 +167,7 @@ class Sim:
             while self.run.unsettled:
                 self._transitions.settle(tx, self.run)
         assert decide(self.run, self.now) == []
+        self.watch()
 
     def offer(self, attempt: Attempt) -> None:
         """Hand a queued attempt out."""
@@ -155,6 +209,49 @@ class Sim:
             self._transitions.cancel(tx, self.run, reason, force=force, by="alice", by_id="u1")
         self.settle()
 
+    def settle_gate(self, attempt: Attempt, status: Status, error: str = "") -> None:
+        """Somebody decides an open gate."""
+        job, step = self.place(attempt)
+        with self._store() as tx:
+            self.steps.end_attempt(tx, self.run, job, step, status, error=error)
+        self.settle(job)
+
+    def pause(self) -> None:
+        """Somebody pauses the run."""
+        with self._store() as tx:
+            self._transitions.pause(tx, self.run, by="alice", by_id="u1")
+        self.settle()
+
+    def resume(self) -> None:
+        """Somebody lets the run go on."""
+        with self._store() as tx:
+            self._transitions.resume(tx, self.run, by="alice", by_id="u1")
+        self.settle()
+
+    def extend(self, *jobs: JobSpec, **steps: tuple[StepSpec, ...]) -> None:
+        """The run grows by jobs, and by steps at the end of jobs."""
+        more = compile_spec(Spec((*jobs, *(JobSpec(name, steps=made) for name, made in steps.items()))))
+        of_jobs = {job.name: job.steps for job in more.jobs[len(jobs) :]}
+        addition = Addition(more.jobs[: len(jobs)], of_jobs)
+        check_addition(self.run.graph, addition)
+        graph = grown(self.run.graph, addition)
+        check_graph(graph)
+        with self._store() as tx:
+            self._transitions.extend(tx, self.run, graph, addition, by="alice", by_id="u1")
+        self.settle()
+
+    def advance(self, to: int) -> None:
+        """Let time pass without anything happening; what is due is done by :meth:`settle`."""
+        for job in self.run.jobs:
+            if not self.held(job):
+                for name, limit in limits(job).items():
+                    self.used[name, job.id] += to - self.now if limit else 0
+        self.now = to
+
+    def held(self, job: Job) -> bool:
+        """Whether the time limits of a job have to stand still."""
+        return bool(self.run.paused_at) or any(step.current in self.gates.open for step in job.steps)
+
     def wait(self) -> bool:
         """Let time pass until something is due, by the conditions of ``store.due_runs``; false if nothing is."""
         due = [
@@ -162,20 +259,22 @@ class Sim:
             for job in self.run.jobs
             if job.status is Status.RUNNING
             for t in (
-                job.deadline,
+                job.deadline if not job.held_at else 0,
                 job.not_before,
-                job.queue_deadline,
+                job.queue_deadline if not job.held_at else 0,
                 job.cleanup_until if job.stopping else 0,
             )
             if t
         ]
-        due += [self.run.cleanup_until] if self.run.cleanup_until and not self.run.status.over else []
         steps = [step for job in self.run.jobs for step in job.steps]
         due += [s.not_before for s in steps if s.status is Status.PENDING and s.not_before]
+        due += [s.deadline for s in steps if s.deadline]
+        due = [] if self.run.paused_at else due
+        due += [self.run.cleanup_until] if self.run.cleanup_until and not self.run.status.over else []
         later = [t for t in due if t > self.now]
         if not later and not due:
             return False
-        self.now = min(later) if later else self.now
+        self.advance(min(later) if later else self.now)
         self.settle()
         return bool(later)
 
@@ -189,7 +288,9 @@ class Sim:
 
     @property
     def queued(self) -> list[Attempt]:
-        """Attempts that wait for an agent."""
+        """Attempts that may be handed to an agent."""
+        if self.run.paused_at:
+            return []
         return [a for a in self.attempts.values() if a.status is Status.QUEUED and a.id not in self.leases]
 
     @property
@@ -245,6 +346,12 @@ class Sim:
             self.end(attempt, ENDS[word], "" if word == "ok" else f"said {word}")
 
 
+def limits(job: Job) -> dict[str, int]:
+    """Until when (ms) a job may wait, run and clean up after it ran for too long; 0: no limit."""
+    cleanup = job.cleanup_until if job.stopping == Status.TIMED_OUT else 0
+    return {"deadline": job.deadline, "queue_deadline": job.queue_deadline, "cleanup_until": cleanup}
+
+
 RUN_ID = "019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10"
 
 ENDS = {
@@ -278,6 +385,11 @@ def job(name: str, *steps: StepSpec | str, **more: Any) -> JobSpec:
 def step(name: str, **more: Any) -> StepSpec:
     """A step."""
     return StepSpec(name, "dummy", "run", **more)
+
+
+def gate(name: str, **more: Any) -> StepSpec:
+    """A step that is a gate."""
+    return StepSpec(name, "approval", "wait", **more)
 
 
 def started(*jobs: JobSpec) -> Sim:

@@ -1,13 +1,65 @@
-"""What must hold of every run that has ended, whatever happened in it."""
+"""What must hold of every run, whatever happens in it."""
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
-from pilothouse.engine.model import LOST, MAX_LOST_RERUNS, Status
+from pilothouse.engine.ids import first_step_run_id
+from pilothouse.engine.model import LOST, MAX_LOST_RERUNS, Job, Run, Status
 from pilothouse.expressions import cleans_up
 from pilothouse.wire import entries
-from support.planning import Sim
+from support.planning import GRACE, Sim, limits
+
+
+def check_always(run: Sim) -> None:
+    """What must hold at any time."""
+    check_counts(run.run)
+    open_gates = [run.attempts[id] for id in run.gates.open]
+    assert all(attempt.status is Status.RUNNING for attempt in open_gates)
+    for a_job in [one for one in run.run.jobs if not one.status.over]:
+        assert not a_job.held_at or run.held(a_job), "nothing holds its time limits any longer"
+        allowed = {
+            "deadline": a_job.spec.timeout * 1000,
+            "queue_deadline": a_job.spec.queue_timeout * 1000,
+            "cleanup_until": GRACE,
+        }
+        for name, limit in limits(a_job).items():
+            if limit:
+                left = limit - (a_job.held_at or run.now)
+                assert left + run.used[name, a_job.id] == allowed[name], name
+
+
+def check_settled(run: Sim) -> None:
+    """What must hold when nothing more can be decided."""
+    assert not (run.gates.open and run.run.cancelling), "no gate stays open in a cancelled run"
+    for a_job, step in [run.place(run.attempts[id]) for id in run.gates.open]:
+        assert not a_job.stopping
+        assert run.run.paused_at or not 0 < step.deadline <= run.now, "a gate is due"
+
+
+def check_counts(run: Run) -> None:
+    """What runs and jobs keep up as they change is what they work out anew."""
+    for a_job in run.jobs:
+        anew = copy(a_job)
+        anew.recount()
+        assert _kept_up(a_job) == _kept_up(anew), a_job.name
+        assert a_job.unmet == sum(not run.job(need).status.over for need in set(a_job.spec.depends_on))
+    statuses = [a_job.status for a_job in run.jobs]
+    assert {status: run.counts.of(status) for status in Status} == {s: statuses.count(s) for s in Status}
+
+
+def _kept_up(a_job: Job) -> tuple[Any, ...]:
+    return (
+        a_job.counts.shown(),
+        [one.index for one in a_job.unfinished],
+        [one.index for one in a_job.awaited],
+        a_job.failing and a_job.failing.index,
+        a_job.own_steps_over,
+        a_job.begun,
+        a_job.outputs(),
+        a_job.at_step,
+    )
 
 
 def check_everything(run: Sim) -> None:
@@ -25,6 +77,33 @@ def check_everything(run: Sim) -> None:
     check_one_at_a_time(run)
     check_cleanup(run)
     check_previous(run)
+    check_pauses(run)
+    check_step_runs(run)
+
+
+def check_pauses(run: Sim) -> None:
+    """Nothing is queued or opened, and no job begins, while the run is paused; after a cancel no gate is opened."""
+    paused = cancelled = False
+    for told in run.told:
+        if told.type in (entries.RUN_PAUSED, entries.RUN_RESUMED):
+            assert paused == (told.type == entries.RUN_RESUMED)
+            paused = not paused
+        cancelled = cancelled or told.type == entries.RUN_CANCELLING
+        opened = told.type == entries.STEP_STARTED and "gate" in told.body
+        if opened or told.type in (entries.STEP_QUEUED, entries.JOB_STARTED, entries.RUN_COMPLETED):
+            assert not paused
+        assert not (cancelled and opened)
+    assert not run.gates.open
+
+
+def check_step_runs(run: Sim) -> None:
+    """Every step has a step run from the beginning, and each ends exactly once."""
+    ended = [told["step_run_id"] for told in run.of(entries.ATTEMPT_COMPLETED)]
+    assert len(set(ended)) == len(ended)
+    first = {
+        first_step_run_id(run.run.id, a_job.index, one.index) for a_job in run.run.jobs for one in a_job.steps
+    }
+    assert set(ended) == first | set(run.attempts)
 
 
 def check_run(run: Sim) -> None:

@@ -20,23 +20,27 @@ def cleaning(run: Run, now: int) -> bool:
 
 
 def limit(run: Run, job: Job) -> int | None:
-    """The time (ms) at which cleanup of this job ends; ``None`` unless it was cancelled or timed out."""
-    ends = [job.cleanup_until] if job.stopping else []
+    """The time (ms) at which cleanup of this job ends; ``None`` if it was not stopped, and in a pause."""
+    ends = [job.cleanup_until] if job.stopping and not job.held_at else []
     if run.cancelling:
         ends.append(0 if run.forced else run.cleanup_until)
     return min(ends, default=None)
 
 
 def cancel_job(run: Run, job: Job) -> list[Decision]:
-    """The effect of a cancel on a running job: it continues, runs its cleanup, or ends if it has not started."""
+    """The effect of a cancel on a running job: it continues, runs its cleanup, or ends if it has not started.
+
+    An open gate of it ends in any case.
+    """
+    stops = _stops(job, Status.CANCELLED, run.cancel_reason)
     if _goes_on(run, job):
-        return [KeepJob(job)]
+        return [KeepJob(job), *(stop for stop in stops if job.step_spec(stop.step).gate)]
     if not job.begun:
         return end_job(
             job, Status.CANCELLED, run.cancel_reason, FinishJob(job, Status.CANCELLED, run.cancel_reason)
         )
-    stops = _stops(job, Status.CANCELLED, run.cancel_reason)
-    return [StopJob(job, Status.CANCELLED), *(stop for stop in stops if not _goes_on(run, job, stop.step))]
+    stops = [s for s in stops if job.step_spec(s.step).gate or not _goes_on(run, job, s.step)]
+    return [StopJob(job, Status.CANCELLED), *stops]
 
 
 def time_out_job(run: Run, job: Job) -> list[Decision]:

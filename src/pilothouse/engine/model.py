@@ -174,11 +174,10 @@ class Job:
     """One job. ``round`` counts its starts from the first step; ``agent_id``: the agent that holds its workspace.
 
     Times in ms, 0: none. ``deadline``: the end of its timeout, which begins with its first step; ``queue_deadline``:
-    the end of its queue timeout; both are suspended from ``held_at`` on, while one of its gates is open.
-    ``stopping``: its final status after cleanup; ``cleanup_until``: the time limit of cleanup, which in a cancelled
-    run is not 0 in each job to which the cancel was applied. ``begun``: an agent has started a step of it in this
-    run.
-    ``unmet``: the number of its dependencies that are not over.
+    the end of its queue timeout; both are suspended from ``held_at`` on, while one of its gates is open or its run is
+    paused. ``stopping``: its final status after cleanup; ``cleanup_until``: the time limit of cleanup, which in a
+    cancelled run is not 0 in each job to which the cancel was applied. ``begun``: an agent has started a step of it
+    in this run. ``unmet``: the number of its dependencies that are not over.
     """
 
     id: str

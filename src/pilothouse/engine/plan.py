@@ -29,6 +29,9 @@ from pilothouse.engine.model import JOB_ENDED, LOST, MAX_LOST_RERUNS, MAX_UNSTAR
 from pilothouse.expressions import ExpressionError, cleans_up
 from pilothouse.wire.durations import duration_text
 
+MAX_NAMED = 20
+"""So many failed jobs are named in the reason of a run."""
+
 
 def decide_run(run: Run, now: int) -> list[Decision]:
     """The decisions on the run as a whole at time ``now`` (ms); empty if it has to wait or is over."""
@@ -51,7 +54,8 @@ def _finish_run(run: Run) -> FinishRun:
         return FinishRun(Status.CANCELLED, run.cancel_reason)
     bad = [job.name for job in run.jobs if job.status.bad]
     if bad:
-        return FinishRun(Status.FAILED, f"failed: {', '.join(bad)}")
+        more = f" and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
+        return FinishRun(Status.FAILED, f"failed: {', '.join(bad[:MAX_NAMED])}{more}")
     if any(job.status is Status.CANCELLED for job in run.jobs):
         return FinishRun(Status.CANCELLED, run.cancel_reason)
     return FinishRun(Status.SUCCEEDED, "")
@@ -75,6 +79,8 @@ def decide_job(run: Run, job: Job, now: int) -> list[Decision]:
     # In runs of the first release, jobs have a deadline before they have started.
     if job.deadline and now >= job.deadline and job.begun and not job.held_at:
         return cleanup.time_out_job(run, job)
+    if job.held_at and (due := _due_gate(job, now)):
+        return [due]
     if job.not_before > now:
         return []
     return _next_step(run, job, now)
@@ -119,18 +125,23 @@ def _next_step(run: Run, job: Job, now: int) -> list[Decision]:
         if _runs_beside(job, step):
             continue
         if step.status is not Status.PENDING:
-            return skipped or _open_gate(run, job, step, now)
+            return skipped
         if skipped and job.step_spec(step).when.strip():
             return skipped  # a condition may depend on steps that were just skipped
         failing = job.failing if job.failing and job.failing.index < step.index else None
         decision = _pending_step(run, job, step, failing, now)
-        if not isinstance(decision, FinishStep) or decision.status.bad:
+        if not isinstance(decision, FinishStep) or _decides(job, decision.status):
             return [*skipped, decision] if decision else skipped
         skipped.append(decision)
     if skipped:
         return skipped
     beside = job.background
     return _stop_beside(job, beside) if beside else [_end_of_job(run, job, job.failing)]
+
+
+def _decides(job: Job, status: Status) -> bool:
+    """Whether what comes next depends on this end of a step."""
+    return status.bad or (status is Status.CANCELLED and not job.stopping)
 
 
 def _runs_beside(job: Job, step: Step) -> bool:
@@ -140,10 +151,12 @@ def _runs_beside(job: Job, step: Step) -> bool:
     return job.step_spec(step).background
 
 
-def _open_gate(run: Run, job: Job, step: Step, now: int) -> list[Decision]:
-    if step.deadline and now >= step.deadline and job.step_spec(step).gate and not step.stopping:
-        return [CheckGate(job, step)]
-    return []
+def _due_gate(job: Job, now: int) -> CheckGate | None:
+    """The open gate, if its deadline has come; also where a background step before it waits to be tried again."""
+    for step in job.awaited:
+        if step.current and job.step_spec(step).gate:
+            return CheckGate(job, step) if step.deadline and now >= step.deadline else None
+    return None
 
 
 def _pending_step(run: Run, job: Job, step: Step, failing: Step | None, now: int) -> Decision | None:
@@ -165,8 +178,10 @@ def _pending_step(run: Run, job: Job, step: Step, failing: Step | None, now: int
         return None
     if not spec.gate:
         return QueueStep(job, step)
-    if run.cancelling or job.stopping:
+    if job.stopping:
         return _left_out(run, job, step, failing)
+    if run.cancelling:  # not skipped: nobody has approved what comes next
+        return FinishStep(job, step, Status.CANCELLED, run.cancel_reason)
     return OpenGate(job, step)
 
 
@@ -239,7 +254,7 @@ def after_loss(run: Run, job: Job, step: Step, started: bool, now: int) -> Again
     step_says = job.step_spec(step).on_lost
     if step_says == "rerun":
         return Again() if step.lost < MAX_LOST_RERUNS else None
-    if not step_says and job.spec.on_lost == "rerun" and cleanup.limit(run, job) is None:
+    if not step_says and job.spec.on_lost == "rerun" and not (run.cancelling or job.stopping):
         return Again(job=True) if job.lost < MAX_LOST_RERUNS else None
     return None
 

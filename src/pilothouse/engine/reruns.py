@@ -82,7 +82,7 @@ def _kept(run_id: str, old: Job) -> Job:
         step.kept = True
         step.started_at, step.finished_at = before.started_at, before.finished_at
     if keep and not over:
-        job.workspace, job.agent_id, job.fresh = old.workspace, old.agent_id, False
+        job.workspace, job.agent_id, job.fresh = old.workspace, old.agent_id, old.fresh
     return job
 
 

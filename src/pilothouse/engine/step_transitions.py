@@ -308,4 +308,5 @@ def release(tx: Tx, job: Job) -> None:
         stood = tx.now - job.held_at
         job.deadline += stood if job.deadline else 0
         job.queue_deadline += stood if job.queue_deadline else 0
+        job.cleanup_until += stood if job.stopping == Status.TIMED_OUT else 0
         job.held_at = 0

@@ -309,6 +309,8 @@ def load_run(conn: Connection, run_id: str) -> Run | None:
     for job_row in conn.execute(select(jobs).where(jobs.c.run_id == run_id)):
         new = run.jobs[job_row._mapping["index"]]
         job = Job(**_fields(job_row, _JOB), spec=new.spec, steps=new.steps, stored=True)
+        for step in job.steps:  # jobs of the first release have other ids
+            step.job_id = job.id
         run.jobs[job.index] = job
     by_id = {job.id: job for job in run.jobs}
     for step_row in conn.execute(select(steps).where(steps.c.run_id == run_id)):

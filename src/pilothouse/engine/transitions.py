@@ -89,8 +89,9 @@ class Transitions:
         """Pause the run: running steps continue, no others start, time limits of jobs are suspended."""
         run.paused_at, run.paused_by = tx.now, by
         store.save(tx.conn, run)
-        for job in self._limited(run):
-            if not job.held_at:
+        for job in run.jobs:
+            limited = job.deadline or job.queue_deadline or job.stopping
+            if limited and not job.status.over and not job.held_at:
                 job.held_at = tx.now
                 store.save_part(tx.conn, run.id, job)
         self.records.append(tx, run, entries.RUN_PAUSED, by=by, by_id=by_id, **run_standing(run))
@@ -99,7 +100,7 @@ class Transitions:
         """Resume a paused run. :meth:`settle` must follow."""
         run.paused_at, run.paused_by = 0, ""
         store.save(tx.conn, run)
-        for job in self._limited(run):
+        for job in [job for job in run.jobs if job.held_at]:
             if not any(step.current and job.step_spec(step).gate for step in job.awaited):
                 release(tx, job)
                 store.save_part(tx.conn, run.id, job)
@@ -131,10 +132,6 @@ class Transitions:
             by_id=by_id,
             **run_standing(run),
         )
-
-    def _limited(self, run: Run) -> list[Job]:
-        """The jobs whose time limits are running."""
-        return [job for job in run.jobs if not job.status.over and (job.deadline or job.queue_deadline)]
 
     # -- what the planner decides -----------------------------------------------------------------------
 
