@@ -70,7 +70,7 @@ class Machine:
         assert re.fullmatch(
             rf"pilothouse ready http=http://{host}:{port} grpc={host}:{grpc_port}\n", ready
         ), self.said
-        until(lambda: "is logged in as admin" in self.said[before:], self)
+        until(lambda: "Logged in as admin" in self.said[before:], self)
 
     def down(self, number: int = signal.SIGTERM) -> float:
         """End it; returns the seconds that took."""

@@ -130,5 +130,5 @@ def test_a_pattern() -> None:
     found = pattern("err(or)?")
     assert found is not None
     assert found.search("an error")
-    with pytest.raises(UsageError, match="no regular expression"):
+    with pytest.raises(UsageError, match="not a valid regular expression"):
         pattern("(")
