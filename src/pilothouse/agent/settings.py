@@ -38,7 +38,7 @@ class AgentSettings:
     grpc_ca: Path | None = None
     linger: float | None = None  # without a server and with no step running, end after this; None: never
     ephemeral: bool = False  # the server unregisters it some minutes after it went offline
-    workspace_keep: float = 86400
+    workspace_keep: float = 86400  # how long a workspace stays that nobody uses: while a gate is open, say
     spool_limit: int = 1 << 30
     object_cache: int = 10 << 30  # of packs and pristine trees
     max_checkout: int = 256 << 20  # of one archive or pack; unpacked, eight times as much

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import typer
 
 from pilothouse.cli import agent_token
+from pilothouse.cli.durations import seconds
 from pilothouse.cli.errors import NotLoggedIn, UsageError
 from pilothouse.cli.handover import checked_token, read_token, reexecute
 from pilothouse.cli.project import project_names
@@ -129,6 +130,14 @@ def agent(
             help="Unregister the agent after it has been offline for 10 minutes.",
         ),
     ] = False,
+    workspace_keep: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION",
+            envvar=_env("WORKSPACE_KEEP"),
+            help="How long an unused workspace is kept, for gates and reruns.",
+        ),
+    ] = "24h",
     object_cache: Annotated[
         str,
         typer.Option(
@@ -154,6 +163,9 @@ def agent(
         size_of(object_cache, "--object-cache ", least=0),
         size_of(max_checkout, "--max-checkout "),
     )
+    kept = seconds(workspace_keep) or 0
+    if kept < 1:
+        raise UsageError(f"--workspace-keep {workspace_keep!r}: at least 1s")
     session = Session.of(ctx.obj or Common())
     given = "" if token_file else token or session.common.token or ""
     token = checked_token(given, "--token") if given else ""
@@ -180,6 +192,7 @@ def agent(
         grpc_ca=grpc_ca,
         linger=linger,
         ephemeral=ephemeral,
+        workspace_keep=kept,
         object_cache=cache,
         max_checkout=largest,
     )

@@ -11,6 +11,7 @@ from typing import Any
 from pilothouse.cli.documents import json_line
 from pilothouse.cli.progress import BAD, Body, failure
 from pilothouse.cli.text import safe, span
+from pilothouse.cli.waits import decided, waits_for
 from pilothouse.wire import entries
 
 _WORDS = {"timed_out": "timed out"}
@@ -34,6 +35,18 @@ def _run_created(body: Body, at: float) -> list[str]:
 
 def _run_started(body: Body, at: float) -> list[str]:
     return [f"{_run(body)}: started"]
+
+
+def _run_paused(body: Body, at: float) -> list[str]:
+    return [f"{_run(body)}: paused by {safe(body.get('by', '?'))}"]
+
+
+def _run_resumed(body: Body, at: float) -> list[str]:
+    return [f"{_run(body)}: resumed by {safe(body.get('by', '?'))}"]
+
+
+def _run_extended(body: Body, at: float) -> list[str]:
+    return [f"{_run(body)}: more steps: job {safe(job.get('name', '?'))}" for job in body.get("jobs", ())]
 
 
 def _run_cancelling(body: Body, at: float) -> list[str]:
@@ -66,8 +79,15 @@ def _step_waiting(body: Body, at: float) -> list[str]:
 
 
 def _step_started(body: Body, at: float) -> list[str]:
+    if body.get("gate"):
+        told = waits_for(body["gate"], body.get("waits_for", ""), body.get("run_id", ""), _path(body))
+        return [f"{_step(body)}: {safe(told)}"]
     attempt = f" (attempt {body['attempt']})" if body.get("attempt", 1) > 1 else ""
     return [f"{_step(body)}: started on agent {safe(body.get('agent_id', '?'))}{attempt}"]
+
+
+def _gate_decided(body: Body, at: float) -> list[str]:
+    return [f"{_step(body)}: {safe(decided(body))}"]
 
 
 def _step_progressed(body: Body, at: float) -> list[str]:
@@ -106,6 +126,10 @@ def _step_completed(body: Body, at: float) -> list[str]:
 _TELLERS: dict[str, Callable[[Body, float], list[str]]] = {
     entries.RUN_CREATED: _run_created,
     entries.RUN_STARTED: _run_started,
+    entries.RUN_EXTENDED: _run_extended,
+    entries.RUN_PAUSED: _run_paused,
+    entries.RUN_RESUMED: _run_resumed,
+    entries.GATE_DECIDED: _gate_decided,
     entries.RUN_CANCELLING: _run_cancelling,
     entries.RUN_COMPLETED: _run_completed,
     entries.JOB_STARTED: _job_started,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pilothouse.cli.text import moment
+from pilothouse.cli.waits import HOLD, decided
 from pilothouse.wire import entries
 
 OVER = frozenset({"succeeded", "failed", "cancelled", "timed_out", "skipped"})
@@ -36,6 +37,7 @@ class StepState:
     """A step. ``percent`` is ``None`` until reported; ``started_at`` is that of the current attempt.
 
     ``allowed``: its job continues if it fails (``continueOnError``); ``retry_at``: time of the next attempt.
+    ``gate``: its kind, if it is one; ``reason`` says what an open one waits for. ``decided``: by whom, and why.
     """
 
     id: str
@@ -50,6 +52,8 @@ class StepState:
     exit_code: int = 0
     kept: bool = False
     allowed: bool = False
+    gate: str = ""
+    decided: str = ""
     retry_at: float | None = None
     outputs: dict[str, Any] = field(default_factory=dict)
     started_at: float | None = None
@@ -61,13 +65,18 @@ class StepState:
         """``job/step``."""
         return f"{self.job}/{self.name}"
 
+    @property
+    def waits_at_gate(self) -> bool:
+        """Whether it is an open gate."""
+        return bool(self.gate) and self.status == "running"
+
     def begin_attempt(self, body: Body) -> None:
         """Reset the fields of an earlier attempt."""
         number = body.get("attempt", self.attempt)
         self.retry_at = None
         if number != self.attempt:
             self.attempt = number
-            self.percent, self.message, self.exit_code = None, "", 0
+            self.percent, self.message, self.exit_code, self.decided = None, "", 0, ""
             self.started_at = self.finished_at = None
             self.tail.clear()
             self.outputs.clear()
@@ -106,12 +115,13 @@ class JobState:
 
 @dataclass(slots=True)
 class RunState:
-    """A run, its jobs, and the last log lines of all of them as (step, line)."""
+    """A run, its jobs, and the last log lines of all of them as (step, line). ``paused``: nothing is started."""
 
     id: str
     name: str = ""
     status: str = "pending"
     reason: str = ""
+    paused: bool = False
     started_at: float | None = None
     finished_at: float | None = None
     jobs: dict[str, JobState] = field(default_factory=dict)
@@ -126,6 +136,11 @@ class RunState:
         """Whether a step's failure is allowed: by its spec, or because its job succeeded."""
         job = next((job for job in self.jobs.values() if job.steps.get(step.id) is step), None)
         return step.allowed or (job is not None and job.status == "succeeded")
+
+    def open_gates(self, kind: str) -> list[StepState]:
+        """The gates of a kind that are open."""
+        steps = (step for job in self.jobs.values() for step in job.steps.values())
+        return [step for step in steps if step.waits_at_gate and step.gate == kind]
 
     def failed_steps(self) -> list[StepState]:
         """The steps that made their job fail: those it names, or all failed ones if it names none.
@@ -169,6 +184,14 @@ def _run_started(run: RunState, body: Body, at: float) -> None:
     run.status, run.started_at = "running", at
 
 
+def _run_paused(run: RunState, body: Body, at: float) -> None:
+    run.paused, run.reason = True, f"paused by {body.get('by', '?')}"
+
+
+def _run_resumed(run: RunState, body: Body, at: float) -> None:
+    run.paused, run.reason = False, ""
+
+
 def _run_cancelling(run: RunState, body: Body, at: float) -> None:
     # It still runs cleanup steps: "cancelled by ann" alone would mean that it has ended.
     run.reason = ": ".join(filter(None, ("cancelling", body.get("reason", ""))))
@@ -176,6 +199,7 @@ def _run_cancelling(run: RunState, body: Body, at: float) -> None:
 
 def _run_completed(run: RunState, body: Body, at: float) -> None:
     run.status, run.reason, run.finished_at = body["status"], body.get("reason", ""), at
+    run.paused = False
     run.started_at = _begun(run.started_at, body, at)
 
 
@@ -191,6 +215,7 @@ def _job_restarted(run: RunState, body: Body, at: float) -> None:
     for step in job.steps.values():
         step.status, step.reason, step.kept, step.retry_at = "pending", "", False, None
         step.percent, step.message, step.started_at, step.finished_at = None, "", None, None
+        step.decided = ""
 
 
 def _job_completed(run: RunState, body: Body, at: float) -> None:
@@ -214,8 +239,13 @@ def _step_started(run: RunState, body: Body, at: float) -> None:
     step = run.step(body)
     step.begin_attempt(body)
     run.job(body).waiting_for = None
-    step.status, step.reason, step.agent = "running", "", body.get("agent_id", "")
+    step.status, step.reason, step.agent = "running", body.get("waits_for", ""), body.get("agent_id", "")
+    step.gate = body.get("gate", "")
     step.started_at, step.finished_at = at, None
+
+
+def _gate_decided(run: RunState, body: Body, at: float) -> None:
+    run.step(body).decided = decided(body)
 
 
 def _step_progressed(run: RunState, body: Body, at: float) -> None:
@@ -248,6 +278,8 @@ def _step_completed(run: RunState, body: Body, at: float) -> None:
     step.status, step.exit_code, step.finished_at = body["status"], body.get("exit_code", 0), at
     step.retry_at = None
     step.reason = failure(body) if step.status in BAD else body.get("error") or body.get("reason", "")
+    if step.status == "succeeded":
+        step.reason = step.reason or step.decided
     step.outputs = dict(body.get("outputs") or step.outputs)
     step.started_at = _begun(step.started_at, body, at)
 
@@ -255,6 +287,10 @@ def _step_completed(run: RunState, body: Body, at: float) -> None:
 _CHANGES: dict[str, Callable[[RunState, Body, float], None]] = {
     entries.RUN_CREATED: _run_created,
     entries.RUN_STARTED: _run_started,
+    entries.RUN_EXTENDED: _run_created,
+    entries.RUN_PAUSED: _run_paused,
+    entries.RUN_RESUMED: _run_resumed,
+    entries.GATE_DECIDED: _gate_decided,
     entries.RUN_CANCELLING: _run_cancelling,
     entries.RUN_COMPLETED: _run_completed,
     entries.JOB_STARTED: _job_started,
@@ -302,6 +338,7 @@ def from_view(view: Mapping[str, Any]) -> RunState:
     """Build the state from ``GET /workflow-runs/{id}``."""
     run = RunState(view["id"], view["name"], view["status"], view["reason"])
     run.started_at, run.finished_at = moment(view["started_at"]), moment(view["finished_at"])
+    run.paused = bool(view.get("paused_at")) and not run.over
     for job in view["jobs"]:
         shown = JobState(job["id"], job["name"], job["status"], job["reason"])
         shown.started_at, shown.finished_at = moment(job["started_at"]), moment(job["finished_at"])
@@ -316,6 +353,7 @@ def _step_of_view(job: str, view: Mapping[str, Any]) -> StepState:
     step.kept, step.outputs = view.get("kept", False), dict(view["outputs"])
     step.allowed = view.get("continue_on_error", False)
     step.percent = view.get("progress") or None
+    step.gate = view.get("gate") or ""
     step.started_at, step.finished_at = moment(view["started_at"]), moment(view["finished_at"])
     if view["attempts"]:
         last = view["attempts"][-1]
@@ -327,4 +365,6 @@ def _step_of_view(job: str, view: Mapping[str, Any]) -> StepState:
             step.reason = failure({**last, "reason": step.reason, "status": step.status})
         else:
             step.reason = step.reason or last.get("error", "")
+    if step.gate == HOLD and step.status == "succeeded" and "decision" in step.outputs:
+        step.reason = decided(step.outputs)
     return step

@@ -13,6 +13,7 @@ from pilothouse.cli.documents import json_line
 from pilothouse.cli.progress import from_view, without_status, words
 from pilothouse.cli.text import safe
 from pilothouse.cli.tree import headline, rows
+from pilothouse.cli.waits import HOLD
 
 if TYPE_CHECKING:
     from pilothouse.client.shapes import RunView
@@ -47,16 +48,28 @@ def _facts(run: RunView) -> Iterator[str]:
 
 def details(step: Any) -> Iterator[Text]:
     """A step's outputs and attempts; those kept from the original run are marked."""
-    for name, value in step["outputs"].items():
+    outputs = step["outputs"]
+    if step.get("gate") == HOLD and "decision" in outputs:
+        outputs = {}  # the line of the step says who decided, and why
+    for name, value in outputs.items():
         yield Text.assemble(("      output ", "dim"), safe(f"{name}={_plain(value)}"))
-    for attempt in step["attempts"]:
+    attempts = [attempt for attempt in step["attempts"] if _begun(attempt)]
+    if step.get("gate") and len(attempts) == 1:
+        return  # nothing more is known of it
+    for attempt in attempts:
         earlier = " of the earlier run" if attempt.get("earlier_run") else ""
         said = [f"attempt {attempt['number']}{earlier}: {words(attempt['status'])}"]
         if attempt["agent_id"]:
             said.append(f"on {attempt['agent_id']}")
         said += _why(attempt)
-        said.append("1 line" if attempt["lines"] == 1 else f"{attempt['lines']} lines")
+        if not step.get("gate"):
+            said.append("1 line" if attempt["lines"] == 1 else f"{attempt['lines']} lines")
         yield Text(f"      {safe(', '.join(said))}", "dim")
+
+
+def _begun(attempt: Any) -> bool:
+    """Whether it was queued at least: each step has an attempt from the beginning, also one that is skipped."""
+    return any(attempt.get(key, True) for key in ("queued_at", "started_at", "agent_id"))
 
 
 def _plain(value: Any) -> str:

@@ -12,11 +12,13 @@ from rich.text import Text
 from pilothouse.cli.progress import BAD, OVER, JobState, RunState, StepState, words
 from pilothouse.cli.reference import short
 from pilothouse.cli.text import safe, span
+from pilothouse.cli.waits import HOLD, waits_for
 
 _GLYPHS = {
     "pending": ("○", "dim"),
     "queued": ("○", "dim"),
     "waiting": ("○", "yellow"),
+    "paused": ("○", "yellow"),
     "retrying": ("↻", "yellow"),
     "running": ("●", "cyan"),
     "succeeded": ("✓", "green"),
@@ -199,6 +201,8 @@ def _step_line(run: RunState, step: StepState, now: float, live: bool, *, said: 
     """``said``: show the reason for waiting, unless the job's line does."""
     again = step.retry_at if step.retry_at is not None and step.retry_at > now else None
     allowed = step.status in BAD and run.allows(step)
+    if step.waits_at_gate:
+        return _gate_line(run, step, now)
     waits = said and step.status == "queued" and step.reason != ""
     shown = "allowed" if allowed else "waiting" if waits else "retrying" if again is not None else step.status
     head = Text.assemble("  ", mark(shown, now if live else None), " ", safe(step.name))
@@ -218,6 +222,13 @@ def _step_line(run: RunState, step: StepState, now: float, live: bool, *, said: 
     )
     _append_countdown(told, again, now)
     return Line(head, told, _took(step.status, step.started_at, step.finished_at, now))
+
+
+def _gate_line(run: RunState, step: StepState, now: float) -> Line:
+    several = step.gate == HOLD and len(run.open_gates(HOLD)) > 1
+    told = waits_for(step.gate, step.reason, run.id, step.path if several else "")
+    head = Text.assemble("  ", mark("waiting"), " ", safe(step.name))
+    return Line(head, Text(f"  {safe(told)}", "yellow"), _took(step.status, step.started_at, None, now))
 
 
 def _bar(percent: int) -> Text:
@@ -247,9 +258,10 @@ def _took(status: str, started: float | None, finished: float | None, now: float
 
 def headline(run: RunState, now: float, *, live: bool, width: int = 1000) -> Text:
     """The line of the run above its tree; its id is shortened if necessary."""
-    head = Text.assemble(mark(run.status, now if live else None), " ", (safe(run.name), "bold"))
+    shown_as = "paused" if run.paused else run.status
+    head = Text.assemble(mark(shown_as, now if live else None), " ", (safe(run.name), "bold"))
     said = Text()
-    _append_end(said, run.status, run.reason)
+    _append_end(said, shown_as, run.reason)
     took = _took(run.status, run.started_at, run.finished_at, now)
     for shown in (f"  run {safe(run.id)}", f"  run {safe(short(run.id))}"):
         line = Line(Text.assemble(head, shown), said, took)

@@ -13,6 +13,7 @@ from pilothouse.cli.live import Progress, view_of
 from pilothouse.cli.progress import OVER, from_view
 from pilothouse.cli.reference import short
 from pilothouse.cli.session import Session
+from pilothouse.wire import entries
 
 if TYPE_CHECKING:
     from pilothouse.client import ApiProblem, Event, PilotClient
@@ -30,12 +31,29 @@ async def watch(session: Session, run_id: str, progress: Progress = Progress.AUT
         following = follow(session, client, run_id, over=run.over, connection=view)
         async with view, aclosing(following) as events:
             async for event in events:
+                if progress is not Progress.JSON:
+                    event = await _with_message(client, event)
                 run.apply(event.type, event.data, event.time.timestamp())
                 view.take(event)
         view.conclude()
         if out.structured and progress is not Progress.JSON:
             out.document(await client.runs.get(run_id))
     return run.status
+
+
+async def _with_message(client: PilotClient, event: Event) -> Event:
+    """A gate that opens with what it waits for (``waits_for``), which the gate alone says; others as they are."""
+    from dataclasses import replace
+
+    from pilothouse.client import ApiProblem
+
+    if event.type != entries.STEP_STARTED or not event.data.get("gate"):
+        return event
+    try:
+        gate = await client.gates.get(event.data["step_run_id"])
+    except ApiProblem:
+        return event
+    return replace(event, data={**event.data, "waits_for": gate["message"]})
 
 
 class Connection(Protocol):

@@ -43,6 +43,10 @@ MAX_METRICS, MAX_METRIC = 100, 256
 """How many metrics an attempt may have, and how many characters a name or value."""
 
 
+WORKSPACE_GONE = "the workspace of this job is gone"
+"""How the error of an agent begins that no longer has the workspace in which a step was to go on."""
+
+
 class TaskInvalid(Exception):
     """The attempt cannot be handed out, since an expression fails or a secret is missing."""
 
@@ -77,6 +81,10 @@ class StepTasks:
             _STATUS[report.status],
             self._masked(tx.conn, at, _printable(report.error))[:_MAX_ERROR],
         )
+        if status is Status.FAILED and error.startswith(WORKSPACE_GONE):
+            self._transitions.lose_attempt(tx, at.run, at.job, at.step, error, started=True, gone=True)
+            self._transitions.settle(tx, at.run, at.job)
+            return
         if status.bad and not error:
             error = f"exit code {report.exit_code}" if report.exit_code else "failed"
         self._transitions.steps.end_attempt(
