@@ -227,10 +227,9 @@ def test_a_full_disk_ends_nothing_for_good(machine: Machine, small_disk: Path) -
     assert first is not None
     address = f"http://127.0.0.1:{machine.ports[0]}"
     until(lambda: httpx.get(f"{address}/readyz").status_code == 200, machine)
-    with (small_disk / "fill").open("wb") as fill, contextlib.suppress(OSError):
+    with (small_disk / "fill").open("wb", buffering=0) as fill, contextlib.suppress(OSError):
         while True:
             fill.write(bytes(1 << 16))
-            fill.flush()
     # What the database's log still holds of old pages is used up before it takes nothing more.
     until(lambda: machine.put_secret("x" * 60_000).status_code == 503, machine)
     until(lambda: httpx.get(f"{address}/readyz").status_code == 503, machine)
