@@ -23,31 +23,34 @@ $(VENV)/.dev: requirements/dev.lock $(VENV)/.run
 demo: setup
 	@sh tools/demo.sh
 
-PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
+# Whole files go to one worker, in the order given here: first those that wait, last the many that are short.
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+# Says how long a part took, and stops it at its limit (in minutes) with its name.
+TIMED := @bash tools/timed.sh --limit
 
 # What every change must pass: everything on SQLite, a few minutes.
-QUICK := tests/unit tests/contract tests/integration tests/e2e
+QUICK := tests/e2e tests/integration tests/contract tests/unit
 # Tests that start a server, for their second run on PostgreSQL.
 ON_POSTGRES := tests/e2e tests/integration/test_identity_*.py tests/integration/test_on_postgres.py \
 	tests/integration/test_up.py tests/integration/test_agent_tokens.py tests/integration/test_cli_access.py \
 	tests/integration/test_cli_logs.py tests/integration/test_cli_pipelines.py tests/integration/test_proxies.py
-# Kills and bad networks, browsers and other clients, projects that are not ours.
-LONG := tests/faults tests/conformance tests/projects
 
 test: setup-dev
 	@sh tools/test_needs.sh
-	@sh tools/timed.sh "tests" $(PYTEST) $(or $(ARGS),-m "not postgres" $(QUICK))
+	$(TIMED) 15 "tests" $(PYTEST) $(or $(ARGS),-m "not postgres" $(QUICK))
 
 test-all: test test-postgres test-long
 
 test-postgres: setup-dev
 	@sh tools/test_needs.sh
-	@sh tools/timed.sh "contract suites on PostgreSQL" $(PYTEST) -m postgres $(QUICK)
-	@sh tools/timed.sh "servers on PostgreSQL" env PILOT_TEST_DATABASE=postgresql $(PYTEST) $(ON_POSTGRES)
+	$(TIMED) 5 "contract suites on PostgreSQL" $(PYTEST) -m postgres $(QUICK)
+	$(TIMED) 10 "servers on PostgreSQL" env PILOT_TEST_DATABASE=postgresql $(PYTEST) $(ON_POSTGRES)
 
 test-long: setup-dev
 	@sh tools/test_needs.sh
-	@sh tools/timed.sh "long tests" $(PYTEST) $(or $(ARGS),$(LONG))
+	$(TIMED) 4 "browsers and other clients" $(PYTEST) tests/conformance
+	$(TIMED) 15 "faults" $(PYTEST) tests/faults
+	$(TIMED) 10 "third-party projects" $(PYTEST) tests/projects
 
 # The long version of tests/faults: kills and bad networks, so many times over.
 faults: setup-dev

@@ -1,1 +1,1 @@
-"""Benchmarks: ratios against a peer in the same run. ``python -m bench [names…] [--quick]``."""
+"""Benchmarks: ratios against a reference implementation in the same run. ``python -m bench [names…] [--quick]``."""

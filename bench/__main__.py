@@ -1,6 +1,6 @@
-"""``python -m bench [names…] [--quick]``: run measures, print a line each, write docs/performance.md.
+"""``python -m bench [names…] [--quick]``: run benchmarks, print one line each, write docs/performance.md.
 
-The page is written only by a run of all measures that is not quick.
+The page is written only by a full run of all benchmarks.
 """
 
 from __future__ import annotations
@@ -25,18 +25,22 @@ MEASURES: dict[str, Callable[[Lab, Options], Iterator[Row]]] = {
     "brokers": brokers.measure,
 }
 SLOW = ("brokers",)
-"""Not part of a quick run unless named."""
+"""Not part of a quick run unless given by name."""
 
 
 def main() -> int:
-    """0 whether or not bars are met: a benchmark tells, it does not judge."""
+    """Run the benchmarks; returns 0 even if targets are missed."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(MEASURES)}; default: all")
-    parser.add_argument("--quick", action="store_true", help="a smoke test: few rounds, small sizes, no page")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="smoke test with few rounds and small sizes; does not write the page",
+    )
     given = parser.parse_args()
     unknown = sorted(set(given.names) - MEASURES.keys())
     if unknown:
-        parser.error(f"no measure is named {', '.join(unknown)}")
+        parser.error(f"unknown benchmark {', '.join(unknown)}")
     options = Options(given.quick)
     names = given.names or [name for name in MEASURES if not (options.quick and name in SLOW)]
     print(report.header(), flush=True)

@@ -1,7 +1,7 @@
-"""The least an agent can be: it registers, connects, and either ends every step at once or pushes lines when told.
+"""A minimal agent: registers, connects, and either completes every step immediately or pushes lines on command.
 
-``python -m bench.agent {"grpc", "registration", "slots", "noop", "agents"}``. Its steps are those that want
-``only: bench``; there may be several agents in the one process.
+``python -m bench.agent {"grpc", "registration", "slots", "noop", "agents"}``. It runs steps with the selector
+``only: bench``; one process can hold several agents.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import orjson
 import uvloop
 import zstandard
 
-from bench.server import obey, standard_input
+from bench.server import execute_commands, standard_input
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 from pilothouse.wire.agent.v1.agent_pb2_grpc import AgentServiceStub
 from pilothouse.wire.gateway.v1 import gateway_pb2 as gw
@@ -29,11 +29,11 @@ from pilothouse.wire.steprun.v1 import steprun_pb2 as steprun
 NAME = "bench"
 HEARTBEAT = 5.0
 BATCH_LINES = 1000
-"""Of one batch of our agent under load (``agent/log_batches.py``)."""
+"""Size of one batch of ``pilot agent`` under load (``agent/log_batches.py``)."""
 
 
 class Agent:
-    """One connected agent; ``noop``: it acknowledges and ends each step as soon as it gets it."""
+    """One connected agent; ``noop``: acknowledges and completes each step on receipt."""
 
     def __init__(self, channel: grpc.aio.Channel, name: str, token: str, noop: bool) -> None:
         self._name = name
@@ -41,14 +41,14 @@ class Agent:
         self._gateway = GatewayServiceStub(channel)
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._noop = noop
-        self._say: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
+        self._outbox: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
         self._given: asyncio.Queue[str] = asyncio.Queue()
         self._seq = 0
         self._requests: list[gw.PushLogsRequest] = []
         self.done = 0
 
     async def connect(self) -> None:
-        """Hold a Connect call for ever."""
+        """Keep a Connect call open."""
         beating = asyncio.create_task(self._beat())
         async for command in self._agents.Connect(self._outgoing(), metadata=self._metadata):
             if command.WhichOneof("payload") == "task_dispatch":
@@ -58,16 +58,16 @@ class Agent:
         beating.cancel()
 
     async def task(self) -> dict[str, Any]:
-        """The next step that was handed out."""
+        """Wait for the next assigned step."""
         return {"step_run": await self._given.get()}
 
     async def finish(self, step_run: str) -> dict[str, Any]:
-        """A step ends."""
+        """Report a step's end."""
         self._report(step_run)
         return {}
 
     async def load(self, step_run: str, lines: int, width: int, ndjson: bool) -> dict[str, Any]:
-        """Make ready to push so many lines, so that it costs nothing later; ndjson is compressed, as ours is."""
+        """Prepare batches in advance; ndjson is compressed, as in ``pilot agent``."""
         made = [f"{number:08d} {'x' * width}"[:width] for number in range(lines)]
         self._requests = [
             self._batch(step_run, made[at : at + BATCH_LINES], ndjson) for at in range(0, lines, BATCH_LINES)
@@ -75,7 +75,7 @@ class Agent:
         return {"bytes": sum(len(r.batch.data) for r in self._requests)}
 
     async def push(self, ndjson: bool) -> dict[str, Any]:
-        """One PushLogs call with all that was made ready; the answer means that it is on disk."""
+        """Send the prepared batches in one PushLogs call; the response confirms that they are on disk."""
         more = (("pilot-log-format", "ndjson"),) if ndjson else ()
         began = time.monotonic()
         answer = await self._gateway.PushLogs(self._all(), metadata=(*self._metadata, *more))
@@ -85,7 +85,7 @@ class Agent:
         }
 
     async def print_times(self, step_run: str, count: int, every: float) -> dict[str, Any]:
-        """A line every so many seconds that says when it was printed (ns of the monotonic clock)."""
+        """Push a line per interval with its time (monotonic clock, ns)."""
 
         async def lines() -> AsyncIterator[gw.PushLogsRequest]:
             for _ in range(count):
@@ -123,25 +123,25 @@ class Agent:
 
     def _acknowledge(self, command: str) -> None:
         ack = pb.TaskAck(command_id=command, status=pb.ACK_STATUS_OK)
-        self._say.put_nowait(pb.ConnectRequest(agent_id=self._name, task_ack=ack))
+        self._outbox.put_nowait(pb.ConnectRequest(agent_id=self._name, task_ack=ack))
 
     def _report(self, step_run: str) -> None:
         status = pb.TaskStatus(step_run_id=step_run, status=steprun.STEP_RUN_STATUS_SUCCESS)
-        self._say.put_nowait(pb.ConnectRequest(agent_id=self._name, task_status=status))
+        self._outbox.put_nowait(pb.ConnectRequest(agent_id=self._name, task_status=status))
         self.done += 1
 
     async def _beat(self) -> None:
         while True:
-            self._say.put_nowait(pb.ConnectRequest(agent_id=self._name, heartbeat=pb.ConnectHeartbeat()))
+            self._outbox.put_nowait(pb.ConnectRequest(agent_id=self._name, heartbeat=pb.ConnectHeartbeat()))
             await asyncio.sleep(HEARTBEAT)
 
     async def _outgoing(self) -> AsyncIterator[pb.ConnectRequest]:
         while True:
-            yield await self._say.get()
+            yield await self._outbox.get()
 
 
 async def registered(given: dict[str, Any], stack: contextlib.AsyncExitStack, name: str) -> Agent:
-    """A new agent on a channel of its own."""
+    """Register a new agent on its own channel."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     channel = await stack.enter_async_context(grpc.aio.insecure_channel(given["grpc"], options=options))
     register = pb.RegisterRequest(
@@ -156,7 +156,7 @@ async def registered(given: dict[str, Any], stack: contextlib.AsyncExitStack, na
 
 
 async def main(given: dict[str, Any]) -> None:
-    """Until standard input ends."""
+    """Run until stdin is closed."""
     async with contextlib.AsyncExitStack() as stack:
         names = [NAME, *(f"{NAME}-{number}" for number in range(1, given.get("agents", 1)))]
         agents = [await registered(given, stack, name) for name in names]
@@ -167,7 +167,7 @@ async def main(given: dict[str, Any]) -> None:
             return {"done": sum(each.done for each in agents)}
 
         print(json.dumps({"agent": NAME}), flush=True)
-        await obey(
+        await execute_commands(
             await standard_input(),
             {
                 "task": agent.task,

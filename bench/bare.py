@@ -1,6 +1,6 @@
-"""The peer of fan-out: the least a server on the same event loop can do, a loop of ``transport.write``.
+"""Reference of fan-out: a minimal server on the same event loop that calls ``transport.write`` in a loop.
 
-It answers every request with a fixed head and then only writes what it is told, the same bytes to everyone.
+It answers every request with a fixed header and then writes the same bytes to all clients on command.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import uvloop
 
-from bench.server import obey, standard_input
+from bench.server import execute_commands, standard_input
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 
@@ -30,11 +30,11 @@ class Subscriber(asyncio.Protocol):
         self._request = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep its transport."""
+        """Store its transport."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Answer the request, once."""
+        """Answer the first request."""
         self._request += data
         if self._request.endswith(b"\r\n\r\n"):
             self._request = b""
@@ -48,7 +48,7 @@ class Subscriber(asyncio.Protocol):
 
 
 class Store:
-    """Rows in SQLite, each committed to the disk; a reader by stream would find them by the index."""
+    """Rows in SQLite, each committed with fsync, with an index by stream."""
 
     def __init__(self, file: Path) -> None:
         self._db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
@@ -58,23 +58,23 @@ class Store:
         self._db.execute("CREATE INDEX by_stream ON entries (stream, offset)")
 
     def add(self, data: bytes) -> None:
-        """One row, one transaction."""
+        """Insert one row in one transaction."""
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("INSERT INTO entries (stream, data) VALUES (?, ?)", ("run/bench", data))
         self._db.execute("COMMIT")
 
 
 async def main(directory: Path) -> None:
-    """Until standard input ends."""
+    """Run until stdin is closed."""
     store, thread = Store(directory / "bare.db"), ThreadPoolExecutor(1)
     writes: list[Callable[[bytes], None]] = []
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Subscriber(writes), "127.0.0.1", 0, backlog=4096)
 
     async def send(data: str, count: int, commit: bool = False, nobody: bool = False) -> dict[str, Any]:
-        """The same bytes ``count`` times to everyone (or nobody), each sent before the next is written.
+        """Send the same bytes ``count`` times to all clients (or none), each before the next is written.
 
-        ``commit``: a thread stores them before, durably, as a server that forgets nothing must at least do.
+        ``commit``: a thread first stores them durably.
         """
         frame = base64.b64decode(data)
         for _ in range(count):
@@ -86,7 +86,7 @@ async def main(directory: Path) -> None:
         return {"bytes": len(frame)}
 
     async def fill(sizes: list[int]) -> dict[str, Any]:
-        """A burst: so many bytes to everyone, one size after another."""
+        """Send a burst of messages of these sizes to all clients."""
         for size in sizes:
             data = b"x" * size
             for write in writes:
@@ -95,7 +95,7 @@ async def main(directory: Path) -> None:
         return {"bytes": sum(sizes)}
 
     print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
-    await obey(await standard_input(), {"send": send, "fill": fill})
+    await execute_commands(await standard_input(), {"send": send, "fill": fill})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Brokers at the same work, for information: one message to 1000 WebSockets, CPU per delivery.
+"""Message brokers with the same workload, for comparison: one message to 1000 WebSockets, CPU per delivery.
 
-nginx with nchan comes from Debian's packages, unpacked in the benchmark's directory and not installed; nats-server
-from its wheel. Each gets the message by its own means, over HTTP or its own protocol, and stores nothing on disk.
+nginx with nchan is unpacked from Debian's packages into the benchmark's directory; nats-server
+comes from its wheel. Each gets the message over HTTP or its own protocol and stores nothing on disk.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ websocket {{ listen: "127.0.0.1:{port}", no_tls: true }}
 
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
-    """Each that is to be had; why not, otherwise."""
+    """Measure each available broker; report the reason for the others."""
     for name, broker in (("nginx + nchan", _nchan), ("nats-server", _nats)):
         label = f"fan-out by {name}, WebSocket"
         try:
             costs = broker(lab, options.rounds)
         except (OSError, subprocess.SubprocessError, RuntimeError) as error:
             told = str(getattr(error, "stderr", None) or error).strip().splitlines()
-            yield Row(label, "-", why=f"not to be had here: {told[-1][:120] if told else error}")
+            yield Row(label, "-", why=f"not available: {told[-1][:120] if told else error}")
         else:
             yield Row(label, "-", f"{median(costs) * 1e6:.2f} µs")
 
@@ -67,7 +67,7 @@ def _nchan(lab: Lab, rounds: int) -> list[float]:
     modules = directory / "usr/lib/nginx/modules"
     (directory / "conf").write_text(NGINX.format(modules=modules, directory=directory, port=port))
     nginx = f"{directory}/usr/sbin/nginx -p {directory} -c {directory}/conf"
-    # Debian's nginx wants a directory that only an installed one has: it gets one that nobody else sees.
+    # Debian's nginx requires a directory that only an installed one has: provide it in a mount namespace.
     inside = f"mount -t tmpfs none /var/lib && mkdir /var/lib/nginx && exec {nginx}"
     program = ["unshare", "-m", "sh", "-c", inside]
 
@@ -131,7 +131,7 @@ def _rounds(
 
 
 def _masked(data: bytes) -> bytes:
-    """A client's frame, its mask all zeros."""
+    """A client's frame with a zero mask."""
     assert len(data) < 126
     return bytes((0x82, 0x80 | len(data), 0, 0, 0, 0)) + data
 
@@ -151,7 +151,7 @@ def _running(program: list[str], port: int, directory: Path) -> Iterator[int]:
             with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
                 break
         if process.poll() is not None:
-            raise RuntimeError((directory / "log").read_text()[-300:] or "it ended at once")
+            raise RuntimeError((directory / "log").read_text()[-300:] or "it exited immediately")
         yield process.pid
     finally:
         process.terminate()

@@ -1,8 +1,8 @@
-"""A burst of log lines to 1000 subscribers: deliveries a second on one core of server.
+"""A burst of log lines to 1000 subscribers: deliveries per second on one server core.
 
-A delivery is one line to one subscriber, framed as the contract wants it: a message of its own. Chunks hold 1 to 200
-lines, as agents send them, and are appended 16 at a time, as one ``PushLogs`` call does it. What the load client has
-received is checked against the frames, byte by byte in number.
+A delivery is one line to one subscriber in its own message, as the contract requires. Chunks hold 1 to 200
+lines, as agents send them, with 16 concurrent appends, as in one ``PushLogs`` call. The number of bytes received by
+the load client is checked against the frames.
 """
 
 from __future__ import annotations

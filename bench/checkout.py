@@ -1,9 +1,9 @@
-"""The second run of a large repository with one changed file: what travels, and how soon its first step begins.
+"""The second run of a large repository with one changed file: bytes sent and time to the first step.
 
-A real server and a real agent. The repository has 10,000 files that cannot be compressed, 1 GiB in all. What is sent
-is what ``pilot pipeline run`` sends, made by its own code. From the hand-out of the first step to the first thing
-that it says is measured where the agent has a copy of the last tree ready, and where it must make one. The peer is
-what runners usually do: a fresh clone of depth 1, from this very disk.
+A real server and agent. The repository has 10,000 incompressible files, 1 GiB in total, and is sent with the code
+of ``pilot pipeline run``. The time from the assignment of the first step to its first output is
+measured with and without a prepared copy of the last tree on the agent. The reference is
+a fresh clone of depth 1 from the same disk.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from pilothouse.cli.checkout.tree import read_tree
 
 MIB = 1 << 20
 FILE = 105 << 10  # bytes; 10,000 of them are 1 GiB
-LIMIT = 4 << 30  # bytes that may be sent and laid out
+LIMIT = 4 << 30  # maximum bytes sent and checked out
 SECONDS, KIB = 1.0, 64
-"""The bars of the second run."""
+"""Targets of the second run."""
 RUNS = 4
 SPARE_WITHIN = 120.0  # seconds
 
@@ -55,7 +55,7 @@ SPEC = {
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """One run. ``client``: seconds to read, pack, upload and trigger; ``begins``: seconds from hand-out to step."""
+    """One run. ``client``: seconds to read, pack, upload and trigger; ``begins``: seconds from assignment to step."""
 
     sent: int
     client: float
@@ -63,14 +63,14 @@ class Ran:
 
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
-    """Builds the repository, runs it, then changes one file and runs it again, a few times."""
+    """Build the repository, run it, then repeatedly change one file and run it again."""
     files = 600 if options.quick else 10_000
     source = lab.directory / "source"
     _build(source, files)
     with lab.server(max_blob=LIMIT) as server, _agent(lab, server) as client:
         first = client.run(source)
-        ready = [_again(lab, source, client, spare=True) for _ in range(RUNS)]
-        bare = [_again(lab, source, client, spare=False) for _ in range(RUNS)]
+        ready = [_again(lab, source, client, copy=True) for _ in range(RUNS)]
+        bare = [_again(lab, source, client, copy=False) for _ in range(RUNS)]
     clone = median([_clone(source, lab.directory / f"clone-{number}") for number in range(RUNS)])
     size = f"{files * FILE // MIB} MiB"
     yield Row(
@@ -110,20 +110,20 @@ def _build(source: Path, files: int) -> None:
         directory = source / f"{number // 100:03}"
         directory.mkdir(exist_ok=True)
         (directory / f"{number % 100:02}").write_bytes(os.urandom(FILE))
-    # Large files go into one pack at once, instead of a file each that is made durable.
+    # Large files go directly into one pack instead of separate files, each with fsync.
     _git(source, "-c", "core.bigFileThreshold=1", "add", ".")
     _git(source, "commit", "-q", "-m", "everything")
 
 
-def _again(lab: Lab, source: Path, client: _Client, *, spare: bool) -> Ran:
-    """Another run, with one file changed. ``spare``: the agent has a copy of the last tree ready, or else none."""
+def _again(lab: Lab, source: Path, client: _Client, *, copy: bool) -> Ran:
+    """Another run, with one file changed. ``copy``: the agent has a copy of the last tree ready, or else none."""
     objects = lab.directory / "agent" / "objects"
     deadline = time.monotonic() + SPARE_WITHIN
-    while not (found := list(objects.glob("*/spare.json"))):
+    while not (found := list(objects.glob("*/copy.json"))):
         if time.monotonic() > deadline:
             raise RuntimeError("the agent makes no copy of the tree")
         time.sleep(0.1)
-    if not spare:
+    if not copy:
         found[0].unlink()
     (source / "000" / "01").write_bytes(os.urandom(100))
     _git(source, "commit", "-q", "-a", "-m", "change")
@@ -145,7 +145,7 @@ def _clone(source: Path, target: Path) -> float:
 
 
 class _Client:
-    """What ``pilot pipeline run`` does, as far as it matters here."""
+    """The parts of ``pilot pipeline run`` that are measured."""
 
     def __init__(self, server: Server) -> None:
         headers = {"Authorization": f"Bearer {server.token}"}
@@ -156,7 +156,7 @@ class _Client:
         self._pipeline = made["pipelineId"]
 
     def run(self, source: Path) -> Ran:
-        """Send the work tree and run it."""
+        """Upload the work tree and run it."""
         began = time.monotonic()
         repository, options = read_repository(source), CheckoutOptions(depth=1)
         tree = read_tree(repository, options)
@@ -217,7 +217,7 @@ def _known(answer: Any) -> KnownCommit:
 
 @contextlib.contextmanager
 def _agent(lab: Lab, server: Server) -> Iterator[_Client]:
-    """A real agent of this server, and a client."""
+    """A real agent of this server and a client."""
     token = server.ask("registration")["token"]
     options = {
         "--server": f"http://127.0.0.1:{server.port}",
@@ -243,6 +243,6 @@ def _agent(lab: Lab, server: Server) -> Iterator[_Client]:
         agent.terminate()
         try:
             agent.wait(60)
-        except subprocess.TimeoutExpired:  # what was measured is not lost for that
+        except subprocess.TimeoutExpired:  # does not invalidate the measurements
             agent.kill()
             agent.wait()

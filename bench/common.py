@@ -1,7 +1,7 @@
-"""What every measure is made of: rows, child processes on their cores, CPU time, and the load client.
+"""Common parts of benchmarks: rows, child processes pinned to cores, CPU time, and the load client.
 
-The server and its peers run on the first core, the load client on the last. What counts is CPU time, since the
-machine may have other work; rounds of ours and of the peer alternate, and the median round is reported.
+The server and the references run on the first core, the load client on the last. CPU time is measured, since the
+machine may have other load; rounds of both alternate, and the median round is reported.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ HERE = Path(__file__).parent
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, CLIENT_CORE = CORES[0], CORES[-1]
 READER_BUSY = 0.7
-"""The load client may use this much of its core; above, it may be what is measured."""
+"""Maximum share of a core for the load client; above, it may be the bottleneck."""
 
 C = TypeVar("C", bound="Child")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``quick``: a smoke test with few rounds and small sizes."""
+    """Options. ``quick``: smoke test with few rounds and small sizes."""
 
     quick: bool = False
 
     @property
     def kinds(self) -> list[tuple[str, str]]:
-        """The transports to measure, with their names."""
+        """Transports to measure and their display names."""
         both = [("ws", "WebSocket"), ("sse", "SSE")]
         return both[:1] if self.quick else both
 
     @property
     def rounds(self) -> int:
-        """Rounds of which the median counts."""
+        """Number of rounds."""
         return 2 if self.quick else 7
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the report. ``met`` is ``None`` where there is no bar; ``why`` explains a miss or a gap."""
+    """One line of the report. ``met`` is ``None`` without a target; ``why`` explains a miss or missing value."""
 
     name: str
     ours: str
@@ -60,12 +60,12 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """In one word."""
+        """Result as one word."""
         return "info" if self.met is None else "met" if self.met else "MISSED"
 
 
 class Child:
-    """A process of the benchmark: JSON lines in, JSON lines out, on a core of its own."""
+    """A child process pinned to a core, with JSON lines on stdin and stdout."""
 
     def __init__(self, module: str, core: int, argument: Any = None, log: Path | None = None) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
@@ -85,28 +85,28 @@ class Child:
         self.hello = self._answer()
 
     def ask(self, do: str, **more: Any) -> Any:
-        """One command and its answer."""
-        self.tell(do, **more)
+        """Send one command and return its response."""
+        self.send(do, **more)
         return self._answer()
 
-    def tell(self, do: str, **more: Any) -> None:
-        """One command, whose answer :meth:`answer` gives."""
+    def send(self, do: str, **more: Any) -> None:
+        """Send one command; :meth:`answer` returns its response."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **more}) + "\n")
         self._process.stdin.flush()
 
     def answer(self) -> Any:
-        """The answer to what was told."""
+        """The response to the last sent command."""
         return self._answer()
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The process id."""
         return self._process.pid
 
     @property
     def cpu(self) -> float:
-        """Seconds of CPU that all threads of the process have used."""
+        """CPU seconds used by all threads of the process."""
         return cpu_seconds(self.pid)
 
     @property
@@ -115,7 +115,7 @@ class Child:
         return rss(self.pid)
 
     def close(self) -> None:
-        """It ends with its standard input."""
+        """Close stdin, which ends the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -137,7 +137,7 @@ class Child:
 
 
 class Server(Child):
-    """Our server, with commands (see ``bench/server.py``)."""
+    """The server under test, with commands (see ``bench/server.py``)."""
 
     def __init__(self, directory: Path, **settings: Any) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -148,12 +148,12 @@ class Server(Child):
         self.token: str = self.hello["token"]
 
     def stream(self, run: str, kind: str) -> list[str]:
-        """The request that opens a run's stream, as ``ws`` or ``sse``."""
+        """The HTTP request that opens a run's stream, as ``ws`` or ``sse``."""
         return stream_request(f"/api/v1/workflow-runs/{run}/stream", kind, self.token)
 
 
 def stream_request(path: str, kind: str, token: str = "") -> list[str]:
-    """The lines of a request for a WebSocket or an event stream."""
+    """The lines of an HTTP request for a WebSocket or an event stream."""
     lines = [f"GET {path} HTTP/1.1", "Host: localhost"]
     if token:
         lines.append(f"Authorization: Bearer {token}")
@@ -165,7 +165,7 @@ def stream_request(path: str, kind: str, token: str = "") -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the load client has seen so far: bytes of all connections, of the least and of the most served."""
+    """Statistics of the load client: bytes of all connections, minimum and maximum per connection."""
 
     total: int
     least: int
@@ -175,10 +175,10 @@ class Seen:
 
 
 class Reader:
-    """Many open streams, read by one C process on the other core."""
+    """Many open streams, read by one C process on the last core."""
 
     def __init__(self, lab: Lab, port: int, count: int, request: list[str], then: bytes = b"") -> None:
-        """``then`` is sent on each stream once it is open."""
+        """Open the streams; ``then`` is sent on each once it is open."""
         sources = 1 + count // 10_000
         self.count = count
         self._process = subprocess.Popen(
@@ -188,21 +188,21 @@ class Reader:
             text=True,
             preexec_fn=lambda: os.sched_setaffinity(0, {CLIENT_CORE}),
         )
-        self._say("\n".join([*request, "", "."]))
+        self._write("\n".join([*request, "", "."]))
         opened = self._line()
         if opened != f"open {count}":
             raise RuntimeError(f"the load client could not open {count} streams: {opened!r}")
 
     def stats(self) -> Seen:
-        """As of now."""
+        """Current statistics."""
         return self._ask("stats")
 
     def quiet(self) -> Seen:
-        """Once something has arrived since the last ``quiet`` and then nothing for 40 ms."""
+        """Wait until data has arrived since the last ``quiet``, followed by 40 ms without data."""
         return self._ask("quiet")
 
     def reach(self, total: int) -> Seen:
-        """Once that many bytes have arrived on all connections together."""
+        """Wait until this many bytes have arrived on all connections in total."""
         return self._ask(f"await {total}")
 
     def close(self) -> None:
@@ -212,11 +212,11 @@ class Reader:
         self._process.wait(30)
 
     def _ask(self, command: str) -> Seen:
-        self._say(command)
+        self._write(command)
         total, least, most, cpu, closed = map(int, self._line().split())
         return Seen(total, least, most, cpu / 1e9, closed)
 
-    def _say(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(text + "\n")
         self._process.stdin.flush()
@@ -227,7 +227,7 @@ class Reader:
 
 
 class Lab:
-    """A directory that goes away, with the load client compiled in it."""
+    """A temporary directory with the compiled load client."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -239,26 +239,26 @@ class Lab:
     @classmethod
     @contextlib.contextmanager
     def open(cls) -> Iterator[Lab]:
-        """For the time of one run."""
+        """Create the directory for one run."""
         with tempfile.TemporaryDirectory(prefix="pilothouse-bench-") as name:
             yield cls(Path(name))
 
     @contextlib.contextmanager
     def server(self, **settings: Any) -> Iterator[Server]:
-        """A fresh server."""
+        """Start a new server."""
         self._made += 1
         with contextlib.closing(Server(self.directory / f"server-{self._made}", **settings)) as server:
             yield server
 
     def bare(self) -> contextlib.closing[Child]:
-        """The peer of fan-out: a loop of ``transport.write`` (see ``bench/bare.py``)."""
+        """Start the reference of fan-out (see ``bench/bare.py``)."""
         self._made += 1
         directory = self.directory / f"bare-{self._made}"
         directory.mkdir()
         return contextlib.closing(Child("bench.bare", SERVER_CORE, str(directory)))
 
     def open_streams(self, port: int, count: int, request: list[str]) -> contextlib.closing[Reader]:
-        """Streams on a server of this machine."""
+        """Open streams on a local server."""
         return contextlib.closing(Reader(self, port, count, request))
 
 
@@ -273,7 +273,7 @@ class Spent:
 
 
 def spend(child: Child, reader: Reader, work: Callable[[], Any]) -> tuple[Spent, Any]:
-    """Let a process work, wait until the load client has everything, and see what it cost."""
+    """Run a command, wait until the load client has received everything, and measure the cost."""
     before, began, cpu = reader.stats(), time.monotonic(), child.cpu
     answer = work()
     after = reader.quiet()
@@ -290,7 +290,7 @@ def spend(child: Child, reader: Reader, work: Callable[[], Any]) -> tuple[Spent,
 
 
 def missed(value: float, bar: float, *, least: bool, why: str = "") -> str:
-    """By how much a bar is missed, and why; nothing if it is met. ``least``: the bar is a lower one."""
+    """By how much a target is missed, and why; empty if it is met. ``least``: the target is a minimum."""
     if (value >= bar) if least else (value <= bar):
         return ""
     by = f"{1 - value / bar:.0%} short" if least else f"{value / bar - 1:.0%} over"
@@ -298,18 +298,18 @@ def missed(value: float, bar: float, *, least: bool, why: str = "") -> str:
 
 
 def cpu_seconds(pid: int) -> float:
-    """The CPU clock of another process (Linux: the clock id is made from the pid)."""
+    """CPU clock of another process (on Linux the clock id is derived from the pid)."""
     return time.clock_gettime((~pid << 3) | 2)
 
 
 def rss(pid: int) -> int:
-    """Resident bytes of a process."""
+    """Resident set size of a process in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) << 10
-    raise RuntimeError(f"process {pid} is gone")
+    raise RuntimeError(f"process {pid} has exited")
 
 
 def median(values: list[float]) -> float:
-    """Of some rounds."""
+    """Median of the rounds."""
     return statistics.median(values)

@@ -1,8 +1,8 @@
-"""One event to 1000 subscribers: CPU of the server for each delivery, against a bare loop of ``transport.write``.
+"""One event to 1000 subscribers: server CPU per delivery, compared with a loop of ``transport.write``.
 
-Each event is a transaction of its own and goes out before the next begins. The bar compares all of that with the
-loop, which stores nothing. Two more rows say where the difference comes from: against a loop that commits the same
-bytes to SQLite before it writes them, and without what appending costs on either side.
+Each event is one transaction and is sent before the next begins. The target compares the total with the
+loop, which stores nothing. Two more rows explain the difference: compared with a loop that commits the same
+bytes to SQLite first, and without the cost of appending on either side.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WHY = "a durable commit an event is about 0.07 of it; the rest is where a large 
 
 @dataclass
 class Rounds:
-    """Seconds of CPU per delivery, one number a round; ``alone``: the same events with nobody there."""
+    """Seconds of CPU per delivery, one number a round; ``alone``: the same events without subscribers."""
 
     ours: list[float] = field(default_factory=list)
     ours_alone: list[float] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Rounds:
 
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
-    """WebSocket and SSE; each time with several fresh servers, since luck has a part in how memory is laid out."""
+    """WebSocket and SSE, each with several new servers, since results depend on the memory layout."""
     for kind, name in options.kinds:
         rounds = Rounds()
         for _ in range(1 if options.quick else 3):

@@ -1,7 +1,7 @@
-"""The peer of no-op steps: procrastinate on a PostgreSQL of this machine, in an environment that is thrown away.
+"""Reference of no-op steps: procrastinate on a local PostgreSQL, in a temporary environment.
 
-Its jobs do nothing; they are queued twenty to a transaction, as a run of ours queues its steps, and one worker takes
-them, as one agent takes ours. The database is set to be durable, as ours is.
+Its jobs do nothing; twenty are queued per transaction, as in a run with twenty steps, and one worker runs
+them, as one agent does. The database is durable in both cases.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ asyncio.run(main())
 
 
 def rate(lab: Lab, directory: Path) -> float:
-    """Its jobs a second by the wall, deferred and done, on the PostgreSQL in that directory.
+    """Jobs per second of wall time, deferred and completed, on the PostgreSQL in that directory.
 
-    Raises :class:`OSError` or :class:`subprocess.SubprocessError` where it cannot be had.
+    Raises :class:`OSError` or :class:`subprocess.SubprocessError` if it is not available.
     """
     python = _environment(lab.directory / "procrastinate", "procrastinate[psycopg]", "psycopg[binary]")
     where = f"host={directory} user={_user()} dbname=postgres"
@@ -58,7 +58,7 @@ def rate(lab: Lab, directory: Path) -> float:
 
 
 def url(directory: Path) -> str:
-    """The same PostgreSQL, another database of it, as our server is told."""
+    """The server's database URL: another database on the same PostgreSQL."""
     return f"postgresql+psycopg://{_user()}@/pilothouse?host={directory}"
 
 
@@ -76,7 +76,7 @@ def _environment(directory: Path, *packages: str) -> str:
 
 @contextlib.contextmanager
 def postgres(directory: Path) -> Iterator[Path]:
-    """A cluster of its own, reached by a socket in its directory. PostgreSQL refuses to run as root."""
+    """A temporary cluster with a socket in its directory. PostgreSQL refuses to run as root."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path(shutil.which("initdb") or "").parent]
     tools = found[-1]
     if not (tools / "initdb").exists():

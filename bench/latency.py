@@ -1,7 +1,7 @@
-"""How long a printed line takes to the socket of a viewer: print → agent → commit with fsync → WebSocket.
+"""Latency from a printed line to a viewer's socket: print → agent → commit with fsync → WebSocket.
 
-Printer and viewer read the same monotonic clock. Once with a step of our own agent that prints, once with lines
-that are pushed at once, which leaves the agent out.
+Writer and viewer use the same monotonic clock. Measured with a step of a real agent that prints, and with lines
+pushed over gRPC without the agent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PRINTER = (
 
 
 class Viewer:
-    """One WebSocket on a run, read by a thread that notes when each line came."""
+    """One WebSocket on a run, read by a thread that records the delay of each line."""
 
     def __init__(self, server: Server, run: str) -> None:
         self.delays: list[float] = []
@@ -38,7 +38,7 @@ class Viewer:
         threading.Thread(target=self._read, daemon=True).start()
 
     def wait(self, count: int, seconds: float) -> list[float]:
-        """The delays in seconds of so many lines, sorted."""
+        """Sorted delays of this many lines, in seconds."""
         end = time.monotonic() + seconds
         while len(self.delays) < count:
             if time.monotonic() > end:
@@ -60,7 +60,7 @@ class Viewer:
 
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
-    """Fifty lines a second."""
+    """Fifty lines per second."""
     count = 100 if options.quick else 500
     yield _row("a line printed by a step of our agent, to the viewer", _through_our_agent(lab, count))
     if not options.quick:

@@ -1,7 +1,7 @@
-"""Log lines: an agent's ``PushLogs`` → committed and fsynced → one WebSocket viewer, lines a second.
+"""Log lines: an agent's ``PushLogs`` → commit with fsync → one WebSocket viewer, lines per second.
 
-The peer is the same bytes into a gRPC service that drops them. Of the server only CPU time counts; the rate by the
-wall clock is told beside it.
+The reference is a gRPC service that discards the same bytes. The rate is per CPU second of the server; the rate by
+the wall clock is shown beside it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ jobs:
 
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
-    """As our agent sends them (JSON objects, zstd), and as plain text."""
+    """JSON objects with zstd, as ``pilot agent`` sends them, and plain text."""
     yield _lines(lab, options, True, "log lines, ndjson + zstd, to one viewer")
     if not options.quick:
         yield _lines(lab, options, False, "log lines, plain text, to one viewer")

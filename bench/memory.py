@@ -1,4 +1,4 @@
-"""Memory of an idle subscriber: how much the server grows by opening so many streams on a quiet run."""
+"""Memory per idle subscriber: growth of the server after opening many streams on an idle run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SETTLE = 2.0
 
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
-    """Each size on a fresh server, after a few streams have come and gone."""
+    """Measure each size on a new server, after a warm-up with a few streams."""
     sizes = [1000] if options.quick else [5000, 15_000]
     for kind, name in options.kinds:
         for size in sizes:

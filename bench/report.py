@@ -1,4 +1,4 @@
-"""The rows on the terminal, and as docs/performance.md."""
+"""Prints rows to the terminal and writes docs/performance.md."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def line(row: Row) -> str:
 
 
 def write(rows: list[Row], options: Options) -> Path:
-    """The page; gives where it is."""
+    """Write the page; returns its path."""
     lines = ["| measure | ours | peer | ratio | bar | met? |", "|---|---|---|---|---|---|"]
     lines += [
         f"| {r.name} | {r.ours} | {r.peer} | {r.ratio} | {r.bar} | {r.verdict}{_note(r)} |" for r in rows
@@ -83,7 +83,7 @@ def _line(*cells: str) -> str:
 def _machine(options: Options) -> str:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     packages = ", ".join(f"{name} {version(name)}" for name in ("uvloop", "uvicorn", "grpcio", "sqlalchemy"))
-    kind = "a quick run, for smoke" if options.quick else "a run"
+    kind = "quick run (smoke test)" if options.quick else "a run"
     return (
         f"{today}, {kind}: {_processor()}, {os.cpu_count()} CPUs, Linux {platform.release()}, "
         f"load {os.getloadavg()[0]:.1f} at the end; Python {sys.version.split()[0]}, {packages}.\n\n"

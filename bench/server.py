@@ -1,7 +1,7 @@
-"""Our server as it is, with a hatch: JSON commands on standard input put work into the running graph.
+"""The real server with a control channel: JSON commands on stdin create work in the running server.
 
-``python -m bench.server SETTINGS`` (JSON). Runs are made by the engine, so that endpoints authorize as always;
-entries go through the writer and the journal like any service's. It ends with its standard input.
+``python -m bench.server SETTINGS`` (JSON). Runs are created by the engine, so that endpoints authorize as usual;
+entries go through the writer and the journal. It ends when stdin is closed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pilothouse.access.model import SYSTEM
 from pilothouse.engine import store
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import Engine, NewRun
+from pilothouse.engine.standing import run_keys
 from pilothouse.engine.streams.framing import Framing
 from pilothouse.engine.streams.stella import RunMessages
-from pilothouse.engine.transitions import run_keys
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity import store as identity_store
 from pilothouse.journal import WireFormat
@@ -38,10 +38,10 @@ from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
 AT_ONCE = 16
-"""Appends under way at once in a burst, as many as one ``PushLogs`` call has."""
+"""Concurrent appends in a burst, as in one ``PushLogs`` call."""
 
 Commands = dict[str, Callable[..., Awaitable[dict[str, Any]]]]
-"""By name; the keys of an order are the arguments."""
+"""Handlers by command name; the other keys of a command are the arguments."""
 
 SPEC = """
 jobs:
@@ -51,7 +51,7 @@ jobs:
 """
 
 
-class Hatch:
+class Control:
     """The commands."""
 
     def __init__(self, ready: Ready) -> None:
@@ -60,11 +60,11 @@ class Hatch:
         self._lines: dict[str, int] = {}
 
     async def far(self) -> None:
-        """Let offsets begin where they have seven digits, so that all cursors of a measure are equally long."""
+        """Start offsets at seven digits, so that all cursors of a benchmark have the same length."""
         await self._graph.writer.write(lambda tx: journal_store.reserve(tx.conn, 1_000_000))
 
     async def run(self, spec: str = SPEC) -> dict[str, Any]:
-        """A new run; its steps wait for an agent."""
+        """Create a run whose steps wait for an agent."""
         graph = self._graph
         project = await graph.storage.read(identity_store.default_project)
         assert project is not None
@@ -74,15 +74,15 @@ class Hatch:
         return {"run": run.id}
 
     async def progress(self, run: str, count: int) -> dict[str, Any]:
-        """``count`` entries of progress, one transaction after another; what one looks like."""
+        """Append ``count`` progress entries in consecutive transactions; returns a sample."""
         body = {**self._keys(run), "percent": 50, "message": "compiling module 17 of 42"}
         for _ in range(count):
             await self._append(run, entries.STEP_PROGRESSED, body)
-            await asyncio.sleep(0)  # the loop sends what was written before the next is appended
+            await asyncio.sleep(0)  # the loop sends the entry before the next one is appended
         return {"frames": self._frames()}
 
     async def lines(self, run: str, chunks: list[int], width: int) -> dict[str, Any]:
-        """A burst of log chunks with so many lines each, many under way at once."""
+        """Append a burst of log chunks with these numbers of lines, concurrently."""
         text = "x" * width
         bodies = []
         for size in chunks:
@@ -107,7 +107,7 @@ class Hatch:
         return {"lines": sum(chunks), "sizes": self._sizes(run, since)}
 
     async def registration(self) -> dict[str, Any]:
-        """A token with which an agent may register."""
+        """Create a registration token."""
         graph = self._graph
         made = await graph.writer.write(
             lambda tx: graph.service(Fleet).registry.create_registration_token(
@@ -117,7 +117,7 @@ class Hatch:
         return {"token": made["token"]}
 
     async def statuses(self, runs: list[str]) -> dict[str, Any]:
-        """How many of the runs are over, and how."""
+        """Number of runs by final status."""
 
         def read(conn: Connection) -> Counter[str]:
             rows = [store.run_row(conn, run) for run in runs]
@@ -140,7 +140,7 @@ class Hatch:
         await self._graph.writer.write(use_case)
 
     def _frames(self) -> dict[str, str]:
-        """The newest entry as it goes out on each transport."""
+        """The newest entry as encoded for each transport."""
         feed = self._graph.journal.feed
         entry = feed.window.since(None, feed.window.head - 1, 1)[0]
         return {
@@ -149,7 +149,7 @@ class Hatch:
         }
 
     def _sizes(self, run: str, since: int) -> dict[str, list[int]]:
-        """The bytes of each entry of a run from an offset on, for each transport. Nothing is encoded for it."""
+        """The encoded sizes of a run's entries from an offset on, for each transport."""
         found = self._graph.journal.feed.window.since(entries.run_stream(run), since, 1 << 30)
         return {
             name: [sum(len(frame.data) for frame in entry._frames[fmt.key]) for entry in found]
@@ -165,13 +165,13 @@ class Hatch:
         }
 
 
-async def obey(stdin: asyncio.StreamReader, commands: Commands) -> None:
-    """Carry out commands one after another until standard input ends."""
+async def execute_commands(stdin: asyncio.StreamReader, commands: Commands) -> None:
+    """Execute commands sequentially until stdin is closed."""
     while line := await stdin.readline():
         order = json.loads(line)
         try:
             answer = await commands[order.pop("do")](**order)
-        except Exception as error:  # told to the one who asked
+        except Exception as error:  # reported to the caller
             answer = {"failed": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)
 
@@ -185,28 +185,28 @@ async def standard_input() -> asyncio.StreamReader:
 
 
 async def main(settings: dict[str, Any]) -> int:
-    """Serve with the hatch open. Streams are never disturbed by a heartbeat unless the settings say so."""
+    """Run the server with the control channel. Stream heartbeats are off unless the settings enable them."""
     stop = asyncio.Event()
-    obeying: list[asyncio.Task[None]] = []
+    executing: list[asyncio.Task[None]] = []
 
     async def on_ready(ready: Ready) -> None:
-        hatch = Hatch(ready)
-        await hatch.far()
+        control = Control(ready)
+        await control.far()
         hello = {
             "port": int(ready.http_url.rpartition(":")[2]),
             "grpc": ready.grpc_address,
             "token": await ready.local_token(),
         }
         commands: Commands = {
-            "run": hatch.run,
-            "progress": hatch.progress,
-            "lines": hatch.lines,
-            "registration": hatch.registration,
-            "statuses": hatch.statuses,
+            "run": control.run,
+            "progress": control.progress,
+            "lines": control.lines,
+            "registration": control.registration,
+            "statuses": control.statuses,
         }
-        task = asyncio.create_task(obey(await standard_input(), commands))
+        task = asyncio.create_task(execute_commands(await standard_input(), commands))
         task.add_done_callback(lambda _: stop.set())
-        obeying.append(task)
+        executing.append(task)
         print(json.dumps(hello), flush=True)
 
     calm = {"sse_keepalive": 86_400, "ws_heartbeat": 86_400, "log_level": "error", "log_format": "json"}

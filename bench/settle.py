@@ -1,6 +1,6 @@
-"""What a run's size costs: settling one step, and creating the run, in seconds of the writer's thread.
+"""Cost by size of a run: settling one step and creating the run, in seconds of the writer thread.
 
-The engine of a server without its transports, on a SQLite file. The peer is the same engine with a run of ten steps.
+Uses the engine without transports, on SQLite. The reference is the same engine with a run of ten steps.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ LARGE = 5000
 SMALL = 10
 FLAT = 1.25
 CREATED = 0.05
-"""Seconds for creating a run of 5,000 steps."""
+"""Target in seconds for creating a run of 5,000 steps."""
 
 
 def steps(count: int) -> tuple[Step, ...]:
-    """Steps that need nothing."""
+    """Steps without requirements."""
     return tuple(Step(f"step-{number}", "dummy", "run") for number in range(count))
 
 
 def one_job(count: int) -> Graph:
-    """All steps in one job, one after another."""
+    """All steps in one job, in sequence."""
     return Graph((Job("job", steps(count)),))
 
 
 def many_jobs(count: int) -> Graph:
-    """Jobs of five steps, each after the one before; the last two wait for all."""
+    """Jobs of five steps in sequence; the last two depend on all."""
     names = [f"job-{number}" for number in range(count // 5)]
     jobs = [Job(name, steps(5), depends_on=tuple(names[at - 1 : at])) for at, name in enumerate(names)]
     return Graph((*jobs[:-2], *(Job(job.name, job.steps, depends_on=tuple(names[:-2])) for job in jobs[-2:])))
@@ -52,7 +52,7 @@ SHAPES = {"one job": one_job, "jobs of five steps": many_jobs}
 
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
-    """Both shapes of a run, then its creation."""
+    """Measure both shapes of a run, then its creation."""
     settled = 40 if options.quick else 400
     for shape, make in SHAPES.items():
         cost = asyncio.run(_measured(lab, shape.replace(" ", "-"), make, settled))
@@ -79,7 +79,7 @@ def measure(lab: Lab, options: Options) -> Iterator[Row]:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of the writer's thread."""
+    """Seconds of the writer thread."""
 
     small: float
     large: float
@@ -118,7 +118,7 @@ class _Bench:
         self._transitions: Transitions = service(Transitions)
 
     async def create(self, graph: Graph) -> tuple[float, str]:
-        """The cost of creating a run of this graph, which was compiled before, and its id."""
+        """Create a run of a compiled graph; returns the cost and its id."""
         stored, names = encoded(graph), names_of(graph)
         new = NewRun("pipeline", "bench", "project", graph, stored=stored, names=names)
 
@@ -131,7 +131,7 @@ class _Bench:
         return found
 
     async def settle(self, run_id: str, count: int) -> list[float]:
-        """Start and end so many steps, one after another; what each costs."""
+        """Start and complete steps in sequence; returns the cost of each."""
         return [await self._write(lambda tx: self._one(tx, run_id)) for _ in range(count)]
 
     def _one(self, tx: Tx, run_id: str) -> float:

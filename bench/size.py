@@ -1,7 +1,7 @@
-"""The cost of one more: fan-out and append with many entries stored, and with idle subscribers on other streams.
+"""Scaling: fan-out and append with many stored entries, and with idle subscribers on other streams.
 
-The ratio of the large to the small should be about one. The database file is filled beforehand, as if so many
-entries had been written over time: many runs, each with its chunks in turn with others'.
+The ratio of large to small should be about one. The database is filled in advance, as if the
+entries had been written over time by many runs with interleaved chunks.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ SUBSCRIBERS = 200
 EVENTS = 100
 SMALL = 10_000
 RUNS_BETWEEN = 500
-"""Runs whose entries lie side by side in the journal."""
+"""Number of runs with interleaved entries."""
 
 FLAT = 1.25
-"""Above this the cost is not flat; below lies what this machine's noise amounts to."""
+"""Maximum ratio; allows for measurement noise."""
 
 FILL = """
 WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :count)
@@ -33,7 +33,7 @@ FROM n
 
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
-    """Stored entries, then idle subscribers."""
+    """Measure stored entries, then idle subscribers."""
     large = 50_000 if options.quick else 10_000_000
     idle = 300 if options.quick else 10_000
     yield from _entries(lab, options, large)
@@ -85,7 +85,7 @@ def _row(name: str, pairs: list[tuple[float, float]], small: str) -> Row:
 
 
 def _cost(lab: Lab, server: Server, run: str) -> tuple[float, float]:
-    """Seconds of CPU for one delivery (beyond the append) and for one append, on a fresh set of subscribers."""
+    """CPU seconds per delivery (without the append) and per append, with new subscribers."""
     lonely = server.ask("run")["run"]
     server.ask("progress", run=lonely, count=20)
     before = server.cpu
@@ -95,7 +95,7 @@ def _cost(lab: Lab, server: Server, run: str) -> tuple[float, float]:
         server.ask("progress", run=run, count=20)
         reader.quiet()
         spent, _ = spend(server, reader, lambda: server.ask("progress", run=run, count=EVENTS))
-    time.sleep(0.3)  # the streams that were closed are gone before the next is measured
+    time.sleep(0.3)  # wait until the closed streams are removed
     return (spent.cpu / EVENTS - append) / SUBSCRIBERS, append
 
 
@@ -106,7 +106,7 @@ def _now(server: Server, run: str) -> list[str]:
 
 def _filled(lab: Lab, stack: contextlib.ExitStack, count: int) -> Server:
     directory = lab.directory / f"filled-{count}"
-    Server(directory).close()  # makes the tables
+    Server(directory).close()  # creates the tables
     _fill(directory / "data" / "pilothouse.db", count)
     return stack.enter_context(contextlib.closing(Server(directory)))
 

@@ -1,4 +1,4 @@
-"""Steps that do nothing, end to end: queued, handed out, acknowledged, reported, committed; one server, one agent."""
+"""No-op steps end to end: queued, assigned, acknowledged, reported, committed; one server, one agent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BAR = 300
 
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
-    """With agents that end each step at once: on SQLite, then on a PostgreSQL beside a job queue over the same."""
+    """Agents complete each step immediately: on SQLite, then on PostgreSQL, compared with a job queue on the same."""
     for agents in (1, 50):
         with lab.server() as server:
             per_core, wall = _rate(server, options, agents)
@@ -33,7 +33,7 @@ def measure(lab: Lab, options: Options) -> Iterator[Row]:
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or str(error)
         words = str(told).strip().splitlines()[-1][:120]
-        yield Row("no-op steps, 1 agent, PostgreSQL", "-", why=f"the peer is not to be had here: {words}")
+        yield Row("no-op steps, 1 agent, PostgreSQL", "-", why=f"the reference is not available: {words}")
 
 
 def _beside_a_job_queue(lab: Lab, options: Options, url: str, directory: Path) -> Row:
@@ -49,7 +49,7 @@ def _beside_a_job_queue(lab: Lab, options: Options, url: str, directory: Path) -
 
 
 def _rate(server: Server, options: Options, agents: int) -> tuple[float, float]:
-    """Steps a second on one core of server, and by the wall."""
+    """Steps per second of server CPU, and of wall time."""
     rounds, runs = (2, 10) if options.quick else (5, 25)
     per_core: list[float] = []
     walls: list[float] = []

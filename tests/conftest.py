@@ -18,6 +18,7 @@ from support.databases import (
     postgres,
 )
 from support.kernel import kernel
+from support.server import one_server, shared_server
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("pilothouse", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -30,5 +31,7 @@ __all__ = [
     "kernel",
     "migrated_postgres",
     "migrated_sqlite",
+    "one_server",
     "postgres",
+    "shared_server",
 ]

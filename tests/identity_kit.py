@@ -85,7 +85,7 @@ class Stack:
         return httpx.AsyncClient(transport=transport, base_url=f"{scheme}://pilot.test")
 
     async def user(self, name: str, role: Role = Role.USER) -> str:
-        """A new user; returns a token of his."""
+        """Create a user; returns a token."""
         await self.identity.create_user(SYSTEM, username=name, password=PASSWORD, role=role)
         return (await self.identity.login(name, PASSWORD)).token
 

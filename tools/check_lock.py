@@ -1,4 +1,4 @@
-"""The lock files hold every direct dependency, a hash for each pin, and no address of any registry."""
+"""Check that the lock files pin every direct dependency with hashes and contain no registry URL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def problems() -> list[str]:
-    """What is wrong, one sentence each."""
+    """Error messages."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = project["dependency-groups"]
     wanted = {"run": groups["build"], "dev": groups["dev"]}

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Start a server (unless one is up), run examples/hello on it, show it live, and leave the server running.
+# Start a server (unless one is running), run and watch examples/hello on it, and leave the server running.
 set -eu
 pilot=.venv/bin/pilot
 data=${PILOT_DATA_DIR:-.pilothouse}
 mkdir -p -m 700 "$data"
 log=$data/up.log
 
-free() { # prints the port if it is free, else 0: any free one
+free() { # prints the port if it is free, else 0 (any free port)
     .venv/bin/python - "$1" <<'PY'
 import socket, sys
 with socket.socket() as probe:
@@ -37,7 +37,7 @@ if ! running; then
     done
 fi
 
-context=$(sed -n "s/^This machine is logged in as admin (context '\([^']*\)').*/\1/p" "$log" | tail -n 1)
+context=$(sed -n "s/^This machine Logged in as admin (context '\([^']*\)').*/\1/p" "$log" | tail -n 1)
 outcome=0
 "$pilot" --context "$context" pipeline run --file examples/hello/.pilot.yaml || outcome=$?
 

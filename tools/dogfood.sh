@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run this repository's own pipeline (.pilot.yaml) through a Pilothouse of its own, and stop it again.
+# Run this repository's own pipeline (.pilot.yaml) on a temporary server.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 make setup

@@ -1,9 +1,9 @@
-"""Generate src/pilothouse/cli/commands.json, from which completion answers, from the tree of commands.
+"""Generate src/pilothouse/cli/commands.json, the data of shell completion, from the command tree.
 
     python tools/generate_commands.py            write it
-    python tools/generate_commands.py --check    exit 1 if the file in the tree is not what would be written
+    python tools/generate_commands.py --check    exit 1 if the file is out of date
 
-Completion runs at every press of a key; making the commands themselves takes longer than a person waits.
+Building the commands at every completion would be too slow.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pilothouse.cli.app import build
 
 FILE = Path(__file__).resolve().parents[1] / "src" / "pilothouse" / "cli" / "commands.json"
 _SHORT = 60
-"""Characters of a command's help that are offered with it."""
+"""Maximum length of the help text of a candidate."""
 
 
 def generated() -> str:
-    """The file's text: an object of command paths, a command a line."""
+    """The file's text: an object by command path, one command per line."""
     lines = [
         f"{json.dumps(path)}: {json.dumps(command)}"
         for path, command in commands(typer.main.get_command(build()), ())
@@ -33,7 +33,7 @@ def generated() -> str:
 
 
 def commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A command and those below it, each by its path."""
+    """A command and its subcommands by path."""
     inner = {name: each for name, each in getattr(command, "commands", {}).items() if not each.hidden}
     params = [param for param in command.params if not param.hidden]
     yield (
@@ -49,12 +49,12 @@ def commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[str, dict[st
 
 
 def argument(param: Any) -> dict[str, Any]:
-    """What is asked of an argument: its name, its values where they are few, whether it takes all that follow."""
+    """An argument: name, choices, and whether it takes all remaining words."""
     return {"name": param.name, "choices": choices(param), "many": param.nargs == -1}
 
 
 def option(param: Any) -> dict[str, Any]:
-    """What is asked of an option, with all its spellings, the longest first."""
+    """An option with all its spellings, longest first."""
     spellings = sorted((*param.opts, *param.secondary_opts), key=len, reverse=True)
     return {
         "name": param.name,
@@ -66,7 +66,7 @@ def option(param: Any) -> dict[str, Any]:
 
 
 def choices(param: Any) -> list[str] | None:
-    """The values that a parameter may have; none where they are not few."""
+    """The choices of a parameter, if any."""
     given = param.type_descriptor.choices
     return None if given is None else [str(getattr(each, "value", each)) for each in given]
 
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
     if arguments != ["--check"]:
         FILE.write_text(text, "utf-8")
     elif FILE.read_text("utf-8") != text:
-        print(f"{FILE} is not current: run python tools/generate_commands.py", file=sys.stderr)
+        print(f"{FILE} is out of date: run python tools/generate_commands.py", file=sys.stderr)
         return 1
     return 0
 

@@ -1,11 +1,11 @@
 """Generate src/pilothouse/wire from proto/.
 
     python tools/generate_wire.py            write the generated code
-    python tools/generate_wire.py --check    exit 1 if the code in the tree is not what would be generated
+    python tools/generate_wire.py --check    exit 1 if the code is out of date
 
-The protos import each other as `agent/v1/agent.proto` and must be registered under just these names: server
-reflection shows them, and clients made from the published definitions look for them. protoc derives the
-Python imports from the same names, so those are rewritten afterwards to lie under `pilothouse.wire`.
+The protos import each other as `agent/v1/agent.proto` and must be registered with these names: server
+reflection and clients generated from the published definitions use them. protoc derives the
+Python imports from these names, so they are rewritten to `pilothouse.wire`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Files = dict[str, str]  # path relative to the wire package, with slashes -> tex
 
 
 class GenerationError(Exception):
-    """protoc refused the protos; its own words are the message."""
+    """protoc failed; the message is its output."""
 
     code = "PROTOC_FAILED"
 
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def generate() -> Files:
-    """The whole generated tree as text, made in a temporary directory."""
+    """The text of all generated files, by path."""
     sources = sorted(path.relative_to(PROTO).as_posix() for path in PROTO.rglob("*.proto"))
     with_services = [source for source in sources if declares_service(PROTO / source)]
     with tempfile.TemporaryDirectory() as scratch:
@@ -65,7 +65,7 @@ def generate() -> Files:
 
 
 def declares_service(proto: Path) -> bool:
-    # Without a service protoc would still write a gRPC module, an empty one.
+    # Without a service protoc would write an empty gRPC module.
     return re.search(r"(?m)^service \w+", proto.read_text("utf-8")) is not None
 
 
@@ -79,10 +79,10 @@ def protoc(*arguments: str) -> None:
 
 
 def relocate(text: str, roots: list[str]) -> str:
-    """Move the Python names of our modules under PACKAGE; protobuf names and file names stay."""
+    """Move the imports of generated modules to PACKAGE; protobuf names and file names stay."""
     ours = "|".join(roots)
     text = re.sub(rf"(?m)^from ((?:{ours})\.[\w.]*) import ", rf"from {PACKAGE}.\1 import ", text)
-    # The module that messages say they belong to, which is what pickle and tracebacks use.
+    # __module__ of messages, used by pickle and tracebacks.
     return re.sub(rf"'((?:{ours})\.[\w.]*_pb2)'", rf"'{PACKAGE}.\1'", text)
 
 
@@ -92,7 +92,7 @@ def package_markers(sources: list[str]) -> Files:
 
 
 def compare(wanted: Files, wire: Path) -> Files:
-    """What is wrong in the tree, by file: 'missing', 'differs' or 'stale'."""
+    """Differences by file: 'missing', 'differs' or 'stale'."""
     differences: Files = {}
     for name, text in wanted.items():
         path = wire / name

@@ -1,8 +1,8 @@
-"""Write a migration from the difference between the models and a database upgraded to the newest revision.
+"""Generate a migration from the difference between the models and the newest revision.
 
     python tools/new_migration.py "what changes"
 
-Read what it wrote before committing it.
+Review the generated file before committing it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pilothouse.storage.migrations import _config, upgrade
 
 
 def main() -> None:
-    """Upgrade an empty database, compare, write the file."""
+    """Upgrade an empty database, compare it with the models, write the file."""
     message = sys.argv[1]
     with tempfile.TemporaryDirectory() as folder:
         database = Database.at(Path(folder) / "empty.db")

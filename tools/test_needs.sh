@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the tests need beside Python packages: a PostgreSQL server, git, Chromium, iproute2. Installed where we may, else named.
+# Install the system packages for the tests (PostgreSQL, git, Chromium, iproute2) if permitted, else print their names.
 set -eu
 missing=
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"

@@ -1,4 +1,4 @@
-"""A real browser watches a run: ``EventSource`` comes back by itself, and a WebSocket as the documentation shows."""
+"""A real browser follows a run with ``EventSource``, which reconnects, and with the documented WebSocket script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from support.conformance_browser import Browser, browser
+from support.conformance.browser import Browser, browser
 from support.fake_agent import batch
 from support.live_run import Live, begin, numbered
 from support.server import Server, running
@@ -115,7 +115,7 @@ async def test_comes_back_by_itself_after_a_killed_server(server: Server, live: 
 
 
 async def test_a_websocket_from_cursor_to_cursor(server: Server, live: Live) -> None:
-    """By the login's cookie; nobody offers it a compression, and every end is a clean one."""
+    """With the login's cookie; no compression is offered, and every close is clean."""
     async with browser(server) as chromium:
         await live.say(*numbered(0, 10))
         await chromium.chat("socket", f"/api/v1/workflow-runs/{live.run_id}/stream", 7)
@@ -160,5 +160,5 @@ async def follow_as_documented(chromium: Browser, server: Server, live: Live) ->
 
 
 def lines_said(chromium: Browser) -> list[str]:
-    """What the scripts logged; the browser itself tells of connections that failed."""
+    """Messages logged by scripts; the browser itself logs failed connections."""
     return [text for text in chromium.said if text.startswith("line ") or text == END]

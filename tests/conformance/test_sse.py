@@ -1,4 +1,4 @@
-"""Our event streams read by somebody else's parser (httpx-sse), however the network cuts and joins the bytes."""
+"""Event streams read with a third-party parser (httpx-sse), with the bytes split and joined arbitrarily."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import httpx
 import pytest
 from httpx_sse import aconnect_sse
 
-from support.conformance_recut import Sizes, recut
-from support.faults import chance
+from support.conformance.recut import Sizes, recut
+from support.faults.fleet import chance
 from support.live_run import Live, begin
 from support.server import Server, running
 from support.waiting import PATIENCE, eventually
@@ -63,7 +63,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads one stream, at whatever address it is to be had."""
+    """Reads one stream from its URL."""
 
     client: httpx.AsyncClient
     token: str
@@ -117,7 +117,7 @@ def lines_in(events: list[Event]) -> list[str]:
 
 
 def same(found: list[Any], expected: list[Any]) -> None:
-    """The two are equal; of long ones it says only where they part."""
+    """Assert equality; for long values report only the first difference."""
     for at, (one, other) in enumerate(itertools.zip_longest(found, expected)):
         assert one == other, f"number {at} of {len(expected)}"
 
@@ -180,7 +180,7 @@ async def test_one_cut_at_every_position(live: Live, reader: Reader) -> None:
 
 
 async def test_live_events_pass_through_pieces(live: Live, reader: Reader) -> None:
-    """What is said arrives though nothing follows it, in whatever pieces."""
+    """Messages arrive without later data, however they are split."""
     server, rng = live.server, chance("live pieces")
     seen: list[Event] = []
     lines: list[str] = []

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.conformance_echo import EchoServer, echoing
-from support.conformance_judge import Endpoint, echo_faults, endpoint_faults
+from support.conformance.echo import EchoServer, echoing
+from support.conformance.judge import Endpoint, echo_faults, endpoint_faults
 from support.live_run import begin, followers, numbered
 from support.server import running
 from support.waiting import eventually

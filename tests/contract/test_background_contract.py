@@ -85,9 +85,7 @@ async def test_it_is_renewed_and_lost_as_any_work(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_one_that_is_being_stopped_is_told_again_after_a_reconnect(
-    kernel: Kernel, restart: bool
-) -> None:
+async def test_a_stopping_step_is_cancelled_again_after_a_reconnect(kernel: Kernel, restart: bool) -> None:
     agent, run_id = await served(kernel)
     db = agent.tasks[0].id
     await kernel.do(agent)
@@ -108,7 +106,7 @@ async def test_a_job_that_begins_again_gives_up_what_ran_beside(kernel: Kernel) 
     await kernel.pump()
     db, check = (task.id for task in agent.tasks)
     await kernel.ack(agent, check)
-    await kernel.holds(agent, db, first=True)  # it knows nothing of the other any more
+    await kernel.holds(agent, db, first=True)  # it does not know the other any more
     assert db in [id for id, _ in agent.cancelled]
     assert kernel.attempt(db).status == "cancelled"
     assert agent.names == ["db", "a", "db"]

@@ -98,13 +98,13 @@ async def test_cleaning_up_goes_on_over_a_restart_and_ends_in_time(kernel: Kerne
     await kernel.beat(2, agent)
     assert statuses(kernel, run_id)["report"] == "cancelled"
     [(task_id, reason)] = agent.cancelled
-    assert reason.endswith("the time for cleaning up is over")
+    assert reason.endswith("the time limit of cleanup has passed")
     assert await kernel.report(agent, FAILED, task_id) is Verdict.ACCEPTED
     assert kernel.view(run_id)["status"] == "cancelled"
     assert statuses(kernel, run_id)["unlock"] == "cancelled"
 
 
-async def test_an_agent_that_is_lost_meanwhile_holds_up_nobody(kernel: Kernel) -> None:
+async def test_an_agent_lost_meanwhile_blocks_no_one(kernel: Kernel) -> None:
     agent, run_id = await pushing(kernel)
     await kernel.cancel(run_id)
     await kernel.disconnect(agent)
@@ -117,7 +117,7 @@ async def test_an_agent_that_is_lost_meanwhile_holds_up_nobody(kernel: Kernel) -
     assert kernel.view(run_id)["status"] == "cancelled"
 
 
-async def test_nobody_to_clean_up_ends_in_time(kernel: Kernel) -> None:
+async def test_cleanup_without_an_agent_times_out(kernel: Kernel) -> None:
     agent, run_id = await pushing(kernel)
     await kernel.cancel(run_id)
     await kernel.report(agent, CANCELLED)
@@ -193,7 +193,7 @@ async def test_a_timeout_counts_from_the_start_of_the_first_step(kernel: Kernel)
     assert kernel.view(run_id)["status"] == "failed"
 
 
-async def test_a_job_says_what_it_has_waited_for_too_long(kernel: Kernel) -> None:
+async def test_a_job_reports_what_it_waited_for_too_long(kernel: Kernel) -> None:
     await kernel.agent("a1")
     run_id = await kernel.run(
         "jobs: [{name: j, queueTimeout: 30s, steps: [{name: a, uses: dummy, "
@@ -246,7 +246,7 @@ async def test_a_secret_within_a_text_arrives_as_rendered(kernel: Kernel) -> Non
     assert agent.last.env == {"AUTH": "Bearer hunter2-secret"}
 
 
-async def test_a_task_says_what_it_belongs_to(kernel: Kernel) -> None:
+async def test_a_task_has_its_owner(kernel: Kernel) -> None:
     agent = await kernel.agent("a1")
     facts: dict[str, Any] = {"branch": "main", "commit_sha": "9fceb02", "trigger": "cron"}
     await kernel.run("jobs: [{name: j, steps: [{name: a, uses: dummy}]}]", **facts)

@@ -1,4 +1,4 @@
-"""An agent that says it is degraded: what that does to its slots, and where people see it."""
+"""A degraded agent: effect on its slots, and where it is shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ jobs:
 - {name: two, steps: [{name: b, uses: dummy}]}
 - {name: three, steps: [{name: c, uses: dummy}]}
 """
-LEFT = "step build/compile left what cannot be killed: 4711 (dd, waits in the kernel)"
+LEFT = "step build/compile left processes that cannot be killed: 4711 (dd, waits in the kernel)"
 
 
 async def say(kernel: Kernel, agent: RecorderChannel, blocked: int, *problems: str) -> None:
@@ -83,7 +83,7 @@ async def test_it_survives_a_reconnect_and_a_restart_of_the_server(kernel: Kerne
     assert (again.names, following.known("a1").problems) == ([], (LEFT,))
 
 
-async def test_an_agent_that_says_nothing_of_it_is_well(kernel: Kernel) -> None:
+async def test_an_agent_that_does_not_report_health_is_healthy(kernel: Kernel) -> None:
     """As a third party's may: `Heartbeat` has no such fields, and leaves what is known."""
     agent = await kernel.agent("a1", slots=1)
     await say(kernel, agent, 1, LEFT)

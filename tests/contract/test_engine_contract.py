@@ -83,7 +83,7 @@ async def test_a_run_from_start_to_end(kernel: Kernel) -> None:
 
 
 async def test_what_memory_shows_disk_shows_as_well(kernel: Kernel) -> None:
-    """Replay and live are one: an entry's messages do not depend on where it was read."""
+    """Replay equals live: an entry's messages do not depend on where it was read."""
     agent = await kernel.agent("a1", slots=2)
     run_id = await kernel.run("jobs: [{name: j, retry: {maxAttempts: 2}, steps: [{name: a, uses: dummy}]}]")
     await kernel.ack(agent)
@@ -128,7 +128,7 @@ async def test_work_goes_where_its_selector_says(kernel: Kernel) -> None:
     assert (len(amd.tasks), len(arm.tasks)) == (0, 4)
 
 
-async def test_every_wait_says_why(kernel: Kernel) -> None:
+async def test_every_wait_has_a_reason(kernel: Kernel) -> None:
     arm = ", agentSelector: {matchLabels: {os: arm64}}"
     run_id = await kernel.run(named("a", arm))
 
@@ -163,7 +163,7 @@ async def test_labels_that_change_may_end_a_wait(kernel: Kernel) -> None:
 async def test_a_queue_that_cannot_move_does_not_hold_up_what_can(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However much waits for a machine that is not there, others get their work, and all are told why they wait."""
+    """Steps that wait for a missing agent do not block others, and all show why they wait."""
     monkeypatch.setattr(dispatch, "PAGE", 2)
     agent = await kernel.agent("a1")
     stuck = [await kernel.run(named("s", ", agentSelector: {matchLabels: {os: arm64}}")) for _ in range(5)]
@@ -358,7 +358,7 @@ async def test_a_failure_has_words(kernel: Kernel, code: int, error: str, shown:
 
 
 async def test_any_text_can_be_an_error(kernel: Kernel) -> None:
-    """An agent's words are not ours to choose: a result is never refused for them, or it would come for ever."""
+    """A result is never refused because of its message, or the agent would retry it forever."""
     agent = await kernel.agent("a1")
     run_id = await kernel.run(ONE)
     assert (

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from pilothouse.engine.finding import find_step_run
 from pilothouse.engine.graph import Job, Step
+from pilothouse.engine.lookup import find_step_run
 from pilothouse.fleet.model import TaskStatus
 from pilothouse.storage import Database
 from pilothouse.storage.migrations import upgrade

@@ -170,7 +170,7 @@ async def test_a_cancel_ends_an_open_gate_and_opens_none(kernel: Kernel) -> None
     assert kernel.view(run_id)["status"] == "cancelled"
 
 
-async def test_a_workspace_that_is_gone_when_the_gate_opens(kernel: Kernel) -> None:
+async def test_a_workspace_removed_before_the_gate_opens(kernel: Kernel) -> None:
     agent, run_id = await held(kernel)
     await kernel.disconnect(agent)
     other = await kernel.agent("a2")
@@ -227,7 +227,7 @@ def parent_of(named: str) -> str:
 
 
 async def define(kernel: Kernel, name: str, spec: str) -> str:
-    """A pipeline with a spec; gives its id."""
+    """A pipeline with a spec; returns its id."""
     pipelines = kernel.graph.service(Pipelines)
     made = await kernel.write(lambda tx: pipelines.create(tx, SYSTEM, PROJECT, name))
     await kernel.write(
@@ -321,7 +321,7 @@ async def test_runs_nest_eight_deep(kernel: Kernel) -> None:
     assert kernel.view(run_id)["status"] == "failed"
 
 
-async def test_whoever_may_not_start_runs_any_longer(kernel: Kernel) -> None:
+async def test_a_user_that_lost_the_permission_to_start_runs(kernel: Kernel) -> None:
     await define(kernel, "child", CHILD)
     parent = await define(kernel, "parent", parent_of("child"))
     pipelines = kernel.graph.service(Pipelines)

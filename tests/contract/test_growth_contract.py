@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pilothouse.engine.errors import JobOver, RunOver
-from pilothouse.engine.finding import find_jobs, find_step_run, find_step_runs
 from pilothouse.engine.graph import Graph, Job, Step
 from pilothouse.engine.growth import MAX_STEPS
+from pilothouse.engine.lookup import find_jobs, find_step_run, find_step_runs
 from pilothouse.engine.problems import SpecError
 from pilothouse.fleet.model import TaskStatus
 from pilothouse.wire import entries

@@ -132,7 +132,7 @@ async def test_a_first_batch_that_is_not_the_first_is_a_gap(kernel: Kernel) -> N
 
 
 async def test_a_batch_from_inside_a_gap_is_not_acknowledged_and_thrown_away(kernel: Kernel) -> None:
-    """Seq is strictly increasing, and this one was never seen: to accept it is to say that its lines are on disk."""
+    """Seq is strictly increasing, and this one is new: accepting it means that its lines are on disk."""
     run_id, _, task = await at_work(kernel)
     await kernel.push("a1", 1, task, "one")
     await kernel.push("a1", 5, task, "five")
@@ -244,7 +244,7 @@ async def test_streams_and_levels_follow_their_lines_into_chunks(kernel: Kernel)
 
 
 async def test_no_entry_is_larger_than_the_design_allows(kernel: Kernel) -> None:
-    """64 KiB of lines, give or take what JSON adds: a reader's buffers are made for that, not for megabytes."""
+    """About 64 KiB of lines plus JSON overhead: the size for which readers' buffers are made."""
     run_id, _, task = await at_work(kernel)
     long = "x" * (MAX_RAW - 1)
     await kernel.push("a1", 1, task, "before", long, "after")

@@ -43,7 +43,7 @@ async def test_two_databases_have_two_epochs(backend: Backend) -> None:
     assert len(epochs) == 2
 
 
-async def test_forgetting_is_told_and_quiet_streams_keep_their_cursors(database: Database) -> None:
+async def test_deletion_is_reported_and_idle_streams_keep_their_cursors(database: Database) -> None:
     async with writing(database) as (writer, journal):
         await writer.write(appending(journal, 1, 2, 3, stream="run/noisy"))
         await writer.write(appending(journal, 4, stream="run/quiet"))
@@ -117,7 +117,7 @@ async def test_a_page_without_messages_is_not_the_end(database: Database) -> Non
 async def test_what_is_published_during_an_empty_load_is_not_missed(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reader is woken while its loader is still reading: there is nobody to wake yet, but it must not sleep."""
+    """A wakeup while the loader is still reading must not be lost."""
     async with writing(database) as (writer, journal):
         await writer.write(appending(journal, 1, stream="run/other"))
     again = reopened(database)
@@ -160,7 +160,7 @@ async def test_a_page_is_bounded_in_rows_and_bytes(database: Database) -> None:
 
 
 async def test_what_another_server_commits_is_found(database: Database) -> None:
-    """Both on one database; the second hears of the first's entries when it looks around, and misses none."""
+    """Both on one database; the second finds the first's entries by polling and misses none."""
     other = reopened(database)
     async with writing(database) as (first, ours), writing(other) as (second, theirs):
         waiting = await follow(theirs, Selection(STREAM))

@@ -1,4 +1,4 @@
-"""A kind of work that the fleet has never heard of: what a domain adds, on both databases and two channels."""
+"""A new kind of task, as a domain adds it, on both databases and two channels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Probe:
 
 
 class Probes:
-    """The domain: it knows its tasks, and writes down what became of each."""
+    """A domain that tracks the outcome of its tasks."""
 
     def __init__(self) -> None:
         self.urls: dict[str, str] = {}
@@ -80,7 +80,7 @@ def as_step_run(task: Task) -> pb.StepRun:
 
 
 class ProbesChannel(RecorderChannel):
-    """The adapter of that channel: it knows encoders, no kinds."""
+    """The adapter of that channel: it uses encoders by kind."""
 
     def __init__(self, fleet: Fleet, agent_id: str) -> None:
         self._encoders = fleet.encoders(PROBES)
@@ -133,7 +133,7 @@ async def test_a_task_goes_out_in_the_form_of_its_channel(kernel: Kernel, probes
         assert fleet_store.held_by_agent(conn) == {}, "it takes none of the slots"
 
 
-async def test_grpc_carries_it_as_soon_as_somebody_says_in_which_form(kernel: Kernel, probes: Probes) -> None:
+async def test_grpc_carries_a_kind_once_it_has_an_encoder(kernel: Kernel, probes: Probes) -> None:
     await kernel.agent("a1")
     channel = GrpcChannel("a1", encoders=kernel.fleet.encoders(fleet_grpc.CHANNEL))
     assert channel.kinds == {"step", "background", "probe"}

@@ -84,7 +84,7 @@ async def test_an_agent_that_fell_silent_gets_work_again_when_it_speaks(kernel: 
 
 
 async def test_a_heartbeat_without_a_connection_is_no_way_to_get_work(kernel: Kernel) -> None:
-    """It fell silent, then its connection broke, now it beats by itself: there is nothing to send work over."""
+    """It missed heartbeats, lost its connection, and sends unary heartbeats now: no work can be sent."""
     agent = await kernel.agent("a1")
     await kernel.tick(OFFLINE_AFTER + 5)
     await kernel.disconnect(agent)
@@ -120,7 +120,7 @@ async def test_draining_gives_no_new_work_and_survives_reconnects(kernel: Kernel
 # -- offers -----------------------------------------------------------------------------------------------
 
 
-async def test_a_lease_is_offered_then_started_then_gone(kernel: Kernel) -> None:
+async def test_a_lease_is_offered_then_started_then_released(kernel: Kernel) -> None:
     agent = await kernel.agent("a1")
     await kernel.run(ONE)
     lease = kernel.lease(agent.last.id)
@@ -174,7 +174,7 @@ async def test_refused_work_goes_back_to_the_queue_but_not_for_ever(kernel: Kern
 
 
 async def test_an_offer_that_is_never_taken_up_goes_back(kernel: Kernel) -> None:
-    """The agent lives and says what it holds, again and again without this: the dispatch never reached it."""
+    """The agent repeatedly reports its held work without this task: the dispatch did not reach it."""
     agent = await kernel.agent("a1")
     run_id = await kernel.run(ONE)
     first = agent.last.id
@@ -202,8 +202,8 @@ async def test_an_offer_that_can_no_longer_be_made_does_not_wait_for_ever(kernel
     assert kernel.view(run_id)["status"] == "failed"
 
 
-async def test_one_secret_that_cannot_be_opened_stops_nobody_else(kernel: Kernel) -> None:
-    """Sealed under another key, say after the data directory was half restored: one run fails, not the scheduler."""
+async def test_an_undecryptable_secret_affects_one_run_only(kernel: Kernel) -> None:
+    """Encrypted with another key, e.g. after a partial restore: one run fails, not the scheduler."""
 
     def spoil(tx: Tx) -> None:
         sealed = {"value": b"\x01" + bytes(60), "created_by": "", "created_at": 1, "updated_at": 1}
@@ -242,7 +242,7 @@ async def test_a_restart_of_the_server_fails_nothing(kernel: Kernel) -> None:
     assert again.view(started)["status"] == again.view(offered)["status"] == "succeeded"
 
 
-async def test_after_a_restart_who_does_not_come_back_is_lost(kernel: Kernel) -> None:
+async def test_agents_that_do_not_reconnect_after_a_restart_are_lost(kernel: Kernel) -> None:
     agent = await kernel.agent("a1")
     run_id = await kernel.run(ONE)
     await kernel.ack(agent)

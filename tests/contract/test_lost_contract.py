@@ -19,7 +19,7 @@ TWO_RERUN = "jobs: [{name: j, onLost: rerun, steps: [{name: a, uses: dummy}, {na
 
 
 async def vanish(kernel: Kernel, channel: RecorderChannel, *others: RecorderChannel) -> None:
-    """The connection breaks and the agent stays away for longer than a lease; the others live."""
+    """The connection breaks and the agent is disconnected for longer than a lease; the others stay online."""
     await kernel.disconnect(channel)
     await kernel.beat(LEASE + 1, *others)
 
@@ -245,7 +245,7 @@ async def test_an_agent_that_leaves_for_good_loses_its_work_once(kernel: Kernel)
 async def test_nothing_is_lost_by_an_outage_of_the_database(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Agents spoke, and nobody could write it down: they get a fresh lease before anything is called lost."""
+    """Heartbeats that could not be stored: agents get a new lease before anything is marked lost."""
     silence = SilenceMonitor(kernel.storage, kernel.fleet, kernel.clock)
     agent = await kernel.agent("a1")
     run_id = await kernel.run(ONE)

@@ -52,7 +52,7 @@ class Socket:
 
     @property
     def offsets(self) -> list[int]:
-        """Of the entries it got: each message says the place behind its entry."""
+        """Each message has the cursor after its entry."""
         return [int(message.split(b".")[1]) - 1 for message in self.got]
 
 
@@ -66,7 +66,7 @@ async def joined(journal: Journal, cursor: str = "start", stream: str | None = S
 
 
 async def test_committed_and_not_published_yet(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page from disk may hold what is about to be published: whoever has it must not get it again."""
+    """A page from disk may hold entries that are about to be published: they must not be sent twice."""
     late: list[list[Entry]] = []
     async with writing(database) as (writer, journal):
         publish = journal.feed.publish
@@ -95,7 +95,7 @@ class World:
         journal.feed.window._max_entries = max_entries
 
     async def commit(self, streams: list[str]) -> None:
-        """On disk, and nobody has been told."""
+        """Committed but not published."""
         staged = [Entry(0, stream, "", "step.noted", 0, "project/p", b"{}") for stream in streams]
         with self.database.write_engine.begin() as conn:
             self.pending.append(self.journal.prepare(conn, staged))
@@ -103,13 +103,13 @@ class World:
             self.committed[entry.stream].append(entry.offset)
 
     async def publish(self, count: int) -> None:
-        """Tell of the oldest commits, all in one turn."""
+        """Publish the oldest commits in one iteration."""
         for batch in self.pending[:count]:
             self.journal.publish(batch)
         del self.pending[:count]
 
     async def open(self, stream: str | None, at: int) -> None:
-        """A reader from the start, or from any place that a reader of its stream may have been told."""
+        """A reader from the start, or from any cursor of its stream."""
         places = [
             0,
             *(offset for socket, _, its in self.sockets if its == stream for offset in socket.offsets),

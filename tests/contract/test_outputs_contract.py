@@ -79,7 +79,7 @@ async def test_an_expression_sees_all_digits(kernel: Kernel) -> None:
         ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "nested more than 64 deep"),
         ("[" * 100_000, "nested more than 64 deep"),
         ('"' + "x" * MAX_BYTES + '"', "more than 1048576 bytes"),
-        ('"\\ud800"', "surrogate pair"),
+        ('"\\ud800"', "unpaired surrogate"),
     ],
     ids=lambda text: text[:20],
 )

@@ -1,4 +1,4 @@
-"""Paused runs on both databases: nothing is started, what runs goes on, time limits stand still."""
+"""Paused runs on both databases: no steps start, running ones continue, timeouts are suspended."""
 
 from __future__ import annotations
 

@@ -34,10 +34,10 @@ def name(postgres: Postgres, migrated_postgres: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("noticed_by", ["use case", "writer"])
-async def test_a_connection_lost_among_use_cases_is_told_to_all_of_them(
+async def test_a_connection_lost_within_a_group_fails_all_use_cases(
     postgres: Postgres, name: str, noticed_by: str
 ) -> None:
-    """Nothing of the group is stored, everyone hears that it may try again, and the next group is written."""
+    """Nothing of the group is stored, all callers get a retryable error, and the next group is written."""
     database = Database(postgres.url(name))
     async with writing(database) as (writer, journal):
         await writer.write(appending(journal, 1))
@@ -193,6 +193,23 @@ def undone(kernel: Kernel, tx: Tx, run_id: str) -> None:
     raise LookupError("its own")
 
 
+@pytest.mark.parametrize("default", ["repeatable read", "serializable"])
+async def test_writers_see_each_other_whatever_the_database_has_as_its_default(
+    postgres: Postgres, name: str, default: str
+) -> None:
+    postgres.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{default}'")
+    ours, theirs = Database(postgres.url(name)), Database(postgres.url(name))
+    async with writing(ours) as (one, journal), writing(theirs) as (two, their_journal):
+        for number in range(20):
+            await asyncio.gather(
+                one.write(appending(journal, number)), two.write(appending(their_journal, number))
+            )
+    assert sorted(numbers(stored(ours))) == sorted([*range(20), *range(20)])
+    assert [entry.offset for entry in stored(ours)] == list(range(1, 41))
+    ours.close()
+    theirs.close()
+
+
 async def test_connections_that_ended_while_nobody_used_them_are_not_noticed(
     postgres: Postgres, name: str
 ) -> None:
@@ -208,7 +225,7 @@ async def test_connections_that_ended_while_nobody_used_them_are_not_noticed(
 async def test_a_server_that_stands_still_holds_up_no_other(
     postgres: Postgres, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has begun a transaction and says nothing more; PostgreSQL undoes it, and it hears so when it wakes."""
+    """It is suspended within a transaction; PostgreSQL rolls it back, and the process gets an error when it resumes."""
     monkeypatch.setattr(postgres_module, "STANDS_STILL_AFTER", 1)
     still, other = Database(postgres.url(name)), Database(postgres.url(name))
     begun, go_on = threading.Event(), threading.Event()
@@ -250,7 +267,7 @@ async def test_who_waits_too_long_for_its_turn_is_told_so(
     other.close()
 
 
-def test_a_server_that_is_not_there_is_told_so(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported(tmp_path: Path) -> None:
     """Whether one reads or writes; with the reason for the operator, but not for everyone."""
     database = Database(f"postgresql://pilot@/none?host={tmp_path}")
     for use in (database.read, database.write_engine.begin):

@@ -49,7 +49,7 @@ async def revoke(kernel: Kernel, secret: str) -> None:
 async def register(
     kernel: Kernel, name: str, secret: str = "", *, own: str = "", key: str = "", **profile: Any
 ) -> str:
-    """Register an agent; gives its own token, or nothing if it keeps the one it has."""
+    """Register an agent; returns its own token, or nothing if it keeps the one it has."""
     wanted = AgentProfile(name, **profile)
     made = await kernel.write(
         lambda tx: kernel.fleet.registry.register(
@@ -295,7 +295,7 @@ async def test_an_ephemeral_agent_goes_ten_minutes_after_it_went_offline(kernel:
     await kernel.disconnect(kept)
     await kernel.tick(599)
     assert kernel.known("passing").profile.ephemeral
-    passing = await kernel.connect("passing")  # it is back in time, and its time begins anew
+    passing = await kernel.connect("passing")  # it reconnects in time, and its lease is renewed
     await kernel.beat(30, passing)
     await kernel.disconnect(passing)
     await kernel.tick(599)

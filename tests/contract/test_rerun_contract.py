@@ -91,7 +91,7 @@ jobs:
 
 
 async def test_what_came_after_the_failed_step_is_done_again(kernel: Kernel) -> None:
-    """Cleaning up after it, say. What failed and was forgiven is over and stays so."""
+    """For example cleanup after it. A step that failed with continueOnError stays completed."""
     agent = await kernel.agent("a1")
     run_id = await kernel.run(CLEANED)
     for status in (FAILED, TaskStatus.SUCCEEDED, FAILED, FAILED, TaskStatus.SUCCEEDED):

@@ -1,4 +1,4 @@
-"""Invariant 8 on both databases: a secret's value goes to the agent that needs it, and nowhere else."""
+"""Invariant 8 on both databases: a secret's value is sent only to the agent that needs it."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_why_an_agent_refuses_is_masked_as_well(kernel: Kernel, backend: B
 
 
 async def test_the_search_for_leaks_finds_one(kernel: Kernel, backend: Backend) -> None:
-    """What is nobody's secret is found in tables and files: the test above can fail."""
+    """Values that are not secret are found in tables and files: the test above can fail."""
     value = new_value()
     agent = await kernel.agent("a1")
     await kernel.run("jobs: [{name: j, steps: [{name: a, uses: dummy}]}]")
@@ -130,7 +130,7 @@ async def test_the_search_for_leaks_finds_one(kernel: Kernel, backend: Backend) 
     assert any(place.startswith("/") for place in found)
 
 
-async def test_a_secret_that_is_gone_fails_the_step_and_names_itself_alone(
+async def test_a_deleted_secret_fails_the_step_and_only_its_name_is_shown(
     kernel: Kernel, backend: Backend
 ) -> None:
     value = new_value()
@@ -217,7 +217,7 @@ async def test_a_secret_of_many_lines_is_masked_line_by_line(kernel: Kernel) -> 
 
 
 async def test_a_piece_of_a_secret_that_a_broken_call_had_stored_costs_no_line(kernel: Kernel) -> None:
-    """The agent says again what was not acknowledged, and goes on: the rest of the line is still to come."""
+    """The agent resends what was not acknowledged and continues: the rest of the line follows."""
     await kernel.secret("TOKEN", "hunter2-secret")
     agent = await kernel.agent("a1")
     run_id = await kernel.run(
@@ -288,7 +288,7 @@ async def test_more_secrets_than_can_be_masked_fail_the_step(kernel: Kernel) -> 
         ("x" * 65_537, "1 to 65536 bytes"),
         ("ü" * 32_769, "1 to 65536 bytes"),
         ("\n".join(map(str, range(1001))), "at most 1000 different lines"),
-        ("ab\ud800cd", "surrogate pair"),
+        ("ab\ud800cd", "unpaired surrogate"),
     ],
     ids=["empty", "long", "long in bytes", "lines", "surrogate"],
 )

@@ -83,7 +83,7 @@ pytestmark = pytest.mark.postgres
 
 
 async def started(replica: Replica, agent_id: str) -> tuple[RecorderChannel, str]:
-    """An agent of this server that runs a step; gives the run's id."""
+    """An agent of this server that runs a step; returns the run's id."""
     channel = await replica.kernel.agent(agent_id, only=agent_id)
     run_id = await replica.kernel.run(only(agent_id))
     await replica.kernel.ack(channel)
@@ -111,7 +111,7 @@ async def test_only_the_server_that_holds_an_agent_judges_its_silence(replicas: 
     assert others[0].kernel.view(run_id)["status"] == "succeeded"
 
 
-async def test_agents_of_a_server_that_is_gone_get_a_full_lease(replicas: Replicas) -> None:
+async def test_agents_of_a_dead_server_get_a_full_lease(replicas: Replicas) -> None:
     first, second, _ = replicas
     agent, run_id = await started(first, "a1")
     gone = first.kernel.fleet.server_id
@@ -149,7 +149,7 @@ async def test_an_agent_goes_to_another_server_and_nothing_is_lost(replicas: Rep
     assert second.kernel.view(run_id)["status"] == "succeeded"
 
 
-async def test_a_server_taken_for_gone_comes_back(replicas: Replicas) -> None:
+async def test_a_server_considered_dead_comes_back(replicas: Replicas) -> None:
     """It was stopped for a while (a laptop's lid, SIGSTOP) and finds its agents connected as before."""
     first, second, _ = replicas
     agent, run_id = await started(first, "a1")
@@ -171,7 +171,7 @@ async def test_a_server_taken_for_gone_comes_back(replicas: Replicas) -> None:
 
 
 async def test_who_has_watched_no_one_calls_no_server_gone(replicas: Replicas) -> None:
-    """A server that stood still itself begins to watch anew, whatever the rows say of the time between."""
+    """A server that was suspended restarts its lease timers and ignores the time in between."""
     first, second, _ = replicas
     await second.renew()
     replicas.clock.advance(10 * OFFLINE_AFTER)

@@ -1,4 +1,4 @@
-"""What streams of statuses are told of, on both databases: entries that say enough, and how things stand now."""
+"""Status streams on both databases: complete entries and the current state."""
 
 from __future__ import annotations
 

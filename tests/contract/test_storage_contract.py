@@ -30,7 +30,7 @@ from support.journals import (
 from support.waiting import PATIENCE
 
 
-async def test_a_use_case_that_fails_harms_no_neighbour(database: Database) -> None:
+async def test_a_failing_use_case_does_not_affect_its_group(database: Database) -> None:
     async with writing(database) as (writer, journal):
 
         def fails(tx: Tx, id: str) -> None:
@@ -64,7 +64,7 @@ async def test_a_use_case_that_fails_harms_no_neighbour(database: Database) -> N
         assert kept == {f"good-{n}" for n in good}
 
 
-async def test_an_error_of_the_database_harms_no_neighbour(database: Database) -> None:
+async def test_a_database_error_does_not_affect_the_group(database: Database) -> None:
     async with writing(database) as (writer, journal):
 
         def doubles(tx: Tx) -> None:
@@ -123,7 +123,7 @@ async def test_errors_do_not_repeat_what_was_to_be_stored(database: Database) ->
         assert "s3cret" not in str(failed)
 
 
-async def test_nothing_is_told_before_it_is_committed(database: Database) -> None:
+async def test_nothing_is_published_before_it_is_committed(database: Database) -> None:
     async with writing(database) as (writer, journal):
         seen: list[int] = []
 
@@ -180,7 +180,7 @@ async def test_a_lost_commit_is_a_failure_for_everyone(
 
 
 async def test_callers_are_answered_though_telling_the_world_fails(database: Database) -> None:
-    """It is committed: whoever waits must hear so, even if a reader's format chokes on an entry."""
+    """After the commit callers are notified even if a reader's format fails for an entry."""
 
     class Choking(CloudEvents):
         def encode(self, entry: Entry) -> Any:
@@ -201,7 +201,7 @@ async def test_callers_are_answered_though_telling_the_world_fails(database: Dat
     assert numbers(stored(database)) == [1]
 
 
-async def test_an_effect_that_fails_harms_nobody(database: Database) -> None:
+async def test_a_failing_effect_does_not_affect_others(database: Database) -> None:
     async with writing(database) as (writer, _journal):
         effects: list[int] = []
 
@@ -237,7 +237,7 @@ async def test_what_was_done_outside_of_the_database_is_undone_with_it(
 
 
 async def test_a_transaction_that_the_database_gave_up_is_undone_for_everyone(database: Database) -> None:
-    """A full disk ends the whole transaction, savepoints and all: then nobody's work is there, and all know it."""
+    """A full disk rolls back the whole transaction with its savepoints, and all callers get the error."""
     async with writing(database) as (writer, journal):
         undone: list[str] = []
 
@@ -319,7 +319,7 @@ async def test_a_use_case_may_rely_on_what_it_has_read(database: Database) -> No
 
 
 async def test_offsets_are_commit_order_with_two_writers(database: Database) -> None:
-    """A reader of the table never sees an offset while a smaller one is still to come."""
+    """A reader of the table never sees an offset before all smaller ones are visible."""
     other = reopened(database)
     try:
         async with writing(database) as (one, journal), writing(other) as (two, journal_two):
@@ -348,7 +348,7 @@ async def test_offsets_are_commit_order_with_two_writers(database: Database) -> 
 
 
 async def test_a_reader_misses_nothing_that_another_server_wrote(database: Database) -> None:
-    """Two servers on one database: what this one was never told of is on disk, and its readers are sent there."""
+    """Two servers on one database: entries of the other are read from the table."""
     other = reopened(database)
     try:
         async with writing(database) as (one, journal), writing(other) as (two, journal_two):

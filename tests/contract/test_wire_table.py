@@ -24,7 +24,7 @@ Facts = dict[tuple[str, str], set[str]]
 
 
 def parse(text: str) -> Facts:
-    """Read a table. A line it does not understand is an error, so that no fact goes unchecked."""
+    """Parse a table. An unknown line is an error, so that every fact is checked."""
     facts: Facts = {}
     place = package = heading = ""
     for line in filter(None, text.splitlines()):

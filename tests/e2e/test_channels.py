@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from support.fake_agent import registered
 from support.live_run import TIME, Live, begin, followers, fresh_name, numbered, received
-from support.server import Server, running, spec_for
+from support.server import Server, spec_for
 from support.waiting import eventually
 from support.watchers import (
     websocket,
@@ -20,9 +20,8 @@ PARAMS = ("pipelineId", "jobId", "stepRunId")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("channels")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 @pytest.fixture
@@ -211,7 +210,7 @@ def test_nothing_unforeseen_was_logged(server: Server) -> None:
 
 
 async def test_every_place_can_be_come_back_to(live: Live) -> None:
-    """Whoever asks with a cursor is told one by each message, also where nothing has happened yet."""
+    """With a cursor in the request every message has a cursor, also if there are no entries yet."""
     url, admin = f"{live.server.ws}/api/v1/ws", live.server.admin
 
     def subscribe(channel: str, cursor: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 from pilothouse.wire.agent.v1.agent_pb2_grpc import AgentServiceStub
 from support.fake_agent import FAILED, FakeAgent, registered
-from support.server import Server, running, spec_for
+from support.server import Server, spec_for
 from support.waiting import eventually
 
 KEY = "https://git.example/team/shop"
@@ -19,9 +18,8 @@ A, B = "a" * 40, "b" * 40
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("checkouts")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 def upload(server: Server, content: bytes, project: str = "") -> str:
@@ -195,7 +193,7 @@ async def test_work_trees_wait_for_an_agent_with_git(server: Server) -> None:
 
 
 async def test_what_an_agent_could_not_lay_out_is_sent_again(server: Server) -> None:
-    """Whoever said so first: packs that lack what they were said to hold spoil one run, and no other's."""
+    """Packs that lack declared objects affect one run only."""
     key, spoilt = KEY + "/doubt", KEY + "/spoilt"
     async with await registered(server, "doubt") as agent:
         await tell_of_git(agent)

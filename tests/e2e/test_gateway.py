@@ -1,4 +1,4 @@
-"""Agents over gRPC as somebody else's agent meets it: registering and the control channel."""
+"""The gRPC agent API as seen by third-party agents: registration and the control channel."""
 
 from __future__ import annotations
 
@@ -223,11 +223,11 @@ async def test_a_failed_step_keeps_its_exit_code(work: Work) -> None:
         "failed", 7, work.agent.agent_id)  # fmt: skip
 
 
-async def test_cancelling_a_run_tells_the_agent(work: Work) -> None:
+async def test_cancelling_a_run_notifies_the_agent(work: Work) -> None:
     work.server.ask("POST", f"/workflow-runs/{work.run_id}/cancel", json={"reason": "wrong branch"})
     await eventually(lambda: work.step in work.agent.cancelled)
     assert "wrong branch" in work.agent.cancelled[work.step]
-    assert work.view()["status"] == "running"  # until the agent says it is over
+    assert work.view()["status"] == "running"  # until the agent reports the end
     await work.agent.finish(work.task, 6, 143)
     await eventually(lambda: work.view()["status"] == "cancelled")
 
@@ -289,7 +289,7 @@ async def test_a_newer_connection_replaces_the_older(server: Server) -> None:
         await registered(server, "twice") as older,
         FakeAgent(server.grpc, "twice", token=older.token) as newer,
     ):
-        # Which is the older is what the server sees: two calls at the same time may overtake each other.
+        # The server's order of arrival decides which is older.
         await eventually(lambda: server.ask("GET", "/agents/twice")["status"] == "online")
         await newer.connect()
         assert older.closed is not None
@@ -304,7 +304,7 @@ async def test_a_newer_connection_replaces_the_older(server: Server) -> None:
         await eventually(lambda: server.ask("GET", f"/workflow-runs/{run_id}")["status"] == "succeeded")
 
 
-async def test_nonsense_on_the_control_channel_does_no_harm(work: Work) -> None:
+async def test_invalid_messages_on_the_control_channel_are_refused(work: Work) -> None:
     agent = work.agent
     await agent.say()
     await agent.say(task_ack={"command_id": "no-such-command", "status": 1})

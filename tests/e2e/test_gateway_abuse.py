@@ -1,21 +1,20 @@
-"""What nobody should send to the gRPC port, and what must not come of it."""
+"""Invalid input to the gRPC port and its consequences."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from support.agent_work import Code, Work, begin, refusal
-from support.server import Server, running
+from support.server import Server
 from support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("gateway_abuse")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ async def test_garbage_bytes_on_both_ports(server: Server, work: Work) -> None:
                     sock.shutdown(socket.SHUT_WR)
                     while sock.recv(65536):
                         pass
-                except OSError:  # it was cut off, which is well
+                except OSError:  # it was cut off, as expected
                     continue
     assert server.alive
     await work.agent.lines(work.step, ["unmoved"])

@@ -7,7 +7,7 @@ import gzip
 import itertools
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -21,15 +21,14 @@ from support.fake_agent import (
     batch,
     events,
 )
-from support.server import Server, running
+from support.server import Server
 from support.waiting import eventually
 from support.wire_table import table
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("gateway_push")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 @pytest.fixture
@@ -197,7 +196,7 @@ async def test_an_open_push_shows_its_lines_before_it_ends(work: Work) -> None:
 
 
 @pytest.mark.parametrize("what", ["logs", "events"])
-async def test_a_removed_agent_is_heard_no_more(work: Work, what: str) -> None:
+async def test_a_removed_agent_is_refused(work: Work, what: str) -> None:
     """Not in a call either that it had open before."""
     said: asyncio.Queue[Any] = asyncio.Queue()
 
@@ -221,7 +220,7 @@ async def test_a_removed_agent_is_heard_no_more(work: Work, what: str) -> None:
     assert work.server.call("DELETE", f"/agents/{work.agent.agent_id}").status_code == 204
     await eventually(ended)
     code, details = await call.code(), await call.details()
-    # Where a message is on its way while the call ends, the client's gRPC may only tell that it could not be sent.
+    # If a message is in flight while the call ends, the client may only report that it could not be sent.
     unsent = code is grpc.StatusCode.INTERNAL and details.startswith('Failed "execute_batch"')
     assert code is grpc.StatusCode.UNAUTHENTICATED or unsent, details
 
@@ -234,7 +233,7 @@ async def test_a_rejected_number_is_used_up(work: Work) -> None:
     assert (ack.status, work.logged()) == (ACCEPTED, ["x", "z"])
 
 
-async def test_an_empty_push_says_where_we_are(work: Work) -> None:
+async def test_an_empty_push_returns_the_position(work: Work) -> None:
     await work.push(3, ["x"])
     ack = await work.agent.push()
     assert (ack.status, ack.last_accepted_seq, ack.expected_seq) == (ACCEPTED, 3, 4)

@@ -58,7 +58,7 @@ async def test_an_agent_comes_drains_and_goes(server: Server, client: Streams) -
         (ONLINE, BUSY, "online"),
         (OFFLINE, ONLINE, "offline"),
         (ONLINE, OFFLINE, "online"),
-        (ONLINE, 0, "online"),  # it says something else of itself
+        (ONLINE, 0, "online"),  # it reports something else
         (OFFLINE, ONLINE, "offline"),
     ]
     came = [(OFFLINE, 0, "offline"), (ONLINE, OFFLINE, "online")]  # registered, connected
@@ -186,7 +186,7 @@ async def test_events_of_an_agents_own(server: Server, client: Streams) -> None:
     await live.agent.vanish()
 
 
-async def test_a_step_that_nobody_ran(server: Server, client: Streams) -> None:
+async def test_a_step_that_never_ran(server: Server, client: Streams) -> None:
     name = fresh_name()
     async with await registered(server, name) as agent:
         run_id = server.trigger(server.pipeline(name, spec_for(name, "one", "two")))

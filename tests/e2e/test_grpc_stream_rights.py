@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ Status = grpc.StatusCode
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("grpc_rights")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 @pytest.fixture
@@ -33,7 +32,7 @@ async def client(server: Server) -> AsyncIterator[Streams]:
 
 
 async def hidden(server: Server, member: str = "") -> tuple[str, Live]:
-    """A project that only ``member`` is in, and a run of it that goes on."""
+    """A project with the only member ``member``, and a running run of it."""
     project = server.project(fresh_name(), [member] if member else [])
     return project, await begin(server, project)
 
@@ -156,7 +155,7 @@ async def test_the_token_ends(server: Server, client: Streams, how: str) -> None
     session = server.user(name)
     live = await begin(server)
     # Long enough for all calls to be opened, even where nothing is fast.
-    lasts = {"expires_in": 4} if how == "expired" else {}
+    lasts = {"expires_in": 12} if how == "expired" else {}
     made = server.ask("POST", "/tokens", session, json={"name": "watching", **lasts})
     requests = [*about(live), *everything()]
     calls = [await client.follow(request, token=made["token"]).opened() for request in requests]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,8 @@ STORY = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("grpc_streams")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 @pytest.fixture
@@ -91,7 +90,7 @@ async def played(server: Server, agent: FakeAgent) -> tuple[str, str]:
 # -- before, during, after --------------------------------------------------------------------------------
 
 
-async def test_one_who_was_there_before_gets_every_status(
+async def test_an_earlier_subscriber_gets_every_status(
     server: Server, client: Streams, agent: FakeAgent
 ) -> None:
     pipeline_id = server.pipeline(agent.agent_id, spec_for(agent.agent_id, "one", "two", "three"))
@@ -125,7 +124,7 @@ async def test_one_who_was_there_before_gets_every_status(
     assert [m.attempt for m in messages] == [1] * 7
 
 
-async def test_all_who_join_during_the_run_get_the_rest_of_it(
+async def test_viewers_that_join_during_the_run_get_the_rest(
     server: Server, client: Streams, agent: FakeAgent
 ) -> None:
     """Whenever one joins, what stands and what then comes make up the whole: no gap, nothing twice."""
@@ -180,7 +179,7 @@ async def test_after_the_run_there_is_only_how_it_stands(
         for one in (*found, *expected):
             one.ClearField("cursor")
         assert found == expected, request
-    # One who watches a pipeline is shown its newest run, and waits for the next.
+    # A viewer of a pipeline gets its newest run and waits for the next.
     watching = client.follow(pb.StreamPipelineStatusRequest(pipeline_ids=[pipeline_id]))
     assert [(m.run_id, m.state) for m in await watching.next()] == [(run_id, "failed")]
     again = server.trigger(pipeline_id)
@@ -188,7 +187,9 @@ async def test_after_the_run_there_is_only_how_it_stands(
     server.ask("POST", f"/workflow-runs/{again}/cancel")
 
 
-async def test_the_job_says_how_its_steps_stand(server: Server, client: Streams, agent: FakeAgent) -> None:
+async def test_the_job_shows_the_state_of_its_steps(
+    server: Server, client: Streams, agent: FakeAgent
+) -> None:
     pipeline_id, run_id = await played(server, agent)
     jobs = await client.follow(pb.StreamJobStatusRequest(pipeline_run_id=run_id), "start").rest()
     assert [
@@ -327,7 +328,7 @@ async def test_cursors_that_cannot_be_honoured(server: Server, client: Streams) 
 # -- the end of the server ----------------------------------------------------------------------------------
 
 
-async def test_a_stop_tells_everybody_to_come_back(tmp_path: Path) -> None:
+async def test_a_stop_tells_all_clients_to_reconnect(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         live = await begin(server)
         requests = [*by_run(live.run_id), pb.StreamAgentStatusRequest(), pb.StreamEventsRequest()]

@@ -99,7 +99,7 @@ def test_every_operation_describes_its_errors(document: dict[str, Any]) -> None:
 
 
 def test_the_documents_codes_are_those_of_the_routes(server: Server, document: dict[str, Any]) -> None:
-    """What creates says 201, what has no body 204; as the document says."""
+    """Creation returns 201, an empty response 204, as documented in OpenAPI."""
     created = {
         ("POST", "/tokens"): {"name": "documented"},
         ("POST", "/pipelines"): {"name": "documented"},

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from support.fake_agent import FAILED, registered
-from support.server import Server, running, spec_for
+from support.server import Server, spec_for
 from support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("cleanup")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 SPEC = """\
@@ -44,7 +42,7 @@ def steps(server: Server, run_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("saved", [True, False])
-def test_a_trigger_tells_what_is_missing_and_makes_no_run(server: Server, saved: bool) -> None:
+def test_a_trigger_reports_what_is_missing_and_creates_no_run(server: Server, saved: bool) -> None:
     pipeline = server.pipeline(f"names-{saved}", SPEC if saved else spec_for("nobody"))
     body: dict[str, Any] = {} if saved else {"spec": SPEC, "fileName": ".pilot.yaml"}
     step = 'step "push" of job "build"'

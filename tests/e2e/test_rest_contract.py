@@ -337,6 +337,8 @@ def test_pausing(server: Server, path: str) -> None:
     shown = server.ask("POST", f"{here}/pause")
     assert shown.get("status") in (6, "running")
     assert server.ask("GET", f"/pipelines/{pipeline_id}/runs/{run_id}")["status"] == 6
+    listed = {n: server.ask("GET", f"/pipelines/{pipeline_id}/runs?status={n}")["total"] for n in range(7)}
+    assert listed == {0: 1, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0, 6: 1}
     view = server.ask("GET", f"/workflow-runs/{run_id}")
     assert (view["status"], view["reason"]) == ("running", "paused by admin")
     assert server.call("POST", f"{here}/pause").status_code == 400
@@ -380,7 +382,7 @@ HOSTILE_SPECS: list[Any] = [
 
 
 @pytest.mark.parametrize("spec", HOSTILE_SPECS, ids=lambda s: re.sub(r"\W+", "-", str(s))[:40])
-def test_bad_specs_are_said_to_be_bad(server: Server, spec: Any) -> None:
+def test_bad_specs_are_reported(server: Server, spec: Any) -> None:
     content = json.dumps({"spec": spec}).encode()
     headers = {"Content-Type": "application/json"}
     answer = server.call("POST", "/pipelines/spec/validate", content=content, headers=headers)

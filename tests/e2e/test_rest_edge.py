@@ -304,7 +304,7 @@ async def test_secrets_in_pages(server: Server) -> None:
         assert [s["name"] for s in await client.secrets.all(project)] == names
 
 
-def test_members_who_do_not_exist(server: Server) -> None:
+def test_unknown_members(server: Server) -> None:
     project = server.project("lonely")
     for method in ("PUT", "DELETE"):
         found = enveloped_error(server.call(method, f"/projects/{project}/members/nope"), 404)
@@ -367,7 +367,7 @@ def test_secrets_out_of_bounds(server: Server, value: str) -> None:
 
 
 def test_bodies_that_are_not_read(server: Server) -> None:
-    """What is wrong is said: the header, or the text."""
+    """The error names the header or the text."""
     for kind in ({}, {"Content-Type": "text/plain"}):
         answer = server.call("POST", "/tokens", content=b'{"name": "x"}', headers=kind)
         found = plain_error(answer, 400, "VALIDATION_FAILED")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,14 +10,13 @@ import pytest
 
 from support.bodies import enveloped_error, success
 from support.fake_agent import registered
-from support.server import Server, running, spec_for
+from support.server import Server, spec_for
 from support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("rest_pipelines")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 NOT_OFFERED = [("repoUrl", "https://git.example/a.git"), ("prTargetBranch", "main"), ("saveMode", 2)]
@@ -90,7 +88,7 @@ async def test_a_run_that_goes_on_has_lasted_so_far(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/pipelines/spec/validate", "/pipelines/{id}/spec/save"])
-def test_a_spec_that_takes_long_to_read_holds_nobody_up(server: Server, path: str) -> None:
+def test_a_spec_that_takes_long_to_parse_blocks_no_one(server: Server, path: str) -> None:
     """Neither requests that need no more than the event loop, nor those that write."""
     pipeline_id = server.pipeline(f"slow to read {path[-4:]}", spec_for("x"))
     slow = {"spec": "jobs:\n" + "  - {name: a, steps: []}\n" * 19_000}

@@ -173,7 +173,7 @@ async def test_sockets_open_for_those_in_the_project(world: World, actor: str) -
     async with websocket(url, world.tokens[actor]) as ws:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
-                await ws.recv()  # nothing has happened yet, but nobody is turned away
+                await ws.recv()  # no entries yet, but the request is accepted
 
 
 @pytest.mark.parametrize("actor", ["outsider", "agent", "admin as viewer"])

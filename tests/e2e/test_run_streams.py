@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
@@ -28,9 +28,8 @@ from support.watchers import (
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("run_streams")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ async def test_joined_before_during_and_after(live: Live) -> None:
 
 
 async def test_the_same_messages_live_and_replayed(live: Live) -> None:
-    """Replay and live are one code path: not the lines alone, every message is the same."""
+    """Replay and live are one code path: every message is the same, not only the lines."""
     watched = {
         name: asyncio.create_task(follow(live.surfaces()[name])) for name in ("run-sse", "run-ws", "events")
     }
@@ -91,7 +90,7 @@ async def test_resumed_at_every_cut(live: Live) -> None:
             seen = len(lines_of(whole[:cut]))
             if name == "run-ws" and message.lines:
                 cursors_by_line[seen] = message.cursor
-    # A cursor says how many lines were delivered: the log channel goes on at exactly the next.
+    # A cursor counts delivered lines: the log channel resumes at exactly the next.
     assert sorted(cursors_by_line) == list(range(1, 26))
     for seen, cursor in cursors_by_line.items():
         if seen < len(expected):
@@ -164,7 +163,7 @@ async def test_a_killed_server_loses_nothing(tmp_path: Any) -> None:
         server.stop()
 
 
-async def test_a_reader_that_does_not_read_loses_nothing_and_slows_nobody(live: Live) -> None:
+async def test_a_stalled_reader_misses_nothing_and_does_not_slow_others(live: Live) -> None:
     surfaces = live.surfaces()
     slow = surfaces["run-sse"].watch(None)
     await anext(slow)
@@ -252,7 +251,7 @@ async def test_both_ends_of_a_finished_stream(live: Live) -> None:
             shown = [event async for event in sse_events(response.aiter_raw())]  # ends by itself
             assert shown[-1].type == "workflow_completed"
     async with websocket(live.stream(f"?cursor={shown[-1].id}"), live.server.admin) as ws:
-        assert await closing(ws) == (1000, [])  # nothing is left, and it says so
+        assert await closing(ws) == (1000, [])  # nothing is left, which is reported
 
 
 async def test_the_cursor_key_comes_only_when_asked_for(live: Live) -> None:

@@ -1,4 +1,4 @@
-"""Stopping and not starting: what the operator sees (decisions.md, "Running it")."""
+"""Shutdown and failed starts as seen by operators (decisions.md, "Running it")."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import stat
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,15 @@ from cryptography.x509.oid import NameOID
 
 from support.fake_agent import registered
 from support.server import Server, first_line, running, spec_for
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, slowness
 from support.watchers import closing, sse, websocket
 
 
 def fails(server: Server) -> str:
-    """Start a server that cannot; it must say why in one line and exit with 1. Gives the line."""
+    """Start a server that fails with a one-line error and exit code 1. Returns the line."""
     process = server.spawn()
     try:
-        said = first_line(process, 60)
+        said = first_line(process, PATIENCE)
         assert said == "", f"it started: {said}"
         assert process.wait(PATIENCE) == 1, server.log()
     finally:
@@ -42,7 +43,7 @@ def fails(server: Server) -> str:
 # -- stopping -------------------------------------------------------------------------------------------
 
 
-async def test_a_stop_tells_everybody_to_come_back(tmp_path: Path) -> None:
+async def test_a_stop_tells_all_clients_to_reconnect(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         async with await registered(server, "stopper") as agent:
             pipeline_id = server.pipeline("stopping", spec_for("stopper"))
@@ -71,13 +72,13 @@ async def test_a_stop_tells_everybody_to_come_back(tmp_path: Path) -> None:
                 assert [(await s)[0] for s in sockets] == [1001] * 4
                 for stream in streams:
                     await stream  # ended, not cut
-            assert took < 10
+            assert took < 10 * slowness()
             assert agent.closed is not None
             code, _ = await asyncio.wait_for(agent.closed, PATIENCE)
             assert code is grpc.StatusCode.UNAVAILABLE
             half.cancel()
         assert server.failures() == []
-        # And it goes on where it was: nothing was called lost, the reader's cursor is good.
+        # And it resumes: nothing was marked lost, and the reader's cursor is valid.
         server.restart()
         assert server.ask("GET", f"/workflow-runs/{run_id}")["status"] == "running"
         assert server.call("GET", f"/workflow-runs/{run_id}/logs").text == "before\n"
@@ -96,28 +97,30 @@ def _open_push(agent: Any) -> Any:
     return agent.rpc("gateway.v1.GatewayService/PushLogs")(silence(), metadata=agent.metadata)
 
 
-@pytest.mark.parametrize("what", ["nothing", "half a request", "a slow upload", "a reader who does not read"])
-async def test_nobody_can_keep_it_from_stopping(tmp_path: Path, what: str) -> None:
-    with running(tmp_path) as server:
-        sock = socket.create_connection(("127.0.0.1", server.settings["port"]))
+async def test_nobody_can_keep_it_from_stopping(tmp_path: Path) -> None:
+    """An idle connection, half a request, a slow upload, a reader who does not read: all at once."""
+    with running(tmp_path) as server, ExitStack() as connections:
         token = server.admin
-        if what == "half a request":
-            sock.sendall(b"GET /api/v1/workflow-runs HTTP/1.1\r\nHost:")
-        elif what == "a slow upload":
-            head = f"POST /api/v1/blobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
-            sock.sendall(f"{head}Content-Length: 100000\r\n\r\nbegun".encode())
-        elif what == "a reader who does not read":
-            async with await registered(server, "filler") as agent:
-                run_id = server.trigger(server.pipeline("filling", spec_for("filler")))
-                task = await agent.task()
-                await agent.ack(task)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                head = f"GET /api/v1/workflow-runs/{run_id}/stream HTTP/1.1\r\nHost: x\r\n"
-                sock.sendall(f"{head}Authorization: Bearer {token}\r\n\r\n".encode())
-                for _ in range(4):
-                    await agent.lines(task.step_run_id, ["x" * 10_000] * 200)
+
+        def connected() -> socket.socket:
+            address = ("127.0.0.1", server.settings["port"])
+            return connections.enter_context(socket.create_connection(address))
+
+        connected()
+        connected().sendall(b"GET /api/v1/workflow-runs HTTP/1.1\r\nHost:")
+        head = f"POST /api/v1/blobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+        connected().sendall(f"{head}Content-Length: 100000\r\n\r\nbegun".encode())
+        async with await registered(server, "filler") as agent:
+            run_id = server.trigger(server.pipeline("filling", spec_for("filler")))
+            task = await agent.task()
+            await agent.ack(task)
+            slow = connected()
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            head = f"GET /api/v1/workflow-runs/{run_id}/stream HTTP/1.1\r\nHost: x\r\n"
+            slow.sendall(f"{head}Authorization: Bearer {token}\r\n\r\n".encode())
+            for _ in range(4):
+                await agent.lines(task.step_run_id, ["x" * 10_000] * 200)
         server.stop()
-        sock.close()
 
 
 def test_a_stop_while_it_starts(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checking a spec for a run with given variables: what a trigger would refuse, told before anything is uploaded."""
+"""Validation of a spec with variables: reports before the upload what a trigger would refuse."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_without_variables_only_the_spec_is_checked(server: Server) -> None:
         )
 
 
-def test_a_project_of_others_tells_nothing(server: Server) -> None:
+def test_a_foreign_project_discloses_nothing(server: Server) -> None:
     project = server.project("of others")
     member = server.user("not-a-member", "user")
     body = {"spec": SPEC, "variables": {}, "projectId": project}

@@ -88,7 +88,7 @@ def test_a_heavy_spec_does_not_delay_others(server: Server) -> None:
         done.set()
         control = counting.result()
     print(f"{meanwhile=} {control=} {took=:.2f}")
-    assert meanwhile > control / 3
+    assert meanwhile > control / 4
 
 
 def test_the_server_itself_does_none_of_the_work(server: Server) -> None:
@@ -109,10 +109,11 @@ def test_the_server_itself_does_none_of_the_work(server: Server) -> None:
 
 async def test_a_killed_worker_fails_only_its_request(server: Server) -> None:
     await eventually(lambda: not busy(server))
+    other = server.user("bystander")
     with ThreadPoolExecutor(2) as thread:
         failing = thread.submit(server.call, "POST", "/pipelines/spec/validate", json={"spec": HEAVY})
         victim = await eventually(lambda: busy(server))
-        other = server.user("bystander")
+        os.kill(victim, signal.SIGSTOP)  # the job does not end by itself
         success(server.call("POST", "/pipelines/spec/validate", other, json={"spec": spec_for("x")}))
         assert not failing.done()
         os.kill(victim, signal.SIGKILL)
@@ -176,7 +177,7 @@ def _store_as_release_0_1(server: Server, pipeline_id: str) -> None:
 
 
 def test_workers_end_with_the_server(tmp_path: Path) -> None:
-    """Also one that computes: what it works on is not waited for longer than any request."""
+    """Also one with a job that does not end: its request is refused before the server cancels what is left."""
     with running(tmp_path) as server:
         answered: list[Any] = []
         assert workers(server) == [], "they are started on first use"
@@ -185,8 +186,9 @@ def test_workers_end_with_the_server(tmp_path: Path) -> None:
         assert len(running_workers) == 1
         thread = threading.Thread(target=_ask, args=(server, answered))
         thread.start()
-        while not busy(server):
+        while not (working := busy(server)):
             pass
+        os.kill(working, signal.SIGSTOP)
         assert server.stop() < 10
         thread.join()
         [answer] = answered

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
@@ -13,7 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from support.live_run import UNKNOWN, Live, begin, followers, received, refused
-from support.server import Server, running
+from support.server import Server
 from support.waiting import eventually
 from support.watchers import (
     closing,
@@ -23,9 +23,8 @@ from support.watchers import (
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("stream_refusals")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ async def live(server: Server) -> AsyncIterator[Live]:
     await live.agent.vanish()
 
 
-async def test_refusals_say_why_and_close_with_their_code(live: Live) -> None:
+async def test_refusals_have_a_reason_and_close_with_their_code(live: Live) -> None:
     url, admin = live.stream(), live.server.admin
     assert await refused(url, "nonsense") == (4401, "unauthorized")
     assert await refused(live.stream("?token=nonsense")) == (4401, "unauthorized")
@@ -148,7 +147,7 @@ async def test_a_message_that_is_too_big_closes_with_1009(live: Live, where: str
             await ws.send("x" * (4 << 20))
             while True:
                 await ws.recv()
-        # What we still send when the server has closed may reset the connection before we read its word.
+        # Data sent after the server's close may reset the connection before its message is read.
         assert ws.close_code in (1009, 1006)
     assert live.server.alive
 
@@ -163,7 +162,7 @@ async def test_text_that_is_no_text(live: Live) -> None:
 
 
 async def test_clients_that_vanish_at_once(live: Live) -> None:
-    """Gone between the handshake and the first message: nothing is left open, and nobody is alarmed."""
+    """Disconnected between handshake and first message: nothing is left open or logged as an error."""
     before, alarms = followers(live.server), live.server.failures()
     path = f"/api/v1/workflow-runs/{live.run_id}/stream"
     upgrade = (

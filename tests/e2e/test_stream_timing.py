@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from support.live_run import TIME, Live, begin, fresh_name, received, refused
 from support.server import Server, running
+from support.waiting import PATIENCE, slowness
 from support.watchers import (
     closing,
     sse,
@@ -52,7 +53,7 @@ async def test_heartbeats_and_a_client_that_answers(quick: Live) -> None:
             await ws.send('{"type":"pong"}')
         await quick.say("alive")
         assert json.loads(await ws.recv())["line"] == "alive"
-    # Whoever has seen heartbeats only comes back with the place of the last, and has missed nothing.
+    # A client that received only heartbeats resumes from the cursor of the last and misses nothing.
     async with websocket(quick.stream(f"?cursor={beats[-1]['cursor']}"), quick.server.admin) as ws:
         assert json.loads(await ws.recv())["line"] == "alive"
         beat = json.loads(await ws.recv())
@@ -76,7 +77,7 @@ async def test_a_silent_client_is_closed_with_4408(quick: Live, says: str) -> No
         assert code == 4408
         assert said[-1]["type"] == "error"
         assert {m["type"] for m in said[:-1]} == {"heartbeat"}
-        assert 0.85 < time.monotonic() - began < 5
+        assert 0.85 < time.monotonic() - began < 2 + 3 * slowness()
 
 
 @pytest.mark.parametrize("path", ["/workflow-runs/{}/stream?cursor=now", "/events"])
@@ -109,7 +110,7 @@ async def test_streams_end_within_5_s_of_their_token(quick: Live) -> None:
             pongs = asyncio.create_task(_ponging(ws))
             await asyncio.to_thread(act)
             ended = time.monotonic()
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(PATIENCE):
                 codes = [(await closing(s))[0] for s in (channels, idle)]
                 for response in (run_sse, journal):
                     async for _ in response.aiter_raw():
@@ -117,7 +118,7 @@ async def test_streams_end_within_5_s_of_their_token(quick: Live) -> None:
                 code, said = await pongs
         assert (code, codes) == (4401, [4401, 4401]), how
         assert said["code"] == "unauthorized"
-        assert time.monotonic() - ended < 5.5, how
+        assert time.monotonic() - ended < 5 + 0.5 * slowness(), how
 
     brief = server.ask("POST", "/tokens", json={"name": "brief", "expires_in": LIFETIME})["token"]
     expires = time.monotonic() + LIFETIME
@@ -147,7 +148,7 @@ async def _ponging(ws: ClientConnection) -> tuple[int | None, dict[str, Any]]:
 async def _silence(url: str) -> tuple[int, str]:
     began = time.monotonic()
     found = await refused(url)
-    assert 9 < time.monotonic() - began < 15  # 10 s to say who one is
+    assert 9 < time.monotonic() - began < 10 + 5 * slowness()  # 10 s to say who one is
     return found
 
 
@@ -175,7 +176,7 @@ async def test_what_one_may_no_longer_see_stops_at_once(server: Server) -> None:
         watching += [asyncio.create_task(_texts(s)) for s in (ws, log, late)]
         server.ask("DELETE", f"/projects/{project}/members/{name}")
         await late.send(subscribe)  # the socket was opened before, the subscription comes after
-        await asyncio.sleep(0.1)  # so that a subscription that is wrongly there would be live
+        await asyncio.sleep(0.1)  # so that a leaked subscription would be live
         await live.say("confidential")
         await live.end()
         for watched in watching:  # what does not end is asked for long enough to have shown it
@@ -189,7 +190,7 @@ async def test_what_one_may_no_longer_see_stops_at_once(server: Server) -> None:
     await live.agent.vanish()
 
 
-async def test_a_subscription_is_refused_as_soon_as_the_right_is_gone(server: Server) -> None:
+async def test_a_subscription_is_refused_once_permission_is_revoked(server: Server) -> None:
     name = fresh_name()
     token = server.user(name)
     project = server.project(name, [name])

@@ -71,9 +71,7 @@ async def _open(live: Live, trusting: ssl.SSLContext) -> tuple[asyncio.StreamRea
     return reader, writer
 
 
-async def test_one_who_reads_and_one_who_reads_nothing_for_a_while(
-    live: Live, trusting: ssl.SSLContext
-) -> None:
+async def test_a_normal_and_a_stalled_reader(live: Live, trusting: ssl.SSLContext) -> None:
     count = 20_000
     prompt, late = await _open(live, trusting), await _open(live, trusting)
     reading = asyncio.create_task(prompt[0].read())
@@ -96,7 +94,7 @@ async def test_one_who_reads_and_one_who_reads_nothing_for_a_while(
         writer.close()
 
 
-async def test_it_is_told_to_come_back_at_a_stop(live: Live, trusting: ssl.SSLContext) -> None:
+async def test_it_is_told_to_reconnect_at_a_stop(live: Live, trusting: ssl.SSLContext) -> None:
     url = f"{live.server.ws}/api/v1/workflow-runs/{live.run_id}/stream"
     async with websocket(url, live.server.admin, ssl=trusting) as ws:
         assert json.loads(await ws.recv())

@@ -1,4 +1,4 @@
-"""A server of a later release, and agents and clients of ours that are older: who is served, and what others get."""
+"""A server of a later release with older agents and clients: which are served, and the response to the others."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def connecting(agent: FakeAgent) -> grpc.aio.AioRpcError:
     return refused.value
 
 
-def test_our_own_command_and_agent_say_so(later: Server, tmp_path: Path) -> None:
+def test_pilot_sends_its_user_agent(later: Server, tmp_path: Path) -> None:
     desk = Desk(tmp_path / "desk", later.url, later.admin)
     done = desk.pilot("whoami")
     assert (done.returncode, done.stdout) == (1, "")

@@ -15,16 +15,15 @@ from typing import Any
 import pytest
 
 from support.layouts import Checkout, checkout_of, commit, git, head, new_repository, write
-from support.server import Server, running
+from support.server import Server
 from support.waiting import PATIENCE, eventually
 
 ENDED = ("succeeded", "failed", "cancelled", "timed_out")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("work-trees")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 @contextlib.contextmanager
@@ -85,7 +84,7 @@ def view(server: Server, run: str) -> Any:
 
 
 async def said(server: Server, run: str, status: str = "succeeded") -> list[str]:
-    """What the run's steps have said, once it has ended so."""
+    """The output of the run's steps once it has this status."""
     await eventually(lambda: view(server, run)["status"] in ENDED, 90)
     lines = server.call("GET", f"/workflow-runs/{run}/logs").text.splitlines()
     assert view(server, run)["status"] == status, (view(server, run)["jobs"], lines)
@@ -176,7 +175,7 @@ async def test_reruns_and_jobs_side_by_side(server: Server, worker: str, source:
 
 
 async def test_an_agent_without_git_gets_no_work_tree(server: Server, source: Path, tmp_path: Path) -> None:
-    """It takes plain directories, and the run with a work tree waits and says so, until there is git."""
+    """It accepts plain directories; a run with a work tree waits with a reason until git is available."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("sh", "echo", "cat", "sleep"):
@@ -195,7 +194,7 @@ async def test_an_agent_without_git_gets_no_work_tree(server: Server, source: Pa
         assert view(server, run)["status"] == "pending" or view(server, run)["status"] == "running"
     with agent(server, name, data_dir):
         assert await said(server, run) == ["it runs"]
-        [found] = [one for one in server.ask("GET", "/agents?limit=100")["agents"] if name in str(one)]
+        found = server.ask("GET", f"/agents/{name}")
         assert git(source, "--version").split()[2] in str(found), "the agent tells which git it has"
 
 
@@ -214,7 +213,7 @@ async def test_what_is_wrong_with_a_checkout_fails_the_step_in_plain_words(
 
 
 async def test_a_plain_upload_is_what_it_was(server: Server, worker: str, tmp_path: Path) -> None:
-    """As anybody may send it: ``tar czf - . | curl --data-binary @-``."""
+    """As sent by ``tar czf - . | curl --data-binary @-``."""
     write(tmp_path / "plain/src/x", "x\n")
     (tmp_path / "plain/link").symlink_to("/usr/bin/env")
     data = subprocess.run(

@@ -1,10 +1,10 @@
-"""Long versions run only where PILOT_FAULT_ROUNDS says how long; the short ones always run."""
+"""Long versions run only with PILOT_FAULT_ROUNDS; short ones always run."""
 
 from __future__ import annotations
 
 import pytest
 
-from support.faults import LONG, ROUNDS
+from support.faults.fleet import LONG, ROUNDS
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

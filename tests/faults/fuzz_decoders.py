@@ -1,4 +1,4 @@
-"""Run as a program: one decoder, fed by atheris, which looks for inputs that reach code no input has reached.
+"""Program that fuzzes one decoder with atheris, guided by coverage.
 
     python tests/faults/fuzz_decoders.py --list
     python tests/faults/fuzz_decoders.py spec CORPUS_DIR -max_total_time=60
@@ -22,8 +22,8 @@ def main() -> None:
     import structlog
 
     with atheris.instrument_imports(include=["pilothouse"], enable_loader_override=False):
-        from support import faults_targets_agent, faults_targets_files  # noqa: F401  # they enter their targets
-        from support.faults_targets import TARGETS
+        from support.faults import targets_agent, targets_files  # noqa: F401  # they enter their targets
+        from support.faults.targets import TARGETS
     if sys.argv[1:2] == ["--list"]:
         print("\n".join(TARGETS))
         return

@@ -1,4 +1,4 @@
-"""Clients that talk nonsense, or without end, or never say what they want: nobody else may notice."""
+"""Clients that send garbage, floods or incomplete requests: other clients are not affected."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.faults import PATIENT, ROUNDS, Fleet, dummy, fleet, on
-from support.faults_readers import CLOSE, PING, TEXT, connections, masked, ws_request
-from support.faults_watch import Memory, Pulse
+from support.faults.fleet import PATIENT, ROUNDS, Fleet, dummy, fleet, on
+from support.faults.readers import CLOSE, PING, TEXT, connections, masked, ws_request
+from support.faults.watch import Memory, Pulse
 
 SECONDS = 1.0 * ROUNDS
 """How long a flood lasts, if it is let in."""
 ROOM = 32
-"""MiB the server may grow by, whatever it is sent."""
+"""Maximum memory growth of the server in MiB."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def _fresh(made: Fleet) -> None:
 
 @pytest.fixture(scope="module")
 def running(made: Fleet) -> str:
-    """A run that goes on for as long as the tests."""
+    """A run that lasts for the whole module."""
     run_id = made.run("hang", on("a", {"name": "j", "steps": [dummy("s", hang=True)]}))
     made.running(run_id)
     return run_id
@@ -62,7 +62,7 @@ def test_garbage_and_handshakes_that_never_end(made: Fleet) -> None:
     server = made.server
     with connections(server, 20 * len(GARBAGE)) as socks, Pulse(server) as pulse:
         for at, sock in enumerate(socks):
-            with contextlib.suppress(OSError):  # it may be thrown out while it talks
+            with contextlib.suppress(OSError):  # the connection may be closed while it sends
                 sock.sendall(list(GARBAGE.values())[at % len(GARBAGE)])
         run_id = made.run("amid-garbage", on("a", {"name": "j", "steps": [dummy("s", lines=5000)]}))
         assert made.ended(run_id)["status"] == "succeeded"
@@ -84,7 +84,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("what", ENDLESS)
 def test_requests_without_end(made: Fleet, what: str) -> None:
-    """Of somebody who has not even said who he is, and reads no answer."""
+    """From an unauthenticated client that reads no responses."""
     head, more = ENDLESS[what]
     with Memory(made.server) as memory, Pulse(made.server) as pulse, connections(made.server, 1) as (sock,):
         sent = _flood(sock, head, more)
@@ -94,10 +94,10 @@ def test_requests_without_end(made: Fleet, what: str) -> None:
 
 
 def _flood(sock: socket.socket, head: bytes, more: bytes, seconds: float = SECONDS) -> int:
-    """Send until nobody listens any more, or for so long; gives the bytes that went out."""
+    """Send until the connection is closed or the time is over; returns the number of bytes sent."""
     sock.settimeout(1)
     sent, end = 0, time.monotonic() + seconds
-    with contextlib.suppress(OSError):  # no longer listened to, or thrown out
+    with contextlib.suppress(OSError):  # connection closed
         sock.sendall(head)
         while time.monotonic() < end:
             sent += sock.send(more)
@@ -111,12 +111,12 @@ FLOODS = {
     "messages": (b"", masked(TEXT, b"[]") * 5000),
 }
 PATIENCE = {"pings": 3, "fragments": 5}
-"""What grows by little at a time is given longer."""
+"""Slow growth is measured for longer."""
 
 
 @pytest.mark.parametrize("what", FLOODS)
 def test_frames_without_end(made: Fleet, where: str, what: str) -> None:
-    """From one who reads nothing. A ping is owed a pong; what cannot be written must not pile up."""
+    """From a client that reads nothing. Pongs that cannot be written must not accumulate."""
     server = made.server
     with Memory(server) as memory, Pulse(server) as pulse, connections(server, 1) as (sock,):
         sock.sendall(ws_request(where, server.admin))
@@ -142,13 +142,13 @@ FRAMES = {
 
 @pytest.mark.parametrize("what", FRAMES)
 def test_frames_that_are_none(made: Fleet, where: str, what: str) -> None:
-    """Whoever sends them is thrown out."""
+    """The connection is closed."""
     server = made.server
     with connections(server, 3) as socks:
         for sock in socks:
             sock.sendall(ws_request(where, server.admin))
             assert b" 101 " in sock.recv(4096)
-            with contextlib.suppress(OSError):  # it may be thrown out while it talks
+            with contextlib.suppress(OSError):  # the connection may be closed while it sends
                 sock.sendall(FRAMES[what])
         for sock in socks:
             sock.settimeout(60)
@@ -158,14 +158,16 @@ def test_frames_that_are_none(made: Fleet, where: str, what: str) -> None:
     assert made.unforeseen() == []
 
 
-def test_clients_that_are_gone_before_they_are_answered(made: Fleet, where: str) -> None:
+def test_clients_that_disconnect_before_the_response(made: Fleet, where: str) -> None:
     server = made.server
     for _ in range(30 * ROUNDS):
         with connections(server, 1) as (sock,):
             sock.sendall(ws_request(where, server.admin))
         with connections(server, 1) as (sock,):
             sock.sendall(ws_request(where, server.admin))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, no farewell
+            sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
+            )  # a reset, no close handshake
     with Pulse(server) as pulse:
         pulse.healthy()
     assert made.unforeseen() == []

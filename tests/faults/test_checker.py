@@ -1,4 +1,4 @@
-"""The checker itself: it takes a history as it was, and complains of each way to damage it."""
+"""The checker accepts a correct history and reports each kind of damage."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from itertools import pairwise
 
 import pytest
 
-from support.faults import QUICK, Fleet, dummy, fleet, on, shell, until
-from support.faults_checker import Journal, lines_by_node
-from support.faults_story import LOST, Entry, check_story
+from support.faults.checker import Journal, lines_by_node
+from support.faults.fleet import QUICK, Fleet, dummy, fleet, on, shell, until
+from support.faults.story import LOST, Entry, check_story
 
 UNCOUNTED = {"step.progressed", "step.waiting"}
-"""Of these nobody can say how many there must be: an agent tells the latest progress, a server why it waits."""
+"""Entries whose number is not determined: an agent reports its latest progress, a server why a step waits."""
 ALLOWED = {"whole/s": 1, "tried/s": 2, "safe/first": 3, "safe/s": 3, "bad/s": 1}
 
 
 @pytest.fixture(scope="module")
 def journal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journal]:
-    """Of a real run, in which most that can happen has happened."""
+    """Journal of a real run with most kinds of events."""
     with fleet(tmp_path_factory.mktemp("checker"), **QUICK) as made:
         agent = made.agent("a").start()
         run_id = made.run("eventful", _eventful(made))
@@ -66,7 +66,7 @@ def history(journal: Journal, run_id: str) -> list[Entry]:
     return journal.of_run(run_id)
 
 
-def test_what_happened_is_believed(journal: Journal, run_id: str, history: list[Entry]) -> None:
+def test_a_correct_history_is_accepted(journal: Journal, run_id: str, history: list[Entry]) -> None:
     journal.check()
     journal.check_run(run_id, lines_by_node(history), ALLOWED)
     assert {entry.type for entry in history} >= {
@@ -77,7 +77,7 @@ def test_what_happened_is_believed(journal: Journal, run_id: str, history: list[
 
 
 def noticed(entries: list[Entry], like: list[Entry]) -> bool:
-    """Whether this is not believed to be a history with the lines of the other."""
+    """Whether the checker rejects this history for the lines of the other."""
     try:
         check_story(entries, ALLOWED)
     except AssertionError:
@@ -85,22 +85,22 @@ def noticed(entries: list[Entry], like: list[Entry]) -> bool:
     return lines_by_node(entries) != lines_by_node(like)
 
 
-def test_each_entry_that_is_lost_is_missed(history: list[Entry]) -> None:
+def test_each_missing_entry_is_noticed(history: list[Entry]) -> None:
     for at, entry in enumerate(history):
         # The outputs of a step are in its last entry, too; a single one is known to who has sent it (Witness).
         if entry.type not in UNCOUNTED | {"step.output"}:
             assert noticed(history[:at] + history[at + 1 :], history), f"{entry} is not missed"
 
 
-def test_each_entry_that_is_doubled_is_noticed(history: list[Entry]) -> None:
+def test_each_duplicate_entry_is_noticed(history: list[Entry]) -> None:
     for at, entry in enumerate(history):
         if entry.type not in UNCOUNTED:
             assert noticed(history[: at + 1] + history[at:], history), f"{entry} twice is not noticed"
             assert noticed([*history, entry], history), f"{entry} once more in the end is not noticed"
 
 
-def test_what_is_told_out_of_order_is_noticed(history: list[Entry]) -> None:
-    """Two entries of one attempt that follow one another, changed about."""
+def test_entries_out_of_order_are_noticed(history: list[Entry]) -> None:
+    """Two consecutive entries of one attempt, swapped."""
     changed = 0
     for subject in {entry.body.get("step_run_id", "") for entry in history} - {""}:
         places = [
@@ -110,7 +110,7 @@ def test_what_is_told_out_of_order_is_noticed(history: list[Entry]) -> None:
         ]
         for first, second in pairwise(places):
             if history[second].body.get("error", "").startswith(LOST):
-                continue  # what a lost attempt had said may come later than that it is lost
+                continue  # output of a lost attempt may arrive after it was marked lost
             swapped = list(history)
             swapped[first], swapped[second] = swapped[second], swapped[first]
             assert noticed(swapped, history), f"{history[first]} after {history[second]} is not noticed"
@@ -158,7 +158,7 @@ def test_a_run_that_is_stuck_is_noticed(history: list[Entry]) -> None:
 
 
 def test_a_second_start_under_one_id_is_noticed(history: list[Entry]) -> None:
-    """Also where it is told as if it had been queued anew."""
+    """Also if it is recorded as queued again."""
     at = next(at for at, e in enumerate(history) if e.type == "attempt.completed" and e.node == "tried/s")
     queued = next(e for e in history if e.type == "step.queued" and e.node == "tried/s")
     again = replace(queued, body={**queued.body, "attempt": 2})

@@ -1,4 +1,4 @@
-"""``pilot pipeline run`` in somebody's checkout, while the server dies, and while he changes his mind."""
+"""``pilot pipeline run`` in a checkout, with server crashes and user interrupts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.faults import PATIENT, ROUNDS, Fleet, chance, fleet, until
+from support.faults.fleet import PATIENT, ROUNDS, Fleet, chance, fleet, until
 
 WAIT = 90  # seconds
 PILOT = (sys.executable, "-m", "pilothouse", "--no-color")
@@ -27,7 +27,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 class Shell:
-    """A git checkout with a pipeline in it, and the commands that are given there."""
+    """A git checkout with a pipeline, and the commands run in it."""
 
     def __init__(self, made: Fleet, directory: Path, script: str) -> None:
         self.made, self.directory = made, directory
@@ -77,7 +77,7 @@ def _as_from_a_terminal() -> None:
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Path:
-    """Where it is, a step that waits goes on."""
+    """File that lets the waiting step continue."""
     return tmp_path / "gate"
 
 
@@ -139,7 +139,7 @@ def test_cancelled_from_another_shell(made: Fleet, here: Shell) -> None:
 
 @pytest.mark.parametrize("here", [HANG], ids=["hang"], indirect=True)
 @pytest.mark.parametrize("away", [False, True], ids=["server there", "server away"])
-def test_ctrl_c_lets_go_of_it(made: Fleet, here: Shell, gate: Path, away: bool) -> None:
+def test_ctrl_c_detaches(made: Fleet, here: Shell, gate: Path, away: bool) -> None:
     running = here.pilot("pipeline", "run")
     until(lambda: "begun." in here.said(running), what="it runs")
     if away:
@@ -151,17 +151,19 @@ def test_ctrl_c_lets_go_of_it(made: Fleet, here: Shell, gate: Path, away: bool) 
     assert "Traceback" not in said
     if away:
         made.server.restart()
-    run_id = re.findall(r"pilot run watch (\S+)", said)[-1]
+    run_id = re.findall(r"^run (\S+): created", said, re.MULTILINE)[-1]
+    short = re.findall(r"pilot run watch (\S+)", said)[-1]
+    assert run_id.endswith(short)
     until(lambda: made.show(run_id)["status"] == "running", what="it goes on without us")
-    watching = here.pilot("run", "watch", run_id)
+    watching = here.pilot("run", "watch", short)
     gate.touch()
     assert watching.wait(WAIT) == 0, here.said(watching)
     assert "ended." in here.said(watching)
 
 
 @pytest.mark.parametrize("here", [HANG], ids=["hang"], indirect=True)
-def test_two_who_watch_see_the_same(made: Fleet, here: Shell, gate: Path) -> None:
-    """One from the start, one who came after the server had been away."""
+def test_two_viewers_get_the_same(made: Fleet, here: Shell, gate: Path) -> None:
+    """One from the start, one that connects after the server's restart."""
     first = here.pilot("pipeline", "run")
     until(lambda: "begun." in here.said(first), what="it runs")
     made.server.kill9()

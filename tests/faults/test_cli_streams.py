@@ -77,7 +77,8 @@ def fake() -> Iterator[type[Fake]]:
             "lastCommitSha": "h",
             "repository": "",
         }
-        project = {"projectId": "x", "name": NASTY, "isDefault": True}
+        project = {"projectId": "x", "name": NASTY, "isDefault": True, "description": NASTY, "createdAt": 0}
+        project |= {"members": [{"userId": "u", "username": NASTY}]}
         agent = {
             "agent_id": NASTY,
             "platform": NASTY,
@@ -115,7 +116,7 @@ def fake() -> Iterator[type[Fake]]:
 
 @pytest.fixture(scope="module")
 def ask(fake: type[Fake], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
-    """Runs a command in a state; gives exit code, stdout, stderr."""
+    """Runs a command in a state; returns exit code, stdout, stderr."""
     home = tmp_path_factory.mktemp("streams")
     (home / ".pilot.yaml").write_text("jobs: []\n")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PILOT_")}

@@ -1,4 +1,4 @@
-"""A thousand good readers beside slow, stalled, half-open and abusive ones: they notice nothing.
+"""A thousand normal readers are not affected by slow, stalled, half-open and abusive ones.
 
 What a good reader waits for is measured without the others and with them, in turns in the same test, so that a busy
 machine makes no difference; in seconds from the commit of a line to its reader.
@@ -16,21 +16,21 @@ from dataclasses import dataclass
 
 import pytest
 
-from support.faults import LONG, PATIENT, Fleet, dummy, fleet, on
-from support.faults_crowd import crowd
-from support.faults_effort import unit
-from support.faults_readers import Reader, followers, room_for
-from support.faults_rude import Rude, abuse
-from support.faults_watch import Memory
+from support.faults.crowd import crowd
+from support.faults.effort import unit
+from support.faults.fleet import LONG, PATIENT, Fleet, dummy, fleet, on
+from support.faults.readers import Reader, followers, room_for
+from support.faults.rude import Rude, abuse
+from support.faults.watch import Memory
 from support.server import Server
 from support.waiting import eventually
 
 GOOD = 1000 if LONG else 200
 CAREFUL = 12
-"""Those who look at the clock."""
+"""Readers that measure delays."""
 HALF_OPEN = 50
 STALL = 60.0 if LONG else 3.0
-"""Seconds for which somebody stops reading while the others read."""
+"""Seconds for which a reader pauses."""
 PAST = 800_000 if LONG else 50_000
 """Lines printed before anything is measured."""
 EACH, EVERY = 200, 0.1
@@ -89,12 +89,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 def pauses(seconds: float) -> bool:
-    """Reads well for a while, then nothing for :data:`STALL`, then well again."""
+    """Reads normally, pauses for :data:`STALL`, then reads normally again."""
     return not STALL / 10 < seconds < STALL * 1.1
 
 
 def rabble(stage: Stage) -> list[Rude]:
-    """Readers of each way to misbehave, over SSE and WebSocket."""
+    """Readers with each kind of misbehavior, over SSE and WebSocket."""
     return [
         one
         for kind in ("sse", "ws")
@@ -109,7 +109,7 @@ def rabble(stage: Stage) -> list[Rude]:
 
 @contextlib.contextmanager
 def half_open(server: Server, stage: Stage) -> Iterator[None]:
-    """Those who have said that nothing more will come from them, and do not read either."""
+    """Clients that have closed their sending side and do not read."""
     with contextlib.ExitStack() as stack:
         for at in range(HALF_OPEN):
             sock = stack.enter_context(socket.create_connection(("127.0.0.1", server.settings["port"])))
@@ -120,8 +120,8 @@ def half_open(server: Server, stage: Stage) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("how", ["silent", "abusive"])
-async def test_the_good_notice_nothing_of_the_bad(made: Fleet, how: str) -> None:
-    """``silent``: those who do not read, or hardly; ``abusive``: and some who keep the server busy."""
+async def test_good_readers_are_not_affected_by_bad_ones(made: Fleet, how: str) -> None:
+    """``silent``: readers that read little or nothing; ``abusive``: also readers that keep the server busy."""
     await _filled(made)
     alone = []
     with Memory(made.server) as usual:
@@ -143,7 +143,7 @@ async def test_the_good_notice_nothing_of_the_bad(made: Fleet, how: str) -> None
 
 
 async def _filled(made: Fleet) -> None:
-    """What remembers the recent past is full, so that it does not grow any more."""
+    """Fill the caches of recent entries, so that they do not grow any more."""
     run_id = made.run(
         f"before{time.monotonic_ns()}", on("a", {"name": "j", "steps": [dummy("s", lines=PAST)]})
     )

@@ -1,4 +1,4 @@
-"""Whatever bytes come: a decoder gives a value or its own refusal, soon, and within bounds."""
+"""For any input a decoder returns a value or raises its documented error, within bounded time and memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from pilothouse.journal import Cursor, CursorError
 from pilothouse.pipelines.spec import SpecError, parse_spec
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 from pilothouse.wire.masking import Masker
-from support.faults import ROUNDS
-from support.faults_effort import Effort
-from support.faults_targets_agent import frames, heard
+from support.faults.effort import Effort
+from support.faults.fleet import ROUNDS
+from support.faults.targets_agent import frames, heard
 
 NONE, GZIP, ZSTD = (
     pb.LogBatch.COMPRESSION_NONE,
@@ -50,7 +50,7 @@ def batch(data: bytes, compression: Any = NONE, raw_size: int = 0) -> pb.LogBatc
 @example("0123abcd.-1.0")
 @example("0123abcd.١.٢")
 @example("9" * 100_000)
-def test_a_cursor_is_what_we_gave_out_or_refused(text: str) -> None:
+def test_unknown_cursors_are_refused(text: str) -> None:
     try:
         cursor = Cursor.parse(text, EPOCH)
     except CursorError:
@@ -136,7 +136,7 @@ def test_lines_come_out_as_they_went_in(lines: list[str]) -> None:
 @often
 @given(data=st.data())
 def test_damaged_batches_are_refused(how: Any, data: st.DataObject) -> None:
-    """Wherever a bit is wrong: refused, or read as it was; never anything else, and never half."""
+    """Any flipped bit: the batch is refused or decoded as it was, never differently or partially."""
     plain = b"".join(b"line %d\n" % n for n in range(200))
     packed = bytearray(
         gzip.compress(plain) if how == GZIP else zstandard.ZstdCompressor(write_checksum=True).compress(plain)
@@ -164,7 +164,7 @@ def test_noise_is_refused(how: Any, noise: bytes) -> None:
 
 @pytest.mark.parametrize("how", [GZIP, ZSTD], ids=["gzip", "zstd"])
 def test_a_batch_that_was_cut_off_is_refused(how: Any) -> None:
-    """Also where nobody says how large it should have been: an ack for it would cost the rest."""
+    """Also if its size is not declared: acknowledging it would lose the rest."""
     plain = b"".join(b"line %d %d\n" % (n, hash(n * 7919)) for n in range(20_000))
     packed = gzip.compress(plain) if how == GZIP else zstandard.ZstdCompressor().compress(plain)
     for kept in (len(packed) - 1, len(packed) - 9, len(packed) // 2, 20):
@@ -214,7 +214,7 @@ def test_a_torn_spool_gives_whole_records_from_the_beginning(
 
 
 def test_a_damaged_record_costs_no_more_than_the_file(tmp_path: Path) -> None:
-    """Its size may say anything; that much was allocated once."""
+    """Its size field may hold any value and must not determine an allocation."""
     header = (0xFFFFFFF0).to_bytes(4, "little") + bytes(4)
     for first in (1, 3):  # records of a segment that is not the last are looked at when they are read
         (tmp_path / f"{first:020d}.seg").write_bytes(frame(b"one") + header + b"x" * 100)
@@ -232,7 +232,7 @@ def test_a_damaged_record_costs_no_more_than_the_file(tmp_path: Path) -> None:
 
 
 async def test_results_of_another_version_stop_no_agent(tmp_path: Path) -> None:
-    """What cannot be read is passed over; what is known of the rest is taken."""
+    """Unreadable records are skipped; known fields of the others are used."""
     kept = {
         "step_run_id": "s",
         "status": "failed",
@@ -253,7 +253,7 @@ async def test_results_of_another_version_stop_no_agent(tmp_path: Path) -> None:
 
 
 def test_no_character_before_a_secret_is_masked_with_it() -> None:
-    """One that may begin another secret waits; when it does not, it is shown."""
+    """A character that may begin another secret is held back, and printed if it does not."""
     masker = Masker(["-aaaa?", "aaaa"])
     assert [masker.feed("-"), masker.feed("aaaa"), masker.feed(" b"), masker.flush()][-2:] == ["-*** b", ""]
     assert masker.feed("x-aaaa") + masker.feed("aa-") + masker.flush() == masker.mask("x-aaaaaa-")
@@ -263,7 +263,7 @@ def test_no_character_before_a_secret_is_masked_with_it() -> None:
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["apart", "in one piece"])
-async def test_what_was_said_before_the_goodbye_is_heard(together: bool) -> None:
+async def test_messages_before_the_close_are_received(together: bool) -> None:
     said, goodbye = frames((0x81, b"last words")), frames((0x88, b"\x03\xe8"))
     pieces = [said + goodbye] if together else [said, goodbye]
     assert await heard(pieces) == (["last words"], True)

@@ -1,4 +1,4 @@
-"""Every decoder, fed whatever bytes: it reads them or refuses them as it says, and nothing else comes out.
+"""Fuzz tests of every decoder: input is decoded or refused with the documented error.
 
 The short version is hypothesis with the same examples each time; the long one is atheris, which goes by coverage.
 """
@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from support import faults_targets_agent, faults_targets_files  # they enter their targets
-from support.faults import ROUNDS
-from support.faults_effort import Effort
-from support.faults_targets import TARGETS, Target
+from support.faults import targets_agent, targets_files  # they enter their targets
+from support.faults.effort import Effort
+from support.faults.fleet import ROUNDS
+from support.faults.targets import TARGETS, Target
 
-assert faults_targets_agent
-assert faults_targets_files
+assert targets_agent
+assert targets_files
 
 FUZZER = Path(__file__).with_name("fuzz_decoders.py")
 SECONDS = 4 * ROUNDS
@@ -30,7 +30,7 @@ HARD = 5000
 
 
 def inputs(target: Target) -> st.SearchStrategy[bytes]:
-    """Bytes of any kind, and good inputs with some edits, of words of the language too."""
+    """Random bytes, and valid inputs with edits, including tokens of the format."""
     if not target.seeds:
         return st.binary(max_size=300)
     come = st.binary(max_size=12) | st.sampled_from(target.words or (b"",))

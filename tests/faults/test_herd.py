@@ -1,4 +1,4 @@
-"""Everybody comes back at once after a restart, each with a cursor of its own."""
+"""All clients reconnect at the same time after a restart, each with its own cursor."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import grpc
 import pytest
 
 from support.fake_agent import RUNNING, SUCCESS, FakeAgent
-from support.faults import LONG, PATIENT, Fleet, chance, dummy, fleet, on
-from support.faults_readers import Reader, room_for
-from support.faults_watch import Pulse
+from support.faults.fleet import LONG, PATIENT, Fleet, chance, dummy, fleet, on
+from support.faults.readers import Reader, room_for
+from support.faults.watch import Pulse
 
 HERD = 3000 if LONG else 300
 LINES = 4000
@@ -21,7 +21,7 @@ AGENTS = 1000 if LONG else 60
 
 @pytest.fixture
 async def crowd(tmp_path: Path) -> AsyncIterator[tuple[Fleet, list[Reader]]]:
-    """Readers that were cut off anywhere in two runs: one that is over, and one that goes on."""
+    """Readers disconnected at various points of two runs: one completed, one running."""
     rng = chance("herd")
     room_for(HERD + 200)
     with fleet(tmp_path, **PATIENT) as made:
@@ -61,7 +61,7 @@ async def test_all_get_everything_and_the_server_still_answers(crowd: tuple[Flee
 
 
 async def test_all_agents_come_back_at_once_and_none_has_lost_its_step(tmp_path: Path) -> None:
-    """Each in the midst of a step: every lease outlives the restart, and every step ends well, tried once."""
+    """Each during a step: every lease survives the restart, and every step succeeds in one attempt."""
     room_for(2 * AGENTS + 200)
     with fleet(tmp_path, **{**PATIENT, "lease": 600.0, "agent_offline_after": 600.0}) as made:
         token = made.server.registration_token()
@@ -98,7 +98,7 @@ async def test_all_agents_come_back_at_once_and_none_has_lost_its_step(tmp_path:
 
 
 async def _back(agent: FakeAgent) -> None:
-    """Connected again, as soon as the server lets it in."""
+    """Reconnect as soon as the server accepts it."""
     while True:
         try:
             await agent.connect()

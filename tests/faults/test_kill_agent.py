@@ -1,4 +1,4 @@
-"""kill -9 of the agent, at random moments: its steps die with it, and what it held is lost honestly."""
+"""kill -9 of the agent at random moments: its steps are killed with it and marked lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from support.faults import (
+from support.faults.checker import Journal
+from support.faults.fleet import (
     PATIENT,
     QUICK,
     ROUNDS,
@@ -24,22 +25,21 @@ from support.faults import (
     shell,
     until,
 )
-from support.faults_checker import Journal
 
 WITHIN = 60.0
-"""Seconds in which everything a step has started must be dead; it would go on for ten minutes."""
+"""Seconds within which all processes of a step must be dead; they would run for ten minutes."""
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """A server that misses an agent soon."""
+    """A server with a short lease."""
     with fleet(tmp_path_factory.mktemp("quick"), **QUICK) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """A server whose leases never run out while a test lasts: what is lost was declared so by the agent."""
+    """A server whose leases do not expire during a test: lost steps were reported by the agent."""
     with fleet(tmp_path_factory.mktemp("patient"), **PATIENT, log_level="info") as made:
         yield made
 
@@ -50,7 +50,7 @@ def name() -> str:
 
 
 def stubborn(mark: str) -> str:
-    """A script whose children try hard to outlive it."""
+    """A script whose child processes try to outlive it."""
     hang = f"python3 -c 'import time; time.sleep(600)' {mark}"
     return "\n".join(
         [
@@ -84,7 +84,7 @@ def test_everything_a_step_has_started_dies_with_the_agent(quick: Fleet, name: s
 
 
 def test_a_killed_agent_that_never_comes_back(quick: Fleet, name: str) -> None:
-    """Its lease runs out, not sooner, and what waited for it fails, too."""
+    """Its steps are lost when the lease expires, not sooner, and dependent steps fail."""
     agent = quick.agent(name).start()
     steps = [shell("hang", "echo on; sleep 600"), shell("never", "echo never")]
     run_id = quick.run(name, on(name, {"name": "j", "steps": steps}))
@@ -99,7 +99,7 @@ def test_a_killed_agent_that_never_comes_back(quick: Fleet, name: str) -> None:
 
 
 def test_restarted_on_the_same_directory(patient: Fleet, name: str) -> None:
-    """What it no longer runs is lost at once, what it had printed arrives, and it works as before."""
+    """Steps it no longer runs are lost immediately, their output arrives, and it gets new work."""
     agent = patient.agent(name, slots=2).start()
     lines = 3000
     script = f"i=0; while [ $i -lt {lines} ]; do i=$((i+1)); echo line $i; done; touch {patient.directory}/{name}; sleep 600"
@@ -122,7 +122,7 @@ def test_restarted_on_the_same_directory(patient: Fleet, name: str) -> None:
 
 
 def test_lines_in_the_spool_outlive_agent_and_outage(patient: Fleet, name: str) -> None:
-    """Printed while the server was away, by an agent that was killed before it came back."""
+    """Output printed while the server was unavailable, by an agent killed before the server returned."""
     agent = patient.agent(name).start()
     gate, done = patient.directory / f"{name}-gate", patient.directory / f"{name}-done"
     script = f"echo first; until [ -e {gate} ]; do sleep 0.05; done; seq 1 5000; touch {done}; sleep 600"
@@ -225,7 +225,7 @@ def test_no_capacity_is_lost_however_often_it_is_killed(quick: Fleet, name: str)
 
 
 def _fills(fleet: Fleet, agent: AgentProcess) -> None:
-    """As many steps as it has slots run at the same time, and one more waits and says why."""
+    """As many steps as it has slots run concurrently, and one more waits with a reason."""
     gate = fleet.directory / f"{agent.name}-open"
     jobs = [job(f"j{n}", f"until [ -e {gate} ]; do sleep 0.05; done") for n in range(agent.slots + 1)]
     run_id = fleet.run(f"{agent.name}-fill", on(agent.name, *jobs))
@@ -237,7 +237,7 @@ def _fills(fleet: Fleet, agent: AgentProcess) -> None:
 
 
 def test_kills_at_random_moments(patient: Fleet, name: str) -> None:
-    """Whatever is lost says so; whatever is not has run once, with every line."""
+    """Each step is marked lost or has run once with all its lines."""
     rng, ledger = chance("random kills"), patient.directory / f"{name}-ledger"
     agent = patient.agent(name, slots=4).start()
     runs = []
@@ -285,6 +285,6 @@ def _check_step(fleet: Fleet, run_id: str, job: str, step: dict[str, Any], ledge
 
 
 def _lines(journal: Journal, run_id: str) -> dict[str, list[str]]:
-    from support.faults_checker import lines_by_node
+    from support.faults.checker import lines_by_node
 
     return lines_by_node(journal.of_run(run_id))

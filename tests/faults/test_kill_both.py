@@ -12,8 +12,8 @@ import grpc
 import pytest
 
 from support.fake_agent import ACK_OK, RUNNING, SUCCESS, FakeAgent, registered
-from support.faults import PATIENT, ROUNDS, Fleet, chance, fleet, on, shell
-from support.faults_checker import Journal
+from support.faults.checker import Journal
+from support.faults.fleet import PATIENT, ROUNDS, Fleet, chance, fleet, on, shell
 from support.server import spec_for
 from support.waiting import eventually
 
@@ -31,7 +31,7 @@ def _steps(ledger: Path, count: int) -> list[dict[str, Any]]:
 
 
 async def test_both_killed_again_and_again(lone: Fleet, tmp_path: Path) -> None:
-    """With ``onLost: rerun`` a step may run three times, under three ids; under one id it runs once."""
+    """With ``onLost: rerun`` a step may run three times, with three ids; with one id it runs once."""
     rng, ledger = chance("kill both"), tmp_path / "ledger"
     agent = lone.agent("a", slots=4).start()
     lone.unforeseen()
@@ -81,7 +81,8 @@ def _check_step(made: Fleet, run_id: str, job: str, step: dict[str, Any], told: 
         assert attempts[-1] in lost, step
         assert len(begun) == (3 if job == "safe" else 1)
     else:
-        assert (step["status"], attempts) == ("skipped", [])
+        assert [step["status"], *(a["status"] for a in attempts)] == ["skipped"] * (1 + len(attempts))
+        assert not any(a["started_at"] for a in attempts)
     lines = made.logs(run_id, job=job, step=step["name"])
     if step["status"] == "succeeded":
         assert lines[-20:] == [str(n) for n in range(1, 21)]
@@ -109,7 +110,7 @@ def _started(made: Fleet, run_id: str) -> int:
 
 
 async def test_killed_before_the_start_was_acknowledged(lone: Fleet) -> None:
-    """The work is offered again, under the same id: nothing has happened yet."""
+    """The work is offered again with the same id, since it has not started."""
     agent, task, run_id = await _offered(lone, "before")
     await _bounce(lone)
     await _back(agent)
@@ -123,7 +124,7 @@ async def test_killed_before_the_start_was_acknowledged(lone: Fleet) -> None:
 
 
 async def test_killed_while_the_start_is_being_acknowledged(lone: Fleet) -> None:
-    """The answer may be lost, the commit or not: asking again gives the same answer, and it starts once."""
+    """The response or the commit may be lost: a retry gets the same response, and the step starts once."""
     for number in range(2 * ROUNDS):
         agent, task, run_id = await _offered(lone, f"amid{number}")
         asking = asyncio.create_task(agent.report(task.step_run_id, RUNNING))
@@ -146,7 +147,7 @@ async def test_killed_while_the_start_is_being_acknowledged(lone: Fleet) -> None
 
 
 async def test_killed_after_the_start_was_acknowledged(lone: Fleet) -> None:
-    """It is never offered again, to nobody; the agent's result under the old id still counts."""
+    """It is never offered again; the agent's result with the old id is accepted."""
     agent, task, run_id = await _offered(lone, "after")
     assert (await agent.report(task.step_run_id, RUNNING)).success
     await _bounce(lone)

@@ -11,16 +11,16 @@ from typing import Any
 
 import httpx
 
-from support.faults import PATIENT, ROUNDS, Fleet, chance, dummy, fleet, on, shell
-from support.faults_audience import Audience, check_surfaces
-from support.faults_checker import Journal
+from support.faults.audience import Audience, check_surfaces
+from support.faults.checker import Journal
+from support.faults.fleet import PATIENT, ROUNDS, Fleet, chance, dummy, fleet, on, shell
 from support.server import Server
 
 KILLS = 1 + ROUNDS
 
 
 def talk(ledger: Path, name: str, bursts: int) -> str:
-    """A script that says who it is in the ledger, and prints numbered lines in bursts."""
+    """A script that records its id in the ledger and prints numbered lines in bursts."""
     return "\n".join(
         [
             f'echo "{name} $PILOT_STEP_RUN_ID $$" >> {ledger}',
@@ -57,7 +57,7 @@ def numbered(name: str, count: int) -> list[str]:
 
 
 class Triggers(threading.Thread):
-    """Somebody who starts runs all the time, each with a key, and asks again until there is an answer."""
+    """Starts runs continuously, each with an idempotency key, and retries until it is answered."""
 
     def __init__(self, server: Server, pipeline_id: str) -> None:
         super().__init__(daemon=True)
@@ -69,7 +69,7 @@ class Triggers(threading.Thread):
         number = 0
         while not self.done.wait(0.05):
             number += 1
-            for _ in range(2):  # asked twice over: it is one and the same run
+            for _ in range(2):  # repeated request: the same run
                 self._trigger(f"key-{number}")
 
     def _trigger(self, key: str) -> None:
@@ -79,7 +79,7 @@ class Triggers(threading.Thread):
                     "POST", f"/pipelines/{self._pipeline}/trigger", json={}, headers={"Idempotency-Key": key}
                 )
             except httpx.TransportError:
-                time.sleep(0.05)  # it is away, and is asked again
+                time.sleep(0.05)  # unavailable: retried
                 continue
             assert answer.status_code in (200, 201), answer.text
             self.acknowledged.setdefault(key, set()).add(answer.json()["detail"]["runId"])

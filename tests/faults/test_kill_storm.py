@@ -1,8 +1,8 @@
 """kill -9 again and again of server, agents, or both, under load: everything acknowledged is there, once, in order.
 
-Lanes of people start runs, wait for them, and cancel some; two agents run them; a third, the witness, knows every
-word that was acknowledged to it; and viewers of each kind watch. What may have been lost is what the kill of an
-agent takes with it, and that must say so.
+Clients start runs, wait for them, and cancel some; two agents run them; a third, the witness, records everything
+that was acknowledged to it; viewers of each kind watch. Only work of killed agents may be lost, and it must be
+marked lost.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 import httpx
 import pytest
 
-from support.faults import PATIENT, ROUNDS, AgentProcess, Fleet, chance, fleet, on, shell, until
-from support.faults_audience import Audience
-from support.faults_checker import Journal
-from support.faults_commits import doom, mortal, revive, until_dead
-from support.faults_load import Lane, lanes, settle
-from support.faults_story import LOST, Entry, check_story
-from support.faults_witness import Witness
+from support.faults.audience import Audience
+from support.faults.checker import Journal
+from support.faults.commits import doom, mortal, revive, until_dead
+from support.faults.fleet import PATIENT, ROUNDS, AgentProcess, Fleet, chance, fleet, on, shell, until
+from support.faults.load import Lane, lanes, settle
+from support.faults.story import LOST, Entry, check_story
+from support.faults.witness import Witness
 from support.server import spec_for
 from support.waiting import eventually
 
@@ -32,7 +32,7 @@ ALLOWED = {"plain/s0": 1, "plain/s1": 1, "safe/s0": 3, "safe/s1": 3, "tried/s0":
 
 
 def work(made: Fleet, ledger: Path) -> dict[str, Any]:
-    """Jobs that may run once, once more if they fail, and again if they are lost; on two agents."""
+    """Jobs without retries, with a retry on failure, and with a rerun when lost; on two agents."""
     say = (
         f'echo "$PILOT_STEP_RUN_ID" >> {ledger}; i=0; '
         f'while [ $i -lt {LINES} ]; do i=$((i+1)); echo "$PILOT_STEP_RUN_ID $i"; sleep 0.01; done'
@@ -45,14 +45,14 @@ def work(made: Fleet, ledger: Path) -> dict[str, Any]:
 
 
 class Killer:
-    """Kills, at random moments, and brings back."""
+    """Kills processes at random moments and restarts them."""
 
     def __init__(self, made: Fleet, rng: random.Random) -> None:
         self.made, self.rng = made, rng
         self.kills: Counter[str] = Counter()
 
     async def strike(self, whom: str) -> None:
-        """Once, after a while; half of the times only when an agent has been let in, so that something goes on."""
+        """Kill once after a random time; half of the times only after an agent has connected."""
         if whom == "commit":
             await asyncio.to_thread(until_dead, self.made)
             self.kills["server"] += 1 + await asyncio.to_thread(revive, self.made, self.rng)
@@ -86,7 +86,7 @@ class Killer:
 async def test_nothing_acknowledged_is_lost(
     tmp_path: Path, whom: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``commit``: the server dies right before a commit, or right after it and before anybody is told."""
+    """``commit``: the server dies right before a commit, or right after it and before the response."""
     rng, ledger = chance(f"storm {whom}"), tmp_path / "ledger"
     if whom == "commit":
         mortal(monkeypatch)
@@ -111,7 +111,7 @@ async def test_nothing_acknowledged_is_lost(
                     revive(made, rng)
                 for _ in range(KILLS * (3 if whom == "commit" else 1)):
                     await killer.strike(whom)
-                if whom == "commit":  # the last one may live
+                if whom == "commit":  # the last one may survive
                     made.server.kill9()
                     doom(tmp_path, "never")
                     made.server.restart()
@@ -155,12 +155,12 @@ def _check(
 
 
 def _late(entries: list[Entry]) -> int:
-    """How many lines of lost attempts came after the end."""
+    """Number of lines of lost attempts received after their end."""
     return len(entries) - 1 - next(at for at, entry in enumerate(entries) if entry.type == "run.completed")
 
 
 def _check_lines(entries: list[Entry]) -> None:
-    """Each attempt's lines are the first so many of its own, and all of them where it succeeded."""
+    """Each attempt's lines are a prefix of its output, and all of it if it succeeded."""
     lines: dict[str, list[str]] = {}
     for entry in entries:
         if entry.type == "step.logged":

@@ -1,6 +1,6 @@
-"""Server and agent on two machines, as far as the network goes, and packets that are late, lost, doubled or spoilt.
+"""Server and agent in separate network namespaces, with delayed, lost, duplicated and corrupted packets.
 
-Each test runs over the kernel's netem, where there is one, and over a relay of ours.
+Each test runs over netem, if the kernel has it, and over a relay.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from support.faults import PATIENT, ROUNDS, AgentProcess, Fleet, chance, dummy, fleet, on, shell, until
-from support.faults_netns import (
+from support.faults.fleet import PATIENT, ROUNDS, AgentProcess, Fleet, chance, dummy, fleet, on, shell, until
+from support.faults.netns import (
     AGENT,
     BITS,
     CUT,
@@ -32,16 +32,16 @@ from support.faults_netns import (
     relay,
     run,
 )
-from support.faults_readers import Reader, followers
-from support.faults_talk import all_is_right, talkative
+from support.faults.readers import Reader, followers
+from support.faults.talk import all_is_right, talkative
 
 TIMINGS = {**PATIENT, "lease": 120.0, "agent_offline_after": 60.0, "ws_heartbeat": 1.0, "ws_pong_wait": 2.0}
-"""With which an agent may be out of reach until keepalives have found out, and come back."""
+"""Lease long enough for keepalives to detect a partition and for the agent to reconnect."""
 
 
 @dataclass
 class Apart:
-    """A fleet whose agents live in a namespace of their own, and the network between."""
+    """A fleet with its agents in a separate network namespace."""
 
     made: Fleet
     network: Network
@@ -104,14 +104,14 @@ BAD = {
 SHORT = ("lossy", "all of it")
 
 
-def test_the_network_is_as_bad_as_it_is_said_to_be(apart: Apart) -> None:
-    """Else all others would prove nothing."""
+def test_the_configured_network_faults_occur(apart: Apart) -> None:
+    """Precondition of the other tests."""
     with echo(apart) as answers:
         assert len(answers(20)) == 20
         apart.both(Trouble(loss=0.5))
         assert 0 < len(answers(60)) < 45  # a quarter of them, on the average
         apart.both(Trouble(corrupt=1.0))
-        assert len(answers(20)) < 20  # a checksum sees it
+        assert len(answers(20)) < 20  # detected by the checksum
         apart.network.set(FINE, CUT)
         assert answers(5) == []
         apart.both(Trouble(delay=0.04))
@@ -186,7 +186,7 @@ def test_cut_for_some_seconds(apart: Apart, name: str, ledger: Path, way: str) -
 
 
 def test_the_agents_link_goes_down(apart: Apart, name: str, ledger: Path) -> None:
-    """Its kernel knows, drops its address's routes, and tells every socket at once."""
+    """The kernel drops the address's routes and reports an error on every socket."""
     agent = apart.agent(name)
     run_id = apart.made.run(name, talkative(name, ledger))
     apart.made.running(run_id, 2)
@@ -198,7 +198,7 @@ def test_the_agents_link_goes_down(apart: Apart, name: str, ledger: Path) -> Non
 
 
 def test_the_agents_address_changes(apart: Apart, name: str, ledger: Path) -> None:
-    """A laptop in another network: what it had sent on the old connection is never answered."""
+    """A laptop that changes networks: requests on the old connection are never answered."""
     agent = apart.agent(name)
     run_id = apart.made.run(name, talkative(name, ledger))
     apart.made.running(run_id, 2)
@@ -216,7 +216,7 @@ def readdress(apart: Apart, old: str, new: str) -> None:
     run("ip", "-n", apart.agents, "addr", "add", f"{new}/{BITS}", "dev", "wire")
 
 
-def test_viewers_whose_network_is_gone_are_forgotten(apart: Apart, name: str) -> None:
+def test_viewers_without_network_are_removed(apart: Apart, name: str) -> None:
     """No end of the connection ever comes; they do not answer the heartbeat."""
     server = apart.made.server
     here = apart.made.agent(f"{name}-here").start()
@@ -239,8 +239,8 @@ def test_viewers_whose_network_is_gone_are_forgotten(apart: Apart, name: str) ->
 
 
 @pytest.mark.long
-def test_cut_until_both_have_given_up(apart: Apart, name: str, ledger: Path) -> None:
-    """Keepalives end the connection on both sides; the step goes on, and all it printed comes later."""
+def test_cut_until_keepalives_fail_on_both_sides(apart: Apart, name: str, ledger: Path) -> None:
+    """Keepalives close the connection on both sides; the step continues and its output arrives later."""
     agent = apart.agent(name)
     gate = apart.made.directory / f"{name}-gate"
     script = f"seq 1 100; until [ -e {gate} ]; do sleep 0.05; done; seq 101 200"
@@ -258,8 +258,8 @@ def test_cut_until_both_have_given_up(apart: Apart, name: str, ledger: Path) -> 
 
 
 @pytest.mark.long
-def test_weather(apart: Apart, name: str, ledger: Path) -> None:
-    """One trouble after the other, at random, while run follows upon run."""
+def test_random_network_faults(apart: Apart, name: str, ledger: Path) -> None:
+    """Random network faults during consecutive runs."""
     rng, agent = chance("weather"), apart.agent(name)
     for number in range(ROUNDS):
         ledger.unlink(missing_ok=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from support.faults import PATIENT, QUICK, ROUNDS, AgentProcess, Fleet, chance, fleet, on, shell, until
-from support.faults_checker import Journal
-from support.faults_proxy import Proxy, proxy
-from support.faults_talk import all_is_right, talkative
+from support.faults.checker import Journal
+from support.faults.fleet import PATIENT, QUICK, ROUNDS, AgentProcess, Fleet, chance, fleet, on, shell, until
+from support.faults.proxy import Proxy, proxy
+from support.faults.talk import all_is_right, talkative
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_slow(patient: Fleet, slow_line: Proxy, name: str, how: dict[str, float]
     all_is_right(patient, run_id, ledger)
 
 
-def test_a_partition_shorter_than_the_lease_harms_nothing(
+def test_a_partition_shorter_than_the_lease_has_no_effect(
     patient: Fleet, slow_line: Proxy, name: str
 ) -> None:
     ledger = patient.directory / f"{name}-ledger"
@@ -108,7 +108,7 @@ def _outcome(shown: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_partition_longer_than_the_lease(quick: Fleet, line: Proxy, name: str) -> None:
-    """The step is lost; its late result and what it prints change nothing; and the agent works again."""
+    """The step is lost; its late result and output are ignored; the agent gets new work."""
     end = quick.directory / f"{name}-end"
     agent = quick.agent(name, grpc=line.address, slots=1).start()
     script = f"echo begun; until [ -e {end} ]; do sleep 0.05; done; echo '::output late=1'; echo ended"
@@ -116,7 +116,7 @@ def test_a_partition_longer_than_the_lease(quick: Fleet, line: Proxy, name: str)
     quick.running(run_id)
     line.set(hold=True)
     shown = quick.ended(run_id)
-    end.touch()  # it ends well, and the server does not know
+    end.touch()  # it succeeds, and the server does not know
     until(lambda: agent.said("agent.step_finished"), what="it has ended")
     before = Journal(quick.server.data_dir).of_run(run_id)
     line.set()
@@ -132,7 +132,7 @@ def test_a_partition_longer_than_the_lease(quick: Fleet, line: Proxy, name: str)
 
 
 @pytest.mark.parametrize("back", ["on its old connection", "on a new connection"])
-def test_a_lost_step_that_still_runs_is_stopped_when_its_agent_is_back(
+def test_a_lost_step_that_still_runs_is_stopped_when_its_agent_reconnects(
     quick: Fleet, line: Proxy, name: str, back: str
 ) -> None:
     agent = quick.agent(name, grpc=line.address, slots=1).start()
@@ -150,8 +150,8 @@ def test_a_lost_step_that_still_runs_is_stopped_when_its_agent_is_back(
     )
 
 
-def test_an_agent_that_stood_still_works_again(quick: Fleet, name: str) -> None:
-    """A suspended machine: its connection outlives its being called offline."""
+def test_a_suspended_agent_works_again(quick: Fleet, name: str) -> None:
+    """A suspended machine: its connection is still open after it was marked offline."""
     agent = quick.agent(name).start()
     agent.freeze()
     until(lambda: quick.status(agent) == "offline", what="it is missed")
@@ -161,8 +161,8 @@ def test_an_agent_that_stood_still_works_again(quick: Fleet, name: str) -> None:
     assert quick.ended(run_id)["status"] == "succeeded"
 
 
-def test_a_rerun_elsewhere_while_the_first_try_goes_on_unseen(quick: Fleet, line: Proxy, name: str) -> None:
-    """``onLost: rerun`` on another agent; what the first says when it is back belongs to its own attempt."""
+def test_a_rerun_elsewhere_while_the_first_attempt_still_runs(quick: Fleet, line: Proxy, name: str) -> None:
+    """``onLost: rerun`` on another agent; late reports of the first apply to its own attempt."""
     first = quick.agent(name, grpc=line.address, slots=1).start()
     second = quick.agent(f"{name}-b", slots=1)
     script = "echo on $PILOT_STEP_RUN_ID; if [ -e go ]; then exit 0; fi; sleep 3; echo end $PILOT_STEP_RUN_ID"
@@ -188,10 +188,8 @@ def test_a_rerun_elsewhere_while_the_first_try_goes_on_unseen(quick: Fleet, line
     assert [a["status"] for a in quick.attempts(run_id)] == ["failed", "succeeded"]
 
 
-def test_a_ghost_of_an_older_connection_does_not_end_the_agent(
-    patient: Fleet, slow_line: Proxy, name: str
-) -> None:
-    """Bytes of a killed agent's connection arrive when its successor has long been at work."""
+def test_a_stale_connection_does_not_end_the_agent(patient: Fleet, slow_line: Proxy, name: str) -> None:
+    """Delayed bytes of a killed agent's connection arrive after its successor connected."""
     token = patient.server.registration_token(max_uses=1)
     agent = patient.agent(name, grpc=slow_line.address, token=token).start()
     agent.stop()
@@ -211,7 +209,7 @@ def test_a_ghost_of_an_older_connection_does_not_end_the_agent(
 @pytest.mark.long
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_half_open(patient: Fleet, slow_line: Proxy, name: str, side: str) -> None:
-    """One side knows that the connection is gone; the other finds out by itself, within half a minute."""
+    """Half-open connection: the other side detects it by keepalive within 30 seconds."""
     agent = patient.agent(name, grpc=slow_line.address).start()
     slow_line.half_close(side)
     run_id = patient.run(name, on(name, {"name": "j", "steps": [shell("s", "echo fine")]}))
@@ -221,7 +219,7 @@ def test_half_open(patient: Fleet, slow_line: Proxy, name: str, side: str) -> No
 
 @pytest.mark.long
 def test_a_connection_that_is_dead_for_good(patient: Fleet, slow_line: Proxy, name: str) -> None:
-    """No reset ever comes; keepalives find it out, and nothing printed meanwhile is lost."""
+    """Without a reset keepalives detect it; output printed meanwhile is not lost."""
     ledger = patient.directory / f"{name}-ledger"
     agent = patient.agent(name, grpc=slow_line.address).start()
     run_id = patient.run(name, talkative(name, ledger))

@@ -1,6 +1,6 @@
-"""A connection that was held up on its way arrives when its successor has long been at work: a ghost.
+"""A stale connection: delayed in the network, it arrives after its successor.
 
-It must neither take the successor's place nor say what the agent holds.
+It must neither replace the successor nor report the agent's held work.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import pytest
 
 from pilothouse.fleet.grpc import GrpcChannel
 from support.fake_agent import FakeAgent
-from support.faults import PATIENT, Fleet, fleet
-from support.faults_proxy import Proxy, proxy
+from support.faults.fleet import PATIENT, Fleet, fleet
+from support.faults.proxy import Proxy, proxy
 from support.server import spec_for
 from support.waiting import eventually
 
@@ -36,7 +36,7 @@ def line(made: Fleet) -> Iterator[Proxy]:
 
 
 class Numbered(FakeAgent):
-    """An agent that numbers its connections, as ours does."""
+    """An agent that numbers its connections, as ``pilot agent`` does."""
 
     number = 0
 
@@ -45,13 +45,13 @@ class Numbered(FakeAgent):
         return (*super().metadata, ("pilot-connection", str(self.number)))
 
 
-async def test_a_ghost_of_the_agents_own_older_connection(made: Fleet, line: Proxy) -> None:
+async def test_a_stale_connection_of_the_same_agent(made: Fleet, line: Proxy) -> None:
     name = "haunted"
     async with Numbered(line.address, name) as ghost, Numbered(made.server.grpc, name) as living:
         await ghost.register(made.server.registration_token(max_uses=1))
         line.set(hold=True)
         ghost.number, living.number, living.token = 1, 2, ghost.token
-        await ghost.connect()  # on its way, with the word that it holds nothing
+        await ghost.connect()  # in flight, with the report that it holds nothing
         await living.connect()
         run_id = made.server.trigger(made.server.pipeline(name, spec_for(name)))
         task = await living.task(LONG)
@@ -72,7 +72,7 @@ async def test_a_ghost_of_the_agents_own_older_connection(made: Fleet, line: Pro
 
 
 async def test_with_a_higher_number_it_is_the_newer(made: Fleet) -> None:
-    """However often an agent has lost count, it gets in: it counts on with each attempt."""
+    """An agent with a low number still connects: the number increases with each attempt."""
     name = "counting"
     async with Numbered(made.server.grpc, name) as older, Numbered(made.server.grpc, name) as newer:
         await older.register(made.server.registration_token(max_uses=1))
@@ -84,7 +84,7 @@ async def test_with_a_higher_number_it_is_the_newer(made: Fleet) -> None:
                 await newer.connect()
             assert newer.closed is not None
             code, words = await asyncio.wait_for(newer.closed, LONG)
-            # A call that is refused before it has said its first word may only learn that it could not say it.
+            # A call refused before its first message may only get a write error.
             assert code is grpc.StatusCode.UNAVAILABLE or words == "Internal error from Core", (code, words)
         assert older.closed is not None
         assert not older.closed.done()
@@ -95,8 +95,8 @@ async def test_with_a_higher_number_it_is_the_newer(made: Fleet) -> None:
     assert made.unforeseen() == []
 
 
-def test_who_does_not_number_is_taken_in_the_order_of_arrival() -> None:
-    """However long it took to look up the credential of each."""
+def test_unnumbered_connections_are_ordered_by_arrival() -> None:
+    """Regardless of how long the credential lookup takes."""
     older, newer = GrpcChannel("a", arrived=1), GrpcChannel("a", arrived=2)
     assert newer.overtaken_by(older) == ""
     assert older.overtaken_by(newer) == "replaced"

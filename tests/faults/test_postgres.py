@@ -1,4 +1,4 @@
-"""On PostgreSQL: kill -9 of the server, and PostgreSQL itself that hangs up, crashes or is away, under load."""
+"""On PostgreSQL: kill -9 of the server, and PostgreSQL itself that closes connections, crashes or is unavailable, under load."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import httpx
 import pytest
 
 from pilothouse.client import PilotClient
-from support.faults import PATIENT, ROUNDS, Fleet, chance, dummy, fleet, on, shell, until
-from support.faults_checker import Journal
-from support.faults_postgres import StoredInPostgres
+from support.faults.checker import Journal
+from support.faults.fleet import PATIENT, ROUNDS, Fleet, chance, dummy, fleet, on, shell, until
+from support.faults.postgres import StoredInPostgres
 from support.live_run import followers
 from support.postgres import Postgres
 from support.server import PASSWORD
@@ -47,7 +47,7 @@ def own_postgres(postgres: Postgres) -> Iterator[Postgres]:
 
 
 class Callers(threading.Thread):
-    """People who ask for all sorts of things all the time; ``refused`` is what they were told when it failed.
+    """Clients that send various requests continuously; ``refused`` holds the error responses.
 
     Each trigger has a key and is repeated until it is answered: ``started`` are the runs, by key.
     """
@@ -93,7 +93,7 @@ class Callers(threading.Thread):
 
 
 class Watching(RunEvents):
-    """The run's entries; while the database is away there is no stream to be had, and it is asked again."""
+    """The run's entries; retries while the database is unavailable."""
 
     async def watch(self, cursor: str | None) -> AsyncIterator[Got]:
         """See ``support.watchers.Surface``."""
@@ -112,7 +112,7 @@ def said(name: str) -> list[str]:
 
 
 def talk(ledger: Path, name: str) -> str:
-    """A script that says in the ledger that it ran, and prints its lines."""
+    """A script that records its execution in the ledger and prints its lines."""
     return (
         f'echo {name} >> {ledger}; i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo "{name} $i"; '
         f'sleep 0.04; done; echo "::output said=$i"'
@@ -133,7 +133,7 @@ async def by_client(made: Fleet, run_id: str) -> list[str]:
 
 
 class Load:
-    """Runs on an agent, those who watch them, and those who ask for other things meanwhile."""
+    """Runs on an agent, their viewers, and clients with other requests."""
 
     def __init__(self, made: Fleet, directory: Path) -> None:
         self._made, self._ledger = made, directory / "ledger"
@@ -169,7 +169,7 @@ class Load:
         await asyncio.gather(*(task for _, task in self._watching), return_exceptions=True)
 
     async def ends(self) -> None:
-        """The runs end well, and everyone has seen every line once and in order."""
+        """The runs succeed, and every viewer received every line once and in order."""
         self.callers.done.set()
         await asyncio.to_thread(self.callers.join, 40)
         for run_id in self.runs:
@@ -181,7 +181,7 @@ class Load:
                 assert await task == said(name)
 
     def check(self, stored: Callable[[], Journal]) -> None:
-        """What was acknowledged is there, nothing was done twice or by half."""
+        """Acknowledged changes are stored; nothing is duplicated or partial."""
         for ids in self.callers.started.values():
             assert len(ids) == 1, "one key, two runs"
             assert self._made.ended(next(iter(ids)))["status"] == "succeeded"
@@ -229,18 +229,18 @@ async def test_a_killed_server_loses_nothing(
 
 
 def hangs_up(postgres: Postgres, name: str, rng: random.Random) -> None:
-    """It ends every connection, and takes new ones at once."""
+    """Closes all connections and accepts new ones immediately."""
     postgres.hang_up(name)
 
 
 def crashes(postgres: Postgres, name: str, rng: random.Random) -> None:
-    """It goes without a word, and has to recover from its log."""
+    """Crashes and recovers from its write-ahead log."""
     postgres.stop(signal.SIGQUIT)
     postgres.start()
 
 
 def is_away(postgres: Postgres, name: str, rng: random.Random) -> None:
-    """It is stopped orderly (in the middle of everything), and started a little later."""
+    """Shut down in order under load, and started a little later."""
     postgres.stop(signal.SIGINT)
     time.sleep(rng.uniform(0.5, 1.5))
     postgres.start()
@@ -250,7 +250,7 @@ def is_away(postgres: Postgres, name: str, rng: random.Random) -> None:
 async def test_the_server_outlives_postgresql(
     tmp_path: Path, own_postgres: Postgres, it: Callable[[Postgres, str, random.Random], None]
 ) -> None:
-    """Requests meanwhile get 503; then everything goes on by itself, and nothing was lost or done by half."""
+    """Requests get 503 meanwhile; then the server recovers by itself without lost or partial changes."""
     rng, name = chance(f"postgres {it.__name__}"), own_postgres.create()
     with loaded(tmp_path, own_postgres, name) as (made, load):
         pid = made.server.pid
@@ -267,7 +267,7 @@ async def test_the_server_outlives_postgresql(
 
 
 def _told(line: str) -> bool:
-    """What the server's log says of a database that is away."""
+    """The server's log messages about an unavailable database."""
     return "storage.commit_failed" in line or "server.background_failed" in line
 
 
@@ -291,7 +291,7 @@ def test_what_a_server_without_its_database_says(tmp_path: Path, own_postgres: P
 
 
 def test_an_agent_leaves_while_the_database_is_away(tmp_path: Path, own_postgres: Postgres) -> None:
-    """Nobody can write down that it went; it is let in again, and works."""
+    """Its disconnect cannot be stored; it can reconnect and works."""
     name = own_postgres.create()
     with fleet(tmp_path, database_url=own_postgres.url(name), **PATIENT) as made:
         agent = made.agent("a").start()

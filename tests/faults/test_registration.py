@@ -1,4 +1,4 @@
-"""The answer to a registration gets lost, and the token was good for one use: the agent asks again and gets in."""
+"""A registration's response is lost and its token allows one use: the agent retries and is registered."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from support.fake_agent import FakeAgent
-from support.faults import PATIENT, Fleet, fleet, on, shell, until
-from support.faults_commits import doom, mortal, until_dead
+from support.faults.commits import doom, mortal, until_dead
+from support.faults.fleet import PATIENT, Fleet, fleet, on, shell, until
 
 KEY = "k" * 32
 REGISTER = "agent.v1.AgentService/Register"
@@ -55,7 +55,7 @@ async def test_with_its_key_it_may_ask_again(made: Fleet) -> None:
 
 
 async def test_asking_again_changes_nothing(made: Fleet) -> None:
-    """A repetition that was held up on its way comes when the agent has long been at work."""
+    """A delayed retry arrives after the agent has connected."""
     token = made.server.registration_token()
     async with FakeAgent(made.server.grpc, "ghostly") as agent:
         agent.token = (await ask(agent, token)).auth_token
@@ -76,7 +76,7 @@ async def test_asking_again_changes_nothing(made: Fleet) -> None:
 def test_the_server_dies_when_it_has_taken_the_registration_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On disk, and the agent does not know."""
+    """Committed, but the response is lost."""
     mortal(monkeypatch)
     with fleet(tmp_path, **PATIENT) as made:
         agent = made.agent("a")  # its token is good for one use
@@ -96,7 +96,7 @@ def test_the_server_dies_when_it_has_taken_the_registration_in(
 
 
 def test_the_agent_dies_before_it_has_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its next life asks again, with the same key."""
+    """The restarted agent retries with the same key."""
     mortal(monkeypatch)
     with fleet(tmp_path, **PATIENT) as made:
         agent = made.agent("a")

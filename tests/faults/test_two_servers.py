@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from support.faults import PATIENT, ROUNDS, AgentProcess, Fleet, chance, dummy, on, shell, until
-from support.faults_postgres import StoredInPostgres
-from support.faults_proxy import proxy
+from support.faults.fleet import PATIENT, ROUNDS, AgentProcess, Fleet, chance, dummy, on, shell, until
+from support.faults.postgres import StoredInPostgres
+from support.faults.proxy import proxy
 from support.postgres import Postgres
 from support.server import Server
 
@@ -26,7 +26,7 @@ AGENTS = ("a", "b")
 
 
 class Triggers(threading.Thread):
-    """Runs for the agents of both servers, asked for at both. Each is asked for until it is answered."""
+    """Triggers runs for the agents of both servers on both; each request is retried until it is answered."""
 
     def __init__(self, fleets: list[Fleet]) -> None:
         super().__init__(daemon=True)
@@ -63,7 +63,7 @@ class Triggers(threading.Thread):
 
 @contextmanager
 def two_servers(directory: Path, postgres: Postgres, name: str) -> Iterator[list[Fleet]]:
-    """With a data directory each, the same key in both, and one database."""
+    """Two servers with their own data directories, the same key and one database."""
     with ExitStack() as stack:
         made = []
         for number in range(2):
@@ -79,7 +79,7 @@ def two_servers(directory: Path, postgres: Postgres, name: str) -> Iterator[list
 
 
 def talk(ledger: Path, name: str) -> str:
-    """A script that says in the ledger that it ran, and prints its lines."""
+    """A script that records its execution in the ledger and prints its lines."""
     return f'echo {name} >> {ledger}; i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo "{name} $i"; sleep 0.04; done'
 
 
@@ -120,7 +120,7 @@ def test_servers_killed_in_turn_under_load(
 
 
 def check(stored: StoredInPostgres, load: Triggers, long: dict[str, str], fleets: list[Fleet]) -> None:
-    """Nothing was done twice, and nothing was called lost."""
+    """Nothing ran twice, and nothing was marked lost."""
     stored.check()
     assert len(load.runs) > 4 * TIMES
     assert len(set(load.runs)) == len(load.runs), "one key, two runs"
@@ -140,7 +140,7 @@ def check(stored: StoredInPostgres, load: Triggers, long: dict[str, str], fleets
 def test_an_agent_goes_on_at_the_other_server(
     tmp_path: Path, postgres: Postgres, migrated_postgres: str
 ) -> None:
-    """Its own is killed for good; what it runs goes on, and is reported to the server that is left."""
+    """Its server is killed for good; its steps continue and are reported to the other server."""
     name, ledger = postgres.create(migrated_postgres), tmp_path / "ledger"
     with two_servers(tmp_path, postgres, name) as fleets, proxy(fleets[0].server.grpc) as line:
         gone, left = fleets

@@ -1,4 +1,4 @@
-"""Viewers that do not read, or do not leave: they harm neither the server nor the others, and miss nothing."""
+"""Viewers that do not read or do not disconnect: server and other viewers are not affected, and no entry is missed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from support.fake_agent import FakeAgent, batch, registered
-from support.faults import LONG, PATIENT, ROUNDS, Fleet, dummy, fleet, on, shell, until
-from support.faults_readers import (
+from support.faults.fleet import LONG, PATIENT, ROUNDS, Fleet, dummy, fleet, on, shell, until
+from support.faults.readers import (
     TEXT,
     Reader,
     connections,
@@ -23,8 +23,8 @@ from support.faults_readers import (
     ws_messages,
     ws_request,
 )
-from support.faults_rude import replay, rest
-from support.faults_watch import Pulse
+from support.faults.rude import replay, rest
+from support.faults.watch import Pulse
 from support.server import Server, spec_for
 
 STEPS = 10
@@ -53,8 +53,8 @@ def burst(made: Fleet, name: str, lines: int) -> str:
     return made.run(name, on("a", {"name": "j", "steps": [dummy("s", lines=lines)]}))
 
 
-async def test_one_who_stalls_again_and_again_gets_every_line_once(made: Fleet) -> None:
-    """Behind, in memory, live, behind: all ways between them, on one connection."""
+async def test_a_repeatedly_stalled_reader_gets_every_line_once(made: Fleet) -> None:
+    """All transitions between reading from the journal, from memory and live, on one connection."""
     for kind in ("sse", "ws"):
         gate, each = made.directory / f"hiccup-{kind}-gate", LINES // STEPS
         script = (
@@ -130,12 +130,12 @@ def _batch(agent: FakeAgent, task: Any, seq: int) -> Any:
     return batch(task.step_run_id, seq, [f"{seq} {at} {wide}" for at in range(60)], agent_id=agent.agent_id)
 
 
-# -- those who are not there ------------------------------------------------------------------------------
+# -- half-open viewers ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def running(made: Fleet) -> Iterator[str]:
-    """A run that goes on for as long as the test."""
+    """A run that lasts for the whole test."""
     run_id = made.run(f"hang{time.monotonic_ns()}", on("a", {"name": "j", "steps": [dummy("s", hang=True)]}))
     made.running(run_id)
     yield run_id
@@ -144,7 +144,7 @@ def running(made: Fleet) -> Iterator[str]:
 
 
 def test_half_open_viewers(made: Fleet, running: str) -> None:
-    """They are gone and nobody has told the server; the run prints on, and ends for all others."""
+    """They disconnected without the server's knowledge; the run continues and ends for all others."""
     server = made.server
     open_before = followers(server)
     request = Reader(server, server.admin, running, "ws").request

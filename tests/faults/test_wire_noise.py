@@ -1,4 +1,4 @@
-"""Noise on the live wires: gRPC messages and WebSocket requests that nobody would send. The server lives on."""
+"""Random gRPC messages and WebSocket requests on real connections. The server keeps running."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from support.fake_agent import FakeAgent, batch, events, registered
-from support.faults import PATIENT, ROUNDS, Fleet, fleet
+from support.faults.fleet import PATIENT, ROUNDS, Fleet, fleet
 from support.server import spec_for
 from support.watchers import closing, websocket
 from support.wire_table import table
@@ -29,7 +29,7 @@ FORESEEN = {
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
-"""What a call may be refused with; anything else is a fault of ours."""
+"""Status codes allowed for refused calls; others are bugs."""
 some = settings(
     max_examples=60 * ROUNDS,
     deadline=None,
@@ -90,7 +90,7 @@ def wire(made: Fleet) -> Iterator[Wire]:
 
 
 async def raw(agent: FakeAgent, method: str, *messages: bytes) -> None:
-    """A call of these bytes, and its first answer or its end."""
+    """Send these bytes in a call; returns its first response or its end."""
     agent.rpc("agent.v1.AgentService/Register")  # opens the channel
     assert agent.channel is not None
     call = agent.channel.stream_stream(f"/{method}")(iter(messages), metadata=agent.metadata, timeout=60)
@@ -106,7 +106,7 @@ METHODS = sorted(m for m in table().methods if m.startswith(("agent.", "gateway.
 
 
 def test_bytes_that_are_no_message(wire: Wire) -> None:
-    """To every method, by an agent whose word they could be."""
+    """To every method, with the credentials of an agent."""
     victim = FakeAgent(wire.made.server.grpc, "victim")
 
     @some
@@ -131,7 +131,7 @@ LOG = st.fixed_dictionaries(
 
 
 def test_log_batches_of_any_kind(wire: Wire) -> None:
-    """Each is accepted, or refused by name; the stream of the honest goes on."""
+    """Each is accepted or refused with a code; streams of other clients continue."""
 
     @some
     @given(st.lists(LOG, min_size=1, max_size=4), st.booleans())
@@ -173,7 +173,7 @@ TYPES = ["arcentra.step.progress", "arcentra.step.output", "arcentra.step.annota
 
 
 def test_events_of_any_kind(wire: Wire) -> None:
-    """None of them stops the ones that follow: events are taken in sequence, or not at all."""
+    """None blocks the following ones: events are accepted in sequence or refused."""
     seq = 0
 
     @some
@@ -236,7 +236,7 @@ def _requests(wire: Wire) -> st.SearchStrategy[Any]:
 
 
 def test_channel_requests_of_any_kind(wire: Wire) -> None:
-    """Each gets an answer, or the socket is closed with a code that says why; nobody crashes."""
+    """Each gets a response, or the socket is closed with a specific code."""
 
     @some
     @given(
@@ -264,7 +264,7 @@ async def _asked(wire: Wire, requests: list[str | bytes]) -> None:
 
 
 def test_run_streams_of_any_name(wire: Wire) -> None:
-    """Whatever is asked for: one error message and a close code, the reason cut so that it fits."""
+    """Any name: one error message and a close code, with the reason truncated to fit."""
 
     @some
     @given(st.text(min_size=1, max_size=150), st.text(max_size=40))

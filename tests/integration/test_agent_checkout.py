@@ -27,7 +27,7 @@ __all__ = ["options", "plane"]  # fixtures
 
 @dataclass
 class Blobs:
-    """An HTTP server with one blob. `answers`: what it says before it gives it."""
+    """An HTTP server with one blob. `answers`: responses sent before the blob."""
 
     data: bytes
     url: str = ""

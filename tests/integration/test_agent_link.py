@@ -181,7 +181,7 @@ async def test_progress_is_throttled_and_the_last_is_sent(
     assert len(percents) < 10
 
 
-async def test_an_output_nobody_could_read_harms_no_other(
+async def test_an_unreadable_output_does_not_affect_others(
     plane: ControlPlane, options: dict[str, Any]
 ) -> None:
     deep = "[" * 100 + "]" * 100
@@ -405,7 +405,7 @@ async def test_what_cannot_be_is_refused(plane: ControlPlane, options: dict[str,
 # -- the end ----------------------------------------------------------------------------------------------
 
 
-async def test_stopping_ends_the_steps_and_says_so(plane: ControlPlane, options: dict[str, Any]) -> None:
+async def test_stopping_ends_the_steps_and_reports_it(plane: ControlPlane, options: dict[str, Any]) -> None:
     async with running(options) as agent:
         plane.offer("s1", **command("echo here; sleep 300"))
         await eventually(lambda: plane.lines["s1"])

@@ -7,15 +7,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pilothouse.cli.handover import SECRET_VARIABLES
 from pilothouse.server.settings import Settings
-from support.faults import until
-from support.server import Server, running
+from support.faults.fleet import until
+from support.server import Server
 from support.waiting import PATIENCE
 
 LOOK = """
@@ -30,9 +29,8 @@ echo "the agent is $at"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("agent_tokens")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 _lives = itertools.count(1)
@@ -67,7 +65,7 @@ class Started:
         return "agent.connected" in self.log.read_text()
 
     def ended(self) -> tuple[int, str]:
-        """Its exit code and what it said."""
+        """Its exit code and output."""
         return self.process.wait(60), self.log.read_text()
 
     def stop(self) -> None:

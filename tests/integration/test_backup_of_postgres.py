@@ -1,4 +1,4 @@
-"""What docs/operations.md says of backing up a PostgreSQL and restoring it: done word by word, on a server at work."""
+"""Backup and restore of PostgreSQL with the commands of docs/operations.md, on a running server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``pilot`` command as people meet it: help, usage, exit codes, and what goes to which stream."""
+"""The ``pilot`` command: help, usage errors, exit codes, stdout and stderr."""
 
 from __future__ import annotations
 
@@ -235,17 +235,20 @@ def test_a_wrong_password_exits_4(pilot: Pilot, fake: type[Fake]) -> None:
     url = fake.url  # type: ignore[attr-defined]
     done = pilot("login", url, "-u", "ann", stdin="wrong")
     assert done.returncode == 4
-    assert "wrong" in done.stderr
+    assert "invalid username or password" in done.stderr
+
+
+_PROJECTS = {
+    "list": [{"projectId": "p1", "name": "shop", "isDefault": True}],
+    "total": 1,
+    "page": 1,
+    "pageSize": 100,
+}
+ONE_PROJECT = (200, {"code": 200, "detail": _PROJECTS})
 
 
 def test_a_secret_is_read_from_stdin(pilot: Pilot, fake: type[Fake]) -> None:
-    detail = {
-        "list": [{"projectId": "p1", "name": "shop", "isDefault": True}],
-        "total": 1,
-        "page": 1,
-        "pageSize": 100,
-    }
-    fake.answers["GET /projects"] = (200, {"code": 200, "detail": detail})
+    fake.answers["GET /projects"] = ONE_PROJECT
     fake.answers["PUT /secrets/KEY"] = (201, {"code": 201, "detail": {"name": "KEY"}})
     done = pilot("secret", "set", "KEY", *logged_in(fake), stdin="a\nb\n")
     assert done.returncode == 0, done.stderr
@@ -254,10 +257,9 @@ def test_a_secret_is_read_from_stdin(pilot: Pilot, fake: type[Fake]) -> None:
 
 
 def test_secrets_are_listed_page_by_page(pilot: Pilot, fake: type[Fake]) -> None:
-    home = {"list": [{"projectId": "p1", "name": "shop", "isDefault": True}], "total": 1}
     secret = {"name": "KEY", "createdBy": "ann", "createdAt": 1768055025, "updatedAt": 1768055025}
     listed = {"list": [secret], "total": 1, "page": 1, "pageSize": 100}
-    fake.answers["GET /projects"] = (200, {"code": 200, "detail": home})
+    fake.answers["GET /projects"] = ONE_PROJECT
     fake.answers["GET /secrets"] = (200, {"code": 200, "detail": listed})
     done = pilot("secret", "list", *logged_in(fake))
     assert done.returncode == 0, done.stderr
@@ -324,6 +326,7 @@ def test_spec_problems_name_file_line_and_column(pilot: Pilot, fake: type[Fake],
         "path": "jobs[0]",
     }
     refusal = {"code": 400, "errMsg": "bad", "errorCode": "SPEC_INVALID", "details": {"problems": [problem]}}
+    fake.answers["GET /projects"] = ONE_PROJECT
     fake.answers["POST /pipelines/spec/validate"] = (400, refusal)
     (tmp_path / "spec.yaml").write_text("jobs: []\n")
     done = pilot("pipeline", "run", "--file", "spec.yaml", *logged_in(fake))
@@ -387,9 +390,9 @@ def test_the_log_of_a_step_that_is_not_there(
 @pytest.mark.parametrize(
     ("arguments", "env", "expected"),
     [
-        (("run", "list", "--limit", "abc"), {}, "Invalid value for '--limit': this is not a whole number"),
+        (("run", "list", "--limit", "abc"), {}, "Invalid value for '--limit': this is not an integer"),
         (("run", "list", "--limit", "0"), {}, "Invalid value for '--limit': it must be at least 1"),
-        (("up", "--port", "x"), {}, "Invalid value for '--port': this is not a whole number"),
+        (("up", "--port", "x"), {}, "Invalid value for '--port': this is not an integer"),
         (("up", "--port", "99999"), {}, "settings: port: it must be at most 65535"),
         (
             ("up", "--log-level", "loud"),
@@ -399,18 +402,18 @@ def test_the_log_of_a_step_that_is_not_there(
         (
             ("up",),
             {"PILOT_MAX_BLOB": "lots"},
-            "settings: max_blob: write it as 512MiB, or as a number of bytes",
+            "settings: max_blob: expected a size such as 512MiB, or a number of bytes",
         ),
         (("up",), {"PILOT_MAX_BLOB": "0"}, "settings: max_blob: it must be more than 0"),
         (
             ("agent", "--max-checkout", "lots"),
             {},
-            "--max-checkout 'lots': write it as 512MiB, or as a number of bytes",
+            "--max-checkout 'lots': expected a size such as 512MiB, or a number of bytes",
         ),
         (
             ("agent",),
             {"PILOT_OBJECT_CACHE": "-1"},
-            "--object-cache '-1': write it as 512MiB, or as a number of bytes",
+            "--object-cache '-1': expected a size such as 512MiB, or a number of bytes",
         ),
         (
             ("agent",),

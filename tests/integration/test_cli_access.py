@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 
+from support import nursery
 from support.bodies import TIME
 from support.fake_agent import FakeAgent
 from support.server import PASSWORD, Server, running
+from support.waiting import PATIENCE
 
 Done = subprocess.CompletedProcess[str]
 Pilot = Callable[..., Done]
@@ -41,15 +43,8 @@ def pilot(server: Server) -> Pilot:
     """``pilot`` as admin, or as who holds ``token``."""
 
     def run(*arguments: str, stdin: str = "", token: str = "") -> Done:
-        return subprocess.run(
-            (sys.executable, "-m", "pilothouse", *arguments),
-            env=environment(server, token or server.admin),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        env = environment(server, token or server.admin)
+        return nursery.pilot(arguments, cwd="/", env=env, stdin=stdin, timeout=2 * PATIENCE)
 
     return run
 

@@ -18,6 +18,7 @@ import pytest
 
 from pilothouse.cli.checkout import interrupt
 from pilothouse.cli.checkout.git import Git
+from support import nursery
 from support.checkout_kit import commit, git
 from support.checkout_server import PROJECT, RUN, SPEC, Server, serving
 from support.checkout_states import base, write
@@ -58,16 +59,9 @@ def pilot(server: Server, environment: dict[str, str]) -> Pilot:
     """``pilot pipeline run --detach`` in a directory."""
 
     def run(directory: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        command = (sys.executable, "-m", "pilothouse", "pipeline", "run", "--detach", *arguments)
-        return subprocess.run(
-            command,
-            cwd=directory,
-            env=environment | {"PILOT_SERVER": server.url} | more,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        words = ("pipeline", "run", "--detach", *arguments)
+        env = environment | {"PILOT_SERVER": server.url} | more
+        return nursery.pilot(words, cwd=directory, env=env, timeout=2 * PATIENCE)
 
     return run
 
@@ -104,7 +98,7 @@ def test_what_the_server_knows_is_not_sent(root: Path, server: Server, pilot: Pi
     assert "dirty" not in server.trigger
 
 
-def test_packing_that_takes_long_is_told(root: Path, server: Server, pilot: Pilot) -> None:
+def test_slow_packing_is_reported(root: Path, server: Server, pilot: Pilot) -> None:
     server.slowly = threading.Event()
     server.pause = 2.5
     done = pilot(root)
@@ -235,7 +229,7 @@ def test_a_refused_upload_starts_nothing(root: Path, server: Server, pilot: Pilo
     assert not server.sent("/trigger")
 
 
-def test_what_is_left_out_is_said(root: Path, tmp_path: Path, server: Server, pilot: Pilot) -> None:
+def test_omitted_files_are_reported(root: Path, tmp_path: Path, server: Server, pilot: Pilot) -> None:
     git(root, "submodule", "add", "-q", str(base(tmp_path / "library")), "lib\x1b[31m")
     done = pilot(root)
     assert done.returncode == 0, done.stderr

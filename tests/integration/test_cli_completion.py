@@ -1,4 +1,4 @@
-"""Completion: live values from a cache, never from the network, and nothing loaded that takes time."""
+"""Completion: values from a cache, no network access, no slow imports."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(
         environment["PILOT_SERVER"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
         assert complete("run view ") == ["last"]
         silent.settimeout(60)
-        asked, _ = silent.accept()  # somebody else asks, and holds nothing of ours
+        asked, _ = silent.accept()  # another process, without our descriptors
         assert complete("run view ") == ["last"]
         asked.close()
     assert not known(tmp_path)

@@ -1,4 +1,4 @@
-"""How the ``pilot`` command fares when what it writes to, talks to or is started from goes away."""
+"""The ``pilot`` command when its output, server or terminal disappears."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_closed_pipe_is_no_drama(fake: type[Fake], lines: int) -> None:
 @pytest.mark.parametrize(
     "arguments", [("run", "list"), ("run", "list", "-o", "json"), ("run", "logs", RUN), ("--help",)]
 )
-def test_a_full_device_is_said_in_one_line(fake: type[Fake], arguments: tuple[str, ...]) -> None:
+def test_a_full_device_is_reported_in_one_line(fake: type[Fake], arguments: tuple[str, ...]) -> None:
     watched(fake, "succeeded")
     logged(fake, *[chunk("build", "compile", *["one"] * 200)] * 500)
     target = () if arguments == ("--help",) else logged_in(fake)
@@ -83,7 +83,7 @@ sys.exit(main())
     assert "Traceback" not in done.stderr
 
 
-def test_the_live_view_says_that_the_connection_is_lost(fake: type[Fake]) -> None:
+def test_the_live_view_shows_a_lost_connection(fake: type[Fake]) -> None:
     watched(fake, "succeeded")
     whole = fake.answers["GET /events"]
     fake.answers["GET /events"] = (200, story("succeeded")[:3])  # and then it ends
@@ -100,7 +100,7 @@ def test_the_live_view_says_that_the_connection_is_lost(fake: type[Fake]) -> Non
         while words not in seen:
             assert time.monotonic() < end, seen
             if select.select([ours], [], [], 0.1)[0]:
-                with contextlib.suppress(OSError):  # EIO: nobody is there any more
+                with contextlib.suppress(OSError):  # EIO: the other end is closed
                     seen += os.read(ours, 65536).decode("utf-8", "replace")
 
     try:

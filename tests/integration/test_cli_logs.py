@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,15 @@ import pytest
 
 from support.desk import Desk
 from support.fake_agent import FAILED, FakeAgent, registered
-from support.server import Server, running
+from support.server import Server
 from support.waiting import eventually
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("cli_logs")) as server:
-        yield server
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 @pytest.fixture

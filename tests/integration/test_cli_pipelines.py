@@ -35,7 +35,7 @@ def desk(server: Server, tmp_path: Path) -> MakeDesk:
 
 
 def started(desk: Desk, *more: str) -> str:
-    """The id of a run that nobody carries out."""
+    """The id of a run without an agent."""
     return desk.good("pipeline", "run", "--detach", "--no-checkout", *more).strip()
 
 
@@ -68,7 +68,7 @@ def test_a_run_changes_no_saved_spec_unless_it_is_to(desk: MakeDesk) -> None:
     assert other.stderr.splitlines() == [hint]
     assert here.good("pipeline", "spec") == SPEC % "one"
     triggered = here.pilot("pipeline", "trigger", "--detach")
-    assert "this .pilot.yaml differs from the saved spec, which is what runs now" in triggered.stderr
+    assert "this .pilot.yaml differs from the saved spec, which is used" in triggered.stderr
     saving = here.pilot("pipeline", "run", "--detach", "--no-checkout", "--save")
     assert (saving.returncode, "differs" in saving.stderr) == (0, False)
     assert here.good("pipeline", "spec", "saved") == SPEC % "two"
@@ -208,7 +208,7 @@ def test_last_is_the_newest_run_of_the_pipeline_here(desk: MakeDesk) -> None:
     assert shown(ours, "run", "view", "--all")["id"] == other
     listed = ours.pilot("run", "list", "-o", "json")
     assert [run["id"] for run in json.loads(listed.stdout)] == [mine]
-    assert "runs of pipeline ours; --all lists every pipeline's" in listed.stderr
+    assert "runs of pipeline ours; use --all for all pipelines" in listed.stderr
     assert {mine, other} <= {run["id"] for run in json.loads(ours.good("run", "list", "--all", "-o", "json"))}
     ours.good("run", "cancel")
     assert shown(theirs, "run", "view")["status"] != "cancelled"
@@ -230,7 +230,7 @@ def test_what_changes_something_is_refused_where_no_pipeline_is(
     assert shown(nowhere, "run", "view", run_id)["status"] != "cancelled"
     looking = nowhere.pilot("run", "view")
     assert looking.returncode == 0
-    assert "this is the newest run of all" in looking.stderr
+    assert "using the newest run of all pipelines" in looking.stderr
 
 
 def test_the_pipeline_is_that_of_the_remote(desk: MakeDesk) -> None:
@@ -265,7 +265,7 @@ def test_two_directories_of_one_name_are_two_pipelines(desk: MakeDesk) -> None:
     assert shown(two, "pipeline", "view")["name"] == "twin-b"
 
 
-def test_a_directory_that_was_moved_is_told_by_name(desk: MakeDesk) -> None:
+def test_a_moved_directory_is_found_by_name(desk: MakeDesk) -> None:
     old, new = desk("moved", at="old"), desk("moved", at="new")
     first = started(old)
     second = started(new, "--name", "moved")

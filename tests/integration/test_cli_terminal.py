@@ -1,4 +1,4 @@
-"""The live view on real terminals: small ones, ones that change, and ones that can do nothing."""
+"""The live view on terminals: small, resized, and without cursor movement."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def frames(*told: tuple[str, dict[str, Any]]) -> list[bytes]:
 
 
 def going_on(fake: type[Fake], jobs: list[dict[str, Any]], *told: tuple[str, dict[str, Any]]) -> None:
-    """A run that goes on: its stream ends, and the reader comes back for more."""
+    """A running run: its stream ends and the reader reconnects."""
     fake.answers[f"GET /workflow-runs/{RUN}"] = (
         200,
         {**summary(RUN, "running"), "name": "shop", "jobs": jobs},
@@ -153,7 +153,7 @@ def test_ctrl_c_leaves_a_tidy_screen(fake: type[Fake], watch: Watch) -> None:
     assert terminal.ended() == 130
     assert terminal.screen.cursor_shown
     assert [line for line in terminal.screen.visible if line] == [
-        f"detached; the run goes on. Come back with: pilot run watch {RUN[-8:]}",
+        f"detached; the run continues. Reattach with: pilot run watch {RUN[-8:]}",
     ]
 
 

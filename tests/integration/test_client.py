@@ -69,7 +69,7 @@ class Journal:
         await asyncio.sleep(3600)  # as the real one: open for ever
 
     def cut_after(self, size: int) -> Callable[[int], Body]:
-        """The connection breaks after so many bytes, wherever that is."""
+        """The connection breaks after this many bytes."""
 
         async def body(start: int) -> Body:
             yield b"".join(self.entries[start:])[:size]
@@ -86,7 +86,7 @@ class Journal:
         return body
 
     def silent_after(self, count: int) -> Callable[[int], Body]:
-        """The connection is there, but nobody is at the other end."""
+        """The connection is open, but the other end does not respond."""
 
         async def body(start: int) -> Body:
             yield b"".join(self.entries[start : start + count]) or b":\n\n"
@@ -188,10 +188,10 @@ async def test_a_dead_connection_is_noticed() -> None:
         async with aclosing(events):
             found = [(await anext(events)).data.get("n") for _ in range(4)]
     assert found == [0, 1, 2, None]
-    assert reasons == ["no sign of life for 0.3 s"]
+    assert reasons == ["no data for 0.3 s"]
 
 
-async def test_a_server_that_says_to_come_back_next_year(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_retry_after_of_a_year(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pilothouse.client.events.PATIENCE", 0.01)
     journal = Journal(5)
     journal.script = [
@@ -269,7 +269,7 @@ async def test_a_refusal_that_will_not_pass_ends_it(status: int, code: str) -> N
     assert (refused.value.code, numbers(seen)) == (code, [0, 1])
 
 
-async def test_what_is_no_event_stream_is_said() -> None:
+async def test_a_response_that_is_no_event_stream_is_reported() -> None:
     async def page(request: Request) -> Response:
         return Response("<html>", media_type="text/html")
 
@@ -278,7 +278,7 @@ async def test_what_is_no_event_stream_is_said() -> None:
             await read(client.watch_run("r1"))
 
 
-async def test_nobody_there() -> None:
+async def test_no_server_at_the_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     async with PilotClient(f"http://127.0.0.1:{port}") as client:
@@ -295,7 +295,7 @@ async def test_nobody_there() -> None:
 
 
 class Flaky:
-    """Answers as scripted, then well."""
+    """Scripted responses, then successful ones."""
 
     def __init__(self, script: list[Response], good: Any, status: int = 200) -> None:
         self.script = script
@@ -357,7 +357,9 @@ async def test_a_rate_limit_is_waited_for() -> None:
     assert waits == ["slow down; trying again in 1 s"]
 
 
-async def test_a_busy_server_is_asked_ever_less_often_and_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_busy_server_is_polled_with_backoff_and_reported_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pauses: list[float] = []
 
     async def at_once(seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""An agent on which something cannot be killed, as the server hears of it and as people see it."""
+"""An agent with an unkillable process, as reported to the server and shown to users."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_the_server_hears_of_it_before_the_result_and_when_it_is_over(
             await eventually(lambda: "s1" in plane.ended)
             assert plane.heartbeats[-1].blocked_slots == 1
             (problem,) = plane.heartbeats[-1].problems
-            assert problem.startswith(f"step job/step left what cannot be killed: {left} (sleep")
+            assert problem.startswith(f"step job/step left processes that cannot be killed: {left} (sleep")
             assert plane.ended["s1"].status == CANCELLED
             reason = plane.ended["s1"].error_message
             assert reason.startswith(f"cancelled: asked; could not be killed within 0.3 s: {left} (sleep")
@@ -60,7 +60,7 @@ async def test_an_agent_ends_all_the_same(
     freezer: Freezer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And what is left dies as soon as it can, though nobody waits for it."""
+    """The remaining processes end as soon as they can, without a waiter."""
     monkeypatch.setattr(main, "STOP_WITHIN", 1.0)
     async with running(options) as agent:
         plane.offer("s1", **command(f"echo $$ > {tmp_path}/left.pid; exec sleep 300"))

@@ -142,7 +142,7 @@ async def test_an_entry_is_encoded_once_for_all(served: tuple[Graph, Any, str]) 
 
 
 class Late:
-    """An event loop that hears from the writer a little later than it might."""
+    """An event loop that gets the writer's notifications with a delay."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -180,7 +180,7 @@ async def test_what_is_committed_but_not_published_yet(
 
 
 async def test_what_another_server_has_committed(served: tuple[Graph, Any, str]) -> None:
-    """Nobody has told us of it yet; all of it comes nevertheless, and then the end."""
+    """Not notified yet; all entries are read nevertheless, and then the end."""
     graph, stub, token = served
     run = await started(graph)
     place = Cursor(graph.journal.feed.window.head).text(graph.journal.epoch)
@@ -247,7 +247,7 @@ async def test_a_database_that_does_not_answer(
 
 
 class Blocked:
-    """What a call sees of a client that does not read: its writes wait."""
+    """A client that does not read: writes of the call block."""
 
     def __init__(self, *given: tuple[str, str]) -> None:
         self._given = given

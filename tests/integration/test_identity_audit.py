@@ -21,7 +21,7 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
         yield stack
 
 
-async def test_each_mutation_is_recorded_with_who_what_when_and_whence(stack: Stack) -> None:
+async def test_each_mutation_is_recorded_with_actor_action_time_and_source(stack: Stack) -> None:
     ann = (await stack.call("POST", "/users", json={"username": "ann", "password": PASSWORD})).json()["id"]
     shop = (await stack.call("POST", "/projects", json={"name": "shop"})).json()["detail"]["projectId"]
     token = (await stack.call("POST", "/tokens", json={"name": "ci"})).json()["id"]

@@ -143,7 +143,7 @@ async def test_a_route_may_ask_for_a_right_in_a_project(stack: Stack) -> None:
 # -- limits ---------------------------------------------------------------------------------------------
 
 
-async def test_requests_are_counted_by_token_and_say_so(tmp_path: Path) -> None:
+async def test_requests_are_counted_by_token_and_reported_in_headers(tmp_path: Path) -> None:
     async with running(tmp_path, RateLimitSettings("off", "1/minute", "2/minute")) as stack:
         add_routes(stack.app)
         ann = await stack.user("ann")
@@ -276,7 +276,7 @@ async def test_bad_settings_are_refused(tmp_path: Path) -> None:
 # -- what routes say of themselves ----------------------------------------------------------------------
 
 
-async def test_every_route_says_what_it_requires(stack: Stack) -> None:
+async def test_every_route_declares_what_it_requires(stack: Stack) -> None:
     actions = {(method, path): action for method, path, action in required_actions(stack.app)}
     assert actions["POST", "/api/v1/auth/login"] == "public"
     assert actions["GET", "/api/v1/users/{user}"] == "user.admin"

@@ -176,7 +176,7 @@ async def test_what_was_revoked_while_it_was_verified_is_not_believed(stack: Sta
     elsewhere.close()
 
 
-async def test_an_agents_token_ends_when_its_owner_says_so(stack: Stack) -> None:
+async def test_an_agents_token_is_revoked_by_its_owner(stack: Stack) -> None:
     agent = Principal("agent", "a1", "builder", None, frozenset(), "agent/a1/1", None)
     known = {"agent-token": agent}
     stack.identity.add_authenticator(lambda conn, token: known.get(token))

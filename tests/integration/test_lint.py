@@ -1,4 +1,4 @@
-"""``pilot pipeline lint`` and ``schema``: no server, any number of files, one form of what is said."""
+"""``pilot pipeline lint`` and ``schema``: without a server, several files, uniform output."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_stdin(here: Path) -> None:
     ("data", "said"),
     [
         (b"", "<stdin>:1:1: error: the spec is empty"),
-        (b"jobs: \xff\n", "<stdin>: error: <stdin> is not UTF-8 text: line 1 holds other bytes"),
+        (b"jobs: \xff\n", "<stdin>: error: <stdin> is not valid UTF-8: invalid bytes in line 1"),
         (b"\x00\x01", "<stdin>:1:1: error: a control character"),
         (b"a" * (5 << 20), "<stdin> is over 4 MiB"),
         (b"a: b\n" * 250_000, "error: the spec has 1250000 characters, the bound is 1048576"),

@@ -37,7 +37,7 @@ def printed(command: list[str], value: str, locale: str = "C.UTF-8", stdin: byte
     environment = {"PATH": os.environ["PATH"], "LC_ALL": locale, "S": value}
     done = subprocess.run(command, env=environment, input=stdin, capture_output=True, check=True)
     said = (done.stdout + done.stderr).decode("utf-8", "replace")
-    # What the tests were started with may be ignored, and `trap` says so.
+    # Signals may be ignored by the tests' parent, which `trap` shows.
     return "".join(line for line in said.splitlines(keepends=True) if not line.startswith("trap -- '' SIG"))
 
 

@@ -15,7 +15,7 @@ CHOOSES_ITSELF = re.compile(r"\b(postgres: Postgres|backend: Backend)\b")
 
 
 def test_no_test_of_a_server_is_forgotten() -> None:
-    """What ``make test`` runs on PostgreSQL as well is named in the Makefile."""
+    """Tests that ``make test`` also runs on PostgreSQL, from the Makefile."""
     listed = re.search(r"^ON_POSTGRES := ((?:.*\\\n)*.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert listed is not None
     again = {file for word in listed[1].replace("\\", " ").split() for file in ROOT.glob(word)}
@@ -28,7 +28,7 @@ def test_no_test_of_a_server_is_forgotten() -> None:
     assert forgotten == []
 
 
-def test_a_server_keeps_its_data_where_it_was_told(tmp_path: Path) -> None:
+def test_a_server_uses_the_given_data_directory(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         server.project("kept")
         embedded = (server.data_dir / "pilothouse.db").exists()

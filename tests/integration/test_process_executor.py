@@ -357,7 +357,7 @@ def test_own_user_is_announced() -> None:
 
 @pytest.mark.parametrize("where", ["branch", "tag", "job_name"])
 async def test_a_name_that_no_program_can_be_given(task: StepTask, report: Recorder, where: str) -> None:
-    """What a server says of the run stands in the environment, too."""
+    """Run metadata from the server is in the environment."""
     outcome = await perform(replace(task, **{where: "a\0b"}), report, command="true")
     assert (outcome.status, outcome.exit_code) == ("failed", 1)
     assert "NUL in its value" in outcome.error

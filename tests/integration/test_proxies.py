@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from support.faults import until
+from support import nursery
+from support.faults.fleet import until
 from support.http_proxy import HttpProxy, dead_address, proxying
 from support.server import Server, running
 from support.waiting import PATIENCE
@@ -48,15 +49,9 @@ def environment(**variables: str) -> dict[str, str]:
 
 def pilot(server: Server, url: str, **variables: str) -> Done:
     """``pilot agent list`` there."""
-    command = (sys.executable, "-m", "pilothouse", "agent", "list", "-o", "json", "--server", url)
-    return subprocess.run(
-        command,
-        env=environment(PILOT_TOKEN=server.admin, **variables),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    words = ("agent", "list", "-o", "json", "--server", url)
+    env = environment(PILOT_TOKEN=server.admin, **variables)
+    return nursery.pilot(words, cwd="/", env=env, timeout=2 * PATIENCE)
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
@@ -100,7 +95,7 @@ def test_a_server_that_the_proxy_does_not_know(server: Server, proxy: HttpProxy)
         assert f"through the proxy {proxy.url} (from {url.partition(':')[0]}_proxy)" in done.stderr
 
 
-def test_a_proxy_of_another_kind_is_said_to_be_one(server: Server) -> None:
+def test_an_unsupported_kind_of_proxy_is_reported(server: Server) -> None:
     done = pilot(server, f"http://{FAR}:8080", all_proxy="socks5://ann:s3cret@p.test:1080")
     assert done.returncode == 1
     assert "the proxy socks5://p.test:1080 (from all_proxy) cannot be used" in done.stderr

@@ -61,7 +61,7 @@ ENDINGS = ["ends", "fails", "cancelled", "timed out"]
 
 
 def inside(workspace: Path) -> list[psutil.Process]:
-    """Whoever works in there."""
+    """The processes whose current directory is in the workspace."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -163,7 +163,7 @@ async def test_what_is_forked_while_it_is_cancelled_is_told_too(workspace: Path,
 
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_steps_of_one_job_at_the_same_time(workspace: Path, backend: str) -> None:
-    """One ends, the other goes on, with all it has started; the supervisors serve the next ones."""
+    """One ends; the other continues with its child processes; the supervisors are reused."""
     runner = executor(backend)
     first = step_task(workspace, args={"command": f"{script('all three')}; cat fifo; echo end"})
     report = Recorder()
@@ -203,7 +203,7 @@ STOPS = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_a_step_that_stops_those_who_watch_it(
+async def test_a_step_that_stops_its_supervisors(
     workspace: Path, backend: str, stop: str, cancelled: bool
 ) -> None:
     """It ends, and is cancelled, as any other: the timeout is far away."""
@@ -281,7 +281,7 @@ async def test_what_cannot_be_killed_is_named_and_keeps_the_slot(
         condition = runner.survivors.condition
         assert condition.blocked == 1
         assert condition.problems[0].startswith(
-            f"step build/compile left what cannot be killed: {left} (sleep"
+            f"step build/compile left processes that cannot be killed: {left} (sleep"
         )
         assert (
             await runner.run(step_task(workspace, args={"command": "true"}), Recorder(), asyncio.Event())
@@ -308,7 +308,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 @pytest.fixture
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory of everybody's, in which a copy of setpriv makes its caller root, as sudo would."""
+    """A world-readable directory with a set-uid copy of setpriv, like sudo."""
     if os.geteuid() or not shutil.which("setpriv") or not Path("/usr/bin/python3").exists():
         pytest.skip("needs root, setpriv, and a Python that another user may run")
     directory = Path(f"/tmp/pilot-shared-{os.urandom(4).hex()}")
@@ -325,7 +325,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _as_nobody(backend: str, directory: Path, command: str, within: Path | None = None) -> str:
-    """What a step of an agent of `nobody` comes to; `within` is the control group the agent is in."""
+    """Result of a step of an agent of user `nobody`; `within` is the agent's control group."""
     here = Path(__file__).parents[2]
     packages = next((here / ".venv" / "lib").glob("python*/site-packages"))
     path = ":".join(map(str, (here / "src", here / "tests", packages)))

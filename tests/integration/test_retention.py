@@ -1,4 +1,4 @@
-"""Retention: old logs and checkouts go, how runs ended stays, and cursors into what is gone are told so."""
+"""Retention: old logs and checkouts are deleted, results of runs are kept, and expired cursors get an error."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ async def test_any_server_serves_any_reader_while_all_write(servers: list[Server
 
 
 async def test_a_run_is_watched_on_servers_that_have_no_part_in_it(servers: list[Server]) -> None:
-    """The agent and the run are on one server; the others write nothing and are told nothing."""
+    """The agent and the run are on one server; the others write nothing and get no notification."""
     first, *others = servers
     live = await begin(first)
     watching = []

@@ -1,4 +1,4 @@
-"""What a step sees of the agent it runs on: a real `pilot agent`, started as people start one."""
+"""The environment of a step, run by a real `pilot agent`."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ async def test_what_one_step_writes_the_later_ones_find_also_after_a_kill(
 
 
 async def test_a_steps_file_for_the_environment_is_its_own(tmp_path: Path) -> None:
-    """Two steps of a job at the same time do not mix; a name for each, and nobody else may read it."""
+    """Concurrent steps of a job use separate files, which other users cannot read."""
     runner = executor()
     text = 'stat -c %a "$PILOT_ENV"; echo "$PILOT_ENV"; echo "N$1=$1" >> "$PILOT_ENV"'
     reports = [Recorder(), Recorder()]
@@ -321,7 +321,7 @@ async def test_another_user_reads_their_own_text_only(tmp_path: Path) -> None:
     assert runner.job_environments.load("default") == {"X": "1"}
 
 
-async def test_a_cancel_says_why(plane: ControlPlane, home: Path, tmp_path: Path) -> None:
+async def test_a_cancel_has_a_reason(plane: ControlPlane, home: Path, tmp_path: Path) -> None:
     async with started(plane, home, tmp_path / "data", REST):
         plane.offer("s1", **command("echo up; sleep 300"))
         await eventually(lambda: plane.lines["s1"])

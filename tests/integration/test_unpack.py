@@ -1,4 +1,4 @@
-"""Archives made to do harm, unpacked by the child process that unpacks them in an agent."""
+"""Malicious archives, unpacked by the agent's child process."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ HARMFUL: dict[str, list[Member]] = {
 
 
 @pytest.mark.parametrize("members", HARMFUL.values(), ids=HARMFUL.keys())
-async def test_a_harmful_archive_changes_nothing(desk: Desk, members: list[Member]) -> None:
+async def test_a_malicious_archive_changes_nothing(desk: Desk, members: list[Member]) -> None:
     await refused(desk, tar(file("innocent"), *members))
 
 
@@ -211,7 +211,7 @@ IN_GNU_FORMAT = {name: members for name, members in HARMFUL.items() if name != "
 
 
 @pytest.mark.parametrize("members", IN_GNU_FORMAT.values(), ids=IN_GNU_FORMAT.keys())
-async def test_nor_does_a_harmful_checkout(desk: Desk, members: list[Member]) -> None:
+async def test_a_malicious_checkout_changes_nothing(desk: Desk, members: list[Member]) -> None:
     made = Checkout(manifest={"version": 1, "git": False, "repositories": []})
     for info, data in members:
         moved = copy.copy(info)
@@ -366,7 +366,7 @@ async def test_files_belong_to_the_user_that_runs_the_steps(tmp_path: Path) -> N
         (Ended(1, b"", b""), "ARCHIVE_INVALID", "(exit code 1)"),
     ],
 )
-async def test_a_program_of_ours_that_fails_is_told_from_a_bad_archive(
+async def test_a_failing_unpacker_is_distinguished_from_a_bad_archive(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, ended: Ended, code: str, said: str
 ) -> None:
     async def run(*_arguments: object, **_options: object) -> Ended:
@@ -374,7 +374,7 @@ async def test_a_program_of_ours_that_fails_is_told_from_a_bad_archive(
 
     monkeypatch.setattr(desk.children, "run", run)
     with pytest.raises(WorkspaceError) as error:
-        await desk.layout.place(Path("/nowhere"), do="copy")
+        await desk.layout.file_operation(Path("/nowhere"), do="copy")
     assert error.value.code == code
     assert said in str(error.value)
     assert "cannot import" not in str(error.value), "it may hold names of files"

@@ -1,4 +1,4 @@
-"""Manifests, objects and repositories made to do harm: nothing is executed, nothing is written elsewhere."""
+"""Malicious manifests, objects and repositories: nothing is executed or written outside the work tree."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ WRONG: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("fields", WRONG.values(), ids=WRONG.keys())
-async def test_a_manifest_made_to_do_harm(desk: Desk, source: Path, fields: dict[str, Any]) -> None:
+async def test_a_malicious_manifest(desk: Desk, source: Path, fields: dict[str, Any]) -> None:
     made = checkout_of(source)
     if fields.get("path"):
         made.repository(source, "sub")
@@ -280,7 +280,7 @@ async def test_the_configuration_of_user_and_machine_is_not_read(
     assert not (tmp_path / "home/index").exists()
 
 
-async def test_deletions_made_to_do_harm(desk: Desk, source: Path, tmp_path: Path) -> None:
+async def test_malicious_deletions(desk: Desk, source: Path, tmp_path: Path) -> None:
     write(tmp_path / "precious/x", "precious")
     for path in (b"../precious/x", b"/etc/passwd", b".git/config", b"d/../../precious/x"):
         made = checkout_of(source)
@@ -295,7 +295,7 @@ async def test_deletions_made_to_do_harm(desk: Desk, source: Path, tmp_path: Pat
     assert contents(there) == contents(source)
 
 
-async def test_an_index_made_to_do_harm(desk: Desk, source: Path) -> None:
+async def test_a_malicious_index(desk: Desk, source: Path) -> None:
     for line in (
         f"100644 {ONE}\t../evil",
         f"100644 {ONE}\t.git/config",

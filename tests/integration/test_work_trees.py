@@ -233,15 +233,15 @@ async def test_every_state(desk: Desk, source: Path, change: Callable[[Path], No
 async def test_every_state_in_a_tree_that_was_made_ready_before(
     desk: Desk, source: Path, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "WORTH_A_SPARE", 0)
+    monkeypatch.setattr(objects, "MIN_COPY_SIZE", 0)
     await desk.lay_out(checkout_of(source))
     [cached] = (desk.root / "objects").iterdir()
     for name in ("second", "third"):
         await desk.layout.afterwards()
-        assert (cached / "spare.json").exists()
+        assert (cached / "copy.json").exists()
         change(source) if name == "second" else None
         there = await same(desk, source, name)
-        assert not (cached / "spare").exists(), "it was moved, not copied"
+        assert not (cached / "copy").exists(), "it was moved, not copied"
         assert git(there, "fsck", "--no-dangling") == ""
     assert [path.name for path in cached.glob("taken-*")] == []
 
@@ -249,7 +249,7 @@ async def test_every_state_in_a_tree_that_was_made_ready_before(
 async def test_a_tree_made_ready_is_for_submodules_too(
     desk: Desk, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "WORTH_A_SPARE", 0)
+    monkeypatch.setattr(objects, "MIN_COPY_SIZE", 0)
     library = new_repository(tmp_path / "library", {"lib.c": "int x;\n"})
     git(source, "submodule", "--quiet", "add", str(library), "libs/x")
     commit(source)
@@ -268,7 +268,7 @@ async def test_a_tree_made_ready_is_for_submodules_too(
 async def test_a_tree_made_ready_belongs_to_the_user_that_runs_the_steps(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "WORTH_A_SPARE", 0)
+    monkeypatch.setattr(objects, "MIN_COPY_SIZE", 0)
     desk = Desk(tmp_path, owner=(65534, 65534))
     await desk.lay_out(checkout_of(source))
     await desk.layout.afterwards()

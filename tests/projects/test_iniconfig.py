@@ -1,4 +1,4 @@
-"""iniconfig, a Python library: green for the right reason, and red at the right step."""
+"""iniconfig, a Python library: its pipeline succeeds, and fails at the step with broken code."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ def test_it_writes_a_file_and_overwrites_none(tmp_path: Path) -> None:
     (tmp_path / ".pilot.yaml").write_text("mine")
     refused = init(tmp_path)
     assert refused.returncode == 2
-    assert ".pilot.yaml is there already" in refused.stderr
+    assert ".pilot.yaml already exists" in refused.stderr
     assert "--force" in refused.stderr
     assert (tmp_path / ".pilot.yaml").read_text() == "mine"
     assert init(tmp_path, "--force").returncode == 0

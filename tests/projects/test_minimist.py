@@ -1,4 +1,4 @@
-"""minimist, a Node library: green for the right reason, and red at the right step."""
+"""minimist, a Node library: its pipeline succeeds, and fails at the step with broken code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python-slugify, a Python library with a command: green for the right reason, and red at the right step."""
+"""python-slugify, a Python library with a CLI: its pipeline succeeds, and fails at the step with broken code."""
 
 from __future__ import annotations
 

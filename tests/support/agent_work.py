@@ -1,4 +1,4 @@
-"""An agent of somebody else at work on one step of one run."""
+"""A third-party agent that runs one step of one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agents of ours in the test's own process, against the control plane of `support.control_plane`."""
+"""Agents in the test's own process, connected to the control plane of `support.control_plane`."""
 
 from __future__ import annotations
 

@@ -284,7 +284,7 @@ def _place_files(files: Path, copy: Path) -> None:
 
 
 def picture(root: Path, ignore_submodules: str = "dirty") -> dict[str, Any]:
-    """What git and the file system say of a work tree."""
+    """The state of a work tree according to git and the file system."""
     status = git(
         root,
         "status",
@@ -331,7 +331,7 @@ def shape(path: bytes) -> tuple[Any, ...]:
     if stat.S_ISREG(found.st_mode):
         return ("file", Path(os.fsdecode(path)).read_bytes(), bool(found.st_mode & 0o100))
     if stat.S_ISDIR(found.st_mode):
-        return ("directory",) if os.listdir(path) else ("nothing",)  # git knows no empty ones
+        return ("directory",) if os.listdir(path) else ("nothing",)  # git does not track empty ones
     return ("special",)
 
 

@@ -1,4 +1,4 @@
-"""A control plane over real gRPC that keeps the contract's rules, records what it is told, and can misbehave."""
+"""A fake control plane over real gRPC that follows the contract, records requests, and can misbehave."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class ControlPlane(agent_pb2_grpc.AgentServiceServicer, gateway_pb2_grpc.Gateway
         )
 
     def cut(self, how: str = "broken") -> None:
-        """End all Connect calls; "replaced" says so."""
+        """End all Connect calls, with the status "replaced"."""
         self._put(how)
 
     def forget_numbers(self) -> None:

@@ -42,7 +42,7 @@ class Backend:
         """The URL of a migrated database whose shape the test leaves alone: another may have it after this one."""
         if self.server is None:
             return self.create()
-        self.shared = self.server.spare.pop() if self.server.spare else self.server.create(self.template)
+        self.shared = self.server.idle.pop() if self.server.idle else self.server.create(self.template)
         return self.server.url(self.shared)
 
     def create(self, *, migrated: bool = True) -> str:

@@ -1,4 +1,4 @@
-"""Somebody's directory and the ``pilot`` commands they give in it, each in a process of its own."""
+"""A directory and the ``pilot`` commands run in it, each in its own process."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from support import nursery
+from support.waiting import PATIENCE
+
 Done = subprocess.CompletedProcess[str]
 PILOT = (sys.executable, "-m", "pilothouse")
 
 
 def git(directory: Path, *words: str) -> None:
-    """A git command as somebody."""
+    """Run git with a test identity."""
     command = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org", *words)
     subprocess.run(command, cwd=directory, check=True, capture_output=True)
 
@@ -53,17 +56,8 @@ class Desk:
 
     def pilot(self, *words: str, stdin: str = "", env: dict[str, str] | None = None) -> Done:
         """A command, ended."""
-        return subprocess.run(
-            (*PILOT, *words),
-            cwd=self.directory,
-            env=self.environment | (env or {}),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=120,
-            check=False,
-        )
+        environment = self.environment | (env or {})
+        return nursery.pilot(words, cwd=self.directory, env=environment, stdin=stdin, timeout=2 * PATIENCE)
 
     def good(self, *words: str, **more: Any) -> str:
         """A command that must succeed; its stdout."""

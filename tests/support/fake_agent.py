@@ -1,4 +1,4 @@
-"""An agent of somebody else: it knows gRPC and the contract's wire table, and nothing of our code.
+"""A third-party agent: uses gRPC and the contract's wire table, and none of the product's code.
 
 Each step is served by a :class:`Script`, or by hand: ``task = await agent.task()`` and then :meth:`ack`,
 :meth:`push`, :meth:`finish`.
@@ -151,7 +151,7 @@ class FakeAgent:
     # -- the control channel ----------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Open ``Connect`` and say the first heartbeat."""
+        """Open ``Connect`` and send the first heartbeat."""
         self._say = asyncio.Queue()
         self.closed = asyncio.get_running_loop().create_future()
         call = self.rpc("agent.v1.AgentService/Connect")(self._speak(self._say), metadata=self.metadata)
@@ -175,11 +175,11 @@ class FakeAgent:
             return await self._tasks.get()
 
     async def ack(self, task: Any, status: int = ACK_OK) -> None:
-        """Say that the step starts (or is refused)."""
+        """Report the step as started (or refused)."""
         await self.say(task_ack={"command_id": task.command_id, "status": status})
 
     async def finish(self, task: Any, status: int = SUCCESS, exit_code: int = 0) -> None:
-        """Say that the step is over."""
+        """Report the step's end."""
         step = task.step_run_id
         await self.say(task_status={"step_run_id": step, "status": status, "exit_code": exit_code})
 
@@ -200,7 +200,7 @@ class FakeAgent:
             self._spawn(self._play(task, scripts[task.step_name]))
 
     async def vanish(self) -> None:
-        """Drop every connection without a word."""
+        """Close every connection without a close message."""
         for job in list(self._jobs):
             job.cancel()
         if self._call is not None:

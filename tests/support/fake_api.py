@@ -1,4 +1,4 @@
-"""A server that knows but a few answers, for tests of the command line; and a run for it to tell of."""
+"""A fake server with canned responses for tests of the CLI, and a run for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OTHER = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60aaaa"
 
 
 class Fake(BaseHTTPRequestHandler):
-    """A server that knows a few answers: ``answers`` by method and path."""
+    """A fake server: ``answers`` by method and path."""
 
     answers: ClassVar[dict[str, tuple[int, Any]]] = {}
     seen: ClassVar[list[tuple[str, Any, str]]] = []

@@ -88,6 +88,6 @@ def proxying(hosts: Mapping[str, str], authorization: str = "") -> Iterator[Http
 
 
 def dead_address() -> str:
-    """Where nobody listens."""
+    """An address without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -80,7 +80,7 @@ async def follow(journal: Journal, selection: Selection, cursor: str = "start") 
 
 
 async def read_messages(subscription: Subscription, count: int) -> list[bytes]:
-    """What a reader gets: so many messages, and none behind them."""
+    """Messages a reader receives: this many and no more."""
     got: list[bytes] = []
     async with asyncio.timeout(PATIENCE):
         while len(got) < count:

@@ -67,7 +67,7 @@ STEPS = ("step", "background")
 
 
 class Clock:
-    """Milliseconds since 1970, which stand still until somebody lets them pass."""
+    """Manual clock in milliseconds since 1970."""
 
     def __init__(self, now: int = 1_800_000_000_000) -> None:
         self.now = now
@@ -92,7 +92,7 @@ class Given:
 
 
 class RecorderChannel:
-    """A connection to an agent that writes down what it was told."""
+    """A connection to an agent that records what was sent."""
 
     def __init__(self, agent_id: str, name: str = "grpc", kinds: Collection[str] = STEPS) -> None:
         self.agent_id = agent_id
@@ -182,7 +182,7 @@ class Kernel:
     def check_memory(self) -> None:
         """What the writer keeps of runs in memory is what is stored; a restart would change nothing.
 
-        And whoever has followed the statuses of runs, jobs, attempts and agents knows how they stand.
+        Followers of the statuses of runs, jobs, attempts and agents have their current state.
         """
         for run_id, kept in self.runs._kept.items():
             stored = self.load(run_id)
@@ -201,7 +201,7 @@ class Kernel:
         check_statuses(self.database, self.entries())
 
     async def restart(self) -> Kernel:
-        """The server goes and another comes, on the same database; its agents' connections are gone."""
+        """Replace the server on the same database; its agents' connections are closed."""
         self.fleet.close()
         await self._stop()
         self.database.close()
@@ -217,7 +217,7 @@ class Kernel:
         return await self.writer.write(use_case)
 
     async def pump(self) -> None:
-        """Move on runs and give out work for as long as somebody asks for it, as the server's tasks do."""
+        """Advance runs and assign work while there are requests, as the server's tasks do."""
         while self.woken or self.unsettled:
             if self.unsettled:
                 self.unsettled = False
@@ -277,7 +277,7 @@ class Kernel:
         await self.pump()
 
     async def ack(self, channel: RecorderChannel, task_id: str = "") -> Verdict:
-        """The agent starts a task (unless said otherwise, the last it was given)."""
+        """The agent starts a task (by default the last assigned)."""
         wanted = task_id or channel.last.id
         return await self.write(lambda tx: self.fleet.acknowledged(tx, channel.agent_id, wanted))
 
@@ -297,21 +297,21 @@ class Kernel:
         exit_code: int = 0,
         error: str = "",
     ) -> Verdict:
-        """The agent reports on a task (unless said otherwise, the last it was given)."""
+        """The agent reports on a task (by default the last assigned)."""
         told = TaskReport(task_id or channel.last.id, status, exit_code, error)
         verdict = await self.write(lambda tx: self.fleet.report(tx, channel.agent_id, told))
         await self.pump()
         return verdict
 
     async def holds(self, channel: RecorderChannel, *task_ids: str, first: bool = False) -> None:
-        """A heartbeat that says what the agent holds."""
+        """A heartbeat with the agent's held tasks."""
         await self.write(
             lambda tx: self.fleet.heartbeat(tx, channel.agent_id, frozenset(task_ids), first=first)
         )
         await self.pump()
 
     async def do(self, channel: RecorderChannel, status: TaskStatus = TaskStatus.SUCCEEDED) -> str:
-        """Start and end the last task the agent was given; gives its id."""
+        """Start and end the last task the agent was given; returns its id."""
         task_id = channel.last.id
         assert await self.ack(channel, task_id) is Verdict.ACCEPTED
         assert await self.report(channel, status, task_id) is Verdict.ACCEPTED
@@ -332,7 +332,7 @@ class Kernel:
     # -- runs -------------------------------------------------------------------------------------------
 
     async def run(self, spec: str | Graph, *, pump: bool = True, project: str = PROJECT, **more: Any) -> str:
-        """Start a run of a spec or graph; gives its id."""
+        """Start a run of a spec or graph; returns its id."""
         origin = Origin(
             **{field.name: more.pop(field.name) for field in fields(Origin) if field.name in more}
         )
@@ -349,7 +349,7 @@ class Kernel:
         await self.pump()
 
     async def rerun(self, run_id: str, *, from_failed: bool) -> str:
-        """Run it again; gives the new id."""
+        """Run it again; returns the new id."""
         run = await self.write(lambda tx: self.engine.rerun(tx, SYSTEM, run_id, from_failed=from_failed))
         await self.pump()
         return run.id

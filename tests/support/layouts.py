@@ -240,7 +240,7 @@ def _there(source: Path, name: str) -> bool:
 
 
 class LocalFetcher:
-    """Gives what it was told to announce."""
+    """Returns the configured announcements."""
 
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
@@ -319,7 +319,7 @@ def contents(root: Path, without: Iterable[str] = (".git",)) -> dict[str, Any]:
 
 
 def state(path: Path) -> dict[str, str]:
-    """What git says of a work tree."""
+    """State of a work tree according to git."""
     return {
         "head": git(path, "rev-parse", "-q", "--verify", "HEAD", check=False),
         "branch": git(path, "symbolic-ref", "-q", "HEAD", check=False),

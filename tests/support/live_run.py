@@ -69,7 +69,7 @@ _names = iter(f"run-{number}" for number in range(1000))
 
 
 def fresh_name() -> str:
-    """A name that nobody has yet."""
+    """An unused name."""
     return next(_names)
 
 

@@ -204,7 +204,7 @@ class Sim:
         self.settle(job)
 
     def cancel(self, reason: str = "not wanted", *, force: bool = False) -> None:
-        """Somebody cancels the run."""
+        """Cancel the run."""
         with self._store() as tx:
             self._transitions.cancel(tx, self.run, reason, force=force, by="alice", by_id="u1")
         self.settle()
@@ -403,7 +403,7 @@ def started(*jobs: JobSpec) -> Sim:
 
 
 def finish(run: Sim, word: str = "ok") -> list[str]:
-    """Carry out all that is queued, and what is queued then; gives the names of the steps."""
+    """Carry out all that is queued, and what is queued then; returns the names of the steps."""
     done = []
     while run.queued:
         attempt = run.queued[0]

@@ -215,7 +215,7 @@ def check_cleanup(run: Sim) -> None:
 
 
 def check_previous(run: Sim) -> None:
-    """``previous`` is always the status that was told before (or the first)."""
+    """``previous`` is always the status of the preceding entry (or the initial one)."""
     after = {
         entries.RUN_STARTED: "running",
         entries.JOB_STARTED: "running",

@@ -43,7 +43,7 @@ class Postgres:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.data = directory / "data"
-        self.spare: list[str] = []
+        self.idle: list[str] = []
         self._binaries = binaries()
         self._made = 0
         self._as = (
@@ -64,7 +64,7 @@ class Postgres:
         """Start it (again) and wait until it answers."""
         settings = {**_SETTINGS, "unix_socket_directories": str(self.directory)}
         told = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        # It dies with us, even if we are killed: nobody would find it again.
+        # It is killed with this process, or it would be left running.
         command = [*self._as, "--pdeathsig", "QUIT", self._binaries / "postgres", "-D", self.data, *told]
         with self._log.open("ab") as log:
             self._process = process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
@@ -90,7 +90,7 @@ class Postgres:
             self._process.wait()
 
     def hang_up(self, database: str) -> int:
-        """End every connection to a database (pg_terminate_backend); gives how many there were."""
+        """End every connection to a database (pg_terminate_backend); returns how many there were."""
         found = self.ask(
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
         )
@@ -109,24 +109,24 @@ class Postgres:
             return list(connection.execute(statement).fetchall())  # type: ignore[call-overload]
 
     def create(self, template: str = "template1") -> str:
-        """A new database; gives its name."""
+        """A new database; returns its name."""
         self._made += 1
         name = f"test_{self._made}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
     def drop(self, name: str) -> None:
-        """Remove a database, whoever is connected to it; harmless when it is gone."""
+        """Drop a database, closing its connections; does nothing if it does not exist."""
         self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def recycle(self, name: str) -> None:
         """Empty every table of a database that kept its shape: 50 times as fast as a new one."""
         self.hang_up(name)
         self.execute(_EMPTY_ALL, name)
-        self.spare.append(name)
+        self.idle.append(name)
 
     def url(self, name: str) -> str:
-        """How SQLAlchemy reaches a database of ours."""
+        """The SQLAlchemy URL of a test's database."""
         return f"postgresql+psycopg://pilot@/{name}?host={self.directory}"
 
     def files(self) -> Iterator[Path]:

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from support.waiting import PATIENCE
+
 SOURCES = Path(__file__).parent.parent / "projects" / "sources"
 RUN_WITHIN = 900  # seconds; installing from a registry on a busy machine
 UP = ("up", "--port", "0", "--grpc-port", "0", "--data-dir", "data")
@@ -36,7 +38,7 @@ class Outcome:
 
 
 class Machine:
-    """A server with an agent of its own, and a home that knows nothing of the developer's."""
+    """A server with its own agent, and an empty home directory."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -66,7 +68,7 @@ class Machine:
 
     def close(self) -> None:
         self._server.send_signal(signal.SIGTERM)
-        self._server.wait(30)
+        self._server.wait(PATIENCE)
 
     def git(self, directory: Path, *words: str) -> None:
         identity = ("-c", "user.name=Author", "-c", "user.email=author@example.com")

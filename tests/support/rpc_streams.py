@@ -93,7 +93,7 @@ class Streams:
         self._stub: Any = StreamServiceStub(self._channel)
 
     def follow(self, request: Any, cursor: str = "", token: str | None = None) -> Call:
-        """Begin a call; ``token`` empty: as nobody."""
+        """Start a call; ``token`` empty: unauthenticated."""
         given = self.token if token is None else token
         metadata = [("authorization", f"Bearer {given}")] if given else []
         if cursor:

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import pytest
 
+from support import nursery
 from support.databases import drop_database, server_database
 from support.waiting import PATIENCE
 
@@ -26,7 +28,7 @@ PASSWORD = "correct horse battery"
 _PROGRAM = """
 import json, sys
 import pilothouse
-pilothouse.__version__ = sys.argv[2] or pilothouse.__version__
+pilothouse.__version__ = "".join(sys.argv[2:]) or pilothouse.__version__
 import uvloop
 from pilothouse.server.main import serve
 from pilothouse.server.settings import Settings
@@ -36,6 +38,7 @@ _UNLIMITED = {"ratelimit_login": "off", "ratelimit_sessions": "off", "ratelimit_
 _READY = re.compile(r"pilothouse ready http=(https?://\S+:(\d+)) grpc=(\S+:(\d+))")
 
 S = TypeVar("S", bound="Server")
+Process = subprocess.Popen[str] | nursery.Forked
 
 
 class Server:
@@ -61,23 +64,29 @@ class Server:
         }
         if self._database is not None:
             self.settings["database_url"] = self._database
-        self._log = directory / "server.log"
-        self._process: subprocess.Popen[str] | None = None
+        self.log_file = directory / "server.log"
+        self._process: Process | None = None
         self._tokens: dict[str, str] = {}
         self._exited: int | None = None
+        self._seen = 0
         self.url = self.grpc = ""
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         self.http = httpx.Client(verify=False, cookies=no_cookies, timeout=PATIENCE)
-        """A client that keeps connections, but no cookie: who asks is always said."""
+        """A client with connection reuse but without cookies: credentials are always explicit."""
 
     # -- the process ------------------------------------------------------------------------------------
 
-    def spawn(self) -> subprocess.Popen[str]:
+    def spawn(self) -> Process:
         """Start the process and wait for nothing."""
+        arguments = json.dumps(self.settings), self.version
+        # What is imported already knows its release, and is not what a test puts on the path.
+        if _own_network() and not self.version and "PYTHONPATH" not in os.environ:
+            self._process = nursery.server(_PROGRAM, arguments, self.log_file)
+            return self._process
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
-        with self._log.open("a") as log:
+        with self.log_file.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, json.dumps(self.settings), self.version],
+                [sys.executable, "-c", _PROGRAM, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
@@ -86,9 +95,12 @@ class Server:
         return self._process
 
     def start(self: S) -> S:
-        """Start and wait for the ready line; it says the ports, which a restart takes again."""
+        """Start and wait for the ready line with the ports, which a restart reuses."""
         process = self.spawn()
         line = first_line(process, 100)  # at once if it ends; so long only on a machine that is busy
+        if not line:  # its output has ended, so it has ended, or is about to
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
         match = _READY.fullmatch(line.rstrip("\n"))
         assert match, f"no ready line but {line!r}; exit code {process.poll()}\n{self.log()}"
         self.url, self.grpc = match[1], match[3]
@@ -96,7 +108,7 @@ class Server:
         return self
 
     def stop(self) -> float:
-        """SIGTERM; it must exit with 0 within 10 s (decisions.md). Gives the seconds it took."""
+        """SIGTERM; it must exit with 0 within 10 s (decisions.md). Returns the seconds it took."""
         process = self._running()
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
@@ -137,12 +149,16 @@ class Server:
 
     def log(self) -> str:
         """Everything on its stderr so far."""
-        return self._log.read_text() if self._log.exists() else ""
+        return self.log_file.read_text() if self.log_file.exists() else ""
+
+    def forget_failures(self) -> None:
+        """What its log tells so far is somebody else's business."""
+        self._seen = len(self.log())
 
     def failures(self) -> list[str]:
-        """What its log tells of the unforeseen: our own errors, and exceptions that came out of our code."""
+        """Unexpected errors in its log: internal errors and unhandled exceptions."""
         found, trace = [], None
-        for line in self.log().splitlines():
+        for line in self.log()[self._seen :].splitlines():
             if line.startswith("Traceback"):
                 trace = []
             elif trace is not None and line.startswith((" ", "\t")):
@@ -155,7 +171,7 @@ class Server:
                 found.append(line[:2000])
         return found
 
-    def _running(self) -> subprocess.Popen[str]:
+    def _running(self) -> Process:
         assert self._process is not None, "not started"
         return self._process
 
@@ -174,7 +190,7 @@ class Server:
         return self._tokens["admin"]
 
     def call(self, method: str, path: str, token: str | None = "admin", **more: Any) -> httpx.Response:
-        """One request; ``path`` without the base is below ``/api/v1``. ``token`` None: as nobody."""
+        """Send one request; ``path`` is relative to ``/api/v1`` unless it has the base. ``token`` None: unauthenticated."""
         headers = dict(more.pop("headers", {}))
         if token is not None:
             headers["Authorization"] = f"Bearer {self.admin if token == 'admin' else token}"
@@ -196,7 +212,7 @@ class Server:
         return str(answer.json()["token"])
 
     def user(self, name: str, role: str = "user", projects: list[str] | None = None) -> str:
-        """A new user (in the default project unless said otherwise); a token of his."""
+        """Create a user (by default in the default project); returns a token."""
         body = {"username": name, "password": PASSWORD, "role": role, "projects": projects}
         if projects is None:
             del body["projects"]
@@ -240,6 +256,26 @@ def running(directory: Path, **settings: Any) -> Iterator[Server]:
         server.close()
 
 
+@pytest.fixture(scope="session")
+def one_server(tmp_path_factory: pytest.TempPathFactory, database_of_servers: None) -> Iterator[Server]:
+    """A server with the usual settings, started once in each test process."""
+    with running(tmp_path_factory.mktemp("shared")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared_server(one_server: Server) -> Server:
+    """The server of all files that need no settings of their own, and leave it running.
+
+    Names of users, projects, agents, pipelines, and secrets are unique in the suite. What a test sees that asks for
+    everything (all agents, all events) holds what others have left.
+    """
+    if not one_server.alive:
+        one_server.restart()  # whoever ended it has failed already
+    one_server.forget_failures()
+    return one_server
+
+
 def spec_for(agent: str, *steps: str) -> dict[str, Any]:
     """A spec of one job whose steps go to the agent of that name."""
     selector = {"matchLabels": {"only": agent}}
@@ -250,7 +286,7 @@ def spec_for(agent: str, *steps: str) -> dict[str, Any]:
     return {"jobs": [{"name": "build", "steps": made}]}
 
 
-def first_line(process: subprocess.Popen[str], seconds: float) -> str:
+def first_line(process: Process, seconds: float) -> str:
     """What it says first on stdout; nothing if it ends, or keeps silent for so long."""
     lines: queue.Queue[str] = queue.Queue()
 
@@ -265,3 +301,8 @@ def first_line(process: subprocess.Popen[str], seconds: float) -> str:
         return lines.get(timeout=seconds)
     except queue.Empty:
         return ""
+
+
+def _own_network() -> bool:
+    """Whether this thread is in the network of the test process, as the processes of the nursery are."""
+    return os.stat("/proc/thread-self/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino

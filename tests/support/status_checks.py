@@ -19,7 +19,7 @@ from pilothouse.wire import entries
 
 Key = Callable[[Any], str]
 NOT_OF_NOW = ("previous_status", "timestamp", "metrics", "last_heartbeat", "running_step_runs_count")
-"""What a message about the present does not say, or says of another moment."""
+"""Fields a snapshot message lacks or that refer to another time."""
 
 PUBLIC_EVENTS = {**AGENT_EVENTS, **RUN_EVENTS}
 """Entry types that are public events."""
@@ -43,7 +43,7 @@ def check_statuses(database: Database, journal: list[Entry]) -> None:
     jobs = [statuses.present_job(run, job) for run in every for job in run.jobs if not job.kept_from]
     begun = [
         m for m in steps if m.step_run_id and m.status != PENDING
-    ]  # none says that a step run is still to come
+    ]  # none indicates a step run in the future
     _check(journal, statuses.step_run_status, lambda m: m.step_run_id, begun)
     _check(journal, statuses.job_status, lambda m: m.job_id, [m for m in jobs if m.state != "pending"])
     _check(journal, statuses.run_status, lambda m: m.run_id, map(statuses.present_run, every))
@@ -76,5 +76,5 @@ def _check(
 
 
 def _says_more(message: Any) -> bool:
-    """An agent that says something else of itself, or registers (again): that is no change of presence."""
+    """A change of an agent's reported properties or a new registration is no change of presence."""
     return message.DESCRIPTOR.name == "StreamAgentStatusResponse" and not message.previous_status

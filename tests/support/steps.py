@@ -1,4 +1,4 @@
-"""Steps of the process executor, without a server: what they say is written down."""
+"""Steps of the process executor without a server; their reports are recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small terminal: what a person would see of what a program writes. Knows the sequences that ours writes."""
+"""A small terminal emulator with the escape sequences that ``pilot`` writes."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class Terminal:
         if select.select([self._ours], [], [], seconds)[0]:
             try:
                 data = os.read(self._ours, 1 << 16)
-            except OSError:  # nobody is there any more
+            except OSError:  # the other end is closed
                 return False
             self.screen.feed(data.decode("utf-8", "replace"))
             return bool(data)

@@ -27,7 +27,7 @@ def frozen(pid: int) -> Iterator[None]:
         yield
     finally:
         (directory / "freezer.state").write_text("THAWED")
-        with contextlib.suppress(OSError):  # it is dead by now, if somebody has tried to kill it
+        with contextlib.suppress(OSError):  # dead by now if it was killed
             (FREEZER / "cgroup.procs").write_text(str(pid))
         _remove(directory)
 

@@ -27,7 +27,7 @@ def join(first: bytes, second: bytes) -> bytes:
 
 
 def gate(fifo: str) -> int:
-    """Runs until somebody has opened the named pipe for writing and closed it. Gives the worker's process id."""
+    """Runs until the named pipe has been opened for writing and closed. Returns the worker's process id."""
     with open(fifo, "rb") as file:
         file.read()
     return os.getpid()

@@ -1,4 +1,4 @@
-"""Everybody who may ask for something, and a project with one of everything in it."""
+"""Principals of all roles, and a project with one resource of each kind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class World:
     real: dict[str, str]
 
     def allowed(self, actor: str, action: str) -> bool:
-        """What the table says."""
+        """The parsed table."""
         if action == PUBLIC:
             return True
         if actor == "nobody":
@@ -65,7 +65,7 @@ def make_world(server: Server) -> World:
 
 
 def _open_gate(server: Server, project: str) -> str:
-    """A gate that everybody may decide who may decide any."""
+    """A gate without restrictions on who may decide it."""
     step = {"name": "ask", "uses": "approval", "args": {"roles": ["user", "operator"]}}
     spec = {"jobs": [{"name": "j", "steps": [step]}]}
     run_id = server.trigger(server.pipeline("gated", spec, project=project))

@@ -1,4 +1,4 @@
-"""Children that write to a database until somebody kills them; run as a program with the database's URL and, where
+"""Child processes that write to a database until killed; run as a program with the database's URL and, where
 there are several of them, the number of its first round.
 
 A line on stdin begins a round: a child is forked (so that only one process pays for the imports), told by
@@ -29,7 +29,7 @@ async def write_for_ever(url: str, round: int) -> None:
 
 
 async def count(writer: Writer, journal: Journal, round: int, one: int) -> None:
-    """Every use case changes a table and tells the journal; now and then one fails."""
+    """Every use case changes a table and appends to the journal; some fail."""
     number = 0
     while True:
 

@@ -90,7 +90,7 @@ def test_a_clean_submodule_is_not_dirty_and_one_with_a_file_is(root: Path, tmp_p
     assert not travel(root, tmp_path).packed.dirty, "it is not sent"
 
 
-def test_submodules_are_left_out_unless_asked_for_and_that_is_said(super_: Path, tmp_path: Path) -> None:
+def test_submodules_are_omitted_with_a_note_unless_requested(super_: Path, tmp_path: Path) -> None:
     journey = travel(super_, tmp_path)
     same(super_, journey.copy, {"status", "diff"}, ignore_submodules="all")
     assert os.listdir(journey.copy / "libs/one") == []
@@ -174,7 +174,7 @@ def test_partial_clones(root: Path, tmp_path: Path, filtering: str, depth: int) 
         assert sum(server.received) < 2500
 
 
-def test_a_partial_clone_whose_remote_is_gone(root: Path, tmp_path: Path) -> None:
+def test_a_partial_clone_without_its_remote(root: Path, tmp_path: Path) -> None:
     git(root, "config", "uploadpack.allowFilter", "true")
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", "--no-checkout", "--filter=blob:none", f"file://{root}", str(clone))

@@ -249,7 +249,7 @@ REMOTES = {
 def test_nothing_is_run_to_fetch_what_was_promised(
     root: Path, tmp_path: Path, trap: Path, settings: dict[str, str]
 ) -> None:
-    """A partial clone whose configuration names the programs to reach its remote with."""
+    """A partial clone whose configuration names the programs that access its remote."""
     blob = git(root, "rev-parse", "HEAD:b").decode().strip()
     (root / ".git/objects" / blob[:2] / blob[2:]).unlink()
     program = tmp_path / "program"

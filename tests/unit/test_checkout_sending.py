@@ -59,7 +59,7 @@ def test_what_is_known_is_not_sent_again(root: Path, tmp_path: Path) -> None:
     same(root, third.copy)
 
 
-def test_back_to_an_earlier_commit_and_content_that_was_gone_for_a_while(root: Path, tmp_path: Path) -> None:
+def test_back_to_an_earlier_commit_and_content_that_was_removed_meanwhile(root: Path, tmp_path: Path) -> None:
     """What a known commit's *ancestors* had is not there: at depth 1 only its own tree is."""
     content = os.urandom(100_000)
     write(root, "large", content)
@@ -269,7 +269,7 @@ def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_the_line_that_says_what_travels(root: Path, tmp_path: Path) -> None:
+def test_the_summary_of_an_upload(root: Path, tmp_path: Path) -> None:
     server = Server()
     journey = travel(root, tmp_path, server)
     size = journey.packed.size

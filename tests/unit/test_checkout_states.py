@@ -14,7 +14,7 @@ from support.checkout_states import STATES, base
 _BUT = {"servers_data": {"status", "files"}, "attributes_of_the_user": {"status", "diff"}}
 #: git takes them for clean, or dirty, against what there is.
 _DIRTY = {"assume_unchanged": True, "servers_data": False}
-#: States that are told with object ids.
+#: States that contain object ids.
 _OF_SHA256 = (
     "staged_then_changed",
     "removed",

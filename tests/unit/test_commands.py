@@ -47,7 +47,7 @@ def test_commands(line: str, command: Command) -> None:
         *("::output-json a=" + "[" * 100_000, "::progress", "::progress soon", "::progress 4.5"),
     ],
 )
-def test_malformed_commands_say_why_but_not_the_value(line: str) -> None:
+def test_malformed_commands_report_the_reason_without_the_value(line: str) -> None:
     command = parse(line)
     assert isinstance(command, Malformed)
     assert len(command.reason) < 120

@@ -1,4 +1,4 @@
-"""Saved logins: what is kept, for whose eyes, and which one is in force."""
+"""Saved contexts: content, file mode, and which one is current."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_a_login_of_before_data_directories_were_noted(store: ContextStore, tmp_
         port = listener.getsockname()[1]
         store.save(Context("local", f"http://127.0.0.1:{port}", "old"))
         assert claimed(store, tmp_path / "elsewhere", 1).context.name == "local-elsewhere"
-        mine = claimed(store, tmp_path / "mine", port)  # at that address it can be nobody but us
+        mine = claimed(store, tmp_path / "mine", port)  # only this server listens at that address
         assert (mine.context.name, mine.context.token) == ("local", "old")
 
 

@@ -163,7 +163,7 @@ def test_an_empty_group_is_left_alone(kernel: Kernel) -> None:
     assert kernel.killed == []
 
 
-def test_a_group_that_is_gone_is_empty(kernel: Kernel) -> None:
+def test_a_removed_group_is_empty(kernel: Kernel) -> None:
     group = kind(kernel)(kernel.root / "gone", kernel.files)
     assert not group.populated()
     assert group.pids() == []
@@ -186,7 +186,7 @@ def test_an_agent_has_a_directory_that_goes_with_it(kernel: Kernel, process: sub
 def test_what_a_killed_agent_has_left_is_ended_by_the_next(
     kernel: Kernel, process: subprocess.Popen[bytes]
 ) -> None:
-    """One that lives is left alone: it holds a lock."""
+    """A running one is not touched: it holds a lock."""
     living = groups(kernel)
     living.open()
     leftover = kernel.root / f"{PREFIX}1-dead"

@@ -1,4 +1,4 @@
-"""The documentation says what the code does: every list in it is compared with what it lists, both ways."""
+"""The documentation matches the code: every list is compared in both directions."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_error_codes() -> None:
 
 @pytest.fixture
 async def channel(graph: Graph) -> AsyncIterator[grpc.aio.Channel]:
-    """To a real gRPC server of ours."""
+    """A channel to a real gRPC server."""
     graph.writer.start(graph.journal)
     server, port = await start_rpc(graph)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as made:
@@ -117,7 +117,7 @@ async def channel(graph: Graph) -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def reflected(channel: grpc.aio.Channel) -> list[str]:
-    """``service/method`` of everything the server says it has."""
+    """``service/method`` of everything in the server's reflection."""
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
 
     async def ask(**what: str) -> reflection_pb2.ServerReflectionResponse:
@@ -146,7 +146,7 @@ def _methods(service: str, files: Any) -> list[str]:
 
 
 async def is_offered(channel: grpc.aio.Channel, method: str) -> bool:
-    """Whether a call of nobody with an empty message gets another answer than ``UNIMPLEMENTED``."""
+    """Whether an unauthenticated call with an empty message gets a status other than ``UNIMPLEMENTED``."""
 
     async def nothing() -> AsyncIterator[bytes]:
         yield b""
@@ -237,7 +237,7 @@ def test_entry_types() -> None:
 
 
 def test_keys_of_entries() -> None:
-    """What the journal's vocabulary says of each type's body, the page says too."""
+    """The page documents each type's body as in the journal's vocabulary."""
     table = {quoted(row[0])[0]: row[2] for row in rows(section("streams.md", "## Entry types"), 3)}
     assert entries.__doc__ is not None
     body = entries.__doc__.split("=\n")[2].rpartition("\n===")[0]
@@ -264,7 +264,7 @@ def test_close_codes() -> None:
 
 
 def commands(group: Any, path: str = "pilot") -> Iterator[tuple[str, Any]]:
-    """Every command that does something by itself, with its words."""
+    """Every leaf command with its words."""
     if not isinstance(group, TyperGroup) or group.invoke_without_command:
         yield path, group
     for name, inner in getattr(group, "commands", {}).items():
@@ -459,3 +459,15 @@ def test_links(page: Path) -> None:
         found = (page.parent / path).resolve() if path else page
         assert found.exists(), f"{page.name}: {target}"
         assert not anchor or anchor in anchors(found), f"{page.name}: {target}"
+
+
+# -- the tests ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_the_tests_names_all_they_are_made_of() -> None:
+    page = (ROOT / "tests" / "README.md").read_text()
+    support = ROOT / "tests" / "support"
+    missing = [
+        str(file.relative_to(support)) for file in support.rglob("*.py") if f"`{file.stem}`" not in page
+    ]
+    assert missing == []

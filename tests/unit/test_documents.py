@@ -1,4 +1,4 @@
-"""JSON, YAML and text for terminals: whatever a server says, nothing in it moves a terminal."""
+"""JSON, YAML and text for terminals: server data never controls the terminal."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def survives(value: Any) -> Any:
 
 
 @given(values)
-def test_json_says_the_same_and_moves_no_terminal(value: Any) -> None:
+def test_json_has_the_same_content_and_no_cursor_movement(value: Any) -> None:
     for written in (documents.json(value), documents.json_line(value)):
         assert not OBEYED.search(written)
         assert json.loads(written) == value

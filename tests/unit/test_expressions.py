@@ -1,4 +1,4 @@
-"""Expressions: what they mean, what the linter says, and that they stay within their bounds."""
+"""Expressions: evaluation, linting and limits."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_gives_the_value(source: str, value: object) -> None:
         ("[true][true]", "a list cannot be indexed by a bool", 0),
     ],
 )
-def test_failure_says_where_and_why_without_values(source: str, message: str, offset: int) -> None:
+def test_failure_has_place_and_reason_without_values(source: str, message: str, offset: int) -> None:
     with pytest.raises(ExpressionError) as caught:
         evaluate(source, CONTEXT)
     assert (caught.value.code, caught.value.message) == ("EXPRESSION_FAILED", message)
@@ -177,7 +177,7 @@ def test_failure_says_where_and_why_without_values(source: str, message: str, of
         ("1" + "+1" * 64, "TOO_BIG", "the expression is nested more than 64 deep", 2, ""),
     ],
 )
-def test_linter_says_what_is_wrong(source: str, code: str, message: str, offset: int, expected: str) -> None:
+def test_linter_reports_problems(source: str, code: str, message: str, offset: int, expected: str) -> None:
     with pytest.raises(ExpressionError) as caught:
         compile_expression(source)
     assert caught.value.code == f"EXPRESSION_{code}"
@@ -197,7 +197,7 @@ def test_real_subtractions_are_left_alone(source: str) -> None:
         assert "hyphen" not in error.message
 
 
-def test_an_expression_tells_what_it_refers_to() -> None:
+def test_references_of_an_expression() -> None:
     expression = compile_expression(
         'secrets.TOKEN + secrets["OTHER"] + jobs["unit-test"].outputs.x + jobs.build.outputs.y + env.A '
         "+ ['q'].map(run, run)[0]"
@@ -313,7 +313,7 @@ def test_which_conditions_may_hold_after_a_cancel() -> None:
         ('["v"].exists(variables, has(variables.x))', set(), set()),
     ],
 )
-def test_an_expression_tells_what_it_tests_for(source: str, tested: set[object], needed: set[str]) -> None:
+def test_status_checks_of_an_expression(source: str, tested: set[object], needed: set[str]) -> None:
     expression = compile_expression(source)
     assert expression.tested == tested
     assert expression.needed_secrets == needed
@@ -380,7 +380,7 @@ def test_hostile_expressions_are_stopped(name: str) -> None:
     with pytest.raises(ExpressionError) as caught:
         evaluate(compiled, BIG)
     assert caught.value.code == "EXPRESSION_TOO_EXPENSIVE"
-    # Milliseconds in fact; the bound only tells a budget that works from one that does not.
+    # Takes milliseconds; the bound only shows that the budget works.
     assert time.process_time() - started < 2
 
 

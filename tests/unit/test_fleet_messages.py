@@ -1,4 +1,4 @@
-"""What agents say of themselves, as the fleet understands it."""
+"""Capabilities and state reported by agents."""
 
 from __future__ import annotations
 

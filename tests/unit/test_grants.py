@@ -67,7 +67,7 @@ def test_revocation_ends_guards_once_and_forgets_the_token() -> None:
     assert late == ["late"]
 
 
-def test_a_broken_callback_does_not_spare_the_others() -> None:
+def test_a_broken_callback_does_not_block_the_others() -> None:
     grants = Grants(Clock())
     known = grants.remember("d1", grant("t1"))
     ended: list[str] = []

@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 from hypothesis import given
 
-from pilothouse.engine.first_graphs import from_spec
 from pilothouse.engine.graph import LabelExpression, Retry, Selector
 from pilothouse.engine.graph_json import decoded, encoded
+from pilothouse.engine.legacy_graphs import from_spec
 from pilothouse.engine.names import names_from_json, names_of, names_to_json
 from pilothouse.pipelines.compile import compile_spec
 from pilothouse.pipelines.spec import parse_spec, spec_from_json, spec_to_json

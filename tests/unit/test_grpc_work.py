@@ -29,7 +29,7 @@ def test_a_variable_that_the_spec_sets_is_not_there_as_a_bare_secret_too() -> No
     assert set(message.mask) == {"hunter2", "key-1"}, "all of them are kept out of the log"
 
 
-def test_a_step_run_says_what_it_belongs_to() -> None:
+def test_a_step_run_has_its_owner() -> None:
     facts: dict[str, Any] = {
         **{"pipeline_name": "shop", "branch": "main", "commit_sha": "9fceb02", "tag": "v1", "event": "push"},
         "background": True,

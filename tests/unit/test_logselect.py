@@ -99,7 +99,7 @@ def test_nothing_failed() -> None:
     assert caught.value.exit_code == 1
 
 
-def test_a_name_in_several_jobs_is_told() -> None:
+def test_a_name_in_several_jobs_is_reported() -> None:
     assert several_jobs(VIEW, Asked(step="one")) == ["a", "b"]
     assert several_jobs(VIEW, Asked(step="one", job="a")) == []
     assert several_jobs(VIEW, Asked(step="two")) == []
@@ -130,5 +130,5 @@ def test_a_pattern() -> None:
     found = pattern("err(or)?")
     assert found is not None
     assert found.search("an error")
-    with pytest.raises(UsageError, match="no regular expression"):
+    with pytest.raises(UsageError, match="not a valid regular expression"):
         pattern("(")

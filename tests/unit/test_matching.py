@@ -1,4 +1,4 @@
-"""Who gets which work, and what those who wait are told."""
+"""Assignment of work to agents, and reasons for waiting."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ REASONS = [
 
 
 @pytest.mark.parametrize(("item", "workers", "reason"), REASONS)
-def test_every_wait_says_why(item: Waiting, workers: list[Worker], reason: str) -> None:
+def test_every_wait_has_a_reason(item: Waiting, workers: list[Worker], reason: str) -> None:
     assert why(item, *workers) == reason
 
 
@@ -93,7 +93,7 @@ GITLESS = [
 
 
 @pytest.mark.parametrize(("item", "workers", "reason"), GITLESS)
-def test_a_work_tree_waits_for_git_and_says_so(item: Waiting, workers: list[Worker], reason: str) -> None:
+def test_a_work_tree_waits_for_git_and_reports_it(item: Waiting, workers: list[Worker], reason: str) -> None:
     assert why(item, *workers).startswith(reason)
 
 
@@ -184,7 +184,7 @@ def test_work_bound_to_an_agent_goes_to_no_other() -> None:
 
 
 def test_a_bound_agent_that_misses_the_steps_own_selector_does_not_get_it() -> None:
-    """The workspace is there, but the step asked for a machine with a GPU: it waits, and says so."""
+    """The workspace exists, but the step requires a GPU: it waits with a reason."""
     [verdict] = assign([waiting("1", GPU, bound="a")], [worker("a"), worker("b", gpu="1")])
     assert isinstance(verdict, Waits)
     assert "gpu Exists" in verdict.reason

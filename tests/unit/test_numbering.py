@@ -21,6 +21,6 @@ def test_a_damaged_file_is_none(tmp_path: Path, kept: bytes) -> None:
     assert Numbering(tmp_path).next() == 1
 
 
-def test_a_disk_that_takes_nothing_stops_nobody(tmp_path: Path) -> None:
+def test_a_full_disk_does_not_stop_the_agent(tmp_path: Path) -> None:
     numbering = Numbering(tmp_path / "missing")
     assert [numbering.next(), numbering.next()] == [1, 2]

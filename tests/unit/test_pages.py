@@ -15,7 +15,7 @@ def entry(offset: int, size: int = 10) -> Entry:
 
 
 class Disk:
-    """Counts what is read; holds it back until it is told to go on."""
+    """Counts reads and blocks them until released."""
 
     def __init__(self, size: int = 10) -> None:
         self.read: list[Key] = []

@@ -339,3 +339,10 @@ def test_cancelling_in_the_pause_before_a_retry() -> None:
     run.cancel()
     assert run.run.status is Status.CANCELLED
     check_everything(run)
+
+
+def test_the_reason_of_a_run_names_a_few_of_many_failed_jobs() -> None:
+    run = sim(*(job(f"j{n}", f"s{n}") for n in range(30)))
+    run.play(**{f"s{n}": "fail" for n in range(30)})
+    names = ", ".join(f"j{n}" for n in range(20))
+    assert run.run.reason == f"failed: {names} and 10 more"

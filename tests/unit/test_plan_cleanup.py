@@ -170,7 +170,7 @@ def test_the_time_for_cleaning_up_ends(stage: str) -> None:
     check_everything(run)
 
 
-def test_a_second_cancel_forces_only_if_it_says_so() -> None:
+def test_a_second_cancel_forces_only_if_requested() -> None:
     run = started(job("j", "a", step("b", when=ALWAYS)))
     run.cancel("enough")
     run.end(run.out[0], Status.CANCELLED)

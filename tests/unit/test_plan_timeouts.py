@@ -97,7 +97,7 @@ def test_a_queue_timeout_is_over_once_the_first_step_has_started() -> None:
 # -- outputs ----------------------------------------------------------------------------------------------
 
 
-def test_outputs_of_a_failed_attempt_are_gone_once_the_next_one_is_queued() -> None:
+def test_outputs_of_a_failed_attempt_are_removed_once_the_next_one_is_queued() -> None:
     run = sim(job("j", step("a", retry=Retry(2, "10s"))))
     run.settle()
     run.step("a").outputs = {"tag": "half done"}

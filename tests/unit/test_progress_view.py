@@ -1,4 +1,4 @@
-"""What a viewer shows of a run, from wherever in the stream he joins; and the same told in plain lines."""
+"""The state a viewer shows of a run, from any position of the stream, as a tree and as plain lines."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_the_state_while_it_runs() -> None:
     assert (test.status, run.status, run.name) == ("pending", "running", "hello")
 
 
-def test_a_waiting_step_says_why() -> None:
+def test_a_waiting_step_has_a_reason() -> None:
     assert told(STORY[:5]).jobs["j1"].steps["s1"].reason == "no agent is online"
 
 
@@ -390,7 +390,7 @@ def test_a_step_that_may_fail_is_not_to_blame(job: str, reason: str, shown: list
         (0, "the agent was stopped", "the agent was stopped"),
     ],
 )
-def test_a_failure_says_why(exit_code: int, error: str, shown: str) -> None:
+def test_a_failure_has_a_reason(exit_code: int, error: str, shown: str) -> None:
     end = ended(FIRST, "failed", exit_code=exit_code, error=error, reason=error)
     run = told([*STORY[:6], end])
     assert rows(run, 120.0, live=False)[1].text.plain == f"  ✗ compile  failed  {shown}  8.0s"
@@ -408,7 +408,7 @@ def test_a_failure_says_why(exit_code: int, error: str, shown: str) -> None:
         ("failed", 1, "no such directory", "", ["exit code 1", "no such directory"]),
     ],
 )
-def test_an_attempt_says_each_thing_once(
+def test_an_attempt_shows_each_fact_once(
     status: str, exit_code: int, error: str, reason: str, said: list[str]
 ) -> None:
     attempt = {"number": 1, "agent_id": "", "lines": 1, "status": status}
@@ -436,7 +436,7 @@ def test_the_view_says_what_the_run_is_of(more: dict[str, Any], fact: str) -> No
     assert lines[2:] == [fact]
 
 
-def test_an_end_is_told_once() -> None:
+def test_an_end_is_reported_once() -> None:
     error = "cancelled: the job ran longer than its timeout of 2s"
     done = {**FIRST, "status": "timed_out", "exit_code": 143, "error": error, "duration": 5000}
     assert narrate(entries.STEP_COMPLETED, done, 1.0) == [

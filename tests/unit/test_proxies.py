@@ -11,7 +11,7 @@ FAR = "http://pilot.example:8080"
 
 
 def chosen(url: str, **environ: str) -> str:
-    """The proxy as people see it, and what named it; empty for none."""
+    """The proxy as displayed and its source; empty for none."""
     found = proxy_for(url, environ)
     return f"{found.shown} {found.variable}" if found else ""
 

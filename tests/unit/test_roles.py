@@ -93,7 +93,7 @@ def test_a_tokens_role_never_exceeds_its_users(role: Role, limit: Role | None) -
     assert effective in (role, limit)
 
 
-def test_require_says_what_is_missing() -> None:
+def test_require_reports_what_is_missing() -> None:
     with pytest.raises(Refusal) as refused:
         require(replace(user(Role.VIEWER), name="bob"), "user.admin")
     assert refused.value.status == 403

@@ -1,4 +1,4 @@
-"""The server's log tells nobody's secrets."""
+"""The server's log contains no secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words of other products are answered with ours, in every place where people write them."""
+"""Keywords of other CI products are answered with the equivalent keyword, wherever they are used."""
 
 from __future__ import annotations
 

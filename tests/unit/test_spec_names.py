@@ -1,11 +1,11 @@
-"""Which secrets and variables a spec names, what a run lacks of them, and where the text says so."""
+"""Secrets and variables a spec refers to, those missing for a run, and their positions."""
 
 from __future__ import annotations
 
 import pytest
 
+from pilothouse.engine.name_checks import check_names
 from pilothouse.engine.names import NamesUsed, NameUse, names_of
-from pilothouse.engine.naming import check_names
 from pilothouse.pipelines.compile import compile_spec
 from pilothouse.pipelines.spec import Spec, SpecError, parse_spec
 from pilothouse.pipelines.spec.places import located
@@ -84,7 +84,7 @@ def test_what_a_run_text_lacks_is_told_at_that_text() -> None:
     assert (problem.line, problem.column) == (5, 14)
 
 
-def test_a_variable_that_nothing_uses_is_told_with_the_nearest() -> None:
+def test_an_unused_variable_is_reported_with_the_nearest_name() -> None:
     found = problems({"tag", "go", "deep", "hard"}, {"tga"}, [])
     assert found == {
         "variables.tga:0:0": 'variable "tga" is given, but nothing in the spec uses it; did you mean "tag"?'

@@ -18,7 +18,7 @@ def problems_of(text: str) -> tuple[SpecProblem, ...]:
 
 
 def lines_of(text: str) -> list[str]:
-    """Every problem as a person reads it, ``line:column: …``, without the word ``error``."""
+    """Every problem as printed, ``line:column: …``, without ``error``."""
     described = [problem.describe("f") for problem in problems_of(text)]
     return [line.removeprefix("f:").replace(": error: ", ": ", 1) for line in described]
 

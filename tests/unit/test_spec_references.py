@@ -1,4 +1,4 @@
-"""What a spec says of names that a run may not have: problems where none can, warnings where one may."""
+"""Names in a spec that may be undefined in a run: errors if always undefined, warnings if sometimes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_names_that_are_there_or_tested_for_are_fine(line: str) -> None:
     assert warned(line) == []
 
 
-def test_env_that_nobody_declares_is_warned_of() -> None:
+def test_undeclared_env_is_warned_of() -> None:
     assert warned("run: x ${{ env.LEVLE }}") == [
         '8:12: warning: env.LEVLE is declared in no env of this step, its job or the runtime; did you mean "LEVEL"? '
         "(expected a name of env; the agent's own variables are not among them)"

@@ -1,4 +1,4 @@
-"""The JSON Schema and the check agree: what one refuses the other refuses, but for what no schema can say."""
+"""The JSON Schema and the check agree, except for rules a schema cannot express."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCHEMA = json_schema(BUILTIN_ACTIONS)
 VALIDATOR = Draft202012Validator(SCHEMA)
 SPECS = [ROOT / ".pilot.yaml", *sorted(ROOT.glob("examples/*/.pilot.yaml"))]
 
-# What the check knows and a schema cannot say, by the beginning of the message or a part of it.
+# Rules a schema cannot express, by a part of the check's message.
 BEYOND = re.compile(
     r"two jobs are named|two steps of job|depends on itself|there is no job|in a cycle|^in `|is never closed"
     r"|longer than a year|must be longer than 0s|is an absolute path|leads out of the workspace"
@@ -35,12 +35,12 @@ BEYOND = re.compile(
 
 
 def value_of(text: str) -> Any:
-    """A text as an editor sees it, with values typed by YAML 1.2."""
+    """A text as editors parse it, with YAML 1.2 types."""
     return Reading(Problems()).value(read_nodes(text, Problems()), "", rendered=False)
 
 
 def complaints(value: Any) -> list[str]:
-    """What the check says of a spec."""
+    """Problems of a spec."""
     try:
         spec_from_json(value)
     except SpecError as error:

@@ -147,7 +147,7 @@ def test_skipping_in_an_empty_spool(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_a_full_disk_is_said_and_nothing_half_is_left(
+def test_a_full_disk_is_reported_and_leaves_no_partial_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(tmp_path)

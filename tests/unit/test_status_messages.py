@@ -144,7 +144,7 @@ def test_a_job_moves_with_its_attempts() -> None:
     assert (run.status, run.previous_status, run.failed_jobs, run.duration) == (2, 2, 1, 0)
 
 
-def test_entries_of_the_first_release_say_less() -> None:
+def test_entries_of_the_first_release_have_fewer_fields() -> None:
     assert step(entries.ATTEMPT_COMPLETED, status="failed").previous_status == 0
     assert statuses.job_status(entry(entries.STEP_STARTED, {**TRY, "previous": "queued"})) is None
     assert statuses.run_status(entry(entries.JOB_STARTED, {**JOB, "previous": "pending"})) is None
@@ -177,7 +177,7 @@ def test_what_is_no_change_of_status_is_not_shown(type: str) -> None:
     assert kind_of(told, PUBLIC_EVENTS) is None
 
 
-def test_a_message_says_the_place_behind_its_entry() -> None:
+def test_a_message_has_the_cursor_after_its_entry() -> None:
     told = entry(entries.STEP_QUEUED, {**TRY, "previous": "pending"})
     [frame] = ProtoFormat("x", EPOCH, statuses.step_run_status).encode(told)
     assert frame.k == 1

@@ -229,7 +229,7 @@ def test_outputs_are_bounded_as_they_are_stored() -> None:
         ("::output-json x=" + json.dumps([QUOTED]), ["***"]),
     ],
 )
-def test_an_output_with_a_secret_is_masked_and_says_so(line: str, value: Any) -> None:
+def test_an_output_with_a_secret_is_masked_and_reported(line: str, value: Any) -> None:
     report = Recorder()
     output = StepOutput(task("hunter2", "12345678", QUOTED), report)
     output.feed("stdout", line.encode() + b"\n::output y=plain\n")
@@ -256,7 +256,7 @@ def test_one_mask_too_many_ends_the_step_and_hides_the_rest() -> None:
     assert report.of("stdout") == ["shown *** ***", "before"]
     assert report.of("stderr") == [
         "pilot: error: ::mask: an attempt has at most 2000 masked values; the step is ended, "
-        "and what it writes from here on is not shown"
+        "and its further output is not shown"
     ]
 
 

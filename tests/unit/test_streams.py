@@ -374,7 +374,7 @@ def test_times_are_rfc3339_utc_to_the_millisecond(at: int) -> None:
 
 
 def test_all_formats_leave_a_foreign_entry_alone() -> None:
-    """An entry of another stream that came by a mistake of nobody: no message, and no error."""
+    """An entry of another stream: no message and no error."""
     told = entry(entries.AGENT_ONLINE, {"agent_id": "a1", "previous": "offline"}, stream="agent/a1")
     framing = Framing("ws", EPOCH)
     formats: list[WireFormat] = [RunMessages(framing), StepLog(framing, batched=True), StepStatus(framing)]

@@ -1,4 +1,4 @@
-"""Tables on terminals of any width: what a row is about stays readable, the last columns give way."""
+"""Tables on terminals of any width: the first columns stay readable, the last ones are truncated first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The coarse clock that wakes those who wait for time to pass."""
+"""The coarse timer that wakes waiting tasks."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_who_left_is_not_woken_even_in_the_same_turn() -> None:
     timers.cancel(second)  # harmless
 
 
-def test_one_who_fails_keeps_nobody_from_waking() -> None:
+def test_a_failing_waiter_does_not_block_others() -> None:
     clock = Clock()
     timers, after = Timers(clock), Timed()
 

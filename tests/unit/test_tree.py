@@ -1,4 +1,4 @@
-"""The tree on small terminals: what runs is seen, times stay, names give way in the middle."""
+"""The tree on small terminals: running steps and times stay visible, names are elided in the middle."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_a_job_that_starts_again_counts_down() -> None:
 
 
 @pytest.mark.parametrize("reason", ["", "cancelled by ann", "wrong branch"])
-def test_a_run_that_cleans_up_after_a_cancel_is_not_told_to_be_over(reason: str) -> None:
+def test_a_run_in_cleanup_after_a_cancel_is_not_reported_as_ended(reason: str) -> None:
     run = run_of(("test", "running", {"clean": "running"}))
     run.apply(entries.RUN_CANCELLING, {"run_id": RUN, "reason": reason, "by": "ann"}, 5.0)
     told = f"cancelling: {reason}" if reason else "cancelling"

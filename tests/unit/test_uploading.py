@@ -35,7 +35,7 @@ def clock() -> Clock:
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(1.9, ""), (2.1, "sent 8.0 MiB in 2.1s\n")])
-def test_the_end_of_a_long_upload_is_told(
+def test_the_end_of_a_long_upload_is_reported(
     clock: Clock, capsys: pytest.CaptureFixture[str], seconds: float, said: str
 ) -> None:
     with Upload(Output(), 8 * MIB, clock) as upload:

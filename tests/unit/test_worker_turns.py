@@ -166,7 +166,7 @@ async def _simulate(slots: int, acts: list[tuple[str, int]]) -> None:
             turns.give_back(held.pop(number % len(held)))
         elif act == "cancel" and tasks:
             tasks[number % len(tasks)][1].cancel()
-        if number != 5:  # else several things happen before anybody notices
+        if number != 5:  # otherwise several events occur before the check
             await settle()
     await settle()
     each = max(1, slots - 1)

@@ -1,4 +1,4 @@
-"""Which executor carries out a step, and the one action that needs no process."""
+"""Selects the executor of a step; contains the only action that needs no process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pilothouse.wire.agent.v1 import agent_pb2 as pb
 
 
 class CheckoutNote:
-    """`scm/checkout` of a run that came with a checkout: it is in the workspace already, so it is only shown."""
+    """`scm/checkout` of a run with an uploaded checkout: the workspace already contains it, so it is only logged."""
 
     def __init__(self, checkout: pb.Checkout) -> None:
         self._checkout = checkout

@@ -1,4 +1,4 @@
-"""Fetching what a run was checked out as from the server's blob store: an archive, and the packs of a work tree."""
+"""Downloads a run's checkout from the server's blob store: its archive and git packs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = structlog.get_logger("agent.checkout")
 
 
 class CheckoutFetcher:
-    """`token`: gives the agent's own token of the moment. It goes to the agent's server and nowhere else.
+    """`token`: returns the agent's current token, which is only sent to the agent's server.
 
     Raises SettingsRefused if `grpc_ca` cannot be read.
     """
@@ -40,10 +40,9 @@ class CheckoutFetcher:
     async def fetch(
         self, wanted: pb.Checkout | pb.CheckoutPack, target: Path, what: str = "checkout"
     ) -> None:
-        """Into `target`, and checked: it has the size and SHA-256 that were announced. Tries until it succeeds
-        while the server is away.
+        """Download to `target` and verify size and SHA-256. Retries until it succeeds.
 
-        Raises StepImpossible where trying again would not help.
+        Raises StepImpossible for errors that are permanent.
         """
         if not wanted.url.startswith("/") or wanted.url.startswith("//"):
             raise StepImpossible(f"the {what} is not on this agent's server")
@@ -66,7 +65,7 @@ class CheckoutFetcher:
         await self._client.aclose()
 
     async def _try(self, wanted: pb.Checkout | pb.CheckoutPack, target: Path, what: str) -> str:
-        """Why it should be tried again; empty if it worked."""
+        """Make one attempt; returns the reason to retry, or ``""`` on success."""
         headers = {"Authorization": f"Bearer {self._token()}", "Accept-Encoding": "identity"}
         async with self._client.stream("GET", self._server + wanted.url, headers=headers) as response:
             if response.status_code in _LATER:
@@ -89,7 +88,7 @@ class CheckoutFetcher:
 
 
 def proxy_of(settings: AgentSettings) -> Proxy | None:
-    """The proxy on the way to the server; as gRPC does, one that cannot be used is passed over."""
+    """The proxy used for the server; like gRPC, an unusable proxy is ignored."""
     try:
         return proxy_for(settings.server)
     except BadProxy as error:

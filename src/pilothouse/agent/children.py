@@ -1,6 +1,6 @@
-"""Child processes that prepare a workspace: bounded in time, killed with all they started on a cancel.
+"""Child processes that prepare a workspace: limited in time, and killed with their descendants when cancelled.
 
-The agent's guard watches them, so that none outlives the agent. They get nothing of its environment.
+The agent's guard kills them if the agent dies. They do not inherit its environment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import IO
 from pilothouse.agent.guard import Guard
 from pilothouse.workers.limits import isolated_python, lower
 
-KILL_WITHIN = 10.0  # seconds after which a killed child is given up
+KILL_WITHIN = 10.0  # seconds to wait for a killed child
 KEEP = 16 << 20  # bytes of output that are read
 _LOOK = 0.1  # seconds between two looks at how much a child has written
 
@@ -29,23 +29,22 @@ _PACKAGES = str(Path(__file__).parents[2])
 
 
 class ChildTimeout(Exception):
-    """It took too long and was killed."""
+    """The child exceeded its time limit and was killed."""
 
     code = "CHILD_TIMEOUT"
 
 
 class ChildWroteTooMuch(Exception):
-    """It wrote more than it may, and was killed if it had not ended by then."""
+    """The child wrote more than its limit, and was killed if it was still running."""
 
     code = "CHILD_WROTE_TOO_MUCH"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``seconds`` of wall and of CPU time; ``output``: bytes of any one file it writes, 0 for no limit; ``memory``:
-    bytes that it may allocate, each process for itself. Files that are only mapped to be read do not count.
-    ``written``: bytes that it may write in all, with its own children, 0 for no limit; looked at every so often, and
-    once it has ended."""
+    """``seconds``: wall time and CPU time; ``output``: bytes of each file it writes, 0 for no limit; ``memory``:
+    bytes that each process may allocate, not counting files mapped read-only. ``written``: bytes that it and its
+    children may write in total, 0 for no limit; checked periodically and at the end."""
 
     seconds: float = 600.0
     output: int = 0
@@ -63,12 +62,12 @@ class Ended:
 
 
 def script(module: str) -> list[str]:
-    """The command line that runs ``main`` of a module of ours, with the standard library and our own package only."""
+    """The command line that runs ``main`` of a module of this package, without third-party packages."""
     return isolated_python(f"from {module} import main; main()", [_PACKAGES])
 
 
 class Children:
-    """``scratch``: a directory for what they print."""
+    """``scratch``: a directory for captured output."""
 
     def __init__(self, scratch: Path, guard: Guard | None = None) -> None:
         self._scratch = scratch
@@ -84,9 +83,9 @@ class Children:
         stdout: Path | None = None,
         limits: Limits = Limits(),
     ) -> Ended:
-        """Run it to its end; a cancel kills the child first. Raises ChildTimeout, ChildWroteTooMuch, OSError.
+        """Run a child to its end; if cancelled, kill it first. Raises ChildTimeout, ChildWroteTooMuch, OSError.
 
-        ``stdout``: where it prints to, instead of what is given back.
+        ``stdout``: a file to print to, instead of capturing the output.
         """
         with contextlib.ExitStack() as stack:
             given = self._input(stdin, stack)
@@ -163,7 +162,7 @@ async def _wait(process: subprocess.Popen[bytes], limits: Limits) -> int:
     except TimeoutError:
         raise ChildTimeout(f"it took longer than {limits.seconds:g} s") from None
     finally:
-        # What it started itself is in its session, and of no use without it.
+        # Its own children are in its session and must not survive it.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         if not ended.is_set():
@@ -178,13 +177,13 @@ async def _wait(process: subprocess.Popen[bytes], limits: Limits) -> int:
 
 
 def _look(pid: int, most: int) -> None:
-    """Raises ChildWroteTooMuch. It was not waited for yet, so that /proc tells of it even when it has ended."""
+    """Raises ChildWroteTooMuch. The child must not be reaped yet, so that /proc still has its counters."""
     if _written(pid) > most:
         raise ChildWroteTooMuch(f"it wrote more than {most} bytes")
 
 
 def _written(pid: int | str) -> int:
-    """By it, and by its children: those that have ended are in its own number. 0 where the kernel does not count."""
+    """Bytes written by the process and its children. 0 where the kernel does not count them."""
     try:
         with open(f"/proc/{pid}/io", "rb") as file:
             own = next((int(line[7:]) for line in file if line.startswith(b"wchar: ")), 0)

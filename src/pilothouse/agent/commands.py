@@ -1,12 +1,11 @@
-"""What a step may tell the agent by a line on its standard output (decisions.md, Arcentra, built-in actions).
+"""Workflow commands: lines on a step's standard output that the agent executes (decisions.md, built-in actions).
 
     ::output name=value          an output, as text
     ::output-json name=value     an output, as JSON
     ::progress 40 message        0 to 100, clamped
-    ::mask value                 never show this value again
+    ::mask value                 mask this value in the log from now on
 
-A command stands alone at the beginning of its line. Its line is consumed: it is no line of the log.
-Any other line that begins with `::` is an ordinary line.
+A command fills its whole line, which is not part of the log. Other lines that begin with `::` are ordinary lines.
 """
 
 from __future__ import annotations
@@ -46,14 +45,14 @@ class AddMask:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A command that cannot be obeyed. The reason names no value: it may be a secret."""
+    """An invalid command. The reason does not contain the value, which may be a secret."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """A command so long that `parse` should not be called on an event loop."""
+    """A command too long for `parse` to be called on the event loop."""
 
     line: str
 
@@ -95,14 +94,14 @@ def _output(keyword: str, rest: str) -> Command:
 
 
 class CommandScanner:
-    """Takes the commands out of a text that comes in pieces; the rest passes at once and unchanged."""
+    """Extracts commands from text that arrives in pieces; other text passes immediately and unchanged."""
 
     def __init__(self) -> None:
         self._at_line_start = True
         self._held = ""  # an unfinished line that may be a command
 
     def feed(self, text: str) -> list[str | Command]:
-        """The text and the commands in it, in order. Joined, the texts are the text without command lines."""
+        """The text and commands of this piece, in order; command lines are removed from the text."""
         text = self._held + text
         self._held = ""
         first = self._at_line_start and text.startswith(":")
@@ -112,12 +111,12 @@ class CommandScanner:
         return self._scan(text, 0 if first else text.find("\n:") + 1)
 
     def flush(self) -> list[str | Command]:
-        """The stream has ended: what was held back, a command after all or not."""
+        """End of the stream: the incomplete line that was held back, as text or command."""
         held, self._held, self._at_line_start = self._held, "", True
         return [_read(held) or held] if held else []
 
     def _scan(self, text: str, start: int) -> list[str | Command]:
-        """`start`: where the first line that begins with a colon begins."""
+        """`start`: the offset of the first line that begins with a colon."""
         found: list[str | Command] = []
         plain = 0  # from here on nothing is in `found` yet
         while True:

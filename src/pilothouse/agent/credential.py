@@ -1,4 +1,4 @@
-"""The agent's own token, kept readable by its user alone."""
+"""The agent's own token, in a file that only its user can read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def credential_path(data_dir: Path) -> Path:
 def load_credential(data_dir: Path, agent_id: str) -> str | None:
     """The token, None before the first registration.
 
-    Raises DataDirForeign where an agent of another id lives: its spool must not go out under this one's name.
+    Raises DataDirForeign if the directory belongs to another agent, whose spool must not be sent under this id.
     """
     try:
         kept = json.loads(credential_path(data_dir).read_bytes())
@@ -27,22 +27,22 @@ def load_credential(data_dir: Path, agent_id: str) -> str | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
-        return None  # unreadable is as good as none: a registration token makes a new one
+        return None  # like a missing one: the agent registers again with a registration token
     if owner != agent_id:
         raise DataDirForeign(f"{data_dir} belongs to agent {owner}; give {agent_id} another --data-dir")
     return token
 
 
 def save_credential(data_dir: Path, agent_id: str, token: str) -> None:
-    """On disk when this returns."""
+    """Save the token; it is on disk when this returns."""
     _write_private(credential_path(data_dir), json.dumps({"agent_id": agent_id, "token": token}))
     _key_path(data_dir).unlink(missing_ok=True)
 
 
 def registration_key(data_dir: Path) -> str:
-    """The secret of the registration under way; the same until there is a credential.
+    """The idempotency key of the current registration, stored until there is a credential.
 
-    With it the registration can be repeated where its answer got lost, also by the next life of this agent.
+    A registration whose response was lost is repeated with the same key, also after a restart of the agent.
     """
     path = _key_path(data_dir)
     try:

@@ -1,4 +1,4 @@
-"""From an `agent.v1.StepRun` to what an executor gets (arcentra-wire.txt, package agent.v1)."""
+"""Converts `agent.v1.StepRun` messages to executor tasks (arcentra-wire.txt, package agent.v1)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pilothouse.wire.durations import DurationError, parse_duration
 
 
 def step_task(message: pb.StepRun, workspace: Path) -> StepTask:
-    """Raises StepImpossible if the timeout makes no sense."""
+    """Raises StepImpossible for an invalid timeout."""
     return StepTask(
         step_run_id=message.step_run_id,
         run_id=message.pipeline_run_id,
@@ -41,7 +41,7 @@ def step_task(message: pb.StepRun, workspace: Path) -> StepTask:
 
 
 def workspace_id(message: pb.StepRun) -> str:
-    """What the step's workspace is called on this agent."""
+    """The id of the step's workspace on this agent."""
     return message.workspace or message.job_id
 
 
@@ -56,7 +56,7 @@ def timeout(text: str) -> float | None:
 
 
 def plain(struct: Struct) -> dict[str, Any]:
-    """A Struct as JSON values. All its numbers are floats; whole ones become int again."""
+    """A Struct as JSON values. Its numbers are all floats; whole numbers are converted to int."""
     return {name: _plain(value) for name, value in struct.fields.items()}
 
 

@@ -1,7 +1,7 @@
-"""Our own git: which one there is, and running it so that nothing of a repository is executed or believed.
+"""Finds git and runs it so that nothing in a repository is executed or trusted.
 
-No configuration of system, user or checkout is read (the repositories we lay out have only what we wrote), no hook,
-filter, fsmonitor or credential helper runs, no protocol is allowed, and no repository is looked for.
+No configuration of the system, user or checkout is read (repositories created here only have our configuration), no
+hook, filter, fsmonitor or credential helper runs, no protocol is allowed, and git does not search for repositories.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from pilothouse.agent.children import Children, ChildTimeout, Ended, Limits
 
 OLDEST = (2, 30)
-MAX_TEXT = 300  # characters of what git says that are shown
+MAX_TEXT = 300  # characters of git's message that are shown
 
 _CONFIG = {
     "core.hooksPath": "/dev/null",
@@ -49,13 +49,13 @@ _CONFIG = {
 
 
 class GitFailed(Exception):
-    """git did not do it; the message is its own first line."""
+    """A git command failed; the message is the first line of git's output."""
 
     code = "GIT_FAILED"
 
 
 class Git:
-    """One git. ``version`` as it says it, "2.39.5"."""
+    """An installed git. ``version``: for example "2.39.5"."""
 
     def __init__(self, program: str, version: str, children: Children) -> None:
         self.version = version
@@ -75,7 +75,7 @@ class Git:
         good: Sequence[int] = (0,),
         limits: Limits = Limits(),
     ) -> bytes:
-        """What it prints. Raises GitFailed with an exit code that is not ``good``, or when it takes too long;
+        """Run git and return its output. Raises GitFailed for an exit code not in ``good`` or a timeout;
         ChildWroteTooMuch."""
         more = [word for key, value in (config or {}).items() for word in ("-c", f"{key}={value}")]
         try:
@@ -89,14 +89,14 @@ class Git:
             )
         except ChildTimeout:
             raise GitFailed(f"git {arguments[0]} took longer than {limits.seconds:g} s") from None
-        # update-index says only this of a path that it does not take, and goes on.
+        # update-index only prints this for a path that it refuses, and continues.
         if ended.code not in good or ended.stderr.startswith(b"Ignoring path"):
             raise GitFailed(f"git {arguments[0]}: {_said(ended)}")
         return ended.stdout
 
 
 def find_git() -> tuple[str, str] | None:
-    """Path and version of the git of this machine, if there is one and it is not too old."""
+    """Path and version of the installed git; None if it is missing or too old."""
     program = shutil.which("git")
     if program is None:
         return None
@@ -113,7 +113,7 @@ def find_git() -> tuple[str, str] | None:
 
 
 def good_ref(name: str) -> bool:
-    """Whether git takes ``refs/heads/<name>`` for a name (git check-ref-format), and it is no option."""
+    """Whether ``refs/heads/<name>`` is a valid ref name (git check-ref-format) and ``name`` is not an option."""
     parts = name.split("/")
     return (
         bool(name)
@@ -128,8 +128,8 @@ def good_ref(name: str) -> bool:
 
 
 def encodable(text: str) -> bool:
-    """Whether these are bytes of a name: JSON may have any half of a surrogate pair, not just those that stand for
-    a byte that is no UTF-8."""
+    """Whether the text can be encoded as a file name: JSON can contain any unpaired surrogate, but only some
+    represent bytes that are not UTF-8."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
@@ -138,7 +138,7 @@ def encodable(text: str) -> bool:
 
 
 def config_file(sections: Iterable[tuple[str, str, Mapping[str, str]]]) -> str:
-    """The text of a git configuration: section, subsection (or empty), and its keys with values."""
+    """The text of a git configuration from (section, subsection or ``""``, keys and values)."""
     lines = []
     for section, name, values in sections:
         lines.append(f"[{section} {_quoted(name)}]" if name else f"[{section}]")

@@ -1,4 +1,4 @@
-"""The ``.git`` that the agent writes for each repository of a work tree (docs/checkout.md)."""
+"""Writes the ``.git`` directory of each repository of a work tree (docs/checkout.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pilothouse.agent.manifest import Repository
 
 
 def write_git_dir(git_dir: Path, repository: Repository, everything: list[Repository]) -> None:
-    """A ``.git`` with nothing in it but what this repository is: no template, no hook, no reflog."""
+    """Create a minimal ``.git`` directory, without templates, hooks and reflogs."""
     git_dir.mkdir(mode=0o755)
     for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
         (git_dir / name).mkdir(parents=True)

@@ -1,6 +1,6 @@
-"""The agent's side of the guard (`reaping/`): starts it, has steps started by its supervisors, and follows each.
+"""The agent's side of the guard (`reaping/`): starts the guard process, and starts steps through its supervisors.
 
-The guard is a process beside the agent. When the agent dies in whatever way, it ends everything that the agent's
+The guard is a separate process. When the agent ends for any reason, the guard ends all processes that the agent's
 steps have started.
 """
 
@@ -27,11 +27,11 @@ from pilothouse.agent.reaping.strays import kill_strays
 from pilothouse.agent.reaping.supervisor import Request
 
 READY_WITHIN = 30.0  # seconds
-MAX_IDLE = 16  # supervisors that wait for the next step
-ABANDON_WITHIN = 3.0  # seconds to kill what is left when nobody waits for a step any more
-_RETRY = 0.005  # seconds after which a guard that is busy is asked again
-_STRAYS = 0.02  # seconds between two looks at what was left without a guard
-_PROGRAM = Path(__file__).parent / "reaping" / "guarding.py"
+MAX_IDLE = 16  # idle supervisors that are kept for later steps
+ABANDON_WITHIN = 3.0  # seconds to wait for the killed processes of an abandoned step
+_RETRY = 0.005  # seconds before the next attempt to send to a busy guard
+_STRAYS = 0.02  # seconds between checks for processes left without a guard
+_PROGRAM = Path(__file__).parent / "reaping" / "guard_process.py"
 
 log = structlog.get_logger("agent.guard")
 
@@ -43,7 +43,7 @@ class GuardFailed(Exception):
 
 
 class StartFailed(Exception):
-    """A step could not be started. `number` is the errno; `at` is `start`, `directory`, or `guard`, which is gone."""
+    """A step could not be started. `number`: errno; `at`: `start`, `directory`, or `guard` (the guard has ended)."""
 
     code = "START_FAILED"
 
@@ -53,13 +53,13 @@ class StartFailed(Exception):
 
 
 class Supervised:
-    """A step that runs, as its supervisor tells of it. All futures may be awaited any number of times.
+    """A running step, as reported by its supervisor. All futures may be awaited any number of times.
 
-    `stdout`, `stderr`: read ends of its pipes, the caller's to close. `exit_code`: how the shell ended, as shells
-    count. `gone`: nothing that the step started is left. `left`: what could not be killed within the seconds given
-    to `kill`. `broken`: the supervisor itself was killed; what the step had started is then ended by the guard.
-    `unguarded`: the guard was killed, and so the supervisor has ended the step.
-    `shell`: the pid of the step's shell, which leads a session; 0 until it has started.
+    `stdout`, `stderr`: read ends of its pipes, which the caller closes. `exit_code`: of the shell, 128 + n after
+    signal n. `gone`: set when no process of the step is left. `left`: processes that could not be killed within the
+    seconds given to `kill`. `broken`: the supervisor was killed; the guard then ends the step's processes.
+    `unguarded`: the guard was killed; the supervisor has then ended the step.
+    `shell`: the pid of the step's shell, a session leader; 0 until it has started.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class Supervised:
         self.left: asyncio.Future[list[str]] = loop.create_future()
         self.broken = False
         self._done = done
-        loop.add_reader(control.fileno(), self._hear)
+        loop.add_reader(control.fileno(), self._read_messages)
 
     @property
     def unguarded(self) -> bool:
         return self._guard.poll() is not None
 
     def start(self, request: Request) -> None:
-        """Raises OSError if there is no supervisor any more."""
+        """Ask the supervisor to start the step. Raises OSError if the supervisor has ended."""
         self.stdout, stdout = os.pipe()
         self.stderr, stderr = os.pipe()
         memory = _in_memory(request)
@@ -99,15 +99,15 @@ class Supervised:
                 os.close(fd)
 
     def terminate(self) -> None:
-        """SIGTERM to everything."""
-        self._say({"terminate": True, "step": self.number})
+        """Send SIGTERM to all processes of the step."""
+        self._send({"terminate": True, "step": self.number})
 
     def kill(self, within: float) -> None:
-        """SIGKILL to everything, until it is gone."""
-        self._say({"kill": within, "step": self.number})
+        """Send SIGKILL to all processes until none is left; `left` is set after ``within`` seconds."""
+        self._send({"kill": within, "step": self.number})
 
     def close(self) -> None:
-        """Not interested any more: what is left is killed all the same."""
+        """Stop waiting for the step; its remaining processes are still killed."""
         if self.control.fileno() >= 0 and not self.gone.done():
             self._forget()
             self.control.close()
@@ -115,30 +115,30 @@ class Supervised:
     def _forget(self) -> None:
         asyncio.get_running_loop().remove_reader(self.control.fileno())
 
-    def _say(self, command: dict[str, Any]) -> None:
+    def _send(self, command: dict[str, Any]) -> None:
         if not self.gone.done():
             try:
                 self.control.send(json.dumps(command).encode())
             except OSError:
-                return  # it has ended, which reading will tell
+                return  # the supervisor has ended; _read_messages detects this
 
-    def _hear(self) -> None:
-        """All there is to read: after an error some event loops look at a socket no more."""
+    def _read_messages(self) -> None:
+        """Read all available messages: after an error some event loops no longer watch the socket."""
         while not self.gone.done() and self.control.fileno() >= 0:
             try:
                 packet = self.control.recv(MAX_PACKET)
             except BlockingIOError:
                 return
             except ConnectionResetError:
-                continue  # it ended before it read our last word; what it said before is still to come
+                continue  # it ended before it read our last message; its earlier messages follow
             except OSError:
                 packet = b""
             if packet:
-                self._understand(json.loads(packet))
+                self._handle(json.loads(packet))
             else:
-                self._broke()
+                self._supervisor_gone()
 
-    def _understand(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: dict[str, Any]) -> None:
         if "started" in message:
             self.shell = message["started"]
             _settle(self.started, None)
@@ -153,7 +153,7 @@ class Supervised:
             _settle(self.gone, None)
             self._done(self)
 
-    def _broke(self) -> None:
+    def _supervisor_gone(self) -> None:
         self.close()
         self.broken = True
         if not self.started.done():
@@ -163,7 +163,7 @@ class Supervised:
 
 
 def _in_memory(request: Request) -> int:
-    """A file of its own, since a request may be larger than a packet."""
+    """The request as a memory file, since it may be larger than a packet."""
     memory = os.memfd_create("request")
     with open(memory, "wb", closefd=False) as file:
         file.write(json.dumps(request._asdict()).encode())
@@ -176,14 +176,14 @@ def _settle(future: asyncio.Future[Any], value: Any) -> None:
 
 
 class Guard:
-    """The guard of this agent.
+    """The guard process of this agent.
 
-    `backend` says how it kills: `cgroup2`, `cgroup1` or `subreaper`; `why`, what speaks against those before it.
-    Starting blocks until it stands watch, some 50 ms. Raises GuardFailed.
+    `backend`: how it kills processes: `cgroup2`, `cgroup1` or `subreaper`; `why`: why preferred backends are not
+    available. The constructor blocks until the process is ready, about 50 ms. Raises GuardFailed.
     """
 
     def __init__(self, wanted: str = "") -> None:
-        """`wanted`: this backend and no better one, for tests."""
+        """`wanted`: use this backend even if a preferred one is available, for tests."""
         self._wanted = wanted
         self._idle: list[socket.socket] = []  # supervisors that have no step
         self._steps = 0
@@ -192,7 +192,7 @@ class Guard:
     def _launch(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            # A session of its own: signals to the agent's group, and Ctrl-C, do not reach it.
+            # A new session: signals to the agent's process group, such as Ctrl-C, do not reach it.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-X", "utf8", _PROGRAM, str(theirs.fileno()), self._wanted],
                 stdin=subprocess.DEVNULL,
@@ -213,7 +213,7 @@ class Guard:
             self._process.kill()
             raise GuardFailed(f"the guard ended with exit code {self._process.wait()}")
         ours.setblocking(False)
-        threading.Thread(target=_keep_going, args=(self._process.pid,), daemon=True).start()
+        threading.Thread(target=_continue_if_stopped, args=(self._process.pid,), daemon=True).start()
         self._socket = ours
         said = json.loads(ready)
         self.backend: str = said["backend"]
@@ -229,7 +229,7 @@ class Guard:
 
     async def start(self, request: Request) -> Supervised:
         """Start a step. Raises StartFailed, GuardFailed."""
-        await self._revive()
+        await self._restart_if_ended()
         while True:
             control = self._idle.pop() if self._idle else await self._supervisor()
             self._steps += 1
@@ -238,25 +238,25 @@ class Guard:
                 supervised.start(request)
                 await asyncio.shield(supervised.started)
                 return supervised
-            except OSError:  # this one was killed while it had nothing to do
+            except OSError:  # this supervisor was killed while idle
                 await _abandon(supervised, 0)
             except BaseException:
                 await _abandon(supervised, ABANDON_WITHIN)
                 raise
 
-    async def _revive(self) -> None:
+    async def _restart_if_ended(self) -> None:
         if not self.running:
             log.warning("agent.guard_ended", exit_code=self._process.returncode)
             self._close_sockets()
             await asyncio.to_thread(self._launch)
 
     async def end_strays(self, mark: str, supervised: Supervised) -> None:
-        """Of a step whose supervisor was killed: end what is left of it, in case the guard was killed, too.
+        """End the remaining processes of a step whose supervisor was killed, in case the guard was killed as well.
 
-        A new guard ends what is in control groups of the old one. Else what the step has started is known by
-        `mark`, in its environment, and by its session. Raises GuardFailed.
+        A new guard ends the processes in control groups of the old one. Other processes of the step are found by
+        `mark` (`NAME=value`) in their environment, and by their session. Raises GuardFailed.
         """
-        await self._revive()
+        await self._restart_if_ended()
         deadline = time.monotonic() + ABANDON_WITHIN
         while await asyncio.to_thread(kill_strays, mark.encode(), supervised.shell):
             if time.monotonic() > deadline:
@@ -265,7 +265,7 @@ class Guard:
             await asyncio.sleep(_STRAYS)
 
     async def _supervisor(self) -> socket.socket:
-        """A new one. Raises StartFailed."""
+        """The connection to a new supervisor. Raises StartFailed."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
@@ -280,15 +280,15 @@ class Guard:
                     raise StartFailed(error.errno or 0, "guard") from None
 
     def watch(self, pid: int) -> None:
-        """Have a child of the agent's own, which leads a session, killed with its group if the agent dies."""
+        """Have a child of the agent, a session leader, killed with its process group if the agent dies."""
         self._send(b"watch %d" % pid)
 
     def forget(self, pid: int) -> None:
-        """The child has been waited for."""
+        """Stop watching a child, which has been reaped."""
         self._send(b"forget %d" % pid)
 
     def _send(self, packet: bytes) -> None:
-        with contextlib.suppress(OSError):  # without a guard such a child is bounded by its limits alone
+        with contextlib.suppress(OSError):  # without a guard the child is only bounded by its limits
             self._socket.send(packet)
 
     def _put_back(self, supervised: Supervised) -> None:
@@ -303,7 +303,7 @@ class Guard:
         self._idle.clear()
 
     def close(self, timeout: float = 10.0) -> None:
-        """Blocks until all is gone, `timeout` seconds at most: then the guard goes on by itself."""
+        """Block until all processes have ended, for at most `timeout` seconds; the guard then continues alone."""
         self._close_sockets()
         try:
             self._process.wait(timeout)
@@ -311,8 +311,8 @@ class Guard:
             log.warning("agent.guard_goes_on", pid=self.pid)
 
 
-def _keep_going(pid: int) -> None:
-    """Until the guard has ended: a step of the agent's own user may stop it, and it goes on at once."""
+def _continue_if_stopped(pid: int) -> None:
+    """Send SIGCONT to the guard whenever a step (of the same user) has stopped it, until the guard ends."""
     while True:
         try:
             found = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
@@ -324,7 +324,7 @@ def _keep_going(pid: int) -> None:
 
 
 async def _abandon(supervised: Supervised, within: float) -> None:
-    """It did not start, or nobody waits for it any more."""
+    """Kill a step that did not start or is no longer awaited, and close its pipes."""
     supervised.kill(within)
     await asyncio.wait({supervised.gone}, timeout=within)
     supervised.close()

@@ -1,6 +1,6 @@
-"""What steps have written to `PILOT_ENV`: the environment of the later steps of their job on this agent.
+"""Variables that steps wrote to `PILOT_ENV`, for the later steps of their job on this agent.
 
-Kept beside the job's workspace on disk: it outlives the agent, and goes when the workspace goes.
+Stored on disk beside the job's workspace, and removed with it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = structlog.get_logger("agent.job_env")
 
 @dataclass(slots=True)
 class Written:
-    """What was understood of a file, and a line of text for each thing that was not."""
+    """The variables read from a file, and a warning for each invalid part."""
 
     variables: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -37,14 +37,14 @@ class Written:
         if len(self.warnings) < MAX_WARNINGS:
             self.warnings.append(text)
         elif len(self.warnings) == MAX_WARNINGS:
-            self.warnings.append("further lines are ignored as well")
+            self.warnings.append("further lines are ignored")
 
 
 def read(path: Path) -> Written:
-    """The file a step may have written to. Nothing wrong with it is an error."""
+    """Read the file of a step. Problems become warnings, not errors."""
     written = Written()
     try:
-        # The step's user may have put something else there: nothing is followed, or waited for.
+        # The step may have replaced the file: links are not followed, and pipes not waited for.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return written
@@ -59,14 +59,14 @@ def read(path: Path) -> Written:
         written.warn("not a file")
         return written
     if len(data) > MAX_BYTES:
-        written.warn(f"over {MAX_BYTES} bytes; nothing of it is taken")
+        written.warn(f"over {MAX_BYTES} bytes; the file is ignored")
         return written
     parse(data.decode(errors="surrogateescape"), written)
     return written
 
 
 def parse(text: str, written: Written) -> None:
-    """`NAME=value` lines, and `NAME<<WORD`, lines, `WORD` for values of several lines. Empty lines are nothing."""
+    """Parse `NAME=value` lines, and `NAME<<WORD`, lines, `WORD` for multi-line values. Empty lines are ignored."""
     lines = iter(enumerate(text.split("\n"), 1))
     for number, line in lines:
         if not line.strip():
@@ -104,7 +104,7 @@ def _take(number: int, name: str, value: str | None, written: Written) -> None:
 
 
 class JobEnvironments:
-    """One file for each workspace that has any, below `root`."""
+    """Stored variables: one file per workspace that has any, below `root`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -120,7 +120,7 @@ class JobEnvironments:
             return {}
 
     def add(self, workspace: str, written: Written) -> None:
-        """Keep what is new on top of what there is; what goes over the bounds is dropped, with a warning."""
+        """Add variables, replacing existing values; variables over the limits are dropped with a warning."""
         if not written.variables:
             return
         kept = self.load(workspace)
@@ -144,7 +144,7 @@ class JobEnvironments:
             self._path(workspace).unlink(missing_ok=True)
 
     def sweep(self, workspaces: Path) -> None:
-        """Forget those whose workspace, a directory below `workspaces`, is gone."""
+        """Delete the files of workspaces that are no longer below `workspaces`."""
         for path in self._root.iterdir():
             if not (workspaces / path.name.removesuffix(".json")).is_dir():
                 path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Laying out what a run is checked out as (docs/checkout.md): a plain directory, or a git work tree.
+"""Lays out a run's checkout (docs/checkout.md): a plain directory, or a git work tree.
 
-All of it happens in a staging directory that no step has seen. Once a step has run in a workspace, our own git never
-runs there again.
+This happens in a staging directory that no step has accessed. The agent never runs git in a workspace in which a step
+has run.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import structlog
 
 from pilothouse.agent.checkout import CheckoutFetcher
 from pilothouse.agent.children import Children, ChildTimeout, Ended, Limits, script
+from pilothouse.agent.file_operations import make_real
 from pilothouse.agent.git import Git, GitFailed
 from pilothouse.agent.git_dir import write_git_dir
 from pilothouse.agent.manifest import ManifestInvalid, Repository, read_manifest
 from pilothouse.agent.objects import CachedRepository, ObjectCache, Tree, TreeTooLarge
-from pilothouse.agent.place import make_real
 from pilothouse.agent.workspace import WorkspaceError
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 
@@ -37,15 +37,14 @@ NO_GIT = "the run's work tree needs git (2.30 or newer), which this agent does n
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
-    """What one archive may unpack to."""
+    """The limits of one unpacked archive."""
 
     total_bytes: int = 2 << 30
     members: int = 300_000
 
 
 class Layout:
-    """``owner`` (uid, gid): whom the files are given to, where steps run as another user. ``objects`` is None where
-    there is no git."""
+    """``owner`` (uid, gid): the owner of the files, if steps run as another user. ``objects`` is None without git."""
 
     def __init__(
         self,
@@ -62,7 +61,7 @@ class Layout:
         self._noted: dict[tuple[str, str], Repository] = {}
 
     async def lay_out(self, checkout: pb.Checkout, staging: Path) -> Path:
-        """What the workspace is to be, a directory below ``staging`` (empty, and nobody else's).
+        """Lay out a checkout in a directory below ``staging`` (empty and private); returns that directory.
 
         Raises WorkspaceError, StepImpossible, OSError.
         """
@@ -88,39 +87,38 @@ class Layout:
             raise WorkspaceError(error.code, f"cannot lay out the work tree: {error}") from None
 
     def note(self, cache: str, repository: Repository) -> None:
-        """This repository was laid out, and is likely to be again."""
+        """Remember a repository that was laid out, to prepare for its next use."""
         self._noted[cache, repository.object_format] = repository
 
     async def afterwards(self) -> None:
-        """What makes the next time quicker, and keeps the object cache within its limit. At leisure: call it beside
-        all other work."""
+        """Prepare copies of recently used trees, and evict from the object cache. To be run in the background."""
         while self._objects is not None and self._noted:
             (cache, object_format), repository = self._noted.popitem()
             try:
                 async with self._objects.use(cache, object_format) as cached:
-                    copy = partial(self._copy, object_format)
-                    await cached.make_spare(repository.commit, repository.settings, copy)
+                    copier = partial(self._copy, object_format)
+                    await cached.prepare_copy(repository.commit, repository.settings, copier)
             except (GitFailed, TreeTooLarge, ManifestInvalid, WorkspaceError, OSError) as error:
-                log.warning("agent.spare_failed", reason=str(error))
+                log.warning("agent.copy_failed", reason=str(error))
         await self.clean()
 
-    async def _copy(self, object_format: str, tree: Tree, spare: Tree) -> None:
-        await self.place(
-            spare.files.parent,
+    async def _copy(self, object_format: str, tree: Tree, target: Tree) -> None:
+        await self.file_operation(
+            target.files.parent,
             do="copy",
             tree=str(tree.files),
             index=str(tree.index),
-            new_index=str(spare.index),
+            new_index=str(target.index),
             object_format=object_format,
             skip=None,
-            into=spare.files.name,
+            into=target.files.name,
             leisurely=True,
         )
 
     async def clean(self) -> None:
-        """Remove from the object cache what is over its limit."""
+        """Evict from the object cache what exceeds its limit."""
         if self._objects is not None:
-            with contextlib.suppress(OSError):  # the next time
+            with contextlib.suppress(OSError):  # the next call tries again
                 await self._objects.evict()
 
     async def _unpack(self, archive: Path, staging: Path) -> dict[str, Any]:
@@ -136,15 +134,15 @@ class Layout:
         return answer
 
     async def _plain(self, staging: Path) -> Path:
-        await self.place(staging, do="give", into="tree")
+        await self.file_operation(staging, do="chown", into="tree")
         return staging / "tree"
 
-    async def place(self, staging: Path, **job: Any) -> None:
-        """Have ``place.py`` do something below ``staging``."""
-        if job["do"] == "give" and self._owner is None:
+    async def file_operation(self, staging: Path, **job: Any) -> None:
+        """Run an operation of ``file_operations.py`` below ``staging``."""
+        if job["do"] == "chown" and self._owner is None:
             return
         answer = await self._ask(
-            "pilothouse.agent.place", {"root": str(staging), "owner": self._owner, **job}
+            "pilothouse.agent.file_operations", {"root": str(staging), "owner": self._owner, **job}
         )
         if "error" in answer:
             raise ManifestInvalid(answer["error"])
@@ -163,9 +161,9 @@ class Layout:
 
 
 def _unanswered(ended: Ended) -> WorkspaceError:
-    """What it means that a program of ours ended without an answer: a limit, or an error that it did not expect."""
+    """The error for a child process that ended without an answer: a limit was exceeded, or it crashed."""
     how = f"signal {-ended.code}" if ended.code < 0 else f"exit code {ended.code}"
-    # Of a traceback's last line the kind of error alone: the rest may hold names of files.
+    # Only the exception type from the traceback's last line: the rest may contain file names.
     found = re.match(rb"[A-Za-z_.]*(Error|Exception)\b", ended.stderr.rstrip().rpartition(b"\n")[2])
     if ended.code < 0 or found is None or found[0] == b"MemoryError":
         return WorkspaceError(
@@ -178,7 +176,7 @@ def _unanswered(ended: Ended) -> WorkspaceError:
 
 
 class _WorkTree:
-    """One git work tree, below ``staging/work``; the changed files are in ``staging/tree``, the rest in ``meta``."""
+    """One git work tree in ``staging/work``; changed files are in ``staging/tree``, metadata in ``staging/meta``."""
 
     def __init__(
         self,
@@ -192,7 +190,7 @@ class _WorkTree:
         self._layout, self._git, self._objects = layout, git, objects
         self._staging, self._repositories = staging, repositories
         self._work = staging / "work"
-        self._changed = changed  # there is anything but commits
+        self._changed = changed  # there are changed files besides the commits
         self._whole: list[Repository] = []  # laid out without regard to skip-worktree
         self._bytes = self._number = 0  # of the commits laid out so far
 
@@ -204,7 +202,7 @@ class _WorkTree:
             await self._merge()
             for repository in reversed(self._repositories):  # a submodule's state is part of its parent's
                 await self._index(repository)
-        await self._layout.place(self._staging, do="give", into="work")
+        await self._layout.file_operation(self._staging, do="chown", into="work")
         return self._work
 
     # -- one repository ---------------------------------------------------------------------------------
@@ -215,7 +213,7 @@ class _WorkTree:
         git_dir = self._git_dir(repository)
         await asyncio.to_thread(write_git_dir, git_dir, repository, self._repositories)
         if repository.commit:
-            # A repository has one cache, whatever its packs are said to belong to.
+            # A repository has one cache, even if its packs name different ones.
             cache = packs[repository.packs[0]].repository
             async with self._objects.use(cache, repository.object_format) as cached:
                 await self._head(repository, cached, [packs[sha256] for sha256 in repository.packs], into)
@@ -228,32 +226,32 @@ class _WorkTree:
         for pack in packs:
             await cached.have(pack)
         git_dir = self._git_dir(repository)
-        spare = None
+        copy = None
         if git_dir.stat().st_dev == cached.git_dir.stat().st_dev:
-            spare = await cached.take_spare(repository.commit, repository.settings)
-        if spare is not None:
+            copy = await cached.take_copy(repository.commit, repository.settings)
+        if copy is not None:
             self._whole.append(repository)
-            await asyncio.to_thread(_move, spare, self._staging / into, git_dir)
+            await asyncio.to_thread(_move, copy, self._staging / into, git_dir)
         store = git_dir / "objects" / "pack"
         await asyncio.to_thread(_link, [path for pack in packs for path in cached.pack(pack.sha256)], store)
-        if spare is None:
+        if copy is None:
             await self._files(repository, cached, into)
         self._count(cached)
         await cached.drop_old_packs(set(repository.packs))
         self._layout.note(packs[0].repository, repository)
 
     def _count(self, cached: CachedRepository) -> None:
-        """The bounds of one commit are those of all repositories together. Raises TreeTooLarge."""
+        """Apply the limits of one commit to the sum of all repositories. Raises TreeTooLarge."""
         size, files = cached.size
         self._bytes, self._number = self._bytes + size, self._number + files
         cached.trees.check(self._bytes, self._number)
 
     async def _files(self, repository: Repository, cached: CachedRepository, into: str) -> None:
-        """Those of the commit, copied from the pristine tree, or laid out by git."""
+        """Lay out the files of the commit: copied from the pristine tree, or written by git."""
         async with cached.pristine(repository.commit, repository.settings) as pristine:
             if pristine is not None:
                 skip = self._meta("skip-worktree", repository)
-                await self._layout.place(
+                await self._layout.file_operation(
                     self._staging,
                     do="copy",
                     tree=str(pristine.files),
@@ -271,7 +269,7 @@ class _WorkTree:
         await cached.read_tree(target, repository.commit, repository.settings, self._git_dir(repository))
 
     async def _own_objects(self, repository: Repository) -> None:
-        """What only this run has: staged files, and tags."""
+        """Add objects that only this run has: staged files and tags."""
         pack = self._meta("pack", repository)
         if pack is None:
             return
@@ -307,10 +305,10 @@ class _WorkTree:
         ]
         places = [os.path.join("work", repository.path) for repository in self._repositories]
         job = {"files": "tree", "deleted": deleted, "repositories": places, "indexes": indexes}
-        await self._layout.place(self._staging, do="merge", into="work", **job)
+        await self._layout.file_operation(self._staging, do="merge", into="work", **job)
 
     async def _index(self, repository: Repository) -> None:
-        """The index is the author's, and as quick to compare as one that git has just written."""
+        """Install the author's index and refresh its stat data, so that git status is fast."""
         if entries := self._meta("index", repository):
             await self._run(repository, "update-index", "-z", "--index-info", stdin=entries)
         if skip := self._meta("skip-worktree", repository):
@@ -324,7 +322,7 @@ class _WorkTree:
             )
 
     async def _intend(self, repository: Repository) -> None:
-        """``git add --intent-to-add`` wants a file; where the author has none there is one for a moment."""
+        """``git add --intent-to-add`` requires a file; if the author has none, create it temporarily."""
         if not repository.intent_to_add:
             return
         work_tree = self._work_tree(repository)
@@ -358,7 +356,7 @@ class _WorkTree:
 
 
 def _move(tree: Tree, into: Path, git_dir: Path) -> None:
-    """A tree of the cache becomes this directory, in which there is nothing but ``.git``, if it can be."""
+    """Move a tree of the cache to this directory, which contains nothing but ``.git``."""
     if os.listdir(into) == [".git"]:
         git_dir.rename(tree.files / ".git")
         into.rmdir()
@@ -377,7 +375,7 @@ def _move(tree: Tree, into: Path, git_dir: Path) -> None:
 
 
 def _link(paths: list[Path], directory: Path) -> None:
-    """Hard links where the file system has them: a workspace is whole without the cache."""
+    """Link files into ``directory``, or copy them if hard links are not supported."""
     for path in paths:
         try:
             os.link(path, directory / path.name)

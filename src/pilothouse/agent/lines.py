@@ -1,11 +1,11 @@
-"""From the bytes a step writes to lines of text, in any chunks.
+"""Converts the bytes that a step writes to lines of text, in any chunks.
 
-Rules: UTF-8 with replacement characters for what is not; NUL becomes U+FFFD, too; `\\r\\n` ends a line like
-`\\n`; escape sequences stay; a line over the limit is cut, and says so. Of a line that is rewritten (`\\r` with more
-text behind it, as progress bars do) only the last state is a line.
+Invalid UTF-8 and NUL become U+FFFD; `\\r\\n` ends a line like `\\n`; escape sequences are kept; a line over the limit
+is cut with a notice. Of a line that is overwritten (`\\r` followed by text, as in progress bars) only the last state
+is kept.
 
-A line that has not ended is kept until it does or the stream ends; but what there is of it may be shown before, as
-a line of its own. Then the rest, if there is any, is the next line: no text is shown twice.
+An incomplete line is kept until it or the stream ends, but can be shown earlier as a separate line. The rest is then
+the next line: no text is shown twice.
 """
 
 from __future__ import annotations
@@ -69,32 +69,32 @@ class LineAssembler:
             lines = [last_state(line) if _MOVES.search(line) else line for line in lines]
         self._grow(rest, moves)
         if lines:
-            # One look at the longest line spares looking at each; a character has at most 4 bytes.
+            # If the longest line is short enough, the others need no check; a character has at most 4 bytes.
             widest = max(map(len, lines)) * (1 if text.isascii() else 4)
             if widest > self._limit:
                 lines = [self._cut(line) for line in lines]
         return first + lines
 
     def flush(self) -> list[str]:
-        """The stream has ended: what is not shown of the unfinished line, if anything."""
+        """End of the stream: the part of the incomplete line that was not shown, if any."""
         self._grow(self._held, False)
         self._held = ""
         return self._end("", False) if self.unshown else []
 
     @property
     def unshown(self) -> bool:
-        """There is something new of the unfinished line."""
+        """Whether a part of the incomplete line was not shown yet."""
         if self._whole and (self._partial == self._shown or self._blank):
             return False
         return bool(self._partial or self._dropped)
 
     @property
     def _blank(self) -> bool:
-        """It was cleared with spaces."""
+        """Whether the line was cleared with spaces."""
         return self.rewritten and not self._partial.strip()
 
     def show(self) -> list[str]:
-        """What is new of the unfinished line, to be shown now."""
+        """The part of the incomplete line that was not shown yet; it counts as shown from now on."""
         if not self.unshown:
             return []
         line = self._line()
@@ -104,7 +104,7 @@ class LineAssembler:
         return [line]
 
     def _end(self, text: str, moves: bool) -> list[str]:
-        """The rest of the unfinished line, which ends here."""
+        """The rest of the incomplete line, which ends here."""
         self._grow(text, moves)
         repeated = self._shown is not None and not self.unshown
         line = self._line()
@@ -175,7 +175,7 @@ class LineAssembler:
 
 
 def last_state(line: str) -> str:
-    """What is left of a whole line after all its rewritings."""
+    """The last state of a complete line that may have been overwritten."""
     assembler = LineAssembler(4 * len(line))
     return assembler._end(line, True)[0]
 

@@ -1,6 +1,6 @@
-"""The link to the server: registration, the `Connect` call with its heartbeats, and what is reported.
+"""The link to the server: registration, the `Connect` call with heartbeats, and status reports.
 
-It lasts as long as the agent, over any number of connections (arcentra-wire.txt, package agent.v1).
+It exists as long as the agent, over any number of connections (arcentra-wire.txt, package agent.v1).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pilothouse.wire.proxies import grpc_proxy_for, is_loopback
 
 MAX_MESSAGE = 16 << 20  # bytes
 UNARY_TIMEOUT = 30.0  # seconds
-STEADY = 5.0  # seconds after which a connection counts as a good one
+STEADY = 5.0  # seconds after which a connection counts as stable, and the backoff starts again
 DEFAULT_HEARTBEAT = 10.0  # seconds
 
 _OPTIONS = [
@@ -45,7 +45,7 @@ _OPTIONS = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 5_000),  # in truth the time one attempt to connect may take
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # in fact the timeout of one connection attempt
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
 
@@ -53,10 +53,10 @@ log = structlog.get_logger("agent.link")
 
 
 class Worker(Protocol):
-    """Who takes what the server sends, and knows what is held."""
+    """Receives the server's messages and knows which step runs the agent holds."""
 
     def held(self) -> Collection[str]:
-        """Ids of the step runs that run here, or have ended without the server knowing."""
+        """Ids of step runs that are running, or have ended without the server's acknowledgement."""
 
     def dispatch(self, message: pb.StepRun) -> None: ...
     def cancel(self, step_run_id: str, reason: str) -> None: ...
@@ -75,7 +75,7 @@ class Link:
         facts: Mapping[str, str],
         condition: Callable[[], Condition] = lambda: HEALTHY,
     ) -> None:
-        """`facts`: what else people should see of this agent. Raises DataDirForeign, SettingsRefused."""
+        """`facts`: additional properties shown to users. Raises DataDirForeign, SettingsRefused."""
         self.agent_id = settings.agent_id
         self.registrations = 0
         self.connected = asyncio.Event()
@@ -102,7 +102,7 @@ class Link:
         return (("authorization", f"Bearer {self.token}"),)
 
     async def run(self) -> NoReturn:
-        """Until cancelled. Raises AgentTooOld, CredentialRefused, Replaced, SettingsRefused."""
+        """Stay connected until cancelled. Raises AgentTooOld, CredentialRefused, Replaced, SettingsRefused."""
         await self._register()
         backoff = Backoff()
         while True:
@@ -111,12 +111,14 @@ class Link:
             try:
                 await self._connect()
             except AioRpcError as error:
-                reason = self._why(error)
+                reason = self._error_text(error)
                 if error.code() is grpc.StatusCode.ABORTED and "replaced" in reason:
                     raise Replaced(f"another agent has connected as {self.agent_id}") from None
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                     await self._register()
-                if _too_old(error):  # the server was upgraded: what runs here still ends, its results wait
+                if _too_old(
+                    error
+                ):  # the server was upgraded: running steps continue, their results wait in the spool
                     log.warning("agent.too_old", reason=reason)
             log.info("agent.disconnected", reason=reason)
             if time.monotonic() - began > STEADY:
@@ -124,7 +126,7 @@ class Link:
             await backoff.sleep()
 
     async def report(self, request: pb.ReportStepRunStatusRequest) -> bool:
-        """A step run's status, until the server has answered. False: it is not, or no longer, ours."""
+        """Report a step run's status, with retries until the server answers. False: this agent does not hold it."""
         request.agent_id = self.agent_id
         backoff = Backoff()
         while True:
@@ -138,8 +140,8 @@ class Link:
                 log.info("agent.report_failed", step_run_id=request.step_run_id, reason=_said(error))
             await backoff.sleep()
 
-    def beat_now(self) -> None:
-        """Something has changed that the server should know before the next heartbeat's time."""
+    def heartbeat_now(self) -> None:
+        """Send the next heartbeat immediately, since something has changed."""
         self._due.set()
 
     async def close(self) -> None:
@@ -148,13 +150,13 @@ class Link:
     # -- registration -----------------------------------------------------------------------------------
 
     async def _register(self) -> None:
-        """With the agent's own token if it has one and the server takes it, else once with the other."""
-        request = await self._introduction()
+        """Register with the agent's own token if the server accepts it, otherwise with the registration token."""
+        request = await self._registration_request()
         backoff = Backoff()
         while True:
             enrolling = self.token is None
             if enrolling and not self._may_enrol:
-                raise CredentialRefused(self._why_refused())
+                raise CredentialRefused(self._refusal_text())
             request.token = self.token or ""
             request.registration_token = (self._settings.token or "") if enrolling else ""
             key = (("pilot-registration-key", self._key()),) if enrolling else ()
@@ -171,14 +173,14 @@ class Link:
                     self._may_enrol = self._may_enrol and not enrolling
                     self.token = None
                     continue
-                log.info("agent.register_failed", reason=self._why(error))
+                log.info("agent.register_failed", reason=self._error_text(error))
                 await backoff.sleep()
                 continue
             self._registered(reply, enrolling)
             return
 
-    def _why(self, error: AioRpcError) -> str:
-        """What the error says, and the proxy on the way where nobody answered."""
+    def _error_text(self, error: AioRpcError) -> str:
+        """The message of an error, with the proxy in use if there was no answer."""
         proxy = self._proxy if error.code() is grpc.StatusCode.UNAVAILABLE else None
         return f"{_said(error)} (through {proxy})" if proxy else _said(error)
 
@@ -188,7 +190,7 @@ class Link:
         except OSError as error:
             raise SettingsRefused(f"cannot write to {self._settings.data_dir}: {error.strerror}") from None
 
-    async def _introduction(self) -> pb.RegisterRequest:
+    async def _registration_request(self) -> pb.RegisterRequest:
         settings = self._settings
         return pb.RegisterRequest(
             agent_id=settings.agent_id,
@@ -217,7 +219,7 @@ class Link:
             "agent.registered", agent_id=self.agent_id, heartbeat=self._heartbeat_every, enrolled=enrolled
         )
 
-    def _why_refused(self) -> str:
+    def _refusal_text(self) -> str:
         if self._settings.token is None:
             return "the server does not know this agent; start it with --token and a registration token"
         return "the server refuses this agent's own token and the registration token given with --token"
@@ -227,21 +229,23 @@ class Link:
     async def _connect(self) -> None:
         number = ("pilot-connection", str(self._numbering.next()))
         call = self._agent.Connect(None, metadata=(*self.metadata, number))
-        beating: asyncio.Task[None] | None = None
+        heartbeats: asyncio.Task[None] | None = None
         try:
             await call.write(self._heartbeat())
             self.connected.set()
             log.info("agent.connected", server=self._settings.grpc)
-            beating = asyncio.create_task(self._beat(call))
+            heartbeats = asyncio.create_task(self._send_heartbeats(call))
             async for response in call:
-                self._obey(response)
+                self._handle(response)
         finally:
             self.connected.clear()
-            if beating is not None:
-                beating.cancel()
+            if heartbeats is not None:
+                heartbeats.cancel()
             call.cancel()
 
-    async def _beat(self, call: grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]) -> None:
+    async def _send_heartbeats(
+        self, call: grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]
+    ) -> None:
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
@@ -265,7 +269,7 @@ class Link:
         )
         return pb.ConnectRequest(agent_id=self.agent_id, heartbeat=beat)
 
-    def _obey(self, response: pb.ConnectResponse) -> None:
+    def _handle(self, response: pb.ConnectResponse) -> None:
         kind = response.WhichOneof("payload")
         if kind == "task_dispatch":
             for message in response.task_dispatch.step_runs:
@@ -292,7 +296,7 @@ def _read(certificates: Path) -> bytes:
 
 
 def _own_address(target: str) -> str:
-    """The address this machine has towards the server; empty if there is no way to tell."""
+    """This machine's address on the route to the server; empty if unknown."""
     host, _, port = target.rpartition(":")
     try:
         family, kind, *_, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]

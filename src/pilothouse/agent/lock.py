@@ -1,4 +1,4 @@
-"""One agent per data directory, by a lock the kernel drops when the agent dies."""
+"""One agent per data directory: a lock that the kernel releases when the agent ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Self
 
 from pilothouse.agent.errors import DataDirInUse, SettingsRefused
 
-_TRIES = 3  # a look from outside (`lock_holder`) takes the lock for a moment
+_TRIES = 3  # `lock_holder` in another process takes the lock for a moment
 _PAUSE = 0.05  # seconds
 
 
@@ -30,7 +30,7 @@ def lock_path(data_dir: Path) -> Path:
 
 
 def lock_holder(data_dir: Path) -> LockHolder | None:
-    """The living agent that works in this directory, if there is one."""
+    """The running agent that uses this directory, if there is one."""
     try:
         file = os.open(lock_path(data_dir), os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -45,7 +45,7 @@ def lock_holder(data_dir: Path) -> LockHolder | None:
 
 
 class AgentLock:
-    """Holds the directory while in the context. Raises DataDirInUse, SettingsRefused."""
+    """Holds the lock while in the context. Raises DataDirInUse, SettingsRefused."""
 
     def __init__(self, data_dir: Path, agent_id: str) -> None:
         self._data_dir = data_dir

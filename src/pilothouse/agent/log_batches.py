@@ -1,4 +1,4 @@
-"""The lines of one attempt, gathered into batches as PushLogs takes them (decisions.md, "Arcentra")."""
+"""Collects the log lines of one attempt into PushLogs batches (decisions.md, "Arcentra")."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pilothouse.agent.executors.base import Stream
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 
 MAX_LINES = 1000
-MAX_BYTES = 256 << 10  # of text; escaped it may be somewhat more
+MAX_BYTES = 256 << 10  # of text before escaping
 COMPRESS_FROM = 1 << 10  # bytes
-LONE = 0.002  # seconds a line waits for company when there was none of late
+LONE = 0.002  # seconds that a line waits for others if there was no batch recently
 EVERY = 0.02  # seconds between batches while lines keep coming
 
 
 def encode_lines(stream: Stream, texts: Sequence[str], at_ms: int) -> bytes:
-    """One Log object a line, as JSON. What the lines have in common is encoded once: ten times as fast."""
+    """One JSON Log object per line. Common fields are encoded once, which is ten times as fast."""
     rest = b',"stream":"%b","timestamp":%d}\n' % (stream.encode(), at_ms // 1000)
     return b"".join([b'{"content":' + orjson.dumps(text) + rest for text in texts])
 
 
 class LogBatches:
-    """`store` takes each batch. A lone line goes out almost at once, many at most every `EVERY` seconds."""
+    """`store` is called with each batch: for a single line after `LONE` seconds, otherwise every `EVERY` seconds."""
 
     def __init__(
         self, step_run_id: str, new_id: Callable[[], str], store: Callable[[pb.LogBatch], None]
@@ -55,7 +55,7 @@ class LogBatches:
             self._timer = loop.call_later(wait, self.flush)
 
     def flush(self) -> None:
-        """Make a batch of what there is."""
+        """Make a batch of the collected lines."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -74,7 +74,7 @@ class LogBatches:
         self._store(batch)
 
     def _fitting(self, texts: Sequence[str]) -> Sequence[str]:
-        """As many of them as this batch has room for, at least one; counts their bytes."""
+        """The texts that fit into this batch, at least one; counts their bytes."""
         size = sum(map(len, texts))
         if self._bytes + size > MAX_BYTES and len(texts) > 1:
             size, count = 0, 0

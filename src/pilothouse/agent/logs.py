@@ -1,4 +1,4 @@
-"""The agent's own log on stderr, with stable event names and without secrets: JSON lines, on a terminal columns."""
+"""The agent's log on stderr, with stable event names and without secrets: JSON lines, or columns on a terminal."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _JSON = structlog.processors.JSONRenderer()
 
 
 def configure_logs(level: int = logging.INFO) -> None:
-    """For the process as a whole; whoever has configured structlog before keeps his own way."""
+    """Configure structlog for this process, unless it is already configured."""
     if structlog.is_configured():
         return
-    # A traceback that shows local variables would show tokens.
+    # Tracebacks with local variables would contain tokens.
     for_eyes = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     last = [for_eyes] if sys.stderr.isatty() else [structlog.processors.format_exc_info, _JSON]
     structlog.configure(

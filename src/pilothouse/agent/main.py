@@ -1,4 +1,4 @@
-"""The agent as a whole: what `pilot agent` runs until it is stopped."""
+"""The agent process: `pilot agent` runs it until it is stopped."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from pilothouse.agent.outbox import Outbox
 from pilothouse.agent.results import ResultStore
 from pilothouse.agent.runner import Runner
 from pilothouse.agent.settings import AgentSettings
-from pilothouse.agent.workrooms import Workrooms
+from pilothouse.agent.workspace_manager import WorkspaceManager
 
 __all__ = ["AgentSettings", "LockHolder", "lock_holder", "lock_path", "run", "run_agent"]
 
-STOP_WITHIN = 7.0  # seconds in all; decisions.md gives 10, and the guard needs some of them
+STOP_WITHIN = 7.0  # seconds in all; decisions.md allows 10, including the time for the guard
 PUSH_WITHIN = 5.0  # seconds
 LINGER_LOOK = 0.25  # seconds
 
@@ -49,10 +49,10 @@ async def run(settings: AgentSettings) -> int:
 
 
 async def run_agent(settings: AgentSettings, stop: asyncio.Event) -> int:
-    """Work until `stop` is set; gives the exit code of the process.
+    """Run the agent until `stop` is set; returns the exit code of the process.
 
-    0 stopped, or nothing to do for `linger` · 2 settings that cannot be · 3 another agent uses this identity ·
-    4 the server takes no token we have · 5 the data directory is in use. The reason is in the log.
+    0: stopped, or without work for `linger`; 2: invalid settings; 3: another agent uses this id; 4: the server
+    refuses the agent's tokens; 5: the data directory is in use. The reason is in the log.
     """
     configure_logs()
     try:
@@ -93,7 +93,7 @@ def _executor(settings: AgentSettings, guard: Guard) -> ProcessExecutor:
 
 @contextlib.asynccontextmanager
 async def _guard() -> AsyncIterator[Guard]:
-    """A guard that stands watch; whatever a step has started is dead afterwards."""
+    """A running guard; all processes of steps have ended when the context is left."""
     guard = await asyncio.to_thread(Guard)
     try:
         yield guard
@@ -111,32 +111,32 @@ async def _work(
         results = ResultStore(spool / "results")
         stack.push_async_callback(results.close)
         found = await asyncio.to_thread(find_git)
-        rooms = _rooms(settings, executor, guard, fetcher, found)
-        stack.push_async_callback(rooms.close)
+        workspaces = _workspaces(settings, executor, guard, fetcher, found)
+        stack.push_async_callback(workspaces.close)
         environments, survivors = executor.job_environments, executor.survivors
         environments.sweep(settings.data_dir / "work")
-        runner = Runner(results, rooms, ProcessActions(executor).executor_for, environments)
+        runner = Runner(results, workspaces, ProcessActions(executor).executor_for, environments)
         facts = {"steps_run_as": executor.user.name, "steps_end_by": guard.backend}
         facts |= {"git": found[1]} if found else {}
         link = Link(settings, runner, facts, lambda: survivors.condition)
-        survivors.on_change = link.beat_now
+        survivors.on_change = link.heartbeat_now
         stack.push_async_callback(link.close)
         outbox = Outbox(spool, link, settings.spool_limit)
         stack.callback(outbox.close)
         runner.start(link, outbox)
-        await _until_ended(settings, stop, link, runner, outbox, rooms)
+        await _until_ended(settings, stop, link, runner, outbox, workspaces)
 
 
-def _rooms(
+def _workspaces(
     settings: AgentSettings,
     executor: ProcessExecutor,
     guard: Guard,
     fetcher: CheckoutFetcher,
     found: tuple[str, str] | None,
-) -> Workrooms:
+) -> WorkspaceManager:
     user = executor.user
     owner = (user.uid, user.gid) if user.switched else None
-    if user.switched:  # who may pass through, but not look: the workspaces lie below
+    if user.switched:  # other users may access the workspaces below, but not list this directory
         settings.data_dir.chmod(settings.data_dir.stat().st_mode | 0o011)
     root: Path = settings.data_dir / "work"
     children = Children(settings.data_dir, guard)
@@ -147,31 +147,39 @@ def _rooms(
         trees = TreeLimits(limits.total_bytes, limits.members)
         objects = ObjectCache(settings.data_dir / "objects", git, fetcher, settings.object_cache, trees)
     layout = Layout(fetcher, children, git, objects, owner, limits)
-    return Workrooms(root, owner, layout, settings.agent_id, settings.workspace_keep)
+    return WorkspaceManager(root, owner, layout, settings.agent_id, settings.workspace_keep)
 
 
 async def _until_ended(
-    settings: AgentSettings, stop: asyncio.Event, link: Link, runner: Runner, outbox: Outbox, rooms: Workrooms
+    settings: AgentSettings,
+    stop: asyncio.Event,
+    link: Link,
+    runner: Runner,
+    outbox: Outbox,
+    workspaces: WorkspaceManager,
 ) -> None:
-    ends = [asyncio.create_task(stop.wait()), asyncio.create_task(_lonely(settings.linger, link, runner))]
-    works = [link.run(), outbox.logs.run(), outbox.events.run(), rooms.sweep()]
+    ends = [
+        asyncio.create_task(stop.wait()),
+        asyncio.create_task(_without_work(settings.linger, link, runner)),
+    ]
+    works = [link.run(), outbox.logs.run(), outbox.events.run(), workspaces.sweep()]
     working = [asyncio.create_task(work) for work in works]
     try:
         done, _ = await asyncio.wait({*ends, *working}, return_when=asyncio.FIRST_COMPLETED)
         await runner.stop(STOP_WITHIN, PUSH_WITHIN)
         for task in done:
-            task.result()  # raises what ended the agent, if it was an error
+            task.result()  # raises the error that ended the agent, if any
     finally:
         for task in (*ends, *working):
             task.cancel()
         await asyncio.wait({*ends, *working})
 
 
-async def _lonely(linger: float | None, link: Link, runner: Runner) -> None:
-    """Until there has been neither server nor running step for so long. What is in the spool can wait on disk."""
+async def _without_work(linger: float | None, link: Link, runner: Runner) -> None:
+    """Return when there was neither a connection nor a running step for `linger` seconds; the spool stays on disk."""
     since = time.monotonic()
     while linger is None or time.monotonic() - since < linger:
         await asyncio.sleep(LINGER_LOOK)
         if link.connected.is_set() or not runner.idle:
             since = time.monotonic()
-    log.info("agent.lonely", linger=linger)
+    log.info("agent.linger_expired", linger=linger)

@@ -1,4 +1,4 @@
-"""The manifest of a checkout (docs/checkout.md), checked: nothing in it is trusted. Pure."""
+"""Parses and validates the manifest of a checkout (docs/checkout.md), which is not trusted. Pure."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ SETTINGS = {"autocrlf": ("true", "input"), "eol": ("crlf", "lf")}
 
 
 class ManifestInvalid(Exception):
-    """The checkout cannot be laid out as its manifest says."""
+    """The manifest is invalid, or the checkout does not match it."""
 
     code = "MANIFEST_INVALID"
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """One repository of a work tree. ``number`` is its place in the manifest, ``path`` empty for the top.
+    """One repository of a work tree. ``number``: its index in the manifest; ``path``: empty for the top.
 
-    ``settings``: core.autocrlf and core.eol, where given.
+    ``settings``: core.autocrlf and core.eol, if given.
     """
 
     number: int
@@ -48,13 +48,13 @@ class Repository:
 
     @property
     def depth(self) -> int:
-        """How far below the top it lies."""
+        """The nesting depth below the top."""
         return len(self.path.split("/")) if self.path else 0
 
 
 def read_manifest(text: bytes, packs: Collection[str]) -> list[Repository]:
-    """The repositories, parents before children; none for a plain directory. ``packs``: the sha256 of those that
-    the server announced. Raises ManifestInvalid."""
+    """The repositories, parents before children; none for a plain directory. ``packs``: the sha256 of the packs
+    announced by the server. Raises ManifestInvalid."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -87,9 +87,9 @@ def _repository(number: int, fields: Any, packs: Collection[str]) -> Repository:
     if not commit and not branch:
         raise ManifestInvalid(f"repository {number} has neither a commit nor a branch")
     if commit and not ids.fullmatch(commit):
-        raise ManifestInvalid(f"repository {number}: {commit[:80]!r} is no commit id")
+        raise ManifestInvalid(f"repository {number}: {commit[:80]!r} is not a commit id")
     if branch and not good_ref(branch):
-        raise ManifestInvalid(f"repository {number}: {branch[:80]!r} is no name of a branch")
+        raise ManifestInvalid(f"repository {number}: {branch[:80]!r} is not a branch name")
     if len(named) > MAX_PACKS or not set(named) <= set(packs) or (commit and not named):
         raise ManifestInvalid(f"repository {number} needs packs that the run does not have")
     return Repository(
@@ -112,7 +112,7 @@ def _repository(number: int, fields: Any, packs: Collection[str]) -> Repository:
 
 
 def without_credentials(origin: str) -> str:
-    """A remote's address without password, and without user where that is one (http)."""
+    """A remote's URL without password, and for http(s) without user name, which may be a token."""
     if "://" not in origin:
         return origin
     try:
@@ -129,7 +129,7 @@ def _text(fields: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or (re.search(r"[\x00-\x1f\x7f]", value) and key != "path"):
         raise ManifestInvalid(f"the manifest's {key} is not a line of text")
     if not encodable(value):
-        raise ManifestInvalid(f"the manifest's {key} has half of a surrogate pair, which is no character")
+        raise ManifestInvalid(f"the manifest's {key} has an unpaired surrogate, which is not a character")
     if len(value) > (MAX_TEXT if key != "path" else 2 * MAX_TEXT):
         raise ManifestInvalid(f"the manifest's {key} is too long")
     return value
@@ -140,7 +140,7 @@ def _list(fields: Mapping[str, Any], key: str, pattern: re.Pattern[str] | None =
     if not isinstance(values, list) or not all(
         isinstance(value, str) and (pattern is None or pattern.fullmatch(value)) for value in values
     ):
-        raise ManifestInvalid(f"the manifest's {key} has an entry that is none")
+        raise ManifestInvalid(f"the manifest's {key} has an invalid entry")
     return tuple(values)
 
 
@@ -149,7 +149,7 @@ def _tags(tags: Any, ids: re.Pattern[str]) -> dict[str, str]:
         raise ManifestInvalid("the manifest's tags are not an object")
     for name, target in tags.items():
         if not good_ref(name) or not isinstance(target, str) or not ids.fullmatch(target):
-            raise ManifestInvalid(f"{name[:80]!r} is no tag")
+            raise ManifestInvalid(f"{name[:80]!r} is not a tag name")
     return tags
 
 

@@ -1,7 +1,6 @@
-"""The number of a connection: each is higher than all before, over the whole life of a data directory.
+"""Connection numbers, which increase for the lifetime of a data directory.
 
-By it the server knows a call that was held up on its way from the one that has come after it; see
-`pilot-connection` in docs/agents.md.
+They let the server recognize a delayed call of an older connection; see `pilot-connection` in docs/agents.md.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ log = structlog.get_logger("agent.link")
 
 
 class Numbering:
-    """Gives the numbers. A file that is lost or stale costs a few refused attempts: each takes the next number."""
+    """Generates the numbers. If the file is lost or restored, connections are refused until the numbers catch up."""
 
     def __init__(self, data_dir: Path) -> None:
         self._path = data_dir / "connections"
         self._last = _load(self._path)
 
     def next(self) -> int:
-        """On disk before it is used, as far as the disk takes it."""
+        """The next number; written to disk before it is used, if possible."""
         self._last += 1
         draft = self._path.with_name(f".{self._path.name}.new")
         try:

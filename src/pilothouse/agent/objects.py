@@ -1,9 +1,9 @@
-"""The object cache: for each repository its packs, and the tree of the commit that was laid out last.
+"""The object cache: the packs of each repository, and the tree of the commit that was laid out last.
 
-Below the root, for each repository: ``repo.git`` (a bare repository of our own making, its packs named by their
-sha256), ``incoming`` (packs on their way), ``packs`` (a mark for each pack that is indexed), ``tree`` and
-``tree.index`` (a pristine work tree, given to no step) with ``tree.json`` (what the tree is; gone while it changes),
-and as ``spare`` a copy of it, made beforehand, that becomes the next workspace.
+Below the root, for each repository: ``repo.git`` (a bare repository with packs named by their sha256), ``incoming``
+(incomplete packs), ``packs`` (a mark for each indexed pack), ``tree`` and ``tree.index`` (a pristine work tree, not
+used by steps) with ``tree.json`` (its commit and settings; missing while it changes), and ``copy``, a copy of the
+tree made in advance, which becomes the next workspace.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ import structlog
 
 from pilothouse.agent.checkout import CheckoutFetcher
 from pilothouse.agent.children import ChildWroteTooMuch, Limits
+from pilothouse.agent.file_operations import HASH_SIZES, Index
 from pilothouse.agent.git import Git, GitFailed, config_file
-from pilothouse.agent.place import HASH_SIZES, Index
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 
-MAX_PACKS = 60  # of one repository; more make every look-up slow
-LIST_LIMIT = 64 << 20  # bytes of a tree's listing
-FREE = 1 << 30  # bytes that trees leave free on the disk
-WORTH_A_SPARE = 32 << 20  # bytes of a tree
-BESIDE = 1024  # bytes written for each file beside its own, such as its entry of the index
-DURABLE = {"core.fsync": "default"}  # what is in the cache must be whole after a power cut
+MAX_PACKS = 60  # per repository; more packs make lookups slow
+LIST_LIMIT = 64 << 20  # bytes of the listing of a tree
+FREE = 1 << 30  # bytes of disk space that trees must leave free
+MIN_COPY_SIZE = 32 << 20  # bytes of a tree from which a copy is made in advance
+BESIDE = 1024  # bytes written per file besides its contents, such as its index entry
+DURABLE = {"core.fsync": "default"}  # the cache must be intact after a power failure
 
 log = structlog.get_logger("agent.objects")
 
 
 class TreeTooLarge(Exception):
-    """A commit has more files, or larger ones, than this agent lays out."""
+    """A commit exceeds the agent's limits on files or bytes."""
 
     code = "TREE_TOO_LARGE"
 
 
 @dataclass(frozen=True, slots=True)
 class TreeLimits:
-    """Of a commit's tree: the bytes of all files, and how many there are."""
+    """Limits of a commit's tree: total bytes and number of files."""
 
     bytes: int
     files: int
 
     @property
     def laying_out(self) -> Limits:
-        """Of the git that does: by ``ident``, line ends and encodings files grow beyond the blobs' sizes."""
+        """Limits of the git process: ``ident``, line ends and encodings can make files larger than their blobs."""
         return Limits(written=self.bytes + self.files * BESIDE)
 
     def check(self, bytes: int, files: int) -> None:
@@ -68,42 +68,42 @@ class TreeLimits:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A work tree with its index, and what it is: not there while it changes."""
+    """A work tree with its index and its state file, which is missing while the tree changes."""
 
     files: Path
     index: Path
     state: Path
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """It is whole, and this."""
+        """Write the state file: the tree is complete."""
         half = self.state.with_suffix(".half")
         half.write_text(json.dumps(state))
         half.replace(self.state)
 
     def discard(self) -> None:
-        """It goes."""
+        """Delete the tree."""
         for path in (self.state, self.index, self.index.with_name(self.index.name + ".lock")):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.files, ignore_errors=True)
 
 
-Copy = Callable[[Tree, Tree], Awaitable[None]]
-"""Copies the files of one tree into another, which is empty, with an index of its own."""
+Copier = Callable[[Tree, Tree], Awaitable[None]]
+"""Copies the files of a tree into another, empty one, with a separate index."""
 
 
 @dataclass(slots=True)
 class _Shared:
-    """What those share who use a repository at the same time."""
+    """State shared by concurrent uses of a repository."""
 
     users: int = 0
     recovery: asyncio.Lock = field(default_factory=asyncio.Lock)
     tree: asyncio.Lock = field(default_factory=asyncio.Lock)
-    spare: asyncio.Lock = field(default_factory=asyncio.Lock)
+    copy: asyncio.Lock = field(default_factory=asyncio.Lock)
     packs: dict[str, asyncio.Lock] = field(default_factory=dict)
 
 
 class ObjectCache:
-    """The repositories below ``root``. ``limit``: bytes beyond which those that nobody uses go, oldest use first."""
+    """The repositories below ``root``. ``limit``: bytes beyond which the least recently used ones are evicted."""
 
     def __init__(self, root: Path, git: Git, fetcher: CheckoutFetcher, limit: int, trees: TreeLimits) -> None:
         self._root, self._git, self._fetcher = root, git, fetcher
@@ -115,7 +115,7 @@ class ObjectCache:
 
     @contextlib.asynccontextmanager
     async def use(self, repository: str, object_format: str) -> AsyncIterator[CachedRepository]:
-        """The cache of a repository, which stays while it is used."""
+        """The cache of a repository, which is not evicted while in the context."""
         name = (
             f"{hashlib.sha256(repository.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}-{object_format}"
         )
@@ -123,7 +123,7 @@ class ObjectCache:
         shared = self._used.setdefault(name, _Shared())
         shared.users += 1
         try:
-            async with shared.recovery:  # else one user's recovery removes what another has begun to fetch
+            async with shared.recovery:  # otherwise recovery could delete a pack that another use is fetching
                 if name not in self._recovered:
                     await asyncio.to_thread(_recover, directory, object_format)
                     self._recovered.add(name)
@@ -135,9 +135,8 @@ class ObjectCache:
                 del self._used[name]
 
     async def evict(self) -> None:
-        """Remove what is over the limit, and what an earlier life has left half removed."""
-        doomed = await asyncio.to_thread(self._too_much)
-        for directory in doomed:
+        """Remove repositories beyond the limit, and those whose removal was interrupted by a restart."""
+        for directory in await asyncio.to_thread(self._beyond_limit):
             if directory.name in self._used:
                 continue
             self._recovered.discard(directory.name)
@@ -148,20 +147,20 @@ class ObjectCache:
         for trash in self._root.glob(".trash-*"):
             await asyncio.to_thread(shutil.rmtree, trash, True)
 
-    def _too_much(self) -> list[Path]:
+    def _beyond_limit(self) -> list[Path]:
         kept = [path for path in self._root.iterdir() if not path.name.startswith(".")]
         sizes = {path: _size(path) for path in kept}
         over = sum(sizes.values()) - self._limit
-        doomed = []
+        evicted = []
         for path in sorted(kept, key=lambda path: path.stat().st_mtime):
             if over > 0 and path.name not in self._used:
                 over -= sizes[path]
-                doomed.append(path)
-        return doomed
+                evicted.append(path)
+        return evicted
 
 
 class CachedRepository:
-    """One repository of the cache, while it is used."""
+    """One repository of the cache, while it is in use."""
 
     def __init__(
         self, directory: Path, git: Git, fetcher: CheckoutFetcher, shared: _Shared, trees: TreeLimits
@@ -169,15 +168,15 @@ class CachedRepository:
         self.git_dir = directory / "repo.git"
         self._directory, self._git, self._fetcher = directory, git, fetcher
         self._shared, self.trees = shared, trees
-        self.size = (0, 0)  # bytes and files of the tree that was given last
+        self.size = (0, 0)  # bytes and number of files of the tree that was returned last
 
     def pack(self, sha256: str) -> tuple[Path, Path]:
-        """The files of a pack: the pack and its index."""
+        """The paths of a pack and its index."""
         stem = self.git_dir / "objects" / "pack" / f"pack-{sha256}"
         return stem.with_suffix(".pack"), stem.with_suffix(".idx")
 
     async def have(self, pack: pb.CheckoutPack) -> None:
-        """Fetch and index a pack unless it is there; those who need the same one at a time fetch it once.
+        """Fetch and index a pack if it is missing; concurrent calls fetch it once.
 
         Raises StepImpossible, GitFailed, OSError.
         """
@@ -190,7 +189,7 @@ class CachedRepository:
         index = incoming.with_suffix(".idx")
         try:
             await self._fetcher.fetch(pack, incoming, "pack")
-            # Every object is inflated and hashed. What a tree may be called is checked where it is laid out.
+            # Every object is decompressed and hashed. File names are checked when a tree is laid out.
             await self._git.run(
                 "index-pack", "-o", str(index), str(incoming), git_dir=self.git_dir, config=DURABLE
             )
@@ -216,7 +215,7 @@ class CachedRepository:
         return [[one.st_size, one.st_mtime_ns] for one in found]
 
     def _is_whole(self, sha256: str) -> bool:
-        """Whether it is there and nobody has written to it: workspaces hold hard links of it."""
+        """Whether the pack exists and was not modified (workspaces have hard links to it)."""
         mark = self._mark(sha256)
         try:
             if json.loads(mark.read_text()) == self._seen(sha256):
@@ -230,7 +229,7 @@ class CachedRepository:
         return False
 
     async def drop_old_packs(self, keep: set[str]) -> None:
-        """Too many packs: those go that have not been used for longest. Only while nobody else is here."""
+        """Delete the least recently used packs beyond MAX_PACKS, if there is no concurrent use."""
         marks = await asyncio.to_thread(lambda: sorted((self._directory / "packs").iterdir(), key=_mtime))
         if self._shared.users > 1:
             return
@@ -239,51 +238,51 @@ class CachedRepository:
                 for path in (mark, *self.pack(mark.name)):
                     path.unlink(missing_ok=True)
 
-    # -- the pristine tree, and a copy of it that is ready to be given away --------------------------------
+    # -- the pristine tree and its copy -----------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def pristine(self, commit: str, settings: Mapping[str, str]) -> AsyncIterator[Tree | None]:
-        """The tree of a commit, unchanged while in the context; None where the disk is too full for it.
+        """The tree of a commit, which does not change while in the context; None if the disk is too full.
 
         Raises GitFailed, TreeTooLarge, OSError.
         """
         async with self._shared.tree:
             yield await self._pristine(commit, settings)
 
-    async def take_spare(self, commit: str, settings: Mapping[str, str]) -> Tree | None:
-        """The spare tree, brought to this commit; it is the caller's, to be moved away at once.
+    async def take_copy(self, commit: str, settings: Mapping[str, str]) -> Tree | None:
+        """The copy, updated to this commit; the caller must move it. None if there is no copy.
 
         Raises GitFailed, TreeTooLarge, OSError.
         """
-        spare = self._named("spare")
-        async with self._shared.spare:
-            there = await asyncio.to_thread(_loaded, spare.state)
+        copy = self._named("copy")
+        async with self._shared.copy:
+            there = await asyncio.to_thread(_loaded, copy.state)
             if there.get("settings") != dict(settings):
                 return None
             if there.get("commit") != commit:
                 await self.measure(commit)
-            spare.state.unlink()
-            await self.read_tree(spare, commit, settings)
+            copy.state.unlink()
+            await self.read_tree(copy, commit, settings)
             taken = self._named(f"taken-{time.time_ns()}")
-            spare.files.rename(taken.files)
-            spare.index.rename(taken.index)
+            copy.files.rename(taken.files)
+            copy.index.rename(taken.index)
             return taken
 
-    async def make_spare(self, commit: str, settings: Mapping[str, str], copy: Copy) -> None:
-        """Copy the pristine tree, where that takes long enough to be worth it, and there is room for it."""
-        spare = self._named("spare")
-        async with self._shared.spare, self._shared.tree:
+    async def prepare_copy(self, commit: str, settings: Mapping[str, str], copier: Copier) -> None:
+        """Copy the pristine tree in advance, if it is large and there is enough disk space."""
+        copy = self._named("copy")
+        async with self._shared.copy, self._shared.tree:
             tree = await self._pristine(commit, settings)
-            there = await asyncio.to_thread(_loaded, spare.state)
+            there = await asyncio.to_thread(_loaded, copy.state)
             if tree is None or there.get("settings") == dict(settings):
                 return
             size = int(_loaded(tree.state).get("bytes", 0))
-            if size < WORTH_A_SPARE or await self._free() - size < FREE:
+            if size < MIN_COPY_SIZE or await self._free() - size < FREE:
                 return
-            await asyncio.to_thread(spare.discard)
-            spare.files.mkdir(mode=0o700)
-            await copy(tree, spare)
-            spare.write({"commit": commit, "settings": dict(settings), "bytes": size})
+            await asyncio.to_thread(copy.discard)
+            copy.files.mkdir(mode=0o700)
+            await copier(tree, copy)
+            copy.write({"commit": commit, "settings": dict(settings), "bytes": size})
 
     async def _pristine(self, commit: str, settings: Mapping[str, str]) -> Tree | None:
         tree = self._named("tree")
@@ -296,13 +295,13 @@ class CachedRepository:
         if there.get("settings") != dict(settings):
             await asyncio.to_thread(tree.discard)
             there = {}
-        # The pristine tree, and what is copied from it.
+        # Space for the pristine tree and for the copy of it.
         if await self._free() - 2 * size + int(there.get("bytes", 0)) < FREE:
             await asyncio.to_thread(tree.discard)
             return None
         tree.files.mkdir(mode=0o700, exist_ok=True)
         await self.read_tree(tree, commit, settings)
-        # An index as old as its files has git read them all again the next time.
+        # If the index is not newer than its files, git reads all of them again.
         later = time.time() + 2
         os.utime(tree.index, (later, later))
         size, files = self.size
@@ -312,9 +311,9 @@ class CachedRepository:
     async def read_tree(
         self, tree: Tree, commit: str, settings: Mapping[str, str], git_dir: Path | None = None
     ) -> None:
-        """Have git lay out a commit, over what is there. ``git_dir``: of another repository that has it, too.
+        """Have git lay out a commit over the existing files. ``git_dir``: another repository that has the commit.
 
-        Raises GitFailed, TreeTooLarge; then nothing of the tree is left.
+        Raises GitFailed, TreeTooLarge; the tree is then deleted.
         """
         try:
             await self._git.run(
@@ -331,7 +330,7 @@ class CachedRepository:
         except ChildWroteTooMuch:
             await asyncio.to_thread(tree.discard)
             raise TreeTooLarge(f"the commit's files grow to more than {self.trees.bytes} bytes") from None
-        except BaseException:  # of no use to anybody, and counted by nobody
+        except BaseException:  # an incomplete tree is useless and not counted in the cache's size
             await asyncio.to_thread(tree.discard)
             raise
 
@@ -343,7 +342,7 @@ class CachedRepository:
         return Tree(stem, stem.with_suffix(".index"), stem.with_suffix(".json"))
 
     async def measure(self, commit: str) -> int:
-        """The bytes of all files of a commit. Raises TreeTooLarge; GitFailed where it is not there."""
+        """The total bytes of a commit's files. Raises TreeTooLarge; GitFailed if the commit is missing."""
         listing = self._directory / "incoming" / f"list-{commit}"
         limits = Limits(output=LIST_LIMIT)
         try:
@@ -366,7 +365,7 @@ class CachedRepository:
 
 
 def _recover(directory: Path, object_format: str) -> None:
-    """Make what is missing, and remove what an interrupted life has left."""
+    """Create missing directories, and remove incomplete files from before a restart."""
     for name in ("repo.git/objects/pack", "repo.git/objects/info", "repo.git/refs", "packs"):
         (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.rmtree(directory / "incoming", ignore_errors=True)
@@ -375,7 +374,7 @@ def _recover(directory: Path, object_format: str) -> None:
         leftover.unlink()
     for leftover in directory.glob("repo.git/objects/pack/tmp_*"):
         leftover.unlink()
-    for stem in (directory / "tree", directory / "spare", *directory.glob("taken-*")):
+    for stem in (directory / "tree", directory / "copy", *directory.glob("taken-*")):
         tree = Tree(stem, stem.with_suffix(".index"), stem.with_suffix(".json"))
         if not tree.state.exists():
             tree.discard()
@@ -409,13 +408,13 @@ def _sizes(listing: Path) -> tuple[int, int]:
 
 
 def _laid_out(index: Path, object_format: str) -> tuple[int, int]:
-    """Bytes and files of a tree that git has just laid out, as they lie there."""
+    """Bytes on disk and number of files of a tree that git has just laid out."""
     return Index(index.read_bytes(), HASH_SIZES[object_format]).size
 
 
 def _size(directory: Path) -> int:
     packs = sum(path.stat().st_size for path in directory.glob("repo.git/objects/pack/*"))
-    return packs + sum(int(_loaded(directory / name).get("bytes", 0)) for name in ("tree.json", "spare.json"))
+    return packs + sum(int(_loaded(directory / name).get("bytes", 0)) for name in ("tree.json", "copy.json"))
 
 
 def _mtime(path: Path) -> float:

@@ -1,4 +1,4 @@
-"""All that waits to be sent: log batches and events, each in a spool with a pusher of its own."""
+"""The queues of log batches and events to be sent, each with a spool and a pusher."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 
 
 class Outbox:
-    """`limit`: bytes on disk above which steps are slowed down. Nothing is ever thrown away."""
+    """`limit`: bytes on disk above which steps are throttled. Nothing is discarded."""
 
     def __init__(self, directory: Path, link: Uplink, limit: int) -> None:
         segment = min(SEGMENT_BYTES, max(1, limit // 8))
@@ -27,7 +27,7 @@ class Outbox:
         self._numbers = itertools.count(1)
 
     def new_id(self) -> str:
-        """For a batch or an event; no other has it, of whatever agent."""
+        """A globally unique id for a batch or an event."""
         return f"{self._prefix}-{next(self._numbers)}"
 
     @property
@@ -36,7 +36,7 @@ class Outbox:
         return size >= self._limit or self.logs.blocked or self.events.blocked
 
     async def room(self) -> None:
-        """Until it is not full."""
+        """Wait until it is not full."""
         while self.full:
             self.logs.hurry()
             self.events.hurry()

@@ -1,8 +1,8 @@
-"""Sends a spool to the server, in order, again and again until it is acknowledged.
+"""Sends a spool to the server, in order, with retries until it is acknowledged.
 
-One call at a time. Records stream into it as they come; it is half-closed after a second, after a MiB, or at
-once when a step that has ended waits for its ack. What no ack covered goes out first in the next call, under
-the same sequence numbers and ids, so repeating has no effect (decisions.md, "Arcentra", PushLogs).
+There is one call at a time. Records are streamed as they are added; the call is half-closed after a second, after a
+MiB, or immediately when an ended step waits for its ack. Unacknowledged records are sent again in the next call, with
+the same sequence numbers and ids, so repeating them has no effect (decisions.md, "Arcentra", PushLogs).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from pilothouse.wire.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
 CALL_SECONDS = 1.0
 CALL_BYTES = 1 << 20
 REQUEST_BYTES = 256 << 10
-HURRY = 0.005  # seconds a call goes on when a step already waits for its ack, so that others share it
-RETRY_WRITE = 1.0  # seconds between tries while the disk takes no more
+HURRY = 0.005  # seconds that a call stays open although a step waits for its ack, to be shared by others
+RETRY_WRITE = 1.0  # seconds between attempts to write to a full disk
 
 log = structlog.get_logger("agent.pusher")
 
 
 class Uplink(Protocol):
-    """The link, as far as a pusher needs it. `registrations` counts them: each may reset the numbering."""
+    """The part of the link that a pusher uses. `registrations`: their number; each may reset the sequence numbers."""
 
     agent_id: str
     registrations: int
@@ -46,7 +46,7 @@ class Uplink(Protocol):
 
 
 class Pusher(Generic[Request]):
-    """One spool on its way to one RPC."""
+    """Sends one spool to one RPC."""
 
     def __init__(self, spool: Spool, wire: Wire[Request], link: Uplink, freed: asyncio.Event) -> None:
         self._spool = spool
@@ -57,9 +57,11 @@ class Pusher(Generic[Request]):
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap by index
         self._hurried = False
         self._unwritten: deque[bytes] = deque()  # while the disk is full
-        self._sent: list[tuple[int, Mark]] = []  # per request of this call: its last seq, and what follows it
-        self._aligned = 0  # the registration whose numbering is agreed upon
-        self._singly = False  # one record per call, to find out which of ours the server has
+        self._sent: list[
+            tuple[int, Mark]
+        ] = []  # per request of this call: its last sequence number and the mark after it
+        self._aligned = 0  # the registration for which sequence numbers were synchronized
+        self._singly = False  # one record per call, to find out which records the server has
 
     # -- what steps use ---------------------------------------------------------------------------------
 
@@ -69,11 +71,11 @@ class Pusher(Generic[Request]):
 
     @property
     def blocked(self) -> bool:
-        """The disk takes no more; what was appended since is kept in memory and must stay little."""
+        """Whether the disk is full; records appended since then are in memory, so there should be few."""
         return bool(self._unwritten)
 
     def append(self, payload: bytes) -> int:
-        """Spool a record and return its index, to be given to `acked`."""
+        """Append a record to the spool; returns its index for `acked`."""
         self._unwritten.append(payload)
         index = self._spool.end + len(self._unwritten) - 1
         if len(self._unwritten) == 1:
@@ -81,8 +83,8 @@ class Pusher(Generic[Request]):
         return index
 
     async def acked(self, index: int) -> None:
-        """Until the server has this record and all before it."""
-        index = min(index, self._spool.end + len(self._unwritten) - 1)  # a power failure may have taken it
+        """Wait until the server has acknowledged this record and all before it."""
+        index = min(index, self._spool.end + len(self._unwritten) - 1)  # it may be lost after a power failure
         if index < self._spool.head.index:
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -91,7 +93,7 @@ class Pusher(Generic[Request]):
         await done
 
     def hurry(self) -> None:
-        """Have the server acknowledge what it has: somebody waits for room."""
+        """Request an early acknowledgement, since a step waits for space in the spool."""
         self._hurried = True
         self._more.set()
 
@@ -109,7 +111,7 @@ class Pusher(Generic[Request]):
     # -- sending ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Send records until cancelled."""
         backoff = Backoff()
         while True:
             await self._something_to_send()
@@ -136,21 +138,25 @@ class Pusher(Generic[Request]):
             await self._more.wait()
 
     async def _align(self) -> None:
-        """Once per registration: ask which number the server expects next, and agree."""
+        """Synchronize sequence numbers with the server, once per registration."""
         registration = self._link.registrations
         if self._aligned == registration:
             return
         ack = await self._call(streaming=False)
         expected = max(ack.expected_seq, ack.last_accepted_seq + 1, 1)
         if expected < self._spool.seq(self._spool.head.index):
-            self._spool.renumber(expected)  # it has begun anew, or lost what it had acknowledged
+            self._spool.renumber(
+                expected
+            )  # the server starts anew, or has lost records that it had acknowledged
         elif expected > self._spool.seq(self._spool.end):
-            self._spool.skip_to_seq(expected)  # a power failure here took what had already been sent
+            self._spool.skip_to_seq(
+                expected
+            )  # records that were already sent were lost here in a power failure
         self._aligned = registration
         self._singly = False
 
     async def _push(self) -> bool:
-        """One call. False: nothing came of it, and it is to be tried again later."""
+        """Make one call. False: nothing was acknowledged; to be retried later."""
         ack = await self._call(streaming=True)
         if ack.status == pb.IngestAck.STATUS_OUT_OF_ORDER:
             self._out_of_order(max(ack.expected_seq, 1), ack.message)
@@ -173,7 +179,7 @@ class Pusher(Generic[Request]):
                 await self._stream(call)
             await call.done_writing()
         except asyncio.InvalidStateError:
-            pass  # the server has answered before we were done; its answer says why
+            pass  # the server has answered early; its answer contains the reason
         try:
             return (await call).ack
         finally:
@@ -199,7 +205,7 @@ class Pusher(Generic[Request]):
                 await self._more_until(ends_at - now())
 
     def _awaited(self, mark: Mark) -> bool:
-        """Whether somebody waits for the ack of what lies before the mark."""
+        """Whether the ack of a record before the mark is awaited."""
         return self._hurried or bool(self._waiting and self._waiting[0][0] < mark.index)
 
     def _next_records(self, mark: Mark) -> tuple[list[Record], Mark]:
@@ -222,7 +228,7 @@ class Pusher(Generic[Request]):
     # -- acks -------------------------------------------------------------------------------------------
 
     def _release(self, covered: int) -> bool:
-        """Drop what the server has, up to this sequence number. False: nothing of this call."""
+        """Drop acknowledged records up to this sequence number. False: it covers no record of this call."""
         marks = [mark for seq, mark in self._sent if seq <= covered]
         if not marks:
             return not self._sent
@@ -237,10 +243,11 @@ class Pusher(Generic[Request]):
         return True
 
     def _out_of_order(self, expected: int, message: str) -> None:
-        """Numbers differ. Nothing is dropped that the server has not confirmed.
+        """Handle a sequence number mismatch. Records that the server has not acknowledged are never dropped.
 
-        It expects an older number than our first: ours follow from there. It expects a later one: some of ours
-        it has, under the same ids, and takes again without effect; what it refuses alone, it does not have.
+        If the server expects a lower number than our first, records are renumbered from there. If it expects a higher
+        one, it already has some of our records under the same ids and accepts them again without effect. Records are
+        then sent one per call; one that is refused alone is not on the server.
         """
         first = self._spool.seq(self._spool.head.index)
         log.warning(

@@ -1,4 +1,4 @@
-"""What one attempt reports, on its way into the outbox (`StepReporter` of executors/base.py)."""
+"""Writes the log lines and events of one attempt to the outbox (`StepReporter` of executors/base.py)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SpoolReporter:
         self._batches = LogBatches(step_run_id, outbox.new_id, self._store)
         self.last_log = -1
         self.last_event = -1
-        self._progress: dict[str, Any] | None = None  # the latest, while it waits for its time
+        self._progress: dict[str, Any] | None = None  # the latest, while it is delayed by the rate limit
         self._progress_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -48,7 +48,7 @@ class SpoolReporter:
             self._timer = loop.call_later(wait, self._send_progress)
 
     async def drain(self) -> None:
-        """Nothing is awaited once the step is cancelled: what it still has to say is little, and it must end."""
+        """Wait while the outbox is full, but not once the step is cancelled: it must end and writes little."""
         if not self._outbox.full or self._cancel.is_set():
             return
         room = asyncio.ensure_future(self._outbox.room())
@@ -58,7 +58,7 @@ class SpoolReporter:
             room.cancel()
 
     def close(self) -> None:
-        """The attempt is over: everything it said goes into the outbox."""
+        """End of the attempt: move all buffered lines and events to the outbox."""
         self._batches.flush()
         self._send_progress()
 

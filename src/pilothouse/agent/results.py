@@ -1,8 +1,8 @@
-"""The results of steps, on disk from the end of the step until the server has answered.
+"""Stores the results of steps on disk, from the end of a step until the server has acknowledged the result.
 
-One append-only file of records: a result, or the id of one that is settled. It reaches the operating system
-at once, so it outlives the agent. It is forced to the disk only if the server has not settled it within
-`SYNC_AFTER`; a server that answers makes that needless, and several results share one fsync.
+One append-only file of records: a result, or the id of an acknowledged result. Records are written to the operating
+system immediately, so they survive the agent. fsync is only called if the server has not acknowledged a result within
+`SYNC_AFTER`; several results share one fsync.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = structlog.get_logger("agent.results")
 class Result:
     """How an attempt ended. Times in Unix seconds.
 
-    `last_log`, `last_event`: its last records in the spool, which must be acknowledged first; -1 for none.
+    `last_log`, `last_event`: its last records in the spool, which must be acknowledged before; -1 for none.
     """
 
     step_run_id: str
@@ -54,7 +54,7 @@ _TYPES = {
 
 
 class ResultStore:
-    """`unsettled`: by step run id, in order of their ends. Opening it keeps only these."""
+    """`unsettled`: results without acknowledgement, by step run id, in order of time. Opening compacts the file."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -66,19 +66,19 @@ class ResultStore:
         self._syncing: asyncio.Task[None] | None = None
 
     def put(self, result: Result) -> None:
-        """A full disk is logged, not raised: the result is then kept in memory alone."""
+        """Store a result. If the disk is full, this is logged and the result is only kept in memory."""
         self.unsettled[result.step_run_id] = result
         self._append(orjson.dumps(asdict(result)))
         if self._sync_due is None and self._syncing is None:
             self._sync_due = asyncio.get_running_loop().call_later(SYNC_AFTER, self._start_sync)
 
     def settle(self, step_run_id: str) -> None:
-        """The server has answered: forget it."""
+        """Remove a result that the server has acknowledged."""
         if self.unsettled.pop(step_run_id, None) is not None:
             self._append(orjson.dumps({"settled": step_run_id}))
 
     async def close(self) -> None:
-        """What is unsettled is on disk when this returns."""
+        """Close the file; unacknowledged results are on disk when this returns."""
         if self._syncing is not None:
             await self._syncing
         if self._sync_due is not None:
@@ -118,11 +118,11 @@ class ResultStore:
         except OSError as error:
             log.error("spool.result_not_synced", reason=error.strerror)
         self._syncing = None
-        if self._size != size:  # written while the disk was busy
+        if self._size != size:  # records were added during the fsync
             self._sync_due = asyncio.get_running_loop().call_later(SYNC_AFTER, self._start_sync)
 
     def _compact(self) -> None:
-        """Begin a new file with what is unsettled."""
+        """Write a new file with the unacknowledged results."""
         draft = self._path.with_name(f".{self._path.name}.new")
         file = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         data = b"".join(frame(orjson.dumps(asdict(result))) for result in self.unsettled.values())
@@ -145,13 +145,13 @@ def _load(path: Path) -> dict[str, Result]:
                 found.pop(record["settled"], None)
             else:
                 found[record["step_run_id"]] = _result(record)
-        except (ValueError, TypeError, AttributeError):  # of another version, or somebody else's
+        except (ValueError, TypeError, AttributeError):  # written by another version, or not a result
             log.warning("spool.result_unreadable", path=str(path), bytes=len(payload))
     return found
 
 
 def _result(record: dict[str, Any]) -> Result:
-    """What a record says; keys that a newer agent has added are passed over. Raises TypeError."""
+    """Decode a record, ignoring keys added by newer agents. Raises TypeError."""
     known = {name: value for name, value in record.items() if name in _TYPES}
     if any(type(value) is not _TYPES[name] for name, value in known.items()):
         raise TypeError("a field is not of its type")

@@ -1,7 +1,7 @@
-"""The attempts this agent holds: from their dispatch until the server has answered to their result.
+"""Runs the attempts that this agent holds, from their dispatch until the server has acknowledged their result.
 
-An attempt is held from the moment it arrives. Nothing is done for it before the server has confirmed that it
-runs here (design.md, invariant 5), and its result is not reported before all it has said is acknowledged.
+An attempt is held from the moment it arrives. It is not started before the server has confirmed that it runs here
+(design.md, invariant 5), and its result is not reported before all its log lines and events are acknowledged.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pilothouse.agent.job_env import JobEnvironments
 from pilothouse.agent.outbox import Outbox
 from pilothouse.agent.reporter import SpoolReporter
 from pilothouse.agent.results import Result, ResultStore
-from pilothouse.agent.workrooms import Workrooms
 from pilothouse.agent.workspace import WorkspaceError
+from pilothouse.agent.workspace_manager import WorkspaceManager
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 from pilothouse.wire.steprun.v1 import steprun_pb2 as steprun
 
-RECENT = 10_000  # ids of settled attempts that are remembered
+RECENT = 10_000  # number of ids of finished attempts that are remembered
 STOPPED = "the agent was stopped"
 
 _STATUS = {
@@ -41,7 +41,7 @@ log = structlog.get_logger("agent.runner")
 
 
 class Reports(Protocol):
-    """The link, as far as the runner needs it."""
+    """The part of the link that the runner uses."""
 
     @property
     def connected(self) -> asyncio.Event: ...
@@ -50,7 +50,7 @@ class Reports(Protocol):
 
 @dataclass(slots=True)
 class _Held:
-    """`reason`: why it is cancelled, once it is."""
+    """A held attempt. `reason`: why it was cancelled, if it was."""
 
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     reason: str = ""
@@ -58,17 +58,17 @@ class _Held:
 
 
 class Runner:
-    """`executor_for` gives the executor of a step, or raises StepImpossible."""
+    """`executor_for` returns the executor of a step, or raises StepImpossible."""
 
     def __init__(
         self,
         results: ResultStore,
-        rooms: Workrooms,
+        workspaces: WorkspaceManager,
         executor_for: Callable[[pb.StepRun], Executor],
         job_environments: JobEnvironments,
     ) -> None:
         self._results = results
-        self._rooms = rooms
+        self._workspaces = workspaces
         self._executor_for = executor_for
         self._job_environments = job_environments
         self._held: dict[str, _Held] = {}
@@ -81,14 +81,14 @@ class Runner:
         self._outbox: Outbox
 
     def start(self, link: Reports, outbox: Outbox) -> None:
-        """Deliver what an earlier life of this agent has left; nothing is dispatched before."""
+        """Report results from before a restart of the agent. Must be called before steps are dispatched."""
         self._link, self._outbox = link, outbox
         for result in self._results.unsettled.values():
             self._hold(result.step_run_id, self._deliver(result))
 
     @property
     def idle(self) -> bool:
-        """No step is being carried out."""
+        """Whether no step is running."""
         return not self._executing
 
     # -- what the server sends --------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class Runner:
         return self._held.keys()
 
     def dispatch(self, message: pb.StepRun) -> None:
-        """Take an attempt; one that is known is being taken care of, however often it is sent."""
+        """Accept an attempt. An attempt that is already held or finished is ignored."""
         step_run_id = message.step_run_id
         if step_run_id in self._held or step_run_id in self._recent or self._stopping:
             return
@@ -170,7 +170,7 @@ class Runner:
         except OSError as error:
             outcome = Outcome("failed", 1, f"cannot prepare the step on this agent: {error.strerror}")
         except Exception as error:
-            # The step must end whatever goes wrong; the text of the error may hold a secret.
+            # The step must end whatever goes wrong; the text of the error may contain a secret.
             log.exception("agent.executor_failed", step_run_id=message.step_run_id)
             outcome = Outcome("failed", 1, f"the agent failed to carry out the step ({type(error).__name__})")
         if outcome.status == "cancelled":
@@ -187,12 +187,12 @@ class Runner:
 
     async def _execute(self, message: pb.StepRun, held: _Held, reporter: SpoolReporter) -> Outcome:
         executor = self._executor_for(message)
-        async with self._rooms.use(message, held.cancel) as workspace:
+        async with self._workspaces.use(message, held.cancel) as workspace:
             if message.fresh_workspace:
                 self._job_environments.forget(workspace_id(message))
             outcome = await executor.run(step_task(message, workspace), reporter, held.cancel)
             if message.last_in_job and outcome.status == "succeeded" and not message.keep_workspace:
-                await self._rooms.remove(message)
+                await self._workspaces.remove(message)
                 self._job_environments.forget(workspace_id(message))
         return outcome
 
@@ -214,7 +214,7 @@ class Runner:
         return result
 
     async def _deliver(self, result: Result) -> None:
-        """Until the server has all that the attempt said, and then how it ended."""
+        """Wait until the attempt's log and events are acknowledged, then report its result."""
         if result.last_log >= 0:
             await self._outbox.logs.acked(result.last_log)
         if result.last_event >= 0:
@@ -234,7 +234,7 @@ class Runner:
     # -- the end ----------------------------------------------------------------------------------------
 
     async def stop(self, within: float, push_within: float) -> None:
-        """Take nothing more, end all steps, then deliver for at most `push_within`; all in all `within` seconds."""
+        """Accept no more attempts, end all steps, then report for up to `push_within` seconds; `within` in total."""
         deadline = time.monotonic() + within
         self._stopping = True
         for held in self._held.values():

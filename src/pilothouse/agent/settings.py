@@ -1,4 +1,4 @@
-"""What an agent is told when it starts, and where it keeps its things."""
+"""The settings of an agent."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm6
 class AgentSettings:
     """Times in seconds, sizes in bytes.
 
-    Below `data_dir`: `agent.lock`, `credential` (its own token), `spool/` (what was not acknowledged yet),
-    `work/` (the workspaces of jobs), `objects/` (packs and trees of repositories), `steps/` (texts of running steps),
-    `env/` (what they wrote to `PILOT_ENV`).
+    Below `data_dir`: `agent.lock`, `credential` (its own token), `spool/` (unacknowledged log lines, events and
+    results), `work/` (workspaces of jobs), `objects/` (packs and trees of repositories), `steps/` (scripts of running
+    steps), `env/` (variables from `PILOT_ENV`).
     """
 
     server: str  # the http(s) URL of the server
@@ -49,7 +49,7 @@ class AgentSettings:
 
     @property
     def all_labels(self) -> dict[str, str]:
-        """With `os` and `arch` where they were not given."""
+        """The labels, with `os` and `arch` added if they are missing."""
         return {"os": os_name(), "arch": architecture(), **self.labels}
 
 

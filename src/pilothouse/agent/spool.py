@@ -1,11 +1,11 @@
-"""A queue of records on disk: written at its end, read at any place, dropped from its head once acknowledged.
+"""A queue of records on disk: appended at its end, read from any position, dropped from its head when acknowledged.
 
-Records lie in segment files named after the index of their first record, each as length, CRC-32 and payload.
-A torn tail, as kill -9 leaves it, is cut off when the queue is opened. Writes reach the operating system at
-once, and the disk when that sees fit: what outlives the agent is safe, not what a power failure takes.
+Records are stored in segment files named after the index of their first record, each as length, CRC-32 and payload.
+An incomplete last record, as a kill leaves it, is cut off when the queue is opened. Writes are not followed by fsync:
+records survive a crash of the agent, but not necessarily a power failure.
 
-Every record has an index for life. Its sequence number on the wire is `index + shift`, and the shift changes
-when the server wants the pending records numbered anew; so renumbering rewrites nothing.
+The index of a record never changes. Its sequence number on the wire is `index + shift`. When the server asks for
+other numbers only the shift changes, so no record is rewritten.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ log = structlog.get_logger("agent.spool")
 
 
 def frame(payload: bytes) -> bytes:
-    """A record as it lies in a file. A payload is never empty: zeros, as a power failure leaves them, are none."""
+    """Encode a record. The payload must not be empty: zeros left by a power failure must not be a valid record."""
     return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 def unframe(data: bytes, at: int = 0) -> Iterator[tuple[bytes, int]]:
-    """Each whole record from `at` on, with the place where it ends; stops at the first that is damaged."""
+    """Each complete record from offset `at` on, with its end offset; stops at the first damaged record."""
     while at + _HEADER.size <= len(data):
         size, checksum = _HEADER.unpack_from(data, at)
         payload = data[at + _HEADER.size : at + _HEADER.size + size]
@@ -49,7 +49,7 @@ def unframe(data: bytes, at: int = 0) -> Iterator[tuple[bytes, int]]:
 
 
 class Segment:
-    """One file of the queue. `first`: the index of its first record; `size`: bytes of it that are good."""
+    """One file of the queue. `first`: the index of its first record; `size`: bytes of valid records."""
 
     def __init__(self, path: Path, first: int, flags: int = 0) -> None:
         self.path = path
@@ -67,7 +67,7 @@ class Segment:
             raise SpoolFull(f"cannot write to the spool: {error.strerror}") from error
 
     def append(self, record: bytes) -> None:
-        """Raises SpoolFull, and then nothing has been appended."""
+        """Append a record, or nothing if SpoolFull is raised."""
         try:
             written = os.pwrite(self.file, record, self.size)
         except OSError as error:
@@ -78,18 +78,18 @@ class Segment:
         self.size += written
 
     def payload(self, at: int) -> bytes | None:
-        """The record there; None if it is damaged."""
+        """The payload at this offset; None if the record is damaged."""
         header = os.pread(self.file, _HEADER.size, at)
         if len(header) < _HEADER.size:
             return None
         size, checksum = _HEADER.unpack(header)
-        if size > self.size - at:  # damaged: it may say anything, and that much would be allocated
+        if size > self.size - at:  # damaged: do not allocate an arbitrary size
             return None
         payload = os.pread(self.file, size, at + _HEADER.size)
         return payload if size and len(payload) == size and zlib.crc32(payload) == checksum else None
 
     def cut_torn_tail(self) -> int:
-        """How many whole records there are; what follows them is cut off."""
+        """Truncate the file after its last complete record; returns the number of records."""
         count = good = 0
         for _, end in unframe(os.pread(self.file, self.size, 0)):
             count, good = count + 1, end
@@ -101,12 +101,12 @@ class Segment:
 
     def close(self) -> None:
         os.close(self.file)
-        self.file = -1  # a late write must fail, not reach another file
+        self.file = -1  # a later write must fail instead of reaching another file
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place in the queue: the record with this index, or the end."""
+    """A position in the queue: the record with this index, or the end."""
 
     index: int
     segment: Segment
@@ -115,7 +115,7 @@ class Mark:
 
 @dataclass(slots=True)
 class _State:
-    """Written when segments go and when the numbering changes. Lost, it costs repetitions, never records."""
+    """Written when segments are removed or the shift changes. If it is lost, records are only sent again."""
 
     path: Path
     head: int = 1
@@ -140,7 +140,7 @@ class _State:
 
 
 class Spool:
-    """`head`: the first record not released; `end`: the index the next record will get."""
+    """`head`: the index of the first record that was not released; `end`: the index of the next record."""
 
     def __init__(self, directory: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ class Spool:
         return self.end - 1
 
     def read(self, mark: Mark) -> tuple[bytes, Mark] | None:
-        """The record at the mark (or, where there is a hole, the next) and the mark after it; None at the end."""
+        """The record at the mark (or the next valid one) and the mark after it; None at the end."""
         while True:
             index, segment, offset = mark.index, mark.segment, mark.offset
             if offset < segment.size:
@@ -194,7 +194,7 @@ class Spool:
         """Drop all records before the mark."""
         dropped = False
         if mark.segment is self._last and mark.offset == mark.segment.size > self._segment_bytes // 8:
-            with contextlib.suppress(SpoolFull):  # then this segment stays a while longer
+            with contextlib.suppress(SpoolFull):  # the segment is removed later
                 self._roll(self.end)
         while mark.offset >= mark.segment.size and mark.segment.next is not None:
             mark = Mark(mark.segment.next.first, mark.segment.next, 0)
@@ -207,12 +207,12 @@ class Spool:
             self._state.save()
 
     def renumber(self, seq: int) -> None:
-        """From now on the head's sequence number is this one, and the others follow."""
+        """Set the sequence number of the head; those of all other records follow."""
         self._state.shift = seq - self.head.index
         self._state.save()
 
     def skip_to_seq(self, seq: int) -> None:
-        """Give the next record this sequence number, which is higher than the one it would get.
+        """Set the sequence number of the next record, which must be higher than the current one.
 
         Raises SpoolFull.
         """
@@ -246,7 +246,7 @@ class Spool:
 
     def _roll(self, first: int) -> None:
         segment = Segment.create(self._directory, first)
-        if segment.path == self._last.path:  # it was empty, and begins where it would have begun
+        if segment.path == self._last.path:  # the last segment is empty and already begins there
             segment.close()
             return
         self._last.next = segment

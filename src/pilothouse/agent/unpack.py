@@ -1,13 +1,13 @@
-"""Unpacks a checkout's archive, as a process of its own, with a job on standard input (see ``children.script``).
+"""Unpacks a checkout's archive in a child process, with a job on standard input (see ``children.script``).
 
-The standard library only, and a tar reader that is strict and small: ``tarfile`` reads extended headers of any
-length before any limit applies. Nothing in an archive is trusted. Every name is checked, files are made anew (never
-opened, never followed), symbolic links are made last, so that nothing is written through one.
+Uses the standard library and a small, strict tar reader, since ``tarfile`` reads extended headers of any length
+before a limit applies. The archive is not trusted: every name is checked, files are only created (never opened if
+they exist), and symbolic links are created last, so that nothing is written through them.
 
-The job is a JSON object: ``archive`` and ``into`` (an empty directory), ``bytes`` and ``members`` (limits). Below
-``into`` are then ``tree`` (the files) and, for a checkout with a manifest (docs/checkout.md), ``meta`` with
+The job is a JSON object: ``archive`` and ``into`` (an empty directory), ``bytes`` and ``members`` (limits). The
+result below ``into`` is ``tree`` (the files) and, for a checkout with a manifest (docs/checkout.md), ``meta`` with
 ``manifest.json``, ``index-0`` and so on. The answer is one JSON object on standard output: ``{"files", "bytes",
-"manifest"}``, or ``{"code", "error"}``: ARCHIVE_INVALID, ARCHIVE_TOO_LARGE.
+"manifest"}``, or ``{"code", "error"}`` with ARCHIVE_INVALID or ARCHIVE_TOO_LARGE.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import IO, Any, NamedTuple, NoReturn
 BLOCK = 512
 CHUNK = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
-MAX_EXTENDED = 64 << 10  # bytes of one extended header
-MAX_EXTENDED_ALL = 64 << 20  # and of all together
+MAX_EXTENDED = 64 << 10  # bytes of an extended header
+MAX_EXTENDED_ALL = 64 << 20  # bytes of all extended headers
 MAX_MANIFEST = 1 << 20
 MAX_META = 128 << 20  # bytes of all index, deleted, skip-worktree and assume-unchanged members
 MAX_PATH, MAX_NAME, MAX_DEPTH = 4000, 255, 200
@@ -32,14 +32,14 @@ MEMORY = 1 << 30  # bytes of address space
 CPU = 300  # seconds
 
 META = re.compile(rb"(index|pack|deleted|skip-worktree|assume-unchanged)/(\d{1,3})")
-# What HFS+ ignores in a name.
+# Characters that HFS+ ignores in names.
 IGNORABLE = dict.fromkeys([*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF])
 
 REGULAR, HARD, SYMBOLIC, DIRECTORY = b"0\x007", b"1", b"2", b"5"
 
 
 class Refused(Exception):
-    """The archive is not unpacked. ``code``: ARCHIVE_INVALID, ARCHIVE_TOO_LARGE."""
+    """The archive is refused. ``code``: ARCHIVE_INVALID, ARCHIVE_TOO_LARGE."""
 
     def __init__(self, message: str, code: str = "ARCHIVE_INVALID") -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class Member(NamedTuple):
 
 
 def is_dot_git(name: bytes) -> bool:
-    """Whether some file system takes this name for ``.git``: any case, HFS+ ignorables, NTFS short names."""
+    """Whether any file system takes this name for ``.git``: other case, HFS+ ignorables, NTFS short names."""
     text = name.decode("utf-8", "surrogateescape").translate(IGNORABLE).lower()
     for spelling in (".git", "git~1"):
         if text.startswith(spelling):
@@ -68,13 +68,13 @@ def is_dot_git(name: bytes) -> bool:
 
 
 def checked(name: bytes) -> bytes:
-    """A name as a path below the top, empty for the top itself. Raises Refused where it leads elsewhere."""
+    """A name as a path below the top directory (empty: the directory itself). Raises Refused for other paths."""
     if name.startswith(b"/") or b"\0" in name:
-        raise Refused(f"{shown(name)} is an absolute path, or no path")
+        raise Refused(f"{shown(name)} is not a relative path")
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     path = b"/".join(parts)
     if b".." in parts:
-        raise Refused(f"{shown(name)} leads out of the checkout")
+        raise Refused(f"{shown(name)} leads outside of the checkout")
     if len(path) > MAX_PATH or len(parts) > MAX_DEPTH or any(len(part) > MAX_NAME for part in parts):
         raise Refused(f"{shown(name)} is too long or too deep")
     if any(map(is_dot_git, parts)):
@@ -83,12 +83,12 @@ def checked(name: bytes) -> bytes:
 
 
 def shown(name: bytes) -> str:
-    """A name for people."""
+    """A name for use in messages."""
     return repr(name[:200].decode("utf-8", "backslashreplace"))
 
 
 class Source:
-    """The archive's bytes, unpacked from gzip where it is one, at most ``limit`` of them."""
+    """The bytes of the archive, decompressed if it is gzip, at most ``limit`` bytes."""
 
     def __init__(self, file: IO[bytes], limit: int) -> None:
         self._file, self._left = file, limit
@@ -99,7 +99,7 @@ class Source:
         self._buffer, self._at = b"", 0
 
     def read(self, size: int) -> bytes:
-        """Exactly so many bytes. Raises Refused at an early end."""
+        """Exactly ``size`` bytes. Raises Refused if the archive ends before."""
         while len(self._buffer) - self._at < size:
             more = self._more()
             if not more:
@@ -115,7 +115,7 @@ class Source:
         if not self._gzip:
             return self._file.read(CHUNK)
         while True:
-            if self._inflate.eof:  # gzip files one after another are one
+            if self._inflate.eof:  # concatenated gzip files are one file
                 rest = (self._inflate.unused_data or self._packed) + self._file.read(BLOCK)
                 self._packed = rest.lstrip(b"\0")
                 if not self._packed:
@@ -170,7 +170,7 @@ class Tar:
                 return _member(found, name, target, size)
 
     def skip(self, member: Member) -> None:
-        """Past the padding after a member's data."""
+        """Skip the padding after a member's data."""
         self._source.read(-member.size % BLOCK)
 
     def _long(self, header: Member) -> bytes:
@@ -189,7 +189,7 @@ def _parse(header: bytes) -> Member:
     checksum = _number(header[148:156])
     blanked = header[:148] + b" " * 8 + header[156:]
     if checksum != sum(blanked) and checksum != sum(byte - 256 * (byte > 127) for byte in blanked):
-        raise Refused("this is no tar archive, or it is damaged")
+        raise Refused("this is not a tar archive, or it is damaged")
     name = header[:100].split(b"\0", 1)[0]
     prefix = header[345:500].split(b"\0", 1)[0]
     if prefix and header[257:263] == b"ustar\0":
@@ -208,7 +208,7 @@ def _member(found: Member, name: bytes | None, target: bytes | None, size: int |
     )
     if made.kind in REGULAR and not made.name.endswith(b"/"):
         return made
-    if made.kind in REGULAR and not made.size:  # as the oldest tars write directories
+    if made.kind in REGULAR and not made.size:  # directories in the oldest tar format
         return made._replace(kind=DIRECTORY)
     if made.kind not in (HARD, SYMBOLIC, DIRECTORY):
         raise Refused(f"{shown(made.name)} is neither file, directory nor link")
@@ -232,7 +232,7 @@ def _decimal(digits: bytes) -> int:
 
 
 def _records(data: bytes) -> dict[bytes, bytes]:
-    """The records of a pax header, ``<length> <key>=<value>\\n`` each; only those that matter."""
+    """The records of a pax header, ``<length> <key>=<value>\\n`` each, other keys are ignored."""
     kept: dict[bytes, bytes] = {}
     data = data.rstrip(b"\0")
     at = 0
@@ -254,7 +254,7 @@ def _records(data: bytes) -> dict[bytes, bytes]:
 
 
 class Unpacking:
-    """One archive into the current directory, which is empty and nobody else's."""
+    """Unpacks one archive into the current directory, which is empty and private."""
 
     def __init__(self, source: Source, limit: int, members: int) -> None:
         self._source, self._tar = source, Tar(source, members)
@@ -265,7 +265,7 @@ class Unpacking:
         self.files = self.bytes = 0
 
     def run(self) -> dict[str, Any]:
-        """The answer. Raises Refused, OSError."""
+        """Unpack; returns the answer. Raises Refused, OSError."""
         os.mkdir(b"tree")
         os.mkdir(b"meta")
         first = self._tar.next()
@@ -284,7 +284,7 @@ class Unpacking:
         return {"files": self.files, "bytes": self.bytes, "manifest": self._manifest}
 
     def _take_manifest(self, member: Member) -> bool:
-        """Whether this is a checkout with a manifest. A file of that name that is none begins a plain tree."""
+        """Whether this checkout has a manifest. Any other file of that name is part of a plain tree."""
         if member.name != b"manifest.json" or member.kind not in REGULAR or member.size > MAX_MANIFEST:
             return False
         data = self._source.read(member.size)
@@ -305,7 +305,7 @@ class Unpacking:
         meta = META.fullmatch(name)
         if meta and is_file:
             if self._in_files or name in self._meta:
-                raise Refused(f"{shown(name)} is there twice, or in the wrong place")
+                raise Refused(f"{shown(name)} occurs twice, or in the wrong place")
             self._meta.add(name)
             if meta[1] != b"pack":
                 self._meta_left -= member.size
@@ -315,7 +315,7 @@ class Unpacking:
             return
         top, slash, rest = name.partition(b"/")
         if top != b"files" or member.kind == HARD or (not slash and member.kind != DIRECTORY):
-            raise Refused(f"{shown(name)} is no part of a checkout")
+            raise Refused(f"{shown(name)} is not a part of a checkout")
         self._in_files = True
         self._plain(member._replace(name=rest))
 
@@ -336,7 +336,7 @@ class Unpacking:
             self._hard(path, b"tree/" + checked(member.target))
 
     def _directory(self, path: bytes) -> None:
-        """The directory and those it is in. Until the links are made, whatever is no directory is a file."""
+        """Create a directory and its parents. Links are not created yet, so anything else at the path is a file."""
         try:
             os.mkdir(path)
         except FileExistsError:
@@ -372,7 +372,7 @@ class Unpacking:
 
     def _symbolic(self, path: bytes, target: bytes) -> None:
         if not target or b"\0" in target or len(target) > MAX_PATH:
-            raise Refused(f"{shown(path)} is a link to nothing, or to something too long")
+            raise Refused(f"{shown(path)} is a link with an empty or too long target")
         self._count(0)
         self._directory(os.path.dirname(path))
         self._links.append((path, target))
@@ -382,7 +382,7 @@ class Unpacking:
         self._count(0)
         self._directory(os.path.dirname(path))
         if not os.path.isfile(target):
-            raise Refused(f"{shown(path)} is a link to what is no file before it")
+            raise Refused(f"{shown(path)} is a hard link to something other than an earlier file")
         try:
             os.link(target, path, follow_symlinks=False)
         except FileExistsError:
@@ -399,7 +399,7 @@ class Unpacking:
             raise Refused("the archive unpacks to more than is allowed", "ARCHIVE_TOO_LARGE")
 
     def _twice(self, path: bytes) -> NoReturn:
-        raise Refused(f"{shown(path.removeprefix(b'tree/'))} is there twice")
+        raise Refused(f"{shown(path.removeprefix(b'tree/'))} occurs twice")
 
 
 def unpack(job: dict[str, Any]) -> dict[str, Any]:
@@ -410,12 +410,12 @@ def unpack(job: dict[str, Any]) -> dict[str, Any]:
     limit, members = job["bytes"], job["members"]
     with open(job["archive"], "rb") as file:
         os.chdir(job["into"])
-        # Beside the files there are headers, and one block of padding each.
+        # Each file has a header and at most one block of padding.
         return Unpacking(Source(file, limit + MAX_EXTENDED_ALL + members * 4 * BLOCK), limit, members).run()
 
 
 def main() -> None:
-    """Read the job, do it, print the answer."""
+    """Read the job, unpack, print the answer."""
     try:
         answer = unpack(json.load(sys.stdin))
     except Refused as refused:

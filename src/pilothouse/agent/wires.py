@@ -1,4 +1,4 @@
-"""The two calls of `gateway.v1.GatewayService` as the pusher needs them: how records become requests."""
+"""The two RPCs of `gateway.v1.GatewayService` as used by the pusher: converts spool records to requests."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Record = tuple[int, bytes]  # sequence number and payload
 
 
 class PushResponse(Protocol):
-    """What both calls answer."""
+    """The response of both RPCs."""
 
     @property
     def ack(self) -> pb.IngestAck: ...
 
 
 class Wire(Protocol[Request]):
-    """`name` is for logs; `group` is how many records go into one request."""
+    """One RPC. `name`: for logs; `group`: number of records per request."""
 
     name: str
     group: int
@@ -35,10 +35,10 @@ class Wire(Protocol[Request]):
         """Begin a call."""
 
     def hello(self, agent_id: str, last_seq: int) -> Request:
-        """Its first message."""
+        """The first message of a call."""
 
     def pack(self, agent_id: str, records: Sequence[Record]) -> Request:
-        """Records of the spool under the sequence numbers they have now."""
+        """A request with these records under their current sequence numbers."""
 
 
 class LogWire:

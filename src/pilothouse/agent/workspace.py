@@ -1,7 +1,7 @@
-"""The directories steps work in, one per job, below one root.
+"""The directories in which steps run, one per job, below one root.
 
-The root has a ``.git`` file that leads nowhere: whatever looks for a repository from a workspace on upwards, git
-above all, and tools that read ``.gitignore`` files on that way, stops there, wherever the data directory lies.
+The root has an invalid ``.git`` file: git, and tools that read ``.gitignore`` files, stop there when they search for
+a repository from a workspace upwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class WorkspaceError(Exception):
-    """`code`: WORKSPACE_ID_INVALID, ARCHIVE_INVALID, ARCHIVE_TOO_LARGE, and those of what layout.py calls."""
+    """`code`: WORKSPACE_ID_INVALID, ARCHIVE_INVALID, ARCHIVE_TOO_LARGE, or the code of an error in layout.py."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -30,56 +30,56 @@ class WorkspaceError(Exception):
 
 
 class Workspaces:
-    """`owner` (uid, gid): whom the directories are given to, where steps run as another user."""
+    """`owner` (uid, gid): the owner of the directories, if steps run as another user."""
 
     def __init__(self, root: Path, owner: tuple[int, int] | None = None) -> None:
         self._root = root
         self._owner = owner
 
     def path(self, workspace_id: str) -> Path:
-        """Where it is, existing or not. Raises WorkspaceError unless the id is a plain file name."""
+        """The path of a workspace, which need not exist. Raises WorkspaceError unless the id is a plain file name."""
         if _ID.fullmatch(workspace_id) is None:
             raise WorkspaceError("WORKSPACE_ID_INVALID", f"not a workspace id: {workspace_id[:140]!r}")
         return self._root / workspace_id
 
     async def create(self, workspace_id: str) -> Path:
-        """The directory, made if need be; what is in it stays."""
+        """The directory, created if it does not exist; its contents are kept."""
         path = self.path(workspace_id)
         await asyncio.to_thread(self._make, path)
         return path
 
     async def fresh(self, workspace_id: str) -> Path:
-        """The directory, empty."""
+        """The directory, created or emptied."""
         path = self.path(workspace_id)
         await asyncio.to_thread(_wipe, path)
         await asyncio.to_thread(self._make, path)
         return path
 
     async def staging(self, workspace_id: str) -> Path:
-        """A new directory of ours alone, to prepare the workspace in; then :meth:`adopt` or :meth:`discard`."""
+        """A new private directory in which to prepare a workspace; then call :meth:`adopt` or :meth:`discard`."""
         path = self._root / f"{STAGING}{self.path(workspace_id).name}-{secrets.token_hex(4)}"
         await asyncio.to_thread(self._make_root)
         await asyncio.to_thread(path.mkdir, 0o700)
         return path
 
     async def adopt(self, workspace_id: str, prepared: Path) -> Path:
-        """This directory is the workspace from now on; what it was before is gone."""
+        """Make a prepared directory the workspace, replacing the existing one."""
         path = self.path(workspace_id)
         await asyncio.to_thread(self._adopt, path, prepared)
         return path
 
     async def discard(self, staging: Path) -> None:
-        """What was prepared, or is left of it, goes."""
+        """Remove a staging directory."""
         await asyncio.to_thread(_wipe, staging)
 
     async def discard_leftovers(self, leftovers: list[Path]) -> None:
-        """What an earlier life of the agent was preparing when it ended."""
+        """Remove staging directories from before a restart of the agent."""
         for path in leftovers:
             with contextlib.suppress(OSError):
                 await self.discard(path)
 
     def leftovers(self) -> list[Path]:
-        """Staging directories; ask before any is made."""
+        """Existing staging directories; to be called before any is created."""
         return list(self._root.glob(f"{STAGING}*"))
 
     async def remove(self, workspace_id: str) -> None:
@@ -113,7 +113,7 @@ class Workspaces:
 
 
 def _wipe(path: Path) -> None:
-    """Remove whatever is there; a link is removed, not followed."""
+    """Remove a file or directory; a symbolic link is removed, not followed."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -123,7 +123,7 @@ def _wipe(path: Path) -> None:
         return
     try:
         shutil.rmtree(path)
-    except PermissionError:  # directories made read-only, as module caches are
+    except PermissionError:  # read-only directories, such as Go's module cache
         _make_writable(path)
         shutil.rmtree(path)
 

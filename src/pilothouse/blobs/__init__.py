@@ -1,1 +1,1 @@
-"""Blobs: bounded, checksummed files on their way between clients and agents, such as a checkout."""
+"""Blobs: bounded, checksummed files for the transfer between clients and agents, such as checkouts."""

@@ -1,4 +1,4 @@
-"""What is refused of uploads, each with a stable code."""
+"""Errors of uploads and downloads, each with a stable code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pilothouse.access.errors import Refusal
 
 
 class BlobNotFound(Refusal):
-    """No uploaded file of that id (or none the caller may read)."""
+    """There is no blob with this id, or the caller may not read it."""
 
     code = "BLOB_NOT_FOUND"
 
@@ -15,12 +15,12 @@ class BlobNotFound(Refusal):
 
 
 class BlobInvalid(Refusal):
-    """What was uploaded is not what was announced."""
+    """The upload does not match its checksum."""
 
     code = "VALIDATION_FAILED"
 
 
 class BlobTooLarge(Refusal):
-    """An upload over the limit."""
+    """The upload exceeds the size limit."""
 
     code = "PAYLOAD_TOO_LARGE"

@@ -56,7 +56,7 @@ async def upload(
         blobs.discard(blob)
         raise
     if answer.headers.get("idempotency-replayed"):
-        blobs.discard(blob)  # the first answer names another
+        blobs.discard(blob)  # a repeated request: the first answer refers to another blob
     return answer
 
 
@@ -68,6 +68,6 @@ async def upload(
     responses=example("hello\n", media="application/octet-stream"),
 )
 async def download(blob_id: str, caller: Caller, blobs: BlobService, database: Database) -> Response:
-    """For the project's users, and for the agent that holds work which needs it. Errors: ``BLOB_NOT_FOUND``."""
+    """For users of the project, and agents whose work needs the blob. Errors: ``BLOB_NOT_FOUND``."""
     path = await database.read(lambda conn: blobs.readable(conn, caller, blob_id))
     return FileResponse(path, media_type="application/octet-stream")

@@ -1,4 +1,4 @@
-"""The blobs' part of the product."""
+"""The module of blobs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from pilothouse.identity.service import Identity
 
 
 def module(core: Core, directory: Path, limit: int) -> Module:
-    """Provides :class:`Blobs`, kept below ``directory``; ``limit``: bytes of one upload."""
+    """Provides :class:`Blobs`, stored in ``directory``; ``limit``: bytes of one upload."""
     core.provide(Blobs(directory, limit, core.service(Identity)))
     return Module("blobs", routers=(router,), body_limits={"/api/v1/blobs": limit + 1})

@@ -1,4 +1,4 @@
-"""Blobs: bounded, checksummed files on their way between clients and agents, such as a checkout."""
+"""Blobs: bounded, checksummed files for the transfer between clients and agents, such as checkouts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Blob:
 
 
 class Blobs:
-    """Files below one directory, known by id. A file is complete and on disk before it is known at all."""
+    """Files in one directory, by id. A file is completely on disk before it is recorded in the database."""
 
     def __init__(self, root: Path, limit: int, identity: Identity) -> None:
         self._root = root
@@ -44,14 +44,14 @@ class Blobs:
         root.chmod(0o700)
 
     def agents_may_read(self, needed: NeededByAgent) -> None:
-        """Let agents download what ``needed`` says that their work needs; each kind of work registers its own."""
+        """Register a callback that decides whether an agent's work needs a blob, so that it may download it."""
         self._needed_by_agent.append(needed)
 
     async def receive(self, body: AsyncIterator[bytes], sha256: str) -> Blob:
-        """Lay an upload on disk; ``sha256`` (hex), where given, must be its checksum.
+        """Write an upload to disk; ``sha256`` (hex), if given, must be its checksum.
 
-        Nobody knows of it until :meth:`record`. Raises :class:`BlobTooLarge`, :class:`BlobInvalid`; then nothing
-        is kept.
+        It is not accessible before :meth:`record`. Raises :class:`BlobTooLarge`, :class:`BlobInvalid`; the file is
+        then deleted.
         """
         blob_id = str(uuid7())
         part = self._root / f"{blob_id}.part"
@@ -66,7 +66,7 @@ class Blobs:
         return Blob(blob_id, digest, size)
 
     def record(self, tx: Tx, by: Principal, project: str, blob: Blob) -> dict[str, Any]:
-        """Make a received file known."""
+        """Record a received file in the database."""
         store.add_blob(
             tx.conn,
             id=blob.id,
@@ -80,11 +80,11 @@ class Blobs:
         return {"id": blob.id, "sha256": blob.sha256, "size": blob.size}
 
     def discard(self, blob: Blob) -> None:
-        """Drop a received file that nobody was told of."""
+        """Delete a received file that was not recorded."""
         self.path(blob.id).unlink(missing_ok=True)
 
     def unlink(self, ids: Iterable[str]) -> None:
-        """Drop files that nobody knows any more, beside the event loop: a large one takes its time."""
+        """Delete files that are no longer recorded, in a thread, since deleting a large file is slow."""
         paths = [self.path(blob_id) for blob_id in ids]
         asyncio.get_running_loop().run_in_executor(None, _unlink, paths)
 
@@ -100,13 +100,13 @@ class Blobs:
         return digest.hexdigest(), size
 
     def path(self, blob_id: str) -> Path:
-        """Where a blob's bytes are."""
+        """The path of a blob's file."""
         return self._root / blob_id
 
     def readable(self, conn: Connection, by: Principal, blob_id: str) -> Path:
-        """The file, for those who may read it: the project's users, and agents while they hold its work.
+        """The file, if the caller may read it: users of the project, and agents while they hold work that needs it.
 
-        Raises :class:`BlobNotFound` for everyone else.
+        Raises :class:`BlobNotFound` for other callers.
         """
         blob = store.blob(conn, blob_id)
         if blob is None:

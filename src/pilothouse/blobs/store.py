@@ -1,4 +1,4 @@
-"""The table of uploaded files and its statements."""
+"""The table of blobs, and its SQL."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ blobs = Table(
 
 
 def add_blob(conn: Connection, **values: Any) -> None:
-    """Remember an uploaded file."""
+    """Insert a blob."""
     conn.execute(insert(blobs).values(**values))
 
 
 def blob(conn: Connection, blob_id: str) -> Row[Any] | None:
-    """What is known of an uploaded file."""
+    """The row of a blob."""
     return conn.execute(select(blobs).where(blobs.c.id == blob_id)).first()
 
 
 def blobs_of(conn: Connection, project: str, ids: Collection[str]) -> list[Row[Any]]:
-    """Those of these blobs that the project has."""
+    """The existing ones of these blobs in the project."""
     return list(conn.execute(select(blobs).where(blobs.c.id.in_(ids), blobs.c.project == project)))
 
 
 def old_blobs(conn: Connection, before: int, after: str, limit: int) -> list[Row[Any]]:
-    """A page of the blobs that came before a time (ms), by id."""
+    """A page of the blobs uploaded before a time (ms), by id."""
     query = select(blobs.c.id, blobs.c.project).where(blobs.c.created_at < before, blobs.c.id > after)
     return list(conn.execute(query.order_by(blobs.c.id).limit(limit)))
 
 
 def delete_blobs(conn: Connection, ids: Collection[str]) -> None:
-    """Forget uploaded files."""
+    """Delete blobs."""
     conn.execute(delete(blobs).where(blobs.c.id.in_(ids)))

@@ -1,4 +1,4 @@
-"""Addresses to dial, from addresses that are listened on."""
+"""Derive the address to connect to from a listen address."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 
 def reachable(url: str) -> str:
-    """A URL that leads to this machine where the server listens on all its addresses."""
+    """The URL with a wildcard host (``0.0.0.0``, ``::``) replaced by the loopback address."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{reachable_host(parts.netloc)}"
 
 
 def reachable_host(address: str) -> str:
-    """The same of ``HOST:PORT``."""
+    """Same as :func:`reachable` for ``HOST:PORT``."""
     host, _, port = address.rpartition(":")
     return f"{_EVERYWHERE.get(host, host)}:{port}"

@@ -1,4 +1,4 @@
-"""After a run that failed: the last lines of what failed, and the commands one gives next. Pure."""
+"""Output after a failed run: the last log lines of failed steps and suggested next commands. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pilothouse.cli.progress import BAD, RunState
 from pilothouse.cli.reference import short
 
 _STEPS = 3
-"""Of how many failed steps the last lines are shown."""
+"""Maximum number of failed steps whose last lines are shown."""
 
 
 def last_lines(run: RunState) -> Iterator[str]:
-    """The last lines of the first few failed steps, each under its name."""
+    """The last log lines of the first failed steps, grouped by step."""
     if run.status not in BAD:
         return
     failed = run.failed_steps()
@@ -27,17 +27,17 @@ def last_lines(run: RunState) -> Iterator[str]:
 
 
 def next_commands(run: RunState, width: int = 0) -> Iterator[str]:
-    """Three commands for a run that failed; none for others. What each is for is left out where there is no room.
+    """Suggested commands for a failed run; empty for other runs. Descriptions are omitted if they do not fit.
 
-    ``width``: columns of the terminal; 0 without one.
+    ``width``: terminal columns; 0 if there is no terminal.
     """
     if run.status not in BAD:
         return
     name = short(run.id)
     commands = {
-        f"  pilot run logs {name} --failed": "the whole log of the failed steps",
-        f"  pilot run rerun {name} --failed": "run again from what failed",
-        f"  pilot run view {name}": "all jobs, steps and attempts",
+        f"  pilot run logs {name} --failed": "full log of the failed steps",
+        f"  pilot run rerun {name} --failed": "rerun from the failed steps",
+        f"  pilot run view {name}": "show all jobs, steps and attempts",
     }
     longest = max(map(len, commands))
     lines = {command: f"{command:{longest}}    # {purpose}" for command, purpose in commands.items()}

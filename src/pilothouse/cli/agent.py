@@ -1,4 +1,4 @@
-"""``pilot agent``: by itself a worker; with ``list``, ``view``, ``rm``, ``drain``, … a look at the fleet."""
+"""``pilot agent``: runs an agent; the subcommands (``list``, ``view``, ``rm``, ``drain``, …) manage agents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from pilothouse.cli import agent_token
 from pilothouse.cli.durations import seconds
 from pilothouse.cli.errors import NotLoggedIn, UsageError
-from pilothouse.cli.handover import checked_token, read_token, start_anew
+from pilothouse.cli.handover import checked_token, read_token, reexecute
 from pilothouse.cli.project import project_names
 from pilothouse.cli.server import prepare_data_dir
 from pilothouse.cli.session import Common, Group, Session, command
@@ -33,7 +33,7 @@ AgentName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the agen
 
 
 class Platform(StrEnum):
-    """What an agent runs its work with."""
+    """Executor of an agent."""
 
     PROCESS = "process"
     DOCKER = "docker"
@@ -47,13 +47,13 @@ def _env(name: str, *more: str) -> list[str]:
 @app.callback()
 def agent(
     ctx: typer.Context,
-    server: Annotated[str, typer.Option(metavar="URL", envvar=_env("SERVER"), help="The server.")] = "",
+    server: Annotated[str, typer.Option(metavar="URL", envvar=_env("SERVER"), help="Server URL.")] = "",
     grpc: Annotated[
         str,
         typer.Option(
             metavar="HOST:PORT",
             envvar=_env("GRPC"),
-            help="The gRPC address of the server; else port 9090 of its host.",
+            help="gRPC address of the server. [default: port 9090 of its host]",
         ),
     ] = "",
     token: Annotated[
@@ -61,32 +61,32 @@ def agent(
         typer.Option(
             envvar=_env("TOKEN", "AGENT_TOKEN"),
             show_envvar=True,
-            help="Registration token; needed the first time only.",
+            help="Registration token; required on first start only.",
         ),
     ] = "",
     token_file: Annotated[
         str,
         typer.Option(
-            metavar="FILE", envvar=_env("TOKEN_FILE"), help="Read that token from this file; -: from stdin."
+            metavar="FILE",
+            envvar=_env("TOKEN_FILE"),
+            help="Read the registration token from this file; - for stdin.",
         ),
     ] = "",
     name: Annotated[
-        str, typer.Option(metavar="ID", envvar=_env("NAME"), help="Name of the agent; else the host's name.")
+        str, typer.Option(metavar="ID", envvar=_env("NAME"), help="Name of the agent. [default: host name]")
     ] = "",
     platform: Annotated[
         Platform,
-        typer.Option(
-            envvar=_env("PLATFORM"), help="How steps are run; process is the only one in this release."
-        ),
+        typer.Option(envvar=_env("PLATFORM"), help="Executor for steps; only process in this release."),
     ] = Platform.PROCESS,
-    region: Annotated[str, typer.Option(envvar=_env("REGION"), help="Region, shown in lists.")] = "",
+    region: Annotated[str, typer.Option(envvar=_env("REGION"), help="Region of the agent.")] = "",
     label: Annotated[
         list[str] | None,
-        typer.Option(metavar="K=V", envvar=_env("LABEL"), help="Label of the agent; repeatable."),
+        typer.Option(metavar="K=V", envvar=_env("LABEL"), help="Label of the agent (KEY=VALUE); repeatable."),
     ] = None,
     slots: Annotated[
         int,
-        typer.Option(min=0, envvar=_env("SLOTS"), help="Steps that run at the same time; 0: one per CPU."),
+        typer.Option(min=0, envvar=_env("SLOTS"), help="Maximum number of concurrent steps; 0: one per CPU."),
     ] = 0,
     max_sessions: Annotated[
         int,
@@ -95,30 +95,31 @@ def agent(
     data_dir: Annotated[
         Path | None,
         typer.Option(
-            envvar=_env("DATA_DIR"), help="The agent's directory. [default: .pilothouse/agent-NAME]"
+            envvar=_env("DATA_DIR"), help="Data directory of the agent. [default: .pilothouse/agent-NAME]"
         ),
     ] = None,
     run_as: Annotated[
-        str, typer.Option(metavar="USER", envvar=_env("RUN_AS"), help="Run steps as this user; needs root.")
+        str,
+        typer.Option(metavar="USER", envvar=_env("RUN_AS"), help="Run steps as this user; requires root."),
     ] = "",
     pass_env: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
             envvar=_env("PASS_ENV"),
-            help="Pass this variable to steps although it looks private; repeatable.",
+            help="Pass this environment variable to steps even if its name looks secret; repeatable.",
         ),
     ] = None,
     grpc_ca: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", envvar=_env("GRPC_CA"), help="CA certificates to trust on gRPC and HTTPS (PEM)."
+            metavar="FILE", envvar=_env("GRPC_CA"), help="CA certificates for gRPC and HTTPS (PEM)."
         ),
     ] = None,
     linger: Annotated[
         float | None,
         typer.Option(
-            min=1, envvar=_env("LINGER"), help="Exit after this many idle seconds without a server."
+            min=1, envvar=_env("LINGER"), help="Exit after this many seconds idle and disconnected."
         ),
     ] = None,
     ephemeral: Annotated[
@@ -126,7 +127,7 @@ def agent(
         typer.Option(
             "--ephemeral",
             envvar=_env("EPHEMERAL"),
-            help="Unregister the agent 10 minutes after it went offline.",
+            help="Unregister the agent after it has been offline for 10 minutes.",
         ),
     ] = False,
     workspace_keep: Annotated[
@@ -142,7 +143,7 @@ def agent(
         typer.Option(
             metavar="SIZE",
             envvar=_env("OBJECT_CACHE"),
-            help="Size of the cache of repository objects.",
+            help="Maximum size of the git object cache.",
         ),
     ] = "10GiB",
     max_checkout: Annotated[
@@ -150,7 +151,7 @@ def agent(
         typer.Option(
             metavar="SIZE",
             envvar=_env("MAX_CHECKOUT"),
-            help="Largest archive or pack of a checkout that is accepted.",
+            help="Maximum size of a checkout archive or pack.",
         ),
     ] = "256MiB",
 ) -> None:
@@ -168,7 +169,7 @@ def agent(
     session = Session.of(ctx.obj or Common())
     given = "" if token_file else token or session.common.token or ""
     token = checked_token(given, "--token") if given else ""
-    start_anew(token)
+    reexecute(token)
     from pilothouse.agent.settings import AgentSettings
 
     address = _server(session, server)
@@ -199,7 +200,7 @@ def agent(
 
 
 def _home(given: Path | None, name: str) -> Path:
-    """The agent's own directory; the default one lies in a directory that git is to ignore."""
+    """The agent's directory, created if missing. The default one is excluded from git."""
     if given is None:
         prepare_data_dir(Path(".pilothouse"))
     return (given or Path(".pilothouse") / f"agent-{name}").absolute()
@@ -211,7 +212,7 @@ def _grpc_at(address: str) -> str:
 
 
 def _registration_token(token: str, file: str, home: Path) -> str:
-    """The token it may register with. A file that is gone matters only to an agent without a token of its own."""
+    """The registration token. A missing token file is an error only if the agent is not registered yet."""
     if not file:
         return token
     if file != "-" and (home / "credential").exists() and not Path(file).exists():
@@ -227,17 +228,17 @@ def _server(session: Session, given: str) -> str:
         return server_address(server)
     saved = session.contexts.load().get(session.common.context or "")
     if saved is None:
-        raise NotLoggedIn("which server? name it with --server")
+        raise NotLoggedIn("no server is given; use --server")
     return saved.server
 
 
 def labels_of(pairs: list[str]) -> dict[str, str]:
-    """``k=v`` each. Raises UsageError."""
+    """Parse ``KEY=VALUE`` pairs. Raises UsageError."""
     labels = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not key or not equals:
-            raise UsageError(f"--label {pair!r}: write it as KEY=VALUE")
+            raise UsageError(f"--label {pair!r}: expected KEY=VALUE")
         labels[key] = value
     return labels
 
@@ -252,10 +253,10 @@ def _work(settings: AgentSettings) -> int:
 
 async def list_agents(
     session: Session,
-    platform: Annotated[str, typer.Option(help="Only of this platform.")] = "",
-    status: Annotated[str, typer.Option(help="Only of this status: online, offline, draining.")] = "",
-    region: Annotated[str, typer.Option(help="Only of this region.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 100,
+    platform: Annotated[str, typer.Option(help="Filter by platform.")] = "",
+    status: Annotated[str, typer.Option(help="Filter by status: online, offline or draining.")] = "",
+    region: Annotated[str, typer.Option(help="Filter by region.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of results.")] = 100,
 ) -> None:
     """List agents by name."""
     from pilothouse.client.paging import collect
@@ -308,21 +309,21 @@ async def view(session: Session, name: AgentName) -> None:
 
 
 async def drain(session: Session, name: AgentName) -> None:
-    """Let an agent finish what it holds and give it no new work."""
+    """Stop assigning new work to an agent; its current work finishes."""
     async with session.client() as client:
         await client.agents.set_status(name, "draining")
-    session.out.say(f"Agent {name} gets no new work.")
+    session.out.say(f"Agent {name} is draining.")
 
 
 async def undrain(session: Session, name: AgentName) -> None:
-    """Give an agent work again."""
+    """Resume assigning work to an agent."""
     async with session.client() as client:
         await client.agents.set_status(name, "online")
-    session.out.say(f"Agent {name} gets work again.")
+    session.out.say(f"Agent {name} is no longer draining.")
 
 
 async def remove(session: Session, name: AgentName) -> None:
-    """Remove an agent: its token ends, and what it holds is lost."""
+    """Remove an agent: its token is revoked and its current work is lost."""
     async with session.client() as client:
         await client.agents.remove(name)
     session.out.say(f"Agent {name} is removed.")
@@ -367,5 +368,5 @@ app.add_typer(agent_token.app, name="token")
 
 
 def add_to(root: typer.Typer) -> None:
-    """The commands of this file."""
+    """Add the commands of this module."""
     root.add_typer(app, name="agent")

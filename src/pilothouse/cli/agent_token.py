@@ -1,4 +1,4 @@
-"""``pilot agent token``: what new agents register with, and what that allows them."""
+"""``pilot agent token``: registration tokens of agents and their restrictions."""
 
 from __future__ import annotations
 
@@ -18,25 +18,23 @@ app = typer.Typer(cls=Group, help="Registration tokens of agents.", no_args_is_h
 
 async def create(
     session: Session,
-    description: Annotated[str, typer.Argument(metavar="DESCRIPTION", help="What it is for.")] = "",
+    description: Annotated[str, typer.Argument(metavar="DESCRIPTION", help="Description.")] = "",
     project: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Agents get work of this project only; repeatable."),
+        typer.Option(metavar="NAME", help="Restrict agents to this project; repeatable."),
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(metavar="K[=V]", help="Agents may have this label and no others; repeatable."),
+        typer.Option(metavar="K[=V]", help="Restrict agents to this label; repeatable."),
     ] = None,
     agent: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Existing agent (name or glob) that may register again; repeatable."
-        ),
+        typer.Option(metavar="NAME", help="Existing agent (name or glob) that may re-register; repeatable."),
     ] = None,
-    max_uses: Annotated[int | None, typer.Option(min=1, help="How many new agents may register.")] = None,
+    max_uses: Annotated[int | None, typer.Option(min=1, help="Maximum number of new agents.")] = None,
     expires_in: DurationText = "",
 ) -> None:
-    """Create a registration token; it is printed on stdout and not shown again."""
+    """Create a registration token. It is printed on stdout once."""
     lifetime = seconds(expires_in)
     async with session.client() as client:
         made = await client.registration_tokens.create(
@@ -52,11 +50,11 @@ async def create(
         return
     session.out.line(made["token"])
     until = made["expires_at"]
-    session.out.note(f"Good until {until}; it is not shown again." if until else "It is not shown again.")
+    session.out.note(f"Valid until {until}. It is not shown again." if until else "It is not shown again.")
 
 
 async def list_tokens(
-    session: Session, limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 100
+    session: Session, limit: Annotated[int, typer.Option(min=1, help="Maximum number of results.")] = 100
 ) -> None:
     """List registration tokens, newest first, without their secrets."""
     async with session.client() as client:
@@ -79,7 +77,7 @@ def _until(token: RegistrationToken) -> str:
 
 
 def _allowed(token: RegistrationToken, names: dict[str, str]) -> str:
-    """``projects shop; labels zone=a, pool; agents build-*``; what is not limited is left out."""
+    """Restrictions as text: ``projects shop; labels zone=a, pool; agents build-*``."""
     projects, labels = token.get("projects"), token.get("labels")
     parts = []
     if projects is not None:
@@ -92,7 +90,7 @@ def _allowed(token: RegistrationToken, names: dict[str, str]) -> str:
 
 
 async def revoke(session: Session, token_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
-    """Revoke a registration token; agents that registered with it stay."""
+    """Revoke a registration token. Agents registered with it keep working."""
     async with session.client() as client:
         await client.registration_tokens.revoke(token_id)
     session.out.say(f"Revoked {token_id}.")

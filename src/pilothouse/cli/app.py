@@ -1,4 +1,4 @@
-"""The tree of commands. Servers, agents and HTTP are imported by the commands that need them: help is fast."""
+"""The command tree. Commands import server, agent and HTTP modules when they run, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _MODULES = {
     "config": "config",
     "version": "app",
 }
-"""The first words of commands, and the module whose ``add_to`` adds them."""
+"""Top-level command names and the module whose ``add_to`` registers them."""
 
 _WITH_VALUE = frozenset({"-o", "--output", "--server", "--token", "--context"})
 
@@ -62,7 +62,7 @@ def options(
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    """One control plane for everything that runs on a fleet of machines."""
+    """Self-hosted control plane for work on a fleet of machines."""
     ctx.obj = Common(output, no_color, server, token, context)
 
 
@@ -75,16 +75,16 @@ def show_version(session: Session) -> None:
 
 
 def add_to(root: typer.Typer) -> None:
-    """The command of this file."""
+    """Add the command of this module."""
     command(root, "version", options=False)(show_version)
 
 
 def build(first: str = "") -> typer.Typer:
-    """The tree of commands; only those with this first word, if there are any: making all takes a while."""
+    """Build the command tree; only the top-level command ``first``, if it exists, since building all is slow."""
     root = typer.Typer(
         name="pilot",
         cls=Group,
-        help="One control plane for everything that runs on a fleet of machines.",
+        help="Self-hosted control plane for work on a fleet of machines.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -98,7 +98,7 @@ def build(first: str = "") -> typer.Typer:
 
 
 def first_word(words: Sequence[str]) -> str:
-    """The first word of a command line's command; empty if there is none."""
+    """The top-level command name on a command line; empty if there is none."""
     following = iter(words)
     for word in following:
         if not word.startswith("-"):
@@ -114,7 +114,7 @@ def run() -> int:
         try:
             code = build(first_word(sys.argv[1:]))(prog_name="pilot", standalone_mode=False)
         finally:
-            sys.stdout.flush()  # here, where what goes wrong can be said
+            sys.stdout.flush()  # imported here, where errors are reported
     except Exception as error:
         from pilothouse.cli.failures import explain
 

@@ -1,9 +1,8 @@
-"""Completion for the shell: commands and options from ``commands.json``, live values from a cache.
+"""Shell completion: commands and options from ``commands.json``, values from a cache.
 
-Answers from what is at hand and never waits for the network: where the cache is older than a few seconds, a process
-of its own (``refresh.py``) renews it for the next time. A shell evaluates what it is given, so only plain words are
-offered, whoever named them. This module and what it imports do without typer, dataclasses, typing and pathlib: they
-take longer to load than all the rest, and a person waits for every answer.
+Never waits for the network: if the cache is older than a few seconds, a background process (``refresh.py``) renews
+it for the next call. Shells evaluate completions, so values with special characters are not offered. This module
+and its imports avoid typer, dataclasses, typing and pathlib, whose import takes longer than everything else here.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     Item = tuple[str, str]
-    """A word that fits, and what it is."""
+    """A candidate and its description."""
 
 _COMMANDS = os.path.join(os.path.dirname(__file__), "commands.json")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@+-]*")
 _HARMLESS = re.compile(r"[^A-Za-z0-9 ._/@+=-]")
 
-# What a parameter of that name takes: by the group of its command ("" for any group) and its own name.
+# Kind of values a parameter takes, by command group ("" for any) and parameter name.
 _LIVE = {
     ("run", "run"): "runs",
     ("", "pipeline"): "pipelines",
@@ -41,11 +40,11 @@ _LIVE = {
 _NEW = frozenset(
     {("pipeline run", "name"), ("project create", "name"), ("login", "context"), ("agent", "name")}
 )
-"""Parameters that name something that is yet to be made."""
+"""Parameters that name a resource to be created."""
 
 
 def answer(instruction: str) -> str | None:
-    """What the shell wants to hear; ``None`` if typer is to answer. The words so far are in the environment."""
+    """The completion output for the shell; ``None`` to fall back to typer. The words are in the environment."""
     shell = instruction.removeprefix("complete_")
     if shell not in ("bash", "zsh", "fish"):
         return None
@@ -57,11 +56,11 @@ def answer(instruction: str) -> str | None:
         return _for_zsh(items)
     if os.environ.get("_TYPER_COMPLETE_FISH_ACTION") == "is-args":
         sys.exit(0 if items else 1)
-    return "\n".join(f"{value}\t{told}" if told else value for value, told in items)
+    return "\n".join(f"{value}\t{description}" if description else value for value, description in items)
 
 
 def _typed(shell: str) -> tuple[list[str], str]:
-    """The whole words after ``pilot``, and the one that is being typed."""
+    """The complete words after ``pilot``, and the incomplete one."""
     if shell == "bash":
         return _typed_in_bash(os.environ.get("COMP_WORDS", ""), int(os.environ.get("COMP_CWORD", "0") or 0))
     text = os.environ.get("_TYPER_COMPLETE_ARGS", "")
@@ -72,9 +71,9 @@ def _typed(shell: str) -> tuple[list[str], str]:
 
 
 def _typed_in_bash(line: str, at: int) -> tuple[list[str], str]:
-    """The same of ``COMP_WORDS``. The script joins the words with the first character of ``IFS``, a newline.
+    """Same as :func:`_typed`, from ``COMP_WORDS``, which the script joins with a newline.
 
-    Bash takes ``--output=json`` for three words, of which ``=`` is one.
+    Bash splits ``--output=json`` into three words.
     """
     words = line.split("\n" if "\n" in line else " ")
     incomplete = words[at] if at < len(words) else ""
@@ -84,12 +83,14 @@ def _typed_in_bash(line: str, at: int) -> tuple[list[str], str]:
 def _for_zsh(items: list[Item]) -> str:
     if not items:
         return "_files"
-    words = "\n".join(f'"{value}":"{told}"' if told else f'"{value}"' for value, told in items)
+    words = "\n".join(
+        f'"{value}":"{description}"' if description else f'"{value}"' for value, description in items
+    )
     return f"_arguments '*: :(({words}))'"
 
 
 def items_for(words: list[str], incomplete: str) -> Iterator[Item]:
-    """What may come after these words."""
+    """Candidates for the next word."""
     with open(_COMMANDS, encoding="utf-8") as file:
         commands: dict[str, Any] = json.load(file)
     path = ""
@@ -115,10 +116,10 @@ def items_for(words: list[str], incomplete: str) -> Iterator[Item]:
     if waiting is not None:
         yield from _values(path, waiting, given)
     elif incomplete.startswith("-"):
-        yield from ((each["spellings"][0], harmless(each["help"])) for each in command["options"])
+        yield from ((each["spellings"][0], shell_safe(each["help"])) for each in command["options"])
         yield "--help", "Show this message and exit."
     else:
-        yield from ((name, harmless(told)) for name, told in command["commands"].items())
+        yield from ((name, shell_safe(description)) for name, description in command["commands"].items())
         arguments = command["arguments"]
         if arguments and (taken < len(arguments) or arguments[-1]["many"]):
             yield from _values(path, arguments[min(taken, len(arguments) - 1)], given)
@@ -133,13 +134,13 @@ def _values(path: str, param: dict[str, Any], given: dict[str, str]) -> Iterator
     if kind is None or (path, name) in _NEW:
         return
     if kind == "runs":
-        yield "last", "the newest run of the pipeline here"
+        yield "last", "newest run of the current pipeline"
     cache = Cache(given.get("server", ""), given.get("context", ""))
-    for value, told in cache.contexts() if kind == "contexts" else cache.values(kind):
+    for value, description in cache.contexts() if kind == "contexts" else cache.values(kind):
         if _PLAIN.fullmatch(value):
-            yield value, harmless(told)
+            yield value, shell_safe(description)
 
 
-def harmless(text: str) -> str:
-    """Without what a shell could take for anything but text."""
+def shell_safe(text: str) -> str:
+    """The text without characters that are special to a shell."""
     return _HARMLESS.sub("", text)

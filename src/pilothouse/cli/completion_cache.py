@@ -1,6 +1,6 @@
-"""What a server was last known to have, by kind, for completion: a file for each server or saved login.
+"""Cache of resource names by kind, for completion: one file per server or context.
 
-Loads next to nothing, as :mod:`pilothouse.cli.completion` says.
+Keeps its imports small; see :mod:`pilothouse.cli.completion`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 FRESH = 10.0
-"""Seconds for which an answer counts as new."""
+"""Seconds until cached values are stale."""
 
 _ASKED = 10.0
-"""Seconds for which nobody asks again."""
+"""Minimum seconds between two refreshes."""
 
 
 class Cache:
-    """The cache for a command line; ``server`` and ``context`` as given there, empty for those in force.
+    """The cache of one server. ``server`` and ``context`` as given on the command line; empty for the current ones.
 
-    ``path`` is the file, ``asked`` one whose time says when somebody last asked the server.
+    ``path`` is the cache file; the mtime of ``asked`` is the time of the last refresh.
     """
 
     def __init__(self, server: str = "", context: str = "") -> None:
@@ -39,7 +39,7 @@ class Cache:
         self.asked = os.path.join(self._directory, f"completion-{key}.asked")
 
     def contexts(self) -> list[tuple[str, str]]:
-        """Saved logins; they are a file of their own."""
+        """Names of saved contexts, from ``contexts.toml``."""
         from pilothouse.cli.context import ContextStore
 
         try:
@@ -48,7 +48,7 @@ class Cache:
             return []
 
     def values(self, kind: str) -> list[tuple[str, str]]:
-        """What is known now; starts to find out anew where that is old."""
+        """The cached values; starts a refresh if they are stale."""
         found: Any = None
         age = FRESH
         try:
@@ -67,17 +67,17 @@ class Cache:
         ]
 
     def renew(self) -> None:
-        """Start a process that asks the server, unless somebody did so just now; it outlives us."""
+        """Start a detached refresh process, unless one ran recently."""
         try:
             os.makedirs(self._directory, mode=0o700, exist_ok=True)
-            if not self._asked_lately():
+            if not self._refreshed_recently():
                 os.close(os.open(self.asked, os.O_WRONLY | os.O_CREAT, 0o600))
                 os.utime(self.asked)
                 self._spawn()
         except OSError:
             pass
 
-    def _asked_lately(self) -> bool:
+    def _refreshed_recently(self) -> bool:
         try:
             return 0 <= time.time() - os.stat(self.asked).st_mtime < _ASKED
         except FileNotFoundError:
@@ -86,12 +86,12 @@ class Cache:
     def _spawn(self) -> None:
         command = (sys.executable, "-m", "pilothouse.cli.refresh", self._server, self._context)
         environment = {name: value for name, value in os.environ.items() if name != "_PILOT_COMPLETE"}
-        # Nothing of the shell's: it waits until everybody has let go of its pipe.
+        # Inherits no descriptor: the shell waits until all writers of its pipe have closed it.
         nowhere = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
         os.posix_spawn(sys.executable, command, environment, file_actions=nowhere, setsid=True)
 
     def save(self, found: dict[str, list[tuple[str, str]]]) -> None:
-        """Replace what is known."""
+        """Replace the cached values."""
         import tempfile
 
         os.makedirs(self._directory, mode=0o700, exist_ok=True)

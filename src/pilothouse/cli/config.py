@@ -1,4 +1,4 @@
-"""``pilot config``: the server's settings in force, and saved logins."""
+"""``pilot config``: effective server settings and saved contexts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pilothouse.cli.session import Group, Session, command
 if TYPE_CHECKING:
     from pilothouse.server.settings import Settings
 
-app = typer.Typer(cls=Group, help="Settings and saved logins.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Settings and contexts.", no_args_is_help=True)
 
 
 def show(session: Session, config: ConfigFile = None, data_dir: DataDir = None) -> None:
-    """Print the server's settings as they are in force here, and where each comes from. Secrets are masked."""
+    """Show the effective server settings and the source of each. Secrets are masked."""
     settings = server_settings(session.out, config=config, data_dir=data_dir)
     given = {"config": config, "data_dir": data_dir}
     options = {name for name, value in given.items() if value is not None}
@@ -48,7 +48,7 @@ def sources(settings: Settings, options: set[str]) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """For JSON; a SecretStr's text is its mask."""
+    """JSON form of a value; secrets are masked."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return [_plain(item) for item in value] if isinstance(value, list) else str(value)
@@ -59,7 +59,7 @@ def _words(value: Any) -> str:
 
 
 def contexts(session: Session) -> None:
-    """List saved logins."""
+    """List contexts (saved logins)."""
     saved = session.contexts.load()
     if session.out.structured:
         session.out.document(
@@ -79,15 +79,15 @@ def contexts(session: Session) -> None:
         ("*" if c.name == saved.current else "", c.name, c.server, "yes" if c.token else "no")
         for c in saved.all.values()
     ]
-    session.out.table(("", "NAME", "SERVER", "LOGGED IN"), rows, "No saved logins.")
+    session.out.table(("", "NAME", "SERVER", "LOGGED IN"), rows, "No contexts.")
 
 
 def use(
-    session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a saved login.")]
+    session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a context.")]
 ) -> None:
-    """Make a saved login the current one."""
+    """Set the current context."""
     session.contexts.use(name)
-    session.out.say(f"Context {name!r} is now the current one.")
+    session.out.say(f"Switched to context {name!r}.")
 
 
 command(app, "show", options=False)(show)
@@ -96,5 +96,5 @@ command(app, "use", options=False)(use)
 
 
 def add_to(root: typer.Typer) -> None:
-    """The commands of this file."""
+    """Add the commands of this module."""
     root.add_typer(app, name="config")

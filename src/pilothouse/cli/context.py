@@ -1,4 +1,4 @@
-"""Saved logins: ``contexts.toml`` in ``$PILOT_CONFIG_HOME`` or ``~/.config/pilothouse``, for its owner's eyes."""
+"""Saved contexts: ``contexts.toml`` in ``$PILOT_CONFIG_HOME`` or ``~/.config/pilothouse``, mode 0600."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pilothouse.cli.errors import CliError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A server and the token for it; ``grpc`` is ``host:port`` where known.
+    """A server and its token; ``grpc`` is ``host:port`` if known.
 
-    ``data_dir``: of a server that ``pilot up`` runs on this machine, where it keeps its data.
+    ``data_dir``: the data directory, if ``pilot up`` runs the server on this machine.
     """
 
     name: str
@@ -29,30 +29,30 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """All saved contexts; ``current`` is the name of the one in use, or empty."""
+    """All saved contexts; ``current`` is the name of the current one, or empty."""
 
     current: str = ""
     all: dict[str, Context] = field(default_factory=dict)
 
     def get(self, name: str = "") -> Context | None:
-        """The named or the current one. Raises UsageError for a name that is not there."""
+        """The named or the current context. Raises UsageError for an unknown name."""
         if name and name not in self.all:
             known = ", ".join(sorted(self.all)) or "none"
             raise UsageError(f"there is no context {name!r} (known: {known})")
         return self.all.get(name or self.current)
 
     def with_context(self, context: Context, *, use: bool) -> Contexts:
-        """Add or replace one."""
+        """Add or replace a context."""
         current = context.name if use or not self.current else self.current
         return Contexts(current, {**self.all, context.name: context})
 
     def without_token(self, name: str) -> Contexts:
-        """Log one out: server kept, token gone."""
+        """Remove the token of a context."""
         return replace(self, all={**self.all, name: replace(self.all[name], token="")})
 
 
 def config_home() -> Path:
-    """The directory of the user's configuration."""
+    """The user's configuration directory."""
     if home := os.environ.get("PILOT_CONFIG_HOME"):
         return Path(home)
     base = os.environ.get("XDG_CONFIG_HOME")
@@ -60,13 +60,13 @@ def config_home() -> Path:
 
 
 class ContextStore:
-    """The file. Changes are made under a lock, on what the file holds then, and written whole."""
+    """The contexts file. Changes are made under a lock and written atomically."""
 
     def __init__(self, directory: Path | None = None) -> None:
         self.path = (directory or config_home()) / "contexts.toml"
 
     def load(self) -> Contexts:
-        """What is saved; empty if nothing is. Raises CliError if the file cannot be understood."""
+        """Load the file; empty if it does not exist. Raises CliError if it is invalid."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
@@ -77,7 +77,7 @@ class ContextStore:
             raw = tomllib.loads(data.decode())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise CliError(
-                f"{self.path} is damaged: {error}", hint="mend or delete it, then log in again"
+                f"{self.path} is damaged: {error}", hint="fix or delete it, then log in again"
             ) from None
         saved: dict[str, Any] = raw.get("contexts", {})
         return Contexts(
@@ -90,15 +90,15 @@ class ContextStore:
         )
 
     def save(self, context: Context, *, use: bool = True) -> None:
-        """Add or replace a context; ``use``: it becomes the current one."""
+        """Add or replace a context; ``use`` makes it the current one."""
         self.change(lambda contexts: contexts.with_context(context, use=use))
 
     def forget_token(self, name: str) -> None:
-        """Drop a context's token."""
+        """Remove a context's token."""
         self.change(lambda contexts: contexts.without_token(name))
 
     def use(self, name: str) -> None:
-        """Make a context the current one. Raises UsageError if there is none of that name."""
+        """Make a context the current one. Raises UsageError for an unknown name."""
 
         def used(contexts: Contexts) -> Contexts:
             contexts.get(name)
@@ -107,7 +107,7 @@ class ContextStore:
         self.change(used)
 
     def change(self, change: Callable[[Contexts], Contexts]) -> None:
-        """Replace what is saved by what ``change`` makes of it, as one step."""
+        """Apply ``change`` to the saved contexts atomically."""
         with self._locked():
             self._write(change(self.load()))
 
@@ -124,9 +124,7 @@ class ContextStore:
     def _write(self, contexts: Contexts) -> None:
         import tempfile
 
-        descriptor, name = tempfile.mkstemp(
-            prefix=".contexts-", dir=self.path.parent
-        )  # readable by its owner alone
+        descriptor, name = tempfile.mkstemp(prefix=".contexts-", dir=self.path.parent)  # mode 0600
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(render(contexts))
@@ -156,5 +154,5 @@ def render(contexts: Contexts) -> str:
 def _quoted(text: str) -> str:
     import json
 
-    # JSON's strings are TOML's basic strings, but for DEL, which TOML wants escaped.
+    # JSON strings are valid TOML basic strings, except for DEL, which TOML requires to be escaped.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,7 +1,6 @@
-"""Results as JSON and YAML, fit for programs and harmless on a terminal. Pure.
+"""Results as JSON and YAML, safe to print on a terminal. Pure.
 
-What a terminal would obey (C1 controls, what turns the direction of text) is written as ``\\uXXXX``, which means the
-same to a program.
+Characters that control a terminal (C1 controls, bidirectional overrides) are escaped as ``\\uXXXX``.
 """
 
 from __future__ import annotations
@@ -12,17 +11,17 @@ from pilothouse.cli.text import escaped, needs_quotes
 
 
 def json(value: Any) -> str:
-    """Indented JSON, with a newline at its end."""
+    """Indented JSON with a trailing newline."""
     import orjson
 
     try:
         return escaped(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()) + "\n"
-    except TypeError:  # whole numbers over 64 bits, half a surrogate pair, very deep nesting
+    except TypeError:  # integers over 64 bits, lone surrogates, very deep nesting
         return _json(value, indent=2) + "\n"
 
 
 def json_line(value: Any) -> str:
-    """JSON on one line, with a newline at its end."""
+    """JSON on one line with a trailing newline."""
     import orjson
 
     try:
@@ -39,11 +38,11 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 
 def yaml(value: Any) -> str:
-    """YAML in block style."""
+    """Block style YAML."""
     from yaml import SafeDumper, ScalarNode, dump
 
     class Dumper(SafeDumper):
-        """Quotes what is to be escaped, and never writes anchors."""
+        """Quotes strings that need escapes; writes no anchors."""
 
         def ignore_aliases(self, data: Any) -> bool:
             return True
@@ -54,6 +53,6 @@ def yaml(value: Any) -> str:
         return dumper.represent_scalar("tag:yaml.org,2002:str", shown, style=style)
 
     Dumper.add_representer(str, text)
-    Dumper.add_multi_representer(str, text)  # and types made of these, enums and sizes
+    Dumper.add_multi_representer(str, text)  # and their subclasses: enums and sizes
     Dumper.add_multi_representer(int, lambda dumper, given: dumper.represent_int(int(given)))
     return escaped(dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120))

@@ -10,11 +10,13 @@ import typer
 from pilothouse.cli.errors import UsageError
 from pilothouse.wire.durations import DurationError, parse_duration
 
-DurationText = Annotated[str, typer.Option(metavar="DURATION", help="Such as 12h or 30d; default: never.")]
+DurationText = Annotated[
+    str, typer.Option(metavar="DURATION", help="Duration such as 12h or 30d. [default: never]")
+]
 
 
 def seconds(text: str) -> int | None:
-    """Whole seconds; ``None`` for an empty text. Raises UsageError."""
+    """Parse a duration to whole seconds; ``None`` if empty. Raises UsageError."""
     if not text:
         return None
     try:

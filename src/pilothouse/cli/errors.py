@@ -1,4 +1,4 @@
-"""How commands fail: what is said on stderr, and the exit code."""
+"""Errors of commands: message and exit code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of every command. 130: Ctrl-C; 141: nobody reads stdout any more."""
+    """Exit codes of all commands. 130: interrupted (SIGINT); 141: stdout was closed (SIGPIPE)."""
 
     OK = 0
     ERROR = 1
@@ -30,7 +30,7 @@ RUN_OUTCOMES = {
 
 
 class CliError(Exception):
-    """A command cannot go on. ``hint`` says what to do about it."""
+    """A command failed. ``hint`` suggests a remedy."""
 
     code = "CLI_ERROR"
 
@@ -41,7 +41,7 @@ class CliError(Exception):
 
 
 class UsageError(CliError):
-    """The command was given something it cannot use."""
+    """Invalid arguments or input."""
 
     code = "USAGE"
 
@@ -50,7 +50,7 @@ class UsageError(CliError):
 
 
 class NotLoggedIn(CliError):
-    """No server or no token is known."""
+    """No server or no token is configured."""
 
     code = "NOT_LOGGED_IN"
 
@@ -64,11 +64,14 @@ class NotLoggedIn(CliError):
 
 _PLAIN = (
     (r"Value error, ", ""),
-    (r"Input should be a valid integer.*", "this is not a whole number"),
+    (r"Input should be a valid integer.*", "this is not an integer"),
     (r"Input should be a valid number.*", "this is not a number"),
     (r"Input should be greater than or equal to (\S+)", r"it must be at least \1"),
     (r"Input should be greater than (\S+)", r"it must be more than \1"),
-    (r"could not parse value and unit from byte string", "write it as 512MiB, or as a number of bytes"),
+    (
+        r"could not parse value and unit from byte string",
+        "expected a size such as 512MiB, or a number of bytes",
+    ),
     (r"Input should be less than or equal to (\S+)", r"it must be at most \1"),
     (r"String should match pattern '\^\((.*)\)\$'", r"it must be one of \1"),
     (r"\(env var: '\['(\w+)'(?:, '\w+')*\]'\)", r"(from \1)"),
@@ -76,7 +79,7 @@ _PLAIN = (
 
 
 def plain(message: str) -> str:
-    """The parser's message without the words of the libraries that it is made with."""
+    """A parser's message without library-specific wording."""
     for theirs, ours in _PLAIN:
         message = re.sub(theirs, ours, message)
     return message

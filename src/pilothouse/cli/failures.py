@@ -1,4 +1,4 @@
-"""Errors of every kind in one or two lines on stderr, and the exit code they mean."""
+"""Maps exceptions to a message of one or two lines on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pilothouse.cli.output import Output, unwritten, write_error
 _OF_A_VALUE = frozenset(
     {"VALIDATION_FAILED", "INVALID_PARAMETER", "MISSING_REQUIRED_FIELD", "SPEC_INVALID", "CURSOR_INVALID"}
 )
-"""Codes of the server for what was typed wrong, as opposed to what cannot be done now."""
+"""Error codes of the server that indicate wrong usage."""
 
 
 def explain(error: Exception) -> int:
-    """Say what an error means; returns the exit code. Raises nothing."""
+    """Print the message for an exception; returns the exit code. Does not raise."""
     from typer.exceptions import Abort, TyperException
 
     match error:
@@ -36,7 +36,7 @@ def explain(error: Exception) -> int:
 
 
 def _of_the_parser(error: Any) -> int:
-    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+    if type(error).__name__ == "NoArgsIsHelpError":  # the message is the help text
         write_error(f"{error.format_message()}\n")
         return ExitCode.USAGE
     context = getattr(error, "ctx", None)
@@ -82,7 +82,7 @@ def _code_of(status: int, code: str) -> ExitCode:
 
 
 def _unforeseen(error: Exception) -> int:
-    """A defect of ours, or an answer that no server of ours gives. Its text may hold anything, so it is not shown."""
+    """A bug, or an invalid response of a server. The exception's text may contain secrets and is not shown."""
     import traceback
 
     if os.environ.get("PILOT_DEBUG"):
@@ -92,11 +92,11 @@ def _unforeseen(error: Exception) -> int:
     ours = [frame for frame in frames if "pilothouse" in frame.filename] or frames
     where = f"{os.path.basename(ours[-1].filename)}:{ours[-1].lineno}"
     message = f"internal error: {type(error).__name__} at {where}"
-    return fail(message, ExitCode.ERROR, "PILOT_DEBUG=1 shows where it comes from")
+    return fail(message, ExitCode.ERROR, "set PILOT_DEBUG=1 for a traceback")
 
 
 def fail(message: str, code: int, hint: str = "") -> int:
-    """Say on stderr what went wrong, if that is to be said, and give back the exit code."""
+    """Print an error to stderr unless its message is empty; returns the exit code."""
     if not message:
         return code
     out = Output(colour="--no-color" not in sys.argv)

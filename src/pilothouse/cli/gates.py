@@ -1,4 +1,4 @@
-"""``pilot run approve``, ``reject``, ``pause`` and ``resume``: what people decide about runs that go on."""
+"""``pilot run approve``, ``reject``, ``pause`` and ``resume``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from pilothouse.client.shapes import GateView
 
 StepOption = Annotated[
-    str, typer.Option("--step", metavar="NAME", help="The gate's step, if several gates are open.")
+    str, typer.Option("--step", metavar="NAME", help="Step of the gate; required if several gates are open.")
 ]
 CommentOption = Annotated[
-    str, typer.Option("--comment", "-m", metavar="TEXT", help="Why; kept with the gate and in the run.")
+    str, typer.Option("--comment", "-m", metavar="TEXT", help="Reason, recorded with the gate and the run.")
 ]
 
 
@@ -29,7 +29,7 @@ async def approve(
     comment: CommentOption = "",
     everywhere: AllPipelines = False,
 ) -> None:
-    """Approve an open gate of a run: the run goes on."""
+    """Approve an open gate of a run; the run continues."""
     await _decide(session, run, step, "approve", comment, everywhere=everywhere)
 
 
@@ -40,7 +40,7 @@ async def reject(
     comment: CommentOption = "",
     everywhere: AllPipelines = False,
 ) -> None:
-    """Reject an open gate of a run: its step fails."""
+    """Reject an open gate of a run; its step fails."""
     await _decide(session, run, step, "reject", comment, everywhere=everywhere)
 
 
@@ -64,7 +64,7 @@ async def _decide(
 
 
 async def _open_gate(client: PilotClient, run_id: str, step: str) -> tuple[GateView, str]:
-    """The gate that is meant, and the name of its step, with its job in front."""
+    """The gate selected by ``--step``, or the only open one, and its step as ``job/step``."""
     found = (await client.gates.page(1, 100, run=run_id, status="open")).items
     view = await client.runs.get(run_id)
     names = {
@@ -78,35 +78,35 @@ async def _open_gate(client: PilotClient, run_id: str, step: str) -> tuple[GateV
     if len(meant) == 1:
         return meant[0]
     if not people:
-        raise CliError(f"no gate of run {short(run_id)} waits for an approval")
+        raise CliError(f"no gate of run {short(run_id)} is waiting for approval")
     listed = ", ".join(name for _, name in people)
     raise CliError(f"open gates of run {short(run_id)}: {listed}", hint="choose one with --step NAME")
 
 
 async def pause(session: Session, run: RunReference = "last", everywhere: AllPipelines = False) -> None:
-    """Start nothing more of a run until it is resumed. What runs goes on."""
+    """Pause a run: no more steps start until it is resumed. Running steps continue."""
     async with session.client() as client:
         run_id = await run_id_of(session, client, run, everywhere=everywhere, destructive=True)
         paused = await client.runs.pause(run_id)
     if session.out.structured:
         session.out.document(paused)
     else:
-        session.out.say(f"Run {run_id} is paused; `pilot run resume {short(run_id)}` lets it go on.")
+        session.out.say(f"Run {run_id} is paused. Resume it with `pilot run resume {short(run_id)}`.")
 
 
 async def resume(session: Session, run: RunReference = "last", everywhere: AllPipelines = False) -> None:
-    """Let a paused run go on."""
+    """Resume a paused run."""
     async with session.client() as client:
         run_id = await run_id_of(session, client, run, everywhere=everywhere, destructive=True)
         resumed = await client.runs.resume(run_id)
     if session.out.structured:
         session.out.document(resumed)
     else:
-        session.out.say(f"Run {run_id} goes on.")
+        session.out.say(f"Run {run_id} is resumed.")
 
 
 def add_to(app: typer.Typer) -> None:
-    """The commands of this file, below ``pilot run``."""
+    """Add the commands of this module to ``pilot run``."""
     command(app, "approve", examples=("pilot run approve", 'pilot run approve 5f60718a -m "checked"'))(
         approve
     )

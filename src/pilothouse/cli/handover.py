@@ -1,6 +1,6 @@
-"""Tokens in files and pipes, and a process that starts anew without those in its arguments and environment.
+"""Reads tokens from files and pipes, and re-executes a process without secrets in its arguments and environment.
 
-What a process was started with stays readable under ``/proc`` for whatever runs as the same user, and steps do.
+Initial arguments and environment stay readable in ``/proc`` for the same user, as which steps run.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from pathlib import Path
 from pilothouse.cli.errors import UsageError
 
 SECRET_VARIABLES = ("PILOT_TOKEN", "PILOT_AGENT_TOKEN", "PILOT_ADMIN_PASSWORD", "PILOT_DATABASE_URL")
-"""Variables that no step may find in an agent's environment; the last two are meant for servers."""
+"""Environment variables that steps must not be able to read; the last two are settings of servers."""
 
 MAX_TOKEN = 4096
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/([0-9]+)")
 
 
-def start_anew(token: str) -> None:
-    """Replace this process by the same command, without secrets in its arguments and environment.
+def reexecute(token: str) -> None:
+    """Re-execute this process without secrets in its arguments and environment.
 
-    ``token`` goes along through a pipe (``--token-file /dev/fd/N``), if it is not empty. Returns where there is
-    nothing to hide, and inside a program that merely calls the command line.
+    ``token`` is passed through a pipe (``--token-file /dev/fd/N``) unless it is empty. Returns if there is nothing to
+    hide, or if the CLI was called from within another program.
     """
     arguments = sys.argv[1:]
     visible = _without_token(arguments)
@@ -36,7 +36,7 @@ def start_anew(token: str) -> None:
     if token:
         visible += ["--token-file", f"/dev/fd/{_pipe_with(token)}"]
     before = sys.orig_argv[: -len(arguments)]
-    os.execv(sys.executable, [*before, *visible])  # noqa: S606 - there is no shell in it
+    os.execv(sys.executable, [*before, *visible])  # noqa: S606 - no shell is involved
 
 
 def _without_token(arguments: list[str]) -> list[str]:
@@ -53,13 +53,13 @@ def _without_token(arguments: list[str]) -> list[str]:
 def _pipe_with(token: str) -> int:
     reader, writer = os.pipe()
     with open(writer, "wb") as pipe:
-        pipe.write(token.encode()[: MAX_TOKEN + 1])  # less than a pipe holds
+        pipe.write(token.encode()[: MAX_TOKEN + 1])  # less than a pipe's capacity
     os.set_inheritable(reader, True)
     return reader
 
 
 def read_token(path: str) -> str:
-    """The token in a file; ``-`` is stdin. A pipe is closed once it is read. Raises UsageError."""
+    """Read a token from a file; ``-`` is stdin. A pipe is closed after reading. Raises UsageError."""
     try:
         data = _read(path)
     except (OSError, ValueError) as error:
@@ -69,7 +69,7 @@ def read_token(path: str) -> str:
 
 
 def checked_token(text: str, source: str) -> str:
-    """A token without the white space around it. Raises UsageError, which does not show what was given."""
+    """A token without surrounding white space. Raises UsageError, whose message does not contain the value."""
     token = text.strip()
     if not token or len(text) > MAX_TOKEN or not token.isascii() or len(token.split()) != 1:
         raise UsageError(f"{source} does not hold a token: one word of at most {MAX_TOKEN} characters")

@@ -1,4 +1,4 @@
-"""The pipeline of the place where a command is given: of the repository's remote, or of the directory."""
+"""Finds the pipeline of the current git repository (by its remote) or directory."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _FEW = 100
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """A place and the pipelines that belong to it; none is known where ``pipelines`` is empty."""
+    """A repository and its pipelines; ``pipelines`` may be empty."""
 
     repository: Repository
     pipelines: tuple[Pipeline, ...]
 
     @property
     def names(self) -> str:
-        """For a sentence."""
+        """The names, joined for a message."""
         return ", ".join(sorted({pipeline["name"] for pipeline in self.pipelines}))
 
 
 def place(directory: Path | None = None) -> Repository:
-    """The repository around a directory (the current one). Raises CliError with git's reason where it refuses."""
+    """The repository that contains a directory (the current one). Raises CliError with git's message if git fails."""
     return find_repository(directory or Path.cwd())
 
 
 def _place_to_look() -> Repository:
-    """The same for commands that only look: where git refuses, no pipeline belongs to the directory."""
+    """Same as :func:`place` for read-only commands: if git fails, the directory has no pipeline."""
     try:
         return place()
     except CliError:
@@ -48,9 +48,9 @@ def _place_to_look() -> Repository:
 async def pipelines_here(
     client: PilotClient, repository: Repository | None = None, project: str = ""
 ) -> Here:
-    """The pipelines of a repository (the one around us): those with its key, else the one with its name.
+    """The pipelines of a repository (the current one): those with its key, else the one with its name.
 
-    One that belongs to no repository, as those made with REST, counts by its name.
+    A pipeline without a repository, e.g. created with REST, is matched by name.
     """
     import asyncio
 
@@ -65,7 +65,7 @@ async def pipelines_here(
 
 
 async def the_pipeline(client: PilotClient, name: str, project: str = "") -> Pipeline:
-    """The pipeline of that name or id; without a name, that of this place. Raises CliError, UsageError."""
+    """The pipeline with that name or id; without a name, of the current repository. Raises CliError, UsageError."""
     if name:
         return await pipeline_named(client, name, project)
     here = await pipelines_here(client, project=project)
@@ -82,11 +82,11 @@ async def the_pipeline(client: PilotClient, name: str, project: str = "") -> Pip
 async def own_pipeline(
     client: PilotClient, repository: Repository, name: str, project: str
 ) -> tuple[Pipeline, bool]:
-    """The pipeline of a repository in a project, or of that name where one is given; and whether it was made now.
+    """The pipeline of a repository in a project, or with the given name; and whether it was created by this call.
 
-    Two who find none at the same time make one. One that was made with REST, that of this directory before there was
-    a remote, and, where it is named, that of another directory (it may have been moved) belongs to the repository
-    from then on. Raises UsageError where it is not clear which is meant.
+    Concurrent calls create one pipeline. A pipeline without a repository, that of this directory from before it had
+    a remote, and, if named, that of another directory (which may have been moved), are assigned to the repository.
+    Raises UsageError if the choice is ambiguous.
     """
     from pilothouse.client import ApiProblem
 
@@ -129,7 +129,7 @@ async def _existing(client: PilotClient, repository: Repository, name: str, proj
 
 
 async def pipeline_named(client: PilotClient, name: str, project: str = "") -> Pipeline:
-    """The pipeline of that name or id. Raises CliError that lists names like it, UsageError for several."""
+    """The pipeline with that name or id. Raises CliError that suggests similar names, UsageError if ambiguous."""
     found = (await client.pipelines.page(limit=_FEW, name=name, project=project)).items
     if not found and is_id(name):
         return await client.pipelines.get(name)
@@ -142,7 +142,7 @@ async def pipeline_named(client: PilotClient, name: str, project: str = "") -> P
 
 
 async def unknown_pipeline(client: PilotClient, name: str, project: str = "") -> CliError:
-    """The error for a name that no pipeline has, with names that are like it."""
+    """The error for an unknown pipeline, with similar names."""
     import difflib
 
     from pilothouse.client.paging import collect
@@ -158,7 +158,7 @@ async def unknown_pipeline(client: PilotClient, name: str, project: str = "") ->
 
 
 def is_id(text: str) -> bool:
-    """Whether it is a whole id."""
+    """Whether the text is a complete id."""
     import uuid
 
     try:

@@ -1,4 +1,4 @@
-"""``pilot init``: a first ``.pilot.yaml`` from what a directory holds."""
+"""``pilot init``: generates a ``.pilot.yaml`` for the project in a directory."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def add_to(app: typer.Typer) -> None:
 
 def init(
     session: Session,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
-    stdout: Annotated[bool, typer.Option("--stdout", help="Print the spec, and write no file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    stdout: Annotated[bool, typer.Option("--stdout", help="Print the spec instead of writing it.")] = False,
 ) -> None:
-    """Write a .pilot.yaml for the project here."""
+    """Create a .pilot.yaml for the project in this directory."""
     from pilothouse.cli.starters import starter
 
     made = starter(Path.cwd())
-    parsed(made.text, NAME)  # a starter that does not pass the check is a defect of ours
+    parsed(made.text, NAME)  # an invalid generated spec would be a bug
     out = session.out
     if not stdout:
         _write(Path(NAME), made.text, force=force)
     if not made.found:
         out.note(
-            "nothing here is a project that init knows (Python, Node, Go, Rust, Make): write your own commands"
+            "no known kind of project found (Python, Node, Go, Rust, Make): replace the commands with your own"
         )
     if out.structured:
         written = {} if not stdout else {"text": made.text}
@@ -47,17 +47,15 @@ def init(
 
 
 def _write(path: Path, text: str, *, force: bool) -> None:
-    """Write a whole file or none. Raises UsageError if there is one already, unless ``force``."""
+    """Write the file atomically. Raises UsageError if it exists, unless ``force``."""
     target = path.with_name(f"{path.name}.{os.getpid()}.new") if force else path
     try:
         _create(target, text)
         if force:
             target.replace(path)
     except FileExistsError:
-        message = f"{target} is there already"
-        raise UsageError(
-            message, "overwrite it with --force, or see what init would write with --stdout"
-        ) from None
+        message = f"{target} already exists"
+        raise UsageError(message, "overwrite it with --force, or print the spec with --stdout") from None
     except OSError as error:
         raise CliError(f"cannot write {path}: {error.strerror}") from None
 

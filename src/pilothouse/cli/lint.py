@@ -1,4 +1,4 @@
-"""``pilot pipeline lint`` and what else the command line knows of specs by itself, without a server."""
+"""``pilot pipeline lint`` and ``schema``: checks of specs that need no server."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 Files = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="FILE", help="The specs, - for stdin; else .pilot.yaml.", show_default=False),
+    typer.Argument(
+        metavar="FILE", help="Spec files; - for stdin. [default: .pilot.yaml]", show_default=False
+    ),
 ]
 
 
 @dataclass(slots=True)
 class Report:
-    """What is to be said of one file."""
+    """Result of checking one file."""
 
     file: str
     jobs: int = 0
@@ -33,7 +35,7 @@ class Report:
 
     @property
     def valid(self) -> bool:
-        """Whether a run may be made of it."""
+        """Whether the spec has no errors."""
         return not self.problems
 
     def document(self) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def add_to(pipelines: typer.Typer) -> None:
 
 
 def lint(session: Session, files: Files = None) -> None:
-    """Check specs without running them; no server is needed."""
+    """Check specs without running them. No server is required."""
     here = Path.cwd()
     paths = files or [find_spec(None, here, top_of(here)).path]
     reports = [_report(path) for path in paths]
@@ -73,12 +75,12 @@ def lint(session: Session, files: Files = None) -> None:
 
 
 def schema(session: Session) -> None:
-    """Print the JSON Schema of specs, for editors."""
+    """Print the JSON Schema of specs."""
     session.out.document(spec_schema())
 
 
 def parsed(text: str, file: str) -> ParsedSpec:
-    """Check a spec as the server would. Raises pilothouse.pipelines.spec.SpecError."""
+    """Check a spec as the server does. Raises pilothouse.pipelines.spec.SpecError."""
     from pilothouse.pipelines.spec import parse_spec
 
     return parse_spec(text, file=file)
@@ -109,7 +111,7 @@ def _report(path: Path) -> Report:
 
 
 def _unreadable(message: str) -> dict[str, Any]:
-    """In the shape of a spec's problem, without a place in the text."""
+    """A spec problem without a position, for a file that cannot be read."""
     return {"severity": "error", "message": message, "line": 0, "column": 0, "expected": "", "path": ""}
 
 

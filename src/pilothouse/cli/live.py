@@ -1,4 +1,4 @@
-"""A run while it happens: a tree that moves on a terminal, plain lines elsewhere, JSON lines for programs."""
+"""Live display of a run: a tree on terminals, plain lines elsewhere, or JSON lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LOG_LINES = 10
 
 
 class Progress(StrEnum):
-    """How a run is shown while it happens."""
+    """Mode of the live display."""
 
     AUTO = "auto"
     TTY = "tty"
@@ -46,33 +46,33 @@ ProgressOption = Annotated[
         "--progress",
         envvar=["PILOT_PROGRESS"],
         show_envvar=True,
-        help="A moving tree (tty), lines (plain) or entries as JSON lines (json); auto: a tree on a terminal.",
+        help="Progress output: live tree (tty), lines (plain) or JSON lines (json); auto: tree on a terminal.",
     ),
 ]
 
 
 class View(Protocol):
-    """Shows a run; used as an async context manager for as long as the run is followed."""
+    """Displays a run while it is followed; an async context manager."""
 
     async def __aenter__(self) -> Self:
-        """Begin to show."""
+        """Start the display."""
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop; leave the screen tidy."""
+        """Stop the display and restore the terminal."""
 
     def take(self, event: Event) -> None:
         """Show one entry."""
 
     def lost(self, reason: str) -> None:
-        """The connection is gone; somebody tries to come back."""
+        """The connection was lost; the reader reconnects."""
 
     def back(self) -> None:
-        """The connection is there again."""
+        """The connection was restored."""
 
     def conclude(self) -> None:
-        """The run is over."""
+        """The run has ended."""
 
 
 def _on_terminal() -> bool:
@@ -80,7 +80,7 @@ def _on_terminal() -> bool:
 
 
 def require_terminal(progress: Progress) -> None:
-    """Raises UsageError for a tree where there is no terminal to draw it on: before anything is started."""
+    """Raises UsageError for a tree without a suitable terminal. Called before anything is started."""
     if progress is Progress.TTY and not _on_terminal():
         raise UsageError(
             f"--progress tty needs a terminal on stdout that can move its cursor ({_terminal()})"
@@ -88,7 +88,7 @@ def require_terminal(progress: Progress) -> None:
 
 
 def view_of(out: Output, run: RunState, progress: Progress = Progress.AUTO) -> View:
-    """The view that suits the output."""
+    """The view for this mode and output."""
     if progress is Progress.JSON:
         return JsonView(out, run)
     if out.structured:
@@ -103,7 +103,7 @@ def _terminal() -> str:
 
 
 class PlainView:
-    """One line a change, flushed at once."""
+    """One line per change, flushed immediately."""
 
     def __init__(self, stream: TextIO, out: Output, run: RunState | None = None) -> None:
         self._stream = stream
@@ -139,14 +139,14 @@ class PlainView:
         return self._run.allows(self._run.step(event.data))
 
     def lost(self, reason: str) -> None:
-        """Said once, on stderr."""
+        """Reported once, on stderr."""
         self._out.note(f"connection lost ({reason}); reconnecting")
 
     def back(self) -> None:
-        """What comes next says it."""
+        """Not reported; the next entries show it."""
 
     def conclude(self) -> None:
-        """The outcome was told by the run's last entry; of a failure, what to look at, on stderr."""
+        """The last entry shows the result; for a failure, print the failed steps' logs and commands to stderr."""
         from pilothouse.cli.advice import last_lines, next_commands
 
         if self._run is not None:
@@ -177,18 +177,18 @@ class JsonView:
         write_utf8(json_line({"type": event.type, "time": at, "data": event.data}))
 
     def lost(self, reason: str) -> None:
-        """Said once, on stderr."""
+        """Reported once, on stderr."""
         self._out.note(f"connection lost ({reason}); reconnecting")
 
     def back(self) -> None:
-        """What comes next says it."""
+        """Not reported; the next entries show it."""
 
     def conclude(self) -> None:
-        """The last entry said it."""
+        """Nothing to do: the last entry has the result."""
 
 
 class LiveView:
-    """A tree with the last lines of the log below it, redrawn in place; at the end a still picture."""
+    """A tree with the last log lines, redrawn in place; at the end the final state is printed."""
 
     def __init__(self, out: Output, run: RunState) -> None:
         from pilothouse.cli.screen import Screen
@@ -221,7 +221,7 @@ class LiveView:
         self._screen.close()
 
     async def _draw(self) -> None:
-        # In the event loop, not in a thread: the state must not change while it is drawn.
+        # In the event loop, not in a thread, so that the state does not change while it is drawn.
         import asyncio
 
         while True:
@@ -229,20 +229,20 @@ class LiveView:
             await asyncio.sleep(_FRAME)
 
     def take(self, event: Event) -> None:
-        """The next frame shows it: the state has it already."""
+        """Nothing to do: the next frame shows the state."""
 
     def lost(self, reason: str) -> None:
-        """Said in the picture from now on; and on stderr if that goes elsewhere."""
+        """Shown in the frame, and on stderr if it is not the terminal."""
         self._lost_at = time.time()
         if not sys.stderr.isatty():
             self._out.note(f"connection lost ({reason}); reconnecting")
 
     def back(self) -> None:
-        """The picture moves again."""
+        """Resume the animation."""
         self._lost_at = None
 
     def render(self) -> list[Text]:
-        """One frame. While the connection is lost it stands still, but for how long that has been so."""
+        """One frame. While the connection is lost, only the time since then changes."""
         from rich.text import Text
 
         from pilothouse.cli.tree import fitted, headline, rows
@@ -263,7 +263,7 @@ class LiveView:
         return lines
 
     def conclude(self) -> None:
-        """The whole tree, the last words of what failed, the outcome, and what to do next."""
+        """Print the full tree, the last log lines of failed steps, the result, and suggested commands."""
         from pilothouse.cli.advice import last_lines, next_commands
         from pilothouse.cli.tree import headline, rows
 

@@ -1,4 +1,4 @@
-"""The agent of ``pilot up``: a process of its own, that outlives the server while it has work."""
+"""The agent of ``pilot up``: a separate process that outlives the server while it runs steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pilothouse.server.settings import Settings
 
 AGENT_NAME = "local"
-_FOR_GOOD = {2: "it does not take its settings", 3: "another agent has its identity", 4: "it was refused"}
+_FOR_GOOD = {2: "its settings are invalid", 3: "another agent uses its identity", 4: "the server rejected it"}
 _REFUSED = 4
 _IN_USE = 5
 _LOOK = 0.5
@@ -35,14 +35,14 @@ _LINGER = 900
 _FOR_AGENT = ("PILOT_OBJECT_CACHE", "PILOT_MAX_CHECKOUT")
 _MAX_LOG = 16 << 20
 _FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
-"""As at the start: the server raises its own limit, which steps are not to inherit."""
+"""RLIMIT_NOFILE at startup: the server raises its own limit, which steps must not inherit."""
 
 
 class LocalAgent:
-    """Keeps one agent alive on the data directory: takes up one that is there, else starts a child.
+    """Supervises one agent on the data directory: adopts a running one, else starts a child process.
 
-    The child has its own session, so that Ctrl-C is for the server alone. A child that has no token of its own
-    yet gets one to register with through its stdin: arguments and environment can be read by its steps.
+    The child has its own session, so that Ctrl-C reaches only the server. An unregistered child gets its registration
+    token through stdin, since steps can read its arguments and environment.
     """
 
     def __init__(self, settings: Settings, ready: Ready, out: Output) -> None:
@@ -56,23 +56,23 @@ class LocalAgent:
 
     @property
     def log(self) -> Path:
-        """What the agent says."""
+        """Path of the agent's log."""
         return self._dir / "agent.log"
 
     def start(self) -> None:
-        """Begin to keep an agent alive."""
+        """Start supervision."""
         self._keeping = asyncio.create_task(self._keep())
 
-    async def let_go(self) -> None:
-        """Leave the agent to itself."""
+    async def release(self) -> None:
+        """Stop supervision; the agent keeps running."""
         if self._keeping is not None:
             self._keeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeping
 
     async def stop(self) -> None:
-        """End the agent, whoever started it."""
-        await self.let_go()
+        """Terminate the agent, including an adopted one."""
+        await self.release()
         holder = await self._holder()
         pid = (
             holder.pid
@@ -84,52 +84,50 @@ class LocalAgent:
         if pid is not None:
             await self._end(pid)
 
-    # -- keeping it alive -------------------------------------------------------------------------------
+    # -- supervision ------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
         delay = 0.5
         while True:
             holder = await self._holder()
             if holder is not None:
-                await self._take_up(holder)
+                await self._adopt(holder)
                 continue
             began = time.monotonic()
             try:
                 code = await self._run_child()
-            except Exception as error:  # a full disk, say: there may be room again
-                self._out.say(f"The local agent cannot be started ({error}); trying again.", "red")
+            except Exception as error:  # possibly transient, e.g. a full disk
+                self._out.say(f"The local agent cannot be started ({error}); retrying.", "red")
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 30.0)
                 continue
             if code == _REFUSED and not self._enrolling:
-                self._refused = True  # another server, or a restored one: it does not know the agent
+                self._refused = True  # a new or restored server does not know the agent
                 continue
             if code in _FOR_GOOD:
-                self._out.say(f"The local agent has ended: {_FOR_GOOD[code]}. Its log: {self.log}", "red")
+                self._out.say(f"The local agent exited: {_FOR_GOOD[code]}. Its log: {self.log}", "red")
                 return
             if time.monotonic() - began > _STABLE:
                 delay = 0.5
             if code != _IN_USE:
-                self._out.say(
-                    f"The local agent has ended (exit code {code}); starting it again. Its log: {self.log}"
-                )
+                self._out.say(f"The local agent exited (exit code {code}); restarting it. Log: {self.log}")
             await asyncio.sleep(delay)
             delay = min(delay * 2, 30.0)
 
-    async def _take_up(self, holder: LockHolder) -> None:
-        """Live with an agent that is there already, unless it was started for another address."""
+    async def _adopt(self, holder: LockHolder) -> None:
+        """Adopt a running agent, unless it was started for another address."""
         if self._started_for() not in (None, self._addresses()):
             self._out.say(
-                f"Agent {holder.agent_id} (process {holder.pid}) works for another address; replacing it."
+                f"Agent {holder.agent_id} (process {holder.pid}) is connected to another address; replacing it."
             )
             await self._end(holder.pid)
             return
-        self._out.note(f"agent {holder.agent_id} (process {holder.pid}) is here already")
-        while await self._holder() is not None:  # noqa: ASYNC110 - another process's lock rings no bell
+        self._out.note(f"agent {holder.agent_id} (process {holder.pid}) is already running")
+        while await self._holder() is not None:  # noqa: ASYNC110 - a lock held by another process cannot be awaited
             await asyncio.sleep(_LOOK)
 
     async def _run_child(self) -> int:
-        """Start an agent and wait until it ends; returns its exit code."""
+        """Start an agent and wait for it; returns its exit code."""
         self._enrolling, self._refused = self._refused or not (self._dir / "credential").exists(), False
         token = await self._ready.registration_token(AGENT_NAME) if self._enrolling else ""
         with await asyncio.to_thread(self._open_log) as log:
@@ -148,9 +146,9 @@ class LocalAgent:
         return await child.wait()
 
     def _environment(self) -> dict[str, str]:
-        """What is set for the server is not meant for the agent, and its secrets least of all.
+        """The environment without settings and secrets of the server.
 
-        Whatever proxy there is, the server is on this machine.
+        Proxies are bypassed: the server is on this machine.
         """
         environment = {
             name: value
@@ -196,7 +194,7 @@ class LocalAgent:
         self._notes.write_text(json.dumps(self._addresses()), "utf-8")
         return self.log.open("ab")
 
-    # -- knowing it again -------------------------------------------------------------------------------
+    # -- state on disk ----------------------------------------------------------------------------------
 
     @property
     def _notes(self) -> Path:
@@ -216,7 +214,7 @@ class LocalAgent:
         return await asyncio.to_thread(lock_holder, self._dir)
 
     async def _end(self, pid: int) -> None:
-        """Ask it to end, then insist."""
+        """Send SIGTERM, then SIGKILL after a timeout."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.kill(pid, number)

@@ -1,4 +1,4 @@
-"""Where ``pilot up`` keeps its data, and under which name it saves the login; what other ones run is left alone."""
+"""Data directory and context name of ``pilot up``. Contexts of other running servers are not changed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pilothouse.wire.proxies import is_loopback
 LOCAL = "local"
 DATA_DIR = ".pilothouse"
 _PROBE = 1.0
-"""Seconds that somebody has to answer at an address."""
+"""Timeout of a connection attempt, in seconds."""
 
 
 def nearest_data_dir(start: Path) -> Path:
-    """``.pilothouse`` here, unless a server has its data in one above, within the same git work tree.
+    """The nearest ``.pilothouse`` with a server's data in this directory or its parents within the git work tree.
 
-    A directory of somebody else is not used.
+    Directories of other users are ignored. Defaults to ``.pilothouse`` in this directory.
     """
     above = [start, *start.parents]
     top = next((at for at, directory in enumerate(above) if (directory / ".git").exists()), 0)
@@ -41,9 +41,9 @@ def _is_mine(data_dir: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The context that is ours now. ``current``: the name of the one in use; ``others``: those of running servers.
+    """The claimed context. ``current``: name of the current context; ``others``: contexts of other running servers.
 
-    ``replaced``: what the name stood for before, if that was something else.
+    ``replaced``: the previous context of that name, if it was for another server.
     """
 
     context: Context
@@ -53,9 +53,9 @@ class Claim:
 
 
 def claim(contexts: ContextStore, server: str, grpc: str, data_dir: Path) -> Claim:
-    """Save a context for the server on this data directory, with the token it had; for a thread.
+    """Save a context for the server on this data directory, keeping its token. Blocking.
 
-    It becomes the current one, unless that is another running server's on this machine.
+    It becomes the current one, unless the current one is that of another running server on this machine.
     """
     home = str(data_dir.absolute())
     made: list[Claim] = []
@@ -81,7 +81,7 @@ def claim(contexts: ContextStore, server: str, grpc: str, data_dir: Path) -> Cla
 
 
 def _names(saved: Contexts, home: str, server: str) -> Iterator[str]:
-    """Names for a context, the best first: the one it has, ``local``, ``local-DIRECTORY``, with the port, …"""
+    """Candidate names in order of preference: its present one, ``local``, ``local-DIRECTORY``, with the port, …"""
     yield from (name for name, each in saved.all.items() if each.data_dir == home)
     yield LOCAL
     path = Path(home)
@@ -105,7 +105,7 @@ def _is_free(known: Context | None, home: str, server: str) -> bool:
 
 
 def _answers(server: str) -> bool:
-    """Whether somebody listens at this address. A server elsewhere counts as running, reachable now or not."""
+    """Whether a server listens at this address. Servers on other machines always count as running."""
     parts = urlsplit(server)
     host = parts.hostname or ""
     if not is_loopback(host):
@@ -119,7 +119,7 @@ def _answers(server: str) -> bool:
 
 
 def server_runs(data_dir: Path) -> bool:
-    """Whether a server works on this data directory now."""
+    """Whether a server is using this data directory."""
     from pilothouse.server.lock import lock_holder
 
     try:

@@ -1,4 +1,4 @@
-"""What `pilot up` runs: a server, and an agent beside it for as long as the server runs."""
+"""`pilot up`: a server with a supervised local agent."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from pilothouse.server.settings import Settings
 
 _ASK = 2.0
-"""Seconds to find out whether the agent is at work, when we are told to stop."""
+"""Timeout in seconds of the query for the agent's running steps at shutdown."""
 
 
 class LocalServer:
-    """One `pilot up`, from start to stop."""
+    """One `pilot up` process."""
 
     def __init__(self, session: Session, settings: Settings) -> None:
         self._session = session
@@ -45,7 +45,7 @@ class LocalServer:
             if self._ending is not None:
                 await self._ending
             if self._agent is not None:
-                await self._agent.let_go()
+                await self._agent.release()
 
     async def _ready(self, ready: Ready) -> None:
         self._context = await self._log_in(ready)
@@ -53,11 +53,11 @@ class LocalServer:
         self._agent.start()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            # In place of the server's own: while it still answers we ask whether our agent is at work.
+            # Replaces the server's own handlers: the agent's state is queried while the server still answers.
             loop.add_signal_handler(number, self._signalled)
 
     async def _log_in(self, ready: Ready) -> Context:
-        """A context of our own; a token that is still good is kept, since streams may be open with it."""
+        """Claim a context. A valid token is kept, since streams may be open with it."""
         server, grpc = reachable(ready.http_url), reachable_host(ready.grpc_address)
         contexts = self._session.contexts
         try:
@@ -70,23 +70,21 @@ class LocalServer:
         except (CliError, OSError) as error:
             self._session.out.say(f"warning: cannot save the login: {error}", "yellow")
             return Context(LOCAL, server, await ready.local_token(), grpc)
-        self._tell(replace(made, context=context))
+        self._print_contexts(replace(made, context=context))
         return context
 
-    def _tell(self, made: Claim) -> None:
-        """Under which name we are logged in, and what else runs here."""
+    def _print_contexts(self, made: Claim) -> None:
+        """Print the context's name and other servers that run here."""
         out, name = self._session.out, made.context.name
-        out.say(f"This machine is logged in as admin (context {name!r}). Server: {made.context.server}")
+        out.say(f"Logged in as admin (context {name!r}). Server: {made.context.server}")
         if made.replaced is not None:
             where = made.replaced.data_dir or made.replaced.server
-            out.say(f"The context {name!r} was that of {where}, where nothing runs now.")
+            out.say(f"Context {name!r} replaces that of {where}, which is not running.")
         for other in made.others:
-            out.say(
-                f"Another `pilot up` of yours runs on {other.data_dir} (context {other.name!r}).", "yellow"
-            )
+            out.say(f"Another `pilot up` is running on {other.data_dir} (context {other.name!r}).", "yellow")
         if made.current != name:
             out.say(
-                f"The current context is still {made.current!r}: commands go there. For this server give them "
+                f"The current context is still {made.current!r}. For this server use "
                 f"--context {name}, or switch with `pilot config use {name}`.",
                 "yellow",
             )
@@ -95,27 +93,27 @@ class LocalServer:
         if self._ending is None:
             self._ending = asyncio.create_task(self._end())
         else:
-            self._stop.set()  # asked twice: no more questions
+            self._stop.set()  # second signal: stop without the query
 
     async def _end(self) -> None:
         agent = self._agent
-        assert agent is not None, "signals come to us from the moment the agent is there"
+        assert agent is not None, "signal handlers are installed once the agent is started"
         busy = await self._busy()
         if busy == 0:
             stopping = asyncio.create_task(agent.stop())
-            await asyncio.wait({stopping}, timeout=_ASK)  # while there is a server to say goodbye to
+            await asyncio.wait({stopping}, timeout=_ASK)  # while the server still runs
             self._stop.set()
             await stopping
             return
         self._stop.set()
-        doing = f"still runs {busy} step{'' if busy == 1 else 's'}" if busy else "may still be at work"
+        doing = f"still runs {busy} step{'' if busy == 1 else 's'}" if busy else "may still be running steps"
         self._session.out.say(
-            f"The local agent {doing} and works on; the next `pilot up` here finds it again."
+            f"The local agent {doing} and keeps running; the next `pilot up` here adopts it."
         )
-        await agent.let_go()
+        await agent.release()
 
     async def _busy(self) -> int | None:
-        """How many steps our agent holds; ``None`` if nobody can say."""
+        """Number of steps the local agent runs; ``None`` if unknown."""
         from pilothouse.client import ApiProblem, ClientError
 
         try:
@@ -125,12 +123,12 @@ class LocalServer:
             ):
                 return (await client.agents.get(AGENT_NAME))["capacity"]["busy"]
         except ApiProblem as refusal:
-            return 0 if refusal.status == 404 else None  # it has never registered
+            return 0 if refusal.status == 404 else None  # not registered yet
         except (ClientError, TimeoutError):
             return None
 
     async def _good(self, server: str, token: str) -> bool:
-        """Whether a saved token still is one of admin's."""
+        """Whether a saved token is a valid token of admin."""
         from pilothouse.client import ClientError
 
         if not token:
@@ -141,12 +139,12 @@ class LocalServer:
         return False
 
     def _client(self, server: str, token: str) -> PilotClient:
-        """A client that knows our own certificate, whoever signed it and whatever name it is for."""
+        """A client that trusts the server's own certificate, regardless of its issuer and name."""
         import httpx
 
         from pilothouse.client import PilotClient
 
-        if self._settings.tls_cert is None:  # this machine, at whatever address: no proxy leads there
+        if self._settings.tls_cert is None:  # the server is on this machine: no proxy
             return PilotClient(server, token, transport=httpx.AsyncHTTPTransport())
         trust = ssl.create_default_context(cafile=str(self._settings.tls_cert))
         trust.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

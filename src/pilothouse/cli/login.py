@@ -13,11 +13,11 @@ from pilothouse.cli.errors import CliError, ExitCode, UsageError
 from pilothouse.cli.session import PRODUCT, Session, command
 
 _MAX_SECRET = 1 << 20
-"""Bytes read from stdin at most; a server takes far less."""
+"""Maximum bytes read from stdin; far above the limit of the server."""
 
 
 def add_to(app: typer.Typer) -> None:
-    """The commands of this file."""
+    """Add the commands of this module."""
     command(app, "login", options=False)(login)
     command(app, "logout")(logout)
 
@@ -31,13 +31,13 @@ async def login(
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password from stdin.")
     ] = False,
-    context: Annotated[str, typer.Option("--context", metavar="NAME", help="Save it under this name.")] = "",
+    context: Annotated[str, typer.Option("--context", metavar="NAME", help="Name of the context.")] = "",
     grpc: Annotated[
         str,
-        typer.Option("--grpc", metavar="HOST:PORT", help="The server's gRPC address; saved with the login."),
+        typer.Option("--grpc", metavar="HOST:PORT", help="gRPC address of the server; saved in the context."),
     ] = "",
 ) -> None:
-    """Log in to a server and remember it."""
+    """Log in to a server and save the login as a context."""
     from pilothouse.client import ApiProblem, PilotClient
 
     async with PilotClient(server, product=PRODUCT) as client:
@@ -47,7 +47,7 @@ async def login(
             granted = await client.auth.login(username, password)
         except ApiProblem as refusal:
             if refusal.status == 401:
-                raise CliError("the username or the password is wrong", ExitCode.NOT_AUTHORIZED) from None
+                raise CliError("invalid username or password", ExitCode.NOT_AUTHORIZED) from None
             raise
         saved = Context(context or urlsplit(client.server).netloc, client.server, granted["token"], grpc)
     session.contexts.save(saved)
@@ -60,7 +60,7 @@ async def login(
 
 
 async def logout(session: Session) -> None:
-    """End the login and forget its token."""
+    """Log out: revoke the token and remove it from the context."""
     from pilothouse.client import ApiProblem, Unreachable
 
     target = session.target()
@@ -69,11 +69,11 @@ async def logout(session: Session) -> None:
             try:
                 await client.auth.logout()
             except ApiProblem as refusal:
-                if refusal.status != 401:  # it has ended already
+                if refusal.status != 401:  # already revoked
                     raise
             except Unreachable as error:
                 session.out.say(
-                    f"warning: {error}; the token is forgotten here, but the server was not told", "yellow"
+                    f"warning: {error}; the token is removed here but not revoked on the server", "yellow"
                 )
     if target.name:
         session.contexts.forget_token(target.name)
@@ -81,17 +81,17 @@ async def logout(session: Session) -> None:
 
 
 def ask(question: str) -> str:
-    """Ask on the terminal. Raises UsageError where there is none."""
+    """Prompt on the terminal. Raises UsageError without a terminal."""
     if not sys.stdin.isatty():
-        raise UsageError(f"{question.lower()} is missing, and there is no terminal to ask on")
+        raise UsageError(f"{question.lower()} is missing and there is no terminal for a prompt")
     return str(typer.prompt(question, err=True))
 
 
 def read_secret(question: str, *, from_stdin: bool, confirm: bool = False) -> str:
-    """A secret from a hidden prompt, or from stdin, whose one last newline is not part of it.
+    """Read a secret from a hidden prompt, or from stdin without one trailing newline.
 
-    Without a terminal stdin is read even if not asked for: a secret never comes as an argument.
-    ``confirm``: a prompt asks twice.
+    Without a terminal stdin is always read: a secret is never an argument.
+    ``confirm``: prompt twice.
     """
     if from_stdin or not sys.stdin.isatty():
         data = sys.stdin.buffer.read(_MAX_SECRET + 1)

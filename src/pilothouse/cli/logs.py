@@ -1,4 +1,4 @@
-"""``pilot run logs``: the lines of a run, of one job, step or attempt; as text or as JSON lines."""
+"""``pilot run logs``: log lines of a run, job, step or attempt, as text or JSON lines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _COLOURS = ("36", "33", "35", "32", "34", "96", "93", "95")
 
 
 def add_to(app: typer.Typer) -> None:
-    """The command of this file."""
+    """Add the command of this module."""
     command(app, "logs", examples=_EXAMPLES)(logs)
 
 
@@ -49,27 +49,32 @@ _EXAMPLES = (
 def logs(
     session: Session,
     run: RunReference = "last",
-    job: Annotated[str, typer.Option(metavar="NAME", help="Only of this job.")] = "",
-    step: Annotated[str, typer.Option(metavar="NAME", help="Only of this step; also JOB/STEP.")] = "",
-    attempt: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Only of this attempt of each step.")
-    ] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Only of steps that failed.")] = False,
+    job: Annotated[str, typer.Option(metavar="NAME", help="Filter by job.")] = "",
+    step: Annotated[str, typer.Option(metavar="NAME", help="Filter by step: STEP or JOB/STEP.")] = "",
+    attempt: Annotated[int | None, typer.Option(min=1, metavar="N", help="Filter by attempt number.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only failed steps.")] = False,
     since: Annotated[
-        str, typer.Option(metavar="TIME", help="Only newer lines: 10m, or 2026-01-10T14:00:00Z.")
+        str,
+        typer.Option(
+            metavar="TIME", help="Only lines since a duration (10m) or time (2026-01-10T14:00:00Z)."
+        ),
     ] = "",
-    tail: Annotated[int | None, typer.Option(min=0, metavar="N", help="Only the last N lines.")] = None,
-    grep: Annotated[str, typer.Option(metavar="REGEX", help="Only lines in which this is found.")] = "",
+    tail: Annotated[int | None, typer.Option(min=0, metavar="N", help="Show the last N lines.")] = None,
+    grep: Annotated[
+        str, typer.Option(metavar="REGEX", help="Only lines that match this regular expression.")
+    ] = "",
     timestamps: Annotated[
-        bool, typer.Option("--timestamps", help="Begin each line with the time at which the server got it.")
+        bool, typer.Option("--timestamps", help="Prefix each line with the time the server received it.")
     ] = False,
     no_prefix: Annotated[
-        bool, typer.Option("--no-prefix", help="Without `job/step | ` before lines of several steps.")
+        bool, typer.Option("--no-prefix", help="Do not prefix lines of several steps with `job/step | `.")
     ] = False,
-    following: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
+    following: Annotated[
+        bool, typer.Option("--follow", "-f", help="Follow the log until the run ends.")
+    ] = False,
     all_pipelines: AllPipelines = False,
 ) -> None:
-    """Print a run's log."""
+    """Show the log of a run."""
     import asyncio
 
     if session.out.format is Format.YAML:
@@ -92,7 +97,7 @@ async def _resolved(session: Session, run: str, *, everywhere: bool) -> str:
 async def _print_log(
     session: Session, run: str, asked: Asked, printer: Printer, *, following: bool, everywhere: bool
 ) -> str:
-    """Print what there is, and where ``following`` what is still to come; returns the run's status."""
+    """Print the stored log and, if ``following``, new lines until the run ends; returns the run's status."""
     async with session.client() as client:
         view = await client.runs.get(await run_id_of(session, client, run, everywhere=everywhere))
         selected = select(view, asked, following=following)
@@ -109,18 +114,18 @@ async def _print_log(
 
 
 def _nothing(view: RunView, selected: Selected) -> str:
-    """Why nothing was printed: steps that were kept by a rerun have their log in the run that it repeats."""
+    """Explain an empty log: steps kept by a rerun have their log in the original run."""
     steps = [(job["name"], step) for job in view["jobs"] for step in job["steps"]]
     kept = [s for job, s in steps if s["kept"] and (not selected.steps or (job, s["name"]) in selected.steps)]
     if kept and view["rerun_of"]:
-        return f"no lines: kept from the earlier run, whose log is `pilot run logs {short(view['rerun_of'])}`"
+        return f"no lines: kept from the earlier run, see `pilot run logs {short(view['rerun_of'])}`"
     return "no lines"
 
 
 async def _so_far(
     client: PilotClient, run_id: str, asked: Asked, selected: Selected, printer: Printer
 ) -> tuple[str, str]:
-    """Print the log so far; returns the cursor to go on from, and the run's status then."""
+    """Print the stored log; returns the cursor at its end and the run's status at that point."""
     by_server = selected.exact and not asked.grep
     last: deque[str] = deque(maxlen=None if by_server else asked.tail)
     keep = asked.tail is not None and not by_server
@@ -149,10 +154,10 @@ async def _rest(
     selected: Selected,
     printer: Printer,
 ) -> str:
-    """Print what comes; returns the run's status at its end."""
+    """Print new lines; returns the run's final status."""
     status = ""
-    told = PlainView(sys.stdout, session.out)
-    events = follow(session, client, run_id, over=False, connection=told, cursor=cursor)
+    view = PlainView(sys.stdout, session.out)
+    events = follow(session, client, run_id, over=False, connection=view, cursor=cursor)
     async with aclosing(events) as found:
         async for event in found:
             if event.type == entries.RUN_COMPLETED:
@@ -164,7 +169,7 @@ async def _rest(
 
 
 class Printer:
-    """Chunks of a log as lines of text or JSON on stdout."""
+    """Prints log chunks as text or JSON lines on stdout."""
 
     def __init__(self, out: Output, grep: re.Pattern[str] | None, *, timestamps: bool, prefix: bool) -> None:
         self.printed = False
@@ -176,11 +181,11 @@ class Printer:
         self._colours: dict[str, str] = {}
 
     def begin(self, selected: Selected) -> None:
-        """From now on lines of these steps come."""
+        """Set the steps whose lines follow."""
         self._prefix = self._prefix and selected.several
 
     def lines(self, body: Mapping[str, Any], at: int) -> list[str]:
-        """A chunk's lines that are to be printed, each with its newline. ``at``: when it was stored, in ms."""
+        """The selected lines of a chunk, each with its newline. ``at``: time stored, Unix milliseconds."""
         if "lines" not in body:
             shown = [f"[{safe(str(body.get('message', 'lines are missing')))}]"]
             return list(self._objects(body, at, shown)) if self._json else self._decorated(body, at, shown)
@@ -235,5 +240,5 @@ class Printer:
             sys.stdout.writelines(lines)
 
     def flush(self) -> None:
-        """Show what was printed."""
+        """Flush stdout."""
         sys.stdout.flush()

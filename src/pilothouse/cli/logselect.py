@@ -1,4 +1,4 @@
-"""Which lines of a run's log are meant: jobs, steps, attempts, time, text. Pure."""
+"""Selection of log lines by job, step, attempt, time and text. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pilothouse.cli.progress import BAD
 from pilothouse.wire.times import utc_text
 
 MAX_NAMED = 50
-"""How many attempts a server takes by name."""
+"""Maximum number of attempts in a server's filter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The options, as given."""
+    """The options as given."""
 
     job: str = ""
     step: str = ""
@@ -34,7 +34,7 @@ class Asked:
 class Selected:
     """``steps``: (job, step) pairs, ``None`` for all; ``attempt`` 0 for all.
 
-    ``narrowing`` is what to ask the server for; ``exact``: it then sends nothing else.
+    ``narrowing``: the filter sent to the server; ``exact``: it matches only selected lines.
     """
 
     steps: frozenset[tuple[str, str]] | None
@@ -44,21 +44,21 @@ class Selected:
     exact: bool
 
     def wants(self, body: Mapping[str, Any]) -> bool:
-        """Whether a chunk of the log is of them."""
+        """Whether a log chunk is selected."""
         if self.steps is not None and (body.get("job"), body.get("step")) not in self.steps:
             return False
         return not self.attempt or body.get("attempt") == self.attempt
 
 
 def select(view: Mapping[str, Any], asked: Asked, *, following: bool) -> Selected:
-    """What is meant in this run. Raises UsageError for what it does not have, CliError where nothing failed."""
+    """Resolve the options for a run. Raises UsageError for unknown jobs or steps, CliError if no step failed."""
     there = [(job["name"], step) for job in view["jobs"] for step in job["steps"]]
     found = [(job, step) for job, step in there if _named(asked, job, step["name"])]
     if not found and (asked.job or asked.step):
         raise UsageError(f"run {view['id']} has no {_wanted(asked)} (there are: {_list(there)})")
     if asked.failed:
         failed = [(job, step) for job, step in found if step["status"] in BAD]
-        # Those that may fail are what is meant only where nothing else has failed.
+        # Steps with continueOnError are selected only if no other step failed.
         found = [(job, step) for job, step in failed if not step.get("continue_on_error")] or failed
         if not found:
             raise CliError(f"no step of run {view['id']} has failed")
@@ -74,7 +74,7 @@ def select(view: Mapping[str, Any], asked: Asked, *, following: bool) -> Selecte
 
 
 def several_jobs(view: Mapping[str, Any], asked: Asked) -> list[str]:
-    """The jobs that have a step of the name asked for, where no job was named and there are more than one."""
+    """The jobs with the named step, if no job was given and several match."""
     if asked.job or not asked.step or "/" in asked.step:
         return []
     jobs = [job["name"] for job in view["jobs"] if any(s["name"] == asked.step for s in job["steps"])]
@@ -97,7 +97,7 @@ def _narrowing(
     if steps is not None and len(steps) == 1 and not asked.attempt:
         ((job, step),) = steps
         return {"job": job, "step": step}
-    # By their ids, unless some may be added while we follow.
+    # By id, unless attempts may be added while following.
     if (
         (asked.attempt or asked.failed or asked.step)
         and attempts
@@ -111,7 +111,7 @@ def _narrowing(
 def _by_name(
     steps: frozenset[tuple[str, str]] | None, narrowing: dict[str, Any], there: list[tuple[str, Any]]
 ) -> bool:
-    """Whether names of job and step, as the server compares them, give these steps and no other."""
+    """Whether a filter by job and step name on the server matches exactly these steps."""
     matched = {
         (job, step["name"])
         for job, step in there
@@ -133,7 +133,7 @@ def _list(there: list[tuple[str, Any]], most: int = 30) -> str:
 
 
 def beginning(text: str, now: datetime) -> str:
-    """``10m`` (before now) or a time in RFC 3339, as RFC 3339 in UTC; empty for empty. Raises UsageError."""
+    """A duration before now (``10m``) or an RFC 3339 time, as RFC 3339 in UTC; empty if empty. Raises UsageError."""
     if not text:
         return ""
     try:
@@ -143,14 +143,14 @@ def beginning(text: str, now: datetime) -> str:
             at = datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise UsageError(
-            f"--since {text!r}: give a duration such as 10m, or a time such as 2026-01-10T14:00:00Z"
+            f"--since {text!r}: expected a duration such as 10m or a time such as 2026-01-10T14:00:00Z"
         ) from None
     return utc_text(at.astimezone(UTC), "milliseconds")
 
 
 def pattern(text: str) -> re.Pattern[str] | None:
-    """The regular expression of ``--grep``. Raises UsageError."""
+    """Compile the regular expression of ``--grep``. Raises UsageError."""
     try:
         return re.compile(text) if text else None
     except (re.error, RecursionError, OverflowError) as error:
-        raise UsageError(f"--grep {text!r} is no regular expression: {error}") from None
+        raise UsageError(f"--grep {text!r} is not a valid regular expression: {error}") from None

@@ -1,4 +1,4 @@
-"""Where the ``pilot`` command begins. Imports next to nothing, so that Ctrl-C is understood from the first moment."""
+"""Entry point of ``pilot``. Keeps its imports small, so that Ctrl-C is handled from the start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main() -> int:
     from pilothouse.cli.streams import prepare
 
     prepare()
-    # While modules are loaded, KeyboardInterrupt could come up anywhere; there is nothing to tidy yet.
+    # KeyboardInterrupt could be raised anywhere during imports; there is nothing to clean up yet.
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if usual:
         signal.signal(signal.SIGINT, _leave)
@@ -33,7 +33,7 @@ def main() -> int:
 
 
 def _completed() -> bool:
-    """Answer a shell that asks for completion; a defect of ours is not the shell's business."""
+    """Handle a completion request; errors are not shown in the shell."""
     from pilothouse.cli.completion import answer
 
     try:

@@ -1,6 +1,6 @@
-"""A run told in plain lines, one a change: for pipes, files and CI logs. Pure.
+"""Formats a run's entries as plain lines for pipes, files and CI logs. Pure.
 
-Being queued is told only if the step then waits. Lines of the log come as ``job/step | line``.
+Queued steps are reported only if they wait. Log lines are printed as ``job/step | line``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _WORDS = {"timed_out": "timed out"}
 
 
 def narrate(type: str, body: Body, at: float, *, allowed: bool = False) -> list[str]:
-    """The lines that tell one entry; none for entries that say nothing new to a reader. ``at``: Unix seconds.
+    """The lines for one entry; none for entries without news for a reader. ``at``: Unix seconds.
 
-    ``allowed``: a step's failure does its job no harm.
+    ``allowed``: the step may fail without failing its job.
     """
     tell = _TELLERS.get(type)
     lines = tell(body, at) if tell else []
@@ -61,7 +61,7 @@ def _run_completed(body: Body, at: float) -> list[str]:
 
 
 def _job_started(body: Body, at: float) -> list[str]:
-    return [f"{_job(body)}: ready"]  # its first step may have to wait; it says when it starts
+    return [f"{_job(body)}: ready"]  # its first step may have to wait; its start is reported
 
 
 def _job_restarted(body: Body, at: float) -> list[str]:
@@ -164,9 +164,9 @@ def _step(body: Body) -> str:
 
 def _ended(subject: str, body: Body, reason: str | None) -> str:
     status = _WORDS.get(body["status"], body["status"])
-    # A reason that only repeats the status says nothing.
+    # A reason that only repeats the status is omitted.
     why = _because(None if reason in (body["status"], status) else reason)
-    took = f" in {span(body['duration'] / 1000)}" if body.get("duration") else ""  # 0: it never began
+    took = f" in {span(body['duration'] / 1000)}" if body.get("duration") else ""  # 0: never started
     return f"{subject}: {status}{why}{took}"
 
 

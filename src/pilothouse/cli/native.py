@@ -1,5 +1,5 @@
-"""What the Arcentra families answer (camelCase, Unix seconds, numbers of enums) in the style of everything else:
-snake_case, RFC 3339, words. Pure."""
+"""Converts responses of the Arcentra APIs (camelCase, Unix seconds, enum numbers) to the style of the others:
+snake_case, RFC 3339, enum names. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Answer = Mapping[str, Any]
 
 
 def time(seconds: int | float | None) -> str | None:
-    """Unix seconds as RFC 3339; ``None`` for none, and for 0, which stands for never."""
+    """Unix seconds as RFC 3339; ``None`` for ``None`` and 0 (never)."""
     if not seconds:
         return None
     return rfc3339(int(seconds) * 1000)
 
 
 def pipeline(answer: Answer) -> dict[str, Any]:
-    """A pipeline; ``status`` is that of its newest run, ``spec`` the hash of its saved spec, ``None`` for none."""
+    """A pipeline; ``status`` is that of its newest run, ``spec`` the hash of its saved spec or ``None``."""
     return {
         "id": answer["pipelineId"],
         "name": answer["name"],
@@ -46,7 +46,7 @@ def pipeline(answer: Answer) -> dict[str, Any]:
 
 
 def project(answer: Answer) -> dict[str, Any]:
-    """A project and its members; ``default``: whether it is taken where none is named."""
+    """A project and its members; ``default``: whether it is the default project."""
     return {
         "id": answer["projectId"],
         "name": answer["name"],

@@ -1,4 +1,4 @@
-"""Where words go: results to stdout (table, JSON or YAML), everything else to stderr."""
+"""Output: results to stdout (table, JSON or YAML), everything else to stderr."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 _WIDE = 10_000
-"""Columns of a stdout that is no terminal: nothing is cut for a pipe."""
+"""Width when stdout is not a terminal: nothing is truncated."""
 
 _GAP = 2
-"""Columns between two columns of a table."""
+"""Spaces between table columns."""
 
 _NO_CURSOR = frozenset({"", "dumb", "unknown"})
-"""Values of TERM for terminals that can only add lines at the end."""
+"""Values of TERM for terminals without cursor movement."""
 
 _STYLES = {"red": "31", "yellow": "33", "dim": "2"}
 
 
 class Format(StrEnum):
-    """How results are written."""
+    """Output format of results."""
 
     TABLE = "table"
     JSON = "json"
@@ -37,28 +37,28 @@ class Format(StrEnum):
 
 
 class Picture(Protocol):
-    """What is being drawn on the terminal that is also stderr."""
+    """A live display on the terminal that stderr is connected to."""
 
     def print(self, text: str, *, style: str | None = None) -> None:
-        """Say something above it."""
+        """Print a line above it."""
 
 
 def unwritten(error: OSError) -> Exception:
-    """The CliError for a write to stdout that failed, with an empty message if only its reader has left.
+    """The CliError for a failed write to stdout, with an empty message for a closed pipe.
 
-    Any other error is given back. Lets go of stdout: what is still buffered could not be written either.
+    Other errors are returned unchanged. Redirects stdout to /dev/null: buffered output could not be written either.
     """
     left = isinstance(error, BrokenPipeError)
     if not left and not _stdout_is_broken():
         return error
-    _let_go(1)
+    _redirect_to_null(1)
     if left:
         return CliError("", ExitCode.CLOSED_PIPE)
     return CliError(f"cannot write the output: {error.strerror or error}")
 
 
-def _let_go(descriptor: int) -> None:
-    """Point a standard stream that cannot be written to nowhere: nothing is tried again at exit."""
+def _redirect_to_null(descriptor: int) -> None:
+    """Redirect an unwritable standard stream to /dev/null, so that the flush at exit does not fail."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, descriptor)
@@ -66,16 +66,16 @@ def _let_go(descriptor: int) -> None:
 
 
 def write_error(text: str) -> None:
-    """Write to stderr; what cannot be written there is lost, and changes nothing else."""
+    """Write to stderr, ignoring failures."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
     except (OSError, ValueError):
-        _let_go(2)
+        _redirect_to_null(2)
 
 
 def moves_cursor() -> bool:
-    """Whether the terminal can draw over what it has drawn."""
+    """Whether the terminal supports cursor movement."""
     return os.environ.get("TERM", "") not in _NO_CURSOR
 
 
@@ -89,7 +89,7 @@ def _stdout_is_broken() -> bool:
 
 
 def write_utf8(text: str) -> None:
-    """Write to stdout in UTF-8, whatever the locale: JSON and YAML are nothing else."""
+    """Write to stdout in UTF-8 regardless of the locale, as JSON and YAML require."""
     data = text.encode("utf-8", "backslashreplace")
     sys.stdout.flush()
     buffer = getattr(sys.stdout, "buffer", None)
@@ -102,7 +102,7 @@ def write_utf8(text: str) -> None:
 
 
 class Output:
-    """The two streams of one command. ``colour``: escape sequences are welcome (on a terminal)."""
+    """stdout and stderr of one command. ``colour``: write escape sequences on a terminal."""
 
     def __init__(self, format: Format = Format.TABLE, *, colour: bool = True) -> None:
         self.format = format
@@ -110,11 +110,11 @@ class Output:
         self._stdout: Console | None = None
         self._stderr: Console | None = None
         self.picture: Picture | None = None
-        """Draws a moving picture on the terminal that is also stderr: sentences go above it, through it."""
+        """Active live display on stderr's terminal; messages are printed above it."""
 
     @property
     def structured(self) -> bool:
-        """Whether stdout is to hold one document for a program."""
+        """Whether stdout holds a JSON or YAML document."""
         return self.format is not Format.TABLE
 
     @property
@@ -126,7 +126,7 @@ class Output:
 
     @property
     def stderr(self) -> Console:
-        """For everything else."""
+        """Console for messages."""
         if self._stderr is None:
             self._stderr = self._console(stderr=True)
         return self._stderr
@@ -145,7 +145,7 @@ class Output:
         )
 
     def say(self, text: str, style: str = "") -> None:
-        """A sentence for a person, on stderr; what a terminal would obey is taken out of it."""
+        """Print a message to stderr, without control characters."""
         clean = "\n".join(safe(line) for line in text.split("\n"))
         if self.picture is not None:
             self.picture.print(clean, style=style or None)
@@ -155,17 +155,17 @@ class Output:
         write_error(f"{clean}\n")
 
     def note(self, text: str) -> None:
-        """A sentence of little weight."""
+        """Print a dimmed message to stderr."""
         self.say(text, "dim")
 
     def document(self, value: Any) -> None:
-        """A result as JSON or YAML."""
+        """Print a result as JSON or YAML."""
         from pilothouse.cli import documents
 
         write_utf8(documents.yaml(value) if self.format is Format.YAML else documents.json(value))
 
     def show(self, renderable: RenderableType) -> None:
-        """A result for people."""
+        """Print a human-readable result."""
         if self.stdout.is_terminal:
             self.stdout.print(renderable)
             return
@@ -175,18 +175,18 @@ class Output:
         sys.stdout.flush()
 
     def line(self, text: str) -> None:
-        """One plain line of a result."""
+        """Print one plain line of a result."""
         sys.stdout.write(safe(text) + "\n")
         sys.stdout.flush()
 
     def text(self, text: str) -> None:
-        """A file's text: byte by byte into a file or pipe, made safe on a terminal."""
+        """Print a file's text: unchanged to a file or pipe, without control characters to a terminal."""
         if sys.stdout.isatty():
             text = "".join(f"{safe(line)}\n" for line in text.splitlines())
         write_utf8(text)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
-        """A list; ``empty`` is said (on stderr) if there is nothing in it. The last column gives way first."""
+        """Print a table; if it has no rows, print ``empty`` to stderr. The last column is truncated first."""
         if not rows:
             self.note(empty)
             return
@@ -203,7 +203,7 @@ class Output:
         self.show(table)
 
     def fields(self, pairs: Sequence[tuple[str, object]]) -> None:
-        """One thing's properties, one a line; those that are empty are left out."""
+        """Print properties, one per line; empty ones are omitted."""
         from rich.table import Table
         from rich.text import Text
 
@@ -217,9 +217,9 @@ class Output:
 
 
 def _fitted(widths: Sequence[int], room: int) -> list[int]:
-    """The widths of a table's columns where a terminal has ``room`` columns.
+    """Column widths of a table for a terminal with ``room`` columns.
 
-    The last ones give way first, those that say what a row is about (the first two) last.
+    The last columns shrink first, the first two (the row's identity) last.
     """
     fitted = list(widths)
     over = sum(widths) + _GAP * (len(widths) - 1) - room

@@ -1,4 +1,4 @@
-"""``pilot pipeline``: run what is here, start what is saved, look at what there is."""
+"""``pilot pipeline``: run the local spec, trigger the saved one, list and view pipelines."""
 
 from __future__ import annotations
 
@@ -25,35 +25,31 @@ app = typer.Typer(cls=Group, help="Pipelines and their specs.", no_args_is_help=
 PipelineName = Annotated[
     str,
     typer.Argument(
-        metavar="PIPELINE", help="Name or id; else the pipeline of this repository.", show_default=False
+        metavar="PIPELINE", help="Name or id. [default: pipeline of this repository]", show_default=False
     ),
 ]
 Variables = Annotated[
-    list[str] | None, typer.Option("--var", metavar="NAME=VALUE", help="A variable; repeatable.")
+    list[str] | None, typer.Option("--var", metavar="NAME=VALUE", help="Variable (NAME=VALUE); repeatable.")
 ]
-Detach = Annotated[
-    bool, typer.Option("--detach", "-d", help="Do not wait for the outcome; print the run's id.")
-]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Print the run's id and exit without waiting.")]
 
 
 def run_here(
     session: Session,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", metavar="FILE", help="The spec; else .pilot.yaml.")
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="Spec file. [default: .pilot.yaml]")
     ] = None,
     var: Variables = None,
     name: Annotated[
-        str, typer.Option(metavar="NAME", help="The pipeline's name; else that of this repository.")
+        str, typer.Option(metavar="NAME", help="Name of the pipeline. [default: name of this repository]")
     ] = "",
     project: ProjectName = "",
-    save: Annotated[
-        bool, typer.Option("--save", help="Save the spec as well: triggers use it from now on.")
-    ] = False,
-    no_checkout: Annotated[bool, typer.Option("--no-checkout", help="Send no files.")] = False,
+    save: Annotated[bool, typer.Option("--save", help="Also save the spec for triggers.")] = False,
+    no_checkout: Annotated[bool, typer.Option("--no-checkout", help="Do not upload files.")] = False,
     detach: Detach = False,
     progress: ProgressOption = Progress.AUTO,
 ) -> None:
-    """Run the spec and the files here, as they are, committed or not; show the run until it is over."""
+    """Run the local spec and files, including uncommitted changes, and watch the run."""
     import asyncio
 
     from pilothouse.cli.here import place
@@ -71,7 +67,7 @@ def run_here(
         send_checkout=not no_checkout,
         save=save,
         chosen=file is not None,
-        # Of a run that is not watched, stdout has nothing but its id.
+        # With --detach stdout holds only the run's id.
         progress=Progress.PLAIN if detach and progress is Progress.JSON else progress,
     )
     _show(session, asyncio.run(start(session, order)), progress, detach=detach)
@@ -85,7 +81,7 @@ def trigger(
     detach: Detach = False,
     progress: ProgressOption = Progress.AUTO,
 ) -> None:
-    """Run the saved spec of a pipeline, as a trigger does: without the files here."""
+    """Run the saved spec of a pipeline, without local files."""
     import asyncio
 
     require_terminal(progress)
@@ -112,7 +108,7 @@ async def _run(session: Session, run_id: str) -> object:
 async def list_pipelines(
     session: Session,
     project: ProjectName = "",
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most this many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of results.")] = 100,
 ) -> None:
     """List pipelines by name."""
     from pilothouse.cli import native
@@ -145,7 +141,7 @@ async def view(session: Session, name: PipelineName = "", project: ProjectName =
         session.out.document(shown)
         return
     runs = f"{shown['total_runs']} ({shown['succeeded_runs']} succeeded, {shown['failed_runs']} failed)"
-    # A key that was made of a directory's path says nothing to a reader.
+    # A key derived from a directory's path is not readable.
     repository = "" if shown["repository"].startswith("dir:") else shown["repository"]
     pairs = [("name", shown["name"]), ("repository", repository), ("description", shown["description"])]
     pairs += [("id", shown["id"]), ("project", projects.get(shown["project"], shown["project"]))]
@@ -161,7 +157,7 @@ async def view(session: Session, name: PipelineName = "", project: ProjectName =
 
 
 async def spec(session: Session, name: PipelineName = "", project: ProjectName = "") -> None:
-    """Print the saved spec of a pipeline: what triggers run."""
+    """Print the saved spec of a pipeline."""
     from pilothouse.cli import native
     from pilothouse.cli.here import the_pipeline
 
@@ -175,17 +171,17 @@ async def spec(session: Session, name: PipelineName = "", project: ProjectName =
 
 
 async def _home(client: PilotClient, project: str) -> str:
-    """The id of the project named; empty, for all that one may see, if none is."""
+    """The id of the named project; empty for all visible ones."""
     return await project_id(client, project) if project else ""
 
 
 def variables_of(pairs: list[str]) -> dict[str, str]:
-    """``k=v`` each; the last of a name wins. Raises UsageError."""
+    """Parse ``NAME=VALUE`` pairs; the last value of a name wins. Raises UsageError."""
     variables = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not name or not equals:
-            raise UsageError(f"--var {pair!r}: write it as NAME=VALUE")
+            raise UsageError(f"--var {pair!r}: expected NAME=VALUE")
         variables[name] = value
     return variables
 
@@ -199,20 +195,20 @@ async def _trigger(session: Session, name: str, variables: dict[str, str], proje
         if not saved:
             raise UsageError(
                 f"pipeline {found['name']} has no saved spec",
-                "save the one here with `pilot pipeline run --save`",
+                "save the local one with `pilot pipeline run --save`",
             )
         local = _local_spec(found)
         if local is not None and spec_hash(local.text) != saved:
             session.out.note(
-                f"this {local.shown} differs from the saved spec, which is what runs now; "
+                f"this {local.shown} differs from the saved spec, which is used; "
                 "`pilot pipeline run --save` replaces it"
             )
-        session.out.note("a triggered run begins without files; `pilot pipeline run` sends those here")
+        session.out.note("a triggered run has no local files; `pilot pipeline run` uploads them")
         return await client.pipelines.trigger(found["pipelineId"], variables=variables)
 
 
 def _local_spec(pipeline: Pipeline) -> SpecFile | None:
-    """The pipeline's spec in front of us, if this is its repository."""
+    """The local spec, if the current repository is the pipeline's."""
     from pilothouse.cli.here import place
 
     try:
@@ -238,5 +234,5 @@ lint.add_to(app)
 
 
 def add_to(root: typer.Typer) -> None:
-    """The commands of this file."""
+    """Add the commands of this module."""
     root.add_typer(app, name="pipeline")

@@ -1,7 +1,7 @@
-"""What a viewer knows of a run: made from its journal entries (wire/entries.py) or from the REST view. Pure.
+"""State of a run for display, built from journal entries (wire/entries.py) or the REST view. Pure.
 
-A viewer may join anywhere in the stream: jobs and steps come into being when they are first heard of, keys that are
-missing change nothing, and types that are not known are passed over. Times are Unix seconds.
+A viewer may join at any position of the stream: jobs and steps are created on first mention; missing keys and
+unknown entry types are ignored. Times are Unix seconds.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ RUN_TAIL = 10
 Body = Mapping[str, Any]
 
 _LITTLE = frozenset({"", *OVER, "timed out"})
-"""Reasons that say no more than a status does."""
+"""Reasons that only repeat a status."""
 
 
 def words(status: str) -> str:
-    """A status as people write it."""
+    """A status as display text."""
     return status.replace("_", " ")
 
 
 @dataclass(slots=True)
 class StepState:
-    """A step. ``percent`` is ``None`` until it reports; ``started_at`` is that of the current attempt.
+    """A step. ``percent`` is ``None`` until reported; ``started_at`` is that of the current attempt.
 
-    ``allowed``: its job goes on when it fails (``continueOnError``); ``retry_at``: when it is tried again.
+    ``allowed``: its job continues if it fails (``continueOnError``); ``retry_at``: time of the next attempt.
     ``gate``: its kind, if it is one; ``reason`` says what an open one waits for. ``decided``: by whom, and why.
     """
 
@@ -71,7 +71,7 @@ class StepState:
         return bool(self.gate) and self.status == "running"
 
     def begin_attempt(self, body: Body) -> None:
-        """Forget what belonged to an earlier attempt."""
+        """Reset the fields of an earlier attempt."""
         number = body.get("attempt", self.attempt)
         self.retry_at = None
         if number != self.attempt:
@@ -86,7 +86,7 @@ class StepState:
 class JobState:
     """A job and its steps, in order.
 
-    ``waiting_for``: why it waits, as the server said; ``stopping``: why it only cleans up now.
+    ``waiting_for``: the server's reason for waiting; ``stopping``: why only cleanup steps run.
     """
 
     id: str
@@ -102,11 +102,11 @@ class JobState:
 
     @property
     def waiting(self) -> str | None:
-        """Why the job does nothing but wait for a slot (empty: not known yet); ``None`` if it does not."""
+        """Why the job waits for a slot (empty: unknown); ``None`` if it does not wait."""
         if self.status != "running" or any(step.status == "running" for step in self.steps.values()):
             return None
         queued = [step for step in self.steps.values() if step.status == "queued"]
-        # Between two of its steps a job waits for a moment only; that is no news until a reason comes.
+        # Between two steps a job waits only briefly; not shown without a reason.
         begun = any(step.status in OVER for step in self.steps.values())
         if not begun and self.waiting_for is not None:
             return next((step.reason for step in queued if step.reason), self.waiting_for)
@@ -129,11 +129,11 @@ class RunState:
 
     @property
     def over(self) -> bool:
-        """Nothing more will happen."""
+        """Whether the run has ended."""
         return self.status in OVER
 
     def allows(self, step: StepState) -> bool:
-        """Whether a step that failed does no harm: its spec says so, or its job succeeded all the same."""
+        """Whether a step's failure is allowed: by its spec, or because its job succeeded."""
         job = next((job for job in self.jobs.values() if job.steps.get(step.id) is step), None)
         return step.allowed or (job is not None and job.status == "succeeded")
 
@@ -143,9 +143,9 @@ class RunState:
         return [step for step in steps if step.waits_at_gate and step.gate == kind]
 
     def failed_steps(self) -> list[StepState]:
-        """The steps that made their job fail: those it names, or all that failed where it names none.
+        """The steps that made their job fail: those it names, or all failed ones if it names none.
 
-        A job that succeeded, or that names another, forgave the others (``continueOnError``).
+        Other failed steps were allowed to fail (``continueOnError``).
         """
         found: list[StepState] = []
         for job in self.jobs.values():
@@ -155,18 +155,18 @@ class RunState:
         return found
 
     def job(self, body: Body) -> JobState:
-        """The job an entry is about."""
+        """The job of an entry."""
         key = body.get("job_id") or body.get("job", "")
         return self.jobs.setdefault(key, JobState(key, body.get("job", key)))
 
     def step(self, body: Body) -> StepState:
-        """The step an entry is about."""
+        """The step of an entry."""
         job = self.job(body)
         key = body.get("step_id") or body.get("step", "")
         return job.steps.setdefault(key, StepState(key, job.name, body.get("step", key)))
 
     def apply(self, type: str, body: Body, at: float) -> None:
-        """Take in one entry; ``at`` is its time."""
+        """Apply one entry; ``at`` is its time."""
         change = _CHANGES.get(type)
         if change is not None:
             self.name = body.get("name") or self.name
@@ -193,7 +193,7 @@ def _run_resumed(run: RunState, body: Body, at: float) -> None:
 
 
 def _run_cancelling(run: RunState, body: Body, at: float) -> None:
-    # It still runs, and cleans up: "cancelled by ann" alone would say that it is over.
+    # It still runs cleanup steps: "cancelled by ann" alone would mean that it has ended.
     run.reason = ": ".join(filter(None, ("cancelling", body.get("reason", ""))))
 
 
@@ -308,20 +308,20 @@ _CHANGES: dict[str, Callable[[RunState, Body, float], None]] = {
 
 
 def _later(body: Body, at: float) -> float | None:
-    """When it is tried again, if that is not now."""
+    """Time of the next attempt, if it is delayed."""
     again = float(body.get("retry_at") or 0) / 1000
     return again if again > at else None
 
 
 def _begun(known: float | None, body: Body, at: float) -> float | None:
-    """When it began, for a viewer who came after that."""
+    """Start time, for a viewer that joined later."""
     if known is not None or not body.get("duration"):
         return known
     return float(at - body["duration"] / 1000)
 
 
 def failure(body: Body) -> str:
-    """Why an attempt or step failed, in a few words: the exit code only if nothing says more."""
+    """Short reason of a failure; the exit code only if there is nothing else."""
     said = [str(body[key]) for key in ("error", "reason") if body.get(key)]
     telling = [each for each in said if each not in _LITTLE]
     code = [f"exit code {body['exit_code']}"] if body.get("exit_code") else []
@@ -330,12 +330,12 @@ def failure(body: Body) -> str:
 
 
 def without_status(status: str, reason: str) -> str:
-    """A reason without the ``cancelled`` that an agent puts before it, where the status says how it ended."""
+    """A reason without the prefix ``cancelled`` of agents, which repeats the status."""
     return reason.removeprefix("cancelled: ") if status in ("cancelled", "timed_out") else reason
 
 
 def from_view(view: Mapping[str, Any]) -> RunState:
-    """A run as ``GET /workflow-runs/{id}`` shows it."""
+    """Build the state from ``GET /workflow-runs/{id}``."""
     run = RunState(view["id"], view["name"], view["status"], view["reason"])
     run.started_at, run.finished_at = moment(view["started_at"]), moment(view["finished_at"])
     run.paused = bool(view.get("paused_at")) and not run.over
@@ -361,7 +361,7 @@ def _step_of_view(job: str, view: Mapping[str, Any]) -> StepState:
         step.exit_code = last["exit_code"]
         step.started_at = moment(last["started_at"]) if "started_at" in last else step.started_at
         if step.status in BAD:
-            # An earlier attempt's error says nothing of how the step ended.
+            # An earlier attempt's error is not the reason of the step's end.
             step.reason = failure({**last, "reason": step.reason, "status": step.status})
         else:
             step.reason = step.reason or last.get("error", "")

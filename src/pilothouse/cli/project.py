@@ -1,4 +1,4 @@
-"""``pilot project``, and ``--project`` of other commands: a project by its name or id."""
+"""``pilot project``, and ``--project`` of other commands."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from pilothouse.client import PilotClient
     from pilothouse.client.shapes import Project
 
-app = typer.Typer(cls=Group, help="Projects and who is in them.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Projects and their members.", no_args_is_help=True)
 
 ProjectName = Annotated[
-    str, typer.Option("--project", metavar="NAME", help="Name or id of the project; else the default one.")
+    str,
+    typer.Option("--project", metavar="NAME", help="Name or id of the project. [default: default project]"),
 ]
 ProjectArgument = Annotated[str, typer.Argument(metavar="PROJECT", help="Name or id of a project.")]
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="Name or id of a user.")]
@@ -26,12 +27,12 @@ _MANY = 10_000
 
 
 async def project_id(client: PilotClient, given: str) -> str:
-    """The id of the named project; without a name of the default one, or of the only one. Raises CliError."""
+    """The id of a project by name or id; without a name, of the default or only one. Raises CliError."""
     return (await _find(client, given))["projectId"]
 
 
 async def project_names(client: PilotClient) -> dict[str, str]:
-    """The names of the projects one may see, by their ids."""
+    """The names of visible projects by id."""
     from pilothouse.client.paging import collect
 
     return {p["projectId"]: p["name"] for p in await collect(client.projects.page, _MANY)}
@@ -47,16 +48,16 @@ async def _find(client: PilotClient, given: str) -> Project:
         found = [p for p in projects if p["isDefault"]] or (list(projects) if len(projects) == 1 else [])
     if found:
         return found[0]
-    known = ", ".join(sorted(p["name"] for p in projects)) or "none that you may see"
+    known = ", ".join(sorted(p["name"] for p in projects)) or "none visible to you"
     if given:
         raise CliError(f"there is no project {given!r} (known: {known})")
-    raise CliError(f"say which project you mean (known: {known})", hint="--project NAME")
+    raise CliError(f"no project is given (known: {known})", hint="--project NAME")
 
 
 async def list_projects(
-    session: Session, limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 100
+    session: Session, limit: Annotated[int, typer.Option(min=1, help="Maximum number of results.")] = 100
 ) -> None:
-    """List the projects you are in by name; operators and admins see all."""
+    """List your projects by name; operators and admins see all."""
     from pilothouse.client.paging import collect
 
     async with session.client() as client:
@@ -89,13 +90,13 @@ async def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the project.")],
     description: Annotated[str, typer.Option(help="Description.")] = "",
     member: Annotated[
-        list[str] | None, typer.Option(metavar="USER", help="Add this user as a member; repeatable.")
+        list[str] | None, typer.Option(metavar="USER", help="Member to add; repeatable.")
     ] = None,
 ) -> None:
     """Create a project (admins)."""
     async with session.client() as client:
         made = await client.projects.create(name, description=description, members=member or ())
-    _said(session, made, f"Project {made['name']} is created.")
+    _show_project(session, made, f"Project {made['name']} is created.")
 
 
 async def update(
@@ -106,28 +107,28 @@ async def update(
 ) -> None:
     """Change a project's name or description (admins)."""
     if name is None and description is None:
-        raise UsageError("say what is to change: --name or --description")
+        raise UsageError("nothing to change: use --name or --description")
     async with session.client() as client:
         id = await project_id(client, project)
         changed = await client.projects.update(id, name=name, description=description)
-    _said(session, changed, f"Project {changed['name']} is changed.")
+    _show_project(session, changed, f"Project {changed['name']} is changed.")
 
 
 async def add_member(session: Session, project: ProjectArgument, user: UserArgument) -> None:
-    """Add a member to a project; takes effect at once (admins)."""
+    """Add a member to a project (admins). Takes effect immediately."""
     async with session.client() as client:
         changed = await client.projects.add_member(await project_id(client, project), user)
-    _said(session, changed, f"{user} is in project {changed['name']}.")
+    _show_project(session, changed, f"{user} is in project {changed['name']}.")
 
 
 async def remove_member(session: Session, project: ProjectArgument, user: UserArgument) -> None:
-    """Remove a member from a project; takes effect at once, open streams included (admins)."""
+    """Remove a member from a project (admins). Takes effect immediately and closes open streams."""
     async with session.client() as client:
         changed = await client.projects.remove_member(await project_id(client, project), user)
-    _said(session, changed, f"{user} is no longer in project {changed['name']}.")
+    _show_project(session, changed, f"{user} is no longer in project {changed['name']}.")
 
 
-def _said(session: Session, project: Project, words: str) -> None:
+def _show_project(session: Session, project: Project, words: str) -> None:
     if session.out.structured:
         session.out.document(native.project(project))
     session.out.say(words)
@@ -142,5 +143,5 @@ command(app, "remove-member")(remove_member)
 
 
 def add_to(root: typer.Typer) -> None:
-    """The commands of this file."""
+    """Add the commands of this module."""
     root.add_typer(app, name="project")

@@ -1,4 +1,4 @@
-"""``RUN`` on the command line: an id, the beginning or end of one, or ``last``."""
+"""Resolves a ``RUN`` argument: an id, a prefix or suffix of one, or ``last``."""
 
 from __future__ import annotations
 
@@ -16,35 +16,33 @@ RunReference = Annotated[
     str,
     typer.Argument(
         metavar="RUN",
-        help="Id of the run, its first or last 6 or more characters, or `last`: the newest run of the pipeline "
+        help="Id of the run, 6 or more characters of its start or end, or `last`: newest run of the pipeline "
         "of this repository or directory.",
         show_default=False,
     ),
 ]
-AllPipelines = Annotated[
-    bool, typer.Option("--all", help="`last` is the newest run of any pipeline, not only of the one here.")
-]
+AllPipelines = Annotated[bool, typer.Option("--all", help="Resolve `last` among runs of all pipelines.")]
 
 SHORT = 8
-"""Characters from the end of an id that we show where there is little room."""
+"""Length of a shortened id: the last characters of the id."""
 
 _SHORTEST = 6
 _LOOKED_AT = 1000
-"""How many of the newest runs a shortened id is looked up in."""
+"""Number of newest runs searched for a shortened id."""
 
 
 def short(run_id: str) -> str:
-    """A run's id as tables show it, good for typing."""
+    """The shortened id of a run, as shown in tables."""
     return run_id[-SHORT:]
 
 
 async def run_id_of(
     session: Session, client: PilotClient, given: str, *, everywhere: bool = False, destructive: bool = False
 ) -> str:
-    """The id meant. Raises CliError for none, UsageError for several.
+    """Resolve to an id. Raises CliError if none matches, UsageError if several do.
 
-    ``last`` is the newest run of the pipeline here, or with ``everywhere`` of all. Where no pipeline is known to
-    belong here, it is the newest of all too, which is said; ``destructive`` commands refuse that.
+    ``last`` is the newest run of the current pipeline, or with ``everywhere`` of all pipelines. Without a current
+    pipeline it is the newest of all, with a message; ``destructive`` commands refuse that.
     """
     from pilothouse.cli.here import is_id
     from pilothouse.client.paging import collect
@@ -83,13 +81,13 @@ async def _newest_here(session: Session, client: PilotClient, *, destructive: bo
     here = await pipelines_here(client)
     if not here.pipelines and destructive:
         raise UsageError(
-            f"no pipeline belongs to {here.repository.root}, so `last` could be anybody's run",
-            "give the run's id, or --all for the newest run of any pipeline",
+            f"no pipeline belongs to {here.repository.root}, so `last` is ambiguous",
+            "give the run's id, or use --all for the newest run of any pipeline",
         )
     if not here.pipelines:
         newest = await _newest(client)
         session.out.note(
-            f"no pipeline belongs to {here.repository.root}; this is the newest run of all: {newest}"
+            f"no pipeline belongs to {here.repository.root}; using the newest run of all pipelines: {newest}"
         )
         return newest
     runs = [

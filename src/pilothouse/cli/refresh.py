@@ -1,4 +1,4 @@
-"""Asks the server what completion is to offer (``python -m pilothouse.cli.refresh SERVER CONTEXT``). Says nothing."""
+"""Refreshes the completion cache (``python -m pilothouse.cli.refresh SERVER CONTEXT``). Prints nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RUNS, _OTHERS = 50, 100
 
 
 def main(server: str, context: str) -> None:
-    """Renew the cache, unless another process does."""
+    """Refresh the cache, unless another process is doing so."""
     cache = Cache(server, context)
     with contextlib.suppress(Exception), open(cache.asked, "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

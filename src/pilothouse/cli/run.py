@@ -1,4 +1,4 @@
-"""``pilot run``: look at runs, follow them, run them again, stop them."""
+"""``pilot run``: list, view, watch, rerun and cancel runs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from pilothouse.client import PilotClient
     from pilothouse.client.shapes import Pipeline, RunSummary
 
-app = typer.Typer(cls=Group, help="Runs of every kind.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Runs of pipelines and other work.", no_args_is_help=True)
 
 
 class RunStatus(StrEnum):
-    """Statuses of runs."""
+    """Status of a run."""
 
     PENDING = "pending"
     QUEUED = "queued"
@@ -37,7 +37,7 @@ class RunStatus(StrEnum):
 
 
 class RunKind(StrEnum):
-    """What a run is an execution of."""
+    """Kind of a run."""
 
     PIPELINE = "pipeline"
     WORKFLOW = "workflow"
@@ -47,19 +47,15 @@ class RunKind(StrEnum):
 
 async def list_runs(
     session: Session,
-    status: Annotated[RunStatus | None, typer.Option(help="Only of this status.")] = None,
-    kind: Annotated[RunKind | None, typer.Option(help="Only of this kind.")] = None,
-    pipeline: Annotated[
-        str, typer.Option(metavar="NAME", help="Only of this pipeline: its name or id.")
-    ] = "",
-    everywhere: Annotated[
-        bool, typer.Option("--all", help="Of every pipeline, not only of the one here.")
-    ] = False,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most this many.")] = 20,
+    status: Annotated[RunStatus | None, typer.Option(help="Filter by status.")] = None,
+    kind: Annotated[RunKind | None, typer.Option(help="Filter by kind.")] = None,
+    pipeline: Annotated[str, typer.Option(metavar="NAME", help="Filter by pipeline (name or id).")] = "",
+    everywhere: Annotated[bool, typer.Option("--all", help="List runs of all pipelines.")] = False,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of results.")] = 20,
 ) -> None:
-    """List runs, newest first: of the pipeline of this repository or directory where there is one, else all."""
+    """List runs, newest first: those of the pipeline of this repository or directory, else all."""
     if pipeline and everywhere:
-        raise UsageError("--pipeline and --all contradict each other")
+        raise UsageError("--pipeline and --all cannot be used together")
     async with session.client() as client:
         whose = await _whose(
             session, client, pipeline, everywhere=everywhere or kind not in (None, "pipeline")
@@ -85,10 +81,10 @@ async def list_runs(
 
 
 async def _whose(session: Session, client: PilotClient, name: str, *, everywhere: bool) -> list[str]:
-    """Ids of the pipelines to list; ``""`` for every one. Raises CliError for a name that none has."""
+    """Ids of the pipelines to list; ``""`` for all. Raises CliError for an unknown name."""
     from pilothouse.cli.here import is_id, pipeline_named, pipelines_here
 
-    if is_id(name):  # its runs outlive a pipeline
+    if is_id(name):  # runs outlive their pipeline
         return [name]
     if name:
         return [(await pipeline_named(client, name))["pipelineId"]]
@@ -96,7 +92,7 @@ async def _whose(session: Session, client: PilotClient, name: str, *, everywhere
     if not found:
         return [""]
     names = ", ".join(sorted({pipeline["name"] for pipeline in found}))
-    session.out.note(f"runs of pipeline {names}; --all lists every pipeline's")
+    session.out.note(f"runs of pipeline {names}; use --all for all pipelines")
     return [pipeline["pipelineId"] for pipeline in found]
 
 
@@ -121,7 +117,7 @@ def _when(run: RunSummary) -> tuple[str, str]:
 
 
 async def view(session: Session, run: RunReference = "last", everywhere: AllPipelines = False) -> None:
-    """Show a run: its jobs and steps, every attempt, reasons and outputs."""
+    """Show a run with its jobs, steps, attempts and outputs."""
     async with session.client() as client:
         found = await client.runs.get(await run_id_of(session, client, run, everywhere=everywhere))
     if session.out.structured:
@@ -139,7 +135,7 @@ def watch_run(
     progress: ProgressOption = Progress.AUTO,
     everywhere: AllPipelines = False,
 ) -> None:
-    """Follow a run to its end, and exit with its outcome. Ctrl-C stops watching; the run goes on."""
+    """Watch a run until it ends; the exit code reflects its result. Ctrl-C detaches."""
     import asyncio
 
     require_terminal(progress)
@@ -155,14 +151,12 @@ async def _resolved(session: Session, run: str, *, everywhere: bool) -> str:
 def rerun(
     session: Session,
     run: RunReference = "last",
-    failed: Annotated[
-        bool, typer.Option("--failed", help="Keep what succeeded; begin with what failed.")
-    ] = False,
-    watching: Annotated[bool, typer.Option("--watch", "-w", help="Follow the new run to its end.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Rerun only what did not succeed.")] = False,
+    watching: Annotated[bool, typer.Option("--watch", "-w", help="Watch the new run.")] = False,
     progress: ProgressOption = Progress.AUTO,
     everywhere: AllPipelines = False,
 ) -> None:
-    """Run it again. The new run's id is printed on stdout."""
+    """Rerun a run. Prints the new run's id on stdout."""
     import asyncio
 
     if watching:
@@ -185,13 +179,11 @@ async def _rerun(session: Session, run: str, *, failed: bool, everywhere: bool) 
 async def cancel(
     session: Session,
     run: RunReference = "last",
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; kept with the run.")] = "",
-    force: Annotated[
-        bool, typer.Option("--force", help="End the run at once, without the steps that clean up.")
-    ] = False,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Reason, recorded with the run.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Cancel without running cleanup steps.")] = False,
     everywhere: AllPipelines = False,
 ) -> None:
-    """Stop a run. Its steps that always run, or run after a cancel, still do, unless --force."""
+    """Cancel a run. Cleanup steps still run, unless --force is given."""
     async with session.client() as client:
         run_id = await run_id_of(session, client, run, everywhere=everywhere, destructive=True)
         stopped = await client.runs.cancel(run_id, reason, force=force)
@@ -200,9 +192,7 @@ async def cancel(
     if is_over(stopped["status"]):
         session.out.say(f"Run {stopped['id']} is cancelled.")
     else:
-        at_once = f"; `pilot run cancel {short(stopped['id'])} --force` does not wait for its cleanup" * (
-            not force
-        )
+        at_once = f"; `pilot run cancel {short(stopped['id'])} --force` skips its cleanup steps" * (not force)
         session.out.say(f"Run {stopped['id']} is being cancelled{at_once}.")
 
 
@@ -226,5 +216,5 @@ gates.add_to(app)
 
 
 def add_to(root: typer.Typer) -> None:
-    """The commands of this file."""
+    """Add the commands of this module."""
     root.add_typer(app, name="run")

@@ -1,4 +1,4 @@
-"""A run in full, for people: jobs and steps, every attempt with its agent, outcome and reason, outputs. Pure."""
+"""Formats a run as text: jobs, steps, attempts with agent, status and reason, and outputs. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def described(run: RunView) -> Iterator[Text]:
-    """Line by line."""
+    """The lines of the view."""
     state, now = from_view(run), time.time()
     yield headline(state, now, live=False)
     yield from (Text(f"  {safe(fact)}", "dim") for fact in _facts(run))
@@ -47,7 +47,7 @@ def _facts(run: RunView) -> Iterator[str]:
 
 
 def details(step: Any) -> Iterator[Text]:
-    """A step's outputs and attempts; those of the run that this one repeats say so."""
+    """A step's outputs and attempts; those kept from the original run are marked."""
     outputs = step["outputs"]
     if step.get("gate") == HOLD and "decision" in outputs:
         outputs = {}  # the line of the step says who decided, and why
@@ -73,12 +73,12 @@ def _begun(attempt: Any) -> bool:
 
 
 def _plain(value: Any) -> str:
-    """Text as it is, anything else as JSON."""
+    """Strings unchanged, other values as JSON."""
     return value if isinstance(value, str) else json_line(value).rstrip("\n")
 
 
 def _why(attempt: Any) -> list[str]:
-    """What is known of an attempt's end, each thing once."""
+    """Reasons of an attempt's end, without duplicates."""
     said = dict.fromkeys(
         without_status(attempt["status"], attempt[key]) for key in ("error", "reason") if attempt[key]
     )

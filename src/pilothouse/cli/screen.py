@@ -1,4 +1,4 @@
-"""A few lines at the bottom of a terminal that are drawn again and again; what else is said goes above them."""
+"""A region at the bottom of a terminal that is redrawn in place; other output is printed above it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
 class Screen:
-    """Draws frames of at most the terminal's height, each in place of the one before."""
+    """Draws frames of at most the terminal's height, each replacing the previous one."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -25,7 +25,7 @@ class Screen:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and lines, as they are now: windows change."""
+        """Current columns and lines of the terminal."""
         width, height = self._console.size
         return max(1, width), max(1, height)
 
@@ -34,16 +34,16 @@ class Screen:
         sys.stdout.write(_HIDE_CURSOR)
 
     def close(self) -> None:
-        """Take the frame away and leave the cursor where it was."""
+        """Erase the frame and restore the cursor."""
         sys.stdout.write(self._erased() + _SHOW_CURSOR)
         sys.stdout.flush()
         self._drawn, self._frame = 0, ()
 
     def draw(self, frame: Sequence[Text]) -> None:
-        """Show a frame, in one write."""
+        """Draw a frame in one write."""
         size = self.size
-        # In a window that has changed the old lines may have been broken, joined or moved: nobody can say where
-        # they begin.
+        # After a resize the old lines may have been rewrapped or moved: their position is
+        # unknown.
         start = _CLEAR_SCREEN if self._drawn and size != self._drawn_for else self._erased()
         shown = frame[: max(1, size[1] - 1)]
         sys.stdout.write(start + self._rendered(shown))
@@ -51,7 +51,7 @@ class Screen:
         self._drawn, self._drawn_for, self._frame = len(shown), size, frame
 
     def print(self, text: str, *, style: str | None = None) -> None:
-        """Say something above the frame."""
+        """Print a line above the frame."""
         sys.stdout.write(self._erased())
         sys.stdout.flush()
         self._drawn = 0

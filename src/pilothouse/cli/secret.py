@@ -1,4 +1,4 @@
-"""``pilot secret``: values go in, never out."""
+"""``pilot secret``: secrets of a project; values are write-only."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SecretName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the sec
 
 
 async def set_secret(session: Session, name: SecretName, project: ProjectName = "") -> None:
-    """Set or replace a secret; its value is asked for, or read from stdin (a last newline is dropped)."""
+    """Set a secret. Its value is read from a prompt or stdin (without a trailing newline)."""
     async with session.client() as client:
         home = await project_id(client, project)
         value = read_secret(f"Value of {name}", from_stdin=False)
         if not value:
-            raise UsageError("a secret is not empty")
+            raise UsageError("a secret must not be empty")
         await client.secrets.set(name, value, home)
     session.out.say(f"Secret {name} is set.")
 
@@ -41,7 +41,7 @@ async def list_secrets(session: Session, project: ProjectName = "") -> None:
 
 
 async def delete(session: Session, name: SecretName, project: ProjectName = "") -> None:
-    """Delete a secret; steps that use it fail from now on."""
+    """Delete a secret. Steps that use it will fail."""
     async with session.client() as client:
         await client.secrets.delete(name, await project_id(client, project))
     session.out.say(f"Secret {name} is deleted.")
@@ -53,5 +53,5 @@ command(app, "delete")(delete)
 
 
 def add_to(root: typer.Typer) -> None:
-    """The commands of this file."""
+    """Add the commands of this module."""
     root.add_typer(app, name="secret")

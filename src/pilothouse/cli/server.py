@@ -1,4 +1,4 @@
-"""``pilot server``, and the options it shares with ``pilot up``."""
+"""``pilot server``, and options shared with ``pilot up``."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ if TYPE_CHECKING:
     from pilothouse.server.settings import Settings
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")]
-Port = Annotated[int | None, typer.Option(help="HTTP, SSE and WebSocket; 0: any free one. [default: 8080]")]
-GrpcPort = Annotated[int | None, typer.Option(help="gRPC; 0: any free one. [default: 9090]")]
-DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept. [default: .pilothouse]")]
+Port = Annotated[
+    int | None, typer.Option(help="Port for HTTP, SSE and WebSocket; 0: any free port. [default: 8080]")
+]
+GrpcPort = Annotated[int | None, typer.Option(help="Port for gRPC; 0: any free port. [default: 9090]")]
+DataDir = Annotated[Path | None, typer.Option(help="Data directory. [default: .pilothouse]")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings.")]
 TlsCert = Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate for HTTP and gRPC (PEM).")]
 TlsKey = Annotated[Path | None, typer.Option(metavar="FILE", help="Private key of the certificate (PEM).")]
-LogFormat = Annotated[str | None, typer.Option(metavar="auto|console|json", help="The server's own log.")]
+LogFormat = Annotated[str | None, typer.Option(metavar="auto|console|json", help="Level of the server log.")]
 LogLevel = Annotated[
-    str | None, typer.Option(metavar="debug|info|warning|error", help="The server's own log.")
+    str | None, typer.Option(metavar="debug|info|warning|error", help="Level of the server log.")
 ]
 
 
 def add_to(app: typer.Typer) -> None:
-    """The command of this file."""
+    """Add the command of this module."""
     command(app, "server", options=False)(run_server)
 
 
@@ -46,7 +48,7 @@ def run_server(
     log_format: LogFormat = None,
     log_level: LogLevel = None,
 ) -> None:
-    """Run a server alone. Every setting is also an environment variable PILOT_<NAME> and a key of --config."""
+    """Run a server. Settings can also be given as environment variables PILOT_<NAME> or in the --config file."""
     settings = server_settings(
         session.out,
         host=host,
@@ -68,7 +70,7 @@ def run_server(
 
 
 def server_settings(out: Output, **options: Any) -> Settings:
-    """What the server runs with; options that are ``None`` were not given. Raises UsageError."""
+    """The server's settings; options that are ``None`` were not given. Raises UsageError."""
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
@@ -77,7 +79,7 @@ def server_settings(out: Output, **options: Any) -> Settings:
     try:
         settings = Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        # The value that was given is not repeated: it may be a password.
+        # The value is not shown: it may be a password.
         wrong = "; ".join(
             f"{'.'.join(map(str, each['loc']))}: {plain(each['msg'])}" for each in error.errors()
         )
@@ -91,7 +93,7 @@ def server_settings(out: Output, **options: Any) -> Settings:
 
 
 def file_settings(config: Path | None) -> Mapping[str, Any]:
-    """What the file of ``--config`` holds; empty without one. Raises UsageError if it cannot be read."""
+    """The settings in the ``--config`` file; empty without one. Raises UsageError if it cannot be read."""
     if config is None:
         return {}
     try:
@@ -101,7 +103,7 @@ def file_settings(config: Path | None) -> Mapping[str, Any]:
 
 
 def prepare_data_dir(data_dir: Path) -> None:
-    """Make it for its owner alone, and keep it out of the git repository it may lie in."""
+    """Create the data directory with mode 0700 and exclude it from git."""
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         ignore = data_dir / ".gitignore"

@@ -1,4 +1,4 @@
-"""What every command has: its common options, its output, and the server it talks to."""
+"""Common options, output and server connection of commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from pilothouse.cli.context import Context, ContextStore
 from pilothouse.cli.errors import NotLoggedIn
 from pilothouse.cli.output import Format, Output, unwritten
-from pilothouse.cli.values import spare_conversion
+from pilothouse.cli.values import skip_conversion
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
@@ -24,34 +24,32 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 PRODUCT = "pilot"
-"""What servers are told that they are used by."""
+"""The client's user agent."""
 _PANEL = "Common options"
 
 OutputOption = Annotated[
-    Format | None, typer.Option("--output", "-o", help="How results are written.", rich_help_panel=_PANEL)
+    Format | None, typer.Option("--output", "-o", help="Output format.", rich_help_panel=_PANEL)
 ]
 NoColorOption = Annotated[
-    bool, typer.Option("--no-color", help="No colours; same as NO_COLOR.", rich_help_panel=_PANEL)
+    bool, typer.Option("--no-color", help="Disable colors; same as NO_COLOR.", rich_help_panel=_PANEL)
 ]
 ServerOption = Annotated[
     str | None,
-    typer.Option("--server", metavar="URL", help="The server; else PILOT_SERVER.", rich_help_panel=_PANEL),
+    typer.Option("--server", metavar="URL", help="Server URL. [env: PILOT_SERVER]", rich_help_panel=_PANEL),
 ]
 TokenOption = Annotated[
     str | None,
-    typer.Option("--token", metavar="TOKEN", help="The token; else PILOT_TOKEN.", rich_help_panel=_PANEL),
+    typer.Option("--token", metavar="TOKEN", help="API token. [env: PILOT_TOKEN]", rich_help_panel=_PANEL),
 ]
 ContextOption = Annotated[
     str | None,
-    typer.Option(
-        "--context", metavar="NAME", help="A saved login; else the current.", rich_help_panel=_PANEL
-    ),
+    typer.Option("--context", metavar="NAME", help="Context. [default: current one]", rich_help_panel=_PANEL),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """The common options as given; ``None`` (``False``) where they were not."""
+    """The common options as given; ``None`` (or ``False``) if not given."""
 
     output: Format | None = None
     no_color: bool = False
@@ -60,14 +58,14 @@ class Common:
     context: str | None = None
 
     def over(self, outer: Common) -> Common:
-        """These options, and where they were not given those of the command around."""
+        """These options, with defaults from those of the parent command."""
         given = {f.name: value for f in fields(self) if (value := getattr(self, f.name))}
         return replace(outer, **given)
 
 
 @dataclass(slots=True)
 class Session:
-    """One command at work."""
+    """The context of one command invocation."""
 
     common: Common
     out: Output
@@ -75,20 +73,20 @@ class Session:
 
     @classmethod
     def of(cls, common: Common) -> Session:
-        """The session that these options ask for."""
+        """Create the session for these options."""
         return cls(common, Output(common.output or Format.TABLE, colour=not common.no_color))
 
     def target(self) -> Context:
-        """The server and token in force: options, then environment, then the saved context.
+        """The effective server and token: from options, environment or the saved context, in that order.
 
-        A saved token goes to the server it was saved for and to no other. Raises NotLoggedIn.
+        A saved token is only sent to the server it was saved for. Raises NotLoggedIn.
         """
         _lighten_httpx()
         from pilothouse.client import server_address
 
         named = self.common.context or ""
         saved = self.contexts.load().get(named or os.environ.get("PILOT_CONTEXT", ""))
-        # A context named on the command line is stronger than the environment.
+        # A context given on the command line takes precedence over the environment.
         env = (lambda _name: None) if named else os.environ.get
         server = self.common.server or env("PILOT_SERVER")
         token = self._given_token("" if named else os.environ.get("PILOT_TOKEN", ""))
@@ -99,18 +97,18 @@ class Session:
             name = saved.name if known and saved else ""
             return Context(name, server, token, saved.grpc if known and saved else "")
         if saved is None:
-            raise NotLoggedIn("no server is known")
+            raise NotLoggedIn("no server is configured")
         return replace(saved, token=token or _saved_token(saved))
 
     def _given_token(self, from_environment: str) -> str:
-        """The token of the option, else of the environment. Raises BadToken."""
+        """The token from the option or the environment. Raises BadToken."""
         from pilothouse.client import clean_token
 
         given = clean_token(self.common.token or "", "the token given with --token")
         return given or clean_token(from_environment, "the token in PILOT_TOKEN")
 
     def client(self, *, anonymous: bool = False) -> PilotClient:
-        """A client for that server. Raises NotLoggedIn."""
+        """A client for the effective server. Raises NotLoggedIn."""
         _lighten_httpx()
         from pilothouse.client import PilotClient
 
@@ -121,7 +119,7 @@ class Session:
 
 
 def _lighten_httpx() -> None:
-    """Let httpx do without its own command line, which loads three more packages: it provides for their absence."""
+    """Keep httpx from importing its CLI and the three packages that needs; httpx supports their absence."""
     if "httpx" not in sys.modules:
         sys.modules["httpx._main"] = None  # type: ignore[assignment]
 
@@ -140,7 +138,7 @@ def common_options(
     token: TokenOption = None,
     context: ContextOption = None,
 ) -> None:
-    """Keeps options given before the command's name for the command."""
+    """Stores options given before the command's name for the command."""
     ctx.obj = Common(output, no_color, server, token, context).over(ctx.obj or Common())
 
 
@@ -148,24 +146,24 @@ _COMMON = [p for p in inspect.signature(common_options, eval_str=True).parameter
 
 
 class Group(TyperGroup):
-    """Commands with a common first word."""
+    """A command group."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take the words of the command line apart."""
-        spare_conversion(self.get_params(ctx))
+        """Parse the command line."""
+        skip_conversion(self.get_params(ctx))
         return super().parse_args(ctx, args)
 
 
 class _Command(TyperCommand):
-    """Help in three parts: what the command has itself, what all have, and examples."""
+    """Help with the sections options, common options and examples."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take the words of the command line apart."""
-        spare_conversion(self.get_params(ctx))
+        """Parse the command line."""
+        skip_conversion(self.get_params(ctx))
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments, options, common options."""
+        """Write arguments, options and common options."""
         parts: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], _PANEL: []}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
@@ -181,11 +179,11 @@ class _Command(TyperCommand):
                     formatter.write_dl(records)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """``NAME`` for what must be given, ``[NAME]`` for what may be left out."""
+        """``NAME`` for required arguments, ``[NAME]`` for optional ones."""
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """The examples, line by line as they are."""
+        """Write the examples verbatim."""
         if self.epilog:
             with formatter.section("Examples"):
                 for line in self.epilog.splitlines():
@@ -195,10 +193,10 @@ class _Command(TyperCommand):
 def command(
     group: typer.Typer, name: str, *, options: bool = True, examples: Sequence[str] = ()
 ) -> Callable[[Callable[Concatenate[Session, P], Coroutine[Any, Any, None] | None]], Callable[..., None]]:
-    """Register a function as a command: it gets a Session first, then its own options; it may be ``async``.
+    """Register a function, which may be ``async``, as a command. Its first argument is the Session.
 
-    ``options=False``: without ``--server``, ``--token`` and ``--context``, which the command does not need
-    or has its own. ``examples``: command lines for the help.
+    ``options=False``: without ``--server``, ``--token`` and ``--context``, for commands that do not use
+    or redefine them. ``examples``: command lines shown in the help.
     """
     offered = _COMMON if options else [p for p in _COMMON if p.name in ("output", "no_color")]
 

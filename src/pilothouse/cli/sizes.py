@@ -1,4 +1,4 @@
-"""Sizes as people write them: ``512MiB``, or a number of bytes."""
+"""Parses sizes such as ``512MiB``, or a number of bytes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _UNITS = {None: 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
 def size_of(text: str, what: str, least: int = 1) -> int:
-    """Bytes. ``what`` names the option or variable in the error. Raises UsageError."""
+    """Parse a size to bytes. ``what`` names the option or variable in the error. Raises UsageError."""
     match = _SIZE.fullmatch(text.strip())
     size = int(float(match[1]) * (1 << _UNITS[match[2] and match[2].lower()])) if match else -1
     if not least <= size < 1 << 50:
-        raise UsageError(f"{what}{text!r}: write it as 512MiB, or as a number of bytes")
+        raise UsageError(f"{what}{text!r}: expected a size such as 512MiB, or a number of bytes")
     return size

@@ -1,4 +1,4 @@
-"""The spec in the user's hands: finding it, reading it, and saying what is wrong with it."""
+"""Finds and reads the local spec file and prints its problems."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 NAME = ".pilot.yaml"
 STDIN = Path("-")
 _MAX_BYTES = 4 << 20
-"""More than a spec's bound of 1 MiB characters can take as UTF-8."""
+"""Above the UTF-8 size of a spec with the maximum of 1 Mi characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpecFile:
-    """``shown``: the path as the user would write it."""
+    """A spec file. ``shown``: its path relative to the current directory."""
 
     path: Path
     shown: str
@@ -33,7 +33,7 @@ class SpecFile:
 
 
 def find_spec(given: Path | None, directory: Path, top: Path) -> SpecFile:
-    """The given file, ``-`` for stdin; else ``.pilot.yaml`` in ``directory`` or above it, up to ``top``.
+    """The given file, ``-`` for stdin; else ``.pilot.yaml`` in ``directory`` or its parents up to ``top``.
 
     Raises UsageError.
     """
@@ -44,12 +44,12 @@ def find_spec(given: Path | None, directory: Path, top: Path) -> SpecFile:
         if (here / NAME).is_file():
             return read_spec(here / NAME)
         if here == top or here.parent == here:
-            raise UsageError(f"there is no {NAME} here", "name one, or write one with `pilot init`")
+            raise UsageError(f"there is no {NAME} here", "give a file, or create one with `pilot init`")
         here = here.parent
 
 
 def top_of(directory: Path) -> Path:
-    """The top of the work tree around ``directory``, by where a ``.git`` lies; else the directory itself."""
+    """The root of the work tree that contains ``directory``, found by ``.git``; else the directory itself."""
     trees = (here for here in (directory, *directory.parents) if os.path.lexists(here / ".git"))
     return next(trees, directory)
 
@@ -62,12 +62,12 @@ def read_spec(path: Path) -> SpecFile:
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror or error}") from None
     if len(data) > _MAX_BYTES:
-        raise UsageError(f"{name} is over {_MAX_BYTES >> 20} MiB: that is no spec")
+        raise UsageError(f"{name} is over {_MAX_BYTES >> 20} MiB, the limit for specs")
     try:
         return SpecFile(path, name, data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"{name} is not UTF-8 text: line {line} holds other bytes") from None
+        raise UsageError(f"{name} is not valid UTF-8: invalid bytes in line {line}") from None
 
 
 def _file(path: Path) -> bytes:
@@ -76,7 +76,7 @@ def _file(path: Path) -> bytes:
 
 
 def _bounded(file: IO[bytes]) -> bytes:
-    """All of it, or a byte more than may be: a device or a pipe may never end."""
+    """Read at most one byte more than the limit: a device or pipe may never end."""
     return file.read(_MAX_BYTES + 1)
 
 
@@ -85,7 +85,7 @@ def _stdin() -> IO[bytes]:
 
 
 def shown(path: Path) -> str:
-    """The path as the user would write it."""
+    """The path relative to the current directory."""
     if path == STDIN:
         return "<stdin>"
     try:
@@ -97,9 +97,9 @@ def shown(path: Path) -> str:
 async def check(
     client: PilotClient, spec: SpecFile, out: Output, variables: Mapping[str, str], project: str
 ) -> Validation:
-    """Have the server check it for a run with these variables, and print its warnings.
+    """Validate the spec on the server for a run with these variables, and print warnings.
 
-    Raises UsageError, with the problems printed: those of the spec, and secrets and variables that are missing.
+    Raises UsageError after printing the problems, including missing secrets and variables.
     """
     from pilothouse.client import ApiProblem
 
@@ -113,7 +113,7 @@ async def check(
 
 
 def refused(refusal: ApiProblem, spec: SpecFile, out: Output) -> Exception:
-    """Print a spec's problems, and give back what to raise; other refusals come back as they are."""
+    """Print a spec's problems and return the error to raise; other errors are returned unchanged."""
     details = refusal.details if isinstance(refusal.details, dict) else {}
     problems = details.get("problems")
     if refusal.code != "SPEC_INVALID" or not problems:
@@ -131,7 +131,7 @@ def counted(problems: int, where: str) -> str:
 
 
 def described(problem: Mapping[str, Any], file: str) -> str:
-    """``file:line:column: error: message (expected …)``; the path stands in where there is no line."""
+    """``file:line:column: error: message (expected …)``; the path in the spec if the line is unknown."""
     place = f"{file}:{problem['line']}:{problem.get('column') or 1}" if problem.get("line") else file
     if place == file and problem.get("path"):
         place = f"{file}: {problem['path']}"

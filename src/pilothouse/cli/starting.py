@@ -1,4 +1,4 @@
-"""``pilot pipeline run`` up to the start of the run: everything is checked before anything is created or sent."""
+"""``pilot pipeline run`` up to the start of the run: everything is checked before anything is created or uploaded."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from pilothouse.client.shapes import Pipeline
 
 _MAX_PATH = 500
-"""Characters of a path that a server keeps for a spec."""
+"""Maximum length of a spec's path on the server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be run. ``name`` empty: the pipeline of the repository. ``chosen``: the spec's file was named."""
+    """A run to start. ``name`` empty: the pipeline of the repository. ``chosen``: the spec file was given."""
 
     spec: SpecFile
     repository: Repository
@@ -38,7 +38,7 @@ class Order:
 
     @property
     def file(self) -> str:
-        """The spec's path from the top of the repository; empty for one that does not lie in it."""
+        """The spec's path relative to the root of the repository; empty if it is outside."""
         path = self.spec.path
         if path == STDIN:
             return ""
@@ -51,7 +51,7 @@ class Order:
 
 
 async def start(session: Session, order: Order) -> str:
-    """Everything up to the trigger; returns the run's id."""
+    """Create the run; returns its id."""
     from pilothouse.cli.checkout.upload import Uploaded, packed_checkout
     from pilothouse.client import ApiProblem
 
@@ -59,7 +59,7 @@ async def start(session: Session, order: Order) -> str:
         project = await project_id(client, order.project)
         await check(client, order.spec, session.out, order.variables, project)
         sent, repository = Uploaded(), order.repository
-        # Packed before a pipeline is made: what cannot be packed leaves nothing behind on the server.
+        # Packed before the pipeline is created: if packing fails, nothing is left on the server.
         packed = (
             await stack.enter_async_context(
                 packed_checkout(client, repository, order.spec.text, project, session.out)
@@ -88,7 +88,7 @@ async def start(session: Session, order: Order) -> str:
 
 
 async def _pipeline(client: PilotClient, order: Order, project: str, out: Output) -> str:
-    """The id of the pipeline, made if it is missing. Its spec is saved if it has none, or with ``--save``."""
+    """The id of the pipeline, created if missing. The spec is saved if it has none, or with ``--save``."""
     from pilothouse.cli.here import own_pipeline
 
     found, made = await own_pipeline(client, order.repository, order.name, project)
@@ -110,7 +110,7 @@ async def _save(client: PilotClient, order: Order, pipeline: Pipeline) -> None:
 
 
 def _compare(order: Order, pipeline: Pipeline, out: Output) -> None:
-    """Say that the pipeline's own file is not what is saved. Another one, named for this run, is meant to differ."""
+    """Print a note if the pipeline's file differs from the saved spec; not for another file given for this run."""
     own = _file_of(pipeline)
     if pipeline["lastCommitSha"] == spec_hash(order.spec.text) or (order.chosen and order.file != own):
         return
@@ -122,12 +122,12 @@ def _compare(order: Order, pipeline: Pipeline, out: Output) -> None:
 
 
 def _file_of(pipeline: Pipeline) -> str:
-    """The path that the saved spec is from."""
+    """The path the spec was saved from."""
     return pipeline.get("pipelineFilePath", "") or NAME
 
 
 def spec_hash(text: str) -> str:
-    """The hash that the server gives a spec of this text."""
+    """The hash of a spec's text, as computed by the server."""
     import hashlib
 
     return hashlib.sha256(text.encode()).hexdigest()[:40]

@@ -1,4 +1,4 @@
-"""Standard streams as a command may find them: closed, full, or in a character set of another age."""
+"""Prepares standard streams that are closed or have a limited encoding."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import io
 import os
 import sys
 
-TYPE_CHECKING = False  # typing is not loaded for it: completion comes this way, and has no time
+TYPE_CHECKING = False  # typing is not imported: completion uses this module and must start fast
 if TYPE_CHECKING:
     from typing import Literal
 
 
 def prepare() -> None:
-    """Give every standard stream that was closed a stand-in, before a file of ours takes its number.
+    """Replace closed standard streams, before another file gets their descriptor.
 
-    A closed stdin is empty; a closed stdout fails when a result is written to it; what is said on a closed stderr
-    is lost. Characters that a stream's encoding does not have are written as escapes.
+    A closed stdin is empty; writes to a closed stdout fail; output to a closed stderr is discarded. Characters that a
+    stream's encoding cannot represent are escaped.
     """
     if sys.stdin is None:
         sys.stdin = _opened(0, os.O_RDONLY, "r")
     if sys.stdout is None:
-        # Open for reading: a write gives the error that the closed one would have given.
+        # Opened for reading: writes fail as on a closed stream.
         sys.stdout = _opened(1, os.O_RDONLY, "w")
     if sys.stderr is None:
         sys.stderr = _opened(2, os.O_WRONLY, "w")

@@ -1,29 +1,29 @@
-"""Text from elsewhere, made fit for a terminal; times as people say them. Pure."""
+"""Sanitizes untrusted text for terminals; formats times, durations and sizes. Pure."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
 
-# CSI, OSC (and the other strings), and two-character escapes. What is cut short by the line's end goes, too.
+# CSI, OSC (and other string sequences) and two-character escapes, including those truncated by the line's end.
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*(?:[@-~]|$)|[\]PX^_].*?(?:\x07|\x1b\\|$)|[ -/]*[0-~]|$)|\x9b[0-?]*[ -/]*(?:[@-~]|$)"
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
-# What a terminal or an editor acts upon in place of showing it: C1, line separators, and what turns the
-# direction of text around. JSON and YAML leave these as they are unless told otherwise.
+# Characters that terminals or editors interpret: C1 controls, line separators and bidirectional
+# overrides. JSON and YAML do not escape these by default.
 _ACTED_UPON = "\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 _CONTROLS = re.compile(f"[\x00-\x08\x0a-\x1f{_ACTED_UPON}\ud800-\udfff]")
 _ESCAPED = re.compile(f"[{_ACTED_UPON}\ufeff]")
 
 
 def safe(text: str) -> str:
-    """Without escape sequences; other control characters as visible signs."""
+    """Remove escape sequences; show other control characters as visible symbols."""
     return _CONTROLS.sub(_visible, _ESCAPES.sub("", text))
 
 
 def coloured(text: str) -> str:
-    """As :func:`safe`, but sequences that only set colours and weight are kept."""
+    """Same as :func:`safe`, but keep sequences that only set color and weight."""
     parts: list[str] = []
     end = 0
     for escape in _ESCAPES.finditer(text):
@@ -36,18 +36,18 @@ def coloured(text: str) -> str:
 
 
 def all_safe(lines: list[str]) -> list[str]:
-    """:func:`safe` of each; fast where there is nothing to do, as in most logs."""
+    """:func:`safe` of each line; fast if there is nothing to replace."""
     whole = "".join(lines)
     return [safe(line) for line in lines] if _CONTROLS.search(whole) else lines
 
 
 def escaped(text: str) -> str:
-    """A JSON document, or a quoted YAML string, with what a terminal would obey written as ``\\uXXXX``."""
+    """A JSON document or quoted YAML string with control characters escaped as ``\\uXXXX``."""
     return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def needs_quotes(text: str) -> bool:
-    """Whether a YAML string is to be quoted, so that :func:`escaped` may work on it."""
+    """Whether a YAML string must be quoted for :func:`escaped`."""
     return _ESCAPED.search(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""``pilot token``: API tokens, and with ``--agent`` the tokens that new agents register with."""
+"""``pilot token``: API tokens, and with ``--agent`` registration tokens of agents."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from pilothouse.cli.user import RoleName
 
 app = typer.Typer(cls=Group, help="API tokens and registration tokens of agents.", no_args_is_help=True)
 
-Agent = Annotated[bool, typer.Option("--agent", help="A registration token for agents.")]
+Agent = Annotated[bool, typer.Option("--agent", help="Use registration tokens of agents.")]
 
 
 async def create(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is for.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Description.")],
     expires_in: DurationText = "",
-    role: Annotated[RoleName | None, typer.Option(help="Role of the token; not above your own.")] = None,
+    role: Annotated[RoleName | None, typer.Option(help="Role of the token, at most your own.")] = None,
     agent: Agent = False,
-    max_uses: Annotated[int | None, typer.Option(min=1, help="With --agent: how many may register.")] = None,
+    max_uses: Annotated[
+        int | None, typer.Option(min=1, help="With --agent: maximum number of new agents.")
+    ] = None,
 ) -> None:
-    """Create a token; it is printed on stdout and not shown again."""
+    """Create a token. It is printed on stdout once."""
     if max_uses is not None and not agent:
-        raise UsageError("--max-uses is for registration tokens: give --agent as well")
+        raise UsageError("--max-uses requires --agent")
     if role and agent:
-        raise UsageError("--role is for API tokens: it does not go with --agent")
+        raise UsageError("--role cannot be used with --agent")
     lifetime = seconds(expires_in)
     made: object
     async with session.client() as client:
@@ -44,12 +46,12 @@ async def create(
         session.out.document(made)
         return
     session.out.line(secret)
-    session.out.note(f"Good until {until}; it is not shown again." if until else "It is not shown again.")
+    session.out.note(f"Valid until {until}. It is not shown again." if until else "It is not shown again.")
 
 
 async def list_tokens(
     session: Session,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of results.")] = 100,
     agent: Agent = False,
 ) -> None:
     """List tokens, without their secrets."""
@@ -76,7 +78,7 @@ async def list_tokens(
 async def revoke(
     session: Session, token_id: Annotated[str, typer.Argument(metavar="ID")], agent: Agent = False
 ) -> None:
-    """End a token and the streams it opened, at once."""
+    """Revoke a token and close the streams opened with it."""
     async with session.client() as client:
         if agent:
             await client.registration_tokens.revoke(token_id)
@@ -91,5 +93,5 @@ command(app, "revoke")(revoke)
 
 
 def add_to(root: typer.Typer) -> None:
-    """The commands of this file."""
+    """Add the commands of this module."""
     root.add_typer(app, name="token")

@@ -32,17 +32,17 @@ _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _BAR = 20
 _QUIET_WORDS = frozenset({"succeeded", "pending", "queued", "running"})
 _LEAST_NAME = 8
-"""Columns that a name keeps when there is too little room."""
+"""Minimum width of a name."""
 
 _LEAST_SAID = 5
-"""Columns below which it is better to say nothing than its beginning."""
+"""Width below which text is omitted instead of truncated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line in three parts: what it is about, what is said of it, how long it took.
+    """One line in three parts: name, details, duration.
 
-    Where there is too little room the second gives way, then the middle of the first; the third stays.
+    If the line is too long, the details are truncated first, then the middle of the name.
     """
 
     head: Text
@@ -51,11 +51,11 @@ class Line:
 
     @property
     def text(self) -> Text:
-        """All of it."""
+        """The full line."""
         return Text.assemble(self.head, self.said, self.took)
 
     def fitted(self, width: int) -> Text:
-        """At most ``width`` columns of it."""
+        """The line in at most ``width`` columns."""
         room = width - self.took.cell_len
         if self.head.cell_len + self.said.cell_len <= room:
             return self.text
@@ -68,7 +68,7 @@ class Line:
 
 
 def elided(text: Text, width: int) -> Text:
-    """A text without its middle, at most ``width`` columns wide."""
+    """A text with its middle elided, at most ``width`` columns wide."""
     if text.cell_len <= width:
         return text
     if width < _LEAST_NAME:
@@ -86,7 +86,7 @@ def elided(text: Text, width: int) -> Text:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the tree: of a job, or of one of its steps."""
+    """A line of the tree: a job or a step."""
 
     job: JobState
     step: StepState | None
@@ -94,17 +94,17 @@ class Row:
 
     @property
     def text(self) -> Text:
-        """The whole line."""
+        """The full line."""
         return self.line.text
 
     @property
     def status(self) -> str:
-        """Of its job or step."""
+        """Status of its job or step."""
         return self.job.status if self.step is None else self.step.status
 
 
 def mark(status: str, now: float | None = None) -> Text:
-    """A status as a sign; a running one turns with the time, where there is one."""
+    """The symbol of a status; a spinner for running if a time is given."""
     glyph, style = _GLYPHS.get(status, ("?", "dim"))
     if status == "running" and now is not None:
         glyph = _SPINNER[int(now * 8) % len(_SPINNER)]
@@ -112,12 +112,12 @@ def mark(status: str, now: float | None = None) -> Text:
 
 
 def status_text(status: str) -> Text:
-    """A status as a word in its colour."""
+    """The status word in its color."""
     return Text(safe(words(status)), _GLYPHS.get(status, ("", ""))[1])
 
 
 def rows(run: RunState, now: float, *, live: bool) -> list[Row]:
-    """The tree; ``now`` (Unix seconds) is for what still runs."""
+    """The rows of the tree; ``now`` (Unix seconds) is used for running durations."""
     found = []
     for job in run.jobs.values():
         found.append(Row(job, None, _job_line(job, now, live)))
@@ -127,7 +127,7 @@ def rows(run: RunState, now: float, *, live: bool) -> list[Row]:
 
 
 def fitted(all_rows: list[Row], height: int, width: int = 1000) -> list[Text]:
-    """At most ``height`` lines. What runs or has failed is shown first; what is left out is counted."""
+    """At most ``height`` lines. Running and failed rows take precedence; omitted ones are counted."""
     if len(all_rows) <= height:
         return [row.line.fitted(width) for row in all_rows]
     for shown in _foldings(all_rows):
@@ -139,7 +139,7 @@ def fitted(all_rows: list[Row], height: int, width: int = 1000) -> list[Text]:
 
 
 def _foldings(all_rows: list[Row]) -> Iterator[list[tuple[JobState, Line]]]:
-    """The tree with ever less of what is not active, each time with its jobs."""
+    """Versions of the tree with increasingly fewer inactive rows, each with its jobs."""
     yield [(row.job, row.line) for row in all_rows if row.step is None or _active(row.job)]
     telling = [row for row in all_rows if row.step is None or (_active(row.job) and _matters(row))]
     yield [(row.job, row.line) for row in telling]
@@ -156,13 +156,13 @@ def _active(job: JobState) -> bool:
 
 
 def _matters(row: Row) -> bool:
-    # A step that is queued, or will be tried again, is the one its job is at.
+    # A queued or retried step is the current one of its job.
     again = row.step is not None and row.step.retry_at is not None
     return again or row.status in ("running", "queued", *BAD)
 
 
 def _compact(job: Row, steps: list[Row]) -> Line:
-    """A job and which of these steps it is at, in one line."""
+    """A job and its current steps in one line."""
     step = next((row for row in steps if row.status == "running"), steps[-1] if steps else None)
     if step is None or step.step is None:
         return job.line
@@ -171,7 +171,7 @@ def _compact(job: Row, steps: list[Row]) -> Line:
 
 
 def _summary(all_rows: list[Row], shown: list[tuple[JobState, Line]], width: int) -> list[Text]:
-    """``… 12 succeeded, 3 waiting, 5 pending``: the jobs of which nothing is shown."""
+    """``… 12 succeeded, 3 waiting, 5 pending``: the omitted jobs."""
     seen = {id(job) for job, _line in shown}
     hidden = [row.job for row in all_rows if row.step is None and id(row.job) not in seen]
     counts = Counter("waiting" if job.waiting is not None else words(job.status) for job in hidden)
@@ -198,7 +198,7 @@ def _job_line(job: JobState, now: float, live: bool) -> Line:
 
 
 def _step_line(run: RunState, step: StepState, now: float, live: bool, *, said: bool) -> Line:
-    """``said``: say why it waits, which its job's line does not."""
+    """``said``: show the reason for waiting, unless the job's line does."""
     again = step.retry_at if step.retry_at is not None and step.retry_at > now else None
     allowed = step.status in BAD and run.allows(step)
     if step.waits_at_gate:
@@ -257,7 +257,7 @@ def _took(status: str, started: float | None, finished: float | None, now: float
 
 
 def headline(run: RunState, now: float, *, live: bool, width: int = 1000) -> Text:
-    """The run itself, above its tree; its id is shortened where there is too little room."""
+    """The line of the run above its tree; its id is shortened if necessary."""
     shown_as = "paused" if run.paused else run.status
     head = Text.assemble(mark(shown_as, now if live else None), " ", (safe(run.name), "bold"))
     said = Text()

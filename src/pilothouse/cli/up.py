@@ -1,4 +1,4 @@
-"""``pilot up``: a server and an agent of its own on this machine."""
+"""``pilot up``: a server and a local agent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    """The command of this file."""
+    """Add the command of this module."""
     command(app, "up", options=False)(up)
 
 
@@ -61,7 +61,7 @@ def up(
 
     from pilothouse.cli.local_server import LocalServer
 
-    # gRPC would say on stderr, at every start of our agent, that it does nothing about the fork. It need not.
+    # Otherwise gRPC prints a warning about fork support at every start of the agent.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     settings = settings.model_copy(update={"data_dir": _data_dir(session, settings)})
     prepare_data_dir(settings.data_dir)
@@ -69,7 +69,7 @@ def up(
 
 
 def _data_dir(session: Session, settings: Settings) -> Path:
-    """Its absolute path, which is said; where none was named, the one that is nearest."""
+    """The absolute path of the data directory, which is printed; by default the nearest one."""
     from pilothouse.cli.local_context import nearest_data_dir
 
     given = "data_dir" in settings.model_fields_set

@@ -1,4 +1,4 @@
-"""How much of an upload has been sent: a line that is redrawn, plain sentences, or JSON lines for programs."""
+"""Progress of an upload: a line that is redrawn, plain messages, or JSON lines."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ EVENT = "checkout.upload"
 Clock = Callable[[], float]
 
 LONG = 2.0
-"""Seconds; of what takes longer something is said."""
+"""Seconds above which the duration of an upload is printed."""
 
 _FIRST, _FRAME = 0.5, 0.1
-"""Seconds before something is drawn, and between two pictures."""
+"""Seconds before the first and between two frames."""
 
 _EVERY = 1.0
 """Seconds between two JSON events."""
 
 
 class Upload:
-    """An upload of ``total`` bytes; a context manager for as long as it takes. The end of long ones is told."""
+    """Context manager for an upload of ``total`` bytes. Prints a message at the end of long ones."""
 
     def __init__(self, out: Output, total: int, clock: Clock = time.monotonic) -> None:
         self.out = out
@@ -39,7 +39,7 @@ class Upload:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since it began."""
+        """Seconds since the start."""
         return self._clock() - self._began
 
     def __enter__(self) -> Self:
@@ -53,14 +53,14 @@ class Upload:
             self.out.note(f"sent {size(self.total)} in {span(self.elapsed)}")
 
     def at(self, sent: int) -> None:
-        """``sent`` bytes of all have been sent; fewer than before if something had to be sent again."""
+        """Report that ``sent`` bytes have been sent; may decrease after a retry."""
 
     def end(self) -> None:
-        """Nothing more is shown of it."""
+        """Finish the display."""
 
 
 class DrawnUpload(Upload):
-    """One line of a terminal on stderr, redrawn in place, and gone at the end. Quick uploads show none."""
+    """One line on stderr's terminal, redrawn in place and erased at the end. Not shown for short uploads."""
 
     def __init__(self, out: Output, total: int, clock: Clock = time.monotonic) -> None:
         super().__init__(out, total, clock)
@@ -76,14 +76,14 @@ class DrawnUpload(Upload):
         self._draw(f"sent {size(sent)} of {size(self.total)} ({sent * 100 // self.total}%), {rate}")
 
     def print(self, text: str, *, style: str | None = None) -> None:
-        """Say something above the line."""
+        """Print a message above the line."""
         line = self._line
         self.end()
         self.out.say(text, style or "")
         self._draw(line)
 
     def end(self) -> None:
-        """Take the line away."""
+        """Erase the line."""
         if self._line:
             write_error("\r\x1b[K")
         self._line, self.out.picture = "", None
@@ -94,9 +94,9 @@ class DrawnUpload(Upload):
 
 
 class JsonUpload(Upload):
-    """Lines ``{"type": "checkout.upload", "time", "data": {"sent", "total"}}`` on stdout, at most one a second.
+    """Lines ``{"type": "checkout.upload", "time", "data": {"sent", "total"}}`` on stdout, at most one per second.
 
-    The first says that nothing was sent yet, the last how far it came.
+    The first reports 0 bytes, the last the final count.
     """
 
     def __init__(self, out: Output, total: int, clock: Clock = time.monotonic) -> None:
@@ -117,7 +117,7 @@ class JsonUpload(Upload):
             self._write()
 
     def end(self) -> None:
-        """Write what was not written yet."""
+        """Write the final count."""
         if self._sent != self._written:
             self._write()
 
@@ -130,7 +130,7 @@ class JsonUpload(Upload):
 
 
 def upload_of(out: Output, total: int, progress: Progress) -> Upload:
-    """How to show an upload in this mode; in ``auto`` by what stderr is, where it is shown."""
+    """The display for this mode; ``auto`` depends on whether stderr is a terminal."""
     if progress is Progress.JSON:
         return JsonUpload(out, total)
     drawn = progress is not Progress.PLAIN and sys.stderr.isatty() and moves_cursor()

@@ -1,4 +1,4 @@
-"""``pilot user``: who may log in, and as what (admins)."""
+"""``pilot user``: users and their roles (admins)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ app = typer.Typer(cls=Group, help="Users and their roles.", no_args_is_help=True
 
 
 class RoleName(StrEnum):
-    """What a user is trusted with; each includes those before it."""
+    """Role of a user; each includes the permissions of those before it."""
 
     VIEWER = "viewer"
     USER = "user"
@@ -33,9 +33,9 @@ PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the 
 
 async def list_users(
     session: Session,
-    role: Annotated[RoleName | None, typer.Option(help="Only of this role.")] = None,
-    disabled: Annotated[bool, typer.Option("--disabled", help="Only those that are disabled.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 100,
+    role: Annotated[RoleName | None, typer.Option(help="Filter by role.")] = None,
+    disabled: Annotated[bool, typer.Option("--disabled", help="Only disabled users.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of results.")] = 100,
 ) -> None:
     """List users by name."""
     from pilothouse.client.paging import collect
@@ -83,16 +83,18 @@ async def view(session: Session, name: UserName) -> None:
 
 async def create(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The name to log in with.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Login name.")],
     role: Annotated[RoleName, typer.Option(help="Role of the user.")] = RoleName.USER,
     email: Annotated[str, typer.Option(help="Email address.")] = "",
     project: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Add the user to this project, not the default one; repeatable."),
+        typer.Option(
+            metavar="NAME", help="Project to add the user to; repeatable. [default: default project]"
+        ),
     ] = None,
     password_stdin: PasswordStdin = False,
 ) -> None:
-    """Create a user; the password is asked for, or read from stdin."""
+    """Create a user. The password is read from a prompt or stdin."""
     async with session.client() as client:
         homes = [await project_id(client, each) for each in project or ()]
         password = _new_password(name, password_stdin)
@@ -109,25 +111,27 @@ async def set_role(
     name: UserName,
     role: Annotated[RoleName, typer.Argument(metavar="ROLE", help="viewer, user, operator or admin.")],
 ) -> None:
-    """Give a user another role; takes effect at once."""
+    """Change the role of a user. Takes effect immediately."""
     async with session.client() as client:
         user = await client.users.update(name, role=role.value)
     if session.out.structured:
         session.out.document(user)
-    session.out.say(f"User {user['username']} now is {user['role']}.")
+    session.out.say(f"User {user['username']} is now {user['role']}.")
 
 
 async def set_password(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name or id of a user; else yourself.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name or id of a user. [default: yourself]")
+    ] = "",
     password_stdin: Annotated[
         bool,
         typer.Option(
-            "--password-stdin", help="Read it from stdin; for your own the current one first, a line each."
+            "--password-stdin", help="Read from stdin; for your own: current and new password, one per line."
         ),
     ] = False,
 ) -> None:
-    """Set a new password: your own, or as an admin anybody's. Their other logins end."""
+    """Change your password, or any user's (admins). Other logins of the user are revoked."""
     async with session.client() as client:
         if name:
             await client.users.set_password(name, _new_password(name, password_stdin))
@@ -138,32 +142,32 @@ async def set_password(
 
 
 async def disable(session: Session, name: UserName) -> None:
-    """End a user's access at once: logins, API tokens, streams. The account stays, as a record."""
+    """Disable a user. Logins and API tokens are revoked and streams closed; the account is kept."""
     async with session.client() as client:
         user = await client.users.update(name, active=False)
     session.out.say(f"User {user['username']} is disabled.")
 
 
 async def enable(session: Session, name: UserName) -> None:
-    """Let a disabled user log in again; earlier tokens stay revoked."""
+    """Enable a disabled user. Earlier tokens stay revoked."""
     async with session.client() as client:
         user = await client.users.update(name, active=True)
-    session.out.say(f"User {user['username']} may log in again.")
+    session.out.say(f"User {user['username']} is enabled.")
 
 
 def _new_password(name: str, from_stdin: bool) -> str:
     password = read_secret(f"New password of {name}", from_stdin=from_stdin, confirm=True)
     if not password:
-        raise UsageError("a password is not empty")
+        raise UsageError("a password must not be empty")
     return password
 
 
 def _own_passwords(from_stdin: bool) -> tuple[str, str]:
-    """The current one and the new one. Raises UsageError."""
+    """Read the current and the new password. Raises UsageError."""
     if from_stdin or not sys.stdin.isatty():
         lines = read_secret("", from_stdin=True).splitlines()
         if len(lines) != 2:
-            raise UsageError("stdin holds two lines: your current password and the new one")
+            raise UsageError("expected two lines on stdin: your current password and the new one")
         return lines[0], lines[1]
     return read_secret("Current password", from_stdin=False), read_secret(
         "New password", from_stdin=False, confirm=True
@@ -180,5 +184,5 @@ command(app, "enable")(enable)
 
 
 def add_to(root: typer.Typer) -> None:
-    """The commands of this file."""
+    """Add the commands of this module."""
     root.add_typer(app, name="user")

@@ -1,5 +1,5 @@
-"""Values of the command line that need no conversion, kept away from typer's, which loads pydantic for any of them:
-a quarter of what a short command costs."""
+"""Bypasses typer's conversion for values that need none: it imports pydantic, which takes a quarter of the time of
+a short command."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from enum import Enum
 from typing import Any, get_args, get_origin
 
 
-def spare_conversion(params: Iterable[Any]) -> None:
-    """Have these parameters of a command ask typer only for values that are not yet what they are to be."""
+def skip_conversion(params: Iterable[Any]) -> None:
+    """Make these parameters use typer's conversion only for values that do not have the right type yet."""
     for param in params:
         if "get_runtime_param" in vars(param):
             continue
@@ -18,18 +18,18 @@ def spare_conversion(params: Iterable[Any]) -> None:
 
 
 class _Direct:
-    """Stands in for typer's conversion of one parameter; ``annotation`` is the type of its values."""
+    """Replaces typer's conversion of one parameter; ``annotation`` is the type of its values."""
 
     def __init__(self, annotation: Any, conversion: Any) -> None:
         self._annotation = annotation
         self._conversion = conversion
 
     def itself(self) -> _Direct:
-        """In place of the method that makes the conversion."""
+        """Replaces the method that creates the conversion."""
         return self
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
-        """The value as the command gets it. Raises typer's error for one that cannot be."""
+        """Convert a value. Raises typer's error if it is invalid."""
         several = param.multiple or param.nargs == -1
         if value is None:
             return () if several else None
@@ -47,5 +47,5 @@ class _Direct:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of that very type; text is looked at, since an argument may hold bytes that are none."""
+    """Whether a value has exactly that type; strings are checked for bytes that are not valid text."""
     return type(value) is kind and (kind is not str or value.isprintable())

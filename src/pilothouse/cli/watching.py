@@ -1,4 +1,4 @@
-"""Following a run from the command line, to its end or until the user lets go of it."""
+"""Follows a run until it ends or the user detaches."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from pilothouse.client import ApiProblem, Event, PilotClient
 
 _QUIET = 2.0
-"""Seconds after which nothing more is expected of a run that was over before we came."""
+"""Seconds without an entry after which the journal of an ended run is considered complete."""
 
 
 async def watch(session: Session, run_id: str, progress: Progress = Progress.AUTO) -> str:
-    """Show a run until it is over; returns its status."""
+    """Show a run until it ends; returns its status."""
     out = session.out
     async with session.client() as client:
         run = from_view(await client.runs.get(run_id))
@@ -57,13 +57,13 @@ async def _with_message(client: PilotClient, event: Event) -> Event:
 
 
 class Connection(Protocol):
-    """Is told how the connection is."""
+    """Receives changes of the connection's state."""
 
     def lost(self, reason: str) -> None:
-        """It is gone; the reader tries to come back."""
+        """The connection was lost; the reader reconnects."""
 
     def back(self) -> None:
-        """The reader is back."""
+        """The connection was restored."""
 
 
 async def follow(
@@ -75,9 +75,9 @@ async def follow(
     connection: Connection,
     cursor: str | None = None,
 ) -> AsyncGenerator[Event, None]:
-    """A run's entries from its start, or ``cursor``, to its end. ``connection`` is told when it is lost, and back.
+    """A run's entries from its start, or ``cursor``, to its end. ``connection`` is notified of losses and reconnects.
 
-    ``over``: the run has ended already; then what is left of its journal is all there is.
+    ``over``: the run has already ended; then only the rest of its journal is read.
     """
 
     import asyncio
@@ -86,7 +86,7 @@ async def follow(
 
     def reconnecting(reason: str) -> None:
         nonlocal lost
-        if not lost:  # once, however many tries it takes
+        if not lost:  # once, not for each attempt
             connection.lost(reason)
         lost = True
 
@@ -97,7 +97,9 @@ async def follow(
         lost = False
 
     def gap(problem: ApiProblem) -> None:
-        session.out.note(f"some entries are gone ({problem.message}); going on from the oldest left")
+        session.out.note(
+            f"some entries were deleted ({problem.message}); continuing from the oldest available"
+        )
 
     events = client.watch_run(
         run_id, cursor=cursor or None, on_reconnect=reconnecting, on_connect=connected, on_gap=gap
@@ -112,13 +114,13 @@ async def follow(
 
 
 def detachable(session: Session, run_id: str, watching: Coroutine[Any, Any, str]) -> None:
-    """Exit with the run's outcome. Ctrl-C lets go of the run, which goes on."""
+    """Exit with the run's result. Ctrl-C detaches; the run continues."""
     import asyncio
 
     try:
         status = asyncio.run(watching)
     except KeyboardInterrupt:
-        session.out.note(f"detached; the run goes on. Come back with: pilot run watch {short(run_id)}")
+        session.out.note(f"detached; the run continues. Reattach with: pilot run watch {short(run_id)}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     raise typer.Exit(RUN_OUTCOMES.get(status, ExitCode.ERROR))
 

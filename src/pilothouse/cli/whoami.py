@@ -1,4 +1,4 @@
-"""``pilot whoami``: which server, which user, and what the token in use may do."""
+"""``pilot whoami``: the current server, user and role."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pilothouse.cli.session import Session, command
 
 
 def add_to(app: typer.Typer) -> None:
-    """The command of this file."""
+    """Add the command of this module."""
     command(app, "whoami")(whoami)
 
 
 async def whoami(session: Session) -> None:
-    """Show the server and user that commands use here."""
+    """Show the current server and user."""
     target = session.target()
     async with session.client() as client:
         me = await client.auth.me()

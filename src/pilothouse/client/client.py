@@ -26,9 +26,8 @@ class PilotClient:
     """The client of a Pilothouse server.
 
     ``server``: ``http(s)://host:port``; ``timeout`` in seconds, per request; ``on_wait`` is called with the
-    reason when a request waits (rate limits, a busy server), once per reason; ``product`` is what servers are told
-    that they are used by, with this package's version. Every call raises ApiProblem
-    (refused) or Unreachable (no answer). ::
+    reason when a request waits (rate limits, a busy server), once per reason; ``product`` is sent as the user agent,
+    with this package's version. Every call raises ApiProblem (refused) or Unreachable (no answer). ::
 
         async with PilotClient("http://127.0.0.1:8080", token) as client:
             async for event in client.watch_run(run_id):

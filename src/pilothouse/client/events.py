@@ -131,7 +131,7 @@ class EventReader:
         if not self._opened and self._failures > RETRIES:
             raise self._api.unreachable(error) from error
         if isinstance(error, httpx.ReadTimeout):
-            return f"no sign of life for {self._idle_timeout:g} s"
+            return f"no data for {self._idle_timeout:g} s"
         return words(error)
 
     def _refused(self, refusal: ApiProblem) -> float | None:

@@ -138,8 +138,8 @@ class Blobs:
     ) -> Blob:
         """Upload a file with its hex digest; it is streamed from disk. ``type``: its media type.
 
-        ``on_sent`` is told, again and again, how many bytes of the file have been sent. The number falls when the
-        upload has to begin anew.
+        ``on_sent`` is called repeatedly with the number of bytes sent. The number decreases when the
+        upload is restarted.
         """
         size = await asyncio.to_thread(lambda: file.stat().st_size)
         headers = {
@@ -147,8 +147,8 @@ class Blobs:
             "Content-Length": str(size),
             "X-Content-SHA256": sha256,
         }
-        told = on_sent or (lambda _sent: None)
-        found = await self._api.upload("/blobs", lambda: _chunks(file, told), headers, project=project)
+        report = on_sent or (lambda _sent: None)
+        found = await self._api.upload("/blobs", lambda: _chunks(file, report), headers, project=project)
         return cast(Blob, found)
 
 

@@ -1,4 +1,4 @@
-"""SQL of checkouts: known commits of repositories, and which blobs runs refer to; nothing else."""
+"""SQL of checkouts: known commits of repositories, and the blobs that runs refer to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _of(project: str, repository: str) -> Any:
 
 
 def put_commit(conn: Connection, **values: Any) -> None:
-    """Remember a commit, or that it was used again and which packs hold it now."""
+    """Insert a known commit, or update its packs and the time of its last use."""
     same = and_(*(repository_commits.c[name] == values[name] for name in _KEY))
     changed = conn.execute(
         update(repository_commits).where(same).values(packs=values["packs"], used_at=values["used_at"])
@@ -31,13 +31,13 @@ def put_commit(conn: Connection, **values: Any) -> None:
 
 
 def commits_of(conn: Connection, project: str, repository: str, limit: int) -> list[Row[Any]]:
-    """A repository's commits, newest use first."""
+    """A repository's known commits, most recently used first."""
     query = select(repository_commits).where(_of(project, repository)).order_by(*_BY_USE).limit(limit)
     return list(conn.execute(query))
 
 
 def forget_old_commits(conn: Connection, project: str, repository: str, keep: int) -> None:
-    """Forget all but the newest."""
+    """Delete all but the ``keep`` most recently used commits of a repository."""
     old = select(repository_commits.c.commit_sha, repository_commits.c.depth)
     old = old.where(_of(project, repository)).order_by(*_BY_USE).offset(keep).limit(1000)
     for row in conn.execute(old).all():
@@ -46,7 +46,7 @@ def forget_old_commits(conn: Connection, project: str, repository: str, keep: in
 
 
 def forget_unused_commits(conn: Connection, before: int, limit: int) -> int:
-    """Forget commits that no run has used since that time (ms); how many."""
+    """Delete commits that no run has used since ``before`` (ms); returns their number."""
     old = select(*(repository_commits.c[name] for name in _KEY)).where(repository_commits.c.used_at < before)
     rows = conn.execute(old.limit(limit)).all()
     for row in rows:
@@ -56,16 +56,16 @@ def forget_unused_commits(conn: Connection, before: int, limit: int) -> int:
 
 
 def forget_commits_with(conn: Connection, project: str, packs: set[str]) -> int:
-    """Forget the project's commits that need any of these packs; how many."""
+    """Delete the project's commits that need any of these packs; returns their number."""
     query = select(repository_commits).where(repository_commits.c.project == project)
-    doomed = [row for row in conn.execute(query).all() if packs.intersection(orjson.loads(row.packs))]
-    for row in doomed:
+    affected = [row for row in conn.execute(query).all() if packs.intersection(orjson.loads(row.packs))]
+    for row in affected:
         conn.execute(
             delete(repository_commits).where(
                 *(repository_commits.c[name] == getattr(row, name) for name in _KEY)
             )
         )
-    return len(doomed)
+    return len(affected)
 
 
 def packs_of_commits(conn: Connection, project: str) -> set[str]:
@@ -91,7 +91,7 @@ def checkouts_of_attempts(conn: Connection, attempt_ids: list[str]) -> list[dict
 def checkouts_of_runs(
     conn: Connection, project: str, after: str, limit: int
 ) -> list[tuple[str, dict[str, Any]]]:
-    """A page of a project's runs that are not pruned and came with a checkout, by id, with their checkouts."""
+    """A page of a project's runs with a checkout that are not pruned, by id, and their checkouts."""
     query = select(runs.c.id, runs.c.checkout).where(
         runs.c.project == project,
         runs.c.id > after,

@@ -1,7 +1,7 @@
-"""What runs are checked out as: the archive, the packs of a git work tree, and what need not be sent again.
+"""The checkouts of runs: archive, packs of a git work tree, and the commits that clients need not send again.
 
 A run's ``checkout`` is ``{"id", "sha256", "size", "packs": [{"id", "sha256", "size", "repository"}], "dirty"}``;
-``repository`` names an object cache on agents (docs/checkout.md). Runs of before have neither packs nor dirty.
+``repository`` names an object cache on agents (docs/checkout.md). Older runs have neither ``packs`` nor ``dirty``.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ CANNOT_LAY_OUT = "cannot lay out the work tree"
 
 @dataclass(frozen=True, slots=True)
 class RepositoryCommit:
-    """One repository of a work tree. ``packs``: blob ids; together they hold ``commit`` (empty: none yet) with
-    ``depth`` commits of history (0: all of it)."""
+    """One repository of a work tree. ``packs``: blob ids; together they contain ``commit`` (empty: no commit yet)
+    with ``depth`` commits of history (0: all)."""
 
     key: str
     commit: str
@@ -51,9 +51,9 @@ def resolve(
     repositories: tuple[RepositoryCommit, ...],
     dirty: bool,
 ) -> dict[str, Any] | None:
-    """What the run keeps of its checkout; ``None`` without one.
+    """The ``checkout`` to store with a run; ``None`` without one.
 
-    Raises :class:`BlobNotFound` for an archive or pack that is not there, or is another project's.
+    Raises :class:`BlobNotFound` for an archive or pack that does not exist in this project.
     """
     if not archive:
         return None
@@ -70,7 +70,7 @@ def resolve(
 
 
 def remember(tx: Tx, project: str, repositories: Iterable[RepositoryCommit]) -> None:
-    """Each commit is known for the next run; older ones of the repository are forgotten."""
+    """Record the commits as known for later runs; the oldest ones of each repository are deleted."""
     for repository in repositories:
         if repository.commit and repository.packs:
             store.put_commit(
@@ -86,14 +86,15 @@ def remember(tx: Tx, project: str, repositories: Iterable[RepositoryCommit]) -> 
 
 
 def doubt(tx: Tx, project: str, checkout: dict[str, Any] | None, error: str) -> None:
-    """An agent could not lay out a run's work tree: its packs may lack what they are said to hold, so that nothing
-    that needs them is known any more, and the next run sends all of it again."""
+    """Delete the known commits that need this run's packs, because an agent could not lay out the work tree.
+
+    The packs may be incomplete; the next run sends all objects again."""
     if checkout is not None and checkout.get("packs") and error.startswith(CANNOT_LAY_OUT):
         store.forget_commits_with(tx.conn, project, {pack["id"] for pack in checkout["packs"]})
 
 
 def known(conn: Connection, project: str, key: str) -> list[dict[str, Any]]:
-    """What need not be sent again, newest use first:
+    """The commits that need not be sent again, most recently used first:
     ``{"commit", "depth", "packs": [{"id", "sha256", "size"}]}``."""
     rows = store.commits_of(conn, project, key, KNOWN)
     packs = {row: orjson.loads(row.packs) for row in rows}
@@ -111,7 +112,7 @@ def known(conn: Connection, project: str, key: str) -> list[dict[str, Any]]:
 
 
 def for_agent(checkout: dict[str, Any] | None) -> Checkout | None:
-    """A run's checkout as an agent is told of it."""
+    """A run's checkout as sent to agents."""
     if checkout is None:
         return None
     packs = tuple(
@@ -127,8 +128,8 @@ def blob_ids(checkout: dict[str, Any]) -> set[str]:
 
 
 def cache_name(project: str, key: str) -> str:
-    """Which object cache of an agent a repository has: one for each project, since what one project's runs
-    have brought is none of another's business."""
+    """The name of a repository's object cache on agents. Projects have separate caches, so that they cannot access
+    each other's objects."""
     return hashlib.sha256(f"{project}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -141,7 +142,7 @@ def _url(blob_id: str) -> str:
 
 
 def needed_by_agent(conn: Connection, agent_id: str, blob_id: str) -> bool:
-    """Whether the agent holds a step of a run whose checkout refers to the blob."""
+    """Whether the agent holds a lease for a step of a run whose checkout refers to the blob."""
     held = [lease.id for lease in fleet_store.leases_of(conn, agent_id)]
     checkouts = store.checkouts_of_attempts(conn, held)
     return any(blob_id in blob_ids(checkout) for checkout in checkouts)

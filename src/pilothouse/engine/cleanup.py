@@ -1,8 +1,8 @@
-"""What is left to do after a cancel or a job's timeout: stop what runs, then run what cleans up; pure.
+"""The planning of a cancel or a job's timeout: stop running work, then run cleanup; pure.
 
-Cleaning up are, after a cancel, the jobs and steps whose ``when`` names ``always()`` or ``cancelled()`` and holds;
-after a job's timeout those of its steps that run after a failure. Each has a limit in time, waiting included
-(``Run.cleanup_until``, ``Job.cleanup_until``): what has not ended then is cancelled.
+After a cancel, cleanup consists of the jobs and steps whose ``when`` names ``always()`` or ``cancelled()`` and is
+true; after a job's timeout, of those of its steps that run after a failure. Cleanup has a time limit that includes
+waiting (``Run.cleanup_until``, ``Job.cleanup_until``), after which it is cancelled.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pilothouse.wire.durations import duration_text
 
 
 def cleaning(run: Run, now: int) -> bool:
-    """Whether a cancelled run may still clean up."""
+    """Whether a cancelled run still has time for cleanup."""
     return run.cancelling and not run.forced and now < run.cleanup_until
 
 
 def limit(run: Run, job: Job) -> int | None:
-    """When (ms) the work of this job is cut off; ``None`` where nothing was cancelled or timed out, or in a pause."""
+    """The time (ms) at which cleanup of this job ends; ``None`` if it was not stopped, and in a pause."""
     ends = [job.cleanup_until] if job.stopping and not job.held_at else []
     if run.cancelling:
         ends.append(0 if run.forced else run.cleanup_until)
@@ -28,7 +28,7 @@ def limit(run: Run, job: Job) -> int | None:
 
 
 def cancel_job(run: Run, job: Job) -> list[Decision]:
-    """What a cancel means to a job that runs: it goes on, is cleaned up after, or ends since it has not begun.
+    """The effect of a cancel on a running job: it continues, runs its cleanup, or ends if it has not started.
 
     An open gate of it ends in any case.
     """
@@ -44,13 +44,13 @@ def cancel_job(run: Run, job: Job) -> list[Decision]:
 
 
 def time_out_job(run: Run, job: Job) -> list[Decision]:
-    """The job has run for too long: what runs is stopped, whatever its ``when`` says."""
+    """The job has exceeded its timeout: running steps are stopped, whatever their ``when``."""
     reason = _too_long(run, job)
     return [StopJob(job, Status.TIMED_OUT), *_stops(job, Status.TIMED_OUT, reason)]
 
 
 def stop_reason(run: Run, job: Job) -> str:
-    """Why the job's other steps do not run."""
+    """The reason for which the job's other steps do not run."""
     if job.stopping == Status.TIMED_OUT:
         return _too_long(run, job)
     return run.cancel_reason
@@ -61,22 +61,22 @@ def _too_long(run: Run, job: Job) -> str:
 
 
 def cut_off(run: Run, job: Job) -> list[Decision]:
-    """The job's time for cleaning up after its timeout is over."""
-    why = "the time for cleaning up after the job's timeout is over"
+    """Stop the cleanup of a job that has timed out, since its time limit has passed."""
+    why = "the time limit of cleanup after the job's timeout has passed"
     return end_job(job, Status.CANCELLED, why, FinishJob(job, Status(job.stopping), stop_reason(run, job)))
 
 
 def wind_down(run: Run, job: Job) -> list[Decision]:
-    """End a job of a cancelled run that may not clean up, or no longer."""
+    """End a job of a cancelled run without (further) cleanup."""
     why = run.cancel_reason
     if run.cleanup_until and not run.forced:
-        why += "; the time for cleaning up is over"
+        why += "; the time limit of cleanup has passed"
     status = Status(job.stopping) if job.stopping else Status.CANCELLED
     return end_job(job, Status.CANCELLED, why, FinishJob(job, status, stop_reason(run, job)))
 
 
 def end_job(job: Job, status: Status, reason: str, end: Decision) -> list[Decision]:
-    """Stop what runs in the job, and ``end`` it once nothing does; empty while an agent has yet to report."""
+    """Stop the running steps of a job, then ``end`` it; empty while waiting for reports of agents."""
     if any(step.current for step in job.unfinished):
         return list(_stops(job, status, reason))
     return [end]
@@ -88,7 +88,7 @@ def _stops(job: Job, status: Status, reason: str) -> list[StopAttempt]:
 
 
 def _goes_on(run: Run, job: Job, step: Step | None = None) -> bool:
-    """Whether a job, or a step of it, that runs when its run is cancelled does so to clean up."""
+    """Whether a running job, or a step of it, is part of the cleanup of a cancelled run."""
     when = job.step_spec(step).when if step else job.spec.when
     try:
         return cleans_up(when) and wanted(when, "cancelled", run, job, step)

@@ -1,4 +1,4 @@
-"""What expressions see of a run, and whether a condition holds; pure."""
+"""The context of expressions in a run, and the evaluation of conditions; pure."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pilothouse.expressions import compile_condition, evaluate_when
 
 
 def wanted(when: str, outcome: str, run: Run, job: Job, step: Step | None = None) -> bool:
-    """Whether work with this ``when`` is to run, by the ``outcome`` of what went before (``evaluate_when``).
+    """Whether a job or step with this ``when`` should run after this ``outcome`` (``evaluate_when``).
 
     Raises ExpressionError.
     """
-    # Most conditions need nothing of the run, and what they may see is as large as the run.
+    # Most conditions do not use the run's context, which is as large as the run.
     roots = compile_condition(when).roots if when.strip() else frozenset()
     seen = context(run, job, step) if roots else {}
     return evaluate_when(when, seen, outcome=outcome, cancelled=run.cancelling)
 
 
 def context(run: Run, job: Job, step: Step | None = None) -> dict[str, Any]:
-    """The roots of CEL expressions, without secrets (those are put in at the hand-out).
+    """The variables of CEL expressions, without secrets (these are inserted when the step is handed out).
 
-    What is as large as the run is worked out only when an expression asks for it.
+    Values whose size depends on the run are only computed when an expression uses them.
     """
     env = {**run.graph.env, **job.spec.env}
     roots: dict[str, Any] = {
@@ -51,14 +51,14 @@ def context(run: Run, job: Job, step: Step | None = None) -> dict[str, Any]:
         "step": {},
     }
     if step is not None:
-        number = step.attempts if step.current else step.attempts + 1  # the one under way, or the next
+        number = step.attempts if step.current else step.attempts + 1  # the current attempt, or the next
         roots["step"] = {"id": step.id, "name": step.name, "attempt": number}
         roots["env"] = {**env, **job.step_spec(step).env}
     return roots
 
 
 class Computed(Mapping[str, Any]):
-    """A map whose values are worked out when they are asked for, each once."""
+    """A mapping whose values are computed on first access."""
 
     def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
         self._makers = makers

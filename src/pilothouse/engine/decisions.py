@@ -1,4 +1,4 @@
-"""What the planner may decide; the transitions apply it."""
+"""The decisions of the planner, which the transitions apply."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pilothouse.engine.model import Job, Status, Step
 
 @dataclass(frozen=True, slots=True)
 class StartRun:
-    """The run begins."""
+    """The run starts."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinishRun:
-    """Nothing is left to do."""
+    """All jobs are over: the run ends."""
 
     status: Status
     reason: str
@@ -22,14 +22,14 @@ class FinishRun:
 
 @dataclass(frozen=True, slots=True)
 class StartJob:
-    """All it depends on is over, and its condition holds."""
+    """The job starts: its dependencies are over and its condition is true."""
 
     job: Job
 
 
 @dataclass(frozen=True, slots=True)
 class FinishJob:
-    """The job ends; its remaining steps with it."""
+    """The job ends, together with its remaining steps."""
 
     job: Job
     status: Status
@@ -38,7 +38,7 @@ class FinishJob:
 
 @dataclass(frozen=True, slots=True)
 class GiveUpWaiting:
-    """The job ends timed out, since its first step has not started within its ``queueTimeout``."""
+    """The job ends as timed out, since its first step has not started within its ``queueTimeout``."""
 
     job: Job
     reason: str
@@ -46,14 +46,14 @@ class GiveUpWaiting:
 
 @dataclass(frozen=True, slots=True)
 class KeepJob:
-    """The run is cancelled, and this job goes on: its ``when`` says that it cleans up."""
+    """The job continues although its run was cancelled, since it is part of the cleanup."""
 
     job: Job
 
 
 @dataclass(frozen=True, slots=True)
 class StopJob:
-    """From here on only those steps of the job run that clean up; then it ends with ``status``."""
+    """From now on only cleanup steps of the job run; then it ends with ``status``."""
 
     job: Job
     status: Status
@@ -61,7 +61,7 @@ class StopJob:
 
 @dataclass(frozen=True, slots=True)
 class RestartJob:
-    """The job begins again from its first step, in a fresh workspace, after ``delay`` ms."""
+    """The job restarts from its first step, in a fresh workspace, after ``delay`` ms."""
 
     job: Job
     reason: str
@@ -70,7 +70,7 @@ class RestartJob:
 
 @dataclass(frozen=True, slots=True)
 class QueueStep:
-    """The step's next attempt may be handed out."""
+    """The step's next attempt enters the queue."""
 
     job: Job
     step: Step
@@ -78,7 +78,7 @@ class QueueStep:
 
 @dataclass(frozen=True, slots=True)
 class OpenGate:
-    """The step is a gate, and it is its turn."""
+    """The next step is a gate, which is opened."""
 
     job: Job
     step: Step
@@ -86,7 +86,7 @@ class OpenGate:
 
 @dataclass(frozen=True, slots=True)
 class CheckGate:
-    """The deadline of an open gate has come."""
+    """The deadline of an open gate has passed."""
 
     job: Job
     step: Step
@@ -104,7 +104,7 @@ class FinishStep:
 
 @dataclass(frozen=True, slots=True)
 class StopAttempt:
-    """The step's running attempt is to be stopped; the agent reports when it is."""
+    """The step's current attempt is to be stopped; the agent reports its end."""
 
     job: Job
     step: Step

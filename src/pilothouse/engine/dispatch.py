@@ -1,4 +1,4 @@
-"""The scheduler: matches queued attempts with agents, in one transaction, whenever something changed."""
+"""The scheduler: assigns queued attempts to agents, in one transaction, whenever something has changed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAGE = 500
 
 
 class Dispatcher:
-    """Hands out queued attempts; those that have to wait get a reason."""
+    """Offers queued attempts to agents, and records why the others wait."""
 
     def __init__(self, fleet: Fleet, runs: RunCache, tasks: StepTasks, transitions: Transitions) -> None:
         self._fleet = fleet
@@ -35,9 +35,9 @@ class Dispatcher:
         self._transitions = transitions
 
     def dispatch(self, tx: Tx) -> int:
-        """Hand out what can be handed out; returns how many attempts were offered to agents."""
+        """Offer attempts to agents; returns the number of attempts offered."""
         workers = self._workers(tx.conn)
-        # Jobs that have begun come first, however many others have waited for longer: their timeout runs.
+        # Started jobs come first, even if others have waited for longer: their timeouts are running.
         given = self._hand_out_queue(tx, workers, begun=True) + self._hand_out_queue(tx, workers, begun=False)
         # Attempts further back in the queue get a reason as well.
         self._assign(tx, queue_store.unexplained_attempts(tx.conn, PAGE), workers)
@@ -54,7 +54,7 @@ class Dispatcher:
         return given
 
     def _workers(self, conn: Connection) -> list[Worker]:
-        """The agents for matching. Agents that are connected to other servers get their work there."""
+        """The agents for matching. Agents that are connected to other servers get their work from those."""
         held = fleet_store.held_by_agent(conn, STEP.capacity)
         connections = connections_by_agent(conn)
         workers = []
@@ -89,9 +89,9 @@ class Dispatcher:
         return given
 
     def give_up_workspaces(self, tx: Tx) -> None:
-        """Give up workspaces of waiting jobs whose agent has been offline for the duration of a lease.
+        """Release waiting jobs from workspaces on agents that have been offline for the duration of a lease.
 
-        Also those whose agent is now bound to other projects.
+        Also if the agent is now bound to other projects.
         """
         before = tx.now - int(self._fleet.settings.lease * 1000)
         for row in queue_store.bound_attempts(tx.conn):

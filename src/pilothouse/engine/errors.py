@@ -1,4 +1,4 @@
-"""What the engine refuses, each with a stable code."""
+"""Errors of the engine, each with a stable code."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pilothouse.access.errors import Refusal
 
 
 class EngineError(Refusal):
-    """Base of the engine's errors."""
+    """Base class of the engine's errors."""
 
 
 class RunNotFound(EngineError):
-    """No run of that id (or none the caller may see)."""
+    """There is no run with this id, or the caller may not see it."""
 
     code = "RUN_NOT_FOUND"
 
@@ -19,7 +19,7 @@ class RunNotFound(EngineError):
 
 
 class RunOver(EngineError):
-    """The run has ended, with this status; nothing of it can be changed."""
+    """The run has ended with this status and cannot be changed."""
 
     code = "INVALID_STATE_TRANSITION"
 
@@ -41,7 +41,7 @@ class NothingFailed(EngineError):
 
 
 class GateNotFound(EngineError):
-    """No gate of that id (or none the caller may see)."""
+    """There is no gate with this id, or the caller may not see it."""
 
     code = "GATE_NOT_FOUND"
 
@@ -50,7 +50,7 @@ class GateNotFound(EngineError):
 
 
 class GateClosed(EngineError):
-    """The gate cannot be decided (any longer)."""
+    """The gate is not open, or is not decided by users."""
 
     code = "INVALID_STATE_TRANSITION"
 
@@ -59,23 +59,23 @@ class GateClosed(EngineError):
 
 
 class NotAnApprover(EngineError):
-    """The gate names others."""
+    """The caller is not among the gate's approvers."""
 
     code = "AUTH_INSUFFICIENT_PERMISSIONS"
 
     def __init__(self, roles: list[str], users: list[str]) -> None:
         named = [*(f"role {role}" for role in roles), *(f"user {user}" for user in users)]
-        super().__init__(f"this gate is decided by {', '.join(named) or 'nobody'}")
+        super().__init__(f"this gate is decided by {', '.join(named) or 'admins'}")
 
 
 class RunPaused(EngineError):
-    """The run is paused already, or is not."""
+    """The run is already paused, or is not paused."""
 
     code = "INVALID_STATE_TRANSITION"
 
 
 class JobOver(EngineError):
-    """Nothing can be added to a job that has ended."""
+    """Steps cannot be added to a job that has ended."""
 
     code = "INVALID_STATE_TRANSITION"
 

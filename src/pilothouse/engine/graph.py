@@ -1,6 +1,6 @@
-"""What a run executes: jobs and their steps. Every kind of run compiles to a :class:`Graph`; pure.
+"""The graph that a run executes: jobs and their steps. Every kind of run compiles to a :class:`Graph`; pure.
 
-Durations are seconds, 0 where there is none. Texts of ``env``, ``args`` and ``when`` may hold expressions.
+Durations are in seconds, 0 for none. ``env``, ``args`` and ``when`` can contain expressions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Operator = Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
 
 @dataclass(frozen=True, slots=True)
 class LabelExpression:
-    """One requirement on a label, as in Kubernetes."""
+    """One requirement of a label selector, as in Kubernetes."""
 
     key: str
     operator: Operator
@@ -24,7 +24,7 @@ class LabelExpression:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which agents may take a step: all labels are equal, and all expressions hold."""
+    """The agents that may run a step: all labels must be equal and all expressions true."""
 
     match_labels: Mapping[str, str] = field(default_factory=dict)
     match_expressions: tuple[LabelExpression, ...] = ()
@@ -32,7 +32,7 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """``max_attempts``: tries in all; ``delay``: seconds before each try after the first."""
+    """``max_attempts``: the total number of tries; ``delay``: seconds before each try after the first."""
 
     max_attempts: int
     delay: float = 0.0
@@ -40,10 +40,10 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. ``timeout`` bounds one attempt; ``on_lost`` empty: as the job says.
+    """One step. ``timeout`` applies to each attempt; ``on_lost`` empty: that of the job.
 
-    ``gate``: what kind of gate it is (``engine/gates``), settled by a service with the ``args``, by no agent; empty
-    for work.
+    ``gate``: the kind of gate (``engine/gates``), which a service settles with the ``args``; empty for steps that
+    agents run.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Steps that run one after another in one workspace, once the jobs of ``depends_on`` are over."""
+    """Steps that run one after another in one workspace, when the jobs in ``depends_on`` are over."""
 
     name: str
     steps: tuple[Step, ...] = ()
@@ -78,9 +78,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """All jobs of a run. ``variables`` have these values unless the run is given others; ``env`` is of all steps.
+    """All jobs of a run. ``variables``: default values, which a run can override; ``env`` applies to all steps.
 
-    ``image`` and ``namespace`` are passed on to agents and clients; the engine makes nothing of them.
+    ``image`` and ``namespace`` are passed to agents and clients; the engine does not use them.
     """
 
     jobs: tuple[Job, ...] = ()
@@ -91,5 +91,5 @@ class Graph:
 
     @property
     def size(self) -> int:
-        """How many steps it has."""
+        """The number of steps."""
         return sum(len(job.steps) for job in self.jobs)

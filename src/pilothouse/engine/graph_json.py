@@ -1,4 +1,4 @@
-"""Graphs as plain JSON values: the keys are the names of the fields, and what has its default is left out; pure."""
+"""Converts graphs to and from JSON values: keys are field names, defaults are omitted; pure."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _GRAPH = ("variables", "env", "image", "namespace")
 
 
 def to_json(graph: Graph) -> dict[str, Any]:
-    """The graph; :func:`from_json` gives an equal one back."""
+    """Encode a graph; :func:`from_json` is the inverse."""
     return {**_given(graph, _GRAPH), "jobs": [job_to_json(job) for job in graph.jobs]}
 
 
 def from_json(obj: Mapping[str, Any]) -> Graph:
-    """Reads what :func:`to_json` wrote; it is not checked again."""
+    """Decode the result of :func:`to_json`, without validation."""
     return Graph(**{**obj, "jobs": tuple(job_from_json(job) for job in obj["jobs"])})
 
 
 @lru_cache(maxsize=64)
 def decoded(text: str) -> Graph:
-    """The graph of :func:`encoded`; the same object for the same text while it is kept."""
+    """Decode the result of :func:`encoded`; the same object for the same text while it is cached."""
     return from_json(orjson.loads(text))
 
 
@@ -50,7 +50,7 @@ def encoded(graph: Graph) -> str:
 
 
 def addition_to_json(addition: Addition) -> dict[str, Any]:
-    """What was added to a graph; :func:`addition_from_json` gives an equal one back."""
+    """Encode an addition to a graph; :func:`addition_from_json` is the inverse."""
     return {
         "jobs": [job_to_json(job) for job in addition.jobs],
         "steps": {name: [step_to_json(step) for step in steps] for name, steps in addition.steps.items()},
@@ -58,7 +58,7 @@ def addition_to_json(addition: Addition) -> dict[str, Any]:
 
 
 def addition_from_json(obj: Mapping[str, Any]) -> Addition:
-    """Reads what :func:`addition_to_json` wrote; it is not checked again."""
+    """Decode the result of :func:`addition_to_json`, without validation."""
     return Addition(
         jobs=tuple(map(job_from_json, obj["jobs"])),
         steps={name: tuple(map(step_from_json, steps)) for name, steps in obj["steps"].items()},
@@ -66,7 +66,7 @@ def addition_from_json(obj: Mapping[str, Any]) -> Addition:
 
 
 def job_to_json(job: Job) -> dict[str, Any]:
-    """One job with its steps."""
+    """Encode a job with its steps."""
     found = _given(job, _JOB)
     if job.retry is not None:
         found["retry"] = _retry_to_json(job.retry)
@@ -77,7 +77,7 @@ def job_to_json(job: Job) -> dict[str, Any]:
 
 
 def job_from_json(obj: Mapping[str, Any]) -> Job:
-    """Reads what :func:`job_to_json` wrote."""
+    """Decode the result of :func:`job_to_json`."""
     values = {**obj, "steps": tuple(map(step_from_json, obj["steps"]))}
     if "depends_on" in obj:
         values["depends_on"] = tuple(obj["depends_on"])
@@ -87,7 +87,7 @@ def job_from_json(obj: Mapping[str, Any]) -> Job:
 
 
 def step_to_json(step: Step) -> dict[str, Any]:
-    """One step."""
+    """Encode a step."""
     found = _given(step, _STEP)
     if step.selector is not None:
         found["selector"] = selector_to_json(step.selector)
@@ -97,7 +97,7 @@ def step_to_json(step: Step) -> dict[str, Any]:
 
 
 def step_from_json(obj: Mapping[str, Any]) -> Step:
-    """Reads what :func:`step_to_json` wrote."""
+    """Decode the result of :func:`step_to_json`."""
     values = dict(obj)
     if "selector" in obj:
         values["selector"] = selector_from_json(obj["selector"])
@@ -107,7 +107,7 @@ def step_from_json(obj: Mapping[str, Any]) -> Step:
 
 
 def selector_to_json(selector: Selector | None) -> dict[str, Any]:
-    """A selector in the form of Kubernetes, in which it is also stored with attempts; {} where nothing is asked."""
+    """A selector in the form of Kubernetes, which is also stored with attempts; {} without requirements."""
     found: dict[str, Any] = {}
     if selector is None:
         return found
@@ -119,7 +119,7 @@ def selector_to_json(selector: Selector | None) -> dict[str, Any]:
 
 
 def selector_from_json(obj: Mapping[str, Any]) -> Selector:
-    """Reads what :func:`selector_to_json` wrote."""
+    """Decode the result of :func:`selector_to_json`."""
     return Selector(
         match_labels=dict(obj.get("matchLabels", {})),
         match_expressions=tuple(

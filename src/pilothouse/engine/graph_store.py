@@ -1,4 +1,4 @@
-"""The graphs of runs, as they were made and as they have grown since: a row for each part."""
+"""Stores the graphs of runs: one row for the original graph and one for each addition."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from functools import lru_cache
 import orjson
 from sqlalchemy import Column, Connection, Integer, Table, Text, func, insert, select
 
-from pilothouse.engine.first_graphs import from_spec
 from pilothouse.engine.graph import Graph
 from pilothouse.engine.graph_json import addition_from_json, decoded
 from pilothouse.engine.growth import grown
+from pilothouse.engine.legacy_graphs import from_spec
 from pilothouse.storage import metadata
 
 run_graphs = Table(
@@ -23,18 +23,18 @@ run_graphs = Table(
 
 
 def insert_graph(conn: Connection, run_id: str, part: int, body: str) -> None:
-    """Store a part of a run's graph: 0 is the graph it was made with, each further one what was added to it."""
+    """Store a part of a run's graph: 0 is the original graph, further parts are additions."""
     conn.execute(insert(run_graphs).values(run_id=run_id, part=part, body=body))
 
 
 def count_parts(conn: Connection, run_id: str) -> int:
-    """How many parts are stored."""
+    """The number of stored parts."""
     query = select(func.count()).select_from(run_graphs).where(run_graphs.c.run_id == run_id)
     return int(conn.execute(query).scalar_one())
 
 
 def load_graph(conn: Connection, run_id: str, spec: str) -> Graph:
-    """A run's graph; ``spec`` is what older releases stored in its place."""
+    """A run's graph; ``spec``: the spec that older releases stored instead."""
     query = select(run_graphs.c.body).where(run_graphs.c.run_id == run_id)
     bodies = list(conn.execute(query.order_by(run_graphs.c.part)).scalars())
     if not bodies:

@@ -1,4 +1,4 @@
-"""What a graph must be to be run, and how the graph of a run grows; pure."""
+"""Validates graphs before they are run, and adds jobs and steps to graphs of runs; pure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MAX_STEPS = 5000
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """What is added to a graph: ``jobs`` of its own, and by the name of a job ``steps`` at its end."""
+    """An addition to a graph: new ``jobs``, and ``steps`` to append to existing jobs, by job name."""
 
     jobs: tuple[Job, ...] = ()
     steps: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
 
 
 def grown(graph: Graph, addition: Addition) -> Graph:
-    """The graph with the addition. Nothing that was there before changes its index."""
+    """The graph with the addition. Existing jobs and steps keep their indices."""
     jobs = tuple(
         replace(job, steps=job.steps + addition.steps[job.name]) if job.name in addition.steps else job
         for job in graph.jobs
@@ -32,7 +32,7 @@ def grown(graph: Graph, addition: Addition) -> Graph:
 
 
 def check_addition(graph: Graph, addition: Addition) -> None:
-    """Refuse steps for jobs that there are not. Raises :class:`SpecError`."""
+    """Check that all jobs to which steps are added exist. Raises :class:`SpecError`."""
     known = {job.name for job in graph.jobs}
     unknown = [name for name in addition.steps if name not in known]
     if unknown:
@@ -40,7 +40,7 @@ def check_addition(graph: Graph, addition: Addition) -> None:
 
 
 def check_graph(graph: Graph) -> None:
-    """Refuse a graph that cannot be run. Raises :class:`SpecError` with every problem found."""
+    """Validate a graph. Raises :class:`SpecError` with all problems found."""
     problems = list(_problems(graph))
     if problems:
         raise SpecError(problems[:MAX_PROBLEMS], "<graph>")

@@ -43,11 +43,11 @@ IN_FLIGHT = 16
 
 
 class BatchInvalid(Exception):
-    """A batch that cannot be read; the others of the call are not concerned."""
+    """A batch that cannot be decoded; does not affect other batches of the call."""
 
 
 class Tally:
-    """What became of the batches of one call, for its one ack."""
+    """The results of the batches of one call, for its ack."""
 
     def __init__(self, last: int) -> None:
         self.last = last
@@ -70,7 +70,7 @@ class Tally:
             self.last = max(self.last, seq)
 
     def ack(self) -> pb.IngestAck:
-        """The answer: sent when everything accepted is on disk."""
+        """The ack, to be sent when all accepted batches are on disk."""
         ack = pb.IngestAck(
             last_accepted_seq=max(self.last, 0), rejected_seqs=self.rejected, message=self.message
         )
@@ -88,7 +88,7 @@ class Tally:
 
 
 def gateway_rpc(ingest: Ingest, identity: Identity) -> RpcService:
-    """gateway.v1.GatewayService, as the module adds it to the server."""
+    """gateway.v1.GatewayService, to be added to the server."""
     service = GatewayService(ingest, identity)
     return RpcService(
         pb.DESCRIPTOR.services_by_name["GatewayService"].full_name,
@@ -97,7 +97,7 @@ def gateway_rpc(ingest: Ingest, identity: Identity) -> RpcService:
 
 
 class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
-    """Agents only, and each only for the attempts leased to it."""
+    """Only for agents, and only for attempts that they hold a lease for."""
 
     def __init__(self, ingest: Ingest, identity: Identity) -> None:
         self._ingest = ingest
@@ -106,7 +106,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
     async def PushLogs(
         self, request_iterator: AsyncIterator[pb.PushLogsRequest], context: Context
     ) -> pb.PushLogsResponse:
-        """Batches are committed and shown as they arrive; the ack at half-close says they are on disk."""
+        """Batches are committed and shown as they arrive; the ack at half-close confirms that they are on disk."""
         agent = await agent_caller(context, self._identity)
         ndjson = metadata(context, "pilot-log-format") == "ndjson"
         call = LogCall(self._ingest, agent.id, Tally(await self._ingest.last_seq(agent.id, LOGS)))
@@ -124,7 +124,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
     async def PushEvents(
         self, request_iterator: AsyncIterator[pb.PushEventsRequest], context: Context
     ) -> pb.PushEventsResponse:
-        """Reliable and idempotent: events are taken in sequence, or the ack says which number is expected."""
+        """Reliable and idempotent: events are accepted in sequence, otherwise the ack has the expected number."""
         agent = await agent_caller(context, self._identity)
         tally = Tally(await self._ingest.last_seq(agent.id, EVENTS))
         credential = _CredentialCheck(self._identity, context)
@@ -142,15 +142,15 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         meta = event.meta
         try:
             payload = _whole(json_format.MessageToDict(event.payload))
-        except ValueError:  # an infinity or NaN, which JSON does not know
+        except ValueError:  # an infinity or NaN, which JSON cannot express
             message = "the payload has a number that JSON cannot express"
             return await self._ingest.reject(agent_id, EVENTS, meta.seq, event.event_id, message)
-        told = StepEvent(event.event_id, meta.seq, meta.step_id, event.event_type, payload)
-        return await self._ingest.event(agent_id, told)
+        step_event = StepEvent(event.event_id, meta.seq, meta.step_id, event.event_type, payload)
+        return await self._ingest.event(agent_id, step_event)
 
 
 class _CredentialCheck:
-    """Asks now and then whether the agent of a long call may still speak: it may have been removed meanwhile."""
+    """Periodically checks the credential of a long call, since the agent may have been removed."""
 
     def __init__(self, identity: Identity, context: Context) -> None:
         self._identity = identity
@@ -166,7 +166,7 @@ class _CredentialCheck:
 
 
 class LogCall:
-    """One ``PushLogs`` call: batches on their way to the disk, many at once, in order."""
+    """One ``PushLogs`` call: stores batches concurrently and in order."""
 
     def __init__(self, ingest: Ingest, agent_id: str, tally: Tally) -> None:
         self.tally = tally
@@ -177,7 +177,7 @@ class LogCall:
         self._before = NOTHING
 
     async def take(self, batch: pb.LogBatch, ndjson: bool) -> None:
-        """Begin to store a batch; waits only when too many are under way."""
+        """Start to store a batch; only waits if too many are in flight."""
         if batch.meta.seq > MAX_SEQ:
             self.tally.count(batch.meta.seq, Receipt(Taken.REJECTED, message=f"seq is at most {MAX_SEQ}"))
             return
@@ -194,7 +194,7 @@ class LogCall:
             await self._settle_first()
 
     async def finish(self) -> None:
-        """Everything taken is on disk."""
+        """Wait until all batches are on disk."""
         await self._store(self._joiner.rest())
         while self._pending:
             await self._settle_first()
@@ -206,9 +206,11 @@ class LogCall:
             self._send(lines.seq, self._ingest.logs(self._agent_id, shown, target, self._before))
 
     def _send(self, seq: int, taking: Coroutine[Any, Any, Receipt]) -> None:
-        # Tasks start in order and the writer is a queue, so that order is kept with many under way.
+        # Tasks start in order and the writer is a queue, so concurrent batches keep their order.
         task = asyncio.create_task(taking)
-        task.add_done_callback(_heard)  # when one fails the call ends, and nobody asks for the others
+        task.add_done_callback(
+            _retrieve_exception
+        )  # when one fails the call ends, and the other results are not awaited
         self._pending.append((seq, task))
         self._before = max(self._before, seq)
 
@@ -217,13 +219,13 @@ class LogCall:
         self.tally.count(seq, await task)
 
 
-def _heard(task: asyncio.Task[Receipt]) -> None:
+def _retrieve_exception(task: asyncio.Task[Receipt]) -> None:
     if not task.cancelled():
         task.exception()
 
 
 def _whole(value: Any) -> Any:
-    """A Struct knows only doubles; whole numbers were whole numbers."""
+    """Convert whole doubles back to integers: a Struct only has doubles."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, dict):
@@ -284,7 +286,7 @@ def _unpack(batch: pb.LogBatch) -> bytes:
 
 
 def _unpack_zstd(data: bytes) -> bytes:
-    # Fed in small pieces, so that a bomb is noticed before it has gone off; a cut frame has no end.
+    # In small pieces, so that a decompression bomb is detected early; a truncated frame has no end.
     found = bytearray()
     while data:
         unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_RAW).decompressobj()
@@ -296,7 +298,7 @@ def _unpack_zstd(data: bytes) -> bytes:
             break
         if not unpacker.eof:
             raise BatchInvalid("the batch cannot be unpacked: it is cut off")
-        data = unpacker.unused_data + data[used:]  # frames may follow one another
+        data = unpacker.unused_data + data[used:]  # there may be several frames
     return bytes(found)
 
 

@@ -1,4 +1,4 @@
-"""Step attempts as ``agent.v1.StepRun`` messages, for agents on gRPC (arcentra-wire.txt); pure."""
+"""Encodes step attempts as ``agent.v1.StepRun`` messages for gRPC agents (arcentra-wire.txt); pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pilothouse.wire.durations import duration_text
 
 
 def step_run(task: Task) -> pb.StepRun:
-    """A step attempt as its agent receives it, secret values included."""
+    """The message for the agent, which includes secret values."""
     step = task.payload
     assert isinstance(step, StepPayload), f"a task of kind {task.kind} has the payload of a step"
     args = Struct()
@@ -32,7 +32,7 @@ def step_run(task: Task) -> pb.StepRun:
         workspace=step.workspace,
         timeout=duration_text(task.timeout) if task.timeout else "",
         image=step.image,
-        # An agent that exports them must not put a bare secret over a variable of that name.
+        # An agent that exports secrets must not override a variable of the same name.
         secrets={name: value for name, value in task.secrets.items() if name not in step.env},
         continue_on_error=step.continue_on_error,
         run_on_agent=True,

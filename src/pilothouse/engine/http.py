@@ -36,7 +36,7 @@ RunKind = Literal["pipeline", "workflow", "deployment", "cluster"]
 
 
 class CancelRun(Body):
-    """Why the run is stopped; ``force``: at once, without the steps and jobs that clean up."""
+    """``reason``: why the run is cancelled; ``force``: immediately, without cleanup steps and jobs."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"reason": "wrong branch", "force": False}})
     reason: str = Field("", max_length=500)
@@ -44,7 +44,7 @@ class CancelRun(Body):
 
 
 class RerunRun(Body):
-    """From where: the whole run, or what failed (keeping what succeeded)."""
+    """``from``: ``start`` for the whole run, or ``failed`` to keep the steps that succeeded."""
 
     model_config = ConfigDict(populate_by_name=True, json_schema_extra={"example": {"from": "failed"}})
     start: Literal["start", "failed"] = Field("start", alias="from")
@@ -190,8 +190,8 @@ async def get_logs(
     tail: Tail = None,
     format: Literal["text", "ndjson"] = "text",
 ) -> Response:
-    """All lines so far, in order; ``job`` and ``step`` (names), ``step_run`` (ids of attempts, repeatable),
-    ``since`` (when they were stored) and ``tail`` (the last so many) narrow them.
+    """All lines so far, in order; filtered by ``job`` and ``step`` (names), ``step_run`` (ids of attempts,
+    repeatable), ``since`` (when they were stored) and ``tail`` (the number of last lines).
 
     As plain text, or as one JSON object for each chunk of up to 200 lines: ``job``, ``step``,
     ``step_run_id``, ``attempt``, ``time`` (ms), ``first`` (number of the first line), ``lines``, ``stderr``
@@ -214,9 +214,9 @@ async def get_logs(
 async def cancel_run(
     run_id: str, caller: Caller, idem: Idem, engine: EngineService, body: CancelRun | None = None
 ) -> Response:
-    """What waits is cancelled at once, what runs is killed by its agent; then what cleans up runs.
+    """Waiting steps are cancelled immediately, running steps are ended by their agents; then cleanup steps run.
 
-    That has ``PILOT_CLEANUP_GRACE`` in all; ``force``, also later, ends the run without it. Errors:
+    Cleanup is limited to ``PILOT_CLEANUP_GRACE``; ``force``, also in a later request, skips it. Errors:
     ``INVALID_STATE_TRANSITION``.
     """
     reason, force = (body.reason, body.force) if body else ("", False)
@@ -235,7 +235,7 @@ async def cancel_run(
     responses=example(_PAUSED),
 )
 async def pause_run(run_id: str, caller: Caller, idem: Idem, engine: EngineService) -> Response:
-    """Nothing more of the run is started until it is resumed; what runs goes on, time limits of jobs stand still.
+    """No step is started until the run is resumed; running steps continue, time limits of jobs are suspended.
 
     Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``.
     """
@@ -254,7 +254,7 @@ async def pause_run(run_id: str, caller: Caller, idem: Idem, engine: EngineServi
     responses=example(_SUMMARY),
 )
 async def resume_run(run_id: str, caller: Caller, idem: Idem, engine: EngineService) -> Response:
-    """A paused run goes on. Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
+    """Resume a paused run. Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
 
     def use_case(tx: Tx) -> dict[str, Any]:
         readable(tx.conn, caller, run_id, "run.control")
@@ -278,10 +278,10 @@ async def rerun_run(
     engine: EngineService,
     body: RerunRun | None = None,
 ) -> Response:
-    """A new run of the same definition; ``{"from":"failed"}`` keeps what succeeded, with its attempts.
+    """Create a new run of the same definition; ``{"from":"failed"}`` keeps succeeded steps and their attempts.
 
-    Jobs that depend on one that failed are done again. Errors: ``INVALID_STATE_TRANSITION``, ``SPEC_INVALID``
-    (a secret that it needs is gone).
+    Jobs that depend on a failed job run again. Errors: ``INVALID_STATE_TRANSITION``, ``SPEC_INVALID`` (a required
+    secret was deleted).
     """
     from_failed = body is not None and body.start == "failed"
 
@@ -289,7 +289,9 @@ async def rerun_run(
         readable(conn, caller, run_id, "run.trigger")
         return names_of(require_run(conn, run_id).graph)
 
-    used = await database.read(names)  # of a large spec that takes long; a run's spec never changes
+    used = await database.read(
+        names
+    )  # slow for a large spec, so not in the writer; a run's spec never changes
 
     def use_case(tx: Tx) -> dict[str, Any]:
         readable(tx.conn, caller, run_id, "run.trigger")

@@ -36,7 +36,7 @@ _KNOWN = {"commits": [{"commit": "9fceb02d0ae598e95dc970b74767f19372d61af8", "de
 async def known_commits(
     caller: Caller, repository: Key, database: Database, identity: IdentityService, project: str = ""
 ) -> Response:
-    """The commits of a repository whose packs the server has, newest use first, at most 20."""
+    """The commits of a repository whose packs the server has, most recently used first, at most 20."""
     home = await identity.project_id(caller, project)
     require(caller, "blob.write", home)
     return json_response({"commits": await database.read(lambda conn: known(conn, home, repository))})

@@ -1,8 +1,8 @@
-"""The ids of what a run consists of, worked out from the run's own id; pure.
+"""The ids of jobs, steps and first step runs, derived from the run's id; pure.
 
-A step to which nothing has happened yet has no row, but an id and a step run that clients may name. All are UUIDs of
-version 7. After the time of their run come the indices of job and step, 13 bits each, so that they sort in the order
-of the graph, and 48 bits of a hash of the run's id and of what kind of part it is.
+A step that has not changed yet has no row, but has an id and a step run that clients can refer to. All ids are UUIDs
+of version 7: the time of the run, the indices of job and step (13 bits each, so that ids sort in the order of the
+graph), and 48 bits of a hash of the run's id and the kind of part.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _TIME = 13
 """Characters at the beginning of a UUID of version 7 that hold its time in milliseconds."""
 
 _MOST = 1 << 13
-"""Jobs of a run, and steps of a job, that can be told apart; ``growth.MAX_STEPS`` is less."""
+"""The maximum number of jobs of a run and of steps of a job; ``growth.MAX_STEPS`` is less."""
 
 
 def job_id(run_id: str, job: int) -> str:
@@ -28,12 +28,12 @@ def step_id(run_id: str, job: int, step: int) -> str:
 
 
 def first_step_run_id(run_id: str, job: int, step: int) -> str:
-    """The id of the step's first attempt, or of its gate when that is opened for the first time."""
+    """The id of the step's first attempt, or of its gate when it is opened for the first time."""
     return _derived(run_id, job, step, "attempt")
 
 
 def place_of(id: str) -> tuple[int, int] | None:
-    """The indices of job and step in an id; ``None`` for what cannot be one."""
+    """The indices of job and step in an id; ``None`` if it is not such an id."""
     try:
         place = int(id[15:18], 16) << 14 | int(id[19:23], 16) & 0x3FFF
     except ValueError:
@@ -42,7 +42,7 @@ def place_of(id: str) -> tuple[int, int] | None:
 
 
 def run_ids_around(id: str) -> tuple[str, str]:
-    """The bounds (inclusive) between which the id of the run lies from which this id was derived."""
+    """The inclusive range of run ids from which this id can have been derived."""
     time = id[:_TIME].ljust(_TIME, "0")
     return f"{time}-7000-8000-000000000000", f"{time}-7fff-bfff-ffffffffffff"
 

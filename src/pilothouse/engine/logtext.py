@@ -23,9 +23,9 @@ _TEXT, _NDJSON = "text/plain; charset=utf-8", "application/x-ndjson"
 
 @dataclass(frozen=True, slots=True)
 class LogQuery:
-    """Which lines, and in what form.
+    """The selection of lines and their format.
 
-    ``job`` and ``step`` are names, ``step_runs`` ids of attempts (none: all); ``since`` is in ms; ``tail`` the
+    ``job`` and ``step`` are names, ``step_runs`` ids of attempts (empty: all); ``since`` is in ms; ``tail``: the
     number of last lines (``None``: all). ``as_json``: an object for each chunk, and one for the end.
     """
 
@@ -37,12 +37,12 @@ class LogQuery:
     as_json: bool = False
 
     def wants(self, entry: Entry) -> bool:
-        """Whether an entry that the journal has found for it is of the job and step asked for."""
+        """Whether an entry belongs to the selected job and step."""
         return self.job in (None, entry.body["job"]) and self.step in (None, entry.body["step"])
 
 
 def run_logs(database: Storage, run_id: str, query: LogQuery) -> StreamingResponse:
-    """All lines so far that are asked for, in order."""
+    """All selected lines so far, in order."""
     return StreamingResponse(_pages(database, run_id, query), media_type=_NDJSON if query.as_json else _TEXT)
 
 
@@ -64,7 +64,9 @@ async def _pages(database: Storage, run_id: str, query: LogQuery) -> AsyncIterat
         over = bool(status) and Status(status).over
         if not over:
             break
-        end = await database.read(journal_store.next_offset)  # what came between that and the run's end
+        end = await database.read(
+            journal_store.next_offset
+        )  # entries between the last page and the end of the run
     if query.as_json:
         epoch = await database.read(journal_store.epoch)
         yield _json({"cursor": Cursor(end).text(epoch), "status": status})
@@ -73,7 +75,7 @@ async def _pages(database: Storage, run_id: str, query: LogQuery) -> AsyncIterat
 async def _page(
     database: Storage, run_id: str, query: LogQuery, start: int, end: int
 ) -> tuple[list[Entry], int]:
-    """Some entries, and the offset to go on from."""
+    """A page of entries, and the offset of the next page."""
 
     def read(conn: Connection) -> tuple[list[Entry], bool]:
         return journal_store.selected(
@@ -91,7 +93,7 @@ async def _page(
 
 
 async def _beginning(database: Storage, run_id: str, query: LogQuery, end: int) -> tuple[int, int]:
-    """Where the last ``tail`` lines begin: an offset, and the number of lines of its entry that are too many."""
+    """The start of the last ``tail`` lines: an offset, and the number of lines of its entry to skip."""
     if query.tail is None:
         return 0, 0
     below, missing = end, query.tail

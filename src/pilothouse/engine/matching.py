@@ -1,4 +1,4 @@
-"""Which agent gets which work, and why the rest waits; pure."""
+"""Assigns queued work to agents, and determines why other work waits; pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ NEEDS_GIT = "the run's work tree needs (2.30 or newer)"
 
 @dataclass(slots=True)
 class Worker:
-    """An agent as the scheduler sees it. ``free`` counts down as work is given to it; ``here``: it is connected to
-    this server, which sends it the work; ``carries``: by a connection that carries steps."""
+    """An agent as seen by the scheduler. ``free``: free slots, decremented with each assignment; ``here``: it is
+    connected to this server, which sends it the work; ``carries``: its connection supports steps."""
 
     agent_id: str
     labels: Mapping[str, str]
@@ -31,8 +31,8 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Work in the queue; ``bound_to`` names the agent that holds the workspace its job needs. ``needs_git``:
-    its workspace is a git work tree (docs/checkout.md)."""
+    """Work in the queue; ``bound_to``: the agent that holds the workspace of its job. ``needs_git``: the workspace is
+    a git work tree (docs/checkout.md)."""
 
     id: str
     selector: Selector | None
@@ -44,7 +44,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """This work goes to this agent."""
+    """This work is assigned to this agent."""
 
     id: str
     agent_id: str
@@ -52,16 +52,16 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """This work waits, and this is why."""
+    """This work waits for this reason."""
 
     id: str
     reason: str
 
 
 def assign(queue: list[Waiting], workers: list[Worker]) -> list[Given | Waits]:
-    """Give the queue's work, oldest first, to the least loaded agents that match; verdicts in the queue's order.
+    """Assign work, oldest first, to the least loaded matching agents; returns results in the order of the queue.
 
-    Jobs that have begun come before those that have not: a job's timeout runs while it waits between two steps.
+    Started jobs come before others: a job's timeout runs while it waits between two steps.
     """
     by_id = {worker.agent_id: worker for worker in workers}
     order = sorted(range(len(queue)), key=lambda at: not queue[at].bound_to)
@@ -120,7 +120,7 @@ def _bound(item: Waiting, worker: Worker | None) -> Given | Waits:
 
 
 def _give(item: Waiting, worker: Worker) -> Given:
-    worker.load += (1 - worker.load) / worker.free  # one more of its slots is taken
+    worker.load += (1 - worker.load) / worker.free  # one more slot is in use
     worker.free -= 1
     return Given(item.id, worker.agent_id)
 

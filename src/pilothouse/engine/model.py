@@ -1,4 +1,4 @@
-"""Runs, jobs, steps and attempts as the planner sees them. The planner changes nothing here; the service does."""
+"""The state of runs, jobs, steps and attempts. The planner reads it; only the transitions change it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pilothouse.engine.graph import Step as StepSpec
 
 
 class Status(StrEnum):
-    """The life of a run, job, step or attempt (design.md)."""
+    """The status of a run, job, step or attempt (design.md)."""
 
     PENDING = "pending"
     QUEUED = "queued"
@@ -27,12 +27,12 @@ class Status(StrEnum):
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether this status is final."""
         return self in _OVER
 
     @property
     def bad(self) -> bool:
-        """Whether it counts as a failure of what it belongs to."""
+        """Whether it makes the parent fail."""
         return self in (Status.FAILED, Status.TIMED_OUT)
 
 
@@ -53,9 +53,9 @@ MAX_UNSTARTED = 10
 
 @dataclass(slots=True)
 class Attempt:
-    """One try of a step under one lease; its id is the ``step_run_id`` and the fence.
+    """One attempt of a step under one lease; its id is the ``step_run_id`` and the fencing token.
 
-    ``selector`` is the JSON of the labels it asks for; ``lines`` and ``percent`` what its agent has sent so far.
+    ``selector``: JSON of the required labels; ``lines`` and ``percent``: log lines and progress received so far.
     """
 
     id: str
@@ -78,7 +78,7 @@ _NONE = dict.fromkeys(Status, 0)
 
 
 class Counts:
-    """How many of some things have which status, kept up as they change."""
+    """The number of jobs or steps per status, updated when they change."""
 
     __slots__ = ("_by_status", "total")
 
@@ -94,31 +94,31 @@ class Counts:
     __hash__ = None  # type: ignore[assignment]  # it changes
 
     def add(self, status: Status) -> None:
-        """One more."""
+        """Count a new one."""
         self.total += 1
         self._by_status[status] += 1
 
     def move(self, previous: Status, status: Status) -> None:
-        """One of them changes."""
+        """Count a change of status."""
         self._by_status[previous] -= 1
         self._by_status[status] += 1
 
     def of(self, status: Status) -> int:
-        """How many have this status."""
+        """The number with this status."""
         return self._by_status[status]
 
     @property
     def completed(self) -> int:
-        """How many are over."""
+        """The number that are over."""
         return sum(self._by_status[status] for status in _OVER)
 
     @property
     def failed(self) -> int:
-        """How many are failures."""
+        """The number of failures."""
         return self._by_status[Status.FAILED] + self._by_status[Status.TIMED_OUT]
 
     def shown(self) -> dict[str, int]:
-        """As entries and clients get them."""
+        """The JSON form, for entries and clients."""
         return {
             "total": self.total,
             "completed": self.completed,
@@ -131,11 +131,11 @@ class Counts:
 class Step:
     """One step of a job.
 
-    ``failures`` counts failed tries of this round of the job; ``lost``, ``unstarted`` and ``attempts`` count over
-    all rounds. ``current`` is the attempt that is queued or runs, or the open gate; ``stopping`` the status it is
-    being stopped for. ``kept``: it is over since an earlier run did it. ``deadline`` (ms): when an open gate is
-    looked at again. ``stored``: it has a row; a step to which nothing has happened needs none. Status and outputs
-    are changed by their :class:`Job` alone.
+    ``failures`` counts failed attempts in this round of the job; ``lost``, ``unstarted`` and ``attempts`` count over
+    all rounds. ``current``: the queued or running attempt, or the open gate; ``stopping``: the status for which it is
+    being stopped. ``kept``: it is over because an earlier run executed it. ``deadline`` (ms): when an open gate is
+    checked again. ``stored``: it has a row; a step that has not changed needs none. Status and outputs may only be
+    changed by the :class:`Job`.
     """
 
     id: str
@@ -161,9 +161,9 @@ class Step:
 
 
 def restart_step(step: Step) -> None:
-    """Put a step back to before its first attempt of a round of its job; ``Job.recount`` follows."""
+    """Reset a step to before its first attempt of a round of its job; ``Job.recount`` must follow."""
     if step.status.over and not step.attempts and not step.kept:
-        step.attempts = 1  # its step run has ended without an attempt; the next one is another
+        step.attempts = 1  # its step run ended without an attempt; the next step run is a new one
     step.status, step.reason, step.outputs, step.failures = Status.PENDING, "", {}, 0
     step.current, step.stopping, step.kept = "", "", False
     step.not_before = step.deadline = step.started_at = step.finished_at = 0
@@ -171,14 +171,13 @@ def restart_step(step: Step) -> None:
 
 @dataclass(slots=True)
 class Job:
-    """One job. ``round`` counts its starts from the first step; ``agent_id`` holds its workspace.
+    """One job. ``round`` counts its starts from the first step; ``agent_id``: the agent that holds its workspace.
 
-    Times in ms, 0: none. ``deadline``: when it has run for too long, from the start of its first step on;
-    ``queue_deadline``: when it has waited for that for too long; both stand still from ``held_at`` on, while a gate
-    of it is open or its run is paused. ``stopping``: the status it will have once its steps that clean up are over;
-    ``cleanup_until``: when they are cut off, and in a cancelled run not 0 in every job of which it is decided what
-    the cancel means to it. ``begun``: an agent has started a step of it in this run. ``unmet``: how many jobs that it
-    depends on are not over.
+    Times in ms, 0: none. ``deadline``: the end of its timeout, which begins with its first step; ``queue_deadline``:
+    the end of its queue timeout; both are suspended from ``held_at`` on, while one of its gates is open or its run is
+    paused. ``stopping``: its final status after cleanup; ``cleanup_until``: the time limit of cleanup, which in a
+    cancelled run is not 0 in each job to which the cancel was applied. ``begun``: an agent has started a step of it
+    in this run. ``unmet``: the number of its dependencies that are not over.
     """
 
     id: str
@@ -214,7 +213,7 @@ class Job:
     _has_own: bool = False
 
     def recount(self) -> None:
-        """Work out from its steps what :meth:`move` keeps up: after loading, restarting or adding steps."""
+        """Recompute the values that :meth:`move` updates, after steps were loaded, reset or added."""
         self.counts = Counts(step.status for step in self.steps)
         started = (step for step in self.steps if step.started_at and step.attempts)
         self.begun = self.round > 1 or any(not self.step_spec(step).gate for step in started)
@@ -231,7 +230,7 @@ class Job:
         self._own_open = sum(index in self._open for index in own)
 
     def move(self, step: Step, status: Status) -> Status:
-        """Change a step's status; gives the one before. A step that is over stays so until :meth:`recount`."""
+        """Change a step's status; returns the previous one. A step that is over stays over until :meth:`recount`."""
         previous, step.status = step.status, status
         self.counts.move(previous, status)
         if status.over:
@@ -250,11 +249,11 @@ class Job:
         return previous
 
     def step_spec(self, step: Step) -> StepSpec:
-        """What the graph says of a step."""
+        """The definition of a step."""
         return self.spec.steps[step.index]
 
     def _beside(self, step: Step) -> bool:
-        """Whether it runs in the background, so that the steps after it need not wait."""
+        """Whether it is running in the background, so that later steps do not wait for it."""
         return step.status is Status.RUNNING and self.step_spec(step).background
 
     def _fails(self, step: Step) -> bool:
@@ -264,31 +263,31 @@ class Job:
 
     @property
     def unfinished(self) -> Iterator[Step]:
-        """Those that are not over, in order; no step may be moved meanwhile."""
+        """The steps that are not over, in order; no step may be changed during the iteration."""
         return iter(self._open.values())
 
     @property
     def background(self) -> list[Step]:
-        """Those that run in the background."""
+        """The steps that are not over and run in the background."""
         return [step for step in self._open.values() if step.index not in self._awaited]
 
     @property
     def awaited(self) -> Iterator[Step]:
-        """Those of them that do not run in the background."""
+        """The steps that are not over and do not run in the background."""
         return iter(self._awaited.values())
 
     @property
     def failing(self) -> Step | None:
-        """The first step, in order, that makes the job fail."""
+        """The first step that makes the job fail."""
         return None if self._failing is None else self.steps[self._failing]
 
     @property
     def own_steps_over(self) -> bool:
-        """Whether there are steps that do not run in the background, and all of them are over."""
+        """Whether all steps that do not run in the background are over, and there are any."""
         return self._has_own and not self._own_open
 
     def outputs(self) -> dict[str, Any]:
-        """The outputs of all its steps; of two with one name the later step's."""
+        """The outputs of all its steps; for equal names that of the later step."""
         merged: dict[str, Any] = {}
         for index in sorted(self._with_outputs):
             merged.update(self.steps[index].outputs)
@@ -310,13 +309,13 @@ class Job:
 
 @dataclass(slots=True)
 class Run:
-    """One run with all its jobs and steps. ``definition``: the head of the saved spec it was made from, if it was.
+    """One run with all its jobs and steps. ``definition``: the head of the saved spec it was created from, if any.
 
-    ``cleanup_until`` (ms): how long a cancelled run may clean up; ``forced``: it may not, or no longer.
-    ``paused_at`` (ms): since when nothing is started, 0 where it is not paused; ``paused_by``: who did that.
-    ``parent_gate``: the gate of another run that waits for this one, ``depth`` how many runs are above it.
-    ``unsettled``: more can be decided than has been in one transaction. ``agenda``: the jobs to be looked at.
-    ``version`` counts the transactions that may have changed it, where several servers share the database.
+    ``cleanup_until`` (ms): the time limit of cleanup after a cancel; ``forced``: cleanup is skipped or stopped.
+    ``paused_at`` (ms): 0 if it is not paused; ``paused_by``: the user who paused it.
+    ``parent_gate``: the gate of another run that waits for this one; ``depth``: the number of runs above it.
+    ``unsettled``: further decisions are left for another transaction. ``agenda``: the jobs to be planned.
+    ``version`` counts the transactions that may have changed it, if several servers share the database.
     """
 
     id: str
@@ -357,7 +356,7 @@ class Run:
     _steps: dict[str, tuple[Job, Step]] = field(default_factory=dict)
 
     def recount(self) -> None:
-        """Work out from its jobs what is kept up as they change: after loading, and after it has grown."""
+        """Recompute the values that :meth:`move` updates, after the run was loaded or extended."""
         self.counts = Counts(job.status for job in self.jobs)
         if self.unsettled:
             self.agenda = OrderedDict((job.index, job) for job in self.jobs if not job.status.over)
@@ -372,7 +371,7 @@ class Run:
                 self._dependents.setdefault(need, []).append(job)
 
     def move(self, job: Job, status: Status) -> Status:
-        """Change a job's status; gives the one before."""
+        """Change a job's status; returns the previous one."""
         previous, job.status = job.status, status
         self.counts.move(previous, status)
         if status.over and not previous.over:
@@ -394,11 +393,11 @@ class Run:
 
     @property
     def cancelling(self) -> bool:
-        """Whether somebody wants it stopped."""
+        """Whether the run is being cancelled."""
         return bool(self.cancel_reason)
 
     def job(self, name: str) -> Job:
-        """The job of that name. Raises KeyError."""
+        """The job with this name. Raises KeyError."""
         return self._named[name]
 
     def find_step(self, step_id: str) -> tuple[Job, Step]:
@@ -410,7 +409,7 @@ class Run:
         return step.name if len(self.jobs) == 1 else f"{job.name}/{step.name}"
 
     def outputs(self) -> dict[str, Any]:
-        """The outputs of all its jobs; of two with one name the later job's."""
+        """The outputs of all its jobs; for equal names that of the later job."""
         merged: dict[str, Any] = {}
         for job in self.jobs:
             merged.update(job.outputs())

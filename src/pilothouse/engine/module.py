@@ -1,4 +1,4 @@
-"""The engine's part of the product: runs of every kind, their logs, events and streams."""
+"""The module of the engine: runs of every kind, their logs, events and streams."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ EVENTS = {
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """``cleanup_grace``: seconds for cleanup after a cancel; ``retention``: days that finished runs keep logs."""
+    """``cleanup_grace``: seconds for cleanup after a cancel; ``retention``: days that logs of ended runs are kept."""
 
     cleanup_grace: float
     retention: float

@@ -1,4 +1,4 @@
-"""The secrets and variables that a graph's expressions name literally: what can be checked before anything runs."""
+"""Finds the secrets and variables that a graph's expressions name literally, to check them before a run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pilothouse.engine.graph import Graph
+from pilothouse.engine.graph import Graph, Job
 from pilothouse.engine.problems import child_path
-from pilothouse.expressions import Expression, ExpressionError, compile_condition, compile_expression
+from pilothouse.expressions import (
+    Expression,
+    ExpressionError,
+    compile_condition,
+    compile_expression,
+    secret_names,
+)
 from pilothouse.expressions.templates import split_template
 
 Tested = frozenset[tuple[str, str]]
@@ -16,7 +22,7 @@ Tested = frozenset[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class NameUse:
-    """Where a name is used: ``path`` as in SpecProblem; ``job`` and ``step`` are empty outside of them."""
+    """The place where a name is used: ``path`` as in SpecProblem; ``job`` and ``step`` are empty outside of them."""
 
     path: str
     job: str = ""
@@ -25,11 +31,11 @@ class NameUse:
 
 @dataclass(slots=True)
 class NamesUsed:
-    """By name, the first place that cannot do without it; ``optional_…``: all others, which test for it first.
+    """By name, the first place that requires it; ``optional_…``: names that are only used where they are tested for.
 
-    A use counts as tested where its expression, its step's ``when`` or its job's ``when`` has ``has(variables.NAME)``
-    or ``"NAME" in variables``; for secrets only its expression can. ``computed``: some expression uses
-    ``variables`` in a way that only evaluation can tell, such as ``variables[env.WHICH]``.
+    A use is tested if its expression, its step's ``when`` or its job's ``when`` contains ``has(variables.NAME)`` or
+    ``"NAME" in variables``; for secrets only if its expression does. ``computed``: an expression uses ``variables``
+    in a way that is only known when it is evaluated, such as ``variables[env.WHICH]``.
     """
 
     secrets: dict[str, NameUse] = field(default_factory=dict)
@@ -40,8 +46,25 @@ class NamesUsed:
 
 
 def names_of(graph: Graph) -> NamesUsed:
-    """What the expressions of a graph name."""
+    """The names in all expressions of a graph."""
     return names_used(graph.env, graph.jobs)
+
+
+def secrets_of(part: Graph | Job) -> frozenset[str]:
+    """The secrets that a graph or a job of it names. Raises ExpressionError for a text that does not compile."""
+    jobs = part.jobs if isinstance(part, Graph) else (part,)
+    found: set[str] = set()
+    for tree in (part.env, *(tree for job in jobs for tree in _trees(job))):
+        if tree:
+            found |= secret_names(tree)
+    return frozenset(found)
+
+
+def _trees(job: Job) -> Iterator[Any]:
+    yield job.env
+    for step in job.steps:
+        yield step.env
+        yield step.args
 
 
 class _Step(Protocol):
@@ -67,9 +90,9 @@ class _Job(Protocol):
 
 
 def names_used(env: Mapping[str, str], jobs: Sequence[_Job]) -> NamesUsed:
-    """What the ``env`` of all steps and the ``env``, ``args`` and ``when`` of jobs and steps name.
+    """The names in the common ``env`` and in the ``env``, ``args`` and ``when`` of jobs and steps.
 
-    Expressions that do not compile name nothing.
+    Invalid expressions are ignored.
     """
     found = NamesUsed()
     _texts(found, env, NameUse("runtime.env"), frozenset())
@@ -92,7 +115,7 @@ def _step(found: NamesUsed, job: _Job, step: _Step, path: str, guards: Tested) -
 
 
 def _condition(found: NamesUsed, when: str, use: NameUse, guards: Tested) -> Tested:
-    """Takes in a ``when``; returns the variables that it tests for."""
+    """Add the names in a ``when``; returns the variables that it tests for."""
     if not when.strip():
         return frozenset()
     try:
@@ -140,7 +163,7 @@ def _expression(found: NamesUsed, expression: Expression, use: NameUse, guards: 
 
 
 def names_to_json(names: NamesUsed) -> dict[str, Any]:
-    """Plain JSON values; :func:`names_from_json` gives the same back."""
+    """Encode as JSON values; :func:`names_from_json` is the inverse."""
     found: dict[str, Any] = {
         group: {name: [use.path, use.job, use.step] for name, use in getattr(names, group).items()}
         for group in _GROUPS
@@ -149,7 +172,7 @@ def names_to_json(names: NamesUsed) -> dict[str, Any]:
 
 
 def names_from_json(obj: Mapping[str, Any]) -> NamesUsed:
-    """Reads what :func:`names_to_json` wrote."""
+    """Decode the result of :func:`names_to_json`."""
     groups = {group: {name: NameUse(*use) for name, use in obj[group].items()} for group in _GROUPS}
     return NamesUsed(**groups, computed=obj["computed"])
 

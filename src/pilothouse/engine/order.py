@@ -1,28 +1,15 @@
-"""The order of jobs: what depends on what, without recursion, since a chain may be a thousand jobs long."""
+"""The order of jobs by their dependencies. Without recursion, since a chain can have thousands of jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Protocol
-
-
-class _Job(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def depends_on(self) -> tuple[str, ...]: ...
-
-
-def graph_order(jobs: Iterable[_Job]) -> list[list[str]]:
-    """Levels of job names: each job's dependencies lie in earlier levels; within a level the spec's order.
-
-    Jobs on a cycle, or that depend on one, are left out; a parsed spec has none.
-    """
-    return levels({job.name: job.depends_on for job in jobs})
+from collections.abc import Collection, Mapping
 
 
 def levels(depends: Mapping[str, Collection[str]]) -> list[list[str]]:
-    """As graph_order, for names and the names they depend on."""
+    """Levels of jobs, from names and the names they depend on: each job's dependencies are in earlier levels.
+
+    Within a level in the order of ``depends``. Jobs in a cycle, or that depend on one, are omitted.
+    """
     place = {name: position for position, name in enumerate(depends)}
     waiting = {name: len(set(needs)) for name, needs in depends.items()}
     dependents: dict[str, list[str]] = {}
@@ -44,19 +31,19 @@ def levels(depends: Mapping[str, Collection[str]]) -> list[list[str]]:
 
 
 def find_cycle(depends: Mapping[str, Collection[str]]) -> list[str]:
-    """The names along one cycle, each depending on the next, the last on the first; [] if there is none."""
+    """The names in one cycle, each depending on the next, and the last on the first; [] if there is none."""
     ordered = {name for level in levels(depends) for name in level}
     path: list[str] = []
     name = next((name for name in depends if name not in ordered), "")
     while name and name not in path:
         path.append(name)
-        # Whatever could not be ordered depends on something that could not either.
+        # Each name that could not be ordered depends on another such name.
         name = next(need for need in depends[name] if need not in ordered)
     return path[path.index(name) :] if path else []
 
 
 class Upstream:
-    """Which jobs end before which begin. A bit for every job: a dense graph has too many pairs for sets."""
+    """The transitive dependencies of jobs, as bit sets: a dense graph has too many pairs for sets of names."""
 
     def __init__(self, depends: Mapping[str, Collection[str]]) -> None:
         self._bit = {name: 1 << position for position, name in enumerate(depends)}
@@ -68,5 +55,5 @@ class Upstream:
                     self._before[name] |= self._bit[need] | self._before[need]
 
     def holds(self, earlier: str, name: str) -> bool:
-        """Whether ``earlier`` ends before ``name`` begins."""
+        """Whether ``earlier`` always ends before ``name`` starts."""
         return bool(self._before.get(name, 0) & self._bit.get(earlier, 0))

@@ -1,8 +1,7 @@
-"""What a run should do next: state in, decisions out, no I/O.
+"""The planner: computes decisions from the state of a run; pure.
 
-The transitions apply the decisions and ask again until there are none. Asking twice gives the same answer, so a
-plan survives any interruption, also one in the midst of a list of decisions. What a cancel and a job's timeout leave
-to do is in ``cleanup.py``.
+The transitions apply the decisions and plan again until there are none. Planning is idempotent, so it can be
+interrupted at any point, also between two decisions. Cancels and timeouts of jobs are planned in ``cleanup.py``.
 """
 
 from __future__ import annotations
@@ -30,9 +29,12 @@ from pilothouse.engine.model import JOB_ENDED, LOST, MAX_LOST_RERUNS, MAX_UNSTAR
 from pilothouse.expressions import ExpressionError, cleans_up
 from pilothouse.wire.durations import duration_text
 
+MAX_NAMED = 20
+"""So many failed jobs are named in the reason of a run."""
+
 
 def decide_run(run: Run, now: int) -> list[Decision]:
-    """What can be decided of the run as a whole at time ``now`` (ms); empty when it has to wait or is over."""
+    """The decisions on the run as a whole at time ``now`` (ms); empty if it has to wait or is over."""
     if run.status.over or _paused(run):
         return []
     winding_down = run.cancelling and not cleanup.cleaning(run, now)
@@ -52,14 +54,15 @@ def _finish_run(run: Run) -> FinishRun:
         return FinishRun(Status.CANCELLED, run.cancel_reason)
     bad = [job.name for job in run.jobs if job.status.bad]
     if bad:
-        return FinishRun(Status.FAILED, f"failed: {', '.join(bad)}")
+        more = f" and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
+        return FinishRun(Status.FAILED, f"failed: {', '.join(bad[:MAX_NAMED])}{more}")
     if any(job.status is Status.CANCELLED for job in run.jobs):
         return FinishRun(Status.CANCELLED, run.cancel_reason)
     return FinishRun(Status.SUCCEEDED, "")
 
 
 def decide_job(run: Run, job: Job, now: int) -> list[Decision]:
-    """What can be decided of one job of a run that goes on; empty when it has to wait or is over."""
+    """The decisions on one job of an active run; empty if it has to wait or is over."""
     if job.status.over or _paused(run):
         return []
     if run.cancelling and not cleanup.cleaning(run, now):
@@ -73,7 +76,7 @@ def decide_job(run: Run, job: Job, now: int) -> list[Decision]:
     if job.queue_deadline and now >= job.queue_deadline and not job.held_at:
         allowed = duration_text(job.spec.queue_timeout)
         return [GiveUpWaiting(job, f"the job waited longer than its queueTimeout of {allowed}")]
-    # Runs of the first release have a deadline before they have begun.
+    # In runs of the first release, jobs have a deadline before they have started.
     if job.deadline and now >= job.deadline and job.begun and not job.held_at:
         return cleanup.time_out_job(run, job)
     if job.held_at and (due := _due_gate(job, now)):
@@ -104,7 +107,7 @@ def _pending_job(run: Run, job: Job) -> list[Decision]:
 
 
 def _outcome_before(run: Run, failed: list[Job]) -> str:
-    """Of what a job depends on; ``failed``: all of it that did not succeed."""
+    """The outcome of a job's dependencies; ``failed``: those that did not succeed."""
     if run.cancelling:
         return "cancelled"
     if not failed:
@@ -117,14 +120,14 @@ def _outcome_before(run: Run, failed: list[Job]) -> str:
 
 def _next_step(run: Run, job: Job, now: int) -> list[Decision]:
     skipped: list[Decision] = []
-    # While a job is being stopped it also waits for those background steps that were told to end.
+    # A job that is being stopped also waits for background steps that are being stopped.
     for step in job.unfinished if job.stopping else job.awaited:
         if _runs_beside(job, step):
             continue
         if step.status is not Status.PENDING:
             return skipped
         if skipped and job.step_spec(step).when.strip():
-            return skipped  # a condition may look at what was just skipped
+            return skipped  # a condition may depend on steps that were just skipped
         failing = job.failing if job.failing and job.failing.index < step.index else None
         decision = _pending_step(run, job, step, failing, now)
         if not isinstance(decision, FinishStep) or _decides(job, decision.status):
@@ -142,7 +145,7 @@ def _decides(job: Job, status: Status) -> bool:
 
 
 def _runs_beside(job: Job, step: Step) -> bool:
-    """Whether the job goes on beside this step, since it runs in the background and is not being stopped early."""
+    """Whether the job continues while this step runs: it is a background step that is not being stopped early."""
     if step.status is not Status.RUNNING or (job.stopping and step.stopping):
         return False
     return job.step_spec(step).background
@@ -157,14 +160,14 @@ def _due_gate(job: Job, now: int) -> CheckGate | None:
 
 
 def _pending_step(run: Run, job: Job, step: Step, failing: Step | None, now: int) -> Decision | None:
-    """What becomes of the next step of a job; ``None``: its next try has to wait."""
+    """The decision on the next step of a job; ``None``: its next attempt has to wait."""
     spec = job.step_spec(step)
     if spec.background and step.failures and step.not_before and job.own_steps_over:
         return FinishStep(job, step, Status.FAILED, "its last try failed, and its job has ended")
     outcome = "failure" if failing else "success"
     if job.stopping:
         outcome = "cancelled" if job.stopping == Status.CANCELLED else "failure"
-    # The condition of a try after the first has been met already, unless the job is being stopped.
+    # Attempts after the first need no check of the condition, unless the job is being stopped.
     if job.stopping or not (step.attempts and step.not_before):
         try:
             if not wanted(spec.when, outcome, run, job, step):
@@ -193,7 +196,7 @@ def _left_out(run: Run, job: Job, step: Step, failing: Step | None) -> FinishSte
 
 
 def _stop_beside(job: Job, beside: list[Step]) -> list[Decision]:
-    """All other steps are over: background steps are stopped, unless there are no others at all."""
+    """Stop background steps, since all other steps are over; not if there are only background steps."""
     if not job.own_steps_over:
         return []
     return [StopAttempt(job, step, Status.SUCCEEDED, JOB_ENDED) for step in beside if not step.stopping]
@@ -207,32 +210,32 @@ def _end_of_job(run: Run, job: Job, failing: Step | None) -> Decision:
     reason = f"{failing.name} {_words(failing.status)}"
     if failing.status is Status.CANCELLED:
         return FinishJob(job, Status.CANCELLED, failing.reason or reason)
-    again = may_retry(job.spec.retry, job.round - job.lost)  # reruns for loss come on top
+    again = may_retry(job.spec.retry, job.round - job.lost)  # restarts because of a lost agent do not count
     if again is not None and not failing.reason.startswith(LOST) and not run.cancelling:
         return RestartJob(job, reason, again)
     return FinishJob(job, Status.FAILED, reason)
 
 
 def may_retry(retry: Retry | None, tries: int) -> int | None:
-    """The delay in ms before the next try, or ``None`` if the tries are used up."""
+    """The delay in ms before the next try, or ``None`` if none is left."""
     if retry is None or tries >= retry.max_attempts:
         return None
     return round(retry.delay * 1000)
 
 
-# -- what becomes of a step after an attempt --------------------------------------------------------------
+# -- steps after an attempt -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """The step is tried again after ``delay`` ms; where ``job``, the whole job is."""
+    """Try the step (``job``: the whole job) again after ``delay`` ms."""
 
     delay: int = 0
     job: bool = False
 
 
 def after_failure(run: Run, job: Job, step: Step, now: int) -> Again | None:
-    """Whether a step that failed (or timed out) is tried again. ``step.failures`` counts this failure."""
+    """Whether a failed or timed out step is tried again. ``step.failures`` includes this failure."""
     delay = may_retry(job.step_spec(step).retry, step.failures)
     if delay is None or not _in_time(run, job, now + delay):
         return None
@@ -240,9 +243,9 @@ def after_failure(run: Run, job: Job, step: Step, now: int) -> Again | None:
 
 
 def after_loss(run: Run, job: Job, step: Step, started: bool, now: int) -> Again | None:
-    """Whether a lost attempt is tried again: always if it never started, else as ``onLost`` says.
+    """Whether a lost attempt is tried again: always if it never started, otherwise according to ``onLost``.
 
-    ``step.lost`` and ``job.lost`` do not count this loss yet.
+    ``step.lost`` and ``job.lost`` do not include this loss.
     """
     if not _in_time(run, job, now):
         return None
@@ -257,7 +260,7 @@ def after_loss(run: Run, job: Job, step: Step, started: bool, now: int) -> Again
 
 
 def _in_time(run: Run, job: Job, then: int) -> bool:
-    """Whether a try at that time would not come after all work of the job is cut off."""
+    """Whether an attempt at that time is within the time limit of the job's cleanup."""
     limit = cleanup.limit(run, job)
     return limit is None or then < limit
 

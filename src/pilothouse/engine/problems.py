@@ -1,4 +1,4 @@
-"""What is wrong with the definition of a run, said so that it can be corrected; pure."""
+"""Problems of the definition of a run, with place and expected value; pure."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from typing import Literal
 from pilothouse.access.errors import Refusal
 
 MAX_PROBLEMS = 50
-_COMPARED = 500  # names that a misspelt one is compared with: each costs some microseconds
+_COMPARED = (
+    500  # maximum number of names that a misspelled one is compared with: each takes some microseconds
+)
 
 Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True, slots=True)
 class SpecProblem:
-    """``path``: as ``jobs[1].steps[0].timeout``; ``expected``: what would be right, or "".
+    """``path``: such as ``jobs[1].steps[0].timeout``; ``expected``: what is valid there, or "".
 
-    A warning is of something that is allowed but looks like a mistake.
+    A warning is about something valid that is probably a mistake.
     """
 
     message: str
@@ -32,13 +34,13 @@ class SpecProblem:
     severity: Severity = "error"
 
     def describe(self, file: str) -> str:
-        """``file:line:column: error: message (expected …)``; the path stands in where there is no line."""
+        """``file:line:column: error: message (expected …)``, with the path if there is no line."""
         place = f"{file}:{self.line}:{self.column}" if self.line else self.path or file
         expected = f" (expected {self.expected})" if self.expected else ""
         return f"{place}: {self.severity}: {self.message}{expected}"
 
     def as_json(self) -> dict[str, str | int]:
-        """The problem as clients get it."""
+        """The JSON form of the problem."""
         return {
             "severity": self.severity,
             "message": self.message,
@@ -50,7 +52,7 @@ class SpecProblem:
 
 
 class SpecError(Refusal):
-    """The spec cannot be used. ``problems``: all that were found, as the text has them, to MAX_PROBLEMS."""
+    """The spec is invalid. ``problems``: those found, in the order of the text, at most MAX_PROBLEMS."""
 
     code = "SPEC_INVALID"
 
@@ -64,14 +66,14 @@ class SpecError(Refusal):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean "timeout"?`` for the nearest of the known words, or "" if none is near."""
+    """``; did you mean "timeout"?`` for the most similar known word, or "" if none is similar."""
     by_lower = {name.lower().replace("_", ""): name for name in islice(known, _COMPARED)}
     near = difflib.get_close_matches(word.lower().replace("_", "")[:64], by_lower, 1)
     return f'; did you mean "{by_lower[near[0]]}"?' if near else ""
 
 
 def shown(text: str) -> str:
-    """A piece of the author's text in quotes, on one line, without control characters, cut to a bearable length."""
+    """A quotation of user input for messages: on one line, without control characters, truncated."""
     line = " ".join(text[:1000].split())
     if not line.isprintable():
         line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
@@ -79,7 +81,7 @@ def shown(text: str) -> str:
 
 
 def child_path(path: str, key: str) -> str:
-    """``path.key``, or ``path["a key"]`` where the key is no plain word."""
+    """``path.key``, or ``path["a key"]`` if the key is not an identifier."""
     if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key):
         return f"{path}.{key}" if path else key
     return f'{path}["{key[:64]}"]'

@@ -1,4 +1,4 @@
-"""Statements that find the attempts which wait for an agent."""
+"""SQL of queued attempts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, bindparam, false, func, select, tuple_
 from pilothouse.engine.model import Status
 from pilothouse.engine.store import attempts, jobs, runs, steps
 
-# Statements of the hot path are built once: building one costs as much as running it.
+# Statements that run often are built once: building one costs as much as running it.
 _WAITING = (
     select(
         attempts.c.id,
@@ -37,20 +37,20 @@ _BOUND = _WAITING.where(jobs.c.agent_id != "")
 
 
 def queued_attempts(conn: Connection, after: tuple[int, str], limit: int, *, begun: bool) -> list[Row[Any]]:
-    """Attempts waiting to be handed out, oldest first, with the run, job and agent they are bound to.
+    """A page of queued attempts, oldest first, with their run, job and the agent that they are bound to.
 
-    ``after``: ``queued_at`` and id of the last one of the page before. ``begun``: of jobs that have an agent
-    already, or of those that have none.
+    ``after``: ``queued_at`` and id of the last attempt of the previous page. ``begun``: whether their jobs already
+    have an agent.
     """
     page = _BOUND_PAGE if begun else _QUEUED_PAGE
     return list(conn.execute(page, {"after_at": after[0], "after_id": after[1], "most": limit}))
 
 
 def unexplained_attempts(conn: Connection, limit: int) -> list[Row[Any]]:
-    """Those of them that nobody has told yet why they wait."""
+    """Queued attempts without a recorded reason for waiting."""
     return list(conn.execute(_UNEXPLAINED, {"most": limit}))
 
 
 def bound_attempts(conn: Connection) -> list[Row[Any]]:
-    """Those of them whose job has its workspace on some agent."""
+    """Queued attempts whose job has its workspace on an agent."""
     return list(conn.execute(_BOUND))

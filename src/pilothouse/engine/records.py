@@ -1,4 +1,4 @@
-"""Entries of runs in the journal."""
+"""Journal entries of runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The jobs of a new run, and what a rerun takes over from the run before; pure."""
+"""The jobs of new runs, and the jobs and steps that a rerun keeps from the previous run; pure."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _DONE = (Status.SUCCEEDED, Status.SKIPPED)
 
 
 def new_jobs(run_id: str, graph: Graph) -> list[Job]:
-    """The jobs of a run that takes over nothing."""
+    """The jobs of a run that is not a rerun from the failed step."""
     return [new_job(run_id, index, spec) for index, spec in enumerate(graph.jobs)]
 
 
 def kept_jobs(run_id: str, old: Run) -> list[Job]:
     """The jobs of a rerun from the failed step.
 
-    A job that succeeded is over; one that failed goes on where it failed. A job that depends, directly or not, on
-    one that failed is done again, even if it has succeeded: it has seen what is no longer so.
+    Succeeded jobs are kept; failed jobs continue at the failed step. Jobs that directly or indirectly depend on a
+    failed job run again, even if they succeeded, since their inputs may change.
     """
     again = _depending(old, {job.name for job in old.jobs if job.status not in _DONE})
     return [_repeated(run_id, job) if job.name in again else _kept(run_id, job) for job in old.jobs]
 
 
 def _depending(run: Run, failed: set[str]) -> set[str]:
-    """All that depend on one of these jobs, directly or not."""
+    """All jobs that directly or indirectly depend on one of these."""
     dependents: dict[str, list[str]] = {}
     for spec in run.graph.jobs:
         for need in spec.depends_on:
@@ -41,7 +41,7 @@ def _depending(run: Run, failed: set[str]) -> set[str]:
 
 
 def new_job(run_id: str, index: int, spec: JobSpec) -> Job:
-    """A job that has not begun."""
+    """A job that has not started."""
     id = ids.job_id(run_id, index)
     job = Job(id=id, index=index, name=spec.name, status=Status.PENDING, spec=spec, workspace=id)
     job.steps = new_steps(run_id, job)
@@ -49,7 +49,7 @@ def new_job(run_id: str, index: int, spec: JobSpec) -> Job:
 
 
 def new_steps(run_id: str, job: Job) -> list[Step]:
-    """The steps of a job's spec that it does not have yet."""
+    """The steps of a job's graph that it does not have yet."""
     return [
         Step(ids.step_id(run_id, job.index, at), job.id, at, spec.name, Status.PENDING)
         for at, spec in enumerate(job.spec.steps)
@@ -58,7 +58,7 @@ def new_steps(run_id: str, job: Job) -> list[Step]:
 
 
 def _repeated(run_id: str, old: Job) -> Job:
-    """The job again, from its first step; its earlier attempts stay in view."""
+    """The job from its first step; its earlier attempts stay visible."""
     job = new_job(run_id, old.index, old.spec)
     job.kept_from = old.id
     for step, before in zip(job.steps, old.steps, strict=True):
@@ -67,7 +67,7 @@ def _repeated(run_id: str, old: Job) -> Job:
 
 
 def _kept(run_id: str, old: Job) -> Job:
-    """The job, over if it succeeded, else bound to its old workspace; skipped, it may run this time."""
+    """The job: over if it succeeded, otherwise bound to its workspace; a skipped job may run this time."""
     job = _repeated(run_id, old)
     if old.status is Status.SKIPPED:
         return job
@@ -87,10 +87,10 @@ def _kept(run_id: str, old: Job) -> Job:
 
 
 def _before_failure(old: Job) -> list[Step]:
-    """The steps that need not be done again.
+    """The steps that are kept.
 
-    What came after the step that failed is done again: cleaning up, say. So is what runs in the background, since
-    the steps to come count on it.
+    Steps after the failed one run again, for example cleanup steps. So do background steps, since later steps may
+    need them.
     """
     kept: list[Step] = []
     for step in old.steps:

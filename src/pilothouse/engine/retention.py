@@ -1,7 +1,7 @@
-"""Retention: what finished runs keep, and for how long; and which uploads are still needed.
+"""Retention: deletes the logs and checkouts of old runs, and uploads that are no longer needed.
 
-A run itself, its jobs, steps and attempts stay; its log and its checkout go. A cursor into what is gone is
-answered with 410, and a new reader of the run still learns how it ended.
+Runs with their jobs, steps and attempts are kept. A cursor into a deleted log is answered with 410; a new reader of
+the run still gets its result.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SLACK = 60.0
 
 
 class Retention:
-    """Forgets the logs of runs that ended more than ``days`` ago; 0 days: never."""
+    """Deletes the logs of runs that ended more than ``days`` ago; 0: never."""
 
     def __init__(self, storage: Storage, journal: Journal, blobs: Blobs, days: float) -> None:
         self._storage = storage
@@ -42,9 +42,9 @@ class Retention:
         self._days = days
 
     def prune(self, tx: Tx) -> int:
-        """Forget a few runs' logs; returns how many runs. Run this about every minute.
+        """Delete the logs of a few runs; returns the number of runs. To be called about every minute.
 
-        Their checkouts go with the next :meth:`sweep`.
+        Their checkouts are deleted by the next :meth:`sweep`.
         """
         if not self._days:
             return 0
@@ -58,10 +58,10 @@ class Retention:
         return len(old)
 
     async def sweep(self, now: int) -> int:
-        """Delete blobs older than a day that no run (that is not pruned) and no known commit needs; ``now`` in ms.
+        """Delete blobs older than a day that no unpruned run and no known commit needs; ``now`` in ms.
 
-        Gives how many. What is needed is read page by page beside all other work; only what may go is looked at
-        again in the writer, against the runs that began meanwhile.
+        Returns their number. Needed blobs are read in pages outside of the writer; only candidates for deletion are
+        checked again in the writer, against runs that were created meanwhile.
         """
         deleted, after = 0, ""
         unused = partial(checkout_store.forget_unused_commits, before=now - UNUSED_COMMIT_MS, limit=PAGE)
@@ -83,9 +83,9 @@ class Retention:
                     deleted += await self._delete(project, ids, since)
 
     async def _needed(self, project: str, first: str) -> set[str]:
-        """The blobs that the project's runs since that blob, and its known commits, refer to.
+        """The blobs that the project's runs since ``first`` and its known commits refer to.
 
-        A run comes after its uploads, and so do their ids.
+        A run is created after its uploads, so its id sorts after theirs.
         """
         read = self._storage.read
         needed = await read(lambda conn: checkout_store.packs_of_commits(conn, project))
@@ -102,7 +102,7 @@ class Retention:
         def use_case(tx: Tx) -> int:
             late = checkout_store.checkouts_of_runs(tx.conn, project, since, PAGE)
             if len(late) == PAGE:
-                return 0  # a busy time: the next sweep finds them again
+                return 0  # the writer is busy: the next sweep finds them again
             gone = ids - checkout_store.packs_of_commits(tx.conn, project)
             gone -= {blob_id for _, checkout in late for blob_id in blob_ids(checkout)}
             blob_store.delete_blobs(tx.conn, gone)
@@ -113,7 +113,7 @@ class Retention:
 
 
 def _run_id_at(at: float) -> str:
-    """What ids (UUIDs of version 7) of that time (seconds since 1970) begin with."""
+    """The prefix of UUIDs of version 7 of this time (seconds since 1970)."""
     millis = f"{max(0, int(at * 1000)):012x}"
     return f"{millis[:8]}-{millis[8:]}"
 

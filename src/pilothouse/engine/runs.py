@@ -1,9 +1,9 @@
-"""Runs in the memory of the writer, and how they are found.
+"""The writer's cache of runs.
 
-A run is loaded once and kept while use cases go on working on it. Only writers change runs: what this server's
-writer keeps is what is stored, for as long as no other server writes to the database. Each transaction that changes a
-run counts up its version; after another server has written, a kept run is used only if its version is still the
-stored one. A use case that fails has changed its copy in vain: that copy is dropped with the rollback.
+A run is loaded once and cached while use cases work on it. Only writers change runs: as long as no other server
+writes to the database, the cached run equals the stored one. Each transaction that changes a run increments its
+version; after another server has written, a cached run is only used if its version is the stored one. If a use case
+fails, the cached run is dropped with the rollback.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_KEPT = 512
 
 @dataclass(slots=True)
 class Place:
-    """An attempt with all it belongs to."""
+    """An attempt with its run, job and step."""
 
     run: Run
     job: Job
@@ -33,7 +33,7 @@ class Place:
 
 
 class RunCache:
-    """The runs that use cases work on. Attempts are not kept: they are read in each transaction."""
+    """Caches the runs that use cases work on. Attempts are not cached: they are read in each transaction."""
 
     def __init__(self, storage: Storage) -> None:
         self._kept: OrderedDict[str, Run] = OrderedDict()
@@ -43,7 +43,7 @@ class RunCache:
         storage.on_takeover(self._mark_unverified)
 
     def get(self, tx: Tx, run_id: str, *, changes: bool = True) -> Run:
-        """The run as it is now; ``changes``: this transaction may change it. Raises :class:`RunNotFound`."""
+        """The current run; ``changes``: this transaction may change it. Raises :class:`RunNotFound`."""
         run = self._kept.get(run_id)
         if run is not None and run_id in self._unverified:
             run = run if run_version(tx.conn, run_id) == run.version else None
@@ -55,14 +55,14 @@ class RunCache:
         return run
 
     def adopt(self, tx: Tx, run: Run) -> None:
-        """Keep a run that this transaction has made."""
+        """Cache a run that this transaction has created."""
         self._keep(tx, run)
 
     def changed(self, tx: Tx, run: Run) -> None:
-        """Count up the run's version, once in a transaction: to be called by whoever changes the run or its jobs or
-        steps, unless they said so to :meth:`get` or :meth:`place`."""
+        """Increment the run's version, once per transaction. Must be called by code that changes the run, its jobs or
+        steps, unless it passed ``changes`` to :meth:`get` or :meth:`place`."""
         if not self._shared:
-            return  # there is no other server that might keep this run
+            return  # no other server can have cached this run
         if self._counted[0] is not tx:
             self._counted = (tx, set())
         if run.id not in self._counted[1]:

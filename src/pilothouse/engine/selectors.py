@@ -1,4 +1,4 @@
-"""Whether an agent's labels satisfy a step's selector, and if not, why, in words for the queue."""
+"""Matches agents' labels against steps' selectors, and describes mismatches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pilothouse.engine.graph import LabelExpression, Selector
 
 
 def match_selector(selector: Selector | None, labels: Mapping[str, str]) -> str | None:
-    """None if ``labels`` match, else the first requirement that they miss: ``os=arm64``, ``gpu Exists``."""
+    """None if ``labels`` match, otherwise the first unmet requirement: ``os=arm64``, ``gpu Exists``."""
     if selector is None:
         return None
     for key, value in selector.match_labels.items():
@@ -21,7 +21,7 @@ def match_selector(selector: Selector | None, labels: Mapping[str, str]) -> str 
 
 
 def combined(selectors: Iterable[Selector | None]) -> Selector | None:
-    """One selector that demands all that these demand; ``None`` if they demand nothing."""
+    """One selector with the requirements of all these; ``None`` if they have none."""
     labels: dict[str, str] = {}
     expressions: list[LabelExpression] = []
     for selector in selectors:
@@ -32,12 +32,6 @@ def combined(selectors: Iterable[Selector | None]) -> Selector | None:
                 expressions.append(LabelExpression(key, "In", (value,)))
         expressions += [one for one in selector.match_expressions if one not in expressions]
     return Selector(labels, tuple(expressions)) if labels or expressions else None
-
-
-def describe_selector(selector: Selector) -> str:
-    """All requirements: ``os=linux, gpu Exists``."""
-    wanted = [f"{key}={value}" for key, value in selector.match_labels.items()]
-    return ", ".join(wanted + [_describe(expression) for expression in selector.match_expressions])
 
 
 def _matches(expression: LabelExpression, labels: Mapping[str, str]) -> bool:
@@ -58,7 +52,7 @@ def _matches(expression: LabelExpression, labels: Mapping[str, str]) -> bool:
 
 
 def _integer(text: str | None) -> int | None:
-    """As Kubernetes has it, Gt and Lt compare integers, and a label that is none does not match."""
+    """As in Kubernetes, Gt and Lt compare integers; other labels do not match."""
     try:
         return int(text[:20]) if text else None
     except ValueError:

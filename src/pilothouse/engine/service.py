@@ -1,4 +1,4 @@
-"""The use cases of runs: start, cancel, rerun, and what time brings."""
+"""The use cases of runs: start, cancel, pause, extend and rerun them, and process what is due."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pilothouse.engine.graph import Step as StepSpec
 from pilothouse.engine.graph_json import encoded
 from pilothouse.engine.growth import Addition, check_addition, check_graph, grown
 from pilothouse.engine.model import Job, Run, Status
+from pilothouse.engine.name_checks import check_names
 from pilothouse.engine.names import NamesUsed, names_of
-from pilothouse.engine.naming import check_names
 from pilothouse.engine.reruns import kept_jobs, new_jobs
 from pilothouse.engine.runs import RunCache, require_run
 from pilothouse.engine.standing import outline, run_standing
@@ -33,9 +33,9 @@ from pilothouse.wire import entries
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a run comes from. ``pipeline_id`` is the id of its definition, ``definition`` the head of the saved spec.
+    """The origin of a run. ``pipeline_id``: id of its definition, ``definition``: the head of the saved spec.
 
-    ``checkout`` is the id of an uploaded blob, ``repositories`` what its git work tree is made of, the top first
+    ``checkout``: id of an uploaded blob; ``repositories``: those of its git work tree, the top first
     (docs/checkout.md); ``dirty``: the tree differs from its commit.
     """
 
@@ -51,9 +51,9 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """What a run is made from. ``stored`` and ``names``: the graph's JSON text and what it names, where known.
+    """The input for a new run. ``stored`` and ``names``: the graph's JSON text and the names it uses, if known.
 
-    Both take a while for a large graph: who has the time works them out before the transaction, and checks the graph
+    Both are slow for a large graph, so callers should compute them before the transaction, and check the graph
     (``growth.check_graph``). ``parent``: the gate that waits for the run.
     """
 
@@ -70,7 +70,7 @@ class NewRun:
 
 
 class Engine:
-    """Starts runs and moves them on. Every method is a use case of one transaction."""
+    """The use cases of runs. Every method runs in one transaction."""
 
     def __init__(
         self, runs: RunCache, transitions: Transitions, identity: Identity, secrets: Secrets
@@ -81,10 +81,10 @@ class Engine:
         self._secrets = secrets
 
     def start(self, tx: Tx, by: Principal, new: NewRun) -> Run:
-        """Create a run and queue what can run at once.
+        """Create a run and queue its first steps.
 
-        Raises SpecError where the graph cannot be run, where it needs a variable or secret that there is not, or is
-        given a variable that it does not know; GateInvalid where its parent may not wait for it.
+        Raises SpecError for an invalid graph, a missing variable or secret, or an unknown variable; GateInvalid if
+        its parent may not wait for it.
         """
         graph, origin = new.graph, new.origin
         if not new.stored:
@@ -120,10 +120,10 @@ class Engine:
         return self._begin(tx, by, run, "run.trigger", new.stored or encoded(graph))
 
     def cancel(self, tx: Tx, by: Principal, run_id: str, reason: str, *, force: bool = False) -> Run:
-        """Stop a run: what waits is cancelled at once, what runs is told to stop, then what cleans up runs.
+        """Cancel a run: waiting steps are cancelled immediately, running steps are stopped, then cleanup steps run.
 
-        ``force``: nothing may clean up, or not any longer. Cancelling again changes nothing but that. Raises
-        :class:`RunOver`.
+        ``force``: without cleanup, which is also stopped if it is running. Another cancel has no further effect.
+        Raises :class:`RunOver`.
         """
         run = self._going_on(tx, run_id)
         if not run.cancelling or (force and not run.forced):
@@ -135,7 +135,7 @@ class Engine:
         return run
 
     def pause(self, tx: Tx, by: Principal, run_id: str) -> Run:
-        """Start nothing more of a run. Raises :class:`RunOver`, :class:`RunPaused`."""
+        """Start no more steps of a run. Raises :class:`RunOver`, :class:`RunPaused`."""
         run = self._going_on(tx, run_id)
         if run.paused_at or run.cancelling:
             raise RunPaused("the run is being cancelled" if run.cancelling else "the run is paused already")
@@ -144,7 +144,7 @@ class Engine:
         return run
 
     def resume(self, tx: Tx, by: Principal, run_id: str) -> Run:
-        """Let a paused run go on. Raises :class:`RunOver`, :class:`RunPaused`."""
+        """Resume a paused run. Raises :class:`RunOver`, :class:`RunPaused`."""
         run = self._going_on(tx, run_id)
         if not run.paused_at:
             raise RunPaused("the run is not paused")
@@ -154,9 +154,9 @@ class Engine:
         return run
 
     def extend(self, tx: Tx, by: Principal, run_id: str, addition: Addition) -> Run:
-        """Add jobs, and steps to jobs that are not over, to a run that goes on; they have step runs at once.
+        """Add jobs, and steps of jobs that are not over, to an active run; they have step runs immediately.
 
-        Raises :class:`RunOver`, :class:`JobOver`, SpecError where the grown graph cannot be run (as for a new run).
+        Raises :class:`RunOver`, :class:`JobOver`, SpecError if the resulting graph is invalid (as for a new run).
         """
         run = self._going_on(tx, run_id)
         check_addition(run.graph, addition)
@@ -184,10 +184,10 @@ class Engine:
     def rerun(
         self, tx: Tx, by: Principal, run_id: str, *, from_failed: bool, names: NamesUsed | None = None
     ) -> Run:
-        """A new run of the same definition; ``from_failed`` keeps what succeeded, with its attempts.
+        """Create a new run of the same definition; ``from_failed`` keeps succeeded steps and their attempts.
 
-        Raises :class:`RunActive` while the run goes on, :class:`NothingFailed` if there is nothing to try again,
-        SpecError where a secret that it needs is there no more.
+        Raises :class:`RunActive` while the run is active, :class:`NothingFailed` if no step failed, SpecError if a
+        required secret was deleted.
         """
         old = require_run(tx.conn, run_id)
         if not old.status.over:
@@ -228,7 +228,7 @@ class Engine:
         declared: Mapping[str, str],
         given: Mapping[str, str],
     ) -> None:
-        """What :meth:`start` refuses of secrets and variables; changes nothing. Raises SpecError.
+        """The check of secrets and variables in :meth:`start`, without changes. Raises SpecError.
 
         ``declared``: the variables with a value in the spec; ``given``: those of the run.
         """
@@ -236,11 +236,11 @@ class Engine:
         check_names(names, declared, given, missing)
 
     def due(self, tx: Tx) -> list[str]:
-        """The runs in which a delay or a timeout has run out; ask about every second."""
+        """The runs in which a delay or timeout has passed; to be called about every second."""
         return store.due_runs(tx.conn, tx.now)
 
     def move_on(self, tx: Tx, run_id: str) -> None:
-        """Do what is due in a run: a use case for each, so that none can hold up the others."""
+        """Process what is due in a run. To be called in a separate transaction for each run."""
         self._transitions.settle(tx, self._runs.get(tx, run_id))
 
     def _begin(self, tx: Tx, by: Principal, run: Run, action: str, graph: str) -> Run:

@@ -1,4 +1,4 @@
-"""What every entry of a run says of it beside the change itself (wire/entries.py); pure."""
+"""The keys and counts that entries of a run contain besides the change itself (wire/entries.py); pure."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def run_keys(run: Run, job: Job | None = None, step: Step | None = None) -> dict
 
 
 def run_standing(run: Run) -> dict[str, Any]:
-    """How a run's jobs stand, for the run's own entries."""
+    """The counts of a run's jobs by status, for entries of the run."""
     return {"namespace": run.graph.namespace, "counts": run.counts.shown()}
 
 
 def job_standing(run: Run, job: Job) -> dict[str, Any]:
-    """How a job's steps stand, and the run's jobs with it, for the job's own entries."""
+    """The counts of a job's steps and of the run's jobs by status, for entries of the job."""
     return {
         "counts": job.counts.shown(),
         "at_step": job.at_step,
@@ -52,12 +52,12 @@ def job_standing(run: Run, job: Job) -> dict[str, Any]:
 
 
 def around(job: Job) -> dict[str, Any]:
-    """How the job of a step stands, for the step's entries."""
+    """The state of the step's job, for entries of the step."""
     return {"job_status": job.status, "counts": job.counts.shown(), "at_step": job.at_step}
 
 
 def outline(run: Run, jobs: Sequence[Job] | None = None) -> list[dict[str, Any]]:
-    """The jobs of a run, or some of them, with their steps and step runs."""
+    """The names and ids of (some) jobs of a run, with their steps and step runs."""
     return [
         {
             "id": job.id,

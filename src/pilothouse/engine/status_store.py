@@ -1,4 +1,4 @@
-"""Statements that find what a status stream is about."""
+"""SQL for status streams."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ALIVE = [Status.PENDING.value, Status.QUEUED.value, Status.RUNNING.value]
 
 
 class Part(NamedTuple):
-    """A run, or a job or attempt of one; what it is not is empty."""
+    """A run, or a job or attempt of one; fields that do not apply are empty."""
 
     id: str
     run_id: str
@@ -24,7 +24,7 @@ class Part(NamedTuple):
 
 
 class RunRow(NamedTuple):
-    """What decides who may see a run, and what it counts to."""
+    """The columns of a run that determine who may see it and what it belongs to."""
 
     id: str
     project: str
@@ -33,7 +33,7 @@ class RunRow(NamedTuple):
 
 
 def find_attempts(conn: Connection, ids: Collection[str]) -> list[Part]:
-    """Those of these attempts that there are."""
+    """The existing ones of these attempts."""
     query = (
         select(attempts.c.id, attempts.c.run_id, attempts.c.status, jobs.c.id, jobs.c.name)
         .join(steps, steps.c.id == attempts.c.step_id)
@@ -46,13 +46,13 @@ def find_attempts(conn: Connection, ids: Collection[str]) -> list[Part]:
 
 
 def find_jobs(conn: Connection, ids: Collection[str]) -> list[Part]:
-    """Those of these jobs that there are."""
+    """The existing ones of these jobs."""
     query = select(jobs.c.id, jobs.c.run_id, jobs.c.status, jobs.c.name).where(jobs.c.id.in_(ids))
     return [Part(id, run, Status(status), id, name) for id, run, status, name in conn.execute(query)]
 
 
 def find_runs(conn: Connection, ids: Collection[str]) -> dict[str, RunRow]:
-    """Those of these runs that there are, by id."""
+    """The existing ones of these runs, by id."""
     query = select(runs.c.id, runs.c.project, runs.c.pipeline_id, runs.c.status).where(runs.c.id.in_(ids))
     return {id: RunRow(id, project, of, Status(status)) for id, project, of, status in conn.execute(query)}
 

@@ -1,4 +1,4 @@
-"""What a step attempt is to the agent that runs it: the payload of tasks of the engine's kinds; pure."""
+"""The payload of tasks of the engine's kinds: a step attempt for the agent that runs it; pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class CheckoutPack:
-    """A git pack: where to fetch it, what it must be, and the object cache that it belongs to."""
+    """A git pack: URL, digest and size, and the object cache that it belongs to."""
 
     url: str
     sha256: str
@@ -19,7 +19,7 @@ class CheckoutPack:
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """A source tree that the agent lays out in the workspace: where to fetch it and what it must be.
+    """A source tree that the agent lays out in the workspace: URL, digest and size.
 
     With ``packs`` it is a git work tree (docs/checkout.md).
     """
@@ -32,11 +32,11 @@ class Checkout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPayload:
-    """A step attempt with all values inserted into ``args`` and ``env``; both may hold secret values.
+    """A step attempt with all values inserted into ``args`` and ``env``, which may contain secrets.
 
     ``index``: the step's position in its job; ``attempt`` counts from 1. ``fresh_workspace``: the workspace starts
-    empty; ``last_in_job``: nothing needs it after this attempt if that succeeds. ``branch`` to ``event``: the
-    origin of the run.
+    empty; ``last_in_job``: the workspace is not needed after this attempt if it succeeds. ``branch`` to ``event``:
+    the origin of the run.
     """
 
     run_id: str

@@ -1,4 +1,4 @@
-"""Every change of the state of a step or attempt, each with its journal entry, in the caller's transaction."""
+"""All changes of the state of steps and attempts, with their journal entries, in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from pilothouse.wire import entries
 
 
 class GateHandler(Protocol):
-    """The service of gates, as the transitions know it. All of it runs in the transaction of the change."""
+    """The part of the gate service that transitions use. All methods run in the transaction of the change."""
 
     def opened(self, tx: Tx, run: Run, job: Job, step: Step, attempt: Attempt) -> None:
-        """A gate has been opened; it may be settled at once (``StepTransitions.end_attempt``)."""
+        """A gate was opened; it may be settled immediately (``StepTransitions.end_attempt``)."""
 
     def due(self, tx: Tx, run: Run, job: Job, step: Step) -> None:
-        """The deadline of an open gate has come: settle it, or set another deadline."""
+        """The deadline of an open gate has passed: settle it, or set another deadline."""
 
     def closed(self, tx: Tx, run: Run, attempt: Attempt) -> None:
-        """A gate is over, whatever ended it."""
+        """A gate has ended, for any reason."""
 
     def child_ended(self, tx: Tx, child: Run) -> None:
-        """A run for which a gate of another waits is over."""
+        """A run for which a gate waits has ended."""
 
 
 class StepTransitions:
-    """What happens to steps: attempts are queued, start, end and are stopped; gates open and close."""
+    """The transitions of steps: attempts are queued, start, end and are stopped; gates open and close."""
 
     def __init__(self, records: RunRecords, fleet: Fleet) -> None:
         self._records = records
@@ -48,18 +48,18 @@ class StepTransitions:
         self._gates: GateHandler | None = None
 
     def handle_gates(self, gates: GateHandler) -> None:
-        """Name the service that gates belong to."""
+        """Register the gate service."""
         self._gates = gates
 
     @property
     def gates(self) -> GateHandler:
-        """The service that gates belong to."""
+        """The gate service."""
         assert self._gates is not None, "the engine's module names it"
         return self._gates
 
     def queue(self, tx: Tx, run: Run, job: Job, step: Step) -> None:
-        """Make the next attempt, to be handed to an agent."""
-        # The agent that begins a job holds its workspace: it must suit the steps still to come as well.
+        """Create the next attempt and queue it for an agent."""
+        # The agent that starts a job holds its workspace, so it must also match the selectors of later steps.
         coming = job.spec.steps[step.index : step.index + 1 if job.agent_id else None]
         wanted = combined(one.selector for one in coming)
         attempt = self._next_attempt(run, job, step, Status.QUEUED)
@@ -73,7 +73,7 @@ class StepTransitions:
             tx.after_commit(wake)
 
     def open_gate(self, tx: Tx, run: Run, job: Job, step: Step) -> None:
-        """The step waits for the service that its gate belongs to; the time limits of its job stand still."""
+        """Open the step's gate; the time limits of its job are suspended."""
         attempt = self._next_attempt(run, job, step, Status.RUNNING)
         attempt.queued_at = attempt.started_at = step.started_at = tx.now
         job.held_at = tx.now
@@ -102,7 +102,7 @@ class StepTransitions:
     def _begin(self, tx: Tx, run: Run, job: Job, step: Step, attempt: Attempt) -> Status:
         previous = job.move(step, attempt.status)
         step.attempts, step.current, step.not_before = attempt.number, attempt.id, 0
-        job.set_outputs(step, {})  # those of an attempt before are of no use to anybody from here on
+        job.set_outputs(step, {})  # outputs of a previous attempt are discarded
         store.insert_attempt(tx.conn, run.id, attempt)
         store.save_part(tx.conn, run.id, step)
         if job.not_before:
@@ -111,23 +111,23 @@ class StepTransitions:
         return previous
 
     def stop(self, tx: Tx, run: Run, job: Job, step: Step, status: Status, reason: str) -> None:
-        """Stop the current attempt; where an agent works on it, it ends when that agent says so."""
+        """Stop the current attempt; if an agent holds it, it ends with the agent's report."""
         step.stopping, step.reason = status.value, reason
         store.save_part(tx.conn, run.id, step)
         if self._fleet.withdraw(tx, step.current, reason) is not LeaseState.STARTED:
             self.end_attempt(tx, run, job, step, status, error=reason)
 
     def abandon(self, tx: Tx, run: Run, job: Job, step: Step) -> None:
-        """The job begins again while another of its steps is with an agent, whose reports no longer count."""
+        """End the current attempt of a job that restarts; later reports of its agent are ignored."""
         why = "the job begins again"
         self._fleet.withdraw(tx, step.current, why)
         job.move(step, Status.PENDING)
         self.close_attempt(tx, run, job, step, Status.CANCELLED, error=why, retry_at=tx.now)
 
-    # -- what agents report -----------------------------------------------------------------------------
+    # -- reports of agents ------------------------------------------------------------------------------
 
     def start_attempt(self, tx: Tx, run: Run, job: Job, step: Step, attempt: Attempt, agent_id: str) -> None:
-        """The agent begins: from here on the attempt may have had effects."""
+        """The agent starts the attempt, which may have effects from now on."""
         attempt.status, attempt.agent_id, attempt.started_at = Status.RUNNING, agent_id, tx.now
         attempt.reason = ""
         previous = job.move(step, Status.RUNNING)
@@ -165,19 +165,19 @@ class StepTransitions:
         error: str = "",
         metrics: Mapping[str, str] | None = None,
     ) -> None:
-        """The step's current attempt is over; the step is tried again or ends with it."""
+        """End the step's current attempt; the step is tried again or ends as well."""
         if step.stopping and status is not Status.SUCCEEDED:
             status, error = Status(step.stopping), error or step.reason
         if status is Status.FAILED:
             doubt(tx, run.project, run.checkout, error)
-        if step.stopping == Status.SUCCEEDED:  # a background step, whatever its agent calls the way it ended
+        if step.stopping == Status.SUCCEEDED:  # a background step at the end of its job: ignore its error
             error = ""
         again = None
         if status.bad and not step.stopping:
             step.failures += 1
             again = after_failure(run, job, step, tx.now)
         if again is not None:
-            job.move(step, Status.PENDING)  # before the entry says how the job stands
+            job.move(step, Status.PENDING)  # before the entry with the job's counts is written
         retry_at = tx.now + again.delay if again else 0
         attempt = self.close_attempt(
             tx,
@@ -211,7 +211,7 @@ class StepTransitions:
         retry_at: int = 0,
         metrics: Mapping[str, str] | None = None,
     ) -> Attempt:
-        """The step's current attempt is over; the caller says what becomes of the step."""
+        """End the step's current attempt; the caller decides what happens to the step."""
         found = store.attempt(tx.conn, step.current)
         assert found is not None, "a step's current attempt is always stored"
         attempt = found[1]
@@ -272,7 +272,7 @@ class StepTransitions:
         reason: str,
         attempt: Attempt | None = None,
     ) -> None:
-        """The step ends, with the attempt or without one."""
+        """End the step, with or without an attempt."""
         previous = job.move(step, status)
         step.reason, step.finished_at, step.current = reason, tx.now, ""
         store.save_part(tx.conn, run.id, step)
@@ -298,12 +298,12 @@ class StepTransitions:
 
 
 def after(tx: Tx, timeout: float) -> int:
-    """When (ms) a timeout of so many seconds that begins now is over; 0 without one."""
+    """The time (ms) at which a timeout (seconds) that starts now ends; 0 without one."""
     return tx.now + round(timeout * 1000) if timeout else 0
 
 
 def release(tx: Tx, job: Job) -> None:
-    """Let the time limits of a job go on that have stood still since ``held_at``."""
+    """Resume the time limits of a job, which were suspended at ``held_at``."""
     if job.held_at:
         stood = tx.now - job.held_at
         job.deadline += stood if job.deadline else 0

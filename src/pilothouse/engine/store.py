@@ -1,4 +1,4 @@
-"""The engine's tables and statements."""
+"""The tables of the engine, and their SQL."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ _RUN = [c.name for c in runs.c if c.name not in ("spec", "pruned")]
 _JOB = [c.name for c in jobs.c if c.name != "run_id"]
 _STEP = [c.name for c in steps.c if c.name != "run_id"]
 _ATTEMPT = [c.name for c in attempts.c if c.name != "run_id"]
-_ATTEMPT_STATE = [name for name in _ATTEMPT if name != "lines"]  # counted where lines come in
+_ATTEMPT_STATE = [name for name in _ATTEMPT if name != "lines"]  # updated when lines are stored
 
 
 def _values(thing: Any, names: Iterable[str]) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def _fields(row: Row[Any], names: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-# Statements of the hot path are built once: building one costs as much as running it.
+# Statements that run often are built once: building one costs as much as running it.
 _ADD_ATTEMPT = insert(attempts)
 _FIND_ATTEMPT = select(attempts).where(attempts.c.id == bindparam("attempt_id"))
 _COUNT_LINES = (
@@ -208,7 +208,7 @@ _COUNT_LINES = (
 
 
 def insert_run(conn: Connection, run: Run, graph: str) -> None:
-    """Store a new run, its graph (``graph_json.encoded``), and those of its jobs and steps that are not new."""
+    """Store a new run, its graph (``graph_json.encoded``), and those of its jobs and steps that were changed."""
     conn.execute(insert(runs).values(spec="", **_values(run, _RUN)))
     graph_store.insert_graph(conn, run.id, 0, graph)
     for table, names, things in (
@@ -247,18 +247,18 @@ _UPDATES: dict[type, tuple[Any, list[str]]] = {
 
 
 def count_lines(conn: Connection, attempt_id: str, more: int) -> int:
-    """Add to an attempt's lines; gives how many it has now."""
+    """Add to an attempt's number of lines; returns the new number."""
     return int(conn.execute(_COUNT_LINES, {"attempt_id": attempt_id, "more": more}).scalar_one())
 
 
 def save(conn: Connection, thing: Run | Attempt) -> None:
-    """Write an object's present state to its row."""
+    """Write an object's current state to its row."""
     statement, names = _UPDATES[type(thing)]
     conn.execute(statement, {"_" + name: value for name, value in _values(thing, names).items()})
 
 
 def save_part(conn: Connection, run_id: str, part: Job | Step) -> None:
-    """Write the present state of a job or step to its row; its first change makes the row."""
+    """Write the current state of a job or step to its row, which is inserted at its first change."""
     kind = type(part)
     if part.stored:
         statement, names = _UPDATES[kind]
@@ -270,9 +270,9 @@ def save_part(conn: Connection, run_id: str, part: Job | Step) -> None:
 
 
 def restart_steps(conn: Connection, job_id: str) -> None:
-    """Put all steps of a job back to before their first attempt of a round.
+    """Reset all steps of a job to before their first attempt of a round.
 
-    What ended without an attempt has had one from here on: see ``transitions``, which adds it.
+    A step that ended without an attempt has one from now on; ``transitions`` inserts it.
     """
     over = [status.value for status in Status if status.over]
     ended = steps.c.status.in_(over) & (steps.c.attempts == 0) & steps.c.kept.is_(False)
@@ -321,13 +321,13 @@ def load_run(conn: Connection, run_id: str) -> Run | None:
 
 
 def runs_between(conn: Connection, first: str, last: str) -> list[str]:
-    """The ids of runs between two (inclusive), at most 100."""
+    """The ids of runs in an inclusive range, at most 100."""
     query = select(runs.c.id).where(runs.c.id.between(first, last)).limit(100)
     return list(conn.execute(query).scalars())
 
 
 def run_row(conn: Connection, run_id: str) -> Row[Any] | None:
-    """A run's own row, without its jobs."""
+    """The row of a run, without its jobs."""
     return conn.execute(select(runs).where(runs.c.id == run_id)).first()
 
 
@@ -349,13 +349,13 @@ def attempts_of_steps(conn: Connection, step_ids: list[str]) -> dict[str, list[A
 
 
 def ancestors(conn: Connection, step_ids: list[str]) -> dict[str, str]:
-    """For steps of a rerun: the step of the earlier run each goes back to."""
+    """For steps of a rerun: the corresponding step of the earlier run."""
     query = select(steps.c.id, steps.c.kept_from).where(steps.c.id.in_(step_ids), steps.c.kept_from != "")
     return {row.id: row.kept_from for row in conn.execute(query)}
 
 
 def due_runs(conn: Connection, now: int, limit: int = 100) -> list[str]:
-    """Runs in which something was waiting for a time that has come; any of them, so that none is starved."""
+    """Runs with a passed deadline, in random order, so that no run starves."""
     held = jobs.c.held_at == 0
     waiting_job = select(jobs.c.run_id).where(
         jobs.c.status == Status.RUNNING.value,
@@ -378,10 +378,21 @@ def due_runs(conn: Connection, now: int, limit: int = 100) -> list[str]:
 
 
 def list_runs(
-    conn: Connection, *, filters: dict[str, str], projects: frozenset[str] | None, page: int, limit: int
+    conn: Connection,
+    *,
+    filters: dict[str, str],
+    projects: frozenset[str] | None,
+    page: int,
+    limit: int,
+    paused: bool | None = None,
 ) -> tuple[list[Row[Any]], int]:
-    """A page of runs, newest first, and how many there are; ``projects`` limits what is seen."""
+    """A page of runs, newest first, and how many there are; ``projects`` limits what is seen.
+
+    ``paused``: only those that are, or are not.
+    """
     conditions = [runs.c[name] == value for name, value in filters.items()]
+    if paused is not None:
+        conditions.append(runs.c.paused_at > 0 if paused else runs.c.paused_at == 0)
     if projects is not None:
         conditions.append(runs.c.project.in_(projects))
     total = conn.execute(select(func.count()).select_from(runs).where(*conditions)).scalar_one()
@@ -394,19 +405,19 @@ def list_runs(
 
 
 def prunable_runs(conn: Connection, before: int, limit: int) -> list[Row[Any]]:
-    """Runs that ended before a time and still have their whole log, oldest first."""
+    """Runs that ended before a time and whose logs were not pruned, oldest first."""
     old = (runs.c.finished_at > 0) & (runs.c.finished_at < before) & runs.c.pruned.is_(False)
     query = select(runs.c.id).where(old).order_by(runs.c.id).limit(limit)
     return list(conn.execute(query))
 
 
 def mark_pruned(conn: Connection, run_id: str) -> None:
-    """The run's log is gone."""
+    """Record that the run's log was deleted."""
     conn.execute(update(runs).where(runs.c.id == run_id).values(pruned=True))
 
 
 def pipeline_counts(conn: Connection, pipeline_id: str) -> dict[str, Any]:
-    """How many runs a pipeline has had, how many succeeded and failed, and the newest one's status."""
+    """The numbers of a pipeline's runs, succeeded and failed runs, and the status of the newest."""
     grouped = (
         select(runs.c.status, func.count()).where(runs.c.pipeline_id == pipeline_id).group_by(runs.c.status)
     )
@@ -423,7 +434,7 @@ def pipeline_counts(conn: Connection, pipeline_id: str) -> dict[str, Any]:
 
 
 def status_counts(conn: Connection) -> dict[str, int]:
-    """How many attempts wait and run (metrics)."""
+    """The numbers of waiting and running attempts, for metrics."""
     waiting = [Status.QUEUED.value, Status.RUNNING.value]
     query = (
         select(attempts.c.status, func.count())

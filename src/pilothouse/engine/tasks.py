@@ -1,4 +1,4 @@
-"""Step attempts as tasks of the fleet: what is sent to the agent, and what its reports change."""
+"""Step attempts as tasks of the fleet: builds tasks for agents and applies their reports."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pilothouse.engine.contexts import context
 from pilothouse.engine.graph import Graph, Job
 from pilothouse.engine.intake.maskers import Maskers
 from pilothouse.engine.model import JOB_ENDED, LOST, Status
+from pilothouse.engine.names import secrets_of
 from pilothouse.engine.runs import Place, RunCache
 from pilothouse.engine.step_payload import StepPayload
 from pilothouse.engine.transitions import Transitions
@@ -47,7 +48,7 @@ WORKSPACE_GONE = "the workspace of this job is gone"
 
 
 class TaskInvalid(Exception):
-    """The attempt cannot be handed out: an expression fails, or a secret is missing."""
+    """The attempt cannot be handed out, since an expression fails or a secret is missing."""
 
 
 class StepTasks:
@@ -68,11 +69,11 @@ class StepTasks:
         if at is None:
             return
         self._transitions.steps.start_attempt(tx, at.run, at.job, at.step, at.attempt, lease.agent_id)
-        if lease.kind == BACKGROUND.name:  # its job goes on beside it
+        if lease.kind == BACKGROUND.name:  # the job continues meanwhile
             self._transitions.settle(tx, at.run, at.job)
 
     def finished(self, tx: Tx, lease: Lease, report: TaskReport) -> None:
-        """See ``TaskHandler``; what depends on the step may start."""
+        """See ``TaskHandler``; also starts dependent steps and jobs."""
         at = self._current(tx, lease)
         if at is None:
             return
@@ -140,7 +141,7 @@ class StepTasks:
         attempt = found[1]
         if attempt.agent_id != agent_id or not attempt.started_at or attempt.error.startswith(LOST):
             return False
-        # Work that was stopped ends as what it was stopped for, whatever way of failing its agent reports.
+        # A stopped attempt gets the status for which it was stopped, whatever failure its agent reports.
         stopped = attempt.status in (Status.CANCELLED, Status.TIMED_OUT) or attempt.reason == JOB_ENDED
         return attempt.status is _STATUS.get(report.status) or (
             stopped and report.status is not TaskStatus.SUCCEEDED
@@ -149,7 +150,7 @@ class StepTasks:
     # -- handing out ------------------------------------------------------------------------------------
 
     def build(self, conn: Connection, at: Place) -> Task:
-        """Put values into expressions and make the task. Raises :class:`TaskInvalid`."""
+        """Evaluate expressions and build the task. Raises :class:`TaskInvalid`."""
         run, job, step = at.run, at.job, at.step
         spec = job.step_spec(step)
         try:
@@ -186,10 +187,12 @@ class StepTasks:
         return Task(at.attempt.id, kind.name, payload, run.project, spec.timeout, secrets, mask)
 
     def _fill_in(self, conn: Connection, at: Place) -> tuple[dict[str, str], Any, dict[str, str]]:
-        """Environment and arguments with their expressions evaluated, and the secrets that went into them."""
+        """Environment and arguments with evaluated expressions, and the secrets used in them."""
         spec = at.job.step_spec(at.step)
         layers = [at.run.graph.env, at.job.spec.env, spec.env]
-        if not any(map(_has_expression, (*layers, spec.args))):  # what expressions see is as large as the run
+        if not any(
+            map(_has_expression, (*layers, spec.args))
+        ):  # the context of expressions is as large as the run
             return {name: value for layer in layers for name, value in layer.items()}, spec.args, {}
         secrets = self._wanted_secrets(conn, at)
         roots = {**context(at.run, at.job, at.step), "secrets": secrets}
@@ -197,30 +200,30 @@ class StepTasks:
         return env, render_tree(spec.args, {**roots, "env": env}), secrets
 
     def mask_values(self, conn: Connection, at: Place) -> frozenset[str]:
-        """The secret values to be masked in all that this attempt reports: those of its whole run.
+        """The secret values to be masked in everything that this attempt reports: those of its whole run.
 
-        Steps share a workspace: what one has written there, another may print.
+        Steps share a workspace, so one step may print a secret that another has written to a file.
         """
         return self._values_since(conn, at, self.secret_names(at.run.graph))
 
     def secret_names(self, graph: Graph | Job) -> frozenset[str]:
-        """The secrets that a graph or a job of it needs; remembered, since it may be large and does not change."""
+        """The secrets that a graph or one of its jobs needs; cached, since graphs are large and immutable."""
         known = self._names.get(id(graph))
         if known is None or known[0] is not graph:
-            known = self._names[id(graph)] = (graph, secret_names(graph))
+            known = self._names[id(graph)] = (graph, secrets_of(graph))
             if len(self._names) > _NAMES_KEPT:
                 self._names.popitem(last=False)
         return known[1]
 
     def secrets_changed(self) -> int:
-        """A number that grows whenever a secret changes on this server."""
+        """A counter that increases whenever a secret changes on this server."""
         return self._secrets.changes
 
     def _mask_of_job(self, conn: Connection, at: Place) -> tuple[str, ...]:
-        """What the agent masks beside the secrets of this step: those of the other steps in its workspace.
+        """The values that the agent masks besides this step's secrets: those of other steps in its workspace.
 
-        It may show part of a line before the rest, which the server can no longer mask as one.
-        Raises :class:`TaskInvalid` where there is more than can be masked.
+        The agent must mask them, since it may send parts of a line that the server cannot mask together.
+        Raises :class:`TaskInvalid` if there are too many.
         """
         names = self.secret_names(at.run.graph)
         if not names:
@@ -248,7 +251,7 @@ class StepTasks:
         return self.maskers.of(values).mask(text) if values else text
 
     def _metrics(self, conn: Connection, at: Place, report: TaskReport) -> dict[str, str]:
-        """What an agent measured, masked and within bounds."""
+        """The metrics that an agent reported, masked and within limits."""
         if not report.metrics:
             return {}
         masker = self.maskers.of(self.mask_values(conn, at))
@@ -265,9 +268,9 @@ def _printable(text: str) -> str:
 
 
 def _last_in_job(at: Place) -> bool:
-    """Whether the workspace is not needed after this attempt if it succeeds."""
+    """Whether the workspace is no longer needed if this attempt succeeds."""
     steps = at.job.steps
-    # What failed or was cancelled may be tried again in this workspace, and background steps still run in it.
+    # After a failure or cancel the workspace may be used for a rerun, and background steps may still use it.
     kept = any(step.status.bad or step.status is Status.CANCELLED for step in steps)
     background = any(spec.background for spec in at.job.spec.steps)
     return at.step.index == len(steps) - 1 and not kept and not background

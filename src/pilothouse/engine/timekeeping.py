@@ -1,4 +1,4 @@
-"""What is due in runs: timeouts, retries, the end of cleanup, workspaces on agents that are offline."""
+"""Periodic work on runs: timeouts, retries, the end of cleanup, workspaces on offline agents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = structlog.get_logger("engine.timekeeping")
 
 
 class Timekeeper:
-    """Moves on the runs for which something is due."""
+    """Processes the runs for which something is due."""
 
     def __init__(self, storage: Storage, engine: Engine, dispatcher: Dispatcher) -> None:
         self._storage = storage
@@ -22,12 +22,12 @@ class Timekeeper:
         self._dispatcher = dispatcher
 
     async def tick(self) -> None:
-        """Run this about every second; each run is moved on in a transaction of its own."""
+        """To be called about every second. Each run is processed in a separate transaction."""
         for run_id in await self._storage.write(self._engine.due):
             try:
                 await self._storage.write(partial(self._engine.move_on, run_id=run_id))
             except StorageError:
                 raise
-            except Exception:  # one run that cannot be moved on must not stop the others
+            except Exception:  # an error in one run must not stop the others
                 log.exception("engine.move_on_failed", run_id=run_id)
         await self._storage.write(self._dispatcher.give_up_workspaces)

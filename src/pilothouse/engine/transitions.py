@@ -1,6 +1,6 @@
-"""Every change of the state of a run or job, each with its journal entry, in the caller's transaction.
+"""All changes of the state of runs and jobs, with their journal entries, in the caller's transaction.
 
-Those of steps and attempts are in ``step_transitions``. Nothing else writes a status.
+Those of steps and attempts are in ``step_transitions``. No other code changes a status.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ MAX_CHANGES = 100
 
 
 class Transitions:
-    """Applies what the planner decides, and what agents report.
+    """Applies decisions of the planner and reports of agents.
 
-    ``cleanup_grace``: seconds that steps which clean up have after a cancel or a job's timeout, waiting included.
-    ``steps``: the transitions of steps and attempts.
+    ``cleanup_grace``: seconds for cleanup after a cancel or a job's timeout, including waiting. ``steps``: the
+    transitions of steps and attempts.
     """
 
     def __init__(self, journal: Journal, fleet: Fleet, cleanup_grace: float = 300) -> None:
@@ -61,11 +61,11 @@ class Transitions:
         self._on_unsettled: Callable[[], None] = lambda: None
 
     def on_unsettled(self, wake: Callable[[], None]) -> None:
-        """Call ``wake`` on the event loop when a run has more to decide than one transaction may take."""
+        """Call ``wake`` on the event loop when a run has more decisions than are allowed in one transaction."""
         self._on_unsettled = wake
 
     def cancel(self, tx: Tx, run: Run, reason: str, *, force: bool, by: str, by_id: str) -> None:
-        """Note that the run is to end, at once where ``force``; :meth:`settle` does the rest."""
+        """Mark the run as being cancelled; ``force``: without cleanup. :meth:`settle` must follow."""
         if run.paused_at:
             self.resume(tx, run, by=by, by_id=by_id)
         run.cancel_reason = run.cancel_reason or reason
@@ -86,7 +86,7 @@ class Transitions:
         )
 
     def pause(self, tx: Tx, run: Run, *, by: str, by_id: str) -> None:
-        """Start nothing more of the run. What runs goes on; time limits of jobs stand still."""
+        """Pause the run: running steps continue, no others start, time limits of jobs are suspended."""
         run.paused_at, run.paused_by = tx.now, by
         store.save(tx.conn, run)
         for job in run.jobs:
@@ -97,7 +97,7 @@ class Transitions:
         self.records.append(tx, run, entries.RUN_PAUSED, by=by, by_id=by_id, **run_standing(run))
 
     def resume(self, tx: Tx, run: Run, *, by: str, by_id: str) -> None:
-        """Let a paused run go on; :meth:`settle` does the rest."""
+        """Resume a paused run. :meth:`settle` must follow."""
         run.paused_at, run.paused_by = 0, ""
         store.save(tx.conn, run)
         for job in [job for job in run.jobs if job.held_at]:
@@ -109,9 +109,9 @@ class Transitions:
         self.records.append(tx, run, entries.RUN_RESUMED, by=by, by_id=by_id, **run_standing(run))
 
     def extend(self, tx: Tx, run: Run, graph: Graph, addition: Addition, *, by: str, by_id: str) -> None:
-        """Let the run grow to ``graph``, which is its own with the addition; :meth:`settle` does the rest."""
+        """Extend the run to ``graph``, which is its graph with the addition. :meth:`settle` must follow."""
         part = graph_store.count_parts(tx.conn, run.id)
-        if not part:  # of a run of the first release the graph itself is not stored as one
+        if not part:  # the original graph of a run of the first release is not stored yet
             graph_store.insert_graph(tx.conn, run.id, 0, encoded(run.graph))
         body = orjson.dumps(addition_to_json(addition)).decode()
         graph_store.insert_graph(tx.conn, run.id, max(part, 1), body)
@@ -136,9 +136,9 @@ class Transitions:
     # -- what the planner decides -----------------------------------------------------------------------
 
     def settle(self, tx: Tx, run: Run, job: Job | None = None) -> None:
-        """Apply decisions until the run has to wait for somebody or for a time, or has had its share.
+        """Apply decisions until the run has to wait, or the limit per transaction is reached.
 
-        ``job``: where it is known that only this job has changed; others are looked at when it ends.
+        ``job``: the only job that has changed, if known; others are planned when it ends.
         """
         for one in run.jobs if job is None else (job,):
             if not one.status.over:
@@ -166,7 +166,7 @@ class Transitions:
             tx.after_commit(self._on_unsettled)
 
     def _apply(self, tx: Tx, run: Run, decision: Decision) -> int:
-        """Gives how many changes it took."""
+        """Apply a decision; returns the number of changes."""
         match decision:
             case StartRun():
                 self._start_run(tx, run)
@@ -229,7 +229,7 @@ class Transitions:
         )
 
     def _finish_job(self, tx: Tx, run: Run, job: Job, status: Status, reason: str) -> int:
-        """End the job once its steps are over: so many of them end in one transaction, in which the job may stay."""
+        """End a limited number of the job's steps per transaction, and the job after the last one."""
         left = Status.CANCELLED if status is Status.CANCELLED else Status.SKIPPED
         ending = list(islice(job.unfinished, MAX_CHANGES))
         for step in ending:
@@ -293,7 +293,7 @@ class Transitions:
     def lose_attempt(
         self, tx: Tx, run: Run, job: Job, step: Step, reason: str, *, started: bool, gone: bool
     ) -> None:
-        """The agent will not finish the current attempt. ``gone``: nor can its workspace be counted on."""
+        """The agent will not finish the current attempt. ``gone``: its workspace may be lost as well."""
         if step.stopping:
             self.steps.end_attempt(tx, run, job, step, Status(step.stopping), error=step.reason)
             return

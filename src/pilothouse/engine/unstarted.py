@@ -1,4 +1,4 @@
-"""The first step run of every step: it has an id from the creation of its run, and a row from its hand-out; pure."""
+"""Step runs without a row: every step has a step run from the creation of its run; pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def first_attempt(run: Run, job: Job, step: Step, status: Status) -> Attempt:
 
 
 def unstarted(run: Run, job: Job, step: Step) -> Attempt | None:
-    """The step run of a step that has had no attempt: it waits, or has ended with its step.
+    """The step run of a step without an attempt, with the status of the step.
 
-    ``None`` where there are attempts, or an earlier run did the step.
+    ``None`` if there are attempts, or if the step was kept from an earlier run.
     """
     if step.attempts or step.kept:
         return None
@@ -26,7 +26,7 @@ def unstarted(run: Run, job: Job, step: Step) -> Attempt | None:
 
 
 def find_unstarted(run: Run, step_run_id: str) -> tuple[Job, Step, Attempt] | None:
-    """The step run with this id among those of steps that have had no attempt."""
+    """The step run with this id, if it belongs to a step without an attempt."""
     place = ids.place_of(step_run_id)
     if place is None or place[0] >= len(run.jobs) or place[1] >= len(run.jobs[place[0]].steps):
         return None

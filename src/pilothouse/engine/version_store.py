@@ -1,4 +1,4 @@
-"""The versions of runs: statements on the table of runs (engine/runs.py)."""
+"""SQL of the versions of runs (engine/runs.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs as clients see them (decisions.md, native routes); reads only."""
+"""The JSON forms of runs (decisions.md, native routes); read only."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run_summary(row: Row[Any] | Run) -> dict[str, Any]:
 
 
 def _reason(row: Row[Any] | Run) -> str:
-    """Why a run does not simply go on."""
+    """Why an active run makes no progress: it is being cancelled, or paused; otherwise empty."""
     if row.finished_at:
         return ""
     if row.cancel_reason:
@@ -61,7 +61,7 @@ def _reason(row: Row[Any] | Run) -> str:
 
 
 def run_view(conn: Connection, run: Run) -> dict[str, Any]:
-    """A run with its jobs, steps and all their attempts, those of the runs it repeats included."""
+    """A run with its jobs, steps and all attempts, including those kept from earlier runs."""
     history = _attempts(conn, [step.id for job in run.jobs for step in job.steps])
     view = run_summary(run)
     view["variables"] = run.variables
@@ -70,7 +70,7 @@ def run_view(conn: Connection, run: Run) -> dict[str, Any]:
 
 
 def _attempts(conn: Connection, step_ids: list[str]) -> dict[str, list[Attempt]]:
-    """Attempts by step, each step's earlier lives first."""
+    """Attempts by step, those of earlier runs first."""
     lineage = {step_id: [step_id] for step_id in step_ids}
     frontier = {step_id: step_id for step_id in step_ids}
     while frontier:
@@ -107,7 +107,7 @@ def _job_view(run: Run, job: Job, history: dict[str, list[Attempt]]) -> dict[str
 
 
 def _waiting_for(job: Job, attempts: list[Attempt]) -> str:
-    """Why a job has been waiting since it could start; empty where nobody has looked yet."""
+    """Why a job that could start is waiting; empty before the scheduler has run."""
     current = {step.current for step in job.steps if step.current}
     return next((a.reason for a in attempts if a.id in current and a.reason), "")
 

@@ -234,6 +234,8 @@ def secret_names(tree: Any, *, needed: bool = False) -> frozenset[str]:
     a text that does not compile.
     """
     if isinstance(tree, str):
+        if "${{" not in tree:
+            return frozenset()
         parts = (part for part in split_template(tree) if not isinstance(part, str))
         compiled = [compile_expression(part.source, condition=True) for part in parts]
         found = [one.needed_secrets if needed else one.secrets for one in compiled]

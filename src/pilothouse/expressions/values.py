@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pilothouse.wire.durations import format_duration
+from pilothouse.wire.times import utc_text
 
 MAX_STEPS = 20_000  # one step is about half a microsecond
 MAX_SIZE = 65_536  # characters and elements of one value that an expression creates
@@ -174,7 +175,7 @@ def to_text(value: Any) -> str:
         case int() | float():
             return str(value)
         case datetime():
-            return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+            return utc_text(value.astimezone(UTC))
         case timedelta():
             milliseconds = value // timedelta(milliseconds=1)
             return "-" * (milliseconds < 0) + format_duration(abs(milliseconds))

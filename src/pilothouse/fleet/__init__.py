@@ -1,1 +1,1 @@
-"""The fleet: which agents there are, whether they live, and what work is leased to them."""
+"""The fleet: agents, their liveness, and the work leased to them."""

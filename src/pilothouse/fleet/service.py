@@ -358,7 +358,7 @@ class Fleet:
         return self.hub.reaches(connection.server)
 
     def drain(self, tx: Tx, by: Principal, agent_id: str, draining: bool) -> Agent:
-        """Give an agent no more work, or work again."""
+        """Start or end the draining of an agent, which gets no new work meanwhile."""
         agent = require_agent(tx.conn, agent_id)
         if agent.draining != draining:
             store.set_agent(tx.conn, agent_id, draining=draining, updated_at=tx.now)

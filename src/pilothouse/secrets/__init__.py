@@ -1,1 +1,1 @@
-"""Secrets: write-only values, encrypted at rest, put into work when it is handed out."""
+"""Secrets: write-only values, encrypted at rest, inserted into tasks when these are sent to agents."""

@@ -1,4 +1,4 @@
-"""What is refused of secrets, each with a stable code."""
+"""Errors of secrets, each with a stable code."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pilothouse.access.errors import Refusal
 
 
 class SecretInvalid(Refusal):
-    """A secret's name or value cannot be taken."""
+    """A secret's name or value is invalid."""
 
     code = "VALIDATION_FAILED"
 
 
 class SecretNotFound(Refusal):
-    """No secret of that name in the project."""
+    """The project has no secret with this name."""
 
     code = "SECRET_NOT_FOUND"
 

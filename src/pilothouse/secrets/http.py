@@ -1,4 +1,4 @@
-"""``/api/v1/secrets`` (Arcentra envelope): names can be seen, values only be set."""
+"""``/api/v1/secrets`` (Arcentra envelope): names are readable, values are write-only."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def put_secret(
     identity: IdentityService,
     database: Database,
 ) -> Response:
-    """Set or replace; the value is encrypted at rest and never shown. Errors: ``VALIDATION_FAILED``."""
+    """Set or replace a secret; the value is encrypted at rest and never returned. Errors: ``VALIDATION_FAILED``."""
     project = await identity.project_id(caller, body.projectId)
     require(caller, "secret.write", project)
     check_value(body.value)

@@ -1,4 +1,4 @@
-"""The secrets' part of the product."""
+"""The module of secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets: write-only, encrypted at rest, put into a task when it is handed out."""
+"""Secrets: write-only values, encrypted at rest, inserted into tasks when these are sent to agents."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ MAX_OF_RUN = 256 << 10
 
 
 def check_value(value: str) -> None:
-    """Raises :class:`SecretInvalid`. Cheap: to be asked before the value is worked on."""
+    """Raises :class:`SecretInvalid`. Fast; must be called before the value is processed."""
     if not value or len(value) > MAX_SECRET or len(value.encode("utf-8", "surrogatepass")) > MAX_SECRET:
         raise SecretInvalid(f"a secret's value has 1 to {MAX_SECRET} bytes")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise SecretInvalid(
-            "a secret's value is text: it has half of a surrogate pair, which is no character"
+            "a secret's value is text: it has an unpaired surrogate, which is not a character"
         )
     if len(set(value.split("\n"))) > MAX_LINES:
         raise SecretInvalid(f"a secret's value has at most {MAX_LINES} different lines")
 
 
 class Secrets:
-    """The secrets of all projects. Values leave only inside a task, to the agent that runs it."""
+    """The secrets of all projects. Values are only sent in tasks, to the agents that run them."""
 
     def __init__(self, box: SecretBox, identity: Identity) -> None:
         self._box = box
@@ -56,28 +56,28 @@ class Secrets:
         return created
 
     def delete(self, tx: Tx, by: Principal, project: str, name: str) -> None:
-        """Forget a secret. Raises :class:`SecretNotFound`."""
+        """Delete a secret. Raises :class:`SecretNotFound`."""
         if not store.delete_secret(tx.conn, project, name, tx.now):
             raise SecretNotFound(name)
         self._identity.audit(tx, by, "secret.delete", f"{project}/{name}")
         tx.after_commit(self._changed)
 
     def names(self, conn: Connection, project: str) -> list[dict[str, Any]]:
-        """What secrets there are, without their values; times in ms."""
+        """The project's secrets, without their values; times in ms."""
         return [dict(row._mapping) for row in store.list_secrets(conn, project)]
 
     def missing(self, conn: Connection, project: str, names: Iterable[str]) -> list[str]:
-        """Those of these names that no secret of the project has, sorted."""
+        """The names without a secret in the project, sorted."""
         wanted = frozenset(names)
         return sorted(wanted - store.known_names(conn, project, wanted)) if wanted else []
 
     def values(self, conn: Connection, project: str, names: Iterable[str]) -> dict[str, str]:
-        """The values of those that exist and open; for the hand-out only."""
+        """The values of secrets that exist and can be decrypted; only for tasks."""
         sealed = store.secret_values(conn, project, names)
         return dict(self._opened(project, sealed.items()))
 
     def values_since(self, conn: Connection, project: str, names: frozenset[str], since: int) -> set[str]:
-        """All values that these secrets have, and have had since that time (ms); for masking only."""
+        """All current values and values replaced since that time (ms); only for masking."""
         sealed = [*store.secret_values(conn, project, names).items()]
         sealed += store.retired_values(conn, project, names, since)
         return {value for _, value in self._opened(project, sealed)}
@@ -94,5 +94,5 @@ class Secrets:
 
 
 def _bound_to(project: str, name: str) -> bytes:
-    # Authenticated with the value: a ciphertext moved to another row does not open.
+    # Authenticated together with the value: a ciphertext moved to another row cannot be decrypted.
     return f"{project}/{name}".encode()

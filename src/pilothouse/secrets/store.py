@@ -1,4 +1,4 @@
-"""The tables of secrets and their statements; values are ciphertexts here."""
+"""The tables of secrets, and their SQL; values are ciphertexts."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def put_secret(conn: Connection, project: str, name: str, value: bytes, by: str,
 
 
 def secret_values(conn: Connection, project: str, names: Iterable[str]) -> dict[str, bytes]:
-    """Ciphertexts by name, of those that exist."""
+    """The existing ciphertexts by name."""
     query = select(secrets.c.name, secrets.c.value).where(
         secrets.c.project == project, secrets.c.name.in_(list(names))
     )
@@ -72,7 +72,7 @@ def secret_values(conn: Connection, project: str, names: Iterable[str]) -> dict[
 
 
 def known_names(conn: Connection, project: str, names: Iterable[str]) -> set[str]:
-    """Those of these names that the project has a secret of."""
+    """The names that have a secret in the project."""
     wanted, found = sorted(names), set[str]()
     for start in range(0, len(wanted), NAMES_A_QUERY):
         some = wanted[start : start + NAMES_A_QUERY]
@@ -91,7 +91,7 @@ def list_secrets(conn: Connection, project: str) -> list[Row[Any]]:
 
 
 def _retire(conn: Connection, project: str, name: str, now: int) -> None:
-    """Agents may still have the old value: it is kept, for masking, as long as such work may run."""
+    """Keep a replaced value for masking, as long as work that uses it may run."""
     s, r = secrets.c, retired_secrets.c
     old = select(s.project, s.name, s.value, literal(now)).where(s.project == project, s.name == name)
     conn.execute(insert(retired_secrets).from_select(["project", "name", "value", "retired_at"], old))
@@ -101,7 +101,7 @@ def _retire(conn: Connection, project: str, name: str, now: int) -> None:
 def retired_values(
     conn: Connection, project: str, names: Iterable[str], since: int
 ) -> list[tuple[str, bytes]]:
-    """Ciphertexts that these secrets had at some time since then."""
+    """Ciphertexts of these secrets that were replaced since then."""
     r = retired_secrets.c
     query = select(r.name, r.value).where(
         r.project == project, r.name.in_(list(names)), r.retired_at >= since
@@ -110,7 +110,7 @@ def retired_values(
 
 
 def delete_secret(conn: Connection, project: str, name: str, now: int) -> bool:
-    """Forget a secret."""
+    """Delete a secret."""
     _retire(conn, project, name, now)
     return (
         conn.execute(delete(secrets).where(secrets.c.project == project, secrets.c.name == name)).rowcount

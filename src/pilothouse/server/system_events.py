@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from pilothouse.access.errors import Refusal
 from pilothouse.edge.module import PublicEvent
-from pilothouse.engine import finding, status_store
+from pilothouse.engine import lookup, status_store
 from pilothouse.engine.streams.arcentra import LIFECYCLES
 from pilothouse.fleet import store as fleet_store
 from pilothouse.journal import Cursor, Entry, Selection
@@ -187,7 +187,7 @@ def _resource(conn: Connection, id: str, objects: Set[str]) -> tuple[str | None,
 
     ``objects``: further kinds of objects, whose streams are ``<object>/<id>``.
     """
-    parts = finding.find_step_runs(conn, [id]) or finding.find_jobs(conn, [id])
+    parts = lookup.find_step_runs(conn, [id]) or lookup.find_jobs(conn, [id])
     run_id = parts[0].run_id if parts else id
     run = status_store.find_runs(conn, [run_id]).get(run_id)
     if run is not None:

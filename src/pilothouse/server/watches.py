@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import Connection
 
 from pilothouse.access.errors import Refusal
-from pilothouse.engine import finding, status_store
+from pilothouse.engine import lookup, status_store
 from pilothouse.engine import store as engine_store
 from pilothouse.engine.model import Job, Run
 from pilothouse.engine.status_store import Part, RunRow
@@ -139,14 +139,14 @@ def _named(conn: Connection, asked: RunFilter, sees: Sees) -> tuple[list[Part], 
         raise Refusal.of("RUN_NOT_FOUND", f"No run with ID '{run_id}' exists")
     job_ids = asked.job_ids
     if asked.run_ids and asked.job_name and not job_ids:
-        job_ids = frozenset(finding.jobs_named(conn, asked.run_ids, asked.job_name))
+        job_ids = frozenset(lookup.jobs_named(conn, asked.run_ids, asked.job_name))
         if not job_ids:
             raise Refusal.of("JOB_NOT_FOUND", f"No job named '{asked.job_name}' is in this run")
     if asked.step_run_ids:
-        parts = finding.find_step_runs(conn, asked.step_run_ids)
+        parts = lookup.find_step_runs(conn, asked.step_run_ids)
         key, closing, what = "step_run_id", entries.ATTEMPT_COMPLETED, "step run"
     elif job_ids:
-        parts = finding.find_jobs(conn, job_ids)
+        parts = lookup.find_jobs(conn, job_ids)
         key, closing, what = "job_id", entries.JOB_COMPLETED, "job"
     else:
         parts = [Part(run.id, run.id, run.status) for run in runs.values()]

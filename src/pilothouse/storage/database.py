@@ -72,7 +72,9 @@ class Database:
         else:
             from pilothouse.storage import postgres  # importing the driver is slow
 
-            self.write_engine = postgres.engine(self.url, connections=2)
+            # Said explicitly, since a role or database may have another default: with a snapshot for the whole
+            # transaction, a writer would not see what was committed while it waited for the lock.
+            self.write_engine = postgres.engine(self.url, connections=2, isolation_level="READ COMMITTED")
             postgres.one_at_a_time(self.write_engine)
             self.read_engine = postgres.engine(
                 self.url, connections=READ_CONNECTIONS, isolation_level="REPEATABLE READ"

@@ -54,10 +54,10 @@ def read_json(text: str) -> Any:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         if "surrogate" in str(error):
-            raise OutputRefused("it has half of a surrogate pair, which is no character") from None
+            raise OutputRefused("it has an unpaired surrogate, which is not a character") from None
         raise OutputRefused("the value is not valid JSON") from None
     except UnicodeEncodeError:
-        raise OutputRefused("it has half of a surrogate pair, which is no character") from None
+        raise OutputRefused("it has an unpaired surrogate, which is not a character") from None
     if ":" in bare and bare.count(":") != _keys(value):
         raise OutputRefused("an object has the same key twice")
     return value

@@ -15,6 +15,6 @@ def rfc3339_ms(ms: int) -> str:
     return utc_text(datetime.fromtimestamp(ms / 1000, UTC), "milliseconds")
 
 
-def utc_text(time: datetime, precision: str) -> str:
+def utc_text(time: datetime, precision: str = "auto") -> str:
     """A UTC time; ``precision`` is the ``timespec`` of :meth:`datetime.isoformat`."""
     return time.isoformat(timespec=precision).replace("+00:00", "Z")

@@ -35,7 +35,7 @@ def main() -> None:
         signal.signal(ignored, signal.SIG_IGN)
     _bound()
     worker, decoder = Worker(), Decoder(MAX_ARGUMENTS)
-    while not worker.worn and (data := os.read(0, CHUNK)):
+    while not worker.exhausted and (data := os.read(0, CHUNK)):
         decoder.feed(data)
         if (frame := decoder.next()) is not None:
             worker.work(frame)
@@ -76,7 +76,7 @@ class Worker:
         self._idle_memory = _address_space()
 
     @property
-    def worn(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether a new worker should replace this one: its jobs left memory allocated, or used much CPU time."""
         return _address_space() > self._idle_memory + MAX_LEFTOVER or time.process_time() > MAX_CPU / 2
 

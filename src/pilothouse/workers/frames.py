@@ -19,7 +19,6 @@ ENTRY = struct.Struct(">BQ")
 JSON, BYTES = 0, 1
 MAX_VALUES = 64
 MAX_JSON = 16 << 20  # bytes of JSON in one frame, since they are decoded at once
-OVERHEAD = HEAD.size + MAX_VALUES * ENTRY.size
 
 JOB, STARTED, DONE, RAISED, OUT_OF_MEMORY, TOO_LARGE, NOT_PLAIN = range(1, 8)
 

@@ -27,7 +27,7 @@ class Gate:
         self.path = str(path)
 
     async def reached(self) -> int:
-        """Wait until a job stands at it; gives the descriptor that lets it go when it is closed."""
+        """Wait until a job stands at it; returns the descriptor that lets it go when it is closed."""
         while True:
             try:
                 return os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)

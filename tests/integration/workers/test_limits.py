@@ -104,7 +104,7 @@ async def test_results_are_bounded_and_plain(make_pool: MakePool) -> None:
 
 
 @pytest.mark.parametrize("job", [jobs.raise_with, jobs.exit_with])
-async def test_an_exception_tells_its_type_and_place_and_nothing_of_the_input(
+async def test_an_exception_is_logged_by_type_and_place_without_the_input(
     make_pool: MakePool, job: Callable[[str], None]
 ) -> None:
     pool = make_pool(job)

@@ -1,4 +1,4 @@
-"""How a step is carried out: `process` (default), `dummy` (tests and benchmarks), containers.
+"""Executors, which run steps: `process` (default) and `dummy` (tests and benchmarks).
 
-`base` has what every executor takes and gives; `output` turns what a step writes into what is reported.
+`base` defines their interface; `output` converts the output of a step into log lines and events.
 """

@@ -1,4 +1,4 @@
-"""What every executor takes and gives. An executor knows neither server nor spool, only the reporter."""
+"""The interface of executors. An executor reports to a StepReporter and does not depend on server or spool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Status = Literal["succeeded", "failed", "cancelled", "timed_out"]
 class StepTask:
     """One attempt of a step, decoded from `agent.v1.StepRun` by the link."""
 
-    step_run_id: str  # names this attempt under this lease, and no other
+    step_run_id: str  # id of this attempt and its lease
     run_id: str
     job_id: str
     job_name: str
@@ -25,9 +25,9 @@ class StepTask:
     action: str
     args: Mapping[str, Any]
     env: Mapping[str, str]
-    secrets: Mapping[str, str]  # masked; they are in `args` and `env` where the spec puts them
+    secrets: Mapping[str, str]  # to be masked; already inserted into `args` and `env`
     mask: tuple[str, ...]  # further values to mask
-    workspace: Path  # the directory of the job, existing
+    workspace: Path  # the job's directory, which exists
     timeout: float | None  # seconds
     attempt: int
     workspace_id: str = "default"  # names the workspace among those of the agent
@@ -46,29 +46,29 @@ class StepTask:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     status: Status
-    exit_code: int  # as shells count: 128 + n after signal n
-    error: str = ""  # for people; free of secrets
+    exit_code: int  # as in shells: 128 + n after signal n
+    error: str = ""  # message for users; contains no secrets
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How well an agent is. `blocked`: slots taken by what ended steps have left; `problems`: for people."""
+    """The health of the agent. `blocked`: slots occupied by processes of ended steps; `problems`: for users."""
 
     blocked: int = 0
     problems: tuple[str, ...] = ()
 
 
 class StepReporter(Protocol):
-    """Where an executor tells what happens. The plain methods never block; all texts are already masked."""
+    """Receives log lines and events from an executor. Plain methods never block; all texts are already masked."""
 
     def lines(self, stream: Stream, texts: Sequence[str], at_ms: int) -> None:
-        """Lines in order, without their newlines. `at_ms`: Unix milliseconds when they were read."""
+        """Report log lines in order, without newlines. `at_ms`: when they were read, in Unix ms."""
 
     def output(self, name: str, value: Any) -> None:
-        """An output of the step: a JSON value as `wire.outputs.read_json` gives it."""
+        """Report an output: a JSON value as returned by `wire.outputs.read_json`."""
 
     def progress(self, percent: int, message: str) -> None:
-        """0 to 100."""
+        """Report progress. ``percent``: 0 to 100."""
 
     async def drain(self) -> None:
         """Backpressure: awaited after each chunk read; returns when more may be reported."""
@@ -76,9 +76,9 @@ class StepReporter(Protocol):
 
 class Executor(Protocol):
     async def run(self, task: StepTask, report: StepReporter, cancel: asyncio.Event) -> Outcome:
-        """Carry out one attempt. Whatever is wrong with the step is an Outcome, not an exception.
+        """Run one attempt. Errors of the step are returned as an Outcome, not raised.
 
-        `cancel` set, or this call cancelled, ends all that the step started.
+        If `cancel` is set or this call is cancelled, all processes of the step are ended.
         """
 
 
@@ -88,7 +88,7 @@ async def race(
     limit: float | None,
     refused: asyncio.Event | None = None,
 ) -> Literal["done", "cancelled", "timed_out", "refused"]:
-    """Wait for the work, an event or the limit (seconds), whichever is first. The work goes on."""
+    """Wait until the work is done, an event is set, or the limit (seconds) has passed. The work is not cancelled."""
     stops = {asyncio.ensure_future(event.wait()): event for event in (cancel, refused) if event is not None}
     try:
         done, _ = await asyncio.wait({work, *stops}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)

@@ -1,11 +1,11 @@
-"""A step that does nothing but what its arguments say. For tests, benchmarks, and trying things out.
+"""An executor that simulates steps as their arguments describe. For tests and benchmarks.
 
     lines     how many lines to write             interval  seconds after each
     text      a line; {n} is its number from 1     (may be a command such as "::mask value")
     outputs   {name: JSON value}                   progress  [percent or [percent, message], ...]
     duration  seconds, over which the progress is spread evenly, after the lines
     exit      exit code (default 0)                fail      a message: the step fails with it
-    hang      true: never ends by itself
+    hang      true: runs until cancelled
 
 Without arguments it succeeds at once.
 """
@@ -38,7 +38,7 @@ class Script:
 
     @classmethod
     def read(cls, args: Mapping[str, Any]) -> Script:
-        """Raises ValueError or TypeError where the arguments make no sense."""
+        """Raises ValueError or TypeError for invalid arguments."""
         unknown = args.keys() - set(cls.__slots__)
         if unknown:
             raise ValueError(f"unknown argument {min(unknown)}")

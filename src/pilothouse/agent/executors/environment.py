@@ -1,14 +1,14 @@
-"""A step's environment (decisions.md): the agent's own, less what is the agent's alone, then ours, then the spec's.
+"""A step's environment (decisions.md): the agent's environment, filtered, then standard variables, then the spec's.
 
-What is the agent's alone, and never reaches a step:
+Variables of the agent that steps do not get:
 
-- its Python environment: `VIRTUAL_ENV` and the like, and the directory of its programs in `PATH`
+- its Python environment: `VIRTUAL_ENV` and similar, and the directory of its programs in `PATH`
 - its settings: `PILOT_*`
-- credentials: agents of SSH and GPG, session buses, and variables that are named as credentials are, or hold a URL
-  with a password (proxies excepted, without which a step could reach nothing)
-- what belongs to the place it was started from: git's variables in a hook, systemd's sockets, the shell's directory
+- credentials: SSH and GPG agents, session buses, variables whose names look like credentials, and URLs with a
+  password (except proxies, which steps may need for network access)
+- variables of its parent process: git's variables in a hook, systemd's sockets, the shell's directory
 
-`--pass-env NAME` lets one through all the same.
+`--pass-env NAME` overrides this for one variable.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _PASSWORD_IN_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]*:[^/?#\s]+@")
 
 
 def of_the_agent(environ: Mapping[str, str], passed: Collection[str] = ()) -> dict[str, str]:
-    """What steps get of the agent's environment. `passed`: names that are let through whatever they are."""
+    """The part of the agent's environment that steps get. `passed`: names that are always included."""
     kept = {name: value for name, value in environ.items() if name in passed or not _private(name, value)}
     if "CONDA_PREFIX" in kept and _same(kept["CONDA_PREFIX"], sys.prefix):
         kept = {name: value for name, value in kept.items() if name not in _CONDA or name in passed}
@@ -85,7 +85,7 @@ def _private(name: str, value: str) -> bool:
 
 
 def own_programs(environ: Mapping[str, str]) -> list[str]:
-    """Where the programs of the agent's own Python environment lie, if it has one."""
+    """The program directories of the agent's Python environment, if it has one."""
     homes = [environ["VIRTUAL_ENV"]] if environ.get("VIRTUAL_ENV") else []
     if sys.prefix != sys.base_prefix or Path(sys.prefix, "conda-meta").is_dir():
         homes.append(sys.prefix)
@@ -93,7 +93,7 @@ def own_programs(environ: Mapping[str, str]) -> list[str]:
 
 
 def without(path: str, directories: Iterable[str]) -> str:
-    """The search path without these directories, by whatever names they stand in it."""
+    """The search path without these directories; symbolic links to them are removed as well."""
     found = [entry for entry in path.split(os.pathsep) if entry]
     return os.pathsep.join(entry for entry in found if not any(_same(entry, other) for other in directories))
 
@@ -106,7 +106,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def of_the_user(environment: Mapping[str, str], user: StepUser) -> dict[str, str]:
-    """The same for another user: their home, and nothing that names the agent's."""
+    """The environment for another user: with their home, without variables that refer to the agent's user."""
     if not user.switched:
         return {"HOME": user.home, "USER": user.name, "LOGNAME": user.name, **environment}
     shared = {
@@ -116,7 +116,7 @@ def of_the_user(environment: Mapping[str, str], user: StepUser) -> dict[str, str
 
 
 def of_the_step(task: StepTask, env_file: Path) -> dict[str, str]:
-    """What every step finds. `env_file`: what `PILOT_ENV` names."""
+    """The standard variables of every step. `env_file`: the path in `PILOT_ENV`."""
     workspace = task.workspace.resolve()
     return {
         "CI": "true",
@@ -134,5 +134,5 @@ def of_the_step(task: StepTask, env_file: Path) -> dict[str, str]:
         "PILOT_WORKSPACE": str(workspace),
         "PILOT_ENV": str(env_file),
         "PYTHONUNBUFFERED": "1",
-        "GIT_CEILING_DIRECTORIES": str(workspace.parent),  # its git finds no repository around the workspace
+        "GIT_CEILING_DIRECTORIES": str(workspace.parent),  # git ignores repositories above the workspace
     }

@@ -1,7 +1,7 @@
-"""The files of one step outside its workspace: its text, and what `PILOT_ENV` names. They end with the step.
+"""The files of one step outside its workspace: its script, and the file in `PILOT_ENV`. Removed with the step.
 
-They lie in the agent's data directory and belong to the step's user alone, for the text may hold secrets. What a
-killed agent has left is removed at its next start.
+They are in the agent's data directory and only accessible to the step's user, since the script may contain secrets.
+Files left by a killed agent are removed at its next start.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class StepFiles:
 
 
 class StepFolders:
-    """`root` is made, and emptied. `owner` (uid, gid): the steps' user where it is not the agent's own."""
+    """`root` is created and emptied. `owner` (uid, gid): the steps' user if it is not the agent's own."""
 
     def __init__(self, root: Path, owner: tuple[int, int] | None = None) -> None:
         self._root, self._owner = root, owner
@@ -35,7 +35,7 @@ class StepFolders:
         """Raises OSError."""
         folder = Path(tempfile.mkdtemp(dir=self._root, prefix=""))
         try:
-            if self._owner:  # who may pass through to both files, and neither list nor replace them
+            if self._owner:  # the step's user may access both files, but neither list nor replace them
                 folder.chmod(0o711)
             files = StepFiles(folder / "script", folder / "env")
             self._write(files.script, script.encode())

@@ -1,6 +1,6 @@
-"""What is needed to start a step's shell: the command line, the directory, the environment, the user.
+"""Prepares the start of a step's shell: command line, directory, environment and user.
 
-The text of a step may hold secrets, so it is no argument, which every user of the machine could read, but a file.
+The script of a step may contain secrets, so it is passed as a file: arguments are visible to all users.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pilothouse.agent.reaping.supervisor import Request
 
 DEFAULT_SHELL = ("sh", "-e")
 
-# `python -c` finds the modules of the directory it is in, `python FILE` those beside the file: a command is to
-# find the workspace's. What this reads is the file named by its one argument.
+# `python -c` imports modules from the current directory, `python FILE` from the file's directory. Steps should
+# import modules of the workspace, so this reads and executes the file given as argument.
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*")
 _PYTHON_COMMAND = (
     "import sys; del sys.argv[0]; exec(compile(open(sys.argv[0], 'rb').read(), sys.argv[0], 'exec'))"
@@ -30,7 +30,7 @@ _PYTHON_COMMAND = (
 
 
 class StepRefused(Exception):
-    """The step cannot be started as it is written."""
+    """The step cannot be started because its definition is invalid."""
 
     code = "STEP_REFUSED"
 
@@ -41,14 +41,14 @@ class StepRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """`env_file`: what `PILOT_ENV` names."""
+    """A prepared start. `env_file`: the path in `PILOT_ENV`."""
 
     request: Request
     env_file: Path
 
 
 class Launcher:
-    """Prepares steps: `inherited` is what they get of the agent's environment."""
+    """Prepares steps. `inherited`: the part of the agent's environment that they get."""
 
     def __init__(self, user: StepUser, folders: StepFolders, inherited: Mapping[str, str]) -> None:
         self._user, self._folders = user, folders
@@ -56,9 +56,9 @@ class Launcher:
 
     @contextlib.contextmanager
     def prepare(self, task: StepTask, job_env: Mapping[str, str]) -> Iterator[Launch]:
-        """All that is needed to start the step; its files are there while in the context.
+        """Prepare the start of a step; its files exist while in the context.
 
-        `job_env`: what earlier steps wrote to `PILOT_ENV`. Raises StepRefused, OSError.
+        `job_env`: variables that earlier steps wrote to `PILOT_ENV`. Raises StepRefused, OSError.
         """
         text = _text(task)
         shell = _shell(task.args.get("shell"))

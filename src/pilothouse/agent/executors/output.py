@@ -1,9 +1,9 @@
-"""What one step writes, on its way to the reporter: decoded, obeyed, masked, cut into lines, in that order.
+"""Processes the output of one step: decodes it, executes commands, masks secrets and splits lines, in that order.
 
-Commands are read before masking, else `::mask` could not name what contains another secret; what they carry
-is masked before it is reported. Lines are cut after masking, else a cut could leave half a secret.
+Commands are parsed before masking, since a `::mask` value may contain another secret; their values are masked before
+they are reported. Lines are cut after masking, since a cut could expose half of a secret.
 
-All steps of an agent share one event loop, so what a step writes is worked on in small slices (`take`).
+All steps of an agent share one event loop, so output is processed in small slices (`take`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from pilothouse.wire import outputs
 from pilothouse.wire.masking import MIN_LENGTH, Masker
 
 NOTE_PREFIX = "pilot: "
-SHOW_AFTER = 1.0  # seconds that an unfinished line waits for its end
-SLICE, MIN_SLICE = 4 << 10, 512  # bytes worked on in one go: few at first, then as many as fit into a turn
-TURN = 0.003  # seconds after which others have their turn
+SHOW_AFTER = 1.0  # seconds after which an incomplete line is shown
+SLICE, MIN_SLICE = 4 << 10, 512  # bytes processed at once; adapted so that a slice takes at most TURN
+TURN = 0.003  # seconds of processing before yielding to the event loop
 
 MAX_MASKED = 2000  # values of an attempt
 MAX_MASK_CHARS = 64 << 10  # of one value
@@ -42,21 +42,21 @@ Work = Generator[Callable[[], Any] | None, Any, None]
 
 
 class _StreamState:
-    """What has been read of one output stream and not been reported yet."""
+    """Output of one stream that was read but not reported yet."""
 
     def __init__(self, masker: Masker, max_line: int) -> None:
         self.decoder = TextDecoder()
         self.scanner = CommandScanner()
         self.masker = masker
         self.assembler = LineAssembler(max_line)
-        self.waited: float | None = None  # seconds for more, with something of a line unshown
-        self.unshown_at = 0.0  # since when
+        self.waited: float | None = None  # seconds spent waiting for the rest of an incomplete line
+        self.unshown_at = 0.0  # when the current wait began
 
 
 class StepOutput:
-    """Serves every executor that has bytes of a step's stdout and stderr to report.
+    """Reports the stdout and stderr of a step, for any executor that reads them as bytes.
 
-    `refused` is set when the step may not go on, for the reason `refusal`; nothing that it writes is shown any more.
+    `refused` is set when the step must be ended, for the reason `refusal`; its further output is not shown.
     """
 
     def __init__(self, task: StepTask, report: StepReporter, max_line: int = MAX_LINE_BYTES) -> None:
@@ -73,10 +73,10 @@ class StepOutput:
         }
         for name, value in task.secrets.items():
             if value.strip() and len(value.strip()) < MIN_LENGTH:
-                self._say(f"secret {name} has fewer than {MIN_LENGTH} characters and is not masked")
+                self._write_note(f"secret {name} has fewer than {MIN_LENGTH} characters and is not masked")
 
     async def take(self, stream: Stream, data: bytes) -> None:
-        """Bytes as they were read. Not to be called for a stream before the call before has returned."""
+        """Process bytes as they were read. Calls for one stream must not overlap."""
         start, turn_ends = 0, time.monotonic() + TURN
         while start < len(data):
             piece, answer = data[start : start + self._slice], None
@@ -97,17 +97,17 @@ class StepOutput:
             self._measure(longest)
 
     def feed(self, stream: Stream, data: bytes) -> None:
-        """The same in one go, however long it takes."""
+        """Like :meth:`take`, but without yielding to the event loop."""
         _at_once(self._work(stream, data))
 
     def finish(self, stream: Stream) -> None:
-        """The stream has ended: report what was held back."""
+        """End of the stream: report the output that was held back."""
         _at_once(self._work(stream, b"", final=True))
 
     async def until(self, stream: Stream, readable: asyncio.Event) -> None:
-        """Wait for more to read; meanwhile show what there is of a line that has not ended.
+        """Wait for more to read; show an incomplete line after SHOW_AFTER seconds.
 
-        Only time spent here counts: while reading is held up, the rest of the line may be there already.
+        Only time spent here counts: while reading is paused, the rest of the line may already be in the pipe.
         """
         state = self._states[stream]
         if state.waited is not None:
@@ -122,21 +122,21 @@ class StepOutput:
         await readable.wait()
 
     def show_unfinished(self, stream: Stream) -> None:
-        """Show what there is of a line that has not ended."""
+        """Show an incomplete line."""
         state = self._states[stream]
         state.waited = None
         if not self.refused.is_set():
             self._show(stream, state.assembler.show())
 
     def note(self, text: str) -> None:
-        """A remark of the agent's own among the lines of the step."""
-        self._say(self.mask(text))
+        """Add a message of the agent to the log of the step."""
+        self._write_note(self.mask(text))
 
     def mask(self, text: str) -> str:
         return self._masker.mask(text)
 
     def set_output(self, name: str, text: str) -> None:
-        """An output given as JSON text, or a remark why it is none."""
+        """Set an output from JSON text; if it is invalid, log a warning."""
         try:
             command = SetOutput(name, outputs.read_json(text), len(text))
         except outputs.OutputRefused as refused:
@@ -145,7 +145,7 @@ class StepOutput:
             _at_once(self._set_output(command))
 
     def _measure(self, seconds: float) -> None:
-        """The longest step of the work on a slice took so many seconds; the next slice is likely to cost the same."""
+        """Adapt the slice size: the longest part of the last slice took so many seconds."""
         if seconds > TURN:
             self._slice = max(MIN_SLICE, self._slice // 2)
         elif seconds < TURN / 4 and self._slice < SLICE:
@@ -165,7 +165,7 @@ class StepOutput:
                 yield from self._masker.settle()
                 self._show(stream, state.assembler.feed(state.masker.feed(part)))
             else:
-                yield from self._obey(part)
+                yield from self._execute(part)
             if self.refused.is_set():
                 return
             yield None
@@ -175,7 +175,7 @@ class StepOutput:
         self._watch(stream, state)
 
     def _watch(self, stream: Stream, state: _StreamState) -> None:
-        """Notice whether something of an unfinished line waits."""
+        """Check whether an incomplete line is waiting to be shown."""
         if not state.assembler.unshown:
             state.waited = None
             return
@@ -184,11 +184,11 @@ class StepOutput:
         if state.assembler.rewritten and time.monotonic() > state.unshown_at + 2 * SHOW_AFTER:
             self.show_unfinished(stream)  # it is rewritten so fast that there is always more to read
 
-    def _obey(self, command: Command) -> Work:
+    def _execute(self, command: Command) -> Work:
         match command:
             case Unread(line):
                 read = yield lambda: parse(line)
-                yield from self._obey(read)
+                yield from self._execute(read)
             case SetOutput():
                 yield from self._set_output(command)
             case SetProgress(percent, message):
@@ -200,7 +200,7 @@ class StepOutput:
 
     def _add_mask(self, value: str) -> None:
         if len(value.strip()) < MIN_LENGTH:
-            self._say(f"::mask: a value of fewer than {MIN_LENGTH} characters is not masked")
+            self._write_note(f"::mask: a value of fewer than {MIN_LENGTH} characters is not masked")
         elif self._masker.knows(value):
             return
         elif self._masker.count >= MAX_MASKED:
@@ -217,7 +217,7 @@ class StepOutput:
 
     def _refuse(self, reason: str) -> None:
         self.refusal = reason
-        self._say(f"error: {reason}; the step is ended, and what it writes from here on is not shown")
+        self._write_note(f"error: {reason}; the step is ended, and its further output is not shown")
         self.refused.set()
 
     def _set_output(self, command: SetOutput) -> Work:
@@ -240,7 +240,7 @@ class StepOutput:
                 self.note(f"warning: output {name} contains a masked value and is stored masked")
             self._report.output(name, value)
 
-    def _say(self, text: str) -> None:
+    def _write_note(self, text: str) -> None:
         self._show("stderr", [NOTE_PREFIX + text])
 
     def _show(self, stream: Stream, lines: list[str]) -> None:

@@ -1,7 +1,7 @@
-"""Steps as processes of this machine: `shell/command` and `shell/script`. Linux 5.3 or later.
+"""Runs steps as processes of this machine: `shell/command` and `shell/script`. Linux 5.3 or later.
 
-The guard starts a step and sees to its end (`reaping/`). However a step ends, everything it started is killed with
-it, background processes and daemons included; afterwards its pipes are read to the end.
+The guard starts each step and ends it (`reaping/`). When a step ends, all processes that it started are killed,
+including background processes and daemons; then its pipes are read to the end.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from pilothouse.agent.reaping.supervisor import Request
 
 CHUNK = 64 * 1024  # bytes
 MAX_PIPE = 1024 * 1024  # bytes; the most a pipe may hold, 64 KiB unless a step asks for more
-UNKILLABLE = 137  # exit code of a shell that was killed, or that even SIGKILL did not end in time
-ANSWER_WITHIN = 5.0  # seconds a supervisor has to say what is left, on a busy machine
+UNKILLABLE = 137  # exit code of a shell that was killed, or that SIGKILL did not end in time
+ANSWER_WITHIN = 5.0  # seconds for a supervisor to report remaining processes, on a busy machine
 BROKEN = "the process that supervises this step was killed"
 
 Ending = Literal["done", "cancelled", "timed_out", "refused"]
@@ -45,19 +45,19 @@ log = structlog.get_logger("agent.process")
 
 @dataclass(frozen=True, slots=True)
 class ProcessSettings:
-    """`data_dir`: below it are the steps' files (`steps/`) and what they wrote to `PILOT_ENV` (`env/`)."""
+    """`data_dir` contains the steps' files (`steps/`) and the variables that they wrote to `PILOT_ENV` (`env/`)."""
 
     data_dir: Path
-    run_as: str | None = None  # user name or number; honoured where the agent is root
-    pass_env: tuple[str, ...] = ()  # of the agent's environment, what steps get though it looks private
+    run_as: str | None = None  # user name or number; requires that the agent is root
+    pass_env: tuple[str, ...] = ()  # variables of the agent that steps get although they look private
     grace: float = 5.0  # seconds between SIGTERM and SIGKILL
-    linger: float = 1.0  # seconds what outlives the shell has to close its output (`> >(tee log)`)
-    kill_within: float = 30.0  # seconds after which processes that cannot be killed are given up
+    linger: float = 1.0  # seconds for processes that outlive the shell to close its output (`> >(tee log)`)
+    kill_within: float = 30.0  # seconds to wait for killed processes
     max_line: int = MAX_LINE_BYTES
 
 
 class ProcessExecutor:
-    """The default executor. Raises UnknownUser if `run_as` names nobody."""
+    """The default executor. Raises UnknownUser if the user `run_as` does not exist."""
 
     def __init__(self, settings: ProcessSettings, guard: Guard) -> None:
         self._settings, self._guard = settings, guard
@@ -70,7 +70,7 @@ class ProcessExecutor:
 
     @property
     def announcement(self) -> str:
-        """For the log and the agent's properties: whom steps run as, said plainly."""
+        """The user that steps run as, as a message for the log."""
         if self.user.switched:
             return f"steps run as user {self.user.name}"
         return f"steps run as the agent's own user {self.user.name} and may do all that the agent may"
@@ -111,11 +111,11 @@ class ProcessExecutor:
     async def _end_strays(self, task: StepTask, supervised: Supervised) -> None:
         try:
             await self._guard.end_strays(f"PILOT_STEP_RUN_ID={task.step_run_id}", supervised)
-        except GuardFailed as failed:  # which the next step says
+        except GuardFailed as failed:  # the next step fails with this error
             log.warning("agent.guard_failed", reason=str(failed))
 
     def _keep(self, task: StepTask, env_file: Path, output: StepOutput) -> None:
-        """Take over what the step has written to `PILOT_ENV`, however it ended."""
+        """Store the variables that the step wrote to `PILOT_ENV`, whatever its result."""
         written = job_env.read(env_file)
         self.job_environments.add(task.workspace_id, written)
         for warning in written.warnings:
@@ -124,9 +124,9 @@ class ProcessExecutor:
 
 @dataclass
 class Survivors:
-    """Processes of ended steps that could not be killed. Each such step takes a slot until they are gone.
+    """Processes of ended steps that could not be killed. Each such step occupies a slot until they are gone.
 
-    `on_change` is called whenever there is one more or one less.
+    `on_change` is called whenever the number of such steps changes.
     """
 
     on_change: Callable[[], None] = lambda: None
@@ -138,13 +138,13 @@ class Survivors:
         return Condition(len(self._left), tuple(self._left.values()))
 
     def add(self, task: StepTask, supervised: Supervised) -> None:
-        """Of a step that is over: watch what is left of it, if anything is."""
+        """Watch the remaining processes of an ended step, if there are any."""
         if supervised.gone.done() or not supervised.left.done():
             supervised.close()
             return
         who = ", ".join(supervised.left.result()) or "processes"
         self._left[task.step_run_id] = (
-            f"step {task.job_name}/{task.step_name} left what cannot be killed: {who}"
+            f"step {task.job_name}/{task.step_name} left processes that cannot be killed: {who}"
         )
         log.warning("agent.slot_blocked", step_run_id=task.step_run_id, left=supervised.left.result())
         watching = asyncio.create_task(self._watch(task.step_run_id, supervised))
@@ -163,7 +163,7 @@ class Survivors:
 
 
 class _Step:
-    """One running step, from the start of its shell to the death of the last process."""
+    """One running step, from the start of its shell to the end of its last process."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class _Step:
             await asyncio.gather(*reading)
             return self._outcome(ending, left)
         finally:
-            # Everything has ended by now, unless this very call was cancelled or the reporter has failed.
+            # All processes have ended by now, unless this call was cancelled or the reporter failed.
             for reader in reading:
                 reader.cancel()
             if not over and not self._supervised.gone.done():
@@ -203,7 +203,7 @@ class _Step:
                 await asyncio.wait({self._supervised.gone}, timeout=ABANDON_WITHIN)
 
     async def _kill(self, within: float) -> list[str]:
-        """What could not be killed."""
+        """Kill all processes; returns descriptions of those that could not be killed."""
         gone, left = self._supervised.gone, self._supervised.left
         if gone.done():
             return []
@@ -212,7 +212,7 @@ class _Step:
         await asyncio.wait(either, timeout=within + ANSWER_WITHIN, return_when=asyncio.FIRST_COMPLETED)
         if gone.done():
             return []
-        return left.result() if left.done() else ["its supervisor, which does not answer"]
+        return left.result() if left.done() else ["its supervisor, which does not respond"]
 
     def _outcome(self, ending: Ending, left: list[str]) -> Outcome:
         exited = self._supervised.exit_code
@@ -250,13 +250,13 @@ def _reason(exit_code: int) -> str:
 
 
 class _Pump:
-    """Reads one pipe of a step to its end, in chunks, not faster than the reporter can take it.
+    """Reads one pipe of a step to its end, in chunks, with backpressure from the reporter.
 
-    An end need not come: a process that could not be killed may hold the pipe. After `finish` only what
-    is in the pipe is read, which has all that the dead have written.
+    A process that could not be killed may keep the pipe open. After `finish`, only the data already in the pipe is
+    read, which includes everything that the ended processes wrote.
 
-    `before`: the pipe in which everything stands that was written earlier than what is read here. A step that says
-    `::mask` on stdout and then the value on stderr has both waiting, and in no order.
+    `before`: a pipe that is read first whenever this one is. A step may write `::mask` to stdout and then the value
+    to stderr, and the order between two pipes is not known.
     """
 
     def __init__(
@@ -282,7 +282,7 @@ class _Pump:
                     taken = await self._take(CHUNK)
                 if not taken and not self._ended:
                     await self._readable()
-                await asyncio.sleep(0)  # a step that writes without pause must not stop all others
+                await asyncio.sleep(0)  # a step that writes continuously must not block others
             self._output.finish(self._stream)
         finally:
             self._ended = True
@@ -293,7 +293,7 @@ class _Pump:
         self._wake.set()
 
     async def catch_up(self) -> None:
-        """Take what is in the pipe by now."""
+        """Process the data that is currently in the pipe."""
         async with self._turn:
             waiting = 0 if self._ended else _bytes_in(self._pipe)
             while waiting > 0 and (taken := await self._take(min(waiting, CHUNK))):
@@ -301,7 +301,7 @@ class _Pump:
                 self._wake.set()  # whoever waits for more has another unfinished line to show
 
     async def _take(self, size: int) -> int:
-        """Read and work on so many bytes at most; gives how many there were."""
+        """Read and process at most ``size`` bytes; returns the number of bytes."""
         if self._ended:
             return 0
         try:

@@ -1,4 +1,4 @@
-"""Whom steps run as."""
+"""The user that steps run as."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ DEFAULT_SHELL = "/bin/sh"
 
 
 class UnknownUser(Exception):
-    """`run_as` names nobody on this machine."""
+    """The user `run_as` does not exist on this machine."""
 
     code = "RUN_AS_UNKNOWN"
 
 
 @dataclass(frozen=True, slots=True)
 class StepUser:
-    """Whom steps run as. `switched`: another user than the agent's own."""
+    """The user that steps run as. `switched`: it is not the agent's own user."""
 
     name: str
     home: str
@@ -29,7 +29,7 @@ class StepUser:
 
     @classmethod
     def find(cls, run_as: str | None) -> StepUser:
-        """The user named (or numbered) `run_as` where the agent may switch, else the agent's own."""
+        """The user with name or number `run_as` if the agent may switch users, otherwise the agent's own."""
         if run_as is None or os.geteuid() != 0:
             return cls._own()
         try:
@@ -53,5 +53,5 @@ class StepUser:
 
     @property
     def owner(self) -> tuple[int, int] | None:
-        """Whom files are given to that steps are to read: uid and gid, None where they run as the agent's user."""
+        """Owner (uid, gid) of files that steps read; None if steps run as the agent's user."""
         return (self.uid, self.gid) if self.switched else None

@@ -1,4 +1,4 @@
-"""Which control groups this machine offers to this agent: version 2, else version 1, else none."""
+"""Selects the kind of control groups that this agent can use: version 2, otherwise version 1, otherwise none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BACKENDS = ("cgroup2", "cgroup1", SUBREAPER)
 
 
 def choose(wanted: str = "") -> tuple[Groups, str]:
-    """The first that works, opened, and why those before it do not. `wanted`: this one, or none at all."""
+    """The first backend that works, opened, and why those before it do not. `wanted`: only try this backend."""
     why: list[str] = []
     for groups in _candidates():
         if wanted and groups.backend != wanted:
@@ -39,9 +39,9 @@ def _candidates() -> Iterator[Groups]:
 
 
 def _directory(kind: str, controller: str) -> Path | None:
-    """Where this process's own group lies in the file system of that hierarchy, if it is to be seen."""
+    """The directory of this process's own group in that hierarchy, if it is visible."""
     own = _own_group(controller)
-    if own is None or ".." in Path(own).parts:  # it lies outside of what this process may see
+    if own is None or ".." in Path(own).parts:  # outside of this process's cgroup namespace
         return None
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
         for line in mounts:
@@ -56,7 +56,7 @@ def _directory(kind: str, controller: str) -> Path | None:
 
 
 def _own_group(controller: str) -> str | None:
-    """Its path in the hierarchy of that controller; of version 2 for an empty one."""
+    """The path of this process's group in the hierarchy of that controller; an empty one means version 2."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as groups:
         for line in groups:
             number, controllers, path = line.rstrip("\n").split(":", 2)

@@ -1,6 +1,7 @@
-"""Steps in control groups of version 1, of the freezer: for root on older machines.
+"""Control groups of version 1 (freezer), for root on older machines.
 
-Nothing kills such a group at once. But what is frozen cannot fork: freeze it, kill each, and let them thaw to die.
+Such a group cannot be killed atomically, but frozen processes cannot fork: freeze the group, send SIGKILL to each
+process, then thaw them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import time
 from pilothouse.agent.reaping.groups import Directory, set_value
 from pilothouse.agent.reaping.processes import signal_to
 
-FREEZE_WITHIN = 0.5  # seconds; what waits in the kernel is not frozen, nor could it fork
+FREEZE_WITHIN = 0.5  # seconds; processes that wait in the kernel are not frozen, but cannot fork either
 _PAUSE = 0.002  # seconds
 
 
 class Cgroup1(Directory):
-    """One group of the freezer."""
+    """One freezer group."""
 
     def kill(self) -> None:
         if not self.populated():
@@ -26,7 +27,7 @@ class Cgroup1(Directory):
             for pid in self.pids():
                 signal_to(pid, signal.SIGKILL)
         finally:
-            for directory in self.tree():  # the step may have frozen a group of its own in it
+            for directory in self.tree():  # the step may have created and frozen a subgroup
                 set_value(directory / "freezer.state", "THAWED")
 
     def _freeze(self) -> None:

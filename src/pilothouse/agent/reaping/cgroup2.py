@@ -1,6 +1,6 @@
-"""Steps in control groups of version 2 (Linux 5.14 or later, for `cgroup.kill`), where the agent may make some.
+"""Control groups of version 2 (Linux 5.14 or later, for `cgroup.kill`).
 
-That is the case for root, and where the agent's own group is delegated to it (systemd: `Delegate=yes`).
+Available to root, and if the agent's group is delegated to it (systemd: `Delegate=yes`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pilothouse.agent.reaping.groups import Directory, set_value
 
 
 class Cgroup2(Directory):
-    """One group. `cgroup.kill` reaches processes of any user, and no fork escapes it."""
+    """One group. `cgroup.kill` kills processes of all users, and no fork escapes it."""
 
     def kill(self) -> None:
         if self.populated():

@@ -1,8 +1,8 @@
-"""Control groups of steps: the protocol of the two kinds, what they share, and which one this machine offers.
+"""Control groups of steps: the protocol of the two kinds, and their common parts.
 
-Of one agent: a directory `pilot-agent-…` below the group the agent itself is in, and in it a group for each
-step. The guard and its supervisors hold a lock on that directory; one that nobody has locked is left over from
-an agent that was killed together with its guard, and is ended and removed by the next to start there.
+Each agent has a directory `pilot-agent-…` below its own group, with a group for each step. The guard and its
+supervisors hold a lock on that directory. An unlocked directory is left from an agent that was killed together with
+its guard; the next agent that starts there kills its processes and removes it.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ _PAUSE = 0.005  # seconds
 
 
 class Group(Protocol):
-    """The control group of one step. All methods may block for a moment; only `enter` raises."""
+    """The control group of one step. All methods may block briefly; only `enter` and `leave` raise."""
 
     def enter(self) -> None:
-        """Put the calling process in. Raises OSError."""
+        """Move the calling process into the group. Raises OSError."""
 
     def leave(self) -> None:
-        """Put the calling process beside it again. Raises OSError."""
+        """Move the calling process out of the group. Raises OSError."""
 
     def kill(self) -> None:
-        """SIGKILL all that is in it or below it, at once, so that nothing can fork its way out."""
+        """Send SIGKILL to all processes in the group and its subgroups, so that no fork escapes."""
 
     def populated(self) -> bool:
-        """Whether anything lives in it or below it."""
+        """Whether the group or a subgroup has processes."""
 
     def pids(self) -> list[int]: ...
 
     def tidy(self) -> None:
-        """Remove the groups that were made below it."""
+        """Remove the subgroups."""
 
     def remove(self) -> None:
-        """With the groups that were made below it; what still has processes stays."""
+        """Remove the group and its subgroups, except those that still have processes."""
 
 
 class NoGroup:
-    """Where there are no control groups: the supervisor's own means must do."""
+    """Used without control groups: the supervisor ends the processes itself."""
 
     def enter(self) -> None: ...
     def leave(self) -> None: ...
@@ -65,14 +65,14 @@ class NoGroup:
 
 @dataclass(frozen=True)
 class FileSystem:
-    """How directories are made and removed; tests put a kernel of their own here."""
+    """Creates and removes directories; replaced in tests."""
 
     make: Callable[[Path], None] = os.mkdir
     remove: Callable[[Path], None] = os.rmdir
 
 
 class Groups:
-    """The groups of one agent's steps; without `parent` and `kind` there are none, and `step` gives a `NoGroup`."""
+    """The groups of one agent's steps; without `parent` and `kind` there are none, and `step` returns a `NoGroup`."""
 
     def __init__(
         self,
@@ -82,14 +82,14 @@ class Groups:
         needs: str = "",
         files: FileSystem = FileSystem(),
     ) -> None:
-        """`parent`: where the agent's directory is made; `needs`: a file without which groups cannot be killed."""
+        """`parent`: where the agent's directory is created; `needs`: a control file that is required."""
         self.backend = backend
         self._parent, self._kind, self._needs, self._files = parent, kind, needs, files
         self._own: Path | None = None
         self._lock = -1
 
     def open(self) -> None:
-        """Make the agent's own directory, and see that a process can be put below it. Raises OSError."""
+        """Create the agent's directory and check that it can hold processes. Raises OSError."""
         if self._parent is None or self._kind is None:
             return
         self._own = self._claim(self._parent)
@@ -105,7 +105,7 @@ class Groups:
             self._files.make(own)
             self._lock = os.open(own, os.O_RDONLY)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-            if own.exists():  # else another agent has taken it for a leftover before the lock was there
+            if own.exists():  # otherwise another agent has removed it before it was locked
                 return own
             os.close(self._lock)
 
@@ -135,19 +135,19 @@ class Groups:
         return self._kind(self._own / name, self._files)
 
     def clear(self, name: str) -> None:
-        """A supervisor has ended: what it could not remove, killed by its own step perhaps, goes now."""
+        """Remove the group of a supervisor that has ended without removing it."""
         if self._own is not None and self._kind is not None and (self._own / name).is_dir():
             _end(self._kind(self._own / name, self._files), 0.0)
 
     def close(self) -> None:
-        """All of it goes, with what still lives in it."""
+        """Kill all remaining processes and remove all groups."""
         if self._own is not None and self._kind is not None:
             _end(self._kind(self._own, self._files), REMOVE_WITHIN)
             os.close(self._lock)
             self._own = None
 
     def sweep(self) -> None:
-        """End and remove what agents have left that were killed with their guards."""
+        """Kill the processes and remove the groups of agents that were killed together with their guards."""
         if self._parent is None or self._kind is None:
             return
         for entry in self._parent.glob(f"{PREFIX}*"):
@@ -158,12 +158,12 @@ class Groups:
         try:
             lock = os.open(directory, os.O_RDONLY)
         except OSError:
-            return  # of another user, or gone
+            return  # belongs to another user, or is gone
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _end(kind(directory, self._files), REMOVE_WITHIN)
         except OSError:
-            return  # somebody lives there, or it is not ours to end
+            return  # in use by a running agent, or belongs to another user
         finally:
             os.close(lock)
 
@@ -178,7 +178,7 @@ def _end(group: Group, within: float) -> None:
 
 
 class Directory:
-    """What the two kinds of groups have in common: a directory with `cgroup.procs`."""
+    """Base class of both kinds of groups: a directory with `cgroup.procs`."""
 
     def __init__(self, directory: Path, files: FileSystem) -> None:
         self._directory, self._files = directory, files
@@ -199,18 +199,18 @@ class Directory:
         return pids
 
     def tree(self) -> list[Path]:
-        """The directory and all below it, the deepest first."""
+        """The directory and all subdirectories, the deepest first."""
         return [Path(path) for path, _, _ in os.walk(self._directory, topdown=False)] or [self._directory]
 
     def tidy(self) -> None:
-        if os.stat(self._directory).st_nlink > 2:  # there are directories in it
+        if os.stat(self._directory).st_nlink > 2:  # it has subdirectories
             self._remove(self.tree()[:-1])
 
     def remove(self) -> None:
         self._remove(self.tree())
 
     def _remove(self, directories: list[Path]) -> None:
-        deadline = time.monotonic() + 0.1  # the last process may still be on its way out
+        deadline = time.monotonic() + 0.1  # the last process may still be exiting
         for path in directories:
             while True:
                 try:
@@ -225,7 +225,7 @@ class Directory:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """To a file that is there. Raises OSError."""
+    """Write to an existing file. Raises OSError."""
     file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(file, data)
@@ -234,6 +234,6 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def set_value(path: Path, value: str) -> None:
-    """Write to a control file; one that is gone is none."""
+    """Write to a control file; does nothing if the group is gone."""
     with contextlib.suppress(OSError):
         _write(path, value.encode())

@@ -9,7 +9,7 @@ MAX_PACKET = 64 * 1024  # bytes
 
 
 def receive(connection: socket.socket, descriptors: int) -> tuple[bytes, list[int]]:
-    """The next packet and what came with it; an empty one if the other side is gone."""
+    """The next packet with its descriptors; an empty one if the other side has closed."""
     fds = array.array("i")
     space = socket.CMSG_SPACE(fds.itemsize * descriptors)
     try:

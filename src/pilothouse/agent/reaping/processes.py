@@ -1,4 +1,4 @@
-"""What /proc tells of processes, and the few system calls that Python has no name for."""
+"""Reads /proc, and makes the few system calls that Python does not provide."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Process(NamedTuple):
     parent: int
     name: str
     state: str
-    started: int  # clock ticks since boot; with the pid it names a process for good
+    started: int  # clock ticks since boot; together with the pid it identifies a process uniquely
 
 
 def become_subreaper(name: str) -> None:
-    """Orphans among this process's descendants become its children. `name` is for people (`ps`)."""
+    """Make orphaned descendants of this process its children. `name`: shown by `ps`."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
 
@@ -36,7 +36,7 @@ def _prctl(option: int, argument: object) -> None:
 
 
 def look_up(pid: int) -> Process | None:
-    """The process, unless it is gone, a zombie or a thread of the kernel."""
+    """The process, unless it has ended, is a zombie or a kernel thread."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             stat = file.read()
@@ -44,16 +44,18 @@ def look_up(pid: int) -> Process | None:
         return None
     # The name of the program, in parentheses, may itself contain spaces and parentheses.
     name, fields = stat[stat.index(b"(") + 1 : stat.rindex(b")")], stat[stat.rindex(b")") + 2 :].split()
-    dead = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1  # with more threads, only its first has ended
+    dead = (
+        fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+    )  # with further threads, only the first has ended
     if dead or int(fields[6]) & KERNEL_THREAD:
         return None
     return Process(pid, int(fields[1]), name.decode(errors="replace"), fields[0].decode(), int(fields[19]))
 
 
 def children() -> list[int]:
-    """The pids of this process's children, zombies included. It must have one thread.
+    """The pids of this process's children, including zombies. The process must have a single thread.
 
-    The kernel may leave some out while they come and go: ask again until there are none.
+    The kernel may omit some while children start and end: repeat until there are none.
     """
     own = os.getpid()
     try:
@@ -64,7 +66,7 @@ def children() -> list[int]:
 
 
 def descendants() -> list[Process]:
-    """All living descendants of this process, as of one look at /proc."""
+    """All running descendants of this process, from one scan of /proc."""
     by_parent: dict[int, list[Process]] = {}
     for process in everything():
         by_parent.setdefault(process.parent, []).append(process)
@@ -78,20 +80,20 @@ def descendants() -> list[Process]:
 
 
 def everything() -> list[Process]:
-    """All processes there are, as far as they are to be seen."""
+    """All visible processes."""
     pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
     return [process for process in map(look_up, pids) if process is not None]
 
 
 def send(process: Process, number: int) -> None:
-    """A signal, unless the process is gone (its pid perhaps another's by now) or not ours to signal."""
+    """Send a signal, unless the process has ended (its pid may be reused) or belongs to another user."""
     now = look_up(process.pid)
     if now is not None and now.started == process.started:
         signal_to(process.pid, number)
 
 
 def send_group(leader: Process, number: int) -> None:
-    """A signal to the group that this process leads, unless the process is gone or not ours to signal."""
+    """Send a signal to the group that this process leads, unless it has ended or belongs to another user."""
     now = look_up(leader.pid)
     if now is not None and now.started == leader.started:
         try:
@@ -101,7 +103,7 @@ def send_group(leader: Process, number: int) -> None:
 
 
 def signal_to(pid: int, number: int) -> None:
-    """A signal to what is surely still that process: a child that was not waited for."""
+    """Send a signal to a child that was not reaped, so its pid cannot be reused."""
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
@@ -109,7 +111,7 @@ def signal_to(pid: int, number: int) -> None:
 
 
 def describe(process: Process) -> str:
-    """For people: `4711 (dd, waits in the kernel)`, `4712 (sleep, user root)`."""
+    """A description for messages: `4711 (dd, waits in the kernel)`, `4712 (sleep, user root)`."""
     words = [process.name]
     if process.state in _STATES:
         words.append(_STATES[process.state])

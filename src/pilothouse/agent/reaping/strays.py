@@ -1,4 +1,4 @@
-"""What a step has left that has neither supervisor nor guard any more, because both were killed."""
+"""Kills the remaining processes of a step whose supervisor and guard were both killed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pilothouse.agent.reaping import processes
 
 
 def kill_strays(mark: bytes, session: int) -> int:
-    """SIGKILL to what has `mark`, `NAME=value`, in its environment, and to all of this session; how many there were.
+    """Kill processes with `mark` (`NAME=value`) in their environment or in this session; returns their number.
 
-    One that has cleared its environment and left the session is not found.
+    A process that has cleared its environment and left the session is not found.
     """
     found = 0
     for process in processes.everything():

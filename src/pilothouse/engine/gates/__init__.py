@@ -1,1 +1,1 @@
-"""Gates: steps that a service settles in place of an agent."""
+"""Gates: steps that a service settles instead of an agent."""

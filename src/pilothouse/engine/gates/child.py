@@ -1,4 +1,4 @@
-"""``run``: a gate that starts another run and waits for its end."""
+"""``run``: a gate that starts another run and waits until it ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Starter = Callable[[Tx, Principal, Parent, Mapping[str, Any]], Run]
 
 
 class ChildRun:
-    """A child run has the rights of whoever started its parent, and is cancelled with it."""
+    """A child run has the permissions of the user who started its parent, and is cancelled with it."""
 
     def __init__(self, runs: RunCache, transitions: Transitions, identity: Identity) -> None:
         self._runs = runs
@@ -35,7 +35,7 @@ class ChildRun:
         self._starters: dict[str, Starter] = {}
 
     def start_by(self, key: str, starter: Starter) -> None:
-        """Use ``starter`` for gates that have the argument ``key``, such as ``pipeline``."""
+        """Use ``starter`` for gates with the argument ``key``, such as ``pipeline``."""
         self._starters[key] = starter
 
     def opened(self, tx: Tx, run: Run, gate: Gate, args: Mapping[str, Any]) -> Outcome | None:
@@ -71,7 +71,7 @@ class ChildRun:
         return Outcome(Status.TIMED_OUT, f"run {gate.child_run} took longer than the step's timeout")
 
     def closed(self, tx: Tx, run: Run, gate: Gate) -> None:
-        """Cancel a child that is not over: its parent was cancelled, or does not wait any longer."""
+        """Cancel an active child: its parent was cancelled, or no longer waits for it."""
         if not gate.child_run:
             return
         child = self._runs.get(tx, gate.child_run)
@@ -83,7 +83,7 @@ class ChildRun:
 
 
 def outcome_of(child: Run) -> Outcome:
-    """What the end of a child run means to the gate that waits for it."""
+    """The outcome of the gate when its child run has ended."""
     outputs = {"run_id": child.id, "status": child.status.value, "outputs": child.outputs()}
     if child.status is Status.SUCCEEDED:
         return Outcome(Status.SUCCEEDED, "", outputs)

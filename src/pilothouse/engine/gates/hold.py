@@ -1,4 +1,4 @@
-"""``hold``: a gate that people approve or reject."""
+"""``hold``: a gate that users approve or reject."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Hold:
     """Arguments: ``message``, ``roles`` and ``users`` (names) that may decide; by default operators and admins."""
 
     def opened(self, tx: Tx, run: Run, gate: Gate, args: Mapping[str, Any]) -> Outcome | None:
-        """Note who may decide."""
+        """Set who may decide."""
         gate.message = str(args.get("message", ""))[:MAX_MESSAGE]
         gate.roles, gate.users = _names(args, "roles"), _names(args, "users")
         unknown = sorted(set(gate.roles) - {role.value for role in Role})
@@ -36,11 +36,11 @@ class Hold:
         return Outcome(Status.TIMED_OUT, "nobody decided in time")
 
     def closed(self, tx: Tx, run: Run, gate: Gate) -> None:
-        """Nothing is left behind."""
+        """Nothing to clean up."""
 
 
 def may_decide(gate: Gate, caller: Principal) -> bool:
-    """Whether the gate names this caller; admins may always decide."""
+    """Whether the caller is an approver of the gate; admins always are."""
     if caller.kind != "user" or caller.role is None:
         return False
     if not caller.may("gate.decide", gate.project):

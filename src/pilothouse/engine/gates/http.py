@@ -73,7 +73,7 @@ async def list_gates(
     run: Annotated[str, Query(max_length=64, description="id of a run")] = "",
     status: Annotated[Literal["", "open", "approved", "rejected", "closed"], Query()] = "",
 ) -> Response:
-    """Gates of the caller's projects, the one opened last first. ``decidable``: the caller may approve or reject."""
+    """Gates of the caller's projects, most recently opened first. ``decidable``: the caller may approve or reject."""
     projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
     found, total = await database.read(
         lambda conn: store.list_gates(
@@ -103,7 +103,7 @@ async def get_gate(gate_id: str, caller: Caller, database: Database) -> Response
 async def decide_gate(
     gate_id: str, caller: Caller, idem: Idem, gates: GateService, body: DecideGate
 ) -> Response:
-    """By whoever the gate names (roles or users), and by admins.
+    """Approve or reject a gate; for its approvers (roles or users) and admins.
 
     Errors: ``GATE_NOT_FOUND``, ``INVALID_STATE_TRANSITION`` (it is not open), ``AUTH_INSUFFICIENT_PERMISSIONS``.
     """
@@ -116,7 +116,7 @@ async def decide_gate(
 
 
 def gate_view(gate: Gate, *, decidable: bool) -> dict[str, Any]:
-    """A gate as clients see it."""
+    """The JSON form of a gate."""
     return {
         "id": gate.id,
         "run_id": gate.run_id,

@@ -1,4 +1,4 @@
-"""What a kind of gate does."""
+"""The protocol of kinds of gates."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pilothouse.storage import Tx
 
 
 class GateKind(Protocol):
-    """One kind of gate. All of it runs in the transaction in which the gate changes."""
+    """One kind of gate. All methods run in the transaction in which the gate changes."""
 
     def opened(self, tx: Tx, run: Run, gate: Gate, args: Mapping[str, Any]) -> Outcome | None:
-        """Fill in the gate, or settle it at once. Raises :class:`GateInvalid`."""
+        """Initialize the gate, or return its outcome to settle it immediately. Raises :class:`GateInvalid`."""
 
     def due(self, tx: Tx, run: Run, gate: Gate) -> Outcome:
-        """The gate's deadline has come."""
+        """The gate's deadline has passed."""
 
     def closed(self, tx: Tx, run: Run, gate: Gate) -> None:
-        """The gate is over, whatever ended it."""
+        """The gate has ended, for any reason."""

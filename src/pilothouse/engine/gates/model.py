@@ -17,10 +17,11 @@ MAX_COMMENT = 1000
 
 @dataclass(slots=True)
 class Gate:
-    """A gate that was opened; its ``id`` is the step run id of its step.
+    """An opened gate; its ``id`` is the step run id of its step.
 
-    ``status``: ``open``, ``approved``, ``rejected``, or ``closed`` where nobody decided. ``roles`` and ``users``
-    (names) may decide it; neither: nobody may. ``child_run``: the run it waits for. Times are in ms, 0: none.
+    ``status``: ``open``, ``approved``, ``rejected``, or ``closed`` without a decision. ``roles`` and ``users``
+    (names): its approvers; if both are empty, users cannot decide it. ``child_run``: the run it waits for. Times in
+    ms, 0: none.
     """
 
     id: str
@@ -42,7 +43,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a gate ends. ``reason`` is empty where it succeeded."""
+    """The result of a gate. ``reason`` is empty if it succeeded."""
 
     status: Status
     reason: str = ""
@@ -50,4 +51,4 @@ class Outcome:
 
 
 class GateInvalid(Exception):
-    """The arguments of a gate make no sense, or what it asks for is refused; its step fails with the message."""
+    """The arguments of a gate are invalid, or its action is not permitted; its step fails with this message."""

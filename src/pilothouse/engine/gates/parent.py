@@ -1,4 +1,4 @@
-"""What a child run knows of the run that waits for it; pure."""
+"""The reference of a child run to the run that waits for it; pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pilothouse.engine.gates.model import GateInvalid
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """What starts a child run: the gate that waits for it, and the definitions that it may not be of."""
+    """The gate that waits for a child run, and the definitions of its ancestors, which the child may not use."""
 
     gate: str
     depth: int
@@ -17,6 +17,6 @@ class Parent:
     definitions: frozenset[str]
 
     def check(self, definition: str) -> None:
-        """Refuse a definition of which a run waits for the child. Raises :class:`GateInvalid`."""
+        """Refuse a definition of an ancestor, which would wait for itself. Raises :class:`GateInvalid`."""
         if definition in self.definitions:
             raise GateInvalid("the run would wait for another run of a definition that waits for it")

@@ -1,4 +1,4 @@
-"""Opening, deciding and closing gates. Every method is part of, or is, a use case of one transaction."""
+"""The gate service: opens, decides and closes gates. All methods run in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DECISIONS = {"approve": "approved", "reject": "rejected"}
 
 
 class Gates:
-    """All gates of all runs. Other packages may add kinds of their own."""
+    """The gates of all runs. Other packages can register kinds."""
 
     def __init__(self, runs: RunCache, transitions: Transitions, identity: Identity) -> None:
         self._runs = runs
@@ -39,11 +39,11 @@ class Gates:
         self._kinds: dict[str, GateKind] = {}
 
     def handle(self, name: str, kind: GateKind) -> None:
-        """Let ``kind`` settle the gates of this name (``graph.Step.gate``)."""
+        """Register the kind of gates with this name (``graph.Step.gate``)."""
         self._kinds[name] = kind
 
     def decide(self, tx: Tx, caller: Principal, gate_id: str, decision: str, comment: str) -> Gate:
-        """Approve or reject a gate that people settle.
+        """Approve or reject a gate.
 
         ``decision``: ``approve`` or ``reject``. Raises :class:`GateNotFound`, :class:`NotAnApprover`,
         :class:`GateClosed`.
@@ -83,7 +83,7 @@ class Gates:
         return found
 
     def settle(self, tx: Tx, gate_id: str, outcome: Outcome) -> bool:
-        """End an open gate; for the packages that own a kind. False: it is over already, or there is none."""
+        """Settle an open gate of a kind that another package handles; ``False`` if it is not open (any longer)."""
         gate, at = store.find_gate(tx.conn, gate_id), self._runs.place(tx, gate_id)
         if gate is None or at is None or gate.status != "open" or at.step.current != gate_id:
             return False
@@ -94,7 +94,7 @@ class Gates:
     # -- GateHandler ------------------------------------------------------------------------------------
 
     def opened(self, tx: Tx, run: Run, job: Job, step: Step, attempt: Attempt) -> None:
-        """Note the gate, and let its kind look at it."""
+        """Store the gate and initialize it by its kind."""
         spec = job.step_spec(step)
         gate = Gate(attempt.id, run.id, run.project, spec.gate, opened_at=tx.now)
         store.insert_gate(tx.conn, gate)
@@ -112,7 +112,7 @@ class Gates:
             self._end(tx, Place(run, job, step, attempt), outcome)
 
     def due(self, tx: Tx, run: Run, job: Job, step: Step) -> None:
-        """The gate's deadline has come: that of its kind, or the step's timeout."""
+        """The gate's deadline has passed: that of its kind, or the step's timeout."""
         at, gate = self._runs.place(tx, step.current), store.find_gate(tx.conn, step.current)
         assert at is not None, "an open gate has a step run"
         assert gate is not None, "an open gate is stored"
@@ -123,7 +123,7 @@ class Gates:
             self._end(tx, at, self._kind(gate).due(tx, run, gate))
 
     def closed(self, tx: Tx, run: Run, attempt: Attempt) -> None:
-        """Note the end of a gate."""
+        """Store the end of a gate."""
         gate = store.find_gate(tx.conn, attempt.id)
         if gate is None:
             return
@@ -136,11 +136,10 @@ class Gates:
     def child_ended(self, tx: Tx, child: Run) -> None:
         """Settle the gate that waits for this run."""
         gate = store.find_gate(tx.conn, child.parent_gate)
-        if gate is None or gate.status != "open" or not gate.child_run:
-            return  # it does not wait any longer, or is just being opened
-        self.settle(tx, gate.id, outcome_of(child))
+        if gate is not None and gate.child_run:  # otherwise it is just being opened
+            self.settle(tx, gate.id, outcome_of(child))
 
-    # -- inner ------------------------------------------------------------------------------------------
+    # -- internal ---------------------------------------------------------------------------------------
 
     def _end(self, tx: Tx, at: Place, outcome: Outcome) -> None:
         at.job.set_outputs(at.step, dict(outcome.outputs))
@@ -151,7 +150,7 @@ class Gates:
 
 
 class _Unknown:
-    """The kind of a gate that no package settles: of a newer release, or of a module that is gone."""
+    """Used for gates whose kind is not registered: of a newer release, or of a removed module."""
 
     def opened(self, tx: Tx, run: Run, gate: Gate, args: Mapping[str, Any]) -> Outcome | None:
         return Outcome(Status.FAILED, f"this server knows no gate of kind {gate.kind!r}")
@@ -176,7 +175,7 @@ def _decided(decision: str, caller: Principal, comment: str) -> Outcome:
 
 
 def check_comment(comment: str) -> str:
-    """A comment without characters that cannot be stored. Raises ``VALIDATION_FAILED``."""
+    """The comment, if it can be stored. Raises ``VALIDATION_FAILED``."""
     if "\x00" in comment:
         raise Refusal.of("VALIDATION_FAILED", "a comment holds no NUL characters")
     return comment

@@ -1,4 +1,4 @@
-"""The table of gates."""
+"""The table of gates, and its SQL."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _LISTS = ("roles", "users")
 
 
 def insert_gate(conn: Connection, gate: Gate) -> None:
-    """Store a gate that has been opened."""
+    """Insert a gate."""
     conn.execute(insert(gates).values(_values(gate)))
 
 
 def save_gate(conn: Connection, gate: Gate) -> None:
-    """Write a gate's present state to its row."""
+    """Update the row of a gate."""
     conn.execute(update(gates).where(gates.c.id == gate.id).values(_values(gate)))
 
 
@@ -55,9 +55,9 @@ def find_gate(conn: Connection, gate_id: str) -> Gate | None:
 def list_gates(
     conn: Connection, *, run: str, status: str, projects: frozenset[str] | None, page: int, limit: int
 ) -> tuple[list[Gate], int]:
-    """A page of gates, the one opened last first, and how many there are; what is empty does not narrow.
+    """A page of gates, most recently opened first, and the total; empty filters match everything.
 
-    ``projects`` limits what is seen; ``None``: all of them.
+    ``projects``: only gates of these projects; ``None``: all.
     """
     conditions = []
     if run:

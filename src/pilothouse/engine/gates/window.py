@@ -1,4 +1,4 @@
-"""``window``: a gate that opens itself at certain times of the week."""
+"""``window``: a gate that succeeds at certain times of the week."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _ZONE = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,2}")
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Open on these days (0: Monday) from ``start`` to ``end``, in the time of ``zone``.
+    """A weekly time window: on these days (0: Monday) from ``start`` to ``end``, in the time zone ``zone``.
 
-    Where ``end`` is not after ``start``, it is a time of the next day.
+    If ``end`` is not after ``start``, it is on the next day.
     """
 
     days: frozenset[int]
@@ -31,7 +31,7 @@ class Window:
     zone: ZoneInfo
 
     def opens(self, now: int) -> int:
-        """When (ms) it is open next: ``now`` if it is open."""
+        """The next time (ms) at which it is open: ``now`` if it is open."""
         local = datetime.fromtimestamp(now / 1000, self.zone)
         for ahead in range(-1, 9):
             day = (local + timedelta(days=ahead)).date()
@@ -90,7 +90,7 @@ class TimeWindow:
     """Succeeds when the window is open."""
 
     def opened(self, tx: Tx, run: Run, gate: Gate, args: Mapping[str, Any]) -> Outcome | None:
-        """Work out when that is."""
+        """Set the deadline to the next time at which the window is open."""
         gate.deadline = read_window(args).opens(tx.now)
         if gate.deadline <= tx.now:
             return Outcome(Status.SUCCEEDED)
@@ -98,8 +98,8 @@ class TimeWindow:
         return None
 
     def due(self, tx: Tx, run: Run, gate: Gate) -> Outcome:
-        """The window has opened."""
+        """The window is open now."""
         return Outcome(Status.SUCCEEDED)
 
     def closed(self, tx: Tx, run: Run, gate: Gate) -> None:
-        """Nothing is left behind."""
+        """Nothing to clean up."""

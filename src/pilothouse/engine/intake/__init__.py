@@ -1,1 +1,1 @@
-"""What agents push about their step attempts: log lines and events, masked, in order, each taken in once."""
+"""Receives log lines and events of step attempts from agents: masked, in order, and exactly once."""

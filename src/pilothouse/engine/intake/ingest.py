@@ -1,8 +1,8 @@
-"""What agents push about their attempts: log lines and events, taken in once, in order, and fsynced.
+"""Stores log lines and events that agents push about their attempts, exactly once, in order, and with fsync.
 
-Implements the gateway rules of decisions.md: sequence numbers strictly increase per agent and RPC; what was
-taken in already has no effect again; another id under a known number is refused; a gap in the log stream is
-marked, a gap in the event stream is refused.
+Implements the gateway rules of decisions.md: sequence numbers strictly increase per agent and RPC; duplicates have no
+effect; another id under a known number is refused; a gap in the log stream is marked, a gap in the event stream is
+refused.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MAX_LINE = 32 << 10
 
 
 class Taken(StrEnum):
-    """What became of a batch."""
+    """The result of a batch."""
 
     ACCEPTED = "accepted"
     REPEATED = "repeated"
@@ -56,7 +56,7 @@ class Taken(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The answer to one batch; ``expected`` is the next sequence number we wait for."""
+    """The answer to one batch; ``expected``: the next expected sequence number."""
 
     taken: Taken
     expected: int = 0
@@ -65,9 +65,9 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class LogLines:
-    """Lines of one attempt as they came in one batch; ``stderr`` and ``levels`` are sparse, by index.
+    """The lines of one batch, all of one attempt; ``stderr`` and ``levels`` are sparse, by index.
 
-    ``open_end``: the data did not end with a newline. ``masked``: without secrets already.
+    ``open_end``: the data did not end with a newline. ``masked``: secrets are already masked.
     """
 
     batch_id: str
@@ -83,7 +83,7 @@ class LogLines:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where an attempt's lines go, and the secret values that must not be in them."""
+    """The destination of an attempt's lines, and the secret values to mask in them."""
 
     stream: str
     scope: str
@@ -95,12 +95,12 @@ class Target:
 
     @property
     def secret(self) -> bool:
-        """Something is to be masked."""
+        """Whether there are values to mask."""
         return bool(self.values)
 
 
 class Ingest:
-    """Takes in what agents push."""
+    """Stores what agents push."""
 
     def __init__(self, storage: Storage, journal: Journal, tasks: StepTasks, events: StepEvents) -> None:
         self._storage = storage
@@ -112,11 +112,11 @@ class Ingest:
     async def logs(
         self, agent_id: str, batch: LogLines, target: Target | None, after: int = NOTHING
     ) -> Receipt:
-        """Commit one batch of lines; returns once it is on disk.
+        """Commit one batch of lines; returns when it is on disk.
 
-        ``target`` comes from :meth:`target`; ``after`` is the number of the batch before, if that is still on its
-        way: should it not get to the disk, this one does not either, since it would leave a gap. Nothing is
-        awaited before the batch is in the writer's queue, so that calls made in order are taken in in order.
+        ``target``: from :meth:`target`. ``after``: the number of the previous batch if that is in flight; if that
+        one is not stored, this one fails too, since it would leave a gap. Nothing is awaited before the batch is in
+        the writer's queue, so batches are stored in the order of the calls.
         """
         if target is None or target.agent_id != agent_id:
             message = f"step run {batch.step_run_id!r} is not this agent's"
@@ -126,7 +126,7 @@ class Ingest:
         return await self._storage.write(lambda tx: self._append(tx, agent_id, target, batch, after))
 
     async def masked(self, batch: LogLines, target: Target | None) -> LogLines:
-        """The batch without secrets; what would take long is done in a thread."""
+        """The batch with secrets masked; large batches are masked in a thread."""
         masker = await self.masker(target)
         size = sum(map(len, batch.lines)) * (1 + masker.size // GROUP_CHARS) if masker is not None else 0
         if size <= INLINE:
@@ -134,14 +134,14 @@ class Ingest:
         return await asyncio.to_thread(_without_secrets, batch, masker)
 
     async def masker(self, target: Target | None) -> Masker | None:
-        """What masks an attempt's lines, ready for use."""
+        """The masker of an attempt's lines, fully built."""
         if target is None or not target.values:
             return None
         maskers = self._tasks.maskers
         return maskers.ready(target.values) or await asyncio.to_thread(maskers.built, target.values)
 
     async def event(self, agent_id: str, event: StepEvent) -> Receipt:
-        """Commit one event; returns once it is on disk."""
+        """Commit one event; returns when it is on disk."""
         target = await self.target(event.step_run_id) if event.step_run_id else None
         if event.step_run_id and (target is None or target.agent_id != agent_id):
             message = f"step run {event.step_run_id!r} is not this agent's"
@@ -164,7 +164,7 @@ class Ingest:
     async def reject(
         self, agent_id: str, rpc: str, seq: int, batch_id: str, message: str, after: int = NOTHING
     ) -> Receipt:
-        """Refuse a batch for what it says; its number is used up all the same."""
+        """Refuse a batch with invalid contents; its sequence number is still consumed."""
 
         def use_case(tx: Tx) -> Receipt:
             last = fleet_store.last_seq(tx.conn, agent_id, rpc)
@@ -175,11 +175,11 @@ class Ingest:
         return await self._storage.write(use_case)
 
     async def last_seq(self, agent_id: str, rpc: str) -> int:
-        """The highest sequence number taken in; -1 before the first."""
+        """The highest sequence number stored; -1 before the first."""
         return await self._storage.read(lambda conn: fleet_store.last_seq(conn, agent_id, rpc))
 
     async def target(self, step_run_id: str) -> Target | None:
-        """Look an attempt up, once."""
+        """The target of an attempt, cached."""
         known = self._targets.get(step_run_id)
         if known is None or self._outdated(known):
             known = await self._storage.read(lambda conn: self._load_target(conn, step_run_id))
@@ -209,7 +209,7 @@ class Ingest:
         )
 
     def _outdated(self, target: Target) -> bool:
-        """Its secrets may have changed since, here or on another server."""
+        """Whether the secrets may have changed since, on this or another server."""
         if target.secrets_changed != self._tasks.secrets_changed():
             return True
         return bool(target.values) and time.monotonic() - target.loaded_at > RELOAD
@@ -242,7 +242,7 @@ class Ingest:
     def _sequence(
         self, tx: Tx, agent_id: str, rpc: str, seq: int, batch_id: str, last: int | None = None
     ) -> Receipt | None:
-        """Check a sequence number and remember it; ``None`` if the batch is to be taken in."""
+        """Check a sequence number and store it; ``None`` if the batch should be stored."""
         if last is None:
             last = fleet_store.last_seq(tx.conn, agent_id, rpc)
         if seq <= last:
@@ -271,7 +271,7 @@ class Ingest:
 
 
 def chunks(lines: list[str]) -> list[tuple[int, int]]:
-    """Cut lines into runs of at most CHUNK_LINES and about CHUNK_BYTES: ``(start, stop)`` pairs."""
+    """Divide lines into chunks of at most CHUNK_LINES and about CHUNK_BYTES: ``(start, stop)`` pairs."""
     if len(lines) <= entries.CHUNK_LINES and sum(map(_bytes, lines)) <= entries.CHUNK_BYTES:
         return [(0, len(lines))] if lines else []
     cuts: list[tuple[int, int]] = []
@@ -305,7 +305,7 @@ def _without_secrets(batch: LogLines, masker: Masker | None) -> LogLines:
     lines, mask = batch.lines, _as_it_is
     if masker is not None:
         mask = masker.mask
-        # Masking never covers a newline: as many lines come out as went in.
+        # Masking never replaces a newline, so the number of lines does not change.
         lines = mask("\n".join(lines)).split("\n") if lines else lines
     levels = {at: mask(level)[:MAX_LEVEL] for at, level in batch.levels.items()}
     lines, batch_id = [_cut(line) for line in lines], mask(batch.batch_id)

@@ -1,8 +1,8 @@
-"""A secret that an agent cut in two: the end of one batch and the beginning of the next; pure.
+"""Joins batches so that a secret that an agent split between two of them can be masked; pure.
 
-A batch whose last line has no newline is a complete line by contract, and shown as such. Only when that line may
-be the beginning of a secret does the batch wait for the next word of the same call, so that both halves can be
-masked as one. What waits is not stored yet: after a crash the agent sends it again.
+By contract, a batch whose last line has no newline ends with a complete line. Only if that line may be the beginning
+of a secret, the batch is held back until the next batch of the same call, and both are masked together. Batches held
+back are not stored yet: after a crash the agent sends them again.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ MAX_WAITING = 64 << 10
 
 
 class Joiner:
-    """The batches that wait: one with an open end, and any that consist of nothing but the next piece."""
+    """The batches held back: one with an open end, and those that only continue its last line."""
 
     def __init__(self) -> None:
         self._waiting: list[LogLines] = []
         self._masker: Masker | None = None
 
     def take(self, batch: LogLines, masker: Masker | None) -> list[LogLines]:
-        """The next batch of a call; returns those that are to be stored now, in order."""
+        """Add the next batch of a call; returns the batches to store now, in order."""
         if self._waiting and batch.lines and batch.step_run_id == self._waiting[0].step_run_id:
             return self._continue(batch)
         ready = [*self.rest(), batch]
@@ -33,7 +33,7 @@ class Joiner:
         return ready
 
     def rest(self) -> list[LogLines]:
-        """The call has ended: what waited is to be stored now."""
+        """End of the call: the batches held back, which must be stored now."""
         waiting, self._waiting = self._waiting, []
         return waiting
 
@@ -41,8 +41,8 @@ class Joiner:
         assert self._masker is not None
         pieces = [one.lines[-1] for one in self._waiting] + [batch.lines[0]]
         if self._masker.mask("".join(pieces)) != "".join(map(self._masker.mask, pieces)):
-            # The whole line comes with the last piece: what came before may be stored already, by a call that
-            # broke off, and then has no effect here.
+            # The joined line is part of the last batch: earlier batches may already be stored by an interrupted call
+            # and then have no effect here.
             before = [_without_last(one) for one in self.rest()]
             whole = replace(batch, lines=["".join(pieces), *batch.lines[1:]])
             return [*before, *self.take(whole, self._masker)]

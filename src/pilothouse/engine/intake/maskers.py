@@ -1,4 +1,4 @@
-"""What masks the secrets of a run: built once for all attempts that mask the same values, and kept for a while."""
+"""A cache of maskers: one is built for all attempts that mask the same values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_MASKERS = 256
 
 
 class Maskers:
-    """A cache, which any thread may ask."""
+    """A thread-safe cache."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[frozenset[str], Masker] = OrderedDict()
@@ -21,7 +21,7 @@ class Maskers:
         self._lock = threading.Lock()
 
     def of(self, values: frozenset[str]) -> Masker:
-        """Without waiting: what is new builds itself when it is used, little by little."""
+        """The masker of these values, without waiting: a new one is built incrementally when it is used."""
         with self._lock:
             found = self._kept.get(values)
             if found is None:
@@ -30,7 +30,7 @@ class Maskers:
             return found
 
     def built(self, values: frozenset[str]) -> Masker:
-        """Built as a whole. Takes up to a second: to be called in a thread."""
+        """The masker of these values, fully built. Takes up to a second: call it in a thread."""
         found = self.of(values).complete()
         with self._lock:
             self._kept[values] = found
@@ -43,7 +43,7 @@ class Maskers:
         return found
 
     def ready(self, values: frozenset[str]) -> Masker | None:
-        """What `built` gave, if it is still there."""
+        """The cached result of `built`, if there is one."""
         with self._lock:
             if values not in self._built:
                 return None

@@ -1,4 +1,4 @@
-"""What agents tell of their steps beside log lines: progress, outputs, and events of their own."""
+"""Events that agents push about their steps: progress, outputs, and custom events."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class StepEvent:
 
 
 def read(event: StepEvent, masker: Masker | None) -> tuple[StepEvent, str]:
-    """The event with its output read and everything masked, and why it is refused, nothing if it is not.
+    """The event with its output parsed and secrets masked, and the reason for refusal (empty if accepted).
 
-    May take a while: not to be called in a transaction, nor on the event loop with a large payload.
+    Can be slow: must not be called in a transaction, nor on the event loop with a large payload.
     """
     payload, refused = event.payload, ""
     if event.type == OUTPUT and isinstance(payload.get("json"), str):
@@ -53,7 +53,7 @@ def read(event: StepEvent, masker: Masker | None) -> tuple[StepEvent, str]:
 
 
 class StepEvents:
-    """Applies the events that act on a step; journals all others as they are."""
+    """Applies events that change a step; journals all others unchanged."""
 
     def __init__(self, journal: Journal, runs: RunCache, transitions: Transitions) -> None:
         self._journal = journal
@@ -61,7 +61,7 @@ class StepEvents:
         self._transitions = transitions
 
     def take(self, tx: Tx, agent_id: str, event: StepEvent) -> str:
-        """Apply or journal one event, `read` before; gives why it was not taken, nothing if it was."""
+        """Apply or journal an event returned by `read`; returns the reason for refusal (empty if accepted)."""
         payload = event.payload
         at = None
         if event.step_run_id:

@@ -1,1 +1,1 @@
-"""The endpoints of the live streams of runs: a file per contract."""
+"""WebSocket endpoints of the live streams of runs: one file per contract."""

@@ -1,6 +1,6 @@
 """``/api/v1/ws``: the Arcentra log and status channels, several subscriptions on one socket.
 
-Order on a log subscription: ``subscribed``, ``log_chunk``… (history), ``history_done``, then ``log`` a line.
+Order on a log subscription: ``subscribed``, ``log_chunk``… (history), ``history_done``, then one ``log`` per line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pilothouse.access.model import Principal
 from pilothouse.edge.services import Database, JournalFeed
 from pilothouse.edge.streaming import Message, MessageSocket, Stream, accepted, framed
 from pilothouse.edge.web import websocket_principal
-from pilothouse.engine.finding import find_step_run
+from pilothouse.engine.lookup import find_step_run
 from pilothouse.engine.model import Attempt
 from pilothouse.engine.sockets.closing import GOING_AWAY, close_reason, refuse
 from pilothouse.engine.streams.arcentra import STATUS_NUMBERS, StepLog, StepStatus
@@ -61,11 +61,11 @@ class Subject:
 
 
 class BadRequest(Exception):
-    """A request that cannot be served; the connection lives."""
+    """An invalid request; the connection stays open."""
 
 
 class Subscriptions:
-    """One client's socket: its requests, and what follows from them, until it leaves or its token ends."""
+    """The requests and subscriptions of one socket, until the client disconnects or its token ends."""
 
     def __init__(
         self, socket: MessageSocket, identity: Identity, database: Storage, feed: Feed, caller: Principal
@@ -79,7 +79,7 @@ class Subscriptions:
         self._open: dict[tuple[str, str], Stream] = {}
 
     def begin(self) -> None:
-        """Listen; the rest goes by itself."""
+        """Start to receive requests."""
         self._authorization.on_end(lambda: self._socket.close(4401, "Token expired"))
         self._socket.listen(self._request, self._lost)
 
@@ -89,7 +89,9 @@ class Subscriptions:
             stream.close()
 
     async def _request(self, text: Message) -> None:
-        await self._socket.drain()  # who does not read the answers has to wait with further requests
+        await (
+            self._socket.drain()
+        )  # backpressure: a client must read answers before further requests are handled
         request: Any = None
         try:
             try:
@@ -163,7 +165,7 @@ class Subscriptions:
 
     async def _follow_status(self, key: tuple[str, str], subject: Subject, asked: Any) -> None:
         framing = Framing("ws+cursor" if asked else "ws", self._feed.epoch)
-        # The place is taken before the snapshot is read: what happens in between is not missed.
+        # The cursor is taken before the snapshot is read, so no change in between is missed.
         stream = await self._stream(subject, StepStatus(framing), str(asked or "now"))
         try:
             found = await self._database.read(lambda conn: find_step_run(conn, subject.attempt.id))
@@ -186,7 +188,7 @@ class Subscriptions:
         live: WireFormat | None = None,
         on_live: Callable[[], None] | None = None,
     ) -> None:
-        """Let the feed write what comes, until the attempt is over or the stream is stopped."""
+        """Have the feed write entries until the attempt is over or the stream is stopped."""
 
         def ended(outlet: Outlet) -> None:
             unsubscribed = self._open.get(key) is not stream
@@ -194,7 +196,7 @@ class Subscriptions:
                 del self._open[key]
             stream.close()
             if stream.finished:
-                if outlet.on_live is not None:  # there was nothing but a past
+                if outlet.on_live is not None:  # the stream ended within its history
                     outlet.on_live()
             elif outlet.expired is not None:
                 self._cursor_refused(key[0], params, outlet.expired)
@@ -225,7 +227,7 @@ class Subscriptions:
     def _send(
         self, channel: str, type: str, params: dict[str, Any], data: Any, at: Stream | None = None
     ) -> None:
-        """``at``: tell the cursor of this stream as well."""
+        """Send a message. ``at``: include the cursor of this stream."""
         named = {name: params[name] for name in _PARAMS}
         body = {"channel": channel, "type": type, "params": named, "data": data}
         if at is not None:
@@ -250,7 +252,7 @@ def _find_subject(conn: Connection, step_run_id: str) -> Subject | None:
 
 
 def snapshot(params: dict[str, str], attempt: Attempt, now: int) -> dict[str, Any]:
-    """The present state of an attempt; ``duration`` in ms, up to ``now`` while it runs."""
+    """The current state of an attempt; ``duration`` in ms, until ``now`` while it runs."""
     ended = attempt.finished_at
     return {
         "stepRunId": attempt.id,

@@ -1,4 +1,4 @@
-"""How a WebSocket of a run's streams is closed: the codes, and the ``error`` message before the close."""
+"""Closing of WebSockets: close codes, and the ``error`` message before the close."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLOSE_CODES = {
 
 
 class StreamRefusal(Exception):
-    """A stream that cannot be: told as an ``error`` message, then by its close code."""
+    """A refused stream: sent as an ``error`` message, then as a close code."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class StreamRefusal(Exception):
 
 
 def refuse(socket: MessageSocket, error: Exception, *, channel: str = "") -> None:
-    """Say why, then close with the code for it; with a ``channel``, in the envelope of the Arcentra page."""
+    """Send the error, then close with its code; with a ``channel``, in the envelope of the Arcentra page."""
     code, message = _refusal(error)
     stamp = rfc3339_ms(now_ms())
     body: dict[str, Any] = {"type": "error", "code": code, "message": message, "timestamp": stamp}
@@ -45,7 +45,7 @@ def refuse(socket: MessageSocket, error: Exception, *, channel: str = "") -> Non
 
 
 def close_reason(text: str) -> str:
-    """A close frame has room for 123 bytes of reason."""
+    """The text truncated to the 123 bytes that a close frame can hold."""
     return text.encode()[:120].decode(errors="ignore")
 
 

@@ -1,4 +1,4 @@
-"""The run stream (Stella page): a WebSocket that also listens, and its SSE form."""
+"""The run stream (Stella page) over WebSocket and SSE."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ AUTH_WAIT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """Seconds: silence before an SSE comment, between heartbeats, and a client's time to answer one."""
+    """In seconds: silence before an SSE comment, heartbeat interval, and timeout for the answer to a heartbeat."""
 
     keepalive: float = 30
     heartbeat: float = 15
@@ -67,7 +67,7 @@ async def _open(
     stream = await Stream(identity, feed, caller, scope).open(Selection(name), fmt, cursor=cursor)
     over = await feed.last_of_type(name, entries.RUN_COMPLETED)
     if over is not None and stream.reader.position > Cursor(over):
-        stream.reader.ended = True  # the reader has had the last message already
+        stream.reader.ended = True  # the client already has the last message
     return stream
 
 
@@ -98,9 +98,9 @@ async def run_stream_sse(
     identity: IdentityService,
     cursor: str | None = None,
 ) -> Response:
-    """The run stream as Server-Sent Events: what has happened so far, then live, until the run completes.
+    """The run stream as Server-Sent Events: all events so far, then live events until the run completes.
 
-    Each event's ``id`` is a cursor; come back with it as ``Last-Event-ID`` or ``?cursor=``.
+    Each event's ``id`` is a cursor; to resume, send it as ``Last-Event-ID`` or ``?cursor=``.
     """
     place = wanted_cursor(cursor, request.headers.get("last-event-id"), START)
     return EventStream(
@@ -131,7 +131,7 @@ async def run_stream_ws(
 
 
 async def _readable(database: Storage, caller: Principal, run_id: str) -> str:
-    """The scope of the run's entries, for those who may read it."""
+    """The scope of the run's entries, if the caller may read it."""
     row = await database.read(lambda conn: store.run_row(conn, run_id))
     if row is None or not caller.sees(entries.project_scope(row.project)):
         raise RunNotFound(run_id)
@@ -140,7 +140,7 @@ async def _readable(database: Storage, caller: Principal, run_id: str) -> str:
 
 
 async def _authenticate(ws: WebSocket, socket: MessageSocket, identity: Identity) -> Principal:
-    """Token by query, header or cookie, or as the first message within 10 s."""
+    """Authenticate by query, header or cookie, or by the first message within 10 s."""
     try:
         return await websocket_principal(ws)
     except Refusal as error:
@@ -161,9 +161,9 @@ async def _authenticate(ws: WebSocket, socket: MessageSocket, identity: Identity
 
 
 class RunSocket:
-    """One WebSocket on a run stream: the feed writes the messages, this the heartbeats, and it hears the pongs.
+    """One WebSocket on a run stream: the feed writes messages, this object sends heartbeats and receives pongs.
 
-    It lives until the run completes, the client leaves or falls silent, or the token ends.
+    Ends when the run completes, the client disconnects or does not answer, or the token ends.
     """
 
     __slots__ = (
@@ -189,18 +189,18 @@ class RunSocket:
         self._settings = settings
         self._outlet = stream.hand_over(socket, self._ended)
         self._beat_at = feed.clock() + settings.heartbeat
-        #: Since when a heartbeat that has left our buffer is unanswered; 0 while it is still in there.
+        #: Since when a sent heartbeat is unanswered; 0 while it is still in the write buffer.
         self._unanswered: float | None = None
         self._silent = False
 
     def begin(self) -> None:
-        """Write what is there and listen; the rest goes by itself."""
+        """Start writing and receiving."""
         self._feed.timers.schedule(self, self._beat_at)
-        self._socket.listen(self._heard)
+        self._socket.listen(self._message_received)
         self._outlet.pump()
 
     def tick(self, now: float) -> None:
-        """A heartbeat is due, or the answer to one."""
+        """Called when a heartbeat or its answer is due."""
         if self._unanswered == 0 and self._socket.flushed:
             self._unanswered = now
         if self._unanswered and now - self._unanswered >= self._settings.pong_wait:
@@ -219,17 +219,17 @@ class RunSocket:
 
     def _next(self, now: float) -> float:
         if self._unanswered == 0:
-            return now  # look again at the next turn whether it has left
+            return now  # check again in the next round whether it was sent
         if self._unanswered is None:
             return self._beat_at
         return min(self._beat_at, self._unanswered + self._settings.pong_wait)
 
-    def _heard(self, message: Message) -> None:
+    def _message_received(self, message: Message) -> None:
         if _is_pong(message):
             self._unanswered = None
 
     def _ended(self, outlet: Outlet) -> None:
-        """Say goodbye; a client that has left hears nothing of it, and its cursor brings it back."""
+        """Close the socket with the reason. A client that has disconnected can resume with its cursor."""
         self._feed.timers.cancel(self)
         self._stream.close()
         stream, socket = self._stream, self._socket

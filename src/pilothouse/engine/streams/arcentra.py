@@ -39,7 +39,7 @@ def channel_params(body: Message) -> Message:
 
 
 class StepLog:
-    """``channel_log``: one message a line when live, a chunk of up to 200 when ``batched`` (history)."""
+    """``channel_log``: one message per line (live), or per chunk of up to 200 lines if ``batched`` (history)."""
 
     def __init__(self, framing: Framing, *, batched: bool) -> None:
         self.key = f"log/{framing.name}/{'batched' if batched else 'live'}"
@@ -47,7 +47,7 @@ class StepLog:
         self._batched = batched
 
     def ends(self, entry: Entry) -> bool:
-        """Live, the attempt's last word; its history has late lines as well (docs/decisions/0005)."""
+        """Live: at the end of the attempt. Its history may contain later lines (docs/decisions/0005)."""
         return entry.type == entries.ATTEMPT_COMPLETED and not self._batched
 
     def encode(self, entry: Entry) -> tuple[Frame, ...]:
@@ -88,7 +88,7 @@ class StepStatus:
         self._framing = framing
 
     def ends(self, entry: Entry) -> bool:
-        """Once the attempt is over there is nothing more."""
+        """At the end of the attempt."""
         return entry.type == entries.ATTEMPT_COMPLETED
 
     def encode(self, entry: Entry) -> tuple[Frame, ...]:

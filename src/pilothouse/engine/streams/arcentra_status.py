@@ -1,7 +1,7 @@
-"""Run entries as the status messages of ``stream.v1`` (arcentra-wire.txt), and the present status the same way.
+"""Converts run entries and the current state of runs to status messages of ``stream.v1`` (arcentra-wire.txt).
 
-Stateless. Times are Unix seconds, durations milliseconds and 0 until the end. A message of the present has no
-previous status.
+Stateless. Times are in Unix seconds, durations in milliseconds and 0 until the end. A message of the current state
+has no previous status.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def step_run_status(entry: Entry) -> pb.StreamStepRunStatusResponse | None:
         status = "running"
     elif entry.type == entries.ATTEMPT_COMPLETED or (
         entry.type == entries.STEP_COMPLETED and "step_run_id" not in body
-    ):  # of the latter kind are steps that ended between two attempts, and all without one in older entries
+    ):  # the latter: steps that ended between two attempts, and in older entries all that ended without one
         status = body["status"]
     else:
         return None
@@ -100,7 +100,7 @@ def step_run_status(entry: Entry) -> pb.StreamStepRunStatusResponse | None:
 def present_step_runs(
     run: Run, job: Job, attempts: dict[str, list[Attempt]]
 ) -> Iterator[pb.StreamStepRunStatusResponse]:
-    """The step runs of a job; ``attempts``: those that have been queued, by step."""
+    """The step runs of a job; ``attempts``: the existing attempts by step."""
     for step in job.steps:
         for attempt in attempts.get(step.id, ()):
             yield _present_step_run(run, job, step, attempt)
@@ -136,7 +136,7 @@ def _step_number(status: str) -> steprun.StepRunStatus.ValueType:
 
 
 def job_status(entry: Entry) -> pb.StreamJobStatusResponse | None:
-    """How a job stands when its status changes, or that of one of its attempts."""
+    """The state of a job when its status or that of one of its attempts changes."""
     body = entry.body
     if entry.type == entries.JOB_STARTED:
         status, previous = "running", body["previous"]
@@ -166,18 +166,18 @@ def job_status(entry: Entry) -> pb.StreamJobStatusResponse | None:
 
 
 def _moves_job(type: str, body: Body) -> bool:
-    """Whether an attempt's change is one of its job. Its last end comes with the step's, if it has begun at all."""
+    """Whether an attempt's change also changes its job. The last end is reported with the step, if it has started."""
     return (
         type in JOB_TYPES
         and "step_run_id" in body
         and not (type == entries.ATTEMPT_COMPLETED and body["final"])
-        and not (type == entries.STEP_COMPLETED and body["previous"] == "pending")
+        and not (type == entries.STEP_COMPLETED and body.get("previous") == "pending")
         and "job_status" in body  # not so in entries of the first release
     )
 
 
 def present_job(run: Run, job: Job) -> pb.StreamJobStatusResponse:
-    """A job as it is now."""
+    """The current state of a job."""
     ended = job.finished_at
     return pb.StreamJobStatusResponse(
         job_id=job.id,
@@ -198,7 +198,7 @@ def present_job(run: Run, job: Job) -> pb.StreamJobStatusResponse:
 
 
 def run_status(entry: Entry) -> pb.StreamPipelineStatusResponse | None:
-    """How a run stands when its status changes, or that of one of its jobs."""
+    """The state of a run when its status or that of one of its jobs changes."""
     body = entry.body
     own = "job_id" not in body
     if entry.type == entries.RUN_CREATED:
@@ -230,7 +230,7 @@ def run_status(entry: Entry) -> pb.StreamPipelineStatusResponse | None:
 
 
 def present_run(run: Run) -> pb.StreamPipelineStatusResponse:
-    """A run as it is now."""
+    """The current state of a run."""
     ended = run.finished_at
     return pb.StreamPipelineStatusResponse(
         pipeline_id=run.pipeline_id or run.id,
@@ -250,5 +250,5 @@ def _run_number(status: str) -> pipeline.PipelineStatus.ValueType:
 
 
 def _counted(what: str, counts: dict[str, int] | None) -> dict[str, Any]:
-    # Entries of the first release do not always say.
+    # Not in all entries of the first release.
     return {f"{word}_{what}": number for word, number in (counts or {}).items()}

@@ -1,4 +1,4 @@
-"""How the JSON messages of a run's streams become bytes on WebSocket and SSE, and the lines of a log chunk."""
+"""Encodes the JSON messages of a run's streams for WebSocket and SSE, and the lines of a log chunk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Message = dict[str, Any]
 
 
 class Framing:
-    """How messages become bytes on one transport; the same for every format."""
+    """Encodes messages for one transport; the same for every format."""
 
     def __init__(self, name: str, epoch: str) -> None:
         self.name = name
@@ -38,7 +38,7 @@ class Framing:
 
 
 def lines_of(body: Message) -> Iterator[tuple[str, str, str]]:
-    """The lines of a chunk with their level and stream."""
+    """The lines of a chunk, each with its level and stream."""
     stderr = frozenset(body.get("stderr", ()))
     levels = body.get("levels", {})
     for index, line in enumerate(body["lines"]):

@@ -20,11 +20,11 @@ class RunMessages:
         self._framing = framing
 
     def ends(self, entry: Entry) -> bool:
-        """After ``workflow_completed`` the stream closes."""
+        """At ``workflow_completed``."""
         return entry.type == entries.RUN_COMPLETED
 
     def encode(self, entry: Entry) -> tuple[Frame, ...]:
-        """The entry's messages; none for types that the page does not know."""
+        """The entry's messages; none for types that are not part of the contract."""
         if entry.type == entries.STEP_LOGGED:
             return self._framing.frames(entry, _step_logs(entry, entry.body), lines=True)
         build = _RUN_MESSAGES.get(entry.type)
@@ -53,7 +53,7 @@ def _step_progress(entry: Entry, body: Message) -> Iterator[Message]:
 
 
 def _step_logs(entry: Entry, body: Message) -> list[tuple[str, bytes]]:
-    # Of most messages there are few, of these most: all but the line itself is encoded once for the chunk.
+    # Log lines are by far the most frequent messages: everything but the line is encoded once per chunk.
     head = b'{"type":"step_log","nodeId":%b,"line":' % orjson.dumps(body["node"])
     stamp = rfc3339_ms(entry.at).encode()
     tails: dict[str, bytes] = {}

@@ -26,7 +26,7 @@ from pilothouse.pipelines.bodies import (
 from pilothouse.pipelines.compiled import CompiledSpec
 from pilothouse.pipelines.compiler import SpecCompiler
 from pilothouse.pipelines.http.services import Compiler, PipelineService, allowed, run_of
-from pilothouse.pipelines.model import SavedSpec
+from pilothouse.pipelines.model import RunStatus, SavedSpec
 from pilothouse.pipelines.service import TriggerRequest, require_pipeline
 from pilothouse.pipelines.views import run_detail, run_status, status_words
 from pilothouse.storage import Storage, Tx
@@ -121,19 +121,22 @@ async def list_runs(
 
     def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
         pipeline = allowed(conn, caller, pipeline_id, "run.read")
-        filters = {"pipeline_id": pipeline_id}
-        if status:
-            words = status_words(status)
-            if not words:
-                return [], 0
-            filters["status"] = words[0]
+        filters = {"pipeline_id": pipeline_id, **_with_status(status)}
+        paused = {RunStatus.PAUSED: True, RunStatus.RUNNING: False}.get(RunStatus(status)) if status else None
         rows, total = engine_store.list_runs(
-            conn, filters=filters, projects=None, page=paging.page, limit=paging.limit
+            conn, filters=filters, projects=None, page=paging.page, limit=paging.limit, paused=paused
         )
         return [run_detail(require_run(conn, row.id), pipeline) for row in rows], total
 
     shown, total = await database.read(read)
     return envelope(listed(shown, paging, total))
+
+
+def _with_status(number: int) -> dict[str, str]:
+    """The filter for runs of this number; a paused run is one that runs (``engine.model.Run.paused_at``)."""
+    if not number:
+        return {}
+    return {"status": "running" if number == RunStatus.PAUSED else status_words(number)[0]}
 
 
 @router.get(
