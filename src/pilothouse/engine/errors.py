@@ -74,6 +74,17 @@ class RunPaused(EngineError):
     code = "INVALID_STATE_TRANSITION"
 
 
+class JobEnding(EngineError):
+    """The last step of the job is with an agent, which removes the workspace after it: no step can follow."""
+
+    code = "INVALID_STATE_TRANSITION"
+
+    def __init__(self, job: str) -> None:
+        super().__init__(
+            f"the last step of job '{job}' is with an agent already; add a job that depends on it"
+        )
+
+
 class JobOver(EngineError):
     """Steps cannot be added to a job that has ended."""
 

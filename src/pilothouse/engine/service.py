@@ -11,7 +11,7 @@ from uuid_utils import uuid7
 from pilothouse.access.model import Principal
 from pilothouse.engine import store
 from pilothouse.engine.checkouts import RepositoryCommit, remember, resolve
-from pilothouse.engine.errors import JobOver, NothingFailed, RunActive, RunOver, RunPaused
+from pilothouse.engine.errors import JobEnding, JobOver, NothingFailed, RunActive, RunOver, RunPaused
 from pilothouse.engine.gates.parent import Parent
 from pilothouse.engine.graph import Graph
 from pilothouse.engine.graph import Job as JobSpec
@@ -156,13 +156,16 @@ class Engine:
     def extend(self, tx: Tx, by: Principal, run_id: str, addition: Addition) -> Run:
         """Add jobs, and steps of jobs that are not over, to an active run; they have step runs immediately.
 
-        Raises :class:`RunOver`, :class:`JobOver`, SpecError if the resulting graph is invalid (as for a new run).
+        Raises :class:`RunOver`, :class:`JobOver`, :class:`JobEnding`, SpecError if the resulting graph is invalid (as
+        for a new run).
         """
         run = self._going_on(tx, run_id)
         check_addition(run.graph, addition)
         over = [name for name in addition.steps if run.job(name).status.over]
         if over:
             raise JobOver(over[0])
+        for name in addition.steps:
+            _check_open_end(tx.conn, run.job(name))
         graph = grown(run.graph, addition)
         check_graph(graph)
         added = replace(
@@ -265,3 +268,13 @@ class Engine:
 
 def _only(job: Job, steps: tuple[StepSpec, ...]) -> JobSpec:
     return replace(job.spec, steps=steps)
+
+
+def _check_open_end(conn: Connection, job: Job) -> None:
+    """Raises :class:`JobEnding`."""
+    last = job.steps[-1] if job.steps else None
+    if last is None or not last.current or job.step_spec(last).gate:
+        return
+    found = store.attempt(conn, last.current)
+    if found is not None and found[1].agent_id:
+        raise JobEnding(job.name)
