@@ -66,7 +66,7 @@ class ChildRun:
 
     def _above(self, tx: Tx, run: Run) -> list[Any]:
         """The rows of the run and of those that wait for it, directly or not; the last one waits in no gate."""
-        rows = [store.run_row(tx.conn, run.id)]
+        rows: list[Any] = [store.run_row(tx.conn, run.id)]
         while (gate := find_gate(tx.conn, rows[-1].parent_gate)) is not None:
             row = store.run_row(tx.conn, gate.run_id)
             if row is None:
