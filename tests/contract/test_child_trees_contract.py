@@ -12,6 +12,7 @@ from pilothouse.access.model import SYSTEM
 from pilothouse.engine import store, transitions
 from pilothouse.engine.gates import child
 from pilothouse.pipelines.compiled import compile_source
+from pilothouse.pipelines.errors import PipelineInvalid
 from pilothouse.pipelines.service import Pipelines, TriggerRequest
 from support.kernel import PROJECT, Kernel
 
@@ -92,3 +93,21 @@ async def test_what_takes_long_to_evaluate_is_spread_over_transactions(
     assert [job["status"] for job in kernel.view(run_id)["jobs"]] == ["pending"] * 5
     await kernel.pump()
     assert [step["status"] for job in kernel.view(run_id)["jobs"] for step in job["steps"]] == ["running"] * 5
+
+
+async def test_what_a_child_is_given_is_bounded(kernel: Kernel) -> None:
+    variables = ", ".join(f"v{at}: '${{{{ variables.big }}}}'" for at in range(5))
+    await define(kernel, "below", "uses: approval")
+    top = await define(
+        kernel, "above", f"uses: pipeline, args: {{pipeline: below, variables: {{{variables}}}}}"
+    )
+    pipelines = kernel.graph.service(Pipelines)
+    large = TriggerRequest(variables={"big": "x" * 60_000})
+    run = await kernel.write(lambda tx: pipelines.trigger(tx, SYSTEM, top, large))
+    await kernel.pump()
+    [job] = kernel.view(run.id)["jobs"]
+    assert job["steps"][0]["reason"] == "the variables have 300010 characters, a run takes at most 262144"
+    assert statuses(kernel) == {"failed": 1}
+    too_large = TriggerRequest(variables={"big": "x" * 262_144})
+    with pytest.raises(PipelineInvalid):
+        await kernel.write(lambda tx: pipelines.trigger(tx, SYSTEM, top, too_large))

@@ -12,7 +12,9 @@ from support.kernel import Kernel
 SPEC = "jobs: [{name: a, steps: [{name: s, uses: approval}, {name: t, uses: dummy}]}]"
 
 
-async def test_only_the_run_that_an_id_is_of_is_loaded(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_the_run_that_an_id_is_of_is_loaded(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = [await kernel.run(SPEC) for _ in range(5)]
     loaded: list[str] = []
     load = store.load_run

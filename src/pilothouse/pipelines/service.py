@@ -226,7 +226,9 @@ def _check_variables(given: Mapping[str, str]) -> None:
         raise PipelineInvalid(f"a run takes at most {MAX_VARIABLES} variables")
     size = sum(len(name) + len(value) for name, value in given.items())
     if size > MAX_VARIABLES_SIZE:
-        raise PipelineInvalid(f"the variables have {size} characters, a run takes at most {MAX_VARIABLES_SIZE}")
+        raise PipelineInvalid(
+            f"the variables have {size} characters, a run takes at most {MAX_VARIABLES_SIZE}"
+        )
 
 
 def _check_name(name: str) -> None:
