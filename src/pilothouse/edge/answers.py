@@ -7,6 +7,7 @@ import hmac
 from collections.abc import Callable
 
 import orjson
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from pilothouse.access.errors import Refusal
@@ -36,12 +37,14 @@ class Answers:
         request: tuple[str, bytes],
         status: int,
         use_case: Callable[[Tx], bytes],
+        permit: Callable[[Connection], object] | None = None,
     ) -> Answer:
         """Run ``use_case`` unless the caller already has an answer for this key; both are committed in one
         transaction.
 
-        ``request``: query string and body. Raises ``IDEMPOTENCY_KEY_REUSED`` for another request with the
-        same key, and the errors of the use case, for which nothing is stored.
+        ``request``: query string and body. ``permit`` is asked before an answer is repeated, and may raise.
+        Raises ``IDEMPOTENCY_KEY_REUSED`` for another request with the same key, and the errors of the use
+        case, for which nothing is stored.
         """
         fingerprint = hmac.new(self._fingerprints, _canonical(*request), "sha256").hexdigest()
         context = orjson.dumps([caller, route, key])
@@ -50,6 +53,8 @@ class Answers:
             store.purge_keys(tx.conn, tx.now - WINDOW_MS)
             known = store.find_answer(tx.conn, caller, route, key)
             if known is not None:
+                if permit is not None:
+                    permit(tx.conn)
                 if known[0] != fingerprint:
                     raise Refusal.of("IDEMPOTENCY_KEY_REUSED", "This key was used with another body")
                 return known[1], self._box.decrypt(known[2], context), True

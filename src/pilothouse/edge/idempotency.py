@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import Depends, Header, Request
+from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.access.errors import Refusal
@@ -54,10 +55,12 @@ class Idempotent:
         *,
         envelope: bool = False,
         content: bytes | None = None,
+        permit: Callable[[Connection], object] | None = None,
     ) -> Response:
         """Run ``use_case``; its result is the JSON body (``envelope``: ``detail`` of the Arcentra envelope).
 
-        ``content`` replaces a body that was already read, as a stream.
+        ``content`` replaces a body that was already read, as a stream. ``permit`` raises if the caller may not do it
+        (now): also before a stored answer is repeated.
         Raises ``IDEMPOTENCY_KEY_REUSED``, ``INVALID_PARAMETER`` for an invalid key, and the errors of the use
         case.
         """
@@ -65,6 +68,8 @@ class Idempotent:
         answers = Exchange.of(request.scope).edge.answers
 
         def answer(tx: Tx) -> bytes:
+            if permit is not None:
+                permit(tx.conn)
             result = use_case(tx)
             return orjson.dumps(enveloped(result, status) if envelope else result)
 
@@ -75,7 +80,9 @@ class Idempotent:
         route = f"{request.method} {request.url.path}"
         body = await request.body() if content is None else content
         asked = (request.url.query, body)
-        first, text, repeated = await answers.once(self._caller, route, self._key, asked, status, answer)
+        first, text, repeated = await answers.once(
+            self._caller, route, self._key, asked, status, answer, permit
+        )
         headers = {"Idempotency-Replayed": "true"} if repeated else None
         return Response(text, first, headers, "application/json")
 

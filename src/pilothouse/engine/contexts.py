@@ -77,13 +77,16 @@ class Computed(Mapping[str, Any]):
 
 
 class _Jobs(Mapping[str, Any]):
-    """All jobs of a run, by name."""
+    """All jobs of a run, by name; what is seen of one is worked out once, however often it is asked for."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._seen: dict[str, Mapping[str, Any]] = {}
 
     def __getitem__(self, key: str) -> Any:
-        return _seen(self._run.job(key))
+        if key not in self._seen:
+            self._seen[key] = _seen(self._run.job(key))
+        return self._seen[key]
 
     def __iter__(self) -> Iterator[str]:
         return (job.name for job in self._run.jobs)

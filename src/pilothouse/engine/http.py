@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -56,6 +56,10 @@ def readable(conn: Connection, caller: Principal, run_id: str, action: str = "ru
         raise RunNotFound(run_id)
     require(caller, action, row.project)
     return str(row.project)
+
+
+def _permit(caller: Principal, run_id: str, action: str) -> Callable[[Connection], str]:
+    return lambda conn: readable(conn, caller, run_id, action)
 
 
 router = APIRouter(prefix="/api/v1/workflow-runs", tags=["runs"])
@@ -222,10 +226,9 @@ async def cancel_run(
     reason, force = (body.reason, body.force) if body else ("", False)
 
     def use_case(tx: Tx) -> dict[str, Any]:
-        readable(tx.conn, caller, run_id, "run.control")
         return run_summary(engine.cancel(tx, caller, run_id, reason, force=force))
 
-    return await idem(use_case, 202)
+    return await idem(use_case, 202, permit=_permit(caller, run_id, "run.control"))
 
 
 @router.post(
@@ -241,10 +244,9 @@ async def pause_run(run_id: str, caller: Caller, idem: Idem, engine: EngineServi
     """
 
     def use_case(tx: Tx) -> dict[str, Any]:
-        readable(tx.conn, caller, run_id, "run.control")
         return run_summary(engine.pause(tx, caller, run_id))
 
-    return await idem(use_case, 200)
+    return await idem(use_case, 200, permit=_permit(caller, run_id, "run.control"))
 
 
 @router.post(
@@ -257,10 +259,9 @@ async def resume_run(run_id: str, caller: Caller, idem: Idem, engine: EngineServ
     """Resume a paused run. Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
 
     def use_case(tx: Tx) -> dict[str, Any]:
-        readable(tx.conn, caller, run_id, "run.control")
         return run_summary(engine.resume(tx, caller, run_id))
 
-    return await idem(use_case, 200)
+    return await idem(use_case, 200, permit=_permit(caller, run_id, "run.control"))
 
 
 @router.post(
@@ -294,10 +295,9 @@ async def rerun_run(
     )  # slow for a large spec, so not in the writer; a run's spec never changes
 
     def use_case(tx: Tx) -> dict[str, Any]:
-        readable(tx.conn, caller, run_id, "run.trigger")
         return run_summary(engine.rerun(tx, caller, run_id, from_failed=from_failed, names=used))
 
-    return await idem(use_case, 201)
+    return await idem(use_case, 201, permit=_permit(caller, run_id, "run.trigger"))
 
 
 def _utc(time: datetime) -> datetime:

@@ -41,6 +41,12 @@ def place_of(id: str) -> tuple[int, int] | None:
     return place // _MOST, place % _MOST
 
 
+def is_of(id: str, run_id: str) -> bool:
+    """Whether it is the id of a job, or of the first step run of a step, that this run might have."""
+    place = place_of(id)
+    return place is not None and id in (first_step_run_id(run_id, *place), job_id(run_id, place[0]))
+
+
 def run_ids_around(id: str) -> tuple[str, str]:
     """The inclusive range of run ids from which this id can have been derived."""
     time = id[:_TIME].ljust(_TIME, "0")

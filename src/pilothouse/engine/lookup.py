@@ -55,7 +55,13 @@ def jobs_named(conn: Connection, run_ids: Collection[str], name: str) -> list[st
 
 def _runs_of(conn: Connection, parts: Collection[str]) -> Iterator[Run]:
     """The runs from whose ids these ids may have been derived."""
-    candidates = {run_id for id in parts for run_id in store.runs_between(conn, *ids.run_ids_around(id))}
+    # An id may have been made up around that of any run: only a run that it is of is worth loading.
+    candidates = {
+        run_id
+        for id in parts
+        for run_id in store.runs_between(conn, *ids.run_ids_around(id))
+        if ids.is_of(id, run_id)
+    }
     for run_id in sorted(candidates):
         run = store.load_run(conn, run_id)
         if run is not None:

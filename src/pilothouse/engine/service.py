@@ -262,6 +262,8 @@ class Engine:
             **run_standing(run),
         )
         self._identity.audit(tx, by, action, run.id, {"name": run.name, "rerun_of": run.rerun_of})
+        if run.parent_gate:  # others may follow in this transaction
+            self._transitions.spend(tx, run.graph.size)
         self._transitions.settle(tx, run)
         return run
 

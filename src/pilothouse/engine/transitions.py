@@ -5,6 +5,7 @@ Those of steps and attempts are in ``step_transitions``. No other code changes a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from itertools import islice
 
@@ -43,7 +44,13 @@ from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
 MAX_CHANGES = 100
-"""So many decisions are applied in one transaction; what else can be decided follows in the next ones."""
+"""So many decisions are applied in one transaction; what else can be decided follows in the next ones.
+
+All runs that one transaction moves on share them: a run starts others, which start others; a cancel ends them all.
+"""
+
+MAX_SECONDS = 0.1
+"""A transaction makes no further decision after that: conditions and arguments of gates may take long to evaluate."""
 
 
 class Transitions:
@@ -59,6 +66,7 @@ class Transitions:
         self._fleet = fleet
         self._grace = int(cleanup_grace * 1000)
         self._on_unsettled: Callable[[], None] = lambda: None
+        self._budget: tuple[Tx | None, int, float] = (None, 0, 0)
 
     def on_unsettled(self, wake: Callable[[], None]) -> None:
         """Call ``wake`` on the event loop when a run has more decisions than are allowed in one transaction."""
@@ -143,8 +151,7 @@ class Transitions:
         for one in run.jobs if job is None else (job,):
             if not one.status.over:
                 run.agenda.setdefault(one.index, one)
-        left = MAX_CHANGES
-        while left > 0:
+        while self._left(tx) > 0:
             decisions = decide_run(run, tx.now)
             if not decisions and run.agenda:
                 _, one = run.agenda.popitem(last=False)
@@ -153,9 +160,23 @@ class Transitions:
                     run.agenda[one.index] = one  # again, after the others
             elif not decisions:
                 break
-            for decision in decisions[:left]:
-                left -= self._apply(tx, run, decision)
+            for decision in decisions:
+                if self._left(tx) <= 0:
+                    break
+                self.spend(tx, self._apply(tx, run, decision))
         self._note_unsettled(tx, run)
+
+    def spend(self, tx: Tx, changes: int) -> None:
+        """Count changes towards those that may be made in one transaction."""
+        left = self._left(tx) - changes
+        self._budget = (tx, left, self._budget[2])
+
+    def _left(self, tx: Tx) -> int:
+        """How many changes this transaction may still make; at first always some."""
+        if self._budget[0] is not tx:
+            self._budget = (tx, MAX_CHANGES, time.monotonic())
+        _, left, began = self._budget
+        return left if left == MAX_CHANGES or time.monotonic() - began < MAX_SECONDS else min(left, 0)
 
     def _note_unsettled(self, tx: Tx, run: Run) -> None:
         unsettled = bool(run.agenda) and not run.status.over
@@ -204,6 +225,7 @@ class Transitions:
 
     def _finish_run(self, tx: Tx, run: Run, status: Status, reason: str) -> None:
         previous, run.status, run.reason, run.finished_at = run.status, status, reason, tx.now
+        run.agenda.clear()
         store.save(tx.conn, run)
         self.records.append(
             tx,

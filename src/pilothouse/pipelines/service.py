@@ -36,6 +36,8 @@ from pilothouse.storage import Tx
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,127}")
 MAX_VARIABLES = 200
+MAX_VARIABLES_SIZE = 256 << 10
+"""Characters of the names and values of all variables that a run is given: each run stores them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,11 @@ def require_pipeline(conn: Connection, pipeline_id: str) -> Pipeline:
 def _check_variables(given: Mapping[str, str]) -> None:
     if len(given) > MAX_VARIABLES:
         raise PipelineInvalid(f"a run takes at most {MAX_VARIABLES} variables")
+    size = sum(len(name) + len(value) for name, value in given.items())
+    if size > MAX_VARIABLES_SIZE:
+        raise PipelineInvalid(
+            f"the variables have {size} characters, a run takes at most {MAX_VARIABLES_SIZE}"
+        )
 
 
 def _check_name(name: str) -> None:

@@ -10,7 +10,7 @@ from pilothouse.access.model import Principal
 from pilothouse.engine import store
 from pilothouse.engine.gates.model import Gate, GateInvalid, Outcome
 from pilothouse.engine.gates.parent import Parent
-from pilothouse.engine.gates.store import find_gate
+from pilothouse.engine.gates.store import count_runs_below, find_gate
 from pilothouse.engine.model import Run, Status
 from pilothouse.engine.runs import RunCache
 from pilothouse.engine.transitions import Transitions
@@ -20,6 +20,8 @@ from pilothouse.storage import Tx
 MAX_DEPTH = 8
 """So many runs may be above another."""
 
+MAX_BELOW = 1000
+"""So many runs a run may start, directly or not."""
 
 Starter = Callable[[Tx, Principal, Parent, Mapping[str, Any]], Run]
 """Starts the run that the arguments of a gate ask for, with the rights of the principal, in the parent's project."""
@@ -48,7 +50,13 @@ class ChildRun:
         by = self._identity.principal_of(tx.conn, run.triggered_by_id)
         if by is None or not by.may("run.trigger", run.project):
             raise GateInvalid(f"{run.triggered_by}, who started this run, may not start another")
-        parent = Parent(gate.id, run.depth + 1, run.project, self._ancestors(tx, run))
+        above = self._above(tx, run)
+        if count_runs_below(tx.conn, above[-1].id, MAX_BELOW) >= MAX_BELOW:
+            raise GateInvalid(
+                f"run {above[-1].id} has started {MAX_BELOW} runs, directly or not: the most allowed"
+            )
+        definitions = frozenset(row.pipeline_id for row in above if row.pipeline_id)
+        parent = Parent(gate.id, run.depth + 1, run.project, definitions)
         try:
             child = starter(tx, by, parent, args)
         except Refusal as error:
@@ -56,15 +64,15 @@ class ChildRun:
         gate.child_run, gate.message = child.id, f"waits for run {child.id}"
         return outcome_of(child) if child.status.over else None
 
-    def _ancestors(self, tx: Tx, run: Run) -> frozenset[str]:
-        found, above = {run.pipeline_id}, find_gate(tx.conn, run.parent_gate)
-        while above is not None:
-            row = store.run_row(tx.conn, above.run_id)
+    def _above(self, tx: Tx, run: Run) -> list[Any]:
+        """The rows of the run and of those that wait for it, directly or not; the last one waits in no gate."""
+        rows: list[Any] = [store.run_row(tx.conn, run.id)]
+        while (gate := find_gate(tx.conn, rows[-1].parent_gate)) is not None:
+            row = store.run_row(tx.conn, gate.run_id)
             if row is None:
                 break
-            found.add(row.pipeline_id)
-            above = find_gate(tx.conn, row.parent_gate)
-        return frozenset(found - {""})
+            rows.append(row)
+        return rows
 
     def due(self, tx: Tx, run: Run, gate: Gate) -> Outcome:
         """The step's timeout has passed."""

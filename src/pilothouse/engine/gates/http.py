@@ -18,7 +18,7 @@ from pilothouse.edge.web import Caller, Idem, allow, json_response
 from pilothouse.engine.errors import GateNotFound
 from pilothouse.engine.gates import hold, store
 from pilothouse.engine.gates.model import HOLD, MAX_COMMENT, Gate
-from pilothouse.engine.gates.service import Gates, check_comment
+from pilothouse.engine.gates.service import Gates, check_comment, decidable_by
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 from pilothouse.wire.times import rfc3339_ms
@@ -112,7 +112,7 @@ async def decide_gate(
     def use_case(tx: Tx) -> dict[str, Any]:
         return gate_view(gates.decide(tx, caller, gate_id, body.decision, comment), decidable=False)
 
-    return await idem(use_case, 200)
+    return await idem(use_case, 200, permit=lambda conn: decidable_by(conn, caller, gate_id))
 
 
 def gate_view(gate: Gate, *, decidable: bool) -> dict[str, Any]:

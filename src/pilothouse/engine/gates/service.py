@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
+from sqlalchemy import Connection
 
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import Principal
@@ -48,11 +49,7 @@ class Gates:
         ``decision``: ``approve`` or ``reject``. Raises :class:`GateNotFound`, :class:`NotAnApprover`,
         :class:`GateClosed`.
         """
-        gate = store.find_gate(tx.conn, gate_id)
-        if gate is None or not caller.sees(entries.project_scope(gate.project)):
-            raise GateNotFound(gate_id)
-        if not hold.may_decide(gate, caller):
-            raise NotAnApprover(gate.roles, gate.users)
+        gate = decidable_by(tx.conn, caller, gate_id)
         at = self._runs.place(tx, gate_id)
         if at is None or gate.status != "open" or at.step.current != gate_id:
             raise GateClosed(gate.status)
@@ -165,6 +162,19 @@ class _Unknown:
 def _arguments(run: Run, job: Job, step: Step) -> Mapping[str, Any]:
     args: Mapping[str, Any] = render_tree(job.step_spec(step).args, context(run, job, step))
     return args
+
+
+def decidable_by(conn: Connection, caller: Principal, gate_id: str) -> Gate:
+    """The gate, if the caller is one of those who may decide it, be it open or not.
+
+    Raises :class:`GateNotFound`, :class:`NotAnApprover`.
+    """
+    gate = store.find_gate(conn, gate_id)
+    if gate is None or not caller.sees(entries.project_scope(gate.project)):
+        raise GateNotFound(gate_id)
+    if not hold.may_decide(gate, caller):
+        raise NotAnApprover(gate.roles, gate.users)
+    return gate
 
 
 def _decided(decision: str, caller: Principal, comment: str) -> Outcome:

@@ -72,6 +72,16 @@ def list_gates(
     return [_gate(row) for row in rows], total
 
 
+def count_runs_below(conn: Connection, run_id: str, most: int) -> int:
+    """How many runs gates of this run have started, and gates of those, and so on; counted up to ``most``."""
+    below = (
+        select(gates.c.child_run).where(gates.c.run_id == run_id, gates.c.child_run != "").cte(recursive=True)
+    )
+    next_below = select(gates.c.child_run).where(gates.c.run_id == below.c.child_run, gates.c.child_run != "")
+    found = select(below.union_all(next_below).c.child_run).limit(most).subquery()
+    return conn.execute(select(func.count()).select_from(found)).scalar_one()
+
+
 def _values(gate: Gate) -> dict[str, Any]:
     values = asdict(gate)
     return values | {name: orjson.dumps(values[name]).decode() for name in _LISTS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -93,11 +94,11 @@ async def trigger(
     )
 
     def use_case(tx: Tx) -> dict[str, Any]:
-        allowed(tx.conn, caller, pipeline_id, "run.trigger")
         return {"runId": pipelines.trigger(tx, caller, pipeline_id, request).id}
 
     try:
-        return await idem(use_case, 201, envelope=True)
+        permit = partial(allowed, caller=caller, pipeline_id=pipeline_id, action="run.trigger")
+        return await idem(use_case, 201, envelope=True, permit=permit)
     except SpecError as refusal:
         if compiled is None or not isinstance(compiled.source, str):
             raise
@@ -167,11 +168,11 @@ async def pause(pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engin
     """
 
     def use_case(tx: Tx) -> dict[str, Any]:
-        run_of(tx.conn, caller, pipeline_id, run_id, "run.control")
         run = engine.pause(tx, caller, run_id)
         return {"runId": run.id, "status": int(run_status(run))}
 
-    return await idem(use_case, 200, envelope=True)
+    permit = partial(run_of, caller=caller, pipeline_id=pipeline_id, run_id=run_id, action="run.control")
+    return await idem(use_case, 200, envelope=True, permit=permit)
 
 
 @router.post(
@@ -186,11 +187,11 @@ async def resume(
     """A paused run goes on. Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
 
     def use_case(tx: Tx) -> dict[str, Any]:
-        run_of(tx.conn, caller, pipeline_id, run_id, "run.control")
         run = engine.resume(tx, caller, run_id)
         return {"runId": run.id, "status": int(run_status(run))}
 
-    return await idem(use_case, 200, envelope=True)
+    permit = partial(run_of, caller=caller, pipeline_id=pipeline_id, run_id=run_id, action="run.control")
+    return await idem(use_case, 200, envelope=True, permit=permit)
 
 
 @router.post(
@@ -213,8 +214,8 @@ async def stop(
     reason, force = (body.reason, body.force) if body else ("", False)
 
     def use_case(tx: Tx) -> dict[str, Any]:
-        run_of(tx.conn, caller, pipeline_id, run_id, "run.control")
         run = engine.cancel(tx, caller, run_id, reason, force=force)
         return {"runId": run.id, "status": int(run_status(run))}
 
-    return await idem(use_case, 200, envelope=True)
+    permit = partial(run_of, caller=caller, pipeline_id=pipeline_id, run_id=run_id, action="run.control")
+    return await idem(use_case, 200, envelope=True, permit=permit)
