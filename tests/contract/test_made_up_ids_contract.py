@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pilothouse.engine import finding, ids, store
+from pilothouse.engine import ids, lookup, store
 from support.kernel import Kernel
 
 SPEC = "jobs: [{name: a, steps: [{name: s, uses: approval}, {name: t, uses: dummy}]}]"
@@ -28,10 +28,10 @@ async def test_only_the_run_that_an_id_is_of_is_loaded(
     jobs = [ids.job_id(run, 0) for run in runs]
     made_up = [f"{id[:-1]}{'1' if id[-1] == '0' else '0'}" for id in (*step_runs, *jobs, *runs)]
     with kernel.database.read() as conn:
-        assert finding.find_step_runs(conn, made_up) == []
-        assert finding.find_jobs(conn, made_up) == []
-        assert [finding.find_step_run(conn, id) for id in made_up] == [None] * len(made_up)
+        assert lookup.find_step_runs(conn, made_up) == []
+        assert lookup.find_jobs(conn, made_up) == []
+        assert [lookup.find_step_run(conn, id) for id in made_up] == [None] * len(made_up)
         assert loaded == []
-        assert {part.id for part in finding.find_step_runs(conn, [step_runs[0], *made_up])} == {step_runs[0]}
+        assert {part.id for part in lookup.find_step_runs(conn, [step_runs[0], *made_up])} == {step_runs[0]}
         assert loaded == runs[:1]
-        assert {part.id for part in finding.find_jobs(conn, jobs)} == set(jobs)
+        assert {part.id for part in lookup.find_jobs(conn, jobs)} == set(jobs)
