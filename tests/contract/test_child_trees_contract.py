@@ -11,25 +11,13 @@ from sqlalchemy import func, select
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine import store, transitions
 from pilothouse.engine.gates import child
-from pilothouse.pipelines.compiled import compile_source
 from pilothouse.pipelines.errors import PipelineInvalid
 from pilothouse.pipelines.service import Pipelines, TriggerRequest
-from support.kernel import PROJECT, Kernel
+from support.kernel import Kernel
+from support.pipelines import define, start
 
 WIDTH = 5
 SHARE = 20
-
-
-async def define(kernel: Kernel, name: str, *steps: str) -> str:
-    """A pipeline with a job for each of these steps; its id."""
-    pipelines = kernel.graph.service(Pipelines)
-    jobs = "".join(f"\n  - {{name: j{at}, steps: [{{name: s, {step}}}]}}" for at, step in enumerate(steps))
-    spec = compile_source(f"jobs:{jobs}\n")
-    made = await kernel.write(lambda tx: pipelines.create(tx, SYSTEM, PROJECT, name))
-    await kernel.write(
-        lambda tx: pipelines.save_spec(tx, SYSTEM, made.id, spec, expected_head="", message="")
-    )
-    return made.id
 
 
 async def tree(kernel: Kernel, depth: int) -> str:
@@ -46,13 +34,6 @@ def statuses(kernel: Kernel) -> Counter[str]:
     with kernel.database.read() as conn:
         found = conn.execute(select(store.runs.c.status, func.count()).group_by(store.runs.c.status))
         return Counter({row[0]: row[1] for row in found})
-
-
-async def start(kernel: Kernel, pipeline_id: str) -> str:
-    """A run of which no more is done than in the transaction that starts it."""
-    pipelines = kernel.graph.service(Pipelines)
-    request = TriggerRequest()
-    return (await kernel.write(lambda tx: pipelines.trigger(tx, SYSTEM, pipeline_id, request))).id
 
 
 async def test_a_tree_of_runs_grows_and_ends_over_many_transactions(

@@ -50,7 +50,7 @@ All runs that one transaction moves on share them: a run starts others, which st
 """
 
 MAX_SECONDS = 0.1
-"""A transaction makes no further decision after that: conditions and arguments of gates may take long to evaluate."""
+"""CPU time after which a transaction makes no further decision: conditions and arguments of gates may take long."""
 
 
 class Transitions:
@@ -174,9 +174,9 @@ class Transitions:
     def _left(self, tx: Tx) -> int:
         """How many changes this transaction may still make; at first always some."""
         if self._budget[0] is not tx:
-            self._budget = (tx, MAX_CHANGES, time.monotonic())
+            self._budget = (tx, MAX_CHANGES, time.thread_time())
         _, left, began = self._budget
-        return left if left == MAX_CHANGES or time.monotonic() - began < MAX_SECONDS else min(left, 0)
+        return left if left == MAX_CHANGES or time.thread_time() - began < MAX_SECONDS else min(left, 0)
 
     def _note_unsettled(self, tx: Tx, run: Run) -> None:
         unsettled = bool(run.agenda) and not run.status.over

@@ -163,6 +163,8 @@ class Pipelines:
         Raises as :meth:`trigger`.
         """
         named, variables = str(args["pipeline"]), args.get("variables") or {}
+        if "\x00" in named:
+            raise PipelineNotFound(named)
         pipeline = store.pipeline(tx.conn, named) or store.pipeline_named(tx.conn, parent.project, named)
         if pipeline is None or pipeline.project != parent.project:
             raise PipelineNotFound(named)

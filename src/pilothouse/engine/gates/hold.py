@@ -50,7 +50,11 @@ def may_decide(gate: Gate, caller: Principal) -> bool:
 
 def _names(args: Mapping[str, Any], key: str) -> list[str]:
     given = args.get(key) or []
-    names = [given] if isinstance(given, str) else list(given)
-    if len(names) > MAX_APPROVERS or not all(isinstance(name, str) for name in names):
+    names = [given] if isinstance(given, str) else given
+    if (
+        not isinstance(names, list)
+        or len(names) > MAX_APPROVERS
+        or not all(isinstance(name, str) for name in names)
+    ):
         raise GateInvalid(f"{key} is a list of at most {MAX_APPROVERS} names")
     return sorted(set(names))

@@ -98,7 +98,8 @@ class Gates:
         try:
             outcome = self._kind(gate).opened(tx, run, gate, _arguments(run, job, step))
         except (GateInvalid, ExpressionError) as error:
-            outcome = Outcome(Status.FAILED, str(error))
+            outcome = Outcome(Status.FAILED, _storable(str(error)))
+        gate.message = _storable(gate.message)
         limit = tx.now + round(spec.timeout * 1000) if spec.timeout else 0
         gate.deadline = min((at for at in (gate.deadline, limit) if at), default=0)
         step.deadline, step.reason = gate.deadline, gate.message
@@ -175,6 +176,11 @@ def decidable_by(conn: Connection, caller: Principal, gate_id: str) -> Gate:
     if not hold.may_decide(gate, caller):
         raise NotAnApprover(gate.roles, gate.users)
     return gate
+
+
+def _storable(text: str) -> str:
+    """The text without what a database cannot store; arguments of gates are texts of specs and variables."""
+    return text.replace("\x00", "\ufffd").encode(errors="replace").decode()
 
 
 def _decided(decision: str, caller: Principal, comment: str) -> Outcome:

@@ -62,8 +62,12 @@ def read_window(args: Mapping[str, Any]) -> Window:
 
 def _days(given: Any) -> frozenset[int]:
     words = given or DAYS
-    words = [words] if isinstance(words, str) else list(words)
-    if len(words) > len(DAYS) or not all(word in DAYS for word in words):
+    words = [words] if isinstance(words, str) else words
+    if (
+        not isinstance(words, list | tuple)
+        or len(words) > len(DAYS)
+        or not all(word in DAYS for word in words)
+    ):
         raise GateInvalid(f"days are a list of {', '.join(DAYS)}")
     return frozenset(map(DAYS.index, words))
 
