@@ -164,7 +164,8 @@ class Sim:
         """Let the planner decide until it waits; ``job``: only this one has changed."""
         with self._store() as tx:
             self._transitions.settle(tx, self.run, job)
-            while self.run.unsettled:
+        while self.run.unsettled:
+            with self._store() as tx:  # each transaction has its share of changes
                 self._transitions.settle(tx, self.run)
         assert decide(self.run, self.now) == []
         self.watch()
