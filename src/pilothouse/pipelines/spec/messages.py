@@ -27,7 +27,7 @@ _SPEC = (
         "variables",
         "text_map",
         "map of name to string, for `${{ variables.name }}`; a run can override and add variables (at "
-        "most 200)",
+        "most 200, of 256 Ki characters together)",
     ),
     Field("runtime", "message", "the environment of all jobs: [Runtime](#runtime)", of="Runtime"),
     Field("meta", "struct", "anything; kept"),
