@@ -16,6 +16,7 @@ from pilothouse.pipelines import store as pipeline_store
 from pilothouse.pipelines.compiled import compile_source
 from pilothouse.pipelines.service import Pipelines, TriggerRequest
 from pilothouse.wire import entries
+from pilothouse.wire.outputs import MAX_BYTES
 from support.kernel import PROJECT, Kernel, RecorderChannel
 
 OPERATOR = Principal("user", "u-1", "olga", Role.OPERATOR, frozenset(), "t-1", None)
@@ -271,6 +272,23 @@ async def test_a_child_run_is_waited_for(kernel: Kernel) -> None:
     assert agent.names == ["work", "after"]
     await kernel.do(agent)
     assert kernel.view(run_id)["status"] == "succeeded"
+
+
+async def test_outputs_too_large_for_a_step_are_left_out(kernel: Kernel) -> None:
+    agent = await kernel.agent("a1")
+    two = "jobs: [{name: c, steps: [{name: one, uses: dummy}, {name: two, uses: dummy}]}]"
+    await define(kernel, "child", two)
+    run_id = await trigger(kernel, await define(kernel, "parent", parent_of("child")))
+    for seq, name in enumerate(("one", "two"), 1):
+        await kernel.ack(agent)
+        value = "x" * (MAX_BYTES * 3 // 4)
+        await kernel.tell("a1", seq, agent.last.id, "step.output", {"name": name, "value": value})
+        await kernel.report(agent)
+    assert kernel.step(run_id, "go")["outputs"] == {
+        "run_id": child_of(kernel, run_id),
+        "status": "succeeded",
+        "outputs": {},
+    }
 
 
 async def test_a_child_that_fails_fails_its_gate(kernel: Kernel) -> None:

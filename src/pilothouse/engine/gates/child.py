@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import orjson
+
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import Principal
 from pilothouse.engine import store
@@ -16,6 +18,7 @@ from pilothouse.engine.runs import RunCache
 from pilothouse.engine.transitions import Transitions
 from pilothouse.identity.service import Identity
 from pilothouse.storage import Tx
+from pilothouse.wire.outputs import MAX_BYTES
 
 MAX_DEPTH = 8
 """So many runs may be above another."""
@@ -91,8 +94,10 @@ class ChildRun:
 
 
 def outcome_of(child: Run) -> Outcome:
-    """The outcome of the gate when its child run has ended."""
+    """The outcome of the gate when its child run has ended. Outputs too large for a step are left out."""
     outputs = {"run_id": child.id, "status": child.status.value, "outputs": child.outputs()}
+    if len(orjson.dumps(outputs)) > MAX_BYTES:
+        outputs["outputs"] = {}
     if child.status is Status.SUCCEEDED:
         return Outcome(Status.SUCCEEDED, "", outputs)
     reason = f"run {child.id} {child.status.value}" + (f": {child.reason}" if child.reason else "")
