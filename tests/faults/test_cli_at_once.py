@@ -176,13 +176,13 @@ CASES: dict[str, tuple[Words, set[tuple[int, int]], str]] = {
     "run view": (["run", "view", "last"], BOTH, ""),
     "run logs": (["run", "logs", "last"], BOTH, ""),
     "run cancel": (lambda place: ["run", "cancel", _run_id(place)], EITHER, ""),
+    "run watch": (["run", "watch", "last"], {(3, 3)}, ""),
+    # Not ``last``: that may be what the other one has just started.
+    "run rerun": (lambda place: ["run", "rerun", _run_id(place)], BOTH, ""),
     "run pause": (lambda place: ["run", "pause", _gated(place)], ONE, ""),
     "run resume": (lambda place: ["run", "resume", _paused(place)], ONE, ""),
     "run approve": (lambda place: ["run", "approve", _gated(place)], ONE, ""),
     "run reject": (lambda place: ["run", "reject", _gated(place)], ONE, ""),
-    "run watch": (["run", "watch", "last"], {(3, 3)}, ""),
-    # Not ``last``: that may be what the other one has just started.
-    "run rerun": (lambda place: ["run", "rerun", _run_id(place)], BOTH, ""),
     "config show": (["config", "show"], BOTH, ""),
     "config contexts": (["config", "contexts"], BOTH, ""),
     "config use": (lambda place: ["config", "use", _context(place)], BOTH, ""),

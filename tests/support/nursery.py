@@ -126,12 +126,12 @@ class Nursery:
         return int(self._socket.recv(16)), status
 
 
-_nurseries: dict[tuple[str | None, ...], Nursery] = {}
+_nurseries: dict[tuple[int, tuple[str, ...]], Nursery] = {}
 
 
 def _nursery(imported: tuple[str, ...]) -> Nursery:
-    """The one of this test process, for the place that modules are imported from."""
-    key = (os.environ.get("PYTHONPATH"), *imported)
+    """The one of this test process in the network namespace of this thread, which its children have as well."""
+    key = os.stat("/proc/thread-self/ns/net").st_ino, imported
     if key not in _nurseries:
         _nurseries[key] = Nursery(*imported)
     return _nurseries[key]
