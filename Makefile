@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-dev demo test test-all test-postgres test-long faults bench check fmt lock wire clean
+.PHONY: setup setup-dev demo test test-all test-postgres test-long test-conformance test-faults test-projects faults bench check fmt lock wire clean
 
 setup: $(VENV)/.run
 
@@ -47,10 +47,19 @@ test-postgres: setup-dev
 	$(TIMED) 5 "contract suites on PostgreSQL" $(PYTEST) -m postgres $(QUICK)
 	$(TIMED) 10 "servers on PostgreSQL" env PILOT_TEST_DATABASE=postgresql $(PYTEST) $(ON_POSTGRES)
 
-test-long: setup-dev
+# Browsers and other clients, kills and bad networks, projects that are not ours.
+test-long: test-conformance test-faults test-projects
+
+test-conformance: setup-dev
 	@sh tools/test_needs.sh
 	$(TIMED) 4 "browsers and other clients" $(PYTEST) tests/conformance
+
+test-faults: setup-dev
+	@sh tools/test_needs.sh
 	$(TIMED) 15 "faults" $(PYTEST) tests/faults
+
+test-projects: setup-dev
+	@sh tools/test_needs.sh
 	$(TIMED) 10 "third-party projects" $(PYTEST) tests/projects
 
 # The long version of tests/faults: kills and bad networks, so many times over.

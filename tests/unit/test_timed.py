@@ -34,7 +34,7 @@ def test_all_parts_of_ci_together_fit_in_its_time() -> None:
     ci, makefile = (ROOT / ".ci/run").read_text(), (ROOT / "Makefile").read_text()
     parts = re.findall(r"^timed (\d+) ", ci, re.MULTILINE)
     targets = re.findall(r"^make (\S+)$", ci, re.MULTILINE)
-    assert targets == ["test", "test-postgres", "test-long"]
+    assert targets == ["test", "test-postgres", "test-conformance", "test-projects"]
     for target in targets:
         [recipe] = re.findall(rf"^{target}: .*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
         limits = re.findall(r"\$\(TIMED\) (\d+) ", recipe)
