@@ -105,12 +105,16 @@ async def test_who_may_decide(kernel: Kernel) -> None:
 
 async def test_arguments_that_make_no_sense_fail_the_step(kernel: Kernel) -> None:
     agent = await kernel.agent("a1")
-    for args in ("{roles: [king]}", "{message: '${{ variables.nothing }}'}"):
+    wrong = {
+        "{roles: [king]}": "there is no role 'king'",
+        "{message: '${{ int(variables.number) }}'}": "in ${{ int(variables.number) }}",
+    }
+    for args, reason in wrong.items():
         graph = f"jobs: [{{name: j, steps: [{{name: ask, uses: approval, args: {args}}}]}}]"
-        run_id = await kernel.run(graph, variables={"nothing": "x"} if "variables" in args else {})
-        if "king" in args:
-            assert kernel.step(run_id, "ask")["reason"] == "there is no role 'king'"
-            assert kernel.view(run_id)["status"] == "failed"
+        given = {"number": "many"} if "number" in args else {}
+        run_id = await kernel.run(graph, variables=given)
+        assert kernel.step(run_id, "ask")["reason"].startswith(reason)
+        assert kernel.view(run_id)["status"] == "failed"
     run_id = await kernel.run(Graph((Job("j", (Step("g", gate="unheard-of"),)),)))
     assert "no gate of kind 'unheard-of'" in kernel.step(run_id, "g")["reason"]
     assert agent.names == []
