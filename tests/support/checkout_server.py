@@ -15,7 +15,11 @@ SPEC = "name: x\njobs: []\n"
 
 
 class Server:
-    """Answers what a run asks for. ``seen``: method, path and body of each request."""
+    """Answers what a run asks for. ``seen``: method, path and body of each request.
+
+    Until ``slowly`` is set, ``pause`` seconds pass before the known commits are told and before each 256 KiB of a
+    blob are read (0.1 s of those where ``pause`` is 0).
+    """
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, bytes]] = []
@@ -79,7 +83,7 @@ def serving(server: Server) -> Iterator[None]:
             left, parts = int(self.headers.get("Content-Length") or 0), []
             while left > 0:
                 if server.slowly is not None and self.path.startswith("/api/v1/blobs"):
-                    server.slowly.wait(0.1)  # until it was seen
+                    server.slowly.wait(server.pause or 0.1)
                 parts.append(self.rfile.read(min(left, 1 << 18)))
                 left -= len(parts[-1])
             body = b"".join(parts)
