@@ -14,6 +14,7 @@ $(VENV)/.run: requirements/run.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/run.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q src/pilothouse
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.lock $(VENV)/.run

@@ -7,7 +7,7 @@ from pilothouse.engine.gates.child import ChildRun
 from pilothouse.engine.service import Engine
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines.compiler import JOBS, SpecCompiler
-from pilothouse.pipelines.http import router
+from pilothouse.pipelines.http import ROUTERS
 from pilothouse.pipelines.service import Pipelines
 
 
@@ -19,7 +19,7 @@ def module(core: Core) -> Module:
     core.service(ChildRun).start_by("pipeline", pipelines.start_child)
     return Module(
         "pipelines",
-        routers=(router,),
+        routers=ROUTERS,
         envelope_prefixes=("/api/v1/pipelines", "/api/v1/uploads"),
         jobs=JOBS,
     )

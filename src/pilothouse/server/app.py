@@ -21,6 +21,8 @@ def build_app(graph: Graph) -> FastAPI:
         docs_url="/docs",
         redoc_url=None,
         redirect_slashes=False,
+        # The routes themselves: FastAPI would analyse those of an included router again, at the first request.
+        routes=[route for module in modules for router in module.routers for route in router.routes],
     )
     try:
         install(
@@ -37,7 +39,4 @@ def build_app(graph: Graph) -> FastAPI:
         )
     except ValueError as error:
         raise SettingsInvalid(str(error)) from error
-    for module in modules:
-        for router in module.routers:
-            app.include_router(router)
     return app

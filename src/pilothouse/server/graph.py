@@ -26,7 +26,7 @@ from pilothouse.journal import Journal
 from pilothouse.server.background import Background
 from pilothouse.server.settings import Settings, SettingsInvalid
 from pilothouse.storage import Database, Storage, Writer, now_ms
-from pilothouse.storage.migrations import upgrade
+from pilothouse.storage.schema import ensure_newest
 from pilothouse.storage.secretbox import load_or_create_key
 from pilothouse.workers.pool import Pool
 
@@ -77,12 +77,15 @@ class Graph:
         return self.core.service(kind)
 
 
-def build(settings: Settings) -> Graph:
-    """Open (and upgrade) the database and build every module. Call from the event loop's thread."""
+def build(settings: Settings, *, alone: bool = False) -> Graph:
+    """Open (and upgrade) the database and build every module. Call from the event loop's thread.
+
+    ``alone``: this process has no other threads, and may fork.
+    """
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     url = settings.database_url
     database = Database(url.get_secret_value()) if url else Database.at(_private(settings.data_dir))
-    upgrade(database)
+    ensure_newest(database, in_child=alone)
     return compose(settings, database, load_or_create_key(settings.data_dir / "server.key"))
 
 
