@@ -9,6 +9,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from hypothesis import HealthCheck, settings
 
+from support import answers
 from support.databases import (
     backend,
     database,
@@ -23,6 +24,8 @@ from support.server import one_server, shared_server
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("pilothouse", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("pilothouse")
+
+answers.watch()
 
 __all__ = [
     "backend",

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from support import answers
 from support.bodies import ENVELOPED
 from support.server import Server, running
 
@@ -75,6 +76,20 @@ def test_every_operation_states_its_security(document: dict[str, Any]) -> None:
         if operation.get("security") != expected:
             wrong.append(name)
     assert wrong == []
+
+
+def test_every_answer_has_a_schema_and_an_example_that_fits() -> None:
+    for place, example, validator in answers.examples():
+        assert [error.message for error in validator.iter_errors(example)] == [], place
+    for name, operation in operations(answers.document()):
+        for status, response in operation["responses"].items():
+            for content in response.get("content", {}).values():
+                assert content["schema"], f"{name} {status}"
+
+
+def test_operation_ids_are_short_words(document: dict[str, Any]) -> None:
+    ids = [operation["operationId"] for _, operation in operations(document)]
+    assert [id for id in ids if not re.fullmatch(r"[a-z]+([A-Z][a-z]+)*", id) or len(id) > 30] == []
 
 
 def test_every_operation_shows_an_example_of_success(document: dict[str, Any]) -> None:

@@ -16,8 +16,8 @@ from pilothouse.engine.checkouts import (
     MAX_REPOSITORIES,
     RepositoryCommit,
 )
-from pilothouse.pipelines import examples
 from pilothouse.pipelines.model import SAVE_DIRECT, SAVE_PR, SpecFormat
+from pilothouse.wire.rest.pipelines import SPEC_TEXT
 
 
 def _database(given: str) -> str:
@@ -96,9 +96,7 @@ class UpdatePipeline(Body):
 class ValidateSpec(Body):
     """``spec``: a pipeline.v1.Spec as an object, or its source as text (errors then name line and column)."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"spec": examples.SPEC_TEXT, "fileName": ".pilot.yaml"}}
-    )
+    model_config = ConfigDict(json_schema_extra={"example": {"spec": SPEC_TEXT, "fileName": ".pilot.yaml"}})
     spec: str | dict[str, Any]
     format: Format = 0
     fileName: str = ""
@@ -110,7 +108,7 @@ class CheckSpec(ValidateSpec):
     model_config = ConfigDict(
         json_schema_extra={
             "example": {
-                "spec": examples.SPEC_TEXT,
+                "spec": SPEC_TEXT,
                 "fileName": ".pilot.yaml",
                 "variables": {"greeting": "hi"},
             }

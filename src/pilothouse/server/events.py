@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from pilothouse.access.errors import Refusal
-from pilothouse.edge.openapi import example
+from pilothouse.edge.openapi import content, errors
 from pilothouse.edge.services import JournalFeed, provided
 from pilothouse.edge.streaming import EventStream, Stream, wanted_cursor
 from pilothouse.edge.web import Caller, allow
@@ -106,9 +106,10 @@ _EXAMPLE = f"id: 5f2c9d1e.1042.0\nevent: step.started\ndata: {orjson.dumps(_DATA
     dependencies=[allow("events.read")],
     summary="Follow the journal",
     response_class=Response,
-    responses=example(_EXAMPLE, media="text/event-stream"),
+    responses=content(_EXAMPLE, media="text/event-stream", description="CloudEvents")
+    | errors("RUN_NOT_FOUND", "AGENT_NOT_FOUND", "CURSOR_INVALID", "CURSOR_EXPIRED"),
 )
-async def events(
+async def follow_events(
     request: Request,
     caller: Caller,
     identity: IdentityService,

@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket
 from pilothouse.access.errors import Refusal, require
 from pilothouse.access.model import Principal
 from pilothouse.edge.exchange import Exchange
-from pilothouse.edge.openapi import example
+from pilothouse.edge.openapi import content, errors
 from pilothouse.edge.services import Database, JournalFeed, provided
 from pilothouse.edge.streaming import (
     EventStream,
@@ -86,9 +86,10 @@ _SSE_EXAMPLE = (
     dependencies=[allow("run.read")],
     summary="Follow a run (SSE)",
     response_class=Response,
-    responses=example(_SSE_EXAMPLE, media="text/event-stream"),
+    responses=content(_SSE_EXAMPLE, media="text/event-stream", description="The messages of the run stream")
+    | errors("RUN_NOT_FOUND", "CURSOR_INVALID", "CURSOR_EXPIRED"),
 )
-async def run_stream_sse(
+async def follow_run(
     run_id: str,
     request: Request,
     caller: Caller,
