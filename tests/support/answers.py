@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,9 +15,7 @@ import jsonschema_rs
 import orjson
 
 from pilothouse.edge.openapi import CODES_KEY
-from pilothouse.server.app import build_app
-from pilothouse.server.graph import build
-from pilothouse.server.settings import Settings
+from pilothouse.server.document import openapi
 
 OURS = "x-request-id"
 """A header that all answers of our servers have."""
@@ -90,13 +86,7 @@ def _check_body(name: str, answer: httpx.Response, response: dict[str, Any]) -> 
 @functools.cache
 def document() -> dict[str, Any]:
     """The document of this release."""
-    with tempfile.TemporaryDirectory() as directory:
-        graph = build(Settings(data_dir=Path(directory)))
-        try:
-            found: dict[str, Any] = build_app(graph).openapi()
-        finally:
-            graph.database.close()
-    return found
+    return openapi()
 
 
 def operation(method: str, path: str) -> tuple[str, dict[str, Any]] | None:

@@ -68,6 +68,14 @@ def enveloped_list(model: type[Answer]) -> Responses:
     return _in_envelope(model, detail, shown, "A page of a list", 200)
 
 
+def json_lines(model: type[Answer], example: str, *, description: str) -> Responses:
+    """A successful answer that is text, or one JSON object of this model per line, as the caller asks."""
+    lines = {"schema": SchemaOf(model, _ref(model)), "example": model.example}
+    text = {"schema": {"type": "string"}, "example": example}
+    shown = {"text/plain": text, "application/x-ndjson": lines}
+    return Responses({200: {"description": description, "content": shown}})
+
+
 def content(example: str, *, media: str = "text/plain", description: str) -> Responses:
     """A successful answer that is not JSON."""
     schema = {"type": "string"}

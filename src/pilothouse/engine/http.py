@@ -14,7 +14,7 @@ from starlette.responses import Response
 from pilothouse.access.errors import require
 from pilothouse.access.model import Principal, Role
 from pilothouse.edge.bodies import Body
-from pilothouse.edge.openapi import answer, content, errors
+from pilothouse.edge.openapi import answer, errors, json_lines
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
@@ -113,7 +113,8 @@ async def get_run(run_id: str, caller: Caller, database: Database) -> Response:
     dependencies=[allow("run.read")],
     summary="A run's log so far",
     response_class=Response,
-    responses=content("compiling\nok\n", description="The log so far") | errors("RUN_NOT_FOUND"),
+    responses=json_lines(shown.LogChunk, "compiling\nok\n", description="The log so far")
+    | errors("RUN_NOT_FOUND"),
 )
 async def get_run_logs(
     run_id: str,

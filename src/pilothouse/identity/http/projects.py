@@ -139,7 +139,10 @@ async def remove_project_member(
 
 
 @router.get(
-    "/roles", dependencies=[allow("role.read")], summary="List roles", responses=enveloped_list(shown.RoleInfo)
+    "/roles",
+    dependencies=[allow("role.read")],
+    summary="List roles",
+    responses=enveloped_list(shown.RoleInfo),
 )
 async def list_roles(paging: ArcentraPaged) -> Response:
     """The four roles and their actions."""

@@ -23,7 +23,7 @@ class Blob(Answer):
     }
 
 
-class KnownCommit(Answer):
+class KnownCheckout(Answer):
     """A commit that the server has, to ``depth`` (0: the whole history), and its packs in order."""
 
     commit: str
@@ -34,7 +34,7 @@ class KnownCommit(Answer):
 class KnownCommits(Answer):
     """The commits of a repository that need not be sent again, most recently used first."""
 
-    commits: list[KnownCommit]
+    commits: list[KnownCheckout]
 
     example: ClassVar[Any] = {
         "commits": [

@@ -18,10 +18,10 @@ class Error(Answer):
     error: str
     message: str
     code: str
-    details: dict[str, Any] | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
     timestamp: Time
     request_id: str
-    retry_after: Annotated[int, Field(ge=0)] | None = None
+    retry_after: Annotated[int, Field(ge=0)] = 0
 
     example: ClassVar[Any] = {
         "error": "Run not found",
@@ -41,8 +41,8 @@ class EnvelopeError(Answer):
     timestamp: Seconds
     errorCode: str
     requestId: str
-    details: dict[str, Any] | None = None
-    retry_after: Annotated[int, Field(ge=0)] | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+    retry_after: Annotated[int, Field(ge=0)] = 0
 
     example: ClassVar[Any] = {
         "code": 404,

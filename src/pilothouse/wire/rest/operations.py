@@ -20,6 +20,6 @@ class Readiness(Answer):
     """Whether the server can serve; ``reason``: why not."""
 
     status: Literal["ready", "unavailable"]
-    reason: str | None = None
+    reason: str = ""
 
     example: ClassVar[Any] = {"status": "ready"}

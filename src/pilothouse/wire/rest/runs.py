@@ -89,6 +89,37 @@ class RunList(Answer):
     example: ClassVar[Any] = {"runs": [RunSummary.example], "pagination": Pagination.example}
 
 
+class LogChunk(Answer):
+    """Up to 200 lines of one attempt, stored at ``time`` (Unix milliseconds); ``first``: the number of the first.
+
+    ``stderr``: the indices in ``lines`` of lines of standard error. ``message`` instead of lines: some are missing.
+    The last object of a log has only ``cursor``, from which the run can be followed, and the run's ``status``.
+    """
+
+    job: str = ""
+    step: str = ""
+    step_run_id: Id = ""
+    attempt: Count = 0
+    time: Count = 0
+    first: Count = 0
+    lines: list[str] = Field(default_factory=list)
+    stderr: list[int] = Field(default_factory=list)
+    message: str = ""
+    cursor: str = ""
+    status: str = ""
+
+    example: ClassVar[Any] = {
+        "job": "build",
+        "step": "compile",
+        "step_run_id": "019a7b1e-7000-7a00-8a51-0c4b8f1f2a10",
+        "attempt": 1,
+        "time": 1768055025120,
+        "first": 1,
+        "lines": ["compiling", "ok"],
+        "stderr": [],
+    }
+
+
 class Attempt(Answer):
     """One attempt of a step.
 
