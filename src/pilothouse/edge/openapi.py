@@ -35,7 +35,7 @@ CODES_KEY = "x-codes"
 """Lists the error codes of a response."""
 _MARK = "__pilothouse_action__"
 _SCHEMES: list[dict[str, list[str]]] = [{"bearer": []}, {"cookie": []}]
-_REF = "#/components/schemas/{model}"
+REF = "#/components/schemas/{model}"
 _CHANGES = frozenset({"post", "put", "patch", "delete"})
 
 
@@ -139,7 +139,7 @@ def _complete(document: dict[str, Any], app: FastAPI, in_envelope: Callable[[str
     schemas = components.setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    schemas |= _schemas({Error, EnvelopeError, *_models(app)})
+    schemas |= schemas_of({Error, EnvelopeError, *_models(app)})
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "cookie": {"type": "apiKey", "in": "cookie", "name": "pilot_token"},
@@ -165,10 +165,11 @@ class _Untitled(GenerateJsonSchema):
         return False
 
 
-def _schemas(models: set[type[Answer]]) -> dict[str, Any]:
+def schemas_of(models: set[type[Answer]]) -> dict[str, Any]:
+    """The JSON Schemas of models and of those that they refer to, by name, with the models' examples."""
     ordered = sorted(models, key=lambda model: model.__name__)
     _, definitions = models_json_schema(
-        [(model, "serialization") for model in ordered], ref_template=_REF, schema_generator=_Untitled
+        [(model, "serialization") for model in ordered], ref_template=REF, schema_generator=_Untitled
     )
     found: dict[str, Any] = definitions["$defs"]
     for model in ordered:
@@ -238,7 +239,7 @@ def _in_envelope(
 
 
 def _ref(model: type[Answer]) -> dict[str, Any]:
-    return {"$ref": _REF.format(model=model.__name__)}
+    return {"$ref": REF.format(model=model.__name__)}
 
 
 def _title(model: type[Answer]) -> str:

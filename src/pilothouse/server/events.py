@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from pilothouse.access.errors import Refusal
+from pilothouse.edge.asyncapi import Channel
 from pilothouse.edge.openapi import content, errors
 from pilothouse.edge.services import JournalFeed, provided
 from pilothouse.edge.streaming import EventStream, Stream, wanted_cursor
@@ -18,6 +19,7 @@ from pilothouse.edge.web import Caller, allow
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.journal import Cursor, Entry, Frame, Selection
 from pilothouse.journal.feed import NOW, START
+from pilothouse.wire.rest.streams import CloudEvent
 from pilothouse.wire.times import rfc3339_ms
 
 
@@ -69,36 +71,24 @@ class EventStreams:
 
 Streams = Annotated[EventStreams, provided(EventStreams)]
 
-_DATA: dict[str, Any] = {
-    "specversion": "1.0",
-    "id": "5f2c9d1e.1041.0",
-    "source": "/run/019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10",
-    "type": "step.started",
-    "subject": "019a7b1e-7000-7a00-8a51-0c4b8f1f2a10",
-    "time": "2026-01-10T14:23:45.000Z",
-    "datacontenttype": "application/json",
-    "data": {
-        "v": 1,
-        "run_id": "019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10",
-        "kind": "pipeline",
-        "name": "hello",
-        "pipeline_id": "019a7b1e-6a00-7d10-8a51-0c4b8f1f2a10",
-        "project": "019a7b1e-0000-7000-8000-000000000001",
-        "job_id": "019a7b1e-6c0b-7000-8a51-0c4b8f1f2a10",
-        "job": "build",
-        "step_id": "019a7b1e-6c0c-7000-8a51-0c4b8f1f2a10",
-        "step": "compile",
-        "node": "compile",
-        "uses": "shell",
-        "action": "command",
-        "index": 0,
-        "step_run_id": "019a7b1e-7000-7a00-8a51-0c4b8f1f2a10",
-        "attempt": 1,
-        "previous": "queued",
-        "agent_id": "local",
-    },
-}
-_EXAMPLE = f"id: 5f2c9d1e.1042.0\nevent: step.started\ndata: {orjson.dumps(_DATA).decode()}\n\n"
+CHANNELS = (
+    Channel(
+        "journal",
+        "/api/v1/events",
+        "sse",
+        "Follow the journal: every entry that the caller may see, as CloudEvents",
+        "events.read",
+        sends={"*": CloudEvent},
+        query={
+            "stream": "one stream: run/<id>, agent/<id>, …",
+            "type": "entry types, with wildcards: step.*",
+            "cursor": "a cursor, start or now",
+        },
+    ),
+)
+"""For ``/asyncapi.json``."""
+
+_EXAMPLE = f"id: 5f2c9d1e.1042.0\nevent: step.started\ndata: {orjson.dumps(CloudEvent.example).decode()}\n\n"
 
 
 @router.get(
