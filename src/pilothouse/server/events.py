@@ -56,9 +56,6 @@ class CloudEvents:
         return (Frame(frame, 1),)
 
 
-router = APIRouter(tags=["streams"])
-
-
 @dataclass(frozen=True, slots=True)
 class EventStreams:
     """``keepalive``: seconds without an event before a comment is sent; ``kinds``: by kind of stream, the error code
@@ -91,14 +88,6 @@ CHANNELS = (
 _EXAMPLE = f"id: 5f2c9d1e.1042.0\nevent: step.started\ndata: {orjson.dumps(CloudEvent.example).decode()}\n\n"
 
 
-@router.get(
-    "/api/v1/events",
-    dependencies=[allow("events.read")],
-    summary="Follow the journal",
-    response_class=Response,
-    responses=content(_EXAMPLE, media="text/event-stream", description="CloudEvents")
-    | errors("RUN_NOT_FOUND", "AGENT_NOT_FOUND", "CURSOR_INVALID", "CURSOR_EXPIRED"),
-)
 async def follow_events(
     request: Request,
     caller: Caller,
@@ -127,6 +116,20 @@ async def follow_events(
         Selection(stream, type), streams.format, cursor=place
     )
     return EventStream(opened, feed, streams.keepalive)
+
+
+def routes(kinds: Mapping[str, str]) -> APIRouter:
+    """The route, for these kinds of streams (:class:`EventStreams`)."""
+    router = APIRouter(tags=["streams"])
+    router.get(
+        "/api/v1/events",
+        dependencies=[allow("events.read")],
+        summary="Follow the journal",
+        response_class=Response,
+        responses=content(_EXAMPLE, media="text/event-stream", description="CloudEvents")
+        | errors(*sorted(set(kinds.values())), "CURSOR_INVALID", "CURSOR_EXPIRED"),
+    )(follow_events)
+    return router
 
 
 def _not_found(stream: str, kinds: Mapping[str, str]) -> str:

@@ -32,7 +32,7 @@ def module(core: Core, others: Sequence[Module], keepalive: float) -> Module:
         "server",
         channels=journal_events.CHANNELS,
         routers=(
-            journal_events.router,
+            journal_events.routes(kinds),
             operations.router,
             asyncapi.router,
         ),
