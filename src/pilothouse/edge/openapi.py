@@ -9,6 +9,8 @@ from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 
+from pilothouse.edge.parameters import describe_bounds
+
 #: The type of FastAPI's ``responses=``.
 Responses = dict[int | str, dict[str, Any]]
 
@@ -121,6 +123,7 @@ def _complete(document: dict[str, Any], app: FastAPI, in_envelope: Callable[[str
         for method, operation in operations.items():
             operation["responses"].pop("422", None)
             operation["responses"].setdefault("default", {"description": "An error", "content": content})
+            describe_bounds(operation)
             action = actions.get((method, path))
             if action is not None:
                 operation["x-required-action"] = action
