@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support.bodies import ENVELOPED, UNKNOWN
-from support.server import Server
+from support.server import Server, spec_for
 
 Schema = dict[str, Any]
 
@@ -258,7 +258,7 @@ def test_keys_of_the_contract_pages_are_accepted(server: Server) -> None:
     pipeline_id = server.ask("POST", "/pipelines", json=body)["pipelineId"]
     path = f"/pipelines/{pipeline_id}"
     assert server.ask("GET", path)["createdBy"] == "admin"
-    spec = {"jobs": [{"name": "a", "steps": [{"name": "s", "run": "true"}]}]}
+    spec = spec_for("nobody")
     save = {"pipelineId": pipeline_id, "spec": spec, "format": 1, "editor": "x", "requestId": "1"}
     server.ask("POST", f"{path}/spec/save", json={**save, "commitMessage": "m", "expectedHeadCommitSha": ""})
     server.ask("POST", f"{path}/spec/validate", json={"pipelineId": pipeline_id, "spec": spec, "format": 1})
@@ -275,7 +275,8 @@ def test_keys_of_the_contract_pages_are_accepted(server: Server) -> None:
 
 def test_a_large_spec_as_an_object_is_what_it_was(server: Server) -> None:
     """More values than the event loop parses: a worker has split the body."""
-    step = {"name": "s", "run": "true", "env": {f"V{n}": "1" for n in range(50)}}
+    [step] = spec_for("nobody")["jobs"][0]["steps"]
+    step["env"] = {f"V{n}": "1" for n in range(50)}
     jobs = [{"name": f"j{n}", "steps": [{**step, "name": f"s{m}"} for m in range(10)]} for n in range(30)]
     spec = {"jobs": jobs}
     assert json.dumps(spec).count(",") > 10_000
