@@ -161,6 +161,7 @@ class CheckSpec(TypedDict):
     spec: str | dict[str, Any]
     format: NotRequired[int]
     fileName: NotRequired[str]
+    pipelineId: NotRequired[str]
     variables: NotRequired[dict[str, str] | None]
 
 
@@ -170,6 +171,7 @@ class CheckText(TypedDict):
     spec: str | dict[str, Any]
     format: NotRequired[int]
     fileName: NotRequired[str]
+    pipelineId: NotRequired[str]
     variables: NotRequired[dict[str, str] | None]
     projectId: NotRequired[str]
 
@@ -196,6 +198,7 @@ class CreatePipeline(TypedDict):
     prTargetBranch: NotRequired[str]
     metadata: NotRequired[dict[str, str]]
     repository: NotRequired[str]
+    createdBy: NotRequired[str]
 
 
 class CreateProject(TypedDict):
@@ -529,6 +532,9 @@ class PutSecret(TypedDict):
 
     value: str
     projectId: NotRequired[str]
+    name: NotRequired[str]
+    scope: NotRequired[str]
+    scopeId: NotRequired[str]
 
 
 class Readiness(TypedDict):
@@ -657,10 +663,12 @@ class SaveSpec(TypedDict):
     spec: str | dict[str, Any]
     format: NotRequired[int]
     fileName: NotRequired[str]
+    pipelineId: NotRequired[str]
     expectedHeadCommitSha: NotRequired[str]
     saveMode: NotRequired[int]
     commitMessage: NotRequired[str]
     requestId: NotRequired[str]
+    editor: NotRequired[str]
 
 
 class SavedSpec(TypedDict):
@@ -749,6 +757,8 @@ class StopRun(TypedDict):
 
     reason: NotRequired[str]
     force: NotRequired[bool]
+    pipelineId: NotRequired[str]
+    runId: NotRequired[str]
 
 
 class Token(TypedDict):
@@ -800,6 +810,8 @@ class TriggerPipeline(TypedDict):
     tag: NotRequired[str]
     dirty: NotRequired[bool]
     repositories: NotRequired[list[CheckoutRepository]]
+    pipelineId: NotRequired[str]
+    triggeredBy: NotRequired[str]
 
 
 class Triggered(TypedDict):
@@ -821,6 +833,7 @@ class UpdatePipeline(TypedDict):
     metadata: NotRequired[dict[str, str] | None]
     isEnabled: NotRequired[int | None]
     repository: NotRequired[str | None]
+    pipelineId: NotRequired[str]
 
 
 class UpdateProject(TypedDict):

@@ -16,6 +16,7 @@ from pilothouse.access.model import Principal
 from pilothouse.access.versions import check_client
 from pilothouse.edge.exchange import Edge, Exchange
 from pilothouse.edge.limits import Count
+from pilothouse.edge.parameters import check_parameters
 from pilothouse.edge.problems import respond, translate
 from pilothouse.storage import StorageError
 
@@ -39,6 +40,11 @@ class Gate:
             return
         exchange = Exchange(self._edge, scope)
         if scope["type"] == "websocket":
+            try:
+                check_parameters(scope)
+            except Refusal as error:
+                await respond(scope, error)(scope, receive, send)
+                return
             await self._app(scope, receive, send)
         else:
             await self._http(exchange, receive, send)
@@ -56,6 +62,7 @@ class Gate:
             await send(message)
 
         try:
+            check_parameters(scope)
             if scope["path"].startswith(API):
                 check_client(exchange.headers.get("user-agent", ""), __version__)
             await self._count(exchange)

@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from pilothouse.access.errors import CODES
+from pilothouse.edge.parameters import describe_bounds
 from pilothouse.wire.rest.base import Answer
 from pilothouse.wire.rest.errors import EnvelopeError, Error
 
@@ -149,6 +150,7 @@ def _complete(document: dict[str, Any], app: FastAPI, in_envelope: Callable[[str
     for path, operations in paths.items():
         model = EnvelopeError if in_envelope(path) else Error
         for method, operation in operations.items():
+            describe_bounds(operation)
             action = actions.get((method, path))
             if action is not None:
                 operation["x-required-action"] = action

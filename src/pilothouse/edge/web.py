@@ -48,7 +48,8 @@ __all__ = [
     "websocket_principal",
 ]
 
-BODY_LIMIT = 2 << 20
+BODY_LIMIT = 256 << 10
+"""Bytes; its most expensive JSON costs the event loop some 60 ms. Modules have other limits for their own paths."""
 
 ProjectFrom = str | Callable[[Request], str | Awaitable[str | None] | None]
 """The source of a route's project: the name of a path parameter, or a function of the request."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
-from pilothouse.edge.bodies import Body
+from pilothouse.edge.bodies import Body, Ignored, Reference
 from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database, provided
@@ -28,7 +28,10 @@ class PutSecret(Body):
 
     model_config = ConfigDict(json_schema_extra={"example": {"value": "s3cr3t"}})
     value: str = Field(min_length=1, max_length=65536)
-    projectId: str = ""
+    projectId: Reference = ""
+    name: Ignored = ""
+    scope: Literal["project"] = "project"
+    scopeId: Ignored = ""
 
 
 @router.get(

@@ -32,7 +32,7 @@ class CreateProject(Body):
 
     name: Name
     description: Text = ""
-    members: list[Reference] = Field(default_factory=list)
+    members: list[Reference] = Field(default_factory=list, max_length=200)
 
 
 class UpdateProject(Body):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
+from pydantic import Field
 
 from pilothouse.access.model import Role
 from pilothouse.edge.bodies import Body
@@ -37,7 +38,7 @@ class CreateUser(Body):
     password: Password
     email: Email = ""
     role: RoleName = Role.USER
-    projects: list[Reference] | None = None
+    projects: Annotated[list[Reference], Field(max_length=200)] | None = None
 
 
 class UpdateUser(Body):

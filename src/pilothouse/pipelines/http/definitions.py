@@ -20,6 +20,7 @@ from pilothouse.pipelines.bodies import (
     CreatePipeline,
     UpdatePipeline,
 )
+from pilothouse.pipelines.http.large_bodies import SpecRoute
 from pilothouse.pipelines.http.services import PipelineService, allowed
 from pilothouse.pipelines.views import pipeline_detail, status_words
 from pilothouse.storage import Tx
@@ -27,7 +28,7 @@ from pilothouse.wire.rest import pipelines as shown
 
 StatusNumber = Annotated[int, Query(ge=0, le=6, description="a number of pipeline.v1.PipelineStatus, 0: any")]
 
-router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
+router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"], route_class=SpecRoute)
 
 
 @router.post(

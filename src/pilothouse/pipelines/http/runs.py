@@ -28,6 +28,7 @@ from pilothouse.pipelines.bodies import (
 )
 from pilothouse.pipelines.compiled import CompiledSpec
 from pilothouse.pipelines.compiler import SpecCompiler
+from pilothouse.pipelines.http.large_bodies import SpecRoute
 from pilothouse.pipelines.http.services import Compiler, PipelineService, allowed, run_of
 from pilothouse.pipelines.model import RunStatus, SavedSpec
 from pilothouse.pipelines.service import TriggerRequest, require_pipeline
@@ -37,7 +38,7 @@ from pilothouse.wire.rest import pipelines as shown
 
 StatusNumber = Annotated[int, Query(ge=0, le=6, description="a number of pipeline.v1.PipelineStatus, 0: any")]
 
-router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
+router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"], route_class=SpecRoute)
 
 _CONTROL = errors("PIPELINE_NOT_FOUND", "RUN_NOT_FOUND", "INVALID_STATE_TRANSITION")
 
@@ -114,9 +115,9 @@ async def trigger_pipeline(
         permit = partial(allowed, caller=caller, pipeline_id=pipeline_id, action="run.trigger")
         return await idem(use_case, 201, envelope=True, permit=permit)
     except SpecError as refusal:
-        if compiled is None or not isinstance(compiled.source, str):
+        if compiled is None or not compiled.written:
             raise
-        raise await compiler.located(caller, refusal, compiled.source, file or "<spec>") from None
+        raise await compiler.located(caller, refusal, compiled.text, file or "<spec>") from None
 
 
 @router.get(

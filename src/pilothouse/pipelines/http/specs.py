@@ -25,16 +25,18 @@ from pilothouse.pipelines.bodies import (
     CheckText,
     SaveSpec,
 )
-from pilothouse.pipelines.compiled import SpecSource
+from pilothouse.pipelines.compiled import Spec
 from pilothouse.pipelines.compiler import Checked, SpecCompiler
 from pilothouse.pipelines.errors import SpecMissing
+from pilothouse.pipelines.http.large_bodies import SpecRoute
 from pilothouse.pipelines.http.services import Compiler, PipelineService, allowed
+from pilothouse.pipelines.jobs import written_text
 from pilothouse.pipelines.model import SAVE_DIRECT, Pipeline, SavedSpec
 from pilothouse.pipelines.service import Pipelines
 from pilothouse.storage import Storage, Tx
 from pilothouse.wire.rest import pipelines as shown
 
-router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
+router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"], route_class=SpecRoute)
 
 _SPEC_ERRORS = errors("SPEC_INVALID", "INPUT_TOO_COSTLY", *WORK_ERRORS)
 
@@ -169,7 +171,7 @@ class RunCheck:
     caller: Principal
     project: str
 
-    async def check(self, checked: Checked, source: SpecSource, file: str, given: Mapping[str, str]) -> None:
+    async def check(self, checked: Checked, source: Spec, file: str, given: Mapping[str, str]) -> None:
         """Refuse what a trigger with the variables ``given`` would refuse. Raises ``SpecError``."""
         names, declared = checked.names, checked.variables
         try:
@@ -177,9 +179,10 @@ class RunCheck:
                 lambda conn: self.pipelines.check_run(conn, self.project, names, declared, given)
             )
         except SpecError as refusal:
-            if not isinstance(source, str):
+            text = written_text(source)
+            if text is None:
                 raise
-            raise await self.compiler.located(self.caller, refusal, source, file or "<spec>") from None
+            raise await self.compiler.located(self.caller, refusal, text, file or "<spec>") from None
 
 
 async def _validated(run: RunCheck, body: CheckSpec) -> Response:
