@@ -121,8 +121,13 @@ def _private(data_dir: Path) -> Path:
 
 
 def _limits(settings: Settings) -> RateLimits:
-    given = (settings.ratelimit_login, settings.ratelimit_sessions, settings.ratelimit_default)
+    given = RateLimitSettings(
+        login=settings.ratelimit_login,
+        sessions=settings.ratelimit_sessions,
+        default=settings.ratelimit_default,
+        console=settings.ratelimit_console,
+    )
     try:
-        return RateLimits(RateLimitSettings(*given))
+        return RateLimits(given)
     except ValueError as error:
         raise SettingsInvalid(f"a rate limit is <n>/<second|minute|hour|day> or off: {error}") from error

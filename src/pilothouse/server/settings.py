@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     ratelimit_login: str = Field("5/minute", description="logins per address and per username; off: no limit")
     ratelimit_sessions: str = Field("10/minute", description="sessions created per token")
     ratelimit_default: str = Field("100/minute", description="all other requests per token, else per address")
+    ratelimit_console: str = Field(
+        "1200/minute", description="requests of a login by cookie, as browsers make them"
+    )
     trusted_proxies: Listed = Field([], description="networks whose X-Forwarded-For is believed")
     allowed_origins: Listed = Field([], description="browser origins allowed beside our own")
 
