@@ -14,6 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
@@ -22,7 +23,9 @@ from sqlalchemy.exc import DBAPIError
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.server.app import build_app
+from pilothouse.server.connections import Connections
 from pilothouse.server.graph import Graph, build
+from pilothouse.server.listener import Listener
 from pilothouse.server.lock import DataDirLocked, data_dir_lock
 from pilothouse.server.logs import configure_logs
 from pilothouse.server.protocols import HttpProtocol, WebSocketProtocol
@@ -176,14 +179,24 @@ def _ready(graph: Graph, port: int, grpc_port: int) -> Ready:
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: the server stops its parts in its own order."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+        self._connections = connections
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and set :attr:`listening`."""
-        await super().startup(sockets)
+        """Listen with :class:`Listener` instead of the event loop's server, and set :attr:`listening`."""
+        await self.lifespan.startup()
+        self.servers: list[Any] = []
+        for listening in sockets or ():
+            listener = Listener(listening, self._protocol, self._connections, self.config.ssl)
+            listener.start()
+            self.servers.append(listener)
+        self.started = True
         self.listening.set()
+
+    def _protocol(self) -> HttpProtocol:
+        return HttpProtocol(self.config, self.server_state, self.lifespan.state)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -207,11 +220,10 @@ def _http_server(graph: Graph) -> _Server:
         ws_max_size=1 << 20,
         ws_ping_interval=None,
         ws_per_message_deflate=False,
-        backlog=4096,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
     )
-    return _Server(config)
+    return _Server(config, graph.service(Connections))
 
 
 @contextlib.contextmanager

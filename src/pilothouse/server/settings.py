@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     )
     token_ttl: int = Field(86_400, gt=0, description="seconds a login lasts")
 
+    max_connections: int | None = Field(
+        None, ge=16, description="open HTTP connections; default: by the number of files that may be open"
+    )
+    max_connections_per_address: int | None = Field(
+        None, ge=1, description="of these from one address; default: a quarter, at most 1024"
+    )
     ratelimit_login: str = Field("5/minute", description="logins per address and per username; off: no limit")
     ratelimit_sessions: str = Field("10/minute", description="sessions created per token")
     ratelimit_default: str = Field("100/minute", description="all other requests per token, else per address")
