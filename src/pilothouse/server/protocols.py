@@ -69,6 +69,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     _in_head = True
     _head = 0
+    _begun = False
     _running: Any = None  # the request that is answered now; others of the connection wait
     _upgraded = False
     _discarding = False
@@ -100,12 +101,12 @@ class HttpProtocol(HttpToolsProtocol):
         """Called by the parser when a request begins."""
         if len(self.pipeline) >= MAX_PIPELINED:
             raise OverflowError("too many requests before the first was answered")  # the parser stops: 400
-        self._in_head, self._head = True, 0
+        self._in_head, self._begun, self._head = True, True, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Offer the socket to the endpoint."""
-        self._in_head = False
+        self._in_head = self._begun = False
         self.deadlines.head_arrived()
         offers: Any = {CONNECTION: self._take}
         self.scope["extensions"] = offers
@@ -179,13 +180,10 @@ class HttpProtocol(HttpToolsProtocol):
     def _late(self, what: str) -> None:
         if what == "reader" or self.transport.is_closing():
             self.transport.abort()
-        elif self.cycle.response_complete if what == "body" else not self._begun():
+        elif self.cycle.response_complete if what == "body" else not self._begun:
             self.transport.close()  # nobody waits for an answer
         else:
             self._refuse(Refusal.of("REQUEST_TIMEOUT", f"The {what} of the request took too long"))
-
-    def _begun(self) -> bool:
-        return self._in_head and self._head > 0
 
     def _refuse(self, refusal: Refusal) -> None:
         cycle = self._running
