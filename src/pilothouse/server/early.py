@@ -15,6 +15,13 @@ from pilothouse.wire.times import rfc3339
 
 def early_answer(error: Refusal) -> bytes:
     """A whole HTTP response with the usual error body, after which the connection ends."""
+    pairs, body = early_parts(error)
+    status = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}".encode()
+    return b"\r\n".join([status, *(name + b": " + value for name, value in pairs), b"", body])
+
+
+def early_parts(error: Refusal) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body of such an answer."""
     request_id = f"req-{uuid7()}"
     body = orjson.dumps(
         {
@@ -32,6 +39,5 @@ def early_answer(error: Refusal) -> bytes:
         "x-request-id": request_id,
         **error.headers,
     }
-    pairs = completed([(name.lower().encode(), value.encode()) for name, value in headers.items()], api=True)
-    status = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}".encode()
-    return b"\r\n".join([status, *(name + b": " + value for name, value in pairs), b"", body])
+    pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    return completed(pairs, api=True), body

@@ -7,17 +7,20 @@ protocol of uvicorn, the request's scope and the framework's frames are freed th
 from __future__ import annotations
 
 from asyncio.transports import Transport
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.http11 import Request
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
 
 from pilothouse.access.errors import Refusal
 from pilothouse.edge.intake import UNREAD
 from pilothouse.edge.streaming import CONNECTION
 from pilothouse.server.deadlines import Deadlines
-from pilothouse.server.early import early_answer
+from pilothouse.server.early import early_answer, early_parts
 from pilothouse.server.feed_socket import EventSocket
 from pilothouse.server.websocket import GOING_AWAY, MessageSocket
 
@@ -61,6 +64,7 @@ class _Ending:
 
     def close(self) -> None:
         """Called after the answer."""
+        self._cycle.body = bytearray()
         self._protocol.finish(unread=self.unread())
 
 
@@ -118,6 +122,7 @@ class HttpProtocol(HttpToolsProtocol):
             ending: Any = _Ending(self, cycle)
             cycle.transport = ending
             offers[UNREAD] = ending.unread
+            self.flow.pause_reading()  # until the endpoint asks for the body, which it may refuse
             self.deadlines.expect_body(self.flow)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
@@ -133,6 +138,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Called by the parser at the end of a request."""
         self.deadlines.body_arrived()
         super().on_message_complete()
+        if not self.pipeline:
+            self.flow.resume_reading()  # to notice the end of the connection
 
     def on_response_complete(self) -> None:
         """Called when an answer was written."""
@@ -223,10 +230,26 @@ def _has_body(headers: list[tuple[bytes, bytes]]) -> bool:
     )
 
 
+class _Handshake(ServerProtocol):
+    """Refuses a handshake with the usual error body."""
+
+    def reject(self, status: Any, text: str) -> Response:
+        """The answer to a handshake that is invalid, or has failed."""
+        code = "MALFORMED_REQUEST" if status < 500 else "INTERNAL_ERROR"
+        refusal = Refusal(text.strip(), code=code, status=int(status))
+        pairs, body = early_parts(refusal)
+        headers = Headers((name.decode(), value.decode()) for name, value in pairs)
+        return Response(int(status), HTTPStatus(status).phrase, headers, body)
+
+
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """WebSocket whose socket the endpoint takes over once it is accepted. Nothing is read before."""
 
     _taken = False
+
+    def __init__(self, config: Any, server_state: Any, app_state: Any, _loop: Any = None) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.conn = _Handshake(max_size=config.ws_max_size, logger=self.logger)
 
     def handle_connect(self, event: Request) -> None:
         """Offer the socket to the endpoint."""
