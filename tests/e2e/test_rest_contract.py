@@ -57,7 +57,7 @@ def test_logging_in_and_out(server: Server) -> None:
         ({"username": "admin", "password": 7}, 400, "VALIDATION_FAILED"),
         ({"username": ["admin"], "password": PASSWORD}, 400, "VALIDATION_FAILED"),
         ({"username": "ad\x00min", "password": PASSWORD}, 400, "VALIDATION_FAILED"),
-        ({"username": "admin", "password": "x" * 100_000}, 400, "VALIDATION_FAILED"),
+        ({"username": "admin", "password": "x" * 10_000}, 400, "VALIDATION_FAILED"),
         ([], 400, "VALIDATION_FAILED"),
         ("text", 400, "VALIDATION_FAILED"),
         (None, 400, "MISSING_REQUIRED_FIELD"),

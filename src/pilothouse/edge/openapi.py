@@ -113,6 +113,17 @@ def required_action(route: Any) -> str | None:
     return None if dependant is None else _marked(dependant)
 
 
+def required_checks(route: Any) -> Iterator[Callable[..., Any]]:
+    """The dependencies of a route that were marked: each takes the request and its caller, and may refuse."""
+    dependant = getattr(route, "dependant", None)
+    waiting = [] if dependant is None else list(dependant.dependencies)
+    while waiting:
+        dependency = waiting.pop(0)
+        if getattr(dependency.call, _MARK, PUBLIC) != PUBLIC:
+            yield dependency.call
+        waiting.extend(dependency.dependencies)
+
+
 def required_actions(app: FastAPI) -> Iterator[tuple[str, str, str | None]]:
     """Every route of the app: method (``WEBSOCKET`` for a socket), path, and required action."""
     for route in iter_route_contexts(app.routes):

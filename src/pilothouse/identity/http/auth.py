@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import StringConstraints
 
 from pilothouse.edge.bodies import Body
+from pilothouse.edge.limits import Attempt
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import COOKIE, Caller, Exchange, allow, json_response, public
@@ -43,8 +44,10 @@ class ChangePassword(Body):
 async def login(request: Request, identity: IdentityService, body: Login) -> Response:
     """Exchange user name and password for a token, which is also set as an HttpOnly cookie."""
     exchange = Exchange.of(request.scope)
-    _count(exchange, body.username)
+    attempt = _count(exchange, body.username)
     result = await identity.login(body.username, body.password, exchange.address, exchange.request_id)
+    if attempt is not None:
+        attempt.succeeded()
     user = user_json(result.user)
     response = json_response(
         {
@@ -102,11 +105,13 @@ async def change_password(
     return {"message": "Password changed"}
 
 
-def _count(exchange: Exchange, username: str) -> None:
+def _count(exchange: Exchange, username: str) -> Attempt | None:
     # Guessing is also limited per name, against attacks from many addresses. The lower count is shown.
-    count = exchange.edge.limits.login_as(username)
-    if count is None:
-        return
+    attempt = exchange.edge.limits.login(username)
+    if attempt is None:
+        return None
+    count = attempt.count
     count.check()
     if count.remaining < int(exchange.rate.get("X-RateLimit-Remaining", "0")):
         exchange.rate = count.headers()
+    return attempt
