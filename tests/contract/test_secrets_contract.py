@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine.grpc import LogCall, Tally
-from pilothouse.engine.intake.ingest import LogLines
+from pilothouse.engine.intake.lines import LogLines
 from pilothouse.fleet.model import TaskStatus
 from pilothouse.secrets.errors import SecretInvalid
 from pilothouse.storage import metadata

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -12,7 +13,7 @@ from pilothouse.engine import store
 from pilothouse.engine.checkouts import for_agent
 from pilothouse.engine.contexts import context
 from pilothouse.engine.graph import Graph, Job
-from pilothouse.engine.intake.maskers import Maskers
+from pilothouse.engine.intake.maskers import FEW, HIDDEN, Maskers, short
 from pilothouse.engine.model import JOB_ENDED, LOST, Status
 from pilothouse.engine.names import secrets_of
 from pilothouse.engine.runs import Place, RunCache
@@ -22,8 +23,10 @@ from pilothouse.expressions import ExpressionError, render, render_tree, secret_
 from pilothouse.expressions.values import insert_text
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.model import Lease, LeaseState, Task, TaskReport, TaskStatus, WorkKind
+from pilothouse.fleet.service import MAX_ERROR, MAX_METRIC, MAX_METRICS
 from pilothouse.secrets.service import MAX_OF_RUN, Secrets
 from pilothouse.storage import Tx
+from pilothouse.wire.masking import TooDense
 
 STEP = WorkKind("step")
 """Step attempts, but for those of background steps."""
@@ -37,11 +40,7 @@ _STATUS = {
     TaskStatus.TIMED_OUT: Status.TIMED_OUT,
     TaskStatus.SKIPPED: Status.SKIPPED,
 }
-_MAX_ERROR = 4096
 _NAMES_KEPT = 256
-MAX_METRICS, MAX_METRIC = 100, 256
-"""How many metrics an attempt may have, and how many characters a name or value."""
-
 
 WORKSPACE_GONE = "the workspace of this job is gone"
 """How the error of an agent begins that no longer has the workspace in which a step was to go on."""
@@ -77,10 +76,7 @@ class StepTasks:
         at = self._current(tx, lease)
         if at is None:
             return
-        status, error = (
-            _STATUS[report.status],
-            self._masked(tx.conn, at, _printable(report.error))[:_MAX_ERROR],
-        )
+        status, error = _STATUS[report.status], self._error(tx.conn, at, report)
         if status is Status.FAILED and error.startswith(WORKSPACE_GONE):
             self._transitions.lose_attempt(tx, at.run, at.job, at.step, error, started=True, gone=True)
             self._transitions.settle(tx, at.run, at.job)
@@ -110,7 +106,7 @@ class StepTasks:
             at.run,
             at.job,
             at.step,
-            self._masked(tx.conn, at, _printable(reason))[:_MAX_ERROR],
+            self._masked(tx.conn, at, reason, MAX_ERROR, otherwise=reason[:MAX_ERROR]),
             started=lease.state is LeaseState.STARTED,
             gone=agent is None or not agent.online,
         )
@@ -246,17 +242,31 @@ class StepTasks:
             raise TaskInvalid(f"there is no (readable) secret named {', '.join(missing)} in this project")
         return values
 
-    def _masked(self, conn: Connection, at: Place, text: str) -> str:
+    def _error(self, conn: Connection, at: Place, report: TaskReport) -> str:
+        """The error that an agent reported, masked and within limits."""
+        if report.screened:
+            return _printable(report.error)
+        return self._masked(conn, at, report.error, MAX_ERROR, otherwise=HIDDEN)
+
+    def _masked(self, conn: Connection, at: Place, text: str, most: int, *, otherwise: str) -> str:
+        """The beginning of a text, masked, or ``otherwise`` where that is too costly for a transaction."""
         values = self.mask_values(conn, at) if text else None
-        return self.maskers.of(values).mask(text) if values else text
+        if not values:
+            return _printable(text[:most])
+        if not short(values):
+            return _printable(otherwise)
+        try:
+            return self.maskers.of(values).bounded(FEW).mask_start(_printable(text), most)[:most]
+        except TooDense:
+            return HIDDEN
 
     def _metrics(self, conn: Connection, at: Place, report: TaskReport) -> dict[str, str]:
         """The metrics that an agent reported, masked and within limits."""
-        if not report.metrics:
-            return {}
-        masker = self.maskers.of(self.mask_values(conn, at))
-        words = [[masker.mask(_printable(word)) for word in pair] for pair in report.metrics.items()]
-        return {name[:MAX_METRIC]: value[:MAX_METRIC] for name, value in words[:MAX_METRICS]}
+        metrics = list(report.metrics.items())[:MAX_METRICS]
+        if report.screened:
+            return {_printable(name): _printable(value) for name, value in metrics}
+        shown = partial(self._masked, conn, at, most=MAX_METRIC, otherwise=HIDDEN)
+        return {shown(name): shown(value) for name, value in metrics}
 
     def _current(self, tx: Tx, lease: Lease, *, changes: bool = True) -> Place | None:
         at = self._runs.place(tx, lease.id, changes=changes)
