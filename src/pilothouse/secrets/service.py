@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import orjson
 import structlog
 from sqlalchemy import Connection
 
@@ -20,6 +21,8 @@ log = structlog.get_logger("secrets")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
 MAX_SECRET = 64 << 10
 MAX_LINES = 1000
+MAX_VALUES = 2000
+"""Values that are masked in an attempt: the secrets of its run, and what expressions make of them."""
 MAX_OF_RUN = 256 << 10
 """Characters of all secrets that one run needs: to mask them takes some 800 bytes of memory each."""
 
@@ -81,6 +84,25 @@ class Secrets:
         sealed = [*store.secret_values(conn, project, names).items()]
         sealed += store.retired_values(conn, project, names, since)
         return {value for _, value in self._opened(project, sealed)}
+
+    def keep_derived(self, tx: Tx, project: str, run_id: str, values: frozenset[str]) -> None:
+        """Keep all values that a run's expressions have made from secrets, encrypted; only for masking."""
+        if values == self.derived(tx.conn, project, run_id):
+            return
+        sealed = self._box.encrypt(orjson.dumps(sorted(values)), _bound_to(project, f"run {run_id}"))
+        store.put_derived(tx.conn, run_id, sealed, tx.now)
+        tx.after_commit(self._changed)
+
+    def derived(self, conn: Connection, project: str, run_id: str) -> frozenset[str]:
+        """The values that :meth:`keep_derived` was given for a run."""
+        sealed = store.derived(conn, run_id)
+        if sealed is None:
+            return frozenset()
+        try:
+            return frozenset(orjson.loads(self._box.decrypt(sealed, _bound_to(project, f"run {run_id}"))))
+        except SecretBoxError:
+            log.error("secrets.unreadable", project=project, run_id=run_id)
+            return frozenset()
 
     def _changed(self) -> None:
         self.changes += 1

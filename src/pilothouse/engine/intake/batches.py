@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 import zstandard
@@ -76,8 +77,7 @@ def read_lines(batch: RawBatch, bounds: Bounds = LARGEST) -> LogLines:
         lines.pop()
     if batch.ndjson:
         found = LogLines(batch.batch_id, batch.seq, batch.step_run_id, [])
-        for line in lines:
-            _read_log(line, found, bounds)
+        _read_logs(lines, found, bounds)
         return found
     plain = [line.removesuffix("\r") for line in lines] if "\r" in text else lines
     return LogLines(batch.batch_id, batch.seq, batch.step_run_id, plain, open_end=open_end)
@@ -88,24 +88,35 @@ def _check_count(lines: int, bounds: Bounds) -> None:
         raise OverBounds(f"the batch has more than {bounds.lines} lines")
 
 
-def _read_log(line: str, into: LogLines, bounds: Bounds) -> None:
-    try:
-        log = orjson.loads(line)
-        content, stream, level = log.get("content", ""), log.get("stream", "stdout"), log.get("level", "")
-    except (orjson.JSONDecodeError, AttributeError) as error:
-        raise BatchInvalid("with pilot-log-format: ndjson every line is one JSON object") from error
-    if not isinstance(content, str) or not isinstance(level, str):
-        raise BatchInvalid("content and level of a Log object are texts")
-    if len(level) > MAX_LEVEL_SENT:
-        raise BatchInvalid(f"a level has at most {MAX_LEVEL_SENT} characters")
-    content = content.replace("\x00", "\ufffd")
-    _check_count(len(into.lines) + content.count("\n") + 1, bounds)
-    for part in content.split("\n"):
+def _read_logs(lines: list[str], into: LogLines, bounds: Bounds) -> None:
+    texts, loads = into.lines, orjson.loads
+    for line in lines:
+        try:
+            log = loads(line)
+            content, stream, level = log.get("content", ""), log.get("stream"), log.get("level")
+        except (orjson.JSONDecodeError, AttributeError) as error:
+            raise BatchInvalid("with pilot-log-format: ndjson every line is one JSON object") from error
+        if not isinstance(content, str):
+            raise BatchInvalid("the content of a Log object is a text")
+        first = len(texts)
+        if "\n" in content:
+            _check_count(first + content.count("\n") + 1, bounds)
+            texts += content.split("\n")
+        else:
+            texts.append(content)
         if stream == "stderr":
-            into.stderr.append(len(into.lines))
+            into.stderr.extend(range(first, len(texts)))
         if level and level != "info":
-            into.levels[len(into.lines)] = level.replace("\x00", "\ufffd")
-        into.lines.append(part)
+            into.levels.update(dict.fromkeys(range(first, len(texts)), _level(level)))
+    _check_count(len(texts), bounds)
+    if "\x00" in "".join(texts):
+        texts[:] = [text.replace("\x00", "\ufffd") for text in texts]
+
+
+def _level(level: Any) -> str:
+    if not isinstance(level, str) or len(level) > MAX_LEVEL_SENT:
+        raise BatchInvalid(f"the level of a Log object is a text of at most {MAX_LEVEL_SENT} characters")
+    return level.replace("\x00", "\ufffd")
 
 
 def _unpack(batch: RawBatch, bounds: Bounds) -> bytes:
