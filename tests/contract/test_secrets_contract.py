@@ -14,7 +14,8 @@ from pilothouse.access.model import SYSTEM
 from pilothouse.engine.grpc import LogCall, Tally
 from pilothouse.engine.intake.lines import LogLines
 from pilothouse.fleet.model import TaskStatus
-from pilothouse.secrets.errors import SecretInvalid
+from pilothouse.secrets.errors import SecretInvalid, TooManySecrets
+from pilothouse.secrets.service import MAX_OF_PROJECT
 from pilothouse.storage import metadata
 from pilothouse.wire import entries
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
@@ -385,6 +386,22 @@ async def test_values_made_from_secrets_count_as_masked_values(kernel: Kernel) -
     lines = "jobs: [{name: j, steps: [{name: s, uses: dummy, args: {x: \"${{ secrets.TOKEN.replace('0', '%s') }}\"}}]}]"
     run_id = await kernel.run(lines % "\\\\n")
     assert kernel.step(run_id, "s")["reason"] == "a value that is made from secrets has at most 1000 lines"
+
+
+async def test_a_project_has_a_bounded_number_of_secrets(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_OF_PROJECT == 1000
+    monkeypatch.setattr("pilothouse.secrets.service.MAX_OF_PROJECT", 3)
+    for n in range(3):
+        await kernel.secret(f"S{n}", "value")
+    with pytest.raises(TooManySecrets, match="at most 3 secrets") as refused:
+        await kernel.secret("S3", "value")
+    assert (refused.value.code, refused.value.status) == ("QUOTA_EXCEEDED", 409)
+    await kernel.secret("S2", "another value")
+    await kernel.write(lambda tx: kernel.secrets.put(tx, SYSTEM, "another project", "S3", "value"))
+    await kernel.write(lambda tx: kernel.secrets.delete(tx, SYSTEM, PROJECT, "S0"))
+    await kernel.secret("S3", "value")
 
 
 async def test_no_error_of_an_expression_shows_the_secret(kernel: Kernel, backend: Backend) -> None:

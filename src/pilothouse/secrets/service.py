@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from pilothouse.access.model import Principal
 from pilothouse.identity.service import Identity
 from pilothouse.secrets import store as store
-from pilothouse.secrets.errors import SecretInvalid, SecretNotFound
+from pilothouse.secrets.errors import SecretInvalid, SecretNotFound, TooManySecrets
 from pilothouse.storage import Tx
 from pilothouse.storage.secretbox import SecretBox, SecretBoxError
 
@@ -21,6 +21,7 @@ log = structlog.get_logger("secrets")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
 MAX_SECRET = 64 << 10
 MAX_LINES = 1000
+MAX_OF_PROJECT = 1000
 MAX_VALUES = 2000
 """Values that are masked in an attempt: the secrets of its run, and what expressions make of them."""
 MAX_OF_RUN = 256 << 10
@@ -48,11 +49,16 @@ class Secrets:
         self.changes = 0
 
     def put(self, tx: Tx, by: Principal, project: str, name: str, value: str) -> bool:
-        """Set a secret; ``True`` if it is new. Raises :class:`SecretInvalid`."""
+        """Set a secret; ``True`` if it is new. Raises :class:`SecretInvalid`, :class:`TooManySecrets`."""
         if not _NAME.fullmatch(name):
             raise SecretInvalid("a secret's name is a letter or underscore, then letters, digits, _ or -")
         check_value(value)
         sealed = self._box.encrypt(value.encode(), _bound_to(project, name))
+        if (
+            not store.known_names(tx.conn, project, (name,))
+            and store.count(tx.conn, project) >= MAX_OF_PROJECT
+        ):
+            raise TooManySecrets(f"a project has at most {MAX_OF_PROJECT} secrets")
         created = store.put_secret(tx.conn, project, name, sealed, by.name, tx.now)
         self._identity.audit(tx, by, "secret.write", f"{project}/{name}")
         tx.after_commit(self._changed)

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     delete,
+    func,
     insert,
     literal,
     select,
@@ -87,6 +88,12 @@ def known_names(conn: Connection, project: str, names: Iterable[str]) -> set[str
         query = select(secrets.c.name).where(secrets.c.project == project, secrets.c.name.in_(some))
         found.update(conn.execute(query).scalars())
     return found
+
+
+def count(conn: Connection, project: str) -> int:
+    """How many secrets a project has."""
+    query = select(func.count()).select_from(secrets).where(secrets.c.project == project)
+    return int(conn.execute(query).scalar_one())
 
 
 def list_secrets(conn: Connection, project: str) -> list[Row[Any]]:
