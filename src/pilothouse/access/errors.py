@@ -75,6 +75,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "PIPELINE_ALREADY_EXISTS": (409, "Pipeline already exists"),
         "PIPELINE_DISABLED": (409, "Pipeline is disabled"),
         "SPEC_CONFLICT": (409, "Spec was changed meanwhile"),
+        "QUOTA_EXCEEDED": (409, "Quota exceeded"),
         "PROJECT_ALREADY_EXISTS": (409, "Project already exists"),
         "SESSION_ALREADY_EXISTS": (409, "Session already exists"),
         "SESSION_TERMINATING": (409, "Session is terminating"),

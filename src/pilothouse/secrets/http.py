@@ -80,7 +80,10 @@ async def put_secret(
     identity: IdentityService,
     database: Database,
 ) -> Response:
-    """Set or replace a secret; the value is encrypted at rest and never returned. Errors: ``VALIDATION_FAILED``."""
+    """Set or replace a secret; the value is encrypted at rest and never returned.
+
+    Errors: ``VALIDATION_FAILED``, ``QUOTA_EXCEEDED``.
+    """
     project = await identity.project_id(caller, body.projectId)
     require(caller, "secret.write", project)
     check_value(body.value)
