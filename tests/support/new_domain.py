@@ -194,7 +194,7 @@ async def write_note(
         note = notes.write(tx, caller, project, body.text, words)
         return {"id": note, "run_id": notes.follow(tx, caller, note)}
 
-    return await idem(use_case, 201)
+    return await idem(use_case, 201, permit=lambda _: require(caller, "note.write", project))
 
 
 @router.get("/{note_id}", dependencies=[allow("note.read")], responses=example({"text": "…", "words": 1}))

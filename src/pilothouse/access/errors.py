@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pilothouse.access.model import ACTIONS, Principal, Role
+from pilothouse.access.model import ACTIONS, FULL_TOKEN, Principal, Role
 
 CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
     {
@@ -175,4 +175,6 @@ def _missing_right(principal: Principal, action: str, project: str | None) -> st
     allowed = [role for role in Role if role in ACTIONS.get(action, ())]
     if principal.kind == "user" and allowed and principal.role not in allowed:
         return f"{principal.name} acts with the role {principal.role}; {action} needs the role {allowed[-1]}"
+    if action in FULL_TOKEN and principal.token_role is not None:
+        return f"This token is limited to the role {principal.token_role}; {action} needs a login"
     return f"{principal.name} may not {action}{'' if project is None else ' in this project'}"

@@ -179,6 +179,20 @@ class Token(TypedDict):
     role: str | None
     created_at: str
     expires_at: str | None
+    last_used_at: NotRequired[str | None]
+
+
+class LoginSession(TypedDict):
+    """A login; ``current``: the one of the request."""
+
+    id: str
+    user: str
+    current: bool
+    created_at: str
+    last_used_at: str | None
+    expires_at: str
+    address: str
+    user_agent: str
 
 
 class NewToken(Token):

@@ -20,6 +20,7 @@ _RECORD = {
     "id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718d",
     "at": "2026-01-31T11:10:00Z",
     "actor": {"kind": "user", "id": "01980f3e-…", "name": "admin"},
+    "token_id": "01980f3e-…",
     "action": "user.created",
     "target": "user/01980f3e-…",
     "address": "192.0.2.7",

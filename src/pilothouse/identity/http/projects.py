@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import Field
 
+from pilothouse.access.errors import require
 from pilothouse.access.model import ACTIONS, Role
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import enveloped_example
@@ -13,6 +14,7 @@ from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import (
+    MAX_MEMBERS,
     PROJECT_EXAMPLE,
     Name,
     Reference,
@@ -35,7 +37,7 @@ class CreateProject(Body):
 
     name: Name
     description: Text = ""
-    members: list[Reference] = Field(default_factory=list)
+    members: list[Reference] = Field(default_factory=list, max_length=MAX_MEMBERS)
 
 
 class UpdateProject(Body):
@@ -79,6 +81,7 @@ async def create_project(
             )
         ),
         envelope=True,
+        permit=lambda _: require(caller, "project.write"),
     )
 
 

@@ -61,7 +61,9 @@ async def create(
         )
         return {"pipelineId": made.id}
 
-    return await idem(use_case, 201, envelope=True)
+    return await idem(
+        use_case, 201, envelope=True, permit=lambda _: require(caller, "pipeline.write", project)
+    )
 
 
 @router.get("", dependencies=[allow("pipeline.read")], summary="List pipelines", responses=examples.PIPELINES)

@@ -149,7 +149,12 @@ async def save(
             "prBranch": "",
         }
 
-    return await idem(use_case, 200, envelope=True)
+    return await idem(
+        use_case,
+        200,
+        envelope=True,
+        permit=lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
