@@ -35,6 +35,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "INPUT_TOO_COSTLY": (400, "Input too costly"),
         "RATE_LIMIT_EXCEEDED": (429, "Rate limit exceeded"),
         "CALLER_QUEUE_FULL": (429, "Too many requests in progress"),
+        "TOO_MANY_RUNS": (429, "Too many runs"),
         "METHOD_NOT_ALLOWED": (405, "Method not allowed"),
         # not found
         "NOT_FOUND": (404, "Not found"),

@@ -282,7 +282,7 @@ async def rerun_run(
     """Create a new run of the same definition; ``{"from":"failed"}`` keeps succeeded steps and their attempts.
 
     Jobs that depend on a failed job run again. Errors: ``INVALID_STATE_TRANSITION``, ``SPEC_INVALID`` (a required
-    secret was deleted).
+    secret was deleted), ``PIPELINE_DISABLED``, ``PIPELINE_NOT_FOUND``, ``TOO_MANY_RUNS``.
     """
     from_failed = body is not None and body.start == "failed"
 
