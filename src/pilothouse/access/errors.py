@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pilothouse.access.model import ACTIONS, Principal, Role
+from pilothouse.access.model import ACTIONS, FULL_TOKEN, Principal, Role
 
 CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
     {
@@ -39,6 +39,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "RATE_LIMIT_EXCEEDED": (429, "Rate limit exceeded"),
         "CALLER_QUEUE_FULL": (429, "Too many requests in progress"),
         "TOO_MANY_CONNECTIONS": (429, "Too many connections"),
+        "TOO_MANY_RUNS": (429, "Too many runs"),
         "METHOD_NOT_ALLOWED": (405, "Method not allowed"),
         # not found
         "NOT_FOUND": (404, "Not found"),
@@ -180,4 +181,6 @@ def _missing_right(principal: Principal, action: str, project: str | None) -> st
     allowed = [role for role in Role if role in ACTIONS.get(action, ())]
     if principal.kind == "user" and allowed and principal.role not in allowed:
         return f"{principal.name} acts with the role {principal.role}; {action} needs the role {allowed[-1]}"
+    if action in FULL_TOKEN and principal.token_role is not None:
+        return f"This token is limited to the role {principal.token_role}; {action} needs a login"
     return f"{principal.name} may not {action}{'' if project is None else ' in this project'}"

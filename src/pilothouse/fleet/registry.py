@@ -96,16 +96,18 @@ class Registry:
     ) -> dict[str, str | int | None]:
         """A token with which agents may register; ``expires_in`` in seconds. The secret is only returned here.
 
-        Raises Refusal ``VALIDATION_FAILED`` for what a token cannot allow.
+        It expires no later than the caller's API token. Raises Refusal ``VALIDATION_FAILED`` for what a token cannot
+        allow.
         """
         allows = allows or Allowance()
         secret = REGISTRATION_PREFIX + secrets.token_urlsafe(32)
+        ends = (tx.now + expires_in * 1000 if expires_in else None, by.granted_until)
         token = RegistrationToken(
             id=str(uuid7()),
             description=description,
             max_uses=max_uses,
             uses=0,
-            expires_at=tx.now + expires_in * 1000 if expires_in else None,
+            expires_at=min((end for end in ends if end is not None), default=None),
             revoked=False,
             created_by=by.name,
             created_at=tx.now,
