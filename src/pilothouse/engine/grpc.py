@@ -22,6 +22,7 @@ from pilothouse.engine.intake.ingest import EVENTS, LOGS, NOTHING, Ingest, LogLi
 from pilothouse.engine.intake.joining import Joiner
 from pilothouse.engine.intake.step_events import StepEvent
 from pilothouse.fleet.credentials import agent_caller
+from pilothouse.fleet.errors import BadMessage, WrongAgent
 from pilothouse.identity.service import Identity
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 from pilothouse.wire.gateway.v1 import gateway_pb2_grpc
@@ -31,9 +32,20 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 MAX_RAW = 8 << 20
 """A batch unpacks to at most this many bytes."""
 
+MAX_MESSAGE = 16 << 20
+"""Bytes of a message."""
 ZSTD_PIECE = 128
 MAX_SEQ = 2**63 - 1
 _PLAIN = (pb.LogBatch.COMPRESSION_UNSPECIFIED, pb.LogBatch.COMPRESSION_NONE)
+
+MAX_ID = 128
+"""Characters of the id of a batch, event or step run, and of an event's type."""
+MAX_EVENTS, MAX_REJECTED = 10_000, 10_000
+"""Events of a message; rejected batches of a call, after which it is answered."""
+MAX_PAYLOAD, MAX_FIELDS = 128 << 10, 1_000
+"""Bytes of an event's payload besides its texts, which are slow to convert, and how many fields it has."""
+MAX_TEXTS = 2 << 20
+"""Bytes of the texts of an event's payload: an output that is JSON in a text has up to 1 MiB."""
 
 RECHECK = 2.0
 """Seconds after which an agent in the midst of a call is asked for its right again."""
@@ -93,6 +105,7 @@ def gateway_rpc(ingest: Ingest, identity: Identity) -> RpcService:
     return RpcService(
         pb.DESCRIPTOR.services_by_name["GatewayService"].full_name,
         lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(service, server),
+        max_message={"PushLogs": MAX_MESSAGE, "PushEvents": MAX_MESSAGE},
     )
 
 
@@ -113,10 +126,10 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         credential = _CredentialCheck(self._identity, context)
         async for request in request_iterator:
             await credential.check()
-            await _check_agent(context, agent.id, request.handshake.agent_id, request.batch.meta.agent_id)
+            _check_agent(agent.id, request.handshake.agent_id, request.batch.meta.agent_id)
             if request.WhichOneof("payload") == "batch":
                 await call.take(request.batch, ndjson)
-                if call.tally.out_of_order is not None:
+                if call.tally.out_of_order is not None or len(call.tally.rejected) >= MAX_REJECTED:
                     break
         await call.finish()
         return pb.PushLogsResponse(ack=call.tally.ack())
@@ -130,9 +143,11 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         credential = _CredentialCheck(self._identity, context)
         async for request in request_iterator:
             await credential.check()
-            await _check_agent(context, agent.id, request.handshake.agent_id, "")
+            _check_agent(agent.id, request.handshake.agent_id)
+            if len(request.batch.events) > MAX_EVENTS:
+                raise BadMessage(f"a message has at most {MAX_EVENTS} events")
             for event in request.batch.events:
-                await _check_agent(context, agent.id, event.meta.agent_id, "")
+                _check_agent(agent.id, event.meta.agent_id)
                 tally.count(event.meta.seq, await self._take_event(agent.id, event))
                 if tally.out_of_order is not None:
                     return pb.PushEventsResponse(ack=tally.ack())
@@ -140,6 +155,8 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
 
     async def _take_event(self, agent_id: str, event: pb.Event) -> Receipt:
         meta = event.meta
+        if refused := _event_refused(event):
+            return await self._ingest.reject(agent_id, EVENTS, meta.seq, event.event_id[:MAX_ID], refused)
         try:
             payload = _whole(json_format.MessageToDict(event.payload))
         except ValueError:  # an infinity or NaN, which JSON cannot express
@@ -182,11 +199,13 @@ class LogCall:
             self.tally.count(batch.meta.seq, Receipt(Taken.REJECTED, message=f"seq is at most {MAX_SEQ}"))
             return
         try:
+            if len(batch.batch_id) > MAX_ID or len(batch.meta.step_id) > MAX_ID:
+                raise BatchInvalid(f"ids have at most {MAX_ID} characters")
             lines = read_batch(batch, ndjson)
         except BatchInvalid as error:
             await self._store(self._joiner.rest())
-            seq, why = batch.meta.seq, str(error)
-            self._send(seq, self._ingest.reject(self._agent_id, LOGS, seq, batch.batch_id, why, self._before))
+            seq, id, why = batch.meta.seq, batch.batch_id[:MAX_ID], str(error)
+            self._send(seq, self._ingest.reject(self._agent_id, LOGS, seq, id, why, self._before))
         else:
             target = await self._ingest.target(lines.step_run_id)
             await self._store(self._joiner.take(lines, await self._ingest.masker(target)))
@@ -302,6 +321,27 @@ def _unpack_zstd(data: bytes) -> bytes:
     return bytes(found)
 
 
-async def _check_agent(context: Context, agent_id: str, *claims: str) -> None:
+def _event_refused(event: pb.Event) -> str:
+    """Why an event is out of bounds; empty if it is not."""
+    if any(len(word) > MAX_ID for word in (event.event_id, event.meta.step_id, event.event_type)):
+        return f"ids and types of events have at most {MAX_ID} characters"
+    fields = event.payload.fields
+    if len(fields) > MAX_FIELDS:
+        return f"a payload has at most {MAX_FIELDS} fields"
+    texts = rest = 0
+    for name, value in fields.items():
+        if value.WhichOneof("kind") == "string_value":
+            texts += len(value.string_value)
+        else:
+            rest += value.ByteSize()
+        texts += len(name)
+    if texts > MAX_TEXTS:
+        return f"the texts of a payload have at most {MAX_TEXTS} characters"
+    if rest > MAX_PAYLOAD:
+        return f"a payload has at most {MAX_PAYLOAD} bytes besides its texts"
+    return ""
+
+
+def _check_agent(agent_id: str, *claims: str) -> None:
     if any(claim and claim != agent_id for claim in claims):
-        await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this credential belongs to agent {agent_id}")
+        raise WrongAgent(agent_id)

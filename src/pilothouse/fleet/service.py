@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any, Protocol
 
 import structlog
@@ -12,6 +13,7 @@ from sqlalchemy import Connection
 
 from pilothouse.access.model import Principal
 from pilothouse.fleet import connection_store, store
+from pilothouse.fleet.arrivals import NOBODY, Arrivals, Heard
 from pilothouse.fleet.errors import Overtaken
 from pilothouse.fleet.hub import Hub
 from pilothouse.fleet.model import (
@@ -34,6 +36,9 @@ from pilothouse.storage import Storage, Tx
 from pilothouse.wire import entries
 
 log = structlog.get_logger("fleet")
+
+MAX_STOPPED = 100
+"""Tasks that an agent is told to stop in answer to one heartbeat, since it does not hold their leases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +94,10 @@ class Fleet:
         settings: FleetSettings,
         server_id: str,
         hub: Hub,
+        arrivals: Arrivals | None = None,
     ) -> None:
         self.settings = settings
+        self.arrivals = arrivals or Arrivals()
         self.server_id = server_id
         self.hub = hub
         self.registry = Registry(journal, identity, self.wake_after, self._rebound)
@@ -123,15 +130,15 @@ class Fleet:
 
     # -- connections ------------------------------------------------------------------------------------
 
-    async def attach(self, channel: AgentChannel) -> None:
+    async def attach(self, channel: AgentChannel) -> Agent:
         """A connection of an agent begins: offered tasks, and requests to stop tasks, are sent again.
 
-        Raises :class:`AgentNotFound` for an agent that was removed in this moment, :class:`Overtaken` where another
-        server holds a newer connection.
+        Gives the agent. Raises :class:`AgentNotFound` for one that was removed in this moment, :class:`Overtaken`
+        where another server holds a newer connection.
         """
         self.hub.attach(channel)
         try:
-            await self._storage.write(lambda tx: self._connected(tx, channel))
+            return await self._storage.write(lambda tx: self._connected(tx, channel))
         except BaseException:
             self.hub.detach(channel)
             raise
@@ -146,7 +153,7 @@ class Fleet:
         self._closing = True
         self.hub.close_all("going away")
 
-    def _connected(self, tx: Tx, channel: AgentChannel) -> None:
+    def _connected(self, tx: Tx, channel: AgentChannel) -> Agent:
         agent = require_agent(tx.conn, channel.agent_id)
         for other in connection_store.connections_of(tx.conn, agent.agent_id):
             if other.channel == channel.name and 0 < channel.number < other.number:
@@ -160,6 +167,7 @@ class Fleet:
             if lease.kind in channel.kinds:
                 self._resend(tx, channel, lease)
         self.wake_after(tx)
+        return agent
 
     def connection(self, channel: AgentChannel) -> AgentConnection:
         """A connection of this server, as it is stored for all servers."""
@@ -232,7 +240,7 @@ class Fleet:
         self, tx: Tx, agent_id: str, holds: Collection[str], first: bool, kinds: Collection[str] | None
     ) -> None:
         leases = store.leases_of(tx.conn, agent_id)
-        for task_id in frozenset(holds).difference(lease.id for lease in leases):
+        for task_id in islice(frozenset(holds).difference(lease.id for lease in leases), MAX_STOPPED):
             # Its lease has ended meanwhile; the slot is needed.
             tx.after_commit(partial(self.hub.cancel, agent_id, task_id, "no longer leased to this agent"))
         for lease in leases:
@@ -284,9 +292,7 @@ class Fleet:
         if lease is None:
             known = any(h.repeated(tx.conn, agent_id, report) for h in self._handlers.values())
             return Verdict.REPEATED if known else Verdict.STALE
-        if (
-            lease.state is LeaseState.OFFERED
-        ):  # an agent that only reports results has started it all the same
+        if lease.state is LeaseState.OFFERED:  # an agent that only reports results has started it
             self.acknowledged(tx, agent_id, report.task_id)
         store.drop_lease(tx.conn, lease.id)
         self._handlers[lease.kind].finished(tx, lease, report)
@@ -382,21 +388,33 @@ class Fleet:
             store.set_agent(tx.conn, agent_id, last_heartbeat=tx.now)
         self.wake_after(tx)
 
-    def reap(self, tx: Tx, at: int | None = None) -> None:
+    def reap(self, tx: Tx, at: int | None = None, heard: Heard = NOBODY) -> None:
         """Take silent agents offline, end overdue leases as lost, unregister ephemeral agents; run every second.
 
-        ``at`` (ms; None: now): the time up to which all messages of agents have been processed. Only agents that are
-        connected to this server, or to none, are judged.
+        ``at`` (ms; None: now): the time of the check. ``heard``: what has arrived by then, processed or not. Only
+        agents that are connected to this server, or to none, are judged.
         """
         at = tx.now if at is None else at
         before = at - int(self.settings.offline_after * 1000)
         for agent in store.silent_agents(tx.conn, self.server_id, before):
+            if (last := heard.last(agent.agent_id, at)) >= before:
+                store.set_agent(tx.conn, agent.agent_id, last_heartbeat=last)
+                continue
             # Its connection may still be open: with the next heartbeat it is online again.
             self._offline(tx, agent, f"no heartbeat for {self.settings.offline_after:g} s")
         for lease in store.expired_leases(tx.conn, self.server_id, at):
-            self._lose(tx, lease, self._why_overdue(lease))
+            self._overdue(tx, lease, at, heard)
         for agent_id in store.left_agents(tx.conn, at - int(self.settings.ephemeral * 1000)):
             self.unregister(tx, agent_id, f"ephemeral, and offline for {self.settings.ephemeral:g} s")
+
+    def _overdue(self, tx: Tx, lease: Lease, at: int, heard: Heard) -> None:
+        """End a lease whose time is over, unless the agent was heard of and this was not processed."""
+        if lease.state is LeaseState.STARTED or lease.agent_id in heard.unread:
+            until = heard.last(lease.agent_id, at) + int(self.settings.lease * 1000)
+            if until > at:
+                store.renew_lease(tx.conn, lease.id, until)
+                return
+        self._lose(tx, lease, self._why_overdue(lease))
 
     def _why_overdue(self, lease: Lease) -> str:
         if lease.state is LeaseState.OFFERED:

@@ -254,7 +254,7 @@ class Ingest:
         if rpc == EVENTS and seq > max(last + 1, 1):
             return Receipt(Taken.OUT_OF_ORDER, max(last + 1, 1), f"sequence number {seq} leaves a gap")
         fleet_store.mark_seen(tx.conn, agent_id, rpc, seq, batch_id)
-        if seq % KEPT_SEQS == 0:
+        if seq // KEPT_SEQS != last // KEPT_SEQS:  # numbers may be passed over
             fleet_store.forget_seen(tx.conn, agent_id, rpc, seq - KEPT_SEQS)
         return None
 
