@@ -28,10 +28,11 @@ from pilothouse.fleet.errors import (
     Replaced,
     WrongAgent,
 )
+from pilothouse.fleet.handlers import Encoder
 from pilothouse.fleet.listener import Listener
 from pilothouse.fleet.model import MAX_PROBLEM, AgentChannel, Task, Verdict
 from pilothouse.fleet.registry import changed_labels, check_profile
-from pilothouse.fleet.service import Encoder, Fleet
+from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.storage import Storage, StorageError, now_ms
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
@@ -201,7 +202,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         self._budgets.check_reports(agent_id)
         verdict = Verdict.STALE
         if report.task_id:
-            verdict = await self._storage.write(lambda tx: self._fleet.report(tx, agent_id, report))
+            shown = await self._fleet.screened(agent_id, report)
+            verdict = await self._storage.write(lambda tx: self._fleet.report(tx, agent_id, shown))
         taken = verdict is not Verdict.STALE
         if not taken:
             self._budgets.stale(agent_id)

@@ -42,14 +42,14 @@ class Listener:
             async for request in requests:
                 if request.agent_id and request.agent_id != agent_id:
                     raise WrongAgent(agent_id)
-                self._take(request)
+                await self._take(request)
                 await self._settle(MAX_UNDER_WAY)
             self._beats.flush()
             await self._settle(0)
         finally:
             self._beats.close()
 
-    def _take(self, request: pb.ConnectRequest) -> None:
+    async def _take(self, request: pb.ConnectRequest) -> None:
         kind = request.WhichOneof("payload")
         if kind == "heartbeat":
             if self._channel.closed_for:
@@ -61,9 +61,9 @@ class Listener:
         if kind is not None:
             self._budgets.check_reports(self._channel.agent_id)
             self._beats.flush()
-            self._report(request)
+            await self._report(request)
 
-    def _report(self, request: pb.ConnectRequest) -> None:
+    async def _report(self, request: pb.ConnectRequest) -> None:
         fleet, agent_id = self._fleet, self._channel.agent_id
         if request.HasField("task_ack"):
             ack = request.task_ack
@@ -71,7 +71,7 @@ class Listener:
             if not command:
                 self._budgets.stale(agent_id)
             elif ack.status == pb.ACK_STATUS_FAILED:
-                said = messages.text(ack.message)
+                said = await fleet.screened_text(agent_id, command, messages.text(ack.message))
                 self._submit(lambda tx: fleet.refused(tx, agent_id, command, said))
             else:
                 self._submit(lambda tx: fleet.acknowledged(tx, agent_id, command))
@@ -80,7 +80,8 @@ class Listener:
             if report is None or not report.task_id:
                 self._budgets.stale(agent_id)
             else:
-                self._submit(lambda tx: fleet.report(tx, agent_id, report))
+                shown = await fleet.screened(agent_id, report)
+                self._submit(lambda tx: fleet.report(tx, agent_id, shown))
 
     def _write_beat(self, beat: Beat) -> asyncio.Future[None]:
         channel = self._channel

@@ -6,15 +6,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
 
 import structlog
-from sqlalchemy import Connection
 
 from pilothouse.access.model import Principal
 from pilothouse.fleet import connection_store, store
 from pilothouse.fleet.arrivals import NOBODY, Arrivals, Heard
 from pilothouse.fleet.errors import Overtaken
+from pilothouse.fleet.handlers import MAX_ERROR, MAX_METRIC, MAX_METRICS, Encoder, Screen, TaskHandler
 from pilothouse.fleet.hub import Hub
 from pilothouse.fleet.model import (
     Agent,
@@ -54,32 +53,6 @@ class FleetSettings:
     ephemeral: float = 600
 
 
-class TaskHandler(Protocol):
-    """What the owner of a kind of work does with its tasks, in the transaction of the fleet's use case."""
-
-    def started(self, tx: Tx, lease: Lease) -> None:
-        """The agent has started the task."""
-
-    def finished(self, tx: Tx, lease: Lease, report: TaskReport) -> None:
-        """The agent has reported the end of the task; its lease is deleted."""
-
-    def lost(self, tx: Tx, lease: Lease, reason: str) -> None:
-        """The agent will not finish the task; its lease is deleted."""
-
-    def task(self, tx: Tx, lease: Lease) -> Task | None:
-        """The task again, to be resent; ``None`` if it can no longer be handed out."""
-
-    def cancel_reason(self, tx: Tx, lease: Lease) -> str | None:
-        """Why the task should be stopped, if it should."""
-
-    def repeated(self, conn: Connection, agent_id: str, report: TaskReport) -> bool:
-        """Whether this result was accepted from this agent before."""
-
-
-Encoder = Callable[[Task], Any]
-"""Encodes a task of one kind for one channel; the channel's adapter says as what (``grpc``: ``agent.v1.StepRun``)."""
-
-
 class Fleet:
     """The agents of the control plane; one instance in each server.
 
@@ -108,6 +81,7 @@ class Fleet:
         self._handlers: dict[str, TaskHandler] = {}
         self._encoders: dict[str, dict[str, Encoder]] = {}
         self.wakers: list[Callable[[], None]] = []
+        self._screen: Screen | None = None
         self._missing: dict[str, int] = {}
         self._closing = False
 
@@ -123,6 +97,27 @@ class Fleet:
     def encoders(self, channel: str) -> Mapping[str, Encoder]:
         """The kinds of work that a channel carries, and their forms."""
         return self._encoders.get(channel, {})
+
+    def screen_reports(self, screen: Screen) -> None:
+        """What masks the texts of reports."""
+        self._screen = screen
+
+    async def screened(self, agent_id: str, report: TaskReport) -> TaskReport:
+        """The report with its texts cut and masked."""
+        if self._screen is None or not (report.error or report.metrics):
+            return report
+        metrics = list(report.metrics.items())[:MAX_METRICS]
+        words = [word for pair in metrics for word in pair]
+        [error] = await self._screen(agent_id, report.task_id, [report.error], MAX_ERROR)
+        shown = await self._screen(agent_id, report.task_id, words, MAX_METRIC) if words else []
+        pairs = dict(zip(shown[::2], shown[1::2], strict=True))
+        return replace(report, error=error, metrics=pairs, screened=True)
+
+    async def screened_text(self, agent_id: str, task_id: str, text: str) -> str:
+        """A message about a task, cut and masked."""
+        if self._screen is None or not text:
+            return text
+        return (await self._screen(agent_id, task_id, [text], MAX_ERROR))[0]
 
     def on_change(self, wake: Callable[[], None]) -> None:
         """Call ``wake`` whenever an agent connects, changes, or has a free slot again."""
