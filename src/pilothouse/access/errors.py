@@ -41,6 +41,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "TOO_MANY_CONNECTIONS": (429, "Too many connections"),
         "TOO_MANY_RUNS": (429, "Too many runs"),
         "METHOD_NOT_ALLOWED": (405, "Method not allowed"),
+        "NOT_IMPLEMENTED": (501, "Not implemented"),
         # not found
         "NOT_FOUND": (404, "Not found"),
         "AGENT_NOT_FOUND": (404, "Agent not found"),
@@ -71,6 +72,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         # conflicts
         "CONFLICT": (409, "Conflict"),
         "AGENT_ALREADY_EXISTS": (409, "Agent already exists"),
+        "AGENT_REPLACED": (409, "Agent has connected again"),
         "CLUSTER_BUSY": (409, "Cluster busy"),
         "IDEMPOTENCY_KEY_REUSED": (409, "Idempotency key reused"),
         "PIPELINE_ALREADY_EXISTS": (409, "Pipeline already exists"),
@@ -86,8 +88,10 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "AGENT_DRAINING": (503, "Agent is draining"),
         "AGENT_OFFLINE": (503, "Agent is offline"),
         "NO_AGENTS_AVAILABLE": (503, "No agents available"),
+        "CONNECTION_OVERTAKEN": (503, "Connection overtaken"),
         "STORAGE_BUSY": (503, "Storage busy"),
         "SERVER_BUSY": (503, "Server busy"),
+        "SERVER_STOPPING": (503, "Server is stopping"),
         "WORKER_CRASHED": (503, "Worker crashed"),
         "SESSION_PROVISIONING_FAILED": (500, "Session provisioning failed"),
         "INTERNAL_ERROR": (500, "Internal server error"),
