@@ -18,7 +18,8 @@ from uuid_utils import uuid7
 
 from pilothouse.access.errors import AuthError, require, token_expired, token_invalid, token_missing
 from pilothouse.access.model import SYSTEM, Principal, Role, narrower
-from pilothouse.identity import store, tokens
+from pilothouse.edge.network import rate_key
+from pilothouse.identity import address_store, store, tokens
 from pilothouse.identity.api_tokens import ApiTokens
 from pilothouse.identity.audit import Trail
 from pilothouse.identity.authorization import Grant, TokenAuthorization
@@ -101,13 +102,21 @@ class Identity:
 
     # -- login and logout -------------------------------------------------------------------------------
 
+    async def knows(self, username: str, address: str) -> bool:
+        """Whether this user has logged in from this address in the last 90 days."""
+        key, now = rate_key(address), self._clock()
+        return await self._storage.read(lambda conn: address_store.knows(conn, username, key, now))
+
     async def login(
-        self, username: str, password: str, address: str = "", request_id: str = ""
+        self, username: str, password: str, address: str = "", request_id: str = "", *, known: bool = False
     ) -> LoginResult:
-        """Log in. Raises ``AUTH_INVALID_CREDENTIALS``, in the same time whether or not the user exists."""
+        """Log in. Raises ``AUTH_INVALID_CREDENTIALS``, in the same time whether or not the user exists.
+
+        ``known``: the address is one that this user has logged in from; others wait behind strangers.
+        """
         found = await self._storage.read(lambda conn: store.find_login(conn, username))
         user, stored = found if found is not None and found[0].active else (None, None)
-        good = await self.passwords.verify(stored, password)
+        good = await self.passwords.verify(stored, password, known=known)
         by = replace(SYSTEM, address=address, request_id=request_id)
         if user is None or stored is None or not good:
             # An unknown name is not recorded, since users sometimes type their password there.
@@ -139,6 +148,8 @@ class Identity:
             expires_at=expires_at,
         )
         store.update_user(tx.conn, by.id, last_login=tx.now, password_hash=renewed)
+        if by.address:
+            address_store.remember(tx.conn, by.id, rate_key(by.address), tx.now)
         store.purge_sessions(tx.conn, tx.now - _KEEP_SESSIONS_MS)
         self.audit(tx, by, "auth.logged_in", f"user/{by.id}")
         user = replace(found[0], last_login=tx.now)
@@ -171,7 +182,7 @@ class Identity:
         require(by, "profile.read")
         check(new)
         found = await self._storage.read(lambda conn: store.find_login(conn, by.name))
-        if not await self.passwords.verify(found[1] if found is not None else None, current):
+        if not await self.passwords.verify(found[1] if found is not None else None, current, known=True):
             raise AuthError("AUTH_INVALID_CREDENTIALS", "The current password is wrong")
         password_hash = await self.passwords.hash(new)
         await self._storage.write(lambda tx: self.users.set_password(tx, by, by.id, password_hash))
