@@ -18,7 +18,7 @@ def build_app(graph: Graph) -> FastAPI:
         title="Pilothouse",
         version=__version__,
         summary="Clusters, pipelines, releases and desktops on one replayable journal.",
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )

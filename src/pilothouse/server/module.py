@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pilothouse.edge.limits import RateLimits, RouteLimit
 from pilothouse.edge.module import Core, Module, RpcService
 from pilothouse.identity.service import Identity
+from pilothouse.server import docs, operations
 from pilothouse.server import events as journal_events
-from pilothouse.server import operations
 from pilothouse.server.events import CloudEvents, EventStreams
 from pilothouse.server.operations import Measures
 from pilothouse.server.stream_rpc import SERVICE, StreamService
@@ -29,6 +29,7 @@ def module(core: Core, others: Sequence[Module], keepalive: float) -> Module:
         routers=(
             journal_events.router,
             operations.router,
+            docs.router,
         ),
         rpc=(RpcService(SERVICE, lambda server: server.add_generic_rpc_handlers((streams.handler(),))),),
         rate_limits=(SESSIONS,),
