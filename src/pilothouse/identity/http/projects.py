@@ -13,6 +13,7 @@ from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import (
+    MEMBERS_LISTED,
     PROJECT_EXAMPLE,
     Name,
     Reference,
@@ -54,11 +55,11 @@ class UpdateProject(Body):
 async def list_projects(
     caller: Caller, identity: IdentityService, database: Database, paging: ArcentraPaged
 ) -> Response:
-    """The projects of the caller by name; for operators and admins all projects."""
+    """The projects of the caller by name, with up to 100 members each; for operators and admins all projects."""
     projects, total = await database.read(
         lambda conn: identity.projects.list(conn, caller, page=paging.page, limit=paging.limit)
     )
-    return envelope(listed([project_json(project) for project in projects], paging, total))
+    return envelope(listed([project_json(project, MEMBERS_LISTED) for project in projects], paging, total))
 
 
 @router.post(
