@@ -206,8 +206,8 @@ async def _spoil(local: Local, run_id: str) -> None:
 
 async def test_gates(local: Local) -> None:
     row = {
-        "run_id": "r",
-        "project": "p",
+        "run_id": str(uuid7()),
+        "project": str(uuid7()),
         "kind": "hold",
         "status": "open",
         "child_run": "",
@@ -257,6 +257,10 @@ async def test_the_audit_trail(local: Local) -> None:
     found = orjson.loads(await fetched(local, f"{path}&page=105"))
     assert (len(found["entries"]), found["pagination"]["total"]) == (100, count)
     assert orjson.loads(await fetched(local, f"{path}&page=106"))["entries"] == []
+    chosen = select(audit_records).where(audit_records.c.action == "bounds.tested")
+    for offset, expected in ((0, AHEAD), (100, AHEAD + 100), (10_000, AHEAD + 500)):
+        counted = await local.graph.storage.read(lambda conn, at=offset: count_ahead(conn, chosen, at))
+        assert counted == expected
 
 
 async def test_projects_users_and_tokens(local: Local) -> None:
@@ -292,10 +296,3 @@ async def test_projects_users_and_tokens(local: Local) -> None:
         "/roles",
     ):
         await fetched(local, path)
-
-
-async def test_counting_ends(local: Local) -> None:
-    chosen = select(audit_records).where(audit_records.c.action == "bounds.tested")
-    for offset, expected in ((0, AHEAD), (100, AHEAD + 100), (10_000, AHEAD + 500)):
-        counted = await local.graph.storage.read(lambda conn, at=offset: count_ahead(conn, chosen, at))
-        assert counted == expected

@@ -110,6 +110,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
 
     return Module(
         "engine",
+        channels=(*stella.CHANNELS, *arcentra.CHANNELS),
         routers=(
             stella.router,
             arcentra.router,

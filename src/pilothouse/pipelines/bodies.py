@@ -26,7 +26,6 @@ from pilothouse.engine.checkouts import (
     MAX_REPOSITORIES,
     RepositoryCommit,
 )
-from pilothouse.pipelines import examples
 from pilothouse.pipelines.compiled import EncodedSpec
 from pilothouse.pipelines.model import (
     MAX_VARIABLES,
@@ -36,6 +35,7 @@ from pilothouse.pipelines.model import (
     SpecFormat,
 )
 from pilothouse.wire.json_bounds import MAX_VALUES
+from pilothouse.wire.rest.pipelines import SPEC_TEXT
 
 
 def _database(given: str) -> str:
@@ -144,9 +144,7 @@ class UpdatePipeline(Body):
 class ValidateSpec(Body):
     """``spec``: a pipeline.v1.Spec as an object, or its source as text (errors then name line and column)."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"spec": examples.SPEC_TEXT, "fileName": ".pilot.yaml"}}
-    )
+    model_config = ConfigDict(json_schema_extra={"example": {"spec": SPEC_TEXT, "fileName": ".pilot.yaml"}})
     spec: SpecField
     format: Format = 0
     fileName: FileName = ""
@@ -159,7 +157,7 @@ class CheckSpec(ValidateSpec):
     model_config = ConfigDict(
         json_schema_extra={
             "example": {
-                "spec": examples.SPEC_TEXT,
+                "spec": SPEC_TEXT,
                 "fileName": ".pilot.yaml",
                 "variables": {"greeting": "hi"},
             }
