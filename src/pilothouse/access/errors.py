@@ -68,6 +68,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "AGENT_ALREADY_EXISTS": (409, "Agent already exists"),
         "CLUSTER_BUSY": (409, "Cluster busy"),
         "IDEMPOTENCY_KEY_REUSED": (409, "Idempotency key reused"),
+        "QUOTA_EXCEEDED": (409, "Quota exceeded"),
         "PIPELINE_ALREADY_EXISTS": (409, "Pipeline already exists"),
         "PIPELINE_DISABLED": (409, "Pipeline is disabled"),
         "SPEC_CONFLICT": (409, "Spec was changed meanwhile"),

@@ -216,7 +216,12 @@ async def resume_run(run_id: str, caller: Caller, idem: Idem, engine: EngineServ
     summary="Run again",
     responses=answer(shown.RunSummary, 201, example=shown.RERUN)
     | errors(
-        "RUN_NOT_FOUND", "INVALID_STATE_TRANSITION", "SPEC_INVALID", "PIPELINE_DISABLED", "BLOB_NOT_FOUND"
+        "QUOTA_EXCEEDED",
+        "RUN_NOT_FOUND",
+        "INVALID_STATE_TRANSITION",
+        "SPEC_INVALID",
+        "PIPELINE_DISABLED",
+        "BLOB_NOT_FOUND",
     ),
 )
 async def rerun_run(

@@ -75,3 +75,9 @@ def pipeline_counts(conn: Connection, pipeline_id: str) -> dict[str, Any]:
         "failed": counts.get(Status.FAILED.value, 0),
         "newest": conn.execute(newest).scalar_one_or_none() or "",
     }
+
+
+def count_unfinished(conn: Connection, project: str, most: int) -> int:
+    """The number of the project's runs that have not ended, counted up to ``most``."""
+    some = select(runs.c.id).where(runs.c.project == project, runs.c.finished_at == 0).limit(most)
+    return int(conn.execute(select(func.count()).select_from(some.subquery())).scalar_one())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from pilothouse.access.quotas import Quotas
 from pilothouse.blobs.service import Blobs
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent
 from pilothouse.engine import grpc_work, http, http_checkouts, store
@@ -79,7 +80,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
     gates.handle(WINDOW, TimeWindow())
     gates.handle(CHILD_RUN, children)
     transitions.steps.handle_gates(gates)
-    engine = Engine(runs, transitions, identity, secrets)
+    engine = Engine(runs, transitions, identity, secrets, core.service(Quotas).runs)
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
     timekeeper = Timekeeper(storage, engine, dispatcher)
     ingest = Ingest(storage, journal, tasks, StepEvents(journal, runs, transitions))

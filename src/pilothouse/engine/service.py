@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from uuid_utils import uuid7
 
 from pilothouse.access.model import Principal
+from pilothouse.access.quotas import DEFAULTS, check_quota
 from pilothouse.engine import store
 from pilothouse.engine.checkouts import RepositoryCommit, remember, resolve
 from pilothouse.engine.errors import JobEnding, JobOver, NothingFailed, RunActive, RunOver, RunPaused
@@ -18,6 +19,7 @@ from pilothouse.engine.graph import Job as JobSpec
 from pilothouse.engine.graph import Step as StepSpec
 from pilothouse.engine.graph_json import encoded
 from pilothouse.engine.growth import Addition, check_addition, check_graph, grown
+from pilothouse.engine.list_store import count_unfinished
 from pilothouse.engine.model import Job, Run, Status
 from pilothouse.engine.name_checks import check_names
 from pilothouse.engine.names import NamesUsed, names_of
@@ -73,8 +75,14 @@ class Engine:
     """The use cases of runs. Every method runs in one transaction."""
 
     def __init__(
-        self, runs: RunCache, transitions: Transitions, identity: Identity, secrets: Secrets
+        self,
+        runs: RunCache,
+        transitions: Transitions,
+        identity: Identity,
+        secrets: Secrets,
+        max_unfinished: int = DEFAULTS.runs,
     ) -> None:
+        self._max_unfinished = max_unfinished
         self._runs = runs
         self._transitions = transitions
         self._identity = identity
@@ -247,6 +255,9 @@ class Engine:
         self._transitions.settle(tx, self._runs.get(tx, run_id))
 
     def _begin(self, tx: Tx, by: Principal, run: Run, action: str, graph: str) -> Run:
+        limit = self._max_unfinished
+        unfinished = count_unfinished(tx.conn, run.project, limit)
+        check_quota("unfinished runs of this project", unfinished, limit, "runs")
         run.recount()
         store.insert_run(tx.conn, run, graph)
         self._runs.adopt(tx, run)

@@ -70,6 +70,12 @@ runs = Table(
     Index("runs_by_pipeline", "pipeline_id", "id"),
     Index("runs_by_pipeline_status", "pipeline_id", "status"),
     Index("runs_by_status", "status", "id"),
+    Index(
+        "runs_unfinished",
+        "project",
+        sqlite_where=text("finished_at = 0"),
+        postgresql_where=text("finished_at = 0"),
+    ),
     Index("runs_unsettled", "id", sqlite_where=text("unsettled"), postgresql_where=text("unsettled")),
 )
 

@@ -18,6 +18,7 @@ from uuid_utils import uuid7
 
 from pilothouse.access.errors import AuthError, require, token_expired, token_invalid, token_missing
 from pilothouse.access.model import SYSTEM, Principal, Role, narrower
+from pilothouse.access.quotas import DEFAULTS, Quotas
 from pilothouse.identity import store, tokens
 from pilothouse.identity.api_tokens import ApiTokens
 from pilothouse.identity.audit import Trail
@@ -52,6 +53,7 @@ class IdentitySettings:
 
     jwt_key: bytes
     token_ttl: int = 86_400
+    quotas: Quotas = DEFAULTS
 
 
 class Identity:
@@ -75,8 +77,8 @@ class Identity:
         self.passwords = Passwords(hasher)
         self.trail = Trail(journal)
         self.users = Users(self.trail, self._grants)
-        self.projects = Projects(self.trail, self._grants)
-        self.tokens = ApiTokens(self.trail, self._grants)
+        self.projects = Projects(self.trail, self._grants, settings.quotas.projects)
+        self.tokens = ApiTokens(self.trail, self._grants, settings.quotas.tokens)
 
     async def bootstrap(self, admin_password: str | None) -> str | None:
         """First start: create project ``default`` and user ``admin``; returns the password if it was

@@ -115,6 +115,12 @@ def pipeline_named(conn: Connection, project: str, name: str) -> Pipeline | None
     return _pipeline(row) if row else None
 
 
+def count_pipelines(conn: Connection, project: str) -> int:
+    """The number of a project's pipelines."""
+    chosen = select(func.count()).select_from(pipelines).where(pipelines.c.project == project)
+    return int(conn.execute(chosen).scalar_one())
+
+
 def list_pipelines(
     conn: Connection,
     *,

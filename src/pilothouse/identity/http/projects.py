@@ -64,7 +64,8 @@ async def list_projects(
     dependencies=_WRITE,
     status_code=201,
     summary="Create a project",
-    responses=enveloped(shown.Project, 201) | errors("PROJECT_ALREADY_EXISTS", "USER_NOT_FOUND"),
+    responses=enveloped(shown.Project, 201)
+    | errors("PROJECT_ALREADY_EXISTS", "USER_NOT_FOUND", "QUOTA_EXCEEDED"),
 )
 async def create_project(
     caller: Caller, identity: IdentityService, idem: Idem, body: CreateProject

@@ -72,6 +72,7 @@ async def spec_for(
     summary="Start a run",
     responses=enveloped(shown.Triggered, 201)
     | errors(
+        "QUOTA_EXCEEDED",
         "PIPELINE_NOT_FOUND",
         "SPEC_NOT_FOUND",
         "SPEC_INVALID",
