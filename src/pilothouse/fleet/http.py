@@ -335,7 +335,7 @@ async def list_tokens(database: Database) -> Response:
 async def revoke(token_id: str, caller: Caller, database: Database, fleet: FleetService) -> Response:
     """Agents that have registered with it stay. Errors: ``TOKEN_NOT_FOUND``."""
     if not await database.write(lambda tx: fleet.registry.revoke_registration_token(tx, caller, token_id)):
-        raise Refusal.of("TOKEN_NOT_FOUND", f"No registration token with ID '{token_id}' exists")
+        raise Refusal.of("TOKEN_NOT_FOUND", "No registration token with this id exists")
     return Response(status_code=204)
 
 

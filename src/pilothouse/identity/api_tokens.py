@@ -92,7 +92,7 @@ class ApiTokens:
         """Revoke a token and end all its streams. Raises ``TOKEN_NOT_FOUND``."""
         token = store.find_api_token(tx.conn, id)
         if token is None or not by.may("token.own" if token.user_id == by.id else "token.admin"):
-            raise Refusal.of("TOKEN_NOT_FOUND", f"No token with id '{id}' exists")
+            raise Refusal.of("TOKEN_NOT_FOUND", "No token with this id exists")
         store.revoke(tx.conn, id, tx.now)
         body = {"id": id, "name": token.name, "user": token.username}
         self._trail.record(tx, by, "token.revoked", f"token/{id}", body, scope=f"user/{token.user_id}")
