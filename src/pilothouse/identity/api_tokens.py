@@ -100,7 +100,7 @@ class ApiTokens:
         """
         token = store.find_api_token(tx.conn, id)
         if token is None or not by.may("token.own" if token.user_id == by.id else "token.admin"):
-            raise Refusal.of("TOKEN_NOT_FOUND", f"No token with id '{id}' exists")
+            raise Refusal.of("TOKEN_NOT_FOUND", "No token with this id exists")
         owner = store.find_user(tx.conn, token.user_id)
         strength = narrower(owner.role, token.role) if owner is not None else Role.VIEWER
         if id != by.token_id and narrower(strength, by.token_role) is not strength:
