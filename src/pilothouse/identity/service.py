@@ -32,7 +32,7 @@ from pilothouse.identity.renewal import Renewal
 from pilothouse.identity.users import Users
 from pilothouse.journal import Journal
 from pilothouse.storage import Storage, StorageError, Tx, now_ms
-from pilothouse.storage.secretbox import derive_key
+from pilothouse.storage.keyring import Keyring
 
 T = TypeVar("T")
 log = structlog.get_logger("identity")
@@ -51,9 +51,9 @@ _KEEP_SESSIONS_MS = 7 * 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True)
 class IdentitySettings:
-    """``jwt_key``: 32 bytes, see :func:`load_or_create_key`; ``token_ttl``: seconds that a login is valid."""
+    """``keyring``: what logins are signed with; ``token_ttl``: seconds that a login is valid."""
 
-    jwt_key: bytes
+    keyring: Keyring
     token_ttl: int = 86_400
 
 
@@ -71,7 +71,7 @@ class Identity:
         self._storage = storage
         self.token_ttl = settings.token_ttl
         self._clock = clock
-        self._session_tokens = tokens.SessionTokens(derive_key(settings.jwt_key, "session tokens"))
+        self._session_tokens = tokens.SessionTokens(settings.keyring)
         self._authenticators: list[Authenticator] = []
         self._grants = Grants(clock)
         self._uses = Uses()

@@ -14,7 +14,8 @@ from pilothouse.identity.service import Identity
 from pilothouse.secrets import store as store
 from pilothouse.secrets.errors import SecretInvalid, SecretNotFound
 from pilothouse.storage import Tx
-from pilothouse.storage.secretbox import SecretBox, SecretBoxError
+from pilothouse.storage.keyring import KeyringBox
+from pilothouse.storage.secretbox import SecretBoxError
 
 log = structlog.get_logger("secrets")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
@@ -39,7 +40,7 @@ def check_value(value: str) -> None:
 class Secrets:
     """The secrets of all projects. Values are only sent in tasks, to the agents that run them."""
 
-    def __init__(self, box: SecretBox, identity: Identity) -> None:
+    def __init__(self, box: KeyringBox, identity: Identity) -> None:
         self._box = box
         self._identity = identity
         self.changes = 0

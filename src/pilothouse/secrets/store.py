@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
@@ -15,9 +16,11 @@ from sqlalchemy import (
     Table,
     Text,
     delete,
+    func,
     insert,
     literal,
     select,
+    tuple_,
     update,
 )
 
@@ -107,6 +110,56 @@ def retired_values(
         r.project == project, r.name.in_(list(names)), r.retired_at >= since
     )
     return [(row.name, row.value) for row in conn.execute(query)]
+
+
+@dataclass(frozen=True, slots=True)
+class SealedValue:
+    """A stored ciphertext; ``retired_at`` (ms): of a value that was replaced or deleted, else -1."""
+
+    project: str
+    name: str
+    retired_at: int
+    sealed: bytes
+
+
+Place = tuple[int, tuple[str, str, int] | None]
+"""Where a walk through all values is: in which table, and after which row of it."""
+
+START: Place = (0, None)
+
+
+@dataclass(slots=True)
+class Renewal:
+    """A batch of values; ``then``: where the walk goes on, ``None`` at its end; ``changed``: how many were stored."""
+
+    values: list[SealedValue]
+    then: Place | None
+    changed: int = 0
+
+
+def outdated_values(conn: Connection, prefix: bytes, place: Place, limit: int) -> Renewal:
+    """The next ciphertexts, of secrets, then of replaced ones, that do not begin with ``prefix``."""
+    number, after = place
+    table = (secrets, retired_secrets)[number]
+    at = literal(-1) if number == 0 else retired_secrets.c.retired_at
+    wanted = select(table.c.project, table.c.name, at.label("at"), table.c.value)
+    wanted = wanted.where(func.substr(table.c.value, 1, len(prefix)) != prefix)
+    if after is not None:
+        here = tuple_(table.c.project, table.c.name, at)
+        wanted = wanted.where(here > tuple_(*(literal(part) for part in after)))
+    rows = conn.execute(wanted.order_by(table.c.project, table.c.name, at).limit(limit))
+    found = [SealedValue(row.project, row.name, row.at, bytes(row.value)) for row in rows]
+    if len(found) == limit:
+        last = found[-1]
+        return Renewal(found, (number, (last.project, last.name, last.retired_at)))
+    return Renewal(found, (1, None) if number == 0 else None)
+
+
+def replace_value(conn: Connection, old: SealedValue, sealed: bytes) -> bool:
+    """Store the same value encrypted anew, unless another one was set meanwhile."""
+    table = secrets if old.retired_at < 0 else retired_secrets
+    same = [table.c.project == old.project, table.c.name == old.name, table.c.value == old.sealed]
+    return conn.execute(update(table).where(*same).values(value=sealed)).rowcount > 0
 
 
 def delete_secret(conn: Connection, project: str, name: str, now: int) -> bool:
