@@ -43,7 +43,7 @@ async def caller(
 
     Aborts with UNAUTHENTICATED or RESOURCE_EXHAUSTED.
     """
-    address, request_id = _peer_address(context.peer()), ""
+    address, request_id = peer_address(context.peer()), ""
     token = ""
     for key, value in context.invocation_metadata() or ():
         if key == "authorization" and isinstance(value, str):
@@ -80,7 +80,8 @@ async def abort(context: Context, error: Refusal) -> NoReturn:
     raise AssertionError("abort does not return")
 
 
-def _peer_address(peer: str) -> str:
+def peer_address(peer: str) -> str:
+    """The address of a call's peer, without its port; ``""`` if it has none."""
     # "ipv4:192.0.2.7:4711", "ipv6:[2001:db8::1]:4711", "unix:…"
     family, _, rest = peer.partition(":")
     return rest.rpartition(":")[0].strip("[]") if family in ("ipv4", "ipv6") else ""

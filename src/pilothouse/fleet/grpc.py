@@ -14,7 +14,7 @@ import grpc
 import structlog
 from uuid_utils import uuid7
 
-from pilothouse.edge.grpc import metadata
+from pilothouse.edge.grpc import metadata, peer_address
 from pilothouse.fleet import messages
 from pilothouse.fleet.credentials import agent_caller, bearer
 from pilothouse.fleet.errors import AgentExists, AgentNotFound, BadCredential, BadProfile, Overtaken
@@ -121,7 +121,12 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         try:
             registration = await self._storage.write(
                 lambda tx: self._fleet.registry.register(
-                    tx, profile, registration_token=request.registration_token, own_token=own, key=key
+                    tx,
+                    profile,
+                    registration_token=request.registration_token,
+                    own_token=own,
+                    key=key,
+                    address=peer_address(context.peer()),
                 )
             )
         except BadCredential as error:
@@ -146,7 +151,10 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     async def Unregister(self, request: pb.UnregisterRequest, context: Context) -> pb.UnregisterResponse:
         """Remove the agent."""
         agent_id = await self._self(context, request.agent_id)
-        await self._storage.write(lambda tx: self._fleet.unregister(tx, agent_id, request.reason))
+        principal = await agent_caller(context, self._identity)
+        await self._storage.write(
+            lambda tx: self._fleet.unregister(tx, agent_id, request.reason, by=principal)
+        )
         return pb.UnregisterResponse(success=True, message="unregistered")
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatResponse:

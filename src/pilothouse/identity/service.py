@@ -196,6 +196,8 @@ class Identity:
         def issue(tx: Tx) -> str:
             user = self.users.get(tx.conn, username)
             former = store.revoke_of_user(tx.conn, user.id, tx.now, kind=store.API, name=LOCAL_NAME)
+            for id in former:
+                self.audit(tx, SYSTEM, "token.revoked", f"token/{id}", {"name": LOCAL_NAME})
             tx.after_commit(lambda: self._grants.end_tokens(former))
             return self.tokens.issue(tx, SYSTEM, user, name=LOCAL_NAME, role=None, expires_at=None)[1]
 
