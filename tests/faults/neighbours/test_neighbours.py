@@ -1,0 +1,28 @@
+"""Whoever abuses the server, with or without a credential, does not delay the others (design.md, invariant 10).
+
+Each attack of ``abuses.py`` is let loose beside a neighbour who uses the server as it is meant, in turns with phases without
+it. Others wait at most 0.3 s longer; no lease of theirs is lost; the memory comes back; the abuser is told what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from faults.neighbours.abuses import ABUSES
+from faults.neighbours.stage import Stage, stage
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with stage(tmp_path_factory.mktemp("neighbours")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("name", ABUSES, ids=lambda name: re.sub(r"\W+", "-", name))
+def test_others_are_not_affected(made: Stage, name: str) -> None:
+    report = made.attack(name)
+    print(f"\n{name}: {report}")
+    made.judge(name, report)
