@@ -10,6 +10,7 @@ from pilothouse.identity.service import Identity
 from pilothouse.server import events as journal_events
 from pilothouse.server import operations
 from pilothouse.server.events import CloudEvents, EventStreams
+from pilothouse.server.memory import trimming
 from pilothouse.server.operations import Measures
 from pilothouse.server.stream_rpc import SERVICE, StreamService
 
@@ -32,4 +33,5 @@ def module(core: Core, others: Sequence[Module], keepalive: float) -> Module:
         ),
         rpc=(RpcService(SERVICE, lambda server: server.add_generic_rpc_handlers((streams.handler(),))),),
         rate_limits=(SESSIONS,),
+        background=trimming(),
     )

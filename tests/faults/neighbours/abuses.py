@@ -178,9 +178,16 @@ WITHOUT: dict[str, str] = {
 
 def paths(kind: str) -> list[tuple[str, str]]:
     """Method and path of each route under attack of a kind: ``body``, ``json``, ``query``, ``admin``."""
-    row = {"body": "bodies of strangers", "json": "deep JSON", "query": "parameters", "admin": "what is for others"}
+    row = {
+        "body": "bodies of strangers",
+        "json": "deep JSON",
+        "query": "parameters",
+        "admin": "what is for others",
+    }
     found = [surface.split(" ", 1) for surface, rows in _HTTP.items() if row[kind] in rows]
-    return [(method, re.sub(r"{\w+}", payloads.UNKNOWN, path)) for method, path in found if path.startswith("/")]
+    return [
+        (method, re.sub(r"{\w+}", payloads.UNKNOWN, path)) for method, path in found if path.startswith("/")
+    ]
 
 
 async def fields(ground: Ground) -> list[tuple[str, str, str]]:

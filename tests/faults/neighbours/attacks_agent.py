@@ -84,7 +84,7 @@ async def flood_to_mask(ground: Ground) -> None:
     await _push(ground, *(_batch(ground, block, NONE, len(block)) for _ in range(2)))
 
 
-@abuse("lines as JSON", "agent", REFUSED + ("ack 1",), prepare=_an_agent)
+@abuse("lines as JSON", "agent", (*REFUSED, "ack 1"), prepare=_an_agent)
 async def lines_as_json(ground: Ground) -> None:
     """Deep, wide and endless JSON in batches that say they are Log objects."""
     deep = b"[" * 100_000 + b"]" * 100_000 + b"\n"
@@ -155,12 +155,17 @@ async def labels(ground: Ground) -> None:
     calls += [("ReportStepRunStatus", report)] * 20
     service = "agent.v1.AgentService"
     waves = (
-        ground.call(agent.rpc(f"{service}/{name}")(request, metadata=agent.metadata)) for name, request in calls
+        ground.call(agent.rpc(f"{service}/{name}")(request, metadata=agent.metadata))
+        for name, request in calls
     )
     await all_of(waves, 20)
 
 
-@abuse("comings and goings", "agent", ("OK", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "ABORTED", "ALREADY_EXISTS"))
+@abuse(
+    "comings and goings",
+    "agent",
+    ("OK", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "ABORTED", "ALREADY_EXISTS"),
+)
 async def comings_and_goings(ground: Ground) -> None:
     """Registered, connected and gone again, as fast as it goes."""
     token = ground.token("setup")
@@ -206,7 +211,9 @@ async def outputs_that_conditions_read(ground: Ground) -> None:
     await agent.vanish()
 
 
-@abuse("methods of others", "agent", ("UNIMPLEMENTED", "PERMISSION_DENIED", "UNAUTHENTICATED"), prepare=_an_agent)
+@abuse(
+    "methods of others", "agent", ("UNIMPLEMENTED", "PERMISSION_DENIED", "UNAUTHENTICATED"), prepare=_an_agent
+)
 async def methods_of_others(ground: Ground) -> None:
     """Every RPC that is not an agent's, and those under another's name."""
     agent: FakeAgent = ground.kept["agent"]
@@ -214,7 +221,9 @@ async def methods_of_others(ground: Ground) -> None:
     calls = []
     for name in ("Heartbeat", "Unregister", "UpdateLabels", "FetchStepRun", "CancelStepRun", "CancelJobRun",
                  "ReportJobRunStatus", "ReportStepRunStatus"):  # fmt: skip
-        request = message(f"agent.v1.{name}Request", agent_id="neighbour")
+        request = message(f"agent.v1.{name}Request")
+        if "agent_id" in request.DESCRIPTOR.fields_by_name:
+            request.agent_id = "neighbour"
         calls.append(agent.rpc(f"agent.v1.AgentService/{name}")(request, metadata=metadata))
     for method, (asks, _, many, _) in table().methods.items():
         if method.startswith(("pipeline.", "steprun.", "stream.")):

@@ -36,26 +36,32 @@ async def bodies_of_strangers(ground: Ground) -> None:
     from faults.neighbours.abuses import paths
 
     body = payloads.noise(2 << 20)
-    await all_of((ground.ask(method, path, "", body) for method, path in paths("body")), 30)
+    await all_of((ground.stranger(method, path, "", body) for method, path in paths("body")), 30)
 
 
 @abuse("uploads of strangers", "anonymous", ("401", "429"), cut=True)
 async def uploads_of_strangers(ground: Ground) -> None:
     """Blobs of 8 MB without a credential."""
     body = payloads.noise(8 << 20)
-    await all_of((ground.ask("POST", "blobs", "", body, kind="application/octet-stream") for _ in range(10)), 10)
+    await all_of(
+        (ground.stranger("POST", "blobs", "", body, kind="application/octet-stream") for _ in range(10)), 10
+    )
 
 
 @abuse("made-up tokens", "anonymous", ("401 AUTH_TOKEN_INVALID", "429"))
 async def made_up_tokens(ground: Ground) -> None:
     """Each is looked up."""
-    await all_of(ground.ask("GET", "workflow-runs", ground.name("pt_guess")) for _ in range(200))
+    await all_of(ground.stranger("GET", "workflow-runs", ground.name("pt_guess")) for _ in range(200))
 
 
 @abuse("health", "anonymous")
 async def health(ground: Ground) -> None:
     """The routes that need no credential, as fast as they answer."""
-    await all_of(ground.ask("GET", path) for path in ("/healthz", "/readyz", "/metrics", "/openapi.json") for _ in range(20))
+    await all_of(
+        ground.stranger("GET", path)
+        for path in ("/healthz", "/readyz", "/metrics", "/openapi.json")
+        for _ in range(20)
+    )
 
 
 @abuse("long addresses", "anonymous", ("400", "401", "429"), cut=True)
@@ -64,7 +70,7 @@ async def long_addresses(ground: Ground) -> None:
     from faults.neighbours.abuses import paths
 
     query = "?" + "&".join(f"p{n}={n}" for n in range(4000))
-    await all_of(ground.ask(method, path + query) for method, path in paths("query"))
+    await all_of(ground.stranger(method, path + query) for method, path in paths("query"))
 
 
 @abuse("handshakes of strangers", "anonymous", ("401", "4401", "429", "4429"), cut=True)
@@ -117,7 +123,8 @@ async def calls_of_strangers(ground: Ground) -> None:
     channels = await ground.once("channels", lambda: _channels(ground, 4))
     for more in ((), (("authorization", "Bearer guess"),), (("x-filler", "x" * 6000),)):
         calls = (
-            _raw(ground, channels[n % 4], method, b"", more) for n, method in enumerate([*table().methods] * 2)
+            _raw(ground, channels[n % 4], method, b"", more)
+            for n, method in enumerate([*table().methods] * 2)
         )
         await all_of(calls, 40)
 

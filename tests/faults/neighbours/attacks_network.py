@@ -52,7 +52,9 @@ async def _all_closed(ground: Ground) -> None:
             return None
         return b""
 
-    for answer in await asyncio.gather(*(one(reader, began) for reader, _, began in ground.kept.get("open", ()))):
+    for answer in await asyncio.gather(
+        *(one(reader, began) for reader, _, began in ground.kept.get("open", ()))
+    ):
         closed, left = closed + (answer is not None), left + (answer is None)
     ground.count("closed") if closed else None
     if left:
@@ -68,7 +70,9 @@ async def half_heads(ground: Ground) -> None:
 @abuse("half handshakes", "slow network", ("closed",), cut=True, after=_all_closed)
 async def half_handshakes(ground: Ground) -> None:
     """500 connections with half of a WebSocket's handshake."""
-    await _fill(ground, b"GET /api/v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec")
+    await _fill(
+        ground, b"GET /api/v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec"
+    )
 
 
 @abuse("half bodies", "slow network", ("closed",), cut=True, after=_all_closed)
@@ -120,7 +124,10 @@ async def come_and_go(ground: Ground) -> None:
 async def a_byte_at_a_time(ground: Ground) -> None:
     """A hundred legal requests that come a byte at a time."""
     token = ground.token("viewer").encode()
-    request = b"GET /api/v1/auth/me HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nConnection: close\r\n\r\n" % token
+    request = (
+        b"GET /api/v1/auth/me HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nConnection: close\r\n\r\n"
+        % token
+    )
 
     async def one() -> None:
         with contextlib.suppress(OSError):
@@ -129,7 +136,9 @@ async def a_byte_at_a_time(ground: Ground) -> None:
                 writer.write(request[n : n + 1])
                 await asyncio.sleep(0.005)
             first = await reader.read(1 << 16)
-            ground.count("429 RATE_LIMIT_EXCEEDED" if b" 429 " in first[:20] else first[9:12].decode() or "closed")
+            ground.count(
+                "429 RATE_LIMIT_EXCEEDED" if b" 429 " in first[:20] else first[9:12].decode() or "closed"
+            )
             writer.transport.abort()
 
     await all_of((one() for _ in range(100)), 100)

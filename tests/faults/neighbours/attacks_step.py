@@ -9,9 +9,9 @@ from faults.neighbours import payloads
 from faults.neighbours.ground import Ground
 from faults.neighbours.table import abuse
 
-MASKS = "i=0; while :; do i=$((i+1)); echo \"::mask secret-$i-xxxxxxxxxxxx\"; done"
+MASKS = 'i=0; while :; do i=$((i+1)); echo "::mask secret-$i-xxxxxxxxxxxx"; done'
 OUTPUTS = "i=0; while :; do i=$((i+1)); echo \"::output o$i=$(head -c 20000 /dev/zero | tr '\\0' v)\"; done"
-SECRET = "yes \"$(echo \"$S\" | tr -d '\\n' | head -c 200)\""
+SECRET = 'yes "$(echo "$S" | tr -d \'\\n\' | head -c 200)"'
 
 
 async def _runs(ground: Ground, *scripts: str, **more: object) -> None:
@@ -54,7 +54,9 @@ def _printing(*scripts: str, **more: object) -> object:
     return prepare
 
 
-ENVIRONMENT = "i=0; while :; do i=$((i+1)); echo \"N$i=$(head -c 90000 /dev/zero | tr '\\0' v)\" >> $PILOT_ENV; done"
+ENVIRONMENT = (
+    "i=0; while :; do i=$((i+1)); echo \"N$i=$(head -c 90000 /dev/zero | tr '\\0' v)\" >> $PILOT_ENV; done"
+)
 
 WATCHED = {
     "step lines": ("yes 'a line of a step that has no end'", "yes", "cat /dev/zero"),
@@ -66,5 +68,8 @@ WATCHED = {
 for _name, _scripts in WATCHED.items():
     abuse(_name, "step", prepare=_printing(*_scripts), after=_stop)(_watch)  # type: ignore[arg-type]
 abuse(
-    "step secrets", "step", prepare=_printing(SECRET, SECRET, env={"S": "${{ secrets.SHORT }}"}), after=_stop  # type: ignore[arg-type]
+    "step secrets",
+    "step",
+    prepare=_printing(SECRET, SECRET, env={"S": "${{ secrets.SHORT }}"}),
+    after=_stop,  # type: ignore[arg-type]
 )(_watch)

@@ -60,9 +60,13 @@ async def metadata(ground: Ground) -> None:
     """1.9 MB of it in each of twenty pipelines, which are then listed."""
     body = {"projectId": ground.given["project"], "metadata": {f"k{n}": "m" * 9500 for n in range(200)}}
     token = ground.token("user")
-    await all_of((ground.ask("POST", "pipelines", token, {**body, "name": ground.name()}) for _ in range(20)), 10)
+    await all_of(
+        (ground.ask("POST", "pipelines", token, {**body, "name": ground.name()}) for _ in range(20)), 10
+    )
     small = {**body, "metadata": {f"k{n}": "m" * 900 for n in range(4)}}
-    await all_of((ground.ask("POST", "pipelines", token, {**small, "name": ground.name()}) for _ in range(10)), 10)
+    await all_of(
+        (ground.ask("POST", "pipelines", token, {**small, "name": ground.name()}) for _ in range(10)), 10
+    )
     lists = (ground.ask("GET", "pipelines?pageSize=100", ground.token("user")) for _ in range(20))
     await all_of(lists, 10)
 
@@ -103,7 +107,9 @@ async def secrets(ground: Ground) -> None:
             for _ in range(25)
         )  # fmt: skip
         await all_of(waves, 25)
-    await all_of(ground.ask("GET", f"secrets?projectId={project}&pageSize=100", ground.token("user")) for _ in range(5))
+    await all_of(
+        ground.ask("GET", f"secrets?projectId={project}&pageSize=100", ground.token("user")) for _ in range(5)
+    )
 
 
 @abuse("repetitions", "user", ("400", "409", "429"), prepare=_a_pipeline)
@@ -112,7 +118,9 @@ async def repetitions(ground: Ground) -> None:
     path = f"pipelines/{ground.kept['pipeline']}/trigger"
     keys = [ground.name("key") for _ in range(20)] + ["same"] * 20 + ["k" * 8000] * 5
     waves = (
-        ground.ask("POST", path, ground.token("user"), {"requestId": str(n)}, more=f"Idempotency-Key: {key}\r\n")
+        ground.ask(
+            "POST", path, ground.token("user"), {"requestId": str(n)}, more=f"Idempotency-Key: {key}\r\n"
+        )
         for n, key in enumerate(keys)
     )
     await all_of(waves, 20)
@@ -155,7 +163,11 @@ async def gates(ground: Ground) -> None:
     found = await ground.client.ask("GET", f"gates?run={run}&limit=50", token)
     ground.count(found.outcome)
     for gate in _detail(found.body).get("gates", ()):
-        for body in ({"decision": "approve", "comment": "c" * 900_000}, {"decision": "reject"}, {"decision": "approve"}):
+        for body in (
+            {"decision": "approve", "comment": "c" * 900_000},
+            {"decision": "reject"},
+            {"decision": "approve"},
+        ):
             await ground.ask("POST", f"gates/{gate['id']}", ground.token("user"), body)
 
 
@@ -181,7 +193,9 @@ async def passwords(ground: Ground) -> None:
 async def tokens(ground: Ground) -> None:
     """As many tokens as they are given, with long names, listed and revoked."""
     token = ground.token("user")
-    waves = (ground.ask("POST", "tokens", token, {"name": name}) for name in ("t", "n" * 100, "n" * 900_000) * 10)
+    waves = (
+        ground.ask("POST", "tokens", token, {"name": name}) for name in ("t", "n" * 100, "n" * 900_000) * 10
+    )
     await all_of(waves, 10)
     await ground.ask("GET", "tokens?limit=100", token)
     await ground.ask("DELETE", f"tokens/{payloads.UNKNOWN}", token)
@@ -190,7 +204,9 @@ async def tokens(ground: Ground) -> None:
 async def _bomb(ground: Ground) -> None:
     token = ground.token("setup")
     data = payloads.pack_bomb()
-    sent = await ground.client.ask("POST", f"blobs?project={ground.given['project']}", token, data, kind=BINARY)
+    sent = await ground.client.ask(
+        "POST", f"blobs?project={ground.given['project']}", token, data, kind=BINARY
+    )
     ground.kept["blob"] = _detail(sent.body)["id"]
     only = {"agentSelector": {"matchLabels": {"only": "real"}}}
     ground.kept["pipeline"] = await ground.pipeline(payloads.job({"name": "s", "run": "true", **only}))
@@ -211,5 +227,7 @@ async def checkout_bombs(ground: Ground) -> None:
     answer = await ground.ask("POST", f"pipelines/{ground.kept['pipeline']}/trigger", token, body)
     if answer.status in (200, 201):
         ground.kept.setdefault("runs", []).append(_detail(answer.body)["runId"])
-    await ground.ask("GET", f"checkouts/known?repository={'r' * 1000}&project={ground.given['project']}", token)
+    await ground.ask(
+        "GET", f"checkouts/known?repository={'r' * 1000}&project={ground.given['project']}", token
+    )
     await ground.ask("GET", f"checkouts/known?repository={'r' * 9000}", token)

@@ -56,9 +56,7 @@ class Client:
 
     async def open(self, *, limit: int = 1 << 20) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection."""
-        return await asyncio.open_connection(
-            "127.0.0.1", self.port, local_addr=(self.source, 0), limit=limit
-        )
+        return await asyncio.open_connection("127.0.0.1", self.port, local_addr=(self.source, 0), limit=limit)
 
     async def ask(
         self,

@@ -19,8 +19,11 @@ from faults.neighbours.client import Answer, Client
 from support.fake_agent import FakeAgent
 from support.wire_table import table
 
-SOURCE = "127.0.0.66"
-"""Where the abuser's connections come from."""
+SOURCE = "127.0.66.{}"
+"""Where an attack's connections come from; each has an address of its own, so that what was counted against the one
+before does not blunt it."""
+CROWD = 12
+"""Addresses of an attack that comes from several."""
 
 
 @dataclass
@@ -35,11 +38,17 @@ class Ground:
     kept: dict[str, Any] = field(default_factory=dict)
     until: float = 0.0
     grpc: str = ""
+    source: str = SOURCE.format(1)
 
     def __post_init__(self) -> None:
         self.stack = contextlib.AsyncExitStack()
-        self.client = Client(self.given["port"], SOURCE)
+        self.client = Client(self.given["port"], self.source)
         self._number = itertools.count(time.time_ns() % 1_000_000_000)
+        host, _, last = self.source.rpartition(".")
+        crowd = [
+            Client(self.given["port"], f"{host.replace('.66', f'.{100 + n}')}.{last}") for n in range(CROWD)
+        ]
+        self._crowd = itertools.cycle(crowd)
         self._turns = {role: itertools.cycle(tokens) for role, tokens in self.given["tokens"].items()}
 
     @property
@@ -65,6 +74,15 @@ class Ground:
             self.kept[key] = await make()
         return self.kept[key]
 
+    async def mint(self, role: str) -> None:
+        """A new token of each user of this role, since those that there are have been counted; gone with the attack."""
+        tokens = []
+        for session in self.given["tokens"][role]:
+            made = await self.detail("POST", "tokens", session, {"name": self.name("t")})
+            tokens.append(made["token"])
+            self.stack.push_async_callback(self.client.ask, "DELETE", f"tokens/{made['id']}", session)
+        self._turns[role] = itertools.cycle(tokens)
+
     # -- HTTP ---------------------------------------------------------------------------------------------
 
     async def ask(self, method: str, path: str, token: str = "", body: Any = None, **more: Any) -> Answer:
@@ -72,6 +90,14 @@ class Ground:
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
         answer = await self.client.ask(method, path, token, body, **more)
+        self.count(answer.outcome)
+        return answer
+
+    async def stranger(
+        self, method: str, path: str, token: str = "", body: bytes | None = None, **more: Any
+    ) -> Answer:
+        """One request, from the addresses of a crowd in turns."""
+        answer = await next(self._crowd).ask(method, path, token, body, **more)
         self.count(answer.outcome)
         return answer
 
@@ -145,7 +171,10 @@ def status(error: grpc.aio.AioRpcError) -> str:
     """``UNAUTHENTICATED AUTH_TOKEN_INVALID``; ``INTERNAL ?`` where there is neither code nor text."""
     told = dict(error.trailing_metadata() or ())
     code = told.get("pilot-code", "")
-    return f"{error.code().name} {code}".strip() if code or error.details() else f"{error.code().name} ?"
+    name, details = error.code().name, error.details() or ""
+    if name in ("INTERNAL", "UNKNOWN", "CANCELLED"):
+        return f"{name} {code or details[:80] or '?'}"
+    return f"{name} {code}".strip() if code or details else f"{name} ?"
 
 
 def message(name: str, **fields: Any) -> Any:
@@ -165,7 +194,7 @@ async def all_of(waves: Iterable[Awaitable[Any]], at_once: int = 50) -> None:
 
 
 @contextlib.asynccontextmanager
-async def forwarded(address: str, source: str = SOURCE) -> AsyncIterator[str]:
+async def forwarded(address: str, source: str) -> AsyncIterator[str]:
     """A local address whose connections reach ``address`` from ``source``, since gRPC cannot choose its own."""
     host, _, port = address.rpartition(":")
     tasks: set[asyncio.Task[Any]] = set()

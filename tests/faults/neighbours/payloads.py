@@ -15,6 +15,9 @@ import zstandard
 MIB = 1 << 20
 NOWHERE = {"agentSelector": {"matchLabels": {"only": "nobody"}}}
 
+WAITING = "{name: first, run: 'true', agentSelector: {matchLabels: {only: nobody}}}"
+"""The first step of a job: no agent takes it, so those behind it wait."""
+
 
 def job(*steps: dict[str, Any], **more: Any) -> dict[str, Any]:
     """A spec of one job."""
@@ -31,7 +34,7 @@ def heavy_spec() -> str:
     """0.9 MB: as many steps and expressions as a legal spec may have."""
     lines = ["jobs:\n"]
     for number in range(100):
-        lines.append(f"  - name: job-{number}\n    agentSelector: {{matchLabels: {{only: nobody}}}}\n    steps:\n")
+        lines.append(f"  - name: job-{number}\n    steps:\n      - {WAITING}\n")
         for at in range(48):
             expression = f"size(variables.A) > {number} && variables.B == 'x{at}'"
             lines.append(f"      - name: step-{at}\n        run: 'echo {'x' * 50}'\n")
@@ -44,10 +47,11 @@ def costly_spec() -> str:
     """Conditions that are evaluated while the run moves on, each as heavy as an expression may be."""
     wide = " + ".join(["variables.A"] * 20)
     lines = ["variables: {A: '" + "x" * 3000 + "'}\njobs:\n"]
-    lines.append("  - {name: first, agentSelector: {matchLabels: {only: nobody}}, steps: [{name: s, run: 'true'}]}\n")
     for number in range(400):
-        lines.append(f"  - name: job-{number}\n    when: \"size({wide}) > {number} && ({wide}).contains('y')\"\n")
-        lines.append("    agentSelector: {matchLabels: {only: nobody}}\n    steps: [{name: s, run: 'true'}]\n")
+        lines.append(
+            f"  - name: job-{number}\n    when: \"size({wide}) > {number} && ({wide}).contains('y')\"\n"
+        )
+        lines.append(f"    steps: [{WAITING}]\n")
     return "".join(lines)
 
 
@@ -71,7 +75,9 @@ def bombs() -> tuple[str, ...]:
         json.dumps(job(step(when=deep))),
         json.dumps(job(step(when=ors))),
         json.dumps(job(step(when=f"size({listed}) > 0"))),
-        json.dumps(job(*(step(f"s{n}", when="'a'.matches('" + f"(x{n}|y){{1000}}" * 5 + "')") for n in range(300)))),
+        json.dumps(
+            job(*(step(f"s{n}", when="'a'.matches('" + f"(x{n}|y){{1000}}" * 5 + "')") for n in range(300)))
+        ),
         "jobs: !!python/object/apply:os.system [true]",
         "jobs:\n" + "  - {name: j, dependsOn: [j]}\n" * 20_000,
     )
@@ -95,8 +101,8 @@ def many_steps(count: int = 5000) -> dict[str, Any]:
     jobs = []
     for number in range(count // 50):
         needs = {"dependsOn": [f"j{number - 1}"]} if number else {}
-        steps = [{"name": f"s{n}", "run": "true"} for n in range(50)]
-        jobs.append({"name": f"j{number}", "steps": steps, **NOWHERE, **needs})
+        steps = [step("first"), *({"name": f"s{n}", "run": "true"} for n in range(49))]
+        jobs.append({"name": f"j{number}", "steps": steps, **needs})
     return {"jobs": jobs}
 
 
@@ -150,8 +156,14 @@ def pack_bomb(size: int = 256 * MIB) -> bytes:
         head.append((left & 127) | 0x80)
         left >>= 7
     head.append(left)
-    body = b"PACK" + (2).to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes(head) + zlib.compress(bytes(size), 9)
-    return body + hashlib.sha1(body).digest()  # noqa: S324
+    body = (
+        b"PACK"
+        + (2).to_bytes(4, "big")
+        + (1).to_bytes(4, "big")
+        + bytes(head)
+        + zlib.compress(bytes(size), 9)
+    )
+    return body + hashlib.sha1(body).digest()
 
 
 UNKNOWN = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a"

@@ -52,7 +52,7 @@ SETTINGS: dict[str, Any] = {
 }
 """The limits as they are by default; agents are missed soon."""
 TOKENS = {"neighbour": 24, "setup": 16}
-VIEWERS, USERS = 10, 4
+VIEWERS, USERS = 10, 3
 
 
 class Child:
@@ -141,13 +141,20 @@ class Stage:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.server = Server(directory, **SETTINGS).start()
+        self.server = Server(directory, **SETTINGS)
         self._sources = itertools.count(1)
         self._children: list[Child] = []
         self._agent: AgentProcess | None = None
-        self.given = self._furnish()
-        self.neighbour = self._child("neighbour", self.given["neighbour"])
-        self._abuser: Child | None = None
+        self._gone, self._stopped = 0, True
+        try:
+            self.server.start()
+            self.given = self._furnish()
+            self.neighbour = self._child("neighbour", self.given["neighbour"])
+            self._abuser = self._child("abuser", self.given["abuser"])
+            self._abuser.ask(do="fill")
+        except BaseException:
+            self.close()
+            raise
 
     def _child(self, module: str, given: dict[str, Any]) -> Child:
         child = Child(module, given, self.directory / f"{module}.log")
@@ -215,13 +222,14 @@ class Stage:
 
     # -- an attack ----------------------------------------------------------------------------------------
 
-    def attack(self, name: str, *, rounds: int = ROUNDS) -> Report:
-        """Let it happen, in turns with phases without it, until there is a majority of good or bad phases."""
-        if self._abuser is None:
-            self._abuser = self._child("abuser", self.given["abuser"] | {"agent": ""})
+    def attack(self, name: str, *, rounds: int = ROUNDS, thorough: bool = False) -> Report:
+        """Let it happen, in turns with phases without it, until there is no more doubt.
+
+        ``thorough``: as many phases as there may be, for a number rather than a verdict.
+        """
         if ABUSES[name].caller == "step":
             self.agent()
-        slow = slowness()
+        slow, self._stopped = slowness(), True
         self._abuser.ask(do="begin", name=name)
         before = self._settled(math.inf)
         alone, beside, problems, waves = [self._phase(CONTROL)], [], [], 0
@@ -231,13 +239,14 @@ class Stage:
             waves += self._abuser.answer()["waves"]
             alone.append(self._phase(CONTROL))
             slow = max(slow, slowness())
-            if _over(alone, beside[:1], slow / 2) == 0:
-                break
             bad = _over(alone, beside, slow)
-            if max(bad, len(beside) - bad) > rounds // 2:
+            clear = not _over(alone, beside, slow / 2) or max(bad, len(beside) - bad) > rounds // 2
+            if len(beside) >= rounds or (clear and not thorough):
                 break
         seen = self._abuser.ask(do="end")["seen"]
+        self._stopped = False
         problems += [problem for phase in (*alone, *beside) for problem in phase["problems"]]
+        self._stopped = any(problem.startswith("it stopped") for problem in problems)
         memory = self._settled(before + ROOM) - before
         return Report(_by_kind(alone), _by_kind(beside), problems, seen, memory, waves, slow)
 
@@ -273,14 +282,30 @@ class Stage:
     def _untouched(self) -> Iterator[str]:
         if not self.server.alive:
             yield "the server does not answer"
+        gone = self._count("entries WHERE type='agent.offline' AND stream=?", f"agent/{NAME}")
+        if gone > self._gone:
+            yield "the neighbour's agent was taken for gone"
+        self._gone = gone
+        if not self._leased:
+            yield "the neighbour's lease was lost"
+
+    @property
+    def _leased(self) -> bool:
+        """Whether the neighbour still holds its long step; how its other runs end it reports itself."""
+        return self._count("leases WHERE agent_id=?", NAME) > 0
+
+    def _count(self, what: str, *given: str) -> int:
         path = self.server.data_dir / "pilothouse.db"
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as db:
-            count: Callable[..., int] = lambda *given: int(db.execute(*given).fetchone()[0])  # noqa: E731
-            if count("SELECT count(*) FROM entries WHERE type='agent.offline' AND stream=?", (f"agent/{NAME}",)):
-                yield "the neighbour's agent was taken for gone"
-            # The neighbour reports every failed step of its own as a problem; this one has no end.
-            if not count("SELECT count(*) FROM leases WHERE agent_id=?", (NAME,)):
-                yield "the neighbour's lease was lost"
+            return int(db.execute(f"SELECT count(*) FROM {what}", given).fetchone()[0])
+
+    @property
+    def usable(self) -> bool:
+        """Whether further attacks can be judged."""
+        try:
+            return self.server.alive and self._leased and not self._stopped
+        except httpx.HTTPError:
+            return False
 
     def close(self) -> None:
         """All of it ends."""
@@ -291,14 +316,28 @@ class Stage:
         self.server.close()
 
 
-@contextlib.contextmanager
-def stage(directory: Path) -> Iterator[Stage]:
-    """It is surely gone afterwards."""
-    made = Stage(directory)
-    try:
-        yield made
-    finally:
-        made.close()
+class Stages(contextlib.AbstractContextManager["Stages"]):
+    """One stage for all attacks, and a new one after an attack that was not survived."""
+
+    def __init__(self, directory: Callable[[], Path]) -> None:
+        self._directory = directory
+        self._stage: Stage | None = None
+
+    def __exit__(self, *_: object) -> None:
+        if self._stage is not None:
+            self._stage.close()
+            self._stage = None
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[Stage]:
+        """The stage for the next attack."""
+        stage = self._stage = self._stage or Stage(self._directory())
+        try:
+            yield stage
+        except BaseException:
+            if not stage.usable:
+                self.__exit__()
+            raise
 
 
 def percentile(values: list[float]) -> float:
@@ -331,10 +370,10 @@ def _clear(abuse: Abuse, seen: dict[str, int]) -> Iterator[str]:
     if not seen:
         yield "the attack got no answer at all"
     for outcome in seen:
-        unclear = outcome.endswith("?") or outcome.startswith(("500", "INTERNAL", "UNKNOWN", "no answer", "wave"))
+        # A head that is no request, or too long, is answered below HTTP's own layers: by a sentence.
+        unclear = outcome.endswith("?") and not (abuse.cut and outcome == "400 ?")
+        unclear |= outcome.startswith(("500", "INTERNAL", "UNKNOWN", "no answer"))
         if unclear or (outcome == "closed" and not abuse.cut):
             yield f"an unclear answer: {outcome} ({seen[outcome]} times)"
     if abuse.refused and not any(outcome.startswith(abuse.refused) for outcome in seen):
         yield f"it was not refused: {seen}"
-
-

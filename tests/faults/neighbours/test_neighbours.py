@@ -12,17 +12,18 @@ from collections.abc import Iterator
 import pytest
 
 from faults.neighbours.abuses import ABUSES
-from faults.neighbours.stage import Stage, stage
+from faults.neighbours.stage import Stages
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with stage(tmp_path_factory.mktemp("neighbours")) as made:
-        yield made
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+    with Stages(lambda: tmp_path_factory.mktemp("neighbours")) as stages:
+        yield stages
 
 
 @pytest.mark.parametrize("name", ABUSES, ids=lambda name: re.sub(r"\W+", "-", name))
-def test_others_are_not_affected(made: Stage, name: str) -> None:
-    report = made.attack(name)
-    print(f"\n{name}: {report}")
-    made.judge(name, report)
+def test_others_are_not_affected(stages: Stages, name: str) -> None:
+    with stages.one() as stage:
+        report = stage.attack(name)
+        print(f"\n{name}: {report}")
+        stage.judge(name, report)
