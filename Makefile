@@ -78,6 +78,7 @@ check: setup-dev
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate_wire.py --check
 	$(BIN)/python tools/generate_commands.py --check
+	$(BIN)/python tools/generate_types.py --check
 	$(BIN)/python tools/check_lock.py
 
 fmt: setup-dev

@@ -1,4 +1,4 @@
-"""Login and logout; API tokens; registration tokens of agents."""
+"""LoginResult and logout; API tokens; registration tokens of agents."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import cast
 
 from pilothouse.client.api import Api
 from pilothouse.client.paging import Page
-from pilothouse.client.shapes import (
-    Login,
+from pilothouse.client.types import (
+    CreatedRegistrationToken,
+    CreatedToken,
+    LoginResult,
     Me,
-    NewRegistrationToken,
-    NewToken,
     RegistrationToken,
     Token,
 )
@@ -23,10 +23,10 @@ class Auth:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    async def login(self, username: str, password: str) -> Login:
+    async def login(self, username: str, password: str) -> LoginResult:
         """Exchange user name and password for a token. The client keeps using its own token."""
         body = {"username": username, "password": password}
-        return cast(Login, await self._api.call("POST", "/auth/login", json=body))
+        return cast(LoginResult, await self._api.call("POST", "/auth/login", json=body))
 
     async def logout(self) -> None:
         """Revoke the client's token."""
@@ -48,10 +48,12 @@ class Tokens:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    async def create(self, name: str, *, expires_in: int | None = None, role: str | None = None) -> NewToken:
+    async def create(
+        self, name: str, *, expires_in: int | None = None, role: str | None = None
+    ) -> CreatedToken:
         """Create a token. ``expires_in`` in seconds, default: never; ``role`` limits it below its user."""
         body = {"name": name, "expires_in": expires_in, "role": role}
-        return cast(NewToken, await self._api.call("POST", "/tokens", json=_given(body), keyed=True))
+        return cast(CreatedToken, await self._api.call("POST", "/tokens", json=_given(body), keyed=True))
 
     async def page(self, number: int = 1, limit: int = 20) -> Page[Token]:
         """Newest first."""
@@ -79,7 +81,7 @@ class RegistrationTokens:
         agents: Sequence[str] | None = None,
         projects: Sequence[str] | None = None,
         labels: Sequence[str] | None = None,
-    ) -> NewRegistrationToken:
+    ) -> CreatedRegistrationToken:
         """Create a registration token. ``expires_in`` in seconds.
 
         ``agents``: names or globs of existing agents that may register again; ``projects``: names or ids of
@@ -88,7 +90,7 @@ class RegistrationTokens:
         body = _given({"description": description, "max_uses": max_uses, "expires_in": expires_in})
         body |= _given({"agents": agents, "projects": projects, "labels": labels})
         answer = await self._api.call("POST", "/registration-tokens", json=body, keyed=True)
-        return cast(NewRegistrationToken, answer)
+        return cast(CreatedRegistrationToken, answer)
 
     async def all(self) -> tuple[RegistrationToken, ...]:
         """All registration tokens, without their secrets."""

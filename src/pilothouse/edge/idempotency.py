@@ -40,6 +40,7 @@ class Idempotent:
             str | None,
             Header(
                 alias="Idempotency-Key",
+                max_length=255,
                 description="The same key and body within 24 h give the first answer again.",
             ),
         ] = None,

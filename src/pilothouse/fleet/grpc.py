@@ -180,6 +180,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         if report is None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "status is none that an agent can report")
             raise AssertionError("abort raises")
+        report = await self._fleet.screened(agent_id, report)
         verdict = await self._storage.write(lambda tx: self._fleet.report(tx, agent_id, report))
         taken = verdict is not Verdict.STALE
         words = verdict.value if taken else "this step run is no longer leased to this agent"
@@ -260,7 +261,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                 raise PermissionError(f"this connection belongs to agent {channel.agent_id}")
             if channel.closed_for and request.HasField("heartbeat"):
                 continue  # its list of tasks may be older than that of the connection that replaced it
-            use_case = self._use_case(channel, request, first)
+            use_case = await self._use_case(channel, request, first)
             first = first and not request.HasField("heartbeat")
             if use_case is not None:
                 under_way.append(self._storage.submit(use_case))
@@ -268,7 +269,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                 await asyncio.shield(under_way.popleft())
         await asyncio.gather(*under_way)
 
-    def _use_case(
+    async def _use_case(
         self, channel: GrpcChannel, request: pb.ConnectRequest, first: bool
     ) -> Callable[[Tx], object] | None:
         fleet, agent_id = self._fleet, channel.agent_id
@@ -283,11 +284,15 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             case "task_ack":
                 ack = request.task_ack
                 if ack.status == pb.ACK_STATUS_FAILED:
-                    return lambda tx: fleet.refused(tx, agent_id, ack.command_id, ack.message)
+                    why = await fleet.screened_text(agent_id, ack.command_id, ack.message)
+                    return lambda tx: fleet.refused(tx, agent_id, ack.command_id, why)
                 return lambda tx: fleet.acknowledged(tx, agent_id, ack.command_id)
             case "task_status":
                 report = messages.report(request.task_status)
-                return None if report is None else lambda tx: fleet.report(tx, agent_id, report)
+                if report is None:
+                    return None
+                shown = await fleet.screened(agent_id, report)
+                return lambda tx: fleet.report(tx, agent_id, shown)
         return None
 
     async def _self(self, context: Context, claimed: str) -> str:

@@ -217,13 +217,14 @@ class TaskStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """An agent's report on one of its tasks."""
+    """An agent's report on one of its tasks. ``screened``: secrets in its texts are already masked."""
 
     task_id: str
     status: TaskStatus
     exit_code: int = 0
     error: str = ""
     metrics: Mapping[str, str] = field(default_factory=dict)
+    screened: bool = False
 
 
 class Verdict(StrEnum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -34,6 +34,11 @@ from pilothouse.storage import Storage, Tx
 from pilothouse.wire import entries
 
 log = structlog.get_logger("fleet")
+
+MAX_ERROR = 4096
+"""Characters of an agent's message about a task."""
+MAX_METRICS, MAX_METRIC = 100, 256
+"""How many metrics a report may have, and how many characters a name or value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,13 @@ class TaskHandler(Protocol):
         """Whether this result was accepted from this agent before."""
 
 
+class Screen(Protocol):
+    """Masks secrets in the texts of a report before the transaction, since that can be costly."""
+
+    async def __call__(self, agent_id: str, task_id: str, texts: Sequence[str], most: int) -> list[str]:
+        """The texts as they may be stored, each at most ``most`` characters; never fails."""
+
+
 Encoder = Callable[[Task], Any]
 """Encodes a task of one kind for one channel; the channel's adapter says as what (``grpc``: ``agent.v1.StepRun``)."""
 
@@ -101,6 +113,7 @@ class Fleet:
         self._handlers: dict[str, TaskHandler] = {}
         self._encoders: dict[str, dict[str, Encoder]] = {}
         self.wakers: list[Callable[[], None]] = []
+        self._screen: Screen | None = None
         self._missing: dict[str, int] = {}
         self._closing = False
 
@@ -116,6 +129,27 @@ class Fleet:
     def encoders(self, channel: str) -> Mapping[str, Encoder]:
         """The kinds of work that a channel carries, and their forms."""
         return self._encoders.get(channel, {})
+
+    def screen_reports(self, screen: Screen) -> None:
+        """What masks the texts of reports."""
+        self._screen = screen
+
+    async def screened(self, agent_id: str, report: TaskReport) -> TaskReport:
+        """The report with its texts cut and masked."""
+        if self._screen is None or not (report.error or report.metrics):
+            return report
+        metrics = list(report.metrics.items())[:MAX_METRICS]
+        words = [word for pair in metrics for word in pair]
+        [error] = await self._screen(agent_id, report.task_id, [report.error], MAX_ERROR)
+        shown = await self._screen(agent_id, report.task_id, words, MAX_METRIC) if words else []
+        pairs = dict(zip(shown[::2], shown[1::2], strict=True))
+        return replace(report, error=error, metrics=pairs, screened=True)
+
+    async def screened_text(self, agent_id: str, task_id: str, text: str) -> str:
+        """A message about a task, cut and masked."""
+        if self._screen is None or not text:
+            return text
+        return (await self._screen(agent_id, task_id, [text], MAX_ERROR))[0]
 
     def on_change(self, wake: Callable[[], None]) -> None:
         """Call ``wake`` whenever an agent connects, changes, or has a free slot again."""
