@@ -32,7 +32,7 @@ QUERY = ("parameters", "long addresses")
 BODY = ("bodies of strangers", "deep JSON", "long fields")
 ADMIN = (*BODY, "what is for others")
 SPEC = (*BODY, "heavy specs of ten", "bombs")
-ANY_CALL = ("messages of 16 MiB", "calls of strangers")
+ANY_CALL = ("messages of 16 MiB", "calls of strangers", "messages that are none")
 NOT_OFFERED = (*ANY_CALL, "methods of others")
 LISTED = (*QUERY, "at the limit")
 

@@ -109,7 +109,7 @@ async def flood_of_events(ground: Ground) -> None:
 def _told(ground: Ground) -> Iterator[tuple[str, int, str, str, Any]]:
     step = ground.kept["step"]
     nested: Any = "x"
-    for _ in range(40):
+    for _ in range(20):
         nested = {"a": nested}
     first = ground.kept.get("event", 0) + 1
     for n in range(100):
@@ -121,6 +121,25 @@ def _told(ground: Ground) -> Iterator[tuple[str, int, str, str, Any]]:
         )
         type, payload = kinds[n % 4]
         yield ground.name("e"), first + n, step, type, payload
+
+
+@abuse("messages that are none", "agent", ("INVALID_ARGUMENT", "UNIMPLEMENTED"), prepare=_an_agent)
+async def messages_that_are_none(ground: Ground) -> None:
+    """Bytes that no message can be read from, and a payload that is nested too deep, to every RPC."""
+    agent: FakeAgent = ground.kept["agent"]
+    nested: Any = "x"
+    for _ in range(60):
+        nested = {"a": nested}
+    deep = events((ground.name("e"), 1, ground.kept["step"], "custom.event", nested)).SerializeToString()
+    channel = agent.channel
+    assert channel is not None
+    calls = []
+    for method, (_, _, asks, answers) in table().methods.items():
+        kind = f"{'stream' if asks else 'unary'}_{'stream' if answers else 'unary'}"
+        call = getattr(channel, kind)(f"/{method}")
+        for data in (b"\xff" * 100, deep if method.endswith("PushEvents") else b"\x0a\xff\xff\xff\x7f"):
+            calls.append(call(iter([data]) if asks else data, metadata=agent.metadata))
+    await all_of((ground.call(call) for call in calls), 20)
 
 
 @abuse("heartbeats", "agent", prepare=_an_agent)

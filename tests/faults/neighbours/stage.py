@@ -238,7 +238,7 @@ class Stage:
             beside.append(self._phase(ATTACK))
             waves += self._abuser.answer()["waves"]
             alone.append(self._phase(CONTROL))
-            slow = max(slow, slowness())
+            slow = min(slow, slowness())
             bad = _over(alone, beside, slow)
             clear = not _over(alone, beside, slow / 2) or max(bad, len(beside) - bad) > rounds // 2
             if len(beside) >= rounds or (clear and not thorough):
