@@ -205,7 +205,13 @@ async def resume_run(run_id: str, caller: Caller, idem: Idem, engine: EngineServ
     summary="Run again",
     responses=answer(shown.RunSummary, 201, example=shown.RERUN)
     | errors(
-        "RUN_NOT_FOUND", "INVALID_STATE_TRANSITION", "SPEC_INVALID", "PIPELINE_DISABLED", "BLOB_NOT_FOUND"
+        "RUN_NOT_FOUND",
+        "INVALID_STATE_TRANSITION",
+        "SPEC_INVALID",
+        "PIPELINE_NOT_FOUND",
+        "PIPELINE_DISABLED",
+        "BLOB_NOT_FOUND",
+        "TOO_MANY_RUNS",
     ),
 )
 async def rerun_run(
@@ -219,7 +225,7 @@ async def rerun_run(
     """Create a new run of the same definition; ``{"from":"failed"}`` keeps succeeded steps and their attempts.
 
     Jobs that depend on a failed job run again. Errors: ``INVALID_STATE_TRANSITION``, ``SPEC_INVALID`` (a required
-    secret was deleted).
+    secret was deleted), ``PIPELINE_DISABLED``, ``PIPELINE_NOT_FOUND``, ``TOO_MANY_RUNS``.
     """
     from_failed = body is not None and body.start == "failed"
 

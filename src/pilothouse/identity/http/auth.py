@@ -45,7 +45,8 @@ async def login(request: Request, identity: IdentityService, body: Login) -> Res
     """Exchange user name and password for a token, which is also set as an HttpOnly cookie."""
     exchange = Exchange.of(request.scope)
     attempt = _count(exchange, body.username)
-    result = await identity.login(body.username, body.password, exchange.address, exchange.request_id)
+    agent = exchange.headers.get("user-agent", "")
+    result = await identity.login(body.username, body.password, exchange.address, exchange.request_id, agent)
     if attempt is not None:
         attempt.succeeded()
     user = user_json(result.user)
@@ -92,14 +93,14 @@ async def get_me(caller: Caller, identity: IdentityService, database: Database) 
 
 @router.post(
     "/password",
-    dependencies=[allow("profile.read")],
+    dependencies=[allow("login.own")],
     summary="Change your own password",
     responses=answer(Done) | errors("AUTH_INVALID_CREDENTIALS"),
 )
 async def change_password(
     request: Request, caller: Caller, identity: IdentityService, body: ChangePassword
 ) -> dict[str, str]:
-    """Set a new password. The user's other logins end; API tokens stay valid."""
+    """Set a new password. The user's other logins end; API tokens stay valid. Not with a token limited to a role."""
     _count(Exchange.of(request.scope), caller.name)
     await identity.change_password(caller, body.current_password, body.new_password)
     return {"message": "Password changed"}

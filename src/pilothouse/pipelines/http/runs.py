@@ -78,6 +78,7 @@ async def spec_for(
         "INPUT_TOO_COSTLY",
         "PIPELINE_DISABLED",
         "BLOB_NOT_FOUND",
+        "TOO_MANY_RUNS",
         *WORK_ERRORS,
     ),
 )
