@@ -39,6 +39,8 @@ LISTED = (*QUERY, "at the limit")
 _HTTP: dict[str, tuple[str, ...]] = {
     "POST /api/v1/auth/login": ("logins", "half bodies", *BODY),
     "POST /api/v1/auth/password": ("passwords", *BODY),
+    "GET /api/v1/auth/sessions": QUERY,
+    "DELETE /api/v1/auth/sessions/{session}": QUERY,
     "GET /api/v1/users": (*QUERY, "what is for others"),
     "POST /api/v1/users": ADMIN,
     "GET /api/v1/users/{user}": ("what is for others",),
@@ -165,6 +167,7 @@ _LATER = "not served yet: the call is refused before its first message (`methods
 
 WITHOUT: dict[str, str] = {
     "POST /api/v1/auth/logout": "takes a token and nothing else",
+    "DELETE /api/v1/auth/sessions": "takes a token and nothing else, and ends it",
     "GET /api/v1/auth/me": "takes a token and nothing else; it is part of `at the limit`",
     "GET /api/v1/agents/stats": "takes a token and nothing else; it is part of `at the limit`",
     **{

@@ -47,7 +47,8 @@ async def _all_closed(ground: Ground) -> None:
         try:
             async with asyncio.timeout(max(0.1, began + END - time.monotonic())):
                 with contextlib.suppress(OSError):
-                    return await reader.read(1 << 16)
+                    while await reader.read(1 << 16):
+                        pass
         except TimeoutError:
             return None
         return b""

@@ -66,7 +66,13 @@ WATCHED = {
     "step progress": ("yes '::progress 40 message'", "yes '::output a=b'"),
 }
 for _name, _scripts in WATCHED.items():
-    abuse(_name, "step", prepare=_printing(*_scripts), after=_stop)(_watch)  # type: ignore[arg-type]
+    abuse(
+        _name,
+        "step",
+        ("run failed",) if _name == "step masks" else (),
+        prepare=_printing(*_scripts),
+        after=_stop,
+    )(_watch)  # type: ignore[arg-type]
 abuse(
     "step secrets",
     "step",

@@ -26,8 +26,9 @@ from support.fake_agent import FakeAgent
 from support.wire_table import table
 
 NAME = "neighbour"
-EVERY = {"list": 0.1, "run": 0.34, "line": 0.1, "beat": 0.15, "call": 0.2}
+EVERY = {"list": 0.1, "run": 0.34, "line": 0.1, "beat": 0.15, "call": 0.2, "check": 0.5}
 """Seconds between two of a kind."""
+SPEC = json.dumps({"spec": {"jobs": [{"name": "j", "steps": [{"name": "s", "run": "true"}]}]}}).encode()
 BEAT = 0.5
 """Seconds between heartbeats on ``Connect``, which have no answer."""
 
@@ -60,7 +61,8 @@ class Neighbour:
             self._spawn(loop)
         await self._run()  # until it has, nothing is measured
         for kind, operation in (
-            ("list", self._list), ("run", self._run), ("line", self._line), ("beat", self._beat), ("call", self._call)
+            ("list", self._list), ("run", self._run), ("line", self._line), ("beat", self._beat), ("call", self._call),
+            ("check", self._check),
         ):  # fmt: skip
             self._spawn(self._periodically(kind, operation))
 
@@ -150,6 +152,10 @@ class Neighbour:
         rpc = self.agent.rpc("stream.v1.StreamService/StreamJobStatus")
         call = rpc(request, metadata=(("authorization", f"Bearer {next(self.tokens)}"),), timeout=60)
         assert [message async for message in call], "no status of a run that has ended"
+
+    async def _check(self) -> None:
+        answer = await self.client.ask("POST", "pipelines/spec/validate", next(self.tokens), SPEC)
+        assert answer.status == 200, answer.outcome
 
     # -- what goes on meanwhile ---------------------------------------------------------------------------
 

@@ -229,7 +229,7 @@ class Stage:
         """
         if ABUSES[name].caller == "step":
             self.agent()
-        slow, self._stopped = slowness(), True
+        paces, self._stopped = [slowness()], True
         self._abuser.ask(do="begin", name=name)
         before = self._settled(math.inf)
         alone, beside, problems, waves = [self._phase(CONTROL)], [], [], 0
@@ -238,13 +238,13 @@ class Stage:
             beside.append(self._phase(ATTACK))
             waves += self._abuser.answer()["waves"]
             alone.append(self._phase(CONTROL))
-            slow = min(slow, slowness())
+            paces.append(slowness())
+            slow = statistics.median(paces)
             bad = _over(alone, beside, slow)
             clear = not _over(alone, beside, slow / 2) or max(bad, len(beside) - bad) > rounds // 2
             if len(beside) >= rounds or (clear and not thorough):
                 break
         seen = self._abuser.ask(do="end")["seen"]
-        self._stopped = False
         problems += [problem for phase in (*alone, *beside) for problem in phase["problems"]]
         self._stopped = any(problem.startswith("it stopped") for problem in problems)
         memory = self._settled(before + ROOM) - before
@@ -258,8 +258,8 @@ class Stage:
         """Resident MiB of the server's own process."""
         return float(psutil.Process(self.server.pid).memory_info().rss) / (1 << 20)
 
-    def _settled(self, bound: float, patience: float = 8.0) -> float:
-        """The memory, once it is within the bound, or after some time."""
+    def _settled(self, bound: float, patience: float = 30.0) -> float:
+        """The memory, once it is within the bound, or after the time that work which waits may take."""
         end = time.monotonic() + patience
         while (now := self.memory) > bound and time.monotonic() < end:
             time.sleep(0.1)
@@ -367,7 +367,7 @@ def _over(alone: list[dict[str, Any]], beside: list[dict[str, Any]], slow: float
 
 def _clear(abuse: Abuse, seen: dict[str, int]) -> Iterator[str]:
     """The abuser was told what it did, in words it can act upon."""
-    if not seen:
+    if not seen and abuse.refused:
         yield "the attack got no answer at all"
     for outcome in seen:
         # A head that is no request, or too long, is answered below HTTP's own layers: by a sentence.
