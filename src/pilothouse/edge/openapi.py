@@ -214,7 +214,8 @@ def _common(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
     if "requestBody" in operation:
         yield from ("VALIDATION_FAILED", "MISSING_REQUIRED_FIELD", "PAYLOAD_TOO_LARGE")
     if path.startswith("/api/"):
-        yield from ("CLIENT_TOO_OLD", "RATE_LIMIT_EXCEEDED", "STORAGE_BUSY")
+        yield from ("HEADER_REPEATED", "CLIENT_TOO_OLD", "RATE_LIMIT_EXCEEDED", "TOO_MANY_CONNECTIONS")
+        yield from ("STORAGE_BUSY", "SERVER_BUSY")
 
 
 def _add_errors(operation: dict[str, Any], common: Iterator[str], model: type[Answer]) -> None:

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 def modules(core: Core, settings: Settings) -> list[Module]:
     """Every package's part of the product, in the order of the layers."""
-    identity = IdentitySettings(jwt_key=core.root_key, token_ttl=settings.token_ttl)
+    identity = IdentitySettings(jwt_key=core.root_key, token_ttl=settings.token_ttl, quotas=settings.quotas())
     fleet = FleetSettings(settings.agent_heartbeat, settings.agent_offline_after, settings.lease)
     streams = StreamSettings(settings.sse_keepalive, settings.ws_heartbeat, settings.ws_pong_wait)
     engine = EngineSettings(settings.cleanup_grace, settings.retention, streams)
@@ -96,7 +96,7 @@ def compose(
     storage, journal = Storage(database, writer), Journal(database)
     core = Core(storage, journal, clock, root_key, str(uuid4()), Pool(workers=settings.workers))
     limits = _limits(settings)
-    core.provide(limits, settings, _connections(settings))
+    core.provide(limits, settings, settings.quotas(), _connections(settings))
     built = modules(core, settings)
     built.append(pilothouse.server.module.module(core, built, settings.sse_keepalive))
     core.pool.add(job for module in built for job in module.jobs)
