@@ -17,6 +17,7 @@ from pilothouse.edge.exchange import Edge, Exchange
 from pilothouse.edge.headers import check_single, completed
 from pilothouse.edge.intake import Intake, too_large, unread
 from pilothouse.edge.limits import FAILURES, Count
+from pilothouse.edge.parameters import check_parameters
 from pilothouse.edge.problems import respond, translate
 from pilothouse.storage import StorageError
 
@@ -51,6 +52,7 @@ class Gate:
     async def _socket(self, exchange: Exchange, receive: Receive, answer: _Answer) -> None:
         try:
             check_single(exchange.scope["headers"])
+            check_parameters(exchange.scope)
         except Refusal as refusal:
             await respond(exchange.scope, refusal)(exchange.scope, receive, answer)
             return
@@ -60,6 +62,7 @@ class Gate:
         scope = exchange.scope
         try:
             check_single(scope["headers"])
+            check_parameters(scope)
             if scope["path"].startswith(API):
                 check_client(exchange.headers.get("user-agent", ""), __version__)
             await self._count(exchange)

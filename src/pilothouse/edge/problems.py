@@ -137,7 +137,7 @@ def _allowed(app: FastAPI, path: str) -> list[str]:
 
 def _invalid(error: RequestValidationError) -> Refusal:
     # The input is never repeated, since it may be a password.
-    errors: Sequence[Any] = error.errors()
+    errors: Sequence[Any] = error.errors()[:MAX_ERRORS]
     if isinstance(error.body, bytes) and tuple(errors[0]["loc"]) == (
         "body",
     ):  # FastAPI did not treat it as JSON
@@ -161,7 +161,13 @@ def _invalid(error: RequestValidationError) -> Refusal:
 def _field(loc: Sequence[Any]) -> str:
     if loc[0] == "body" and len(loc) == 2 and isinstance(loc[1], int):
         return "body"  # the position in a body that is not JSON
-    return ".".join(str(part) for part in loc[1:]) or str(loc[0])
+    return ".".join(str(part)[:MAX_SHOWN] for part in loc[1:]) or str(loc[0])
+
+
+MAX_ERRORS = 20
+"""So many wrong fields are described."""
+MAX_SHOWN = 100
+"""Characters of a key that the caller has chosen."""
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

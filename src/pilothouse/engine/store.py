@@ -207,6 +207,14 @@ _COUNT_LINES = (
 # -- writing: a row follows its object ------------------------------------------------------------------
 
 
+def count_unfinished(conn: Connection, project: str, most: int) -> int:
+    """The number of runs of a project that have not ended, counted up to ``most``."""
+    going = [status.value for status in Status if not status.over]
+    # An expression keeps databases from reading all runs of the project by its index, ended ones included.
+    wanted = select(runs.c.id).where(runs.c.status.in_(going), runs.c.project.concat("") == project)
+    return conn.execute(select(func.count()).select_from(wanted.limit(most).subquery())).scalar_one()
+
+
 def insert_run(conn: Connection, run: Run, graph: str) -> None:
     """Store a new run, its graph (``graph_json.encoded``), and those of its jobs and steps that were changed."""
     conn.execute(insert(runs).values(spec="", **_values(run, _RUN)))

@@ -1,11 +1,12 @@
 """Identity: login and logout, authentication, and the rights of open streams.
 
-The use cases on users, projects, API tokens and the audit trail are in separate files and available as
-``users``, ``projects``, ``tokens`` and ``trail``.
+The use cases on users, projects, API tokens, logins and the audit trail are in separate files and available as
+``users``, ``projects``, ``tokens``, ``logins`` and ``trail``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,13 +25,14 @@ from pilothouse.identity.api_tokens import ApiTokens
 from pilothouse.identity.audit import Trail
 from pilothouse.identity.authorization import Grant, TokenAuthorization
 from pilothouse.identity.grants import Grants, expired
+from pilothouse.identity.logins import Logins, Uses
 from pilothouse.identity.model import LoginResult, User
 from pilothouse.identity.passwords import Passwords, check
 from pilothouse.identity.projects import DEFAULT_NAME, Projects
 from pilothouse.identity.renewal import Renewal
 from pilothouse.identity.users import Users
 from pilothouse.journal import Journal
-from pilothouse.storage import Storage, Tx, now_ms
+from pilothouse.storage import Storage, StorageError, Tx, now_ms
 from pilothouse.storage.secretbox import derive_key
 
 T = TypeVar("T")
@@ -44,6 +46,7 @@ The ``token_id`` of its principals must be unique; principals with an empty one 
 
 ADMIN = "admin"
 LOCAL_NAME = "local"
+MAX_USER_AGENT = 200
 _KEEP_SESSIONS_MS = 7 * 24 * 3600 * 1000
 
 
@@ -72,12 +75,14 @@ class Identity:
         self._session_tokens = tokens.SessionTokens(derive_key(settings.jwt_key, "session tokens"))
         self._authenticators: list[Authenticator] = []
         self._grants = Grants(clock)
+        self._uses = Uses()
         self._renewal = Renewal(self._grants, self._ask_about, clock)
         self.passwords = Passwords(hasher)
         self.trail = Trail(journal)
         self.users = Users(self.trail, self._grants)
         self.projects = Projects(self.trail, self._grants)
         self.tokens = ApiTokens(self.trail, self._grants)
+        self.logins = Logins(self.trail, self._grants)
 
     async def bootstrap(self, admin_password: str | None) -> str | None:
         """First start: create project ``default`` and user ``admin``; returns the password if it was
@@ -108,11 +113,19 @@ class Identity:
         return await self._storage.read(lambda conn: address_store.knows(conn, username, key, now))
 
     async def login(
-        self, username: str, password: str, address: str = "", request_id: str = "", *, known: bool = False
+        self,
+        username: str,
+        password: str,
+        address: str = "",
+        request_id: str = "",
+        user_agent: str = "",
+        *,
+        known: bool = False,
     ) -> LoginResult:
-        """Log in. Raises ``AUTH_INVALID_CREDENTIALS``, in the same time whether or not the user exists.
+        """Log in; ``user_agent`` is shown in the list of logins.
 
         ``known``: the address is one that this user has logged in from; others wait behind strangers.
+        Raises ``AUTH_INVALID_CREDENTIALS``, in the same time whether or not the user exists.
         """
         found = await self._storage.read(lambda conn: store.find_login(conn, username))
         user, stored = found if found is not None and found[0].active else (None, None)
@@ -127,9 +140,9 @@ class Identity:
             await self.passwords.hash(password, checked=False) if self.passwords.outdated(stored) else stored
         )
         by = Principal("user", user.id, user.username, user.role, frozenset(), "", None, address, request_id)
-        return await self._storage.write(lambda tx: self._open_session(tx, by, stored, renewed))
+        return await self._storage.write(lambda tx: self._open_session(tx, by, stored, renewed, user_agent))
 
-    def _open_session(self, tx: Tx, by: Principal, stored: str, renewed: str) -> LoginResult:
+    def _open_session(self, tx: Tx, by: Principal, stored: str, renewed: str, user_agent: str) -> LoginResult:
         found = store.find_login(tx.conn, by.name)
         if found is None or not found[0].active or found[1] != stored:
             # Deactivated, or the password was changed, during the verification.
@@ -146,7 +159,10 @@ class Identity:
             digest=None,
             created_at=tx.now,
             expires_at=expires_at,
+            address=by.address,
+            user_agent=_printable(user_agent),
         )
+        by = replace(by, token_id=id)
         store.update_user(tx.conn, by.id, last_login=tx.now, password_hash=renewed)
         if by.address:
             address_store.remember(tx.conn, by.id, rate_key(by.address), tx.now)
@@ -179,13 +195,15 @@ class Identity:
 
     async def change_password(self, by: Principal, current: str, new: str) -> None:
         """Change the caller's password. Raises ``AUTH_INVALID_CREDENTIALS`` if ``current`` is wrong."""
-        require(by, "profile.read")
+        require(by, "login.own")
         check(new)
         found = await self._storage.read(lambda conn: store.find_login(conn, by.name))
         if not await self.passwords.verify(found[1] if found is not None else None, current, known=True):
             raise AuthError("AUTH_INVALID_CREDENTIALS", "The current password is wrong")
         password_hash = await self.passwords.hash(new)
-        await self._storage.write(lambda tx: self.users.set_password(tx, by, by.id, password_hash))
+        await self._storage.write(
+            lambda tx: self.users.set_password(tx, by, by.id, password_hash, proven=True)
+        )
 
     async def issue_local_token(self, username: str = ADMIN) -> str:
         """Create an API token named ``local`` for the command line on this machine; the previous one is
@@ -215,7 +233,19 @@ class Identity:
         grant = self._grants.look_up(digest) or await self._verify(token, digest)
         if expired(grant.principal, self._clock()):
             raise token_expired()
+        if grant.stored and self._uses.due(grant.principal.token_id, self._clock()):
+            self._note_use(grant.principal.token_id, address)
         return replace(grant.principal, address=address, request_id=request_id)
+
+    def _note_use(self, token_id: str, address: str) -> None:
+        # Nobody waits for it, and nothing is lost if it fails.
+        with contextlib.suppress(StorageError):
+            noted = self._storage.submit(lambda tx: store.note_use(tx.conn, token_id, tx.now, address))
+            noted.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def now(self) -> int:
+        """The time by this server's clock, in ms."""
+        return self._clock()
 
     def authorize(self, principal: Principal) -> TokenAuthorization:
         """A live view of the principal's rights while a stream is open; close it with the stream."""
@@ -268,7 +298,15 @@ class Identity:
             raise token_expired()
         role = narrower(known.user_role, known.token_role)
         principal = Principal(
-            "user", known.user_id, known.username, role, known.projects, known.id, known.expires_at
+            "user",
+            known.user_id,
+            known.username,
+            role,
+            known.projects,
+            known.id,
+            known.expires_at,
+            token_role=known.token_role,
+            credential="session" if known.kind == store.SESSION else "api",
         )
         return Grant(principal, known.token_role, True, now if checked_at is None else checked_at)
 
@@ -305,3 +343,7 @@ class Identity:
         """Stop the renewal and the hashing threads."""
         self._renewal.close()
         self.passwords.close()
+
+
+def _printable(user_agent: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in user_agent[:MAX_USER_AGENT])

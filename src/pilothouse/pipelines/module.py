@@ -5,10 +5,12 @@ from __future__ import annotations
 from pilothouse.edge.module import Core, Module
 from pilothouse.engine.gates.child import ChildRun
 from pilothouse.engine.service import Engine
+from pilothouse.engine.starts import Starts
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines.compiler import JOBS, SpecCompiler
 from pilothouse.pipelines.http import router
-from pilothouse.pipelines.service import Pipelines
+from pilothouse.pipelines.http.large_bodies import BODY_LIMIT
+from pilothouse.pipelines.service import Pipelines, startable
 
 
 def module(core: Core) -> Module:
@@ -16,10 +18,12 @@ def module(core: Core) -> Module:
     engine, identity = core.service(Engine), core.service(Identity)
     pipelines = Pipelines(engine, identity)
     core.provide(pipelines, SpecCompiler(core.pool))
+    core.service(Starts).guard("pipeline", startable)
     core.service(ChildRun).start_by("pipeline", pipelines.start_child)
     return Module(
         "pipelines",
         routers=(router,),
         envelope_prefixes=("/api/v1/pipelines", "/api/v1/uploads"),
         jobs=JOBS,
+        body_limits={"/api/v1/pipelines": BODY_LIMIT},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from pilothouse import __version__
+from pilothouse.edge.openapi import operation_id
 from pilothouse.edge.web import install
 from pilothouse.identity.service import Identity
 from pilothouse.server.graph import Graph
@@ -21,6 +22,7 @@ def build_app(graph: Graph) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
     )
     try:
         install(
