@@ -402,7 +402,8 @@ async def test_a_rate_limit_that_is_too_long_is_a_refusal() -> None:
 
 
 async def test_both_forms_of_errors() -> None:
-    native = {"error": "Not Found", "message": "No run", "code": "RUN_NOT_FOUND", "request_id": "req-1"}
+    native = {"error": "Not Found", "message": "No run", "code": "RUN_NOT_FOUND"}
+    native |= {"request_id": "req-1", "timestamp": "2026-01-31T10:50:00Z"}
     envelope = {
         "code": 400,
         "errMsg": "2 problems",
@@ -410,6 +411,7 @@ async def test_both_forms_of_errors() -> None:
         "details": {"problems": [1, 2]},
         "path": "/x",
         "timestamp": 1,
+        "requestId": "req-2",
     }
 
     async def get(request: Request) -> Response:

@@ -81,7 +81,7 @@ def graph(tmp_path: Path) -> Iterator[Graph]:
 def test_routes(graph: Graph) -> None:
     served = {}
     for route in iter_route_contexts(build_app(graph).routes):
-        if route.path is not None and route.path != "/docs/oauth2-redirect":
+        if route.path is not None:
             for method in (route.methods or {"WEBSOCKET"}) - {"HEAD"}:
                 served[method, route.path] = required_action(route)
     table = rows(section("api.md", "## Routes"), 4)

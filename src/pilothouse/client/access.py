@@ -1,4 +1,4 @@
-"""Login and logout; API tokens; registration tokens of agents."""
+"""LoginResult and logout; API tokens; registration tokens of agents."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, cast
 
 from pilothouse.client.api import Api
 from pilothouse.client.paging import Page
-from pilothouse.client.shapes import (
-    Login,
+from pilothouse.client.types import (
+    CreatedRegistrationToken,
+    CreatedToken,
+    LoginResult,
     LoginSession,
     Me,
-    NewRegistrationToken,
-    NewToken,
     RegistrationToken,
     Token,
 )
@@ -24,10 +24,10 @@ class Auth:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    async def login(self, username: str, password: str) -> Login:
+    async def login(self, username: str, password: str) -> LoginResult:
         """Exchange user name and password for a token. The client keeps using its own token."""
         body = {"username": username, "password": password}
-        return cast(Login, await self._api.call("POST", "/auth/login", json=body))
+        return cast(LoginResult, await self._api.call("POST", "/auth/login", json=body))
 
     async def logout(self) -> None:
         """Revoke the client's token."""
@@ -70,10 +70,12 @@ class Tokens:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    async def create(self, name: str, *, expires_in: int | None = None, role: str | None = None) -> NewToken:
+    async def create(
+        self, name: str, *, expires_in: int | None = None, role: str | None = None
+    ) -> CreatedToken:
         """Create a token. ``expires_in`` in seconds, default: never; ``role`` limits it below its user."""
         body = _given({"name": name, "expires_in": expires_in, "role": role})
-        return cast(NewToken, await _shown_once(self._api, "/tokens", body))
+        return cast(CreatedToken, await _shown_once(self._api, "/tokens", body))
 
     async def page(self, number: int = 1, limit: int = 20) -> Page[Token]:
         """Newest first."""
@@ -101,7 +103,7 @@ class RegistrationTokens:
         agents: Sequence[str] | None = None,
         projects: Sequence[str] | None = None,
         labels: Sequence[str] | None = None,
-    ) -> NewRegistrationToken:
+    ) -> CreatedRegistrationToken:
         """Create a registration token. ``expires_in`` in seconds.
 
         ``agents``: names or globs of existing agents that may register again; ``projects``: names or ids of
@@ -109,7 +111,7 @@ class RegistrationTokens:
         """
         body = _given({"description": description, "max_uses": max_uses, "expires_in": expires_in})
         body |= _given({"agents": agents, "projects": projects, "labels": labels})
-        return cast(NewRegistrationToken, await _shown_once(self._api, "/registration-tokens", body))
+        return cast(CreatedRegistrationToken, await _shown_once(self._api, "/registration-tokens", body))
 
     async def all(self) -> tuple[RegistrationToken, ...]:
         """All registration tokens, without their secrets."""

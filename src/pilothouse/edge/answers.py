@@ -14,6 +14,7 @@ from pilothouse.access.errors import Refusal
 from pilothouse.edge import store
 from pilothouse.storage import Storage, Tx
 from pilothouse.storage.keyring import Key, Keyring, KeyringBox, derived
+from pilothouse.wire.json_bounds import MAX_VALUES, most_values
 
 WINDOW_MS = 24 * 3600 * 1000
 
@@ -92,7 +93,8 @@ def _fingerprint(key: Key, asked: bytes) -> str:
 
 
 def _canonical(query: str, body: bytes) -> bytes:
-    # JSON with another key order or whitespace is the same request.
-    with contextlib.suppress(orjson.JSONDecodeError):
-        body = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
+    # JSON with another key order or whitespace is the same request, unless it is too large to be parsed here.
+    if most_values(body) <= MAX_VALUES:
+        with contextlib.suppress(orjson.JSONDecodeError):
+            body = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
     return query.encode() + b"\n" + body

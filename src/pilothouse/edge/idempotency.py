@@ -39,6 +39,7 @@ class Idempotent:
             str | None,
             Header(
                 alias="Idempotency-Key",
+                max_length=255,
                 description="The same key and body, by the same token within 24 h, give the first answer again.",
             ),
         ] = None,

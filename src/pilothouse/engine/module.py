@@ -21,6 +21,7 @@ from pilothouse.engine.gates.service import Gates
 from pilothouse.engine.gates.window import TimeWindow
 from pilothouse.engine.grpc import gateway_rpc
 from pilothouse.engine.intake.ingest import Ingest
+from pilothouse.engine.intake.reading import JOBS, Reading
 from pilothouse.engine.intake.step_events import StepEvents
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.runs import RunCache
@@ -84,7 +85,9 @@ def module(core: Core, settings: EngineSettings) -> Module:
     engine = Engine(runs, transitions, identity, secrets, starts)
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
     timekeeper = Timekeeper(storage, engine, dispatcher)
-    ingest = Ingest(storage, journal, tasks, StepEvents(journal, runs, transitions))
+    reading = Reading(core.pool, tasks.maskers)
+    ingest = Ingest(storage, journal, tasks, StepEvents(journal, runs, transitions), reading)
+    fleet.screen_reports(ingest.screened)
     blobs = core.service(Blobs)
     blobs.agents_may_read(needed_by_agent)
     retention = Retention(storage, journal, blobs, settings.retention)
@@ -113,6 +116,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
 
     return Module(
         "engine",
+        channels=(*stella.CHANNELS, *arcentra.CHANNELS),
         routers=(
             stella.router,
             arcentra.router,
@@ -121,6 +125,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
             gates_http.router,
         ),
         rpc=(gateway_rpc(ingest, identity),),
+        jobs=JOBS,
         streams={"run": "RUN_NOT_FOUND"},
         events=EVENTS,
         background=(

@@ -92,3 +92,16 @@ class LoginResult:
     token: str
     user: User
     expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoginOrigin:
+    """Where a login comes from; ``known``: the user has logged in from this address before."""
+
+    address: str = ""
+    request_id: str = ""
+    user_agent: str = ""
+    known: bool = False
+
+
+NOWHERE = LoginOrigin()

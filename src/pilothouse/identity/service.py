@@ -19,13 +19,14 @@ from uuid_utils import uuid7
 
 from pilothouse.access.errors import AuthError, require, token_expired, token_invalid, token_missing
 from pilothouse.access.model import SYSTEM, Principal, Role, narrower
-from pilothouse.identity import store, tokens
+from pilothouse.edge.network import rate_key
+from pilothouse.identity import address_store, store, tokens
 from pilothouse.identity.api_tokens import ApiTokens
 from pilothouse.identity.audit import Trail
 from pilothouse.identity.authorization import Grant, TokenAuthorization
 from pilothouse.identity.grants import Grants, expired
 from pilothouse.identity.logins import Logins, Uses
-from pilothouse.identity.model import LoginResult, User
+from pilothouse.identity.model import NOWHERE, LoginOrigin, LoginResult, User
 from pilothouse.identity.passwords import Passwords, check
 from pilothouse.identity.projects import DEFAULT_NAME, Projects
 from pilothouse.identity.renewal import Renewal
@@ -106,17 +107,17 @@ class Identity:
 
     # -- login and logout -------------------------------------------------------------------------------
 
-    async def login(
-        self, username: str, password: str, address: str = "", request_id: str = "", user_agent: str = ""
-    ) -> LoginResult:
-        """Log in; ``user_agent`` is shown in the list of logins.
+    async def knows(self, username: str, address: str) -> bool:
+        """Whether this user has logged in from this address in the last 90 days."""
+        key, now = rate_key(address), self._clock()
+        return await self._storage.read(lambda conn: address_store.knows(conn, username, key, now))
 
-        Raises ``AUTH_INVALID_CREDENTIALS``, in the same time whether or not the user exists.
-        """
+    async def login(self, username: str, password: str, origin: LoginOrigin = NOWHERE) -> LoginResult:
+        """Log in. Raises ``AUTH_INVALID_CREDENTIALS``, in the same time whether or not the user exists."""
         found = await self._storage.read(lambda conn: store.find_login(conn, username))
         user, stored = found if found is not None and found[0].active else (None, None)
-        good = await self.passwords.verify(stored, password)
-        by = replace(SYSTEM, address=address, request_id=request_id)
+        good = await self.passwords.verify(stored, password, known=origin.known)
+        by = replace(SYSTEM, address=origin.address, request_id=origin.request_id)
         if user is None or stored is None or not good:
             # An unknown name is not recorded, since users sometimes type their password there.
             target = f"user/{found[0].id}" if found is not None else "user/unknown"
@@ -125,8 +126,10 @@ class Identity:
         renewed = (
             await self.passwords.hash(password, checked=False) if self.passwords.outdated(stored) else stored
         )
-        by = Principal("user", user.id, user.username, user.role, frozenset(), "", None, address, request_id)
-        return await self._storage.write(lambda tx: self._open_session(tx, by, stored, renewed, user_agent))
+        by = replace(by, kind="user", id=user.id, name=user.username, role=user.role)
+        return await self._storage.write(
+            lambda tx: self._open_session(tx, by, stored, renewed, origin.user_agent)
+        )
 
     def _open_session(self, tx: Tx, by: Principal, stored: str, renewed: str, user_agent: str) -> LoginResult:
         found = store.find_login(tx.conn, by.name)
@@ -150,6 +153,8 @@ class Identity:
         )
         by = replace(by, token_id=id)
         store.update_user(tx.conn, by.id, last_login=tx.now, password_hash=renewed)
+        if by.address:
+            address_store.remember(tx.conn, by.id, rate_key(by.address), tx.now)
         store.purge_sessions(tx.conn, tx.now - _KEEP_SESSIONS_MS)
         self.audit(tx, by, "auth.logged_in", f"user/{by.id}")
         user = replace(found[0], last_login=tx.now)
@@ -182,7 +187,7 @@ class Identity:
         require(by, "login.own")
         check(new)
         found = await self._storage.read(lambda conn: store.find_login(conn, by.name))
-        if not await self.passwords.verify(found[1] if found is not None else None, current):
+        if not await self.passwords.verify(found[1] if found is not None else None, current, known=True):
             raise AuthError("AUTH_INVALID_CREDENTIALS", "The current password is wrong")
         password_hash = await self.passwords.hash(new)
         await self._storage.write(

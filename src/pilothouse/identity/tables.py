@@ -22,6 +22,15 @@ users = Table(
     Column("last_login", BigInteger, nullable=True),
 )
 
+#: The addresses that users have logged in from (:func:`pilothouse.edge.network.rate_key`).
+login_addresses = Table(
+    "login_addresses",
+    metadata,
+    Column("user_id", Text, ForeignKey("users.id"), primary_key=True),
+    Column("address", Text, primary_key=True),
+    Column("last_login", BigInteger, nullable=False),
+)
+
 #: Logins (``session``: id is the JWT's ``jti``) and API tokens (``api``: found by their digest).
 credentials = Table(
     "credentials",

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+MAX_VARIABLES = 200
+MAX_VARIABLES_SIZE = 256 << 10
+"""Characters of the names and values of all variables that a run is given: each run stores them."""
+
 
 class SpecFormat(IntEnum):
     """pipeline.v1.SpecFormat."""

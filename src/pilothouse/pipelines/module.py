@@ -9,6 +9,7 @@ from pilothouse.engine.starts import Starts
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines.compiler import JOBS, SpecCompiler
 from pilothouse.pipelines.http import router
+from pilothouse.pipelines.http.large_bodies import BODY_LIMIT
 from pilothouse.pipelines.service import Pipelines, startable
 
 
@@ -24,4 +25,5 @@ def module(core: Core) -> Module:
         routers=(router,),
         envelope_prefixes=("/api/v1/pipelines", "/api/v1/uploads"),
         jobs=JOBS,
+        body_limits={"/api/v1/pipelines": BODY_LIMIT},
     )

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
@@ -31,13 +30,10 @@ from pilothouse.pipelines.errors import (
     SpecMissing,
     SpecMoved,
 )
-from pilothouse.pipelines.model import Pipeline, SavedSpec, SpecFormat
+from pilothouse.pipelines.model import MAX_VARIABLES, MAX_VARIABLES_SIZE, Pipeline, SavedSpec, SpecFormat
 from pilothouse.storage import Tx
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,127}")
-MAX_VARIABLES = 200
-MAX_VARIABLES_SIZE = 256 << 10
-"""Characters of the names and values of all variables that a run is given: each run stores them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +108,7 @@ class Pipelines:
         pipeline = require_pipeline(tx.conn, pipeline_id)
         if expected_head and expected_head != pipeline.head:
             raise SpecMoved(f"the spec was changed meanwhile: its head is {pipeline.head or 'empty'}")
-        source = spec.source
-        text = (
-            source if isinstance(source, str) else orjson.dumps(source, option=orjson.OPT_INDENT_2).decode()
-        )
+        text = spec.text
         written_in = SpecFormat.JSON if text.lstrip().startswith("{") else SpecFormat.YAML
         head = hashlib.sha256(text.encode()).hexdigest()[:40]
         saved = SavedSpec(text, written_in, head, by.name, message, tx.now, spec.spec, spec.graph, spec.names)
@@ -205,7 +198,7 @@ class Pipelines:
         if made is None:  # a child run, which starts in the transaction of its parent
             why = "has a spec of release 0.1, which is not compiled yet: run the pipeline itself once"
             raise SpecMissing(f"pipeline '{pipeline.name}' {why}")
-        if made.source != saved.text:  # by a server of release 0.1 on the same database
+        if made.text != saved.text:  # by a server of release 0.1 on the same database
             raise SpecMoved("the spec was changed meanwhile; try again")
         store.keep_compiled(
             tx.conn, pipeline.id, saved.head, spec=made.spec, graph=made.graph, names=made.names

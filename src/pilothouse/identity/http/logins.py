@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from pilothouse.edge.openapi import example
+from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, allow
 from pilothouse.identity.http.services import IdentityService
-from pilothouse.identity.http.shapes import LOGIN_EXAMPLE, PAGINATION_EXAMPLE, login_json
+from pilothouse.identity.http.shapes import login_json
+from pilothouse.wire.rest import users as shown
 
 router = APIRouter(prefix="/api/v1/auth/sessions", tags=["auth"], dependencies=[allow("login.own")])
 
@@ -19,7 +20,7 @@ router = APIRouter(prefix="/api/v1/auth/sessions", tags=["auth"], dependencies=[
 @router.get(
     "",
     summary="List logins",
-    responses=example({"sessions": [LOGIN_EXAMPLE], "pagination": PAGINATION_EXAMPLE}),
+    responses=answer(shown.LoginSessionList) | errors("USER_NOT_FOUND"),
 )
 async def list_logins(
     caller: Caller,
@@ -37,7 +38,9 @@ async def list_logins(
     return paginated("sessions", [login_json(login, caller.token_id) for login in logins], paging, total)
 
 
-@router.delete("", summary="End all other logins", responses=example({"ended": 2}))
+@router.delete(
+    "", summary="End all other logins", responses=answer(shown.EndedLogins) | errors("USER_NOT_FOUND")
+)
 async def end_other_logins(
     caller: Caller,
     identity: IdentityService,
@@ -48,7 +51,7 @@ async def end_other_logins(
     return {"ended": await database.write(lambda tx: identity.logins.end_others(tx, caller, user=user))}
 
 
-@router.delete("/{session}", status_code=204, summary="End a login")
+@router.delete("/{session}", status_code=204, summary="End a login", responses=errors("TOKEN_NOT_FOUND"))
 async def end_login(caller: Caller, identity: IdentityService, database: Database, session: str) -> Response:
     """End one login and its streams; admins: of any user. Errors: ``TOKEN_NOT_FOUND``."""
     await database.write(lambda tx: identity.logins.end(tx, caller, session))

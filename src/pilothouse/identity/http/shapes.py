@@ -14,10 +14,10 @@ from pilothouse.wire.times import rfc3339
 #: PostgreSQL texts cannot contain NUL.
 _NO_NUL = r"^[^\x00]*$"
 
-Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$")]
+Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$", max_length=63)]
 Email = Annotated[str, StringConstraints(pattern=r"^([^@\s\x00]+@[^@\s\x00]+)?$", max_length=254)]
 Password = Annotated[str, StringConstraints(max_length=MAX_LENGTH)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$", max_length=63)]
 Text = Annotated[str, StringConstraints(pattern=_NO_NUL, max_length=2000)]
 Reference = Annotated[str, StringConstraints(pattern=_NO_NUL, min_length=1, max_length=256)]
 
@@ -95,44 +95,3 @@ def project_json(project: Project) -> dict[str, Any]:
         "createdAt": project.created_at // 1000,
         "updatedAt": project.updated_at // 1000,
     }
-
-
-USER_EXAMPLE = {
-    "id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a",
-    "username": "john.doe",
-    "email": "john.doe@example.com",
-    "role": "user",
-    "active": True,
-    "created_at": "2026-01-31T11:10:00Z",
-    "updated_at": "2026-01-31T11:10:00Z",
-    "last_login": None,
-}
-TOKEN_EXAMPLE = {
-    "id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718b",
-    "name": "ci",
-    "user": "john.doe",
-    "role": "viewer",
-    "created_at": "2026-01-31T11:10:00Z",
-    "expires_at": "2026-03-02T11:10:00Z",
-    "last_used_at": None,
-}
-LOGIN_EXAMPLE = {
-    "id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718e",
-    "user": "john.doe",
-    "current": True,
-    "created_at": "2026-01-31T11:10:00Z",
-    "last_used_at": "2026-01-31T11:20:00Z",
-    "expires_at": "2026-02-01T11:10:00Z",
-    "address": "192.0.2.7",
-    "user_agent": "pilot/0.4.0",
-}
-PAGINATION_EXAMPLE = {"page": 1, "limit": 20, "total": 1, "total_pages": 1}
-PROJECT_EXAMPLE = {
-    "projectId": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718c",
-    "name": "shop",
-    "description": "The web shop",
-    "isDefault": False,
-    "members": [{"userId": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a", "username": "john.doe"}],
-    "createdAt": 1769857800,
-    "updatedAt": 1769857800,
-}

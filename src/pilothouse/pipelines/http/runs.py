@@ -11,30 +11,36 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.access.model import Principal
+from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
+from pilothouse.edge.work import WORK_ERRORS
 from pilothouse.engine import store as engine_store
 from pilothouse.engine.graph_json import decoded
 from pilothouse.engine.http import EngineService
 from pilothouse.engine.problems import SpecError
 from pilothouse.engine.runs import require_run
-from pilothouse.pipelines import examples, store
+from pilothouse.pipelines import store
 from pilothouse.pipelines.bodies import (
     StopRun,
     TriggerPipeline,
 )
 from pilothouse.pipelines.compiled import CompiledSpec
 from pilothouse.pipelines.compiler import SpecCompiler
+from pilothouse.pipelines.http.large_bodies import SpecRoute
 from pilothouse.pipelines.http.services import Compiler, PipelineService, allowed, run_of
 from pilothouse.pipelines.model import RunStatus, SavedSpec
 from pilothouse.pipelines.service import TriggerRequest, require_pipeline
 from pilothouse.pipelines.views import run_detail, run_status, status_words
 from pilothouse.storage import Storage, Tx
+from pilothouse.wire.rest import pipelines as shown
 
 StatusNumber = Annotated[int, Query(ge=0, le=6, description="a number of pipeline.v1.PipelineStatus, 0: any")]
 
-router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
+router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"], route_class=SpecRoute)
+
+_CONTROL = errors("PIPELINE_NOT_FOUND", "RUN_NOT_FOUND", "INVALID_STATE_TRANSITION")
 
 
 async def spec_for(
@@ -64,9 +70,19 @@ async def spec_for(
     dependencies=[allow("run.trigger")],
     status_code=201,
     summary="Start a run",
-    responses=examples.TRIGGERED,
+    responses=enveloped(shown.Triggered, 201)
+    | errors(
+        "PIPELINE_NOT_FOUND",
+        "SPEC_NOT_FOUND",
+        "SPEC_INVALID",
+        "INPUT_TOO_COSTLY",
+        "PIPELINE_DISABLED",
+        "BLOB_NOT_FOUND",
+        "TOO_MANY_RUNS",
+        *WORK_ERRORS,
+    ),
 )
-async def trigger(
+async def trigger_pipeline(
     pipeline_id: str,
     caller: Caller,
     idem: Idem,
@@ -100,18 +116,18 @@ async def trigger(
         permit = partial(allowed, caller=caller, pipeline_id=pipeline_id, action="run.trigger")
         return await idem(use_case, 201, envelope=True, permit=permit)
     except SpecError as refusal:
-        if compiled is None or not isinstance(compiled.source, str):
+        if compiled is None or not compiled.written:
             raise
-        raise await compiler.located(caller, refusal, compiled.source, file or "<spec>") from None
+        raise await compiler.located(caller, refusal, compiled.text, file or "<spec>") from None
 
 
 @router.get(
     "/{pipeline_id}/runs",
     dependencies=[allow("run.read")],
     summary="List a pipeline's runs",
-    responses=examples.RUNS,
+    responses=enveloped_list(shown.PipelineRun) | errors("PIPELINE_NOT_FOUND"),
 )
-async def list_runs(
+async def list_pipeline_runs(
     pipeline_id: str,
     caller: Caller,
     paging: ArcentraPaged,
@@ -129,8 +145,8 @@ async def list_runs(
         )
         return [run_detail(require_run(conn, row.id), pipeline) for row in rows], total
 
-    shown, total = await database.read(read)
-    return envelope(listed(shown, paging, total))
+    views, total = await database.read(read)
+    return envelope(listed(views, paging, total))
 
 
 def _with_status(number: int) -> dict[str, str]:
@@ -144,9 +160,9 @@ def _with_status(number: int) -> dict[str, str]:
     "/{pipeline_id}/runs/{run_id}",
     dependencies=[allow("run.read")],
     summary="Show a pipeline's run",
-    responses=examples.RUN,
+    responses=enveloped(shown.PipelineRun) | errors("PIPELINE_NOT_FOUND", "RUN_NOT_FOUND"),
 )
-async def get_run(pipeline_id: str, run_id: str, caller: Caller, database: Database) -> Response:
+async def get_pipeline_run(pipeline_id: str, run_id: str, caller: Caller, database: Database) -> Response:
     """Errors: ``RUN_NOT_FOUND``."""
 
     def read(conn: Connection) -> dict[str, Any]:
@@ -160,9 +176,11 @@ async def get_run(pipeline_id: str, run_id: str, caller: Caller, database: Datab
     "/{pipeline_id}/runs/{run_id}/pause",
     dependencies=[allow("run.control")],
     summary="Pause a run",
-    responses=examples.PAUSED,
+    responses=enveloped(shown.RunState, example={**shown.RunState.example, "status": 6}) | _CONTROL,
 )
-async def pause(pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engine: EngineService) -> Response:
+async def pause_pipeline_run(
+    pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engine: EngineService
+) -> Response:
     """Nothing more of it is started until it is resumed. Errors: ``RUN_NOT_FOUND``,
     ``INVALID_STATE_TRANSITION``.
     """
@@ -179,9 +197,9 @@ async def pause(pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engin
     "/{pipeline_id}/runs/{run_id}/resume",
     dependencies=[allow("run.control")],
     summary="Resume a run",
-    responses=examples.RESUMED,
+    responses=enveloped(shown.RunState) | _CONTROL,
 )
-async def resume(
+async def resume_pipeline_run(
     pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engine: EngineService
 ) -> Response:
     """A paused run goes on. Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
@@ -198,9 +216,9 @@ async def resume(
     "/{pipeline_id}/runs/{run_id}/stop",
     dependencies=[allow("run.control")],
     summary="Stop a run",
-    responses=examples.STOPPED,
+    responses=enveloped(shown.RunState) | _CONTROL,
 )
-async def stop(
+async def stop_pipeline_run(
     pipeline_id: str,
     run_id: str,
     caller: Caller,
