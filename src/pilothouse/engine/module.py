@@ -23,6 +23,7 @@ from pilothouse.engine.gates.window import TimeWindow
 from pilothouse.engine.grpc import gateway_rpc
 from pilothouse.engine.intake.ingest import Ingest
 from pilothouse.engine.intake.step_events import StepEvents
+from pilothouse.engine.jobs import names_job
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.runs import RunCache
 from pilothouse.engine.service import Engine
@@ -122,6 +123,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
         rpc=(gateway_rpc(ingest, identity),),
         streams={"run": "RUN_NOT_FOUND"},
         events=EVENTS,
+        jobs=(names_job,),
         background=(
             Periodic("engine.dispatch", lambda: storage.write(dispatcher.dispatch), wake=changed),
             Periodic("engine.tick", timekeeper.tick, every=TICK, wake=unsettled),

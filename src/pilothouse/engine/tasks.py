@@ -18,8 +18,15 @@ from pilothouse.engine.names import secrets_of
 from pilothouse.engine.runs import Place, RunCache
 from pilothouse.engine.step_payload import StepPayload
 from pilothouse.engine.transitions import Transitions
-from pilothouse.expressions import ExpressionError, render, render_tree, secret_names
-from pilothouse.expressions.values import insert_text
+from pilothouse.expressions import (
+    TREE_STEPS,
+    ExpressionError,
+    check_length,
+    render,
+    render_tree,
+    secret_names,
+)
+from pilothouse.expressions.values import Budget, insert_text
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.model import Lease, LeaseState, Task, TaskReport, TaskStatus, WorkKind
 from pilothouse.secrets.service import MAX_OF_RUN, Secrets
@@ -194,10 +201,12 @@ class StepTasks:
             map(_has_expression, (*layers, spec.args))
         ):  # the context of expressions is as large as the run
             return {name: value for layer in layers for name, value in layer.items()}, spec.args, {}
+        check_length((*layers, spec.args))
         secrets = self._wanted_secrets(conn, at)
         roots = {**context(at.run, at.job, at.step), "secrets": secrets}
-        env = _layered(layers, roots)
-        return env, render_tree(spec.args, {**roots, "env": env}), secrets
+        budget = Budget(TREE_STEPS)  # of the whole attempt
+        env = _layered(layers, roots, budget)
+        return env, render_tree(spec.args, {**roots, "env": env}, budget=budget), secrets
 
     def mask_values(self, conn: Connection, at: Place) -> frozenset[str]:
         """The secret values to be masked in everything that this attempt reports: those of its whole run.
@@ -290,11 +299,11 @@ def _has_expression(tree: Any) -> bool:
     return isinstance(tree, list | tuple) and any(map(_has_expression, tree))
 
 
-def _layered(layers: list[Any], roots: dict[str, Any]) -> dict[str, str]:
+def _layered(layers: list[Any], roots: dict[str, Any], budget: Budget) -> dict[str, str]:
     env: dict[str, str] = {}
     for layer in layers:
         scope = {**roots, "env": dict(env)}
-        env.update({name: _text(render(value, scope)) for name, value in layer.items()})
+        env.update({name: _text(render(value, scope, budget=budget)) for name, value in layer.items()})
     return env
 
 
