@@ -19,12 +19,17 @@ from pilothouse.engine.intake.events import StepEvent
 from pilothouse.engine.intake.ingest import EVENTS, LOGS, NOTHING, Ingest, Receipt, Taken
 from pilothouse.engine.intake.lines import LogLines
 from pilothouse.fleet.credentials import agent_caller
+from pilothouse.fleet.errors import BadMessage, WrongAgent
 from pilothouse.identity.service import Identity
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 from pilothouse.wire.gateway.v1 import gateway_pb2_grpc
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
+MAX_MESSAGE = 16 << 20
+"""Bytes of a message."""
+MAX_EVENTS = 10_000
+"""Events of a message."""
 MAX_SEQ = 2**63 - 1
 MAX_REJECTED = 10_000
 """Rejected batches or events after which a call is answered before its end."""
@@ -96,6 +101,7 @@ def gateway_rpc(ingest: Ingest, identity: Identity) -> RpcService:
     return RpcService(
         pb.DESCRIPTOR.services_by_name["GatewayService"].full_name,
         lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(service, server),
+        max_message={"PushLogs": MAX_MESSAGE, "PushEvents": MAX_MESSAGE},
     )
 
 
@@ -116,7 +122,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         credential = _CredentialCheck(self._identity, context)
         async for request in request_iterator:
             await credential.check()
-            await _check_agent(context, agent.id, request.handshake.agent_id, request.batch.meta.agent_id)
+            _check_agent(agent.id, request.handshake.agent_id, request.batch.meta.agent_id)
             if request.WhichOneof("payload") == "batch":
                 await call.take(request.batch, ndjson)
                 if call.tally.over:
@@ -133,9 +139,11 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         credential = _CredentialCheck(self._identity, context)
         async for request in request_iterator:
             await credential.check()
-            await _check_agent(context, agent.id, request.handshake.agent_id, "")
+            _check_agent(agent.id, request.handshake.agent_id)
+            if len(request.batch.events) > MAX_EVENTS:
+                raise BadMessage(f"a message has at most {MAX_EVENTS} events")
             for event in request.batch.events:
-                await _check_agent(context, agent.id, event.meta.agent_id, "")
+                _check_agent(agent.id, event.meta.agent_id)
                 tally.count(event.meta.seq, await self._take_event(agent.id, event))
                 if tally.over:
                     return pb.PushEventsResponse(ack=tally.ack())
@@ -289,6 +297,6 @@ def _scalar(value: Any) -> Any:
     return value
 
 
-async def _check_agent(context: Context, agent_id: str, *claims: str) -> None:
+def _check_agent(agent_id: str, *claims: str) -> None:
     if any(claim and claim != agent_id for claim in claims):
-        await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this credential belongs to agent {agent_id}")
+        raise WrongAgent(agent_id)

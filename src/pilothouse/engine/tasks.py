@@ -25,8 +25,8 @@ from pilothouse.expressions import ExpressionError, render, render_tree, secret_
 from pilothouse.expressions.secrecy import bare, joined, marked
 from pilothouse.expressions.values import insert_text
 from pilothouse.fleet import store as fleet_store
+from pilothouse.fleet.handlers import MAX_ERROR, MAX_METRIC, MAX_METRICS
 from pilothouse.fleet.model import Lease, LeaseState, Task, TaskReport, TaskStatus, WorkKind
-from pilothouse.fleet.service import MAX_ERROR, MAX_METRIC, MAX_METRICS
 from pilothouse.secrets.service import MAX_LINES, MAX_OF_RUN, MAX_VALUES, Secrets
 from pilothouse.storage import Tx
 from pilothouse.wire.masking import TooDense

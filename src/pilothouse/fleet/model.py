@@ -239,7 +239,7 @@ class AgentChannel(Protocol):
     """One open connection to an agent; each contract has an adapter that implements this. No call blocks.
 
     ``name``: the name of the contract (``grpc``); ``kinds``: the kinds of work it carries; ``number``: the agent's
-    own number for the connection, 0 if it does not number them.
+    own number for the connection, 0 if it does not number them; ``closed_for``: why it is closed, empty while open.
     """
 
     agent_id: str
@@ -247,6 +247,7 @@ class AgentChannel(Protocol):
     connection_id: str
     kinds: frozenset[str]
     number: int
+    closed_for: str
 
     def dispatch(self, task: Task) -> None:
         """Send work."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from pilothouse import __version__
+from pilothouse.edge.openapi import operation_id
 from pilothouse.edge.web import install
 from pilothouse.identity.service import Identity
 from pilothouse.server.graph import Graph
@@ -18,9 +19,10 @@ def build_app(graph: Graph) -> FastAPI:
         title="Pilothouse",
         version=__version__,
         summary="Clusters, pipelines, releases and desktops on one replayable journal.",
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
     )
     try:
         install(

@@ -116,7 +116,7 @@ class Ingest:
         return await self._reading.masked(agent_id, batches, target.values if target else frozenset())
 
     async def screened(self, agent_id: str, task_id: str, texts: Sequence[str], most: int) -> list[str]:
-        """See :class:`pilothouse.fleet.service.Screen`: HIDDEN in place of texts that cannot be masked now."""
+        """See :class:`pilothouse.fleet.handlers.Screen`: HIDDEN in place of texts that cannot be masked now."""
         target = await self.target(task_id) if any(texts) and len(task_id) <= MAX_ID else None
         if target is None or target.agent_id != agent_id:
             return [text[:most] for text in texts]  # of another kind of work, or to be refused
@@ -242,7 +242,7 @@ class Ingest:
         if rpc == EVENTS and seq > max(last + 1, 1):
             return Receipt(Taken.OUT_OF_ORDER, max(last + 1, 1), f"sequence number {seq} leaves a gap")
         fleet_store.mark_seen(tx.conn, agent_id, rpc, seq, key)
-        if seq % KEPT_SEQS == 0:
+        if seq // KEPT_SEQS != last // KEPT_SEQS:  # numbers may be passed over
             fleet_store.forget_seen(tx.conn, agent_id, rpc, seq - KEPT_SEQS)
         return None
 

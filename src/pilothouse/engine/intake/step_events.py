@@ -44,7 +44,7 @@ class StepEvents:
         return ""
 
     def _progress(self, tx: Tx, at: Place, payload: dict[str, Any]) -> None:
-        if at.step.current != at.attempt.id:
+        if at.step.current != at.attempt.id or at.attempt.status.over:
             return  # a word of an attempt that no longer counts
         percent = payload.get("percent", payload.get("progress", 0))
         number = int(percent) if isinstance(percent, int | float) and math.isfinite(percent) else 0
@@ -66,7 +66,7 @@ class StepEvents:
         name, value = payload.get("name"), payload.get("value")
         if not isinstance(name, str) or not _OUTPUT_NAME.fullmatch(name):
             return "an output's name is a letter or underscore, then letters, digits, dots, _ or -"
-        if at.step.current != at.attempt.id:
+        if at.step.current != at.attempt.id or at.attempt.status.over:
             return ""  # a word of an attempt that no longer counts
         outputs = {**at.step.outputs, name: value}
         if len(outputs) > MAX_COUNT:
