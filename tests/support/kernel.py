@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import orjson
 import pytest
 from uuid_utils import uuid7
 
@@ -53,6 +54,7 @@ from pilothouse.secrets.service import Secrets
 from pilothouse.server.graph import compose
 from pilothouse.server.settings import Settings
 from pilothouse.storage import Database, Tx
+from pilothouse.storage.keyring import Keyring
 from pilothouse.wire import entries
 from support.databases import reopened
 from support.status_checks import check_statuses
@@ -145,7 +147,7 @@ class Kernel:
             agent_offline_after=OFFLINE_AFTER,
             lease=LEASE,
         )
-        self.graph = compose(settings, database, KEY, clock)
+        self.graph = compose(settings, database, Keyring.of(KEY), clock)
         service = self.graph.service
         self.writer, self.storage, self.journal = self.graph.writer, self.graph.storage, self.graph.journal
         self.identity, self.secrets, self.fleet = service(Identity), service(Secrets), service(Fleet)
@@ -397,7 +399,8 @@ class Kernel:
     def view(self, run_id: str) -> dict[str, Any]:
         """The run as clients see it."""
         with self.database.read() as conn:
-            return run_view(conn, self.load(run_id))
+            shown: dict[str, Any] = orjson.loads(orjson.dumps(run_view(conn, self.load(run_id))))
+            return shown
 
     def step(self, run_id: str, name: str) -> dict[str, Any]:
         """One step as clients see it, by name."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pilothouse.access.model import ACTIONS, Principal, Role
+from pilothouse.access.model import ACTIONS, FULL_TOKEN, Principal, Role
 
 CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
     {
@@ -74,10 +74,10 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "AGENT_REPLACED": (409, "Agent has connected again"),
         "CLUSTER_BUSY": (409, "Cluster busy"),
         "IDEMPOTENCY_KEY_REUSED": (409, "Idempotency key reused"),
+        "QUOTA_EXCEEDED": (409, "Quota exceeded"),
         "PIPELINE_ALREADY_EXISTS": (409, "Pipeline already exists"),
         "PIPELINE_DISABLED": (409, "Pipeline is disabled"),
         "SPEC_CONFLICT": (409, "Spec was changed meanwhile"),
-        "QUOTA_EXCEEDED": (409, "Quota exceeded"),
         "PROJECT_ALREADY_EXISTS": (409, "Project already exists"),
         "SESSION_ALREADY_EXISTS": (409, "Session already exists"),
         "SESSION_TERMINATING": (409, "Session is terminating"),
@@ -184,4 +184,6 @@ def _missing_right(principal: Principal, action: str, project: str | None) -> st
     allowed = [role for role in Role if role in ACTIONS.get(action, ())]
     if principal.kind == "user" and allowed and principal.role not in allowed:
         return f"{principal.name} acts with the role {principal.role}; {action} needs the role {allowed[-1]}"
+    if action in FULL_TOKEN and principal.token_role is not None:
+        return f"This token is limited to the role {principal.token_role}; {action} needs a login"
     return f"{principal.name} may not {action}{'' if project is None else ' in this project'}"

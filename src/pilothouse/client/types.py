@@ -109,6 +109,7 @@ class AuditRecord(TypedDict):
     id: str
     at: str
     actor: Actor
+    token_id: str | None
     action: str
     target: str
     address: str
@@ -228,15 +229,16 @@ class CreateUser(TypedDict):
 
 
 class CreatedRegistrationToken(TypedDict):
-    """A new registration token: ``token`` is its secret, shown this once."""
+    """A new registration token: ``token`` is its secret, shown this once (else ``secret_omitted``)."""
 
     id: str
-    token: str
+    token: NotRequired[str]
+    secret_omitted: NotRequired[bool]
     expires_at: str | None
 
 
 class CreatedToken(TypedDict):
-    """A new API token: ``token`` is its secret, shown this once."""
+    """A new API token: ``token`` is its secret, shown this once; a repeated answer has ``secret_omitted`` instead."""
 
     id: str
     name: str
@@ -244,7 +246,9 @@ class CreatedToken(TypedDict):
     role: str | None
     created_at: str
     expires_at: str | None
-    token: str
+    last_used_at: str | None
+    token: NotRequired[str]
+    secret_omitted: NotRequired[bool]
 
 
 class DecideGate(TypedDict):
@@ -258,6 +262,12 @@ class Done(TypedDict):
     """A confirmation for people."""
 
     message: str
+
+
+class EndedLogins(TypedDict):
+    """How many logins were ended."""
+
+    ended: int
 
 
 class EnvelopeError(TypedDict):
@@ -396,6 +406,26 @@ class LoginResult(TypedDict):
     expires_at: str
 
 
+class LoginSession(TypedDict):
+    """A login of a user; ``current``: the one of this request."""
+
+    id: str
+    user: str
+    current: bool
+    created_at: str
+    last_used_at: str | None
+    expires_at: str | None
+    address: str
+    user_agent: str
+
+
+class LoginSessionList(TypedDict):
+    """A page of logins, newest first."""
+
+    sessions: list[LoginSession]
+    pagination: Pagination
+
+
 class Me(TypedDict):
     """The current user, the ids of their projects, and the token of this request."""
 
@@ -458,7 +488,7 @@ class PatchAgent(TypedDict):
 
 class Pipeline(TypedDict):
     """A pipeline with the counts of its runs; ``status``: that of its newest run; ``lastCommitSha`` empty: no spec
-    was saved yet.
+    was saved yet. ``metadataOmitted``: a list does not show the metadata, because it is large.
     """
 
     pipelineId: str
@@ -472,6 +502,7 @@ class Pipeline(TypedDict):
     saveMode: int
     prTargetBranch: str
     metadata: dict[str, str]
+    metadataOmitted: NotRequired[bool]
     repository: str
     lastSyncMessage: str
     lastSyncedAt: int
@@ -493,7 +524,10 @@ class PipelineId(TypedDict):
 
 
 class PipelineRun(TypedDict):
-    """A run of a pipeline; ``duration`` in milliseconds, so far if it has not ended."""
+    """A run of a pipeline; ``duration`` in milliseconds, so far if it has not ended.
+
+    ``variablesOmitted``: a list does not show the variables, because they are large.
+    """
 
     runId: str
     pipelineId: str
@@ -506,6 +540,7 @@ class PipelineRun(TypedDict):
     triggerType: int
     triggeredBy: str
     variables: dict[str, str]
+    variablesOmitted: NotRequired[bool]
     totalJobs: int
     completedJobs: int
     failedJobs: int
@@ -516,13 +551,14 @@ class PipelineRun(TypedDict):
 
 
 class Project(TypedDict):
-    """A project with its members."""
+    """A project with its members, of which a list shows the first 100; ``membersCount``: how many it has."""
 
     projectId: str
     name: str
     description: str
     isDefault: bool
     members: list[Member]
+    membersCount: int
     createdAt: int
     updatedAt: int
 
@@ -732,7 +768,8 @@ class Step(TypedDict):
     """A step with its attempts.
 
     ``node``: its name in the run stream; ``gate``: the kind of gate, null for work; ``kept``: it succeeded in an
-    earlier run and was not run again; ``progress`` in percent.
+    earlier run and was not run again; ``progress`` in percent. ``outputs_omitted``, ``attempts_omitted``: the run is
+    too large to show all outputs and earlier attempts; the view of this step alone has them.
     """
 
     id: str
@@ -744,12 +781,14 @@ class Step(TypedDict):
     status: str
     reason: str
     outputs: dict[str, Any]
+    outputs_omitted: NotRequired[bool]
     progress: int
     kept: bool
     continue_on_error: bool
     started_at: str | None
     finished_at: str | None
     attempts: list[Attempt]
+    attempts_omitted: NotRequired[int]
 
 
 class StopRun(TypedDict):
@@ -770,6 +809,7 @@ class Token(TypedDict):
     role: str | None
     created_at: str
     expires_at: str | None
+    last_used_at: str | None
 
 
 class TokenInUse(TypedDict):

@@ -45,7 +45,7 @@ API_POLICY = b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form
 """The content security policy of what is no page: even if a browser takes it for one, nothing in it runs."""
 
 PAGE_POLICY = (
-    b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     b"font-src 'self' data:; connect-src 'self'; manifest-src 'self'; worker-src 'self' blob:; "
     b"frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 
 from limits import parse
 
-from pilothouse.access.errors import RateLimited
+from pilothouse.access.errors import AuthError, RateLimited
 from pilothouse.access.model import Principal
 from pilothouse.edge.network import rate_key
 from pilothouse.storage import now_ms
@@ -107,18 +107,28 @@ class Window:
 
 
 class Attempt:
-    """A login attempt. It was counted as a failed one; :meth:`succeeded` takes that back."""
+    """The attempt to log in that is made in its ``with`` block. It counts if it ends with an :class:`AuthError`.
+
+    It is counted before, so that many at once are not more than one after the other.
+    """
 
     __slots__ = ("_key", "_window", "count")
 
-    def __init__(self, window: Window, key: str, now: int) -> None:
+    def __init__(self, window: Window | None, key: str, now: int) -> None:
         self._window = window
         self._key = key
-        self.count = window.hit(key, now)
+        #: How it was counted; ``None``: not limited.
+        self.count = None if window is None else window.hit(key, now)
 
-    def succeeded(self) -> None:
-        """Only failed attempts count."""
-        self._window.take_back(self._key, self.count.now)
+    def __enter__(self) -> None:
+        """Raises :class:`RateLimited`."""
+        if self.count is not None:
+            self.count.check()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        wrong = kind is not None and issubclass(kind, AuthError)
+        if self._window is not None and self.count is not None and not wrong:
+            self._window.take_back(self._key, self.count.now)
 
 
 class RateLimits:
@@ -151,16 +161,14 @@ class RateLimits:
         if count is not None:
             count.check()
 
-    def login(self, username: str, known: str = "") -> Attempt | None:
-        """Count an attempt to log in with this name, before its password is checked.
+    def login(self, username: str, known: str = "") -> Attempt:
+        """Count an attempt to prove with a password to be this user.
 
         ``known``: the address, if this user has logged in from it before. Each known address has a window of its own;
         all others share one, so that whoever guesses from unknown addresses cannot keep the user out.
         """
-        window = self._login_username
-        if window is None:
-            return None
-        return Attempt(window, f"{rate_key(known) if known else ''} {username.casefold()}", self._clock())
+        key = f"{rate_key(known) if known else ''} {username.casefold()}"
+        return Attempt(self._login_username, key, self._clock())
 
     def _count(self, window: Window | None, key: str) -> Count | None:
         return None if window is None else window.hit(key, self._clock())

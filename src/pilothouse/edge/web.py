@@ -4,7 +4,9 @@ Each route declares who may use it (a test checks all)::
 
     @router.post("/runs", dependencies=[allow("run.trigger")])
     async def start(caller: Caller, idem: Idem, body: StartRun) -> Response:
-        return await idem(lambda tx: runs.start(tx, caller, body.pipeline), 202)
+        return await idem(
+            lambda tx: runs.start(tx, caller, body.pipeline), 202, permit=lambda _: require(caller, "run.trigger")
+        )
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from pilothouse.access.quotas import Quotas
 from pilothouse.blobs.service import Blobs
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent
 from pilothouse.engine import grpc_work, http, http_checkouts, store
@@ -28,6 +29,7 @@ from pilothouse.engine.runs import RunCache
 from pilothouse.engine.service import Engine
 from pilothouse.engine.sockets import arcentra, stella
 from pilothouse.engine.sockets.stella import StreamSettings
+from pilothouse.engine.starts import Starts
 from pilothouse.engine.tasks import BACKGROUND, STEP, StepTasks
 from pilothouse.engine.timekeeping import Timekeeper
 from pilothouse.engine.transitions import Transitions
@@ -64,8 +66,8 @@ class EngineSettings:
 
 
 def module(core: Core, settings: EngineSettings) -> Module:
-    """Provides :class:`Engine`, :class:`Gates`, :class:`ChildRun`, :class:`Ingest`, :class:`Dispatcher`,
-    :class:`Timekeeper` and :class:`Retention`.
+    """Provides :class:`Engine`, :class:`Starts`, :class:`Gates`, :class:`ChildRun`, :class:`Ingest`,
+    :class:`Dispatcher`, :class:`Timekeeper` and :class:`Retention`.
     """
     storage, journal = core.storage, core.journal
     identity, fleet, secrets = core.service(Identity), core.service(Fleet), core.service(Secrets)
@@ -80,7 +82,8 @@ def module(core: Core, settings: EngineSettings) -> Module:
     gates.handle(WINDOW, TimeWindow())
     gates.handle(CHILD_RUN, children)
     transitions.steps.handle_gates(gates)
-    engine = Engine(runs, transitions, identity, secrets)
+    starts = Starts(runs, transitions, identity, core.service(Quotas).runs)
+    engine = Engine(runs, transitions, identity, secrets, starts)
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
     timekeeper = Timekeeper(storage, engine, dispatcher)
     reading = Reading(core.pool, tasks.maskers)
@@ -94,6 +97,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
         runs,
         transitions,
         tasks,
+        starts,
         engine,
         gates,
         children,

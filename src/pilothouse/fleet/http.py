@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from pilothouse.access.errors import Refusal
+from pilothouse.access.errors import Refusal, require
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
@@ -259,7 +259,9 @@ async def create_registration_token(
         )
         return {**made, "expires_at": _time(int(made["expires_at"] or 0))}
 
-    return await idem(use_case, 201)
+    return await idem(
+        use_case, 201, permit=lambda _: require(caller, "registration_token.create"), shown_once="token"
+    )
 
 
 @tokens.get(
@@ -286,7 +288,7 @@ async def revoke_registration_token(
 ) -> Response:
     """Agents that have registered with it stay. Errors: ``TOKEN_NOT_FOUND``."""
     if not await database.write(lambda tx: fleet.registry.revoke_registration_token(tx, caller, token_id)):
-        raise Refusal.of("TOKEN_NOT_FOUND", f"No registration token with ID '{token_id}' exists")
+        raise Refusal.of("TOKEN_NOT_FOUND", "No registration token with this id exists")
     return Response(status_code=204)
 
 

@@ -70,7 +70,7 @@ async def list_secrets(
     summary="Set a secret",
     responses=enveloped(shown.SecretSet)
     | enveloped(shown.SecretSet, 201, example={"name": "DEPLOY_KEY", "created": True})
-    | errors("PROJECT_NOT_FOUND"),
+    | errors("PROJECT_NOT_FOUND", "QUOTA_EXCEEDED"),
 )
 async def put_secret(
     name: str,

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pilothouse.edge.limits import RouteLimit
 from pilothouse.edge.module import Core, Module, RpcService
 from pilothouse.identity.service import Identity
-from pilothouse.server import asyncapi, operations
+from pilothouse.server import asyncapi, docs, operations
 from pilothouse.server import events as journal_events
 from pilothouse.server.asyncapi import AsyncApi
 from pilothouse.server.events import CloudEvents, EventStreams
+from pilothouse.server.memory import trimming
 from pilothouse.server.operations import Measures
 from pilothouse.server.stream_rpc import SERVICE, StreamService
 
@@ -35,7 +36,9 @@ def module(core: Core, others: Sequence[Module], keepalive: float) -> Module:
             journal_events.routes(kinds),
             operations.router,
             asyncapi.router,
+            docs.router,
         ),
         rpc=(RpcService(SERVICE, lambda server: server.add_generic_rpc_handlers((streams.handler(),))),),
         rate_limits=(SESSIONS,),
+        background=trimming(),
     )

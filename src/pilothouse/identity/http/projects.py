@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import Field
 
+from pilothouse.access.errors import require
 from pilothouse.access.model import ACTIONS, Role
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import enveloped, enveloped_list, errors
@@ -13,6 +14,8 @@ from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import (
+    MAX_MEMBERS,
+    MEMBERS_LISTED,
     Name,
     Reference,
     Text,
@@ -32,7 +35,7 @@ class CreateProject(Body):
 
     name: Name
     description: Text = ""
-    members: list[Reference] = Field(default_factory=list, max_length=200)
+    members: list[Reference] = Field(default_factory=list, max_length=MAX_MEMBERS)
 
 
 class UpdateProject(Body):
@@ -51,11 +54,11 @@ class UpdateProject(Body):
 async def list_projects(
     caller: Caller, identity: IdentityService, database: Database, paging: ArcentraPaged
 ) -> Response:
-    """The projects of the caller by name; for operators and admins all projects."""
+    """The projects of the caller by name, with up to 100 members each; for operators and admins all projects."""
     projects, total = await database.read(
         lambda conn: identity.projects.list(conn, caller, page=paging.page, limit=paging.limit)
     )
-    return envelope(listed([project_json(project) for project in projects], paging, total))
+    return envelope(listed([project_json(project, MEMBERS_LISTED) for project in projects], paging, total))
 
 
 @router.post(
@@ -63,7 +66,8 @@ async def list_projects(
     dependencies=_WRITE,
     status_code=201,
     summary="Create a project",
-    responses=enveloped(shown.Project, 201) | errors("PROJECT_ALREADY_EXISTS", "USER_NOT_FOUND"),
+    responses=enveloped(shown.Project, 201)
+    | errors("PROJECT_ALREADY_EXISTS", "USER_NOT_FOUND", "QUOTA_EXCEEDED"),
 )
 async def create_project(
     caller: Caller, identity: IdentityService, idem: Idem, body: CreateProject
@@ -76,6 +80,7 @@ async def create_project(
             )
         ),
         envelope=True,
+        permit=lambda _: require(caller, "project.write"),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
+from pilothouse.access.errors import require
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
@@ -30,7 +31,12 @@ class CreateToken(Body):
     expires_in: Annotated[int, Field(ge=1, le=_TEN_YEARS)] | None = None
 
 
-@router.post("", status_code=201, summary="Create an API token", responses=answer(shown.CreatedToken, 201))
+@router.post(
+    "",
+    status_code=201,
+    summary="Create an API token",
+    responses=answer(shown.CreatedToken, 201) | errors("QUOTA_EXCEEDED"),
+)
 async def create_token(caller: Caller, identity: IdentityService, idem: Idem, body: CreateToken) -> Response:
     """Create a token for the caller. ``token`` is the secret, which is only returned here."""
 
@@ -41,7 +47,7 @@ async def create_token(caller: Caller, identity: IdentityService, idem: Idem, bo
         )
         return {**token_json(token), "token": secret}
 
-    return await idem(create)
+    return await idem(create, permit=lambda _: require(caller, "token.own"), shown_once="token")
 
 
 @router.get(

@@ -36,7 +36,8 @@ router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"], route_class=S
     dependencies=[allow("pipeline.write")],
     status_code=201,
     summary="Create a pipeline",
-    responses=enveloped(shown.PipelineId, 201) | errors("PIPELINE_ALREADY_EXISTS", "PROJECT_NOT_FOUND"),
+    responses=enveloped(shown.PipelineId, 201)
+    | errors("PIPELINE_ALREADY_EXISTS", "PROJECT_NOT_FOUND", "QUOTA_EXCEEDED"),
 )
 async def create_pipeline(
     body: CreatePipeline,
@@ -64,7 +65,9 @@ async def create_pipeline(
         )
         return {"pipelineId": made.id}
 
-    return await idem(use_case, 201, envelope=True)
+    return await idem(
+        use_case, 201, envelope=True, permit=lambda _: require(caller, "pipeline.write", project)
+    )
 
 
 @router.get(
