@@ -37,7 +37,7 @@ SOCKETS = {
 }
 """WebSockets authorize after the accept; each is tested by name below."""
 
-DOCUMENTS = {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/asyncapi.json"}
+DOCUMENTS = {"/openapi.json", "/asyncapi.json", "/docs", "/docs/start.js", "/docs/{version}/{name}"}
 RPCS = {
     "agent.v1.AgentService": "agent.self",
     "gateway.v1.GatewayService": "agent.self",

@@ -341,6 +341,21 @@ async def test_reads_and_keyed_posts_are_tried_again() -> None:
     assert json.loads(cancel.bodies[1]) == {"reason": "wrong branch"}
 
 
+@pytest.mark.parametrize("noun", ["tokens", "registration_tokens"])
+async def test_a_token_whose_secret_was_lost_with_the_answer_is_replaced(noun: str) -> None:
+    path = noun.replace("_", "-")
+    lost = JSONResponse({"id": "t1", "secret_omitted": True}, 201)
+    create = Flaky([broken(), lost], {"id": "t2", "token": "pilot_2"}, 201)
+    revoke = Flaky([Response(status_code=204)], {})
+    routes = {f"/{path}": create.serve, f"/{path}/t1": revoke.serve}
+    async with serving(routes) as url, PilotClient(url) as client:
+        made = await getattr(client, noun).create("ci")
+    assert made["token"] == "pilot_2"
+    first, again, anew = create.keys()
+    assert first == again != anew
+    assert len(revoke.requests) == 1
+
+
 async def test_other_requests_are_not() -> None:
     login = Flaky([broken()], {})
     async with connected(auth__login=login.serve) as client:

@@ -25,8 +25,9 @@ from pilothouse.engine.gates.model import Gate
 from pilothouse.engine.gates.service import Gates
 from pilothouse.engine.graph import Graph, Job, Step
 from pilothouse.engine.growth import Addition
-from pilothouse.engine.intake.ingest import Ingest, LogLines, Receipt
-from pilothouse.engine.intake.step_events import StepEvent
+from pilothouse.engine.intake.events import StepEvent
+from pilothouse.engine.intake.ingest import Ingest, Receipt
+from pilothouse.engine.intake.lines import LogLines
 from pilothouse.engine.model import Attempt, Run
 from pilothouse.engine.runs import RunCache
 from pilothouse.engine.service import Engine, NewRun, Origin
@@ -177,6 +178,7 @@ class Kernel:
 
     async def _stop(self) -> None:
         self.identity.close()
+        await self.graph.core.pool.close()
         await self.writer.stop()
         self.journal.feed.close()
 
@@ -285,7 +287,8 @@ class Kernel:
     async def refuse(self, channel: RecorderChannel, message: str = "") -> Verdict:
         """The agent will not start the last task it was given."""
         task_id = channel.last.id
-        verdict = await self.write(lambda tx: self.fleet.refused(tx, channel.agent_id, task_id, message))
+        why = await self.fleet.screened_text(channel.agent_id, task_id, message)
+        verdict = await self.write(lambda tx: self.fleet.refused(tx, channel.agent_id, task_id, why))
         await self.pump()
         return verdict
 
@@ -300,6 +303,7 @@ class Kernel:
     ) -> Verdict:
         """The agent reports on a task (by default the last assigned)."""
         told = TaskReport(task_id or channel.last.id, status, exit_code, error)
+        told = await self.fleet.screened(channel.agent_id, told)
         verdict = await self.write(lambda tx: self.fleet.report(tx, channel.agent_id, told))
         await self.pump()
         return verdict

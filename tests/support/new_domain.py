@@ -223,7 +223,7 @@ async def write_note(
         note = notes.write(tx, caller, project, body.text, words)
         return {"id": note, "run_id": notes.follow(tx, caller, note)}
 
-    return await idem(use_case, 201)
+    return await idem(use_case, 201, permit=lambda _: require(caller, "note.write", project))
 
 
 @router.get(

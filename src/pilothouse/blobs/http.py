@@ -56,7 +56,10 @@ async def upload_blob(
         blob = await blobs.receive(request.stream(), checksum)
         try:
             answer = await idem(
-                lambda tx: blobs.record(tx, caller, home, blob), 201, content=blob.sha256.encode()
+                lambda tx: blobs.record(tx, caller, home, blob),
+                201,
+                permit=lambda _: require(caller, "blob.write", home),
+                content=blob.sha256.encode(),
             )
         except Refusal:
             blobs.discard(blob)

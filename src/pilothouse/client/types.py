@@ -109,6 +109,7 @@ class AuditRecord(TypedDict):
     id: str
     at: str
     actor: Actor
+    token_id: str | None
     action: str
     target: str
     address: str
@@ -228,15 +229,16 @@ class CreateUser(TypedDict):
 
 
 class CreatedRegistrationToken(TypedDict):
-    """A new registration token: ``token`` is its secret, shown this once."""
+    """A new registration token: ``token`` is its secret, shown this once (else ``secret_omitted``)."""
 
     id: str
-    token: str
+    token: NotRequired[str]
+    secret_omitted: NotRequired[bool]
     expires_at: str | None
 
 
 class CreatedToken(TypedDict):
-    """A new API token: ``token`` is its secret, shown this once."""
+    """A new API token: ``token`` is its secret, shown this once; a repeated answer has ``secret_omitted`` instead."""
 
     id: str
     name: str
@@ -244,7 +246,9 @@ class CreatedToken(TypedDict):
     role: str | None
     created_at: str
     expires_at: str | None
-    token: str
+    last_used_at: str | None
+    token: NotRequired[str]
+    secret_omitted: NotRequired[bool]
 
 
 class DecideGate(TypedDict):
@@ -258,6 +262,12 @@ class Done(TypedDict):
     """A confirmation for people."""
 
     message: str
+
+
+class EndedLogins(TypedDict):
+    """How many logins were ended."""
+
+    ended: int
 
 
 class EnvelopeError(TypedDict):
@@ -394,6 +404,26 @@ class LoginResult(TypedDict):
     token: str
     user: LoggedInUser
     expires_at: str
+
+
+class LoginSession(TypedDict):
+    """A login of a user; ``current``: the one of this request."""
+
+    id: str
+    user: str
+    current: bool
+    created_at: str
+    last_used_at: str | None
+    expires_at: str | None
+    address: str
+    user_agent: str
+
+
+class LoginSessionList(TypedDict):
+    """A page of logins, newest first."""
+
+    sessions: list[LoginSession]
+    pagination: Pagination
 
 
 class Me(TypedDict):
@@ -779,6 +809,7 @@ class Token(TypedDict):
     role: str | None
     created_at: str
     expires_at: str | None
+    last_used_at: str | None
 
 
 class TokenInUse(TypedDict):

@@ -64,10 +64,16 @@ class Core:
 
 @dataclass(frozen=True, slots=True)
 class RpcService:
-    """One gRPC service: its full protobuf name, and what adds it to a server."""
+    """One gRPC service: its full protobuf name, and what adds it to a server.
+
+    ``open``: methods that need no credential in the metadata; they check what their messages carry. ``max_message``:
+    bytes of a message, by method, where the usual limit does not fit.
+    """
 
     name: str
     add: Callable[[Any], None]
+    open: frozenset[str] = frozenset()
+    max_message: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,17 @@ def required_action(route: Any) -> str | None:
     return None if dependant is None else _marked(dependant)
 
 
+def required_checks(route: Any) -> Iterator[Callable[..., Any]]:
+    """The dependencies of a route that were marked: each takes the request and its caller, and may refuse."""
+    dependant = getattr(route, "dependant", None)
+    waiting = [] if dependant is None else list(dependant.dependencies)
+    while waiting:
+        dependency = waiting.pop(0)
+        if getattr(dependency.call, _MARK, PUBLIC) != PUBLIC:
+            yield dependency.call
+        waiting.extend(dependency.dependencies)
+
+
 def required_actions(app: FastAPI) -> Iterator[tuple[str, str, str | None]]:
     """Every route of the app: method (``WEBSOCKET`` for a socket), path, and required action."""
     for route in iter_route_contexts(app.routes):
@@ -203,7 +214,8 @@ def _common(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
     if "requestBody" in operation:
         yield from ("VALIDATION_FAILED", "MISSING_REQUIRED_FIELD", "PAYLOAD_TOO_LARGE")
     if path.startswith("/api/"):
-        yield from ("CLIENT_TOO_OLD", "RATE_LIMIT_EXCEEDED", "STORAGE_BUSY")
+        yield from ("HEADER_REPEATED", "CLIENT_TOO_OLD", "RATE_LIMIT_EXCEEDED", "TOO_MANY_CONNECTIONS")
+        yield from ("STORAGE_BUSY", "SERVER_BUSY")
 
 
 def _add_errors(operation: dict[str, Any], common: Iterator[str], model: type[Answer]) -> None:

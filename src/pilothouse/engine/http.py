@@ -220,10 +220,10 @@ async def resume_run(run_id: str, caller: Caller, idem: Idem, engine: EngineServ
     summary="Run again",
     responses=answer(shown.RunSummary, 201, example=shown.RERUN)
     | errors(
-        "QUOTA_EXCEEDED",
         "RUN_NOT_FOUND",
         "INVALID_STATE_TRANSITION",
         "SPEC_INVALID",
+        "PIPELINE_NOT_FOUND",
         "PIPELINE_DISABLED",
         "BLOB_NOT_FOUND",
         *WORK_ERRORS,
@@ -242,7 +242,7 @@ async def rerun_run(
     """Create a new run of the same definition; ``{"from":"failed"}`` keeps succeeded steps and their attempts.
 
     Jobs that depend on a failed job run again. Errors: ``INVALID_STATE_TRANSITION``, ``SPEC_INVALID`` (a required
-    secret was deleted).
+    secret was deleted), ``PIPELINE_DISABLED``, ``PIPELINE_NOT_FOUND``, ``QUOTA_EXCEEDED``.
     """
     from_failed = body is not None and body.start == "failed"
 

@@ -22,6 +22,7 @@ from pilothouse.engine.gates.service import Gates
 from pilothouse.engine.gates.window import TimeWindow
 from pilothouse.engine.grpc import gateway_rpc
 from pilothouse.engine.intake.ingest import Ingest
+from pilothouse.engine.intake.reading import JOBS, Reading
 from pilothouse.engine.intake.step_events import StepEvents
 from pilothouse.engine.jobs import names_job
 from pilothouse.engine.retention import Retention
@@ -29,6 +30,7 @@ from pilothouse.engine.runs import RunCache
 from pilothouse.engine.service import Engine
 from pilothouse.engine.sockets import arcentra, stella
 from pilothouse.engine.sockets.stella import StreamSettings
+from pilothouse.engine.starts import Starts
 from pilothouse.engine.tasks import BACKGROUND, STEP, StepTasks
 from pilothouse.engine.timekeeping import Timekeeper
 from pilothouse.engine.transitions import Transitions
@@ -65,8 +67,8 @@ class EngineSettings:
 
 
 def module(core: Core, settings: EngineSettings) -> Module:
-    """Provides :class:`Engine`, :class:`Gates`, :class:`ChildRun`, :class:`Ingest`, :class:`Dispatcher`,
-    :class:`Timekeeper` and :class:`Retention`.
+    """Provides :class:`Engine`, :class:`Starts`, :class:`Gates`, :class:`ChildRun`, :class:`Ingest`,
+    :class:`Dispatcher`, :class:`Timekeeper` and :class:`Retention`.
     """
     storage, journal = core.storage, core.journal
     identity, fleet, secrets = core.service(Identity), core.service(Fleet), core.service(Secrets)
@@ -81,10 +83,13 @@ def module(core: Core, settings: EngineSettings) -> Module:
     gates.handle(WINDOW, TimeWindow())
     gates.handle(CHILD_RUN, children)
     transitions.steps.handle_gates(gates)
-    engine = Engine(runs, transitions, identity, secrets, core.service(Quotas).runs)
+    starts = Starts(runs, transitions, identity, core.service(Quotas).runs)
+    engine = Engine(runs, transitions, identity, secrets, starts)
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
     timekeeper = Timekeeper(storage, engine, dispatcher)
-    ingest = Ingest(storage, journal, tasks, StepEvents(journal, runs, transitions))
+    reading = Reading(core.pool, tasks.maskers)
+    ingest = Ingest(storage, journal, tasks, StepEvents(journal, runs, transitions), reading)
+    fleet.screen_reports(ingest.screened)
     blobs = core.service(Blobs)
     blobs.agents_may_read(needed_by_agent)
     retention = Retention(storage, journal, blobs, settings.retention)
@@ -93,6 +98,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
         runs,
         transitions,
         tasks,
+        starts,
         engine,
         gates,
         children,
@@ -121,9 +127,9 @@ def module(core: Core, settings: EngineSettings) -> Module:
             gates_http.router,
         ),
         rpc=(gateway_rpc(ingest, identity),),
+        jobs=(*JOBS, names_job),
         streams={"run": "RUN_NOT_FOUND"},
         events=EVENTS,
-        jobs=(names_job,),
         background=(
             Periodic("engine.dispatch", lambda: storage.write(dispatcher.dispatch), wake=changed),
             Periodic("engine.tick", timekeeper.tick, every=TICK, wake=unsettled),

@@ -5,7 +5,8 @@
     evaluate_when("always()", context, outcome=…)    True
 
 ``context`` maps each root (variables, env, run, job, step, jobs, secrets) to plain JSON values; a root that is
-left out has no value. Bounds: MAX_SOURCE characters, MAX_DEPTH nodes deep, MAX_STEPS, and MAX_SIZE a value.
+left out has no value. Texts of ``secrets`` may be marked; what is made from them then is, too (``secrecy.py``).
+Bounds: MAX_SOURCE characters, MAX_DEPTH nodes deep, MAX_STEPS, and MAX_SIZE a value.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pilothouse.expressions.lint import (
 )
 from pilothouse.expressions.nodes import Call, Node, walk
 from pilothouse.expressions.parser import parse
+from pilothouse.expressions.secrecy import joined
 from pilothouse.expressions.templates import TemplateExpression, split_template
 from pilothouse.expressions.tokens import tokenize
 from pilothouse.expressions.values import MAX_SIZE, MAX_STEPS, Budget, insert_text
@@ -214,7 +216,7 @@ def render(text: str, context: Mapping[str, Any], *, budget: Budget | None = Non
     if added > MAX_RENDERED:
         message = f"the expressions of one text give {added} characters, the bound is {MAX_RENDERED}"
         raise ExpressionError("EXPRESSION_TOO_EXPENSIVE", message)
-    return "".join(inserted)
+    return joined("".join(inserted), values)
 
 
 def _rendered(part: TemplateExpression, context: Mapping[str, Any], budget: Budget) -> Any:

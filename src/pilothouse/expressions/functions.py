@@ -97,7 +97,7 @@ def _matches(budget: Budget, value: Any, pattern: Any) -> bool:
     budget.make(len(value))
     budget.spend(500 + len(pattern) * repetition * (1 + (len(value) >> 8)))
     try:
-        return bool(_MATCHES.execute({"text": value, "pattern": pattern}))
+        return bool(_MATCHES.execute({"text": str(value), "pattern": str(pattern)}))
     except RuntimeError:
         # The library's message repeats the pattern, which may hold a secret.
         raise Fault("the pattern of matches() is not a valid regular expression") from None

@@ -11,13 +11,13 @@ from pydantic import ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from pilothouse.access.errors import Refusal
+from pilothouse.access.errors import Refusal, require
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
-from pilothouse.fleet import store
+from pilothouse.fleet import store, token_store
 from pilothouse.fleet.bindings import MAX_ENTRIES, MAX_ENTRY
 from pilothouse.fleet.connection_store import connections_by_agent
 from pilothouse.fleet.errors import AgentNotFound
@@ -259,7 +259,9 @@ async def create_registration_token(
         )
         return {**made, "expires_at": _time(int(made["expires_at"] or 0))}
 
-    return await idem(use_case, 201)
+    return await idem(
+        use_case, 201, permit=lambda _: require(caller, "registration_token.create"), shown_once="token"
+    )
 
 
 @tokens.get(
@@ -270,7 +272,7 @@ async def create_registration_token(
 )
 async def list_registration_tokens(database: Database) -> Response:
     """All of them, without their secrets."""
-    tokens = await database.read(store.list_registration_tokens)
+    tokens = await database.read(token_store.list_registration_tokens)
     return json_response({"registration_tokens": [token_view(token) for token in tokens]})
 
 
@@ -286,7 +288,7 @@ async def revoke_registration_token(
 ) -> Response:
     """Agents that have registered with it stay. Errors: ``TOKEN_NOT_FOUND``."""
     if not await database.write(lambda tx: fleet.registry.revoke_registration_token(tx, caller, token_id)):
-        raise Refusal.of("TOKEN_NOT_FOUND", f"No registration token with ID '{token_id}' exists")
+        raise Refusal.of("TOKEN_NOT_FOUND", "No registration token with this id exists")
     return Response(status_code=204)
 
 
@@ -313,6 +315,6 @@ class _Everyone:
 async def _everyone(database: Storage) -> _Everyone:
     def read(conn: Connection) -> _Everyone:
         agents, held = store.all_agents(conn), store.held_by_agent(conn)
-        return _Everyone(agents, held, store.origins(conn), connections_by_agent(conn))
+        return _Everyone(agents, held, token_store.origins(conn), connections_by_agent(conn))
 
     return await database.read(read)

@@ -26,6 +26,7 @@ def insert_audit(conn: Connection, record: AuditRecord) -> None:
             address=record.address,
             request_id=record.request_id,
             detail=orjson.dumps(record.detail).decode(),
+            token_id=record.token_id,
         )
     )
 
@@ -76,4 +77,5 @@ def _record(row: Row[Any]) -> AuditRecord:
         row.address,
         row.request_id,
         orjson.loads(row.detail),
+        row.token_id,
     )

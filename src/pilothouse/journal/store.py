@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Index,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     delete,
+    false,
     func,
     insert,
     select,
@@ -45,6 +47,8 @@ journal_head = Table(
     Column("id", _Offset, primary_key=True, autoincrement=False),
     Column("epoch", Text, nullable=False),
     Column("next", BigInteger, nullable=False),
+    # Whether a server keeps the head outside of the database, too (server/epoch.py).
+    Column("kept_outside", Boolean, nullable=False, server_default=false()),
 )
 
 watermarks = Table(

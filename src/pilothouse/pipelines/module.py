@@ -6,11 +6,12 @@ from pilothouse.access.quotas import Quotas
 from pilothouse.edge.module import Core, Module
 from pilothouse.engine.gates.child import ChildRun
 from pilothouse.engine.service import Engine
+from pilothouse.engine.starts import Starts
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines.compiler import JOBS, SpecCompiler
 from pilothouse.pipelines.http import router
 from pilothouse.pipelines.http.large_bodies import BODY_LIMIT
-from pilothouse.pipelines.service import Pipelines
+from pilothouse.pipelines.service import Pipelines, startable
 
 
 def module(core: Core) -> Module:
@@ -18,6 +19,7 @@ def module(core: Core) -> Module:
     engine, identity = core.service(Engine), core.service(Identity)
     pipelines = Pipelines(engine, identity, core.service(Quotas).pipelines)
     core.provide(pipelines, SpecCompiler(core.pool))
+    core.service(Starts).guard("pipeline", startable)
     core.service(ChildRun).start_by("pipeline", pipelines.start_child)
     return Module(
         "pipelines",

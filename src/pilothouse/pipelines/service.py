@@ -126,9 +126,7 @@ class Pipelines:
         """Start a run. Raises ``SpecError``, also for missing variables and secrets, :class:`SpecMissing`,
         :class:`PipelineDisabled`.
         """
-        pipeline = require_pipeline(tx.conn, pipeline_id)
-        if not pipeline.enabled:
-            raise PipelineDisabled(f"pipeline '{pipeline.name}' is disabled")
+        pipeline = startable(tx.conn, pipeline_id)
         _check_variables(request.variables)
         compiled, definition = self._compiled(tx, pipeline, request)
         new = NewRun(
@@ -217,6 +215,14 @@ def require_pipeline(conn: Connection, pipeline_id: str) -> Pipeline:
     pipeline = store.pipeline(conn, pipeline_id)
     if pipeline is None:
         raise PipelineNotFound(pipeline_id)
+    return pipeline
+
+
+def startable(conn: Connection, pipeline_id: str) -> Pipeline:
+    """The pipeline, if its runs may start now: :class:`PipelineNotFound`, :class:`PipelineDisabled`."""
+    pipeline = require_pipeline(conn, pipeline_id)
+    if not pipeline.enabled:
+        raise PipelineDisabled(f"pipeline '{pipeline.name}' is disabled")
     return pipeline
 
 

@@ -70,7 +70,7 @@ async def list_secrets(
     summary="Set a secret",
     responses=enveloped(shown.SecretSet)
     | enveloped(shown.SecretSet, 201, example={"name": "DEPLOY_KEY", "created": True})
-    | errors("PROJECT_NOT_FOUND"),
+    | errors("PROJECT_NOT_FOUND", "QUOTA_EXCEEDED"),
 )
 async def put_secret(
     name: str,
@@ -80,7 +80,10 @@ async def put_secret(
     identity: IdentityService,
     database: Database,
 ) -> Response:
-    """Set or replace a secret; the value is encrypted at rest and never returned. Errors: ``VALIDATION_FAILED``."""
+    """Set or replace a secret; the value is encrypted at rest and never returned.
+
+    Errors: ``VALIDATION_FAILED``, ``QUOTA_EXCEEDED``.
+    """
     project = await identity.project_id(caller, body.projectId)
     require(caller, "secret.write", project)
     check_value(body.value)

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     delete,
+    func,
     insert,
     literal,
     select,
@@ -44,11 +45,19 @@ retired_secrets = Table(
     Index("retired_secrets_by_name", "project", "name", "retired_at"),
 )
 
+derived_secrets = Table(
+    "derived_secrets",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    Column("updated_at", BigInteger, nullable=False, index=True),
+)
+
 NAMES_A_QUERY = 500
 """Databases bound the parameters of a statement."""
 
 RETIRED_KEPT = 30 * 86_400_000
-"""Milliseconds that a replaced or deleted secret is still masked."""
+"""Milliseconds that a replaced or deleted secret is still masked, and what a run's expressions made of secrets."""
 
 
 def put_secret(conn: Connection, project: str, name: str, value: bytes, by: str, now: int) -> bool:
@@ -79,6 +88,12 @@ def known_names(conn: Connection, project: str, names: Iterable[str]) -> set[str
         query = select(secrets.c.name).where(secrets.c.project == project, secrets.c.name.in_(some))
         found.update(conn.execute(query).scalars())
     return found
+
+
+def count(conn: Connection, project: str) -> int:
+    """How many secrets a project has."""
+    query = select(func.count()).select_from(secrets).where(secrets.c.project == project)
+    return int(conn.execute(query).scalar_one())
 
 
 def list_secrets(conn: Connection, project: str) -> list[Row[Any]]:
@@ -116,3 +131,16 @@ def delete_secret(conn: Connection, project: str, name: str, now: int) -> bool:
         conn.execute(delete(secrets).where(secrets.c.project == project, secrets.c.name == name)).rowcount
         == 1
     )
+
+
+def derived(conn: Connection, run_id: str) -> bytes | None:
+    """The ciphertext of what a run's expressions have made of secrets."""
+    d = derived_secrets.c
+    return conn.execute(select(d.value).where(d.run_id == run_id)).scalar_one_or_none()
+
+
+def put_derived(conn: Connection, run_id: str, value: bytes, now: int) -> None:
+    """Store or replace the ciphertext of a run."""
+    d = derived_secrets.c
+    conn.execute(delete(derived_secrets).where((d.run_id == run_id) | (d.updated_at < now - RETIRED_KEPT)))
+    conn.execute(insert(derived_secrets).values(run_id=run_id, value=value, updated_at=now))

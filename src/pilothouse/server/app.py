@@ -19,7 +19,7 @@ def build_app(graph: Graph) -> FastAPI:
         title="Pilothouse",
         version=__version__,
         summary="Clusters, pipelines, releases and desktops on one replayable journal.",
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,

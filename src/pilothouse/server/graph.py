@@ -18,12 +18,14 @@ import pilothouse.server.module
 from pilothouse.edge.answers import Answers
 from pilothouse.edge.limits import RateLimits, RateLimitSettings
 from pilothouse.edge.module import Core, Module
+from pilothouse.edge.network import TrustedProxies
 from pilothouse.engine.module import EngineSettings
 from pilothouse.engine.sockets.stella import StreamSettings
 from pilothouse.fleet.service import FleetSettings
 from pilothouse.identity.service import IdentitySettings
 from pilothouse.journal import Journal
 from pilothouse.server.background import Background
+from pilothouse.server.connections import Connections, default_per_address, default_total
 from pilothouse.server.settings import Settings, SettingsInvalid
 from pilothouse.storage import Database, Storage, Writer, now_ms
 from pilothouse.storage.migrations import upgrade
@@ -94,7 +96,7 @@ def compose(
     storage, journal = Storage(database, writer), Journal(database)
     core = Core(storage, journal, clock, root_key, str(uuid4()), Pool(workers=settings.workers))
     limits = _limits(settings)
-    core.provide(limits, settings, settings.quotas())
+    core.provide(limits, settings, settings.quotas(), _connections(settings))
     built = modules(core, settings)
     built.append(pilothouse.server.module.module(core, built, settings.sse_keepalive))
     core.pool.add(job for module in built for job in module.jobs)
@@ -120,9 +122,23 @@ def _private(data_dir: Path) -> Path:
     return path
 
 
-def _limits(settings: Settings) -> RateLimits:
-    given = (settings.ratelimit_login, settings.ratelimit_sessions, settings.ratelimit_default)
+def _connections(settings: Settings) -> Connections:
+    total = settings.max_connections or default_total()
+    per_address = settings.max_connections_per_address or default_per_address(total)
     try:
-        return RateLimits(RateLimitSettings(*given))
+        return Connections(total, per_address, TrustedProxies(settings.trusted_proxies))
+    except ValueError as error:
+        raise SettingsInvalid(str(error)) from error
+
+
+def _limits(settings: Settings) -> RateLimits:
+    given = RateLimitSettings(
+        login=settings.ratelimit_login,
+        sessions=settings.ratelimit_sessions,
+        default=settings.ratelimit_default,
+        console=settings.ratelimit_console,
+    )
+    try:
+        return RateLimits(given)
     except ValueError as error:
         raise SettingsInvalid(f"a rate limit is <n>/<second|minute|hour|day> or off: {error}") from error

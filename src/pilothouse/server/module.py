@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pilothouse.edge.limits import RateLimits, RouteLimit
+from pilothouse.edge.limits import RouteLimit
 from pilothouse.edge.module import Core, Module, RpcService
 from pilothouse.identity.service import Identity
-from pilothouse.server import asyncapi, operations
+from pilothouse.server import asyncapi, docs, operations
 from pilothouse.server import events as journal_events
 from pilothouse.server.asyncapi import AsyncApi
 from pilothouse.server.events import CloudEvents, EventStreams
@@ -22,7 +22,7 @@ def module(core: Core, others: Sequence[Module], keepalive: float) -> Module:
     identity, feed = core.service(Identity), core.journal.feed
     kinds = {kind: code for other in others for kind, code in other.streams.items()}
     events = {type: event for other in others for type, event in other.events.items()}
-    streams = StreamService(identity, feed, core.storage, core.service(RateLimits), events)
+    streams = StreamService(identity, feed, core.storage, events)
     measures = tuple(other.metrics for other in others if other.metrics is not None)
     channels = (*journal_events.CHANNELS, *(channel for other in others for channel in other.channels))
     core.provide(
@@ -35,6 +35,7 @@ def module(core: Core, others: Sequence[Module], keepalive: float) -> Module:
             journal_events.routes(kinds),
             operations.router,
             asyncapi.router,
+            docs.router,
         ),
         rpc=(RpcService(SERVICE, lambda server: server.add_generic_rpc_handlers((streams.handler(),))),),
         rate_limits=(SESSIONS,),

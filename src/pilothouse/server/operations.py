@@ -19,6 +19,7 @@ from pilothouse.edge.module import Core, Gauge
 from pilothouse.edge.openapi import answer, content
 from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import json_response, public
+from pilothouse.server.connections import Connections
 from pilothouse.storage import StorageError
 from pilothouse.wire.rest.operations import Alive, Readiness
 
@@ -62,6 +63,8 @@ class Measures:
         ended = {"done": 0, **pool.ended}
         yield Gauge("journal_head_offset", "Offset the next journal entry will get", {"": feed.window.head})
         yield Gauge("stream_followers", "Open stream subscriptions", {"": feed.followers})
+        connections = len(self.core.service(Connections))
+        yield Gauge("http_connections", "Open HTTP connections, streams included", {"": connections})
         yield Gauge("storage_writes_queued", "Use cases waiting for the database writer", {"": queued})
         yield Gauge("worker_processes", "Processes of the worker pool", {"": pool.workers})
         yield Gauge("worker_jobs_waiting", "Jobs waiting for a worker", {"": pool.waiting})

@@ -58,9 +58,18 @@ class Settings(BaseSettings):
     )
     token_ttl: int = Field(86_400, gt=0, description="seconds a login lasts")
 
+    max_connections: int | None = Field(
+        None, ge=16, description="open HTTP connections; default: by the number of files that may be open"
+    )
+    max_connections_per_address: int | None = Field(
+        None, ge=1, description="of these from one address; default: a quarter, at most 1024"
+    )
     ratelimit_login: str = Field("5/minute", description="logins per address and per username; off: no limit")
     ratelimit_sessions: str = Field("10/minute", description="sessions created per token")
     ratelimit_default: str = Field("100/minute", description="all other requests per token, else per address")
+    ratelimit_console: str = Field(
+        "1200/minute", description="requests of a login by cookie, as browsers make them"
+    )
     trusted_proxies: Listed = Field([], description="networks whose X-Forwarded-For is believed")
     allowed_origins: Listed = Field([], description="browser origins allowed beside our own")
 

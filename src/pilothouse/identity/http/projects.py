@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import Field
 
+from pilothouse.access.errors import require
 from pilothouse.access.model import ACTIONS, Role
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import enveloped, enveloped_list, errors
@@ -13,6 +14,7 @@ from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import (
+    MAX_MEMBERS,
     MEMBERS_LISTED,
     Name,
     Reference,
@@ -33,7 +35,7 @@ class CreateProject(Body):
 
     name: Name
     description: Text = ""
-    members: list[Reference] = Field(default_factory=list, max_length=200)
+    members: list[Reference] = Field(default_factory=list, max_length=MAX_MEMBERS)
 
 
 class UpdateProject(Body):
@@ -78,6 +80,7 @@ async def create_project(
             )
         ),
         envelope=True,
+        permit=lambda _: require(caller, "project.write"),
     )
 
 

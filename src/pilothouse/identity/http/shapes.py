@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from pilothouse.access.model import Role
-from pilothouse.identity.model import AuditRecord, Project, TokenInfo, User
+from pilothouse.identity.model import AuditRecord, LoginInfo, Project, TokenInfo, User
 from pilothouse.identity.passwords import MAX_LENGTH
 from pilothouse.wire.times import rfc3339
 
@@ -20,6 +20,9 @@ Password = Annotated[str, StringConstraints(max_length=MAX_LENGTH)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$", max_length=63)]
 Text = Annotated[str, StringConstraints(pattern=_NO_NUL, max_length=2000)]
 Reference = Annotated[str, StringConstraints(pattern=_NO_NUL, min_length=1, max_length=256)]
+
+#: So many members a request may name, or projects of a new user.
+MAX_MEMBERS = 500
 
 #: A role is given by its name.
 RoleName = Annotated[Role, Field(strict=False)]
@@ -48,6 +51,21 @@ def token_json(token: TokenInfo) -> dict[str, Any]:
         "role": None if token.role is None else token.role.value,
         "created_at": rfc3339(token.created_at),
         "expires_at": None if token.expires_at is None else rfc3339(token.expires_at),
+        "last_used_at": None if token.last_used_at is None else rfc3339(token.last_used_at),
+    }
+
+
+def login_json(login: LoginInfo, current: str) -> dict[str, Any]:
+    """A login without its token; ``current``: the id of the token of this request."""
+    return {
+        "id": login.id,
+        "user": login.username,
+        "current": login.id == current,
+        "created_at": rfc3339(login.created_at),
+        "last_used_at": None if login.last_used_at is None else rfc3339(login.last_used_at),
+        "expires_at": rfc3339(login.expires_at),
+        "address": login.address,
+        "user_agent": login.user_agent,
     }
 
 
@@ -57,6 +75,7 @@ def audit_json(record: AuditRecord) -> dict[str, Any]:
         "id": record.id,
         "at": rfc3339(record.at),
         "actor": {"kind": record.actor_kind, "id": record.actor_id, "name": record.actor},
+        "token_id": record.token_id or None,
         "action": record.action,
         "target": record.target,
         "address": record.address,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
+from pilothouse.access.errors import require
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
@@ -46,7 +47,7 @@ async def create_token(caller: Caller, identity: IdentityService, idem: Idem, bo
         )
         return {**token_json(token), "token": secret}
 
-    return await idem(create)
+    return await idem(create, permit=lambda _: require(caller, "token.own"), shown_once="token")
 
 
 @router.get(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
+from pilothouse.access.errors import require
 from pilothouse.access.model import Role
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import answer, errors
@@ -15,6 +16,7 @@ from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import (
+    MAX_MEMBERS,
     Email,
     Password,
     Reference,
@@ -38,7 +40,7 @@ class CreateUser(Body):
     password: Password
     email: Email = ""
     role: RoleName = Role.USER
-    projects: Annotated[list[Reference], Field(max_length=200)] | None = None
+    projects: Annotated[list[Reference], Field(max_length=MAX_MEMBERS)] | None = None
 
 
 class UpdateUser(Body):
@@ -94,7 +96,8 @@ async def create_user(caller: Caller, identity: IdentityService, idem: Idem, bod
                 role=body.role,
                 projects=body.projects,
             )
-        )
+        ),
+        permit=lambda _: require(caller, "user.admin"),
     )
 
 

@@ -65,7 +65,9 @@ async def create_pipeline(
         )
         return {"pipelineId": made.id}
 
-    return await idem(use_case, 201, envelope=True)
+    return await idem(
+        use_case, 201, envelope=True, permit=lambda _: require(caller, "pipeline.write", project)
+    )
 
 
 @router.get(

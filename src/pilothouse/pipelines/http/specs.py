@@ -158,7 +158,12 @@ async def save_pipeline_spec(
             "prBranch": "",
         }
 
-    return await idem(use_case, 200, envelope=True)
+    return await idem(
+        use_case,
+        200,
+        envelope=True,
+        permit=lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write"),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,10 +189,11 @@ class RegistrationTokenList(Answer):
 
 
 class CreatedRegistrationToken(Answer):
-    """A new registration token: ``token`` is its secret, shown this once."""
+    """A new registration token: ``token`` is its secret, shown this once (else ``secret_omitted``)."""
 
     id: Id
-    token: str
+    token: str = ""
+    secret_omitted: bool = False
     expires_at: Time | None
 
     example: ClassVar[Any] = {

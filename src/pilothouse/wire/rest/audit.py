@@ -21,6 +21,7 @@ class AuditRecord(Answer):
     id: str
     at: Time
     actor: Actor
+    token_id: str | None
     action: str
     target: str
     address: str
@@ -31,6 +32,7 @@ class AuditRecord(Answer):
         "id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718d",
         "at": "2026-01-31T11:10:00Z",
         "actor": {"kind": "user", "id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a", "name": "admin"},
+        "token_id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718b",
         "action": "user.created",
         "target": "user/01980f3e-5c2a-7c1e-9b7a-0d4e5f60718b",
         "address": "192.0.2.7",

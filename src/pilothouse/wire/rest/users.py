@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pilothouse.wire.rest.base import Answer, Id, Pagination, Time
+from pilothouse.wire.rest.base import Answer, Count, Id, Pagination, Time
 
 RoleName = Literal["admin", "operator", "user", "viewer"]
 
@@ -102,6 +102,7 @@ class Token(Answer):
     role: RoleName | None
     created_at: Time
     expires_at: Time | None
+    last_used_at: Time | None
 
     example: ClassVar[Any] = {
         "id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718b",
@@ -110,6 +111,7 @@ class Token(Answer):
         "role": "viewer",
         "created_at": "2026-01-31T11:10:00Z",
         "expires_at": "2026-03-02T11:10:00Z",
+        "last_used_at": None,
     }
 
 
@@ -123,8 +125,50 @@ class TokenList(Answer):
 
 
 class CreatedToken(Token):
-    """A new API token: ``token`` is its secret, shown this once."""
+    """A new API token: ``token`` is its secret, shown this once; a repeated answer has ``secret_omitted`` instead."""
 
-    token: str
+    token: str = ""
+    secret_omitted: bool = False
 
     example: ClassVar[Any] = {**Token.example, "token": "pilot_4f1c…"}
+
+
+class LoginSession(Answer):
+    """A login of a user; ``current``: the one of this request."""
+
+    id: Id
+    user: str
+    current: bool
+    created_at: Time
+    last_used_at: Time | None
+    expires_at: Time | None
+    address: str
+    user_agent: str
+
+    example: ClassVar[Any] = {
+        "id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718e",
+        "user": "john.doe",
+        "current": True,
+        "created_at": "2026-01-31T11:10:00Z",
+        "last_used_at": "2026-01-31T11:20:00Z",
+        "expires_at": "2026-02-01T11:10:00Z",
+        "address": "192.0.2.7",
+        "user_agent": "pilot/0.1.0",
+    }
+
+
+class LoginSessionList(Answer):
+    """A page of logins, newest first."""
+
+    sessions: list[LoginSession]
+    pagination: Pagination
+
+    example: ClassVar[Any] = {"sessions": [LoginSession.example], "pagination": Pagination.example}
+
+
+class EndedLogins(Answer):
+    """How many logins were ended."""
+
+    ended: Count
+
+    example: ClassVar[Any] = {"ended": 2}
