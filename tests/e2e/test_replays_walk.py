@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from pilothouse.edge.answers import Answers
-from pilothouse.storage.secretbox import SecretBox
+from pilothouse.storage.keyring import Keyring, KeyringBox
 from support.databases import CHOSEN
 from support.mutations import ELSEWHERE, READ_ONLY, REQUESTS, Asked, Grounds
 from support.server import Server, running
@@ -131,8 +131,7 @@ def test_whoever_may_not_ask_now_is_told_nothing(server: Server, grounds: Ground
 @pytest.mark.skipif(CHOSEN != "sqlite", reason="reads the database's file")
 def test_no_stored_answer_holds_a_secret(server: Server) -> None:
     """Not even encrypted: with the server's key all of them are read here."""
-    root = (Path(server.data_dir) / "server.key").read_bytes()
-    boxes = Answers.box(root)
+    boxes = Answers.box(Keyring.load(Path(server.data_dir) / "server.key"))
     with sqlite3.connect(f"file:{server.data_dir}/pilothouse.db?mode=ro", uri=True) as database:
         rows = database.execute("SELECT caller, route, key, answer FROM idempotency_keys").fetchall()
     assert len(rows) > 2 * 14
@@ -141,5 +140,5 @@ def test_no_stored_answer_holds_a_secret(server: Server) -> None:
         assert not SECRET.search(text), route
 
 
-def _opened(box: SecretBox, answer: bytes, context: tuple[str, str, str]) -> str:
+def _opened(box: KeyringBox, answer: bytes, context: tuple[str, str, str]) -> str:
     return box.decrypt(answer, Answers.context(*context)).decode()

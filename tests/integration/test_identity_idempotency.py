@@ -21,7 +21,7 @@ from pilothouse.edge.store import idempotency_keys
 from pilothouse.edge.web import Idem, allow
 from pilothouse.identity.tables import users
 from pilothouse.storage import Tx
-from pilothouse.storage.secretbox import SecretBox
+from pilothouse.storage.keyring import KeyringBox
 
 ANN = {"username": "ann", "password": PASSWORD}
 
@@ -136,13 +136,13 @@ async def test_a_secret_is_told_once(stack: Stack) -> None:
 
 async def test_the_secret_is_not_even_stored_encrypted(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     sealed: list[bytes] = []
-    encrypt = SecretBox.encrypt
+    encrypt = KeyringBox.encrypt
 
-    def watched(box: SecretBox, plain: bytes, context: bytes = b"") -> bytes:
+    def watched(box: KeyringBox, plain: bytes, context: bytes = b"") -> bytes:
         sealed.append(plain)
         return encrypt(box, plain, context)
 
-    monkeypatch.setattr(SecretBox, "encrypt", watched)
+    monkeypatch.setattr(KeyringBox, "encrypt", watched)
     first = await stack.call("POST", "/tokens", json={"name": "ci"}, headers={"Idempotency-Key": "k1"})
     assert len(sealed) == 1
     assert first.json()["id"].encode() in sealed[0]

@@ -54,6 +54,7 @@ from pilothouse.secrets.service import Secrets
 from pilothouse.server.graph import compose
 from pilothouse.server.settings import Settings
 from pilothouse.storage import Database, Tx
+from pilothouse.storage.keyring import Keyring
 from pilothouse.wire import entries
 from support.databases import reopened
 from support.status_checks import check_statuses
@@ -146,7 +147,7 @@ class Kernel:
             agent_offline_after=OFFLINE_AFTER,
             lease=LEASE,
         )
-        self.graph = compose(settings, database, KEY, clock)
+        self.graph = compose(settings, database, Keyring.of(KEY), clock)
         service = self.graph.service
         self.writer, self.storage, self.journal = self.graph.writer, self.graph.storage, self.graph.journal
         self.identity, self.secrets, self.fleet = service(Identity), service(Secrets), service(Fleet)

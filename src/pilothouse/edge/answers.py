@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from pilothouse.access.errors import Refusal
 from pilothouse.edge import store
 from pilothouse.storage import Storage, Tx
-from pilothouse.storage.secretbox import SecretBox, derive_key
+from pilothouse.storage.keyring import Key, Keyring, KeyringBox, derived
 from pilothouse.wire.json_bounds import MAX_VALUES, most_values
 
 WINDOW_MS = 24 * 3600 * 1000
@@ -28,15 +28,15 @@ Answer = tuple[int, bytes, bool]
 class Answers:
     """Stores answers without the secrets in them, encrypted, and only a keyed digest of each request."""
 
-    def __init__(self, storage: Storage, root_key: bytes) -> None:
+    def __init__(self, storage: Storage, keyring: Keyring) -> None:
         self.storage = storage
-        self._fingerprints = derive_key(root_key, "idempotent requests")
-        self._box = self.box(root_key)
+        self._keyring = keyring
+        self._box = self.box(keyring)
 
     @staticmethod
-    def box(root_key: bytes) -> SecretBox:
+    def box(keyring: Keyring) -> KeyringBox:
         """What stored answers are encrypted with."""
-        return SecretBox(derive_key(root_key, "idempotent answers"))
+        return KeyringBox(keyring, "idempotent answers")
 
     @staticmethod
     def context(caller: str, route: str, key: str) -> bytes:
@@ -61,7 +61,7 @@ class Answers:
         Raises ``IDEMPOTENCY_KEY_REUSED`` for another request with the same key, and the errors of the use
         case, for which nothing is stored.
         """
-        fingerprint = hmac.new(self._fingerprints, _canonical(*request), "sha256").hexdigest()
+        asked = _canonical(*request)
         context = self.context(caller, route, key)
 
         def attempt(tx: Tx) -> Answer:
@@ -69,9 +69,11 @@ class Answers:
             store.purge_keys(tx.conn, tx.now - WINDOW_MS)
             known = store.find_answer(tx.conn, caller, route, key)
             if known is not None:
-                if known[0] != fingerprint:
+                # The key may have been rotated since.
+                if known[0] not in [_fingerprint(key, asked) for key in self._keyring.keys]:
                     raise Refusal.of("IDEMPOTENCY_KEY_REUSED", "This key was used with another body")
                 return known[1], self._box.decrypt(known[2], context), True
+            fingerprint = _fingerprint(self._keyring.current, asked)
             store.claim_key(tx.conn, caller, route, key, fingerprint, tx.now)
             answer, kept = use_case(tx)
             if len(kept) > MAX_ANSWER:
@@ -84,6 +86,10 @@ class Answers:
         except IntegrityError:
             # Another server has committed an answer for the key at the same time.
             return await self.storage.write(attempt)
+
+
+def _fingerprint(key: Key, asked: bytes) -> str:
+    return hmac.digest(derived(key.root, "idempotent requests"), asked, "sha256").hex()
 
 
 def _canonical(query: str, body: bytes) -> bytes:

@@ -18,6 +18,7 @@ from pilothouse.edge.asyncapi import Channel
 from pilothouse.edge.limits import RouteLimit
 from pilothouse.journal import Feed, Journal
 from pilothouse.storage import Storage
+from pilothouse.storage.keyring import Keyring
 from pilothouse.workers.pool import Pool
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ class Core:
     """What modules share: the database, the journal, the clock, the worker pool, and the services of the modules
     built before.
 
-    ``clock`` gives ms since 1970; ``root_key`` is the server's secret, from which each purpose derives its own key;
+    ``clock`` gives ms since 1970; ``keyring`` holds the server's secret keys, of which each purpose derives its own;
     ``server_id`` names this server process among all servers of the database.
     """
 
@@ -36,14 +37,14 @@ class Core:
         storage: Storage,
         journal: Journal,
         clock: Callable[[], int],
-        root_key: bytes,
+        keyring: Keyring,
         server_id: str,
         pool: Pool,
     ) -> None:
         self.storage = storage
         self.journal = journal
         self.clock = clock
-        self.root_key = root_key
+        self.keyring = keyring
         self.server_id = server_id
         self.pool = pool
         self.services: dict[type, object] = {

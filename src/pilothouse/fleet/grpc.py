@@ -15,7 +15,7 @@ from uuid_utils import uuid7
 
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import Principal
-from pilothouse.edge.grpc import bearer, metadata
+from pilothouse.edge.grpc import bearer, metadata, peer_address
 from pilothouse.fleet import messages
 from pilothouse.fleet.budgets import Budgets
 from pilothouse.fleet.credentials import agent_caller
@@ -139,7 +139,10 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         offered = _Offered(request, context)
         await self._storage.read(lambda conn: registry.check(conn, self._clock(), profile, **offered.given))
         self._budgets.change(profile.agent_id)
-        registration = await self._storage.write(lambda tx: registry.register(tx, profile, **offered.given))
+        address = peer_address(context)
+        registration = await self._storage.write(
+            lambda tx: registry.register(tx, profile, **offered.given, address=address)
+        )
         if registration.token and not registration.repeated:
             # The credential of an open connection under this name is no longer valid.
             self._fleet.hub.close(profile.agent_id, "replaced")
@@ -154,9 +157,9 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
 
     async def Unregister(self, request: pb.UnregisterRequest, context: Context) -> pb.UnregisterResponse:
         """Remove the agent."""
-        agent_id = (await self._self(context, request.agent_id)).id
+        principal = await self._self(context, request.agent_id)
         reason = messages.text(request.reason)[:MAX_PROBLEM]
-        await self._storage.write(lambda tx: self._fleet.unregister(tx, agent_id, reason))
+        await self._storage.write(lambda tx: self._fleet.unregister(tx, principal.id, reason, by=principal))
         return pb.UnregisterResponse(success=True, message="unregistered")
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatResponse:

@@ -7,7 +7,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -151,7 +151,7 @@ class Registry:
         """
         for token in token_store.list_registration_tokens(tx.conn):
             if (token.created_by, token.description) == (SYSTEM.name, _LOCAL) and not token.revoked:
-                token_store.revoke_registration_token(tx.conn, token.id)
+                self.revoke_registration_token(tx, SYSTEM, token.id)
         allows = Allowance(agents=(agent_id,), once=True)
         made = self.create_registration_token(
             tx, SYSTEM, description=_LOCAL, max_uses=1, expires_in=600, allows=allows
@@ -166,7 +166,14 @@ class Registry:
         return revoked
 
     def register(
-        self, tx: Tx, profile: AgentProfile, *, registration_token: str, own_token: str, key: str = ""
+        self,
+        tx: Tx,
+        profile: AgentProfile,
+        *,
+        registration_token: str,
+        own_token: str,
+        key: str = "",
+        address: str = "",
     ) -> Registration:
         """Register an agent: the first time with a registration token, later with its own.
 
@@ -175,11 +182,11 @@ class Registry:
         Registering an existing name with a registration token gives it a new credential (the old one ends), new
         sequence numbers, and what that token allows; with its own token it keeps what it was allowed.
         ``key``: a secret that the agent has made for this registration; a call that is repeated with it gets the
-        same answer.
+        same answer. ``address``: where the call comes from, for the audit trail.
         """
         check_profile(profile)
         if registration_token:
-            return self._enrol(tx, profile, registration_token, key)
+            return self._enrol(tx, profile, registration_token, key, address)
         known = _by_own_token(tx.conn, profile, own_token)
         store.put_agent(tx.conn, known.id, profile, None, tx.now)
         agent = require_agent(tx.conn, profile.agent_id)
@@ -206,7 +213,7 @@ class Registry:
         token, _ = _admitted(conn, now, profile.agent_id, registration_token)
         check_allowed(token.binding, profile.labels)
 
-    def _enrol(self, tx: Tx, profile: AgentProfile, secret: str, key: str) -> Registration:
+    def _enrol(self, tx: Tx, profile: AgentProfile, secret: str, key: str, address: str) -> Registration:
         credential = _credential(secret, profile.agent_id, key)
         known = store.agent_by_token(tx.conn, token_digest(credential)) if key else None
         if known is not None:
@@ -224,7 +231,8 @@ class Registry:
         agent = require_agent(tx.conn, profile.agent_id)
         self._record(tx, agent, entries.AGENT_REGISTERED)
         detail = {"registration_token": token.id}
-        self._identity.audit(tx, agent_principal(agent), "agent.register", profile.agent_id, detail)
+        by = replace(agent_principal(agent), address=address)
+        self._identity.audit(tx, by, "agent.register", profile.agent_id, detail)
         self._bound(tx, agent)
         tx.after_commit(lambda: self._identity.forget(agent.id))
         return Registration(agent, credential)

@@ -9,7 +9,7 @@ from itertools import islice
 
 import structlog
 
-from pilothouse.access.model import Principal
+from pilothouse.access.model import SYSTEM, Principal
 from pilothouse.fleet import connection_store, store
 from pilothouse.fleet.arrivals import NOBODY, Arrivals, Heard
 from pilothouse.fleet.errors import Overtaken
@@ -302,13 +302,13 @@ class Fleet:
 
     def remove(self, tx: Tx, by: Principal, agent_id: str) -> None:
         """An operator removes an agent. Raises :class:`AgentNotFound`."""
-        require_agent(tx.conn, agent_id)
-        self.unregister(tx, agent_id, f"removed by {by.name}")
-        self._identity.audit(tx, by, "agent.remove", agent_id)
+        self.unregister(tx, agent_id, f"removed by {by.name}", by=by)
 
-    def unregister(self, tx: Tx, agent_id: str, reason: str) -> None:
+    def unregister(self, tx: Tx, agent_id: str, reason: str, *, by: Principal = SYSTEM) -> None:
         """Remove the agent; what it held is lost."""
         agent = require_agent(tx.conn, agent_id)
+        action = "agent.unregister" if by.kind == "agent" else "agent.remove"
+        self._identity.audit(tx, by, action, agent_id, {"reason": reason})
         store.delete_agent(tx.conn, agent_id)
         connection_store.drop_connections(tx.conn, agent_id)
         self._record(tx, agent, entries.AGENT_UNREGISTERED, reason=reason)

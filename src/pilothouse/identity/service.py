@@ -34,7 +34,7 @@ from pilothouse.identity.renewal import Renewal
 from pilothouse.identity.users import Users
 from pilothouse.journal import Journal
 from pilothouse.storage import Storage, StorageError, Tx, now_ms
-from pilothouse.storage.secretbox import derive_key
+from pilothouse.storage.keyring import Keyring
 
 T = TypeVar("T")
 log = structlog.get_logger("identity")
@@ -53,9 +53,9 @@ _KEEP_SESSIONS_MS = 7 * 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True)
 class IdentitySettings:
-    """``jwt_key``: 32 bytes, see :func:`load_or_create_key`; ``token_ttl``: seconds that a login is valid."""
+    """``keyring``: what logins are signed with; ``token_ttl``: seconds that a login is valid."""
 
-    jwt_key: bytes
+    keyring: Keyring
     token_ttl: int = 86_400
     quotas: Quotas = DEFAULTS
 
@@ -74,7 +74,7 @@ class Identity:
         self._storage = storage
         self.token_ttl = settings.token_ttl
         self._clock = clock
-        self._session_tokens = tokens.SessionTokens(derive_key(settings.jwt_key, "session tokens"))
+        self._session_tokens = tokens.SessionTokens(settings.keyring)
         self._authenticators: list[Authenticator] = []
         self._grants = Grants(clock)
         self._uses = Uses()
@@ -203,6 +203,8 @@ class Identity:
         def issue(tx: Tx) -> str:
             user = self.users.get(tx.conn, username)
             former = store.revoke_of_user(tx.conn, user.id, tx.now, kind=store.API, name=LOCAL_NAME)
+            for id in former:
+                self.audit(tx, SYSTEM, "token.revoked", f"token/{id}", {"name": LOCAL_NAME})
             tx.after_commit(lambda: self._grants.end_tokens(former))
             return self.tokens.issue(tx, SYSTEM, user, name=LOCAL_NAME, role=None, expires_at=None)[1]
 

@@ -15,7 +15,8 @@ from pilothouse.identity.service import Identity
 from pilothouse.secrets import store as store
 from pilothouse.secrets.errors import SecretInvalid, SecretNotFound, TooManySecrets
 from pilothouse.storage import Tx
-from pilothouse.storage.secretbox import SecretBox, SecretBoxError
+from pilothouse.storage.keyring import KeyringBox
+from pilothouse.storage.secretbox import SecretBoxError
 
 log = structlog.get_logger("secrets")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
@@ -43,7 +44,7 @@ def check_value(value: str) -> None:
 class Secrets:
     """The secrets of all projects. Values are only sent in tasks, to the agents that run them."""
 
-    def __init__(self, box: SecretBox, identity: Identity) -> None:
+    def __init__(self, box: KeyringBox, identity: Identity) -> None:
         self._box = box
         self._identity = identity
         self.changes = 0
@@ -95,7 +96,7 @@ class Secrets:
         """Keep all values that a run's expressions have made from secrets, encrypted; only for masking."""
         if values == self.derived(tx.conn, project, run_id):
             return
-        sealed = self._box.encrypt(orjson.dumps(sorted(values)), _bound_to(project, f"run {run_id}"))
+        sealed = self._box.encrypt(orjson.dumps(sorted(values)), _bound_to(store.OF_RUN, run_id))
         store.put_derived(tx.conn, run_id, sealed, tx.now)
         tx.after_commit(self._changed)
 
@@ -105,7 +106,7 @@ class Secrets:
         if sealed is None:
             return frozenset()
         try:
-            return frozenset(orjson.loads(self._box.decrypt(sealed, _bound_to(project, f"run {run_id}"))))
+            return frozenset(orjson.loads(self._box.decrypt(sealed, _bound_to(store.OF_RUN, run_id))))
         except SecretBoxError:
             log.error("secrets.unreadable", project=project, run_id=run_id)
             return frozenset()

@@ -104,6 +104,7 @@ async def _with_graph(
         await _run(graph, http_socket, on_ready, stop)
     finally:
         await graph.writer.stop()
+        _keep_head(graph)
         graph.journal.feed.close()
         _each(module.closed for module in graph.modules)
         graph.database.close()
@@ -141,6 +142,13 @@ async def _run(
         await asyncio.wait({stopped}, timeout=DRAIN / 2)
         await graph.core.pool.close()  # jobs that still run are refused, while their requests can be answered
         await stopped
+
+
+def _keep_head(graph: Graph) -> None:
+    try:
+        graph.head.keep_now()
+    except (StorageError, DBAPIError) as error:  # the database is away; the file of the last second stays
+        log.warning("journal.head_not_kept", error=str(error))
 
 
 def _each(hooks: Iterable[Callable[[], object] | None]) -> None:
