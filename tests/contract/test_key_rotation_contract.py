@@ -14,6 +14,7 @@ from pilothouse.storage.keyring import Key, Keyring, KeyringBox, write_keys
 from support.kernel import KEY, PROJECT, Kernel
 
 NEW = bytes(31) + b"\x07"
+RUNS = [f"run-{number}" for number in range(4)]
 NAMES = [f"NAME_{number}" for number in range(7)] + ["Z", "a", "_x", "lower-case"]
 
 
@@ -34,6 +35,9 @@ async def fill(kernel: Kernel) -> None:
                 )
                 kernel.clock.advance(1)
     await kernel.write(lambda tx: kernel.secrets.delete(tx, SYSTEM, "z", "Z"))
+    for run in RUNS:
+        made = frozenset({f"made by {run}"})
+        await kernel.write(lambda tx, r=run, m=made: kernel.secrets.keep_derived(tx, PROJECT, r, m))
 
 
 def box(*roots: bytes) -> KeyringBox:
@@ -44,13 +48,15 @@ async def all_values(kernel: Kernel, sealed: KeyringBox) -> dict[str, set[str]]:
     """By project: all values, replaced ones included, that this box decrypts."""
     secrets = Secrets(sealed, kernel.identity)
     with kernel.database.read() as conn:
-        return {p: secrets.values_since(conn, p, frozenset(NAMES), 0) for p in (PROJECT, "Élan", "z")}
+        found = {p: secrets.values_since(conn, p, frozenset(NAMES), 0) for p in (PROJECT, "Élan", "z")}
+        found["runs"] = set().union(*(secrets.derived(conn, PROJECT, run) for run in RUNS))
+        return found
 
 
 async def test_all_values_are_renewed_in_bounded_transactions(kernel: Kernel) -> None:
     await fill(kernel)
     before = await all_values(kernel, box(KEY))
-    assert [len(values) for values in before.values()] == [33, 33, 33]
+    assert [len(values) for values in before.values()] == [33, 33, 33, 4]
     place: store.Place | None = store.START
     changed = []
     while place is not None:
@@ -58,7 +64,7 @@ async def test_all_values_are_renewed_in_bounded_transactions(kernel: Kernel) ->
         changed.append(done.changed)
         place = done.then
     assert max(changed) == 3
-    assert sum(changed) == 99
+    assert sum(changed) == 103
     assert await all_values(kernel, box(NEW)) == before
     assert await all_values(kernel, box(KEY)) == {p: set() for p in before}
     again = await kernel.write(lambda tx: renew(tx.conn, box(NEW, KEY), store.START))

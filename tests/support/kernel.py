@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import orjson
 import pytest
 from uuid_utils import uuid7
 
@@ -398,7 +399,8 @@ class Kernel:
     def view(self, run_id: str) -> dict[str, Any]:
         """The run as clients see it."""
         with self.database.read() as conn:
-            return run_view(conn, self.load(run_id))
+            shown: dict[str, Any] = orjson.loads(orjson.dumps(run_view(conn, self.load(run_id))))
+            return shown
 
     def step(self, run_id: str, name: str) -> dict[str, Any]:
         """One step as clients see it, by name."""

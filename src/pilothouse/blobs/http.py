@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
 
 from pilothouse.access.errors import Refusal, require
+from pilothouse.blobs import store
 from pilothouse.blobs.service import Blobs
 from pilothouse.edge.openapi import answer, content, errors
 from pilothouse.edge.services import Database, provided
@@ -25,7 +26,10 @@ BlobService = Annotated[Blobs, provided(Blobs)]
     dependencies=[allow("blob.write")],
     status_code=201,
     summary="Upload a file",
-    responses=answer(Blob, 201) | errors("PAYLOAD_TOO_LARGE", "VALIDATION_FAILED", "PROJECT_NOT_FOUND"),
+    responses=answer(Blob, 201)
+    | errors(
+        "PAYLOAD_TOO_LARGE", "VALIDATION_FAILED", "QUOTA_EXCEEDED", "CALLER_QUEUE_FULL", "PROJECT_NOT_FOUND"
+    ),
 )
 async def upload_blob(
     request: Request,
@@ -33,26 +37,33 @@ async def upload_blob(
     idem: Idem,
     blobs: BlobService,
     identity: IdentityService,
+    database: Database,
     project: str = "",
 ) -> Response:
     """The raw body is the file; ``X-Content-SHA256`` (hex), where given, is checked.
 
-    Errors: ``PAYLOAD_TOO_LARGE``, ``VALIDATION_FAILED``.
+    The quotas of the project and the caller are checked before the body is received; a body without
+    ``Content-Length`` counts as the largest allowed. Errors: ``QUOTA_EXCEEDED``,
+    ``CALLER_QUEUE_FULL``, ``PAYLOAD_TOO_LARGE``, ``VALIDATION_FAILED``.
     """
     home = await identity.project_id(caller, project)
     require(caller, "blob.write", home)
     checksum = request.headers.get("x-content-sha256", "")
-    blob = await blobs.receive(request.stream(), checksum)
-    try:
-        answer = await idem(
-            lambda tx: blobs.record(tx, caller, home, blob),
-            201,
-            permit=lambda _: require(caller, "blob.write", home),
-            content=blob.sha256.encode(),
-        )
-    except Refusal:
-        blobs.discard(blob)
-        raise
+    use = await database.read(lambda conn: store.use_of(conn, home, caller.name))
+    length = request.headers.get("content-length", "")
+    size = int(length) if length.isdecimal() else blobs.limit
+    with blobs.uploads.admitted(home, caller.name, use, size):
+        blob = await blobs.receive(request.stream(), checksum)
+        try:
+            answer = await idem(
+                lambda tx: blobs.record(tx, caller, home, blob),
+                201,
+                permit=lambda _: require(caller, "blob.write", home),
+                content=blob.sha256.encode(),
+            )
+        except Refusal:
+            blobs.discard(blob)
+            raise
     if answer.headers.get("idempotency-replayed"):
         blobs.discard(blob)  # a repeated request: the first answer refers to another blob
     return answer

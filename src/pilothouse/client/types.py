@@ -488,7 +488,7 @@ class PatchAgent(TypedDict):
 
 class Pipeline(TypedDict):
     """A pipeline with the counts of its runs; ``status``: that of its newest run; ``lastCommitSha`` empty: no spec
-    was saved yet.
+    was saved yet. ``metadataOmitted``: a list does not show the metadata, because it is large.
     """
 
     pipelineId: str
@@ -502,6 +502,7 @@ class Pipeline(TypedDict):
     saveMode: int
     prTargetBranch: str
     metadata: dict[str, str]
+    metadataOmitted: NotRequired[bool]
     repository: str
     lastSyncMessage: str
     lastSyncedAt: int
@@ -523,7 +524,10 @@ class PipelineId(TypedDict):
 
 
 class PipelineRun(TypedDict):
-    """A run of a pipeline; ``duration`` in milliseconds, so far if it has not ended."""
+    """A run of a pipeline; ``duration`` in milliseconds, so far if it has not ended.
+
+    ``variablesOmitted``: a list does not show the variables, because they are large.
+    """
 
     runId: str
     pipelineId: str
@@ -536,6 +540,7 @@ class PipelineRun(TypedDict):
     triggerType: int
     triggeredBy: str
     variables: dict[str, str]
+    variablesOmitted: NotRequired[bool]
     totalJobs: int
     completedJobs: int
     failedJobs: int
@@ -546,13 +551,14 @@ class PipelineRun(TypedDict):
 
 
 class Project(TypedDict):
-    """A project with its members."""
+    """A project with its members, of which a list shows the first 100; ``membersCount``: how many it has."""
 
     projectId: str
     name: str
     description: str
     isDefault: bool
     members: list[Member]
+    membersCount: int
     createdAt: int
     updatedAt: int
 
@@ -762,7 +768,8 @@ class Step(TypedDict):
     """A step with its attempts.
 
     ``node``: its name in the run stream; ``gate``: the kind of gate, null for work; ``kept``: it succeeded in an
-    earlier run and was not run again; ``progress`` in percent.
+    earlier run and was not run again; ``progress`` in percent. ``outputs_omitted``, ``attempts_omitted``: the run is
+    too large to show all outputs and earlier attempts; the view of this step alone has them.
     """
 
     id: str
@@ -774,12 +781,14 @@ class Step(TypedDict):
     status: str
     reason: str
     outputs: dict[str, Any]
+    outputs_omitted: NotRequired[bool]
     progress: int
     kept: bool
     continue_on_error: bool
     started_at: str | None
     finished_at: str | None
     attempts: list[Attempt]
+    attempts_omitted: NotRequired[int]
 
 
 class StopRun(TypedDict):

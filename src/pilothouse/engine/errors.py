@@ -40,17 +40,6 @@ class NothingFailed(EngineError):
     code = "INVALID_STATE_TRANSITION"
 
 
-class TooManyRuns(EngineError):
-    """The project has as many runs that have not ended as it may have."""
-
-    code = "TOO_MANY_RUNS"
-
-    def __init__(self, most: int) -> None:
-        super().__init__(
-            f"the project has {most} runs that have not ended, the most allowed; wait, or cancel some"
-        )
-
-
 class GateNotFound(EngineError):
     """There is no gate with this id, or the caller may not see it."""
 

@@ -18,7 +18,7 @@ from pilothouse.edge.openapi import answer, errors, json_lines
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
-from pilothouse.engine import store
+from pilothouse.engine import list_store, store
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.logtext import LogQuery, run_logs
 from pilothouse.engine.model import Status
@@ -32,6 +32,9 @@ from pilothouse.wire.rest import runs as shown
 
 Tail = Annotated[int | None, Query(ge=0, le=1_000_000, description="only the last so many lines")]
 StepRunIds = Annotated[Sequence[str], Query(max_length=50, description="ids of attempts")]
+
+JobNames = Annotated[Sequence[str], Query(max_length=50, description="names of jobs")]
+StepNames = Annotated[Sequence[str], Query(max_length=50, description="names of steps")]
 
 RunKind = Literal["pipeline", "workflow", "deployment", "cluster"]
 
@@ -85,7 +88,7 @@ async def list_runs(
         filters.update(kind="cluster", name=cluster)
     projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
     rows, total = await database.read(
-        lambda conn: store.list_runs(
+        lambda conn: list_store.list_runs(
             conn, filters=filters, projects=projects, page=paging.page, limit=paging.limit
         )
     )
@@ -98,14 +101,22 @@ async def list_runs(
     summary="Show a run",
     responses=answer(shown.Run) | errors("RUN_NOT_FOUND"),
 )
-async def get_run(run_id: str, caller: Caller, database: Database) -> Response:
-    """A run with its jobs, steps and attempts. Errors: ``RUN_NOT_FOUND``."""
+async def get_run(
+    run_id: str, caller: Caller, database: Database, job: JobNames = (), step: StepNames = ()
+) -> Response:
+    """A run with its jobs, steps and attempts; ``job`` and ``step``: only those with these names (repeatable).
 
-    def read(conn: Connection) -> dict[str, Any]:
+    Of a large run, outputs and long texts beyond 1 MiB, and attempts besides each step's last one beyond 2000, are
+    left out; the step says so with ``outputs_omitted`` and ``attempts_omitted`` (their number). Ask for its job
+    or step alone to see them. Errors: ``RUN_NOT_FOUND``.
+    """
+
+    def read(conn: Connection) -> Response:
         readable(conn, caller, run_id)
-        return run_view(conn, require_run(conn, run_id))
+        # Encoded here, in the thread: the event loop would be busy for long with a run of 5000 steps.
+        return json_response(run_view(conn, require_run(conn, run_id), frozenset(job), frozenset(step)))
 
-    return json_response(await database.read(read))
+    return await database.read(read)
 
 
 @router.get(
@@ -211,7 +222,7 @@ async def resume_run(run_id: str, caller: Caller, idem: Idem, engine: EngineServ
         "PIPELINE_NOT_FOUND",
         "PIPELINE_DISABLED",
         "BLOB_NOT_FOUND",
-        "TOO_MANY_RUNS",
+        "QUOTA_EXCEEDED",
     ),
 )
 async def rerun_run(
@@ -225,7 +236,7 @@ async def rerun_run(
     """Create a new run of the same definition; ``{"from":"failed"}`` keeps succeeded steps and their attempts.
 
     Jobs that depend on a failed job run again. Errors: ``INVALID_STATE_TRANSITION``, ``SPEC_INVALID`` (a required
-    secret was deleted), ``PIPELINE_DISABLED``, ``PIPELINE_NOT_FOUND``, ``TOO_MANY_RUNS``.
+    secret was deleted), ``PIPELINE_DISABLED``, ``PIPELINE_NOT_FOUND``, ``QUOTA_EXCEEDED``.
     """
     from_failed = body is not None and body.start == "failed"
 

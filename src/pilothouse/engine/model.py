@@ -93,10 +93,10 @@ class Counts:
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
-    def add(self, status: Status) -> None:
-        """Count a new one."""
-        self.total += 1
-        self._by_status[status] += 1
+    def add(self, status: Status, number: int = 1) -> None:
+        """Count new ones."""
+        self.total += number
+        self._by_status[status] += number
 
     def move(self, previous: Status, status: Status) -> None:
         """Count a change of status."""
@@ -354,6 +354,11 @@ class Run:
     _named: dict[str, Job] = field(default_factory=dict)
     _dependents: dict[str, list[Job]] = field(default_factory=dict)
     _steps: dict[str, tuple[Job, Step]] = field(default_factory=dict)
+
+    @property
+    def job_count(self) -> int:
+        """The number of its jobs."""
+        return len(self.jobs)
 
     def recount(self) -> None:
         """Recompute the values that :meth:`move` updates, after the run was loaded or extended."""

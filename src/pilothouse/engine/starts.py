@@ -13,8 +13,9 @@ from sqlalchemy import Connection
 
 from pilothouse.access.errors import require
 from pilothouse.access.model import Principal
+from pilothouse.access.quotas import DEFAULTS, check_quota
 from pilothouse.engine import store
-from pilothouse.engine.errors import TooManyRuns
+from pilothouse.engine.list_store import count_unfinished
 from pilothouse.engine.model import Run
 from pilothouse.engine.runs import RunCache
 from pilothouse.engine.standing import outline, run_standing
@@ -23,9 +24,6 @@ from pilothouse.identity.service import Identity
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
-MAX_UNFINISHED = 5000
-"""Runs of one project that have not ended."""
-
 Guard = Callable[[Connection, str], object]
 """Raises a Refusal unless the definition with this id may run now: it is there, and enabled."""
 
@@ -33,7 +31,15 @@ Guard = Callable[[Connection, str], object]
 class Starts:
     """Starts runs. Packages register a guard for the kinds of runs whose definitions they own."""
 
-    def __init__(self, runs: RunCache, transitions: Transitions, identity: Identity) -> None:
+    def __init__(
+        self,
+        runs: RunCache,
+        transitions: Transitions,
+        identity: Identity,
+        max_unfinished: int = DEFAULTS.runs,
+    ) -> None:
+        """``max_unfinished``: how many runs of a project may be under way at once."""
+        self.max_unfinished = max_unfinished
         self._runs = runs
         self._transitions = transitions
         self._identity = identity
@@ -46,14 +52,14 @@ class Starts:
     def check(self, tx: Tx, by: Principal, run: Run) -> None:
         """Whether ``by`` may start this run now, or open it again.
 
-        Raises ``AUTH_INSUFFICIENT_PERMISSIONS``, :class:`TooManyRuns`, and what the guard raises.
+        Raises ``AUTH_INSUFFICIENT_PERMISSIONS``, :class:`QuotaExceeded`, and what the guard raises.
         """
         require(by, "run.trigger", run.project)
         guard = self._guards.get(run.kind)
         if guard is not None and run.pipeline_id:
             guard(tx.conn, run.pipeline_id)
-        if store.count_unfinished(tx.conn, run.project, MAX_UNFINISHED) >= MAX_UNFINISHED:
-            raise TooManyRuns(MAX_UNFINISHED)
+        unfinished = count_unfinished(tx.conn, run.project, self.max_unfinished)
+        check_quota("unfinished runs of this project", unfinished, self.max_unfinished, "runs")
 
     def begin(self, tx: Tx, by: Principal, run: Run, action: str, graph: str) -> Run:
         """Store a new run and queue its first steps; ``graph``: its JSON text. Raises as :meth:`check`."""

@@ -131,6 +131,7 @@ class Transitions:
         added = [new_job(run.id, at, graph.jobs[at]) for at in range(len(run.jobs), len(graph.jobs))]
         run.jobs += added
         run.recount()
+        store.save(tx.conn, run)
         self.records.append(
             tx,
             run,

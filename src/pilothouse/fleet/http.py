@@ -288,7 +288,7 @@ async def revoke_registration_token(
 ) -> Response:
     """Agents that have registered with it stay. Errors: ``TOKEN_NOT_FOUND``."""
     if not await database.write(lambda tx: fleet.registry.revoke_registration_token(tx, caller, token_id)):
-        raise Refusal.of("TOKEN_NOT_FOUND", f"No registration token with ID '{token_id}' exists")
+        raise Refusal.of("TOKEN_NOT_FOUND", "No registration token with this id exists")
     return Response(status_code=204)
 
 

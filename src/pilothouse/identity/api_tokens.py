@@ -7,6 +7,7 @@ from uuid_utils import uuid7
 
 from pilothouse.access.errors import Refusal, require, token_invalid
 from pilothouse.access.model import Principal, Role, narrower
+from pilothouse.access.quotas import DEFAULTS, check_quota
 from pilothouse.identity import store
 from pilothouse.identity.audit import Trail
 from pilothouse.identity.grants import Grants
@@ -20,7 +21,8 @@ EVERYBODY = "*"
 class ApiTokens:
     """Creates and revokes API tokens. The secret is returned once; the database only has its SHA-256."""
 
-    def __init__(self, trail: Trail, grants: Grants) -> None:
+    def __init__(self, trail: Trail, grants: Grants, most: int = DEFAULTS.tokens) -> None:
+        self._most = most
         self._trail = trail
         self._grants = grants
 
@@ -37,6 +39,8 @@ class ApiTokens:
         user = store.find_user(tx.conn, by.id)
         if user is None or not user.active or by.role is None:
             raise Refusal.of("AUTH_INSUFFICIENT_PERMISSIONS", "Only an active user can have API tokens")
+        owned = store.list_api_tokens(tx.conn, user.id, 0, 0)[1]
+        check_quota("your API tokens", owned, self._most, "tokens")
         maker = store.find_credential(tx.conn, id=by.token_id)
         if maker is not None and maker.revoked:  # while this request waited
             raise token_invalid()
@@ -96,7 +100,7 @@ class ApiTokens:
         """
         token = store.find_api_token(tx.conn, id)
         if token is None or not by.may("token.own" if token.user_id == by.id else "token.admin"):
-            raise Refusal.of("TOKEN_NOT_FOUND", f"No token with id '{id}' exists")
+            raise Refusal.of("TOKEN_NOT_FOUND", "No token with this id exists")
         owner = store.find_user(tx.conn, token.user_id)
         strength = narrower(owner.role, token.role) if owner is not None else Role.VIEWER
         if id != by.token_id and narrower(strength, by.token_role) is not strength:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, Select, func, insert, or_, select
+from sqlalchemy import Connection, Row, Select, insert, or_, select
 
 from pilothouse.identity.model import AuditRecord
 from pilothouse.identity.tables import audit_records
+from pilothouse.storage.counting import count_ahead
 
 
 def insert_audit(conn: Connection, record: AuditRecord) -> None:
@@ -53,7 +54,7 @@ def list_audit(
         chosen = _matching(chosen, audit_records.c.target, target)
     if since is not None:
         chosen = chosen.where(audit_records.c.at >= since)
-    total = conn.execute(select(func.count()).select_from(chosen.subquery())).scalar_one()
+    total = count_ahead(conn, chosen, offset)
     page = chosen.order_by(audit_records.c.at.desc(), audit_records.c.id.desc()).offset(offset).limit(limit)
     return [_record(row) for row in conn.execute(page)], total
 

@@ -19,6 +19,7 @@ from uuid_utils import uuid7
 
 from pilothouse.access.errors import AuthError, require, token_expired, token_invalid, token_missing
 from pilothouse.access.model import SYSTEM, Principal, Role, narrower
+from pilothouse.access.quotas import DEFAULTS, Quotas
 from pilothouse.edge.network import rate_key
 from pilothouse.identity import address_store, store, tokens
 from pilothouse.identity.api_tokens import ApiTokens
@@ -56,6 +57,7 @@ class IdentitySettings:
 
     keyring: Keyring
     token_ttl: int = 86_400
+    quotas: Quotas = DEFAULTS
 
 
 class Identity:
@@ -80,8 +82,8 @@ class Identity:
         self.passwords = Passwords(hasher)
         self.trail = Trail(journal)
         self.users = Users(self.trail, self._grants)
-        self.projects = Projects(self.trail, self._grants)
-        self.tokens = ApiTokens(self.trail, self._grants)
+        self.projects = Projects(self.trail, self._grants, settings.quotas.projects)
+        self.tokens = ApiTokens(self.trail, self._grants, settings.quotas.tokens)
         self.logins = Logins(self.trail, self._grants)
 
     async def bootstrap(self, admin_password: str | None) -> str | None:

@@ -57,7 +57,7 @@ class Pipeline:
     description: str = ""
     default_branch: str = ""
     file_path: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] | None = field(default_factory=dict)  # None: too large for a list
     enabled: bool = True
     repository: str = ""
     head: str = ""

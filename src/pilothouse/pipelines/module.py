@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pilothouse.access.quotas import Quotas
 from pilothouse.edge.module import Core, Module
 from pilothouse.engine.gates.child import ChildRun
 from pilothouse.engine.service import Engine
@@ -16,7 +17,7 @@ from pilothouse.pipelines.service import Pipelines, startable
 def module(core: Core) -> Module:
     """Provides :class:`Pipelines` and :class:`SpecCompiler`."""
     engine, identity = core.service(Engine), core.service(Identity)
-    pipelines = Pipelines(engine, identity)
+    pipelines = Pipelines(engine, identity, core.service(Quotas).pipelines)
     core.provide(pipelines, SpecCompiler(core.pool))
     core.service(Starts).guard("pipeline", startable)
     core.service(ChildRun).start_by("pipeline", pipelines.start_child)

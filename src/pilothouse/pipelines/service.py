@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from uuid_utils import uuid7
 
 from pilothouse.access.model import Principal
+from pilothouse.access.quotas import DEFAULTS, check_quota
 from pilothouse.engine.checkouts import RepositoryCommit
 from pilothouse.engine.gates.parent import Parent
 from pilothouse.engine.graph_json import decoded
@@ -60,7 +61,8 @@ class TriggerRequest:
 class Pipelines:
     """The pipelines of all projects. Every method is a use case in one transaction."""
 
-    def __init__(self, engine: Engine, identity: Identity) -> None:
+    def __init__(self, engine: Engine, identity: Identity, max_pipelines: int = DEFAULTS.pipelines) -> None:
+        self._max_pipelines = max_pipelines
         self._engine = engine
         self._identity = identity
 
@@ -69,6 +71,8 @@ class Pipelines:
         _check_name(name)
         if store.pipeline_named(tx.conn, project, name) is not None:
             raise PipelineExists(f"the project has a pipeline named '{name}' already")
+        count = store.count_pipelines(tx.conn, project)
+        check_quota("pipelines of this project", count, self._max_pipelines, "pipelines")
         pipeline = Pipeline(
             id=str(uuid7()),
             project=project,

@@ -128,11 +128,15 @@ def retired_values(
 
 @dataclass(frozen=True, slots=True)
 class SealedValue:
-    """A stored ciphertext; ``retired_at`` (ms): of a value that was replaced or deleted, else -1."""
+    """A stored ciphertext, which is bound to ``project`` and ``name``.
 
+    ``kind``: 0 of a secret, 1 of one that was replaced or deleted (at ``at``, ms), 2 of what a run made of secrets.
+    """
+
+    kind: int
     project: str
     name: str
-    retired_at: int
+    at: int
     sealed: bytes
 
 
@@ -152,28 +156,38 @@ class Renewal:
 
 
 def outdated_values(conn: Connection, prefix: bytes, place: Place, limit: int) -> Renewal:
-    """The next ciphertexts, of secrets, then of replaced ones, that do not begin with ``prefix``."""
-    number, after = place
-    table = (secrets, retired_secrets)[number]
-    at = literal(-1) if number == 0 else retired_secrets.c.retired_at
-    wanted = select(table.c.project, table.c.name, at.label("at"), table.c.value)
-    wanted = wanted.where(func.substr(table.c.value, 1, len(prefix)) != prefix)
+    """The next ciphertexts, of one kind after the other, that do not begin with ``prefix``."""
+    kind, after = place
+    project, name, at, value = _columns(kind)
+    wanted = select(project.label("project"), name.label("name"), at.label("at"), value.label("value"))
+    wanted = wanted.where(func.substr(value, 1, len(prefix)) != prefix)
     if after is not None:
-        here = tuple_(table.c.project, table.c.name, at)
-        wanted = wanted.where(here > tuple_(*(literal(part) for part in after)))
-    rows = conn.execute(wanted.order_by(table.c.project, table.c.name, at).limit(limit))
-    found = [SealedValue(row.project, row.name, row.at, bytes(row.value)) for row in rows]
-    if len(found) == limit:
-        last = found[-1]
-        return Renewal(found, (number, (last.project, last.name, last.retired_at)))
-    return Renewal(found, (1, None) if number == 0 else None)
+        wanted = wanted.where(tuple_(project, name, at) > tuple_(*(literal(part) for part in after)))
+    rows = conn.execute(wanted.order_by(project, name, at).limit(limit)).all()
+    bound = "run " if kind == 2 else ""
+    found = [SealedValue(kind, row.project, bound + row.name, row.at, bytes(row.value)) for row in rows]
+    if len(rows) == limit:
+        last = rows[-1]
+        return Renewal(found, (kind, (last.project, last.name, last.at)))
+    return Renewal(found, (kind + 1, None) if kind < 2 else None)
+
+
+def _columns(kind: int) -> tuple[Any, Any, Any, Any]:
+    """Project, name, time and ciphertext of a kind; together the first three name a row."""
+    s, r, d = secrets.c, retired_secrets.c, derived_secrets.c
+    return (
+        (s.project, s.name, literal(-1), s.value),
+        (r.project, r.name, r.retired_at, r.value),
+        (literal(""), d.run_id, literal(-1), d.value),
+    )[kind]
 
 
 def replace_value(conn: Connection, old: SealedValue, sealed: bytes) -> bool:
     """Store the same value encrypted anew, unless another one was set meanwhile."""
-    table = secrets if old.retired_at < 0 else retired_secrets
-    same = [table.c.project == old.project, table.c.name == old.name, table.c.value == old.sealed]
-    return conn.execute(update(table).where(*same).values(value=sealed)).rowcount > 0
+    project, name, _, value = _columns(old.kind)
+    key = old.name.removeprefix("run ") if old.kind == 2 else old.name
+    same = [project == old.project, name == key, value == old.sealed]
+    return conn.execute(update(value.table).where(*same).values(value=sealed)).rowcount > 0
 
 
 def delete_secret(conn: Connection, project: str, name: str, now: int) -> bool:

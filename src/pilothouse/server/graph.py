@@ -45,7 +45,7 @@ ANSWERS_KEPT = WINDOW_MS // 1000
 
 def modules(core: Core, settings: Settings) -> list[Module]:
     """Every package's part of the product, in the order of the layers."""
-    identity = IdentitySettings(keyring=core.keyring, token_ttl=settings.token_ttl)
+    identity = IdentitySettings(keyring=core.keyring, token_ttl=settings.token_ttl, quotas=settings.quotas())
     fleet = FleetSettings(settings.agent_heartbeat, settings.agent_offline_after, settings.lease)
     streams = StreamSettings(settings.sse_keepalive, settings.ws_heartbeat, settings.ws_pong_wait)
     engine = EngineSettings(settings.cleanup_grace, settings.retention, streams)
@@ -106,7 +106,7 @@ def compose(
     storage, journal = Storage(database, writer), Journal(database)
     core = Core(storage, journal, clock, keyring, str(uuid4()), Pool(workers=settings.workers))
     limits = _limits(settings)
-    core.provide(limits, settings, _connections(settings))
+    core.provide(limits, settings, settings.quotas(), _connections(settings))
     built = modules(core, settings)
     built.append(pilothouse.server.module.module(core, built, settings.sse_keepalive))
     head = HeadKeeper(database, settings.data_dir, lambda: journal.feed.window.head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterable
 
 import grpc
@@ -26,6 +27,7 @@ MAX_MESSAGE = 16 << 20
 """Bytes that gRPC receives as one message; most methods take less (:class:`RpcGate`)."""
 MAX_OPEN_MESSAGE = 64 << 10
 MAX_CONNECTIONS = 10_000
+"""The bound is never higher, however many files the process may open."""
 MAX_STREAMS = 1_000
 """Calls at once on one connection; a client library lets further ones wait."""
 
@@ -39,7 +41,6 @@ _OPTIONS = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.so_reuseport", 0),
-    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.http2.settings_timeout", 10_000),
@@ -55,7 +56,8 @@ async def start_rpc(graph: Graph) -> tuple[grpc.aio.Server, int]:
     settings = graph.settings
     services = [service for module in graph.modules for service in module.rpc]
     gate = RpcGate(graph.service(Identity), graph.limits, Strangers(graph.limits), _rules(services))
-    server = grpc.aio.server(options=_OPTIONS, interceptors=[gate])
+    bound = ("grpc.max_allowed_incoming_connections", _connections())
+    server = grpc.aio.server(options=[*_OPTIONS, bound], interceptors=[gate])
     for service in services:
         service.add(server)
     names = [service.name for service in services]
@@ -76,6 +78,12 @@ async def start_rpc(graph: Graph) -> tuple[grpc.aio.Server, int]:
         raise OSError(f"cannot listen for gRPC on {address}: {error}") from error
     await server.start()
     return server, port
+
+
+def _connections() -> int:
+    """A sixth of the files that this process may open: HTTP takes up to three quarters."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(64, min(MAX_CONNECTIONS, files // 6))
 
 
 def _rules(services: Iterable[RpcService]) -> dict[str, Rule]:

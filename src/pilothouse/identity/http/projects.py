@@ -15,6 +15,7 @@ from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import (
     MAX_MEMBERS,
+    MEMBERS_LISTED,
     Name,
     Reference,
     Text,
@@ -53,11 +54,11 @@ class UpdateProject(Body):
 async def list_projects(
     caller: Caller, identity: IdentityService, database: Database, paging: ArcentraPaged
 ) -> Response:
-    """The projects of the caller by name; for operators and admins all projects."""
+    """The projects of the caller by name, with up to 100 members each; for operators and admins all projects."""
     projects, total = await database.read(
         lambda conn: identity.projects.list(conn, caller, page=paging.page, limit=paging.limit)
     )
-    return envelope(listed([project_json(project) for project in projects], paging, total))
+    return envelope(listed([project_json(project, MEMBERS_LISTED) for project in projects], paging, total))
 
 
 @router.post(
@@ -65,7 +66,8 @@ async def list_projects(
     dependencies=_WRITE,
     status_code=201,
     summary="Create a project",
-    responses=enveloped(shown.Project, 201) | errors("PROJECT_ALREADY_EXISTS", "USER_NOT_FOUND"),
+    responses=enveloped(shown.Project, 201)
+    | errors("PROJECT_ALREADY_EXISTS", "USER_NOT_FOUND", "QUOTA_EXCEEDED"),
 )
 async def create_project(
     caller: Caller, identity: IdentityService, idem: Idem, body: CreateProject

@@ -84,14 +84,20 @@ def audit_json(record: AuditRecord) -> dict[str, Any]:
     }
 
 
-def project_json(project: Project) -> dict[str, Any]:
-    """A project in the Arcentra families' camelCase; times in Unix seconds."""
+MEMBERS_LISTED = 100
+"""Members of each project that a list of projects shows."""
+
+
+def project_json(project: Project, members: int | None = None) -> dict[str, Any]:
+    """A project in the Arcentra families' camelCase; times in Unix seconds. ``members``: only so many of them."""
+    shown = list(project.members.items())[:members]
     return {
         "projectId": project.id,
         "name": project.name,
         "description": project.description,
         "isDefault": project.is_default,
-        "members": [{"userId": id, "username": name} for id, name in project.members.items()],
+        "members": [{"userId": id, "username": name} for id, name in shown],
+        "membersCount": len(project.members),
         "createdAt": project.created_at // 1000,
         "updatedAt": project.updated_at // 1000,
     }

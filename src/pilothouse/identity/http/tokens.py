@@ -31,7 +31,12 @@ class CreateToken(Body):
     expires_in: Annotated[int, Field(ge=1, le=_TEN_YEARS)] | None = None
 
 
-@router.post("", status_code=201, summary="Create an API token", responses=answer(shown.CreatedToken, 201))
+@router.post(
+    "",
+    status_code=201,
+    summary="Create an API token",
+    responses=answer(shown.CreatedToken, 201) | errors("QUOTA_EXCEEDED"),
+)
 async def create_token(caller: Caller, identity: IdentityService, idem: Idem, body: CreateToken) -> Response:
     """Create a token for the caller. ``token`` is the secret, which is only returned here."""
 

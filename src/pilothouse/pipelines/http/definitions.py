@@ -36,7 +36,8 @@ router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"], route_class=S
     dependencies=[allow("pipeline.write")],
     status_code=201,
     summary="Create a pipeline",
-    responses=enveloped(shown.PipelineId, 201) | errors("PIPELINE_ALREADY_EXISTS", "PROJECT_NOT_FOUND"),
+    responses=enveloped(shown.PipelineId, 201)
+    | errors("PIPELINE_ALREADY_EXISTS", "PROJECT_NOT_FOUND", "QUOTA_EXCEEDED"),
 )
 async def create_pipeline(
     body: CreatePipeline,

@@ -6,8 +6,9 @@ import asyncio
 from functools import partial
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Query
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 from starlette.responses import Response
 
 from pilothouse.access.model import Principal
@@ -16,11 +17,10 @@ from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.edge.work import WORK_ERRORS
-from pilothouse.engine import store as engine_store
+from pilothouse.engine import list_store
 from pilothouse.engine.graph_json import decoded
 from pilothouse.engine.http import EngineService
 from pilothouse.engine.problems import SpecError
-from pilothouse.engine.runs import require_run
 from pilothouse.pipelines import store
 from pilothouse.pipelines.bodies import (
     StopRun,
@@ -30,7 +30,7 @@ from pilothouse.pipelines.compiled import CompiledSpec
 from pilothouse.pipelines.compiler import SpecCompiler
 from pilothouse.pipelines.http.large_bodies import SpecRoute
 from pilothouse.pipelines.http.services import Compiler, PipelineService, allowed, run_of
-from pilothouse.pipelines.model import RunStatus, SavedSpec
+from pilothouse.pipelines.model import Pipeline, RunStatus, SavedSpec
 from pilothouse.pipelines.service import TriggerRequest, require_pipeline
 from pilothouse.pipelines.views import run_detail, run_status, status_words
 from pilothouse.storage import Storage, Tx
@@ -72,13 +72,13 @@ async def spec_for(
     summary="Start a run",
     responses=enveloped(shown.Triggered, 201)
     | errors(
+        "QUOTA_EXCEEDED",
         "PIPELINE_NOT_FOUND",
         "SPEC_NOT_FOUND",
         "SPEC_INVALID",
         "INPUT_TOO_COSTLY",
         "PIPELINE_DISABLED",
         "BLOB_NOT_FOUND",
-        "TOO_MANY_RUNS",
         *WORK_ERRORS,
     ),
 )
@@ -134,19 +134,30 @@ async def list_pipeline_runs(
     database: Database,
     status: StatusNumber = 0,
 ) -> Response:
-    """Newest first; ``status`` is a pipeline.v1.PipelineStatus number."""
+    """Newest first; ``status`` is a pipeline.v1.PipelineStatus number. Variables of over 4 KiB are omitted."""
 
     def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
         pipeline = allowed(conn, caller, pipeline_id, "run.read")
         filters = {"pipeline_id": pipeline_id, **_with_status(status)}
         paused = {RunStatus.PAUSED: True, RunStatus.RUNNING: False}.get(RunStatus(status)) if status else None
-        rows, total = engine_store.list_runs(
+        rows, total = list_store.list_runs(
             conn, filters=filters, projects=None, page=paging.page, limit=paging.limit, paused=paused
         )
-        return [run_detail(require_run(conn, row.id), pipeline) for row in rows], total
+        return details(conn, rows, pipeline), total
 
     views, total = await database.read(read)
     return envelope(listed(views, paging, total))
+
+
+def details(conn: Connection, rows: list[Row[Any]], pipeline: Pipeline) -> list[dict[str, Any]]:
+    """Runs of a pipeline in the contract's form."""
+    counts = list_store.count_jobs(conn, rows)
+    return [
+        run_detail(
+            row, pipeline, counts[row.id], None if row.variables is None else orjson.loads(row.variables)
+        )
+        for row in rows
+    ]
 
 
 def _with_status(number: int) -> dict[str, str]:
@@ -166,8 +177,9 @@ async def get_pipeline_run(pipeline_id: str, run_id: str, caller: Caller, databa
     """Errors: ``RUN_NOT_FOUND``."""
 
     def read(conn: Connection) -> dict[str, Any]:
-        run = run_of(conn, caller, pipeline_id, run_id, "run.read")
-        return run_detail(run, require_pipeline(conn, pipeline_id))
+        row = run_of(conn, caller, pipeline_id, run_id, "run.read")
+        [shown] = details(conn, [row], require_pipeline(conn, pipeline_id))
+        return shown
 
     return envelope(await database.read(read))
 

@@ -43,7 +43,7 @@ class PipelineId(Answer):
 
 class Pipeline(Answer):
     """A pipeline with the counts of its runs; ``status``: that of its newest run; ``lastCommitSha`` empty: no spec
-    was saved yet."""
+    was saved yet. ``metadataOmitted``: a list does not show the metadata, because it is large."""
 
     pipelineId: Id
     projectId: Id
@@ -56,6 +56,7 @@ class Pipeline(Answer):
     saveMode: Count
     prTargetBranch: str
     metadata: dict[str, str]
+    metadataOmitted: bool = False
     repository: str
     lastSyncMessage: str
     lastSyncedAt: Seconds
@@ -153,7 +154,10 @@ class Triggered(Answer):
 
 
 class PipelineRun(Answer):
-    """A run of a pipeline; ``duration`` in milliseconds, so far if it has not ended."""
+    """A run of a pipeline; ``duration`` in milliseconds, so far if it has not ended.
+
+    ``variablesOmitted``: a list does not show the variables, because they are large.
+    """
 
     runId: Id
     pipelineId: Id
@@ -166,6 +170,7 @@ class PipelineRun(Answer):
     triggerType: Count
     triggeredBy: str
     variables: dict[str, str]
+    variablesOmitted: bool = False
     totalJobs: Count
     completedJobs: Count
     failedJobs: Count

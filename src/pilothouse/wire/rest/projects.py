@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pilothouse.wire.rest.base import Answer, Id, Seconds
+from pilothouse.wire.rest.base import Answer, Count, Id, Seconds
 from pilothouse.wire.rest.users import RoleName
 
 
@@ -16,13 +16,14 @@ class Member(Answer):
 
 
 class Project(Answer):
-    """A project with its members."""
+    """A project with its members, of which a list shows the first 100; ``membersCount``: how many it has."""
 
     projectId: Id
     name: str
     description: str
     isDefault: bool
     members: list[Member]
+    membersCount: Count
     createdAt: Seconds
     updatedAt: Seconds
 
@@ -32,6 +33,7 @@ class Project(Answer):
         "description": "The web shop",
         "isDefault": False,
         "members": [{"userId": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a", "username": "john.doe"}],
+        "membersCount": 1,
         "createdAt": 1769857800,
         "updatedAt": 1769857800,
     }

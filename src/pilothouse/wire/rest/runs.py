@@ -160,7 +160,8 @@ class Step(Answer):
     """A step with its attempts.
 
     ``node``: its name in the run stream; ``gate``: the kind of gate, null for work; ``kept``: it succeeded in an
-    earlier run and was not run again; ``progress`` in percent.
+    earlier run and was not run again; ``progress`` in percent. ``outputs_omitted``, ``attempts_omitted``: the run is
+    too large to show all outputs and earlier attempts; the view of this step alone has them.
     """
 
     id: Id
@@ -172,12 +173,14 @@ class Step(Answer):
     status: RunStatus
     reason: str
     outputs: dict[str, Any]
+    outputs_omitted: bool = False
     progress: Annotated[int, Field(ge=0, le=100)]
     kept: bool
     continue_on_error: bool
     started_at: Time | None
     finished_at: Time | None
     attempts: list[Attempt]
+    attempts_omitted: Count = 0
 
     example: ClassVar[Any] = {
         "id": "019a7b1e-6c0c-7000-8a51-0c4b8f1f2a10",
