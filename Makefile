@@ -78,7 +78,9 @@ check: setup-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate_wire.py --check
+	$(BIN)/python tools/refresh_docs_assets.py --check
 	$(BIN)/python tools/generate_commands.py --check
+	$(BIN)/python tools/generate_types.py --check
 	$(BIN)/python tools/check_lock.py
 
 fmt: setup-dev

@@ -17,6 +17,7 @@ from bench import (
     latency,
     loglines,
     memory,
+    neighbours,
     processes,
     report,
     settle,
@@ -36,6 +37,7 @@ MEASURES: dict[str, Callable[[Lab, Options], Iterator[Row]]] = {
     "latency": latency.measure,
     "size": size.measure,
     "checkout": checkout.measure,
+    "neighbours": neighbours.measure,
     "brokers": brokers.measure,
 }
 SLOW = ("brokers",)

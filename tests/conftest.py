@@ -9,6 +9,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from hypothesis import HealthCheck, settings
 
+from support import answers, messages
 from support.databases import (
     backend,
     database,
@@ -23,6 +24,10 @@ from support.server import one_server, shared_server
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("pilothouse", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("pilothouse")
+
+# Whatever tests receive is checked against the documents of the API.
+answers.watch()
+messages.watch()
 
 __all__ = [
     "backend",

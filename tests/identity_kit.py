@@ -23,10 +23,12 @@ from pilothouse.identity.http import ROUTERS
 from pilothouse.identity.service import Identity, IdentitySettings
 from pilothouse.journal import Journal
 from pilothouse.storage import Database, Storage, Writer, metadata, now_ms
+from pilothouse.storage.keyring import Keyring
 from support.databases import drop_database, reopened, server_database
 from support.waiting import PATIENCE
 
 PASSWORD = "correct horse"
+KEYRING = Keyring.of(bytes(32))
 ENVELOPES = ("/api/v1/projects", "/api/v1/roles", "/api/v1/pipelines")
 OFF = RateLimitSettings("off", "off", "off")
 ROUTE_LIMITS = (
@@ -59,7 +61,7 @@ class Stack:
         self.app = FastAPI()
         for router in ROUTERS:
             self.app.include_router(router)
-        answers = Answers(self.storage, bytes(32))
+        answers = Answers(self.storage, KEYRING)
         services = {Identity: self.identity, Storage: self.storage}
         install(
             self.app,
@@ -77,7 +79,7 @@ class Stack:
     def another(self) -> Identity:
         """Another server's view of the same database."""
         cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-        settings = IdentitySettings(jwt_key=bytes(32), token_ttl=3600)
+        settings = IdentitySettings(keyring=KEYRING, token_ttl=3600)
         return Identity(self.storage, self.journal, settings, self.clock, cheap)
 
     def client(self, address: str = "192.0.2.1", scheme: str = "http") -> httpx.AsyncClient:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pilothouse.fleet import store as fleet_store
+from pilothouse.fleet.handlers import TaskHandler
 from pilothouse.fleet.model import SESSIONS, SLOTS, AgentStatus, Lease, Task, TaskReport, Verdict, WorkKind
-from pilothouse.fleet.service import TaskHandler
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 from support.kernel import PROJECT, Kernel, RecorderChannel

@@ -9,8 +9,10 @@ import pytest
 from sqlalchemy import Connection
 
 from pilothouse.access.model import SYSTEM
-from pilothouse.engine.grpc import MAX_RAW, LogCall, Tally
-from pilothouse.engine.intake.ingest import EVENTS, LOGS, LogLines, Taken
+from pilothouse.engine.grpc import LogCall, Tally
+from pilothouse.engine.intake.batches import MAX_RAW
+from pilothouse.engine.intake.ingest import EVENTS, LOGS, Taken
+from pilothouse.engine.intake.lines import LogLines
 from pilothouse.fleet.model import AgentProfile, TaskStatus
 from pilothouse.fleet.registry import Allowance
 from pilothouse.journal import Entry

@@ -38,9 +38,9 @@ async def token(
 async def revoke(kernel: Kernel, secret: str) -> None:
     """End a token."""
     with kernel.database.read() as conn:
-        from pilothouse.fleet import registry, store
+        from pilothouse.fleet import registry, token_store
 
-        found = store.registration_token(conn, registry.token_digest(secret))
+        found = token_store.registration_token(conn, registry.token_digest(secret))
     assert found is not None
     id = found.id
     await kernel.write(lambda tx: kernel.fleet.registry.revoke_registration_token(tx, SYSTEM, id))

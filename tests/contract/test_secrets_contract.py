@@ -12,9 +12,10 @@ from sqlalchemy import select
 
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine.grpc import LogCall, Tally
-from pilothouse.engine.intake.ingest import LogLines
+from pilothouse.engine.intake.lines import LogLines
 from pilothouse.fleet.model import TaskStatus
-from pilothouse.secrets.errors import SecretInvalid
+from pilothouse.secrets.errors import SecretInvalid, TooManySecrets
+from pilothouse.secrets.service import MAX_OF_PROJECT
 from pilothouse.storage import metadata
 from pilothouse.wire import entries
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
@@ -314,3 +315,126 @@ async def test_a_secret_at_its_bounds_is_masked(kernel: Kernel) -> None:
     await kernel.report(agent, FAILED, error=f"bad: {lines[9]}")
     assert set(kernel.lines(run_id)) == {"***"}
     assert kernel.told(run_id, entries.ATTEMPT_COMPLETED)[0]["error"] == "bad: ***"
+
+
+DERIVED = """
+runtime: {env: {UPPER: '${{ secrets.TOKEN.upperAscii() }}', URL: 'https://u:${{ secrets.TOKEN }}@example.com/'}}
+jobs:
+  - name: j
+    env: {HALF: '${{ secrets.TOKEN.substring(0, 15) }}', NEXT: '${{ int(secrets.PIN) + 1 }}'}
+    steps:
+      - name: a
+        uses: dummy
+        env: {AGAIN: '${{ env.UPPER.replace("-", "+") }}', HOST: '${{ env.URL.split("@")[1] }}'}
+        args: {parts: '${{ secrets.TOKEN.split("-") }}', shout: '${{ env.URL.upperAscii() }}'}
+      - {name: b, uses: dummy}
+  - name: k
+    dependsOn: [j]
+    steps: [{name: c, uses: dummy, args: {x: '${{ secrets.TOKEN.lowerAscii() }}'}}]
+"""
+
+
+async def test_what_expressions_make_of_a_secret_is_masked_as_well(kernel: Kernel, backend: Backend) -> None:
+    value, number = new_value(), new_number()
+    await kernel.secret("TOKEN", value)
+    await kernel.secret("PIN", number)
+    agent = await kernel.agent("a1")
+    run_id = await kernel.run(DERIVED)
+    task, following = agent.last, str(int(number) + 1)
+    assert (task.env["UPPER"], task.env["HOST"], task.env["NEXT"]) == (
+        value.upper(),
+        "example.com/",
+        following,
+    )
+    assert task.args["parts"] == value.split("-")
+    derived = [value.upper(), value[:15], following, value.upper().replace("-", "+"), *value.split("-")]
+    derived.append(task.args["shout"])
+    assert set(derived) <= set(task.mask), "the agent masks them"
+    await kernel.ack(agent)
+    await kernel.push("a1", 1, task.id, *derived, "example.com/ hunter")
+    await kernel.tell("a1", 1, task.id, "step.output", {"name": "up", "value": value.upper()})
+    await kernel.report(agent)
+    again = await kernel.restart()
+    assert again.lines(run_id) == ["***"] * len(derived) + ["example.com/ hunter"]
+    other = await again.connect("a1")
+    await again.ack(other)
+    # Another step of the run, after a restart, when the secret has changed: it may find them in a file.
+    await again.secret("TOKEN", "quite-another-value")
+    await again.push("a1", 2, other.last.id, *derived, value)
+    await again.report(other, FAILED, error=f"cannot use {value.upper()}")
+    assert again.lines(run_id)[len(derived) + 1 :] == ["***"] * (len(derived) + 1)
+    for form in (*derived, value):
+        if form != value.split("-")[0]:  # a word that other tests store in the open
+            assert leaks(again, backend, form) == []
+
+
+async def test_values_made_from_secrets_count_as_masked_values(kernel: Kernel) -> None:
+    """1,000 lines, then 1,000 more, and the secret itself: one more than 2,000."""
+    await kernel.secret("TOKEN", "\n".join(f"v{n:06d}" for n in range(1000)))
+    agent = await kernel.agent("a1")
+    spec = """
+    jobs:
+      - name: j
+        steps:
+          - {name: a, uses: dummy, args: {x: "${{ secrets.TOKEN.split('\\\\n').map(x, x.replace('v', 'w')) }}"}}
+          - {name: b, uses: dummy, args: {x: "${{ secrets.TOKEN.split('\\\\n').map(x, x.replace('v', 'y')) }}"}}
+    """
+    run_id = await kernel.run(spec)
+    await kernel.do(agent)
+    failed = kernel.step(run_id, "b")
+    assert (failed["status"], agent.names) == ("failed", ["a"])
+    assert failed["reason"] == "an attempt has at most 2000 masked values; this run has 2001"
+    lines = "jobs: [{name: j, steps: [{name: s, uses: dummy, args: {x: \"${{ secrets.TOKEN.replace('0', '%s') }}\"}}]}]"
+    run_id = await kernel.run(lines % "\\\\n")
+    assert kernel.step(run_id, "s")["reason"] == "a value that is made from secrets has at most 1000 lines"
+
+
+async def test_a_project_has_a_bounded_number_of_secrets(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_OF_PROJECT == 1000
+    monkeypatch.setattr("pilothouse.secrets.service.MAX_OF_PROJECT", 3)
+    for n in range(3):
+        await kernel.secret(f"S{n}", "value")
+    with pytest.raises(TooManySecrets, match="at most 3 secrets") as refused:
+        await kernel.secret("S3", "value")
+    assert (refused.value.code, refused.value.status) == ("QUOTA_EXCEEDED", 409)
+    await kernel.secret("S2", "another value")
+    await kernel.write(lambda tx: kernel.secrets.put(tx, SYSTEM, "another project", "S3", "value"))
+    await kernel.write(lambda tx: kernel.secrets.delete(tx, SYSTEM, PROJECT, "S0"))
+    await kernel.secret("S3", "value")
+
+
+async def test_no_error_of_an_expression_shows_the_secret(kernel: Kernel, backend: Backend) -> None:
+    value, number = new_value(), new_number()
+    await kernel.secret("TOKEN", value)
+    await kernel.secret("PIN", number)
+    await kernel.agent("a1")
+    for bad in (
+        "int(secrets.TOKEN)",
+        "double(secrets.TOKEN)",
+        "timestamp(secrets.TOKEN)",
+        "duration(secrets.TOKEN)",
+        "bool(secrets.TOKEN)",
+        "[1, 2][int(secrets.PIN)]",
+        "{'a': 1}[secrets.TOKEN]",
+        "{'a': 1}[int(secrets.PIN)]",
+        "'x'.matches(secrets.TOKEN + '(')",
+        "'x'.substring(int(secrets.PIN))",
+        "secrets.TOKEN + 1",
+        "secrets.TOKEN.nothing",
+        "int(secrets.PIN) / 0",
+        "int(secrets.PIN) * 9000000000000000000",
+        "-secrets.TOKEN",
+        "secrets.TOKEN ? 1 : 2",
+        "{[secrets.TOKEN][0]: 1}[secrets.PIN]",
+        "env[secrets.TOKEN]",
+        "variables[secrets.TOKEN]",
+    ):
+        text = bad.replace('"', "'")
+        run_id = await kernel.run(
+            f'jobs: [{{name: j, steps: [{{name: s, uses: dummy, args: {{x: "${{{{ {text} }}}}"}}}}]}}]'
+        )
+        assert kernel.step(run_id, "s")["status"] == "failed", bad
+    assert leaks(kernel, backend, value) == []
+    assert leaks(kernel, backend, number) == []

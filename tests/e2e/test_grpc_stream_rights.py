@@ -216,7 +216,9 @@ async def test_calls_are_counted(tmp_path: Path) -> None:
 async def test_the_channel_of_agents_is_not_offered(server: Server) -> None:
     async with grpc.aio.insecure_channel(server.grpc) as channel:
         stub: Any = StreamServiceStub(channel)
-        call = stub.AgentChannel(iter([pb.AgentChannelRequest()]))
+        call = (
+            stub.AgentChannel()
+        )  # without a request: one that is sent after the refusal fails in the client
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async with asyncio.timeout(PATIENCE):
                 await call.read()

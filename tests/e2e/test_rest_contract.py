@@ -57,7 +57,7 @@ def test_logging_in_and_out(server: Server) -> None:
         ({"username": "admin", "password": 7}, 400, "VALIDATION_FAILED"),
         ({"username": ["admin"], "password": PASSWORD}, 400, "VALIDATION_FAILED"),
         ({"username": "ad\x00min", "password": PASSWORD}, 400, "VALIDATION_FAILED"),
-        ({"username": "admin", "password": "x" * 100_000}, 400, "VALIDATION_FAILED"),
+        ({"username": "admin", "password": "x" * 10_000}, 400, "VALIDATION_FAILED"),
         ([], 400, "VALIDATION_FAILED"),
         ("text", 400, "VALIDATION_FAILED"),
         (None, 400, "MISSING_REQUIRED_FIELD"),
@@ -322,7 +322,11 @@ def test_a_pipelines_life(server: Server) -> None:
     enveloped_error(server.call("GET", f"/pipelines/{pipeline_id}/runs/{UNKNOWN}"), 404)
     success(server.call("PUT", f"/pipelines/{pipeline_id}", json={"isEnabled": 0}))
     enveloped_error(server.call("POST", f"/pipelines/{pipeline_id}/trigger", json={}), 409)
+    rerun = f"/workflow-runs/{started['runId']}/rerun"
+    for start in ("start", "failed"):
+        plain_error(server.call("POST", rerun, json={"from": start}), 409, "PIPELINE_DISABLED")
     success(server.call("DELETE", f"/pipelines/{pipeline_id}"))
+    plain_error(server.call("POST", rerun, json={}), 404, "PIPELINE_NOT_FOUND")
     enveloped_error(server.call("GET", f"/pipelines/{pipeline_id}"), 404)
     view = server.ask("GET", f"/workflow-runs/{started['runId']}")
     assert set(view) >= {"id", "kind", "status", "pipeline_id", "reason", "jobs"}
@@ -398,7 +402,7 @@ def test_bad_specs_are_reported(server: Server, spec: Any) -> None:
         b'{"spec": {"jobs": [{"name": "\\ud800"}]}}',
         b'{"spec": "\\ud800"}',
         b'{"spec": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-        b'{"spec": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}",
+        b'{"spec": ' + b'{"a":' * 30_000 + b"1" + b"}" * 30_000 + b"}",
         b'{"spec": {"version": ' + b"9" * 5000 + b"}}",
         b'{"spec": {"version": NaN, "jobs": []}}',
         b'{"spec": {"jobs": [{"name": 1e999}]}}',

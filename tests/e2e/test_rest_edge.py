@@ -57,7 +57,7 @@ def test_errors_of_the_edge(server: Server) -> None:
         "/%00",
         "/workflow-runs/%00",
         "/pipelines/%ff%fe",
-        "/agents/" + "a" * 5000,
+        "/agents/" + "a" * 256,
         "/users/%0d%0aX:1",
     ):
         answer = server.call("GET", path)

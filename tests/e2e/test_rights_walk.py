@@ -25,6 +25,7 @@ from pilothouse.server.app import build_app
 from pilothouse.server.graph import build
 from pilothouse.server.settings import Settings
 from support.fake_agent import FakeAgent, registered
+from support.messages import asyncapi
 from support.server import Server, running
 from support.waiting import PATIENCE, eventually
 from support.wire_table import table
@@ -36,7 +37,7 @@ SOCKETS = {
 }
 """WebSockets authorize after the accept; each is tested by name below."""
 
-DOCUMENTS = {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/asyncapi.json"}
+DOCUMENTS = {"/openapi.json", "/asyncapi.json", "/docs", "/docs/start.js", "/docs/{version}/{name}"}
 RPCS = {
     "agent.v1.AgentService": "agent.self",
     "gateway.v1.GatewayService": "agent.self",
@@ -79,6 +80,7 @@ async def test_every_route_declares_its_permission(
     assert [route for route, action in http.items() if action is None] == []
     assert [a for a in http.values() if a != PUBLIC and a not in ACTIONS and a not in AGENT_ACTIONS] == []
     assert {path for method, path, _ in declared if method == "WEBSOCKET"} == set(SOCKETS)
+    assert set(SOCKETS) <= {channel["address"] for channel in asyncapi()["channels"].values()}
     # Nothing is served that the document hides.
     assert set(http) == {(method, path) for method, path, _ in routes}
 

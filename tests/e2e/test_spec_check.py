@@ -92,4 +92,5 @@ def test_as_many_variables_as_a_run_takes(server: Server) -> None:
     found = enveloped_error(
         server.call("POST", "/pipelines/spec/validate", json={"spec": SPEC, "variables": many}), 400
     )
-    assert (found["errorCode"], found["errMsg"]) == ("VALIDATION_FAILED", "a run takes at most 200 variables")
+    assert found["errorCode"] == "VALIDATION_FAILED"
+    assert found["errMsg"] == "variables: a run takes at most 200 variables"

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from pilothouse.agent.results import Result, ResultStore
 from pilothouse.agent.spool import Spool, frame, unframe
-from pilothouse.engine.grpc import MAX_RAW, BatchInvalid, read_batch
+from pilothouse.engine.grpc import raw_batch
+from pilothouse.engine.intake.batches import MAX_RAW, BatchInvalid, read_lines
 from pilothouse.journal import Cursor, CursorError
 from pilothouse.pipelines.spec import SpecError, parse_spec
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
@@ -109,7 +110,7 @@ logs = st.dictionaries(
 @example(b'{"content":{"a":[]},"level":["x"],"stream":{}}', True)
 def test_a_plain_batch_is_lines_or_refused(data: bytes, ndjson: bool) -> None:
     try:
-        found = read_batch(batch(data), ndjson)
+        found = read_lines(raw_batch(batch(data), ndjson))
     except BatchInvalid:
         assert ndjson
         return
@@ -129,7 +130,7 @@ def test_lines_come_out_as_they_went_in(lines: list[str]) -> None:
         batch(gzip.compress(data), GZIP, len(data)),
         batch(packed, ZSTD, len(data)),
     ):
-        assert read_batch(one, False).lines == lines
+        assert read_lines(raw_batch(one, False)).lines == lines
 
 
 @pytest.mark.parametrize("how", [GZIP, ZSTD], ids=["gzip", "zstd"])
@@ -144,7 +145,7 @@ def test_damaged_batches_are_refused(how: Any, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(packed) - 1))
     packed[at] ^= data.draw(st.integers(1, 255))
     try:
-        found = read_batch(batch(bytes(packed), how, len(plain)), False)
+        found = read_lines(raw_batch(batch(bytes(packed), how, len(plain)), False))
     except BatchInvalid:
         return
     assert found.lines == plain.decode().splitlines()
@@ -157,7 +158,7 @@ def test_noise_is_refused(how: Any, noise: bytes) -> None:
     magic = b"\x1f\x8b\x08\0\0\0\0\0\0\3" if how == GZIP else b"\x28\xb5\x2f\xfd"
     for data in (noise, magic + noise):
         try:
-            read_batch(batch(data, how), False)
+            read_lines(raw_batch(batch(data, how), False))
         except BatchInvalid:
             continue
 
@@ -169,14 +170,14 @@ def test_a_batch_that_was_cut_off_is_refused(how: Any) -> None:
     packed = gzip.compress(plain) if how == GZIP else zstandard.ZstdCompressor().compress(plain)
     for kept in (len(packed) - 1, len(packed) - 9, len(packed) // 2, 20):
         with pytest.raises(BatchInvalid):
-            read_batch(batch(packed[:kept], how), False)
+            read_lines(raw_batch(batch(packed[:kept], how), False))
 
 
 @pytest.mark.parametrize("how", [GZIP, ZSTD], ids=["gzip", "zstd"])
 def test_a_batch_of_several_frames_is_read_whole_or_refused(how: Any) -> None:
     pack = gzip.compress if how == GZIP else zstandard.ZstdCompressor().compress
     try:
-        found = read_batch(batch(pack(b"one\n") + pack(b"two\n"), how), False)
+        found = read_lines(raw_batch(batch(pack(b"one\n") + pack(b"two\n"), how), False))
     except BatchInvalid:
         return
     assert found.lines == ["one", "two"]
@@ -190,7 +191,7 @@ def test_a_bomb_costs_no_more_than_a_full_batch(how: Any) -> None:
     assert len(bomb) < 100_000
     tracemalloc.start()
     with Effort() as effort, pytest.raises(BatchInvalid):
-        read_batch(batch(bomb, how), False)
+        read_lines(raw_batch(batch(bomb, how), False))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * MAX_RAW

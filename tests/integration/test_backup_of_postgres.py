@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,11 @@ def commands(beginning: str, url: str, data_dir: Path, backup: Path) -> None:
         if c.startswith(beginning)
     ]
     code = code.replace("/var/lib/pilothouse", str(data_dir)).replace("/backup", str(backup))
-    environment = {**os.environ, "PATH": f"{binaries()}:{os.environ['PATH']}", "PILOT_DATABASE_URL": url}
+    environment = {
+        **os.environ,
+        "PATH": f"{binaries()}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PILOT_DATABASE_URL": url,
+    }
     subprocess.run(["sh", "-eu", "-c", code], env=environment, check=True, capture_output=True, timeout=60)
 
 

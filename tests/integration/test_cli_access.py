@@ -272,3 +272,29 @@ def test_the_client_alone(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_logins_are_listed_and_ended(server: Server, pilot: Pilot) -> None:
+    token, lost = server.user("lena", "user", []), server.login("lena")
+    logins = document(pilot, "token", "list", "--login", token=token)
+    assert native(logins)
+    assert [each["current"] for each in logins] == [False, True]
+    assert "(this one)" in good(pilot("token", "list", "--login", token=token))
+    good(pilot("token", "revoke", logins[0]["id"], "--login", token=token))
+    assert pilot("whoami", token=lost).returncode == 4
+    others = [server.login("lena") for _ in range(2)]
+    assert pilot("token", "revoke", "--login", "--others", token=token).stderr == "Ended 2 logins.\n"
+    assert {pilot("whoami", token=each).returncode for each in others} == {4}
+    assert [e["user"] for e in document(pilot, "token", "list", "--login", "--user", "lena")] == ["lena"]
+    assert pilot("token", "list", "--login", "--user", "admin", token=token).returncode == 4
+    for wrong in (
+        ("revoke",),
+        ("revoke", "--others"),
+        ("revoke", "x", "--login", "--others"),
+        ("revoke", "x", "--login", "--user", "lena"),
+        ("list", "--user", "lena"),
+        ("list", "--login", "--agent"),
+    ):
+        assert pilot("token", *wrong).returncode == 2, wrong
+    good(pilot("token", "revoke", "--login", "--others", "--user", "lena"))
+    assert pilot("whoami", token=token).returncode == 4

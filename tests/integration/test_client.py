@@ -341,6 +341,21 @@ async def test_reads_and_keyed_posts_are_tried_again() -> None:
     assert json.loads(cancel.bodies[1]) == {"reason": "wrong branch"}
 
 
+@pytest.mark.parametrize("noun", ["tokens", "registration_tokens"])
+async def test_a_token_whose_secret_was_lost_with_the_answer_is_replaced(noun: str) -> None:
+    path = noun.replace("_", "-")
+    lost = JSONResponse({"id": "t1", "secret_omitted": True}, 201)
+    create = Flaky([broken(), lost], {"id": "t2", "token": "pilot_2"}, 201)
+    revoke = Flaky([Response(status_code=204)], {})
+    routes = {f"/{path}": create.serve, f"/{path}/t1": revoke.serve}
+    async with serving(routes) as url, PilotClient(url) as client:
+        made = await getattr(client, noun).create("ci")
+    assert made["token"] == "pilot_2"
+    first, again, anew = create.keys()
+    assert first == again != anew
+    assert len(revoke.requests) == 1
+
+
 async def test_other_requests_are_not() -> None:
     login = Flaky([broken()], {})
     async with connected(auth__login=login.serve) as client:
@@ -387,7 +402,8 @@ async def test_a_rate_limit_that_is_too_long_is_a_refusal() -> None:
 
 
 async def test_both_forms_of_errors() -> None:
-    native = {"error": "Not Found", "message": "No run", "code": "RUN_NOT_FOUND", "request_id": "req-1"}
+    native = {"error": "Not Found", "message": "No run", "code": "RUN_NOT_FOUND"}
+    native |= {"request_id": "req-1", "timestamp": "2026-01-31T10:50:00Z"}
     envelope = {
         "code": 400,
         "errMsg": "2 problems",
@@ -395,6 +411,7 @@ async def test_both_forms_of_errors() -> None:
         "details": {"problems": [1, 2]},
         "path": "/x",
         "timestamp": 1,
+        "requestId": "req-2",
     }
 
     async def get(request: Request) -> Response:

@@ -278,7 +278,7 @@ async def test_nothing_is_written_after_the_stop(served: tuple[Graph, Any, str],
     """Not even what had been taken from the journal before."""
     graph, _, token = served
     service = stream_rpc.StreamService(
-        graph.service(Identity), graph.journal.feed, graph.storage, graph.limits, PUBLIC_EVENTS
+        graph.service(Identity), graph.journal.feed, graph.storage, PUBLIC_EVENTS
     )
     for number in range(10):
         await register(graph, number)

@@ -10,15 +10,18 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import Response
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import IntegrityError
 
 from identity_kit import PASSWORD, Stack, beside, running
 from pilothouse.access.errors import Refusal
+from pilothouse.access.model import Role
+from pilothouse.edge.answers import MAX_ANSWER
 from pilothouse.edge.store import idempotency_keys
 from pilothouse.edge.web import Idem, allow
 from pilothouse.identity.tables import users
 from pilothouse.storage import Tx
+from pilothouse.storage.keyring import KeyringBox
 
 ANN = {"username": "ann", "password": PASSWORD}
 
@@ -36,6 +39,10 @@ async def create(stack: Stack, key: str, body: dict[str, Any] = ANN, **more: Any
 async def count(stack: Stack, table: Any) -> int:
     query = select(func.count()).select_from(table)
     return await stack.storage.read(lambda conn: conn.execute(query).scalar_one())
+
+
+def anybody(_conn: Connection) -> None:
+    """Whoever may ask at all."""
 
 
 async def test_the_same_request_gives_the_first_answer_again(stack: Stack) -> None:
@@ -89,7 +96,7 @@ async def test_another_server_may_take_the_key_first(stack: Stack) -> None:
                 raise IntegrityError("INSERT", {}, Exception("duplicate key"))
             return {"run": runs}
 
-        return await idem(use_case, 202)
+        return await idem(use_case, 202, permit=anybody)
 
     stack.app.add_api_route("/api/v1/clash", route, methods=["POST"], dependencies=[allow("run.trigger")])
     headers = {"Idempotency-Key": "k1"}
@@ -97,7 +104,7 @@ async def test_another_server_may_take_the_key_first(stack: Stack) -> None:
     assert [(answer.status_code, answer.json()) for answer in answers] == [(202, {"run": 2})] * 2
 
 
-async def test_a_key_belongs_to_its_user_and_path(stack: Stack) -> None:
+async def test_a_key_belongs_to_its_token_and_path(stack: Stack) -> None:
     ann, bob = await stack.user("ann"), await stack.user("bob")
     body, headers = {"name": "ci"}, {"Idempotency-Key": "k1"}
     first = await stack.call("POST", "/tokens", ann, json=body, headers=headers)
@@ -105,8 +112,63 @@ async def test_a_key_belongs_to_its_user_and_path(stack: Stack) -> None:
     assert first.json()["user"] == "ann"
     assert other.json()["user"] == "bob"
     later = (await stack.identity.login("ann", PASSWORD)).token
-    assert (await stack.call("POST", "/tokens", later, json=body, headers=headers)).content == first.content
+    for token in (later, first.json()["token"]):
+        again = await stack.call("POST", "/tokens", token, json=body, headers=headers)
+        assert again.json()["id"] != first.json()["id"]
+        assert "idempotency-replayed" not in again.headers
     assert (await create(stack, "k1", {**ANN, "username": "cid"})).status_code == 201
+    with_it = await stack.call("POST", "/tokens", ann, json={"name": "other"}, headers=headers)
+    assert with_it.json()["code"] == "IDEMPOTENCY_KEY_REUSED"
+
+
+async def test_a_secret_is_told_once(stack: Stack) -> None:
+    body, headers = {"name": "ci", "role": "viewer"}, {"Idempotency-Key": "k1"}
+    first = await stack.call("POST", "/tokens", json=body, headers=headers)
+    for _ in range(2):
+        again = await stack.call("POST", "/tokens", json=body, headers=headers)
+        kept = {name: value for name, value in first.json().items() if name != "token"}
+        assert (again.status_code, again.json()) == (201, {**kept, "secret_omitted": True})
+    assert "secret_omitted" not in first.json()
+    assert (await stack.call("GET", "/auth/me", first.json()["token"])).status_code == 200
+    unkeyed = await stack.call("POST", "/tokens", json=body)
+    assert "secret_omitted" not in unkeyed.json()
+
+
+async def test_the_secret_is_not_even_stored_encrypted(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed: list[bytes] = []
+    encrypt = KeyringBox.encrypt
+
+    def watched(box: KeyringBox, plain: bytes, context: bytes = b"") -> bytes:
+        sealed.append(plain)
+        return encrypt(box, plain, context)
+
+    monkeypatch.setattr(KeyringBox, "encrypt", watched)
+    first = await stack.call("POST", "/tokens", json={"name": "ci"}, headers={"Idempotency-Key": "k1"})
+    assert len(sealed) == 1
+    assert first.json()["id"].encode() in sealed[0]
+    assert first.json()["token"].encode() not in sealed[0]
+
+
+async def test_the_right_is_asked_for_before_anything_is_told(stack: Stack) -> None:
+    """Neither the answer nor whether the key was used, or with which body."""
+    ann = await stack.user("ann", Role.ADMIN)
+    body, headers = {"username": "cid", "password": PASSWORD}, {"Idempotency-Key": "k1"}
+    assert (await stack.call("POST", "/users", ann, json=body, headers=headers)).status_code == 201
+    await stack.call("PATCH", "/users/ann", json={"role": "viewer"})
+    for sent in (body, {**body, "email": "c@example.com"}):
+        refused = await stack.call("POST", "/users", ann, json=sent, headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (403, "AUTH_INSUFFICIENT_PERMISSIONS")
+        assert "idempotency-replayed" not in refused.headers
+
+
+async def test_an_answer_that_is_too_large_is_not_stored(stack: Stack) -> None:
+    async def route(idem: Idem) -> Response:
+        return await idem(lambda _: {"text": "x" * MAX_ANSWER}, 202, permit=anybody)
+
+    stack.app.add_api_route("/api/v1/large", route, methods=["POST"], dependencies=[allow("run.trigger")])
+    answer = await stack.call("POST", "/large", headers={"Idempotency-Key": "k1"})
+    assert (answer.status_code, answer.json()["code"]) == (413, "PAYLOAD_TOO_LARGE")
+    assert await count(stack, idempotency_keys) == 0
 
 
 async def test_a_key_is_good_for_a_day(stack: Stack) -> None:
@@ -114,7 +176,8 @@ async def test_a_key_is_good_for_a_day(stack: Stack) -> None:
     token = await stack.identity.issue_local_token()
     first = await stack.call("POST", "/tokens", token, json=body, headers=headers)
     stack.clock.ahead += 24 * 3600 * 1000 - 60_000
-    assert (await stack.call("POST", "/tokens", token, json=body, headers=headers)).content == first.content
+    again = await stack.call("POST", "/tokens", token, json=body, headers=headers)
+    assert again.json()["id"] == first.json()["id"]
     stack.clock.ahead += 61_000
     fresh = await stack.call("POST", "/tokens", token, json=body, headers=headers)
     assert fresh.json()["id"] != first.json()["id"]
@@ -130,7 +193,7 @@ async def test_what_failed_may_be_tried_again(stack: Stack) -> None:
                 raise Refusal.of("NO_AGENTS_AVAILABLE", "none online")
             return {"done": True}
 
-        return await idem(use_case, 202)
+        return await idem(use_case, 202, permit=anybody)
 
     stack.app.add_api_route("/api/v1/try", route, methods=["POST"], dependencies=[allow("run.trigger")])
     headers = {"Idempotency-Key": "k1"}

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import orjson
 import pytest
 from uuid_utils import uuid7
 
@@ -24,8 +25,9 @@ from pilothouse.engine.gates.model import Gate
 from pilothouse.engine.gates.service import Gates
 from pilothouse.engine.graph import Graph, Job, Step
 from pilothouse.engine.growth import Addition
-from pilothouse.engine.intake.ingest import Ingest, LogLines, Receipt
-from pilothouse.engine.intake.step_events import StepEvent
+from pilothouse.engine.intake.events import StepEvent
+from pilothouse.engine.intake.ingest import Ingest, Receipt
+from pilothouse.engine.intake.lines import LogLines
 from pilothouse.engine.model import Attempt, Run
 from pilothouse.engine.runs import RunCache
 from pilothouse.engine.service import Engine, NewRun, Origin
@@ -52,6 +54,7 @@ from pilothouse.secrets.service import Secrets
 from pilothouse.server.graph import compose
 from pilothouse.server.settings import Settings
 from pilothouse.storage import Database, Tx
+from pilothouse.storage.keyring import Keyring
 from pilothouse.wire import entries
 from support.databases import reopened
 from support.status_checks import check_statuses
@@ -144,7 +147,7 @@ class Kernel:
             agent_offline_after=OFFLINE_AFTER,
             lease=LEASE,
         )
-        self.graph = compose(settings, database, KEY, clock)
+        self.graph = compose(settings, database, Keyring.of(KEY), clock)
         service = self.graph.service
         self.writer, self.storage, self.journal = self.graph.writer, self.graph.storage, self.graph.journal
         self.identity, self.secrets, self.fleet = service(Identity), service(Secrets), service(Fleet)
@@ -176,6 +179,7 @@ class Kernel:
 
     async def _stop(self) -> None:
         self.identity.close()
+        await self.graph.core.pool.close()
         await self.writer.stop()
         self.journal.feed.close()
 
@@ -284,7 +288,8 @@ class Kernel:
     async def refuse(self, channel: RecorderChannel, message: str = "") -> Verdict:
         """The agent will not start the last task it was given."""
         task_id = channel.last.id
-        verdict = await self.write(lambda tx: self.fleet.refused(tx, channel.agent_id, task_id, message))
+        why = await self.fleet.screened_text(channel.agent_id, task_id, message)
+        verdict = await self.write(lambda tx: self.fleet.refused(tx, channel.agent_id, task_id, why))
         await self.pump()
         return verdict
 
@@ -299,6 +304,7 @@ class Kernel:
     ) -> Verdict:
         """The agent reports on a task (by default the last assigned)."""
         told = TaskReport(task_id or channel.last.id, status, exit_code, error)
+        told = await self.fleet.screened(channel.agent_id, told)
         verdict = await self.write(lambda tx: self.fleet.report(tx, channel.agent_id, told))
         await self.pump()
         return verdict
@@ -393,7 +399,8 @@ class Kernel:
     def view(self, run_id: str) -> dict[str, Any]:
         """The run as clients see it."""
         with self.database.read() as conn:
-            return run_view(conn, self.load(run_id))
+            shown: dict[str, Any] = orjson.loads(orjson.dumps(run_view(conn, self.load(run_id))))
+            return shown
 
     def step(self, run_id: str, name: str) -> dict[str, Any]:
         """One step as clients see it, by name."""

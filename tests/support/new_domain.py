@@ -150,6 +150,34 @@ class Notes:
             self._journal.append(tx, f"note/{note.id}", ARCHIVED, entries.project_scope(note.project), body)
             self._gates.settle(tx, note.gate, Outcome(Status.SUCCEEDED, "", {"note": note.id}))
 ''',
+    "src/pilothouse/wire/rest/notes.py": '''
+"""Notes."""
+
+from typing import Any, ClassVar
+
+from pilothouse.wire.rest.base import Answer, Count, Id
+
+
+class WrittenNote(Answer):
+    """The ids of a new note and of the run that follows it."""
+
+    id: Id
+    run_id: Id
+
+    example: ClassVar[Any] = {
+        "id": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10",
+        "run_id": "019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10",
+    }
+
+
+class Note(Answer):
+    """A note and the number of its words."""
+
+    text: str
+    words: Count
+
+    example: ClassVar[Any] = {"text": "remember", "words": 1}
+''',
     "src/pilothouse/notes/http.py": '''
 """Routes of notes."""
 
@@ -162,7 +190,7 @@ from starlette.responses import Response
 
 from pilothouse.access.errors import require
 from pilothouse.edge.bodies import Body
-from pilothouse.edge.openapi import example
+from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.services import Database, WorkerPool, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
 from pilothouse.identity.http.services import IdentityService
@@ -172,6 +200,7 @@ from pilothouse.notes.jobs import count_words
 from pilothouse.notes.service import Notes
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
+from pilothouse.wire.rest.notes import Note, WrittenNote
 
 router = APIRouter(prefix="/api/v1/notes", tags=["notes"])
 NotesService = Annotated[Notes, provided(Notes)]
@@ -182,7 +211,7 @@ class WriteNote(Body):
     text: str
 
 
-@router.post("", dependencies=[allow("note.write")], status_code=201, responses=example({"id": "…"}, 201))
+@router.post("", dependencies=[allow("note.write")], status_code=201, responses=answer(WrittenNote, 201))
 async def write_note(
     body: WriteNote, caller: Caller, idem: Idem, notes: NotesService, identity: IdentityService, pool: WorkerPool
 ) -> Response:
@@ -194,10 +223,12 @@ async def write_note(
         note = notes.write(tx, caller, project, body.text, words)
         return {"id": note, "run_id": notes.follow(tx, caller, note)}
 
-    return await idem(use_case, 201)
+    return await idem(use_case, 201, permit=lambda _: require(caller, "note.write", project))
 
 
-@router.get("/{note_id}", dependencies=[allow("note.read")], responses=example({"text": "…", "words": 1}))
+@router.get(
+    "/{note_id}", dependencies=[allow("note.read")], responses=answer(Note) | errors("NOTE_NOT_FOUND")
+)
 async def show_note(note_id: str, caller: Caller, database: Database) -> Response:
     def read(conn: Connection) -> dict[str, Any]:
         note = store.find(conn, note_id)

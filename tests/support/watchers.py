@@ -13,6 +13,8 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
+from support.messages import check_event
+
 END = "END"
 """The last line of every watched step: the log channel has no other end."""
 
@@ -56,6 +58,7 @@ async def sse_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[Event]:
             if fields:
                 named = {name: value for name, _, value in fields}
                 assert len(named) == len(fields), f"a field came twice: {block!r}"
+                check_event(named["event"], named["data"])
                 yield Event(named["id"], named["event"], named["data"])
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from pilothouse.access.model import ACTIONS, AGENT_ACTIONS, Role
+from pilothouse.access.model import ACTIONS, AGENT_ACTIONS, FULL_TOKEN, Role
 from support.fake_agent import FakeAgent
 from support.server import Server, spec_for
 
@@ -33,6 +33,8 @@ class World:
             return False
         if actor == "agent":
             return action in AGENT_ACTIONS
+        if actor == "admin as viewer" and action in FULL_TOKEN:
+            return False
         role = {"outsider": "user", "admin as viewer": "viewer"}.get(actor, actor)
         return Role(role) in ACTIONS.get(action, frozenset())
 

@@ -12,17 +12,20 @@ from joserfc.jwk import OctKey
 
 from pilothouse.access.errors import AuthError
 from pilothouse.identity import tokens
+from pilothouse.storage.keyring import Keyring
+from pilothouse.storage.secretbox import derive_key
 
 KEY = bytes(range(32))
 NOW = 1_800_000_000_000
-SESSIONS = tokens.SessionTokens(KEY)
+SESSIONS = tokens.SessionTokens(Keyring.of(KEY))
 
 
 def forged(key: bytes = KEY, alg: str = "HS256", **changes: Any) -> str:
     claims = {"iss": "pilothouse", "aud": "pilothouse", "sub": "u", "jti": "t", "exp": NOW // 1000 + 60}
     claims |= changes
     kept = {name: value for name, value in claims.items() if value is not None}
-    return jwt.encode({"alg": alg}, kept, OctKey.import_key(key), algorithms=[alg])
+    signing = OctKey.import_key(derive_key(key, "session tokens"))
+    return jwt.encode({"alg": alg}, kept, signing, algorithms=[alg])
 
 
 def test_a_token_is_good_until_its_second() -> None:

@@ -11,7 +11,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilothouse.engine.grpc import MAX_RAW, BatchInvalid, read_batch
+from pilothouse.engine.grpc import raw_batch
+from pilothouse.engine.intake.batches import MAX_RAW, BatchInvalid, read_lines
 from pilothouse.engine.intake.ingest import chunks
 from pilothouse.wire import entries
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
@@ -82,13 +83,13 @@ def batch(
     ],
 )
 def test_text_is_lines(text: str, expected: list[str]) -> None:
-    read = read_batch(batch(text.encode()), ndjson=False)
+    read = read_lines(raw_batch(batch(text.encode()), False))
     assert read.lines == expected
     assert (read.seq, read.batch_id, read.step_run_id) == (7, "b", "try-1")
 
 
 def test_what_is_no_utf8_is_replaced_and_not_refused() -> None:
-    assert read_batch(batch(b"caf\xe9\n"), ndjson=False).lines == ["caf\ufffd"]
+    assert read_lines(raw_batch(batch(b"caf\xe9\n"), False)).lines == ["caf\ufffd"]
 
 
 @pytest.mark.parametrize("compression", [GZIP, ZSTD])
@@ -97,10 +98,10 @@ def test_compressed_batches_are_understood(compression: pb.LogBatch.Compression.
     packed = gzip.compress(text) if compression == GZIP else zstandard.compress(text)
     made = batch(packed, compression)
     made.raw_size = len(text)
-    assert len(read_batch(made, ndjson=False).lines) == 2000
+    assert len(read_lines(raw_batch(made, False)).lines) == 2000
     made.raw_size += 1
     with pytest.raises(BatchInvalid, match="raw_size"):
-        read_batch(made, ndjson=False)
+        read_lines(raw_batch(made, False))
 
 
 def corrupt(packed: bytes) -> list[bytes]:
@@ -119,7 +120,7 @@ def test_a_batch_that_cannot_be_unpacked_is_refused_and_breaks_nothing(
         made = batch(packed, compression)
         made.raw_size = len(text)
         with contextlib.suppress(BatchInvalid):  # a turned bit in a header may also be harmless
-            read_batch(made, ndjson=False)
+            read_lines(raw_batch(made, False))
 
 
 @pytest.mark.parametrize("compression", [GZIP, ZSTD, pb.LogBatch.COMPRESSION_NONE])
@@ -127,7 +128,7 @@ def test_a_bomb_is_not_unpacked(compression: pb.LogBatch.Compression.ValueType) 
     data = b"\n" * (MAX_RAW + 1)
     packed = {GZIP: gzip.compress, ZSTD: zstandard.compress}.get(compression, bytes)(data)
     with pytest.raises(BatchInvalid, match="more than"):
-        read_batch(batch(packed, compression), ndjson=False)
+        read_lines(raw_batch(batch(packed, compression), False))
 
 
 def test_ndjson_lines_have_streams_and_levels() -> None:
@@ -136,7 +137,7 @@ def test_ndjson_lines_have_streams_and_levels() -> None:
         {"content": "err", "stream": "stderr", "level": "error"},
         {"content": "two\nlines", "stream": "stderr", "level": "info"},
     ]
-    read = read_batch(batch("\n".join(map(json.dumps, logs)).encode()), ndjson=True)
+    read = read_lines(raw_batch(batch("\n".join(map(json.dumps, logs)).encode()), True))
     assert read.lines == ["out", "err", "two", "lines"]
     assert read.stderr == [1, 2, 3]
     assert read.levels == {1: "error"}
@@ -145,4 +146,4 @@ def test_ndjson_lines_have_streams_and_levels() -> None:
 @pytest.mark.parametrize("line", ["plain text", "[1]", '"x"', "{", "null", "1"])
 def test_ndjson_that_is_none_is_refused(line: str) -> None:
     with pytest.raises(BatchInvalid):
-        read_batch(batch(line.encode()), ndjson=True)
+        read_lines(raw_batch(batch(line.encode()), True))

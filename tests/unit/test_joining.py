@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pilothouse.engine.intake.ingest import LogLines
 from pilothouse.engine.intake.joining import Joiner
+from pilothouse.engine.intake.lines import LogLines
 from pilothouse.wire.masking import Masker
 
 MASKER = Masker(["hunter2-secret"])

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pilothouse.access.model import ACTIONS, Principal, Role
+from pilothouse.access.model import ACTIONS, FULL_TOKEN, Principal, Role
 
 CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
     {
@@ -29,13 +29,18 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "TEMPLATE_INVALID": (400, "Invalid template"),
         "INVALID_STATE_TRANSITION": (400, "Invalid state transition"),
         "CURSOR_INVALID": (400, "Invalid cursor"),
+        "HEADER_REPEATED": (400, "Header repeated"),
+        "MALFORMED_REQUEST": (400, "Malformed request"),
+        "REQUEST_TIMEOUT": (408, "Request too slow"),
         "CURSOR_EXPIRED": (410, "Cursor expired"),
         "PAYLOAD_TOO_LARGE": (413, "Payload too large"),
         "CLIENT_TOO_OLD": (426, "Client too old"),
         "INPUT_TOO_COSTLY": (400, "Input too costly"),
         "RATE_LIMIT_EXCEEDED": (429, "Rate limit exceeded"),
         "CALLER_QUEUE_FULL": (429, "Too many requests in progress"),
+        "TOO_MANY_CONNECTIONS": (429, "Too many connections"),
         "METHOD_NOT_ALLOWED": (405, "Method not allowed"),
+        "NOT_IMPLEMENTED": (501, "Not implemented"),
         # not found
         "NOT_FOUND": (404, "Not found"),
         "AGENT_NOT_FOUND": (404, "Agent not found"),
@@ -66,8 +71,10 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         # conflicts
         "CONFLICT": (409, "Conflict"),
         "AGENT_ALREADY_EXISTS": (409, "Agent already exists"),
+        "AGENT_REPLACED": (409, "Agent has connected again"),
         "CLUSTER_BUSY": (409, "Cluster busy"),
         "IDEMPOTENCY_KEY_REUSED": (409, "Idempotency key reused"),
+        "QUOTA_EXCEEDED": (409, "Quota exceeded"),
         "PIPELINE_ALREADY_EXISTS": (409, "Pipeline already exists"),
         "PIPELINE_DISABLED": (409, "Pipeline is disabled"),
         "SPEC_CONFLICT": (409, "Spec was changed meanwhile"),
@@ -80,8 +87,10 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "AGENT_DRAINING": (503, "Agent is draining"),
         "AGENT_OFFLINE": (503, "Agent is offline"),
         "NO_AGENTS_AVAILABLE": (503, "No agents available"),
+        "CONNECTION_OVERTAKEN": (503, "Connection overtaken"),
         "STORAGE_BUSY": (503, "Storage busy"),
         "SERVER_BUSY": (503, "Server busy"),
+        "SERVER_STOPPING": (503, "Server is stopping"),
         "WORKER_CRASHED": (503, "Worker crashed"),
         "SESSION_PROVISIONING_FAILED": (500, "Session provisioning failed"),
         "INTERNAL_ERROR": (500, "Internal server error"),
@@ -175,4 +184,6 @@ def _missing_right(principal: Principal, action: str, project: str | None) -> st
     allowed = [role for role in Role if role in ACTIONS.get(action, ())]
     if principal.kind == "user" and allowed and principal.role not in allowed:
         return f"{principal.name} acts with the role {principal.role}; {action} needs the role {allowed[-1]}"
+    if action in FULL_TOKEN and principal.token_role is not None:
+        return f"This token is limited to the role {principal.token_role}; {action} needs a login"
     return f"{principal.name} may not {action}{'' if project is None else ' in this project'}"

@@ -26,8 +26,12 @@ _RANK = {Role.VIEWER: 0, Role.USER: 1, Role.OPERATOR: 2, Role.ADMIN: 3}
 
 #: Action → (the lowest role that may do it, description). Unless stated otherwise, within one's projects.
 _TABLE: dict[str, tuple[Role, str]] = {
-    "profile.read": (Role.VIEWER, "see their own profile, change their password, log out"),
+    "profile.read": (Role.VIEWER, "see their own profile, log out"),
     "token.own": (Role.VIEWER, "create, list and revoke their own API tokens"),
+    "login.own": (
+        Role.VIEWER,
+        "list and end their own logins, change their password; not with a token limited to a role",
+    ),
     "role.read": (Role.VIEWER, "see the roles and their actions"),
     "events.read": (Role.VIEWER, "follow the entries of the journal that they may see"),
     "dashboard.read": (Role.VIEWER, "see and follow the dashboard"),
@@ -69,6 +73,9 @@ _TABLE: dict[str, tuple[Role, str]] = {
     "force": (Role.ADMIN, "override a safeguard, such as forcing a delete"),
 }
 
+FULL_TOKEN = frozenset({"login.own"})
+"""Actions that a token limited to a role never has, since they could end or replace what is stronger than it."""
+
 ACTIONS: Mapping[str, frozenset[Role]] = MappingProxyType(
     {
         action: frozenset(role for role in Role if _RANK[role] >= _RANK[least])
@@ -103,9 +110,9 @@ def narrower(role: Role, limit: Role | None) -> Role:
 class Principal:
     """The caller: a user by one of their tokens, an agent, or the system itself.
 
-    ``role`` is the effective role of the token. ``projects`` are memberships (irrelevant for operators and
-    admins). ``expires_at`` is in ms, ``None`` for never. ``address`` and ``request_id`` are for the audit
-    trail.
+    ``role`` is the effective role of the token, ``token_role`` the one that the token is limited to, if any.
+    ``projects`` are memberships (irrelevant for operators and admins). ``expires_at`` is in ms, ``None`` for never.
+    ``address`` and ``request_id`` are for the audit trail.
     """
 
     kind: Literal["user", "agent", "system"]
@@ -117,10 +124,17 @@ class Principal:
     expires_at: int | None
     address: str = ""
     request_id: str = ""
+    token_role: Role | None = None
+    credential: Literal["session", "api", ""] = ""
+
+    @property
+    def granted_until(self) -> int | None:
+        """When what this caller's API token grants must end (ms); ``None``: it has no limit, or is a login."""
+        return self.expires_at if self.credential == "api" else None
 
     @property
     def key(self) -> str:
-        """``user/<id>`` or ``agent/<id>``: who a queue or a stored answer belongs to, whatever the token."""
+        """``user/<id>`` or ``agent/<id>``: who a queue belongs to, whatever the token."""
         return f"{self.kind}/{self.id}"
 
     def may(self, action: str, project: str | None = None) -> bool:
@@ -133,6 +147,8 @@ class Principal:
         if self.kind == "agent":
             return action in AGENT_ACTIONS
         allowed = frozenset[Role]() if action == "agent.self" else ACTIONS[action]
+        if action in FULL_TOKEN and self.token_role is not None:
+            return False
         return self.role in allowed and (project is None or self.in_project(project))
 
     def in_project(self, project: str) -> bool:

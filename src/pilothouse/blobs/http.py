@@ -8,21 +8,17 @@ from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
 
 from pilothouse.access.errors import Refusal, require
+from pilothouse.blobs import store
 from pilothouse.blobs.service import Blobs
-from pilothouse.edge.openapi import example
+from pilothouse.edge.openapi import answer, content, errors
 from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, Idem, allow
 from pilothouse.identity.http.services import IdentityService
+from pilothouse.wire.rest.blobs import Blob
 
 router = APIRouter(prefix="/api/v1/blobs", tags=["blobs"])
 
 BlobService = Annotated[Blobs, provided(Blobs)]
-
-_BLOB = {
-    "id": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10",
-    "sha256": "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
-    "size": 6,
-}
 
 
 @router.post(
@@ -30,31 +26,44 @@ _BLOB = {
     dependencies=[allow("blob.write")],
     status_code=201,
     summary="Upload a file",
-    responses=example(_BLOB, 201),
+    responses=answer(Blob, 201)
+    | errors(
+        "PAYLOAD_TOO_LARGE", "VALIDATION_FAILED", "QUOTA_EXCEEDED", "CALLER_QUEUE_FULL", "PROJECT_NOT_FOUND"
+    ),
 )
-async def upload(
+async def upload_blob(
     request: Request,
     caller: Caller,
     idem: Idem,
     blobs: BlobService,
     identity: IdentityService,
+    database: Database,
     project: str = "",
 ) -> Response:
     """The raw body is the file; ``X-Content-SHA256`` (hex), where given, is checked.
 
-    Errors: ``PAYLOAD_TOO_LARGE``, ``VALIDATION_FAILED``.
+    The quotas of the project and the caller are checked before the body is received; a body without
+    ``Content-Length`` counts as the largest allowed. Errors: ``QUOTA_EXCEEDED``,
+    ``CALLER_QUEUE_FULL``, ``PAYLOAD_TOO_LARGE``, ``VALIDATION_FAILED``.
     """
     home = await identity.project_id(caller, project)
     require(caller, "blob.write", home)
     checksum = request.headers.get("x-content-sha256", "")
-    blob = await blobs.receive(request.stream(), checksum)
-    try:
-        answer = await idem(
-            lambda tx: blobs.record(tx, caller, home, blob), 201, content=blob.sha256.encode()
-        )
-    except Refusal:
-        blobs.discard(blob)
-        raise
+    use = await database.read(lambda conn: store.use_of(conn, home, caller.name))
+    length = request.headers.get("content-length", "")
+    size = int(length) if length.isdecimal() else blobs.limit
+    with blobs.uploads.admitted(home, caller.name, use, size):
+        blob = await blobs.receive(request.stream(), checksum)
+        try:
+            answer = await idem(
+                lambda tx: blobs.record(tx, caller, home, blob),
+                201,
+                permit=lambda _: require(caller, "blob.write", home),
+                content=blob.sha256.encode(),
+            )
+        except Refusal:
+            blobs.discard(blob)
+            raise
     if answer.headers.get("idempotency-replayed"):
         blobs.discard(blob)  # a repeated request: the first answer refers to another blob
     return answer
@@ -65,9 +74,10 @@ async def upload(
     dependencies=[allow("blob.read")],
     summary="Download a file",
     response_class=FileResponse,
-    responses=example("hello\n", media="application/octet-stream"),
+    responses=content("hello\n", media="application/octet-stream", description="The file")
+    | errors("BLOB_NOT_FOUND"),
 )
-async def download(blob_id: str, caller: Caller, blobs: BlobService, database: Database) -> Response:
+async def download_blob(blob_id: str, caller: Caller, blobs: BlobService, database: Database) -> Response:
     """For users of the project, and agents whose work needs the blob. Errors: ``BLOB_NOT_FOUND``."""
     path = await database.read(lambda conn: blobs.readable(conn, caller, blob_id))
     return FileResponse(path, media_type="application/octet-stream")

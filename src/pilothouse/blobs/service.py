@@ -14,13 +14,19 @@ from sqlalchemy import Connection
 from uuid_utils import uuid7
 
 from pilothouse.access.model import Principal
+from pilothouse.access.quotas import Quotas
 from pilothouse.blobs import store
 from pilothouse.blobs.errors import BlobInvalid, BlobNotFound, BlobTooLarge
+from pilothouse.blobs.uploads import Uploads
 from pilothouse.identity.service import Identity
-from pilothouse.storage import Tx
+from pilothouse.storage import Storage, Tx
 
 NeededByAgent = Callable[[Connection, str, str], bool]
 """Whether the agent with this id holds work that needs the blob with this id."""
+
+
+PAGE = 500
+"""So many files are looked up at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +41,33 @@ class Blob:
 class Blobs:
     """Files in one directory, by id. A file is completely on disk before it is recorded in the database."""
 
-    def __init__(self, root: Path, limit: int, identity: Identity) -> None:
+    def __init__(self, root: Path, limit: int, identity: Identity, quotas: Quotas) -> None:
+        self.uploads = Uploads(quotas)
         self._root = root
-        self._limit = limit
+        self.limit = limit
         self._identity = identity
         self._needed_by_agent: list[NeededByAgent] = []
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         root.chmod(0o700)
+
+    def left_over(self) -> list[str]:
+        """Delete uploads that an earlier process did not finish; returns the names of the other files."""
+        names = []
+        for path in self._root.iterdir():
+            if path.suffix == ".part":
+                path.unlink(missing_ok=True)
+            else:
+                names.append(path.name)
+        return names
+
+    async def clean(self, storage: Storage) -> None:
+        """Delete files that no row names, of uploads that were received but not recorded. To be called at the start,
+        before uploads are received."""
+        names = await asyncio.to_thread(self.left_over)
+        for first in range(0, len(names), PAGE):
+            some = names[first : first + PAGE]
+            known = await storage.read(lambda conn, some=some: store.existing_blobs(conn, some))  # type: ignore[misc]
+            self.unlink(name for name in some if name not in known)
 
     def agents_may_read(self, needed: NeededByAgent) -> None:
         """Register a callback that decides whether an agent's work needs a blob, so that it may download it."""
@@ -93,8 +119,8 @@ class Blobs:
         with part.open("wb") as file:
             async for chunk in body:
                 size += len(chunk)
-                if size > self._limit:
-                    raise BlobTooLarge(f"an upload has at most {self._limit} bytes")
+                if size > self.limit:
+                    raise BlobTooLarge(f"an upload has at most {self.limit} bytes")
                 digest.update(chunk)
                 await asyncio.to_thread(file.write, chunk)
         return digest.hexdigest(), size

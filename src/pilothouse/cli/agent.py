@@ -24,7 +24,7 @@ from pilothouse.cli.text import ago
 
 if TYPE_CHECKING:
     from pilothouse.agent.settings import AgentSettings
-    from pilothouse.client.shapes import Agent
+    from pilothouse.client.types import Agent
 
 app = typer.Typer(
     cls=Group, help="Run an agent on this machine, or manage agents.", invoke_without_command=True

@@ -11,7 +11,7 @@ from pilothouse.cli.project import project_names
 from pilothouse.cli.session import Group, Session, command
 
 if TYPE_CHECKING:
-    from pilothouse.client.shapes import RegistrationToken
+    from pilothouse.client.types import RegistrationToken
 
 app = typer.Typer(cls=Group, help="Registration tokens of agents.", no_args_is_help=True)
 

@@ -12,7 +12,7 @@ from pilothouse.cli.session import Session, command
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
-    from pilothouse.client.shapes import GateView
+    from pilothouse.client.types import Gate
 
 StepOption = Annotated[
     str, typer.Option("--step", metavar="NAME", help="Step of the gate; required if several gates are open.")
@@ -63,7 +63,7 @@ async def _decide(
         session.out.say(f"Step {name} of run {run_id} is {decided['status']}.")
 
 
-async def _open_gate(client: PilotClient, run_id: str, step: str) -> tuple[GateView, str]:
+async def _open_gate(client: PilotClient, run_id: str, step: str) -> tuple[Gate, str]:
     """The gate selected by ``--step``, or the only open one, and its step as ``job/step``."""
     found = (await client.gates.page(1, 100, run=run_id, status="open")).items
     view = await client.runs.get(run_id)

@@ -12,7 +12,7 @@ from pilothouse.cli.errors import CliError, UsageError
 
 if TYPE_CHECKING:
     from pilothouse.client import Page, PilotClient
-    from pilothouse.client.shapes import Pipeline
+    from pilothouse.client.types import Pipeline
 
 _MANY = 10_000
 _FEW = 100

@@ -27,7 +27,7 @@ from pilothouse.wire.times import rfc3339_ms
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
-    from pilothouse.client.shapes import RunView
+    from pilothouse.client.types import Run
 
 _COLOURS = ("36", "33", "35", "32", "34", "96", "93", "95")
 
@@ -113,7 +113,7 @@ async def _print_log(
         return status
 
 
-def _nothing(view: RunView, selected: Selected) -> str:
+def _nothing(view: Run, selected: Selected) -> str:
     """Explain an empty log: steps kept by a rerun have their log in the original run."""
     steps = [(job["name"], step) for job in view["jobs"] for step in job["steps"]]
     kept = [s for job, s in steps if s["kept"] and (not selected.steps or (job, s["name"]) in selected.steps)]

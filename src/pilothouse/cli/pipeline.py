@@ -18,7 +18,7 @@ from pilothouse.cli.watching import detachable, watch
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
-    from pilothouse.client.shapes import Pipeline
+    from pilothouse.client.types import Pipeline
 
 app = typer.Typer(cls=Group, help="Pipelines and their specs.", no_args_is_help=True)
 

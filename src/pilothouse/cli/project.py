@@ -12,7 +12,7 @@ from pilothouse.cli.session import Group, Session, command
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
-    from pilothouse.client.shapes import Project
+    from pilothouse.client.types import Project
 
 app = typer.Typer(cls=Group, help="Projects and their members.", no_args_is_help=True)
 

@@ -18,7 +18,7 @@ from pilothouse.cli.watching import detachable, is_over, watch
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
-    from pilothouse.client.shapes import Pipeline, RunSummary
+    from pilothouse.client.types import Pipeline, RunSummary
 
 app = typer.Typer(cls=Group, help="Runs of pipelines and other work.", no_args_is_help=True)
 

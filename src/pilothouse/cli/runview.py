@@ -16,10 +16,10 @@ from pilothouse.cli.tree import headline, rows
 from pilothouse.cli.waits import HOLD
 
 if TYPE_CHECKING:
-    from pilothouse.client.shapes import RunView
+    from pilothouse.client.types import Run
 
 
-def described(run: RunView) -> Iterator[Text]:
+def described(run: Run) -> Iterator[Text]:
     """The lines of the view."""
     state, now = from_view(run), time.time()
     yield headline(state, now, live=False)
@@ -31,7 +31,7 @@ def described(run: RunView) -> Iterator[Text]:
             yield from details(steps[row.step.id])
 
 
-def _facts(run: RunView) -> Iterator[str]:
+def _facts(run: Run) -> Iterator[str]:
     yield f"{run['kind']}, {run['trigger']} by {run['triggered_by']}, created {run['created_at']}"
     of = [
         run["branch"],

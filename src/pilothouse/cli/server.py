@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pilothouse.cli.errors import UsageError, plain
+from pilothouse.cli.durations import seconds
+from pilothouse.cli.errors import CliError, UsageError, plain
 from pilothouse.cli.imports import deferred_models, process_imports
 from pilothouse.cli.output import Output
-from pilothouse.cli.session import Session, command
+from pilothouse.cli.session import Common, Group, Session, command
+from pilothouse.wire.times import rfc3339
 
 if TYPE_CHECKING:
     from pilothouse.server.settings import Settings
@@ -32,13 +34,14 @@ LogLevel = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    command(app, "server", options=False)(run_server)
+app = typer.Typer(
+    cls=Group, help="Run a server, or maintain its data directory.", invoke_without_command=True
+)
 
 
+@app.callback()
 def run_server(
-    session: Session,
+    ctx: typer.Context,
     host: Host = None,
     port: Port = None,
     grpc_port: GrpcPort = None,
@@ -50,8 +53,10 @@ def run_server(
     log_level: LogLevel = None,
 ) -> None:
     """Run a server. Settings can also be given as environment variables PILOT_<NAME> or in the --config file."""
+    if ctx.invoked_subcommand:
+        return
     settings = server_settings(
-        session.out,
+        Session.of(ctx.obj or Common()).out,
         host=host,
         port=port,
         grpc_port=grpc_port,
@@ -69,6 +74,60 @@ def run_server(
 
     prepare_data_dir(settings.data_dir)
     raise typer.Exit(uvloop.run(serve(settings)))
+
+
+def rotate_keys(
+    session: Session,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    active_in: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION", help="When the key is used. [default: at once; with PostgreSQL in 10m]"
+        ),
+    ] = "",
+) -> None:
+    """Rotate the key of a server, which may be running. Secrets and logins stay valid."""
+    settings = server_settings(session.out, data_dir=data_dir, config=config)
+    delay = seconds(active_in)
+    from pilothouse.server.maintenance import MaintenanceFailed
+    from pilothouse.server.maintenance import rotate_keys as rotate
+
+    try:
+        done = rotate(settings, delay)
+    except MaintenanceFailed as error:
+        raise CliError(str(error)) from None
+    at = rfc3339(done.active_from)
+    if session.out.structured:
+        session.out.document({"key": done.key_id, "active_from": at, "renewed": done.renewed})
+        return
+    session.out.say(f"New key {done.key_id}, in use from {at}; {done.renewed} secrets are encrypted with it.")
+    if settings.database_url:
+        session.out.say(f"Copy {settings.data_dir / 'server.key'} to all other servers before then.")
+
+
+def new_epoch(session: Session, data_dir: DataDir = None, config: ConfigFile = None) -> None:
+    """Begin a new epoch of the journal after a restore. The server must be stopped; all cursors expire."""
+    settings = server_settings(session.out, data_dir=data_dir, config=config)
+    from pilothouse.server.maintenance import MaintenanceFailed, begin_epoch
+
+    try:
+        epoch = begin_epoch(settings)
+    except MaintenanceFailed as error:
+        raise CliError(str(error)) from None
+    if session.out.structured:
+        session.out.document({"epoch": epoch})
+        return
+    session.out.say(f"The journal has the new epoch {epoch}.")
+
+
+command(app, "rotate-keys", options=False)(rotate_keys)
+command(app, "new-epoch", options=False)(new_epoch)
+
+
+def add_to(root: typer.Typer) -> None:
+    """Add the commands of this module."""
+    root.add_typer(app, name="server")
 
 
 def server_settings(out: Output, **options: Any) -> Settings:

@@ -15,7 +15,7 @@ from pilothouse.cli.text import safe
 
 if TYPE_CHECKING:
     from pilothouse.client import ApiProblem, PilotClient
-    from pilothouse.client.shapes import Validation
+    from pilothouse.client.types import Validation
 
 NAME = ".pilot.yaml"
 STDIN = Path("-")

@@ -16,7 +16,7 @@ from pilothouse.cli.spec_file import NAME, STDIN, SpecFile, check, refused
 if TYPE_CHECKING:
     from pilothouse.cli.checkout.repository import Repository
     from pilothouse.client import PilotClient
-    from pilothouse.client.shapes import Pipeline
+    from pilothouse.client.types import Pipeline
 
 _MAX_PATH = 500
 """Maximum length of a spec's path on the server."""

@@ -1,7 +1,8 @@
-"""``pilot token``: API tokens, and with ``--agent`` registration tokens of agents."""
+"""``pilot token``: API tokens, with ``--agent`` registration tokens of agents, with ``--login`` logins."""
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
@@ -9,11 +10,19 @@ import typer
 from pilothouse.cli.durations import DurationText, seconds
 from pilothouse.cli.errors import UsageError
 from pilothouse.cli.session import Group, Session, command
+from pilothouse.cli.text import ago
 from pilothouse.cli.user import RoleName
 
-app = typer.Typer(cls=Group, help="API tokens and registration tokens of agents.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group, help="API tokens, logins, and registration tokens of agents.", no_args_is_help=True
+)
 
 Agent = Annotated[bool, typer.Option("--agent", help="Use registration tokens of agents.")]
+Login = Annotated[bool, typer.Option("--login", help="Use logins.")]
+User = Annotated[
+    str,
+    typer.Option("--user", metavar="NAME", help="With --login: another user (admins). [default: yourself]"),
+]
 
 
 async def create(
@@ -53,10 +62,16 @@ async def list_tokens(
     session: Session,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of results.")] = 100,
     agent: Agent = False,
+    login: Login = False,
+    user: User = "",
 ) -> None:
     """List tokens, without their secrets."""
     from pilothouse.client.paging import collect
 
+    _check(agent, login, user)
+    if login:
+        await _list_logins(session, limit, user)
+        return
     async with session.client() as client:
         if agent:
             registrations = (await client.registration_tokens.all())[:limit]
@@ -75,16 +90,65 @@ async def list_tokens(
         session.out.table(("ID", "NAME", "ROLE", "CREATED", "EXPIRES"), shown, "No API tokens.")
 
 
+async def _list_logins(session: Session, limit: int, user: str) -> None:
+    from pilothouse.client.paging import collect
+
+    async with session.client() as client:
+        logins = await collect(lambda number, size: client.logins.page(number, size, user=user), limit)
+    if session.out.structured:
+        session.out.document(list(logins))
+        return
+    now = time.time()
+    rows = [
+        (
+            each["id"] + (" (this one)" if each["current"] else ""),
+            each["user"],
+            each["created_at"],
+            ago(each["last_used_at"], now),
+            each["address"],
+            each["user_agent"],
+        )
+        for each in logins
+    ]
+    session.out.table(("ID", "USER", "CREATED", "USED", "ADDRESS", "CLIENT"), rows, "No logins.")
+
+
 async def revoke(
-    session: Session, token_id: Annotated[str, typer.Argument(metavar="ID")], agent: Agent = False
+    session: Session,
+    token_id: Annotated[str, typer.Argument(metavar="ID")] = "",
+    agent: Agent = False,
+    login: Login = False,
+    others: Annotated[
+        bool, typer.Option("--others", help="With --login: all logins but the one in use.")
+    ] = False,
+    user: User = "",
 ) -> None:
     """Revoke a token and close the streams opened with it."""
+    _check(agent, login, user)
+    if others and not login:
+        raise UsageError("--others requires --login")
+    if others == bool(token_id) or (user and not others):
+        raise UsageError("give the ID of a token, or --login --others" + (" --user NAME" if user else ""))
     async with session.client() as client:
+        if others:
+            count = await client.logins.end_others(user=user)
+            session.out.say(f"Ended {count} login{'' if count == 1 else 's'}.")
+            return
         if agent:
             await client.registration_tokens.revoke(token_id)
+        elif login:
+            await client.logins.end(token_id)
         else:
             await client.tokens.revoke(token_id)
     session.out.say(f"Revoked {token_id}.")
+
+
+def _check(agent: bool, login: bool, user: str) -> None:
+    """Raises UsageError for options that exclude each other."""
+    if agent and login:
+        raise UsageError("--agent and --login exclude each other")
+    if user and not login:
+        raise UsageError("--user requires --login")
 
 
 command(app, "create")(create)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from pilothouse.client.api import Api
 from pilothouse.client.paging import Page
-from pilothouse.client.shapes import Agent
+from pilothouse.client.types import Agent
 
 
 class Agents:

@@ -9,7 +9,7 @@ from typing import Self
 
 import httpx
 
-from pilothouse.client.access import Auth, RegistrationTokens, Tokens
+from pilothouse.client.access import Auth, Logins, RegistrationTokens, Tokens
 from pilothouse.client.agents import Agents
 from pilothouse.client.api import Api
 from pilothouse.client.events import IDLE_TIMEOUT, Event, EventReader, OnConnect, OnGap, OnReconnect
@@ -47,6 +47,7 @@ class PilotClient:
         self._api = Api(server, token, timeout, transport, on_wait, product)
         self.auth = Auth(self._api)
         self.users = Users(self._api)
+        self.logins = Logins(self._api)
         self.tokens = Tokens(self._api)
         self.registration_tokens = RegistrationTokens(self._api)
         self.agents = Agents(self._api)

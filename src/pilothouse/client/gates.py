@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from pilothouse.client.api import Api
 from pilothouse.client.paging import Page
-from pilothouse.client.shapes import GateView
+from pilothouse.client.types import Gate
 
 
 class Gates:
@@ -16,21 +16,17 @@ class Gates:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    async def page(
-        self, number: int = 1, limit: int = 20, *, run: str = "", status: str = ""
-    ) -> Page[GateView]:
+    async def page(self, number: int = 1, limit: int = 20, *, run: str = "", status: str = "") -> Page[Gate]:
         """The one opened last first."""
         params = {"page": number, "limit": limit, "run": run, "status": status}
         return Page.native(await self._api.call("GET", "/gates", params=params), "gates")
 
-    async def get(self, gate_id: str) -> GateView:
+    async def get(self, gate_id: str) -> Gate:
         """One gate; its id is the ``step_run_id`` of its step."""
-        return cast(GateView, await self._api.call("GET", f"/gates/{quote(gate_id, safe='')}"))
+        return cast(Gate, await self._api.call("GET", f"/gates/{quote(gate_id, safe='')}"))
 
-    async def decide(
-        self, gate_id: str, decision: Literal["approve", "reject"], comment: str = ""
-    ) -> GateView:
+    async def decide(self, gate_id: str, decision: Literal["approve", "reject"], comment: str = "") -> Gate:
         """Approve or reject a gate."""
         body = {"decision": decision, "comment": comment}
         path = f"/gates/{quote(gate_id, safe='')}"
-        return cast(GateView, await self._api.call("POST", path, json=body, keyed=True))
+        return cast(Gate, await self._api.call("POST", path, json=body, keyed=True))

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from pilothouse.client.api import Api
 from pilothouse.client.paging import Page, collect
-from pilothouse.client.shapes import (
+from pilothouse.client.types import (
     Blob,
     CheckoutRepository,
     KnownCheckout,

@@ -13,7 +13,7 @@ import orjson
 
 from pilothouse.client.api import Api
 from pilothouse.client.paging import Page
-from pilothouse.client.shapes import LogChunk, RunSummary, RunView
+from pilothouse.client.types import LogChunk, Run, RunSummary
 
 _LOG_IDLE = 120.0
 
@@ -31,9 +31,9 @@ class Runs:
         params = {"page": number, "limit": limit, "kind": kind, "status": status, "pipeline": pipeline}
         return Page.native(await self._api.call("GET", "/workflow-runs", params=params), "runs")
 
-    async def get(self, run_id: str) -> RunView:
+    async def get(self, run_id: str) -> Run:
         """A run with its jobs, steps and attempts."""
-        return cast(RunView, await self._api.call("GET", _path(run_id)))
+        return cast(Run, await self._api.call("GET", _path(run_id)))
 
     async def cancel(self, run_id: str, reason: str = "", *, force: bool = False) -> RunSummary:
         """Cancel a run; it has ended when ``run.completed`` is received. ``force``: without cleanup steps."""

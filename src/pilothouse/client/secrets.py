@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from pilothouse.client.api import Api
 from pilothouse.client.paging import Page, collect
-from pilothouse.client.shapes import SecretInfo
+from pilothouse.client.types import SecretInfo
 
 _MANY = 10_000
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from pilothouse.client.api import Api
 from pilothouse.client.paging import Page
-from pilothouse.client.shapes import User
+from pilothouse.client.types import User
 
 
 class Users:

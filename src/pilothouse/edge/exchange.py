@@ -15,8 +15,9 @@ from pilothouse.access.errors import Refusal, token_invalid
 from pilothouse.access.model import Principal
 from pilothouse.edge.answers import Answers
 from pilothouse.edge.authentication import Authentication
-from pilothouse.edge.limits import RateLimits, RouteLimit
-from pilothouse.edge.network import TrustedProxies, is_own_origin
+from pilothouse.edge.headers import repeated
+from pilothouse.edge.limits import CONSOLE, DEFAULT, RateLimits, RouteLimit
+from pilothouse.edge.network import FORWARDING, TrustedProxies, is_loopback, is_own_origin
 
 COOKIE = "pilot_token"
 _KEY = "pilothouse.exchange"
@@ -48,7 +49,21 @@ class Edge:
 class Exchange:
     """The state of an HTTP request or WebSocket, created by the gate; see :meth:`of`."""
 
-    __slots__ = ("_caller", "_refusal", "address", "edge", "headers", "https", "rate", "request_id", "scope")
+    __slots__ = (
+        "_caller",
+        "_refusal",
+        "address",
+        "counted",
+        "edge",
+        "headers",
+        "https",
+        "limit",
+        "local",
+        "permitted",
+        "rate",
+        "request_id",
+        "scope",
+    )
 
     def __init__(self, edge: Edge, scope: Scope) -> None:
         self.edge = edge
@@ -58,12 +73,19 @@ class Exchange:
         self.request_id = given if _SANE_REQUEST_ID.fullmatch(given) else f"req-{uuid7()}"
         peer = (scope.get("client") or ("", 0))[0]
         behind_proxy = edge.proxies.trusts(peer)
-        forwarded = self.headers.get("x-forwarded-for", "")
+        # Several lines are one list: whoever reads only the first lets callers forge the last hop.
+        forwarded = ",".join(self.headers.getlist("x-forwarded-for"))
         self.address = edge.proxies.client(peer, forwarded) if behind_proxy else peer
         scheme = self.headers.get("x-forwarded-proto", "") if behind_proxy else ""
         self.https = (scheme or scope["scheme"]) in ("https", "wss")
-        #: Rate limit headers, if the request was counted.
+        #: Whether the caller is on this machine, and no proxy is in between.
+        self.local = is_loopback(peer) and not any(name in self.headers for name in FORWARDING)
+        #: Whether this was counted, the name of its limit, and the headers that say so.
+        self.counted = False
+        self.limit = DEFAULT
         self.rate: dict[str, str] = {}
+        #: The checks of the route that this request has passed.
+        self.permitted: tuple[object, ...] = ()
         self._caller: Principal | None = None
         self._refusal: Refusal | None = None
         scope[_KEY] = self
@@ -92,12 +114,21 @@ class Exchange:
         return self._caller
 
     async def principal(self, token: str | None) -> Principal:
-        """The principal of ``token``; without one, that of the cookie."""
+        """The principal of ``token``; without one, that of the cookie, whose requests have a limit of their own."""
+        by_cookie = token is None
         if token is None:
             token = self.cookie()
             if token:
                 self._check_origin()
-        return await self.edge.authentication.authenticate(token, self.address, self.request_id)
+        principal = await self.edge.authentication.authenticate(token, self.address, self.request_id)
+        if by_cookie:
+            self.limit = CONSOLE
+        return principal
+
+    @property
+    def known_caller(self) -> Principal | None:
+        """The caller, if they were identified already."""
+        return self._caller
 
     def count(self, caller: Principal | None) -> None:
         """Count the opening of a socket as a request of this caller.
@@ -105,7 +136,8 @@ class Exchange:
         Raises :class:`RateLimited`; agents have no limit.
         """
         if caller is None or caller.kind == "user":
-            count = self.edge.limits.request(caller, self.address)
+            self.counted = True
+            count = self.edge.limits.request(caller, self.address, self.limit)
             if count is not None:
                 count.check()
 
@@ -120,12 +152,19 @@ class Exchange:
         return token.strip()
 
     def cookie(self) -> str:
-        """The token of the login cookie, or ``""``."""
-        return cookie_parser(self.headers.get("cookie", "")).get(COOKIE, "")
+        """The token of the login cookie, or ``""``. Raises ``HEADER_REPEATED`` for two: hosts of a parent domain can
+        add one."""
+        header = self.headers.get("cookie", "")
+        if header.count(f"{COOKIE}=") > 1:
+            names = [part.partition("=")[0].strip() for part in header.split(";")]
+            if names.count(COOKIE) > 1:
+                raise repeated(COOKIE)
+        return cookie_parser(header).get(COOKIE, "")
 
-    def response_headers(self) -> dict[str, str]:
-        """Headers of every response: the request id and, if it was counted, the rate limit."""
-        return {"X-Request-ID": self.request_id, **self.rate}
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """Headers of every answer: the request id and, if it was counted, the rate limit."""
+        pairs = {"x-request-id": self.request_id, **self.rate}
+        return [(name.lower().encode(), value.encode()) for name, value in pairs.items()]
 
     def _check_origin(self) -> None:
         # Browsers let any page open a WebSocket, which can change things: it requires our Origin as well.

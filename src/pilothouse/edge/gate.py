@@ -1,32 +1,37 @@
-"""The ASGI middleware in front of all routes. WebSockets pass unchanged."""
+"""The ASGI middleware in front of all routes and sockets."""
 
 from __future__ import annotations
 
 import traceback
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pilothouse import __version__
-from pilothouse.access.errors import Refusal
+from pilothouse.access.errors import RateLimited, Refusal
 from pilothouse.access.model import Principal
 from pilothouse.access.versions import check_client
 from pilothouse.edge.exchange import Edge, Exchange
-from pilothouse.edge.limits import Count
+from pilothouse.edge.headers import check_single, completed
+from pilothouse.edge.intake import Intake, too_large, unread
+from pilothouse.edge.limits import FAILURES, Count
+from pilothouse.edge.parameters import check_parameters
 from pilothouse.edge.problems import respond, translate
 from pilothouse.storage import StorageError
 
 log = structlog.get_logger("http")
 
 API = "/api/"
+INVALID = 1008
+
+_STARTS = ("http.response.start", "websocket.http.response.start")
 
 
 class Gate:
-    """Creates the :class:`Exchange` of each request, refuses clients of ours that are too old, applies rate and body
-    limits, answers unexpected errors."""
+    """Creates the :class:`Exchange` of each request and socket, refuses repeated headers and clients of ours that are
+    too old, applies rate and body limits, answers unexpected errors, adds the headers of every answer."""
 
     def __init__(self, app: ASGIApp, edge: Edge) -> None:
         self._app = app
@@ -38,24 +43,26 @@ class Gate:
             await self._app(scope, receive, send)
             return
         exchange = Exchange(self._edge, scope)
+        answer = _Answer(exchange, receive, send)
         if scope["type"] == "websocket":
-            await self._app(scope, receive, send)
+            await self._socket(exchange, receive, answer)
         else:
-            await self._http(exchange, receive, send)
+            await self._http(exchange, receive, answer)
 
-    async def _http(self, exchange: Exchange, receive: Receive, send: Send) -> None:
-        scope, started = exchange.scope, False
-
-        async def answer(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                headers = MutableHeaders(scope=message)
-                for name, value in exchange.response_headers().items():
-                    headers.setdefault(name, value)
-            await send(message)
-
+    async def _socket(self, exchange: Exchange, receive: Receive, answer: _Answer) -> None:
         try:
+            check_single(exchange.scope["headers"])
+            check_parameters(exchange.scope)
+        except Refusal as refusal:
+            await respond(exchange.scope, refusal)(exchange.scope, receive, answer)
+            return
+        await self._app(exchange.scope, receive, answer)
+
+    async def _http(self, exchange: Exchange, receive: Receive, answer: _Answer) -> None:
+        scope = exchange.scope
+        try:
+            check_single(scope["headers"])
+            check_parameters(scope)
             if scope["path"].startswith(API):
                 check_client(exchange.headers.get("user-agent", ""), __version__)
             await self._count(exchange)
@@ -67,7 +74,7 @@ class Gate:
                 # As plain text: a renderer with local variables would show tokens and passwords.
                 trace = "".join(traceback.format_exception(error))
                 log.error("http.failed", request_id=exchange.request_id, path=scope["path"], traceback=trace)
-            if started:
+            if answer.started:
                 raise  # too late to answer; the server aborts the connection
             await respond(scope, translate(error))(scope, receive, answer)
 
@@ -83,16 +90,17 @@ class Gate:
             caller = None
         if caller is not None and caller.kind != "user":
             return
-        count = self._counted(scope["method"], path.rstrip("/"), caller, exchange.address)
+        exchange.counted = True
+        count = self._counted(scope["method"], path.rstrip("/"), caller, exchange)
         if count is not None:
             exchange.rate = count.headers()
             count.check()
 
-    def _counted(self, method: str, path: str, caller: Principal | None, address: str) -> Count | None:
-        limits = self._edge.limits
+    def _counted(self, method: str, path: str, caller: Principal | None, exchange: Exchange) -> Count | None:
+        limits, address = self._edge.limits, exchange.address
         own = self._edge.rate_limits.get((method, path))
         if own is None:
-            return limits.request(caller, address)
+            return limits.request(caller, address, exchange.limit)
         return limits.request(caller, address, own.limit, by_address=own.by_address)
 
     def _bounded(self, exchange: Exchange, receive: Receive) -> Receive:
@@ -102,33 +110,74 @@ class Gate:
             return receive
         limit = self._limit(exchange.scope["path"])
         if length is not None and length.isdigit() and int(length) > limit:
-            raise _too_large(limit)
-        return _Bounded(receive, limit)
+            raise too_large(limit)
+        return Intake(exchange, receive, limit)
 
     def _limit(self, path: str) -> int:
         fitting = [prefix for prefix in self._edge.body_limits if path.startswith(prefix)]
         return self._edge.body_limits[max(fitting, key=len)] if fitting else self._edge.body_limit
 
 
-class _Bounded:
-    """Receives a body up to a limit; the length of a chunked body is not known in advance."""
+class _Answer:
+    """Sends an answer with the headers of every answer. Counts refusals of what is not counted otherwise."""
 
-    __slots__ = ("_left", "_limit", "_receive")
+    __slots__ = ("_exchange", "_receive", "_replaced", "_send", "started")
 
-    def __init__(self, receive: Receive, limit: int) -> None:
+    def __init__(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        self._exchange = exchange
         self._receive = receive
-        self._limit = limit
-        self._left = limit
+        self._send = send
+        self._replaced = False
+        self.started = False
 
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
-            if self._left < 0:
-                raise _too_large(self._limit)
-        return message
+    async def __call__(self, message: Message) -> None:
+        if self._replaced:
+            return  # the rest of an answer instead of which another one was sent
+        kind = message["type"]
+        if kind in _STARTS and not self.started:
+            await self._start(message)
+            return
+        if kind == "websocket.accept":
+            self.started = True
+        elif kind == "websocket.close" and not self.started:
+            await self._instead(_not_opened(message.get("code")))
+            return
+        await self._send(message)
+
+    async def _start(self, message: Message) -> None:
+        self.started = True
+        exchange, status = self._exchange, message["status"]
+        if status in FAILURES and not exchange.counted:
+            exchange.counted = True
+            try:
+                _count_failure(exchange, status)
+            except RateLimited as refusal:
+                self.started = False
+                await self._instead(refusal)
+                return
+        headers = completed(message.get("headers", ()), api=exchange.scope["path"].startswith(API))
+        given = {name for name, _ in headers}
+        headers += [pair for pair in exchange.raw_headers() if pair[0] not in given]
+        if status >= 400 and unread(exchange.scope):
+            # Whatever else the client sends of its body is not read as the next request.
+            headers = [pair for pair in headers if pair[0] != b"connection"] + [(b"connection", b"close")]
+        await self._send({**message, "headers": headers})
+
+    async def _instead(self, refusal: Refusal) -> None:
+        scope = self._exchange.scope
+        await respond(scope, refusal)(scope, self._receive, self)
+        self._replaced = True
 
 
-def _too_large(limit: int) -> HTTPException:
-    # FastAPI only passes an HTTPException on while it reads a body. The rest of the body is not read.
-    return HTTPException(413, f"The body is larger than {limit} bytes", headers={"Connection": "close"})
+def _not_opened(code: int | None) -> Refusal:
+    # The framework closes a socket without a route, and with 1008 one whose parameters are invalid.
+    if code == INVALID:
+        return Refusal.of("INVALID_PARAMETER", "A parameter is missing or invalid")
+    return Refusal.of("NOT_FOUND", "Not Found")
+
+
+def _count_failure(exchange: Exchange, status: int) -> None:
+    caller = exchange.known_caller
+    if caller is not None and caller.kind == "agent" and status == 404:
+        return  # its work may be gone, through no fault of its own
+    exchange.edge.limits.failed(caller, exchange.address)

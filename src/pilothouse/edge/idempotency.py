@@ -27,9 +27,8 @@ async def _caller(request: Request) -> Principal:
 class Idempotent:
     """Runs the use case of a POST. With a key, the answer is committed in the same transaction.
 
-    Use it as ``idem: Idem`` and end the route with ``return await idem(lambda tx: …)``. Errors are not
-    stored; failed requests can be repeated with the same key. Keys are separate per user (not token) and
-    path.
+    Use it as ``idem: Idem`` and end the route with ``return await idem(lambda tx: …, permit=…)``. Errors are
+    not stored; failed requests can be repeated with the same key. Keys are separate per token and path.
     """
 
     def __init__(
@@ -40,12 +39,13 @@ class Idempotent:
             str | None,
             Header(
                 alias="Idempotency-Key",
-                description="The same key and body within 24 h give the first answer again.",
+                max_length=255,
+                description="The same key and body, by the same token within 24 h, give the first answer again.",
             ),
         ] = None,
     ) -> None:
         self._request = request
-        self._caller = caller.key
+        self._caller = f"{caller.key}/{caller.token_id}"
         self._key = key
 
     async def __call__(
@@ -53,28 +53,40 @@ class Idempotent:
         use_case: Callable[[Tx], Any],
         status: int = 201,
         *,
+        permit: Callable[[Connection], object],
+        shown_once: str = "",
         envelope: bool = False,
         content: bytes | None = None,
-        permit: Callable[[Connection], object] | None = None,
     ) -> Response:
         """Run ``use_case``; its result is the JSON body (``envelope``: ``detail`` of the Arcentra envelope).
 
-        ``content`` replaces a body that was already read, as a stream. ``permit`` raises if the caller may not do it
-        (now): also before a stored answer is repeated.
+        ``permit`` raises if the caller may not do it now; it is asked first, also before a stored answer is
+        repeated. ``shown_once``: the key of the result that holds a secret. It is in the first answer only: what is
+        stored and repeated has ``"secret_omitted": true`` in its place. ``content`` replaces a body that was already
+        read, as a stream.
         Raises ``IDEMPOTENCY_KEY_REUSED``, ``INVALID_PARAMETER`` for an invalid key, and the errors of the use
         case.
         """
         request = self._request
         answers = Exchange.of(request.scope).edge.answers
 
-        def answer(tx: Tx) -> bytes:
-            if permit is not None:
-                permit(tx.conn)
+        def answer(tx: Tx) -> tuple[bytes, bytes]:
             result = use_case(tx)
-            return orjson.dumps(enveloped(result, status) if envelope else result)
+            body = orjson.dumps(enveloped(result, status) if envelope else result)
+            if not shown_once:
+                return body, body
+            kept = {name: value for name, value in result.items() if name != shown_once} | {
+                "secret_omitted": True
+            }
+            return body, orjson.dumps(enveloped(kept, status) if envelope else kept)
 
         if self._key is None:
-            return Response(await answers.storage.write(answer), status, media_type="application/json")
+
+            def unkeyed(tx: Tx) -> bytes:
+                permit(tx.conn)
+                return answer(tx)[0]
+
+            return Response(await answers.storage.write(unkeyed), status, media_type="application/json")
         if not _SANE_KEY.fullmatch(self._key):
             raise Refusal.of("INVALID_PARAMETER", "Idempotency-Key has 1 to 255 visible ASCII characters")
         route = f"{request.method} {request.url.path}"

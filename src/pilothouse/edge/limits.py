@@ -11,14 +11,17 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from pilothouse.access.errors import RateLimited
+from pilothouse.access.errors import AuthError, RateLimited
 from pilothouse.access.model import Principal
 from pilothouse.edge.network import rate_key
 from pilothouse.storage import now_ms
 
 OFF = "off"
 DEFAULT = "default"
+CONSOLE = "console"
 MAX_KEYS = 20_000
+FAILURES = frozenset({401, 403, 404})
+"""HTTP statuses of answers that count also where successful requests do not."""
 
 _RATE = re.compile(r"\s*(\d{1,9})\s*(?:/|per\s)\s*([1-9]\d{0,5})?\s*([a-z]+?)s?\s*", re.ASCII)
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "month": 2_592_000, "year": 31_104_000}
@@ -31,6 +34,7 @@ class RateLimitSettings:
     login: str = "5/minute"
     sessions: str = "10/minute"
     default: str = "100/minute"
+    console: str = "1200/minute"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,37 @@ class Window:
         reset = (hits[0] if hits else now) + self.span
         return Count(self.amount, self.amount - len(hits), reset, now, allowed)
 
+    def take_back(self, key: str, at: int) -> None:
+        """Undo the hit that was counted for ``key`` at this time."""
+        hits = self._hits.get(key)
+        if hits is not None and at in hits:
+            hits.remove(at)
+
+
+class Attempt:
+    """The attempt to log in that is made in its ``with`` block. It counts if it ends with an :class:`AuthError`.
+
+    It is counted before, so that many at once are not more than one after the other.
+    """
+
+    __slots__ = ("_key", "_window", "count")
+
+    def __init__(self, window: Window | None, key: str, now: int) -> None:
+        self._window = window
+        self._key = key
+        #: How it was counted; ``None``: not limited.
+        self.count = None if window is None else window.hit(key, now)
+
+    def __enter__(self) -> None:
+        """Raises :class:`RateLimited`."""
+        if self.count is not None:
+            self.count.check()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        wrong = kind is not None and issubclass(kind, AuthError)
+        if self._window is not None and self.count is not None and not wrong:
+            self._window.take_back(self._key, self.count.now)
+
 
 class RateLimits:
     """All limits of one server, shared by HTTP and gRPC. Lives on the event loop."""
@@ -112,14 +147,30 @@ class RateLimits:
     ) -> Count | None:
         """Count a request or call under the limit of this name, by token or address; ``None``: not limited.
 
-        Must not be called for agents, whose requests are not counted.
+        A request without valid credentials has no caller. Must not be called for what agents do with valid ones,
+        which is not counted.
         """
         counted_by = None if by_address else caller
         return self._count(self._windows[limit], _counted_by(counted_by, address))
 
-    def login_as(self, username: str) -> Count | None:
-        """Count a login attempt with this name, from any address."""
-        return self._count(self._login_username, username.casefold())
+    def failed(self, caller: Principal | None, address: str) -> None:
+        """Count a refused request or call of a surface where only these count, with the other requests of this
+        token, or of the address if there is no valid one.
+
+        Raises :class:`RateLimited` if there were too many: then this is the answer, instead of the refusal.
+        """
+        count = self.request(caller, address)
+        if count is not None:
+            count.check()
+
+    def login(self, username: str, known: str = "") -> Attempt:
+        """Count an attempt to prove with a password to be this user.
+
+        ``known``: the address, if this user has logged in from it before. Each known address has a window of its own;
+        all others share one, so that whoever guesses from unknown addresses cannot keep the user out.
+        """
+        key = f"{rate_key(known) if known else ''} {username.casefold()}"
+        return Attempt(self._login_username, key, self._clock())
 
     def _count(self, window: Window | None, key: str) -> Count | None:
         return None if window is None else window.hit(key, self._clock())

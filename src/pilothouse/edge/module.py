@@ -14,9 +14,11 @@ from typing import Any, TypeVar, cast
 from fastapi import APIRouter
 from sqlalchemy import Connection
 
+from pilothouse.edge.asyncapi import Channel
 from pilothouse.edge.limits import RouteLimit
 from pilothouse.journal import Feed, Journal
 from pilothouse.storage import Storage
+from pilothouse.storage.keyring import Keyring
 from pilothouse.workers.pool import Pool
 
 T = TypeVar("T")
@@ -26,7 +28,7 @@ class Core:
     """What modules share: the database, the journal, the clock, the worker pool, and the services of the modules
     built before.
 
-    ``clock`` gives ms since 1970; ``root_key`` is the server's secret, from which each purpose derives its own key;
+    ``clock`` gives ms since 1970; ``keyring`` holds the server's secret keys, of which each purpose derives its own;
     ``server_id`` names this server process among all servers of the database.
     """
 
@@ -35,14 +37,14 @@ class Core:
         storage: Storage,
         journal: Journal,
         clock: Callable[[], int],
-        root_key: bytes,
+        keyring: Keyring,
         server_id: str,
         pool: Pool,
     ) -> None:
         self.storage = storage
         self.journal = journal
         self.clock = clock
-        self.root_key = root_key
+        self.keyring = keyring
         self.server_id = server_id
         self.pool = pool
         self.services: dict[type, object] = {
@@ -63,10 +65,16 @@ class Core:
 
 @dataclass(frozen=True, slots=True)
 class RpcService:
-    """One gRPC service: its full protobuf name, and what adds it to a server."""
+    """One gRPC service: its full protobuf name, and what adds it to a server.
+
+    ``open``: methods that need no credential in the metadata; they check what their messages carry. ``max_message``:
+    bytes of a message, by method, where the usual limit does not fit.
+    """
 
     name: str
     add: Callable[[Any], None]
+    open: frozenset[str] = frozenset()
+    max_message: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,7 @@ class Module:
     ``streams``: by kind of stream name (``run`` of ``run/<id>``) the error code for one that does not exist.
     ``events``: entry types that are public events. ``envelope_prefixes``: paths that answer in the Arcentra envelope.
     ``body_limits``: bytes by path prefix. ``metrics`` reads figures of the whole database.
+    ``channels``: its WebSocket and SSE streams, for ``/asyncapi.json``.
     ``jobs``: the functions that it runs in the worker pool (``core.pool``), each at the top of a module that imports
     no more than the job needs.
     ``started`` is awaited once, before the server accepts connections. ``stopping`` is called when it begins to stop,
@@ -132,6 +141,7 @@ class Module:
     envelope_prefixes: tuple[str, ...] = ()
     body_limits: Mapping[str, int] = field(default_factory=dict)
     rate_limits: tuple[RouteLimit, ...] = ()
+    channels: tuple[Channel, ...] = ()
     jobs: tuple[Callable[..., Any], ...] = ()
     started: Callable[[], Awaitable[object]] | None = None
     stopping: Callable[[], object] | None = None

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+FORWARDING = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+"""Headers of a request that came through a proxy."""
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -34,6 +37,12 @@ class TrustedProxies:
                 break
             client = str(hop)
         return client
+
+
+def is_loopback(address: str) -> bool:
+    """Whether this is an address of the machine itself."""
+    parsed = _parse(address)
+    return parsed is not None and parsed.is_loopback
 
 
 def rate_key(address: str) -> str:

@@ -19,7 +19,7 @@ from starlette.types import Scope
 
 from pilothouse.access.errors import CODES, Refusal
 from pilothouse.edge.exchange import Exchange
-from pilothouse.edge.openapi import PUBLIC, required_action
+from pilothouse.edge.intake import Unwanted
 from pilothouse.edge.work import refusal as work_refusal
 from pilothouse.journal import CursorError
 from pilothouse.storage import StorageError, now_ms
@@ -87,6 +87,8 @@ def translate(error: Exception) -> Refusal:
             return error
         case RequestValidationError():
             return _invalid(error)
+        case Unwanted():
+            return error.refusal
         case HTTPException():
             return _http(error)
         case CursorError():
@@ -115,11 +117,6 @@ def install_handlers(app: FastAPI) -> None:
             log.warning(
                 "http.storage_failed", error=str(error), request_id=Exchange.of(connection.scope).request_id
             )
-        unreadable = isinstance(error, RequestValidationError) or (
-            isinstance(error, HTTPException) and error.status_code == 400
-        )
-        if unreadable and (refusal := await _refused(connection.scope)):
-            return respond(connection.scope, refusal)
         if isinstance(error, HTTPException) and error.status_code == 405:
             error.headers = {"Allow": ", ".join(_allowed(app, connection.scope["path"]))}
         return respond(connection.scope, translate(error))
@@ -138,21 +135,9 @@ def _allowed(app: FastAPI, path: str) -> list[str]:
     return [method for method in _METHODS if fits(method)]
 
 
-async def _refused(scope: Scope) -> Refusal | None:
-    # An invalid body fails before the route authenticates. Unauthenticated callers get 401, whatever they
-    # send.
-    if required_action(scope.get("route")) in (None, PUBLIC):
-        return None
-    try:
-        await Exchange.of(scope).caller()
-    except Refusal as error:
-        return error
-    return None
-
-
 def _invalid(error: RequestValidationError) -> Refusal:
     # The input is never repeated, since it may be a password.
-    errors: Sequence[Any] = error.errors()
+    errors: Sequence[Any] = error.errors()[:MAX_ERRORS]
     if isinstance(error.body, bytes) and tuple(errors[0]["loc"]) == (
         "body",
     ):  # FastAPI did not treat it as JSON
@@ -176,7 +161,13 @@ def _invalid(error: RequestValidationError) -> Refusal:
 def _field(loc: Sequence[Any]) -> str:
     if loc[0] == "body" and len(loc) == 2 and isinstance(loc[1], int):
         return "body"  # the position in a body that is not JSON
-    return ".".join(str(part) for part in loc[1:]) or str(loc[0])
+    return ".".join(str(part)[:MAX_SHOWN] for part in loc[1:]) or str(loc[0])
+
+
+MAX_ERRORS = 20
+"""So many wrong fields are described."""
+MAX_SHOWN = 100
+"""Characters of a key that the caller has chosen."""
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

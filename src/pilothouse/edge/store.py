@@ -23,7 +23,8 @@ from sqlalchemy import (
 
 from pilothouse.storage import metadata
 
-#: The first answer to each idempotent request, encrypted, since it can contain a token that is shown only once.
+#: The first answer to each idempotent request, encrypted, without the secret that it showed. ``caller`` names the
+#: token.
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,

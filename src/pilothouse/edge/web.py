@@ -4,7 +4,9 @@ Each route declares who may use it (a test checks all)::
 
     @router.post("/runs", dependencies=[allow("run.trigger")])
     async def start(caller: Caller, idem: Idem, body: StartRun) -> Response:
-        return await idem(lambda tx: runs.start(tx, caller, body.pipeline), 202)
+        return await idem(
+            lambda tx: runs.start(tx, caller, body.pipeline), 202, permit=lambda _: require(caller, "run.trigger")
+        )
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pilothouse.edge.answers import Answers
 from pilothouse.edge.authentication import Authentication
 from pilothouse.edge.exchange import COOKIE, Edge, Exchange
 from pilothouse.edge.gate import Gate
+from pilothouse.edge.headers import repeated
 from pilothouse.edge.idempotency import Idem, Idempotent, enveloped
 from pilothouse.edge.limits import RateLimits, RouteLimit
 from pilothouse.edge.network import TrustedProxies, normal_origin
@@ -48,7 +51,8 @@ __all__ = [
     "websocket_principal",
 ]
 
-BODY_LIMIT = 2 << 20
+BODY_LIMIT = 256 << 10
+"""Bytes; its most expensive JSON costs the event loop some 60 ms. Modules have other limits for their own paths."""
 
 ProjectFrom = str | Callable[[Request], str | Awaitable[str | None] | None]
 """The source of a route's project: the name of a path parameter, or a function of the request."""
@@ -83,7 +87,10 @@ def allow(action: str, *, project_from: ProjectFrom | None = None) -> params.Dep
         raise KeyError(f"no such action: {action}")
 
     async def check(request: Request, caller: Caller) -> Principal:
-        require(caller, action, await _project(request, project_from))
+        exchange = Exchange.of(request.scope)
+        if check not in exchange.permitted:  # a request with a body was checked before the body was read
+            require(caller, action, await _project(request, project_from))
+            exchange.permitted += (check,)
         return caller
 
     mark(check, action)
@@ -123,7 +130,10 @@ async def websocket_principal(ws: WebSocket) -> Principal:
     """
     exchange = Exchange.of(ws.scope)
     try:
-        caller = await exchange.principal(exchange.bearer() or ws.query_params.get("token"))
+        in_url = ws.query_params.getlist("token")
+        if len(in_url) > 1:
+            raise repeated("token")
+        caller = await exchange.principal(exchange.bearer() or (in_url[0] if in_url else None))
     except Refusal:
         exchange.count(None)
         raise

@@ -17,6 +17,9 @@ from pilothouse.workers.errors import (
 
 log = structlog.get_logger("workers")
 
+WORK_ERRORS = ("CALLER_QUEUE_FULL", "SERVER_BUSY", "WORKER_CRASHED")
+"""The codes of requests that were not processed, whatever their input."""
+
 RETRY_AFTER = 1
 """Seconds after which a caller may try again when a queue was full."""
 

@@ -61,6 +61,7 @@ def resolve(
     found = {row.id: row for row in blob_store.blobs_of(conn, project, wanted)}
     if missing := sorted(wanted - found.keys()):
         raise BlobNotFound(missing[0])
+    blob_store.mark_used(conn, wanted)
     packs = [
         {**_described(found[pack]), "repository": cache_name(project, repository.key)}
         for repository in repositories

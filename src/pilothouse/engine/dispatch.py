@@ -105,7 +105,7 @@ class Dispatcher:
         at = self._runs.place(tx, given.id, changes=False)
         assert at is not None, "a queued attempt belongs to a run"
         try:
-            task = self._tasks.build(tx.conn, at)
+            task = self._tasks.build(tx, at)
         except TaskInvalid as error:
             self._runs.changed(tx, at.run)
             self._transitions.steps.end_attempt(tx, at.run, at.job, at.step, Status.FAILED, error=str(error))

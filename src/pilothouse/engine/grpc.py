@@ -3,47 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import io
+import math
 import time
-import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeAlias
 
 import grpc
-import orjson
-import zstandard
-from google.protobuf import json_format
+from google.protobuf import struct_pb2
 
 from pilothouse.edge.grpc import metadata
 from pilothouse.edge.module import RpcService
-from pilothouse.engine.intake.ingest import EVENTS, LOGS, NOTHING, Ingest, LogLines, Receipt, Taken
-from pilothouse.engine.intake.joining import Joiner
-from pilothouse.engine.intake.step_events import StepEvent
+from pilothouse.engine.intake.batches import GZIP, MAX_ID, PLAIN, ZSTD, BatchInvalid, RawBatch
+from pilothouse.engine.intake.events import StepEvent
+from pilothouse.engine.intake.ingest import EVENTS, LOGS, NOTHING, Ingest, Receipt, Taken
+from pilothouse.engine.intake.lines import LogLines
 from pilothouse.fleet.credentials import agent_caller
+from pilothouse.fleet.errors import BadMessage, WrongAgent
 from pilothouse.identity.service import Identity
 from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 from pilothouse.wire.gateway.v1 import gateway_pb2_grpc
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
-MAX_RAW = 8 << 20
-"""A batch unpacks to at most this many bytes."""
-
-ZSTD_PIECE = 128
+MAX_MESSAGE = 16 << 20
+"""Bytes of a message."""
+MAX_EVENTS = 10_000
+"""Events of a message."""
 MAX_SEQ = 2**63 - 1
-_PLAIN = (pb.LogBatch.COMPRESSION_UNSPECIFIED, pb.LogBatch.COMPRESSION_NONE)
+MAX_REJECTED = 10_000
+"""Rejected batches or events after which a call is answered before its end."""
+MAX_PAYLOAD, MAX_VALUES, MAX_DEPTH = 4 << 20, 5_000, 64
+"""Bytes of an event's payload, values in it, and how deep it is nested."""
+_COMPRESSION = {
+    pb.LogBatch.COMPRESSION_UNSPECIFIED: PLAIN,
+    pb.LogBatch.COMPRESSION_NONE: PLAIN,
+    pb.LogBatch.COMPRESSION_GZIP: GZIP,
+    pb.LogBatch.COMPRESSION_ZSTD: ZSTD,
+}
 
 RECHECK = 2.0
 """Seconds after which an agent in the midst of a call is asked for its right again."""
 
 IN_FLIGHT = 16
 """Batches of one call that may wait for the disk at once."""
-
-
-class BatchInvalid(Exception):
-    """A batch that cannot be decoded; does not affect other batches of the call."""
 
 
 class Tally:
@@ -69,6 +72,11 @@ class Tally:
             self.accepted += 1
             self.last = max(self.last, seq)
 
+    @property
+    def over(self) -> bool:
+        """Whether the call is to be answered now."""
+        return self.out_of_order is not None or len(self.rejected) >= MAX_REJECTED
+
     def ack(self) -> pb.IngestAck:
         """The ack, to be sent when all accepted batches are on disk."""
         ack = pb.IngestAck(
@@ -93,6 +101,7 @@ def gateway_rpc(ingest: Ingest, identity: Identity) -> RpcService:
     return RpcService(
         pb.DESCRIPTOR.services_by_name["GatewayService"].full_name,
         lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(service, server),
+        max_message={"PushLogs": MAX_MESSAGE, "PushEvents": MAX_MESSAGE},
     )
 
 
@@ -113,10 +122,10 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         credential = _CredentialCheck(self._identity, context)
         async for request in request_iterator:
             await credential.check()
-            await _check_agent(context, agent.id, request.handshake.agent_id, request.batch.meta.agent_id)
+            _check_agent(agent.id, request.handshake.agent_id, request.batch.meta.agent_id)
             if request.WhichOneof("payload") == "batch":
                 await call.take(request.batch, ndjson)
-                if call.tally.out_of_order is not None:
+                if call.tally.over:
                     break
         await call.finish()
         return pb.PushLogsResponse(ack=call.tally.ack())
@@ -130,21 +139,23 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         credential = _CredentialCheck(self._identity, context)
         async for request in request_iterator:
             await credential.check()
-            await _check_agent(context, agent.id, request.handshake.agent_id, "")
+            _check_agent(agent.id, request.handshake.agent_id)
+            if len(request.batch.events) > MAX_EVENTS:
+                raise BadMessage(f"a message has at most {MAX_EVENTS} events")
             for event in request.batch.events:
-                await _check_agent(context, agent.id, event.meta.agent_id, "")
+                _check_agent(agent.id, event.meta.agent_id)
                 tally.count(event.meta.seq, await self._take_event(agent.id, event))
-                if tally.out_of_order is not None:
+                if tally.over:
                     return pb.PushEventsResponse(ack=tally.ack())
         return pb.PushEventsResponse(ack=tally.ack())
 
     async def _take_event(self, agent_id: str, event: pb.Event) -> Receipt:
         meta = event.meta
         try:
-            payload = _whole(json_format.MessageToDict(event.payload))
-        except ValueError:  # an infinity or NaN, which JSON cannot express
-            message = "the payload has a number that JSON cannot express"
-            return await self._ingest.reject(agent_id, EVENTS, meta.seq, event.event_id, message)
+            check_ids(event.event_id, event.event_type, meta.step_id)
+            payload = read_payload(event.payload)
+        except BatchInvalid as error:
+            return await self._ingest.reject(agent_id, EVENTS, meta.seq, event.event_id, str(error))
         step_event = StepEvent(event.event_id, meta.seq, meta.step_id, event.event_type, payload)
         return await self._ingest.event(agent_id, step_event)
 
@@ -172,7 +183,7 @@ class LogCall:
         self.tally = tally
         self._ingest = ingest
         self._agent_id = agent_id
-        self._joiner = Joiner()
+        self._waiting: list[LogLines] = []
         self._pending: deque[tuple[int, asyncio.Task[Receipt]]] = deque()
         self._before = NOTHING
 
@@ -182,28 +193,39 @@ class LogCall:
             self.tally.count(batch.meta.seq, Receipt(Taken.REJECTED, message=f"seq is at most {MAX_SEQ}"))
             return
         try:
-            lines = read_batch(batch, ndjson)
+            await self._read(raw_batch(batch, ndjson))
         except BatchInvalid as error:
-            await self._store(self._joiner.rest())
+            await self._store_waiting()
             seq, why = batch.meta.seq, str(error)
             self._send(seq, self._ingest.reject(self._agent_id, LOGS, seq, batch.batch_id, why, self._before))
-        else:
-            target = await self._ingest.target(lines.step_run_id)
-            await self._store(self._joiner.take(lines, await self._ingest.masker(target)))
         while self._pending and (len(self._pending) > IN_FLIGHT or self._pending[0][1].done()):
             await self._settle_first()
 
     async def finish(self) -> None:
         """Wait until all batches are on disk."""
-        await self._store(self._joiner.rest())
+        await self._store_waiting()
         while self._pending:
             await self._settle_first()
 
-    async def _store(self, batches: list[LogLines]) -> None:
-        for lines in batches:
-            target = await self._ingest.target(lines.step_run_id)
-            shown = await self._ingest.masked(lines, target)
-            self._send(lines.seq, self._ingest.logs(self._agent_id, shown, target, self._before))
+    async def _read(self, batch: RawBatch) -> None:
+        """Read and mask the batch, and store what need not wait. Raises :class:`BatchInvalid`."""
+        check_ids(batch.batch_id, batch.step_run_id)
+        target = await self._ingest.target(batch.step_run_id)
+        if target is None or target.agent_id != self._agent_id:
+            raise BatchInvalid(f"step run {batch.step_run_id!r} is not this agent's")
+        if self._waiting and self._waiting[0].step_run_id != batch.step_run_id:
+            await self._store_waiting()
+        ready, self._waiting = await self._ingest.read(self._agent_id, batch, target, self._waiting)
+        for lines in ready:
+            self._send(lines.seq, self._ingest.logs(self._agent_id, lines, target, self._before))
+
+    async def _store_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        target = await self._ingest.target(waiting[0].step_run_id)
+        for lines in await self._ingest.masked(self._agent_id, waiting):
+            self._send(lines.seq, self._ingest.logs(self._agent_id, lines, target, self._before))
 
     def _send(self, seq: int, taking: Coroutine[Any, Any, Receipt]) -> None:
         # Tasks start in order and the writer is a queue, so concurrent batches keep their order.
@@ -224,84 +246,57 @@ def _retrieve_exception(task: asyncio.Task[Receipt]) -> None:
         task.exception()
 
 
-def _whole(value: Any) -> Any:
-    """Convert whole doubles back to integers: a Struct only has doubles."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
-    if isinstance(value, dict):
-        return {key: _whole(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_whole(item) for item in value]
-    return value
+def raw_batch(batch: pb.LogBatch, ndjson: bool) -> RawBatch:
+    """A batch as it was sent."""
+    how = _COMPRESSION.get(batch.compression, str(batch.compression))
+    meta = batch.meta
+    return RawBatch(batch.batch_id, meta.seq, meta.step_id, batch.data, how, batch.raw_size, ndjson)
 
 
-def read_batch(batch: pb.LogBatch, ndjson: bool) -> LogLines:
-    """Unpack a batch into lines. Raises :class:`BatchInvalid`."""
-    text = _unpack(batch).decode("utf-8", errors="replace").replace("\x00", "\ufffd")
-    lines = text.split("\n")
-    open_end = lines[-1] != ""
-    if not open_end:
-        lines.pop()
-    seq, step = batch.meta.seq, batch.meta.step_id
-    if not ndjson:
-        plain = [line.removesuffix("\r") for line in lines]
-        return LogLines(batch.batch_id, seq, step, plain, open_end=open_end)
-    found = LogLines(batch.batch_id, seq, step, [])
-    for line in lines:
-        _read_log(line, found)
+def check_ids(*ids: str) -> None:
+    """Raises :class:`BatchInvalid`."""
+    if any(len(id) > MAX_ID for id in ids):
+        raise BatchInvalid(f"an id or type has at most {MAX_ID} characters")
+
+
+def read_payload(payload: struct_pb2.Struct) -> dict[str, Any]:
+    """An event's payload as JSON data; whole doubles are integers, since a Struct only has doubles.
+
+    Raises :class:`BatchInvalid`.
+    """
+    if payload.ByteSize() > MAX_PAYLOAD:
+        raise BatchInvalid(f"the payload of an event has at most {MAX_PAYLOAD} bytes")
+    left = MAX_VALUES
+
+    def read(value: struct_pb2.Value | struct_pb2.Struct | struct_pb2.ListValue, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > MAX_DEPTH:
+            raise BatchInvalid(
+                f"the payload of an event has at most {MAX_VALUES} values, nested {MAX_DEPTH} deep"
+            )
+        match value:
+            case struct_pb2.Struct():
+                return {key: read(item, depth + 1) for key, item in value.fields.items()}
+            case struct_pb2.ListValue():
+                return [read(item, depth + 1) for item in value.values]
+        kind = value.WhichOneof("kind")
+        if kind in ("struct_value", "list_value"):
+            return read(getattr(value, kind), depth)
+        return _scalar(None if kind in (None, "null_value") else getattr(value, kind))
+
+    found: dict[str, Any] = read(payload, 0)
     return found
 
 
-def _read_log(line: str, into: LogLines) -> None:
-    try:
-        log = orjson.loads(line)
-        content, stream, level = log.get("content", ""), log.get("stream", "stdout"), log.get("level", "")
-    except (orjson.JSONDecodeError, AttributeError) as error:
-        raise BatchInvalid("with pilot-log-format: ndjson every line is one JSON object") from error
-    for part in str(content).replace("\x00", "\ufffd").split("\n"):
-        if stream == "stderr":
-            into.stderr.append(len(into.lines))
-        if level and level != "info":
-            into.levels[len(into.lines)] = str(level).replace("\x00", "\ufffd")
-        into.lines.append(part)
+def _scalar(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BatchInvalid("the payload has a number that JSON cannot express")
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value
 
 
-def _unpack(batch: pb.LogBatch) -> bytes:
-    data = batch.data
-    try:
-        if batch.compression == pb.LogBatch.COMPRESSION_GZIP:
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as unpacked:
-                data = unpacked.read(MAX_RAW + 1)
-        elif batch.compression == pb.LogBatch.COMPRESSION_ZSTD:
-            data = _unpack_zstd(data)
-        elif batch.compression not in _PLAIN:
-            raise BatchInvalid(f"compression {batch.compression} is not known")
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
-        raise BatchInvalid(f"the batch cannot be unpacked: {error}") from error
-    if len(data) > MAX_RAW:
-        raise BatchInvalid(f"the batch unpacks to more than {MAX_RAW} bytes")
-    if batch.raw_size and batch.raw_size != len(data):
-        raise BatchInvalid(f"raw_size is {batch.raw_size}, but the batch has {len(data)} bytes")
-    return data
-
-
-def _unpack_zstd(data: bytes) -> bytes:
-    # In small pieces, so that a decompression bomb is detected early; a truncated frame has no end.
-    found = bytearray()
-    while data:
-        unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_RAW).decompressobj()
-        used = 0
-        while used < len(data) and not unpacker.eof and len(found) <= MAX_RAW:
-            found += unpacker.decompress(data[used : used + ZSTD_PIECE])
-            used += ZSTD_PIECE
-        if len(found) > MAX_RAW:
-            break
-        if not unpacker.eof:
-            raise BatchInvalid("the batch cannot be unpacked: it is cut off")
-        data = unpacker.unused_data + data[used:]  # there may be several frames
-    return bytes(found)
-
-
-async def _check_agent(context: Context, agent_id: str, *claims: str) -> None:
+def _check_agent(agent_id: str, *claims: str) -> None:
     if any(claim and claim != agent_id for claim in claims):
-        await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this credential belongs to agent {agent_id}")
+        raise WrongAgent(agent_id)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
+import orjson
 from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
@@ -14,23 +15,30 @@ from starlette.responses import Response
 from pilothouse.access.errors import require
 from pilothouse.access.model import Principal, Role
 from pilothouse.edge.bodies import Body
-from pilothouse.edge.openapi import example
+from pilothouse.edge.openapi import answer, errors, json_lines
 from pilothouse.edge.paging import Paged, paginated
-from pilothouse.edge.services import Database, provided
+from pilothouse.edge.services import Database, WorkerPool, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
-from pilothouse.engine import store
+from pilothouse.edge.work import WORK_ERRORS
+from pilothouse.engine import list_store, store
 from pilothouse.engine.errors import RunNotFound
+from pilothouse.engine.graph_json import encoded
+from pilothouse.engine.jobs import names_job
 from pilothouse.engine.logtext import LogQuery, run_logs
 from pilothouse.engine.model import Status
-from pilothouse.engine.names import NamesUsed, names_of
+from pilothouse.engine.names import names_from_json
 from pilothouse.engine.runs import require_run
 from pilothouse.engine.service import Engine
 from pilothouse.engine.views import run_summary, run_view
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
+from pilothouse.wire.rest import runs as shown
 
 Tail = Annotated[int | None, Query(ge=0, le=1_000_000, description="only the last so many lines")]
 StepRunIds = Annotated[Sequence[str], Query(max_length=50, description="ids of attempts")]
+
+JobNames = Annotated[Sequence[str], Query(max_length=50, description="names of jobs")]
+StepNames = Annotated[Sequence[str], Query(max_length=50, description="names of steps")]
 
 RunKind = Literal["pipeline", "workflow", "deployment", "cluster"]
 
@@ -66,82 +74,8 @@ router = APIRouter(prefix="/api/v1/workflow-runs", tags=["runs"])
 
 EngineService = Annotated[Engine, provided(Engine)]
 
-_SUMMARY = {
-    "id": "019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10",
-    "kind": "pipeline",
-    "name": "hello",
-    "status": "running",
-    "reason": "",
-    "project": "019a7b1e-0000-7000-8000-000000000001",
-    "pipeline_id": "019a7b1e-6a00-7d10-8a51-0c4b8f1f2a10",
-    "trigger": "manual",
-    "triggered_by": "admin",
-    "branch": "main",
-    "commit_sha": "9fceb02d0ae598e95dc970b74767f19372d61af8",
-    "tag": "",
-    "dirty": False,
-    "rerun_of": None,
-    "parent_gate": None,
-    "paused_at": None,
-    "cleanup_until": None,
-    "created_at": "2026-01-10T14:23:45.000Z",
-    "started_at": "2026-01-10T14:23:45.010Z",
-    "finished_at": None,
-    "duration": None,
-}
-_PAUSED = {**_SUMMARY, "paused_at": "2026-01-10T14:24:00.000Z", "reason": "paused by alice"}
-_RUNS = {"runs": [_SUMMARY], "pagination": {"page": 1, "limit": 20, "total": 1, "total_pages": 1}}
-_RERUN = {**_SUMMARY, "id": "019a7b1f-1c0a-7c3e-9a51-0c4b8f1f2a10", "rerun_of": _SUMMARY["id"]}
-_ATTEMPT = {
-    "step_run_id": "019a7b1e-7000-7a00-8a51-0c4b8f1f2a10",
-    "number": 1,
-    "status": "running",
-    "exit_code": 0,
-    "error": "",
-    "reason": "",
-    "agent_id": "local",
-    "lines": 2,
-    "earlier_run": False,
-    "queued_at": "2026-01-10T14:23:45.010Z",
-    "started_at": "2026-01-10T14:23:45.120Z",
-    "finished_at": None,
-}
-_STEP = {
-    "id": "019a7b1e-6c0c-7000-8a51-0c4b8f1f2a10",
-    "name": "compile",
-    "node": "compile",
-    "uses": "shell",
-    "background": False,
-    "gate": None,
-    "status": "running",
-    "reason": "",
-    "outputs": {},
-    "progress": 40,
-    "kept": False,
-    "continue_on_error": False,
-    "started_at": "2026-01-10T14:23:45.120Z",
-    "finished_at": None,
-    "attempts": [_ATTEMPT],
-}
-_JOB = {
-    "id": "019a7b1e-6c0b-7000-8a51-0c4b8f1f2a10",
-    "name": "build",
-    "status": "running",
-    "reason": "",
-    "stopping": None,
-    "needs": [],
-    "round": 1,
-    "agent_id": "local",
-    "started_at": "2026-01-10T14:23:45.010Z",
-    "begun_at": "2026-01-10T14:23:45.120Z",
-    "waiting_for": None,
-    "finished_at": None,
-    "steps": [_STEP],
-}
-_RUN = {**_SUMMARY, "variables": {"greeting": "hello"}, "jobs": [_JOB]}
 
-
-@router.get("", dependencies=[allow("run.read")], summary="List runs", responses=example(_RUNS))
+@router.get("", dependencies=[allow("run.read")], summary="List runs", responses=answer(shown.RunList))
 async def list_runs(
     caller: Caller,
     database: Database,
@@ -158,22 +92,35 @@ async def list_runs(
         filters.update(kind="cluster", name=cluster)
     projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
     rows, total = await database.read(
-        lambda conn: store.list_runs(
+        lambda conn: list_store.list_runs(
             conn, filters=filters, projects=projects, page=paging.page, limit=paging.limit
         )
     )
     return json_response(paginated("runs", [run_summary(row) for row in rows], paging, total))
 
 
-@router.get("/{run_id}", dependencies=[allow("run.read")], summary="Show a run", responses=example(_RUN))
-async def get_run(run_id: str, caller: Caller, database: Database) -> Response:
-    """A run with its jobs, steps and attempts. Errors: ``RUN_NOT_FOUND``."""
+@router.get(
+    "/{run_id}",
+    dependencies=[allow("run.read")],
+    summary="Show a run",
+    responses=answer(shown.Run) | errors("RUN_NOT_FOUND"),
+)
+async def get_run(
+    run_id: str, caller: Caller, database: Database, job: JobNames = (), step: StepNames = ()
+) -> Response:
+    """A run with its jobs, steps and attempts; ``job`` and ``step``: only those with these names (repeatable).
 
-    def read(conn: Connection) -> dict[str, Any]:
+    Of a large run, outputs and long texts beyond 1 MiB, and attempts besides each step's last one beyond 2000, are
+    left out; the step says so with ``outputs_omitted`` and ``attempts_omitted`` (their number). Ask for its job
+    or step alone to see them. Errors: ``RUN_NOT_FOUND``.
+    """
+
+    def read(conn: Connection) -> Response:
         readable(conn, caller, run_id)
-        return run_view(conn, require_run(conn, run_id))
+        # Encoded here, in the thread: the event loop would be busy for long with a run of 5000 steps.
+        return json_response(run_view(conn, require_run(conn, run_id), frozenset(job), frozenset(step)))
 
-    return json_response(await database.read(read))
+    return await database.read(read)
 
 
 @router.get(
@@ -181,9 +128,10 @@ async def get_run(run_id: str, caller: Caller, database: Database) -> Response:
     dependencies=[allow("run.read")],
     summary="A run's log so far",
     response_class=Response,
-    responses=example("compiling\nok\n", media="text/plain"),
+    responses=json_lines(shown.LogChunk, "compiling\nok\n", description="The log so far")
+    | errors("RUN_NOT_FOUND"),
 )
-async def get_logs(
+async def get_run_logs(
     run_id: str,
     caller: Caller,
     database: Database,
@@ -213,7 +161,7 @@ async def get_logs(
     dependencies=[allow("run.control")],
     status_code=202,
     summary="Stop a run",
-    responses=example(_SUMMARY, 202),
+    responses=answer(shown.RunSummary, 202) | errors("RUN_NOT_FOUND", "INVALID_STATE_TRANSITION"),
 )
 async def cancel_run(
     run_id: str, caller: Caller, idem: Idem, engine: EngineService, body: CancelRun | None = None
@@ -235,7 +183,8 @@ async def cancel_run(
     "/{run_id}/pause",
     dependencies=[allow("run.control")],
     summary="Pause a run",
-    responses=example(_PAUSED),
+    responses=answer(shown.RunSummary, example=shown.PAUSED)
+    | errors("RUN_NOT_FOUND", "INVALID_STATE_TRANSITION"),
 )
 async def pause_run(run_id: str, caller: Caller, idem: Idem, engine: EngineService) -> Response:
     """No step is started until the run is resumed; running steps continue, time limits of jobs are suspended.
@@ -253,7 +202,7 @@ async def pause_run(run_id: str, caller: Caller, idem: Idem, engine: EngineServi
     "/{run_id}/resume",
     dependencies=[allow("run.control")],
     summary="Resume a run",
-    responses=example(_SUMMARY),
+    responses=answer(shown.RunSummary) | errors("RUN_NOT_FOUND", "INVALID_STATE_TRANSITION"),
 )
 async def resume_run(run_id: str, caller: Caller, idem: Idem, engine: EngineService) -> Response:
     """Resume a paused run. Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
@@ -269,7 +218,18 @@ async def resume_run(run_id: str, caller: Caller, idem: Idem, engine: EngineServ
     dependencies=[allow("run.trigger")],
     status_code=201,
     summary="Run again",
-    responses=example(_RERUN, 201),
+    responses=answer(shown.RunSummary, 201, example=shown.RERUN)
+    | errors(
+        "RUN_NOT_FOUND",
+        "INVALID_STATE_TRANSITION",
+        "SPEC_INVALID",
+        "PIPELINE_NOT_FOUND",
+        "PIPELINE_DISABLED",
+        "BLOB_NOT_FOUND",
+        "QUOTA_EXCEEDED",
+        *WORK_ERRORS,
+        "INPUT_TOO_COSTLY",
+    ),
 )
 async def rerun_run(
     run_id: str,
@@ -277,25 +237,28 @@ async def rerun_run(
     idem: Idem,
     database: Database,
     engine: EngineService,
+    pool: WorkerPool,
     body: RerunRun | None = None,
 ) -> Response:
     """Create a new run of the same definition; ``{"from":"failed"}`` keeps succeeded steps and their attempts.
 
     Jobs that depend on a failed job run again. Errors: ``INVALID_STATE_TRANSITION``, ``SPEC_INVALID`` (a required
-    secret was deleted).
+    secret was deleted), ``PIPELINE_DISABLED``, ``PIPELINE_NOT_FOUND``, ``QUOTA_EXCEEDED``.
     """
     from_failed = body is not None and body.start == "failed"
 
-    def names(conn: Connection) -> NamesUsed:
+    def graph(conn: Connection) -> bytes:
         readable(conn, caller, run_id, "run.trigger")
-        return names_of(require_run(conn, run_id).graph)
+        return encoded(require_run(conn, run_id).graph).encode()
 
-    used = await database.read(
-        names
-    )  # slow for a large spec, so not in the writer; a run's spec never changes
+    # Seconds for a large spec, so in a worker; a run's graph only grows while it is active.
+    text = await database.read(graph)
+    used = names_from_json(orjson.loads(await pool.run(names_job, text, caller=caller.key)))
 
     def use_case(tx: Tx) -> dict[str, Any]:
-        return run_summary(engine.rerun(tx, caller, run_id, from_failed=from_failed, names=used))
+        return run_summary(
+            engine.rerun(tx, caller, run_id, from_failed=from_failed, names=used, stored=text.decode())
+        )
 
     return await idem(use_case, 201, permit=_permit(caller, run_id, "run.trigger"))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from pilothouse.access.quotas import Quotas
 from pilothouse.blobs.service import Blobs
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent
 from pilothouse.engine import grpc_work, http, http_checkouts, store
@@ -21,12 +22,15 @@ from pilothouse.engine.gates.service import Gates
 from pilothouse.engine.gates.window import TimeWindow
 from pilothouse.engine.grpc import gateway_rpc
 from pilothouse.engine.intake.ingest import Ingest
+from pilothouse.engine.intake.reading import JOBS, Reading
 from pilothouse.engine.intake.step_events import StepEvents
+from pilothouse.engine.jobs import names_job
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.runs import RunCache
 from pilothouse.engine.service import Engine
 from pilothouse.engine.sockets import arcentra, stella
 from pilothouse.engine.sockets.stella import StreamSettings
+from pilothouse.engine.starts import Starts
 from pilothouse.engine.tasks import BACKGROUND, STEP, StepTasks
 from pilothouse.engine.timekeeping import Timekeeper
 from pilothouse.engine.transitions import Transitions
@@ -63,8 +67,8 @@ class EngineSettings:
 
 
 def module(core: Core, settings: EngineSettings) -> Module:
-    """Provides :class:`Engine`, :class:`Gates`, :class:`ChildRun`, :class:`Ingest`, :class:`Dispatcher`,
-    :class:`Timekeeper` and :class:`Retention`.
+    """Provides :class:`Engine`, :class:`Starts`, :class:`Gates`, :class:`ChildRun`, :class:`Ingest`,
+    :class:`Dispatcher`, :class:`Timekeeper` and :class:`Retention`.
     """
     storage, journal = core.storage, core.journal
     identity, fleet, secrets = core.service(Identity), core.service(Fleet), core.service(Secrets)
@@ -79,10 +83,13 @@ def module(core: Core, settings: EngineSettings) -> Module:
     gates.handle(WINDOW, TimeWindow())
     gates.handle(CHILD_RUN, children)
     transitions.steps.handle_gates(gates)
-    engine = Engine(runs, transitions, identity, secrets)
+    starts = Starts(runs, transitions, identity, core.service(Quotas).runs)
+    engine = Engine(runs, transitions, identity, secrets, starts)
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
     timekeeper = Timekeeper(storage, engine, dispatcher)
-    ingest = Ingest(storage, journal, tasks, StepEvents(journal, runs, transitions))
+    reading = Reading(core.pool, tasks.maskers)
+    ingest = Ingest(storage, journal, tasks, StepEvents(journal, runs, transitions), reading)
+    fleet.screen_reports(ingest.screened)
     blobs = core.service(Blobs)
     blobs.agents_may_read(needed_by_agent)
     retention = Retention(storage, journal, blobs, settings.retention)
@@ -91,6 +98,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
         runs,
         transitions,
         tasks,
+        starts,
         engine,
         gates,
         children,
@@ -110,6 +118,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
 
     return Module(
         "engine",
+        channels=(*stella.CHANNELS, *arcentra.CHANNELS),
         routers=(
             stella.router,
             arcentra.router,
@@ -118,6 +127,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
             gates_http.router,
         ),
         rpc=(gateway_rpc(ingest, identity),),
+        jobs=(*JOBS, names_job),
         streams={"run": "RUN_NOT_FOUND"},
         events=EVENTS,
         background=(

@@ -23,12 +23,11 @@ from pilothouse.engine.name_checks import check_names
 from pilothouse.engine.names import NamesUsed, names_of
 from pilothouse.engine.reruns import kept_jobs, new_jobs
 from pilothouse.engine.runs import RunCache, require_run
-from pilothouse.engine.standing import outline, run_standing
+from pilothouse.engine.starts import Starts
 from pilothouse.engine.transitions import Transitions
 from pilothouse.identity.service import Identity
 from pilothouse.secrets.service import Secrets
 from pilothouse.storage import Tx
-from pilothouse.wire import entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +72,15 @@ class Engine:
     """The use cases of runs. Every method runs in one transaction."""
 
     def __init__(
-        self, runs: RunCache, transitions: Transitions, identity: Identity, secrets: Secrets
+        self,
+        runs: RunCache,
+        transitions: Transitions,
+        identity: Identity,
+        secrets: Secrets,
+        starts: Starts,
     ) -> None:
         self._runs = runs
+        self._starts = starts
         self._transitions = transitions
         self._identity = identity
         self._secrets = secrets
@@ -84,7 +89,7 @@ class Engine:
         """Create a run and queue its first steps.
 
         Raises SpecError for an invalid graph, a missing variable or secret, or an unknown variable; GateInvalid if
-        its parent may not wait for it.
+        its parent may not wait for it; and as :meth:`Starts.check`.
         """
         graph, origin = new.graph, new.origin
         if not new.stored:
@@ -117,7 +122,7 @@ class Engine:
             jobs=new_jobs(run_id, graph),
         )
         remember(tx, new.project, origin.repositories)
-        return self._begin(tx, by, run, "run.trigger", new.stored or encoded(graph))
+        return self._starts.begin(tx, by, run, "run.trigger", new.stored or encoded(graph))
 
     def cancel(self, tx: Tx, by: Principal, run_id: str, reason: str, *, force: bool = False) -> Run:
         """Cancel a run: waiting steps are cancelled immediately, running steps are stopped, then cleanup steps run.
@@ -185,12 +190,21 @@ class Engine:
         return run
 
     def rerun(
-        self, tx: Tx, by: Principal, run_id: str, *, from_failed: bool, names: NamesUsed | None = None
+        self,
+        tx: Tx,
+        by: Principal,
+        run_id: str,
+        *,
+        from_failed: bool,
+        names: NamesUsed | None = None,
+        stored: str = "",
     ) -> Run:
         """Create a new run of the same definition; ``from_failed`` keeps succeeded steps and their attempts.
 
+        ``names`` and ``stored``: of the run's graph, as in :class:`NewRun`, if known.
+
         Raises :class:`RunActive` while the run is active, :class:`NothingFailed` if no step failed, SpecError if a
-        required secret was deleted.
+        required secret was deleted; and as :meth:`Starts.check`.
         """
         old = require_run(tx.conn, run_id)
         if not old.status.over:
@@ -221,7 +235,7 @@ class Engine:
             created_at=tx.now,
             jobs=kept_jobs(run_id, old) if from_failed else new_jobs(run_id, old.graph),
         )
-        return self._begin(tx, by, run, "run.rerun", encoded(old.graph))
+        return self._starts.begin(tx, by, run, "run.rerun", stored or encoded(old.graph))
 
     def check_names(
         self,
@@ -245,27 +259,6 @@ class Engine:
     def move_on(self, tx: Tx, run_id: str) -> None:
         """Process what is due in a run. To be called in a separate transaction for each run."""
         self._transitions.settle(tx, self._runs.get(tx, run_id))
-
-    def _begin(self, tx: Tx, by: Principal, run: Run, action: str, graph: str) -> Run:
-        run.recount()
-        store.insert_run(tx.conn, run, graph)
-        self._runs.adopt(tx, run)
-        self._transitions.records.append(
-            tx,
-            run,
-            entries.RUN_CREATED,
-            jobs=outline(run),
-            trigger=run.trigger,
-            by=by.name,
-            by_id=by.id,
-            rerun_of=run.rerun_of,
-            **run_standing(run),
-        )
-        self._identity.audit(tx, by, action, run.id, {"name": run.name, "rerun_of": run.rerun_of})
-        if run.parent_gate:  # others may follow in this transaction
-            self._transitions.spend(tx, run.graph.size)
-        self._transitions.settle(tx, run)
-        return run
 
 
 def _only(job: Job, steps: tuple[StepSpec, ...]) -> JobSpec:

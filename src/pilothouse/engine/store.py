@@ -66,8 +66,11 @@ runs = Table(
     Column("pruned", Boolean, nullable=False, server_default=false()),
     Column("version", BigInteger, nullable=False, server_default="0"),
     Index("runs_by_project", "project", "id"),
+    Column("job_count", Integer, nullable=False, server_default="0"),
     Index("runs_by_pipeline", "pipeline_id", "id"),
+    Index("runs_by_pipeline_status", "pipeline_id", "status"),
     Index("runs_by_status", "status", "id"),
+    Index("runs_unfinished", "project", sqlite_where=text("finished_at = 0")),
     Index("runs_unsettled", "id", sqlite_where=text("unsettled")),
 )
 
@@ -161,6 +164,7 @@ repository_commits = Table(
 
 _JSON = {"outputs", "variables", "checkout"}
 _RUN = [c.name for c in runs.c if c.name not in ("spec", "pruned")]
+_RUN_FIELDS = [name for name in _RUN if name != "job_count"]
 _JOB = [c.name for c in jobs.c if c.name != "run_id"]
 _STEP = [c.name for c in steps.c if c.name != "run_id"]
 _ATTEMPT = [c.name for c in attempts.c if c.name != "run_id"]
@@ -299,7 +303,7 @@ def load_run(conn: Connection, run_id: str) -> Run | None:
     row = conn.execute(select(runs).where(runs.c.id == run_id)).first()
     if row is None:
         return None
-    run = Run(graph=graph_store.load_graph(conn, run_id, row.spec), **_fields(row, _RUN))
+    run = Run(graph=graph_store.load_graph(conn, run_id, row.spec), **_fields(row, _RUN_FIELDS))
     run.jobs = new_jobs(run_id, run.graph)
     for job_row in conn.execute(select(jobs).where(jobs.c.run_id == run_id)):
         new = run.jobs[job_row._mapping["index"]]
@@ -372,33 +376,6 @@ def due_runs(conn: Connection, now: int, limit: int = 100) -> list[str]:
     return list(conn.execute(select(due.c.id).order_by(func.random()).limit(limit)).scalars())
 
 
-def list_runs(
-    conn: Connection,
-    *,
-    filters: dict[str, str],
-    projects: frozenset[str] | None,
-    page: int,
-    limit: int,
-    paused: bool | None = None,
-) -> tuple[list[Row[Any]], int]:
-    """A page of runs, newest first, and how many there are; ``projects`` limits what is seen.
-
-    ``paused``: only those that are, or are not.
-    """
-    conditions = [runs.c[name] == value for name, value in filters.items()]
-    if paused is not None:
-        conditions.append(runs.c.paused_at > 0 if paused else runs.c.paused_at == 0)
-    if projects is not None:
-        conditions.append(runs.c.project.in_(projects))
-    total = conn.execute(select(func.count()).select_from(runs).where(*conditions)).scalar_one()
-    columns: list[Any] = [c for c in runs.c if c.name not in ("spec", "checkout")]
-    columns.append(func.coalesce(runs.c.checkout.contains('"dirty":true'), false()).label("dirty"))
-    query = (
-        select(*columns).where(*conditions).order_by(runs.c.id.desc()).limit(limit).offset((page - 1) * limit)
-    )
-    return list(conn.execute(query)), total
-
-
 def prunable_runs(conn: Connection, before: int, limit: int) -> list[Row[Any]]:
     """Runs that ended before a time and whose logs were not pruned, oldest first."""
     old = (runs.c.finished_at > 0) & (runs.c.finished_at < before) & runs.c.pruned.is_(False)
@@ -409,23 +386,6 @@ def prunable_runs(conn: Connection, before: int, limit: int) -> list[Row[Any]]:
 def mark_pruned(conn: Connection, run_id: str) -> None:
     """Record that the run's log was deleted."""
     conn.execute(update(runs).where(runs.c.id == run_id).values(pruned=True))
-
-
-def pipeline_counts(conn: Connection, pipeline_id: str) -> dict[str, Any]:
-    """The numbers of a pipeline's runs, succeeded and failed runs, and the status of the newest."""
-    grouped = (
-        select(runs.c.status, func.count()).where(runs.c.pipeline_id == pipeline_id).group_by(runs.c.status)
-    )
-    counts: dict[str, int] = dict(conn.execute(grouped).all())
-    newest = (
-        select(runs.c.status).where(runs.c.pipeline_id == pipeline_id).order_by(runs.c.id.desc()).limit(1)
-    )
-    return {
-        "total": sum(counts.values()),
-        "succeeded": counts.get(Status.SUCCEEDED.value, 0),
-        "failed": counts.get(Status.FAILED.value, 0),
-        "newest": conn.execute(newest).scalar_one_or_none() or "",
-    }
 
 
 def status_counts(conn: Connection) -> dict[str, int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -11,19 +13,30 @@ from sqlalchemy import Connection
 from pilothouse.engine import store
 from pilothouse.engine.checkouts import for_agent
 from pilothouse.engine.contexts import context
+from pilothouse.engine.derived import derived_values
 from pilothouse.engine.graph import Graph, Job
-from pilothouse.engine.intake.maskers import Maskers
+from pilothouse.engine.intake.maskers import FEW, HIDDEN, Maskers, short
 from pilothouse.engine.model import JOB_ENDED, LOST, Status
 from pilothouse.engine.names import secrets_of
 from pilothouse.engine.runs import Place, RunCache
 from pilothouse.engine.step_payload import StepPayload
 from pilothouse.engine.transitions import Transitions
-from pilothouse.expressions import ExpressionError, render, render_tree, secret_names
-from pilothouse.expressions.values import insert_text
+from pilothouse.expressions import (
+    TREE_STEPS,
+    ExpressionError,
+    check_length,
+    render,
+    render_tree,
+    secret_names,
+)
+from pilothouse.expressions.secrecy import bare, joined, marked
+from pilothouse.expressions.values import Budget, insert_text
 from pilothouse.fleet import store as fleet_store
+from pilothouse.fleet.handlers import MAX_ERROR, MAX_METRIC, MAX_METRICS
 from pilothouse.fleet.model import Lease, LeaseState, Task, TaskReport, TaskStatus, WorkKind
-from pilothouse.secrets.service import MAX_OF_RUN, Secrets
+from pilothouse.secrets.service import MAX_LINES, MAX_OF_RUN, MAX_VALUES, Secrets
 from pilothouse.storage import Tx
+from pilothouse.wire.masking import TooDense
 
 STEP = WorkKind("step")
 """Step attempts, but for those of background steps."""
@@ -37,11 +50,7 @@ _STATUS = {
     TaskStatus.TIMED_OUT: Status.TIMED_OUT,
     TaskStatus.SKIPPED: Status.SKIPPED,
 }
-_MAX_ERROR = 4096
 _NAMES_KEPT = 256
-MAX_METRICS, MAX_METRIC = 100, 256
-"""How many metrics an attempt may have, and how many characters a name or value."""
-
 
 WORKSPACE_GONE = "the workspace of this job is gone"
 """How the error of an agent begins that no longer has the workspace in which a step was to go on."""
@@ -49,6 +58,16 @@ WORKSPACE_GONE = "the workspace of this job is gone"
 
 class TaskInvalid(Exception):
     """The attempt cannot be handed out, since an expression fails or a secret is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """``derived``: what expressions have made of the secrets."""
+
+    env: dict[str, str]
+    args: Any
+    secrets: dict[str, str] = field(default_factory=dict)
+    derived: frozenset[str] = frozenset()
 
 
 class StepTasks:
@@ -77,10 +96,7 @@ class StepTasks:
         at = self._current(tx, lease)
         if at is None:
             return
-        status, error = (
-            _STATUS[report.status],
-            self._masked(tx.conn, at, _printable(report.error))[:_MAX_ERROR],
-        )
+        status, error = _STATUS[report.status], self._error(tx.conn, at, report)
         if status is Status.FAILED and error.startswith(WORKSPACE_GONE):
             self._transitions.lose_attempt(tx, at.run, at.job, at.step, error, started=True, gone=True)
             self._transitions.settle(tx, at.run, at.job)
@@ -110,7 +126,7 @@ class StepTasks:
             at.run,
             at.job,
             at.step,
-            self._masked(tx.conn, at, _printable(reason))[:_MAX_ERROR],
+            self._masked(tx.conn, at, reason, MAX_ERROR, otherwise=reason[:MAX_ERROR]),
             started=lease.state is LeaseState.STARTED,
             gone=agent is None or not agent.online,
         )
@@ -122,7 +138,7 @@ class StepTasks:
         if at is None:
             return None
         try:
-            return self.build(tx.conn, at)
+            return self.build(tx, at)
         except TaskInvalid:
             return None
 
@@ -149,13 +165,14 @@ class StepTasks:
 
     # -- handing out ------------------------------------------------------------------------------------
 
-    def build(self, conn: Connection, at: Place) -> Task:
+    def build(self, tx: Tx, at: Place) -> Task:
         """Evaluate expressions and build the task. Raises :class:`TaskInvalid`."""
         run, job, step = at.run, at.job, at.step
         spec = job.step_spec(step)
         try:
-            env, args, secrets = self._fill_in(conn, at)
-            mask = self._mask_of_job(conn, at)
+            filled = self._fill_in(tx.conn, at)
+            self._keep_derived(tx, at, filled.derived)
+            mask = self._mask_of_job(tx.conn, at)
         except ExpressionError as error:
             raise TaskInvalid(str(error)) from error
         payload = StepPayload(
@@ -167,8 +184,8 @@ class StepTasks:
             index=step.index,
             uses=spec.uses,
             action=spec.action,
-            args=args,
-            env=env,
+            args=filled.args,
+            env=filled.env,
             workspace=job.workspace,
             image=run.graph.image,
             attempt=at.attempt.number,
@@ -184,27 +201,36 @@ class StepTasks:
             background=spec.background,
         )
         kind = BACKGROUND if spec.background else STEP
-        return Task(at.attempt.id, kind.name, payload, run.project, spec.timeout, secrets, mask)
+        return Task(at.attempt.id, kind.name, payload, run.project, spec.timeout, filled.secrets, mask)
 
-    def _fill_in(self, conn: Connection, at: Place) -> tuple[dict[str, str], Any, dict[str, str]]:
+    def _fill_in(self, conn: Connection, at: Place) -> _Filled:
         """Environment and arguments with evaluated expressions, and the secrets used in them."""
         spec = at.job.step_spec(at.step)
         layers = [at.run.graph.env, at.job.spec.env, spec.env]
         if not any(
             map(_has_expression, (*layers, spec.args))
         ):  # the context of expressions is as large as the run
-            return {name: value for layer in layers for name, value in layer.items()}, spec.args, {}
+            return _Filled({name: value for layer in layers for name, value in layer.items()}, spec.args)
+        check_length((*layers, spec.args))
         secrets = self._wanted_secrets(conn, at)
-        roots = {**context(at.run, at.job, at.step), "secrets": secrets}
-        env = _layered(layers, roots)
-        return env, render_tree(spec.args, {**roots, "env": env}), secrets
+        roots = {
+            **context(at.run, at.job, at.step),
+            "secrets": {name: marked(value) for name, value in secrets.items()},
+        }
+        budget = Budget(TREE_STEPS)  # of the whole attempt
+        env = _layered(layers, roots, budget)
+        args = render_tree(spec.args, {**roots, "env": env}, budget=budget)
+        if not secrets:
+            return _Filled(env, args)
+        derived = derived_values((env, args), frozenset(secrets.values()), (*layers, spec.args))
+        return _Filled(bare(env), bare(args), secrets, derived)
 
     def mask_values(self, conn: Connection, at: Place) -> frozenset[str]:
         """The secret values to be masked in everything that this attempt reports: those of its whole run.
 
         Steps share a workspace, so one step may print a secret that another has written to a file.
         """
-        return self._values_since(conn, at, self.secret_names(at.run.graph))
+        return self._values_since(conn, at, self.secret_names(at.run.graph)) | self._derived(conn, at)
 
     def secret_names(self, graph: Graph | Job) -> frozenset[str]:
         """The secrets that a graph or one of its jobs needs; cached, since graphs are large and immutable."""
@@ -228,10 +254,33 @@ class StepTasks:
         names = self.secret_names(at.run.graph)
         if not names:
             return ()
-        if sum(map(len, self._values_since(conn, at, names))) > MAX_OF_RUN:
+        derived = self._derived(conn, at)
+        every = self._values_since(conn, at, names) | derived
+        if len(every) > MAX_VALUES:
+            raise TaskInvalid(f"an attempt has at most {MAX_VALUES} masked values; this run has {len(every)}")
+        if sum(map(len, every)) > MAX_OF_RUN:
             raise TaskInvalid(f"the secrets of this run have more than {MAX_OF_RUN} characters together")
         shared = self.secret_names(at.job.spec) | secret_names(dict(at.run.graph.env))
-        return tuple(sorted(self._values_since(conn, at, shared)))
+        return tuple(sorted(self._values_since(conn, at, shared) | derived))
+
+    def _derived(self, conn: Connection, at: Place) -> frozenset[str]:
+        """What expressions of this run have made of secrets until now."""
+        if not self.secret_names(at.run.graph):
+            return frozenset()
+        return self._secrets.derived(conn, at.run.project, at.run.id)
+
+    def _keep_derived(self, tx: Tx, at: Place, derived: frozenset[str]) -> None:
+        """Raises :class:`TaskInvalid`."""
+        if not derived:
+            return
+        if any(value.count("\n") >= MAX_LINES for value in derived):
+            raise TaskInvalid(f"a value that is made from secrets has at most {MAX_LINES} lines")
+        every = derived | self._derived(tx.conn, at)
+        if len(every) > MAX_VALUES or sum(map(len, every)) > MAX_OF_RUN:
+            raise TaskInvalid(
+                f"expressions make more than {MAX_VALUES} values, or {MAX_OF_RUN} characters, of secrets"
+            )
+        self._secrets.keep_derived(tx, at.run.project, at.run.id, every)
 
     def _values_since(self, conn: Connection, at: Place, names: frozenset[str]) -> frozenset[str]:
         if not names:
@@ -246,17 +295,31 @@ class StepTasks:
             raise TaskInvalid(f"there is no (readable) secret named {', '.join(missing)} in this project")
         return values
 
-    def _masked(self, conn: Connection, at: Place, text: str) -> str:
+    def _error(self, conn: Connection, at: Place, report: TaskReport) -> str:
+        """The error that an agent reported, masked and within limits."""
+        if report.screened:
+            return _printable(report.error)
+        return self._masked(conn, at, report.error, MAX_ERROR, otherwise=HIDDEN)
+
+    def _masked(self, conn: Connection, at: Place, text: str, most: int, *, otherwise: str) -> str:
+        """The beginning of a text, masked, or ``otherwise`` where that is too costly for a transaction."""
         values = self.mask_values(conn, at) if text else None
-        return self.maskers.of(values).mask(text) if values else text
+        if not values:
+            return _printable(text[:most])
+        if not short(values):
+            return _printable(otherwise)
+        try:
+            return self.maskers.of(values).bounded(FEW).mask_start(_printable(text), most)[:most]
+        except TooDense:
+            return HIDDEN
 
     def _metrics(self, conn: Connection, at: Place, report: TaskReport) -> dict[str, str]:
         """The metrics that an agent reported, masked and within limits."""
-        if not report.metrics:
-            return {}
-        masker = self.maskers.of(self.mask_values(conn, at))
-        words = [[masker.mask(_printable(word)) for word in pair] for pair in report.metrics.items()]
-        return {name[:MAX_METRIC]: value[:MAX_METRIC] for name, value in words[:MAX_METRICS]}
+        metrics = list(report.metrics.items())[:MAX_METRICS]
+        if report.screened:
+            return {_printable(name): _printable(value) for name, value in metrics}
+        shown = partial(self._masked, conn, at, most=MAX_METRIC, otherwise=HIDDEN)
+        return {shown(name): shown(value) for name, value in metrics}
 
     def _current(self, tx: Tx, lease: Lease, *, changes: bool = True) -> Place | None:
         at = self._runs.place(tx, lease.id, changes=changes)
@@ -290,11 +353,12 @@ def _has_expression(tree: Any) -> bool:
     return isinstance(tree, list | tuple) and any(map(_has_expression, tree))
 
 
-def _layered(layers: list[Any], roots: dict[str, Any]) -> dict[str, str]:
+def _layered(layers: list[Any], roots: dict[str, Any], budget: Budget) -> dict[str, str]:
     env: dict[str, str] = {}
     for layer in layers:
         scope = {**roots, "env": dict(env)}
-        env.update({name: _text(render(value, scope)) for name, value in layer.items()})
+        filled = {name: render(value, scope, budget=budget) for name, value in layer.items()}
+        env.update({name: joined(_text(value), [value]) for name, value in filled.items()})
     return env
 
 

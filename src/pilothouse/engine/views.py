@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection, Row
 
 from pilothouse.engine import store
@@ -60,12 +63,66 @@ def _reason(row: Row[Any] | Run) -> str:
     return f"paused by {row.paused_by}" if row.paused_at else ""
 
 
-def run_view(conn: Connection, run: Run) -> dict[str, Any]:
-    """A run with its jobs, steps and all attempts, including those kept from earlier runs."""
-    history = _attempts(conn, [step.id for job in run.jobs for step in job.steps])
-    view = run_summary(run)
+MAX_DETAIL = 1 << 20
+"""Bytes of a run's view for outputs and for texts of over ``MAX_TEXT`` characters, in the order of the steps."""
+MAX_TEXT = 100
+"""Characters of a reason or error that are always shown."""
+MAX_ATTEMPTS = 2000
+"""Attempts of a run's view that are shown besides the last one of each step."""
+
+
+@dataclass(slots=True)
+class Room:
+    """What is left of the bounds of one view."""
+
+    detail: int = MAX_DETAIL
+    attempts: int = MAX_ATTEMPTS
+
+    def text(self, text: str) -> str:
+        """The text, shortened if there is no room for all of it."""
+        if len(text) <= MAX_TEXT or self._take(len(text.encode("utf-8", "replace"))):
+            return text
+        return text[: MAX_TEXT - 1] + "…"
+
+    def outputs(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        """The keys ``outputs`` and, if there is no room for them, ``outputs_omitted``."""
+        if not outputs:
+            return {"outputs": {}}
+        encoded = orjson.dumps(outputs)
+        if self._take(len(encoded)):
+            return {"outputs": orjson.Fragment(encoded)}
+        return {"outputs": {}, "outputs_omitted": True}
+
+    def newest(self, attempts: list[Attempt]) -> list[Attempt]:
+        """The attempts; the last one alone if there is no room for the others."""
+        earlier = max(0, len(attempts) - 1)
+        if self.attempts >= earlier:
+            self.attempts -= earlier
+            return attempts
+        return attempts[-1:]
+
+    def _take(self, size: int) -> bool:
+        if size > self.detail:
+            return False
+        self.detail -= size
+        return True
+
+
+def run_view(
+    conn: Connection, run: Run, job_names: Collection[str] = (), step_names: Collection[str] = ()
+) -> dict[str, Any]:
+    """A run with its jobs and steps (with these names, if any) and attempts, also those kept from earlier runs.
+
+    Of large runs it is not all: bounds and keys as in :class:`Room`. To be encoded with orjson.
+    """
+    jobs = [job for job in run.jobs if not job_names or job.name in job_names]
+    steps = {
+        job.id: [step for step in job.steps if not step_names or step.name in step_names] for job in jobs
+    }
+    history = _attempts(conn, [step.id for shown in steps.values() for step in shown])
+    view, room = run_summary(run), Room()
     view["variables"] = run.variables
-    view["jobs"] = [_job_view(run, job, history) for job in run.jobs]
+    view["jobs"] = [_job_view(run, job, steps[job.id], history, room) for job in jobs]
     return view
 
 
@@ -85,15 +142,17 @@ def _attempts(conn: Connection, step_ids: list[str]) -> dict[str, list[Attempt]]
     }
 
 
-def _job_view(run: Run, job: Job, history: dict[str, list[Attempt]]) -> dict[str, Any]:
+def _job_view(
+    run: Run, job: Job, steps: list[Step], history: dict[str, list[Attempt]], room: Room
+) -> dict[str, Any]:
     # Those of the runs it repeats belong to other steps.
-    attempts = [a for step in job.steps for a in history[step.id] if a.step_id == step.id]
+    attempts = [a for step in steps for a in history[step.id] if a.step_id == step.id]
     starts = [a.started_at for a in attempts if a.started_at]
     return {
         "id": job.id,
         "name": job.name,
         "status": job.status.value,
-        "reason": job.reason or (stop_reason(run, job) if job.stopping else ""),
+        "reason": room.text(job.reason or (stop_reason(run, job) if job.stopping else "")),
         "stopping": job.stopping or None,
         "needs": list(job.spec.depends_on),
         "round": job.round,
@@ -102,7 +161,7 @@ def _job_view(run: Run, job: Job, history: dict[str, list[Attempt]]) -> dict[str
         "begun_at": _time(min(starts, default=0)),
         "waiting_for": None if starts or job.status is not Status.RUNNING else _waiting_for(job, attempts),
         "finished_at": _time(job.finished_at),
-        "steps": [_step_view(run, job, step, history[step.id]) for step in job.steps],
+        "steps": [_step_view(run, job, step, history[step.id], room) for step in steps],
     }
 
 
@@ -112,8 +171,10 @@ def _waiting_for(job: Job, attempts: list[Attempt]) -> str:
     return next((a.reason for a in attempts if a.id in current and a.reason), "")
 
 
-def _step_view(run: Run, job: Job, step: Step, attempts: list[Attempt]) -> dict[str, Any]:
+def _step_view(run: Run, job: Job, step: Step, attempts: list[Attempt], room: Room) -> dict[str, Any]:
     waiting = next((a.reason for a in attempts if a.id == step.current and a.reason), "")
+    everything = _with_unstarted(run, job, step, attempts)
+    shown = room.newest(everything)
     return {
         "id": step.id,
         "name": step.name,
@@ -122,14 +183,15 @@ def _step_view(run: Run, job: Job, step: Step, attempts: list[Attempt]) -> dict[
         "background": job.step_spec(step).background,
         "gate": job.step_spec(step).gate or None,
         "status": step.status.value,
-        "reason": waiting or step.reason,
-        "outputs": step.outputs,
+        "reason": room.text(waiting or step.reason),
+        **room.outputs(step.outputs),
         "progress": attempts[-1].percent if attempts else 0,
         "continue_on_error": job.step_spec(step).continue_on_error,
         "kept": step.kept and step.status in _DONE,
         "started_at": _time(step.started_at),
         "finished_at": _time(step.finished_at),
-        "attempts": [_attempt_view(attempt, step) for attempt in _with_unstarted(run, job, step, attempts)],
+        "attempts": [_attempt_view(attempt, step, room) for attempt in shown],
+        **({"attempts_omitted": len(everything) - len(shown)} if len(shown) < len(everything) else {}),
     }
 
 
@@ -138,14 +200,14 @@ def _with_unstarted(run: Run, job: Job, step: Step, attempts: list[Attempt]) -> 
     return [*attempts, waiting] if waiting else attempts
 
 
-def _attempt_view(attempt: Attempt, step: Step) -> dict[str, Any]:
+def _attempt_view(attempt: Attempt, step: Step, room: Room) -> dict[str, Any]:
     return {
         "step_run_id": attempt.id,
         "number": attempt.number,
         "status": attempt.status.value,
         "exit_code": attempt.exit_code,
-        "error": attempt.error,
-        "reason": attempt.reason,
+        "error": room.text(attempt.error),
+        "reason": room.text(attempt.reason),
         "agent_id": attempt.agent_id or None,
         "lines": attempt.lines,
         "earlier_run": attempt.step_id != step.id,

@@ -13,6 +13,7 @@ from typing import Any
 from pilothouse.expressions import nodes as nodes
 from pilothouse.expressions.errors import ExpressionError
 from pilothouse.expressions.functions import FUNCTIONS
+from pilothouse.expressions.secrecy import PUBLIC_FUNCTIONS, is_secret, joined, marked
 from pilothouse.expressions.values import (
     INTEGERS,
     TYPE_NAMES,
@@ -29,6 +30,7 @@ from pilothouse.expressions.values import (
 )
 
 _MISSING = object()
+_ARITHMETIC = frozenset("+-*/%")
 
 
 class Evaluator:
@@ -39,6 +41,7 @@ class Evaluator:
         self._budget = budget
         self._conditions = conditions
         self._bound: dict[str, Any] = {}
+        self._has_secrets = bool(context.get("secrets"))
 
     def run(self, root: nodes.Node) -> Any:
         """A plain value. Raises ExpressionError: EXPRESSION_FAILED or EXPRESSION_TOO_EXPENSIVE."""
@@ -98,7 +101,8 @@ class Evaluator:
             case (list() | tuple(), int()):
                 if 0 <= key < len(operand):
                     return operand[key]
-                raise Fault(f"the list has {len(operand)} elements, there is none at [{key}]")
+                shown = f"[{key}]" if isinstance(node.key, nodes.Literal) else "this index"
+                raise Fault(f"the list has {len(operand)} elements, there is none at {shown}")
         raise Fault(f"{a_type(operand)} cannot be indexed by {a_type(key)}")
 
     def _computed(self, operand: Mapping[Any, Any], key: str | int) -> Any:
@@ -111,7 +115,20 @@ class Evaluator:
         if node.function in self._conditions:
             return self._conditions[node.function]
         function = FUNCTIONS[node.function]
-        return function.call(self._budget, *[self._value(argument) for argument in node.arguments])
+        arguments = [self._value(argument) for argument in node.arguments]
+        value = function.call(self._budget, *arguments)
+        return value if node.function in PUBLIC_FUNCTIONS else self._derived(node, value, arguments)
+
+    def _derived(self, node: nodes.Call, value: Any, arguments: list[Any]) -> Any:
+        """The result of a function, marked if it was made from secrets."""
+        if not self._has_secrets or any(value is argument for argument in arguments):
+            return value
+        if isinstance(value, bool) or not is_secret(arguments, self._budget):
+            return value
+        first = arguments[0]
+        if isinstance(first, str) and value == first:
+            return first  # with its parts
+        return joined(value, arguments) if node.function == "join" else marked(value)
 
     def _unary(self, node: nodes.Unary) -> Any:
         value = self._value(node.operand)
@@ -121,12 +138,21 @@ class Evaluator:
             return -value
         if not is_number(value):
             raise Fault(f"cannot negate {a_type(value)}")
-        return _bounded(-value)
+        negative = _bounded(-value)
+        return marked(negative) if is_secret(value, self._budget) else negative
 
     def _binary(self, node: nodes.Binary) -> Any:
         if node.operator in ("&&", "||"):
             return self._logical(node)
         left, right = self._value(node.left), self._value(node.right)
+        value = self._combined(node, left, right)
+        if self._has_secrets and node.operator in _ARITHMETIC and not isinstance(value, list):
+            if isinstance(value, str):
+                return joined(value, (left, right))
+            return marked(value) if is_secret((left, right), self._budget) else value
+        return value
+
+    def _combined(self, node: nodes.Binary, left: Any, right: Any) -> Any:
         match node.operator:
             case "==":
                 return equal(left, right, self._budget)

@@ -151,7 +151,7 @@ def _plain(value: Any, budget: Budget, total: list[int], depth: int) -> Any:
         case float() if math.isfinite(value):
             return value
         case Mapping():
-            keys = (_plain(str(key), budget, total, depth) for key in value)
+            keys = (_plain(_key(key), budget, total, depth) for key in value)
             return {
                 key: _plain(item, budget, total, depth + 1)
                 for key, item in zip(keys, value.values(), strict=True)
@@ -161,6 +161,10 @@ def _plain(value: Any, budget: Budget, total: list[int], depth: int) -> Any:
         case float():
             raise Fault("the result is not a finite number")
     return to_text(value)
+
+
+def _key(key: Any) -> str:
+    return key if isinstance(key, str) else str(key)
 
 
 def to_text(value: Any) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import orjson
+
 MAX_ENTRIES, MAX_ENTRY = 100, 200
 """How many names, projects or labels a token may list, and how many characters each has."""
 
@@ -68,3 +70,13 @@ def problem(kind: str, entries: Sequence[str]) -> str:
             form = "names of agents or globs" if kind == "agents" else "KEY or KEY=VALUE"
             return f"{kind}: {entry[:40]!r} is not valid: {form}, at most {MAX_ENTRY} characters each"
     return ""
+
+
+def listed(entries: tuple[str, ...] | None) -> str | None:
+    """Names, projects or labels as they are stored."""
+    return None if entries is None else orjson.dumps(entries).decode()
+
+
+def unlisted(text: str | None) -> tuple[str, ...] | None:
+    """The opposite of :func:`listed`."""
+    return None if text is None else tuple(orjson.loads(text))

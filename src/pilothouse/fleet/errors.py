@@ -30,6 +30,30 @@ class BadProfile(FleetError):
     code = "VALIDATION_FAILED"
 
 
+class BadMessage(FleetError):
+    """A field of an agent's message is out of bounds."""
+
+    code = "VALIDATION_FAILED"
+
+
+class WrongAgent(FleetError):
+    """The message names another agent than the credential."""
+
+    code = "AUTH_INSUFFICIENT_PERMISSIONS"
+
+    def __init__(self, agent_id: str) -> None:
+        super().__init__(f"this credential belongs to agent {agent_id}")
+
+
+class Replaced(FleetError):
+    """The agent has connected again."""
+
+    code = "AGENT_REPLACED"
+
+    def __init__(self) -> None:
+        super().__init__("this connection is replaced")
+
+
 class AgentExists(FleetError):
     """The name belongs to an agent that this registration token may not register anew."""
 
@@ -43,9 +67,9 @@ class AgentExists(FleetError):
 
 
 class Overtaken(FleetError):
-    """The agent has a connection with a higher number."""
+    """The agent has a connection with a higher number; one that is still there connects with an even higher one."""
 
-    code = "INVALID_STATE_TRANSITION"
+    code = "CONNECTION_OVERTAKEN"
 
     def __init__(self) -> None:
         super().__init__("this connection is overtaken")

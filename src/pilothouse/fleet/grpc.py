@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn, TypeAlias
@@ -14,14 +13,28 @@ import grpc
 import structlog
 from uuid_utils import uuid7
 
-from pilothouse.edge.grpc import metadata
+from pilothouse.access.errors import Refusal
+from pilothouse.access.model import Principal
+from pilothouse.edge.grpc import bearer, metadata, peer_address
 from pilothouse.fleet import messages
-from pilothouse.fleet.credentials import agent_caller, bearer
-from pilothouse.fleet.errors import AgentExists, AgentNotFound, BadCredential, BadProfile, Overtaken
-from pilothouse.fleet.model import AgentChannel, Condition, Task, Verdict
-from pilothouse.fleet.service import Encoder, Fleet
+from pilothouse.fleet.budgets import Budgets
+from pilothouse.fleet.credentials import agent_caller
+from pilothouse.fleet.errors import (
+    AgentNotFound,
+    BadCredential,
+    BadMessage,
+    BadProfile,
+    Overtaken,
+    Replaced,
+    WrongAgent,
+)
+from pilothouse.fleet.handlers import Encoder
+from pilothouse.fleet.listener import Listener
+from pilothouse.fleet.model import MAX_PROBLEM, AgentChannel, Task, Verdict
+from pilothouse.fleet.registry import changed_labels, check_profile
+from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
-from pilothouse.storage import Storage, StorageError, Tx
+from pilothouse.storage import Storage, StorageError, now_ms
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 from pilothouse.wire.agent.v1 import agent_pb2_grpc
 
@@ -32,18 +45,17 @@ CHANNEL = "grpc"
 """The name of this channel: ``Connect`` (:class:`pilothouse.fleet.model.AgentChannel`)."""
 EMPTY: Mapping[str, Encoder] = MappingProxyType({})
 MAX_COMMANDS = 10_000
-MAX_UNDER_WAY = 256
-"""How many messages of one agent may wait for their commit before more are read."""
+NOT_OFFERED = frozenset({"FetchStepRun", "ReportJobRunStatus", "CancelStepRun", "CancelJobRun"})
 CONNECTION = "pilot-connection"
 """Call metadata with an agent's number for a connection: the higher is the newer, in whatever order they arrive."""
 REGISTRATION_KEY = "pilot-registration-key"
 """Call metadata of ``Register``: a secret of the agent, with which it may repeat the call (registry.py)."""
 
-_ENDINGS = {
-    "replaced": grpc.StatusCode.ABORTED,
-    "overtaken": grpc.StatusCode.UNAVAILABLE,  # an agent that is still there reconnects with a higher number
-    "going away": grpc.StatusCode.UNAVAILABLE,
-    "unregistered": grpc.StatusCode.UNAUTHENTICATED,
+_ENDINGS: Mapping[str, Callable[[], Refusal]] = {
+    "replaced": Replaced,
+    "overtaken": Overtaken,
+    "going away": lambda: Refusal.of("SERVER_STOPPING", "this connection is going away: reconnect"),
+    "unregistered": lambda: BadCredential("this connection is unregistered"),
 }
 
 
@@ -107,30 +119,30 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     This release serves agents that hold a ``Connect`` call; the polling RPCs answer UNIMPLEMENTED.
     """
 
-    def __init__(self, fleet: Fleet, identity: Identity, storage: Storage) -> None:
+    def __init__(
+        self, fleet: Fleet, identity: Identity, storage: Storage, clock: Callable[[], int] = now_ms
+    ) -> None:
+        """``clock`` gives ms since 1970."""
         self._fleet = fleet
         self._identity = identity
         self._storage = storage
+        self._clock = clock
         self._arrivals = itertools.count(1)
+        self._budgets = Budgets(clock)
+        self._beating: dict[str, asyncio.Future[None]] = {}
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
         """Open to everyone who has a registration token, or the agent's own token."""
-        profile = messages.profile(request)
-        own = request.token or bearer(context)
-        key = metadata(context, REGISTRATION_KEY)
-        try:
-            registration = await self._storage.write(
-                lambda tx: self._fleet.registry.register(
-                    tx, profile, registration_token=request.registration_token, own_token=own, key=key
-                )
-            )
-        except BadCredential as error:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        except AgentExists as error:
-            said = f"{error.code}: {error}"
-            await context.abort(grpc.StatusCode.ALREADY_EXISTS, said, (("pilot-code", error.code),))
-        except BadProfile as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        profile, registry = messages.profile(request), self._fleet.registry
+        check_profile(profile)
+        # What can be refused is refused by a read: strangers cost no transaction.
+        offered = _Offered(request, context)
+        await self._storage.read(lambda conn: registry.check(conn, self._clock(), profile, **offered.given))
+        self._budgets.change(profile.agent_id)
+        address = peer_address(context)
+        registration = await self._storage.write(
+            lambda tx: registry.register(tx, profile, **offered.given, address=address)
+        )
         if registration.token and not registration.repeated:
             # The credential of an open connection under this name is no longer valid.
             self._fleet.hub.close(profile.agent_id, "replaced")
@@ -145,28 +157,39 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
 
     async def Unregister(self, request: pb.UnregisterRequest, context: Context) -> pb.UnregisterResponse:
         """Remove the agent."""
-        agent_id = await self._self(context, request.agent_id)
-        await self._storage.write(lambda tx: self._fleet.unregister(tx, agent_id, request.reason))
+        principal = await self._self(context, request.agent_id)
+        reason = messages.text(request.reason)[:MAX_PROBLEM]
+        await self._storage.write(lambda tx: self._fleet.unregister(tx, principal.id, reason, by=principal))
         return pb.UnregisterResponse(success=True, message="unregistered")
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatResponse:
         """A heartbeat; for agents that do not keep a ``Connect`` call open."""
-        agent_id = await self._self(context, request.agent_id)
-        await self._storage.write(lambda tx: self._fleet.heartbeat(tx, agent_id))
+        agent_id = (await self._self(context, request.agent_id)).id
+        self._fleet.arrivals.heard(agent_id)
+        writing = self._beating.get(agent_id)
+        if writing is None:  # otherwise this one is answered with that which is written at the moment
+            writing = self._storage.submit(lambda tx: self._fleet.heartbeat(tx, agent_id))
+            self._beating[agent_id] = writing
+            writing.add_done_callback(lambda _: self._beating.pop(agent_id, None))
+        await asyncio.shield(writing)
         return pb.HeartbeatResponse(success=True, message="ok", timestamp=int(time.time()))
 
     async def UpdateLabels(
         self, request: pb.UpdateLabelsRequest, context: Context
     ) -> pb.UpdateLabelsResponse:
         """Change what work the agent matches, without a restart."""
-        agent_id = await self._self(context, request.agent_id)
-        principal = await agent_caller(context, self._identity)
+        principal = await self._self(context, request.agent_id)
+        agent_id, wanted, merge = principal.id, dict(request.labels), request.merge
+        registry = self._fleet.registry
         try:
-            labels = await self._storage.write(
-                lambda tx: self._fleet.registry.update_labels(
-                    tx, principal, agent_id, dict(request.labels), request.merge
-                )
+            labels, changed = await self._storage.read(
+                lambda conn: changed_labels(conn, agent_id, wanted, merge)
             )
+            if changed:
+                self._budgets.change(agent_id)
+                labels = await self._storage.write(
+                    lambda tx: registry.update_labels(tx, principal, agent_id, wanted, merge)
+                )
         except BadProfile as error:
             return pb.UpdateLabelsResponse(success=False, message=str(error))
         return pb.UpdateLabelsResponse(success=True, message="ok", labels=labels)
@@ -175,13 +198,18 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         self, request: pb.ReportStepRunStatusRequest, context: Context
     ) -> pb.ReportStepRunStatusResponse:
         """Report a status; ``success``: it is stored, or was before."""
-        agent_id = await self._self(context, request.agent_id)
+        agent_id = (await self._self(context, request.agent_id)).id
         report = messages.report(request)
         if report is None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "status is none that an agent can report")
-            raise AssertionError("abort raises")
-        verdict = await self._storage.write(lambda tx: self._fleet.report(tx, agent_id, report))
+            raise BadMessage("status is none that an agent can report")
+        self._budgets.check_reports(agent_id)
+        verdict = Verdict.STALE
+        if report.task_id:
+            shown = await self._fleet.screened(agent_id, report)
+            verdict = await self._storage.write(lambda tx: self._fleet.report(tx, agent_id, shown))
         taken = verdict is not Verdict.STALE
+        if not taken:
+            self._budgets.stale(agent_id)
         words = verdict.value if taken else "this step run is no longer leased to this agent"
         return pb.ReportStepRunStatusResponse(success=taken, message=words)
 
@@ -190,18 +218,17 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     ) -> AsyncIterator[pb.ConnectResponse]:
         """The control channel: work and cancellations out; heartbeats, acknowledgements and statuses in."""
         arrived = next(self._arrivals)
-        agent_id = await self._self(context, "")
+        agent_id = (await self._self(context, "")).id
         channel = GrpcChannel(agent_id, _number(context), arrived, self._fleet.encoders(CHANNEL))
         if overtaken := channel.overtaken_by(self._fleet.hub.channel(agent_id, CHANNEL)):
-            await context.abort(_ENDINGS[overtaken], f"this connection is {overtaken}")
+            raise _ENDINGS[overtaken]()
         try:
-            await self._fleet.attach(channel)
+            agent = await self._fleet.attach(channel)
         except AgentNotFound as error:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        except Overtaken as error:
-            await context.abort(_ENDINGS["overtaken"], str(error))
+            raise BadCredential(str(error)) from None
         log.info("fleet.agent_connected", agent_id=agent_id, connection_id=channel.connection_id)
-        listening = asyncio.create_task(self._listen(channel, request_iterator))
+        listener = Listener(self._fleet, self._storage, self._budgets, channel, agent.profile.slots)
+        listening = asyncio.create_task(listener.listen(request_iterator))
         listening.add_done_callback(
             lambda _: channel.close(channel.closed_for or "the agent closed its side")
         )
@@ -209,12 +236,10 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             while (command := await channel.commands.get()) is not None and not channel.closed_for:
                 yield command
             if channel.closed_for in _ENDINGS:
-                await context.abort(_ENDINGS[channel.closed_for], f"this connection is {channel.closed_for}")
+                raise _ENDINGS[channel.closed_for]()
             failure = listening.exception() if listening.done() and not listening.cancelled() else None
-            if isinstance(failure, StorageError):
-                await context.abort(grpc.StatusCode.UNAVAILABLE, str(failure))
-            elif failure is not None:
-                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(failure))
+            if failure is not None and not isinstance(failure, grpc.aio.BaseError):
+                raise failure
         finally:
             listening.cancel()
             await asyncio.shield(self._leave(channel))
@@ -231,73 +256,44 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         self, request: pb.FetchStepRunRequest, context: Context
     ) -> pb.FetchStepRunResponse:
         """Not offered: work comes over ``Connect``."""
-        return await _not_offered(context)
+        _not_offered()
 
     async def ReportJobRunStatus(
         self, request: pb.ReportJobRunStatusRequest, context: Context
     ) -> pb.ReportJobRunStatusResponse:
         """Not offered: a job's status follows from its steps."""
-        return await _not_offered(context)
+        _not_offered()
 
     async def CancelStepRun(
         self, request: pb.CancelStepRunRequest, context: Context
     ) -> pb.CancelStepRunResponse:
         """Not offered: cancellations come over ``Connect``."""
-        return await _not_offered(context)
+        _not_offered()
 
     async def CancelJobRun(
         self, request: pb.CancelJobRunRequest, context: Context
     ) -> pb.CancelJobRunResponse:
         """Not offered: cancellations come over ``Connect``."""
-        return await _not_offered(context)
+        _not_offered()
 
-    async def _listen(self, channel: GrpcChannel, requests: AsyncIterator[pb.ConnectRequest]) -> None:
-        """Process the agent's messages in order; those that arrive together share a commit."""
-        under_way: deque[asyncio.Future[Any]] = deque()
-        first = True
-        async for request in requests:
-            if request.agent_id and request.agent_id != channel.agent_id:
-                raise PermissionError(f"this connection belongs to agent {channel.agent_id}")
-            if channel.closed_for and request.HasField("heartbeat"):
-                continue  # its list of tasks may be older than that of the connection that replaced it
-            use_case = self._use_case(channel, request, first)
-            first = first and not request.HasField("heartbeat")
-            if use_case is not None:
-                under_way.append(self._storage.submit(use_case))
-            while under_way and (under_way[0].done() or len(under_way) > MAX_UNDER_WAY):
-                await asyncio.shield(under_way.popleft())
-        await asyncio.gather(*under_way)
-
-    def _use_case(
-        self, channel: GrpcChannel, request: pb.ConnectRequest, first: bool
-    ) -> Callable[[Tx], object] | None:
-        fleet, agent_id = self._fleet, channel.agent_id
-        match request.WhichOneof("payload"):
-            case "heartbeat":
-                beat = request.heartbeat
-                holds = frozenset(beat.running_step_run_ids) if beat.reports_running else None
-                condition = Condition.reported(beat.blocked_slots, beat.problems)
-                return lambda tx: fleet.heartbeat(
-                    tx, agent_id, holds, first=first, condition=condition, kinds=channel.kinds
-                )
-            case "task_ack":
-                ack = request.task_ack
-                if ack.status == pb.ACK_STATUS_FAILED:
-                    return lambda tx: fleet.refused(tx, agent_id, ack.command_id, ack.message)
-                return lambda tx: fleet.acknowledged(tx, agent_id, ack.command_id)
-            case "task_status":
-                report = messages.report(request.task_status)
-                return None if report is None else lambda tx: fleet.report(tx, agent_id, report)
-        return None
-
-    async def _self(self, context: Context, claimed: str) -> str:
-        """The calling agent's id; it may not act under another's."""
+    async def _self(self, context: Context, claimed: str) -> Principal:
+        """The calling agent; it may not act under another's id."""
         principal = await agent_caller(context, self._identity)
         if claimed and claimed != principal.id:
-            await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED, f"this credential belongs to agent {principal.id}"
-            )
-        return principal.id
+            raise WrongAgent(principal.id)
+        return principal
+
+
+class _Offered:
+    """The credentials of a registration."""
+
+    def __init__(self, request: pb.RegisterRequest, context: Context) -> None:
+        own, _ = bearer(context)
+        self.given = {
+            "registration_token": request.registration_token,
+            "own_token": request.token or own,
+            "key": metadata(context, REGISTRATION_KEY),
+        }
 
 
 def _number(context: Context) -> int:
@@ -305,6 +301,5 @@ def _number(context: Context) -> int:
     return int(number[:18]) if number.isascii() and number.isdigit() else 0
 
 
-async def _not_offered(context: Context) -> NoReturn:
-    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this release serves agents over Connect")
-    raise AssertionError("abort raises")
+def _not_offered() -> NoReturn:
+    raise Refusal.of("NOT_IMPLEMENTED", "this release serves agents over Connect")

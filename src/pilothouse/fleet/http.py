@@ -11,13 +11,13 @@ from pydantic import ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from pilothouse.access.errors import Refusal
+from pilothouse.access.errors import Refusal, require
 from pilothouse.edge.bodies import Body
-from pilothouse.edge.openapi import example
+from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
-from pilothouse.fleet import store
+from pilothouse.fleet import store, token_store
 from pilothouse.fleet.bindings import MAX_ENTRIES, MAX_ENTRY
 from pilothouse.fleet.connection_store import connections_by_agent
 from pilothouse.fleet.errors import AgentNotFound
@@ -25,6 +25,7 @@ from pilothouse.fleet.model import Agent, AgentConnection, AgentStatus, Registra
 from pilothouse.fleet.registry import Allowance
 from pilothouse.fleet.service import Fleet
 from pilothouse.storage import Storage, Tx
+from pilothouse.wire.rest import agents as shown
 from pilothouse.wire.times import rfc3339
 
 _Entry = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$", max_length=MAX_ENTRY)]
@@ -141,71 +142,8 @@ tokens = APIRouter(prefix="/api/v1/registration-tokens", tags=["agents"])
 
 FleetService = Annotated[Fleet, provided(Fleet)]
 
-_AGENT = {
-    "id": "550e8400-e29b-41d4-a716-446655440000",
-    "agent_id": "local",
-    "name": "local",
-    "platform": "process",
-    "region": "",
-    "status": "online",
-    "draining": False,
-    "degraded": [],
-    "capacity": {"max_sessions": 0, "current_sessions": 0, "slots": 4, "busy": 1, "blocked": 0},
-    "labels": {"local": "true", "os": "linux", "arch": "amd64"},
-    "metadata": {"agent_version": "0.1.0", "os": "linux", "arch": "amd64"},
-    "websocket_conn_id": "019a7b1e-5b0a-7c3e-9a51-0c4b8f1f2a10",
-    "last_heartbeat": "2026-01-10T14:23:45Z",
-    "uptime_seconds": 3600,
-    "sessions": [],
-    "projects": None,
-    "allowed_labels": None,
-    "ephemeral": False,
-    "registered_by": {
-        "token_id": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10",
-        "description": "build hosts",
-        "created_by": "admin",
-    },
-    "created_at": "2026-01-10T13:23:45Z",
-    "updated_at": "2026-01-10T14:23:45Z",
-}
-_AGENTS = {"agents": [_AGENT], "pagination": {"page": 1, "limit": 20, "total": 1, "total_pages": 1}}
-_DRAINED = {
-    "id": _AGENT["id"],
-    "agent_id": "local",
-    "status": "draining",
-    "draining": True,
-    "updated_at": "2026-01-10T14:30:00Z",
-}
-_STATS = {
-    "total_agents": 3,
-    "online_agents": 1,
-    "offline_agents": 1,
-    "draining_agents": 1,
-    "by_platform": {"process": 1, "docker": 2},
-    "total_capacity": {"max_sessions": 20, "current_sessions": 0},
-    "utilization": {"percentage": 0.0, "sessions_available": 20},
-}
-_TOKEN = {"id": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10", "token": "pilotreg_…", "expires_at": None}
-_TOKENS = {
-    "registration_tokens": [
-        {
-            "id": _TOKEN["id"],
-            "description": "build hosts",
-            "max_uses": 5,
-            "uses": 1,
-            "agents": ["build-*"],
-            "projects": ["01980f3e-5c2a-7c1e-9b7a-0d4e5f60718c"],
-            "labels": ["zone=a"],
-            "expires_at": None,
-            "revoked": False,
-            "created_by": "admin",
-            "created_at": "2026-01-10T13:20:00Z",
-        }
-    ]
-}
 
-
-@router.get("", dependencies=[allow("agent.read")], summary="List agents", responses=example(_AGENTS))
+@router.get("", dependencies=[allow("agent.read")], summary="List agents", responses=answer(shown.AgentList))
 async def list_agents(
     database: Database,
     paging: Paged,
@@ -227,9 +165,12 @@ async def list_agents(
 
 
 @router.get(
-    "/stats", dependencies=[allow("agent.read")], summary="Agent statistics", responses=example(_STATS)
+    "/stats",
+    dependencies=[allow("agent.read")],
+    summary="Agent statistics",
+    responses=answer(shown.AgentStats),
 )
-async def stats(database: Database) -> Response:
+async def get_agent_stats(database: Database) -> Response:
     """Counts and capacity over all agents."""
     agents = (await _everyone(database)).agents
     platforms: dict[str, int] = {}
@@ -250,7 +191,10 @@ async def stats(database: Database) -> Response:
 
 
 @router.get(
-    "/{agent_id}", dependencies=[allow("agent.read")], summary="Show an agent", responses=example(_AGENT)
+    "/{agent_id}",
+    dependencies=[allow("agent.read")],
+    summary="Show an agent",
+    responses=answer(shown.Agent) | errors("AGENT_NOT_FOUND"),
 )
 async def get_agent(agent_id: str, database: Database) -> Response:
     """One agent. Errors: ``AGENT_NOT_FOUND``."""
@@ -265,20 +209,24 @@ async def get_agent(agent_id: str, database: Database) -> Response:
     "/{agent_id}",
     dependencies=[allow("agent.control")],
     summary="Drain an agent, or give it work again",
-    responses=example(_DRAINED),
+    responses=answer(shown.AgentState) | errors("AGENT_NOT_FOUND"),
 )
-async def patch_agent(
+async def update_agent(
     agent_id: str, body: PatchAgent, caller: Caller, database: Database, fleet: FleetService
 ) -> Response:
     """Draining survives reconnects. Errors: ``AGENT_NOT_FOUND``."""
     draining = body.status == "draining"
     agent = await database.write(lambda tx: fleet.drain(tx, caller, agent_id, draining))
-    shown = {"id": agent.id, "agent_id": agent_id, "status": agent.status.value}
-    return json_response({**shown, "draining": agent.draining, "updated_at": _time(agent.updated_at)})
+    view = {"id": agent.id, "agent_id": agent_id, "status": agent.status.value}
+    return json_response({**view, "draining": agent.draining, "updated_at": _time(agent.updated_at)})
 
 
 @router.delete(
-    "/{agent_id}", dependencies=[allow("agent.control")], status_code=204, summary="Remove an agent"
+    "/{agent_id}",
+    dependencies=[allow("agent.control")],
+    status_code=204,
+    summary="Remove an agent",
+    responses=errors("AGENT_NOT_FOUND"),
 )
 async def delete_agent(agent_id: str, caller: Caller, database: Database, fleet: FleetService) -> Response:
     """Its credential ends and what it held is lost. Errors: ``AGENT_NOT_FOUND``."""
@@ -291,9 +239,9 @@ async def delete_agent(agent_id: str, caller: Caller, database: Database, fleet:
     dependencies=[allow("registration_token.create")],
     status_code=201,
     summary="Create a registration token",
-    responses=example(_TOKEN, 201),
+    responses=answer(shown.CreatedRegistrationToken, 201),
 )
-async def create(
+async def create_registration_token(
     caller: Caller, idem: Idem, fleet: FleetService, body: NewRegistrationToken | None = None
 ) -> Response:
     """The token is shown this once. Errors: ``VALIDATION_FAILED``, also for a project that is not there."""
@@ -311,18 +259,20 @@ async def create(
         )
         return {**made, "expires_at": _time(int(made["expires_at"] or 0))}
 
-    return await idem(use_case, 201)
+    return await idem(
+        use_case, 201, permit=lambda _: require(caller, "registration_token.create"), shown_once="token"
+    )
 
 
 @tokens.get(
     "",
     dependencies=[allow("registration_token.create")],
     summary="List registration tokens",
-    responses=example(_TOKENS),
+    responses=answer(shown.RegistrationTokenList),
 )
-async def list_tokens(database: Database) -> Response:
+async def list_registration_tokens(database: Database) -> Response:
     """All of them, without their secrets."""
-    tokens = await database.read(store.list_registration_tokens)
+    tokens = await database.read(token_store.list_registration_tokens)
     return json_response({"registration_tokens": [token_view(token) for token in tokens]})
 
 
@@ -331,11 +281,14 @@ async def list_tokens(database: Database) -> Response:
     dependencies=[allow("registration_token.create")],
     status_code=204,
     summary="Revoke a registration token",
+    responses=errors("TOKEN_NOT_FOUND"),
 )
-async def revoke(token_id: str, caller: Caller, database: Database, fleet: FleetService) -> Response:
+async def revoke_registration_token(
+    token_id: str, caller: Caller, database: Database, fleet: FleetService
+) -> Response:
     """Agents that have registered with it stay. Errors: ``TOKEN_NOT_FOUND``."""
     if not await database.write(lambda tx: fleet.registry.revoke_registration_token(tx, caller, token_id)):
-        raise Refusal.of("TOKEN_NOT_FOUND", f"No registration token with ID '{token_id}' exists")
+        raise Refusal.of("TOKEN_NOT_FOUND", "No registration token with this id exists")
     return Response(status_code=204)
 
 
@@ -362,6 +315,6 @@ class _Everyone:
 async def _everyone(database: Storage) -> _Everyone:
     def read(conn: Connection) -> _Everyone:
         agents, held = store.all_agents(conn), store.held_by_agent(conn)
-        return _Everyone(agents, held, store.origins(conn), connections_by_agent(conn))
+        return _Everyone(agents, held, token_store.origins(conn), connections_by_agent(conn))
 
     return await database.read(read)

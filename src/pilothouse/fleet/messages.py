@@ -1,10 +1,25 @@
-"""Commands, reports and profiles as agent.v1 messages (arcentra-wire.txt); pure."""
+"""Commands, reports and profiles as agent.v1 messages (arcentra-wire.txt), and the bounds of their fields; pure."""
 
 from __future__ import annotations
 
-from pilothouse.fleet.model import AgentProfile, TaskReport, TaskStatus
+from collections.abc import Mapping
+
+from pilothouse.fleet.beats import Beat
+from pilothouse.fleet.errors import BadMessage
+from pilothouse.fleet.model import AgentProfile, Condition, TaskReport, TaskStatus
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 from pilothouse.wire.steprun.v1 import steprun_pb2 as steprun
+
+MAX_REGISTRATION = 256 << 10
+"""Bytes of a message of ``Register``."""
+MAX_ID = 128
+"""Characters of an id."""
+MAX_TEXT = 64 << 10
+"""Characters of a reason or error message; of one that is longer only that is kept."""
+MAX_METRICS, MAX_METRIC = 100, 4096
+"""How many metrics of a report are kept, and characters of a name or value; longer ones are dropped."""
+MAX_HELD = 1_000
+"""How many tasks an agent may list besides two for each slot: background steps hold no slot."""
 
 _STATUS = {
     steprun.STEP_RUN_STATUS_RUNNING: TaskStatus.RUNNING,
@@ -28,14 +43,50 @@ def cancel(agent_id: str, task_id: str, reason: str) -> pb.ConnectResponse:
     return pb.ConnectResponse(agent_id=agent_id, command_id=f"cancel-{task_id}", task_cancel=order)
 
 
+def task_id(id: str) -> str:
+    """The id of a task or command; empty, which names none, where it is none of ours."""
+    return id if len(id) <= MAX_ID and "\x00" not in id else ""
+
+
+def text(said: str) -> str:
+    """A reason or error message. One that is too long is left out: a part of it could hold a part of a secret."""
+    if len(said) > MAX_TEXT:
+        return f"(a message of {len(said)} characters, of which at most {MAX_TEXT} are kept, was left out)"
+    return said
+
+
+def beat(message: pb.ConnectHeartbeat, slots: int, *, first: bool) -> Beat:
+    """A heartbeat of an agent with that many slots. Raises :class:`BadMessage` for a list that is too long."""
+    held = message.running_step_run_ids
+    most = 2 * slots + MAX_HELD
+    if len(held) > most:
+        raise BadMessage(f"an agent with {slots} slots lists at most {most} step runs")
+    holds = frozenset(filter(None, map(task_id, held))) if message.reports_running else None
+    return Beat(holds, Condition.reported(message.blocked_slots, message.problems), first)
+
+
 def report(message: pb.TaskStatus | pb.ReportStepRunStatusRequest) -> TaskReport | None:
-    """What an agent reports; ``None`` where the status is none that an agent can report."""
+    """What an agent reports; ``None`` where the status is none that it can report."""
     status = _STATUS.get(message.status)
     if status is None:
         return None
     return TaskReport(
-        message.step_run_id, status, message.exit_code, message.error_message, dict(message.metrics)
+        task_id(message.step_run_id),
+        status,
+        message.exit_code,
+        text(message.error_message),
+        _metrics(message.metrics),
     )
+
+
+def _metrics(given: Mapping[str, str]) -> dict[str, str]:
+    kept: dict[str, str] = {}
+    for name, value in given.items():
+        if len(kept) == MAX_METRICS:
+            break
+        if len(name) <= MAX_METRIC and len(value) <= MAX_METRIC:
+            kept[name] = value
+    return kept
 
 
 def profile(request: pb.RegisterRequest) -> AgentProfile:

@@ -217,13 +217,14 @@ class TaskStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """An agent's report on one of its tasks."""
+    """An agent's report on one of its tasks. ``screened``: secrets in its texts are already masked."""
 
     task_id: str
     status: TaskStatus
     exit_code: int = 0
     error: str = ""
     metrics: Mapping[str, str] = field(default_factory=dict)
+    screened: bool = False
 
 
 class Verdict(StrEnum):
@@ -238,7 +239,7 @@ class AgentChannel(Protocol):
     """One open connection to an agent; each contract has an adapter that implements this. No call blocks.
 
     ``name``: the name of the contract (``grpc``); ``kinds``: the kinds of work it carries; ``number``: the agent's
-    own number for the connection, 0 if it does not number them.
+    own number for the connection, 0 if it does not number them; ``closed_for``: why it is closed, empty while open.
     """
 
     agent_id: str
@@ -246,6 +247,7 @@ class AgentChannel(Protocol):
     connection_id: str
     kinds: frozenset[str]
     number: int
+    closed_for: str
 
     def dispatch(self, task: Task) -> None:
         """Send work."""

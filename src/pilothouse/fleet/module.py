@@ -12,9 +12,11 @@ from sqlalchemy import Connection
 from pilothouse import __version__
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent, RpcService
 from pilothouse.fleet import store
-from pilothouse.fleet.grpc import AgentService
+from pilothouse.fleet.arrivals import Arrivals
+from pilothouse.fleet.grpc import NOT_OFFERED, AgentService
 from pilothouse.fleet.http import router, tokens
 from pilothouse.fleet.hub import LocalHub
+from pilothouse.fleet.messages import MAX_REGISTRATION
 from pilothouse.fleet.relay import Relay
 from pilothouse.fleet.servers import Servers
 from pilothouse.fleet.service import Fleet, FleetSettings
@@ -35,13 +37,14 @@ EVENTS = {
 def module(core: Core, settings: FleetSettings, data_dir: Path) -> Module:
     """Provides :class:`Fleet`, :class:`Servers`, :class:`SilenceMonitor` and :class:`Relay`."""
     storage, identity = core.storage, core.service(Identity)
-    fleet = Fleet(storage, core.journal, identity, settings, core.server_id, LocalHub(core.server_id))
+    hub, arrivals = LocalHub(core.server_id), Arrivals(core.clock)
+    fleet = Fleet(storage, core.journal, identity, settings, core.server_id, hub, arrivals)
     servers = Servers(storage, fleet, __version__, data_dir / "server-id", time.monotonic)
     silence, relay = SilenceMonitor(storage, fleet, core.clock), Relay(storage, fleet)
     core.provide(fleet, servers, silence, relay)
     others_wrote = asyncio.Event()
     core.journal.feed.on_others(others_wrote.set)
-    agents = AgentService(fleet, identity, storage)
+    agents = AgentService(fleet, identity, storage, core.clock)
 
     def metrics(conn: Connection) -> Iterator[Gauge]:
         statuses = [agent.status.value for agent in store.all_agents(conn)]
@@ -57,6 +60,8 @@ def module(core: Core, settings: FleetSettings, data_dir: Path) -> Module:
             RpcService(
                 agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
                 lambda server: agent_pb2_grpc.add_AgentServiceServicer_to_server(agents, server),
+                open=frozenset({"Register", *NOT_OFFERED}),
+                max_message={"Register": MAX_REGISTRATION},
             ),
         ),
         streams={"agent": "AGENT_NOT_FOUND"},

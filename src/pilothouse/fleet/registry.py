@@ -7,7 +7,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -16,7 +16,7 @@ from uuid_utils import uuid7
 
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import SYSTEM, Principal
-from pilothouse.fleet import connection_store, store
+from pilothouse.fleet import connection_store, store, token_store
 from pilothouse.fleet.bindings import MAX_ENTRIES, Binding, names_agent, problem
 from pilothouse.fleet.errors import AgentExists, AgentNotFound, BadCredential, BadProfile
 from pilothouse.fleet.model import Agent, AgentProfile, RegistrationToken
@@ -29,6 +29,7 @@ from pilothouse.wire import entries
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 MAX_LABELS = 64
+MAX_AGENTS = 10_000
 MAX_SLOTS = 10_000
 MAX_WORD = 256
 MIN_KEY = 32
@@ -96,23 +97,25 @@ class Registry:
     ) -> dict[str, str | int | None]:
         """A token with which agents may register; ``expires_in`` in seconds. The secret is only returned here.
 
-        Raises Refusal ``VALIDATION_FAILED`` for what a token cannot allow.
+        It expires no later than the caller's API token. Raises Refusal ``VALIDATION_FAILED`` for what a token cannot
+        allow.
         """
         allows = allows or Allowance()
         secret = REGISTRATION_PREFIX + secrets.token_urlsafe(32)
+        ends = (tx.now + expires_in * 1000 if expires_in else None, by.granted_until)
         token = RegistrationToken(
             id=str(uuid7()),
             description=description,
             max_uses=max_uses,
             uses=0,
-            expires_at=tx.now + expires_in * 1000 if expires_in else None,
+            expires_at=min((end for end in ends if end is not None), default=None),
             revoked=False,
             created_by=by.name,
             created_at=tx.now,
             agents=tuple(allows.agents),
             binding=self._binding(tx.conn, by, allows),
         )
-        store.add_registration_token(tx.conn, token_digest(secret), token)
+        token_store.add_registration_token(tx.conn, token_digest(secret), token)
         if allows.once:
             self._once.add(token.id)
         detail: dict[str, Any] = {"description": description, "agents": token.agents}
@@ -146,9 +149,9 @@ class Registry:
 
         Tokens made for it before, also by earlier processes, are revoked.
         """
-        for token in store.list_registration_tokens(tx.conn):
+        for token in token_store.list_registration_tokens(tx.conn):
             if (token.created_by, token.description) == (SYSTEM.name, _LOCAL) and not token.revoked:
-                store.revoke_registration_token(tx.conn, token.id)
+                self.revoke_registration_token(tx, SYSTEM, token.id)
         allows = Allowance(agents=(agent_id,), once=True)
         made = self.create_registration_token(
             tx, SYSTEM, description=_LOCAL, max_uses=1, expires_in=600, allows=allows
@@ -157,13 +160,20 @@ class Registry:
 
     def revoke_registration_token(self, tx: Tx, by: Principal, token_id: str) -> bool:
         """No further agent may register with it; agents that have done so keep their own tokens."""
-        revoked = store.revoke_registration_token(tx.conn, token_id)
+        revoked = token_store.revoke_registration_token(tx.conn, token_id)
         if revoked:
             self._identity.audit(tx, by, "registration_token.revoke", token_id)
         return revoked
 
     def register(
-        self, tx: Tx, profile: AgentProfile, *, registration_token: str, own_token: str, key: str = ""
+        self,
+        tx: Tx,
+        profile: AgentProfile,
+        *,
+        registration_token: str,
+        own_token: str,
+        key: str = "",
+        address: str = "",
     ) -> Registration:
         """Register an agent: the first time with a registration token, later with its own.
 
@@ -172,27 +182,48 @@ class Registry:
         Registering an existing name with a registration token gives it a new credential (the old one ends), new
         sequence numbers, and what that token allows; with its own token it keeps what it was allowed.
         ``key``: a secret that the agent has made for this registration; a call that is repeated with it gets the
-        same answer.
+        same answer. ``address``: where the call comes from, for the audit trail.
         """
         check_profile(profile)
         if registration_token:
-            return self._enrol(tx, profile, registration_token, key)
-        known = store.agent_by_token(tx.conn, token_digest(own_token))
-        if known is None or known.agent_id != profile.agent_id:
-            raise BadCredential("registering needs a registration token, or this agent's own token")
-        check_allowed(known.binding, profile.labels)
+            return self._enrol(tx, profile, registration_token, key, address)
+        known = _by_own_token(tx.conn, profile, own_token)
         store.put_agent(tx.conn, known.id, profile, None, tx.now)
         agent = require_agent(tx.conn, profile.agent_id)
         self._record(tx, agent, entries.AGENT_UPDATED)
         return Registration(agent, None)
 
-    def _enrol(self, tx: Tx, profile: AgentProfile, secret: str, key: str) -> Registration:
+    def check(
+        self,
+        conn: Connection,
+        now: int,
+        profile: AgentProfile,
+        *,
+        registration_token: str,
+        own_token: str,
+        key: str = "",
+    ) -> None:
+        """Raise what :meth:`register` would raise; only reads, so that a refused call costs no transaction."""
+        if not registration_token:
+            _by_own_token(conn, profile, own_token)
+            return
+        credential = _credential(registration_token, profile.agent_id, key)
+        if key and store.agent_by_token(conn, token_digest(credential)) is not None:
+            return
+        token, _ = _admitted(conn, now, profile.agent_id, registration_token)
+        check_allowed(token.binding, profile.labels)
+
+    def _enrol(self, tx: Tx, profile: AgentProfile, secret: str, key: str, address: str) -> Registration:
         credential = _credential(secret, profile.agent_id, key)
         known = store.agent_by_token(tx.conn, token_digest(credential)) if key else None
         if known is not None:
             return Registration(known, credential, repeated=True)
-        token = self._admitted(tx, profile.agent_id, secret)
+        token, new = _admitted(tx.conn, tx.now, profile.agent_id, secret)
         check_allowed(token.binding, profile.labels)
+        if new:
+            token_store.use_registration_token(tx.conn, token.id)
+        if token.id in self._once:
+            token_store.revoke_registration_token(tx.conn, token.id)
         store.forget_seen(tx.conn, profile.agent_id)
         connection_store.recount_connections(tx.conn, profile.agent_id)
         store.put_agent(tx.conn, str(uuid7()), profile, token_digest(credential), tx.now)
@@ -200,29 +231,11 @@ class Registry:
         agent = require_agent(tx.conn, profile.agent_id)
         self._record(tx, agent, entries.AGENT_REGISTERED)
         detail = {"registration_token": token.id}
-        self._identity.audit(tx, agent_principal(agent), "agent.register", profile.agent_id, detail)
+        by = replace(agent_principal(agent), address=address)
+        self._identity.audit(tx, by, "agent.register", profile.agent_id, detail)
         self._bound(tx, agent)
         tx.after_commit(lambda: self._identity.forget(agent.id))
         return Registration(agent, credential)
-
-    def _admitted(self, tx: Tx, agent_id: str, secret: str) -> RegistrationToken:
-        """The token, if it may register this name now; a new name counts as a use."""
-        token = store.registration_token(tx.conn, token_digest(secret))
-        if token is None or token.revoked:
-            raise BadCredential("this registration token is unknown or revoked")
-        existing = store.agent(tx.conn, agent_id)
-        if existing is None or existing.registered_by != token.id:
-            if token.expires_at is not None and token.expires_at <= tx.now:
-                raise BadCredential("this registration token has expired")
-            if existing is not None and not names_agent(token.agents, agent_id):
-                raise AgentExists(agent_id)
-            if existing is None and token.max_uses is not None and token.uses >= token.max_uses:
-                raise BadCredential("this registration token is used up")
-        if existing is None:
-            store.use_registration_token(tx.conn, token.id)
-        if token.id in self._once:
-            store.revoke_registration_token(tx.conn, token.id)
-        return token
 
     def update_labels(
         self, tx: Tx, by: Principal, agent_id: str, labels: dict[str, str], merge: bool
@@ -231,10 +244,9 @@ class Registry:
 
         Raises :class:`BadProfile` for impossible labels and those that its registration does not allow.
         """
-        agent = require_agent(tx.conn, agent_id)
-        merged = {**agent.profile.labels, **labels} if merge else labels
-        check_labels(merged)
-        check_allowed(agent.binding, merged)
+        merged, changed = changed_labels(tx.conn, agent_id, labels, merge)
+        if not changed:
+            return merged
         store.set_labels(tx.conn, agent_id, merged, tx.now)
         self._record(tx, require_agent(tx.conn, agent_id), entries.AGENT_UPDATED)
         self._identity.audit(tx, by, "agent.update_labels", agent_id, {"labels": merged})
@@ -244,6 +256,44 @@ class Registry:
         body = agent_keys(agent, store.held_by(tx.conn, agent.agent_id))
         self._journal.append(tx, entries.agent_stream(agent.agent_id), type, entries.FLEET_SCOPE, body)
         self._changed(tx)
+
+
+def changed_labels(
+    conn: Connection, agent_id: str, labels: dict[str, str], merge: bool
+) -> tuple[dict[str, str], bool]:
+    """An agent's labels after a change, and whether they differ from those before. Raises :class:`BadProfile`."""
+    agent = require_agent(conn, agent_id)
+    merged = {**agent.profile.labels, **labels} if merge else labels
+    check_labels(merged)
+    check_allowed(agent.binding, merged)
+    return merged, merged != dict(agent.profile.labels)
+
+
+def _by_own_token(conn: Connection, profile: AgentProfile, own_token: str) -> Agent:
+    """The agent that registers with its own token."""
+    known = store.agent_by_token(conn, token_digest(own_token)) if own_token else None
+    if known is None or known.agent_id != profile.agent_id:
+        raise BadCredential("registering needs a registration token, or this agent's own token")
+    check_allowed(known.binding, profile.labels)
+    return known
+
+
+def _admitted(conn: Connection, now: int, agent_id: str, secret: str) -> tuple[RegistrationToken, bool]:
+    """The token, if it may register this name now, and whether the name is new, which counts as a use."""
+    token = token_store.registration_token(conn, token_digest(secret))
+    if token is None or token.revoked:
+        raise BadCredential("this registration token is unknown or revoked")
+    existing = store.agent(conn, agent_id)
+    if existing is None or existing.registered_by != token.id:
+        if token.expires_at is not None and token.expires_at <= now:
+            raise BadCredential("this registration token has expired")
+        if existing is not None and not names_agent(token.agents, agent_id):
+            raise AgentExists(agent_id)
+        if existing is None and token.max_uses is not None and token.uses >= token.max_uses:
+            raise BadCredential("this registration token is used up")
+        if existing is None and store.count_agents(conn) >= MAX_AGENTS:
+            raise BadProfile(f"this server has {MAX_AGENTS} agents, and no more: remove some first")
+    return token, existing is None
 
 
 def _credential(registration_token: str, agent_id: str, key: str) -> str:
@@ -314,6 +364,8 @@ def check_profile(profile: AgentProfile) -> None:
         raise BadProfile("agent_id must be 1 to 128 letters, digits, dots, underscores or hyphens")
     if not 0 < profile.slots <= MAX_SLOTS:
         raise BadProfile(f"an agent runs 1 to {MAX_SLOTS} tasks at once, not {profile.slots}")
+    if not 0 <= profile.max_sessions <= MAX_SLOTS:
+        raise BadProfile(f"an agent has 0 to {MAX_SLOTS} sessions at once, not {profile.max_sessions}")
     words = (
         profile.name,
         profile.platform,
@@ -323,9 +375,9 @@ def check_profile(profile: AgentProfile) -> None:
         profile.version,
         profile.ip,
     )
-    if any(len(word) > MAX_WORD for word in words):
+    if any(len(word) > MAX_WORD or "\x00" in word for word in words):
         raise BadProfile(
-            f"name, platform, region, os, arch, version and ip have at most {MAX_WORD} characters"
+            f"name, platform, region, os, arch, version and ip have at most {MAX_WORD} characters, none of them NUL"
         )
     if len(orjson.dumps(dict(profile.metadata))) > MAX_METADATA:
         raise BadProfile(f"an agent's metadata have at most {MAX_METADATA} bytes")
@@ -337,8 +389,8 @@ def check_labels(labels: Mapping[str, str]) -> None:
     if len(labels) > MAX_LABELS:
         raise BadProfile(f"an agent has at most {MAX_LABELS} labels")
     for key, value in labels.items():
-        if not _LABEL_KEY.fullmatch(key) or len(value) > 256:
-            raise BadProfile(f"label {key!r} has a bad key or a value of over 256 characters")
+        if not _LABEL_KEY.fullmatch(key) or len(value) > MAX_WORD:
+            raise BadProfile(f"label {key[:MAX_WORD]!r} has a bad key or a value of over 256 characters")
 
 
 def check_allowed(binding: Binding, labels: Mapping[str, str]) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from itertools import islice
 
 import structlog
-from sqlalchemy import Connection
 
-from pilothouse.access.model import Principal
+from pilothouse.access.model import SYSTEM, Principal
 from pilothouse.fleet import connection_store, store
+from pilothouse.fleet.arrivals import NOBODY, Arrivals, Heard
 from pilothouse.fleet.errors import Overtaken
+from pilothouse.fleet.handlers import MAX_ERROR, MAX_METRIC, MAX_METRICS, Encoder, Screen, TaskHandler
 from pilothouse.fleet.hub import Hub
 from pilothouse.fleet.model import (
     Agent,
@@ -35,6 +36,9 @@ from pilothouse.wire import entries
 
 log = structlog.get_logger("fleet")
 
+MAX_STOPPED = 100
+"""Tasks that an agent is told to stop in answer to one heartbeat, since it does not hold their leases."""
+
 
 @dataclass(frozen=True, slots=True)
 class FleetSettings:
@@ -47,32 +51,6 @@ class FleetSettings:
     offline_after: float = 30
     lease: float = 60
     ephemeral: float = 600
-
-
-class TaskHandler(Protocol):
-    """What the owner of a kind of work does with its tasks, in the transaction of the fleet's use case."""
-
-    def started(self, tx: Tx, lease: Lease) -> None:
-        """The agent has started the task."""
-
-    def finished(self, tx: Tx, lease: Lease, report: TaskReport) -> None:
-        """The agent has reported the end of the task; its lease is deleted."""
-
-    def lost(self, tx: Tx, lease: Lease, reason: str) -> None:
-        """The agent will not finish the task; its lease is deleted."""
-
-    def task(self, tx: Tx, lease: Lease) -> Task | None:
-        """The task again, to be resent; ``None`` if it can no longer be handed out."""
-
-    def cancel_reason(self, tx: Tx, lease: Lease) -> str | None:
-        """Why the task should be stopped, if it should."""
-
-    def repeated(self, conn: Connection, agent_id: str, report: TaskReport) -> bool:
-        """Whether this result was accepted from this agent before."""
-
-
-Encoder = Callable[[Task], Any]
-"""Encodes a task of one kind for one channel; the channel's adapter says as what (``grpc``: ``agent.v1.StepRun``)."""
 
 
 class Fleet:
@@ -89,8 +67,10 @@ class Fleet:
         settings: FleetSettings,
         server_id: str,
         hub: Hub,
+        arrivals: Arrivals | None = None,
     ) -> None:
         self.settings = settings
+        self.arrivals = arrivals or Arrivals()
         self.server_id = server_id
         self.hub = hub
         self.registry = Registry(journal, identity, self.wake_after, self._rebound)
@@ -101,6 +81,7 @@ class Fleet:
         self._handlers: dict[str, TaskHandler] = {}
         self._encoders: dict[str, dict[str, Encoder]] = {}
         self.wakers: list[Callable[[], None]] = []
+        self._screen: Screen | None = None
         self._missing: dict[str, int] = {}
         self._closing = False
 
@@ -117,21 +98,42 @@ class Fleet:
         """The kinds of work that a channel carries, and their forms."""
         return self._encoders.get(channel, {})
 
+    def screen_reports(self, screen: Screen) -> None:
+        """What masks the texts of reports."""
+        self._screen = screen
+
+    async def screened(self, agent_id: str, report: TaskReport) -> TaskReport:
+        """The report with its texts cut and masked."""
+        if self._screen is None or not (report.error or report.metrics):
+            return report
+        metrics = list(report.metrics.items())[:MAX_METRICS]
+        words = [word for pair in metrics for word in pair]
+        [error] = await self._screen(agent_id, report.task_id, [report.error], MAX_ERROR)
+        shown = await self._screen(agent_id, report.task_id, words, MAX_METRIC) if words else []
+        pairs = dict(zip(shown[::2], shown[1::2], strict=True))
+        return replace(report, error=error, metrics=pairs, screened=True)
+
+    async def screened_text(self, agent_id: str, task_id: str, text: str) -> str:
+        """A message about a task, cut and masked."""
+        if self._screen is None or not text:
+            return text
+        return (await self._screen(agent_id, task_id, [text], MAX_ERROR))[0]
+
     def on_change(self, wake: Callable[[], None]) -> None:
         """Call ``wake`` whenever an agent connects, changes, or has a free slot again."""
         self.wakers.append(wake)
 
     # -- connections ------------------------------------------------------------------------------------
 
-    async def attach(self, channel: AgentChannel) -> None:
+    async def attach(self, channel: AgentChannel) -> Agent:
         """A connection of an agent begins: offered tasks, and requests to stop tasks, are sent again.
 
-        Raises :class:`AgentNotFound` for an agent that was removed in this moment, :class:`Overtaken` where another
-        server holds a newer connection.
+        Gives the agent. Raises :class:`AgentNotFound` for one that was removed in this moment, :class:`Overtaken`
+        where another server holds a newer connection.
         """
         self.hub.attach(channel)
         try:
-            await self._storage.write(lambda tx: self._connected(tx, channel))
+            return await self._storage.write(lambda tx: self._connected(tx, channel))
         except BaseException:
             self.hub.detach(channel)
             raise
@@ -146,7 +148,7 @@ class Fleet:
         self._closing = True
         self.hub.close_all("going away")
 
-    def _connected(self, tx: Tx, channel: AgentChannel) -> None:
+    def _connected(self, tx: Tx, channel: AgentChannel) -> Agent:
         agent = require_agent(tx.conn, channel.agent_id)
         for other in connection_store.connections_of(tx.conn, agent.agent_id):
             if other.channel == channel.name and 0 < channel.number < other.number:
@@ -160,6 +162,7 @@ class Fleet:
             if lease.kind in channel.kinds:
                 self._resend(tx, channel, lease)
         self.wake_after(tx)
+        return agent
 
     def connection(self, channel: AgentChannel) -> AgentConnection:
         """A connection of this server, as it is stored for all servers."""
@@ -232,7 +235,7 @@ class Fleet:
         self, tx: Tx, agent_id: str, holds: Collection[str], first: bool, kinds: Collection[str] | None
     ) -> None:
         leases = store.leases_of(tx.conn, agent_id)
-        for task_id in frozenset(holds).difference(lease.id for lease in leases):
+        for task_id in islice(frozenset(holds).difference(lease.id for lease in leases), MAX_STOPPED):
             # Its lease has ended meanwhile; the slot is needed.
             tx.after_commit(partial(self.hub.cancel, agent_id, task_id, "no longer leased to this agent"))
         for lease in leases:
@@ -284,9 +287,7 @@ class Fleet:
         if lease is None:
             known = any(h.repeated(tx.conn, agent_id, report) for h in self._handlers.values())
             return Verdict.REPEATED if known else Verdict.STALE
-        if (
-            lease.state is LeaseState.OFFERED
-        ):  # an agent that only reports results has started it all the same
+        if lease.state is LeaseState.OFFERED:  # an agent that only reports results has started it
             self.acknowledged(tx, agent_id, report.task_id)
         store.drop_lease(tx.conn, lease.id)
         self._handlers[lease.kind].finished(tx, lease, report)
@@ -301,13 +302,13 @@ class Fleet:
 
     def remove(self, tx: Tx, by: Principal, agent_id: str) -> None:
         """An operator removes an agent. Raises :class:`AgentNotFound`."""
-        require_agent(tx.conn, agent_id)
-        self.unregister(tx, agent_id, f"removed by {by.name}")
-        self._identity.audit(tx, by, "agent.remove", agent_id)
+        self.unregister(tx, agent_id, f"removed by {by.name}", by=by)
 
-    def unregister(self, tx: Tx, agent_id: str, reason: str) -> None:
+    def unregister(self, tx: Tx, agent_id: str, reason: str, *, by: Principal = SYSTEM) -> None:
         """Remove the agent; what it held is lost."""
         agent = require_agent(tx.conn, agent_id)
+        action = "agent.unregister" if by.kind == "agent" else "agent.remove"
+        self._identity.audit(tx, by, action, agent_id, {"reason": reason})
         store.delete_agent(tx.conn, agent_id)
         connection_store.drop_connections(tx.conn, agent_id)
         self._record(tx, agent, entries.AGENT_UNREGISTERED, reason=reason)
@@ -382,21 +383,33 @@ class Fleet:
             store.set_agent(tx.conn, agent_id, last_heartbeat=tx.now)
         self.wake_after(tx)
 
-    def reap(self, tx: Tx, at: int | None = None) -> None:
+    def reap(self, tx: Tx, at: int | None = None, heard: Heard = NOBODY) -> None:
         """Take silent agents offline, end overdue leases as lost, unregister ephemeral agents; run every second.
 
-        ``at`` (ms; None: now): the time up to which all messages of agents have been processed. Only agents that are
-        connected to this server, or to none, are judged.
+        ``at`` (ms; None: now): the time of the check. ``heard``: what has arrived by then, processed or not. Only
+        agents that are connected to this server, or to none, are judged.
         """
         at = tx.now if at is None else at
         before = at - int(self.settings.offline_after * 1000)
         for agent in store.silent_agents(tx.conn, self.server_id, before):
+            if (last := heard.last(agent.agent_id, at)) >= before:
+                store.set_agent(tx.conn, agent.agent_id, last_heartbeat=last)
+                continue
             # Its connection may still be open: with the next heartbeat it is online again.
             self._offline(tx, agent, f"no heartbeat for {self.settings.offline_after:g} s")
         for lease in store.expired_leases(tx.conn, self.server_id, at):
-            self._lose(tx, lease, self._why_overdue(lease))
+            self._overdue(tx, lease, at, heard)
         for agent_id in store.left_agents(tx.conn, at - int(self.settings.ephemeral * 1000)):
             self.unregister(tx, agent_id, f"ephemeral, and offline for {self.settings.ephemeral:g} s")
+
+    def _overdue(self, tx: Tx, lease: Lease, at: int, heard: Heard) -> None:
+        """End a lease whose time is over, unless the agent was heard of and this was not processed."""
+        if lease.state is LeaseState.STARTED or lease.agent_id in heard.unread:
+            until = heard.last(lease.agent_id, at) + int(self.settings.lease * 1000)
+            if until > at:
+                store.renew_lease(tx.conn, lease.id, until)
+                return
+        self._lose(tx, lease, self._why_overdue(lease))
 
     def _why_overdue(self, lease: Lease) -> str:
         if lease.state is LeaseState.OFFERED:

@@ -16,7 +16,8 @@ class SilenceMonitor:
     """Takes silent agents offline and ends overdue leases, but not for a silence that this server caused.
 
     What counts is when messages of agents arrived, not when the writer processed them: a check judges the time at
-    which it was queued, and runs after all messages that were queued before.
+    which it was queued, and runs after all messages that were queued before. Heartbeats that wait to be queued, and
+    agents whose messages are not read at the moment, are known to :class:`Arrivals`.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class SilenceMonitor:
         stalled = now - self._checked > TICK + self._fleet.settings.offline_after / 2
         self._checked = now
         if outages == self._outages and not stalled:
-            await self._storage.write(lambda tx: self._fleet.reap(tx, at))
+            longest = max(self._fleet.settings.lease, self._fleet.settings.offline_after)
+            heard = self._fleet.arrivals.since(at - int(longest * 1000))
+            await self._storage.write(lambda tx: self._fleet.reap(tx, at, heard))
             return
         await self._storage.write(self._fleet.start_grace_period)
         if self._storage.outages == outages:

@@ -23,9 +23,9 @@ from sqlalchemy import (
     update,
 )
 
-from pilothouse.fleet.bindings import Binding
+from pilothouse.fleet.bindings import Binding, listed, unlisted
 from pilothouse.fleet.connection_store import connections, judged_by
-from pilothouse.fleet.model import SLOTS, Agent, AgentProfile, Lease, LeaseState, RegistrationToken
+from pilothouse.fleet.model import SLOTS, Agent, AgentProfile, Lease, LeaseState
 from pilothouse.storage import metadata
 
 agents = Table(
@@ -57,23 +57,6 @@ agents = Table(
     Column("projects", Text, nullable=True),
     Column("allowed_labels", Text, nullable=True),
     Column("ephemeral", Boolean, nullable=False, server_default=false()),
-)
-
-registration_tokens = Table(
-    "registration_tokens",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("token_hash", Text, nullable=False, unique=True),
-    Column("description", Text, nullable=False),
-    Column("max_uses", Integer, nullable=True),
-    Column("uses", Integer, nullable=False),
-    Column("expires_at", BigInteger, nullable=True),
-    Column("revoked", Boolean, nullable=False),
-    Column("created_by", Text, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Column("agents", Text, nullable=True),
-    Column("projects", Text, nullable=True),
-    Column("labels", Text, nullable=True),
 )
 
 leases = Table(
@@ -142,6 +125,11 @@ def agent_by_token(conn: Connection, token_hash: str) -> Agent | None:
     return _agent(row) if row else None
 
 
+def count_agents(conn: Connection) -> int:
+    """How many agents are registered."""
+    return int(conn.execute(select(func.count()).select_from(agents)).scalar_one())
+
+
 def all_agents(conn: Connection) -> list[Agent]:
     """Every registered agent, by name."""
     return [_agent(row) for row in conn.execute(_AGENTS)]
@@ -196,7 +184,7 @@ def set_labels(conn: Connection, agent_id: str, labels: dict[str, str], now: int
 
 def bind_agent(conn: Connection, agent_id: str, registered_by: str, binding: Binding) -> None:
     """Store which registration token an agent has used, and what that allows."""
-    bound = {"projects": _listed(binding.projects), "allowed_labels": _listed(binding.labels)}
+    bound = {"projects": listed(binding.projects), "allowed_labels": listed(binding.labels)}
     set_agent(conn, agent_id, registered_by=registered_by, **bound)
 
 
@@ -244,87 +232,10 @@ def _agent(row: Row[Any]) -> Agent:
         created_at=row.created_at,
         updated_at=row.updated_at,
         registered_by=row.registered_by,
-        binding=Binding(_tuple(row.projects), _tuple(row.allowed_labels)),
+        binding=Binding(unlisted(row.projects), unlisted(row.allowed_labels)),
         blocked=row.blocked,
         problems=tuple(orjson.loads(row.problems)),
     )
-
-
-def _listed(entries: tuple[str, ...] | None) -> str | None:
-    return None if entries is None else orjson.dumps(entries).decode()
-
-
-def _tuple(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(orjson.loads(text))
-
-
-# -- registration tokens --------------------------------------------------------------------------------
-
-
-def add_registration_token(conn: Connection, token_hash: str, token: RegistrationToken) -> None:
-    """Store a registration token (its hash only)."""
-    values: dict[str, Any] = {
-        "id": token.id,
-        "token_hash": token_hash,
-        "description": token.description,
-        "max_uses": token.max_uses,
-        "uses": token.uses,
-        "expires_at": token.expires_at,
-        "revoked": token.revoked,
-        "created_by": token.created_by,
-        "created_at": token.created_at,
-        "agents": _listed(token.agents or None),
-        "projects": _listed(token.binding.projects),
-        "labels": _listed(token.binding.labels),
-    }
-    conn.execute(insert(registration_tokens).values(**values))
-
-
-def registration_token(conn: Connection, token_hash: str) -> RegistrationToken | None:
-    """The token with this secret, valid or not."""
-    found = select(registration_tokens).where(registration_tokens.c.token_hash == token_hash)
-    row = conn.execute(found).first()
-    return _registration_token(row) if row else None
-
-
-def use_registration_token(conn: Connection, token_id: str) -> None:
-    """Count one new agent."""
-    t = registration_tokens.c
-    conn.execute(update(registration_tokens).where(t.id == token_id).values(uses=t.uses + 1))
-
-
-def origins(conn: Connection) -> dict[str, RegistrationToken]:
-    """The tokens with which agents are registered, by their ids."""
-    used = select(agents.c.registered_by)
-    rows = conn.execute(select(registration_tokens).where(registration_tokens.c.id.in_(used)))
-    return {row.id: _registration_token(row) for row in rows}
-
-
-def list_registration_tokens(conn: Connection) -> list[RegistrationToken]:
-    """All registration tokens, newest first, without their secrets."""
-    rows = conn.execute(select(registration_tokens).order_by(registration_tokens.c.id.desc()))
-    return [_registration_token(row) for row in rows]
-
-
-def _registration_token(row: Row[Any]) -> RegistrationToken:
-    return RegistrationToken(
-        id=row.id,
-        description=row.description,
-        max_uses=row.max_uses,
-        uses=row.uses,
-        expires_at=row.expires_at,
-        revoked=bool(row.revoked),
-        created_by=row.created_by,
-        created_at=row.created_at,
-        agents=_tuple(row.agents) or (),
-        binding=Binding(_tuple(row.projects), _tuple(row.labels)),
-    )
-
-
-def revoke_registration_token(conn: Connection, token_id: str) -> bool:
-    """Revoke a token; ``False`` if there is none with this id."""
-    statement = update(registration_tokens).where(registration_tokens.c.id == token_id).values(revoked=True)
-    return conn.execute(statement).rowcount == 1
 
 
 # -- leases ---------------------------------------------------------------------------------------------
@@ -380,6 +291,11 @@ def renew_leases(conn: Connection, agent_id: str, expires_at: int, *, started_on
     """Renew the leases of an agent, or only the started ones."""
     statement = _RENEW_STARTED if started_only else _RENEW
     conn.execute(statement, {"holder": agent_id, "until": expires_at})
+
+
+def renew_lease(conn: Connection, id: str, expires_at: int) -> None:
+    """Renew one lease."""
+    conn.execute(update(leases).where(leases.c.id == id).values(expires_at=expires_at))
 
 
 def renew_all_leases(conn: Connection, server: str, expires_at: int) -> None:

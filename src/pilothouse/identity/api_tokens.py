@@ -5,8 +5,9 @@ from __future__ import annotations
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
-from pilothouse.access.errors import Refusal, require
+from pilothouse.access.errors import Refusal, require, token_invalid
 from pilothouse.access.model import Principal, Role, narrower
+from pilothouse.access.quotas import DEFAULTS, check_quota
 from pilothouse.identity import store
 from pilothouse.identity.audit import Trail
 from pilothouse.identity.grants import Grants
@@ -20,7 +21,8 @@ EVERYBODY = "*"
 class ApiTokens:
     """Creates and revokes API tokens. The secret is returned once; the database only has its SHA-256."""
 
-    def __init__(self, trail: Trail, grants: Grants) -> None:
+    def __init__(self, trail: Trail, grants: Grants, most: int = DEFAULTS.tokens) -> None:
+        self._most = most
         self._trail = trail
         self._grants = grants
 
@@ -29,24 +31,26 @@ class ApiTokens:
     ) -> tuple[TokenInfo, str]:
         """Create a token for the caller, limited to ``role``; returns it and its secret.
 
-        The new token has no higher role and expires no later than the caller's token. Raises
+        A ``role`` that is given stays the token's limit, whatever its user may do later; without one the token has
+        the limit of the caller's token, or none. It expires no later than the caller's API token. Raises
         ``AUTH_INSUFFICIENT_PERMISSIONS``.
         """
         require(by, "token.own")
         user = store.find_user(tx.conn, by.id)
-        if user is None or by.role is None:
-            raise Refusal.of("AUTH_INSUFFICIENT_PERMISSIONS", "Only a user can have API tokens")
-        limit = role or by.role
-        if narrower(limit, by.role) is not limit:
-            raise Refusal.of(
-                "AUTH_INSUFFICIENT_PERMISSIONS", f"You may not create a token with role '{limit}'"
-            )
+        if user is None or not user.active or by.role is None:
+            raise Refusal.of("AUTH_INSUFFICIENT_PERMISSIONS", "Only an active user can have API tokens")
+        owned = store.list_api_tokens(tx.conn, user.id, 0, 0)[1]
+        check_quota("your API tokens", owned, self._most, "tokens")
         maker = store.find_credential(tx.conn, id=by.token_id)
-        if maker is not None and maker.kind == store.API and maker.expires_at is not None:
-            expires_at = min(expires_at or maker.expires_at, maker.expires_at)
-        return self.issue(
-            tx, by, user, name=name, role=None if limit is user.role else limit, expires_at=expires_at
-        )
+        if maker is not None and maker.revoked:  # while this request waited
+            raise token_invalid()
+        if role is not None and narrower(role, narrower(by.role, user.role)) is not role:
+            raise Refusal.of(
+                "AUTH_INSUFFICIENT_PERMISSIONS", f"You may not create a token with role '{role}'"
+            )
+        if by.granted_until is not None:
+            expires_at = min(expires_at or by.granted_until, by.granted_until)
+        return self.issue(tx, by, user, name=name, role=role or by.token_role, expires_at=expires_at)
 
     def issue(
         self, tx: Tx, by: Principal, user: User, *, name: str, role: Role | None, expires_at: int | None
@@ -89,10 +93,21 @@ class ApiTokens:
         return store.list_api_tokens(conn, owner, (page - 1) * limit, limit)
 
     def revoke(self, tx: Tx, by: Principal, id: str) -> None:
-        """Revoke a token and end all its streams. Raises ``TOKEN_NOT_FOUND``."""
+        """Revoke a token and end all its streams.
+
+        A token that is limited to a role does not revoke stronger ones. Raises ``TOKEN_NOT_FOUND``,
+        ``AUTH_INSUFFICIENT_PERMISSIONS``.
+        """
         token = store.find_api_token(tx.conn, id)
         if token is None or not by.may("token.own" if token.user_id == by.id else "token.admin"):
-            raise Refusal.of("TOKEN_NOT_FOUND", f"No token with id '{id}' exists")
+            raise Refusal.of("TOKEN_NOT_FOUND", "No token with this id exists")
+        owner = store.find_user(tx.conn, token.user_id)
+        strength = narrower(owner.role, token.role) if owner is not None else Role.VIEWER
+        if id != by.token_id and narrower(strength, by.token_role) is not strength:
+            raise Refusal.of(
+                "AUTH_INSUFFICIENT_PERMISSIONS",
+                f"This token is limited to the role {by.token_role}; it may not revoke one with the role {strength}",
+            )
         store.revoke(tx.conn, id, tx.now)
         body = {"id": id, "name": token.name, "user": token.username}
         self._trail.record(tx, by, "token.revoked", f"token/{id}", body, scope=f"user/{token.user_id}")

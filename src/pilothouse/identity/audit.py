@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
@@ -12,6 +14,12 @@ from pilothouse.identity import records
 from pilothouse.identity.model import AuditRecord
 from pilothouse.journal import Journal
 from pilothouse.storage import Tx
+
+MAX_DETAIL = 8 << 10
+"""Bytes of the details of one record, as JSON."""
+
+MAX_TEXT = 500
+MAX_ITEMS = 50
 
 
 class Trail:
@@ -25,7 +33,8 @@ class Trail:
     ) -> None:
         """Record that ``by`` did ``action`` (``run.triggered``) on ``target`` (``run/<id>``).
 
-        ``detail`` must never contain a secret; it is visible to everyone with ``audit.read``.
+        ``detail`` must never contain a secret; it is visible to everyone with ``audit.read``. Texts and lists that
+        are too long are cut (:func:`bounded`).
         """
         record = AuditRecord(
             id=str(uuid7()),
@@ -34,10 +43,11 @@ class Trail:
             actor_id=by.id,
             actor=by.name,
             action=action,
-            target=target,
+            target=target[:MAX_TEXT],
             address=by.address,
             request_id=by.request_id,
-            detail=detail or {},
+            detail=bounded(detail or {}),
+            token_id=by.token_id,
         )
         records.insert_audit(tx.conn, record)
 
@@ -79,3 +89,21 @@ class Trail:
             offset=(page - 1) * limit,
             limit=limit,
         )
+
+
+def bounded(detail: dict[str, Any]) -> dict[str, Any]:
+    """The details of a record, with long texts and lists cut; only their keys if they are still too large."""
+    cut = {str(key)[:MAX_TEXT]: _cut(value) for key, value in list(detail.items())[:MAX_ITEMS]}
+    if len(orjson.dumps(cut, default=str)) <= MAX_DETAIL:
+        return cut
+    return {"omitted": [key[:100] for key in cut]}
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= MAX_TEXT else value[: MAX_TEXT - 1] + "…"
+    if isinstance(value, Mapping):
+        return {str(key)[:MAX_TEXT]: _cut(inner) for key, inner in list(value.items())[:MAX_ITEMS]}
+    if isinstance(value, list | tuple):
+        return [_cut(inner) for inner in value[:MAX_ITEMS]]
+    return value

@@ -41,7 +41,8 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class TokenInfo:
-    """An API token, without its secret. ``role`` limits it below its user's role. Times in ms."""
+    """An API token, without its secret. ``role`` limits it below its user's role. Times in ms; ``last_used_at`` is
+    exact to some minutes."""
 
     id: str
     user_id: str
@@ -50,11 +51,26 @@ class TokenInfo:
     role: Role | None
     created_at: int
     expires_at: int | None
+    last_used_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoginInfo:
+    """A login (a session), without its token. ``address``: of its last use. Times in ms."""
+
+    id: str
+    user_id: str
+    username: str
+    created_at: int
+    last_used_at: int | None
+    expires_at: int
+    address: str
+    user_agent: str
 
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """Who did what, to what, when and from where. ``at`` in ms."""
+    """Who did what, to what, with which token, when and from where. ``at`` in ms."""
 
     id: str
     at: int
@@ -66,6 +82,7 @@ class AuditRecord:
     address: str
     request_id: str
     detail: dict[str, Any]
+    token_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +92,16 @@ class LoginResult:
     token: str
     user: User
     expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoginOrigin:
+    """Where a login comes from; ``known``: the user has logged in from this address before."""
+
+    address: str = ""
+    request_id: str = ""
+    user_agent: str = ""
+    known: bool = False
+
+
+NOWHERE = LoginOrigin()

@@ -7,6 +7,9 @@ from pilothouse.edge.module import Core, Module
 from pilothouse.identity.http import ROUTERS
 from pilothouse.identity.service import Identity, IdentitySettings
 
+MAX_LOGIN = 16 << 10
+"""Bytes of the body of a login, which strangers may send."""
+
 
 def module(core: Core, settings: IdentitySettings) -> Module:
     """Provides :class:`Identity`."""
@@ -19,6 +22,7 @@ def module(core: Core, settings: IdentitySettings) -> Module:
         envelope_prefixes=tuple(
             f"/api/v1/{family}" for family in ("projects", "roles", "tenants", "settings", "identity")
         ),
+        body_limits={"/api/v1/auth/login": MAX_LOGIN},
         rate_limits=(RouteLimit("POST", "/api/v1/auth/login", "login", by_address=True),),
         closed=identity.close,
     )

@@ -10,6 +10,7 @@ from uuid_utils import uuid7
 
 from pilothouse.access.errors import Refusal, require
 from pilothouse.access.model import Principal
+from pilothouse.access.quotas import DEFAULTS, check_quota
 from pilothouse.identity import store
 from pilothouse.identity.audit import Trail
 from pilothouse.identity.grants import Grants
@@ -22,7 +23,8 @@ DEFAULT_NAME = "default"
 class Projects:
     """Creates and changes projects; members see their content."""
 
-    def __init__(self, trail: Trail, grants: Grants) -> None:
+    def __init__(self, trail: Trail, grants: Grants, most: int = DEFAULTS.projects) -> None:
+        self._most = most
         self._trail = trail
         self._grants = grants
 
@@ -49,6 +51,7 @@ class Projects:
         """
         require(by, "project.write")
         self._check_name(tx.conn, name)
+        check_quota("projects", store.list_projects(tx.conn, None, 0, 0)[1], self._most, "projects")
         project = Project(str(uuid7()), name, description, is_default, {}, tx.now, tx.now)
         store.insert_project(tx.conn, project)
         self._record(tx, by, "project.created", project, {})

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, Select, func, insert, or_, select
+from sqlalchemy import Connection, Row, Select, insert, or_, select
 
 from pilothouse.identity.model import AuditRecord
 from pilothouse.identity.tables import audit_records
+from pilothouse.storage.counting import count_ahead
 
 
 def insert_audit(conn: Connection, record: AuditRecord) -> None:
@@ -25,6 +26,7 @@ def insert_audit(conn: Connection, record: AuditRecord) -> None:
             address=record.address,
             request_id=record.request_id,
             detail=orjson.dumps(record.detail).decode(),
+            token_id=record.token_id,
         )
     )
 
@@ -52,7 +54,7 @@ def list_audit(
         chosen = _matching(chosen, audit_records.c.target, target)
     if since is not None:
         chosen = chosen.where(audit_records.c.at >= since)
-    total = conn.execute(select(func.count()).select_from(chosen.subquery())).scalar_one()
+    total = count_ahead(conn, chosen, offset)
     page = chosen.order_by(audit_records.c.at.desc(), audit_records.c.id.desc()).offset(offset).limit(limit)
     return [_record(row) for row in conn.execute(page)], total
 
@@ -75,4 +77,5 @@ def _record(row: Row[Any]) -> AuditRecord:
         row.address,
         row.request_id,
         orjson.loads(row.detail),
+        row.token_id,
     )

@@ -1,11 +1,12 @@
 """Identity: login and logout, authentication, and the rights of open streams.
 
-The use cases on users, projects, API tokens and the audit trail are in separate files and available as
-``users``, ``projects``, ``tokens`` and ``trail``.
+The use cases on users, projects, API tokens, logins and the audit trail are in separate files and available as
+``users``, ``projects``, ``tokens``, ``logins`` and ``trail``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,19 +19,22 @@ from uuid_utils import uuid7
 
 from pilothouse.access.errors import AuthError, require, token_expired, token_invalid, token_missing
 from pilothouse.access.model import SYSTEM, Principal, Role, narrower
-from pilothouse.identity import store, tokens
+from pilothouse.access.quotas import DEFAULTS, Quotas
+from pilothouse.edge.network import rate_key
+from pilothouse.identity import address_store, store, tokens
 from pilothouse.identity.api_tokens import ApiTokens
 from pilothouse.identity.audit import Trail
 from pilothouse.identity.authorization import Grant, TokenAuthorization
 from pilothouse.identity.grants import Grants, expired
-from pilothouse.identity.model import LoginResult, User
+from pilothouse.identity.logins import Logins, Uses
+from pilothouse.identity.model import NOWHERE, LoginOrigin, LoginResult, User
 from pilothouse.identity.passwords import Passwords, check
 from pilothouse.identity.projects import DEFAULT_NAME, Projects
 from pilothouse.identity.renewal import Renewal
 from pilothouse.identity.users import Users
 from pilothouse.journal import Journal
-from pilothouse.storage import Storage, Tx, now_ms
-from pilothouse.storage.secretbox import derive_key
+from pilothouse.storage import Storage, StorageError, Tx, now_ms
+from pilothouse.storage.keyring import Keyring
 
 T = TypeVar("T")
 log = structlog.get_logger("identity")
@@ -43,15 +47,17 @@ The ``token_id`` of its principals must be unique; principals with an empty one 
 
 ADMIN = "admin"
 LOCAL_NAME = "local"
+MAX_USER_AGENT = 200
 _KEEP_SESSIONS_MS = 7 * 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True)
 class IdentitySettings:
-    """``jwt_key``: 32 bytes, see :func:`load_or_create_key`; ``token_ttl``: seconds that a login is valid."""
+    """``keyring``: what logins are signed with; ``token_ttl``: seconds that a login is valid."""
 
-    jwt_key: bytes
+    keyring: Keyring
     token_ttl: int = 86_400
+    quotas: Quotas = DEFAULTS
 
 
 class Identity:
@@ -68,15 +74,17 @@ class Identity:
         self._storage = storage
         self.token_ttl = settings.token_ttl
         self._clock = clock
-        self._session_tokens = tokens.SessionTokens(derive_key(settings.jwt_key, "session tokens"))
+        self._session_tokens = tokens.SessionTokens(settings.keyring)
         self._authenticators: list[Authenticator] = []
         self._grants = Grants(clock)
+        self._uses = Uses()
         self._renewal = Renewal(self._grants, self._ask_about, clock)
         self.passwords = Passwords(hasher)
         self.trail = Trail(journal)
         self.users = Users(self.trail, self._grants)
-        self.projects = Projects(self.trail, self._grants)
-        self.tokens = ApiTokens(self.trail, self._grants)
+        self.projects = Projects(self.trail, self._grants, settings.quotas.projects)
+        self.tokens = ApiTokens(self.trail, self._grants, settings.quotas.tokens)
+        self.logins = Logins(self.trail, self._grants)
 
     async def bootstrap(self, admin_password: str | None) -> str | None:
         """First start: create project ``default`` and user ``admin``; returns the password if it was
@@ -101,14 +109,17 @@ class Identity:
 
     # -- login and logout -------------------------------------------------------------------------------
 
-    async def login(
-        self, username: str, password: str, address: str = "", request_id: str = ""
-    ) -> LoginResult:
+    async def knows(self, username: str, address: str) -> bool:
+        """Whether this user has logged in from this address in the last 90 days."""
+        key, now = rate_key(address), self._clock()
+        return await self._storage.read(lambda conn: address_store.knows(conn, username, key, now))
+
+    async def login(self, username: str, password: str, origin: LoginOrigin = NOWHERE) -> LoginResult:
         """Log in. Raises ``AUTH_INVALID_CREDENTIALS``, in the same time whether or not the user exists."""
         found = await self._storage.read(lambda conn: store.find_login(conn, username))
         user, stored = found if found is not None and found[0].active else (None, None)
-        good = await self.passwords.verify(stored, password)
-        by = replace(SYSTEM, address=address, request_id=request_id)
+        good = await self.passwords.verify(stored, password, known=origin.known)
+        by = replace(SYSTEM, address=origin.address, request_id=origin.request_id)
         if user is None or stored is None or not good:
             # An unknown name is not recorded, since users sometimes type their password there.
             target = f"user/{found[0].id}" if found is not None else "user/unknown"
@@ -117,10 +128,12 @@ class Identity:
         renewed = (
             await self.passwords.hash(password, checked=False) if self.passwords.outdated(stored) else stored
         )
-        by = Principal("user", user.id, user.username, user.role, frozenset(), "", None, address, request_id)
-        return await self._storage.write(lambda tx: self._open_session(tx, by, stored, renewed))
+        by = replace(by, kind="user", id=user.id, name=user.username, role=user.role)
+        return await self._storage.write(
+            lambda tx: self._open_session(tx, by, stored, renewed, origin.user_agent)
+        )
 
-    def _open_session(self, tx: Tx, by: Principal, stored: str, renewed: str) -> LoginResult:
+    def _open_session(self, tx: Tx, by: Principal, stored: str, renewed: str, user_agent: str) -> LoginResult:
         found = store.find_login(tx.conn, by.name)
         if found is None or not found[0].active or found[1] != stored:
             # Deactivated, or the password was changed, during the verification.
@@ -137,8 +150,13 @@ class Identity:
             digest=None,
             created_at=tx.now,
             expires_at=expires_at,
+            address=by.address,
+            user_agent=_printable(user_agent),
         )
+        by = replace(by, token_id=id)
         store.update_user(tx.conn, by.id, last_login=tx.now, password_hash=renewed)
+        if by.address:
+            address_store.remember(tx.conn, by.id, rate_key(by.address), tx.now)
         store.purge_sessions(tx.conn, tx.now - _KEEP_SESSIONS_MS)
         self.audit(tx, by, "auth.logged_in", f"user/{by.id}")
         user = replace(found[0], last_login=tx.now)
@@ -168,13 +186,15 @@ class Identity:
 
     async def change_password(self, by: Principal, current: str, new: str) -> None:
         """Change the caller's password. Raises ``AUTH_INVALID_CREDENTIALS`` if ``current`` is wrong."""
-        require(by, "profile.read")
+        require(by, "login.own")
         check(new)
         found = await self._storage.read(lambda conn: store.find_login(conn, by.name))
-        if not await self.passwords.verify(found[1] if found is not None else None, current):
+        if not await self.passwords.verify(found[1] if found is not None else None, current, known=True):
             raise AuthError("AUTH_INVALID_CREDENTIALS", "The current password is wrong")
         password_hash = await self.passwords.hash(new)
-        await self._storage.write(lambda tx: self.users.set_password(tx, by, by.id, password_hash))
+        await self._storage.write(
+            lambda tx: self.users.set_password(tx, by, by.id, password_hash, proven=True)
+        )
 
     async def issue_local_token(self, username: str = ADMIN) -> str:
         """Create an API token named ``local`` for the command line on this machine; the previous one is
@@ -183,6 +203,8 @@ class Identity:
         def issue(tx: Tx) -> str:
             user = self.users.get(tx.conn, username)
             former = store.revoke_of_user(tx.conn, user.id, tx.now, kind=store.API, name=LOCAL_NAME)
+            for id in former:
+                self.audit(tx, SYSTEM, "token.revoked", f"token/{id}", {"name": LOCAL_NAME})
             tx.after_commit(lambda: self._grants.end_tokens(former))
             return self.tokens.issue(tx, SYSTEM, user, name=LOCAL_NAME, role=None, expires_at=None)[1]
 
@@ -204,7 +226,19 @@ class Identity:
         grant = self._grants.look_up(digest) or await self._verify(token, digest)
         if expired(grant.principal, self._clock()):
             raise token_expired()
+        if grant.stored and self._uses.due(grant.principal.token_id, self._clock()):
+            self._note_use(grant.principal.token_id, address)
         return replace(grant.principal, address=address, request_id=request_id)
+
+    def _note_use(self, token_id: str, address: str) -> None:
+        # Nobody waits for it, and nothing is lost if it fails.
+        with contextlib.suppress(StorageError):
+            noted = self._storage.submit(lambda tx: store.note_use(tx.conn, token_id, tx.now, address))
+            noted.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def now(self) -> int:
+        """The time by this server's clock, in ms."""
+        return self._clock()
 
     def authorize(self, principal: Principal) -> TokenAuthorization:
         """A live view of the principal's rights while a stream is open; close it with the stream."""
@@ -257,7 +291,15 @@ class Identity:
             raise token_expired()
         role = narrower(known.user_role, known.token_role)
         principal = Principal(
-            "user", known.user_id, known.username, role, known.projects, known.id, known.expires_at
+            "user",
+            known.user_id,
+            known.username,
+            role,
+            known.projects,
+            known.id,
+            known.expires_at,
+            token_role=known.token_role,
+            credential="session" if known.kind == store.SESSION else "api",
         )
         return Grant(principal, known.token_role, True, now if checked_at is None else checked_at)
 
@@ -294,3 +336,7 @@ class Identity:
         """Stop the renewal and the hashing threads."""
         self._renewal.close()
         self.passwords.close()
+
+
+def _printable(user_agent: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in user_agent[:MAX_USER_AGENT])

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select, update
 
 from pilothouse.access.model import Role
-from pilothouse.identity.model import Project, TokenInfo, User
+from pilothouse.identity.model import LoginInfo, Project, TokenInfo, User
 from pilothouse.identity.tables import credentials, project_members, projects, users
 
 SESSION, API = "session", "api"
@@ -200,6 +200,8 @@ def insert_credential(
     digest: str | None,
     created_at: int,
     expires_at: int | None,
+    address: str = "",
+    user_agent: str = "",
 ) -> None:
     """A new session or API token."""
     conn.execute(
@@ -212,6 +214,8 @@ def insert_credential(
             digest=digest,
             created_at=created_at,
             expires_at=expires_at,
+            address=address,
+            user_agent=user_agent,
         )
     )
 
@@ -260,6 +264,28 @@ def find_api_token(conn: Connection, id: str) -> TokenInfo | None:
     return None if row is None else _token(row)
 
 
+def list_logins(
+    conn: Connection, user_id: str | None, now: int, offset: int, limit: int
+) -> tuple[list[LoginInfo], int]:
+    """A page of logins that are valid, newest first, of one user or all, and their number."""
+    chosen = _logins(now)
+    if user_id is not None:
+        chosen = chosen.where(credentials.c.user_id == user_id)
+    page = chosen.order_by(credentials.c.id.desc()).offset(offset).limit(limit)
+    return [_login(row) for row in conn.execute(page)], _count(conn, chosen)
+
+
+def find_login_by_id(conn: Connection, id: str, now: int) -> LoginInfo | None:
+    """A login that is valid."""
+    row = conn.execute(_logins(now).where(credentials.c.id == id)).first()
+    return None if row is None else _login(row)
+
+
+def note_use(conn: Connection, id: str, now: int, address: str) -> None:
+    """Record when, and from where, a credential was used last."""
+    conn.execute(update(credentials).where(credentials.c.id == id).values(last_used_at=now, address=address))
+
+
 def revoke(conn: Connection, id: str, now: int) -> bool:
     """Revoke; whether the credential was valid before."""
     good = and_(credentials.c.id == id, credentials.c.revoked_at.is_(None))
@@ -300,7 +326,31 @@ def _api_tokens() -> Select[Any]:
 
 def _token(row: Row[Any]) -> TokenInfo:
     role = None if row.role is None else Role(row.role)
-    return TokenInfo(row.id, row.user_id, row.username, row.name, role, row.created_at, row.expires_at)
+    return TokenInfo(
+        row.id, row.user_id, row.username, row.name, role, row.created_at, row.expires_at, row.last_used_at
+    )
+
+
+def _logins(now: int) -> Select[Any]:
+    c = credentials.c
+    return (
+        select(credentials, users.c.username)
+        .join(users, users.c.id == c.user_id)
+        .where(c.kind == SESSION, c.revoked_at.is_(None), c.expires_at > now)
+    )
+
+
+def _login(row: Row[Any]) -> LoginInfo:
+    return LoginInfo(
+        row.id,
+        row.user_id,
+        row.username,
+        row.created_at,
+        row.last_used_at,
+        row.expires_at,
+        row.address,
+        row.user_agent,
+    )
 
 
 def _count(conn: Connection, chosen: Select[Any]) -> int:

@@ -22,6 +22,15 @@ users = Table(
     Column("last_login", BigInteger, nullable=True),
 )
 
+#: The addresses that users have logged in from (:func:`pilothouse.edge.network.rate_key`).
+login_addresses = Table(
+    "login_addresses",
+    metadata,
+    Column("user_id", Text, ForeignKey("users.id"), primary_key=True),
+    Column("address", Text, primary_key=True),
+    Column("last_login", BigInteger, nullable=False),
+)
+
 #: Logins (``session``: id is the JWT's ``jti``) and API tokens (``api``: found by their digest).
 credentials = Table(
     "credentials",
@@ -35,6 +44,10 @@ credentials = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=True),
     Column("revoked_at", BigInteger, nullable=True),
+    Column("last_used_at", BigInteger, nullable=True),
+    # Of the last use, and of the login.
+    Column("address", Text, nullable=False, server_default=""),
+    Column("user_agent", Text, nullable=False, server_default=""),
     Index("credentials_by_user", "user_id", "kind"),
     Index("credentials_by_expiry", "kind", "expires_at"),
 )
@@ -71,6 +84,7 @@ audit_records = Table(
     Column("address", Text, nullable=False),
     Column("request_id", Text, nullable=False),
     Column("detail", Text, nullable=False),
+    Column("token_id", Text, nullable=False, server_default=""),
     Index("audit_records_by_time", "at"),
     Index("audit_records_by_target", "target"),
 )

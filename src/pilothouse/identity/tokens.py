@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
+from typing import Any
 
 from joserfc import jws, jwt
 from joserfc.errors import ExpiredTokenError, JoseError
 from joserfc.jwk import OctKey
 
 from pilothouse.access.errors import token_expired, token_invalid
+from pilothouse.storage.keyring import Key, Keyring, derived
 
 ISSUER = "pilothouse"
 AUDIENCE = "pilothouse"
@@ -20,10 +23,13 @@ MAX_LENGTH = 8192
 
 
 class SessionTokens:
-    """Signs and verifies the JWTs of logins with one key (at least 32 bytes)."""
+    """Signs the JWTs of logins with the server's key in use, and accepts those of its former keys.
 
-    def __init__(self, key: bytes) -> None:
-        self._key = OctKey.import_key(key)
+    ``kid`` names the key; tokens of release 0.1 have none.
+    """
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
 
     def issue(self, token_id: str, user_id: str, expires_at: int) -> str:
         """Create a JWT; ``expires_at`` in ms, a whole second."""
@@ -34,7 +40,8 @@ class SessionTokens:
             "jti": token_id,
             "exp": expires_at // 1000,
         }
-        return jwt.encode({"alg": _ALGORITHM}, claims, self._key)
+        key = self._keyring.current
+        return jwt.encode({"alg": _ALGORITHM, "kid": key.id.hex()}, claims, _signing(key))
 
     def verify(self, token: str, now: int) -> str:
         """The token's id (``jti``). Raises ``AUTH_TOKEN_EXPIRED`` or ``AUTH_TOKEN_INVALID``."""
@@ -47,13 +54,30 @@ class SessionTokens:
             exp={"essential": True},
         )
         try:
-            claims = jwt.decode(token, self._key, algorithms=[_ALGORITHM]).claims
+            claims = self._decoded(token)
             registry.validate(claims)
         except ExpiredTokenError as error:
             raise token_expired() from error
         except (JoseError, ValueError) as error:
             raise token_invalid() from error
         return str(claims["jti"])
+
+    def _decoded(self, token: str) -> dict[str, Any]:
+        """The claims. Raises JoseError, ValueError."""
+        named = jws.extract_compact(token.encode()).headers().get("kid")
+        if isinstance(named, str):
+            key = self._keyring.find(bytes.fromhex(named))
+            if key is None:
+                raise ValueError("signed with a key that is not ours")
+            return jwt.decode(token, _signing(key), algorithms=[_ALGORITHM]).claims
+        for key in self._keyring.keys[:-1]:
+            with contextlib.suppress(JoseError):
+                return jwt.decode(token, _signing(key), algorithms=[_ALGORITHM]).claims
+        return jwt.decode(token, _signing(self._keyring.keys[-1]), algorithms=[_ALGORITHM]).claims
+
+
+def _signing(key: Key) -> OctKey:
+    return OctKey.import_key(derived(key.root, "session tokens"))
 
 
 def is_ours(token: str) -> bool:

@@ -114,14 +114,22 @@ class Users:
         """End a user's access immediately: sessions, API tokens and open streams."""
         return self.update(tx, by, name_or_id, active=False)
 
-    def set_password(self, tx: Tx, by: Principal, name_or_id: str, password_hash: str) -> User:
-        """Set a new password, by an admin or the user.
+    def set_password(
+        self, tx: Tx, by: Principal, name_or_id: str, password_hash: str, *, proven: bool = False
+    ) -> User:
+        """Set a new password, by an admin or the user. ``proven``: the caller has given the current one.
 
-        Ends the user's other sessions; API tokens stay valid.
+        Ends the user's other sessions; API tokens stay valid. An API token with a limit does not set the password of
+        its own user without the current one, since a login has no such limit.
         """
         user = self.get(tx.conn, name_or_id)
         if by.id != user.id:
             require(by, "user.admin")
+        elif not proven and (by.token_role is not None or by.granted_until is not None):
+            raise Refusal.of(
+                "AUTH_INSUFFICIENT_PERMISSIONS",
+                "With a token that is limited, your own password is only changed with the current one",
+            )
         store.update_user(tx.conn, user.id, password_hash=password_hash, updated_at=tx.now)
         body = {"id": user.id, "username": user.username}
         self._trail.record(tx, by, "user.password_changed", f"user/{user.id}", body)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Index,
@@ -13,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     delete,
+    false,
     func,
     insert,
     select,
@@ -45,6 +49,8 @@ journal_head = Table(
     Column("id", _Offset, primary_key=True, autoincrement=False),
     Column("epoch", Text, nullable=False),
     Column("next", BigInteger, nullable=False),
+    # Whether a server keeps the head outside of the database, too (server/epoch.py).
+    Column("kept_outside", Boolean, nullable=False, server_default=false()),
 )
 
 watermarks = Table(
@@ -76,6 +82,40 @@ INSERT INTO entries ("offset", stream, subject, type, at, scope, data) VALUES (?
 def epoch(conn: Connection) -> str:
     """The epoch of the journal: a random name that changes when cursors must become invalid."""
     return str(conn.execute(select(journal_head.c.epoch)).scalar_one())
+
+
+@dataclass(frozen=True, slots=True)
+class JournalHead:
+    """The epoch, the next offset, and whether a server keeps them outside of the database, too."""
+
+    epoch: str
+    next: int
+    kept_outside: bool
+
+
+def head(conn: Connection) -> JournalHead | None:
+    """The committed head; ``None`` for a database without a journal."""
+    row = conn.execute(select(journal_head)).first()
+    return None if row is None else JournalHead(row.epoch, row.next, bool(row.kept_outside))
+
+
+def set_epoch(conn: Connection, name: str) -> None:
+    """Begin a new epoch: all cursors become invalid."""
+    conn.execute(update(journal_head).values(epoch=name))
+
+
+def mark_kept_outside(conn: Connection) -> None:
+    """From now on a server keeps the head outside of the database, too."""
+    conn.execute(update(journal_head).values(kept_outside=True))
+
+
+def entry_digest(conn: Connection, offset: int) -> str:
+    """A digest of the entry at ``offset``; ``""`` if there is none, or none any more."""
+    row = conn.execute(select(*_COLUMNS).where(entries.c.offset == offset)).first()
+    if row is None:
+        return ""
+    parts = (row.stream, row.subject, row.type, str(row.at), row.scope)
+    return hashlib.sha256("\0".join(parts).encode() + b"\0" + bytes(row.data)).hexdigest()
 
 
 def create_head(conn: Connection, name: str) -> None:

@@ -5,9 +5,19 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import core_schema
 
-from pilothouse.edge.bodies import Body
+from pilothouse.edge.bodies import Body, Ignored, Reference, Texts
 from pilothouse.engine.checkouts import (
     COMMIT,
     MAX_KEY,
@@ -16,8 +26,16 @@ from pilothouse.engine.checkouts import (
     MAX_REPOSITORIES,
     RepositoryCommit,
 )
-from pilothouse.pipelines import examples
-from pilothouse.pipelines.model import SAVE_DIRECT, SAVE_PR, SpecFormat
+from pilothouse.pipelines.compiled import EncodedSpec
+from pilothouse.pipelines.model import (
+    MAX_VARIABLES,
+    MAX_VARIABLES_SIZE,
+    SAVE_DIRECT,
+    SAVE_PR,
+    SpecFormat,
+)
+from pilothouse.wire.json_bounds import MAX_VALUES
+from pilothouse.wire.rest.pipelines import SPEC_TEXT
 
 
 def _database(given: str) -> str:
@@ -34,7 +52,7 @@ def _direct(mode: int) -> int:
     return mode
 
 
-OfGit = Annotated[str, AfterValidator(_database)]
+OfGit = Annotated[str, Field(max_length=2000), AfterValidator(_database)]
 """A field of specs in git repositories, which are not implemented yet: must be empty."""
 
 SaveMode = Annotated[int, Field(ge=0, le=SAVE_PR), AfterValidator(_direct)]
@@ -61,47 +79,76 @@ RepositoryKey = Annotated[Word, Field(max_length=1000)]
 """The key of the repository that the pipeline belongs to (docs/checkout.md); empty: of none."""
 
 
+Name = Annotated[str, Field(max_length=256)]
+"""The name of a pipeline; the use case checks its characters."""
+
+FileName = Annotated[str, Field(max_length=500)]
+RequestId = Annotated[str, Field(max_length=256)]
+CommitSha = Annotated[Word, Field(max_length=64)]
+
+SpecText = Annotated[str, Field(max_length=2 << 20)]
+SpecObject = Annotated[dict[str, Any], Field(max_length=MAX_VALUES)]
+SpecParsed = Annotated[Any, GetPydanticSchema(lambda *_: core_schema.is_instance_schema(EncodedSpec))]
+SpecField = SpecText | SpecObject | SkipJsonSchema[SpecParsed]
+"""A spec; that of a large body has been parsed by a worker (:mod:`pilothouse.pipelines.http.large_bodies`)."""
+
+
+def _few_variables(given: Any) -> Any:
+    if isinstance(given, dict) and len(given) > MAX_VARIABLES:
+        raise ValueError(f"a run takes at most {MAX_VARIABLES} variables")
+    return given
+
+
+Variables = Annotated[
+    dict[Annotated[str, Field(max_length=256)], Annotated[str, Field(max_length=MAX_VARIABLES_SIZE)]],
+    Field(max_length=MAX_VARIABLES),
+    BeforeValidator(_few_variables),
+]
+"""The variables of a run; the use case checks their total size."""
+
+
 class CreatePipeline(Body):
     """A pipeline whose spec is kept in the database; ``projectId`` empty is the default project."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"name": "hello", "description": "says hello"}})
-    name: str
-    projectId: str = ""
+    name: Name
+    projectId: Reference = ""
     description: str = Field("", max_length=2000)
     repoUrl: OfGit = ""
     defaultBranch: Word = Field("", max_length=200)
-    pipelineFilePath: str = Field("", max_length=500)
+    pipelineFilePath: FileName = ""
     saveMode: SaveMode = SAVE_DIRECT
     prTargetBranch: OfGit = ""
-    metadata: dict[str, str] = Field(default_factory=dict)
+    metadata: Texts = Field(default_factory=dict)
     repository: RepositoryKey = ""
+    createdBy: Ignored = ""
 
 
 class UpdatePipeline(Body):
     """Fields that are left out keep their values."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"description": "says hello", "isEnabled": 1}})
-    name: str | None = None
+    name: Name | None = None
     description: str | None = Field(None, max_length=2000)
     repoUrl: OfGit | None = None
     defaultBranch: Word | None = Field(None, max_length=200)
-    pipelineFilePath: str | None = Field(None, max_length=500)
+    pipelineFilePath: FileName | None = None
     saveMode: SaveMode | None = None
     prTargetBranch: OfGit | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Texts | None = None
     isEnabled: int | None = Field(None, ge=0, le=1)
     repository: RepositoryKey | None = None
+    pipelineId: Ignored = ""
 
 
 class ValidateSpec(Body):
     """``spec``: a pipeline.v1.Spec as an object, or its source as text (errors then name line and column)."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"spec": examples.SPEC_TEXT, "fileName": ".pilot.yaml"}}
-    )
-    spec: str | dict[str, Any]
+    model_config = ConfigDict(json_schema_extra={"example": {"spec": SPEC_TEXT, "fileName": ".pilot.yaml"}})
+    spec: SpecField
     format: Format = 0
-    fileName: str = ""
+    fileName: FileName = ""
+    pipelineId: Ignored = ""
 
 
 class CheckSpec(ValidateSpec):
@@ -110,35 +157,36 @@ class CheckSpec(ValidateSpec):
     model_config = ConfigDict(
         json_schema_extra={
             "example": {
-                "spec": examples.SPEC_TEXT,
+                "spec": SPEC_TEXT,
                 "fileName": ".pilot.yaml",
                 "variables": {"greeting": "hi"},
             }
         }
     )
-    variables: dict[str, str] | None = None
+    variables: Variables | None = None
 
 
 class CheckText(CheckSpec):
     """``projectId``: whose secrets count; empty is the default project."""
 
-    projectId: str = ""
+    projectId: Reference = ""
 
 
 class SaveSpec(ValidateSpec):
     """``expectedHeadCommitSha``: the save is refused if the current head is another."""
 
-    expectedHeadCommitSha: str = ""
+    expectedHeadCommitSha: Annotated[str, Field(max_length=64)] = ""
     saveMode: SaveMode = SAVE_DIRECT
     commitMessage: str = Field("", max_length=2000)
-    requestId: str = ""
+    requestId: RequestId = ""
+    editor: Ignored = ""
 
 
 class CheckoutRepository(Body):
     """One repository of a git work tree (docs/checkout.md): its ``key``, the commit, and what packs hold it."""
 
     key: str = Field(min_length=1, max_length=MAX_KEY)
-    commit: str = Field("", pattern=f"^({COMMIT})?$")
+    commit: str = Field("", pattern=f"^({COMMIT})?$", max_length=64)
     depth: int = Field(0, ge=0, le=2**31 - 1)
     packs: list[Annotated[str, Field(max_length=64)]] = Field(default_factory=list, max_length=MAX_PACKS_EACH)
 
@@ -163,16 +211,18 @@ class TriggerPipeline(Body):
     """
 
     model_config = ConfigDict(json_schema_extra={"example": {"variables": {"greeting": "hello"}}})
-    variables: dict[str, str] = Field(default_factory=dict)
-    requestId: str = ""
-    spec: str | dict[str, Any] | None = None
-    fileName: str = ""
-    checkout: str = ""
+    variables: Variables = Field(default_factory=dict)
+    requestId: RequestId = ""
+    spec: SpecField | None = None
+    fileName: FileName = ""
+    checkout: Annotated[str, Field(max_length=64)] = ""
     branch: Word = Field(default="", max_length=200)
-    commitSha: Word = Field(default="", max_length=64)
+    commitSha: CommitSha = ""
     tag: Word = Field(default="", max_length=200)
     dirty: bool = False
     repositories: list[CheckoutRepository] = Field(default_factory=list, max_length=MAX_REPOSITORIES)
+    pipelineId: Ignored = ""
+    triggeredBy: Ignored = ""
 
     @model_validator(mode="after")
     def _whole(self) -> TriggerPipeline:
@@ -189,3 +239,5 @@ class StopRun(Body):
     model_config = ConfigDict(json_schema_extra={"example": {"reason": "wrong branch", "force": False}})
     reason: str = Field("", max_length=500)
     force: bool = False
+    pipelineId: Ignored = ""
+    runId: Ignored = ""

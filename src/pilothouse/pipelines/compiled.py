@@ -18,13 +18,30 @@ SpecSource = str | dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class CompiledSpec:
-    """JSON texts: ``spec`` the canonical spec, ``graph`` the engine's graph, ``names`` the names in expressions."""
+class EncodedSpec:
+    """A spec of a large body, which a worker has split (``jobs.split_job``): ``form`` and ``data`` of a source as in
+    ``jobs.encoded_source``."""
 
-    source: SpecSource
+    form: str
+    data: bytes
+
+
+Spec = SpecSource | EncodedSpec
+"""A spec as a server receives it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledSpec:
+    """``text``: the source, of an object its indented JSON, which the caller has not ``written``.
+
+    JSON texts: ``spec`` the canonical spec, ``graph`` the engine's graph, ``names`` the names in expressions.
+    """
+
+    text: str
     spec: str
     graph: str
     names: str
+    written: bool = True
 
     def names_used(self) -> NamesUsed:
         """The secrets and variables that its expressions name."""
@@ -47,7 +64,9 @@ def compile_source(source: SpecSource, file: str = "") -> CompiledSpec:
     graph = compile_spec(spec)
     check_graph(graph)
     names = names_to_json(names_of(graph))
-    return CompiledSpec(source, _text(spec_to_json(spec)), encoded(graph), _text(names))
+    written = isinstance(source, str)
+    text = source if isinstance(source, str) else orjson.dumps(source, option=orjson.OPT_INDENT_2).decode()
+    return CompiledSpec(text, _text(spec_to_json(spec)), encoded(graph), _text(names), written)
 
 
 def names_in(parsed: ParsedSpec) -> NamesUsed:

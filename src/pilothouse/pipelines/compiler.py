@@ -9,7 +9,7 @@ import orjson
 
 from pilothouse.access.model import Principal
 from pilothouse.engine.names import NamesUsed, names_from_json
-from pilothouse.pipelines.compiled import CompiledSpec, SpecSource
+from pilothouse.pipelines.compiled import CompiledSpec, Spec
 from pilothouse.pipelines.errors import PipelineInvalid
 from pilothouse.pipelines.jobs import (
     DONE,
@@ -22,12 +22,14 @@ from pilothouse.pipelines.jobs import (
     locate_job,
     problems_from_json,
     problems_to_json,
+    split_job,
+    written_text,
 )
 from pilothouse.pipelines.spec.problems import SpecError, SpecProblem
 from pilothouse.workers.limits import MIB, Limits
 from pilothouse.workers.pool import Pool
 
-JOBS = (compile_job, check_job, check_names_job, locate_job)
+JOBS = (compile_job, check_job, check_names_job, locate_job, split_job)
 
 LIMITS = Limits(cpu=15, wall=25, memory=512 * MIB, result=16 * MIB)
 """Of one spec. The largest legal ones take some 3 s of CPU time; clients wait for 30 s."""
@@ -50,14 +52,14 @@ class SpecCompiler:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def compile(self, caller: Principal, source: SpecSource, file: str = "") -> CompiledSpec:
+    async def compile(self, caller: Principal, source: Spec, file: str = "") -> CompiledSpec:
         """The spec, checked and compiled. ``file``: its name in problems."""
-        spec, graph, names = await self._run(compile_job, caller, source, file)
-        return CompiledSpec(source, spec.decode(), graph.decode(), names.decode())
+        spec, graph, names, indented = await self._run(compile_job, caller, source, file)
+        written = written_text(source)
+        text = indented.decode() if written is None else written
+        return CompiledSpec(text, spec.decode(), graph.decode(), names.decode(), written is not None)
 
-    async def check(
-        self, caller: Principal, source: SpecSource, file: str = "", *, names: bool = False
-    ) -> Checked:
+    async def check(self, caller: Principal, source: Spec, file: str = "", *, names: bool = False) -> Checked:
         """The spec, checked only; ``names``: with the secrets and variables that it names."""
         if not names:
             jobs, warnings = await self._run(check_job, caller, source, file)
@@ -74,7 +76,7 @@ class SpecCompiler:
         return SpecError(problems_from_json(found), file)
 
     async def _run(
-        self, job: Callable[[str, bytes, str], Outcome], caller: Principal, source: SpecSource, file: str
+        self, job: Callable[[str, bytes, str], Outcome], caller: Principal, source: Spec, file: str
     ) -> list[bytes]:
         """What follows DONE in the job's result."""
         try:

@@ -13,21 +13,25 @@ from dataclasses import asdict
 import orjson
 
 from pilothouse.engine.names import names_to_json
-from pilothouse.pipelines.compiled import SpecSource, compile_source, names_in, read_spec
+from pilothouse.pipelines.compiled import EncodedSpec, Spec, SpecSource, compile_source, names_in, read_spec
 from pilothouse.pipelines.spec.places import located
 from pilothouse.pipelines.spec.problems import SpecError, SpecProblem
+from pilothouse.wire.json_bounds import MAX_VALUES, BoundExceeded, check_values, most_values
 
-DONE, INVALID, NOT_UNICODE = "done", "invalid", "not unicode"
-"""The first value of every result. After INVALID follow the problems (:func:`problems_from_json`)."""
+DONE, INVALID, NOT_UNICODE, REFUSED = "done", "invalid", "not unicode", "refused"
+"""The first value of every result. After INVALID follow the problems (:func:`problems_from_json`), after REFUSED the
+reason."""
 
 Outcome = tuple[str | bytes, ...]
 
 
 def compile_job(form: str, source: bytes, file: str) -> Outcome:
-    """Check and compile a spec (:func:`encoded_source`): canonical spec, graph and names, as JSON texts."""
+    """Check and compile a spec (:func:`encoded_source`): canonical spec, graph and names, as JSON texts; of
+    an object then its indented JSON."""
     try:
         compiled = compile_source(_decoded(form, source), file)
-        return DONE, compiled.spec.encode(), compiled.graph.encode(), compiled.names.encode()
+        text = b"" if compiled.written else compiled.text.encode()
+        return DONE, compiled.spec.encode(), compiled.graph.encode(), compiled.names.encode(), text
     except SpecError as error:
         return INVALID, problems_to_json(error.problems)
     except (UnicodeEncodeError, orjson.JSONEncodeError):
@@ -61,14 +65,47 @@ def locate_job(problems: bytes, text: bytes, file: str) -> bytes:
     return problems_to_json(located(error, text.decode("utf-8", "surrogatepass"), file).problems)
 
 
-def encoded_source(source: SpecSource) -> tuple[str, bytes]:
+def split_job(body: bytes) -> Outcome:
+    """Split a request's body: its JSON without ``spec``, then form and source of the spec (empty without one)."""
+    try:
+        found = json.loads(body)
+        if not isinstance(found, dict):
+            return REFUSED, b"The body is not an object"
+        check_values(found)
+    except BoundExceeded as error:
+        return REFUSED, str(error).encode()
+    except RecursionError:
+        return REFUSED, b"The body is nested too deeply"
+    except ValueError:
+        return REFUSED, b"The body is not valid JSON"
+    spec = found.pop("spec", None)
+    rest = json.dumps(found).encode()
+    if most_values(rest) > MAX_VALUES:
+        return REFUSED, f"The body has more than {MAX_VALUES} values beside its spec".encode()
+    if spec is None:
+        return DONE, rest, "", b""
+    if not isinstance(spec, str | dict):
+        return REFUSED, b"spec: it is neither a text nor an object"
+    return DONE, rest, *encoded_source(spec)
+
+
+def encoded_source(source: Spec) -> tuple[str, bytes]:
     """A spec as the arguments ``form`` and ``source`` of a job. Raises RecursionError."""
+    if isinstance(source, EncodedSpec):
+        return source.form, source.data
     if isinstance(source, str):
         return "text", source.encode("utf-8", "surrogatepass")
     try:
         return "object", orjson.dumps(source)
     except orjson.JSONEncodeError:  # deep nesting, half characters, large integers
         return "object", json.dumps(source).encode()
+
+
+def written_text(source: Spec) -> str | None:
+    """The spec's text, if its caller has sent it as text."""
+    if isinstance(source, EncodedSpec):
+        return source.data.decode("utf-8", "surrogatepass") if source.form == "text" else None
+    return source if isinstance(source, str) else None
 
 
 def _decoded(form: str, source: bytes) -> SpecSource:

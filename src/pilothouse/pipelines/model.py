@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+MAX_VARIABLES = 200
+MAX_VARIABLES_SIZE = 256 << 10
+"""Characters of the names and values of all variables that a run is given: each run stores them."""
+
 
 class SpecFormat(IntEnum):
     """pipeline.v1.SpecFormat."""
@@ -53,7 +57,7 @@ class Pipeline:
     description: str = ""
     default_branch: str = ""
     file_path: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] | None = field(default_factory=dict)  # None: too large for a list
     enabled: bool = True
     repository: str = ""
     head: str = ""

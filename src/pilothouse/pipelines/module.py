@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from pilothouse.access.quotas import Quotas
 from pilothouse.edge.module import Core, Module
 from pilothouse.engine.gates.child import ChildRun
 from pilothouse.engine.service import Engine
+from pilothouse.engine.starts import Starts
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines.compiler import JOBS, SpecCompiler
 from pilothouse.pipelines.http import ROUTERS
-from pilothouse.pipelines.service import Pipelines
+from pilothouse.pipelines.http.large_bodies import BODY_LIMIT
+from pilothouse.pipelines.service import Pipelines, startable
 
 
 def module(core: Core) -> Module:
     """Provides :class:`Pipelines` and :class:`SpecCompiler`."""
     engine, identity = core.service(Engine), core.service(Identity)
-    pipelines = Pipelines(engine, identity)
+    pipelines = Pipelines(engine, identity, core.service(Quotas).pipelines)
     core.provide(pipelines, SpecCompiler(core.pool))
+    core.service(Starts).guard("pipeline", startable)
     core.service(ChildRun).start_by("pipeline", pipelines.start_child)
     return Module(
         "pipelines",
         routers=ROUTERS,
         envelope_prefixes=("/api/v1/pipelines", "/api/v1/uploads"),
         jobs=JOBS,
+        body_limits={"/api/v1/pipelines": BODY_LIMIT},
     )

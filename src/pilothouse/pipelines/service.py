@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
 from pilothouse.access.model import Principal
+from pilothouse.access.quotas import DEFAULTS, check_quota
 from pilothouse.engine.checkouts import RepositoryCommit
 from pilothouse.engine.gates.parent import Parent
 from pilothouse.engine.graph_json import decoded
@@ -31,13 +31,10 @@ from pilothouse.pipelines.errors import (
     SpecMissing,
     SpecMoved,
 )
-from pilothouse.pipelines.model import Pipeline, SavedSpec, SpecFormat
+from pilothouse.pipelines.model import MAX_VARIABLES, MAX_VARIABLES_SIZE, Pipeline, SavedSpec, SpecFormat
 from pilothouse.storage import Tx
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,127}")
-MAX_VARIABLES = 200
-MAX_VARIABLES_SIZE = 256 << 10
-"""Characters of the names and values of all variables that a run is given: each run stores them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,8 @@ class TriggerRequest:
 class Pipelines:
     """The pipelines of all projects. Every method is a use case in one transaction."""
 
-    def __init__(self, engine: Engine, identity: Identity) -> None:
+    def __init__(self, engine: Engine, identity: Identity, max_pipelines: int = DEFAULTS.pipelines) -> None:
+        self._max_pipelines = max_pipelines
         self._engine = engine
         self._identity = identity
 
@@ -73,6 +71,8 @@ class Pipelines:
         _check_name(name)
         if store.pipeline_named(tx.conn, project, name) is not None:
             raise PipelineExists(f"the project has a pipeline named '{name}' already")
+        count = store.count_pipelines(tx.conn, project)
+        check_quota("pipelines of this project", count, self._max_pipelines, "pipelines")
         pipeline = Pipeline(
             id=str(uuid7()),
             project=project,
@@ -112,10 +112,7 @@ class Pipelines:
         pipeline = require_pipeline(tx.conn, pipeline_id)
         if expected_head and expected_head != pipeline.head:
             raise SpecMoved(f"the spec was changed meanwhile: its head is {pipeline.head or 'empty'}")
-        source = spec.source
-        text = (
-            source if isinstance(source, str) else orjson.dumps(source, option=orjson.OPT_INDENT_2).decode()
-        )
+        text = spec.text
         written_in = SpecFormat.JSON if text.lstrip().startswith("{") else SpecFormat.YAML
         head = hashlib.sha256(text.encode()).hexdigest()[:40]
         saved = SavedSpec(text, written_in, head, by.name, message, tx.now, spec.spec, spec.graph, spec.names)
@@ -129,9 +126,7 @@ class Pipelines:
         """Start a run. Raises ``SpecError``, also for missing variables and secrets, :class:`SpecMissing`,
         :class:`PipelineDisabled`.
         """
-        pipeline = require_pipeline(tx.conn, pipeline_id)
-        if not pipeline.enabled:
-            raise PipelineDisabled(f"pipeline '{pipeline.name}' is disabled")
+        pipeline = startable(tx.conn, pipeline_id)
         _check_variables(request.variables)
         compiled, definition = self._compiled(tx, pipeline, request)
         new = NewRun(
@@ -207,7 +202,7 @@ class Pipelines:
         if made is None:  # a child run, which starts in the transaction of its parent
             why = "has a spec of release 0.1, which is not compiled yet: run the pipeline itself once"
             raise SpecMissing(f"pipeline '{pipeline.name}' {why}")
-        if made.source != saved.text:  # by a server of release 0.1 on the same database
+        if made.text != saved.text:  # by a server of release 0.1 on the same database
             raise SpecMoved("the spec was changed meanwhile; try again")
         store.keep_compiled(
             tx.conn, pipeline.id, saved.head, spec=made.spec, graph=made.graph, names=made.names
@@ -220,6 +215,14 @@ def require_pipeline(conn: Connection, pipeline_id: str) -> Pipeline:
     pipeline = store.pipeline(conn, pipeline_id)
     if pipeline is None:
         raise PipelineNotFound(pipeline_id)
+    return pipeline
+
+
+def startable(conn: Connection, pipeline_id: str) -> Pipeline:
+    """The pipeline, if its runs may start now: :class:`PipelineNotFound`, :class:`PipelineDisabled`."""
+    pipeline = require_pipeline(conn, pipeline_id)
+    if not pipeline.enabled:
+        raise PipelineDisabled(f"pipeline '{pipeline.name}' is disabled")
     return pipeline
 
 

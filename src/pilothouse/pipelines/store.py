@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    case,
     delete,
     func,
     insert,
@@ -29,6 +30,10 @@ from sqlalchemy import (
 from pilothouse.engine.store import runs
 from pilothouse.pipelines.model import Pipeline, SavedSpec, SpecFormat
 from pilothouse.storage import metadata
+from pilothouse.storage.counting import count_ahead
+
+MAX_LISTED = 4096
+"""Characters of a pipeline's metadata, as JSON, that lists show."""
 
 pipelines = Table(
     "pipelines",
@@ -110,6 +115,12 @@ def pipeline_named(conn: Connection, project: str, name: str) -> Pipeline | None
     return _pipeline(row) if row else None
 
 
+def count_pipelines(conn: Connection, project: str) -> int:
+    """The number of a project's pipelines."""
+    chosen = select(func.count()).select_from(pipelines).where(pipelines.c.project == project)
+    return int(conn.execute(chosen).scalar_one())
+
+
 def list_pipelines(
     conn: Connection,
     *,
@@ -121,9 +132,10 @@ def list_pipelines(
     page: int,
     size: int,
 ) -> tuple[list[Pipeline], int]:
-    """A page of pipelines by name and how many there are; ``projects`` limits what is seen.
+    """A page of pipelines by name and how many there are (``count_ahead``); ``projects`` limits what is seen.
 
-    ``statuses``: only those whose newest run has one of them.
+    ``metadata`` is ``None`` where it has over ``MAX_LISTED`` characters. ``statuses``: only those whose newest run
+    has one of them.
     """
     conditions: list[ColumnElement[bool]] = []
     if projects is not None:
@@ -136,9 +148,13 @@ def list_pipelines(
         conditions.append(pipelines.c.repository == repository)
     if statuses is not None:
         conditions.append(_newest_run().in_(statuses))
-    total = conn.execute(select(func.count()).select_from(pipelines).where(*conditions)).scalar_one()
-    query = select(pipelines).where(*conditions).order_by(pipelines.c.name, pipelines.c.id)
-    rows = conn.execute(query.limit(size).offset((page - 1) * size))
+    offset = (page - 1) * size
+    total = count_ahead(conn, select(pipelines.c.id).where(*conditions), offset)
+    few = func.length(pipelines.c.metadata) <= MAX_LISTED
+    columns: list[Any] = [c for c in pipelines.c if c.name != "metadata"]
+    columns.append(case((few, pipelines.c.metadata), else_="null").label("metadata"))
+    query = select(*columns).where(*conditions).order_by(pipelines.c.name, pipelines.c.id)
+    rows = conn.execute(query.limit(size).offset(offset))
     return [_pipeline(row) for row in rows], total
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
-from pilothouse.engine import store as engine_store
+from pilothouse.engine import list_store
 from pilothouse.engine.model import Run
 from pilothouse.pipelines.model import RUN_STATUS, SAVE_DIRECT, TRIGGER_TYPE, Pipeline, RunStatus
 from pilothouse.storage import now_ms
@@ -14,7 +14,7 @@ from pilothouse.storage import now_ms
 
 def pipeline_detail(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:
     """``pipeline.v1.PipelineDetail``, with the counts of its runs."""
-    counts = engine_store.pipeline_counts(conn, pipeline.id)
+    counts = list_store.pipeline_counts(conn, pipeline.id)
     status = counts.pop("newest", "")
     return {
         "pipelineId": pipeline.id,
@@ -27,7 +27,7 @@ def pipeline_detail(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:
         "status": int(RUN_STATUS[status]) if status else 0,
         "saveMode": SAVE_DIRECT,
         "prTargetBranch": "",
-        "metadata": pipeline.metadata,
+        **_shown("metadata", pipeline.metadata),
         "repository": pipeline.repository,
         "lastSyncMessage": "",
         "lastSyncedAt": 0,
@@ -48,14 +48,20 @@ def status_words(number: int) -> list[str]:
     return [word for word, known in RUN_STATUS.items() if known == number]
 
 
-def run_status(run: Run) -> RunStatus:
+def run_status(run: Run | Row[Any]) -> RunStatus:
     """A run's status as a number of pipeline.v1."""
-    return RUN_STATUS["paused" if run.paused_at else run.status.value]
+    return RUN_STATUS["paused" if run.paused_at else str(run.status)]
 
 
-def run_detail(run: Run, pipeline: Pipeline) -> dict[str, Any]:
-    """``pipeline.v1.PipelineRunDetail``."""
-    counts = run.counts.shown()
+def _shown(name: str, texts: dict[str, str] | None) -> dict[str, Any]:
+    """A map as it is, or that a list does not show it because it is large."""
+    return {name: texts} if texts is not None else {name: {}, f"{name}Omitted": True}
+
+
+def run_detail(
+    run: Run | Row[Any], pipeline: Pipeline, counts: dict[str, int], variables: dict[str, str] | None
+) -> dict[str, Any]:
+    """``pipeline.v1.PipelineRunDetail``, with the counts of its jobs; ``variables``: none, if they are too large."""
     ended = run.finished_at
     return {
         "runId": run.id,
@@ -68,7 +74,7 @@ def run_detail(run: Run, pipeline: Pipeline) -> dict[str, Any]:
         "status": int(run_status(run)),
         "triggerType": TRIGGER_TYPE[run.trigger],
         "triggeredBy": run.triggered_by,
-        "variables": run.variables,
+        **_shown("variables", variables),
         "totalJobs": counts["total"],
         "completedJobs": counts["completed"],
         "failedJobs": counts["failed"],

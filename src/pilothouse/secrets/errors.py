@@ -11,6 +11,12 @@ class SecretInvalid(Refusal):
     code = "VALIDATION_FAILED"
 
 
+class TooManySecrets(Refusal):
+    """The project has as many secrets as a project may have."""
+
+    code = "QUOTA_EXCEEDED"
+
+
 class SecretNotFound(Refusal):
     """The project has no secret with this name."""
 

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
-from pilothouse.edge.bodies import Body
-from pilothouse.edge.openapi import enveloped_example
+from pilothouse.edge.bodies import Body, Ignored, Reference
+from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.secrets.service import Secrets, check_value
+from pilothouse.wire.rest import secrets as shown
 
 router = APIRouter(prefix="/api/v1/secrets", tags=["secrets"])
 
 SecretService = Annotated[Secrets, provided(Secrets)]
-
-_SECRET = {
-    "name": "DEPLOY_KEY",
-    "createdBy": "admin",
-    "createdAt": 1768055025,
-    "updatedAt": 1768055025,
-}
-_SECRETS = {"list": [_SECRET], "total": 1, "page": 1, "pageSize": 20}
-_SECRET_SET = {"name": "DEPLOY_KEY", "created": True}
-_SECRET_REPLACED = {"name": "DEPLOY_KEY", "created": False}
 
 
 class PutSecret(Body):
@@ -37,11 +28,17 @@ class PutSecret(Body):
 
     model_config = ConfigDict(json_schema_extra={"example": {"value": "s3cr3t"}})
     value: str = Field(min_length=1, max_length=65536)
-    projectId: str = ""
+    projectId: Reference = ""
+    name: Ignored = ""
+    scope: Literal["project"] = "project"
+    scopeId: Ignored = ""
 
 
 @router.get(
-    "", dependencies=[allow("secret.read")], summary="List secrets", responses=enveloped_example(_SECRETS)
+    "",
+    dependencies=[allow("secret.read")],
+    summary="List secrets",
+    responses=enveloped_list(shown.SecretInfo) | errors("PROJECT_NOT_FOUND"),
 )
 async def list_secrets(
     caller: Caller,
@@ -55,7 +52,7 @@ async def list_secrets(
     project = await identity.project_id(caller, projectId)
     require(caller, "secret.read", project)
     found = await database.read(lambda conn: secrets.names(conn, project))
-    shown = [
+    listing = [
         {
             "name": secret["name"],
             "createdBy": secret["created_by"],
@@ -64,14 +61,16 @@ async def list_secrets(
         }
         for secret in paging.cut(found)
     ]
-    return envelope(listed(shown, paging, len(found)))
+    return envelope(listed(listing, paging, len(found)))
 
 
 @router.put(
     "/{name}",
     dependencies=[allow("secret.write")],
     summary="Set a secret",
-    responses=enveloped_example(_SECRET_REPLACED) | enveloped_example(_SECRET_SET, 201),
+    responses=enveloped(shown.SecretSet)
+    | enveloped(shown.SecretSet, 201, example={"name": "DEPLOY_KEY", "created": True})
+    | errors("PROJECT_NOT_FOUND", "QUOTA_EXCEEDED"),
 )
 async def put_secret(
     name: str,
@@ -81,7 +80,10 @@ async def put_secret(
     identity: IdentityService,
     database: Database,
 ) -> Response:
-    """Set or replace a secret; the value is encrypted at rest and never returned. Errors: ``VALIDATION_FAILED``."""
+    """Set or replace a secret; the value is encrypted at rest and never returned.
+
+    Errors: ``VALIDATION_FAILED``, ``QUOTA_EXCEEDED``.
+    """
     project = await identity.project_id(caller, body.projectId)
     require(caller, "secret.write", project)
     check_value(body.value)
@@ -93,7 +95,7 @@ async def put_secret(
     "/{name}",
     dependencies=[allow("secret.write")],
     summary="Delete a secret",
-    responses=enveloped_example({"name": "DEPLOY_KEY"}),
+    responses=enveloped(shown.SecretDeleted) | errors("PROJECT_NOT_FOUND", "SECRET_NOT_FOUND"),
 )
 async def delete_secret(
     name: str,

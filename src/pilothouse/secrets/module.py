@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from pilothouse.edge.module import Core, Module
+from pilothouse.edge.module import Core, Module, Periodic
 from pilothouse.identity.service import Identity
 from pilothouse.secrets.http import router
+from pilothouse.secrets.rotation import ROUND_SECONDS, KeyRounds
 from pilothouse.secrets.service import Secrets
-from pilothouse.storage.secretbox import SecretBox, derive_key
+from pilothouse.storage.keyring import KeyringBox
 
 
-def module(core: Core) -> Module:
-    """Provides :class:`Secrets`."""
-    core.provide(Secrets(SecretBox(derive_key(core.root_key, "secrets")), core.service(Identity)))
-    return Module("secrets", routers=(router,), envelope_prefixes=("/api/v1/secrets",))
+def module(core: Core, keep_seconds: int) -> Module:
+    """Provides :class:`Secrets`. ``keep_seconds``: how long a former key stays for what was signed with it."""
+    box = KeyringBox(core.keyring, "secrets")
+    core.provide(Secrets(box, core.service(Identity)))
+    keys = KeyRounds(core.storage, box, core.clock, keep_seconds)
+    return Module(
+        "secrets",
+        routers=(router,),
+        envelope_prefixes=("/api/v1/secrets",),
+        background=(Periodic("secrets.keys", keys.round, every=ROUND_SECONDS),),
+    )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
 from pilothouse import __version__
+from pilothouse.edge.openapi import operation_id
 from pilothouse.edge.web import install
 from pilothouse.identity.service import Identity
 from pilothouse.server.graph import Graph
@@ -18,11 +21,11 @@ def build_app(graph: Graph) -> FastAPI:
         title="Pilothouse",
         version=__version__,
         summary="Clusters, pipelines, releases and desktops on one replayable journal.",
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         # The routes themselves: FastAPI would analyse those of an included router again, at the first request.
-        routes=[route for module in modules for router in module.routers for route in router.routes],
+        routes=[_named(route) for module in modules for router in module.routers for route in router.routes],
     )
     try:
         install(
@@ -40,3 +43,10 @@ def build_app(graph: Graph) -> FastAPI:
     except ValueError as error:
         raise SettingsInvalid(str(error)) from error
     return app
+
+
+def _named(route: BaseRoute) -> BaseRoute:
+    """The route with its name in the document, which FastAPI gives to routes of included routers only."""
+    if isinstance(route, APIRoute) and route.operation_id is None:
+        route.unique_id = operation_id(route)
+    return route

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from pilothouse.access.errors import Refusal
-from pilothouse.edge.openapi import example
+from pilothouse.edge.asyncapi import Channel
+from pilothouse.edge.openapi import content, errors
 from pilothouse.edge.services import JournalFeed, provided
 from pilothouse.edge.streaming import EventStream, Stream, wanted_cursor
 from pilothouse.edge.web import Caller, allow
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.journal import Cursor, Entry, Frame, Selection
 from pilothouse.journal.feed import NOW, START
+from pilothouse.wire.rest.streams import CloudEvent
 from pilothouse.wire.times import rfc3339_ms
 
 
@@ -54,9 +56,6 @@ class CloudEvents:
         return (Frame(frame, 1),)
 
 
-router = APIRouter(tags=["streams"])
-
-
 @dataclass(frozen=True, slots=True)
 class EventStreams:
     """``keepalive``: seconds without an event before a comment is sent; ``kinds``: by kind of stream, the error code
@@ -69,46 +68,27 @@ class EventStreams:
 
 Streams = Annotated[EventStreams, provided(EventStreams)]
 
-_DATA: dict[str, Any] = {
-    "specversion": "1.0",
-    "id": "5f2c9d1e.1041.0",
-    "source": "/run/019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10",
-    "type": "step.started",
-    "subject": "019a7b1e-7000-7a00-8a51-0c4b8f1f2a10",
-    "time": "2026-01-10T14:23:45.000Z",
-    "datacontenttype": "application/json",
-    "data": {
-        "v": 1,
-        "run_id": "019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10",
-        "kind": "pipeline",
-        "name": "hello",
-        "pipeline_id": "019a7b1e-6a00-7d10-8a51-0c4b8f1f2a10",
-        "project": "019a7b1e-0000-7000-8000-000000000001",
-        "job_id": "019a7b1e-6c0b-7000-8a51-0c4b8f1f2a10",
-        "job": "build",
-        "step_id": "019a7b1e-6c0c-7000-8a51-0c4b8f1f2a10",
-        "step": "compile",
-        "node": "compile",
-        "uses": "shell",
-        "action": "command",
-        "index": 0,
-        "step_run_id": "019a7b1e-7000-7a00-8a51-0c4b8f1f2a10",
-        "attempt": 1,
-        "previous": "queued",
-        "agent_id": "local",
-    },
-}
-_EXAMPLE = f"id: 5f2c9d1e.1042.0\nevent: step.started\ndata: {orjson.dumps(_DATA).decode()}\n\n"
-
-
-@router.get(
-    "/api/v1/events",
-    dependencies=[allow("events.read")],
-    summary="Follow the journal",
-    response_class=Response,
-    responses=example(_EXAMPLE, media="text/event-stream"),
+CHANNELS = (
+    Channel(
+        "journal",
+        "/api/v1/events",
+        "sse",
+        "Follow the journal: every entry that the caller may see, as CloudEvents",
+        "events.read",
+        sends={"*": CloudEvent},
+        query={
+            "stream": "one stream: run/<id>, agent/<id>, …",
+            "type": "entry types, with wildcards: step.*",
+            "cursor": "a cursor, start or now",
+        },
+    ),
 )
-async def events(
+"""For ``/asyncapi.json``."""
+
+_EXAMPLE = f"id: 5f2c9d1e.1042.0\nevent: step.started\ndata: {orjson.dumps(CloudEvent.example).decode()}\n\n"
+
+
+async def follow_events(
     request: Request,
     caller: Caller,
     identity: IdentityService,
@@ -136,6 +116,20 @@ async def events(
         Selection(stream, type), streams.format, cursor=place
     )
     return EventStream(opened, feed, streams.keepalive)
+
+
+def routes(kinds: Mapping[str, str]) -> APIRouter:
+    """The route, for these kinds of streams (:class:`EventStreams`)."""
+    router = APIRouter(tags=["streams"])
+    router.get(
+        "/api/v1/events",
+        dependencies=[allow("events.read")],
+        summary="Follow the journal",
+        response_class=Response,
+        responses=content(_EXAMPLE, media="text/event-stream", description="CloudEvents")
+        | errors(*sorted(set(kinds.values())), "CURSOR_INVALID", "CURSOR_EXPIRED"),
+    )(follow_events)
+    return router
 
 
 def _not_found(stream: str, kinds: Mapping[str, str]) -> str:

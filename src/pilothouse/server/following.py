@@ -12,7 +12,6 @@ from sqlalchemy import Connection
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import Principal
 from pilothouse.edge.grpc import abort, caller, metadata, require
-from pilothouse.edge.limits import RateLimits
 from pilothouse.edge.problems import translate
 from pilothouse.edge.streaming import Stream
 from pilothouse.identity.service import Identity
@@ -35,11 +34,10 @@ MAX_ID = 200
 class Follower:
     """Serves calls that follow the journal. A client that does not read costs a cursor and does not delay others."""
 
-    def __init__(self, identity: Identity, feed: Feed, storage: Storage, limits: RateLimits) -> None:
+    def __init__(self, identity: Identity, feed: Feed, storage: Storage) -> None:
         self._identity = identity
         self._feed = feed
         self._storage = storage
-        self._limits = limits
 
     async def serve(
         self, context: Context, action: str, fmt: WireFormat, find: Find, names: Collection[str]
@@ -59,7 +57,7 @@ class Follower:
     async def _serve(
         self, context: Context, action: str, fmt: WireFormat, find: Find, names: Collection[str]
     ) -> None:
-        principal = await caller(context, self._identity, self._limits)
+        principal = await caller(context, self._identity)
         await require(context, principal, action)
         cursor = metadata(context, CURSOR)
         try:
@@ -177,5 +175,6 @@ async def _abort_stopped(context: Context, stream: Stream) -> NoReturn:
     if stream.forbidden:
         words = "you may no longer see what this stream is about"
         await abort(context, Refusal.of("AUTH_INSUFFICIENT_PERMISSIONS", words))
-    await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is going away: reconnect with your cursor")
-    raise AssertionError("abort does not return")
+    await abort(
+        context, Refusal.of("SERVER_STOPPING", "the server is going away: reconnect with your cursor")
+    )

@@ -15,33 +15,43 @@ import pilothouse.identity.module
 import pilothouse.pipelines.module
 import pilothouse.secrets.module
 import pilothouse.server.module
-from pilothouse.edge.answers import Answers
+from pilothouse.edge.answers import WINDOW_MS, Answers
 from pilothouse.edge.limits import RateLimits, RateLimitSettings
-from pilothouse.edge.module import Core, Module
+from pilothouse.edge.module import Core, Module, Periodic
+from pilothouse.edge.network import TrustedProxies
 from pilothouse.engine.module import EngineSettings
 from pilothouse.engine.sockets.stella import StreamSettings
 from pilothouse.fleet.service import FleetSettings
 from pilothouse.identity.service import IdentitySettings
 from pilothouse.journal import Journal
 from pilothouse.server.background import Background
+from pilothouse.server.connections import Connections, default_per_address, default_total
+from pilothouse.server.epoch import KEEP_EVERY, HeadKeeper, check_epoch
 from pilothouse.server.settings import Settings, SettingsInvalid
 from pilothouse.storage import Database, Storage, Writer, now_ms
+from pilothouse.storage.keyring import Keyring
 from pilothouse.storage.schema import ensure_newest
-from pilothouse.storage.secretbox import load_or_create_key
 from pilothouse.workers.pool import Pool
 
 T = TypeVar("T")
 
+KEY_FILE = "server.key"
+KEY_MARGIN = 300
+"""Seconds that a former key stays longer than anything that was signed with it: clocks of servers differ."""
+
+ANSWERS_KEPT = WINDOW_MS // 1000
+"""Seconds that answers to idempotent requests are repeated, which are encrypted with the key of their time."""
+
 
 def modules(core: Core, settings: Settings) -> list[Module]:
     """Every package's part of the product, in the order of the layers."""
-    identity = IdentitySettings(jwt_key=core.root_key, token_ttl=settings.token_ttl)
+    identity = IdentitySettings(keyring=core.keyring, token_ttl=settings.token_ttl, quotas=settings.quotas())
     fleet = FleetSettings(settings.agent_heartbeat, settings.agent_offline_after, settings.lease)
     streams = StreamSettings(settings.sse_keepalive, settings.ws_heartbeat, settings.ws_pong_wait)
     engine = EngineSettings(settings.cleanup_grace, settings.retention, streams)
     return [
         pilothouse.identity.module.module(core, identity),
-        pilothouse.secrets.module.module(core),
+        pilothouse.secrets.module.module(core, max(settings.token_ttl, ANSWERS_KEPT) + KEY_MARGIN),
         pilothouse.blobs.module.module(core, settings.data_dir / "blobs", settings.max_blob),
         pilothouse.fleet.module.module(core, fleet, settings.data_dir),
         pilothouse.engine.module.module(core, engine),
@@ -61,6 +71,7 @@ class Graph:
     answers: Answers
     limits: RateLimits
     background: Background
+    head: HeadKeeper
 
     @property
     def storage(self) -> Storage:
@@ -86,20 +97,22 @@ def build(settings: Settings, *, alone: bool = False) -> Graph:
     url = settings.database_url
     database = Database(url.get_secret_value()) if url else Database.at(_private(settings.data_dir))
     ensure_newest(database, in_child=alone)
-    return compose(settings, database, load_or_create_key(settings.data_dir / "server.key"))
+    check_epoch(database, settings.data_dir)
+    return compose(settings, database, Keyring.load(settings.data_dir / KEY_FILE))
 
 
 def compose(
-    settings: Settings, database: Database, root_key: bytes, clock: Callable[[], int] = now_ms
+    settings: Settings, database: Database, keyring: Keyring, clock: Callable[[], int] = now_ms
 ) -> Graph:
     """A server on a database that is up to date. ``clock`` gives ms since 1970."""
     writer = Writer(database, clock)
     storage, journal = Storage(database, writer), Journal(database)
-    core = Core(storage, journal, clock, root_key, str(uuid4()), Pool(workers=settings.workers))
+    core = Core(storage, journal, clock, keyring, str(uuid4()), Pool(workers=settings.workers))
     limits = _limits(settings)
-    core.provide(limits, settings)
+    core.provide(limits, settings, settings.quotas(), _connections(settings))
     built = modules(core, settings)
     built.append(pilothouse.server.module.module(core, built, settings.sse_keepalive))
+    head = HeadKeeper(database, settings.data_dir, lambda: journal.feed.window.head)
     core.pool.add(job for module in built for job in module.jobs)
     return Graph(
         settings=settings,
@@ -107,11 +120,17 @@ def compose(
         writer=writer,
         core=core,
         modules=tuple(built),
-        answers=Answers(storage, root_key),
+        answers=Answers(storage, keyring),
         limits=limits,
         background=Background(
-            storage, core.server_id, [work for module in built for work in module.background]
+            storage,
+            core.server_id,
+            [
+                Periodic("journal.head", head.keep, every=KEEP_EVERY),
+                *(work for module in built for work in module.background),
+            ],
         ),
+        head=head,
     )
 
 
@@ -123,9 +142,23 @@ def _private(data_dir: Path) -> Path:
     return path
 
 
-def _limits(settings: Settings) -> RateLimits:
-    given = (settings.ratelimit_login, settings.ratelimit_sessions, settings.ratelimit_default)
+def _connections(settings: Settings) -> Connections:
+    total = settings.max_connections or default_total()
+    per_address = settings.max_connections_per_address or default_per_address(total)
     try:
-        return RateLimits(RateLimitSettings(*given))
+        return Connections(total, per_address, TrustedProxies(settings.trusted_proxies))
+    except ValueError as error:
+        raise SettingsInvalid(str(error)) from error
+
+
+def _limits(settings: Settings) -> RateLimits:
+    given = RateLimitSettings(
+        login=settings.ratelimit_login,
+        sessions=settings.ratelimit_sessions,
+        default=settings.ratelimit_default,
+        console=settings.ratelimit_console,
+    )
+    try:
+        return RateLimits(given)
     except ValueError as error:
         raise SettingsInvalid(f"a rate limit is <n>/<second|minute|hour|day> or off: {error}") from error

@@ -16,24 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-import uvicorn
 from sqlalchemy.exc import DBAPIError
 
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.server.app import build_app
+from pilothouse.server.connections import Connections
 from pilothouse.server.graph import Graph, build
+from pilothouse.server.http_server import DRAIN, HttpServer
 from pilothouse.server.lock import DataDirLocked, data_dir_lock
 from pilothouse.server.logs import configure_logs
-from pilothouse.server.protocols import HttpProtocol, WebSocketProtocol
 from pilothouse.server.rpc import start_rpc
 from pilothouse.server.settings import Settings, SettingsInvalid
 from pilothouse.storage import StorageError, StorageUnavailable
 
 log = structlog.get_logger("server")
-
-DRAIN = 5.0
-"""Seconds that open requests have to finish when the server stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +104,7 @@ async def _with_graph(
         await _run(graph, http_socket, on_ready, stop)
     finally:
         await graph.writer.stop()
+        _keep_head(graph)
         graph.journal.feed.close()
         _each(module.closed for module in graph.modules)
         graph.database.close()
@@ -115,7 +113,9 @@ async def _with_graph(
 async def _run(
     graph: Graph, http_socket: socket.socket, on_ready: OnReady | None, stop: asyncio.Event
 ) -> None:
-    http = _http_server(graph)
+    http = HttpServer(
+        build_app(graph), graph.service(Connections), graph.settings.tls_cert, graph.settings.tls_key
+    )
     rpc, grpc_port = await start_rpc(graph)
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
     graph.background.start()
@@ -142,6 +142,13 @@ async def _run(
         await asyncio.wait({stopped}, timeout=DRAIN / 2)
         await graph.core.pool.close()  # jobs that still run are refused, while their requests can be answered
         await stopped
+
+
+def _keep_head(graph: Graph) -> None:
+    try:
+        graph.head.keep_now()
+    except (StorageError, DBAPIError) as error:  # the database is away; the file of the last second stays
+        log.warning("journal.head_not_kept", error=str(error))
 
 
 def _each(hooks: Iterable[Callable[[], object] | None]) -> None:
@@ -171,47 +178,6 @@ def _ready(graph: Graph, port: int, grpc_port: int) -> Ready:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     scheme = "https" if settings.tls_cert else "http"
     return Ready(f"{scheme}://{host}:{port}", f"{host}:{grpc_port}", graph)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: the server stops its parts in its own order."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and set :attr:`listening`."""
-        await super().startup(sockets)
-        self.listening.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no signal handlers."""
-        yield
-
-
-def _http_server(graph: Graph) -> _Server:
-    settings = graph.settings
-    config = uvicorn.Config(
-        build_app(graph),
-        loop="none",
-        http=HttpProtocol,
-        ws=WebSocketProtocol,
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(DRAIN),
-        ws_max_size=1 << 20,
-        ws_ping_interval=None,
-        ws_per_message_deflate=False,
-        backlog=4096,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
-    )
-    return _Server(config)
 
 
 @contextlib.contextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pilothouse.edge.limits import RateLimits, RouteLimit
+from pilothouse.edge.limits import RouteLimit
 from pilothouse.edge.module import Core, Module, RpcService
 from pilothouse.identity.service import Identity
+from pilothouse.server import asyncapi, docs, operations
 from pilothouse.server import events as journal_events
-from pilothouse.server import operations
+from pilothouse.server.asyncapi import AsyncApi
 from pilothouse.server.events import CloudEvents, EventStreams
+from pilothouse.server.memory import trimming
 from pilothouse.server.operations import Measures
 from pilothouse.server.stream_rpc import SERVICE, StreamService
 
@@ -21,15 +23,22 @@ def module(core: Core, others: Sequence[Module], keepalive: float) -> Module:
     identity, feed = core.service(Identity), core.journal.feed
     kinds = {kind: code for other in others for kind, code in other.streams.items()}
     events = {type: event for other in others for type, event in other.events.items()}
-    streams = StreamService(identity, feed, core.storage, core.service(RateLimits), events)
+    streams = StreamService(identity, feed, core.storage, events)
     measures = tuple(other.metrics for other in others if other.metrics is not None)
-    core.provide(EventStreams(keepalive, kinds, CloudEvents(feed.epoch)), Measures(core, measures))
+    channels = (*journal_events.CHANNELS, *(channel for other in others for channel in other.channels))
+    core.provide(
+        AsyncApi(channels), EventStreams(keepalive, kinds, CloudEvents(feed.epoch)), Measures(core, measures)
+    )
     return Module(
         "server",
+        channels=journal_events.CHANNELS,
         routers=(
-            journal_events.router,
+            journal_events.routes(kinds),
             operations.router,
+            asyncapi.router,
+            docs.router,
         ),
         rpc=(RpcService(SERVICE, lambda server: server.add_generic_rpc_handlers((streams.handler(),))),),
         rate_limits=(SESSIONS,),
+        background=trimming(),
     )

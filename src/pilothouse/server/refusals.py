@@ -1,77 +1,39 @@
-"""Refusals of gRPC calls: the same codes as over HTTP, as statuses."""
+"""Errors of gRPC calls: the same codes as over HTTP, as statuses."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+import traceback
+from collections.abc import Callable
 from typing import Any
 
-import grpc
-import grpc.aio
+import structlog
+from uuid_utils import uuid7
 
-from pilothouse import __version__
-from pilothouse.access.versions import check_client
-from pilothouse.edge.grpc import abort, metadata
+from pilothouse.access.errors import Refusal
+from pilothouse.edge.grpc import MAX_REQUEST_ID, abort, metadata
 from pilothouse.edge.problems import EXPECTED, translate
 
-Handler = Any  # a named tuple that gRPC's type stubs do not declare
-USER_AGENT = "user-agent"
-Find = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+log = structlog.get_logger("grpc")
+
+REQUEST_ID = "x-request-id"
 
 
-class Refusals(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Turns a refusal that a servicer raises into a status with its stable code (:func:`abort`).
+async def refuse(
+    context: Any, error: Exception, counted: Callable[[Refusal], Refusal] = lambda refusal: refusal
+) -> None:
+    """End the call with the status of this error; an unexpected one is logged, and nothing of its text is sent.
 
-    Refuses agents of ours that are too old.
+    ``counted``: gives the refusal that the caller gets instead.
     """
-
-    async def intercept_service(self, continuation: Find, details: grpc.HandlerCallDetails) -> Handler:
-        """Called by gRPC for each call."""
-        handler = await continuation(details)
-        if handler is None:
-            return handler
-        kind = _KINDS[handler.request_streaming, handler.response_streaming]
-        method = getattr(handler, kind)
-        if not handler.response_streaming:
-            return handler._replace(**{kind: _one(method)})
-        if inspect.isasyncgenfunction(method):
-            return handler._replace(**{kind: _stream(method)})
-        return handler  # gRPC's own services, which write to the context
-
-
-_KINDS = {
-    (False, False): "unary_unary",
-    (False, True): "unary_stream",
-    (True, False): "stream_unary",
-    (True, True): "stream_stream",
-}
-
-
-def _one(method: Any) -> Any:
-    async def call(request: Any, context: Any) -> Any:
-        try:
-            check_client(metadata(context, USER_AGENT), __version__)
-            return await method(request, context)
-        except EXPECTED as error:
-            await _refuse(context, error)
-
-    return call
-
-
-def _stream(method: Any) -> Any:
-    async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-        try:
-            check_client(metadata(context, USER_AGENT), __version__)
-            async with aclosing(method(request, context)) as answers:
-                async for answer in answers:
-                    yield answer
-        except EXPECTED as error:
-            await _refuse(context, error)
-
-    return call
-
-
-async def _refuse(context: Any, error: Exception) -> None:
-    if not context.code():  # otherwise the servicer has ended the call and raised during cleanup
-        await abort(context, translate(error))
+    unserved = isinstance(error, NotImplementedError)  # of a generated base class, which sets a status, too
+    refusal = Refusal.of("NOT_IMPLEMENTED", "This method is not served") if unserved else translate(error)
+    more: tuple[tuple[str, str], ...] = ()
+    if not isinstance(error, EXPECTED) and not unserved:
+        request_id = metadata(context, REQUEST_ID)[:MAX_REQUEST_ID] or str(uuid7())
+        # As plain text: a renderer with local variables would show tokens and passwords.
+        trace = "".join(traceback.format_exception(error))
+        log.error("grpc.failed", request_id=request_id, code=refusal.code, traceback=trace)
+        more = ((REQUEST_ID, request_id),)
+    if (context.code() and not unserved) or context.done():
+        return  # the servicer has ended the call and raised during cleanup, or the caller is gone
+    await abort(context, counted(refusal), more)

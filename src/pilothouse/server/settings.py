@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,8 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from pilothouse.access.quotas import Quotas
 
 
 def _split(value: Any) -> Any:
@@ -55,14 +58,32 @@ class Settings(BaseSettings):
     )
     token_ttl: int = Field(86_400, gt=0, description="seconds a login lasts")
 
+    max_connections: int | None = Field(
+        None, ge=16, description="open HTTP connections; default: by the number of files that may be open"
+    )
+    max_connections_per_address: int | None = Field(
+        None, ge=1, description="of these from one address; default: a quarter, at most 1024"
+    )
     ratelimit_login: str = Field("5/minute", description="logins per address and per username; off: no limit")
     ratelimit_sessions: str = Field("10/minute", description="sessions created per token")
     ratelimit_default: str = Field("100/minute", description="all other requests per token, else per address")
+    ratelimit_console: str = Field(
+        "1200/minute", description="requests of a login by cookie, as browsers make them"
+    )
     trusted_proxies: Listed = Field([], description="networks whose X-Forwarded-For is believed")
     allowed_origins: Listed = Field([], description="browser origins allowed beside our own")
 
     retention: float = Field(0, ge=0, description="days that finished runs keep their log; 0: for ever")
     max_blob: ByteSize = Field(ByteSize(256 << 20), gt=0, description="bytes of one upload to /api/v1/blobs")
+    quota_blobs: ByteSize = Field(ByteSize(20 << 30), gt=0, description="bytes of a project's uploads")
+    quota_blob_count: int = Field(100_000, gt=0, description="uploads of a project")
+    quota_uploads: ByteSize = Field(
+        ByteSize(4 << 30), gt=0, description="bytes of a user's uploads that no run has used"
+    )
+    quota_pipelines: int = Field(1000, gt=0, description="pipelines of a project")
+    quota_runs: int = Field(10_000, gt=0, description="runs of a project that have not ended")
+    quota_tokens: int = Field(100, gt=0, description="API tokens of a user")
+    quota_projects: int = Field(1000, gt=0, description="projects")
     workers: int = Field(
         2, ge=1, le=64, description="processes for work that a caller's input makes expensive"
     )
@@ -70,6 +91,10 @@ class Settings(BaseSettings):
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="of the server's own log"
     )
+
+    def quotas(self) -> Quotas:
+        """The settings ``quota_…``."""
+        return Quotas(**{field.name: getattr(self, f"quota_{field.name}") for field in fields(Quotas)})
 
     @classmethod
     def settings_customise_sources(

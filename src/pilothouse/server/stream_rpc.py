@@ -11,7 +11,6 @@ import grpc
 import grpc.aio
 from sqlalchemy import Connection
 
-from pilothouse.edge.limits import RateLimits
 from pilothouse.engine.streams import arcentra_status
 from pilothouse.fleet.streams import agent_status
 from pilothouse.identity.service import Identity
@@ -30,11 +29,9 @@ SERVICE = pb.DESCRIPTOR.services_by_name["StreamService"].full_name
 class StreamService:
     """The server-streaming calls. ``AgentChannel`` is not implemented."""
 
-    def __init__(
-        self, identity: Identity, feed: Feed, storage: Storage, limits: RateLimits, events: PublicEvents
-    ) -> None:
+    def __init__(self, identity: Identity, feed: Feed, storage: Storage, events: PublicEvents) -> None:
         self._public = events
-        self._follower = Follower(identity, feed, storage, limits)
+        self._follower = Follower(identity, feed, storage)
         self._step_runs = ProtoFormat("stream.v1/step-run", feed.epoch, arcentra_status.step_run_status)
         self._jobs = ProtoFormat("stream.v1/job", feed.epoch, arcentra_status.job_status)
         self._runs = ProtoFormat("stream.v1/run", feed.epoch, arcentra_status.run_status)

@@ -23,14 +23,19 @@ from pilothouse.workers.limits import MAX_MEMORY, MIB, Limits, lower
 
 MAX_ARGUMENTS = 128 * MIB  # the pool's own bound is lower
 CHUNK = MIB
-MAX_LEFTOVER = 64 * MIB  # address space that jobs may leave behind until the worker is replaced
+MAX_LEFTOVER = 256 * MIB  # address space that jobs may leave behind until the worker is replaced
 MAX_CPU = 3600  # seconds of a worker's life; after half of them it is replaced
 _PR_SET_PDEATHSIG = 1
+
+
+NICE = 5
+"""How much the server itself goes first, where there are not enough processors for both."""
 
 
 def main() -> None:
     """``sys.argv[1]``: the parent's process id."""
     _end_with(int(sys.argv[1]))
+    os.nice(NICE)
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the pool ends its workers itself
         signal.signal(ignored, signal.SIG_IGN)
     _bound()
@@ -74,20 +79,23 @@ class Worker:
     def __init__(self) -> None:
         self._functions: dict[str, Callable[..., Any]] = {}
         self._idle_memory = _address_space()
+        self._left = 0  # bytes that jobs have left behind; they do not count for the next job
 
     @property
     def exhausted(self) -> bool:
         """Whether a new worker should replace this one: its jobs left memory allocated, or used much CPU time."""
-        return _address_space() > self._idle_memory + MAX_LEFTOVER or time.process_time() > MAX_CPU / 2
+        return self._left > MAX_LEFTOVER or time.process_time() > MAX_CPU / 2
 
     def work(self, frame: Frame) -> None:
         """Run the job of a frame and send the answer."""
         name, cpu, memory, result, *arguments = frame.values
         function = self._function(name)
         _send(frames.encode(Frame(frames.STARTED, frame.number), 0))
-        with _Limited(self._idle_memory, Limits(cpu=cpu, memory=memory, result=result)):
+        with _Limited(self._idle_memory + self._left, Limits(cpu=cpu, memory=memory, result=result)):
             answer = _answer(frame.number, function, arguments, result)
         _send(answer)
+        del answer, arguments
+        self._left = max(0, _address_space() - self._idle_memory)
 
     def _function(self, name: str) -> Callable[..., Any]:
         """The job's function. Its module is imported when it is first needed, without the limits of a job."""

@@ -87,7 +87,7 @@ async def test_the_result_counts_for_memory(make_pool: MakePool) -> None:
 async def test_a_worker_whose_jobs_leave_memory_behind_is_replaced(make_pool: MakePool) -> None:
     pool = make_pool(jobs.leak)
     pids = [
-        await pool.run(jobs.leak, 20 * MIB, caller="a", limits=Limits(memory=100 * MIB)) for _ in range(12)
+        await pool.run(jobs.leak, 40 * MIB, caller="a", limits=Limits(memory=100 * MIB)) for _ in range(12)
     ]
     assert 2 <= len(set(pids)) <= 6
 

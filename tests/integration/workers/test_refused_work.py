@@ -17,8 +17,10 @@ import pytest
 from fastapi import FastAPI
 
 from identity_kit import running
+from pilothouse.edge.limits import RateLimits, RateLimitSettings
+from pilothouse.edge.strangers import Strangers
 from pilothouse.edge.web import public
-from pilothouse.server.refusals import Refusals
+from pilothouse.server.rpc_gate import RpcGate, Rule
 from pilothouse.workers.limits import MIB, Limits
 from pilothouse.workers.pool import Pool
 from pilothouse.workers.turns import Bounds
@@ -128,7 +130,10 @@ async def served(run: dict[str, Job]) -> AsyncIterator[grpc.aio.Channel]:
         "One": grpc.unary_unary_rpc_method_handler(one),
         "Stream": grpc.unary_stream_rpc_method_handler(stream),
     }
-    server = grpc.aio.server(interceptors=[Refusals()])
+    limits = RateLimits(RateLimitSettings("off", "off", "off"))
+    rules = {f"/test.Work/{name}": Rule(open=True) for name in handlers}
+    anyone: Any = None
+    server = grpc.aio.server(interceptors=[RpcGate(anyone, limits, Strangers(limits), rules)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Work", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

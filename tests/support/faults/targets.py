@@ -15,7 +15,8 @@ import orjson
 from google.protobuf.message import DecodeError, Message
 
 from pilothouse.edge.network import TrustedProxies, is_own_origin, normal_origin, rate_key
-from pilothouse.engine.grpc import MAX_RAW, BatchInvalid, _whole, read_batch
+from pilothouse.engine.grpc import raw_batch, read_payload
+from pilothouse.engine.intake.batches import MAX_RAW, BatchInvalid, read_lines
 from pilothouse.engine.intake.ingest import chunks
 from pilothouse.engine.intake.joining import Joiner
 from pilothouse.expressions import (
@@ -256,7 +257,7 @@ def log_batch(data: bytes) -> None:
     size = len(packed) if how & 2 else (how >> 4)
     batch = gateway_pb2.LogBatch(batch_id="b", data=packed, compression=compression, raw_size=size)
     try:
-        found = read_batch(batch, ndjson=bool(how & 1))
+        found = read_lines(raw_batch(batch, bool(how & 1)))
     except BatchInvalid:
         return
     assert sum(map(len, found.lines)) <= MAX_RAW
@@ -274,7 +275,7 @@ def joined_batches(data: bytes) -> None:
     for seq, piece in enumerate(pieces, 1):
         batch = gateway_pb2.LogBatch(batch_id=str(seq), data=piece)
         batch.meta.seq, batch.meta.step_id = seq, "s"
-        stored += joiner.take(read_batch(batch, ndjson=False), masker)
+        stored += joiner.take(read_lines(raw_batch(batch, False)), masker)
     stored += joiner.rest()
     assert [lines.seq for lines in stored] == list(range(1, len(pieces) + 1))
     for lines in stored:
@@ -328,18 +329,16 @@ def agents_message(data: bytes) -> None:
 def _read_logs(message: gateway_pb2.PushLogsRequest) -> None:
     for ndjson in (False, True):
         try:
-            read_batch(message.batch, ndjson)
+            read_lines(raw_batch(message.batch, ndjson))
         except BatchInvalid:
             continue
 
 
 def _read_events(message: gateway_pb2.PushEventsRequest) -> None:
-    from google.protobuf import json_format
-
     for event in message.batch.events:
         try:
-            orjson.dumps(_whole(json_format.MessageToDict(event.payload)))
-        except ValueError:  # as GatewayService: a number that JSON does not know
+            orjson.dumps(read_payload(event.payload))
+        except BatchInvalid:
             continue
 
 

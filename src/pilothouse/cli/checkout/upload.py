@@ -23,7 +23,7 @@ from pilothouse.cli.uploading import LONG, Upload, upload_of
 
 if TYPE_CHECKING:
     from pilothouse.client import PilotClient
-    from pilothouse.client.shapes import CheckoutRepository, KnownCheckout
+    from pilothouse.client.types import CheckoutRepository, KnownCheckout
 
 _PACK_TYPE = "application/x-git-packed-objects"
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from pilothouse.access.errors import require
 from pilothouse.access.model import Role
 from pilothouse.edge.bodies import Body
-from pilothouse.edge.openapi import example
+from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
@@ -21,38 +21,12 @@ from pilothouse.engine.gates.model import HOLD, MAX_COMMENT, Gate
 from pilothouse.engine.gates.service import Gates, check_comment, decidable_by
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
+from pilothouse.wire.rest import gates as shown
 from pilothouse.wire.times import rfc3339_ms
 
 router = APIRouter(prefix="/api/v1/gates", tags=["gates"])
 
 GateService = Annotated[Gates, provided(Gates)]
-
-_GATE = {
-    "id": "019a7b1e-7000-7a00-8a51-0c4b8f1f2a10",
-    "run_id": "019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10",
-    "project": "019a7b1e-0000-7000-8000-000000000001",
-    "kind": "hold",
-    "status": "open",
-    "message": "deploy to production?",
-    "roles": ["admin", "operator"],
-    "users": [],
-    "child_run": None,
-    "decidable": True,
-    "opened_at": "2026-01-10T14:23:45.000Z",
-    "deadline": None,
-    "closed_at": None,
-    "decided_by": None,
-    "comment": "",
-}
-_GATES = {"gates": [_GATE], "pagination": {"page": 1, "limit": 20, "total": 1, "total_pages": 1}}
-_APPROVED = {
-    **_GATE,
-    "status": "approved",
-    "decidable": False,
-    "closed_at": "2026-01-10T14:30:00.000Z",
-    "decided_by": "alice",
-    "comment": "checked the canary",
-}
 
 
 class DecideGate(Body):
@@ -65,7 +39,7 @@ class DecideGate(Body):
     comment: str = Field("", max_length=MAX_COMMENT)
 
 
-@router.get("", dependencies=[allow("run.read")], summary="List gates", responses=example(_GATES))
+@router.get("", dependencies=[allow("run.read")], summary="List gates", responses=answer(shown.GateList))
 async def list_gates(
     caller: Caller,
     database: Database,
@@ -80,11 +54,16 @@ async def list_gates(
             conn, run=run, status=status, projects=projects, page=paging.page, limit=paging.limit
         )
     )
-    shown = [gate_view(gate, decidable=_decidable(gate, caller)) for gate in found]
-    return json_response(paginated("gates", shown, paging, total))
+    views = [gate_view(gate, decidable=_decidable(gate, caller)) for gate in found]
+    return json_response(paginated("gates", views, paging, total))
 
 
-@router.get("/{gate_id}", dependencies=[allow("run.read")], summary="Show a gate", responses=example(_GATE))
+@router.get(
+    "/{gate_id}",
+    dependencies=[allow("run.read")],
+    summary="Show a gate",
+    responses=answer(shown.Gate) | errors("GATE_NOT_FOUND"),
+)
 async def get_gate(gate_id: str, caller: Caller, database: Database) -> Response:
     """Errors: ``GATE_NOT_FOUND``."""
     gate = await database.read(lambda conn: store.find_gate(conn, gate_id))
@@ -98,7 +77,8 @@ async def get_gate(gate_id: str, caller: Caller, database: Database) -> Response
     "/{gate_id}",
     dependencies=[allow("gate.decide")],
     summary="Approve or reject",
-    responses=example(_APPROVED),
+    responses=answer(shown.Gate, example=shown.APPROVED)
+    | errors("GATE_NOT_FOUND", "INVALID_STATE_TRANSITION"),
 )
 async def decide_gate(
     gate_id: str, caller: Caller, idem: Idem, gates: GateService, body: DecideGate

@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, Column, Connection, Index, Row, Table, Text, 
 
 from pilothouse.engine.gates.model import Gate
 from pilothouse.storage import metadata
+from pilothouse.storage.counting import count_ahead
 
 gates = Table(
     "gates",
@@ -66,9 +67,10 @@ def list_gates(
         conditions.append(gates.c.status == status)
     if projects is not None:
         conditions.append(gates.c.project.in_(projects))
-    total = conn.execute(select(func.count()).select_from(gates).where(*conditions)).scalar_one()
+    offset = (page - 1) * limit
+    total = count_ahead(conn, select(gates.c.id).where(*conditions), offset)
     query = select(gates).where(*conditions).order_by(gates.c.opened_at.desc(), gates.c.id.desc())
-    rows = conn.execute(query.limit(limit).offset((page - 1) * limit))
+    rows = conn.execute(query.limit(limit).offset(offset))
     return [_gate(row) for row in rows], total
 
 

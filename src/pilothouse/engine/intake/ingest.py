@@ -7,18 +7,24 @@ refused.
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-import orjson
+import structlog
 from sqlalchemy import Connection
 
 from pilothouse.engine import store
-from pilothouse.engine.intake.step_events import StepEvent, StepEvents, read
+from pilothouse.engine.intake.batches import MAX_ID, BatchInvalid, RawBatch
+from pilothouse.engine.intake.events import StepEvent
+from pilothouse.engine.intake.lines import LogLines
+from pilothouse.engine.intake.maskers import HIDDEN
+from pilothouse.engine.intake.reading import Reading
+from pilothouse.engine.intake.step_events import StepEvents
 from pilothouse.engine.runs import read_place
 from pilothouse.engine.standing import run_keys
 from pilothouse.engine.tasks import StepTasks
@@ -26,23 +32,16 @@ from pilothouse.fleet import store as fleet_store
 from pilothouse.journal import Journal
 from pilothouse.storage import Storage, StorageUnavailable, Tx
 from pilothouse.wire import entries
-from pilothouse.wire.masking import GROUP_CHARS, Masker
+from pilothouse.workers.errors import WorkError
 
 LOGS, EVENTS = "PushLogs", "PushEvents"
 MAX_TARGETS = 4096
 KEPT_SEQS = 10_000
 NOTHING = -1
 """No batch is on its way before this one."""
-MAX_LEVEL = 16
-"""Characters of a level."""
-INLINE = 512 << 10
-"""Characters, times automata, up to which masking is done on the event loop: some 3 ms."""
-SMALL_PAYLOAD = 16 << 10
-"""Bytes of an event that is read on the event loop."""
 RELOAD = 30.0
 """Seconds after which the secrets of a target are looked up again: another server may have changed them."""
-MAX_LINE = 32 << 10
-"""Characters of a line that are kept; our own agent cuts earlier."""
+log = structlog.get_logger("engine.intake")
 
 
 class Taken(StrEnum):
@@ -64,24 +63,6 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class LogLines:
-    """The lines of one batch, all of one attempt; ``stderr`` and ``levels`` are sparse, by index.
-
-    ``open_end``: the data did not end with a newline. ``masked``: secrets are already masked.
-    """
-
-    batch_id: str
-    seq: int
-    step_run_id: str
-    lines: list[str]
-    stderr: list[int] = field(default_factory=list)
-    levels: dict[int, str] = field(default_factory=dict)
-    plugin: str = ""
-    open_end: bool = False
-    masked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Target:
     """The destination of an attempt's lines, and the secret values to mask in them."""
 
@@ -93,20 +74,18 @@ class Target:
     secrets_changed: int
     loaded_at: float
 
-    @property
-    def secret(self) -> bool:
-        """Whether there are values to mask."""
-        return bool(self.values)
-
 
 class Ingest:
     """Stores what agents push."""
 
-    def __init__(self, storage: Storage, journal: Journal, tasks: StepTasks, events: StepEvents) -> None:
+    def __init__(
+        self, storage: Storage, journal: Journal, tasks: StepTasks, events: StepEvents, reading: Reading
+    ) -> None:
         self._storage = storage
         self._journal = journal
         self._tasks = tasks
         self._events = events
+        self._reading = reading
         self._targets: OrderedDict[str, Target] = OrderedDict()
 
     async def logs(
@@ -122,23 +101,30 @@ class Ingest:
             message = f"step run {batch.step_run_id!r} is not this agent's"
             return await self.reject(agent_id, LOGS, batch.seq, batch.batch_id, message, after)
         if not batch.masked:
-            batch = _without_secrets(batch, self._tasks.maskers.of(target.values))
+            [batch] = await self._reading.masked(agent_id, [batch], target.values)
         return await self._storage.write(lambda tx: self._append(tx, agent_id, target, batch, after))
 
-    async def masked(self, batch: LogLines, target: Target | None) -> LogLines:
-        """The batch with secrets masked; large batches are masked in a thread."""
-        masker = await self.masker(target)
-        size = sum(map(len, batch.lines)) * (1 + masker.size // GROUP_CHARS) if masker is not None else 0
-        if size <= INLINE:
-            return _without_secrets(batch, masker)
-        return await asyncio.to_thread(_without_secrets, batch, masker)
+    async def read(
+        self, agent_id: str, batch: RawBatch, target: Target, waiting: Sequence[LogLines]
+    ) -> tuple[list[LogLines], list[LogLines]]:
+        """The batches to be stored now, and those that wait (:meth:`Reading.batch`)."""
+        return await self._reading.batch(agent_id, batch, target.values, waiting)
 
-    async def masker(self, target: Target | None) -> Masker | None:
-        """The masker of an attempt's lines, fully built."""
-        if target is None or not target.values:
-            return None
-        maskers = self._tasks.maskers
-        return maskers.ready(target.values) or await asyncio.to_thread(maskers.built, target.values)
+    async def masked(self, agent_id: str, batches: Sequence[LogLines]) -> list[LogLines]:
+        """Batches of one step that need not wait any longer, as they may be stored."""
+        target = await self.target(batches[0].step_run_id)
+        return await self._reading.masked(agent_id, batches, target.values if target else frozenset())
+
+    async def screened(self, agent_id: str, task_id: str, texts: Sequence[str], most: int) -> list[str]:
+        """See :class:`pilothouse.fleet.handlers.Screen`: HIDDEN in place of texts that cannot be masked now."""
+        target = await self.target(task_id) if any(texts) and len(task_id) <= MAX_ID else None
+        if target is None or target.agent_id != agent_id:
+            return [text[:most] for text in texts]  # of another kind of work, or to be refused
+        try:
+            return await self._reading.texts(agent_id, texts, most, target.values)
+        except (BatchInvalid, WorkError) as error:
+            log.warning("engine.report_hidden", agent_id=agent_id, step_run_id=task_id, why=str(error))
+            return [HIDDEN if text else text for text in texts]
 
     async def event(self, agent_id: str, event: StepEvent) -> Receipt:
         """Commit one event; returns when it is on disk."""
@@ -146,14 +132,14 @@ class Ingest:
         if event.step_run_id and (target is None or target.agent_id != agent_id):
             message = f"step run {event.step_run_id!r} is not this agent's"
             return await self.reject(agent_id, EVENTS, event.seq, event.event_id, message)
-        masker = await self.masker(target)
-        if len(orjson.dumps(event.payload)) > SMALL_PAYLOAD:
-            shown, refused = await asyncio.to_thread(read, event, masker)
-        else:
-            shown, refused = read(event, masker)
+        values = target.values if target is not None else frozenset[str]()
+        try:
+            shown, refused = await self._reading.event(agent_id, event, values)
+        except BatchInvalid as error:
+            return await self.reject(agent_id, EVENTS, event.seq, event.event_id, str(error))
 
         def use_case(tx: Tx) -> Receipt:
-            receipt = self._sequence(tx, agent_id, EVENTS, event.seq, shown.event_id)
+            receipt = self._sequence(tx, agent_id, EVENTS, event.seq, event.event_id)
             if receipt is not None:
                 return receipt
             why = refused or self._events.take(tx, agent_id, shown)
@@ -245,16 +231,18 @@ class Ingest:
         """Check a sequence number and store it; ``None`` if the batch should be stored."""
         if last is None:
             last = fleet_store.last_seq(tx.conn, agent_id, rpc)
+        # An id may hold a secret, and be long. Earlier releases stored it as it was.
+        key = hashlib.sha256(batch_id.encode("utf-8", "surrogatepass")).hexdigest()
         if seq <= last:
             seen = fleet_store.seen_batch(tx.conn, agent_id, rpc, seq)
-            if seen == batch_id or (seen is None and seq <= last - KEPT_SEQS):
+            if seen in (key, batch_id) or (seen is None and seq <= last - KEPT_SEQS):
                 return Receipt(Taken.REPEATED, last + 1)
             why = "was passed over" if seen is None else "was used with another id"
             return Receipt(Taken.OUT_OF_ORDER, last + 1, f"sequence number {seq} {why}")
         if rpc == EVENTS and seq > max(last + 1, 1):
             return Receipt(Taken.OUT_OF_ORDER, max(last + 1, 1), f"sequence number {seq} leaves a gap")
-        fleet_store.mark_seen(tx.conn, agent_id, rpc, seq, batch_id)
-        if seq % KEPT_SEQS == 0:
+        fleet_store.mark_seen(tx.conn, agent_id, rpc, seq, key)
+        if seq // KEPT_SEQS != last // KEPT_SEQS:  # numbers may be passed over
             fleet_store.forget_seen(tx.conn, agent_id, rpc, seq - KEPT_SEQS)
         return None
 
@@ -291,26 +279,5 @@ def _check_arrived(after: int, last: int) -> None:
         raise StorageUnavailable(f"batch {after}, on its way before this one, was not stored")
 
 
-def _cut(line: str) -> str:
-    if len(line) <= MAX_LINE:
-        return line
-    return f"{line[:MAX_LINE]} … [line cut: {len(line) - MAX_LINE} characters dropped]"
-
-
 def _bytes(line: str) -> int:
     return len(line) if line.isascii() else len(line.encode())
-
-
-def _without_secrets(batch: LogLines, masker: Masker | None) -> LogLines:
-    lines, mask = batch.lines, _as_it_is
-    if masker is not None:
-        mask = masker.mask
-        # Masking never replaces a newline, so the number of lines does not change.
-        lines = mask("\n".join(lines)).split("\n") if lines else lines
-    levels = {at: mask(level)[:MAX_LEVEL] for at, level in batch.levels.items()}
-    lines, batch_id = [_cut(line) for line in lines], mask(batch.batch_id)
-    return replace(batch, lines=lines, levels=levels, batch_id=batch_id, masked=True)
-
-
-def _as_it_is(text: str) -> str:
-    return text

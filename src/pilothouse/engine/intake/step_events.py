@@ -4,52 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from pilothouse.engine import store
+from pilothouse.engine.intake.events import OUTPUT, PROGRESS, StepEvent
 from pilothouse.engine.runs import Place, RunCache
 from pilothouse.engine.transitions import Transitions
 from pilothouse.journal import Journal
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
-from pilothouse.wire.masking import Masker
-from pilothouse.wire.outputs import MAX_BYTES, MAX_COUNT, OutputRefused, read_json
+from pilothouse.wire.outputs import MAX_BYTES, MAX_COUNT
 
-PROGRESS = "arcentra.step.progress"
-OUTPUT = "arcentra.step.output"
 _OUTPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 MAX_MESSAGE = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class StepEvent:
-    """One event as an agent pushed it; ``step_run_id`` is empty for events of the agent itself."""
-
-    event_id: str
-    seq: int
-    step_run_id: str
-    type: str
-    payload: dict[str, Any]
-
-
-def read(event: StepEvent, masker: Masker | None) -> tuple[StepEvent, str]:
-    """The event with its output parsed and secrets masked, and the reason for refusal (empty if accepted).
-
-    Can be slow: must not be called in a transaction, nor on the event loop with a large payload.
-    """
-    payload, refused = event.payload, ""
-    if event.type == OUTPUT and isinstance(payload.get("json"), str):
-        try:
-            payload = {"name": payload.get("name"), "value": read_json(payload["json"])}
-        except OutputRefused as error:
-            refused = f"an output is refused: {error}"
-    if masker is not None:
-        payload = {} if refused else masker.mask_value(payload)
-        event = replace(event, type=masker.mask(event.type), event_id=masker.mask(event.event_id))
-    return replace(event, payload=payload), refused
 
 
 class StepEvents:
@@ -61,7 +30,7 @@ class StepEvents:
         self._transitions = transitions
 
     def take(self, tx: Tx, agent_id: str, event: StepEvent) -> str:
-        """Apply or journal an event returned by `read`; returns the reason for refusal (empty if accepted)."""
+        """Apply or journal an event returned by `read_event`; returns the reason for refusal (empty if accepted)."""
         payload = event.payload
         at = None
         if event.step_run_id:
@@ -75,7 +44,7 @@ class StepEvents:
         return ""
 
     def _progress(self, tx: Tx, at: Place, payload: dict[str, Any]) -> None:
-        if at.step.current != at.attempt.id:
+        if at.step.current != at.attempt.id or at.attempt.status.over:
             return  # a word of an attempt that no longer counts
         percent = payload.get("percent", payload.get("progress", 0))
         number = int(percent) if isinstance(percent, int | float) and math.isfinite(percent) else 0
@@ -97,7 +66,7 @@ class StepEvents:
         name, value = payload.get("name"), payload.get("value")
         if not isinstance(name, str) or not _OUTPUT_NAME.fullmatch(name):
             return "an output's name is a letter or underscore, then letters, digits, dots, _ or -"
-        if at.step.current != at.attempt.id:
+        if at.step.current != at.attempt.id or at.attempt.status.over:
             return ""  # a word of an attempt that no longer counts
         outputs = {**at.step.outputs, name: value}
         if len(outputs) > MAX_COUNT:

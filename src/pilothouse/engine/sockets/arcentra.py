@@ -16,13 +16,14 @@ from starlette.websockets import WebSocket
 
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import Principal
+from pilothouse.edge.asyncapi import Channel
 from pilothouse.edge.services import Database, JournalFeed
 from pilothouse.edge.streaming import Message, MessageSocket, Stream, accepted, framed
 from pilothouse.edge.web import websocket_principal
 from pilothouse.engine.lookup import find_step_run
 from pilothouse.engine.model import Attempt
 from pilothouse.engine.sockets.closing import GOING_AWAY, close_reason, refuse
-from pilothouse.engine.streams.arcentra import STATUS_NUMBERS, StepLog, StepStatus
+from pilothouse.engine.streams.arcentra import MESSAGES, STATUS_NUMBERS, StepLog, StepStatus
 from pilothouse.engine.streams.framing import Framing
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.service import Identity
@@ -30,6 +31,7 @@ from pilothouse.journal import CursorError, CursorExpired, Feed, Selection, Wire
 from pilothouse.journal.outlet import Outlet
 from pilothouse.storage import Storage, now_ms
 from pilothouse.wire import entries
+from pilothouse.wire.rest.streams import ChannelRequest
 from pilothouse.wire.times import rfc3339_ms
 
 LOG, STATUS = "channel_log", "channel_status"
@@ -37,6 +39,20 @@ MAX_SUBSCRIPTIONS = 256
 _PARAMS = ("pipelineId", "jobId", "stepRunId")
 
 router = APIRouter(tags=["streams"])
+
+CHANNELS = (
+    Channel(
+        "stepChannels",
+        "/api/v1/ws",
+        "ws",
+        "Logs and statuses of attempts of steps, several subscriptions on one connection",
+        "run.read",
+        sends=MESSAGES,
+        receives={"*": ChannelRequest},
+        query={"token": "instead of a header or cookie"},
+    ),
+)
+"""For ``/asyncapi.json``."""
 
 
 @router.websocket("/api/v1/ws")

@@ -14,8 +14,9 @@ from starlette.websockets import WebSocket
 
 from pilothouse.access.errors import Refusal, require
 from pilothouse.access.model import Principal
+from pilothouse.edge.asyncapi import Channel
 from pilothouse.edge.exchange import Exchange
-from pilothouse.edge.openapi import example
+from pilothouse.edge.openapi import content, errors
 from pilothouse.edge.services import Database, JournalFeed, provided
 from pilothouse.edge.streaming import (
     EventStream,
@@ -31,7 +32,7 @@ from pilothouse.engine import store
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.sockets.closing import GOING_AWAY, StreamRefusal, refuse
 from pilothouse.engine.streams.framing import Framing
-from pilothouse.engine.streams.stella import RunMessages
+from pilothouse.engine.streams.stella import MESSAGES, RunMessages
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Cursor, CursorError, Feed, Selection
@@ -39,6 +40,7 @@ from pilothouse.journal.feed import START
 from pilothouse.journal.outlet import Outlet
 from pilothouse.storage import Storage, now_ms
 from pilothouse.wire import entries
+from pilothouse.wire.rest import streams as messages
 from pilothouse.wire.times import rfc3339_ms
 
 AUTH_WAIT = 10.0
@@ -75,6 +77,30 @@ router = APIRouter(tags=["streams"])
 
 Settings = Annotated[StreamSettings, provided(StreamSettings)]
 
+_CURSOR = {"cursor": "a cursor, start (the default) or now"}
+CHANNELS = (
+    Channel(
+        "runStream",
+        "/api/v1/workflow-runs/{run_id}/stream",
+        "ws",
+        "Follow a run: what has happened so far, then what happens until it ends",
+        "run.read",
+        sends={**MESSAGES, "heartbeat": messages.Heartbeat, "error": messages.StreamError},
+        receives={"auth": messages.Auth, "pong": messages.Pong},
+        query={**_CURSOR, "token": "instead of a header or cookie"},
+    ),
+    Channel(
+        "runEvents",
+        "/api/v1/workflow-runs/{run_id}/stream",
+        "sse",
+        "The run stream as Server-Sent Events",
+        "run.read",
+        sends=MESSAGES,
+        query=_CURSOR,
+    ),
+)
+"""For ``/asyncapi.json``."""
+
 _SSE_EXAMPLE = (
     "id: 5f2c9d1e.1042.0\nevent: step_started\n"
     'data: {"type":"step_started","nodeId":"compile","stepType":"shell","timestamp":"2026-01-10T14:23:45.000Z"}\n\n'
@@ -86,9 +112,10 @@ _SSE_EXAMPLE = (
     dependencies=[allow("run.read")],
     summary="Follow a run (SSE)",
     response_class=Response,
-    responses=example(_SSE_EXAMPLE, media="text/event-stream"),
+    responses=content(_SSE_EXAMPLE, media="text/event-stream", description="The messages of the run stream")
+    | errors("RUN_NOT_FOUND", "CURSOR_INVALID", "CURSOR_EXPIRED"),
 )
-async def run_stream_sse(
+async def follow_run(
     run_id: str,
     request: Request,
     caller: Caller,

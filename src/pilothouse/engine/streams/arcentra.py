@@ -9,6 +9,8 @@ import orjson
 from pilothouse.engine.streams.framing import Framing, Message, lines_of
 from pilothouse.journal import Entry, Frame
 from pilothouse.wire import entries
+from pilothouse.wire.rest import streams as messages
+from pilothouse.wire.rest.base import Answer
 
 STATUS_NUMBERS = {
     "pending": 1,
@@ -27,6 +29,19 @@ LIFECYCLES = {
     "timed_out": "timeout",
     "skipped": "skipped",
 }
+
+
+MESSAGES: dict[str, type[Answer]] = {
+    "subscribed": messages.ChannelState,
+    "log_chunk": messages.LogBatch,
+    "history_done": messages.ChannelState,
+    "log": messages.LiveLog,
+    "status_snapshot": messages.StatusSnapshot,
+    "status": messages.StatusChanged,
+    "unsubscribed": messages.ChannelState,
+    "error": messages.ChannelError,
+}
+"""The models of the messages of both channels, by type."""
 
 
 def channel_params(body: Message) -> Message:
@@ -57,10 +72,10 @@ class StepLog:
         logs = list(_logs(entry))
         envelope = {"channel": "channel_log", "params": channel_params(entry.body)}
         if self._batched:
-            messages = [("log_chunk", orjson.dumps({**envelope, "type": "log_chunk", "data": logs}))]
+            found = [("log_chunk", orjson.dumps({**envelope, "type": "log_chunk", "data": logs}))]
         else:
-            messages = [("log", orjson.dumps({**envelope, "type": "log", "data": log})) for log in logs]
-        return self._framing.frames(entry, messages, lines=not self._batched)
+            found = [("log", orjson.dumps({**envelope, "type": "log", "data": log})) for log in logs]
+        return self._framing.frames(entry, found, lines=not self._batched)
 
 
 def _logs(entry: Entry) -> Iterator[Message]:

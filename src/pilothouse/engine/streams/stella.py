@@ -9,6 +9,8 @@ import orjson
 from pilothouse.engine.streams.framing import Framing, Message, lines_of
 from pilothouse.journal import Entry, Frame
 from pilothouse.wire import entries
+from pilothouse.wire.rest import streams as messages
+from pilothouse.wire.rest.base import Answer
 from pilothouse.wire.times import rfc3339_ms
 
 
@@ -30,8 +32,8 @@ class RunMessages:
         build = _RUN_MESSAGES.get(entry.type)
         if build is None:
             return ()
-        messages = [(m["type"], orjson.dumps(m)) for m in build(entry, entry.body)]
-        return self._framing.frames(entry, messages, lines=False)
+        found = [(m["type"], orjson.dumps(m)) for m in build(entry, entry.body)]
+        return self._framing.frames(entry, found, lines=False)
 
 
 def _step_started(entry: Entry, body: Message) -> Iterator[Message]:
@@ -96,6 +98,15 @@ def _workflow_completed(entry: Entry, body: Message) -> Iterator[Message]:
         "timestamp": rfc3339_ms(entry.at),
     }
 
+
+MESSAGES: dict[str, type[Answer]] = {
+    "step_started": messages.StepStarted,
+    "step_progress": messages.StepProgress,
+    "step_log": messages.StepLog,
+    "step_completed": messages.StepCompleted,
+    "workflow_completed": messages.WorkflowCompleted,
+}
+"""The models of this stream's messages, by type."""
 
 _RUN_MESSAGES: dict[str, Callable[[Entry, Message], Iterator[Message]]] = {
     entries.STEP_STARTED: _step_started,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pilothouse.identity.http import audit, auth, projects, tokens, users
+from pilothouse.identity.http import audit, auth, logins, projects, tokens, users
 
-ROUTERS = (auth.router, users.router, tokens.router, audit.router, projects.router)
+ROUTERS = (auth.router, logins.router, users.router, tokens.router, audit.router, projects.router)
 
 __all__ = ["ROUTERS"]

@@ -7,33 +7,23 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from pilothouse.edge.openapi import example
+from pilothouse.edge.openapi import answer
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import allow
 from pilothouse.identity.http.services import IdentityService
-from pilothouse.identity.http.shapes import PAGINATION_EXAMPLE, audit_json
+from pilothouse.identity.http.shapes import audit_json
+from pilothouse.wire.rest.audit import AuditTrail
 
 router = APIRouter(prefix="/api/v1/audit", tags=["audit"], dependencies=[allow("audit.read")])
-
-_RECORD = {
-    "id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718d",
-    "at": "2026-01-31T11:10:00Z",
-    "actor": {"kind": "user", "id": "01980f3e-…", "name": "admin"},
-    "action": "user.created",
-    "target": "user/01980f3e-…",
-    "address": "192.0.2.7",
-    "request_id": "req-abc123",
-    "detail": {"id": "01980f3e-…", "username": "john.doe", "role": "user"},
-}
 
 
 @router.get(
     "",
     summary="Read the audit trail",
-    responses=example({"entries": [_RECORD], "pagination": PAGINATION_EXAMPLE}),
+    responses=answer(AuditTrail),
 )
-async def list_audit(
+async def list_audit_records(
     identity: IdentityService,
     database: Database,
     paging: Paged,

@@ -8,22 +8,18 @@ from fastapi import APIRouter, Request, Response
 from pydantic import StringConstraints
 
 from pilothouse.edge.bodies import Body
-from pilothouse.edge.openapi import example
+from pilothouse.edge.limits import Count
+from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import COOKIE, Caller, Exchange, allow, json_response, public
 from pilothouse.identity.http.services import IdentityService
-from pilothouse.identity.http.shapes import USER_EXAMPLE, Password, Reference, user_json
+from pilothouse.identity.http.shapes import Password, Reference, user_json
+from pilothouse.identity.model import LoginOrigin
+from pilothouse.wire.rest import users as shown
+from pilothouse.wire.rest.base import Done
 from pilothouse.wire.times import rfc3339
 
 router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
-
-_USER = {key: USER_EXAMPLE[key] for key in ("id", "username", "email", "role", "created_at")}
-_LOGIN = {"token": "eyJhbGciOiJIUzI1NiJ9…", "user": _USER, "expires_at": "2026-02-01T11:10:00Z"}
-_ME = {
-    **USER_EXAMPLE,
-    "projects": ["01980f3e-…"],
-    "token": {"id": "01980f3e-…", "role": "user", "expires_at": None},
-}
 
 
 class Login(Body):
@@ -40,17 +36,27 @@ class ChangePassword(Body):
     new_password: Annotated[Password, StringConstraints(min_length=8)]
 
 
-@router.post("/login", dependencies=[public()], summary="Log in", responses=example(_LOGIN))
+@router.post(
+    "/login",
+    dependencies=[public()],
+    summary="Log in",
+    responses=answer(shown.LoginResult) | errors("AUTH_INVALID_CREDENTIALS"),
+)
 async def login(request: Request, identity: IdentityService, body: Login) -> Response:
     """Exchange user name and password for a token, which is also set as an HttpOnly cookie."""
     exchange = Exchange.of(request.scope)
-    _count(exchange, body.username)
-    result = await identity.login(body.username, body.password, exchange.address, exchange.request_id)
+    address, limits = exchange.address, exchange.edge.limits
+    known = exchange.local or await identity.knows(body.username, address)
+    attempt = limits.login(body.username, address if known else "")
+    _show(exchange, attempt.count)
+    origin = LoginOrigin(address, exchange.request_id, exchange.headers.get("user-agent", ""), known)
+    with attempt:
+        result = await identity.login(body.username, body.password, origin)
     user = user_json(result.user)
     response = json_response(
         {
             "token": result.token,
-            "user": {key: user[key] for key in _USER},
+            "user": {key: user[key] for key in shown.LoggedInUser.model_fields},
             "expires_at": rfc3339(result.expires_at),
         }
     )
@@ -69,7 +75,7 @@ async def login(request: Request, identity: IdentityService, body: Login) -> Res
     "/logout",
     dependencies=[allow("profile.read")],
     summary="Log out",
-    responses=example({"message": "Logout successful"}),
+    responses=answer(Done, example={"message": "Logout successful"}),
 )
 async def logout(request: Request, caller: Caller, identity: IdentityService) -> Response:
     """Revoke the token of this request; streams opened with it end."""
@@ -79,8 +85,8 @@ async def logout(request: Request, caller: Caller, identity: IdentityService) ->
     return response
 
 
-@router.get("/me", dependencies=[allow("profile.read")], summary="Who am I", responses=example(_ME))
-async def me(caller: Caller, identity: IdentityService, database: Database) -> dict[str, Any]:
+@router.get("/me", dependencies=[allow("profile.read")], summary="Who am I", responses=answer(shown.Me))
+async def get_me(caller: Caller, identity: IdentityService, database: Database) -> dict[str, Any]:
     """The current user, their projects, and the role of the token."""
     user = await database.read(lambda conn: identity.users.get(conn, caller.id))
     expires_at = None if caller.expires_at is None else rfc3339(caller.expires_at)
@@ -90,24 +96,23 @@ async def me(caller: Caller, identity: IdentityService, database: Database) -> d
 
 @router.post(
     "/password",
-    dependencies=[allow("profile.read")],
+    dependencies=[allow("login.own")],
     summary="Change your own password",
-    responses=example({"message": "Password changed"}),
+    responses=answer(Done) | errors("AUTH_INVALID_CREDENTIALS"),
 )
 async def change_password(
     request: Request, caller: Caller, identity: IdentityService, body: ChangePassword
 ) -> dict[str, str]:
-    """Set a new password. The user's other logins end; API tokens stay valid."""
-    _count(Exchange.of(request.scope), caller.name)
-    await identity.change_password(caller, body.current_password, body.new_password)
+    """Set a new password. The user's other logins end; API tokens stay valid. Not with a token limited to a role."""
+    # Of this login alone: strangers who guess at the same time must not prevent it.
+    attempt = Exchange.of(request.scope).edge.limits.login(caller.name, f"token {caller.token_id}")
+    _show(Exchange.of(request.scope), attempt.count)
+    with attempt:
+        await identity.change_password(caller, body.current_password, body.new_password)
     return {"message": "Password changed"}
 
 
-def _count(exchange: Exchange, username: str) -> None:
-    # Guessing is also limited per name, against attacks from many addresses. The lower count is shown.
-    count = exchange.edge.limits.login_as(username)
-    if count is None:
-        return
-    count.check()
-    if count.remaining < int(exchange.rate.get("X-RateLimit-Remaining", "0")):
+def _show(exchange: Exchange, count: Count | None) -> None:
+    # Guessing is limited per address and per name; the lower count is shown.
+    if count is not None and count.remaining < int(exchange.rate.get("X-RateLimit-Remaining", "0")):
         exchange.rate = count.headers()

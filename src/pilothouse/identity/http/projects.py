@@ -5,28 +5,28 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import Field
 
+from pilothouse.access.errors import require
 from pilothouse.access.model import ACTIONS, Role
 from pilothouse.edge.bodies import Body
-from pilothouse.edge.openapi import enveloped_example
+from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import (
-    PROJECT_EXAMPLE,
+    MAX_MEMBERS,
+    MEMBERS_LISTED,
     Name,
     Reference,
     Text,
     project_json,
 )
+from pilothouse.wire.rest import projects as shown
 
 router = APIRouter(prefix="/api/v1", tags=["projects"])
 
-_PROJECT = enveloped_example(PROJECT_EXAMPLE)
-_PROJECTS = enveloped_example({"list": [PROJECT_EXAMPLE], "total": 1, "page": 1, "pageSize": 20})
-_ROLES = enveloped_example(
-    {"list": [{"name": "viewer", "actions": ["run.read", "…"]}], "total": 4, "page": 1, "pageSize": 20}
-)
+_PROJECT = enveloped(shown.Project) | errors("PROJECT_NOT_FOUND")
+_MEMBERS = enveloped(shown.Project) | errors("PROJECT_NOT_FOUND", "USER_NOT_FOUND")
 _WRITE = [allow("project.write")]
 
 
@@ -35,7 +35,7 @@ class CreateProject(Body):
 
     name: Name
     description: Text = ""
-    members: list[Reference] = Field(default_factory=list)
+    members: list[Reference] = Field(default_factory=list, max_length=MAX_MEMBERS)
 
 
 class UpdateProject(Body):
@@ -49,16 +49,16 @@ class UpdateProject(Body):
     "/projects",
     dependencies=[allow("project.read")],
     summary="List projects",
-    responses=_PROJECTS,
+    responses=enveloped_list(shown.Project),
 )
 async def list_projects(
     caller: Caller, identity: IdentityService, database: Database, paging: ArcentraPaged
 ) -> Response:
-    """The projects of the caller by name; for operators and admins all projects."""
+    """The projects of the caller by name, with up to 100 members each; for operators and admins all projects."""
     projects, total = await database.read(
         lambda conn: identity.projects.list(conn, caller, page=paging.page, limit=paging.limit)
     )
-    return envelope(listed([project_json(project) for project in projects], paging, total))
+    return envelope(listed([project_json(project, MEMBERS_LISTED) for project in projects], paging, total))
 
 
 @router.post(
@@ -66,7 +66,8 @@ async def list_projects(
     dependencies=_WRITE,
     status_code=201,
     summary="Create a project",
-    responses=enveloped_example(PROJECT_EXAMPLE, 201),
+    responses=enveloped(shown.Project, 201)
+    | errors("PROJECT_ALREADY_EXISTS", "USER_NOT_FOUND", "QUOTA_EXCEEDED"),
 )
 async def create_project(
     caller: Caller, identity: IdentityService, idem: Idem, body: CreateProject
@@ -79,6 +80,7 @@ async def create_project(
             )
         ),
         envelope=True,
+        permit=lambda _: require(caller, "project.write"),
     )
 
 
@@ -97,7 +99,12 @@ async def get_project(
     )
 
 
-@router.put("/projects/{project}", dependencies=_WRITE, summary="Change a project", responses=_PROJECT)
+@router.put(
+    "/projects/{project}",
+    dependencies=_WRITE,
+    summary="Change a project",
+    responses=_PROJECT | errors("PROJECT_ALREADY_EXISTS"),
+)
 async def update_project(
     caller: Caller, identity: IdentityService, database: Database, project: str, body: UpdateProject
 ) -> Response:
@@ -112,9 +119,9 @@ async def update_project(
     "/projects/{project}/members/{user}",
     dependencies=_WRITE,
     summary="Add a member",
-    responses=_PROJECT,
+    responses=_MEMBERS,
 )
-async def add_member(
+async def add_project_member(
     caller: Caller, identity: IdentityService, database: Database, project: str, user: str
 ) -> Response:
     """Add a member (id or name), effective immediately. Errors: ``PROJECT_NOT_FOUND``, ``USER_NOT_FOUND``."""
@@ -126,9 +133,9 @@ async def add_member(
     "/projects/{project}/members/{user}",
     dependencies=_WRITE,
     summary="Remove a member",
-    responses=_PROJECT,
+    responses=_MEMBERS,
 )
-async def remove_member(
+async def remove_project_member(
     caller: Caller, identity: IdentityService, database: Database, project: str, user: str
 ) -> Response:
     """Remove a member, effective immediately, also on open streams."""
@@ -136,7 +143,12 @@ async def remove_member(
     return envelope(project_json(changed))
 
 
-@router.get("/roles", dependencies=[allow("role.read")], summary="List roles", responses=_ROLES)
+@router.get(
+    "/roles",
+    dependencies=[allow("role.read")],
+    summary="List roles",
+    responses=enveloped_list(shown.RoleInfo),
+)
 async def list_roles(paging: ArcentraPaged) -> Response:
     """The four roles and their actions."""
     roles = [

@@ -7,19 +7,22 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from pilothouse.access.model import Role
-from pilothouse.identity.model import AuditRecord, Project, TokenInfo, User
+from pilothouse.identity.model import AuditRecord, LoginInfo, Project, TokenInfo, User
 from pilothouse.identity.passwords import MAX_LENGTH
 from pilothouse.wire.times import rfc3339
 
 #: PostgreSQL texts cannot contain NUL.
 _NO_NUL = r"^[^\x00]*$"
 
-Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$")]
+Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$", max_length=63)]
 Email = Annotated[str, StringConstraints(pattern=r"^([^@\s\x00]+@[^@\s\x00]+)?$", max_length=254)]
 Password = Annotated[str, StringConstraints(max_length=MAX_LENGTH)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$", max_length=63)]
 Text = Annotated[str, StringConstraints(pattern=_NO_NUL, max_length=2000)]
 Reference = Annotated[str, StringConstraints(pattern=_NO_NUL, min_length=1, max_length=256)]
+
+#: So many members a request may name, or projects of a new user.
+MAX_MEMBERS = 500
 
 #: A role is given by its name.
 RoleName = Annotated[Role, Field(strict=False)]
@@ -48,6 +51,21 @@ def token_json(token: TokenInfo) -> dict[str, Any]:
         "role": None if token.role is None else token.role.value,
         "created_at": rfc3339(token.created_at),
         "expires_at": None if token.expires_at is None else rfc3339(token.expires_at),
+        "last_used_at": None if token.last_used_at is None else rfc3339(token.last_used_at),
+    }
+
+
+def login_json(login: LoginInfo, current: str) -> dict[str, Any]:
+    """A login without its token; ``current``: the id of the token of this request."""
+    return {
+        "id": login.id,
+        "user": login.username,
+        "current": login.id == current,
+        "created_at": rfc3339(login.created_at),
+        "last_used_at": None if login.last_used_at is None else rfc3339(login.last_used_at),
+        "expires_at": rfc3339(login.expires_at),
+        "address": login.address,
+        "user_agent": login.user_agent,
     }
 
 
@@ -57,6 +75,7 @@ def audit_json(record: AuditRecord) -> dict[str, Any]:
         "id": record.id,
         "at": rfc3339(record.at),
         "actor": {"kind": record.actor_kind, "id": record.actor_id, "name": record.actor},
+        "token_id": record.token_id or None,
         "action": record.action,
         "target": record.target,
         "address": record.address,
@@ -65,44 +84,20 @@ def audit_json(record: AuditRecord) -> dict[str, Any]:
     }
 
 
-def project_json(project: Project) -> dict[str, Any]:
-    """A project in the Arcentra families' camelCase; times in Unix seconds."""
+MEMBERS_LISTED = 100
+"""Members of each project that a list of projects shows."""
+
+
+def project_json(project: Project, members: int | None = None) -> dict[str, Any]:
+    """A project in the Arcentra families' camelCase; times in Unix seconds. ``members``: only so many of them."""
+    shown = list(project.members.items())[:members]
     return {
         "projectId": project.id,
         "name": project.name,
         "description": project.description,
         "isDefault": project.is_default,
-        "members": [{"userId": id, "username": name} for id, name in project.members.items()],
+        "members": [{"userId": id, "username": name} for id, name in shown],
+        "membersCount": len(project.members),
         "createdAt": project.created_at // 1000,
         "updatedAt": project.updated_at // 1000,
     }
-
-
-USER_EXAMPLE = {
-    "id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a",
-    "username": "john.doe",
-    "email": "john.doe@example.com",
-    "role": "user",
-    "active": True,
-    "created_at": "2026-01-31T11:10:00Z",
-    "updated_at": "2026-01-31T11:10:00Z",
-    "last_login": None,
-}
-TOKEN_EXAMPLE = {
-    "id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718b",
-    "name": "ci",
-    "user": "john.doe",
-    "role": "viewer",
-    "created_at": "2026-01-31T11:10:00Z",
-    "expires_at": "2026-03-02T11:10:00Z",
-}
-PAGINATION_EXAMPLE = {"page": 1, "limit": 20, "total": 1, "total_pages": 1}
-PROJECT_EXAMPLE = {
-    "projectId": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718c",
-    "name": "shop",
-    "description": "The web shop",
-    "isDefault": False,
-    "members": [{"userId": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a", "username": "john.doe"}],
-    "createdAt": 1769857800,
-    "updatedAt": 1769857800,
-}

@@ -7,18 +7,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
+from pilothouse.access.errors import require
 from pilothouse.edge.bodies import Body
-from pilothouse.edge.openapi import example
+from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow
 from pilothouse.identity.http.services import IdentityService
-from pilothouse.identity.http.shapes import PAGINATION_EXAMPLE, TOKEN_EXAMPLE, Name, RoleName, token_json
+from pilothouse.identity.http.shapes import Name, RoleName, token_json
 from pilothouse.storage import Tx
+from pilothouse.wire.rest import users as shown
 
 router = APIRouter(prefix="/api/v1/tokens", tags=["tokens"], dependencies=[allow("token.own")])
 
-_CREATED = {**TOKEN_EXAMPLE, "token": "pilot_…"}
 _TEN_YEARS = 10 * 366 * 24 * 3600
 
 
@@ -30,7 +31,12 @@ class CreateToken(Body):
     expires_in: Annotated[int, Field(ge=1, le=_TEN_YEARS)] | None = None
 
 
-@router.post("", status_code=201, summary="Create an API token", responses=example(_CREATED, 201))
+@router.post(
+    "",
+    status_code=201,
+    summary="Create an API token",
+    responses=answer(shown.CreatedToken, 201) | errors("QUOTA_EXCEEDED"),
+)
 async def create_token(caller: Caller, identity: IdentityService, idem: Idem, body: CreateToken) -> Response:
     """Create a token for the caller. ``token`` is the secret, which is only returned here."""
 
@@ -41,13 +47,13 @@ async def create_token(caller: Caller, identity: IdentityService, idem: Idem, bo
         )
         return {**token_json(token), "token": secret}
 
-    return await idem(create)
+    return await idem(create, permit=lambda _: require(caller, "token.own"), shown_once="token")
 
 
 @router.get(
     "",
     summary="List API tokens",
-    responses=example({"tokens": [TOKEN_EXAMPLE], "pagination": PAGINATION_EXAMPLE}),
+    responses=answer(shown.TokenList) | errors("USER_NOT_FOUND"),
 )
 async def list_tokens(
     caller: Caller,
@@ -63,7 +69,9 @@ async def list_tokens(
     return paginated("tokens", [token_json(token) for token in tokens], paging, total)
 
 
-@router.delete("/{token}", status_code=204, summary="Revoke an API token")
+@router.delete(
+    "/{token}", status_code=204, summary="Revoke an API token", responses=errors("TOKEN_NOT_FOUND")
+)
 async def revoke_token(caller: Caller, identity: IdentityService, database: Database, token: str) -> Response:
     """Revoke a token (by its id) and end its streams. Admins can revoke the tokens of all users."""
     await database.write(lambda tx: identity.tokens.revoke(tx, caller, token))

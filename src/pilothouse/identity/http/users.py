@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
+from pydantic import Field
 
+from pilothouse.access.errors import require
 from pilothouse.access.model import Role
 from pilothouse.edge.bodies import Body
-from pilothouse.edge.openapi import example
+from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import (
-    PAGINATION_EXAMPLE,
-    USER_EXAMPLE,
+    MAX_MEMBERS,
     Email,
     Password,
     Reference,
@@ -23,8 +24,13 @@ from pilothouse.identity.http.shapes import (
     Username,
     user_json,
 )
+from pilothouse.wire.rest import users as shown
+from pilothouse.wire.rest.base import Done
 
 router = APIRouter(prefix="/api/v1/users", tags=["users"], dependencies=[allow("user.admin")])
+
+_FOUND = answer(shown.User) | errors("USER_NOT_FOUND")
+_CHANGED = answer(shown.User) | errors("USER_NOT_FOUND", "CONFLICT")
 
 
 class CreateUser(Body):
@@ -34,7 +40,7 @@ class CreateUser(Body):
     password: Password
     email: Email = ""
     role: RoleName = Role.USER
-    projects: list[Reference] | None = None
+    projects: Annotated[list[Reference], Field(max_length=MAX_MEMBERS)] | None = None
 
 
 class UpdateUser(Body):
@@ -54,7 +60,7 @@ class ResetPassword(Body):
 @router.get(
     "",
     summary="List users",
-    responses=example({"users": [USER_EXAMPLE], "pagination": PAGINATION_EXAMPLE}),
+    responses=answer(shown.UserList),
 )
 async def list_users(
     identity: IdentityService,
@@ -70,7 +76,12 @@ async def list_users(
     return paginated("users", [user_json(user) for user in users], paging, total)
 
 
-@router.post("", status_code=201, summary="Create a user", responses=example(USER_EXAMPLE, 201))
+@router.post(
+    "",
+    status_code=201,
+    summary="Create a user",
+    responses=answer(shown.User, 201) | errors("USER_ALREADY_EXISTS", "PROJECT_NOT_FOUND"),
+)
 async def create_user(caller: Caller, identity: IdentityService, idem: Idem, body: CreateUser) -> Response:
     """Create a user; names are unique regardless of case."""
     password_hash = await identity.passwords.hash(body.password)
@@ -85,18 +96,19 @@ async def create_user(caller: Caller, identity: IdentityService, idem: Idem, bod
                 role=body.role,
                 projects=body.projects,
             )
-        )
+        ),
+        permit=lambda _: require(caller, "user.admin"),
     )
 
 
-@router.get("/{user}", summary="Show a user", responses=example(USER_EXAMPLE))
+@router.get("/{user}", summary="Show a user", responses=_FOUND)
 async def get_user(identity: IdentityService, database: Database, user: str) -> dict[str, Any]:
     """A user by id or name."""
     return user_json(await database.read(lambda conn: identity.users.get(conn, user)))
 
 
-@router.put("/{user}", summary="Change a user", responses=example(USER_EXAMPLE), operation_id="put_user")
-@router.patch("/{user}", summary="Change a user", responses=example(USER_EXAMPLE))
+@router.put("/{user}", summary="Change a user", responses=_CHANGED, operation_id="replaceUser")
+@router.patch("/{user}", summary="Change a user", responses=_CHANGED)
 async def update_user(
     caller: Caller, identity: IdentityService, database: Database, user: str, body: UpdateUser
 ) -> dict[str, Any]:
@@ -109,7 +121,9 @@ async def update_user(
     return user_json(changed)
 
 
-@router.delete("/{user}", status_code=204, summary="Deactivate a user")
+@router.delete(
+    "/{user}", status_code=204, summary="Deactivate a user", responses=errors("USER_NOT_FOUND", "CONFLICT")
+)
 async def deactivate_user(
     caller: Caller, identity: IdentityService, database: Database, user: str
 ) -> Response:
@@ -121,7 +135,7 @@ async def deactivate_user(
 @router.post(
     "/{user}/password",
     summary="Reset a password",
-    responses=example({"message": "Password changed"}),
+    responses=answer(Done) | errors("USER_NOT_FOUND"),
 )
 async def reset_password(
     caller: Caller, identity: IdentityService, database: Database, user: str, body: ResetPassword

@@ -10,22 +10,25 @@ from starlette.responses import Response
 
 from pilothouse.access.errors import require
 from pilothouse.access.model import Role
+from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.identity.http.services import IdentityService
-from pilothouse.pipelines import examples, store
+from pilothouse.pipelines import store
 from pilothouse.pipelines.bodies import (
     CreatePipeline,
     UpdatePipeline,
 )
+from pilothouse.pipelines.http.large_bodies import SpecRoute
 from pilothouse.pipelines.http.services import PipelineService, allowed
 from pilothouse.pipelines.views import pipeline_detail, status_words
 from pilothouse.storage import Tx
+from pilothouse.wire.rest import pipelines as shown
 
 StatusNumber = Annotated[int, Query(ge=0, le=6, description="a number of pipeline.v1.PipelineStatus, 0: any")]
 
-router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
+router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"], route_class=SpecRoute)
 
 
 @router.post(
@@ -33,9 +36,10 @@ router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
     dependencies=[allow("pipeline.write")],
     status_code=201,
     summary="Create a pipeline",
-    responses=examples.CREATED,
+    responses=enveloped(shown.PipelineId, 201)
+    | errors("PIPELINE_ALREADY_EXISTS", "PROJECT_NOT_FOUND", "QUOTA_EXCEEDED"),
 )
-async def create(
+async def create_pipeline(
     body: CreatePipeline,
     caller: Caller,
     idem: Idem,
@@ -61,10 +65,17 @@ async def create(
         )
         return {"pipelineId": made.id}
 
-    return await idem(use_case, 201, envelope=True)
+    return await idem(
+        use_case, 201, envelope=True, permit=lambda _: require(caller, "pipeline.write", project)
+    )
 
 
-@router.get("", dependencies=[allow("pipeline.read")], summary="List pipelines", responses=examples.PIPELINES)
+@router.get(
+    "",
+    dependencies=[allow("pipeline.read")],
+    summary="List pipelines",
+    responses=enveloped_list(shown.Pipeline),
+)
 async def list_pipelines(
     caller: Caller,
     paging: ArcentraPaged,
@@ -93,17 +104,17 @@ async def list_pipelines(
         )
         return [pipeline_detail(conn, pipeline) for pipeline in found], total
 
-    shown, total = await database.read(read)
-    return envelope(listed(shown, paging, total))
+    views, total = await database.read(read)
+    return envelope(listed(views, paging, total))
 
 
 @router.get(
     "/{pipeline_id}",
     dependencies=[allow("pipeline.read")],
     summary="Show a pipeline",
-    responses=examples.PIPELINE,
+    responses=enveloped(shown.Pipeline) | errors("PIPELINE_NOT_FOUND"),
 )
-async def get(pipeline_id: str, caller: Caller, database: Database) -> Response:
+async def get_pipeline(pipeline_id: str, caller: Caller, database: Database) -> Response:
     """Errors: ``PIPELINE_NOT_FOUND``."""
 
     def read(conn: Connection) -> dict[str, Any]:
@@ -116,9 +127,9 @@ async def get(pipeline_id: str, caller: Caller, database: Database) -> Response:
     "/{pipeline_id}",
     dependencies=[allow("pipeline.write")],
     summary="Change a pipeline",
-    responses=examples.PIPELINE,
+    responses=enveloped(shown.Pipeline) | errors("PIPELINE_NOT_FOUND", "PIPELINE_ALREADY_EXISTS"),
 )
-async def change(
+async def update_pipeline(
     pipeline_id: str, body: UpdatePipeline, caller: Caller, database: Database, pipelines: PipelineService
 ) -> Response:
     """Errors: ``PIPELINE_NOT_FOUND``, ``PIPELINE_ALREADY_EXISTS``."""
@@ -144,9 +155,9 @@ async def change(
     "/{pipeline_id}",
     dependencies=[allow("pipeline.write")],
     summary="Delete a pipeline",
-    responses=examples.DELETED,
+    responses=enveloped(shown.PipelineId) | errors("PIPELINE_NOT_FOUND"),
 )
-async def delete(
+async def delete_pipeline(
     pipeline_id: str, caller: Caller, database: Database, pipelines: PipelineService
 ) -> Response:
     """Its runs stay. Errors: ``PIPELINE_NOT_FOUND``."""

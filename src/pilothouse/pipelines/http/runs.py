@@ -6,35 +6,41 @@ import asyncio
 from functools import partial
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Query
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 from starlette.responses import Response
 
 from pilothouse.access.model import Principal
+from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
-from pilothouse.engine import store as engine_store
+from pilothouse.edge.work import WORK_ERRORS
+from pilothouse.engine import list_store
 from pilothouse.engine.graph_json import decoded
 from pilothouse.engine.http import EngineService
 from pilothouse.engine.problems import SpecError
-from pilothouse.engine.runs import require_run
-from pilothouse.pipelines import examples, store
+from pilothouse.pipelines import store
 from pilothouse.pipelines.bodies import (
     StopRun,
     TriggerPipeline,
 )
 from pilothouse.pipelines.compiled import CompiledSpec
 from pilothouse.pipelines.compiler import SpecCompiler
+from pilothouse.pipelines.http.large_bodies import SpecRoute
 from pilothouse.pipelines.http.services import Compiler, PipelineService, allowed, run_of
-from pilothouse.pipelines.model import RunStatus, SavedSpec
+from pilothouse.pipelines.model import Pipeline, RunStatus, SavedSpec
 from pilothouse.pipelines.service import TriggerRequest, require_pipeline
 from pilothouse.pipelines.views import run_detail, run_status, status_words
 from pilothouse.storage import Storage, Tx
+from pilothouse.wire.rest import pipelines as shown
 
 StatusNumber = Annotated[int, Query(ge=0, le=6, description="a number of pipeline.v1.PipelineStatus, 0: any")]
 
-router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
+router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"], route_class=SpecRoute)
+
+_CONTROL = errors("PIPELINE_NOT_FOUND", "RUN_NOT_FOUND", "INVALID_STATE_TRANSITION")
 
 
 async def spec_for(
@@ -64,9 +70,19 @@ async def spec_for(
     dependencies=[allow("run.trigger")],
     status_code=201,
     summary="Start a run",
-    responses=examples.TRIGGERED,
+    responses=enveloped(shown.Triggered, 201)
+    | errors(
+        "QUOTA_EXCEEDED",
+        "PIPELINE_NOT_FOUND",
+        "SPEC_NOT_FOUND",
+        "SPEC_INVALID",
+        "INPUT_TOO_COSTLY",
+        "PIPELINE_DISABLED",
+        "BLOB_NOT_FOUND",
+        *WORK_ERRORS,
+    ),
 )
-async def trigger(
+async def trigger_pipeline(
     pipeline_id: str,
     caller: Caller,
     idem: Idem,
@@ -100,37 +116,48 @@ async def trigger(
         permit = partial(allowed, caller=caller, pipeline_id=pipeline_id, action="run.trigger")
         return await idem(use_case, 201, envelope=True, permit=permit)
     except SpecError as refusal:
-        if compiled is None or not isinstance(compiled.source, str):
+        if compiled is None or not compiled.written:
             raise
-        raise await compiler.located(caller, refusal, compiled.source, file or "<spec>") from None
+        raise await compiler.located(caller, refusal, compiled.text, file or "<spec>") from None
 
 
 @router.get(
     "/{pipeline_id}/runs",
     dependencies=[allow("run.read")],
     summary="List a pipeline's runs",
-    responses=examples.RUNS,
+    responses=enveloped_list(shown.PipelineRun) | errors("PIPELINE_NOT_FOUND"),
 )
-async def list_runs(
+async def list_pipeline_runs(
     pipeline_id: str,
     caller: Caller,
     paging: ArcentraPaged,
     database: Database,
     status: StatusNumber = 0,
 ) -> Response:
-    """Newest first; ``status`` is a pipeline.v1.PipelineStatus number."""
+    """Newest first; ``status`` is a pipeline.v1.PipelineStatus number. Variables of over 4 KiB are omitted."""
 
     def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
         pipeline = allowed(conn, caller, pipeline_id, "run.read")
         filters = {"pipeline_id": pipeline_id, **_with_status(status)}
         paused = {RunStatus.PAUSED: True, RunStatus.RUNNING: False}.get(RunStatus(status)) if status else None
-        rows, total = engine_store.list_runs(
+        rows, total = list_store.list_runs(
             conn, filters=filters, projects=None, page=paging.page, limit=paging.limit, paused=paused
         )
-        return [run_detail(require_run(conn, row.id), pipeline) for row in rows], total
+        return details(conn, rows, pipeline), total
 
-    shown, total = await database.read(read)
-    return envelope(listed(shown, paging, total))
+    views, total = await database.read(read)
+    return envelope(listed(views, paging, total))
+
+
+def details(conn: Connection, rows: list[Row[Any]], pipeline: Pipeline) -> list[dict[str, Any]]:
+    """Runs of a pipeline in the contract's form."""
+    counts = list_store.count_jobs(conn, rows)
+    return [
+        run_detail(
+            row, pipeline, counts[row.id], None if row.variables is None else orjson.loads(row.variables)
+        )
+        for row in rows
+    ]
 
 
 def _with_status(number: int) -> dict[str, str]:
@@ -144,14 +171,15 @@ def _with_status(number: int) -> dict[str, str]:
     "/{pipeline_id}/runs/{run_id}",
     dependencies=[allow("run.read")],
     summary="Show a pipeline's run",
-    responses=examples.RUN,
+    responses=enveloped(shown.PipelineRun) | errors("PIPELINE_NOT_FOUND", "RUN_NOT_FOUND"),
 )
-async def get_run(pipeline_id: str, run_id: str, caller: Caller, database: Database) -> Response:
+async def get_pipeline_run(pipeline_id: str, run_id: str, caller: Caller, database: Database) -> Response:
     """Errors: ``RUN_NOT_FOUND``."""
 
     def read(conn: Connection) -> dict[str, Any]:
-        run = run_of(conn, caller, pipeline_id, run_id, "run.read")
-        return run_detail(run, require_pipeline(conn, pipeline_id))
+        row = run_of(conn, caller, pipeline_id, run_id, "run.read")
+        [shown] = details(conn, [row], require_pipeline(conn, pipeline_id))
+        return shown
 
     return envelope(await database.read(read))
 
@@ -160,9 +188,11 @@ async def get_run(pipeline_id: str, run_id: str, caller: Caller, database: Datab
     "/{pipeline_id}/runs/{run_id}/pause",
     dependencies=[allow("run.control")],
     summary="Pause a run",
-    responses=examples.PAUSED,
+    responses=enveloped(shown.RunState, example={**shown.RunState.example, "status": 6}) | _CONTROL,
 )
-async def pause(pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engine: EngineService) -> Response:
+async def pause_pipeline_run(
+    pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engine: EngineService
+) -> Response:
     """Nothing more of it is started until it is resumed. Errors: ``RUN_NOT_FOUND``,
     ``INVALID_STATE_TRANSITION``.
     """
@@ -179,9 +209,9 @@ async def pause(pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engin
     "/{pipeline_id}/runs/{run_id}/resume",
     dependencies=[allow("run.control")],
     summary="Resume a run",
-    responses=examples.RESUMED,
+    responses=enveloped(shown.RunState) | _CONTROL,
 )
-async def resume(
+async def resume_pipeline_run(
     pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engine: EngineService
 ) -> Response:
     """A paused run goes on. Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
@@ -198,9 +228,9 @@ async def resume(
     "/{pipeline_id}/runs/{run_id}/stop",
     dependencies=[allow("run.control")],
     summary="Stop a run",
-    responses=examples.STOPPED,
+    responses=enveloped(shown.RunState) | _CONTROL,
 )
-async def stop(
+async def stop_pipeline_run(
     pipeline_id: str,
     run_id: str,
     caller: Caller,

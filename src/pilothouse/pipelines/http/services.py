@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from pilothouse.access.errors import require
 from pilothouse.access.model import Principal
 from pilothouse.edge.services import provided
 from pilothouse.engine.errors import RunNotFound
-from pilothouse.engine.model import Run
-from pilothouse.engine.runs import require_run
+from pilothouse.engine.store import run_row
 from pilothouse.pipelines.compiler import SpecCompiler
 from pilothouse.pipelines.errors import PipelineNotFound
 from pilothouse.pipelines.model import Pipeline
@@ -31,10 +30,10 @@ def allowed(conn: Connection, caller: Principal, pipeline_id: str, action: str) 
     return pipeline
 
 
-def run_of(conn: Connection, caller: Principal, pipeline_id: str, run_id: str, action: str) -> Run:
-    """The same for a run of the pipeline; ``RUN_NOT_FOUND`` if it is none of its runs."""
+def run_of(conn: Connection, caller: Principal, pipeline_id: str, run_id: str, action: str) -> Row[Any]:
+    """The row of a run of the pipeline, likewise; ``RUN_NOT_FOUND`` if it is none of its runs."""
     allowed(conn, caller, pipeline_id, action)
-    run = require_run(conn, run_id)
-    if run.pipeline_id != pipeline_id:
+    row = run_row(conn, run_id)
+    if row is None or row.pipeline_id != pipeline_id:
         raise RunNotFound(run_id)
-    return run
+    return row

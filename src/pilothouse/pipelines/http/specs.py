@@ -13,34 +13,41 @@ from starlette.responses import Response
 
 from pilothouse.access.errors import require
 from pilothouse.access.model import Principal
+from pilothouse.edge.openapi import enveloped, errors
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
+from pilothouse.edge.work import WORK_ERRORS
 from pilothouse.engine.problems import SpecError
 from pilothouse.identity.http.services import IdentityService
-from pilothouse.pipelines import examples, store
+from pilothouse.pipelines import store
 from pilothouse.pipelines.bodies import (
     CheckSpec,
     CheckText,
     SaveSpec,
 )
-from pilothouse.pipelines.compiled import SpecSource
+from pilothouse.pipelines.compiled import Spec
 from pilothouse.pipelines.compiler import Checked, SpecCompiler
 from pilothouse.pipelines.errors import SpecMissing
+from pilothouse.pipelines.http.large_bodies import SpecRoute
 from pilothouse.pipelines.http.services import Compiler, PipelineService, allowed
+from pilothouse.pipelines.jobs import written_text
 from pilothouse.pipelines.model import SAVE_DIRECT, Pipeline, SavedSpec
 from pilothouse.pipelines.service import Pipelines
 from pilothouse.storage import Storage, Tx
+from pilothouse.wire.rest import pipelines as shown
 
-router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"])
+router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"], route_class=SpecRoute)
+
+_SPEC_ERRORS = errors("SPEC_INVALID", "INPUT_TOO_COSTLY", *WORK_ERRORS)
 
 
 @router.post(
     "/spec/validate",
     dependencies=[allow("pipeline.read")],
     summary="Check a spec",
-    responses=examples.VALID,
+    responses=enveloped(shown.Validation) | errors("PROJECT_NOT_FOUND") | _SPEC_ERRORS,
 )
-async def validate_text(
+async def validate_spec(
     body: CheckText,
     caller: Caller,
     database: Database,
@@ -63,9 +70,11 @@ async def validate_text(
     "/{pipeline_id}/spec",
     dependencies=[allow("pipeline.read")],
     summary="Show a pipeline's spec",
-    responses=examples.SPEC,
+    responses=enveloped(shown.SavedSpec) | errors("PIPELINE_NOT_FOUND", "SPEC_NOT_FOUND"),
 )
-async def get_spec(pipeline_id: str, caller: Caller, database: Database, compiler: Compiler) -> Response:
+async def get_pipeline_spec(
+    pipeline_id: str, caller: Caller, database: Database, compiler: Compiler
+) -> Response:
     """The current spec, as an object and as its source text. Errors: ``SPEC_NOT_FOUND``."""
 
     def read(conn: Connection) -> tuple[Pipeline, SavedSpec]:
@@ -78,7 +87,7 @@ async def get_spec(pipeline_id: str, caller: Caller, database: Database, compile
     pipeline, saved = await database.read(read)
     # A spec that an older release has saved is stored as text only.
     spec = saved.spec or (await compiler.compile(caller, saved.text)).spec
-    shown = {
+    view = {
         "spec": orjson.Fragment(spec),
         "text": saved.text,
         "format": int(saved.format),
@@ -86,16 +95,16 @@ async def get_spec(pipeline_id: str, caller: Caller, database: Database, compile
         "branch": pipeline.default_branch,
         "pipelineFilePath": pipeline.file_path,
     }
-    return envelope(shown)
+    return envelope(view)
 
 
 @router.post(
     "/{pipeline_id}/spec/validate",
     dependencies=[allow("pipeline.read")],
     summary="Check a spec for a pipeline",
-    responses=examples.VALID,
+    responses=enveloped(shown.Validation) | errors("PIPELINE_NOT_FOUND") | _SPEC_ERRORS,
 )
-async def validate(
+async def validate_pipeline_spec(
     pipeline_id: str,
     body: CheckSpec,
     caller: Caller,
@@ -116,9 +125,9 @@ async def validate(
     "/{pipeline_id}/spec/save",
     dependencies=[allow("pipeline.write")],
     summary="Save a pipeline's spec",
-    responses=examples.SAVED,
+    responses=enveloped(shown.SpecSaved) | errors("PIPELINE_NOT_FOUND", "SPEC_CONFLICT") | _SPEC_ERRORS,
 )
-async def save(
+async def save_pipeline_spec(
     pipeline_id: str,
     body: SaveSpec,
     caller: Caller,
@@ -149,7 +158,12 @@ async def save(
             "prBranch": "",
         }
 
-    return await idem(use_case, 200, envelope=True)
+    return await idem(
+        use_case,
+        200,
+        envelope=True,
+        permit=lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +176,7 @@ class RunCheck:
     caller: Principal
     project: str
 
-    async def check(self, checked: Checked, source: SpecSource, file: str, given: Mapping[str, str]) -> None:
+    async def check(self, checked: Checked, source: Spec, file: str, given: Mapping[str, str]) -> None:
         """Refuse what a trigger with the variables ``given`` would refuse. Raises ``SpecError``."""
         names, declared = checked.names, checked.variables
         try:
@@ -170,9 +184,10 @@ class RunCheck:
                 lambda conn: self.pipelines.check_run(conn, self.project, names, declared, given)
             )
         except SpecError as refusal:
-            if not isinstance(source, str):
+            text = written_text(source)
+            if text is None:
                 raise
-            raise await self.compiler.located(self.caller, refusal, source, file or "<spec>") from None
+            raise await self.compiler.located(self.caller, refusal, text, file or "<spec>") from None
 
 
 async def _validated(run: RunCheck, body: CheckSpec) -> Response:

@@ -27,10 +27,10 @@ from typing import Any
 
 import orjson
 
-from pilothouse.wire.masking.patterns import GROUP_CHARS, Patterns, Span, merged
+from pilothouse.wire.masking.patterns import GROUP_CHARS, Allowance, Patterns, Span, TooDense, merged
 from pilothouse.wire.masking.spellings import MIN_LENGTH, spellings
 
-__all__ = ["GROUP_CHARS", "MASK", "MIN_LENGTH", "Masker", "spellings"]
+__all__ = ["GROUP_CHARS", "MASK", "MIN_LENGTH", "Masker", "TooDense", "spellings"]
 
 MASK = "***"
 _STEP = 200  # spellings added in one slice
@@ -52,6 +52,7 @@ class Masker:
         self._covered = 0  # characters of the tail that belong to a known occurrence
         self._masking = False  # the last output was a mask that the tail may extend
         self.found = False  # a secret occurred in this stream
+        self._allowance: Allowance | None = None
 
     def add(self, value: str) -> bool:
         """Mask this value from now on. False if it is too short to be masked."""
@@ -84,13 +85,23 @@ class Masker:
     def sibling(self) -> Masker:
         """A separate stream (for example stderr) that shares the values, including later ones."""
         other = Masker()
-        other._secrets = self._secrets
+        other._secrets, other._allowance = self._secrets, self._allowance
+        return other
+
+    def bounded(self, occurrences: int) -> Masker:
+        """A separate stream that raises `TooDense` once it has found more occurrences."""
+        other = self.sibling()
+        other._allowance = Allowance(occurrences)
         return other
 
     def mask(self, text: str) -> str:
         """Mask one complete text."""
         spans = self._occurrences(text)
         return _redact(text, spans, masking=False) if spans else text
+
+    def mask_start(self, text: str, most: int) -> str:
+        """Mask the beginning of a text: at most so many characters, without what the cut leaves of a secret."""
+        return self.mask(text) if len(text) <= most else self.sibling().feed(text[:most])
 
     def mask_value(self, value: Any) -> Any:
         """Mask every string, key and number of a JSON value."""
@@ -175,7 +186,7 @@ class Masker:
         """The spans of the text to mask. The first `covered` characters belong to an earlier occurrence."""
         if not self._secrets:
             return []
-        spans = self._secrets.patterns.spans(text)
+        spans = self._secrets.patterns.spans(text, self._allowance)
         return merged([(0, covered), *spans]) if covered else spans
 
     def _show(self, text: str, spans: list[Span], cut: int) -> str:

@@ -26,6 +26,7 @@ MAX_PATTERN = 256  # characters
 MAX_DEPTH = 4
 GROUP_CHARS = 64 << 10  # of one automaton, which takes about 10 ms to build
 WINDOW = 16 << 10  # characters searched in one slice
+GUARDED = 1 << 10  # the same, where occurrences are counted: a slice has at most some ten per character
 
 # Approximate nanoseconds to search for one text, per 8 characters, and to build one character into an
 # automaton.
@@ -35,6 +36,23 @@ _DENSE = 10_000  # occurrences above which searching texts one by one is too slo
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Span = tuple[int, int]
+
+
+class TooDense(Exception):
+    """A text has more occurrences than the caller wants to pay for; none of it was masked."""
+
+
+class Allowance:
+    """How many occurrences may be found; each takes some 0.2 µs, and hostile texts have ten per character."""
+
+    def __init__(self, occurrences: int) -> None:
+        self._left = occurrences
+
+    def spend(self, occurrences: int) -> None:
+        """Raises TooDense."""
+        self._left -= occurrences
+        if self._left < 0:
+            raise TooDense
 
 
 class Patterns:
@@ -93,8 +111,8 @@ class Patterns:
             with self._lock:
                 self._build()
 
-    def spans(self, text: str) -> list[Span]:
-        """The spans of all occurrences: sorted, disjoint and not adjacent."""
+    def spans(self, text: str, allowance: Allowance | None = None) -> list[Span]:
+        """The spans of all occurrences: sorted, disjoint and not adjacent. Raises TooDense."""
         if not self._known:
             return []
         if not text.isascii():
@@ -108,7 +126,7 @@ class Patterns:
                     self._build_all()
             groups = tuple(self._groups)
         for group in groups:
-            found += group.spans(text)
+            found += group.spans(text, allowance)
         return merged(found)
 
     def unfinished(self, text: str) -> int:
@@ -156,19 +174,23 @@ class _Group:
             texts, implementation=Implementation.ContiguousNFA, store_patterns=False
         )
 
-    def spans(self, text: str) -> list[Span]:
-        if len(text) <= WINDOW:
-            return self._window(text, 0)
+    def spans(self, text: str, allowance: Allowance | None) -> list[Span]:
+        window = WINDOW if allowance is None else GUARDED
+        if len(text) <= window:
+            return self._window(text, 0, allowance)
         found: list[Span] = []
-        for start in range(0, len(text), WINDOW):
+        for start in range(0, len(text), window):
             before = max(0, start - MAX_PATTERN + 1)
-            found += self._window(text[before : start + WINDOW], before)
+            found += self._window(text[before : start + window], before, allowance)
         return found
 
-    def _window(self, text: str, offset: int) -> list[Span]:
+    def _window(self, text: str, offset: int, allowance: Allowance | None) -> list[Span]:
         """Occurrences in order of their ends, merged where they overlap or touch."""
         found: list[Span] = []
-        for _, start, end in self._automaton.find_matches_as_indexes(text, overlapping=True):
+        matches = self._automaton.find_matches_as_indexes(text, overlapping=True)
+        if allowance is not None:
+            allowance.spend(len(matches))
+        for _, start, end in matches:
             while found and found[-1][1] >= start:
                 start = min(start, found.pop()[0])
             found.append((start, end))

@@ -1,0 +1,50 @@
+"""Quotas: how much a project or user may keep, and the refusal of more; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pilothouse.access.errors import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    """Each field ``x`` is the setting ``quota_x``.
+
+    Per project: ``blobs`` (bytes), ``blob_count``, ``pipelines``, ``runs`` that have not ended. Per user: ``uploads``
+    (bytes of blobs that no run has used yet), ``tokens`` (API tokens). In total: ``projects``.
+    """
+
+    blobs: int = 20 << 30
+    blob_count: int = 100_000
+    uploads: int = 4 << 30
+    pipelines: int = 1000
+    runs: int = 10_000
+    tokens: int = 100
+    projects: int = 1000
+
+
+DEFAULTS = Quotas()
+
+
+class QuotaExceeded(Refusal):
+    """A project or user has as much as is allowed."""
+
+    code = "QUOTA_EXCEEDED"
+
+    def __init__(self, what: str, used: int, limit: int, setting: str) -> None:
+        super().__init__(
+            f"{what}: {used} in use, at most {limit} are allowed (PILOT_QUOTA_{setting.upper()})",
+            details={
+                "quota": setting,
+                "used": used,
+                "limit": limit,
+                "setting": f"PILOT_QUOTA_{setting.upper()}",
+            },
+        )
+
+
+def check_quota(what: str, used: int, limit: int, setting: str, more: int = 1) -> None:
+    """Refuse ``more`` of something beyond its limit. ``what``: for people. Raises :class:`QuotaExceeded`."""
+    if used + more > limit:
+        raise QuotaExceeded(what, used, limit, setting)

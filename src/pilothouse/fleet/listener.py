@@ -1,0 +1,116 @@
+"""What an agent says on its ``Connect`` call (arcentra-wire.txt), as use cases of the fleet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pilothouse.fleet import messages
+from pilothouse.fleet.beats import MAX_GAP, Beat, Beats
+from pilothouse.fleet.budgets import Budgets
+from pilothouse.fleet.errors import WrongAgent
+from pilothouse.fleet.model import AgentChannel, Verdict
+from pilothouse.fleet.service import Fleet
+from pilothouse.storage import Storage, Tx
+from pilothouse.wire.agent.v1 import agent_pb2 as pb
+
+MAX_UNDER_WAY = 256
+"""How many messages of one agent may wait for their commit before more are read."""
+
+
+class Listener:
+    """The messages of one connection, processed in order; those that arrive together share a commit."""
+
+    def __init__(
+        self, fleet: Fleet, storage: Storage, budgets: Budgets, channel: AgentChannel, slots: int
+    ) -> None:
+        self._fleet = fleet
+        self._storage = storage
+        self._budgets = budgets
+        self._channel = channel
+        self._slots = slots
+        self._first = True
+        self._under_way: deque[asyncio.Future[Any]] = deque()
+        self._beats = Beats(self._write_beat, min(MAX_GAP, fleet.settings.heartbeat / 4))
+
+    async def listen(self, requests: AsyncIterator[pb.ConnectRequest]) -> None:
+        """Until the agent closes its side. Raises refusals of what it says, and :class:`StorageError`."""
+        agent_id = self._channel.agent_id
+        try:
+            async for request in requests:
+                if request.agent_id and request.agent_id != agent_id:
+                    raise WrongAgent(agent_id)
+                await self._take(request)
+                await self._settle(MAX_UNDER_WAY)
+            self._beats.flush()
+            await self._settle(0)
+        finally:
+            self._beats.close()
+
+    async def _take(self, request: pb.ConnectRequest) -> None:
+        kind = request.WhichOneof("payload")
+        if kind == "heartbeat":
+            if self._channel.closed_for:
+                return  # its list of tasks may be older than that of the connection that replaced it
+            self._fleet.arrivals.heard(self._channel.agent_id)
+            self._beats.offer(messages.beat(request.heartbeat, self._slots, first=self._first))
+            self._first = False
+            return
+        if kind is not None:
+            self._budgets.check_reports(self._channel.agent_id)
+            self._beats.flush()
+            await self._report(request)
+
+    async def _report(self, request: pb.ConnectRequest) -> None:
+        fleet, agent_id = self._fleet, self._channel.agent_id
+        if request.HasField("task_ack"):
+            ack = request.task_ack
+            command = messages.task_id(ack.command_id)
+            if not command:
+                self._budgets.stale(agent_id)
+            elif ack.status == pb.ACK_STATUS_FAILED:
+                said = await fleet.screened_text(agent_id, command, messages.text(ack.message))
+                self._submit(lambda tx: fleet.refused(tx, agent_id, command, said))
+            else:
+                self._submit(lambda tx: fleet.acknowledged(tx, agent_id, command))
+        else:
+            report = messages.report(request.task_status)
+            if report is None or not report.task_id:
+                self._budgets.stale(agent_id)
+            else:
+                shown = await fleet.screened(agent_id, report)
+                self._submit(lambda tx: fleet.report(tx, agent_id, shown))
+
+    def _write_beat(self, beat: Beat) -> asyncio.Future[None]:
+        channel = self._channel
+
+        def use_case(tx: Tx) -> None:
+            self._fleet.heartbeat(
+                tx,
+                channel.agent_id,
+                beat.holds,
+                first=beat.first,
+                condition=beat.condition,
+                kinds=channel.kinds,
+            )
+
+        return self._submit(use_case)
+
+    def _submit(self, use_case: Any) -> asyncio.Future[Any]:
+        written = self._storage.submit(use_case)
+        self._under_way.append(written)
+        return written
+
+    async def _settle(self, most: int) -> None:
+        """Wait until at most so many messages are under way."""
+        while self._under_way and (self._under_way[0].done() or len(self._under_way) > most):
+            first = self._under_way.popleft()
+            if first.done():
+                result = first.result()
+            else:
+                with self._fleet.arrivals.not_reading(self._channel.agent_id):
+                    result = await asyncio.shield(first)
+            if result is Verdict.STALE:
+                self._budgets.stale(self._channel.agent_id)

@@ -1,0 +1,107 @@
+"""Registration tokens: table and statements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Integer,
+    Row,
+    Table,
+    Text,
+    insert,
+    select,
+    update,
+)
+
+from pilothouse.fleet.bindings import Binding, listed, unlisted
+from pilothouse.fleet.model import RegistrationToken
+from pilothouse.fleet.store import agents
+from pilothouse.storage import metadata
+
+registration_tokens = Table(
+    "registration_tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("token_hash", Text, nullable=False, unique=True),
+    Column("description", Text, nullable=False),
+    Column("max_uses", Integer, nullable=True),
+    Column("uses", Integer, nullable=False),
+    Column("expires_at", BigInteger, nullable=True),
+    Column("revoked", Boolean, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("agents", Text, nullable=True),
+    Column("projects", Text, nullable=True),
+    Column("labels", Text, nullable=True),
+)
+
+
+def add_registration_token(conn: Connection, token_hash: str, token: RegistrationToken) -> None:
+    """Store a registration token (its hash only)."""
+    values: dict[str, Any] = {
+        "id": token.id,
+        "token_hash": token_hash,
+        "description": token.description,
+        "max_uses": token.max_uses,
+        "uses": token.uses,
+        "expires_at": token.expires_at,
+        "revoked": token.revoked,
+        "created_by": token.created_by,
+        "created_at": token.created_at,
+        "agents": listed(token.agents or None),
+        "projects": listed(token.binding.projects),
+        "labels": listed(token.binding.labels),
+    }
+    conn.execute(insert(registration_tokens).values(**values))
+
+
+def registration_token(conn: Connection, token_hash: str) -> RegistrationToken | None:
+    """The token with this secret, valid or not."""
+    found = select(registration_tokens).where(registration_tokens.c.token_hash == token_hash)
+    row = conn.execute(found).first()
+    return _registration_token(row) if row else None
+
+
+def use_registration_token(conn: Connection, token_id: str) -> None:
+    """Count one new agent."""
+    t = registration_tokens.c
+    conn.execute(update(registration_tokens).where(t.id == token_id).values(uses=t.uses + 1))
+
+
+def origins(conn: Connection) -> dict[str, RegistrationToken]:
+    """The tokens with which agents are registered, by their ids."""
+    used = select(agents.c.registered_by)
+    rows = conn.execute(select(registration_tokens).where(registration_tokens.c.id.in_(used)))
+    return {row.id: _registration_token(row) for row in rows}
+
+
+def list_registration_tokens(conn: Connection) -> list[RegistrationToken]:
+    """All registration tokens, newest first, without their secrets."""
+    rows = conn.execute(select(registration_tokens).order_by(registration_tokens.c.id.desc()))
+    return [_registration_token(row) for row in rows]
+
+
+def _registration_token(row: Row[Any]) -> RegistrationToken:
+    return RegistrationToken(
+        id=row.id,
+        description=row.description,
+        max_uses=row.max_uses,
+        uses=row.uses,
+        expires_at=row.expires_at,
+        revoked=bool(row.revoked),
+        created_by=row.created_by,
+        created_at=row.created_at,
+        agents=unlisted(row.agents) or (),
+        binding=Binding(unlisted(row.projects), unlisted(row.labels)),
+    )
+
+
+def revoke_registration_token(conn: Connection, token_id: str) -> bool:
+    """Revoke a token; ``False`` if there is none with this id."""
+    statement = update(registration_tokens).where(registration_tokens.c.id == token_id).values(revoked=True)
+    return conn.execute(statement).rowcount == 1

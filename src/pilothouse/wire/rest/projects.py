@@ -1,0 +1,48 @@
+"""Projects and roles (decisions.md, Arcentra): camelCase, times in Unix seconds."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pilothouse.wire.rest.base import Answer, Count, Id, Seconds
+from pilothouse.wire.rest.users import RoleName
+
+
+class Member(Answer):
+    """A member of a project."""
+
+    userId: Id
+    username: str
+
+
+class Project(Answer):
+    """A project with its members, of which a list shows the first 100; ``membersCount``: how many it has."""
+
+    projectId: Id
+    name: str
+    description: str
+    isDefault: bool
+    members: list[Member]
+    membersCount: Count
+    createdAt: Seconds
+    updatedAt: Seconds
+
+    example: ClassVar[Any] = {
+        "projectId": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718c",
+        "name": "shop",
+        "description": "The web shop",
+        "isDefault": False,
+        "members": [{"userId": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a", "username": "john.doe"}],
+        "membersCount": 1,
+        "createdAt": 1769857800,
+        "updatedAt": 1769857800,
+    }
+
+
+class RoleInfo(Answer):
+    """A role and the actions that it allows."""
+
+    name: RoleName
+    actions: list[str]
+
+    example: ClassVar[Any] = {"name": "viewer", "actions": ["pipeline.read", "run.read"]}

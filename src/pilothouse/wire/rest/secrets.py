@@ -1,0 +1,40 @@
+"""Secrets, without their values (decisions.md, Arcentra)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pilothouse.wire.rest.base import Answer, Seconds
+
+
+class SecretInfo(Answer):
+    """A secret's name, and who set it when."""
+
+    name: str
+    createdBy: str
+    createdAt: Seconds
+    updatedAt: Seconds
+
+    example: ClassVar[Any] = {
+        "name": "DEPLOY_KEY",
+        "createdBy": "admin",
+        "createdAt": 1768055025,
+        "updatedAt": 1768055025,
+    }
+
+
+class SecretSet(Answer):
+    """The result of setting a secret; ``created``: there was none of this name."""
+
+    name: str
+    created: bool
+
+    example: ClassVar[Any] = {"name": "DEPLOY_KEY", "created": False}
+
+
+class SecretDeleted(Answer):
+    """The name of the secret that was deleted."""
+
+    name: str
+
+    example: ClassVar[Any] = {"name": "DEPLOY_KEY"}
