@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 
-from bench import brokers, burst, checkout, fanout, latency, loglines, memory, report, settle, size, steps
+from bench import brokers, burst, checkout, fanout, latency, loglines, memory, neighbours, report, settle, size, steps
 from bench.common import Lab, Options, Row
 
 MEASURES: dict[str, Callable[[Lab, Options], Iterator[Row]]] = {
@@ -22,6 +22,7 @@ MEASURES: dict[str, Callable[[Lab, Options], Iterator[Row]]] = {
     "latency": latency.measure,
     "size": size.measure,
     "checkout": checkout.measure,
+    "neighbours": neighbours.measure,
     "brokers": brokers.measure,
 }
 SLOW = ("brokers",)

@@ -44,6 +44,9 @@ TAIL = """
 - **Cost of one more**: a large system compared with a small one, in the same run.
 - **Checkout**: a work tree of incompressible files, sent to a server and checked out by an agent; then again
   with one changed file. The peer is a fresh clone of depth 1 from the same disk.
+- **Neighbours**: a team that lists and starts runs, follows one, and has an agent, without and with each of a dozen
+  kinds of requests that are within all bounds, in alternating phases. The row is the worst of them; in wall-clock time, so
+  only a quiet machine gives a meaningful number.
 - **Brokers**: nginx with nchan and nats-server, one message to 1000 WebSockets, nothing stored on disk. They
   accept the next message before the previous one is sent, and can send several in one write; ours and the
   bare loop never do.

@@ -25,7 +25,7 @@ NAMES = (
 )
 README = """# Swagger UI {version}
 
-Files of the npm package `swagger-ui-dist`, unchanged, for `/docs`; written and checked by `tools/refresh_docs_assets.py`.
+Files of the npm package `swagger-ui-dist`, unchanged. `tools/refresh_docs_assets.py` writes and checks this folder.
 Licence: Apache 2.0 (`LICENSE`, `NOTICE`). The licences of what the bundle contains are in its `.LICENSE.txt`.
 
 | file | SHA-256 |

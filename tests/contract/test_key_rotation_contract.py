@@ -14,7 +14,7 @@ from pilothouse.storage.keyring import Key, Keyring, KeyringBox, write_keys
 from support.kernel import KEY, PROJECT, Kernel
 
 NEW = bytes(31) + b"\x07"
-RUNS = [f"run-{number}" for number in range(4)]
+RUNS = ["r1", "r2", "r3", "r4"]
 NAMES = [f"NAME_{number}" for number in range(7)] + ["Z", "a", "_x", "lower-case"]
 
 
@@ -36,8 +36,8 @@ async def fill(kernel: Kernel) -> None:
                 kernel.clock.advance(1)
     await kernel.write(lambda tx: kernel.secrets.delete(tx, SYSTEM, "z", "Z"))
     for run in RUNS:
-        made = frozenset({f"made by {run}"})
-        await kernel.write(lambda tx, r=run, m=made: kernel.secrets.keep_derived(tx, PROJECT, r, m))
+        values = frozenset({f"DERIVED IN {run}"})
+        await kernel.write(lambda tx, r=run, v=values: kernel.secrets.keep_derived(tx, PROJECT, r, v))
 
 
 def box(*roots: bytes) -> KeyringBox:
@@ -49,7 +49,7 @@ async def all_values(kernel: Kernel, sealed: KeyringBox) -> dict[str, set[str]]:
     secrets = Secrets(sealed, kernel.identity)
     with kernel.database.read() as conn:
         found = {p: secrets.values_since(conn, p, frozenset(NAMES), 0) for p in (PROJECT, "Élan", "z")}
-        found["runs"] = set().union(*(secrets.derived(conn, PROJECT, run) for run in RUNS))
+        found["derived"] = {value for run in RUNS for value in secrets.derived(conn, PROJECT, run)}
         return found
 
 

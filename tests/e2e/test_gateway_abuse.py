@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
+import httpx
 import pytest
+import zstandard
 
-from support.agent_work import Code, Work, begin, refusal
+from support.agent_work import ACCEPTED, Code, Work, begin, refusal
+from support.fake_agent import GZIP, NONE, ZSTD, batch, events
 from support.server import Server
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, slowness
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +75,57 @@ async def test_garbage_protobuf_is_refused(server: Server, work: Work) -> None:
         raw = channel.unary_unary(f"/{method}")
         assert await refusal(raw(b"\xff" * 100, metadata=work.agent.metadata)) is not Code.OK
     assert server.alive
+
+
+_FULL = 8 << 20
+_BOMBS = {
+    "empty frames": (zstandard.ZstdCompressor().compress(b""), ZSTD, "compressed frames"),
+    "empty members": (gzip.compress(b""), GZIP, "compressed frames"),
+    "newlines": (zstandard.ZstdCompressor(level=19).compress(b"\n" * _FULL), ZSTD, "100000 lines"),
+    "zeros": (gzip.compress(bytes(_FULL * 8)), GZIP, "more than 8388608 bytes"),
+    "newlines in plain text": (b"\n" * _FULL, NONE, "100000 lines"),
+}
+
+
+@pytest.mark.parametrize("bomb", _BOMBS)
+async def test_bombs_are_refused_while_others_are_served(server: Server, work: Work, bomb: str) -> None:
+    """Eight megabytes of empty frames held the server for 5.5 minutes."""
+    data, how, reason = _BOMBS[bomb]
+    data = data * (_FULL // len(data)) if "empty" in bomb else data
+    pushing = asyncio.create_task(
+        work.agent.push(*(batch(work.step, seq, data, compression=how, raw_size=0) for seq in (1, 2, 3)))
+    )
+    longest, busy = 0.0, asyncio.get_running_loop()
+    async with httpx.AsyncClient() as client:
+        while not pushing.done():
+            began = busy.time()
+            assert (await client.get(f"{server.url}/healthz")).status_code == 200
+            longest = max(longest, busy.time() - began)
+            await asyncio.sleep(0.01)
+    ack = await pushing
+    assert list(ack.rejected_seqs) == [1, 2, 3]
+    assert reason in ack.message
+    assert longest < 0.3 * slowness(), "seconds, for somebody else"
+    work.agent.seq = 3
+    await work.agent.lines(work.step, ["after"])
+    assert work.logged() == ["after"]
+
+
+async def test_events_out_of_bounds_are_refused(server: Server, work: Work) -> None:
+    deep: object = 1
+    for _ in range(40):
+        deep = [deep]
+    bad: list[dict[str, Any]] = [{"x": [0] * 6000}, {"x": "y" * (5 << 20)}, {"x": deep}, {"x": {}}]
+    named = [("e1", "t"), ("e2", "t"), ("e3", "t"), ("e" * 300, "t"), ("e5", "t" * 300)]
+    told = [
+        events((id, seq, work.step, f"arcentra.step.{type}", payload))
+        for seq, ((id, type), payload) in enumerate(zip(named, [*bad, {"x": 1}], strict=True), 1)
+    ]
+    ack = await work.agent.push_events(*told)
+    assert set(ack.rejected_seqs) >= {1, 2, 4, 5}
+    assert (
+        await work.agent.push_events(events(("f", 6, work.step, "arcentra.step.x", {})))
+    ).status == ACCEPTED
 
 
 def test_nothing_unforeseen_was_logged(server: Server) -> None:

@@ -86,7 +86,7 @@ async def test_what_succeeds_outside_the_api_and_what_agents_do_is_not_counted(s
     agent = {"Authorization": "Bearer agent-token"}
     assert await statuses(stack.http, "/page", 8) == [200] * 8
     assert await statuses(stack.http, "/api/v1/show", 8, **agent) == [200] * 8
-    assert await statuses(stack.http, "/api/v1/blobs/gone", 8, **agent) == [404] * 8
+    assert await statuses(stack.http, "/api/v1/nothing/gone", 8, **agent) == [404] * 8
     await statuses(stack.http, "/outside", 8)  # the failures of others at that address are not the agent's
     assert await statuses(stack.http, "/api/v1/show", 2, **agent) == [200] * 2
 

@@ -52,18 +52,18 @@ def add_routes(app: FastAPI) -> None:
     app.add_api_route("/api/v1/fail/{what}", fail, dependencies=[public()])
     app.add_api_route("/api/v1/pipelines/fail/{what}", fail, dependencies=[public()])
     app.add_api_route("/api/v1/read", read, methods=["POST"], dependencies=[public()])
-    app.add_api_route("/api/v1/blobs", read, methods=["POST"], dependencies=[public()])
+    app.add_api_route("/api/v1/large", read, methods=["POST"], dependencies=[public()])
     app.add_api_route("/api/v1/echo", echo, methods=["POST"], dependencies=[allow("run.trigger")])
     app.add_api_route("/api/v1/pipelines", echo, methods=["POST"], dependencies=[allow("pipeline.write")])
     app.add_api_route("/api/v1/show", show, dependencies=[public()])
     app.add_api_route("/api/v1/address", address, dependencies=[allow("run.read")])
     app.add_api_route("/api/v1/inside/{project}", inside)
-    app.add_api_route("/healthz", show, dependencies=[public()])
+    app.add_api_route("/health", show, dependencies=[public()])
 
 
 @pytest.fixture
 async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
-    async with running(tmp_path, body_limit=1000, body_limits={"/api/v1/blobs": 5000}) as stack:
+    async with running(tmp_path, body_limit=1000, body_limits={"/api/v1/large": 5000}) as stack:
         add_routes(stack.app)
         yield stack
 
@@ -164,7 +164,7 @@ async def test_requests_are_counted_by_token_and_reported_in_headers(tmp_path: P
         assert (await stack.call("GET", "/show")).status_code == 200
         anonymous = [await stack.http.get("/api/v1/show") for _ in range(3)]
         assert [answer.status_code for answer in anonymous] == [200, 200, 429]
-        for path in ("/healthz", "/openapi.json"):
+        for path in ("/health", "/openapi.json"):
             answer = await stack.http.get(path)
             assert answer.status_code == 200
             assert "x-ratelimit-limit" not in answer.headers
@@ -214,8 +214,8 @@ async def test_bodies_are_bounded(stack: Stack) -> None:
         )
         assert (answer.status_code, answer.json()["code"]) == (413, "PAYLOAD_TOO_LARGE")
         assert answer.headers["connection"] == "close"
-    assert (await stack.call("POST", "/blobs", content=b"x" * 5000)).json() == {"bytes": 5000}
-    assert (await stack.call("POST", "/blobs", content=b"x" * 5001)).status_code == 413
+    assert (await stack.call("POST", "/large", content=b"x" * 5000)).json() == {"bytes": 5000}
+    assert (await stack.call("POST", "/large", content=b"x" * 5001)).status_code == 413
 
 
 @pytest.mark.parametrize("path", ["/read", "/echo"])

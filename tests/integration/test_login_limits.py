@@ -105,7 +105,7 @@ async def test_a_forwarded_loopback_address_is_not_the_machine_itself(stack: Sta
 
 async def test_an_address_is_forgotten(stack: Stack) -> None:
     assert await login(stack, "198.51.100.7") == 200
-    stack.clock.ahead += KEPT_MS - 1000
+    stack.clock.ahead += KEPT_MS - 3600_000  # however long the test takes
     await attack(stack)
     assert await login(stack, "198.51.100.7") == 200
     stack.clock.ahead += KEPT_MS + 1000

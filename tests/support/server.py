@@ -70,6 +70,8 @@ class Server:
         self._exited: int | None = None
         self._seen = 0
         self.url = self.grpc = ""
+        self.issued: set[str] = set()
+        """Tokens that it handed out, which it must neither store nor log."""
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         self.http = httpx.Client(verify=False, cookies=no_cookies, timeout=PATIENCE)
         """A client with connection reuse but without cookies: credentials are always explicit."""
@@ -171,6 +173,17 @@ class Server:
                 found.append(line[:2000])
         return found
 
+    def shown_secrets(self) -> list[str]:
+        """Where its log or its files show the password of the tests' users, or a token that it handed out."""
+        files = [path for path in (self.log_file, *self.data_dir.rglob("*")) if path.is_file()]
+        secrets = [secret.encode() for secret in (PASSWORD, *self.issued)]
+        found = []
+        for path in files:
+            with contextlib.suppress(FileNotFoundError):
+                data = path.read_bytes()
+                found += [f"{path.name}: {secret[:12]!r}…" for secret in secrets if secret in data]
+        return found
+
     def _running(self) -> Process:
         assert self._process is not None, "not started"
         return self._process
@@ -209,7 +222,9 @@ class Server:
         """A session token."""
         answer = self.call("POST", "/auth/login", None, json={"username": username, "password": password})
         assert answer.status_code == 200, answer.text
-        return str(answer.json()["token"])
+        token = str(answer.json()["token"])
+        self.issued.add(token)
+        return token
 
     def user(self, name: str, role: str = "user", projects: list[str] | None = None) -> str:
         """Create a user (by default in the default project); returns a token."""
@@ -232,7 +247,9 @@ class Server:
 
     def registration_token(self, **body: Any) -> str:
         """A token with which agents may register."""
-        return str(self.ask("POST", "/registration-tokens", json=body)["token"])
+        token = str(self.ask("POST", "/registration-tokens", json=body)["token"])
+        self.issued.add(token)
+        return token
 
     def pipeline(self, name: str, spec: Any, token: str = "admin", project: str = "") -> str:
         """A new pipeline with a spec; its id."""
@@ -261,6 +278,7 @@ def one_server(tmp_path_factory: pytest.TempPathFactory, database_of_servers: No
     """A server with the usual settings, started once in each test process."""
     with running(tmp_path_factory.mktemp("shared")) as server:
         yield server
+        assert server.shown_secrets() == []
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilothouse.workers.errors import PoolClosed, QueueFull
-from pilothouse.workers.turns import Bounds, Turns
+from pilothouse.workers.turns import LIGHT, LONG, REMEMBERED, Bounds, Turns
 
 
 class Desk:
     """Callers of ``Turns``, and the order in which they got theirs."""
 
     def __init__(self, slots: int, bounds: Bounds = Bounds()) -> None:
-        self.turns = Turns(slots, bounds)
+        self.now = 1000.0
+        self.turns = Turns(slots, bounds, lambda: self.now)
         self.order: list[str] = []
 
     async def ask(self, caller: str, size: int = 1) -> asyncio.Task[None]:
@@ -59,6 +60,36 @@ async def test_one_caller_never_holds_all_slots() -> None:
     assert desk.order == ["a", "b"], "the free slot is not for a second job of the same caller"
     await desk.give_back("a")
     assert desk.order == ["a", "b", "a"]
+
+
+async def test_light_jobs_do_not_wait_for_the_heavy_ones_of_several_callers() -> None:
+    desk = Desk(2)
+    for caller in "abc":
+        await desk.ask(caller, LIGHT + 1)
+    assert desk.order == ["a"], "one slot is for light jobs"
+    await desk.ask("d")
+    assert desk.order == ["a", "d"]
+    await desk.give_back("d")
+    assert desk.order == ["a", "d"]
+    await desk.give_back("a")
+    assert desk.order == ["a", "d", "b"]
+
+
+async def test_whose_jobs_take_long_has_only_heavy_ones_for_a_while() -> None:
+    desk = Desk(2)
+    await desk.ask("a")
+    desk.now += LONG
+    await desk.give_back("a")
+    await desk.ask("b", LIGHT + 1)
+    await desk.ask("a")
+    assert desk.order == ["a", "b"], "a's last job was long"
+    await desk.ask("c")
+    assert desk.order == ["a", "b", "c"]
+    await desk.give_back("c")
+    desk.now += REMEMBERED * LONG
+    await desk.ask("d")
+    await desk.give_back("d")
+    assert desk.order == ["a", "b", "c", "d", "a"], "it is forgotten"
 
 
 async def test_who_can_run_at_once_does_not_wait_behind_those_who_cannot() -> None:

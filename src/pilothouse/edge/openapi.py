@@ -201,6 +201,13 @@ def _models(app: FastAPI) -> Iterator[type[Answer]]:
 
 def _common(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
     """The codes of errors that the edge itself answers."""
+    yield from (
+        "HEADER_REPEATED",
+        "MALFORMED_REQUEST",
+        "REQUEST_TIMEOUT",
+        "TOO_MANY_CONNECTIONS",
+        "SERVER_BUSY",
+    )
     if operation.get("security"):
         yield from ("AUTH_TOKEN_MISSING", "AUTH_TOKEN_INVALID", "AUTH_TOKEN_EXPIRED")
         yield "AUTH_INSUFFICIENT_PERMISSIONS"
@@ -222,6 +229,8 @@ def _add_errors(operation: dict[str, Any], common: Iterator[str], model: type[An
     responses = operation["responses"]
     responses.pop("422", None)
     for status, response in errors(*common).items():
+        if CODES_KEY not in responses.get(str(status), {CODES_KEY: []}):
+            continue  # the route has an answer of its own with this status
         given = responses.setdefault(str(status), {"description": "", CODES_KEY: []})
         given[CODES_KEY] = sorted({*given.get(CODES_KEY, ()), *response[CODES_KEY]})
     shown = {"application/json": {"schema": _ref(model)}}

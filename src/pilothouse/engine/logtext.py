@@ -52,12 +52,11 @@ async def _pages(database: Storage, run_id: str, query: LogQuery) -> AsyncIterat
     status, over = "", False
     while True:
         while offset < end:
-            found, offset = await _page(database, run_id, query, offset, end)
-            wanted = [entry for entry in found if query.wants(entry)]
-            if skipped and wanted:
-                wanted[0], skipped = wanted[0].tail(wanted[0].base + skipped), 0
-            if wanted:
-                yield b"".join(_chunk(entry, query.as_json) for entry in wanted)
+            page = await _page(database, run_id, query, offset, end, skipped)
+            offset = page.next
+            if page.text:
+                skipped = 0
+                yield page.text
         if over:
             break
         status = await database.read(lambda conn: _status(conn, run_id))
@@ -72,13 +71,19 @@ async def _pages(database: Storage, run_id: str, query: LogQuery) -> AsyncIterat
         yield _json({"cursor": Cursor(end).text(epoch), "status": status})
 
 
-async def _page(
-    database: Storage, run_id: str, query: LogQuery, start: int, end: int
-) -> tuple[list[Entry], int]:
-    """A page of entries, and the offset of the next page."""
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """The selected lines of a page, and the offset of the next page."""
 
-    def read(conn: Connection) -> tuple[list[Entry], bool]:
-        return journal_store.selected(
+    text: bytes
+    next: int
+
+
+async def _page(database: Storage, run_id: str, query: LogQuery, start: int, end: int, skipped: int) -> _Page:
+    """A page from an offset on, without the first ``skipped`` lines; made in a thread."""
+
+    def read(conn: Connection) -> _Page:
+        found, more = journal_store.selected(
             conn,
             entries.run_stream(run_id),
             start,
@@ -87,9 +92,13 @@ async def _page(
             subjects=query.step_runs,
             since=query.since,
         )
+        wanted = [entry for entry in found if query.wants(entry)]
+        if skipped and wanted:
+            wanted[0] = wanted[0].tail(wanted[0].base + skipped)
+        text = b"".join(_chunk(entry, query.as_json) for entry in wanted)
+        return _Page(text, found[-1].offset + 1 if more else end)
 
-    found, more = await database.read(read)
-    return found, found[-1].offset + 1 if more else end
+    return await database.read_much(read)
 
 
 async def _beginning(database: Storage, run_id: str, query: LogQuery, end: int) -> tuple[int, int]:
@@ -99,8 +108,8 @@ async def _beginning(database: Storage, run_id: str, query: LogQuery, end: int) 
     below, missing = end, query.tail
     while missing > 0:
 
-        def read(conn: Connection, below: int = below) -> tuple[list[Entry], bool]:
-            return journal_store.selected(
+        def read(conn: Connection, below: int = below) -> tuple[list[tuple[int, int]], bool]:
+            found, more = journal_store.selected(
                 conn,
                 entries.run_stream(run_id),
                 0,
@@ -110,14 +119,13 @@ async def _beginning(database: Storage, run_id: str, query: LogQuery, end: int) 
                 since=query.since,
                 backwards=True,
             )
+            return [(e.offset, len(e.body["lines"]) if query.wants(e) else 0) for e in found], more
 
-        found, more = await database.read(read)
-        for entry in found:
-            if query.wants(entry):
-                missing -= len(entry.body["lines"])
-            below = entry.offset
+        found, more = await database.read_much(read)
+        for offset, lines in found:
+            below, missing = offset, missing - lines
             if missing <= 0:
-                return entry.offset, -missing
+                return offset, -missing
         if not more:
             return 0, 0
     return below, 0

@@ -18,6 +18,7 @@ from pilothouse.journal.outlet import Connection, FanOut, Outlet
 from pilothouse.journal.pages import Key, Page, Pages
 from pilothouse.journal.reader import Reader
 from pilothouse.journal.timers import STEP, Timers
+from pilothouse.journal.turns import Turns
 from pilothouse.journal.window import Window
 from pilothouse.storage import Database
 
@@ -102,6 +103,7 @@ class Feed:
         self._spawned: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._on_others: list[Callable[[], None]] = []
+        self._turns = Turns()
         self.clock = time.monotonic
         self.timers = Timers(self.clock)
 
@@ -280,6 +282,15 @@ class Feed:
         task = asyncio.get_running_loop().create_task(work)
         self._spawned.add(task)
         task.add_done_callback(self._spawned.discard)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether outlets that catch up have used their time in this iteration of the event loop."""
+        return self._turns.over
+
+    def later(self, outlet: Outlet) -> None:
+        """Let the outlet go on catching up in a later iteration, in its turn."""
+        self._turns.add(outlet.pump)
 
     async def load(self, reader: Reader) -> list[bytes]:
         """Load one page from disk after the reader's cursor.

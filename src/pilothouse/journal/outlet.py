@@ -46,6 +46,13 @@ class Host(Protocol):
     def spawn(self, work: Coroutine[None, None, None]) -> None:
         """Run a coroutine in the background."""
 
+    @property
+    def crowded(self) -> bool:
+        """Whether outlets that catch up have used their time in this iteration of the event loop."""
+
+    def later(self, outlet: Outlet) -> None:
+        """Let the outlet go on catching up in a later iteration, in its turn."""
+
     async def load(self, reader: Reader) -> list[bytes]:
         """Load one page from disk after the reader's cursor."""
 
@@ -170,11 +177,16 @@ class Outlet:
         """Write entries after the cursor while the socket accepts data; becomes live when caught up.
 
         Does nothing if it is live: the fan-out then writes, and the cursor stays where the outlet joined.
+        Outlets share a small part of each iteration of the event loop, so that many that read a long past do not
+        delay other work.
         """
         if self.fan_out is not None and self.fan_out.has(self):
             return
         reader = self.reader
         while not self._stopped and not self._loading and self.connection.writable:
+            if self._feed.crowded:
+                self._feed.later(self)
+                return
             messages = reader.take()
             if messages:
                 self._write_now(messages)

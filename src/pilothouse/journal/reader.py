@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pilothouse.journal.model import Cursor, Entry, Frame, Sees, Selection, WireFormat
 from pilothouse.journal.window import Window
 
-BATCH_BYTES = 256 << 10
+BATCH_BYTES = 64 << 10
 _SLICE = 64
 
 

@@ -96,7 +96,7 @@ class Secrets:
         """Keep all values that a run's expressions have made from secrets, encrypted; only for masking."""
         if values == self.derived(tx.conn, project, run_id):
             return
-        sealed = self._box.encrypt(orjson.dumps(sorted(values)), _bound_to("", f"run {run_id}"))
+        sealed = self._box.encrypt(orjson.dumps(sorted(values)), _bound_to(store.OF_RUN, run_id))
         store.put_derived(tx.conn, run_id, sealed, tx.now)
         tx.after_commit(self._changed)
 
@@ -106,7 +106,7 @@ class Secrets:
         if sealed is None:
             return frozenset()
         try:
-            return frozenset(orjson.loads(self._box.decrypt(sealed, _bound_to("", f"run {run_id}"))))
+            return frozenset(orjson.loads(self._box.decrypt(sealed, _bound_to(store.OF_RUN, run_id))))
         except SecretBoxError:
             log.error("secrets.unreadable", project=project, run_id=run_id)
             return frozenset()

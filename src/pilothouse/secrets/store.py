@@ -128,15 +128,14 @@ def retired_values(
 
 @dataclass(frozen=True, slots=True)
 class SealedValue:
-    """A stored ciphertext, which is bound to ``project`` and ``name``.
+    """A stored ciphertext; ``retired_at`` (ms): of a value that was replaced or deleted, else -1.
 
-    ``kind``: 0 of a secret, 1 of one that was replaced or deleted (at ``at``, ms), 2 of what a run made of secrets.
+    What a run's expressions have made of secrets has :data:`OF_RUN` as project and the run's id as name.
     """
 
-    kind: int
     project: str
     name: str
-    at: int
+    retired_at: int
     sealed: bytes
 
 
@@ -144,6 +143,21 @@ Place = tuple[int, tuple[str, str, int] | None]
 """Where a walk through all values is: in which table, and after which row of it."""
 
 START: Place = (0, None)
+
+OF_RUN = "run"
+"""Not the id of any project."""
+
+_WALKED: tuple[tuple[Any, Any, Any, Any], ...] = (
+    (secrets.c.project, secrets.c.name, literal(-1), secrets.c.value),
+    (
+        retired_secrets.c.project,
+        retired_secrets.c.name,
+        retired_secrets.c.retired_at,
+        retired_secrets.c.value,
+    ),
+    (literal(OF_RUN), derived_secrets.c.run_id, literal(-1), derived_secrets.c.value),
+)
+"""Project, name, time and value of each table."""
 
 
 @dataclass(slots=True)
@@ -156,38 +170,30 @@ class Renewal:
 
 
 def outdated_values(conn: Connection, prefix: bytes, place: Place, limit: int) -> Renewal:
-    """The next ciphertexts, of one kind after the other, that do not begin with ``prefix``."""
-    kind, after = place
-    project, name, at, value = _columns(kind)
+    """The next ciphertexts, of secrets, of replaced ones, of runs, that do not begin with ``prefix``."""
+    number, after = place
+    project, name, at, value = _WALKED[number]
     wanted = select(project.label("project"), name.label("name"), at.label("at"), value.label("value"))
     wanted = wanted.where(func.substr(value, 1, len(prefix)) != prefix)
     if after is not None:
         wanted = wanted.where(tuple_(project, name, at) > tuple_(*(literal(part) for part in after)))
-    rows = conn.execute(wanted.order_by(project, name, at).limit(limit)).all()
-    bound = "run " if kind == 2 else ""
-    found = [SealedValue(kind, row.project, bound + row.name, row.at, bytes(row.value)) for row in rows]
-    if len(rows) == limit:
-        last = rows[-1]
-        return Renewal(found, (kind, (last.project, last.name, last.at)))
-    return Renewal(found, (kind + 1, None) if kind < 2 else None)
-
-
-def _columns(kind: int) -> tuple[Any, Any, Any, Any]:
-    """Project, name, time and ciphertext of a kind; together the first three name a row."""
-    s, r, d = secrets.c, retired_secrets.c, derived_secrets.c
-    return (
-        (s.project, s.name, literal(-1), s.value),
-        (r.project, r.name, r.retired_at, r.value),
-        (literal(""), d.run_id, literal(-1), d.value),
-    )[kind]
+    rows = conn.execute(wanted.order_by(project, name, at).limit(limit))
+    found = [SealedValue(row.project, row.name, row.at, bytes(row.value)) for row in rows]
+    if len(found) == limit:
+        last = found[-1]
+        return Renewal(found, (number, (last.project, last.name, last.retired_at)))
+    return Renewal(found, (number + 1, None) if number + 1 < len(_WALKED) else None)
 
 
 def replace_value(conn: Connection, old: SealedValue, sealed: bytes) -> bool:
     """Store the same value encrypted anew, unless another one was set meanwhile."""
-    project, name, _, value = _columns(old.kind)
-    key = old.name.removeprefix("run ") if old.kind == 2 else old.name
-    same = [project == old.project, name == key, value == old.sealed]
-    return conn.execute(update(value.table).where(*same).values(value=sealed)).rowcount > 0
+    if old.project == OF_RUN:
+        d = derived_secrets.c
+        mine = update(derived_secrets).where(d.run_id == old.name, d.value == old.sealed)
+        return conn.execute(mine.values(value=sealed)).rowcount > 0
+    table = secrets if old.retired_at < 0 else retired_secrets
+    same = [table.c.project == old.project, table.c.name == old.name, table.c.value == old.sealed]
+    return conn.execute(update(table).where(*same).values(value=sealed)).rowcount > 0
 
 
 def delete_secret(conn: Connection, project: str, name: str, now: int) -> bool:

@@ -11,6 +11,7 @@ from pilothouse.server import asyncapi, docs, operations
 from pilothouse.server import events as journal_events
 from pilothouse.server.asyncapi import AsyncApi
 from pilothouse.server.events import CloudEvents, EventStreams
+from pilothouse.server.memory import trimming
 from pilothouse.server.operations import Measures
 from pilothouse.server.stream_rpc import SERVICE, StreamService
 
@@ -39,4 +40,5 @@ def module(core: Core, others: Sequence[Module], keepalive: float) -> Module:
         ),
         rpc=(RpcService(SERVICE, lambda server: server.add_generic_rpc_handlers((streams.handler(),))),),
         rate_limits=(SESSIONS,),
+        background=trimming(),
     )

@@ -13,6 +13,9 @@ from pilothouse.storage.writer import Tx, Writer
 
 T = TypeVar("T")
 
+LONG_READS = 2
+"""Queries of :meth:`Storage.read_much` at once."""
+
 
 class Storage:
     """One database and the writer of this server. Lives on the event loop; no call blocks it."""
@@ -20,6 +23,7 @@ class Storage:
     def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
         self._writer = writer
+        self._long = asyncio.Semaphore(LONG_READS)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a query in a thread, on one consistent snapshot.
@@ -33,6 +37,14 @@ class Storage:
                 return query(conn)
 
         return await asyncio.to_thread(run)
+
+    async def read_much(self, query: Callable[[Connection], T]) -> T:
+        """Like :meth:`read`, for queries that read and work on much: few at once, in the order of asking.
+
+        So that threads remain for the short ones of others. Ask for a page at a time.
+        """
+        async with self._long:
+            return await self.read(query)
 
     async def write(self, use_case: Callable[[Tx], T]) -> T:
         """Run a use case in the writer; returns after the commit is on disk (:meth:`Writer.write`)."""

@@ -28,9 +28,14 @@ MAX_CPU = 3600  # seconds of a worker's life; after half of them it is replaced
 _PR_SET_PDEATHSIG = 1
 
 
+NICE = 5
+"""How much the server itself goes first, where there are not enough processors for both."""
+
+
 def main() -> None:
     """``sys.argv[1]``: the parent's process id."""
     _end_with(int(sys.argv[1]))
+    os.nice(NICE)
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the pool ends its workers itself
         signal.signal(ignored, signal.SIG_IGN)
     _bound()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pilothouse.workers.errors import PoolClosed, QueueFull
@@ -28,14 +30,30 @@ class _Waiting:
     size: int
 
 
-class Turns:
-    """At most ``slots`` turns are held at once. Waiting callers get turns in rotation, whatever the number of jobs of
-    each. If there is more than one slot, no caller holds all of them, so that its long jobs leave others one slot."""
+LIGHT = 256 << 10
+"""A job with at most so many bytes of arguments is light, unless the caller's last jobs were long."""
+LONG = 0.5
+"""Seconds from which on a job counts as long."""
+REMEMBERED = 20.0
+"""For so many times as long as it took, a long job makes its caller's further jobs heavy, at most
+:data:`FORGOTTEN`."""
+FORGOTTEN = 120.0
+"""Seconds."""
 
-    def __init__(self, slots: int, bounds: Bounds) -> None:
+
+class Turns:
+    """At most ``slots`` turns are held at once. Waiting callers get turns in rotation, whatever the number of jobs
+    of each. If there is more than one slot, no caller holds all of them, so that its long jobs leave others one slot;
+    and one slot is for light jobs alone, so that these do not wait for the heavy ones of several callers."""
+
+    def __init__(self, slots: int, bounds: Bounds, clock: Callable[[], float] = time.monotonic) -> None:
         self._free = slots
-        self._each = max(1, slots - 1)
+        self._each = self._heavies = max(1, slots - 1)
         self._bounds = bounds
+        self._clock = clock
+        self._heavy: Counter[str] = Counter()  # heavy turns that are held, by caller
+        self._since: dict[str, deque[float]] = {}  # when the turns that are held began, by caller
+        self._slow: dict[str, float] = {}  # until when a caller's jobs are heavy, whatever their size
         self._queues: dict[str, deque[_Waiting]] = {}  # in the order of their next turns; no queue is empty
         self._held: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
@@ -49,8 +67,8 @@ class Turns:
         """Wait for a turn. ``size``: bytes that are kept while waiting. Raises QueueFull, PoolClosed."""
         if self._closed:
             raise PoolClosed("the pool is closed")
-        if self._free and caller not in self._queues and self._held[caller] < self._each:
-            self._hold(caller)
+        if self._free and caller not in self._queues and self._may(caller, size):
+            self._hold(caller, size)
             return
         entry = self._enqueue(caller, size)
         try:
@@ -64,12 +82,11 @@ class Turns:
 
     def give_back(self, caller: str) -> None:
         """End a turn; the next caller gets it."""
-        self._free += 1
-        self._held[caller] -= 1
-        if not self._held[caller]:
-            del self._held[caller]
+        self._release(caller)
         while self._free:
-            following = next((name for name in self._queues if self._held[name] < self._each), None)
+            following = next(
+                (name for name, own in self._queues.items() if self._may(name, own[0].size)), None
+            )
             if following is None:
                 return
             entry = self._queues[following][0]
@@ -77,7 +94,7 @@ class Turns:
             if following in self._queues:  # to the end of the rotation
                 self._queues[following] = self._queues.pop(following)
             if not entry.turn.done():
-                self._hold(following)
+                self._hold(following, entry.size)
                 entry.turn.set_result(None)
 
     def close(self) -> None:
@@ -90,9 +107,38 @@ class Turns:
         self._queues.clear()
         self._bytes.clear()
 
-    def _hold(self, caller: str) -> None:
+    def _may(self, caller: str, size: int) -> bool:
+        """Whether a free slot is for this job."""
+        if self._held[caller] >= self._each:
+            return False
+        return self._is_light(caller, size) or self._heavy.total() < self._heavies
+
+    def _is_light(self, caller: str, size: int) -> bool:
+        return size <= LIGHT and self._slow.get(caller, 0.0) <= self._clock()
+
+    def _hold(self, caller: str, size: int) -> None:
         self._free -= 1
         self._held[caller] += 1
+        self._since.setdefault(caller, deque()).append(self._clock())
+        if not self._is_light(caller, size):
+            self._heavy[caller] += 1
+
+    def _release(self, caller: str) -> None:
+        """Of a caller who holds several turns, the oldest, and a heavy one before a light one."""
+        now = self._clock()
+        self._free += 1
+        self._held[caller] -= 1
+        if self._heavy[caller] > 1:
+            self._heavy[caller] -= 1
+        else:
+            del self._heavy[caller]
+        since = self._since[caller]
+        took = now - since.popleft()
+        if not self._held[caller]:
+            del self._held[caller], self._since[caller]
+        if took >= LONG:
+            self._slow = {name: until for name, until in self._slow.items() if until > now}
+            self._slow[caller] = now + min(FORGOTTEN, REMEMBERED * took)
 
     def _enqueue(self, caller: str, size: int) -> _Waiting:
         own = len(self._queues.get(caller, ()))

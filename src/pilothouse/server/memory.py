@@ -1,0 +1,65 @@
+"""Memory that the C library keeps after much work is given back to the system.
+
+glibc keeps what was freed in its arenas, and gives it back only from their ends. After many large requests this can
+be hundreds of MiB, which nothing uses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import sys
+from pathlib import Path
+
+import structlog
+
+from pilothouse.edge.module import Periodic
+
+log = structlog.get_logger("server.memory")
+
+EVERY = 2.0
+"""Seconds between two looks."""
+GROWN = 8 << 20
+"""Bytes of growth since the last time from which on it is worth the work."""
+PAGE = 4096
+
+
+class Trimmer:
+    """Trims the heap when the process has grown, and has not grown further since the last look."""
+
+    def __init__(self) -> None:
+        self._trim = _malloc_trim()
+        self._least = self._before = resident()
+
+    async def look(self) -> None:
+        """One look."""
+        now = resident()
+        growing, self._before = now > self._before, now
+        if self._trim is not None and now > self._least + GROWN and not growing:
+            # A foreign call without the interpreter lock: other threads work on meanwhile.
+            await asyncio.to_thread(self._trim, 0)
+            self._least = self._before = resident()
+            log.debug("server.memory_trimmed", before=now, after=self._least)
+        self._least = min(self._least, now)
+
+
+def trimming() -> tuple[Periodic, ...]:
+    """The work for the background; none where the C library has no such function."""
+    return (Periodic("memory", Trimmer().look, EVERY),) if _malloc_trim() is not None else ()
+
+
+def resident() -> int:
+    """Resident bytes of this process; 0 where this is not known."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _malloc_trim() -> ctypes._NamedFuncPointer | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):  # another C library
+        return None
