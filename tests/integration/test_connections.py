@@ -181,7 +181,8 @@ def test_a_pause_has_an_end(small: Small, monkeypatch: pytest.MonkeyPatch) -> No
         assert error(everything(sock)) == (408, "REQUEST_TIMEOUT")
 
 
-def test_the_application_learns_of_it(small: Small) -> None:
+async def test_the_application_learns_of_it(small: Small) -> None:
+    await eventually(lambda: len(small.connections) == 0)  # of the tests before
     small.seen.clear()
     with small.connect() as sock:
         sock.sendall(POST)

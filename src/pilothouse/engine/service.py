@@ -190,9 +190,18 @@ class Engine:
         return run
 
     def rerun(
-        self, tx: Tx, by: Principal, run_id: str, *, from_failed: bool, names: NamesUsed | None = None
+        self,
+        tx: Tx,
+        by: Principal,
+        run_id: str,
+        *,
+        from_failed: bool,
+        names: NamesUsed | None = None,
+        stored: str = "",
     ) -> Run:
         """Create a new run of the same definition; ``from_failed`` keeps succeeded steps and their attempts.
+
+        ``names`` and ``stored``: of the run's graph, as in :class:`NewRun`, if known.
 
         Raises :class:`RunActive` while the run is active, :class:`NothingFailed` if no step failed, SpecError if a
         required secret was deleted; and as :meth:`Starts.check`.
@@ -226,7 +235,7 @@ class Engine:
             created_at=tx.now,
             jobs=kept_jobs(run_id, old) if from_failed else new_jobs(run_id, old.graph),
         )
-        return self._starts.begin(tx, by, run, "run.rerun", encoded(old.graph))
+        return self._starts.begin(tx, by, run, "run.rerun", stored or encoded(old.graph))
 
     def check_names(
         self,

@@ -35,15 +35,15 @@ LIGHT = 256 << 10
 LONG = 0.5
 """Seconds from which on a job counts as long."""
 REMEMBERED = 20.0
-"""For so many times as long as it took, a long job makes its caller's further jobs heavy (see :data:`FORGOTTEN`)."""
+"""A long job makes its caller's further jobs heavy, so many times as long as it took; at most :data:`FORGOTTEN`."""
 FORGOTTEN = 120.0
 """Seconds."""
 
 
 class Turns:
     """At most ``slots`` turns are held at once. Waiting callers get turns in rotation, whatever the number of jobs of
-    each. If there is more than one slot, no caller holds all of them, so that its long jobs leave others one slot;
-    and one slot is for light jobs alone, so that these do not wait for the heavy ones of several callers."""
+    each. If there is more than one slot, no caller holds all of them, so that its long jobs leave others one slot.
+    One slot is for light jobs alone, so that these do not wait for the heavy ones of several callers."""
 
     def __init__(self, slots: int, bounds: Bounds, clock: Callable[[], float] = time.monotonic) -> None:
         self._free = slots

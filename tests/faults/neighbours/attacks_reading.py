@@ -17,19 +17,22 @@ from support.wire_table import table
 LIMIT = ("429",)
 WORK = ("429 CALLER_QUEUE_FULL", "429 RATE_LIMIT_EXCEEDED", "400 INPUT_TOO_COSTLY", "503")
 
+WAITING = 200.0
+"""MiB of heavy specs that wait for a worker."""
+
 
 async def _validated(ground: Ground, spec: object, token: str) -> None:
     await ground.ask("POST", "pipelines/spec/validate", token, {"spec": spec})
 
 
-@abuse("a heavy spec", "viewer", WORK)
+@abuse("a heavy spec", "viewer", WORK, room=WAITING)
 async def heavy_spec(ground: Ground) -> None:
     """Checked again and again by one viewer, many at once."""
     token = ground.kept.setdefault("token", ground.token("viewer"))
     await all_of(_validated(ground, payloads.heavy_spec(), token) for _ in range(44))
 
 
-@abuse("heavy specs of ten", "viewer")
+@abuse("heavy specs of ten", "viewer", room=WAITING)
 async def heavy_specs(ground: Ground) -> None:
     """By ten viewers at the same time."""
     await all_of(_validated(ground, payloads.heavy_spec(), ground.token("viewer")) for _ in range(50))

@@ -9,15 +9,17 @@ from faults.neighbours import payloads
 from faults.neighbours.ground import Ground, all_of
 from faults.neighbours.table import abuse
 
-WORK = ("429", "400 INPUT_TOO_COSTLY", "503")
 BINARY = "application/octet-stream"
+
+WAITING = 200.0
+"""MiB of heavy specs that wait for a worker."""
 
 
 async def _a_pipeline(ground: Ground) -> None:
     ground.kept["pipeline"] = await ground.pipeline(payloads.job(payloads.step()))
 
 
-@abuse("heavy saves", "user", WORK, prepare=_a_pipeline)
+@abuse("heavy saves", "user", prepare=_a_pipeline, room=WAITING)
 async def heavy_saves(ground: Ground) -> None:
     """A heavy spec saved and triggered by several users at once."""
     path = f"pipelines/{ground.kept['pipeline']}"
@@ -27,7 +29,7 @@ async def heavy_saves(ground: Ground) -> None:
     await all_of((ground.ask("POST", f"{path}/{to}", ground.token("user"), sent) for to, sent in calls), 24)
 
 
-@abuse("costly conditions", "user", WORK, prepare=_a_pipeline)
+@abuse("costly conditions", "user", prepare=_a_pipeline)
 async def costly_conditions(ground: Ground) -> None:
     """Runs whose conditions are evaluated while the run moves on: as many and as heavy as a spec may have."""
     token = ground.token("user")
@@ -38,7 +40,7 @@ async def costly_conditions(ground: Ground) -> None:
     ground.count(runs.outcome)
 
 
-@abuse("runs of 5,000 steps", "user", WORK, prepare=_a_pipeline)
+@abuse("runs of 5,000 steps", "user", prepare=_a_pipeline)
 async def many_steps(ground: Ground) -> None:
     """Created, listed, cancelled."""
     token = ground.token("user")

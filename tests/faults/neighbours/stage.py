@@ -40,8 +40,8 @@ CONTROL, ATTACK = 1.0, 2.4
 """Seconds of a phase."""
 ROUNDS = 5
 """At most this many phases with the attack. One that is far within the bar is enough, and a majority of good or bad."""
-ROOM = 30.0
-"""MiB that the server may keep after an attack."""
+IN_ALL = 100.0
+"""MiB that the server may have grown after all attacks."""
 SETTINGS: dict[str, Any] = {
     "ratelimit_login": "5/minute",
     "ratelimit_sessions": "10/minute",
@@ -152,6 +152,7 @@ class Stage:
             self.neighbour = self._child("neighbour", self.given["neighbour"])
             self._abuser = self._child("abuser", self.given["abuser"])
             self._abuser.ask(do="fill")
+            self.first = self.memory
         except BaseException:
             self.close()
             raise
@@ -247,8 +248,12 @@ class Stage:
         seen = self._abuser.ask(do="end")["seen"]
         problems += [problem for phase in (*alone, *beside) for problem in phase["problems"]]
         self._stopped = any(problem.startswith("it stopped") for problem in problems)
-        memory = self._settled(before + ROOM) - before
+        memory = self._settled(before + ABUSES[name].room) - before
         return Report(_by_kind(alone), _by_kind(beside), problems, seen, memory, waves, slow)
+
+    def growth(self) -> float:
+        """MiB that the server has grown since the beginning, once what waits is done."""
+        return self._settled(self.first + IN_ALL, 90) - self.first
 
     def _phase(self, seconds: float) -> dict[str, Any]:
         return self.neighbour.ask(seconds=seconds)
@@ -273,7 +278,7 @@ class Stage:
         for kind in report.beside:
             if report.excess(kind) > BAR * HOPS.get(kind, 1) * report.slow:
                 found.append(f"others waited {report.excess(kind):.2f} s longer ({kind})")
-        if report.memory > ROOM:
+        if report.memory > ABUSES[name].room:
             found.append(f"{report.memory:.0f} MiB were kept")
         found += self.server.failures()[:3]
         self.server.forget_failures()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from faults.neighbours.abuses import ABUSES
-from faults.neighbours.stage import Stages
+from faults.neighbours.stage import IN_ALL, Stages
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +27,8 @@ def test_others_are_not_affected(stages: Stages, name: str) -> None:
         report = stage.attack(name)
         print(f"\n{name}: {report}")
         stage.judge(name, report)
+
+
+def test_the_memory_is_back_after_all(stages: Stages) -> None:
+    with stages.one() as stage:
+        assert stage.growth() <= IN_ALL
