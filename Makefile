@@ -81,6 +81,7 @@ check: setup-dev
 	$(BIN)/python tools/refresh_docs_assets.py --check
 	$(BIN)/python tools/generate_commands.py --check
 	$(BIN)/python tools/generate_types.py --check
+	$(BIN)/python tools/check_api.py
 	$(BIN)/python tools/check_lock.py
 
 fmt: setup-dev
