@@ -20,27 +20,37 @@ import httpx
 from pilothouse.server.graph import Graph
 from pilothouse.server.main import Ready, serve
 from pilothouse.server.settings import Settings
+from pilothouse.storage import Writer
 from support.server import PASSWORD
 from support.waiting import PATIENCE
 
 
 @dataclass
 class Probe:
-    """``longest``: seconds of CPU time of the longest callback since :meth:`reset`, and which one it was."""
+    """``longest``: seconds of CPU time of the longest callback since :meth:`reset`, and which one it was; ``writing``:
+    of the longest use case in the writer."""
 
     longest: float = 0.0
     which: str = ""
+    writing: float = 0.0
     _handle_run: Any = field(default=None, repr=False)
 
     def reset(self) -> None:
         """Forget what was measured."""
-        self.longest, self.which = 0.0, ""
+        self.longest, self.which, self.writing = 0.0, "", 0.0
 
 
 @contextlib.contextmanager
 def probing() -> Iterator[Probe]:
     """Measure every callback of event loops of the standard library."""
-    probe, run = Probe(), events.Handle._run
+    probe, run, write = Probe(), events.Handle._run, Writer._run_one
+
+    def measured_write(writer: Writer, *args: Any) -> Any:
+        began = time.thread_time()
+        try:
+            return write(writer, *args)
+        finally:
+            probe.writing = max(probe.writing, time.thread_time() - began)
 
     def measured(handle: events.Handle) -> None:
         began = time.thread_time()
@@ -52,10 +62,12 @@ def probing() -> Iterator[Probe]:
                 probe.longest, probe.which = took, repr(handle)
 
     events.Handle._run = measured  # type: ignore[method-assign]
+    Writer._run_one = measured_write  # type: ignore[method-assign]
     try:
         yield probe
     finally:
         events.Handle._run = run  # type: ignore[method-assign]
+        Writer._run_one = write  # type: ignore[method-assign]
 
 
 @dataclass

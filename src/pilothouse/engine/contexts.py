@@ -6,18 +6,34 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pilothouse.engine.model import Job, Run, Step
-from pilothouse.expressions import compile_condition, evaluate_when
+from pilothouse.expressions import ExpressionError, compile_condition, evaluate_when
+from pilothouse.expressions.values import MAX_STEPS, Budget
+
+SMALL = 100
+"""Steps that a condition may always take, so that the likes of always() hold to the end."""
+
+TOO_EXPENSIVE = "the conditions of this run take too long to evaluate: too many steps in all"
 
 
 def wanted(when: str, outcome: str, run: Run, job: Job, step: Step | None = None) -> bool:
     """Whether a job or step with this ``when`` should run after this ``outcome`` (``evaluate_when``).
 
-    Raises ExpressionError.
+    All conditions that are evaluated while the run is settled share ``run.condition_steps``. Raises ExpressionError.
     """
     # Most conditions do not use the run's context, which is as large as the run.
     roots = compile_condition(when).roots if when.strip() else frozenset()
     seen = context(run, job, step) if roots else {}
-    return evaluate_when(when, seen, outcome=outcome, cancelled=run.cancelling)
+    before = min(MAX_STEPS, max(run.condition_steps, SMALL))
+    budget = Budget(before)
+    try:
+        return evaluate_when(when, seen, outcome=outcome, cancelled=run.cancelling, budget=budget)
+    except ExpressionError as error:
+        if before < MAX_STEPS and error.code == "EXPRESSION_TOO_EXPENSIVE":
+            raise ExpressionError(error.code, TOO_EXPENSIVE) from None
+        raise
+    finally:
+        run.condition_steps -= before - max(budget.steps, 0) + len(when)
+        run.condition_steps = max(run.condition_steps, 0)
 
 
 def context(run: Run, job: Job, step: Step | None = None) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
+import orjson
 from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
@@ -16,13 +18,16 @@ from pilothouse.access.model import Principal, Role
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import answer, errors, json_lines
 from pilothouse.edge.paging import Paged, paginated
-from pilothouse.edge.services import Database, provided
+from pilothouse.edge.services import Database, WorkerPool, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
+from pilothouse.edge.work import WORK_ERRORS
 from pilothouse.engine import list_store, store
 from pilothouse.engine.errors import RunNotFound
+from pilothouse.engine.graph_json import encoded
+from pilothouse.engine.jobs import names_job
 from pilothouse.engine.logtext import LogQuery, run_logs
-from pilothouse.engine.model import Status
-from pilothouse.engine.names import NamesUsed, names_of
+from pilothouse.engine.model import Run, Status
+from pilothouse.engine.names import names_from_json
 from pilothouse.engine.runs import require_run
 from pilothouse.engine.service import Engine
 from pilothouse.engine.views import run_summary, run_view
@@ -223,6 +228,8 @@ async def resume_run(run_id: str, caller: Caller, idem: Idem, engine: EngineServ
         "PIPELINE_DISABLED",
         "BLOB_NOT_FOUND",
         "QUOTA_EXCEEDED",
+        *WORK_ERRORS,
+        "INPUT_TOO_COSTLY",
     ),
 )
 async def rerun_run(
@@ -231,6 +238,7 @@ async def rerun_run(
     idem: Idem,
     database: Database,
     engine: EngineService,
+    pool: WorkerPool,
     body: RerunRun | None = None,
 ) -> Response:
     """Create a new run of the same definition; ``{"from":"failed"}`` keeps succeeded steps and their attempts.
@@ -240,16 +248,20 @@ async def rerun_run(
     """
     from_failed = body is not None and body.start == "failed"
 
-    def names(conn: Connection) -> NamesUsed:
+    def read(conn: Connection) -> tuple[Run, str]:
         readable(conn, caller, run_id, "run.trigger")
-        return names_of(require_run(conn, run_id).graph)
+        run = require_run(conn, run_id)
+        return run, encoded(run.graph)
 
-    used = await database.read(
-        names
-    )  # slow for a large spec, so not in the writer; a run's spec never changes
+    # The names take seconds for a large spec, so in a worker; a run's graph only grows while it is active.
+    old, graph = await database.read(read)
+    used = names_from_json(orjson.loads(await pool.run(names_job, graph.encode(), caller=caller.key)))
+    rerun = partial(
+        engine.rerun, by=caller, run_id=run_id, from_failed=from_failed, names=used, stored=graph, loaded=old
+    )
 
     def use_case(tx: Tx) -> dict[str, Any]:
-        return run_summary(engine.rerun(tx, caller, run_id, from_failed=from_failed, names=used))
+        return run_summary(rerun(tx))
 
     return await idem(use_case, 201, permit=_permit(caller, run_id, "run.trigger"))
 

@@ -74,6 +74,9 @@ class Attempt:
     finished_at: int = 0
 
 
+SETTLE_STEPS = 1_000_000
+"""Steps of all conditions that are evaluated until a run is settled, about half a second."""
+
 _NONE = dict.fromkeys(Status, 0)
 
 
@@ -315,6 +318,7 @@ class Run:
     ``paused_at`` (ms): 0 if it is not paused; ``paused_by``: the user who paused it.
     ``parent_gate``: the gate of another run that waits for this one; ``depth``: the number of runs above it.
     ``unsettled``: further decisions are left for another transaction. ``agenda``: the jobs to be planned.
+    ``condition_steps``: what is left for conditions until it is settled; not stored.
     ``version`` counts the transactions that may have changed it, if several servers share the database.
     """
 
@@ -350,6 +354,7 @@ class Run:
     finished_at: int = 0
     jobs: list[Job] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
+    condition_steps: int = field(default=SETTLE_STEPS, compare=False)
     agenda: OrderedDict[int, Job] = field(default_factory=OrderedDict)
     _named: dict[str, Job] = field(default_factory=dict)
     _dependents: dict[str, list[Job]] = field(default_factory=dict)

@@ -24,6 +24,7 @@ from pilothouse.engine.grpc import gateway_rpc
 from pilothouse.engine.intake.ingest import Ingest
 from pilothouse.engine.intake.reading import JOBS, Reading
 from pilothouse.engine.intake.step_events import StepEvents
+from pilothouse.engine.jobs import names_job
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.runs import RunCache
 from pilothouse.engine.service import Engine
@@ -126,7 +127,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
             gates_http.router,
         ),
         rpc=(gateway_rpc(ingest, identity),),
-        jobs=JOBS,
+        jobs=(*JOBS, names_job),
         streams={"run": "RUN_NOT_FOUND"},
         events=EVENTS,
         background=(

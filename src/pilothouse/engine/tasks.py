@@ -21,9 +21,16 @@ from pilothouse.engine.names import secrets_of
 from pilothouse.engine.runs import Place, RunCache
 from pilothouse.engine.step_payload import StepPayload
 from pilothouse.engine.transitions import Transitions
-from pilothouse.expressions import ExpressionError, render, render_tree, secret_names
+from pilothouse.expressions import (
+    TREE_STEPS,
+    ExpressionError,
+    check_length,
+    render,
+    render_tree,
+    secret_names,
+)
 from pilothouse.expressions.secrecy import bare, joined, marked
-from pilothouse.expressions.values import insert_text
+from pilothouse.expressions.values import Budget, insert_text
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.handlers import MAX_ERROR, MAX_METRIC, MAX_METRICS
 from pilothouse.fleet.model import Lease, LeaseState, Task, TaskReport, TaskStatus, WorkKind
@@ -204,13 +211,15 @@ class StepTasks:
             map(_has_expression, (*layers, spec.args))
         ):  # the context of expressions is as large as the run
             return _Filled({name: value for layer in layers for name, value in layer.items()}, spec.args)
+        check_length((*layers, spec.args))
         secrets = self._wanted_secrets(conn, at)
         roots = {
             **context(at.run, at.job, at.step),
             "secrets": {name: marked(value) for name, value in secrets.items()},
         }
-        env = _layered(layers, roots)
-        args = render_tree(spec.args, {**roots, "env": env})
+        budget = Budget(TREE_STEPS)  # of the whole attempt
+        env = _layered(layers, roots, budget)
+        args = render_tree(spec.args, {**roots, "env": env}, budget=budget)
         if not secrets:
             return _Filled(env, args)
         derived = derived_values((env, args), frozenset(secrets.values()), (*layers, spec.args))
@@ -344,11 +353,11 @@ def _has_expression(tree: Any) -> bool:
     return isinstance(tree, list | tuple) and any(map(_has_expression, tree))
 
 
-def _layered(layers: list[Any], roots: dict[str, Any]) -> dict[str, str]:
+def _layered(layers: list[Any], roots: dict[str, Any], budget: Budget) -> dict[str, str]:
     env: dict[str, str] = {}
     for layer in layers:
         scope = {**roots, "env": dict(env)}
-        filled = {name: render(value, scope) for name, value in layer.items()}
+        filled = {name: render(value, scope, budget=budget) for name, value in layer.items()}
         env.update({name: joined(_text(value), [value]) for name, value in filled.items()})
     return env
 

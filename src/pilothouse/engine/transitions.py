@@ -31,7 +31,7 @@ from pilothouse.engine.decisions import (
 from pilothouse.engine.graph import Graph
 from pilothouse.engine.graph_json import addition_to_json, encoded
 from pilothouse.engine.growth import Addition
-from pilothouse.engine.model import LOST, Job, Run, Status, Step, restart_step
+from pilothouse.engine.model import LOST, SETTLE_STEPS, Job, Run, Status, Step, restart_step
 from pilothouse.engine.plan import after_loss, decide_job, decide_run
 from pilothouse.engine.records import RunRecords
 from pilothouse.engine.reruns import new_job, new_steps
@@ -149,6 +149,8 @@ class Transitions:
 
         ``job``: the only job that has changed, if known; others are planned when it ends.
         """
+        if not run.unsettled:
+            run.condition_steps = SETTLE_STEPS
         for one in run.jobs if job is None else (job,):
             if not one.status.over:
                 run.agenda.setdefault(one.index, one)

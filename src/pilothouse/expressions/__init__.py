@@ -35,9 +35,11 @@ from pilothouse.expressions.tokens import tokenize
 from pilothouse.expressions.values import MAX_SIZE, MAX_STEPS, Budget, insert_text
 
 __all__ = [
+    "TREE_STEPS",
     "Expression",
     "ExpressionError",
     "Reference",
+    "check_length",
     "cleans_up",
     "compile_condition",
     "compile_expression",
@@ -50,6 +52,7 @@ __all__ = [
 
 MAX_RENDERED = 4 * MAX_SIZE  # characters of one rendered text
 TREE_STEPS = 5 * MAX_STEPS  # steps of all expressions of one tree
+MAX_TREE_SOURCE = 32_768  # characters of all expressions of one tree, where that is checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,14 @@ def evaluate(
     return Evaluator(context, budget or Budget(), conditions or {}).run(compiled.root)
 
 
-def evaluate_when(source: str, context: Mapping[str, Any], *, outcome: str, cancelled: bool = False) -> bool:
+def evaluate_when(
+    source: str,
+    context: Mapping[str, Any],
+    *,
+    outcome: str,
+    cancelled: bool = False,
+    budget: Budget | None = None,
+) -> bool:
     """Whether work with this ``when`` is to run, given the ``outcome`` of the work before.
 
     ``outcome``: "success", "failure", "cancelled" (the run was, before this work could begin), or another word for
@@ -173,7 +183,7 @@ def evaluate_when(source: str, context: Mapping[str, Any], *, outcome: str, canc
         "failure": outcome == "failure",
         "cancelled": cancelled or outcome == "cancelled",
     }
-    value = evaluate(expression, context, conditions=conditions)
+    value = evaluate(expression, context, conditions=conditions, budget=budget)
     if not isinstance(value, bool):
         raise ExpressionError("EXPRESSION_NOT_BOOLEAN", "when gives a value that is neither true nor false")
     return value
@@ -227,6 +237,26 @@ def render_tree(value: Any, context: Mapping[str, Any], *, budget: Budget | None
     if isinstance(value, list | tuple):
         return [render_tree(item, context, budget=budget) for item in value]
     return value
+
+
+def check_length(tree: Any) -> None:
+    """Bound the expressions in all texts of a tree together, since compiling them takes longer than most evaluations.
+
+    Raises ExpressionError, also for a text that does not compile.
+    """
+    waiting, size = [tree], 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            if "${{" in value:
+                size += sum(len(part.source) for part in split_template(value) if not isinstance(part, str))
+        elif isinstance(value, Mapping):
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple):
+            waiting.extend(value)
+    if size > MAX_TREE_SOURCE:
+        message = f"the expressions of a step have {size} characters together, the bound is {MAX_TREE_SOURCE}"
+        raise ExpressionError("EXPRESSION_TOO_EXPENSIVE", message)
 
 
 def secret_names(tree: Any, *, needed: bool = False) -> frozenset[str]:

@@ -20,7 +20,7 @@ from pilothouse.engine.gates.model import HOLD, Gate, GateInvalid, Outcome
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 from pilothouse.engine.runs import Place, RunCache
 from pilothouse.engine.transitions import Transitions
-from pilothouse.expressions import ExpressionError, render_tree
+from pilothouse.expressions import ExpressionError, check_length, render_tree
 from pilothouse.identity.service import Identity
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
@@ -161,7 +161,9 @@ class _Unknown:
 
 
 def _arguments(run: Run, job: Job, step: Step) -> Mapping[str, Any]:
-    args: Mapping[str, Any] = render_tree(job.step_spec(step).args, context(run, job, step))
+    given = job.step_spec(step).args
+    check_length(given)
+    args: Mapping[str, Any] = render_tree(given, context(run, job, step))
     return args
 
 

@@ -21,7 +21,7 @@ MAX_PACKED = MAX_RAW + (64 << 10)
 """Bytes of a batch as it is sent; what cannot be compressed becomes a little longer."""
 MAX_FRAMES = 1000
 """Frames (zstd) or members (gzip) of one batch."""
-MAX_LINES = 100_000
+MAX_LINES = 20_000
 """Lines of one batch."""
 MAX_ID = 256
 """Characters of the id of a batch or an event, of an event's type, and of the id of a step run."""
