@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import secrets
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -26,12 +28,22 @@ MAX_WAITING = 32
 """Hashes that wait at most, of strangers and of others each."""
 
 
+_NICE = 10
+
+
+def _give_way() -> None:
+    """Hashes use all processors for a tenth of a second; the event loop comes first. On Linux this is for the thread
+    and those that it starts alone."""
+    if sys.platform == "linux":
+        os.nice(_NICE)
+
+
 class Passwords:
     """Hashes and verifies passwords, in the same time for unknown users."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
-        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="argon2")
+        self._threads = ThreadPoolExecutor(_AT_ONCE, "argon2", _give_way)
         self._decoy = _decoy(self._hasher)
         self._strangers, self._users = _Turns(_OF_STRANGERS), _Turns(_AT_ONCE)
 
