@@ -13,11 +13,10 @@ import threading
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from support.answers import document
+from support.answers import bodies
 from support.live_run import begin
 from support.mutations import REQUESTS, Asked, Grounds, asked
 from support.server import Server, running
@@ -94,21 +93,6 @@ async def test_the_commands_of_the_streams_work(server: Server) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             reading.join()
-
-
-def bodies() -> dict[tuple[str, str], Any]:
-    """The example of each operation's JSON body."""
-    found = {}
-    for path, operations in document()["paths"].items():
-        for method, operation in operations.items():
-            schema = (
-                operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
-            )
-            if schema is not None:
-                named = [each for each in schema.get("anyOf", [schema]) if "$ref" in each]
-                model = document()["components"]["schemas"][named[0]["$ref"].rpartition("/")[2]]
-                found[method.upper(), path] = model.get("example")
-    return found
 
 
 def test_every_body_has_an_example() -> None:

@@ -16,7 +16,10 @@ from pilothouse.server.asyncapi import AsyncApiService
 
 router = APIRouter(include_in_schema=False, dependencies=[public()])
 
-_POLICY = "default-src 'none'; style-src 'self'; img-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
+    "form-action 'none'"
+)
 _HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
