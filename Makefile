@@ -14,6 +14,7 @@ $(VENV)/.run: requirements/run.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/run.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q src/pilothouse
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.lock $(VENV)/.run
@@ -80,6 +81,7 @@ check: setup-dev
 	$(BIN)/python tools/refresh_docs_assets.py --check
 	$(BIN)/python tools/generate_commands.py --check
 	$(BIN)/python tools/generate_types.py --check
+	$(BIN)/python tools/check_api.py
 	$(BIN)/python tools/check_lock.py
 
 fmt: setup-dev
