@@ -35,7 +35,8 @@ QUICK := tests/e2e tests/integration tests/contract tests/unit
 ON_POSTGRES := tests/e2e tests/integration/test_identity_*.py tests/integration/test_on_postgres.py \
 	tests/integration/test_up.py tests/integration/test_agent_tokens.py tests/integration/test_cli_access.py \
 	tests/integration/test_cli_logs.py tests/integration/test_cli_pipelines.py tests/integration/test_gates_on_an_agent.py \
-	tests/integration/test_proxies.py
+	tests/integration/test_proxies.py tests/integration/test_edge_*.py tests/integration/test_login_limits.py \
+	tests/integration/test_quotas.py tests/integration/test_list_bounds.py
 
 test: setup-dev
 	@sh tools/test_needs.sh

@@ -55,7 +55,7 @@ class CancelRun(Body):
 class RerunRun(Body):
     """``from``: ``start`` for the whole run, or ``failed`` to keep the steps that succeeded."""
 
-    model_config = ConfigDict(populate_by_name=True, json_schema_extra={"example": {"from": "failed"}})
+    model_config = ConfigDict(populate_by_name=True, json_schema_extra={"example": {"from": "start"}})
     start: Literal["start", "failed"] = Field("start", alias="from")
 
 

@@ -41,9 +41,9 @@ async def costly_conditions(ground: Ground) -> None:
     ground.count(runs.outcome)
 
 
-@abuse("runs of 5,000 steps", "user", prepare=_a_pipeline)
+@abuse("runs of 5,000 steps", "user", prepare=_a_pipeline, room=100.0)
 async def many_steps(ground: Ground) -> None:
-    """Created, listed, cancelled."""
+    """Created, listed, cancelled; the last ones are kept in memory."""
     token = ground.token("user")
     path = f"pipelines/{ground.kept['pipeline']}/trigger"
     answer = await ground.ask("POST", path, token, {"spec": payloads.many_steps()})
