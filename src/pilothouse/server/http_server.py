@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,10 @@ class HttpServer(uvicorn.Server):
         """Install no signal handlers."""
         yield
 
-    def _protocol(self) -> HttpProtocol:
-        return HttpProtocol(self.config, self.server_state, self.lifespan.state)
+    def _protocol(self, abandoned: Callable[[], None]) -> HttpProtocol:
+        protocol = HttpProtocol(self.config, self.server_state, self.lifespan.state)
+        protocol.abandoned = abandoned
+        return protocol
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

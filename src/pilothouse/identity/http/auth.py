@@ -112,8 +112,8 @@ async def change_password(
     request: Request, caller: Caller, identity: IdentityService, body: ChangePassword
 ) -> dict[str, str]:
     """Set a new password. The user's other logins end; API tokens stay valid. Not with a token limited to a role."""
-    # Of this login alone: strangers who guess at the same time must not prevent it.
-    attempt = Exchange.of(request.scope).edge.limits.login(caller.name, f"token {caller.token_id}")
+    # Of this user's own tokens together: strangers who guess at the same time must not prevent it.
+    attempt = Exchange.of(request.scope).edge.limits.login(caller.name, f"user {caller.id}")
     _show(Exchange.of(request.scope), attempt.count)
     with attempt:
         await identity.change_password(caller, body.current_password, body.new_password)
