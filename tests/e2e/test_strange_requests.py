@@ -173,3 +173,27 @@ async def test_open_streams_count_and_carry_the_headers(server: Server) -> None:
         assert b" 101 " in until(channels, b"\r\n\r\n")
         assert connections() == 3
     await eventually(lambda: connections() == 1)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET / HTTP/9\r\n\r\n",
+        head(
+            "GET",
+            "/api/v1/none",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ),
+    ],
+)
+def test_strangers_do_not_write_into_the_log(server: Server, request_: bytes) -> None:
+    before = len(server.log())
+    with connect(server) as sock:
+        sock.sendall(request_)
+        sock.shutdown(socket.SHUT_WR)
+        assert everything(sock).startswith(b"HTTP/1.1 4")
+    assert server.call("GET", "/healthz").is_success  # whatever was written about it is there by now
+    assert server.log()[before:] == ""

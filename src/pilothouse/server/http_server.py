@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,12 @@ from pilothouse.server.protocols import HttpProtocol, WebSocketProtocol
 
 DRAIN = 5.0
 """Seconds that open requests have to finish when the server stops."""
+
+
+CAUSED_BY_CLIENTS = frozenset(
+    {"Invalid HTTP request received.", "ASGI callable returned without completing handshake."}
+)
+"""Messages of uvicorn that any stranger can cause as often as they like; the answer says what is wrong."""
 
 
 class HttpServer(uvicorn.Server):
@@ -43,6 +50,7 @@ class HttpServer(uvicorn.Server):
             ssl_keyfile=tls_key,
         )
         super().__init__(config)
+        logging.getLogger("uvicorn.error").addFilter(_is_ours)
         self.listening = asyncio.Event()
         self._connections = connections
 
@@ -66,3 +74,7 @@ class HttpServer(uvicorn.Server):
         protocol = HttpProtocol(self.config, self.server_state, self.lifespan.state)
         protocol.abandoned = abandoned
         return protocol
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.msg not in CAUSED_BY_CLIENTS
