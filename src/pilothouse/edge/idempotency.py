@@ -15,6 +15,7 @@ from starlette.responses import Response
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import Principal
 from pilothouse.edge.exchange import Exchange
+from pilothouse.edge.intake import check_route
 from pilothouse.storage import Tx
 
 _SANE_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -68,7 +69,11 @@ class Idempotent:
         case.
         """
         request = self._request
-        answers = Exchange.of(request.scope).edge.answers
+        exchange = Exchange.of(request.scope)
+        answers = exchange.edge.answers
+        # What the route did since the body was read, such as a job in the worker pool, may have taken seconds.
+        exchange.forget_caller()
+        await check_route(exchange)
 
         def answer(tx: Tx) -> tuple[bytes, bytes]:
             result = use_case(tx)

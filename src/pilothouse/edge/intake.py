@@ -55,12 +55,16 @@ class Intake:
         return message
 
     async def _admit(self) -> None:
-        scope = self._exchange.scope
         try:
-            for check in required_checks(scope.get("route")):
-                await check(Request(scope), await self._exchange.caller())
+            await check_route(self._exchange)
         except Refusal as refusal:
             raise Unwanted(refusal) from refusal
+
+
+async def check_route(exchange: Exchange) -> None:
+    """Whether the caller may use the route. Raises Refusal."""
+    for check in required_checks(exchange.scope.get("route")):
+        await check(Request(exchange.scope), await exchange.caller())
 
 
 def unread(scope: Scope) -> bool:
