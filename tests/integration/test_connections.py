@@ -199,7 +199,7 @@ async def test_the_application_learns_of_it(small: Small) -> None:
     with small.connect() as sock:
         sock.sendall(POST)
         everything(sock)
-    assert small.seen == ["/read", "disconnected"]
+    await eventually(lambda: small.seen == ["/read", "disconnected"])  # after the client does
 
 
 def test_an_answer_before_the_body_arrives_and_the_rest_is_thrown_away(small: Small) -> None:
