@@ -22,6 +22,8 @@ from pilothouse.server.connections import (
     default_per_address,
     default_total,
 )
+from pilothouse.workers.errors import Abandoned
+from pilothouse.workers.turns import Bounds, Turns
 from support.certificates import self_signed
 from support.http_server import Small, error, everything, serving, until
 from support.waiting import PATIENCE, eventually
@@ -197,7 +199,7 @@ async def test_the_application_learns_of_it(small: Small) -> None:
     with small.connect() as sock:
         sock.sendall(POST)
         everything(sock)
-    assert small.seen == ["/read", "disconnected"]
+    await eventually(lambda: small.seen == ["/read", "disconnected"])  # after the client does
 
 
 def test_an_answer_before_the_body_arrives_and_the_rest_is_thrown_away(small: Small) -> None:
@@ -411,6 +413,34 @@ async def test_an_address_that_abandons_its_requests_gets_no_new_connections() -
         with small.connect() as sock:
             sock.sendall(GET)
             await eventually(lambda: len(began) > count)
+
+
+async def test_a_job_of_a_client_that_has_gone_is_not_begun() -> None:
+    found: list[str] = []
+
+    def waiting(small: Small) -> Any:
+        turns = Turns(1, Bounds())
+
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await turns.take("caller", 1)
+            except Abandoned:
+                found.append("abandoned")
+            else:
+                found.append("begun")
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send({"type": "http.response.body"})
+
+        return answer
+
+    bounds = Connections(100, 100, TrustedProxies())
+    with serving(waiting, bounds) as small:
+        with small.connect() as first, small.connect() as second:
+            first.sendall(GET)
+            await eventually(lambda: found == ["begun"])
+            second.sendall(GET)
+            await eventually(lambda: len(bounds) == 2)
+        await eventually(lambda: found == ["begun", "abandoned"])
 
 
 def test_new_connections_of_an_address_are_bounded() -> None:

@@ -27,6 +27,7 @@ SETTINGS = {
     "quota_runs": 2,
     "quota_tokens": 3,
     "quota_projects": 12,
+    "quota_registration_tokens": 3,
     "max_blob": 4_000,
 }
 
@@ -100,6 +101,17 @@ def test_api_tokens(server: Server) -> None:
     server.ask("POST", "/tokens", server.user("few-tokens"), json={"name": "t"})
     server.ask("DELETE", f"/tokens/{made[0]['id']}", mine)
     server.ask("POST", "/tokens", mine, json={"name": "t3"})
+
+
+def test_registration_tokens(server: Server) -> None:
+    """Revoked ones do not count; the list has pages."""
+    made = [server.ask("POST", "/registration-tokens", json={"description": f"t{n}"})["id"] for n in range(3)]
+    refused(server.call("POST", "/registration-tokens", json={}), "quota_registration_tokens", 3)
+    server.ask("DELETE", f"/registration-tokens/{made[0]}")
+    made.append(server.ask("POST", "/registration-tokens", json={})["id"])
+    pages = [server.ask("GET", f"/registration-tokens?limit=3&page={page}") for page in (1, 2)]
+    assert [token["id"] for page in pages for token in page["registration_tokens"]] == made[::-1]
+    assert pages[1]["pagination"] == {"page": 2, "limit": 3, "total": 4, "total_pages": 2}
 
 
 def test_uploads_that_no_run_has_used(server: Server) -> None:

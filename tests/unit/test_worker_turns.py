@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.workers.errors import PoolClosed, QueueFull
+from pilothouse.workers.errors import Abandoned, PoolClosed, QueueFull
+from pilothouse.workers.interest import Interest, interest
 from pilothouse.workers.turns import LIGHT, LONG, REMEMBERED, Bounds, Turns
 
 
@@ -144,6 +145,36 @@ async def test_who_gives_up_waiting_leaves_no_trace() -> None:
         await settle()
     await desk.ask("a")
     assert desk.turns.waiting == 1
+
+
+async def test_a_job_for_which_nobody_waits_any_more_leaves_the_queue() -> None:
+    desk = Desk(1, Bounds(per_caller=1))
+    await desk.ask("a")
+    gone = Interest()
+    token = interest.set(gone)
+    waiting = await desk.ask("a")
+    interest.reset(token)
+    gone.end()
+    await settle()
+    assert isinstance(waiting.exception(), Abandoned)
+    await desk.ask("a")  # there is room again
+    assert desk.turns.waiting == 1
+    await desk.give_back("a")
+    assert desk.order == ["a", "a"]
+
+
+async def test_a_job_that_has_its_turn_is_done_even_if_nobody_waits() -> None:
+    desk = Desk(1)
+    await desk.ask("a")
+    gone = Interest()
+    token = interest.set(gone)
+    late = await desk.ask("b")
+    interest.reset(token)
+    desk.turns.give_back("a")  # now it is b's
+    gone.end()
+    await settle()
+    assert late.exception() is None
+    assert desk.order == ["a", "b"]
 
 
 async def test_a_turn_that_comes_as_its_caller_gives_up_goes_on() -> None:

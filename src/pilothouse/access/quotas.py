@@ -12,7 +12,8 @@ class Quotas:
     """Each field ``x`` is the setting ``quota_x``.
 
     Per project: ``blobs`` (bytes), ``blob_count``, ``pipelines``, ``runs`` that have not ended. Per user: ``uploads``
-    (bytes of blobs that no run has used yet), ``tokens`` (API tokens). In total: ``projects``.
+    (bytes of blobs that no run has used yet), ``tokens`` (API tokens). In total: ``projects``,
+    ``registration_tokens`` that are not revoked.
     """
 
     blobs: int = 20 << 30
@@ -22,13 +23,14 @@ class Quotas:
     runs: int = 10_000
     tokens: int = 100
     projects: int = 1000
+    registration_tokens: int = 1000
 
 
 DEFAULTS = Quotas()
 
 
 class QuotaExceeded(Refusal):
-    """A project or user has as much as is allowed."""
+    """A project, a user or the server has as much as is allowed."""
 
     code = "QUOTA_EXCEEDED"
 

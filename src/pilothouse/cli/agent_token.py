@@ -57,8 +57,10 @@ async def list_tokens(
     session: Session, limit: Annotated[int, typer.Option(min=1, help="Maximum number of results.")] = 100
 ) -> None:
     """List registration tokens, newest first, without their secrets."""
+    from pilothouse.client.paging import collect
+
     async with session.client() as client:
-        tokens = (await client.registration_tokens.all())[:limit]
+        tokens = await collect(client.registration_tokens.page, limit)
         names = await project_names(client) if any(token.get("projects") for token in tokens) else {}
     if session.out.structured:
         session.out.document(list(tokens))

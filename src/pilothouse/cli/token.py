@@ -74,7 +74,7 @@ async def list_tokens(
         return
     async with session.client() as client:
         if agent:
-            registrations = (await client.registration_tokens.all())[:limit]
+            registrations = await collect(client.registration_tokens.page, limit)
         else:
             tokens = await collect(client.tokens.page, limit)
     if session.out.structured:

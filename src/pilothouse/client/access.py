@@ -113,10 +113,10 @@ class RegistrationTokens:
         body |= _given({"agents": agents, "projects": projects, "labels": labels})
         return cast(CreatedRegistrationToken, await _shown_once(self._api, "/registration-tokens", body))
 
-    async def all(self) -> tuple[RegistrationToken, ...]:
-        """All registration tokens, without their secrets."""
-        answer = await self._api.call("GET", "/registration-tokens")
-        return tuple(answer["registration_tokens"])
+    async def page(self, number: int = 1, limit: int = 20) -> Page[RegistrationToken]:
+        """Newest first, without their secrets."""
+        answer = await self._api.call("GET", "/registration-tokens", params={"page": number, "limit": limit})
+        return Page.native(answer, "registration_tokens")
 
     async def revoke(self, token_id: str) -> None:
         """Revoke a registration token; registered agents are not affected."""

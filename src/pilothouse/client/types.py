@@ -597,9 +597,10 @@ class RegistrationToken(TypedDict):
 
 
 class RegistrationTokenList(TypedDict):
-    """All registration tokens."""
+    """A page of registration tokens, newest first."""
 
     registration_tokens: list[RegistrationToken]
+    pagination: Pagination
 
 
 RerunRun = TypedDict("RerunRun", {"from": NotRequired[str]})

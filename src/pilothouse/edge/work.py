@@ -6,6 +6,7 @@ import structlog
 
 from pilothouse.access.errors import Refusal
 from pilothouse.workers.errors import (
+    Abandoned,
     Crashed,
     OutOfMemory,
     PoolClosed,
@@ -31,7 +32,7 @@ def refusal(error: WorkError) -> Refusal:
             return _later(
                 "CALLER_QUEUE_FULL", "Too many requests of yours wait for a worker; try again shortly"
             )
-        case QueueFull() | PoolClosed():
+        case QueueFull() | PoolClosed() | Abandoned():  # of the last, nobody reads the answer
             return _later("SERVER_BUSY", "Too many requests wait for a worker; try again shortly")
         case TimedOut() | TooLarge() | OutOfMemory(limit="job"):
             return Refusal.of("INPUT_TOO_COSTLY", f"This input is too costly to process: {error}")

@@ -239,12 +239,13 @@ async def delete_agent(agent_id: str, caller: Caller, database: Database, fleet:
     dependencies=[allow("registration_token.create")],
     status_code=201,
     summary="Create a registration token",
-    responses=answer(shown.CreatedRegistrationToken, 201),
+    responses=answer(shown.CreatedRegistrationToken, 201) | errors("QUOTA_EXCEEDED"),
 )
 async def create_registration_token(
     caller: Caller, idem: Idem, fleet: FleetService, body: NewRegistrationToken | None = None
 ) -> Response:
-    """The token is shown this once. Errors: ``VALIDATION_FAILED``, also for a project that is not there."""
+    """The token is shown this once. Errors: ``VALIDATION_FAILED``, also for a project that is not there;
+    ``QUOTA_EXCEEDED``."""
     wanted = body or NewRegistrationToken()
     allows = Allowance(agents=wanted.agents or (), projects=wanted.projects, labels=wanted.labels)
 
@@ -270,10 +271,13 @@ async def create_registration_token(
     summary="List registration tokens",
     responses=answer(shown.RegistrationTokenList),
 )
-async def list_registration_tokens(database: Database) -> Response:
-    """All of them, without their secrets."""
-    tokens = await database.read(token_store.list_registration_tokens)
-    return json_response({"registration_tokens": [token_view(token) for token in tokens]})
+async def list_registration_tokens(database: Database, paging: Paged) -> Response:
+    """Newest first, also those that are revoked, without their secrets."""
+    tokens, total = await database.read(
+        lambda conn: token_store.list_registration_tokens(conn, page=paging.page, limit=paging.limit)
+    )
+    views = [token_view(token) for token in tokens]
+    return json_response(paginated("registration_tokens", views, paging, total))
 
 
 @tokens.delete(

@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from pilothouse import __version__
+from pilothouse.access.quotas import Quotas
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent, RpcService
 from pilothouse.fleet import store
 from pilothouse.fleet.arrivals import Arrivals
@@ -39,6 +40,7 @@ def module(core: Core, settings: FleetSettings, data_dir: Path) -> Module:
     storage, identity = core.storage, core.service(Identity)
     hub, arrivals = LocalHub(core.server_id), Arrivals(core.clock)
     fleet = Fleet(storage, core.journal, identity, settings, core.server_id, hub, arrivals)
+    fleet.registry.max_tokens = core.service(Quotas).registration_tokens
     servers = Servers(storage, fleet, __version__, data_dir / "server-id", time.monotonic)
     silence, relay = SilenceMonitor(storage, fleet, core.clock), Relay(storage, fleet)
     core.provide(fleet, servers, silence, relay)

@@ -16,6 +16,7 @@ from uuid_utils import uuid7
 
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import SYSTEM, Principal
+from pilothouse.access.quotas import DEFAULTS, check_quota
 from pilothouse.fleet import connection_store, store, token_store
 from pilothouse.fleet.bindings import MAX_ENTRIES, Binding, names_agent, problem
 from pilothouse.fleet.errors import AgentExists, AgentNotFound, BadCredential, BadProfile
@@ -83,6 +84,8 @@ class Registry:
         self._bound = bound
         self._identity = identity
         self._once: set[str] = set()
+        #: How many registration tokens that are not revoked there may be.
+        self.max_tokens = DEFAULTS.registration_tokens
         identity.add_authenticator(authenticate_agent)
 
     def create_registration_token(
@@ -98,9 +101,12 @@ class Registry:
         """A token with which agents may register; ``expires_in`` in seconds. The secret is only returned here.
 
         It expires no later than the caller's API token. Raises Refusal ``VALIDATION_FAILED`` for what a token cannot
-        allow.
+        allow; QuotaExceeded.
         """
         allows = allows or Allowance()
+        if by is not SYSTEM:
+            kept = token_store.count_unrevoked(tx.conn, self.max_tokens)
+            check_quota("registration tokens", kept, self.max_tokens, "registration_tokens")
         secret = REGISTRATION_PREFIX + secrets.token_urlsafe(32)
         ends = (tx.now + expires_in * 1000 if expires_in else None, by.granted_until)
         token = RegistrationToken(
@@ -149,9 +155,8 @@ class Registry:
 
         Tokens made for it before, also by earlier processes, are revoked.
         """
-        for token in token_store.list_registration_tokens(tx.conn):
-            if (token.created_by, token.description) == (SYSTEM.name, _LOCAL) and not token.revoked:
-                self.revoke_registration_token(tx, SYSTEM, token.id)
+        for token_id in token_store.unrevoked(tx.conn, SYSTEM.name, _LOCAL):
+            self.revoke_registration_token(tx, SYSTEM, token_id)
         allows = Allowance(agents=(agent_id,), once=True)
         made = self.create_registration_token(
             tx, SYSTEM, description=_LOCAL, max_uses=1, expires_in=600, allows=allows

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Row,
     Table,
     Text,
+    func,
     insert,
     select,
     update,
@@ -22,6 +23,7 @@ from pilothouse.fleet.bindings import Binding, listed, unlisted
 from pilothouse.fleet.model import RegistrationToken
 from pilothouse.fleet.store import agents
 from pilothouse.storage import metadata
+from pilothouse.storage.counting import count_ahead
 
 registration_tokens = Table(
     "registration_tokens",
@@ -80,10 +82,28 @@ def origins(conn: Connection) -> dict[str, RegistrationToken]:
     return {row.id: _registration_token(row) for row in rows}
 
 
-def list_registration_tokens(conn: Connection) -> list[RegistrationToken]:
-    """All registration tokens, newest first, without their secrets."""
-    rows = conn.execute(select(registration_tokens).order_by(registration_tokens.c.id.desc()))
-    return [_registration_token(row) for row in rows]
+def list_registration_tokens(
+    conn: Connection, *, page: int, limit: int
+) -> tuple[list[RegistrationToken], int]:
+    """A page of the registration tokens, newest first, without their secrets, and the total."""
+    offset = (page - 1) * limit
+    total = count_ahead(conn, select(registration_tokens.c.id), offset)
+    query = select(registration_tokens).order_by(registration_tokens.c.id.desc())
+    rows = conn.execute(query.limit(limit).offset(offset))
+    return [_registration_token(row) for row in rows], total
+
+
+def count_unrevoked(conn: Connection, most: int) -> int:
+    """How many registration tokens are not revoked; counted up to ``most``."""
+    some = select(registration_tokens.c.id).where(~registration_tokens.c.revoked).limit(most).subquery()
+    return conn.execute(select(func.count()).select_from(some)).scalar_one()
+
+
+def unrevoked(conn: Connection, created_by: str, description: str) -> list[str]:
+    """The ids of the tokens of this creator with this description that are not revoked."""
+    t = registration_tokens.c
+    found = select(t.id).where(t.created_by == created_by, t.description == description, ~t.revoked)
+    return list(conn.execute(found).scalars())
 
 
 def _registration_token(row: Row[Any]) -> RegistrationToken:

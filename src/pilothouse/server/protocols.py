@@ -24,6 +24,7 @@ from pilothouse.server.deadlines import Deadlines
 from pilothouse.server.early import early_answer, early_parts
 from pilothouse.server.feed_socket import EventSocket
 from pilothouse.server.websocket import GOING_AWAY, MessageSocket
+from pilothouse.workers.interest import Interest, interest
 
 MAX_HEAD = 64 << 10
 """Bytes of a request line and headers."""
@@ -85,6 +86,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Called by the transport."""
         super().connection_made(transport)
+        self._interest = Interest()
         self.deadlines = Deadlines(self.loop, transport, self._late)
         self.deadlines.expect_head()
 
@@ -131,6 +133,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         async def unless_gone(scope: Any, receive: Any, send: Any) -> None:
             if not cycle.disconnected:
+                interest.set(self._interest)  # the task is of this request alone
                 await app(scope, receive, send)
 
         self._running = cycle
@@ -180,6 +183,7 @@ class HttpProtocol(HttpToolsProtocol):
             running.disconnected = running.disconnected or not running.response_complete
             running.message_event.set()
         self.pipeline.clear()
+        self._interest.end()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:

@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     quota_runs: int = Field(10_000, gt=0, description="runs of a project that have not ended")
     quota_tokens: int = Field(100, gt=0, description="API tokens of a user")
     quota_projects: int = Field(1000, gt=0, description="projects")
+    quota_registration_tokens: int = Field(1000, gt=0, description="registration tokens that are not revoked")
     workers: int = Field(
         2, ge=1, le=64, description="processes for work that a caller's input makes expensive"
     )

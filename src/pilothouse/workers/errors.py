@@ -20,6 +20,15 @@ class QueueFull(WorkError):
         self.bound = bound
 
 
+class Abandoned(WorkError):
+    """Nobody waits for the result any more, and the job had not begun."""
+
+    code = "ABANDONED"
+
+    def __init__(self) -> None:
+        super().__init__("its client has gone")
+
+
 class TooLarge(WorkError):
     """The arguments or the result are too large, or their JSON part is."""
 

@@ -8,7 +8,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pilothouse.workers.errors import PoolClosed, QueueFull
+from pilothouse.workers.errors import Abandoned, PoolClosed, QueueFull
+from pilothouse.workers.interest import interest
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,26 @@ class Turns:
         return sum(len(queue) for queue in self._queues.values())
 
     async def take(self, caller: str, size: int) -> None:
-        """Wait for a turn. ``size``: bytes that are kept while waiting. Raises QueueFull, PoolClosed."""
+        """Wait for a turn. ``size``: bytes that are kept while waiting. Raises QueueFull, PoolClosed.
+
+        Raises Abandoned if nobody waits for the job any more.
+        """
         if self._closed:
             raise PoolClosed("the pool is closed")
+        asked = interest.get()
+        if asked is not None and asked.ended:
+            raise Abandoned
         if self._free and caller not in self._queues and self._may(caller, size):
             self._hold(caller, size)
             return
         entry = self._enqueue(caller, size)
+
+        def abandon() -> None:
+            if not entry.turn.done():
+                entry.turn.set_exception(Abandoned())
+                self._remove(caller, entry)
+
+        forget = asked.on_end(abandon) if asked is not None else None
         try:
             await entry.turn
         except asyncio.CancelledError:
@@ -78,6 +92,9 @@ class Turns:
             elif entry.turn.exception() is None:  # granted in the same iteration of the event loop
                 self.give_back(caller)
             raise
+        finally:
+            if forget is not None:
+                forget()
 
     def give_back(self, caller: str) -> None:
         """End a turn; the next caller gets it."""

@@ -181,11 +181,15 @@ class RegistrationToken(Answer):
 
 
 class RegistrationTokenList(Answer):
-    """All registration tokens."""
+    """A page of registration tokens, newest first."""
 
     registration_tokens: list[RegistrationToken]
+    pagination: Pagination
 
-    example: ClassVar[Any] = {"registration_tokens": [RegistrationToken.example]}
+    example: ClassVar[Any] = {
+        "registration_tokens": [RegistrationToken.example],
+        "pagination": Pagination.example,
+    }
 
 
 class CreatedRegistrationToken(Answer):
