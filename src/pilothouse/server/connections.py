@@ -29,6 +29,10 @@ ABANDONED = 100
 """Connections that an address may end before it has an answer; then it gets no new ones for up to :data:`SPAN`."""
 
 
+_OF_PROXIES = frozenset({rate_key("127.0.0.1"), rate_key("::1")})
+"""Where a proxy on the machine itself comes from, with the connections of all its clients."""
+
+
 class Connections:
     """The open connections of one server, from their acceptance until their socket is closed, whoever holds it.
 
@@ -82,9 +86,9 @@ class Connections:
 
     def abandoned(self, address: str) -> None:
         """Count a connection that its client has ended before it had the answer to a request."""
-        if self._proxies.trusts(address):
-            return
         now, key = self._now(), rate_key(address)
+        if self._proxies.trusts(address) or key in _OF_PROXIES:
+            return
         count = self._abandoned.hit(key, now)
         if not count.remaining:
             self._barred = {name: until for name, until in self._barred.items() if until > now}
