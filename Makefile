@@ -14,6 +14,7 @@ $(VENV)/.run: requirements/run.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/run.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q src/pilothouse
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.lock $(VENV)/.run
@@ -34,7 +35,8 @@ QUICK := tests/e2e tests/integration tests/contract tests/unit
 ON_POSTGRES := tests/e2e tests/integration/test_identity_*.py tests/integration/test_on_postgres.py \
 	tests/integration/test_up.py tests/integration/test_agent_tokens.py tests/integration/test_cli_access.py \
 	tests/integration/test_cli_logs.py tests/integration/test_cli_pipelines.py tests/integration/test_gates_on_an_agent.py \
-	tests/integration/test_proxies.py
+	tests/integration/test_proxies.py tests/integration/test_edge_*.py tests/integration/test_login_limits.py \
+	tests/integration/test_quotas.py tests/integration/test_list_bounds.py
 
 test: setup-dev
 	@sh tools/test_needs.sh
@@ -80,6 +82,7 @@ check: setup-dev
 	$(BIN)/python tools/refresh_docs_assets.py --check
 	$(BIN)/python tools/generate_commands.py --check
 	$(BIN)/python tools/generate_types.py --check
+	$(BIN)/python tools/check_api.py
 	$(BIN)/python tools/check_lock.py
 
 fmt: setup-dev

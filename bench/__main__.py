@@ -9,13 +9,28 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 
-from bench import brokers, burst, checkout, fanout, latency, loglines, memory, neighbours, report, settle, size, steps
+from bench import (
+    brokers,
+    burst,
+    checkout,
+    fanout,
+    latency,
+    loglines,
+    memory,
+    neighbours,
+    processes,
+    report,
+    settle,
+    size,
+    steps,
+)
 from bench.common import Lab, Options, Row
 
 MEASURES: dict[str, Callable[[Lab, Options], Iterator[Row]]] = {
     "fanout": fanout.measure,
     "burst": burst.measure,
     "memory": memory.measure,
+    "processes": processes.measure,
     "loglines": loglines.measure,
     "steps": steps.measure,
     "settle": settle.measure,

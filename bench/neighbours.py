@@ -1,7 +1,7 @@
 """What others wait for beside the worst legal requests (design.md, invariant 10), against a control in the same run.
 
-The attacks, the neighbour and the verdict are those of ``tests/faults/neighbours``; here are those that a server has to
-carry out, since they are within all bounds.
+The attacks, the neighbour and the verdict are those of ``tests/faults/neighbours``; here are those that a server has
+to carry out, since they are within all bounds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bench.common import HERE, Lab, Options, Row, missed
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from faults.neighbours.stage import BAR, HOPS, Report, Stages  # noqa: E402
+from faults.neighbours.stage import BAR, HOPS, Report, Stages
 
 LEGAL = (
     "heavy specs of ten",
@@ -38,7 +38,8 @@ def measure(lab: Lab, options: Options) -> Iterator[Row]:
     directory = lab.directory / "neighbours"
     directory.mkdir()
     with Stages(lambda: directory) as stages, stages.one() as made:
-        reports = {name: made.attack(name, thorough=not options.quick) for name in (QUICK if options.quick else LEGAL)}
+        names = QUICK if options.quick else LEGAL
+        reports = {name: made.attack(name, thorough=not options.quick) for name in names}
     name, worst = max(reports.items(), key=lambda pair: pair[1].worst)
     alone, beside = _latest(worst)
     yield Row(

@@ -19,7 +19,7 @@ from pilothouse.access.model import SYSTEM, Role
 from pilothouse.edge.answers import Answers
 from pilothouse.edge.limits import RateLimits, RateLimitSettings, RouteLimit
 from pilothouse.edge.web import install
-from pilothouse.identity.http import router
+from pilothouse.identity.http import ROUTERS
 from pilothouse.identity.service import Identity, IdentitySettings
 from pilothouse.journal import Journal
 from pilothouse.storage import Database, Storage, Writer, metadata, now_ms
@@ -59,7 +59,8 @@ class Stack:
         self.identity = self.another()
         self.limits = RateLimits(limits, self.clock)
         self.app = FastAPI()
-        self.app.include_router(router)
+        for router in ROUTERS:
+            self.app.include_router(router)
         answers = Answers(self.storage, KEYRING)
         services = {Identity: self.identity, Storage: self.storage}
         install(

@@ -173,10 +173,12 @@ async def test_a_heartbeat_before_another_message_is_written_before_it(kernel: K
         line.beat(task)
         line.ack(task)
         line.beat(task)
+    line.beat(task, problems=["the last"])
     done = pb.TaskStatus(step_run_id=task, status=4)
     line.said.put_nowait(pb.ConnectRequest(task_status=done))
     await line.end()
     assert agent.cancelled == []  # as it would be for a list that is older than the result
+    assert kernel.known("a1").problems == ("the last",)
     assert kernel.view(run_id)["status"] == "succeeded"
     assert len(kernel.step(run_id, "a")["attempts"]) == 1
 

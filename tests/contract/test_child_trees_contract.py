@@ -76,6 +76,18 @@ async def test_what_takes_long_to_evaluate_is_spread_over_transactions(
     assert [step["status"] for job in kernel.view(run_id)["jobs"] for step in job["steps"]] == ["running"] * 5
 
 
+async def test_many_gates_are_opened_over_several_transactions(kernel: Kernel) -> None:
+    run_id = await start(kernel, await define(kernel, "gated", *["uses: approval"] * 60))
+    most = transitions.MAX_CHANGES // transitions.GATE_CHANGES
+    opened = [0]
+    while opened[-1] < 60 and len(opened) < 20:
+        steps = [step["status"] for job in kernel.view(run_id)["jobs"] for step in job["steps"]]
+        opened.append(steps.count("running"))
+        assert opened[-1] - opened[-2] <= most, opened
+        await kernel.write(partial(kernel.engine.move_on, run_id=run_id))
+    assert opened[-1] == 60
+
+
 async def test_what_a_child_is_given_is_bounded(kernel: Kernel) -> None:
     variables = ", ".join(f"v{at}: '${{{{ variables.big }}}}'" for at in range(5))
     await define(kernel, "below", "uses: approval")

@@ -18,6 +18,7 @@ from pilothouse.engine import store as engine_store
 from pilothouse.fleet import store as fleet_store
 from pilothouse.storage import Database, StorageTooNew, metadata, migrations
 from pilothouse.storage.migrations import upgrade
+from pilothouse.storage.schema import NEWEST, ensure_newest, stored_version
 from support.databases import Backend
 from support.journals import appending, blob, stored, writing
 
@@ -40,6 +41,44 @@ def test_upgrading_twice_does_nothing(backend: Backend) -> None:
     upgrade(database)
     with database.read() as conn:
         assert conn.execute(select(func.count()).select_from(blob_store.blobs)).scalar_one() == 1
+    database.close()
+
+
+def test_the_newest_migration_is_the_one_that_servers_ask_for() -> None:
+    assert migrations.head() == NEWEST
+
+
+@pytest.mark.parametrize("before", [None, "0001", NEWEST])
+def test_a_server_brings_its_database_to_the_newest_schema(backend: Backend, before: str | None) -> None:
+    database = Database(backend.create(migrated=False))
+    if before is not None:
+        upgrade(database, before)
+    with database.read() as conn:
+        assert stored_version(conn) == before
+    ensure_newest(database, in_child=True)
+    with database.read() as conn:
+        assert stored_version(conn) == NEWEST
+    with database.write_engine.connect() as conn:
+        assert compare_metadata(MigrationContext.configure(conn), metadata) == []
+    database.close()
+
+
+def test_alembic_is_not_asked_when_the_schema_is_the_newest(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(backend.create())
+    monkeypatch.setattr(command, "upgrade", None)
+    ensure_newest(database, in_child=False)
+    database.close()
+
+
+@pytest.mark.parametrize("in_child", [True, False])
+def test_a_server_says_that_the_database_is_too_new(backend: Backend, in_child: bool) -> None:
+    database = Database(backend.create())
+    with database.write_engine.begin() as conn:
+        conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StorageTooNew, match="newer release"):
+        ensure_newest(database, in_child=in_child)
     database.close()
 
 

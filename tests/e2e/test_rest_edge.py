@@ -241,12 +241,19 @@ def test_the_same_key_gives_the_same_answer(server: Server, pipeline: str, what:
         content=json.dumps(body, indent=4).encode(),
         headers=key | {"Content-Type": "application/json"},
     )
-    assert (again.status_code, again.json()) == (201, first.json())
+    assert (again.status_code, again.json()) == (201, repeated(first.json()))
     different = server.call("POST", path, json=other, headers=key)
     assert different.status_code == 409
     assert "IDEMPOTENCY_KEY_REUSED" in different.text
     for bad in ("", "x" * 300):
         assert server.call("POST", path, json=other, headers={"Idempotency-Key": bad}).status_code == 400
+
+
+def repeated(body: dict[str, Any]) -> dict[str, Any]:
+    """The answer as it is repeated: without the secret that it held."""
+    if "token" not in body:
+        return body
+    return {**{key: value for key, value in body.items() if key != "token"}, "secret_omitted": True}
 
 
 def test_concurrent_duplicates_make_one(server: Server, pipeline: str) -> None:
@@ -262,7 +269,7 @@ def test_concurrent_duplicates_make_one(server: Server, pipeline: str) -> None:
             ]
             answers = [call.result() for call in calls]
         assert {a.status_code for a in answers} == {201}, path
-        assert len({a.text for a in answers}) == 1, path
+        assert len({json.dumps(repeated(a.json()), sort_keys=True) for a in answers}) == 1, path
 
 
 def test_a_key_belongs_to_its_user_and_an_error_is_not_kept(server: Server, pipeline: str) -> None:
@@ -383,7 +390,7 @@ def test_bodies_that_may_be_left_out(server: Server, pipeline: str) -> None:
         answer = server.call("POST", path, headers={"Idempotency-Key": "no-body"})
         assert answer.status_code == 201, answer.text
         again = server.call("POST", path, headers={"Idempotency-Key": "no-body"})
-        assert again.json() == answer.json()
+        assert again.json() == repeated(answer.json())
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])

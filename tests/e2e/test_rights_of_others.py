@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from support.answers import bodies
 from support.server import PASSWORD, Server, running, spec_for
 from support.watchers import closing, sse, websocket
 from support.world import UNKNOWN, World, make_world, routes_of
@@ -37,7 +38,6 @@ def test_anothers_things_are_as_if_they_were_not_there(
 ) -> None:
     """404, in the very words that are used for what does not exist; and nothing is changed."""
     wrong = []
-    body = {"spec": spec_for("x"), "reason": "", "name": "taken-over", "description": "mine now"}
     for operation, template, action in routes:
         names = set(re.findall(r"{(\w+)}", template))
         if operation != method or not names & {"pipeline_id", "run_id", "blob_id"}:
@@ -49,7 +49,7 @@ def test_anothers_things_are_as_if_they_were_not_there(
                 method,
                 path,
                 world.tokens["outsider"],
-                json=body if method != "GET" and method != "DELETE" else None,
+                json=bodies().get((method, template)),
             )
             hidden = re.sub("|".join([UNKNOWN, *world.real.values()]), "ID", _shown(answer))
             answers.append((answer.status_code, hidden))

@@ -37,7 +37,15 @@ SOCKETS = {
 }
 """WebSockets authorize after the accept; each is tested by name below."""
 
-DOCUMENTS = {"/openapi.json", "/asyncapi.json", "/docs", "/docs/start.js", "/docs/{version}/{name}"}
+DOCUMENTS = {
+    "/openapi.json",
+    "/asyncapi.json",
+    "/docs",
+    "/docs/start.js",
+    "/docs/streams",
+    "/docs/streams.css",
+    "/docs/{version}/{name}",
+}
 RPCS = {
     "agent.v1.AgentService": "agent.self",
     "gateway.v1.GatewayService": "agent.self",

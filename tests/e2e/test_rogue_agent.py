@@ -420,5 +420,25 @@ async def test_a_profile_that_grows(shared_server: Server) -> None:
             assert code_of(caught.value) == "VALIDATION_FAILED"
 
 
+async def test_secrets_in_events_that_name_no_step(shared_server: Server) -> None:
+    secret = "told-by-the-agent-itself"
+    shared_server.ask("PUT", "/secrets/TOLD", json={"value": secret})
+    spec = spec_for("teller")
+    spec["jobs"][0]["steps"][0]["env"] = {"TOLD": "${{ secrets.TOLD }}"}
+    async with await registered(shared_server, "teller") as agent:
+        shared_server.trigger(shared_server.pipeline("teller", spec))
+        await agent.ack(await agent.task())
+        ack = await agent.push_events(events(("e1", 1, "", "custom", {"told": f"<{secret}>"})))
+        assert ack.status == ACCEPTED
+    headers = {"Authorization": f"Bearer {shared_server.admin}"}
+    query = {"stream": "agent/teller", "type": "agent.event", "cursor": "start"}
+    with shared_server.http.stream(
+        "GET", f"{shared_server.url}/api/v1/events", headers=headers, params=query
+    ) as stream:
+        data = next(line for line in stream.iter_lines() if line.startswith("data:"))
+    assert secret not in data
+    assert "<***>" in data
+
+
 def test_nothing_unforeseen_was_logged(shared_server: Server) -> None:
     assert shared_server.failures() == []

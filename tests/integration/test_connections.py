@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 import time
 from typing import Any
 
 import pytest
 
+from pilothouse.access.errors import Refusal
 from pilothouse.edge.network import TrustedProxies
 from pilothouse.server import deadlines, listener, protocols
-from pilothouse.server.connections import LOCAL, Connections, default_per_address, default_total
+from pilothouse.server.connections import (
+    ABANDONED,
+    LOCAL,
+    NEW,
+    SPAN,
+    Connections,
+    default_per_address,
+    default_total,
+)
 from support.certificates import self_signed
 from support.http_server import Small, error, everything, serving, until
 from support.waiting import PATIENCE, eventually
@@ -129,14 +139,14 @@ def test_the_next_request_of_a_connection_has_the_same_time(small: Small, more: 
         assert said == b""
 
 
-def test_a_request_that_is_answered_slowly_is_not_cut_off(
+def test_a_request_that_comes_in_parts_is_answered_and_the_next_too(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with small.connect() as sock:
         sock.sendall(POST.replace(b"1000000", b"3") + b"ab")
         time.sleep(SHORT / 2)
         sock.sendall(b"c" + GET)
-        until(sock, b"\r\n\r\n3")
+        assert b"\r\n\r\n3HTTP/1.1 200 " in until(sock, b"\r\n\r\n0")
 
 
 # -- bodies ---------------------------------------------------------------------------------------------
@@ -372,3 +382,52 @@ async def test_no_file_left_is_no_end(small: Small, monkeypatch: pytest.MonkeyPa
 def test_defaults() -> None:
     assert 64 <= default_total() <= 65_536
     assert [default_per_address(total) for total in (16, 64, 768, 65_536)] == [16, 16, 192, 1024]
+
+
+async def test_an_address_that_abandons_its_requests_gets_no_new_connections() -> None:
+    began: list[str] = []
+
+    def endless(small: Small) -> Any:
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            began.append(scope["path"])
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        return answer
+
+    now = [0.0]
+    bounds = Connections(1000, 1000, TrustedProxies(), lambda: now[0])
+    with serving(endless, bounds) as small:
+        for _ in range(ABANDONED):
+            with small.connect() as sock:
+                sock.sendall(GET * 3)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await eventually(lambda: len(bounds) == 0)
+        with small.connect() as sock:
+            assert error(everything(sock)) == (429, "TOO_MANY_CONNECTIONS")
+        assert len(began) <= ABANDONED  # the requests that waited for another one were dropped
+        now[0] += SPAN / 1000 + 1
+        count = len(began)
+        with small.connect() as sock:
+            sock.sendall(GET)
+            await eventually(lambda: len(began) > count)
+
+
+def test_new_connections_of_an_address_are_bounded() -> None:
+    now = [0.0]
+    bounds = Connections(10_000, 10, TrustedProxies(["10.0.0.9"]), lambda: now[0])
+
+    def comes_and_goes(address: str) -> bool:
+        leave = bounds.enter(address)
+        if isinstance(leave, Refusal):
+            assert leave.code == "TOO_MANY_CONNECTIONS"
+            return False
+        leave()
+        return True
+
+    assert all(comes_and_goes("10.0.0.1") for _ in range(NEW))
+    assert not comes_and_goes("10.0.0.1")
+    assert comes_and_goes("10.0.0.2")
+    assert all(comes_and_goes(address) for address in ("10.0.0.9", "127.0.0.1") for _ in range(NEW + 1))
+    now[0] += SPAN / 1000
+    assert comes_and_goes("10.0.0.1")

@@ -14,7 +14,7 @@ from support.loop_probe import Local, local_server
 from support.server import spec_for
 from support.waiting import eventually
 
-PAUSE = 0.1
+PAUSE = 0.05
 WRITING = 3 * MAX_SECONDS
 """Seconds of CPU time of one use case: the slice of a settle, and what creating a run of 5,000 steps costs."""
 

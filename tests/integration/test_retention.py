@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pilothouse.access.model import SYSTEM
+from pilothouse.access.quotas import Quotas
 from pilothouse.blobs.service import Blobs
 from pilothouse.engine import store
 from pilothouse.engine.checkouts import RepositoryCommit, remember, resolve
@@ -36,7 +37,9 @@ async def finished(kernel: Kernel) -> str:
 
 async def test_old_logs_go_and_the_end_stays(kernel: Kernel, tmp_path: Path) -> None:
     run_id = await finished(kernel)
-    retention = Retention(kernel.storage, kernel.journal, Blobs(tmp_path, 1000, kernel.identity), days=30)
+    retention = Retention(
+        kernel.storage, kernel.journal, Blobs(tmp_path, 1000, kernel.identity, Quotas()), days=30
+    )
     kernel.clock.advance(29 * DAY)
     assert await kernel.write(retention.prune) == 0
     kernel.clock.advance(2 * DAY)
@@ -70,14 +73,14 @@ async def test_without_a_limit_everything_is_kept(kernel: Kernel, tmp_path: Path
     kernel.clock.advance(10_000 * DAY)
     assert (
         await kernel.write(
-            Retention(kernel.storage, kernel.journal, Blobs(tmp_path, 1, kernel.identity), 0).prune
+            Retention(kernel.storage, kernel.journal, Blobs(tmp_path, 1, kernel.identity, Quotas()), 0).prune
         )
         == 0
     )
 
 
 async def test_a_checkout_goes_with_the_last_run_that_came_with_it(kernel: Kernel, tmp_path: Path) -> None:
-    blobs = Blobs(tmp_path, 1000, kernel.identity)
+    blobs = Blobs(tmp_path, 1000, kernel.identity, Quotas())
 
     async def body():  # type: ignore[no-untyped-def]
         yield b"a tar, say"
@@ -107,7 +110,7 @@ async def test_a_checkout_goes_with_the_last_run_that_came_with_it(kernel: Kerne
 
 
 async def test_uploads_that_nothing_needs_go_after_a_day(kernel: Kernel, tmp_path: Path) -> None:
-    blobs = Blobs(tmp_path / "blobs", 1000, kernel.identity)
+    blobs = Blobs(tmp_path / "blobs", 1000, kernel.identity, Quotas())
 
     async def upload() -> str:
         async def body():  # type: ignore[no-untyped-def]

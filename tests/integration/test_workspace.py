@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilothouse.agent.removal import MAX_LEVELS, remove_tree
 from pilothouse.agent.workspace import WorkspaceError, Workspaces
 
 
@@ -73,6 +75,36 @@ async def test_removing_follows_no_link(bench: Bench, tmp_path: Path) -> None:
     await bench.workspaces.fresh("job")
     assert not (bench.root / "job").is_symlink()
     assert (tmp_path / "outside" / "precious").exists()
+
+
+@pytest.mark.parametrize("levels", [60, 70, 3000])
+def test_directories_nested_without_end_can_be_removed(
+    bench: Bench, levels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = bench.root / "deep"
+    deep.mkdir(parents=True)
+    at = os.open(deep, os.O_RDONLY)
+    for _ in range(levels):
+        os.close(os.open("file", os.O_CREAT, 0o400, dir_fd=at))
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.fchmod(at, 0o500)
+        os.close(at)
+        at = below
+    os.close(at)
+    most, opened = 0, os.open
+
+    def opening(*args: Any, **more: Any) -> int:
+        nonlocal most
+        most = max(most, len(os.listdir("/proc/self/fd")))
+        return opened(*args, **more)
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "open", opening)
+    remove_tree(deep)
+    assert not deep.exists()
+    assert most <= before + MAX_LEVELS + 2
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_read_only_directories_can_be_removed(tmp_path: Path) -> None:

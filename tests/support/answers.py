@@ -139,3 +139,19 @@ def examples() -> Iterator[tuple[str, Any, Any]]:
                 if "example" in content:
                     name = f"{method.upper()} {path}"
                     yield f"{name} {status}", content["example"], _validator(name, int(status))
+
+
+@functools.cache
+def bodies() -> dict[tuple[str, str], Any]:
+    """The example of each operation's JSON body."""
+    found = {}
+    for path, operations in document()["paths"].items():
+        for method, operation in operations.items():
+            schema = (
+                operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
+            )
+            if schema is not None:
+                named = [each for each in schema.get("anyOf", [schema]) if "$ref" in each]
+                model = document()["components"]["schemas"][named[0]["$ref"].rpartition("/")[2]]
+                found[method.upper(), path] = model.get("example")
+    return found

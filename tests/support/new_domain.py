@@ -360,6 +360,7 @@ LINES = [
         '        "PIPELINE_NOT_FOUND": (',
         '        "NOTE_NOT_FOUND": (404, "Note not found"),\n        "PIPELINE_NOT_FOUND": (',
     ),
+    ("src/pilothouse/storage/schema.py", f'NEWEST = "{head()}"\n', 'NEWEST = "notes"\n'),
     ("pyproject.toml", '    "pipelines",\n', '    "pipelines | notes",\n'),
     (
         "src/pilothouse/client/client.py",

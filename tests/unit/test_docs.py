@@ -200,7 +200,7 @@ def test_settings() -> None:
 
 def test_metrics(graph: Graph) -> None:
     with graph.database.read() as conn:
-        shown = graph.service(Measures).read(conn).decode()
+        shown = graph.service(Measures).read(conn)[0].decode()
     measured = {
         family.name: {label for sample in family.samples for label in sample.labels}
         for family in text_string_to_metric_families(shown)

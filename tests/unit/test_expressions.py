@@ -389,6 +389,19 @@ def test_patterns_are_bounded() -> None:
         evaluate("variables.a.matches('((a{1,99}){1,99}){1,99}')", {"variables": {"a": "a"}})
     with pytest.raises(ExpressionError, match="has 300 characters, the bound is 256"):
         evaluate("variables.a.matches('" + "a" * 300 + "')", {"variables": {"a": "a"}})
+    # Short, but its automaton has 76,000 states: one for each range of letters, 64 times.
+    with pytest.raises(ExpressionError, match="the pattern of matches\\(\\) is too large"):
+        evaluate(r"variables.a.matches('\\pL{64}')", {"variables": {"a": "a"}})
+
+
+def test_patterns_have_the_syntax_of_re2() -> None:
+    text = {"variables": {"a": "v1.4\u0663 é\nz", "broken": "\ud800"}}
+    assert evaluate(r"variables.a.matches('^v\\d+\\.\\d')", text) is True
+    assert evaluate(r"variables.a.matches('4\\d')", text) is False  # \d is ASCII
+    assert evaluate(r"variables.a.matches('(?m)^z$')", text) is True
+    assert evaluate(r"variables.a.matches(' . z')", text) is False  # . is not a line break
+    assert evaluate(r"variables.a.matches('\\pN \\pL')", text) is True
+    assert evaluate(r"variables.broken.matches('^.$')", text) is True
 
 
 def test_deep_values_are_refused_not_overflowed() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pilothouse.access.errors import RateLimited
 from pilothouse.access.model import Principal, Role
-from pilothouse.edge.limits import RateLimits, RateLimitSettings, Window
+from pilothouse.edge.limits import RateLimits, RateLimitSettings, Window, parse_rate
 
 
 @given(st.integers(1, 6), st.lists(st.integers(0, 400), max_size=60))
@@ -78,3 +78,25 @@ def test_one_ipv6_host_is_one_however_many_addresses_it_has() -> None:
 def test_a_bad_setting_is_refused() -> None:
     with pytest.raises(ValueError, match="often"):
         RateLimits(RateLimitSettings(login="often"))
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("5/minute", (5, 60)),
+        (" 10 per 2 hours ", (10, 7200)),
+        ("100/SECOND", (100, 1)),
+        ("1/30minutes", (1, 1800)),
+        ("1/day", (1, 86_400)),
+    ],
+)
+def test_rates_are_an_amount_and_seconds(text: str, rate: tuple[int, int]) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "5/", "/minute", "-1/minute", "5/0minute", "5/min", "3/minute;5/hour"]
+)
+def test_rates_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a rate"):
+        parse_rate(text)

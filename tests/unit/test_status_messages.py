@@ -200,3 +200,17 @@ def test_a_stream_is_over_when_all_that_is_watched_is() -> None:
     ]
     for type, id, over in ends:
         assert fmt.ends(entry(type, {**TRY, "step_run_id": id})) is over
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("arcentra.pipeline.completed", "agent.event"),
+        ("arcentra.step.annotation", "arcentra.step.annotation"),
+    ],
+)
+def test_an_agent_s_event_is_not_taken_for_one_of_ours(said: str, shown: str) -> None:
+    body = {"event_type": said, "step_run_id": "s1", "step_id": "i1", "step": "work"}
+    found = kind_of(entry(entries.AGENT_EVENT, {**TRY, **body}), PUBLIC_EVENTS)
+    assert found is not None
+    assert found.type == shown

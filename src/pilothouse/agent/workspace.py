@@ -11,9 +11,9 @@ import contextlib
 import os
 import re
 import secrets
-import shutil
-import stat
 from pathlib import Path
+
+from pilothouse.agent.removal import remove_tree
 
 STAGING = ".checkout-"  # no workspace id begins with a dot
 BARRIER = "gitdir: /dev/null/none\n"
@@ -51,7 +51,7 @@ class Workspaces:
     async def fresh(self, workspace_id: str) -> Path:
         """The directory, created or emptied."""
         path = self.path(workspace_id)
-        await asyncio.to_thread(_wipe, path)
+        await asyncio.to_thread(remove_tree, path)
         await asyncio.to_thread(self._make, path)
         return path
 
@@ -70,7 +70,7 @@ class Workspaces:
 
     async def discard(self, staging: Path) -> None:
         """Remove a staging directory."""
-        await asyncio.to_thread(_wipe, staging)
+        await asyncio.to_thread(remove_tree, staging)
 
     async def discard_leftovers(self, leftovers: list[Path]) -> None:
         """Remove staging directories from before a restart of the agent."""
@@ -83,7 +83,7 @@ class Workspaces:
         return list(self._root.glob(f"{STAGING}*"))
 
     async def remove(self, workspace_id: str) -> None:
-        await asyncio.to_thread(_wipe, self.path(workspace_id))
+        await asyncio.to_thread(remove_tree, self.path(workspace_id))
 
     async def existing(self) -> list[str]:
         """The ids of all workspaces on disk, sorted."""
@@ -103,35 +103,10 @@ class Workspaces:
 
     def _adopt(self, path: Path, prepared: Path) -> None:
         prepared.chmod(0o700)
-        _wipe(path)
+        remove_tree(path)
         prepared.rename(path)
 
     def _list(self) -> list[str]:
         if not self._root.is_dir():
             return []
         return sorted(entry.name for entry in os.scandir(self._root) if _ID.fullmatch(entry.name))
-
-
-def _wipe(path: Path) -> None:
-    """Remove a file or directory; a symbolic link is removed, not followed."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISDIR(mode):
-        path.unlink()
-        return
-    try:
-        shutil.rmtree(path)
-    except PermissionError:  # read-only directories, such as Go's module cache
-        _make_writable(path)
-        shutil.rmtree(path)
-
-
-def _make_writable(path: Path) -> None:
-    path.chmod(0o700)
-    for parent, names, _ in os.walk(path):
-        for name in names:
-            directory = Path(parent, name)
-            if not directory.is_symlink():
-                directory.chmod(0o700)

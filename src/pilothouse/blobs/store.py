@@ -37,7 +37,7 @@ blobs = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("used", Boolean, nullable=False, server_default=true()),
     Index("blobs_by_project", "project", "size"),
-    Index("blobs_unused", "created_by", sqlite_where=text("NOT used"), postgresql_where=text("NOT used")),
+    Index("blobs_unused", "created_by", sqlite_where=text("NOT used")),
 )
 
 

@@ -15,6 +15,7 @@ from pilothouse.cli import agent_token
 from pilothouse.cli.durations import seconds
 from pilothouse.cli.errors import NotLoggedIn, UsageError
 from pilothouse.cli.handover import checked_token, read_token, reexecute
+from pilothouse.cli.imports import GRPC_SERVICES, process_imports
 from pilothouse.cli.project import project_names
 from pilothouse.cli.server import prepare_data_dir
 from pilothouse.cli.session import Common, Group, Session, command
@@ -244,9 +245,10 @@ def labels_of(pairs: list[str]) -> dict[str, str]:
 
 
 def _work(settings: AgentSettings) -> int:
-    import uvloop
+    with process_imports(*GRPC_SERVICES):
+        import uvloop
 
-    from pilothouse.agent.main import run
+        from pilothouse.agent.main import run
 
     return uvloop.run(run(settings))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pilothouse.cli.addresses import reachable, reachable_host
 from pilothouse.cli.context import Context
 from pilothouse.cli.errors import CliError
+from pilothouse.cli.imports import client_imports, deferred_models, process_imports
 from pilothouse.cli.local_agent import AGENT_NAME, LocalAgent
 from pilothouse.cli.local_context import LOCAL, Claim, claim
 from pilothouse.cli.session import Session
@@ -37,7 +38,8 @@ class LocalServer:
         self._ending: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
-        from pilothouse.server.main import serve
+        with process_imports(), deferred_models():
+            from pilothouse.server.main import serve
 
         try:
             return await serve(self._settings, on_ready=self._ready, stop=self._stop)
@@ -140,9 +142,10 @@ class LocalServer:
 
     def _client(self, server: str, token: str) -> PilotClient:
         """A client that trusts the server's own certificate, regardless of its issuer and name."""
-        import httpx
+        with client_imports():
+            import httpx
 
-        from pilothouse.client import PilotClient
+            from pilothouse.client import PilotClient
 
         if self._settings.tls_cert is None:  # the server is on this machine: no proxy
             return PilotClient(server, token, transport=httpx.AsyncHTTPTransport())

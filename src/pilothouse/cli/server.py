@@ -11,6 +11,7 @@ import typer
 
 from pilothouse.cli.durations import seconds
 from pilothouse.cli.errors import CliError, UsageError, plain
+from pilothouse.cli.imports import deferred_models, process_imports
 from pilothouse.cli.output import Output
 from pilothouse.cli.session import Common, Group, Session, command
 from pilothouse.wire.times import rfc3339
@@ -66,9 +67,10 @@ def run_server(
         log_format=log_format,
         log_level=log_level,
     )
-    import uvloop
+    with process_imports(), deferred_models():
+        import uvloop
 
-    from pilothouse.server.main import serve
+        from pilothouse.server.main import serve
 
     prepare_data_dir(settings.data_dir)
     raise typer.Exit(uvloop.run(serve(settings)))
@@ -130,10 +132,11 @@ def add_to(root: typer.Typer) -> None:
 
 def server_settings(out: Output, **options: Any) -> Settings:
     """The server's settings; options that are ``None`` were not given. Raises UsageError."""
-    from pydantic import ValidationError
-    from pydantic_settings import SettingsError
+    with process_imports():
+        from pydantic import ValidationError
+        from pydantic_settings import SettingsError
 
-    from pilothouse.server.settings import Settings
+        from pilothouse.server.settings import Settings
 
     try:
         settings = Settings(**{name: value for name, value in options.items() if value is not None})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
@@ -15,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from pilothouse.cli.context import Context, ContextStore
 from pilothouse.cli.errors import NotLoggedIn
+from pilothouse.cli.imports import client_imports
 from pilothouse.cli.output import Format, Output, unwritten
 from pilothouse.cli.values import skip_conversion
 
@@ -81,7 +81,6 @@ class Session:
 
         A saved token is only sent to the server it was saved for. Raises NotLoggedIn.
         """
-        _lighten_httpx()
         from pilothouse.client import server_address
 
         named = self.common.context or ""
@@ -109,19 +108,13 @@ class Session:
 
     def client(self, *, anonymous: bool = False) -> PilotClient:
         """A client for the effective server. Raises NotLoggedIn."""
-        _lighten_httpx()
-        from pilothouse.client import PilotClient
+        with client_imports():
+            from pilothouse.client import PilotClient
 
         target = self.target()
         if not target.token and not anonymous:
             raise NotLoggedIn(f"not logged in to {target.server}")
         return PilotClient(target.server, target.token, on_wait=self.out.note, product=PRODUCT)
-
-
-def _lighten_httpx() -> None:
-    """Keep httpx from importing its CLI and the three packages that needs; httpx supports their absence."""
-    if "httpx" not in sys.modules:
-        sys.modules["httpx._main"] = None  # type: ignore[assignment]
 
 
 def _saved_token(saved: Context) -> str:

@@ -3,9 +3,19 @@ a short command."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable
 from enum import Enum
+from pathlib import Path
 from typing import Any, get_args, get_origin
+
+_NUMBER = {
+    int: re.compile(r"[0-9]{1,15}", re.ASCII),
+    float: re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII),
+}
+_PLAIN_PATH = {"exists": False, "file_okay": True, "dir_okay": True, "writable": False, "resolve_path": False}
+"""Defaults of typer's options for paths: nothing is checked but that an existing file can be read."""
 
 
 def skip_conversion(params: Iterable[Any]) -> None:
@@ -43,7 +53,24 @@ class _Direct:
             for member in self._annotation:
                 if value == member.value:
                     return member
+        elif isinstance(value, str) and self._is_plain(value, param):
+            return self._annotation(value)
         return self._conversion().coerce(value, param=param, ctx=ctx)
+
+    def _is_plain(self, value: str, param: Any) -> bool:
+        """Whether the text is valid for a number or a path, without any doubt."""
+        info = param.type_descriptor.parameter_info
+        if self._annotation in _NUMBER:
+            least, most = info.min, info.max
+            return (
+                _NUMBER[self._annotation].fullmatch(value) is not None
+                and (least is None or float(value) >= least)
+                and (most is None or float(value) <= most)
+            )
+        if self._annotation is Path:
+            plain = all(getattr(info, name) == usual for name, usual in _PLAIN_PATH.items())
+            return plain and value.isprintable() and (os.access(value, os.R_OK) or not os.path.lexists(value))
+        return False
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -113,6 +113,11 @@ class Exchange:
                 raise
         return self._caller
 
+    def forget_caller(self) -> None:
+        """Identify the caller again, with their current rights, when they are asked for next."""
+        self._caller = None
+        self.permitted = ()
+
     async def principal(self, token: str | None) -> Principal:
         """The principal of ``token``; without one, that of the cookie, whose requests have a limit of their own."""
         by_cookie = token is None

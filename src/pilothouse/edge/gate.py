@@ -52,7 +52,6 @@ class Gate:
     async def _socket(self, exchange: Exchange, receive: Receive, answer: _Answer) -> None:
         try:
             check_single(exchange.scope["headers"])
-            check_parameters(exchange.scope)
         except Refusal as refusal:
             await respond(exchange.scope, refusal)(exchange.scope, receive, answer)
             return

@@ -27,7 +27,8 @@ class Unwanted(HTTPException):
 class Intake:
     """Receives a body of at most ``limit`` bytes, after the checks of the route; more is 413.
 
-    The framework reads and parses a body before it asks the route's dependencies.
+    The framework reads and parses a body before it asks the route's dependencies. A slow body takes minutes, in which
+    the caller may be deactivated or lose a role: at its end the checks are repeated, for the caller as they are then.
     """
 
     __slots__ = ("_admitted", "_exchange", "_left", "_limit", "_receive")
@@ -48,6 +49,9 @@ class Intake:
             self._left -= len(message.get("body", b""))
             if self._left < 0:
                 raise too_large(self._limit)
+            if not message.get("more_body", False):
+                self._exchange.forget_caller()
+                await self._admit()
         return message
 
     async def _admit(self) -> None:

@@ -1,16 +1,15 @@
 """Rate limits (StreamSpace page, "Rate Limiting"): a bounded number of moving windows in memory.
 
-The notation is that of the ``limits`` library. Its in-memory store is not used: it scans all keys in a timer
-thread, and has no bound.
+The notation is that of the ``limits`` library, which is not used: its in-memory store scans all keys in a timer
+thread and has no bound, and importing it costs more than the rest of the edge.
 """
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-
-from limits import parse
 
 from pilothouse.access.errors import AuthError, RateLimited
 from pilothouse.access.model import Principal
@@ -23,6 +22,9 @@ CONSOLE = "console"
 MAX_KEYS = 20_000
 FAILURES = frozenset({401, 403, 404})
 """HTTP statuses of answers that count also where successful requests do not."""
+
+_RATE = re.compile(r"\s*(\d{1,9})\s*(?:/|per\s)\s*([1-9]\d{0,5})?\s*([a-z]+?)s?\s*", re.ASCII)
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "month": 2_592_000, "year": 31_104_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,5 +183,13 @@ def _counted_by(caller: Principal | None, address: str) -> str:
 def _window(setting: str) -> Window | None:
     if setting.strip().lower() == OFF:
         return None
-    rate = parse(setting)
-    return Window(rate.amount, rate.get_expiry() * 1000)
+    amount, span = parse_rate(setting)
+    return Window(amount, span * 1000)
+
+
+def parse_rate(text: str) -> tuple[int, int]:
+    """``5/minute``, ``10 per 2 hours``: how many, in how many seconds. Raises :class:`ValueError`."""
+    found = _RATE.fullmatch(text.lower())
+    if found is None or found[3] not in _SECONDS:
+        raise ValueError(f"{text!r} is not a rate such as 100/minute")
+    return int(found[1]), int(found[2] or 1) * _SECONDS[found[3]]

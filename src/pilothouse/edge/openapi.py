@@ -213,9 +213,12 @@ def _common(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
         yield "AUTH_INSUFFICIENT_PERMISSIONS"
         if method in _CHANGES:
             yield "ORIGIN_FORBIDDEN"
-    names = {parameter["name"] for parameter in operation.get("parameters", [])}
+    parameters = operation.get("parameters", [])
+    names = {parameter["name"] for parameter in parameters}
     if names:
         yield "INVALID_PARAMETER"
+    if any(parameter["in"] == "query" and parameter.get("required") for parameter in parameters):
+        yield "MISSING_REQUIRED_FIELD"
     if "Idempotency-Key" in names:
         yield "IDEMPOTENCY_KEY_REUSED"
     if "requestBody" in operation:

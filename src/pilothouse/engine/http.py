@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -25,7 +26,7 @@ from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.graph_json import encoded
 from pilothouse.engine.jobs import names_job
 from pilothouse.engine.logtext import LogQuery, run_logs
-from pilothouse.engine.model import Status
+from pilothouse.engine.model import Run, Status
 from pilothouse.engine.names import names_from_json
 from pilothouse.engine.runs import require_run
 from pilothouse.engine.service import Engine
@@ -54,7 +55,7 @@ class CancelRun(Body):
 class RerunRun(Body):
     """``from``: ``start`` for the whole run, or ``failed`` to keep the steps that succeeded."""
 
-    model_config = ConfigDict(populate_by_name=True, json_schema_extra={"example": {"from": "failed"}})
+    model_config = ConfigDict(populate_by_name=True, json_schema_extra={"example": {"from": "start"}})
     start: Literal["start", "failed"] = Field("start", alias="from")
 
 
@@ -247,18 +248,20 @@ async def rerun_run(
     """
     from_failed = body is not None and body.start == "failed"
 
-    def graph(conn: Connection) -> bytes:
+    def read(conn: Connection) -> tuple[Run, str]:
         readable(conn, caller, run_id, "run.trigger")
-        return encoded(require_run(conn, run_id).graph).encode()
+        run = require_run(conn, run_id)
+        return run, encoded(run.graph)
 
-    # Seconds for a large spec, so in a worker; a run's graph only grows while it is active.
-    text = await database.read(graph)
-    used = names_from_json(orjson.loads(await pool.run(names_job, text, caller=caller.key)))
+    # The names take seconds for a large spec, so in a worker; a run's graph only grows while it is active.
+    old, graph = await database.read(read)
+    used = names_from_json(orjson.loads(await pool.run(names_job, graph.encode(), caller=caller.key)))
+    rerun = partial(
+        engine.rerun, by=caller, run_id=run_id, from_failed=from_failed, names=used, stored=graph, loaded=old
+    )
 
     def use_case(tx: Tx) -> dict[str, Any]:
-        return run_summary(
-            engine.rerun(tx, caller, run_id, from_failed=from_failed, names=used, stored=text.decode())
-        )
+        return run_summary(rerun(tx))
 
     return await idem(use_case, 201, permit=_permit(caller, run_id, "run.trigger"))
 

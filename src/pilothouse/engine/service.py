@@ -198,15 +198,17 @@ class Engine:
         from_failed: bool,
         names: NamesUsed | None = None,
         stored: str = "",
+        loaded: Run | None = None,
     ) -> Run:
         """Create a new run of the same definition; ``from_failed`` keeps succeeded steps and their attempts.
 
-        ``names`` and ``stored``: of the run's graph, as in :class:`NewRun`, if known.
+        ``names`` and ``stored``: of the run's graph, as in :class:`NewRun`, if known. ``loaded``: the run as read
+        before the transaction, which saves the writer from loading it; it is used if it had ended and is unchanged.
 
         Raises :class:`RunActive` while the run is active, :class:`NothingFailed` if no step failed, SpecError if a
         required secret was deleted; and as :meth:`Starts.check`.
         """
-        old = require_run(tx.conn, run_id)
+        old = loaded if loaded and _still_ended(tx.conn, loaded) else require_run(tx.conn, run_id)
         if not old.status.over:
             raise RunActive("the run has not ended yet; cancel it or wait")
         if from_failed and old.status is Status.SUCCEEDED:
@@ -259,6 +261,13 @@ class Engine:
     def move_on(self, tx: Tx, run_id: str) -> None:
         """Process what is due in a run. To be called in a separate transaction for each run."""
         self._transitions.settle(tx, self._runs.get(tx, run_id))
+
+
+def _still_ended(conn: Connection, run: Run) -> bool:
+    row = store.run_row(conn, run.id)
+    return (
+        row is not None and run.status.over and (row.status, row.finished_at) == (run.status, run.finished_at)
+    )
 
 
 def _only(job: Job, steps: tuple[StepSpec, ...]) -> JobSpec:

@@ -70,13 +70,8 @@ runs = Table(
     Index("runs_by_pipeline", "pipeline_id", "id"),
     Index("runs_by_pipeline_status", "pipeline_id", "status"),
     Index("runs_by_status", "status", "id"),
-    Index(
-        "runs_unfinished",
-        "project",
-        sqlite_where=text("finished_at = 0"),
-        postgresql_where=text("finished_at = 0"),
-    ),
-    Index("runs_unsettled", "id", sqlite_where=text("unsettled"), postgresql_where=text("unsettled")),
+    Index("runs_unfinished", "project", sqlite_where=text("finished_at = 0")),
+    Index("runs_unsettled", "id", sqlite_where=text("unsettled")),
 )
 
 jobs = Table(
@@ -131,12 +126,7 @@ steps = Table(
     Column("finished_at", BigInteger, nullable=False),
     Index("steps_by_run", "run_id", "index"),
     Index("steps_by_status", "status", "not_before"),
-    Index(
-        "steps_by_deadline",
-        "deadline",
-        sqlite_where=text("deadline > 0"),
-        postgresql_where=text("deadline > 0"),
-    ),
+    Index("steps_by_deadline", "deadline", sqlite_where=text("deadline > 0")),
 )
 
 attempts = Table(

@@ -49,6 +49,10 @@ MAX_CHANGES = 100
 All runs that one transaction moves on share them: a run starts others, which start others; a cancel ends them all.
 """
 
+GATE_CHANGES = 4
+"""Opening or checking a gate costs as much as so many other decisions: its arguments are evaluated, and the attempt,
+the gate, the job and the step are stored."""
+
 MAX_SECONDS = 0.1
 """CPU time after which a transaction makes no further decision: conditions and arguments of gates may take long."""
 
@@ -213,8 +217,10 @@ class Transitions:
                 self.steps.queue(tx, run, job, step)
             case OpenGate(job, step):
                 self.steps.open_gate(tx, run, job, step)
+                return GATE_CHANGES
             case CheckGate(job, step):
                 self.steps.gates.due(tx, run, job, step)
+                return GATE_CHANGES
             case FinishStep(job, step, status, reason):
                 self.steps.finish(tx, run, job, step, status, reason=reason)
             case StopAttempt(job, step, status, reason):

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 import string
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from types import ModuleType
 from typing import Any
+
+import re2
 
 from pilothouse.expressions.values import (
     INTEGERS,
@@ -29,22 +29,19 @@ from pilothouse.wire.durations import DurationError, parse_duration
 
 MAX_PATTERN = 256
 _MAX_REPETITION = 64  # product of all counted repetitions of a pattern, whose compiled form grows with it
+_MAX_PROGRAM = 256 << 10  # bytes of a compiled pattern; one within it compiles in a few milliseconds
 _REPETITION = re.compile(r"\{([0-9]*),?([0-9]*)\}")
 
 
-def _matcher() -> Any:
-    """The library's regular expressions, which take time linear in the text, unlike Python's own.
-
-    The library imports its command line, and with it prompt_toolkit and rich, which cost more than all else that a
-    worker imports: an empty module takes its place.
-    """
-    sys.modules.setdefault("cel.cli", ModuleType("cel.cli"))
-    import cel
-
-    return cel.compile("text.matches(pattern)")
+def _pattern_options() -> re2.Options:
+    options = re2.Options()
+    options.never_capture = True  # only whether there is a match is asked
+    options.max_mem = _MAX_PROGRAM
+    options.log_errors = False
+    return options
 
 
-_MATCHES = _matcher()
+_PATTERN_OPTIONS = _pattern_options()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +94,16 @@ def _matches(budget: Budget, value: Any, pattern: Any) -> bool:
     budget.make(len(value))
     budget.spend(500 + len(pattern) * repetition * (1 + (len(value) >> 8)))
     try:
-        return bool(_MATCHES.execute({"text": str(value), "pattern": str(pattern)}))
-    except RuntimeError:
-        # The library's message repeats the pattern, which may hold a secret.
-        raise Fault("the pattern of matches() is not a valid regular expression") from None
+        # RE2 (the syntax that CEL names) takes time linear in the text, unlike Python's own expressions.
+        return re2.search(_utf8(pattern), _utf8(value), _PATTERN_OPTIONS) is not None
+    except re2.error as error:
+        # The library's message is not shown: it repeats the pattern, which may hold a secret.
+        wrong = "too large" if b"too large" in error.args[0] else "not a valid regular expression"
+        raise Fault(f"the pattern of matches() is {wrong}") from None
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "replace")  # lone surrogates have no encoding
 
 
 def _string(budget: Budget, value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pilothouse.edge.limits import RouteLimit
 from pilothouse.edge.module import Core, Module
-from pilothouse.identity.http import router
+from pilothouse.identity.http import ROUTERS
 from pilothouse.identity.service import Identity, IdentitySettings
 
 MAX_LOGIN = 16 << 10
@@ -17,7 +17,7 @@ def module(core: Core, settings: IdentitySettings) -> Module:
     core.provide(identity)
     return Module(
         "identity",
-        routers=(router,),
+        routers=ROUTERS,
         streams={"project": "PROJECT_NOT_FOUND", "token": "TOKEN_NOT_FOUND", "user": "USER_NOT_FOUND"},
         envelope_prefixes=tuple(
             f"/api/v1/{family}" for family in ("projects", "roles", "tenants", "settings", "identity")

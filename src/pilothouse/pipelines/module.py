@@ -9,7 +9,7 @@ from pilothouse.engine.service import Engine
 from pilothouse.engine.starts import Starts
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines.compiler import JOBS, SpecCompiler
-from pilothouse.pipelines.http import router
+from pilothouse.pipelines.http import ROUTERS
 from pilothouse.pipelines.http.large_bodies import BODY_LIMIT
 from pilothouse.pipelines.service import Pipelines, startable
 
@@ -23,7 +23,7 @@ def module(core: Core) -> Module:
     core.service(ChildRun).start_by("pipeline", pipelines.start_child)
     return Module(
         "pipelines",
-        routers=(router,),
+        routers=ROUTERS,
         envelope_prefixes=("/api/v1/pipelines", "/api/v1/uploads"),
         jobs=JOBS,
         body_limits={"/api/v1/pipelines": BODY_LIMIT},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
 from pilothouse import __version__
 from pilothouse.edge.openapi import operation_id
@@ -22,7 +24,8 @@ def build_app(graph: Graph) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        generate_unique_id_function=operation_id,
+        # The routes themselves: FastAPI would analyse those of an included router again, at the first request.
+        routes=[_named(route) for module in modules for router in module.routers for route in router.routes],
     )
     try:
         install(
@@ -39,7 +42,11 @@ def build_app(graph: Graph) -> FastAPI:
         )
     except ValueError as error:
         raise SettingsInvalid(str(error)) from error
-    for module in modules:
-        for router in module.routers:
-            app.include_router(router)
     return app
+
+
+def _named(route: BaseRoute) -> BaseRoute:
+    """The route with its name in the document, which FastAPI gives to routes of included routers only."""
+    if isinstance(route, APIRoute) and route.operation_id is None:
+        route.unique_id = operation_id(route)
+    return route

@@ -38,6 +38,8 @@ _PAGE = """<!doctype html>
 <title>Pilothouse API</title>
 <link rel="icon" type="image/png" href="docs/{version}/favicon-32x32.png">
 <link rel="stylesheet" href="docs/{version}/swagger-ui.css">
+<p><a href="docs/streams">Streams (WebSocket and Server-Sent Events)</a> ·
+<a href="openapi.json">openapi.json</a> · <a href="asyncapi.json">asyncapi.json</a></p>
 <div id="operations"></div>
 <script src="docs/{version}/swagger-ui-bundle.js"></script>
 <script src="docs/start.js"></script>

@@ -30,7 +30,7 @@ from pilothouse.server.epoch import KEEP_EVERY, HeadKeeper, check_epoch
 from pilothouse.server.settings import Settings, SettingsInvalid
 from pilothouse.storage import Database, Storage, Writer, now_ms
 from pilothouse.storage.keyring import Keyring
-from pilothouse.storage.migrations import upgrade
+from pilothouse.storage.schema import ensure_newest
 from pilothouse.workers.pool import Pool
 
 T = TypeVar("T")
@@ -88,12 +88,15 @@ class Graph:
         return self.core.service(kind)
 
 
-def build(settings: Settings) -> Graph:
-    """Open (and upgrade) the database and build every module. Call from the event loop's thread."""
+def build(settings: Settings, *, alone: bool = False) -> Graph:
+    """Open (and upgrade) the database and build every module. Call from the event loop's thread.
+
+    ``alone``: this process has no other threads, and may fork.
+    """
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     url = settings.database_url
     database = Database(url.get_secret_value()) if url else Database.at(_private(settings.data_dir))
-    upgrade(database)
+    ensure_newest(database, in_child=alone)
     check_epoch(database, settings.data_dir)
     return compose(settings, database, Keyring.load(settings.data_dir / KEY_FILE))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,5 +62,7 @@ class HttpServer(uvicorn.Server):
         """Install no signal handlers."""
         yield
 
-    def _protocol(self) -> HttpProtocol:
-        return HttpProtocol(self.config, self.server_state, self.lifespan.state)
+    def _protocol(self, abandoned: Callable[[], None]) -> HttpProtocol:
+        protocol = HttpProtocol(self.config, self.server_state, self.lifespan.state)
+        protocol.abandoned = abandoned
+        return protocol

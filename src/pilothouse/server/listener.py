@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -60,12 +61,15 @@ class Accepted(socket.socket):
 
 
 class Listener:
-    """Serves connections of ``listening`` with protocols of ``factory``; what uvicorn needs of a server."""
+    """Serves connections of ``listening`` with protocols of ``factory``; what uvicorn needs of a server.
+
+    ``factory`` is given what its protocol calls when the client has gone before it had its answer.
+    """
 
     def __init__(
         self,
         listening: socket.socket,
-        factory: Callable[[], asyncio.Protocol],
+        factory: Callable[[Callable[[], None]], asyncio.Protocol],
         connections: Connections,
         tls: ssl.SSLContext | None,
     ) -> None:
@@ -116,7 +120,7 @@ class Listener:
                     log.warning("http.connection_refused", code=on_end.code, address=peer[0])
                 self._refuse(connection, on_end)
                 continue
-            task = self._loop.create_task(self._open(Accepted(connection, on_end)))
+            task = self._loop.create_task(self._open(Accepted(connection, on_end), peer[0]))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
@@ -124,13 +128,16 @@ class Listener:
         if not self._closed:
             self._loop.add_reader(self._socket, self._accept)
 
-    async def _open(self, connection: Accepted) -> None:
+    async def _open(self, connection: Accepted, address: str) -> None:
+        def factory() -> asyncio.Protocol:
+            return self._factory(partial(self._connections.abandoned, address))
+
         try:
             if self._tls is None:
-                await self._loop.connect_accepted_socket(self._factory, connection)
+                await self._loop.connect_accepted_socket(factory, connection)
             else:
                 await self._loop.connect_accepted_socket(
-                    self._factory,
+                    factory,
                     connection,
                     ssl=self._tls,
                     ssl_handshake_timeout=HANDSHAKE_WAIT,

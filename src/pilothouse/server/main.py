@@ -92,7 +92,7 @@ async def serve(
 async def _with_graph(
     settings: Settings, http_socket: socket.socket, on_ready: OnReady | None, stop: asyncio.Event
 ) -> None:
-    graph = build(settings)
+    graph = build(settings, alone=True)
     _configure_collector()
     graph.writer.start(graph.journal)
     try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pilothouse.edge.limits import RouteLimit
 from pilothouse.edge.module import Core, Module, RpcService
 from pilothouse.identity.service import Identity
-from pilothouse.server import asyncapi, docs, operations
+from pilothouse.server import asyncapi, docs, operations, stream_docs
 from pilothouse.server import events as journal_events
 from pilothouse.server.asyncapi import AsyncApi
 from pilothouse.server.events import CloudEvents, EventStreams
@@ -37,6 +37,7 @@ def module(core: Core, others: Sequence[Module], keepalive: float) -> Module:
             operations.router,
             asyncapi.router,
             docs.router,
+            stream_docs.router,
         ),
         rpc=(RpcService(SERVICE, lambda server: server.add_generic_rpc_handlers((streams.handler(),))),),
         rate_limits=(SESSIONS,),

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter
-from prometheus_client import generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.metrics_core import GaugeMetricFamily
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
@@ -45,17 +42,12 @@ class Measures:
     core: Core
     modules: tuple[Metrics, ...]
 
-    def read(self, conn: Connection) -> bytes:
-        """All metrics, in Prometheus' text format."""
-        return generate_latest(_Collected(list(self._families(conn))))
+    def read(self, conn: Connection) -> tuple[bytes, str]:
+        """All metrics in Prometheus' text format, and its media type."""
+        from pilothouse.server.exposition import CONTENT_TYPE_LATEST, exposition
 
-    def _families(self, conn: Connection) -> Iterator[GaugeMetricFamily]:
-        for gauge in [*self._own(), *(gauge for measure in self.modules for gauge in measure(conn))]:
-            labels = [gauge.label] if gauge.label else []
-            family = GaugeMetricFamily(f"pilothouse_{gauge.name}", gauge.help, labels=labels)
-            for label, value in gauge.values.items():
-                family.add_metric([label] if gauge.label else [], value)
-            yield family
+        gauges = [*self._own(), *(gauge for measure in self.modules for gauge in measure(conn))]
+        return exposition(gauges), CONTENT_TYPE_LATEST
 
     def _own(self) -> Iterator[Gauge]:
         feed, queued = self.core.journal.feed, self.core.storage.queued
@@ -104,15 +96,5 @@ async def get_readiness(database: Database) -> Response:
 )
 async def get_metrics(database: Database, measures: MeasuresService) -> Response:
     """All metrics, in Prometheus' text format."""
-    return Response(await database.read(measures.read), media_type=CONTENT_TYPE_LATEST)
-
-
-class _Collected:
-    """A Prometheus collector of metrics that have been read already."""
-
-    def __init__(self, families: list[GaugeMetricFamily]) -> None:
-        self._families = families
-
-    def collect(self) -> list[GaugeMetricFamily]:
-        """Called by the Prometheus client."""
-        return self._families
+    body, media_type = await database.read(measures.read)
+    return Response(body, media_type=media_type)

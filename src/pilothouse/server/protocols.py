@@ -7,6 +7,7 @@ protocol of uvicorn, the request's scope and the framework's frames are freed th
 from __future__ import annotations
 
 from asyncio.transports import Transport
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -78,6 +79,8 @@ class HttpProtocol(HttpToolsProtocol):
     _upgraded = False
     _discarding = False
     _discarded = 0
+    abandoned: Callable[[], None] = staticmethod(lambda: None)
+    """Called when the client has gone before it had its answer."""
 
     def connection_made(self, transport: Any) -> None:
         """Called by the transport."""
@@ -126,8 +129,12 @@ class HttpProtocol(HttpToolsProtocol):
             self.deadlines.expect_body(self.flow)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        async def unless_gone(scope: Any, receive: Any, send: Any) -> None:
+            if not cycle.disconnected:
+                await app(scope, receive, send)
+
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, unless_gone)
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser."""
@@ -166,6 +173,13 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the transport."""
         self.deadlines.cancel()
+        running = self._running
+        if self.pipeline or (running is not None and not running.response_complete):
+            self.abandoned()
+        if running is not None:  # uvicorn tells only the last request
+            running.disconnected = running.disconnected or not running.response_complete
+            running.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +57,11 @@ _ABOUT: Mapping[str, tuple[str, ...]] = {
     AGENT: ("agent_id",),
 }
 _NAMED = {PIPELINE: "name", JOB: "job", STEP: "step", AGENT: "agent_id"}
+_OURS = re.compile(
+    r"arcentra\.(pipeline|job|step|agent)\.(created|queued|started|paused|resumed|completed|failed|cancelled|timeout"
+    r"|skipped|registered|unregistered|online|offline|draining)"
+)
+"""Types that say what has happened to an object; an event of an agent does not have them, whatever it says."""
 _PARTS_OF_RUNS = ("pipeline_id", "run_id", "job_id", "step_id", "step_run_id")
 _METADATA_KEYS = (
     *("run_id", "pipeline_id", "name", "kind", "project", "job_id", "job", "step_id", "step", "step_run_id"),
@@ -85,7 +91,9 @@ def kind_of(entry: Entry, events: PublicEvents) -> Kind | None:
     """The type of an entry's event; ``None`` for entries that are not events."""
     if entry.type == entries.AGENT_EVENT:
         resource = STEP if "step_run_id" in entry.body else AGENT
-        return Kind.of(PublicEvent(resource), entry.body["event_type"], pb.EVENT_TYPE_UNSPECIFIED)
+        said = entry.body["event_type"]
+        type = entry.type if _OURS.fullmatch(said) else said
+        return Kind.of(PublicEvent(resource), type, pb.EVENT_TYPE_UNSPECIFIED)
     known = events.get(entry.type)
     if known is None or (entry.type == entries.STEP_COMPLETED and "step_run_id" in entry.body):
         return None  # the completion of its last attempt is the event

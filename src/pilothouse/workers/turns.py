@@ -32,9 +32,9 @@ class _Waiting:
 
 LIGHT = 256 << 10
 """A job with at most so many bytes of arguments is light, unless the caller's last jobs were long."""
-LONG = 0.5
+LONG = 2.0
 """Seconds from which on a job counts as long."""
-REMEMBERED = 20.0
+REMEMBERED = 10.0
 """A long job makes its caller's further jobs heavy, so many times as long as it took; at most :data:`FORGOTTEN`."""
 FORGOTTEN = 120.0
 """Seconds."""

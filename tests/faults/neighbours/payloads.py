@@ -30,10 +30,10 @@ def step(name: str = "s", **more: Any) -> dict[str, Any]:
 
 
 @cache
-def heavy_spec() -> str:
-    """0.9 MB: as many steps and expressions as a legal spec may have."""
+def heavy_spec(jobs: int = 100) -> str:
+    """Of 100 jobs: 0.9 MB, as many steps and expressions as a legal spec may have."""
     lines = ["jobs:\n"]
-    for number in range(100):
+    for number in range(jobs):
         lines.append(f"  - name: job-{number}\n    steps:\n      - {WAITING}\n")
         for at in range(48):
             expression = f"size(variables.A) > {number} && variables.B == 'x{at}'"

@@ -51,6 +51,8 @@ SETTINGS: dict[str, Any] = {
     "lease": 5.0,
 }
 """The limits as they are by default; agents are missed soon."""
+WORK = "pilothouse_worker_jobs_waiting"
+"""What ``/metrics`` calls jobs that wait for a worker."""
 TOKENS = {"neighbour": 24, "setup": 16}
 VIEWERS, USERS = 10, 3
 
@@ -231,6 +233,7 @@ class Stage:
         if ABUSES[name].caller == "step":
             self.agent()
         paces, self._stopped = [slowness()], True
+        self._drain()
         self._abuser.ask(do="begin", name=name)
         before = self._settled(math.inf)
         alone, beside, problems, waves = [self._phase(CONTROL)], [], [], 0
@@ -250,6 +253,17 @@ class Stage:
         self._stopped = any(problem.startswith("it stopped") for problem in problems)
         memory = self._settled(before + ABUSES[name].room) - before
         return Report(_by_kind(alone), _by_kind(beside), problems, seen, memory, waves, slow)
+
+    def _drain(self, patience: float = 60.0) -> None:
+        """Wait until no worker has anything to do, since the attack before may have left much."""
+        end = time.monotonic() + patience
+        while time.monotonic() < end and self._working():
+            time.sleep(0.1)
+
+    def _working(self) -> float:
+        text = self.server.call("GET", "/metrics", None).text
+        told = [line.split() for line in text.splitlines() if line.startswith(WORK)]
+        return sum(float(value) for _, value in told)
 
     def growth(self) -> float:
         """MiB that the server has grown since the beginning, once what waits is done."""

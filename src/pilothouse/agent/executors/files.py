@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from pilothouse.agent.removal import remove_tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class StepFolders:
         self._root, self._owner = root, owner
         root.mkdir(mode=0o711, parents=True, exist_ok=True)
         for leftover in root.iterdir():
-            shutil.rmtree(leftover, ignore_errors=True)
+            _remove(leftover)
 
     @contextlib.contextmanager
     def use(self, script: str) -> Iterator[StepFiles]:
@@ -42,7 +43,7 @@ class StepFolders:
             self._write(files.env, b"")
             yield files
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
     def _write(self, path: Path, data: bytes) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -50,3 +51,9 @@ class StepFolders:
             if self._owner:
                 os.fchown(fd, *self._owner)
             file.write(data)
+
+
+def _remove(folder: Path) -> None:
+    """A step of the agent's user may have written anything into it; what is left is removed at the next start."""
+    with contextlib.suppress(OSError):
+        remove_tree(folder)

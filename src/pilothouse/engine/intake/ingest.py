@@ -132,7 +132,7 @@ class Ingest:
         if event.step_run_id and (target is None or target.agent_id != agent_id):
             message = f"step run {event.step_run_id!r} is not this agent's"
             return await self.reject(agent_id, EVENTS, event.seq, event.event_id, message)
-        values = target.values if target is not None else frozenset[str]()
+        values = target.values if target is not None else await self._values_of(agent_id)
         try:
             shown, refused = await self._reading.event(agent_id, event, values)
         except BatchInvalid as error:
@@ -146,6 +146,12 @@ class Ingest:
             return Receipt(Taken.REJECTED if why else Taken.ACCEPTED, event.seq + 1, why)
 
         return await self._storage.write(use_case)
+
+    async def _values_of(self, agent_id: str) -> frozenset[str]:
+        """The secrets of all work that the agent holds, for its events without a step: many may read them."""
+        held = await self._storage.read(lambda conn: fleet_store.leases_of(conn, agent_id))
+        targets = [await self.target(lease.id) for lease in held]
+        return frozenset().union(*(target.values for target in targets if target is not None))
 
     async def reject(
         self, agent_id: str, rpc: str, seq: int, batch_id: str, message: str, after: int = NOTHING

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from pilothouse.identity.http import audit, auth, logins, projects, tokens, users
 
-router = APIRouter()
-for part in (auth, logins, users, tokens, audit, projects):
-    router.include_router(part.router)
+ROUTERS = (auth.router, logins.router, users.router, tokens.router, audit.router, projects.router)
 
-__all__ = ["router"]
+__all__ = ["ROUTERS"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import StringConstraints
+from pydantic import ConfigDict, StringConstraints
 
 from pilothouse.edge.bodies import Body
 from pilothouse.edge.limits import Count
@@ -25,6 +25,9 @@ router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
 class Login(Body):
     """Name and password."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"username": "john.doe", "password": "correct horse battery"}}
+    )
     username: Reference
     password: Password
 
@@ -32,6 +35,11 @@ class Login(Body):
 class ChangePassword(Body):
     """The current and the new password (8 to 1024 characters)."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"current_password": "correct horse battery", "new_password": "a better one"}
+        }
+    )
     current_password: Password
     new_password: Annotated[Password, StringConstraints(min_length=8)]
 
@@ -104,8 +112,8 @@ async def change_password(
     request: Request, caller: Caller, identity: IdentityService, body: ChangePassword
 ) -> dict[str, str]:
     """Set a new password. The user's other logins end; API tokens stay valid. Not with a token limited to a role."""
-    # Of this login alone: strangers who guess at the same time must not prevent it.
-    attempt = Exchange.of(request.scope).edge.limits.login(caller.name, f"token {caller.token_id}")
+    # Of this user's own tokens together: strangers who guess at the same time must not prevent it.
+    attempt = Exchange.of(request.scope).edge.limits.login(caller.name, f"user {caller.id}")
     _show(Exchange.of(request.scope), attempt.count)
     with attempt:
         await identity.change_password(caller, body.current_password, body.new_password)

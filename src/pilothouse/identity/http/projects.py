@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from pilothouse.access.errors import require
 from pilothouse.access.model import ACTIONS, Role
@@ -33,6 +33,7 @@ _WRITE = [allow("project.write")]
 class CreateProject(Body):
     """``members`` are ids or names of users."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"name": "shop", "description": "The web shop"}})
     name: Name
     description: Text = ""
     members: list[Reference] = Field(default_factory=list, max_length=MAX_MEMBERS)
@@ -41,6 +42,7 @@ class CreateProject(Body):
 class UpdateProject(Body):
     """The fields to change."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"description": "The web shop and its stock"}})
     name: Name | None = None
     description: Text | None = None
 

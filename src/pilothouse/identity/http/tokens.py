@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from pilothouse.access.errors import require
 from pilothouse.edge.bodies import Body
@@ -26,6 +26,9 @@ _TEN_YEARS = 10 * 366 * 24 * 3600
 class CreateToken(Body):
     """``role`` limits the token below its user; ``expires_in`` is in seconds, default: never."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"name": "ci", "role": "viewer", "expires_in": 2592000}}
+    )
     name: Name
     role: RoleName | None = None
     expires_in: Annotated[int, Field(ge=1, le=_TEN_YEARS)] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from pilothouse.access.errors import require
 from pilothouse.access.model import Role
@@ -36,6 +36,16 @@ _CHANGED = answer(shown.User) | errors("USER_NOT_FOUND", "CONFLICT")
 class CreateUser(Body):
     """A new user; ``projects`` are ids, default: the default project."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "username": "jane.doe",
+                "password": "correct horse battery",
+                "email": "jane.doe@example.com",
+                "role": "user",
+            }
+        }
+    )
     username: Username
     password: Password
     email: Email = ""
@@ -46,6 +56,7 @@ class CreateUser(Body):
 class UpdateUser(Body):
     """The fields to change."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"role": "operator"}})
     email: Email | None = None
     role: RoleName | None = None
     active: bool | None = None
@@ -54,6 +65,7 @@ class UpdateUser(Body):
 class ResetPassword(Body):
     """8 to 1024 characters."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"password": "correct horse battery"}})
     password: Password
 
 

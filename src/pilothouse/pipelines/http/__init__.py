@@ -1,9 +1,8 @@
 """Routes of pipelines, by noun."""
 
-from fastapi import APIRouter
-
 from pilothouse.pipelines.http import definitions, runs, specs
 
-router = APIRouter()
-for part in (specs, definitions, runs):  # "/pipelines/spec/validate" must not match the pipeline "spec"
-    router.include_router(part.router)
+# In this order: "/pipelines/spec/validate" must not match the pipeline "spec".
+ROUTERS = (specs.router, definitions.router, runs.router)
+
+__all__ = ["ROUTERS"]
