@@ -54,7 +54,7 @@ test-long: test-conformance test-faults test-projects
 
 test-conformance: setup-dev
 	@sh tools/test_needs.sh
-	$(TIMED) 4 "browsers and other clients" $(PYTEST) tests/conformance
+	$(TIMED) 8 "browsers and other clients" $(PYTEST) tests/conformance
 
 test-faults: setup-dev
 	@sh tools/test_needs.sh
@@ -89,11 +89,13 @@ fmt: setup-dev
 	$(BIN)/ruff format src tests tools
 	$(BIN)/ruff check --fix src tests tools
 
-# Both lock files hold hashes and no address of any registry.
+# The lock files hold hashes and no address of any registry.
 lock:
 	$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
 	$(VENV)/lock/bin/uv pip compile pyproject.toml --group build $(LOCK_OPTIONS) -o requirements/run.lock
 	$(VENV)/lock/bin/uv pip compile pyproject.toml --group dev $(LOCK_OPTIONS) -o requirements/dev.lock
+	echo openapi-python-client==0.29.1 | $(VENV)/lock/bin/uv pip compile - $(LOCK_OPTIONS) -o requirements/conformance.lock
+	cd tests/conformance/typescript && npm install --package-lock-only
 
 LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--no-annotate --no-header --quiet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tomllib
@@ -29,6 +30,19 @@ def problems() -> list[str]:
         ]
         if "://" in text or "index-url" in text:
             found.append(f"{name}.lock names a registry's address")
+    return found + others()
+
+
+def others() -> list[str]:
+    """The same for the lock files of clients that tests generate."""
+    found = []
+    python = (ROOT / "requirements/conformance.lock").read_text()
+    if python.count("==") - python.count("== '") > python.count(" \\\n    --hash") or "://" in python:
+        found.append("conformance.lock lacks hashes, or names a registry's address")
+    lock = json.loads((ROOT / "tests/conformance/typescript/package-lock.json").read_text())
+    for name, package in lock["packages"].items():
+        if name and ("integrity" not in package or "resolved" in package):
+            found.append(f"package-lock.json: {name} has no hash, or an address")
     return found
 
 

@@ -1,10 +1,12 @@
 #!/bin/sh
-# Install the system packages for the tests (PostgreSQL, git, Chromium, iproute2) if permitted, else print their names.
+# Install the system packages for the tests (PostgreSQL, git, Chromium, Node.js, npm, iproute2) if permitted, else print their names.
 set -eu
 missing=
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
 command -v git >/dev/null || missing="$missing git"
 command -v chromium >/dev/null || missing="$missing chromium"
+command -v node >/dev/null || missing="$missing nodejs"
+command -v npm >/dev/null || missing="$missing npm"
 command -v ip >/dev/null || missing="$missing iproute2"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

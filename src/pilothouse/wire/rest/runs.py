@@ -98,7 +98,7 @@ class LogChunk(Answer):
 
     job: str = ""
     step: str = ""
-    step_run_id: Id = ""
+    step_run_id: Id = Field(default_factory=str)  # a default in the schema would be no UUID
     attempt: Count = 0
     time: Count = 0
     first: Count = 0
