@@ -401,16 +401,16 @@ async def test_an_address_that_abandons_its_requests_gets_no_new_connections() -
     bounds = Connections(1000, 1000, TrustedProxies(), lambda: now[0])
     with serving(endless, bounds) as small:
         for _ in range(ABANDONED):
-            with small.connect("127.0.0.2") as sock:
+            with small.connect(source="127.0.0.2") as sock:
                 sock.sendall(GET * 3)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await eventually(lambda: len(bounds) == 0)
-        with small.connect("127.0.0.2") as sock:
+        with small.connect(source="127.0.0.2") as sock:
             assert error(everything(sock)) == (429, "TOO_MANY_CONNECTIONS")
         assert len(began) <= ABANDONED  # the requests that waited for another one were dropped
         now[0] += SPAN / 1000 + 1
         count = len(began)
-        with small.connect("127.0.0.2") as sock:
+        with small.connect(source="127.0.0.2") as sock:
             sock.sendall(GET)
             await eventually(lambda: len(began) > count)
 

@@ -30,11 +30,15 @@ class Small:
     loop: asyncio.AbstractEventLoop
     seen: list[str] = field(default_factory=list)
 
-    def connect(self, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> socket.socket:
-        """A connection, on which every wait has an end."""
+    def connect(
+        self, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, source: str = ""
+    ) -> socket.socket:
+        """A connection, from an address of choice, on which every wait has an end."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family)
         sock.settimeout(PATIENCE)
+        if source:
+            sock.bind((source, 0))
         sock.connect((host, self.port))
         return sock if tls is None else tls.wrap_socket(sock)
 
