@@ -400,9 +400,11 @@ async def test_an_address_that_abandons_its_requests_gets_no_new_connections() -
     now = [0.0]
     bounds = Connections(1000, 1000, TrustedProxies(), lambda: now[0])
     with serving(endless, bounds) as small:
-        for _ in range(ABANDONED):
+        for number in range(ABANDONED):
             with small.connect(source="127.0.0.2") as sock:
                 sock.sendall(GET * 3)
+                # A connection that is reset before the server has read of it has asked for nothing.
+                await eventually(lambda n=number: len(began) > n)  # type: ignore[misc]
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await eventually(lambda: len(bounds) == 0)
         with small.connect(source="127.0.0.2") as sock:
