@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pilothouse import __version__
-from pilothouse.edge.openapi import REF, schemas_of
+from pilothouse.edge.openapi import REF, schemas_of, title_of
 from pilothouse.wire.rest.base import Answer
 
 MEDIA = {"ws": "application/json", "sse": "text/event-stream"}
@@ -86,7 +86,7 @@ def _message(type: str, model: type[Answer], channel: Channel) -> dict[str, Any]
     return {
         "name": model.__name__,
         "title": type,
-        "summary": (model.__doc__ or "").split("\n\n")[0].replace("\n    ", " "),
+        "summary": title_of(model),
         "contentType": MEDIA[channel.transport],
         "payload": {"$ref": REF.format(model=model.__name__)},
         "examples": [{"name": type.replace("*", "any"), "payload": model.example}],

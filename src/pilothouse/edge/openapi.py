@@ -51,13 +51,13 @@ class SchemaOf(dict[str, Any]):
 def answer(model: type[Answer], status: int = 200, *, example: Any = None) -> Responses:
     """A successful JSON answer of this model; ``example`` replaces the model's own."""
     shown = model.example if example is None else example
-    return _json(SchemaOf(model, _ref(model)), shown, _title(model), status)
+    return _json(SchemaOf(model, _ref(model)), shown, title_of(model), status)
 
 
 def enveloped(model: type[Answer], status: int = 200, *, example: Any = None) -> Responses:
     """The same in the Arcentra envelope, as its ``detail``."""
     shown = model.example if example is None else example
-    return _in_envelope(model, _ref(model), shown, _title(model), status)
+    return _in_envelope(model, _ref(model), shown, title_of(model), status)
 
 
 def enveloped_list(model: type[Answer]) -> Responses:
@@ -268,7 +268,8 @@ def _ref(model: type[Answer]) -> dict[str, Any]:
     return {"$ref": REF.format(model=model.__name__)}
 
 
-def _title(model: type[Answer]) -> str:
+def title_of(model: type[Answer]) -> str:
+    """The first paragraph of a model's docstring, in Markdown."""
     return (model.__doc__ or "").split("\n\n")[0].replace("``", "`").replace("\n    ", " ")
 
 

@@ -52,7 +52,8 @@ FOR_A_YEAR = "public, max-age=31536000, immutable"
 
 
 @functools.cache
-def _version() -> str:
+def swagger_version() -> str:
+    """The version of the files that are part of the package."""
     found = re.match(r"# Swagger UI (\S+)", (_FOLDER / "README.md").read_text())
     assert found is not None
     return found[1]
@@ -62,7 +63,7 @@ def _version() -> str:
 async def page() -> Response:
     """The page; it and its scripts load nothing from another host."""
     headers = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-cache"}
-    return Response(_PAGE.format(version=_version()), headers=headers, media_type="text/html")
+    return Response(_PAGE.format(version=swagger_version()), headers=headers, media_type="text/html")
 
 
 @router.get("/docs/start.js")
@@ -74,6 +75,6 @@ async def start() -> Response:
 @router.get("/docs/{version}/{name}")
 async def asset(version: str, name: str) -> Response:
     """A file of Swagger UI; another version has another path."""
-    if name not in _TYPES or version != _version():
+    if name not in _TYPES or version != swagger_version():
         raise Refusal.of("NOT_FOUND", "Not Found")
     return FileResponse(_FOLDER / name, headers={"Cache-Control": FOR_A_YEAR}, media_type=_TYPES[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from html import escape
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from pilothouse.edge.asyncapi import document
 from pilothouse.edge.web import public
 from pilothouse.server.asyncapi import AsyncApiService
+from pilothouse.server.docs import swagger_version
 
 router = APIRouter(include_in_schema=False, dependencies=[public()])
 
@@ -25,6 +27,7 @@ _HEAD = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Pilothouse streams</title>
+<link rel="icon" type="image/png" href="{version}/favicon-32x32.png">
 <link rel="stylesheet" href="streams.css">
 <h1>Streams</h1>
 <p><a href="../docs">Operations</a> · <a href="../asyncapi.json">asyncapi.json</a></p>
@@ -56,7 +59,9 @@ table { border-collapse: collapse; } td { padding: 0.15rem 1rem 0.15rem 0; verti
 async def page(service: AsyncApiService) -> Response:
     """Every channel: address, parameters, messages with examples."""
     found = document(service.channels)
-    body = _HEAD + "".join(_channel(name, each) for name, each in found["channels"].items())
+    body = _HEAD.format(version=swagger_version()) + "".join(
+        _channel(name, each) for name, each in found["channels"].items()
+    )
     headers = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-cache"}
     return Response(body, headers=headers, media_type="text/html")
 
@@ -90,6 +95,10 @@ def command(name: str, channel: dict[str, Any]) -> str:
     return _SOCKET.format(address=address, send=_SUBSCRIBE if name == "stepChannels" else "")
 
 
+def _prose(text: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 def _query(channel: dict[str, Any]) -> Iterator[tuple[str, str]]:
     query = channel.get("bindings", {}).get("ws", {}).get("query") or channel.get("x-query", {})
     for key, schema in query.get("properties", {}).items():
@@ -99,4 +108,4 @@ def _query(channel: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _messages(channel: dict[str, Any]) -> Iterator[str]:
     for message in channel["messages"].values():
         example = json.dumps(message["examples"][0]["payload"], indent=2, ensure_ascii=False)
-        yield f"<h3>{escape(message['name'])}</h3>\n<p>{escape(message['summary'])}</p>\n<pre>{escape(example)}</pre>"
+        yield f"<h3>{escape(message['name'])}</h3>\n<p>{_prose(message['summary'])}</p>\n<pre>{escape(example)}</pre>"
