@@ -11,7 +11,6 @@ import itertools
 import json
 import math
 import os
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -24,10 +23,12 @@ from typing import Any
 
 import httpx
 import psutil
+from sqlalchemy import text
 
 from faults.neighbours.abuses import ABUSES
 from faults.neighbours.neighbour import NAME
 from faults.neighbours.table import Abuse
+from pilothouse.storage import Database
 from support.faults.fleet import AgentProcess
 from support.server import PASSWORD, Server
 from support.waiting import PATIENCE, slowness
@@ -301,7 +302,7 @@ class Stage:
     def _untouched(self) -> Iterator[str]:
         if not self.server.alive:
             yield "the server does not answer"
-        gone = self._count("entries WHERE type='agent.offline' AND stream=?", f"agent/{NAME}")
+        gone = self._count("entries WHERE type = 'agent.offline' AND stream = :key", f"agent/{NAME}")
         if gone > self._gone:
             yield "the neighbour's agent was taken for gone"
         self._gone = gone
@@ -311,12 +312,14 @@ class Stage:
     @property
     def _leased(self) -> bool:
         """Whether the neighbour still holds its long step; how its other runs end it reports itself."""
-        return self._count("leases WHERE agent_id=?", NAME) > 0
+        return self._count("leases WHERE agent_id = :key", NAME) > 0
 
-    def _count(self, what: str, *given: str) -> int:
-        path = self.server.data_dir / "pilothouse.db"
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as db:
-            return int(db.execute(f"SELECT count(*) FROM {what}", given).fetchone()[0])
+    def _count(self, what: str, key: str) -> int:
+        url = (
+            self.server.settings.get("database_url") or f"sqlite:///{self.server.data_dir / 'pilothouse.db'}"
+        )
+        with contextlib.closing(Database(url)) as database, database.read() as conn:
+            return int(conn.execute(text(f"SELECT count(*) FROM {what}"), {"key": key}).scalar_one())
 
     @property
     def usable(self) -> bool:
