@@ -37,7 +37,7 @@ if ! running; then
     done
 fi
 
-context=$(sed -n "s/^This machine Logged in as admin (context '\([^']*\)').*/\1/p" "$log" | tail -n 1)
+context=$(sed -n "s/^Logged in as admin (context '\([^']*\)').*/\1/p" "$log" | tail -n 1)
 outcome=0
 "$pilot" --context "$context" pipeline run --file examples/hello/.pilot.yaml || outcome=$?
 
