@@ -34,6 +34,8 @@ from pilothouse.pipelines.errors import (
 from pilothouse.pipelines.model import MAX_VARIABLES, MAX_VARIABLES_SIZE, Pipeline, SavedSpec, SpecFormat
 from pilothouse.storage import Tx
 
+KEPT_OF_GIT = 20
+"""Versions of a spec in a git repository that are stored here, too."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,127}")
 
 
@@ -41,12 +43,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,127}")
 class TriggerRequest:
     """How a pipeline is started. A ``spec`` given here is used in place of the saved one, for this run.
 
+    ``definition``: the commit that it is from, if any.
+
     ``compiled``: the saved spec, compiled before the transaction; needed only where it was stored as text alone, as
     release 0.1 did.
     """
 
     variables: dict[str, str] = field(default_factory=dict)
     spec: CompiledSpec | None = None
+    definition: str = ""
     compiled: CompiledSpec | None = None
     checkout: str = ""
     branch: str = ""
@@ -113,14 +118,60 @@ class Pipelines:
         if expected_head and expected_head != pipeline.head:
             raise SpecMoved(f"the spec was changed meanwhile: its head is {pipeline.head or 'empty'}")
         text = spec.text
-        written_in = SpecFormat.JSON if text.lstrip().startswith("{") else SpecFormat.YAML
         head = hashlib.sha256(text.encode()).hexdigest()[:40]
-        saved = SavedSpec(text, written_in, head, by.name, message, tx.now, spec.spec, spec.graph, spec.names)
+        saved = SavedSpec(
+            text, _written_in(text), head, by.name, message, tx.now, spec.spec, spec.graph, spec.names
+        )
         if head != pipeline.head:
             store.add_spec(tx.conn, pipeline_id, saved)
             store.save_pipeline(tx.conn, replace(pipeline, head=head, last_editor=by.name, updated_at=tx.now))
             self._identity.audit(tx, by, "pipeline.save_spec", pipeline_id, {"head": head})
         return saved
+
+    def synced(
+        self,
+        tx: Tx,
+        read: Pipeline,
+        spec: CompiledSpec,
+        commit: str,
+        *,
+        editor: str,
+        message: str,
+        by: Principal | None = None,
+    ) -> None:
+        """Make the spec at a commit of the pipeline's repository the current one.
+
+        ``read``: the pipeline as it was when its repository was read; if another repository, branch or file was set
+        meanwhile, nothing changes. ``by``: who pushed the commit, if it was saved here.
+        """
+        pipeline = store.pipeline(tx.conn, read.id)
+        if pipeline is None or _source(pipeline) != _source(read):
+            return
+        if commit != pipeline.head:
+            saved = SavedSpec(
+                spec.text,
+                _written_in(spec.text),
+                commit,
+                editor,
+                message,
+                tx.now,
+                spec.spec,
+                spec.graph,
+                spec.names,
+            )
+            store.add_spec(tx.conn, pipeline.id, saved)
+            store.forget_old_specs(tx.conn, pipeline.id, KEPT_OF_GIT)
+        changed = replace(pipeline, head=commit, synced_at=tx.now, sync_message="")
+        if by is not None:
+            changed = replace(changed, last_editor=by.name, updated_at=tx.now)
+            self._identity.audit(tx, by, "pipeline.save_spec", pipeline.id, {"head": commit})
+        store.save_pipeline(tx.conn, changed)
+
+    def not_synced(self, tx: Tx, read: Pipeline, reason: str) -> None:
+        """Show why the pipeline's repository could not be read."""
+        pipeline = store.pipeline(tx.conn, read.id)
+        if pipeline is not None and _source(pipeline) == _source(read):
+            store.save_pipeline(tx.conn, replace(pipeline, synced_at=tx.now, sync_message=reason))
 
     def trigger(self, tx: Tx, by: Principal, pipeline_id: str, request: TriggerRequest) -> Run:
         """Start a run. Raises ``SpecError``, also for missing variables and secrets, :class:`SpecMissing`,
@@ -190,7 +241,7 @@ class Pipelines:
     def _compiled(self, tx: Tx, pipeline: Pipeline, request: TriggerRequest) -> tuple[CompiledSpec, str]:
         """The spec of a new run, and its head if it is the saved spec."""
         if request.spec is not None:
-            return request.spec, ""
+            return request.spec, request.definition
         saved = store.newest_spec(tx.conn, pipeline.id)
         if saved is None:
             raise SpecMissing(
@@ -224,6 +275,15 @@ def startable(conn: Connection, pipeline_id: str) -> Pipeline:
     if not pipeline.enabled:
         raise PipelineDisabled(f"pipeline '{pipeline.name}' is disabled")
     return pipeline
+
+
+def _written_in(text: str) -> SpecFormat:
+    return SpecFormat.JSON if text.lstrip().startswith("{") else SpecFormat.YAML
+
+
+def _source(pipeline: Pipeline) -> tuple[str, ...]:
+    """Where the spec of a pipeline is read from."""
+    return pipeline.repo_url, pipeline.default_branch, pipeline.file_path, pipeline.repo_secret
 
 
 def _check_variables(given: Mapping[str, str]) -> None:

@@ -47,6 +47,12 @@ pipelines = Table(
     Column("metadata", Text, nullable=False),
     Column("enabled", Boolean, nullable=False),
     Column("repository", Text, nullable=False, server_default=""),
+    Column("repo_url", Text, nullable=False, server_default=""),
+    Column("repo_secret", Text, nullable=False, server_default=""),
+    Column("save_mode", Integer, nullable=False, server_default="1"),
+    Column("pr_target", Text, nullable=False, server_default=""),
+    Column("synced_at", BigInteger, nullable=False, server_default="0"),
+    Column("sync_message", Text, nullable=False, server_default=""),
     Column("head", Text, nullable=False),
     Column("last_editor", Text, nullable=False),
     Column("created_by", Text, nullable=False),
@@ -200,6 +206,13 @@ def newest_spec(conn: Connection, pipeline_id: str) -> SavedSpec | None:
         graph=row.graph,
         names=row.names,
     )
+
+
+def forget_old_specs(conn: Connection, pipeline_id: str, keep: int) -> None:
+    """Delete all but the newest versions of a spec that git keeps."""
+    s = pipeline_specs.c
+    newest = select(func.max(s.version)).where(s.pipeline_id == pipeline_id).scalar_subquery()
+    conn.execute(delete(pipeline_specs).where(s.pipeline_id == pipeline_id, s.version <= newest - keep))
 
 
 def keep_compiled(conn: Connection, pipeline_id: str, head: str, **texts: str) -> None:

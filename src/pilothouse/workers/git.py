@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pilothouse.agent.children import Children, ChildTimeout, Ended, Limits
+from pilothouse.workers.children import Children, ChildTimeout, Ended, Limits
 
 OLDEST = (2, 30)
 MAX_TEXT = 300  # characters of git's message that are shown
@@ -74,15 +74,19 @@ class Git:
         stdout: Path | None = None,
         good: Sequence[int] = (0,),
         limits: Limits = Limits(),
+        environment: Mapping[str, str] | None = None,
     ) -> bytes:
         """Run git and return its output. Raises GitFailed for an exit code not in ``good`` or a timeout;
-        ChildWroteTooMuch."""
+        ChildWroteTooMuch.
+
+        ``environment``: variables beside those of the isolated environment, which they override.
+        """
         more = [word for key, value in (config or {}).items() for word in ("-c", f"{key}={value}")]
         try:
             ended = await self._children.run(
                 [self._program, *self._settings, *more, *arguments],
                 cwd=work_tree or git_dir,
-                env=_environment(git_dir, work_tree, index),
+                env=_environment(git_dir, work_tree, index) | dict(environment or {}),
                 stdin=stdin,
                 stdout=stdout,
                 limits=limits,
