@@ -49,9 +49,14 @@ _CONFIG = {
 
 
 class GitFailed(Exception):
-    """A git command failed; the message is the first line of git's output."""
+    """A git command failed; the message is the first line of git's output. ``stderr``: all of that (at most 64 KiB),
+    which the other side of a connection may have written."""
 
     code = "GIT_FAILED"
+
+    def __init__(self, message: str, stderr: str = "") -> None:
+        super().__init__(message)
+        self.stderr = stderr
 
 
 class Git:
@@ -74,10 +79,28 @@ class Git:
         stdout: Path | None = None,
         good: Sequence[int] = (0,),
         limits: Limits = Limits(),
-        environment: Mapping[str, str] | None = None,
     ) -> bytes:
-        """Run git and return its output. Raises GitFailed for an exit code not in ``good`` or a timeout;
-        ChildWroteTooMuch.
+        """Run git and return its output. Raises as :meth:`call`."""
+        ended = await self.call(
+            *arguments, git_dir=git_dir, work_tree=work_tree, index=index, config=config, stdin=stdin,
+            stdout=stdout, good=good, limits=limits,
+        )  # fmt: skip
+        return ended.stdout
+
+    async def call(
+        self,
+        *arguments: str,
+        git_dir: Path,
+        work_tree: Path | None = None,
+        index: Path | None = None,
+        config: Mapping[str, str] | None = None,
+        stdin: bytes | Path = b"",
+        stdout: Path | None = None,
+        good: Sequence[int] = (0,),
+        limits: Limits = Limits(),
+        environment: Mapping[str, str] | None = None,
+    ) -> Ended:
+        """Run git. Raises GitFailed for an exit code not in ``good`` or a timeout; ChildWroteTooMuch.
 
         ``environment``: variables beside those of the isolated environment, which they override.
         """
@@ -95,8 +118,9 @@ class Git:
             raise GitFailed(f"git {arguments[0]} took longer than {limits.seconds:g} s") from None
         # update-index only prints this for a path that it refuses, and continues.
         if ended.code not in good or ended.stderr.startswith(b"Ignoring path"):
-            raise GitFailed(f"git {arguments[0]}: {_said(ended)}")
-        return ended.stdout
+            stderr = ended.stderr[:65536].decode("utf-8", "replace")
+            raise GitFailed(f"git {arguments[0]}: {_said(ended)}", stderr)
+        return ended
 
 
 def find_git() -> tuple[str, str] | None:

@@ -28,7 +28,9 @@ from pilothouse.pipelines.errors import (
     SpecMissing,
 )
 from pilothouse.pipelines.git.address import check_branch, check_path, read_address
-from pilothouse.pipelines.git.repositories import Author, Copy, Head, Remote, Repositories
+from pilothouse.pipelines.git.copy import Author, Copy
+from pilothouse.pipelines.git.refs import Head
+from pilothouse.pipelines.git.repositories import Remote, Repositories
 from pilothouse.pipelines.git.work_trees import CheckoutOptions, WorkTree, WorkTrees
 from pilothouse.pipelines.model import SAVE_DIRECT, SAVE_PR, Pipeline, SavedSpec
 from pilothouse.pipelines.service import Pipelines

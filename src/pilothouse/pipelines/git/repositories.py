@@ -14,15 +14,18 @@ import hashlib
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pilothouse.pipelines.errors import BranchMoved, RepositoryUnavailable
-from pilothouse.pipelines.git.address import RepositoryAddress, good_branch
+from pilothouse.pipelines.git.address import RepositoryAddress
+from pilothouse.pipelines.git.copy import Copy
 from pilothouse.pipelines.git.credentials import SshSettings, environment
+from pilothouse.pipelines.git.refs import Head, Tag, read_head, read_tags
 from pilothouse.pipelines.git.slots import Slots
-from pilothouse.workers.children import Children, ChildWroteTooMuch, Limits
+from pilothouse.workers.children import Children, ChildWroteTooMuch, Ended, Limits
 from pilothouse.workers.git import Git, GitFailed, config_file, find_git
 
 MIB = 1 << 20
@@ -33,7 +36,6 @@ MAX_REFS = 4 * MIB
 FETCHED = "refs/pilothouse/fetched"
 MAX_PACKS = 60
 """Packs of a copy; with more of them it is slow, and made anew."""
-COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _NETWORK = {
     "protocol.version": "2",
     "http.lowSpeedLimit": "1000",
@@ -71,66 +73,19 @@ class Remote:
         return hashlib.sha256(f"{self.project}\0{self.address.url}".encode()).hexdigest()[:40]
 
 
-@dataclass(frozen=True, slots=True)
-class Author:
-    """Who a commit is by."""
-
-    name: str
-    email: str
+_UNKNOWN_HOST = re.compile(
+    r"host key is known for|[Hh]ost key verification failed|REMOTE HOST IDENTIFICATION"
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Push:
-    """A pushed commit; ``answer``: what the forge said, such as the address of a pull request."""
-
-    commit: str
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tag:
-    """``object``: the commit, or of an annotated tag its own object."""
-
-    name: str
-    object: str
-    commit: str
-
-    @property
-    def annotated(self) -> bool:
-        """Whether the tag has an object of its own."""
-        return self.object != self.commit
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """``commit``: empty if the branch does not exist."""
-
-    commit: str
-    branch: str
-
-
-def read_head(listed: str, ref: str) -> Head:
-    """The output of ``git ls-remote --symref`` for one ref."""
-    commit, target = "", ref
-    for line in listed.splitlines():
-        value, _, name = line.partition("\t")
-        if name == ref and value.startswith("ref: "):
-            target = value.removeprefix("ref: ")
-        elif name == ref and COMMIT.fullmatch(value):
-            commit = value
-    return Head(commit, target.removeprefix("refs/heads/") if target != "HEAD" else "")
-
-
-def read_tags(listed: str) -> list[Tag]:
-    """The output of ``git ls-remote --tags``."""
-    objects: dict[str, str] = {}
-    commits: dict[str, str] = {}
-    for line in listed.splitlines():
-        name, _, ref = line.partition("\t")
-        tag = ref.removeprefix("refs/tags/")
-        if COMMIT.fullmatch(name) and tag != ref and good_branch(tag.removesuffix("^{}")):
-            (commits if tag.endswith("^{}") else objects)[tag.removesuffix("^{}")] = name
-    return [Tag(tag, name, commits.get(tag, name)) for tag, name in objects.items()]
+def reason(error: GitFailed) -> str:
+    """Why git failed, for its user: ssh's reason where git only says that the connection ended."""
+    if _UNKNOWN_HOST.search(error.stderr):
+        return "the host key of this server is not known, or has changed (PILOT_GIT_KNOWN_HOSTS)"
+    lines = [line.strip() for line in error.stderr.splitlines() if line.strip()]
+    if "Could not read from remote repository" in str(error) and lines and not lines[0].startswith("fatal:"):
+        return "".join(char if char.isprintable() else "?" for char in lines[0][:300])
+    return str(error)
 
 
 class Repositories:
@@ -151,7 +106,7 @@ class Repositories:
             listed = await self._network(
                 copy, remote, ASKING, "ls-remote", "--symref", "--", remote.address.url, ref
             )
-        return read_head(listed.decode("utf-8", "replace"), ref)
+        return read_head(listed.stdout.decode("utf-8", "replace"), ref)
 
     @contextlib.asynccontextmanager
     async def fetched(self, remote: Remote, commit: str, branch: str, depth: int) -> AsyncIterator[Copy]:
@@ -211,8 +166,8 @@ class Repositories:
         self._scratch.mkdir(mode=0o700, parents=True)
         return Git(*found, Children(self._scratch))
 
-    async def _network(self, copy: Path, remote: Remote, seconds: float, *arguments: str) -> bytes:
-        """Run git with access to this remote; returns its output. stderr is the answer of a push."""
+    async def _network(self, copy: Path, remote: Remote, seconds: float, *arguments: str) -> Ended:
+        """Run git with access to this remote."""
         config = _NETWORK | {f"protocol.{remote.address.scheme}.allow": "always"}
         if self._settings.ca is not None:
             config["http.sslCAInfo"] = str(self._settings.ca)
@@ -220,7 +175,7 @@ class Repositories:
         ssh = SshSettings(self._settings.known_hosts)
         async with self._slots.slot(remote.project):
             with environment(remote.address, remote.secret, ssh, self._scratch) as variables:
-                return await self.run(
+                return await self.call(
                     copy,
                     *arguments,
                     config=config,
@@ -229,7 +184,11 @@ class Repositories:
                     about=remote.address.url,
                 )
 
-    async def run(
+    async def run(self, copy: Path, *arguments: str, about: str, **how: Any) -> bytes:
+        """The output of git in a copy; see :meth:`call`."""
+        return (await self.call(copy, *arguments, about=about, **how)).stdout
+
+    async def call(
         self,
         copy: Path,
         *arguments: str,
@@ -240,11 +199,11 @@ class Repositories:
         environment: Mapping[str, str] | None = None,
         limits: Limits = Limits(seconds=60.0),
         index: Path | None = None,
-    ) -> bytes:
+    ) -> Ended:
         """Run git in a copy. ``about``: what messages name."""
         assert self._git is not None, "the copy was prepared"
         try:
-            return await self._git.run(
+            return await self._git.call(
                 *arguments, git_dir=copy, stdin=stdin, stdout=stdout, config=config, environment=environment,
                 limits=limits, index=index,
             )  # fmt: skip
@@ -253,7 +212,7 @@ class Repositories:
                 f"{about} is too large: {limits.written // MIB} MiB at most"
             ) from None
         except GitFailed as error:
-            raise RepositoryUnavailable(f"{about}: {error}") from None
+            raise RepositoryUnavailable(f"{about}: {reason(error)}") from None
 
     async def push(self, copy: Path, remote: Remote, commit: str, branch: str, expected: str) -> str:
         """Make ``commit`` the head of a branch whose head is ``expected`` (empty: that does not exist). Returns what
@@ -273,12 +232,14 @@ class Repositories:
                     f"branch {branch!r} of {remote.address.url} was not updated: {error}"
                 ) from None
             raise
-        return said.decode("utf-8", "replace")
+        return said.stderr.decode("utf-8", "replace")
 
     async def tags(self, copy: Path, remote: Remote, commits: Collection[str], most: int) -> list[Tag]:
         """See :meth:`Copy.tags`."""
         listed = await self._network(copy, remote, ASKING, "ls-remote", "--tags", "--", remote.address.url)
-        tags = [tag for tag in read_tags(listed.decode("utf-8", "replace")) if tag.commit in commits][:most]
+        tags = [tag for tag in read_tags(listed.stdout.decode("utf-8", "replace")) if tag.commit in commits][
+            :most
+        ]
         wanted = [f"+refs/tags/{tag.name}:refs/tags/{tag.name}" for tag in tags if tag.annotated]
         if wanted:
             await self._network(
@@ -303,99 +264,6 @@ class Repositories:
                 shutil.rmtree(away, ignore_errors=True)
 
 
-class Copy:
-    """A copy in use."""
-
-    def __init__(self, repositories: Repositories, directory: Path, remote: Remote) -> None:
-        self._repositories = repositories
-        self.directory = directory
-        self.remote = remote
-
-    async def git(self, *arguments: str, stdin: bytes = b"", index: Path | None = None) -> bytes:
-        """The output of a git command that does not use the network."""
-        return await self._repositories.run(
-            self.directory, *arguments, about=self.remote.address.url, stdin=stdin, index=index
-        )
-
-    async def pack_into(self, file: Path, wanted: list[str], limit: int) -> None:
-        """Write a pack with the objects that ``git rev-list --objects`` finds for these lines."""
-        await self._repositories.run(
-            self.directory, "pack-objects", "--stdout", "-q", "--delta-base-offset", "--revs", stdin=_lines(wanted),
-            stdout=file, config={"core.bigFileThreshold": "32k"}, limits=Limits(FETCHING, output=limit),
-            about=self.remote.address.url,
-        )  # fmt: skip
-
-    async def holds(self, commit: str, depth: int) -> bool:
-        """Whether the commit is here with ``depth`` commits of its history (0: all)."""
-        try:
-            listed = await self.git("rev-list", "--max-count=1", commit, "--")
-        except RepositoryUnavailable:
-            return False
-        if not listed.strip():
-            return False
-        cut = await self.shallow()
-        if not cut or depth == 1:
-            return True
-        if depth == 0:
-            reached = (await self.git("rev-list", commit, "--")).decode().split()
-            return not cut & set(reached)
-        near = (
-            (await self.git("rev-list", f"--max-count={depth - 1}", "--first-parent", commit, "--"))
-            .decode()
-            .split()
-        )
-        return not cut & set(near)
-
-    async def shallow(self) -> set[str]:
-        """The commits whose parents are not here."""
-        file = self.directory / "shallow"
-        return set((await asyncio.to_thread(file.read_text, "ascii")).split()) if file.exists() else set()
-
-    async def tags(self, commits: Collection[str], most: int) -> list[Tag]:
-        """The forge's tags of these commits, at most ``most``; the objects of annotated ones are fetched."""
-        return await self._repositories.tags(self.directory, self.remote, commits, most)
-
-    async def pack_of(self, objects: Sequence[str]) -> bytes:
-        """A pack with just these objects."""
-        return await self.git("pack-objects", "--stdout", "-q", stdin=_lines(objects))
-
-    async def file(self, commit: str, path: str, limit: int) -> bytes | None:
-        """The contents of a regular file; ``None`` if there is none of this path. Raises
-        :class:`RepositoryUnavailable` for a link, a directory, or more than ``limit`` bytes."""
-        listed = await self.git("ls-tree", "-z", "--long", commit, "--", path)
-        if not listed:
-            return None
-        mode, kind, name, size = listed.partition(b"\t")[0].decode("ascii").split()
-        if kind != "blob" or mode not in ("100644", "100755"):
-            raise RepositoryUnavailable(f"{path} of {self.remote.address.url} is not a regular file")
-        if int(size) > limit:
-            raise RepositoryUnavailable(f"{path} has {size} bytes, at most {limit} are allowed")
-        return await self.git("cat-file", "blob", name)
-
-    async def commit_file(
-        self, parent: str, path: str, text: bytes, message: str, author: Author, when: int
-    ) -> str:
-        """A commit on top of ``parent`` (empty: a first commit) in which one file has this text. ``when``: seconds
-        since 1970. It is not pushed."""
-        blob = (await self.git("hash-object", "-w", "--no-filters", "--stdin", stdin=text)).decode().strip()
-        index = self.directory / "commit.index"
-        index.unlink(missing_ok=True)
-        if parent:
-            await self.git("read-tree", parent, index=index)
-        await self.git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", index=index)
-        tree = (await self.git("write-tree", index=index)).decode().strip()
-        index.unlink(missing_ok=True)
-        body = [f"tree {tree}", *([f"parent {parent}"] if parent else [])]
-        body += [f"author {author.name} <{author.email}> {when} +0000"]
-        body += [f"committer {author.name} <{author.email}> {when} +0000"]
-        commit = "\n".join([*body, "", message, ""]).encode()
-        return (await self.git("hash-object", "-w", "-t", "commit", "--stdin", stdin=commit)).decode().strip()
-
-    async def push(self, commit: str, branch: str, expected: str) -> str:
-        """See :meth:`Repositories.push`."""
-        return await self._repositories.push(self.directory, self.remote, commit, branch, expected)
-
-
 def _initialize(copy: Path) -> None:
     """A bare repository with our configuration alone; nothing of a template."""
     half = copy.with_suffix(".half")
@@ -411,7 +279,3 @@ def _initialize(copy: Path) -> None:
 
 def _size(directory: Path) -> int:
     return sum(path.lstat().st_size for path in directory.rglob("*") if path.is_file())
-
-
-def _lines(words: Sequence[str]) -> bytes:
-    return "".join(f"{word}\n" for word in words).encode()

@@ -11,7 +11,7 @@ import io
 import json
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from pilothouse.engine import checkouts
 from pilothouse.engine.checkouts import RepositoryCommit
 from pilothouse.pipelines.errors import RepositoryInvalid, RepositoryUnavailable
 from pilothouse.pipelines.git.address import read_address
+from pilothouse.pipelines.git.copy import Copy
 from pilothouse.pipelines.git.history import History, history_of, read_parents, wanted_for_pack
-from pilothouse.pipelines.git.repositories import Copy, Remote, Repositories
+from pilothouse.pipelines.git.repositories import Remote, Repositories
 from pilothouse.storage import Storage
 
 MAX_SUBMODULES, MAX_NESTING = 50, 5
@@ -64,7 +65,7 @@ class WorkTrees:
     """``limit``: bytes of a checkout; ``schemes``: those that submodules may use beside https and ssh."""
 
     def __init__(
-        self, repositories: Repositories, blobs: Blobs, storage: Storage, limit: int, schemes: Sequence[str]
+        self, repositories: Repositories, blobs: Blobs, storage: Storage, limit: int, schemes: Collection[str]
     ) -> None:
         self._repositories = repositories
         self._blobs = blobs
