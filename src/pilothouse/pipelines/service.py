@@ -31,8 +31,10 @@ from pilothouse.pipelines.errors import (
     SpecMissing,
     SpecMoved,
 )
-from pilothouse.pipelines.model import MAX_VARIABLES, MAX_VARIABLES_SIZE, Pipeline, SavedSpec, SpecFormat
+from pilothouse.pipelines.model import Pipeline, SavedSpec
 from pilothouse.storage import Tx
+from pilothouse.wire.bounds import MAX_VARIABLES, MAX_VARIABLES_SIZE
+from pilothouse.wire.specs import SpecFormat
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,127}")
 

@@ -28,9 +28,10 @@ from sqlalchemy import (
 )
 
 from pilothouse.engine.store import runs
-from pilothouse.pipelines.model import Pipeline, SavedSpec, SpecFormat
+from pilothouse.pipelines.model import Pipeline, SavedSpec
 from pilothouse.storage import metadata
 from pilothouse.storage.counting import count_ahead
+from pilothouse.wire.specs import SpecFormat
 
 MAX_LISTED = 4096
 """Characters of a pipeline's metadata, as JSON, that lists show."""

@@ -8,8 +8,9 @@ from sqlalchemy import Connection, Row
 
 from pilothouse.engine import list_store
 from pilothouse.engine.model import Run
-from pilothouse.pipelines.model import RUN_STATUS, SAVE_DIRECT, TRIGGER_TYPE, Pipeline, RunStatus
+from pilothouse.pipelines.model import RUN_STATUS, TRIGGER_TYPE, Pipeline, RunStatus
 from pilothouse.storage import now_ms
+from pilothouse.wire.specs import SAVE_DIRECT
 
 
 def pipeline_detail(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:

@@ -16,15 +16,12 @@ from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.pipelines import store
-from pilothouse.pipelines.bodies import (
-    CreatePipeline,
-    UpdatePipeline,
-)
 from pilothouse.pipelines.http.large_bodies import SpecRoute
 from pilothouse.pipelines.http.services import PipelineService, allowed
 from pilothouse.pipelines.views import pipeline_detail, status_words
 from pilothouse.storage import Tx
 from pilothouse.wire.rest import pipelines as shown
+from pilothouse.wire.rest.pipelines import CreatePipeline, UpdatePipeline
 
 StatusNumber = Annotated[int, Query(ge=0, le=6, description="a number of pipeline.v1.PipelineStatus, 0: any")]
 

@@ -18,14 +18,11 @@ from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.edge.work import WORK_ERRORS
 from pilothouse.engine import list_store
+from pilothouse.engine.checkouts import RepositoryCommit
 from pilothouse.engine.graph_json import decoded
 from pilothouse.engine.http import EngineService
 from pilothouse.engine.problems import SpecError
 from pilothouse.pipelines import store
-from pilothouse.pipelines.bodies import (
-    StopRun,
-    TriggerPipeline,
-)
 from pilothouse.pipelines.compiled import CompiledSpec
 from pilothouse.pipelines.compiler import SpecCompiler
 from pilothouse.pipelines.http.large_bodies import SpecRoute
@@ -34,7 +31,8 @@ from pilothouse.pipelines.model import Pipeline, RunStatus, SavedSpec
 from pilothouse.pipelines.service import TriggerRequest, require_pipeline
 from pilothouse.pipelines.views import run_detail, run_status, status_words
 from pilothouse.storage import Storage, Tx
-from pilothouse.wire.rest import pipelines as shown
+from pilothouse.wire.rest import pipeline_runs as shown
+from pilothouse.wire.rest.pipeline_runs import CheckoutRepository, StopRun, TriggerPipeline
 
 StatusNumber = Annotated[int, Query(ge=0, le=6, description="a number of pipeline.v1.PipelineStatus, 0: any")]
 
@@ -104,7 +102,7 @@ async def trigger_pipeline(
         checkout=body.checkout,
         branch=body.branch,
         commit_sha=body.commitSha,
-        repositories=tuple(each.commit_of() for each in body.repositories),
+        repositories=tuple(map(_commit_of, body.repositories)),
         dirty=body.dirty,
         tag=body.tag,
     )
@@ -119,6 +117,10 @@ async def trigger_pipeline(
         if compiled is None or not compiled.written:
             raise
         raise await compiler.located(caller, refusal, compiled.text, file or "<spec>") from None
+
+
+def _commit_of(given: CheckoutRepository) -> RepositoryCommit:
+    return RepositoryCommit(given.key, given.commit, given.depth, tuple(dict.fromkeys(given.packs)))
 
 
 @router.get(

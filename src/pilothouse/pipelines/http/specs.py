@@ -20,21 +20,18 @@ from pilothouse.edge.work import WORK_ERRORS
 from pilothouse.engine.problems import SpecError
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.pipelines import store
-from pilothouse.pipelines.bodies import (
-    CheckSpec,
-    CheckText,
-    SaveSpec,
-)
 from pilothouse.pipelines.compiled import Spec
 from pilothouse.pipelines.compiler import Checked, SpecCompiler
 from pilothouse.pipelines.errors import SpecMissing
 from pilothouse.pipelines.http.large_bodies import SpecRoute
 from pilothouse.pipelines.http.services import Compiler, PipelineService, allowed
 from pilothouse.pipelines.jobs import written_text
-from pilothouse.pipelines.model import SAVE_DIRECT, Pipeline, SavedSpec
+from pilothouse.pipelines.model import Pipeline, SavedSpec
 from pilothouse.pipelines.service import Pipelines
 from pilothouse.storage import Storage, Tx
-from pilothouse.wire.rest import pipelines as shown
+from pilothouse.wire.rest import specs as shown
+from pilothouse.wire.rest.specs import CheckSpec, CheckText, SaveSpec
+from pilothouse.wire.specs import SAVE_DIRECT
 
 router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"], route_class=SpecRoute)
 
