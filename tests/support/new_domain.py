@@ -156,6 +156,15 @@ class Notes:
 from typing import Any, ClassVar
 
 from pilothouse.wire.rest.base import Answer, Count, Id
+from pilothouse.wire.rest.bodies import Body
+
+
+class WriteNote(Body):
+    """A note to keep."""
+
+    text: str
+
+    example: ClassVar[Any] = {"text": "remember"}
 
 
 class WrittenNote(Answer):
@@ -184,12 +193,10 @@ class Note(Answer):
 from typing import Annotated, Any
 
 from fastapi import APIRouter
-from pydantic import ConfigDict
 from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
-from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.services import Database, WorkerPool, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
@@ -200,15 +207,10 @@ from pilothouse.notes.jobs import count_words
 from pilothouse.notes.service import Notes
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
-from pilothouse.wire.rest.notes import Note, WrittenNote
+from pilothouse.wire.rest.notes import Note, WriteNote, WrittenNote
 
 router = APIRouter(prefix="/api/v1/notes", tags=["notes"])
 NotesService = Annotated[Notes, provided(Notes)]
-
-
-class WriteNote(Body):
-    model_config = ConfigDict(json_schema_extra={"example": {"text": "remember"}})
-    text: str
 
 
 @router.post("", dependencies=[allow("note.write")], status_code=201, responses=answer(WrittenNote, 201))
@@ -346,8 +348,8 @@ LINES = [
     ),
     (
         "src/pilothouse/server/graph.py",
-        "        pilothouse.pipelines.module.module(core),\n",
-        "        pilothouse.pipelines.module.module(core),\n        pilothouse.notes.module.module(core),\n",
+        "        pilothouse.pipelines.module.module(core, _pipelines(settings)),\n",
+        "        pilothouse.pipelines.module.module(core, _pipelines(settings)),\n        pilothouse.notes.module.module(core),\n",
     ),
     (
         "src/pilothouse/access/model.py",

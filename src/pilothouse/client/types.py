@@ -214,7 +214,7 @@ class CreateToken(TypedDict):
     """``role`` limits the token below its user; ``expires_in`` is in seconds, default: never."""
 
     name: str
-    role: NotRequired[Role | None]
+    role: NotRequired[str | None]
     expires_in: NotRequired[int | None]
 
 
@@ -224,7 +224,7 @@ class CreateUser(TypedDict):
     username: str
     password: str
     email: NotRequired[str]
-    role: NotRequired[Role]
+    role: NotRequired[str]
     projects: NotRequired[list[str] | None]
 
 
@@ -888,7 +888,7 @@ class UpdateUser(TypedDict):
     """The fields to change."""
 
     email: NotRequired[str | None]
-    role: NotRequired[Role | None]
+    role: NotRequired[str | None]
     active: NotRequired[bool | None]
 
 

@@ -21,11 +21,6 @@ from pilothouse.engine.step_payload import Checkout, CheckoutPack
 from pilothouse.fleet import store as fleet_store
 from pilothouse.storage import Tx
 
-MAX_REPOSITORIES, MAX_PACKS_EACH, MAX_PACKS = 200, 20, 400
-MAX_KEY = 1024
-"""Bytes of a repository's key."""
-COMMIT = "[0-9a-f]{40}|[0-9a-f]{64}"
-"""An object id, of either object format."""
 KNOWN = 20
 """So many commits of a repository keep their packs for the next run."""
 

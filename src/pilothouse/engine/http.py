@@ -9,13 +9,11 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Query
-from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
 from pilothouse.access.model import Principal, Role
-from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import answer, errors, json_lines
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database, WorkerPool, provided
@@ -34,6 +32,7 @@ from pilothouse.engine.views import run_summary, run_view
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 from pilothouse.wire.rest import runs as shown
+from pilothouse.wire.rest.runs import CancelRun, RerunRun
 
 Tail = Annotated[int | None, Query(ge=0, le=1_000_000, description="only the last so many lines")]
 StepRunIds = Annotated[Sequence[str], Query(max_length=50, description="ids of attempts")]
@@ -42,21 +41,6 @@ JobNames = Annotated[Sequence[str], Query(max_length=50, description="names of j
 StepNames = Annotated[Sequence[str], Query(max_length=50, description="names of steps")]
 
 RunKind = Literal["pipeline", "workflow", "deployment", "cluster"]
-
-
-class CancelRun(Body):
-    """``reason``: why the run is cancelled; ``force``: immediately, without cleanup steps and jobs."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"reason": "wrong branch", "force": False}})
-    reason: str = Field("", max_length=500)
-    force: bool = False
-
-
-class RerunRun(Body):
-    """``from``: ``start`` for the whole run, or ``failed`` to keep the steps that succeeded."""
-
-    model_config = ConfigDict(populate_by_name=True, json_schema_extra={"example": {"from": "start"}})
-    start: Literal["start", "failed"] = Field("start", alias="from")
 
 
 def readable(conn: Connection, caller: Principal, run_id: str, action: str = "run.read") -> str:

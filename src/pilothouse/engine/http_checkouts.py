@@ -11,8 +11,9 @@ from pilothouse.access.errors import require
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, allow, json_response
-from pilothouse.engine.checkouts import MAX_KEY, known
+from pilothouse.engine.checkouts import known
 from pilothouse.identity.http.services import IdentityService
+from pilothouse.wire.bounds import MAX_KEY
 from pilothouse.wire.rest.blobs import KnownCommits
 
 Key = Annotated[str, Query(min_length=1, max_length=MAX_KEY, description="the repository's key")]

@@ -12,8 +12,7 @@ from fnmatch import fnmatchcase
 
 import orjson
 
-MAX_ENTRIES, MAX_ENTRY = 100, 200
-"""How many names, projects or labels a token may list, and how many characters each has."""
+from pilothouse.wire.bounds import MAX_ENTRIES, MAX_ENTRY
 
 _NAME = re.compile(r"[A-Za-z0-9._*?\[\]!-]+")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*(=[^\x00]*)?")

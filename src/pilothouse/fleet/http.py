@@ -7,18 +7,15 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.access.errors import Refusal, require
-from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
 from pilothouse.fleet import store, token_store
-from pilothouse.fleet.bindings import MAX_ENTRIES, MAX_ENTRY
 from pilothouse.fleet.connection_store import connections_by_agent
 from pilothouse.fleet.errors import AgentNotFound
 from pilothouse.fleet.model import Agent, AgentConnection, AgentStatus, RegistrationToken
@@ -26,43 +23,8 @@ from pilothouse.fleet.registry import Allowance
 from pilothouse.fleet.service import Fleet
 from pilothouse.storage import Storage, Tx
 from pilothouse.wire.rest import agents as shown
+from pilothouse.wire.rest.agents import NewRegistrationToken, PatchAgent
 from pilothouse.wire.times import rfc3339
-
-_Entry = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$", max_length=MAX_ENTRY)]
-Entries = Annotated[list[_Entry], Field(max_length=MAX_ENTRIES)]
-
-
-class NewRegistrationToken(Body):
-    """What agents may register with; ``expires_in`` in seconds.
-
-    ``agents``: names or globs of existing agents that may be registered anew; ``projects``: names or ids of the
-    only ones whose work the agents get; ``labels``: ``KEY`` or ``KEY=VALUE``, the only ones that agents may have.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid",  # a restriction that is misspelled must not be taken for none
-        json_schema_extra={
-            "example": {
-                "description": "build hosts",
-                "max_uses": 5,
-                "projects": ["shop"],
-                "labels": ["zone=a"],
-            }
-        },
-    )
-    description: str = Field(default="", max_length=200)
-    max_uses: int | None = Field(default=None, ge=1, le=1_000_000)
-    expires_in: int | None = Field(default=None, ge=1, le=10 * 365 * 86400)
-    agents: Entries | None = None
-    projects: Entries | None = None
-    labels: Entries | None = None
-
-
-class PatchAgent(Body):
-    """``draining``: no new work; ``online``: work again."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"status": "draining"}})
-    status: Literal["online", "draining"]
 
 
 def _time(at: int) -> str | None:

@@ -18,7 +18,7 @@ from pilothouse.access.errors import Refusal
 from pilothouse.access.model import SYSTEM, Principal
 from pilothouse.access.quotas import DEFAULTS, check_quota
 from pilothouse.fleet import connection_store, store, token_store
-from pilothouse.fleet.bindings import MAX_ENTRIES, Binding, names_agent, problem
+from pilothouse.fleet.bindings import Binding, names_agent, problem
 from pilothouse.fleet.errors import AgentExists, AgentNotFound, BadCredential, BadProfile
 from pilothouse.fleet.model import Agent, AgentProfile, RegistrationToken
 from pilothouse.identity.service import Identity
@@ -26,6 +26,7 @@ from pilothouse.identity.tokens import token_digest
 from pilothouse.journal import Journal
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
+from pilothouse.wire.bounds import MAX_ENTRIES
 
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")

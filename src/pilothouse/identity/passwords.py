@@ -15,11 +15,11 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from pilothouse.access.errors import Refusal
+from pilothouse.wire.bounds import MAX_PASSWORD
 
 T = TypeVar("T")
 
 MIN_LENGTH = 8
-MAX_LENGTH = 1024
 #: With 64 MiB per argon2 hash, this also limits the memory used by many concurrent logins.
 _AT_ONCE = 2
 #: Of these for strangers, whose guesses must not delay the logins of users.
@@ -74,7 +74,7 @@ class Passwords:
 
     def _verify(self, stored: str | None, password: str) -> bool:
         try:
-            matches = self._hasher.verify(stored or self._decoy, password[: MAX_LENGTH + 1])
+            matches = self._hasher.verify(stored or self._decoy, password[: MAX_PASSWORD + 1])
         except (VerificationError, InvalidHashError):
             return False
         return matches and stored is not None
@@ -114,9 +114,9 @@ def _decoy(hasher: PasswordHasher) -> str:
 
 def check(password: str) -> None:
     """Raise ``VALIDATION_FAILED`` unless the password's length is within the limits."""
-    if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
+    if not MIN_LENGTH <= len(password) <= MAX_PASSWORD:
         raise Refusal.of(
             "VALIDATION_FAILED",
-            f"A password has {MIN_LENGTH} to {MAX_LENGTH} characters",
+            f"A password has {MIN_LENGTH} to {MAX_PASSWORD} characters",
             field="password",
         )

@@ -12,18 +12,10 @@ from pilothouse.engine.growth import check_graph
 from pilothouse.engine.names import NamesUsed, names_from_json, names_of, names_to_json
 from pilothouse.pipelines.compile import compile_spec
 from pilothouse.pipelines.spec import ParsedSpec, parse_spec, spec_from_json, spec_to_json
+from pilothouse.wire.specs import EncodedSpec
 
 SpecSource = str | dict[str, Any]
 """A spec as text (YAML or JSON; errors then name line and column) or as a decoded object."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedSpec:
-    """A spec of a large body, which a worker has split (``jobs.split_job``): ``form`` and ``data`` of a source as in
-    ``jobs.encoded_source``."""
-
-    form: str
-    data: bytes
 
 
 Spec = SpecSource | EncodedSpec

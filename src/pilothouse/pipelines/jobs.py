@@ -13,10 +13,11 @@ from dataclasses import asdict
 import orjson
 
 from pilothouse.engine.names import names_to_json
-from pilothouse.pipelines.compiled import EncodedSpec, Spec, SpecSource, compile_source, names_in, read_spec
+from pilothouse.pipelines.compiled import Spec, SpecSource, compile_source, names_in, read_spec
 from pilothouse.pipelines.spec.places import located
 from pilothouse.pipelines.spec.problems import SpecError, SpecProblem
 from pilothouse.wire.json_bounds import MAX_VALUES, BoundExceeded, check_values, most_values
+from pilothouse.wire.specs import EncodedSpec
 
 DONE, INVALID, NOT_UNICODE, REFUSED = "done", "invalid", "not unicode", "refused"
 """The first value of every result. After INVALID follow the problems (:func:`problems_from_json`), after REFUSED the

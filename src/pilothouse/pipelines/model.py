@@ -5,16 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-MAX_VARIABLES = 200
-MAX_VARIABLES_SIZE = 256 << 10
-"""Characters of the names and values of all variables that a run is given: each run stores them."""
-
-
-class SpecFormat(IntEnum):
-    """pipeline.v1.SpecFormat."""
-
-    JSON = 1
-    YAML = 2
+from pilothouse.wire.specs import SAVE_DIRECT, SpecFormat
 
 
 class RunStatus(IntEnum):
@@ -41,9 +32,6 @@ RUN_STATUS = {
 
 TRIGGER_TYPE = {"manual": 1, "cron": 2, "event": 3, "run": 3}
 """pipeline.v1.TriggerType; ``run``: a gate of another run."""
-
-SAVE_DIRECT, SAVE_PR = 1, 2
-"""pipeline.v1.PipelineSaveMode: onto the branch, or onto a new one, from which a pull request can be made."""
 
 
 @dataclass(frozen=True, slots=True)

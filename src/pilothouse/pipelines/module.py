@@ -18,6 +18,7 @@ from pilothouse.pipelines.git.repositories import GitSettings, Repositories
 from pilothouse.pipelines.http import ROUTERS
 from pilothouse.pipelines.http.large_bodies import BODY_LIMIT
 from pilothouse.pipelines.service import Pipelines, startable
+from pilothouse.pipelines.specs import Specs
 from pilothouse.secrets.service import Secrets
 
 
@@ -41,7 +42,7 @@ def module(core: Core, settings: PipelineSettings) -> Module:
         Repositories(settings.repositories, settings.git), compiler, core.storage, core.service(Secrets),
         core.service(Blobs), pipelines, settings.schemes, settings.max_checkout,
     )  # fmt: skip
-    core.provide(pipelines, compiler, git)
+    core.provide(pipelines, compiler, git, Specs(core.storage, compiler, pipelines, git))
     core.service(Starts).guard("pipeline", startable)
     core.service(ChildRun).start_by("pipeline", pipelines.start_child)
     return Module(

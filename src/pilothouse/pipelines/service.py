@@ -13,6 +13,7 @@ from uuid_utils import uuid7
 
 from pilothouse.access.model import Principal
 from pilothouse.access.quotas import DEFAULTS, check_quota
+from pilothouse.engine.checkout_store import checkout_of_commit
 from pilothouse.engine.checkouts import RepositoryCommit
 from pilothouse.engine.gates.parent import Parent
 from pilothouse.engine.graph_json import decoded
@@ -31,8 +32,10 @@ from pilothouse.pipelines.errors import (
     SpecMissing,
     SpecMoved,
 )
-from pilothouse.pipelines.model import MAX_VARIABLES, MAX_VARIABLES_SIZE, Pipeline, SavedSpec, SpecFormat
+from pilothouse.pipelines.model import Pipeline, SavedSpec
 from pilothouse.storage import Tx
+from pilothouse.wire.bounds import MAX_VARIABLES, MAX_VARIABLES_SIZE
+from pilothouse.wire.specs import SpecFormat
 
 KEPT_OF_GIT = 20
 """Versions of a spec in a git repository that are stored here, too."""
@@ -61,6 +64,7 @@ class TriggerRequest:
     tag: str = ""
     trigger: str = "manual"
     parent: Parent | None = None
+    checkout_of: dict[str, Any] | None = None
 
 
 class Pipelines:
@@ -100,6 +104,9 @@ class Pipelines:
         if taken is not None and taken.id != pipeline_id:
             raise PipelineExists(f"the project has a pipeline named '{name}' already")
         changed = replace(pipeline, updated_at=tx.now, last_editor=by.name, **fields)
+        if (pipeline.repo_url or changed.repo_url) and _source(pipeline) != _source(changed):
+            changed = replace(changed, head="", synced_at=0, sync_message="")
+            store.delete_specs(tx.conn, pipeline_id)
         store.save_pipeline(tx.conn, changed)
         self._identity.audit(tx, by, "pipeline.update", pipeline_id, {"fields": sorted(fields)})
         return changed
@@ -199,6 +206,7 @@ class Pipelines:
                 checkout=request.checkout,
                 repositories=request.repositories,
                 dirty=request.dirty,
+                checkout_of=request.checkout_of,
             ),
         )
         return self._engine.start(tx, by, new)
@@ -221,6 +229,8 @@ class Pipelines:
             for name, value in variables.items()
         }
         request = TriggerRequest(variables=texts, trigger="run", parent=parent)
+        if pipeline.repo_url:
+            request = replace(request, **_of_last_run(tx.conn, pipeline))
         return self.trigger(tx, by, pipeline.id, request)
 
     def check_run(
@@ -275,6 +285,17 @@ def startable(conn: Connection, pipeline_id: str) -> Pipeline:
     if not pipeline.enabled:
         raise PipelineDisabled(f"pipeline '{pipeline.name}' is disabled")
     return pipeline
+
+
+def _of_last_run(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:
+    """The commit of a pipeline in a git repository for a run that starts in a transaction, which cannot ask the
+    forge: the one that was read last, with the work tree of an earlier run."""
+    checkout = checkout_of_commit(conn, pipeline.id, pipeline.head) if pipeline.head else None
+    if checkout is None:
+        raise SpecMissing(
+            f"pipeline '{pipeline.name}' has no run of its newest commit, whose work tree could be used: run it once"
+        )
+    return {"checkout_of": checkout, "commit_sha": pipeline.head}
 
 
 def _written_in(text: str) -> SpecFormat:

@@ -28,9 +28,10 @@ from sqlalchemy import (
 )
 
 from pilothouse.engine.store import runs
-from pilothouse.pipelines.model import Pipeline, SavedSpec, SpecFormat
+from pilothouse.pipelines.model import Pipeline, SavedSpec
 from pilothouse.storage import metadata
 from pilothouse.storage.counting import count_ahead
+from pilothouse.wire.specs import SpecFormat
 
 MAX_LISTED = 4096
 """Characters of a pipeline's metadata, as JSON, that lists show."""
@@ -104,8 +105,13 @@ def save_pipeline(conn: Connection, pipeline: Pipeline) -> None:
 
 def delete_pipeline(conn: Connection, pipeline_id: str) -> None:
     """Delete a pipeline and its specs; its runs are kept."""
-    conn.execute(delete(pipeline_specs).where(pipeline_specs.c.pipeline_id == pipeline_id))
+    delete_specs(conn, pipeline_id)
     conn.execute(delete(pipelines).where(pipelines.c.id == pipeline_id))
+
+
+def delete_specs(conn: Connection, pipeline_id: str) -> None:
+    """Delete all versions of a pipeline's spec."""
+    conn.execute(delete(pipeline_specs).where(pipeline_specs.c.pipeline_id == pipeline_id))
 
 
 def pipeline(conn: Connection, pipeline_id: str) -> Pipeline | None:

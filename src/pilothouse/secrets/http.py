@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter
-from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
-from pilothouse.edge.bodies import Body, Ignored, Reference
 from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database, provided
@@ -17,21 +15,11 @@ from pilothouse.edge.web import Caller, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.secrets.service import Secrets, check_value
 from pilothouse.wire.rest import secrets as shown
+from pilothouse.wire.rest.secrets import PutSecret
 
 router = APIRouter(prefix="/api/v1/secrets", tags=["secrets"])
 
 SecretService = Annotated[Secrets, provided(Secrets)]
-
-
-class PutSecret(Body):
-    """A secret's value; it is never shown again."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"value": "s3cr3t"}})
-    value: str = Field(min_length=1, max_length=65536)
-    projectId: Reference = ""
-    name: Ignored = ""
-    scope: Literal["project"] = "project"
-    scopeId: Ignored = ""
 
 
 @router.get(

@@ -57,7 +57,7 @@ def modules(core: Core, settings: Settings) -> list[Module]:
         pilothouse.blobs.module.module(core, settings.data_dir / "blobs", settings.max_blob),
         pilothouse.fleet.module.module(core, fleet, settings.data_dir),
         pilothouse.engine.module.module(core, engine),
-        pilothouse.pipelines.module.module(core, _git(settings)),
+        pilothouse.pipelines.module.module(core, _pipelines(settings)),
     ]
 
 
@@ -144,7 +144,7 @@ def _private(data_dir: Path) -> Path:
     return path
 
 
-def _git(settings: Settings) -> PipelineSettings:
+def _pipelines(settings: Settings) -> PipelineSettings:
     git = GitSettings(
         fetched=8 * settings.max_blob,
         kept=settings.git_cache,

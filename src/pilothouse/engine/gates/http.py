@@ -5,38 +5,27 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
 from pilothouse.access.model import Role
-from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
 from pilothouse.engine.errors import GateNotFound
 from pilothouse.engine.gates import hold, store
-from pilothouse.engine.gates.model import HOLD, MAX_COMMENT, Gate
+from pilothouse.engine.gates.model import HOLD, Gate
 from pilothouse.engine.gates.service import Gates, check_comment, decidable_by
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 from pilothouse.wire.rest import gates as shown
+from pilothouse.wire.rest.gates import DecideGate
 from pilothouse.wire.times import rfc3339_ms
 
 router = APIRouter(prefix="/api/v1/gates", tags=["gates"])
 
 GateService = Annotated[Gates, provided(Gates)]
-
-
-class DecideGate(Body):
-    """Approve or reject, and why."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"decision": "approve", "comment": "checked the canary"}}
-    )
-    decision: Literal["approve", "reject"]
-    comment: str = Field("", max_length=MAX_COMMENT)
 
 
 @router.get("", dependencies=[allow("run.read")], summary="List gates", responses=answer(shown.GateList))

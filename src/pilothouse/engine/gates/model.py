@@ -11,9 +11,6 @@ from pilothouse.engine.model import Status
 HOLD, WINDOW, CHILD_RUN = "hold", "window", "run"
 """The kinds that the engine has itself."""
 
-MAX_COMMENT = 1000
-"""Characters of the comment of a decision."""
-
 
 @dataclass(slots=True)
 class Gate:

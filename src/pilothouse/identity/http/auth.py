@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import ConfigDict, StringConstraints
 
-from pilothouse.edge.bodies import Body
 from pilothouse.edge.limits import Count
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import COOKIE, Caller, Exchange, allow, json_response, public
 from pilothouse.identity.http.services import IdentityService
-from pilothouse.identity.http.shapes import Password, Reference, user_json
+from pilothouse.identity.http.shapes import user_json
 from pilothouse.identity.model import LoginOrigin
 from pilothouse.wire.rest import users as shown
 from pilothouse.wire.rest.base import Done
+from pilothouse.wire.rest.users import ChangePassword, Login
 from pilothouse.wire.times import rfc3339
 
 router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
-
-
-class Login(Body):
-    """Name and password."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"username": "john.doe", "password": "correct horse battery"}}
-    )
-    username: Reference
-    password: Password
-
-
-class ChangePassword(Body):
-    """The current and the new password (8 to 1024 characters)."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {"current_password": "correct horse battery", "new_password": "a better one"}
-        }
-    )
-    current_password: Password
-    new_password: Annotated[Password, StringConstraints(min_length=8)]
 
 
 @router.post(

@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
-from pydantic import ConfigDict, Field
 
 from pilothouse.access.errors import require
 from pilothouse.access.model import ACTIONS, Role
-from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.identity.http.services import IdentityService
-from pilothouse.identity.http.shapes import (
-    MAX_MEMBERS,
-    MEMBERS_LISTED,
-    Name,
-    Reference,
-    Text,
-    project_json,
-)
+from pilothouse.identity.http.shapes import MEMBERS_LISTED, project_json
 from pilothouse.wire.rest import projects as shown
+from pilothouse.wire.rest.projects import CreateProject, UpdateProject
 
 router = APIRouter(prefix="/api/v1", tags=["projects"])
 
 _PROJECT = enveloped(shown.Project) | errors("PROJECT_NOT_FOUND")
 _MEMBERS = enveloped(shown.Project) | errors("PROJECT_NOT_FOUND", "USER_NOT_FOUND")
 _WRITE = [allow("project.write")]
-
-
-class CreateProject(Body):
-    """``members`` are ids or names of users."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"name": "shop", "description": "The web shop"}})
-    name: Name
-    description: Text = ""
-    members: list[Reference] = Field(default_factory=list, max_length=MAX_MEMBERS)
-
-
-class UpdateProject(Body):
-    """The fields to change."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"description": "The web shop and its stock"}})
-    name: Name | None = None
-    description: Text | None = None
 
 
 @router.get(

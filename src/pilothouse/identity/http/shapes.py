@@ -1,31 +1,11 @@
-"""Request fields and JSON forms of users, tokens, projects and audit records."""
+"""JSON forms of users, tokens, projects and audit records."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, StringConstraints
-
-from pilothouse.access.model import Role
 from pilothouse.identity.model import AuditRecord, LoginInfo, Project, TokenInfo, User
-from pilothouse.identity.passwords import MAX_LENGTH
 from pilothouse.wire.times import rfc3339
-
-#: PostgreSQL texts cannot contain NUL.
-_NO_NUL = r"^[^\x00]*$"
-
-Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$", max_length=63)]
-Email = Annotated[str, StringConstraints(pattern=r"^([^@\s\x00]+@[^@\s\x00]+)?$", max_length=254)]
-Password = Annotated[str, StringConstraints(max_length=MAX_LENGTH)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$", max_length=63)]
-Text = Annotated[str, StringConstraints(pattern=_NO_NUL, max_length=2000)]
-Reference = Annotated[str, StringConstraints(pattern=_NO_NUL, min_length=1, max_length=256)]
-
-#: So many members a request may name, or projects of a new user.
-MAX_MEMBERS = 500
-
-#: A role is given by its name.
-RoleName = Annotated[Role, Field(strict=False)]
 
 
 def user_json(user: User) -> dict[str, Any]:

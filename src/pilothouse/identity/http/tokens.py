@@ -5,33 +5,20 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from pydantic import ConfigDict, Field
 
 from pilothouse.access.errors import require
-from pilothouse.edge.bodies import Body
+from pilothouse.access.model import Role
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow
 from pilothouse.identity.http.services import IdentityService
-from pilothouse.identity.http.shapes import Name, RoleName, token_json
+from pilothouse.identity.http.shapes import token_json
 from pilothouse.storage import Tx
-from pilothouse.wire.rest import users as shown
+from pilothouse.wire.rest import tokens as shown
+from pilothouse.wire.rest.tokens import CreateToken
 
 router = APIRouter(prefix="/api/v1/tokens", tags=["tokens"], dependencies=[allow("token.own")])
-
-_TEN_YEARS = 10 * 366 * 24 * 3600
-
-
-class CreateToken(Body):
-    """``role`` limits the token below its user; ``expires_in`` is in seconds, default: never."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"name": "ci", "role": "viewer", "expires_in": 2592000}}
-    )
-    name: Name
-    role: RoleName | None = None
-    expires_in: Annotated[int, Field(ge=1, le=_TEN_YEARS)] | None = None
 
 
 @router.post(
@@ -46,7 +33,11 @@ async def create_token(caller: Caller, identity: IdentityService, idem: Idem, bo
     def create(tx: Tx) -> dict[str, Any]:
         expires_at = None if body.expires_in is None else tx.now + body.expires_in * 1000
         token, secret = identity.tokens.create(
-            tx, caller, name=body.name, role=body.role, expires_at=expires_at
+            tx,
+            caller,
+            name=body.name,
+            role=None if body.role is None else Role(body.role),
+            expires_at=expires_at,
         )
         return {**token_json(token), "token": secret}
 

@@ -5,68 +5,23 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from pydantic import ConfigDict, Field
 
 from pilothouse.access.errors import require
 from pilothouse.access.model import Role
-from pilothouse.edge.bodies import Body
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Idem, allow
 from pilothouse.identity.http.services import IdentityService
-from pilothouse.identity.http.shapes import (
-    MAX_MEMBERS,
-    Email,
-    Password,
-    Reference,
-    RoleName,
-    Username,
-    user_json,
-)
+from pilothouse.identity.http.shapes import user_json
 from pilothouse.wire.rest import users as shown
 from pilothouse.wire.rest.base import Done
+from pilothouse.wire.rest.users import CreateUser, ResetPassword, UpdateUser
 
 router = APIRouter(prefix="/api/v1/users", tags=["users"], dependencies=[allow("user.admin")])
 
 _FOUND = answer(shown.User) | errors("USER_NOT_FOUND")
 _CHANGED = answer(shown.User) | errors("USER_NOT_FOUND", "CONFLICT")
-
-
-class CreateUser(Body):
-    """A new user; ``projects`` are ids, default: the default project."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "username": "jane.doe",
-                "password": "correct horse battery",
-                "email": "jane.doe@example.com",
-                "role": "user",
-            }
-        }
-    )
-    username: Username
-    password: Password
-    email: Email = ""
-    role: RoleName = Role.USER
-    projects: Annotated[list[Reference], Field(max_length=MAX_MEMBERS)] | None = None
-
-
-class UpdateUser(Body):
-    """The fields to change."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"role": "operator"}})
-    email: Email | None = None
-    role: RoleName | None = None
-    active: bool | None = None
-
-
-class ResetPassword(Body):
-    """8 to 1024 characters."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"password": "correct horse battery"}})
-    password: Password
 
 
 @router.get(
@@ -105,7 +60,7 @@ async def create_user(caller: Caller, identity: IdentityService, idem: Idem, bod
                 username=body.username,
                 password_hash=password_hash,
                 email=body.email,
-                role=body.role,
+                role=Role(body.role),
                 projects=body.projects,
             )
         ),
@@ -125,10 +80,9 @@ async def update_user(
     caller: Caller, identity: IdentityService, database: Database, user: str, body: UpdateUser
 ) -> dict[str, Any]:
     """Change email, role or active state. Takes effect immediately, also on open streams."""
+    role = None if body.role is None else Role(body.role)
     changed = await database.write(
-        lambda tx: identity.users.update(
-            tx, caller, user, email=body.email, role=body.role, active=body.active
-        )
+        lambda tx: identity.users.update(tx, caller, user, email=body.email, role=role, active=body.active)
     )
     return user_json(changed)
 

@@ -32,10 +32,11 @@ from pilothouse.pipelines.git.copy import Author, Copy
 from pilothouse.pipelines.git.refs import Head
 from pilothouse.pipelines.git.repositories import Remote, Repositories
 from pilothouse.pipelines.git.work_trees import CheckoutOptions, WorkTree, WorkTrees
-from pilothouse.pipelines.model import SAVE_DIRECT, SAVE_PR, Pipeline, SavedSpec
+from pilothouse.pipelines.model import Pipeline, SavedSpec
 from pilothouse.pipelines.service import Pipelines
 from pilothouse.secrets.service import Secrets
-from pilothouse.storage import Storage, Tx
+from pilothouse.storage import Storage, Tx, now_ms
+from pilothouse.wire.specs import SAVE_DIRECT, SAVE_PR
 
 DEFAULT_FILE = ".pilot.yaml"
 MAX_SPEC = 1 << 20
@@ -100,6 +101,10 @@ class GitDefinitions:
                 check_branch(branch)
         check_path(_file(pipeline))
 
+    def key(self, url: str) -> str:
+        """The key of the repository at this address, as local checkouts have it; empty without one."""
+        return read_address(url, self._schemes).key if url else ""
+
     async def current(self, caller: Principal, pipeline: Pipeline) -> Definition:
         """The spec at the head of the pipeline's branch, which becomes its current spec.
 
@@ -146,9 +151,9 @@ class GitDefinitions:
         self._trees.discard(tree.new)
 
     async def save(
-        self, by: Principal, pipeline: Pipeline, spec: CompiledSpec, expected: str, message: str, when: int
+        self, by: Principal, pipeline: Pipeline, spec: CompiledSpec, expected: str, message: str
     ) -> Saved:
-        """Commit a spec and push it. ``expected``: the head that the caller has seen, empty: any; ``when``: ms.
+        """Commit a spec and push it. ``expected``: the head that the caller has seen, empty: any.
 
         A repeated call finds its text at the head, and answers that commit. Raises :class:`BranchMoved`,
         :class:`RepositoryUnavailable`.
@@ -168,7 +173,7 @@ class GitDefinitions:
             else:
                 author = Author(*_identity(by))
                 made = await copy.commit_file(
-                    head.commit, file, text, _message(message, file), author, when // 1000
+                    head.commit, file, text, _message(message, file), author, now_ms() // 1000
                 )
                 saved = await _pushed(copy, pipeline, made, head.commit, branch)
         if not saved.pr_branch:

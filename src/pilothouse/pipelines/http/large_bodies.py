@@ -12,10 +12,10 @@ from starlette.responses import Response
 
 from pilothouse.access.errors import Refusal
 from pilothouse.edge.web import Exchange
-from pilothouse.pipelines.compiled import EncodedSpec
 from pilothouse.pipelines.compiler import LIMITS
 from pilothouse.pipelines.jobs import DONE, split_job
 from pilothouse.wire.json_bounds import MAX_VALUES, most_values
+from pilothouse.wire.specs import EncodedSpec
 from pilothouse.workers.pool import Pool
 
 BODY_LIMIT = 2 << 20

@@ -4,11 +4,46 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
+from pilothouse.wire.bounds import MAX_ENTRIES, MAX_ENTRY
 from pilothouse.wire.rest.base import Answer, Count, Id, Pagination, Time
+from pilothouse.wire.rest.bodies import Body
 
 AgentStatus = Literal["online", "offline", "draining"]
+
+Entry = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$", max_length=MAX_ENTRY)]
+Entries = Annotated[list[Entry], Field(max_length=MAX_ENTRIES)]
+
+
+class NewRegistrationToken(Body):
+    """What agents may register with; ``expires_in`` in seconds.
+
+    ``agents``: names or globs of existing agents that may be registered anew; ``projects``: names or ids of the
+    only ones whose work the agents get; ``labels``: ``KEY`` or ``KEY=VALUE``, the only ones that agents may have.
+    """
+
+    description: str = Field(default="", max_length=200)
+    max_uses: int | None = Field(default=None, ge=1, le=1_000_000)
+    expires_in: int | None = Field(default=None, ge=1, le=10 * 365 * 86400)
+    agents: Entries | None = None
+    projects: Entries | None = None
+    labels: Entries | None = None
+
+    example: ClassVar[Any] = {
+        "description": "build hosts",
+        "max_uses": 5,
+        "projects": ["shop"],
+        "labels": ["zone=a"],
+    }
+
+
+class PatchAgent(Body):
+    """``draining``: no new work; ``online``: work again."""
+
+    status: Literal["online", "draining"]
+
+    example: ClassVar[Any] = {"status": "draining"}
 
 
 class Capacity(Answer):

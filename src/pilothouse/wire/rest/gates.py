@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
+from pilothouse.wire.bounds import MAX_COMMENT
 from pilothouse.wire.rest.base import Answer, Id, Pagination, Time
+from pilothouse.wire.rest.bodies import Body
+
+
+class DecideGate(Body):
+    """Approve or reject, and why."""
+
+    decision: Literal["approve", "reject"]
+    comment: str = Field("", max_length=MAX_COMMENT)
+
+    example: ClassVar[Any] = {"decision": "approve", "comment": "checked the canary"}
 
 
 class Gate(Answer):

@@ -1,4 +1,4 @@
-"""Pipelines, their specs and runs: messages of pipeline.v1 in their JSON form (decisions.md, Arcentra)."""
+"""Pipelines: messages of pipeline.v1 in their JSON form (decisions.md, Arcentra)."""
 
 from __future__ import annotations
 
@@ -7,30 +7,64 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from pilothouse.wire.rest.base import Answer, Count, Id, Seconds
-from pilothouse.wire.rest.errors import SpecProblem
-
-SPEC_TEXT = """jobs:
-  - name: build
-    steps:
-      - name: hello
-        uses: shell
-        args: {command: echo hello}
-"""
-
-_SPEC: dict[str, Any] = {
-    "jobs": [
-        {
-            "name": "build",
-            "steps": [
-                {"name": "hello", "uses": "shell", "action": "command", "args": {"command": "echo hello"}}
-            ],
-        }
-    ]
-}
-_HEAD = "02ff0a6960f946046f4b7c70b003f2da07d093e4"
+from pilothouse.wire.rest.bodies import Body, Ignored, Reference, Texts, Word
+from pilothouse.wire.rest.specs import HEAD, FileName, SaveMode
+from pilothouse.wire.specs import SAVE_DIRECT
 
 PipelineStatusNumber = Annotated[int, Field(ge=0, le=6)]
 """pipeline.v1.PipelineStatus."""
+
+
+RepositoryUrl = Annotated[str, Field(max_length=1000)]
+"""The address of a git repository, https or ssh, without credentials; empty: the spec is in the database."""
+
+SecretName = Annotated[str, Field(max_length=128)]
+"""The name of a secret of the project: a token (or ``user:token``) for https, a private key for ssh."""
+
+RepositoryKey = Annotated[Word, Field(max_length=1000)]
+"""The key of the repository that the pipeline belongs to (docs/checkout.md); empty: of none."""
+
+PipelineName = Annotated[str, Field(max_length=256)]
+"""The name of a pipeline; the use case checks its characters."""
+
+
+class CreatePipeline(Body):
+    """``repoUrl``: the git repository with the spec; empty: that is kept in the database. ``projectId`` empty is the
+    default project."""
+
+    name: PipelineName
+    projectId: Reference = ""
+    description: str = Field("", max_length=2000)
+    repoUrl: RepositoryUrl = ""
+    repoSecret: SecretName = ""
+    defaultBranch: Word = Field("", max_length=200)
+    pipelineFilePath: FileName = ""
+    saveMode: SaveMode = SAVE_DIRECT
+    prTargetBranch: Word = Field("", max_length=200)
+    metadata: Texts = Field(default_factory=dict)
+    repository: RepositoryKey = ""
+    createdBy: Ignored = ""
+
+    example: ClassVar[Any] = {"name": "hello", "description": "says hello"}
+
+
+class UpdatePipeline(Body):
+    """Fields that are left out keep their values."""
+
+    name: PipelineName | None = None
+    description: str | None = Field(None, max_length=2000)
+    repoUrl: RepositoryUrl | None = None
+    repoSecret: SecretName | None = None
+    defaultBranch: Word | None = Field(None, max_length=200)
+    pipelineFilePath: FileName | None = None
+    saveMode: SaveMode | None = None
+    prTargetBranch: Word | None = Field(None, max_length=200)
+    metadata: Texts | None = None
+    isEnabled: int | None = Field(None, ge=0, le=1)
+    repository: RepositoryKey | None = None
+    pipelineId: Ignored = ""
+
+    example: ClassVar[Any] = {"description": "says hello", "isEnabled": 1}
 
 
 class PipelineId(Answer):
@@ -50,6 +84,7 @@ class Pipeline(Answer):
     name: str
     description: str
     repoUrl: str
+    repoSecret: str
     defaultBranch: str
     pipelineFilePath: str
     status: PipelineStatusNumber
@@ -76,6 +111,7 @@ class Pipeline(Answer):
         "name": "hello",
         "description": "says hello",
         "repoUrl": "",
+        "repoSecret": "",
         "defaultBranch": "main",
         "pipelineFilePath": ".pilot.yaml",
         "status": 2,
@@ -86,7 +122,7 @@ class Pipeline(Answer):
         "lastSyncMessage": "",
         "lastSyncedAt": 0,
         "lastEditor": "admin",
-        "lastCommitSha": _HEAD,
+        "lastCommitSha": HEAD,
         "totalRuns": 3,
         "successRuns": 2,
         "failedRuns": 0,
@@ -95,116 +131,3 @@ class Pipeline(Answer):
         "createdAt": 1768054000,
         "updatedAt": 1768054000,
     }
-
-
-class Validation(Answer):
-    """A valid spec: its number of jobs, and warnings, as lines (``file:line:column: warning: …``) and as objects."""
-
-    jobsCount: Count
-    warnings: list[str]
-    warningDetails: list[SpecProblem]
-
-    example: ClassVar[Any] = {"jobsCount": 1, "warnings": [], "warningDetails": []}
-
-
-class SavedSpec(Answer):
-    """The current spec, as an object (pipeline.v1.Spec) and as its source; ``format``: pipeline.v1.SpecFormat."""
-
-    spec: dict[str, Any]
-    text: str
-    format: Count
-    headCommitSha: str
-    branch: str
-    pipelineFilePath: str
-
-    example: ClassVar[Any] = {
-        "spec": _SPEC,
-        "text": SPEC_TEXT,
-        "format": 2,
-        "headCommitSha": _HEAD,
-        "branch": "main",
-        "pipelineFilePath": ".pilot.yaml",
-    }
-
-
-class SpecSaved(Answer):
-    """The new head; ``prUrl`` and ``prBranch`` are empty unless ``saveMode`` is 2."""
-
-    commitSha: str
-    branch: str
-    saveMode: Count
-    prUrl: str
-    prBranch: str
-
-    example: ClassVar[Any] = {
-        "commitSha": _HEAD,
-        "branch": "main",
-        "saveMode": 1,
-        "prUrl": "",
-        "prBranch": "",
-    }
-
-
-class Triggered(Answer):
-    """The id of the run that was started."""
-
-    runId: Id
-
-    example: ClassVar[Any] = {"runId": "019a7b1e-6c0a-7c3e-9a51-0c4b8f1f2a10"}
-
-
-class PipelineRun(Answer):
-    """A run of a pipeline; ``duration`` in milliseconds, so far if it has not ended.
-
-    ``variablesOmitted``: a list does not show the variables, because they are large.
-    """
-
-    runId: Id
-    pipelineId: Id
-    pipelineName: str
-    branch: str
-    commitSha: str
-    definitionCommitSha: str
-    definitionPath: str
-    status: PipelineStatusNumber
-    triggerType: Count
-    triggeredBy: str
-    variables: dict[str, str]
-    variablesOmitted: bool = False
-    totalJobs: Count
-    completedJobs: Count
-    failedJobs: Count
-    runningJobs: Count
-    startTime: Seconds
-    endTime: Seconds
-    duration: Count
-
-    example: ClassVar[Any] = {
-        **Triggered.example,
-        "pipelineId": PipelineId.example["pipelineId"],
-        "pipelineName": "hello",
-        "branch": "main",
-        "commitSha": "9fceb02d0ae598e95dc970b74767f19372d61af8",
-        "definitionCommitSha": _HEAD,
-        "definitionPath": ".pilot.yaml",
-        "status": 2,
-        "triggerType": 1,
-        "triggeredBy": "admin",
-        "variables": {"greeting": "hello"},
-        "totalJobs": 1,
-        "completedJobs": 0,
-        "failedJobs": 0,
-        "runningJobs": 1,
-        "startTime": 1768055025,
-        "endTime": 0,
-        "duration": 1234,
-    }
-
-
-class RunState(Answer):
-    """A run's status after it was stopped, paused or resumed."""
-
-    runId: Id
-    status: PipelineStatusNumber
-
-    example: ClassVar[Any] = {**Triggered.example, "status": 2}

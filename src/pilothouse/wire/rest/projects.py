@@ -4,8 +4,30 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from pilothouse.wire.rest.base import Answer, Count, Id, Seconds
-from pilothouse.wire.rest.users import RoleName
+from pilothouse.wire.rest.bodies import Body, GivenReference, Name, Text
+from pilothouse.wire.rest.users import MAX_MEMBERS, RoleName
+
+
+class CreateProject(Body):
+    """``members`` are ids or names of users."""
+
+    name: Name
+    description: Text = ""
+    members: list[GivenReference] = Field(default_factory=list, max_length=MAX_MEMBERS)
+
+    example: ClassVar[Any] = {"name": "shop", "description": "The web shop"}
+
+
+class UpdateProject(Body):
+    """The fields to change."""
+
+    name: Name | None = None
+    description: Text | None = None
+
+    example: ClassVar[Any] = {"description": "The web shop and its stock"}
 
 
 class Member(Answer):

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from pilothouse.wire.rest.base import Answer, Count, Id, Pagination, Time
+from pilothouse.wire.rest.bodies import Body
 
 RunStatus = Literal[
     "pending", "queued", "running", "succeeded", "failed", "cancelled", "timed_out", "skipped"
 ]
 """The status of a run, job, step or attempt."""
+
+
+class CancelRun(Body):
+    """``reason``: why the run is cancelled; ``force``: immediately, without cleanup steps and jobs."""
+
+    reason: str = Field("", max_length=500)
+    force: bool = False
+
+    example: ClassVar[Any] = {"reason": "wrong branch", "force": False}
+
+
+class RerunRun(Body):
+    """``from``: ``start`` for the whole run, or ``failed`` to keep the steps that succeeded."""
+
+    model_config = ConfigDict(populate_by_name=True)
+    start: Literal["start", "failed"] = Field("start", alias="from")
+
+    example: ClassVar[Any] = {"from": "start"}
 
 
 class RunSummary(Answer):

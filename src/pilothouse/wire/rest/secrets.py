@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
 
 from pilothouse.wire.rest.base import Answer, Seconds
+from pilothouse.wire.rest.bodies import Body, Ignored, Reference
+
+
+class PutSecret(Body):
+    """A secret's value; it is never shown again."""
+
+    value: str = Field(min_length=1, max_length=65536)
+    projectId: Reference = ""
+    name: Ignored = ""
+    scope: Literal["project"] = "project"
+    scopeId: Ignored = ""
+
+    example: ClassVar[Any] = {"value": "s3cr3t"}
 
 
 class SecretInfo(Answer):

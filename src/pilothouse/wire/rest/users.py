@@ -1,12 +1,76 @@
-"""Users and their tokens (StreamSpace page, "Authentication" and "User Management")."""
+"""Users and their logins (StreamSpace page, "Authentication" and "User Management")."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import Field, StringConstraints
+
+from pilothouse.wire.bounds import MAX_PASSWORD
 from pilothouse.wire.rest.base import Answer, Count, Id, Pagination, Time
+from pilothouse.wire.rest.bodies import Body, GivenReference
 
 RoleName = Literal["admin", "operator", "user", "viewer"]
+
+Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$", max_length=63)]
+Email = Annotated[str, StringConstraints(pattern=r"^([^@\s\x00]+@[^@\s\x00]+)?$", max_length=254)]
+Password = Annotated[str, StringConstraints(max_length=MAX_PASSWORD)]
+
+MAX_MEMBERS = 500
+"""So many members a request may name, or projects of a new user."""
+
+
+class Login(Body):
+    """Name and password."""
+
+    username: GivenReference
+    password: Password
+
+    example: ClassVar[Any] = {"username": "john.doe", "password": "correct horse battery"}
+
+
+class ChangePassword(Body):
+    """The current and the new password (8 to 1024 characters)."""
+
+    current_password: Password
+    new_password: Annotated[Password, StringConstraints(min_length=8)]
+
+    example: ClassVar[Any] = {"current_password": "correct horse battery", "new_password": "a better one"}
+
+
+class CreateUser(Body):
+    """A new user; ``projects`` are ids, default: the default project."""
+
+    username: Username
+    password: Password
+    email: Email = ""
+    role: RoleName = "user"
+    projects: Annotated[list[GivenReference], Field(max_length=MAX_MEMBERS)] | None = None
+
+    example: ClassVar[Any] = {
+        "username": "jane.doe",
+        "password": "correct horse battery",
+        "email": "jane.doe@example.com",
+        "role": "user",
+    }
+
+
+class UpdateUser(Body):
+    """The fields to change."""
+
+    email: Email | None = None
+    role: RoleName | None = None
+    active: bool | None = None
+
+    example: ClassVar[Any] = {"role": "operator"}
+
+
+class ResetPassword(Body):
+    """8 to 1024 characters."""
+
+    password: Password
+
+    example: ClassVar[Any] = {"password": "correct horse battery"}
 
 
 class User(Answer):
@@ -91,46 +155,6 @@ class Me(User):
         "projects": ["01980f3e-5c2a-7c1e-9b7a-0d4e5f60718c"],
         "token": {"id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718b", "role": "user", "expires_at": None},
     }
-
-
-class Token(Answer):
-    """An API token without its secret; ``role`` null: that of its user."""
-
-    id: Id
-    name: str
-    user: str
-    role: RoleName | None
-    created_at: Time
-    expires_at: Time | None
-    last_used_at: Time | None
-
-    example: ClassVar[Any] = {
-        "id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718b",
-        "name": "ci",
-        "user": "john.doe",
-        "role": "viewer",
-        "created_at": "2026-01-31T11:10:00Z",
-        "expires_at": "2026-03-02T11:10:00Z",
-        "last_used_at": None,
-    }
-
-
-class TokenList(Answer):
-    """A page of API tokens, newest first."""
-
-    tokens: list[Token]
-    pagination: Pagination
-
-    example: ClassVar[Any] = {"tokens": [Token.example], "pagination": Pagination.example}
-
-
-class CreatedToken(Token):
-    """A new API token: ``token`` is its secret, shown this once; a repeated answer has ``secret_omitted`` instead."""
-
-    token: str = ""
-    secret_omitted: bool = False
-
-    example: ClassVar[Any] = {**Token.example, "token": "pilot_4f1c…"}
 
 
 class LoginSession(Answer):

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from pilothouse.wire.json_bounds import check_values
@@ -18,6 +27,31 @@ MAX_TEXTS = 16 << 10
 
 Reference = Annotated[str, Field(max_length=MAX_REFERENCE)]
 """The id or name of an object."""
+
+NO_NUL = r"^[^\x00]*$"
+"""A text that PostgreSQL can store."""
+
+GivenReference = Annotated[str, StringConstraints(pattern=NO_NUL, min_length=1, max_length=MAX_REFERENCE)]
+"""The id or name of an object, not empty."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$", max_length=63)]
+"""The name of a project or an API token."""
+
+Text = Annotated[str, StringConstraints(pattern=NO_NUL, max_length=2000)]
+"""A description for people."""
+
+UNUSUAL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters and unpaired surrogates."""
+
+
+def _plain(word: str) -> str:
+    if UNUSUAL.search(word):
+        raise ValueError("it has control characters")
+    return word
+
+
+Word = Annotated[str, AfterValidator(_plain)]
+"""A text without control characters: it becomes an environment variable of steps."""
 
 Ignored = Annotated[str, Field(max_length=MAX_REFERENCE, description="accepted, without effect")]
 """A field of the contract pages that the server determines itself, such as the caller's name."""
@@ -51,14 +85,23 @@ Texts = Annotated[
 """A map of short texts, such as the metadata of a pipeline."""
 
 
+def _show_example(schema: dict[str, Any], model: type[Body]) -> None:
+    if model.example is not None:
+        schema["example"] = model.example
+
+
 class Body(BaseModel):
     """A JSON object with strictly typed values: ``"60"`` is not a number, ``"true"`` is not a boolean.
 
     Unknown keys are refused, as are NaN and infinite numbers, which Python accepts in JSON, and deep nesting. Every
     field has a bound in size (a test walks them).
+
+    ``example``: a body that the server accepts.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra=_show_example)
+
+    example: ClassVar[Any] = None
 
     @model_validator(mode="before")
     @classmethod
