@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.layouts import Checkout, checkout_of, commit, git, head, new_repository, write
+from support.real_agent import agent
 from support.server import Server
-from support.waiting import PATIENCE, eventually
+from support.waiting import eventually
 
 ENDED = ("succeeded", "failed", "cancelled", "timed_out")
 
@@ -24,25 +23,6 @@ ENDED = ("succeeded", "failed", "cancelled", "timed_out")
 @pytest.fixture(scope="module")
 def server(shared_server: Server) -> Server:
     return shared_server
-
-
-@contextlib.contextmanager
-def agent(server: Server, name: str, data_dir: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A real agent as a process of its own."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PILOT_", "GIT_"))}
-    inherited["PILOT_AGENT_TOKEN"] = server.registration_token()
-    command = [sys.executable, "-m", "pilothouse", "agent", "--server", server.url, "--grpc", server.grpc]
-    options = ["--name", name, "--label", f"only={name}", "--data-dir", str(data_dir), "--slots", "3"]
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / "log").open("ab") as log:
-        process = subprocess.Popen(
-            [*command, *options], env={**inherited, **environment}, stdout=log, stderr=log, cwd="/"
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
 
 
 def spec(name: str, *commands: str) -> dict[str, Any]:

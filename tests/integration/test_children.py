@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pilothouse.agent.children import Limits, _bound
+from pilothouse.workers.children import Limits, _bound
 
 LOWERED = {"RLIMIT_CPU": 100, "RLIMIT_FSIZE": 5000, "RLIMIT_AS": 1 << 30}
 _LOWER = """
@@ -22,7 +22,7 @@ _CHILD = f"{_LOWER}\nprint(flush=True); sys.stdin.read()"
 _AGENT = f"""{_LOWER}
 import asyncio
 from pathlib import Path
-from pilothouse.agent.children import Children, Limits
+from pilothouse.workers.children import Children, Limits
 said = "import resource; print(resource.getrlimit(resource.RLIMIT_CPU)[1])"
 run = Children(Path(sys.argv[2])).run([sys.executable, "-c", said], limits=Limits(600.0, output=9000))
 print(asyncio.run(run).stdout.decode())

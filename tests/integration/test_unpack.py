@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pilothouse.agent.children import Ended
 from pilothouse.agent.layout import ArchiveLimits
 from pilothouse.agent.unpack import Refused, checked, is_dot_git
 from pilothouse.agent.workspace import WorkspaceError
+from pilothouse.workers.children import Ended
 from support.layouts import Checkout, Desk, contents
 
 Member = tuple[tarfile.TarInfo, bytes]

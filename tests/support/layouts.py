@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pilothouse.agent.children import Children
 from pilothouse.agent.errors import StepImpossible
-from pilothouse.agent.git import Git, find_git
 from pilothouse.agent.layout import ArchiveLimits, Layout
 from pilothouse.agent.objects import ObjectCache, TreeLimits
 from pilothouse.agent.workspace import Workspaces
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
+from pilothouse.workers.children import Children
+from pilothouse.workers.git import Git, find_git
 
 KEY = "cache-of-the-shop"
 HIDDEN = ("--ita-invisible-in-index",)

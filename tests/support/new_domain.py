@@ -348,8 +348,8 @@ LINES = [
     ),
     (
         "src/pilothouse/server/graph.py",
-        "        pilothouse.pipelines.module.module(core),\n",
-        "        pilothouse.pipelines.module.module(core),\n        pilothouse.notes.module.module(core),\n",
+        "        pilothouse.pipelines.module.module(core, _pipelines(settings)),\n",
+        "        pilothouse.pipelines.module.module(core, _pipelines(settings)),\n        pilothouse.notes.module.module(core),\n",
     ),
     (
         "src/pilothouse/access/model.py",

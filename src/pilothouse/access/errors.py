@@ -88,6 +88,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "AGENT_OFFLINE": (503, "Agent is offline"),
         "NO_AGENTS_AVAILABLE": (503, "No agents available"),
         "CONNECTION_OVERTAKEN": (503, "Connection overtaken"),
+        "REPOSITORY_UNAVAILABLE": (503, "Repository unavailable"),
         "STORAGE_BUSY": (503, "Storage busy"),
         "SERVER_BUSY": (503, "Server busy"),
         "SERVER_STOPPING": (503, "Server is stopping"),

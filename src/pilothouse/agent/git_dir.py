@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pilothouse.agent.git import config_file
 from pilothouse.agent.manifest import Repository
+from pilothouse.workers.git import config_file
 
 
 def write_git_dir(git_dir: Path, repository: Repository, everything: list[Repository]) -> None:

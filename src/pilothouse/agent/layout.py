@@ -21,14 +21,14 @@ from typing import Any
 import structlog
 
 from pilothouse.agent.checkout import CheckoutFetcher
-from pilothouse.agent.children import Children, ChildTimeout, Ended, Limits, script
 from pilothouse.agent.file_operations import make_real
-from pilothouse.agent.git import Git, GitFailed
 from pilothouse.agent.git_dir import write_git_dir
 from pilothouse.agent.manifest import ManifestInvalid, Repository, read_manifest
 from pilothouse.agent.objects import CachedRepository, ObjectCache, Tree, TreeTooLarge
 from pilothouse.agent.workspace import WorkspaceError
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
+from pilothouse.workers.children import Children, ChildTimeout, Ended, Limits, script
+from pilothouse.workers.git import Git, GitFailed
 
 PREPARING = Limits(seconds=900.0)
 log = structlog.get_logger("agent.layout")

@@ -13,11 +13,9 @@ import structlog
 
 from pilothouse.agent.actions import ProcessActions
 from pilothouse.agent.checkout import CheckoutFetcher
-from pilothouse.agent.children import Children
 from pilothouse.agent.errors import AgentError, PlatformUnsupported, SettingsRefused
 from pilothouse.agent.executors.process import ProcessExecutor, ProcessSettings
 from pilothouse.agent.executors.users import UnknownUser
-from pilothouse.agent.git import Git, find_git
 from pilothouse.agent.guard import Guard
 from pilothouse.agent.layout import ArchiveLimits, Layout
 from pilothouse.agent.link import Link
@@ -29,6 +27,8 @@ from pilothouse.agent.results import ResultStore
 from pilothouse.agent.runner import Runner
 from pilothouse.agent.settings import AgentSettings
 from pilothouse.agent.workspace_manager import WorkspaceManager
+from pilothouse.workers.children import Children
+from pilothouse.workers.git import Git, find_git
 
 __all__ = ["AgentSettings", "LockHolder", "lock_holder", "lock_path", "run", "run_agent"]
 

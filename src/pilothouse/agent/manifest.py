@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from pilothouse.agent.git import encodable, good_ref
 from pilothouse.agent.unpack import Refused, checked
+from pilothouse.workers.git import encodable, good_ref
 
 MAX_REPOSITORIES, MAX_PACKS, MAX_TEXT = 200, 20, 2048
 OBJECT_ID = {"sha1": re.compile(r"[0-9a-f]{40}"), "sha256": re.compile(r"[0-9a-f]{64}")}

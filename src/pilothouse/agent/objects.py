@@ -25,10 +25,10 @@ from typing import Any
 import structlog
 
 from pilothouse.agent.checkout import CheckoutFetcher
-from pilothouse.agent.children import ChildWroteTooMuch, Limits
 from pilothouse.agent.file_operations import HASH_SIZES, Index
-from pilothouse.agent.git import Git, GitFailed, config_file
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
+from pilothouse.workers.children import ChildWroteTooMuch, Limits
+from pilothouse.workers.git import Git, GitFailed, config_file
 
 MAX_PACKS = 60  # per repository; more packs make lookups slow
 LIST_LIMIT = 64 << 20  # bytes of the listing of a tree

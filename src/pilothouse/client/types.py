@@ -187,12 +187,15 @@ class CheckoutRepository(TypedDict):
 
 
 class CreatePipeline(TypedDict):
-    """A pipeline whose spec is kept in the database; ``projectId`` empty is the default project."""
+    """``repoUrl``: the git repository with the spec; empty: that is kept in the database. ``projectId`` empty is the
+    default project.
+    """
 
     name: str
     projectId: NotRequired[str]
     description: NotRequired[str]
     repoUrl: NotRequired[str]
+    repoSecret: NotRequired[str]
     defaultBranch: NotRequired[str]
     pipelineFilePath: NotRequired[str]
     saveMode: NotRequired[int]
@@ -496,6 +499,7 @@ class Pipeline(TypedDict):
     name: str
     description: str
     repoUrl: str
+    repoSecret: str
     defaultBranch: str
     pipelineFilePath: str
     status: int
@@ -867,6 +871,7 @@ class UpdatePipeline(TypedDict):
     name: NotRequired[str | None]
     description: NotRequired[str | None]
     repoUrl: NotRequired[str | None]
+    repoSecret: NotRequired[str | None]
     defaultBranch: NotRequired[str | None]
     pipelineFilePath: NotRequired[str | None]
     saveMode: NotRequired[int | None]

@@ -88,6 +88,18 @@ def checkouts_of_attempts(conn: Connection, attempt_ids: list[str]) -> list[dict
     return [orjson.loads(str(text)) for text in conn.execute(query).scalars()]
 
 
+def checkout_of_commit(conn: Connection, pipeline_id: str, commit: str) -> dict[str, Any] | None:
+    """The checkout of the newest run of a pipeline at a commit without changes; ``None`` if there is none."""
+    of = (runs.c.pipeline_id == pipeline_id) & (runs.c.commit_sha == commit) & runs.c.checkout.is_not(None)
+    for found in conn.execute(
+        select(runs.c.checkout).where(of).order_by(runs.c.id.desc()).limit(20)
+    ).scalars():
+        checkout: dict[str, Any] = orjson.loads(found)
+        if not checkout.get("dirty"):
+            return checkout
+    return None
+
+
 def checkouts_of_runs(
     conn: Connection, project: str, after: str, limit: int
 ) -> list[tuple[str, dict[str, Any]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sqlalchemy import Connection
 from uuid_utils import uuid7
@@ -35,7 +36,8 @@ class Origin:
     """The origin of a run. ``pipeline_id``: id of its definition, ``definition``: the head of the saved spec.
 
     ``checkout``: id of an uploaded blob; ``repositories``: those of its git work tree, the top first
-    (docs/checkout.md); ``dirty``: the tree differs from its commit.
+    (docs/checkout.md); ``dirty``: the tree differs from its commit. ``checkout_of``: that of another run, as stored,
+    in place of these.
     """
 
     pipeline_id: str = ""
@@ -46,6 +48,7 @@ class Origin:
     checkout: str = ""
     repositories: tuple[RepositoryCommit, ...] = ()
     dirty: bool = False
+    checkout_of: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,8 @@ class Engine:
             trigger=new.trigger,
             triggered_by=by.name,
             triggered_by_id=by.id,
-            checkout=resolve(tx.conn, new.project, origin.checkout, origin.repositories, origin.dirty),
+            checkout=origin.checkout_of
+            or resolve(tx.conn, new.project, origin.checkout, origin.repositories, origin.dirty),
             branch=origin.branch,
             commit_sha=origin.commit_sha or (origin.repositories[0].commit if origin.repositories else ""),
             tag=origin.tag,

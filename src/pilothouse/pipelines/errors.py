@@ -46,3 +46,21 @@ class PipelineDisabled(PipelineError):
     """The pipeline is disabled."""
 
     code = "PIPELINE_DISABLED"
+
+
+class RepositoryInvalid(PipelineError):
+    """The address, branch or path of a pipeline's repository is not allowed."""
+
+    code = "VALIDATION_FAILED"
+
+
+class RepositoryUnavailable(PipelineError):
+    """A git repository could not be read or written; the message says why, without credentials."""
+
+    code = "REPOSITORY_UNAVAILABLE"
+
+
+class BranchMoved(PipelineError):
+    """The branch has another head than the caller expected."""
+
+    code = "SPEC_CONFLICT"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from pilothouse.wire.specs import SpecFormat
+from pilothouse.wire.specs import SAVE_DIRECT, SpecFormat
 
 
 class RunStatus(IntEnum):
@@ -37,7 +37,12 @@ TRIGGER_TYPE = {"manual": 1, "cron": 2, "event": 3, "run": 3}
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """One pipeline. Times in ms. ``repository``: the key of the repository it belongs to (docs/checkout.md);
-    ``head``: the hash of the current spec, empty without one."""
+    ``head``: the commit of the current spec, without a git repository its hash; empty without one.
+
+    ``repo_url``: the git repository with the spec, empty if that is in the database; ``repo_secret``: the name of the
+    project's secret with which it is read and written; ``synced_at``, ``sync_message``: when the repository was last
+    read, and why that failed, if it did.
+    """
 
     id: str
     project: str
@@ -48,6 +53,12 @@ class Pipeline:
     metadata: dict[str, str] | None = field(default_factory=dict)  # None: too large for a list
     enabled: bool = True
     repository: str = ""
+    repo_url: str = ""
+    repo_secret: str = ""
+    save_mode: int = SAVE_DIRECT
+    pr_target: str = ""
+    synced_at: int = 0
+    sync_message: str = ""
     head: str = ""
     last_editor: str = ""
     created_by: str = ""

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from pilothouse.access.quotas import Quotas
+from pilothouse.blobs.service import Blobs
 from pilothouse.edge.module import Core, Module
 from pilothouse.engine.gates.child import ChildRun
 from pilothouse.engine.service import Engine
 from pilothouse.engine.starts import Starts
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines.compiler import JOBS, SpecCompiler
+from pilothouse.pipelines.git.definitions import GitDefinitions
+from pilothouse.pipelines.git.repositories import GitSettings, Repositories
 from pilothouse.pipelines.http import ROUTERS
 from pilothouse.pipelines.http.large_bodies import BODY_LIMIT
 from pilothouse.pipelines.service import Pipelines, startable
+from pilothouse.pipelines.specs import Specs
+from pilothouse.secrets.service import Secrets
 
 
-def module(core: Core) -> Module:
-    """Provides :class:`Pipelines` and :class:`SpecCompiler`."""
+@dataclass(frozen=True, slots=True)
+class PipelineSettings:
+    """``repositories``: where copies of git repositories are; ``schemes``: of addresses beside https and ssh;
+    ``max_checkout``: bytes of a checkout."""
+
+    repositories: Path
+    git: GitSettings
+    schemes: tuple[str, ...]
+    max_checkout: int
+
+
+def module(core: Core, settings: PipelineSettings) -> Module:
+    """Provides :class:`Pipelines`, :class:`SpecCompiler` and :class:`GitDefinitions`."""
     engine, identity = core.service(Engine), core.service(Identity)
     pipelines = Pipelines(engine, identity, core.service(Quotas).pipelines)
-    core.provide(pipelines, SpecCompiler(core.pool))
+    compiler = SpecCompiler(core.pool)
+    git = GitDefinitions(
+        Repositories(settings.repositories, settings.git), compiler, core.storage, core.service(Secrets),
+        core.service(Blobs), pipelines, settings.schemes, settings.max_checkout,
+    )  # fmt: skip
+    core.provide(pipelines, compiler, git, Specs(core.storage, compiler, pipelines, git))
     core.service(Starts).guard("pipeline", startable)
     core.service(ChildRun).start_by("pipeline", pipelines.start_child)
     return Module(

@@ -13,6 +13,7 @@ from uuid_utils import uuid7
 
 from pilothouse.access.model import Principal
 from pilothouse.access.quotas import DEFAULTS, check_quota
+from pilothouse.engine.checkout_store import checkout_of_commit
 from pilothouse.engine.checkouts import RepositoryCommit
 from pilothouse.engine.gates.parent import Parent
 from pilothouse.engine.graph_json import decoded
@@ -36,6 +37,8 @@ from pilothouse.storage import Tx
 from pilothouse.wire.bounds import MAX_VARIABLES, MAX_VARIABLES_SIZE
 from pilothouse.wire.specs import SpecFormat
 
+KEPT_OF_GIT = 20
+"""Versions of a spec in a git repository that are stored here, too."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,127}")
 
 
@@ -43,12 +46,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,127}")
 class TriggerRequest:
     """How a pipeline is started. A ``spec`` given here is used in place of the saved one, for this run.
 
+    ``definition``: the commit that it is from, if any.
+
     ``compiled``: the saved spec, compiled before the transaction; needed only where it was stored as text alone, as
     release 0.1 did.
     """
 
     variables: dict[str, str] = field(default_factory=dict)
     spec: CompiledSpec | None = None
+    definition: str = ""
     compiled: CompiledSpec | None = None
     checkout: str = ""
     branch: str = ""
@@ -58,6 +64,7 @@ class TriggerRequest:
     tag: str = ""
     trigger: str = "manual"
     parent: Parent | None = None
+    checkout_of: dict[str, Any] | None = None
 
 
 class Pipelines:
@@ -97,6 +104,9 @@ class Pipelines:
         if taken is not None and taken.id != pipeline_id:
             raise PipelineExists(f"the project has a pipeline named '{name}' already")
         changed = replace(pipeline, updated_at=tx.now, last_editor=by.name, **fields)
+        if (pipeline.repo_url or changed.repo_url) and _source(pipeline) != _source(changed):
+            changed = replace(changed, head="", synced_at=0, sync_message="")
+            store.delete_specs(tx.conn, pipeline_id)
         store.save_pipeline(tx.conn, changed)
         self._identity.audit(tx, by, "pipeline.update", pipeline_id, {"fields": sorted(fields)})
         return changed
@@ -115,14 +125,60 @@ class Pipelines:
         if expected_head and expected_head != pipeline.head:
             raise SpecMoved(f"the spec was changed meanwhile: its head is {pipeline.head or 'empty'}")
         text = spec.text
-        written_in = SpecFormat.JSON if text.lstrip().startswith("{") else SpecFormat.YAML
         head = hashlib.sha256(text.encode()).hexdigest()[:40]
-        saved = SavedSpec(text, written_in, head, by.name, message, tx.now, spec.spec, spec.graph, spec.names)
+        saved = SavedSpec(
+            text, _written_in(text), head, by.name, message, tx.now, spec.spec, spec.graph, spec.names
+        )
         if head != pipeline.head:
             store.add_spec(tx.conn, pipeline_id, saved)
             store.save_pipeline(tx.conn, replace(pipeline, head=head, last_editor=by.name, updated_at=tx.now))
             self._identity.audit(tx, by, "pipeline.save_spec", pipeline_id, {"head": head})
         return saved
+
+    def synced(
+        self,
+        tx: Tx,
+        read: Pipeline,
+        spec: CompiledSpec,
+        commit: str,
+        *,
+        editor: str,
+        message: str,
+        by: Principal | None = None,
+    ) -> None:
+        """Make the spec at a commit of the pipeline's repository the current one.
+
+        ``read``: the pipeline as it was when its repository was read; if another repository, branch or file was set
+        meanwhile, nothing changes. ``by``: who pushed the commit, if it was saved here.
+        """
+        pipeline = store.pipeline(tx.conn, read.id)
+        if pipeline is None or _source(pipeline) != _source(read):
+            return
+        if commit != pipeline.head:
+            saved = SavedSpec(
+                spec.text,
+                _written_in(spec.text),
+                commit,
+                editor,
+                message,
+                tx.now,
+                spec.spec,
+                spec.graph,
+                spec.names,
+            )
+            store.add_spec(tx.conn, pipeline.id, saved)
+            store.forget_old_specs(tx.conn, pipeline.id, KEPT_OF_GIT)
+        changed = replace(pipeline, head=commit, synced_at=tx.now, sync_message="")
+        if by is not None:
+            changed = replace(changed, last_editor=by.name, updated_at=tx.now)
+            self._identity.audit(tx, by, "pipeline.save_spec", pipeline.id, {"head": commit})
+        store.save_pipeline(tx.conn, changed)
+
+    def not_synced(self, tx: Tx, read: Pipeline, reason: str) -> None:
+        """Show why the pipeline's repository could not be read."""
+        pipeline = store.pipeline(tx.conn, read.id)
+        if pipeline is not None and _source(pipeline) == _source(read):
+            store.save_pipeline(tx.conn, replace(pipeline, synced_at=tx.now, sync_message=reason))
 
     def trigger(self, tx: Tx, by: Principal, pipeline_id: str, request: TriggerRequest) -> Run:
         """Start a run. Raises ``SpecError``, also for missing variables and secrets, :class:`SpecMissing`,
@@ -150,6 +206,7 @@ class Pipelines:
                 checkout=request.checkout,
                 repositories=request.repositories,
                 dirty=request.dirty,
+                checkout_of=request.checkout_of,
             ),
         )
         return self._engine.start(tx, by, new)
@@ -172,6 +229,8 @@ class Pipelines:
             for name, value in variables.items()
         }
         request = TriggerRequest(variables=texts, trigger="run", parent=parent)
+        if pipeline.repo_url:
+            request = replace(request, **_of_last_run(tx.conn, pipeline))
         return self.trigger(tx, by, pipeline.id, request)
 
     def check_run(
@@ -192,7 +251,7 @@ class Pipelines:
     def _compiled(self, tx: Tx, pipeline: Pipeline, request: TriggerRequest) -> tuple[CompiledSpec, str]:
         """The spec of a new run, and its head if it is the saved spec."""
         if request.spec is not None:
-            return request.spec, ""
+            return request.spec, request.definition
         saved = store.newest_spec(tx.conn, pipeline.id)
         if saved is None:
             raise SpecMissing(
@@ -226,6 +285,26 @@ def startable(conn: Connection, pipeline_id: str) -> Pipeline:
     if not pipeline.enabled:
         raise PipelineDisabled(f"pipeline '{pipeline.name}' is disabled")
     return pipeline
+
+
+def _of_last_run(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:
+    """The commit of a pipeline in a git repository for a run that starts in a transaction, which cannot ask the
+    forge: the one that was read last, with the work tree of an earlier run."""
+    checkout = checkout_of_commit(conn, pipeline.id, pipeline.head) if pipeline.head else None
+    if checkout is None:
+        raise SpecMissing(
+            f"pipeline '{pipeline.name}' has no run of its newest commit, whose work tree could be used: run it once"
+        )
+    return {"checkout_of": checkout, "commit_sha": pipeline.head}
+
+
+def _written_in(text: str) -> SpecFormat:
+    return SpecFormat.JSON if text.lstrip().startswith("{") else SpecFormat.YAML
+
+
+def _source(pipeline: Pipeline) -> tuple[str, ...]:
+    """Where the spec of a pipeline is read from."""
+    return pipeline.repo_url, pipeline.default_branch, pipeline.file_path, pipeline.repo_secret
 
 
 def _check_variables(given: Mapping[str, str]) -> None:

@@ -48,6 +48,12 @@ pipelines = Table(
     Column("metadata", Text, nullable=False),
     Column("enabled", Boolean, nullable=False),
     Column("repository", Text, nullable=False, server_default=""),
+    Column("repo_url", Text, nullable=False, server_default=""),
+    Column("repo_secret", Text, nullable=False, server_default=""),
+    Column("save_mode", Integer, nullable=False, server_default="1"),
+    Column("pr_target", Text, nullable=False, server_default=""),
+    Column("synced_at", BigInteger, nullable=False, server_default="0"),
+    Column("sync_message", Text, nullable=False, server_default=""),
     Column("head", Text, nullable=False),
     Column("last_editor", Text, nullable=False),
     Column("created_by", Text, nullable=False),
@@ -99,8 +105,13 @@ def save_pipeline(conn: Connection, pipeline: Pipeline) -> None:
 
 def delete_pipeline(conn: Connection, pipeline_id: str) -> None:
     """Delete a pipeline and its specs; its runs are kept."""
-    conn.execute(delete(pipeline_specs).where(pipeline_specs.c.pipeline_id == pipeline_id))
+    delete_specs(conn, pipeline_id)
     conn.execute(delete(pipelines).where(pipelines.c.id == pipeline_id))
+
+
+def delete_specs(conn: Connection, pipeline_id: str) -> None:
+    """Delete all versions of a pipeline's spec."""
+    conn.execute(delete(pipeline_specs).where(pipeline_specs.c.pipeline_id == pipeline_id))
 
 
 def pipeline(conn: Connection, pipeline_id: str) -> Pipeline | None:
@@ -201,6 +212,13 @@ def newest_spec(conn: Connection, pipeline_id: str) -> SavedSpec | None:
         graph=row.graph,
         names=row.names,
     )
+
+
+def forget_old_specs(conn: Connection, pipeline_id: str, keep: int) -> None:
+    """Delete all but the newest versions of a spec that git keeps."""
+    s = pipeline_specs.c
+    newest = select(func.max(s.version)).where(s.pipeline_id == pipeline_id).scalar_subquery()
+    conn.execute(delete(pipeline_specs).where(s.pipeline_id == pipeline_id, s.version <= newest - keep))
 
 
 def keep_compiled(conn: Connection, pipeline_id: str, head: str, **texts: str) -> None:

@@ -10,7 +10,6 @@ from pilothouse.engine import list_store
 from pilothouse.engine.model import Run
 from pilothouse.pipelines.model import RUN_STATUS, TRIGGER_TYPE, Pipeline, RunStatus
 from pilothouse.storage import now_ms
-from pilothouse.wire.specs import SAVE_DIRECT
 
 
 def pipeline_detail(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:
@@ -22,16 +21,17 @@ def pipeline_detail(conn: Connection, pipeline: Pipeline) -> dict[str, Any]:
         "projectId": pipeline.project,
         "name": pipeline.name,
         "description": pipeline.description,
-        "repoUrl": "",
+        "repoUrl": pipeline.repo_url,
+        "repoSecret": pipeline.repo_secret,
         "defaultBranch": pipeline.default_branch,
         "pipelineFilePath": pipeline.file_path,
         "status": int(RUN_STATUS[status]) if status else 0,
-        "saveMode": SAVE_DIRECT,
-        "prTargetBranch": "",
+        "saveMode": pipeline.save_mode,
+        "prTargetBranch": pipeline.pr_target,
         **_shown("metadata", pipeline.metadata),
         "repository": pipeline.repository,
-        "lastSyncMessage": "",
-        "lastSyncedAt": 0,
+        "lastSyncMessage": pipeline.sync_message,
+        "lastSyncedAt": pipeline.synced_at // 1000,
         "lastEditor": pipeline.last_editor,
         "lastCommitSha": pipeline.head,
         "totalRuns": counts["total"],

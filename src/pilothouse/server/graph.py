@@ -24,6 +24,8 @@ from pilothouse.engine.sockets.stella import StreamSettings
 from pilothouse.fleet.service import FleetSettings
 from pilothouse.identity.service import IdentitySettings
 from pilothouse.journal import Journal
+from pilothouse.pipelines.git.repositories import GitSettings
+from pilothouse.pipelines.module import PipelineSettings
 from pilothouse.server.background import Background
 from pilothouse.server.connections import Connections, default_per_address, default_total
 from pilothouse.server.epoch import KEEP_EVERY, HeadKeeper, check_epoch
@@ -55,7 +57,7 @@ def modules(core: Core, settings: Settings) -> list[Module]:
         pilothouse.blobs.module.module(core, settings.data_dir / "blobs", settings.max_blob),
         pilothouse.fleet.module.module(core, fleet, settings.data_dir),
         pilothouse.engine.module.module(core, engine),
-        pilothouse.pipelines.module.module(core),
+        pilothouse.pipelines.module.module(core, _pipelines(settings)),
     ]
 
 
@@ -140,6 +142,18 @@ def _private(data_dir: Path) -> Path:
     path.touch(mode=0o600)
     path.chmod(0o600)
     return path
+
+
+def _pipelines(settings: Settings) -> PipelineSettings:
+    git = GitSettings(
+        fetched=8 * settings.max_blob,
+        kept=settings.git_cache,
+        known_hosts=settings.git_known_hosts or settings.data_dir / "known_hosts",
+        ca=settings.git_ca,
+    )
+    return PipelineSettings(
+        settings.data_dir / "repositories", git, tuple(settings.git_allow), settings.max_blob
+    )
 
 
 def _connections(settings: Settings) -> Connections:

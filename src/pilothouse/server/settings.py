@@ -85,6 +85,14 @@ class Settings(BaseSettings):
     quota_tokens: int = Field(100, gt=0, description="API tokens of a user")
     quota_projects: int = Field(1000, gt=0, description="projects")
     quota_registration_tokens: int = Field(1000, gt=0, description="registration tokens that are not revoked")
+    git_allow: Listed = Field(
+        [], description="schemes of git repositories beside https and ssh: http, git, file"
+    )
+    git_known_hosts: Path | None = Field(
+        None, description="host keys of ssh repositories; default: known_hosts in the data directory"
+    )
+    git_ca: Path | None = Field(None, description="certificates (PEM) of https repositories")
+    git_cache: ByteSize = Field(ByteSize(10 << 30), gt=0, description="bytes of all copies of repositories")
     workers: int = Field(
         2, ge=1, le=64, description="processes for work that a caller's input makes expensive"
     )

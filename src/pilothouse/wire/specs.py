@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 SAVE_DIRECT, SAVE_PR = 1, 2
-"""pipeline.v1.PipelineSaveMode: directly, or by a pull request (not implemented yet)."""
+"""pipeline.v1.PipelineSaveMode: onto the branch, or onto a new one, from which a pull request can be made."""
 
 
 class SpecFormat(IntEnum):

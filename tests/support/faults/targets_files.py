@@ -10,12 +10,12 @@ import tarfile
 
 import orjson
 
-from pilothouse.agent.git import good_ref
 from pilothouse.agent.job_env import JobEnvironments
 from pilothouse.agent.job_env import read as read_env
 from pilothouse.agent.manifest import ManifestInvalid, read_manifest
 from pilothouse.agent.unpack import MAX_META, Refused, Unpacking
 from pilothouse.agent.unpack import Source as ArchiveSource
+from pilothouse.workers.git import good_ref
 from support.faults.targets import target
 from support.faults.targets_agent import scratch
 

@@ -17,11 +17,13 @@ from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.pipelines import store
 from pilothouse.pipelines.http.large_bodies import SpecRoute
-from pilothouse.pipelines.http.services import PipelineService, allowed
+from pilothouse.pipelines.http.services import GitService, PipelineService
+from pilothouse.pipelines.rights import allowed
 from pilothouse.pipelines.views import pipeline_detail, status_words
 from pilothouse.storage import Tx
 from pilothouse.wire.rest import pipelines as shown
 from pilothouse.wire.rest.pipelines import CreatePipeline, UpdatePipeline
+from pilothouse.wire.specs import SAVE_DIRECT
 
 StatusNumber = Annotated[int, Query(ge=0, le=6, description="a number of pipeline.v1.PipelineStatus, 0: any")]
 
@@ -43,6 +45,7 @@ async def create_pipeline(
     database: Database,
     identity: IdentityService,
     pipelines: PipelineService,
+    git: GitService,
 ) -> Response:
     """Errors: ``PIPELINE_ALREADY_EXISTS``, ``VALIDATION_FAILED``."""
     project = await identity.project_id(caller, body.projectId)
@@ -58,8 +61,13 @@ async def create_pipeline(
             default_branch=body.defaultBranch,
             file_path=body.pipelineFilePath,
             metadata=body.metadata,
-            repository=body.repository,
+            repository=body.repository or git.key(body.repoUrl),
+            repo_url=body.repoUrl,
+            repo_secret=body.repoSecret,
+            save_mode=body.saveMode or SAVE_DIRECT,
+            pr_target=body.prTargetBranch,
         )
+        git.check(made)
         return {"pipelineId": made.id}
 
     return await idem(
@@ -127,7 +135,12 @@ async def get_pipeline(pipeline_id: str, caller: Caller, database: Database) -> 
     responses=enveloped(shown.Pipeline) | errors("PIPELINE_NOT_FOUND", "PIPELINE_ALREADY_EXISTS"),
 )
 async def update_pipeline(
-    pipeline_id: str, body: UpdatePipeline, caller: Caller, database: Database, pipelines: PipelineService
+    pipeline_id: str,
+    body: UpdatePipeline,
+    caller: Caller,
+    database: Database,
+    pipelines: PipelineService,
+    git: GitService,
 ) -> Response:
     """Errors: ``PIPELINE_NOT_FOUND``, ``PIPELINE_ALREADY_EXISTS``."""
     given = {
@@ -137,13 +150,19 @@ async def update_pipeline(
         "file_path": body.pipelineFilePath,
         "metadata": body.metadata,
         "repository": body.repository,
+        "repo_url": body.repoUrl,
+        "repo_secret": body.repoSecret,
+        "save_mode": body.saveMode or None,
+        "pr_target": body.prTargetBranch,
         "enabled": None if body.isEnabled is None else bool(body.isEnabled),
     }
     fields = {name: value for name, value in given.items() if value is not None}
 
     def use_case(tx: Tx) -> dict[str, Any]:
         allowed(tx.conn, caller, pipeline_id, "pipeline.write")
-        return pipeline_detail(tx.conn, pipelines.change(tx, caller, pipeline_id, **fields))
+        changed = pipelines.change(tx, caller, pipeline_id, **fields)
+        git.check(changed)
+        return pipeline_detail(tx.conn, changed)
 
     return envelope(await database.write(use_case))
 

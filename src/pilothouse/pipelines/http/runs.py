@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import Annotated, Any
 
@@ -11,7 +10,6 @@ from fastapi import APIRouter, Query
 from sqlalchemy import Connection, Row
 from starlette.responses import Response
 
-from pilothouse.access.model import Principal
 from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database
@@ -19,18 +17,16 @@ from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.edge.work import WORK_ERRORS
 from pilothouse.engine import list_store
 from pilothouse.engine.checkouts import RepositoryCommit
-from pilothouse.engine.graph_json import decoded
 from pilothouse.engine.http import EngineService
 from pilothouse.engine.problems import SpecError
-from pilothouse.pipelines import store
-from pilothouse.pipelines.compiled import CompiledSpec
-from pilothouse.pipelines.compiler import SpecCompiler
 from pilothouse.pipelines.http.large_bodies import SpecRoute
-from pilothouse.pipelines.http.services import Compiler, PipelineService, allowed, run_of
-from pilothouse.pipelines.model import Pipeline, RunStatus, SavedSpec
-from pilothouse.pipelines.service import TriggerRequest, require_pipeline
+from pilothouse.pipelines.http.services import SpecService
+from pilothouse.pipelines.model import Pipeline, RunStatus
+from pilothouse.pipelines.rights import allowed, run_of
+from pilothouse.pipelines.service import require_pipeline
+from pilothouse.pipelines.specs import RunRequest
 from pilothouse.pipelines.views import run_detail, run_status, status_words
-from pilothouse.storage import Storage, Tx
+from pilothouse.storage import Tx
 from pilothouse.wire.rest import pipeline_runs as shown
 from pilothouse.wire.rest.pipeline_runs import CheckoutRepository, StopRun, TriggerPipeline
 
@@ -39,28 +35,6 @@ StatusNumber = Annotated[int, Query(ge=0, le=6, description="a number of pipelin
 router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"], route_class=SpecRoute)
 
 _CONTROL = errors("PIPELINE_NOT_FOUND", "RUN_NOT_FOUND", "INVALID_STATE_TRANSITION")
-
-
-async def spec_for(
-    database: Storage, compiler: SpecCompiler, caller: Principal, pipeline_id: str, body: TriggerPipeline
-) -> tuple[CompiledSpec | None, str]:
-    """The spec of a run, compiled, and the name of its file; ``None`` if none is saved."""
-
-    def find(conn: Connection) -> tuple[SavedSpec | None, str]:
-        pipeline = allowed(conn, caller, pipeline_id, "run.trigger")
-        saved = store.newest_spec(conn, pipeline_id) if body.spec is None else None
-        return saved, body.fileName or pipeline.file_path
-
-    saved, file = await database.read(find)
-    if saved is not None and saved.graph:
-        compiled = CompiledSpec(saved.text, saved.spec, saved.graph, saved.names)
-    elif (source := saved.text if saved else body.spec) is not None:
-        compiled = await compiler.compile(caller, source, file)
-    else:
-        return None, file
-    # Up to 20 ms for 5,000 steps; the transaction finds the result in the cache.
-    await asyncio.to_thread(decoded, compiled.graph)
-    return compiled, file
 
 
 @router.post(
@@ -77,6 +51,7 @@ async def spec_for(
         "INPUT_TOO_COSTLY",
         "PIPELINE_DISABLED",
         "BLOB_NOT_FOUND",
+        "REPOSITORY_UNAVAILABLE",
         *WORK_ERRORS,
     ),
 )
@@ -84,21 +59,37 @@ async def trigger_pipeline(
     pipeline_id: str,
     caller: Caller,
     idem: Idem,
-    pipelines: PipelineService,
-    database: Database,
-    compiler: Compiler,
+    specs: SpecService,
     body: TriggerPipeline | None = None,
 ) -> Response:
-    """``SPEC_INVALID`` also reports secrets and variables that the run needs and that do not exist, and given
-    variables that the spec does not use. Errors: that, ``SPEC_NOT_FOUND``, ``PIPELINE_DISABLED``, ``BLOB_NOT_FOUND``,
-    ``INPUT_TOO_COSTLY``.
+    """Without ``spec`` and ``checkout``, the run of a pipeline in a git repository is that of ``branch`` or
+    ``commitSha``, in a work tree of the commit. ``SPEC_INVALID`` also reports secrets and variables that the run
+    needs and that do not exist, and given variables that the spec does not use. Errors: that, ``SPEC_NOT_FOUND``,
+    ``PIPELINE_DISABLED``, ``BLOB_NOT_FOUND``, ``REPOSITORY_UNAVAILABLE``, ``INPUT_TOO_COSTLY``.
     """
-    body = body or TriggerPipeline()
-    compiled, file = await spec_for(database, compiler, caller, pipeline_id, body)
-    request = TriggerRequest(
+    ready = await specs.ready(caller, pipeline_id, _request(body or TriggerPipeline()))
+
+    def use_case(tx: Tx) -> dict[str, Any]:
+        return {"runId": ready.start(tx).id}
+
+    try:
+        permit = partial(allowed, caller=caller, pipeline_id=pipeline_id, action="run.trigger")
+        answer = await idem(use_case, 201, envelope=True, permit=permit)
+    except SpecError as refusal:
+        ready.discard()
+        raise await ready.located(refusal) from None
+    except BaseException:
+        ready.discard()
+        raise
+    ready.discard_unless_started()  # the answer is that of an earlier call
+    return answer
+
+
+def _request(body: TriggerPipeline) -> RunRequest:
+    return RunRequest(
         variables=body.variables,
-        spec=None if body.spec is None else compiled,
-        compiled=compiled,
+        spec=body.spec,
+        file=body.fileName,
         checkout=body.checkout,
         branch=body.branch,
         commit_sha=body.commitSha,
@@ -106,17 +97,6 @@ async def trigger_pipeline(
         dirty=body.dirty,
         tag=body.tag,
     )
-
-    def use_case(tx: Tx) -> dict[str, Any]:
-        return {"runId": pipelines.trigger(tx, caller, pipeline_id, request).id}
-
-    try:
-        permit = partial(allowed, caller=caller, pipeline_id=pipeline_id, action="run.trigger")
-        return await idem(use_case, 201, envelope=True, permit=permit)
-    except SpecError as refusal:
-        if compiled is None or not compiled.written:
-            raise
-        raise await compiler.located(caller, refusal, compiled.text, file or "<spec>") from None
 
 
 def _commit_of(given: CheckoutRepository) -> RepositoryCommit:

@@ -8,7 +8,6 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter
-from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
@@ -19,19 +18,17 @@ from pilothouse.edge.web import Caller, Idem, allow, envelope
 from pilothouse.edge.work import WORK_ERRORS
 from pilothouse.engine.problems import SpecError
 from pilothouse.identity.http.services import IdentityService
-from pilothouse.pipelines import store
 from pilothouse.pipelines.compiled import Spec
 from pilothouse.pipelines.compiler import Checked, SpecCompiler
-from pilothouse.pipelines.errors import SpecMissing
 from pilothouse.pipelines.http.large_bodies import SpecRoute
-from pilothouse.pipelines.http.services import Compiler, PipelineService, allowed
+from pilothouse.pipelines.http.services import Compiler, PipelineService, SpecService
 from pilothouse.pipelines.jobs import written_text
-from pilothouse.pipelines.model import Pipeline, SavedSpec
+from pilothouse.pipelines.rights import allowed
 from pilothouse.pipelines.service import Pipelines
+from pilothouse.pipelines.specs import Save
 from pilothouse.storage import Storage, Tx
 from pilothouse.wire.rest import specs as shown
 from pilothouse.wire.rest.specs import CheckSpec, CheckText, SaveSpec
-from pilothouse.wire.specs import SAVE_DIRECT
 
 router = APIRouter(prefix="/api/v1/pipelines", tags=["pipelines"], route_class=SpecRoute)
 
@@ -67,30 +64,27 @@ async def validate_spec(
     "/{pipeline_id}/spec",
     dependencies=[allow("pipeline.read")],
     summary="Show a pipeline's spec",
-    responses=enveloped(shown.SavedSpec) | errors("PIPELINE_NOT_FOUND", "SPEC_NOT_FOUND"),
+    responses=enveloped(shown.SavedSpec)
+    | errors(
+        "PIPELINE_NOT_FOUND",
+        "SPEC_NOT_FOUND",
+        "REPOSITORY_UNAVAILABLE",
+        "SPEC_INVALID",
+        "INPUT_TOO_COSTLY",
+        *WORK_ERRORS,
+    ),
 )
-async def get_pipeline_spec(
-    pipeline_id: str, caller: Caller, database: Database, compiler: Compiler
-) -> Response:
-    """The current spec, as an object and as its source text. Errors: ``SPEC_NOT_FOUND``."""
-
-    def read(conn: Connection) -> tuple[Pipeline, SavedSpec]:
-        pipeline = allowed(conn, caller, pipeline_id, "pipeline.read")
-        saved = store.newest_spec(conn, pipeline_id)
-        if saved is None:
-            raise SpecMissing(f"pipeline '{pipeline.name}' has no spec yet")
-        return pipeline, saved
-
-    pipeline, saved = await database.read(read)
-    # A spec that an older release has saved is stored as text only.
-    spec = saved.spec or (await compiler.compile(caller, saved.text)).spec
+async def get_pipeline_spec(pipeline_id: str, caller: Caller, specs: SpecService) -> Response:
+    """The current spec, as an object and as its source text; of a pipeline in a git repository that at the head of
+    its branch. Errors: ``SPEC_NOT_FOUND``, ``REPOSITORY_UNAVAILABLE``."""
+    found = await specs.shown(caller, pipeline_id)
     view = {
-        "spec": orjson.Fragment(spec),
-        "text": saved.text,
-        "format": int(saved.format),
-        "headCommitSha": saved.head,
-        "branch": pipeline.default_branch,
-        "pipelineFilePath": pipeline.file_path,
+        "spec": orjson.Fragment(found.spec),
+        "text": found.text,
+        "format": int(found.format),
+        "headCommitSha": found.head,
+        "branch": found.branch,
+        "pipelineFilePath": found.file,
     }
     return envelope(view)
 
@@ -122,37 +116,26 @@ async def validate_pipeline_spec(
     "/{pipeline_id}/spec/save",
     dependencies=[allow("pipeline.write")],
     summary="Save a pipeline's spec",
-    responses=enveloped(shown.SpecSaved) | errors("PIPELINE_NOT_FOUND", "SPEC_CONFLICT") | _SPEC_ERRORS,
+    responses=enveloped(shown.SpecSaved)
+    | errors("PIPELINE_NOT_FOUND", "SPEC_CONFLICT", "REPOSITORY_UNAVAILABLE")
+    | _SPEC_ERRORS,
 )
 async def save_pipeline_spec(
-    pipeline_id: str,
-    body: SaveSpec,
-    caller: Caller,
-    idem: Idem,
-    database: Database,
-    pipelines: PipelineService,
-    compiler: Compiler,
+    pipeline_id: str, body: SaveSpec, caller: Caller, idem: Idem, specs: SpecService
 ) -> Response:
-    """Check a spec and make it the current one. Errors: ``SPEC_INVALID``, ``SPEC_CONFLICT``, ``INPUT_TOO_COSTLY``."""
-    known = await database.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write").file_path)
-    compiled = await compiler.compile(caller, body.spec, body.fileName or known)
+    """Check a spec and make it the current one: in the database, or as a commit that is pushed to the pipeline's
+    repository. Errors: ``SPEC_INVALID``, ``SPEC_CONFLICT``, ``REPOSITORY_UNAVAILABLE``, ``INPUT_TOO_COSTLY``."""
+    save = Save(body.spec, body.fileName, body.expectedHeadCommitSha, body.commitMessage)
+    saving = await specs.save(caller, pipeline_id, save)
 
     def use_case(tx: Tx) -> dict[str, Any]:
-        pipeline = allowed(tx.conn, caller, pipeline_id, "pipeline.write")
-        saved = pipelines.save_spec(
-            tx,
-            caller,
-            pipeline_id,
-            compiled,
-            expected_head=body.expectedHeadCommitSha,
-            message=body.commitMessage,
-        )
+        saved = saving(tx)
         return {
             "commitSha": saved.head,
-            "branch": pipeline.default_branch,
-            "saveMode": SAVE_DIRECT,
-            "prUrl": "",
-            "prBranch": "",
+            "branch": saved.branch,
+            "saveMode": saved.mode,
+            "prUrl": saved.pr_url,
+            "prBranch": saved.pr_branch,
         }
 
     return await idem(

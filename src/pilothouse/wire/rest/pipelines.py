@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from pilothouse.wire.rest.base import Answer, Count, Id, Seconds
 from pilothouse.wire.rest.bodies import Body, Ignored, Reference, Texts, Word
@@ -15,16 +15,11 @@ PipelineStatusNumber = Annotated[int, Field(ge=0, le=6)]
 """pipeline.v1.PipelineStatus."""
 
 
-def _database(given: str) -> str:
-    if given:
-        raise ValueError(
-            "this release stores specs in its database only: leave it empty and save the spec here"
-        )
-    return given
+RepositoryUrl = Annotated[str, Field(max_length=1000)]
+"""The address of a git repository, https or ssh, without credentials; empty: the spec is in the database."""
 
-
-OfGit = Annotated[str, Field(max_length=2000), AfterValidator(_database)]
-"""A field of specs in git repositories, which are not implemented yet: must be empty."""
+SecretName = Annotated[str, Field(max_length=128)]
+"""The name of a secret of the project: a token (or ``user:token``) for https, a private key for ssh."""
 
 RepositoryKey = Annotated[Word, Field(max_length=1000)]
 """The key of the repository that the pipeline belongs to (docs/checkout.md); empty: of none."""
@@ -34,16 +29,18 @@ PipelineName = Annotated[str, Field(max_length=256)]
 
 
 class CreatePipeline(Body):
-    """A pipeline whose spec is kept in the database; ``projectId`` empty is the default project."""
+    """``repoUrl``: the git repository with the spec; empty: that is kept in the database. ``projectId`` empty is the
+    default project."""
 
     name: PipelineName
     projectId: Reference = ""
     description: str = Field("", max_length=2000)
-    repoUrl: OfGit = ""
+    repoUrl: RepositoryUrl = ""
+    repoSecret: SecretName = ""
     defaultBranch: Word = Field("", max_length=200)
     pipelineFilePath: FileName = ""
     saveMode: SaveMode = SAVE_DIRECT
-    prTargetBranch: OfGit = ""
+    prTargetBranch: Word = Field("", max_length=200)
     metadata: Texts = Field(default_factory=dict)
     repository: RepositoryKey = ""
     createdBy: Ignored = ""
@@ -56,11 +53,12 @@ class UpdatePipeline(Body):
 
     name: PipelineName | None = None
     description: str | None = Field(None, max_length=2000)
-    repoUrl: OfGit | None = None
+    repoUrl: RepositoryUrl | None = None
+    repoSecret: SecretName | None = None
     defaultBranch: Word | None = Field(None, max_length=200)
     pipelineFilePath: FileName | None = None
     saveMode: SaveMode | None = None
-    prTargetBranch: OfGit | None = None
+    prTargetBranch: Word | None = Field(None, max_length=200)
     metadata: Texts | None = None
     isEnabled: int | None = Field(None, ge=0, le=1)
     repository: RepositoryKey | None = None
@@ -86,6 +84,7 @@ class Pipeline(Answer):
     name: str
     description: str
     repoUrl: str
+    repoSecret: str
     defaultBranch: str
     pipelineFilePath: str
     status: PipelineStatusNumber
@@ -112,6 +111,7 @@ class Pipeline(Answer):
         "name": "hello",
         "description": "says hello",
         "repoUrl": "",
+        "repoSecret": "",
         "defaultBranch": "main",
         "pipelineFilePath": ".pilot.yaml",
         "status": 2,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetPydanticSchema
+from pydantic import BeforeValidator, Field, GetPydanticSchema
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import core_schema
 
@@ -36,14 +36,8 @@ _SPEC: dict[str, Any] = {
 HEAD = "02ff0a6960f946046f4b7c70b003f2da07d093e4"
 
 
-def _direct(mode: int) -> int:
-    if mode == SAVE_PR:
-        raise ValueError("this release saves specs directly (1); pull requests (2) are not implemented")
-    return mode
-
-
-SaveMode = Annotated[int, Field(ge=0, le=SAVE_PR), AfterValidator(_direct)]
-"""pipeline.v1.PipelineSaveMode."""
+SaveMode = Annotated[int, Field(ge=0, le=SAVE_PR)]
+"""pipeline.v1.PipelineSaveMode; 0 is 1."""
 
 Format = Annotated[int, Field(ge=0, le=max(SpecFormat))]
 """pipeline.v1.SpecFormat."""
@@ -101,7 +95,9 @@ class SaveSpec(ValidateSpec):
     """``expectedHeadCommitSha``: the save is refused if the current head is another."""
 
     expectedHeadCommitSha: Annotated[str, Field(max_length=64)] = ""
-    saveMode: SaveMode = SAVE_DIRECT
+    saveMode: Annotated[int, Field(ge=0, le=SAVE_PR, description="accepted; the pipeline's own counts")] = (
+        SAVE_DIRECT
+    )
     commitMessage: str = Field("", max_length=2000)
     requestId: RequestId = ""
     editor: Ignored = ""

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pilothouse.agent.children import Children, ChildTimeout, Ended, Limits
+from pilothouse.workers.children import Children, ChildTimeout, Ended, Limits
 
 OLDEST = (2, 30)
 MAX_TEXT = 300  # characters of git's message that are shown
@@ -49,9 +49,14 @@ _CONFIG = {
 
 
 class GitFailed(Exception):
-    """A git command failed; the message is the first line of git's output."""
+    """A git command failed; the message is the first line of git's output. ``stderr``: all of that (at most 64 KiB),
+    which the other side of a connection may have written."""
 
     code = "GIT_FAILED"
+
+    def __init__(self, message: str, stderr: str = "") -> None:
+        super().__init__(message)
+        self.stderr = stderr
 
 
 class Git:
@@ -75,14 +80,36 @@ class Git:
         good: Sequence[int] = (0,),
         limits: Limits = Limits(),
     ) -> bytes:
-        """Run git and return its output. Raises GitFailed for an exit code not in ``good`` or a timeout;
-        ChildWroteTooMuch."""
+        """Run git and return its output. Raises as :meth:`call`."""
+        ended = await self.call(
+            *arguments, git_dir=git_dir, work_tree=work_tree, index=index, config=config, stdin=stdin,
+            stdout=stdout, good=good, limits=limits,
+        )  # fmt: skip
+        return ended.stdout
+
+    async def call(
+        self,
+        *arguments: str,
+        git_dir: Path,
+        work_tree: Path | None = None,
+        index: Path | None = None,
+        config: Mapping[str, str] | None = None,
+        stdin: bytes | Path = b"",
+        stdout: Path | None = None,
+        good: Sequence[int] = (0,),
+        limits: Limits = Limits(),
+        environment: Mapping[str, str] | None = None,
+    ) -> Ended:
+        """Run git. Raises GitFailed for an exit code not in ``good`` or a timeout; ChildWroteTooMuch.
+
+        ``environment``: variables beside those of the isolated environment, which they override.
+        """
         more = [word for key, value in (config or {}).items() for word in ("-c", f"{key}={value}")]
         try:
             ended = await self._children.run(
                 [self._program, *self._settings, *more, *arguments],
                 cwd=work_tree or git_dir,
-                env=_environment(git_dir, work_tree, index),
+                env=_environment(git_dir, work_tree, index) | dict(environment or {}),
                 stdin=stdin,
                 stdout=stdout,
                 limits=limits,
@@ -91,8 +118,9 @@ class Git:
             raise GitFailed(f"git {arguments[0]} took longer than {limits.seconds:g} s") from None
         # update-index only prints this for a path that it refuses, and continues.
         if ended.code not in good or ended.stderr.startswith(b"Ignoring path"):
-            raise GitFailed(f"git {arguments[0]}: {_said(ended)}")
-        return ended.stdout
+            stderr = ended.stderr[:65536].decode("utf-8", "replace")
+            raise GitFailed(f"git {arguments[0]}: {_said(ended)}", stderr)
+        return ended
 
 
 def find_git() -> tuple[str, str] | None:

@@ -1,6 +1,6 @@
-"""Child processes that prepare a workspace: limited in time, and killed with their descendants when cancelled.
+"""Programs that work on untrusted input, such as git: bounded, and killed with their descendants when cancelled.
 
-The agent's guard kills them if the agent dies. They do not inherit its environment.
+They do not inherit the environment. A watcher, such as the agent's guard, kills them if this process dies.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
-from pilothouse.agent.guard import Guard
 from pilothouse.workers.limits import isolated_python, lower
 
 KILL_WITHIN = 10.0  # seconds to wait for a killed child
@@ -66,12 +65,22 @@ def script(module: str) -> list[str]:
     return isolated_python(f"from {module} import main; main()", [_PACKAGES])
 
 
+class Watcher(Protocol):
+    """Kills processes if this process dies before them."""
+
+    def watch(self, pid: int) -> None:
+        """Kill the session of this process when this process dies."""
+
+    def forget(self, pid: int) -> None:
+        """The process has ended."""
+
+
 class Children:
     """``scratch``: a directory for captured output."""
 
-    def __init__(self, scratch: Path, guard: Guard | None = None) -> None:
+    def __init__(self, scratch: Path, watcher: Watcher | None = None) -> None:
         self._scratch = scratch
-        self._guard = guard
+        self._watcher = watcher
 
     async def run(
         self,
@@ -99,13 +108,13 @@ class Children:
 
     @contextlib.contextmanager
     def _watched(self, pid: int) -> Iterator[None]:
-        if self._guard is not None:
-            self._guard.watch(pid)
+        if self._watcher is not None:
+            self._watcher.watch(pid)
         try:
             yield
         finally:
-            if self._guard is not None:
-                self._guard.forget(pid)
+            if self._watcher is not None:
+                self._watcher.forget(pid)
 
     def _input(self, stdin: bytes | Path, stack: contextlib.ExitStack) -> IO[bytes] | int:
         if isinstance(stdin, Path):

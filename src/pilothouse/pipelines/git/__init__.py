@@ -1,0 +1,1 @@
+"""Definitions in git repositories (decisions.md, Arcentra; docs/git.md)."""

@@ -1,0 +1,245 @@
+"""The specs of pipelines, wherever they are kept: shown, saved, and made ready for a run.
+
+Shared by routes and RPCs. What takes long (compiling, git) is done here, before the transaction; what these methods
+return is then used in one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection
+
+from pilothouse.access.model import Principal
+from pilothouse.engine.checkouts import RepositoryCommit
+from pilothouse.engine.graph_json import decoded
+from pilothouse.engine.model import Run
+from pilothouse.engine.problems import SpecError
+from pilothouse.pipelines import store
+from pilothouse.pipelines.compiled import CompiledSpec, Spec
+from pilothouse.pipelines.compiler import SpecCompiler
+from pilothouse.pipelines.errors import SpecMissing
+from pilothouse.pipelines.git.definitions import Definition, GitDefinitions
+from pilothouse.pipelines.git.work_trees import WorkTree
+from pilothouse.pipelines.model import Pipeline, SavedSpec
+from pilothouse.pipelines.rights import allowed
+from pilothouse.pipelines.service import Pipelines, TriggerRequest
+from pilothouse.storage import Storage, Tx
+from pilothouse.wire.specs import SAVE_DIRECT, SpecFormat
+
+
+@dataclass(frozen=True, slots=True)
+class ShownSpec:
+    """The current spec of a pipeline. ``spec``: its canonical form as JSON; ``head``: its commit, without a git
+    repository its hash."""
+
+    spec: str
+    text: str
+    format: SpecFormat
+    head: str
+    branch: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """A spec to be saved. ``expected_head``: the head that the caller has seen, empty: any."""
+
+    spec: Spec
+    file: str = ""
+    expected_head: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedAs:
+    """Where a spec was saved; ``pr_branch`` and ``pr_url`` only in mode ``SAVE_PR``."""
+
+    head: str
+    branch: str
+    mode: int = SAVE_DIRECT
+    pr_branch: str = ""
+    pr_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A run of a pipeline as a caller asks for it. ``spec`` and ``checkout`` (a blob's id), where given, are used for
+    this run alone; otherwise the spec is the pipeline's, of a git repository at ``commit_sha`` or ``branch``."""
+
+    variables: dict[str, str] = field(default_factory=dict)
+    spec: Spec | None = None
+    file: str = ""
+    checkout: str = ""
+    branch: str = ""
+    commit_sha: str = ""
+    repositories: tuple[RepositoryCommit, ...] = ()
+    dirty: bool = False
+    tag: str = ""
+
+
+class ReadyRun:
+    """A run that can be started. Call :meth:`discard` if it is not."""
+
+    def __init__(
+        self, specs: Specs, caller: Principal, pipeline: Pipeline, request: TriggerRequest, file: str
+    ) -> None:
+        self._specs = specs
+        self._caller = caller
+        self._pipeline = pipeline
+        self._request = request
+        self._file = file
+        self.tree: WorkTree | None = None
+        self._started = False
+
+    def start(self, tx: Tx) -> Run:
+        """Start it, in a use case; see :meth:`Pipelines.trigger`."""
+        self._started = True
+        if self.tree is not None:
+            self._specs.git.record(tx, self._caller, self._pipeline, self.tree)
+        return self._specs.pipelines.trigger(tx, self._caller, self._pipeline.id, self._request)
+
+    def discard(self) -> None:
+        """Delete what was received for it."""
+        if self.tree is not None:
+            self._specs.git.discard(self.tree)
+
+    def discard_unless_started(self) -> None:
+        """For calls that may have been answered without starting it."""
+        if not self._started:
+            self.discard()
+
+    async def located(self, refusal: SpecError) -> SpecError:
+        """The refusal with the places in the spec's text."""
+        compiled = self._request.compiled
+        if compiled is None or not compiled.written:
+            return refusal
+        return await self._specs.compiler.located(
+            self._caller, refusal, compiled.text, self._file or "<spec>"
+        )
+
+
+class Specs:
+    """Methods raise ``SpecError``, ``WorkError``, :class:`RepositoryUnavailable` and the refusals of
+    :mod:`pilothouse.pipelines.service`."""
+
+    def __init__(
+        self, storage: Storage, compiler: SpecCompiler, pipelines: Pipelines, git: GitDefinitions
+    ) -> None:
+        self._storage = storage
+        self.compiler = compiler
+        self.pipelines = pipelines
+        self.git = git
+
+    async def shown(self, caller: Principal, pipeline_id: str) -> ShownSpec:
+        """The current spec; of a git repository that at the branch's head. Raises :class:`SpecMissing`."""
+        pipeline = await self._pipeline(caller, pipeline_id, "pipeline.read")
+        if pipeline.repo_url:
+            found = await self.git.current(caller, pipeline)
+            format = SpecFormat.JSON if found.spec.text.lstrip().startswith("{") else SpecFormat.YAML
+            return ShownSpec(found.spec.spec, found.spec.text, format, found.commit, found.branch, found.file)
+        saved = await self._storage.read(lambda conn: store.newest_spec(conn, pipeline_id))
+        if saved is None:
+            raise SpecMissing(f"pipeline '{pipeline.name}' has no spec yet")
+        # A spec that an older release has saved is stored as text only.
+        spec = saved.spec or (await self.compiler.compile(caller, saved.text)).spec
+        return ShownSpec(
+            spec, saved.text, saved.format, saved.head, pipeline.default_branch, pipeline.file_path
+        )
+
+    async def save(self, caller: Principal, pipeline_id: str, save: Save) -> Callable[[Tx], SavedAs]:
+        """The use case that saves a spec. To a git repository it is pushed at once; saving the same spec again then
+        changes nothing, so a call whose answer was lost can be repeated."""
+        pipeline = await self._pipeline(caller, pipeline_id, "pipeline.write")
+        compiled = await self.compiler.compile(caller, save.spec, save.file or pipeline.file_path)
+        if not pipeline.repo_url:
+            return lambda tx: self._saved(tx, caller, pipeline_id, compiled, save)
+        pushed = await self.git.save(caller, pipeline, compiled, save.expected_head, save.message)
+        found = SavedAs(pushed.commit, pushed.branch, pipeline.save_mode, pushed.pr_branch, pushed.pr_url)
+        return lambda tx: found
+
+    def _saved(
+        self, tx: Tx, caller: Principal, pipeline_id: str, compiled: CompiledSpec, save: Save
+    ) -> SavedAs:
+        pipeline = allowed(tx.conn, caller, pipeline_id, "pipeline.write")
+        saved = self.pipelines.save_spec(
+            tx, caller, pipeline_id, compiled, expected_head=save.expected_head, message=save.message
+        )
+        return SavedAs(saved.head, pipeline.default_branch)
+
+    async def ready(self, caller: Principal, pipeline_id: str, request: RunRequest) -> ReadyRun:
+        """A run with its spec, compiled, and of a git repository with its work tree."""
+        pipeline = await self._pipeline(caller, pipeline_id, "run.trigger")
+        if pipeline.repo_url and request.spec is None and not request.checkout:
+            return await self._from_git(caller, pipeline, request)
+        saved = await self._storage.read(lambda conn: store.newest_spec(conn, pipeline_id))
+        compiled, file = await self._compiled(caller, pipeline, request, saved)
+        return ReadyRun(self, caller, pipeline, _trigger(request, compiled), file)
+
+    async def _compiled(
+        self, caller: Principal, pipeline: Pipeline, request: RunRequest, saved: SavedSpec | None
+    ) -> tuple[CompiledSpec | None, str]:
+        """The spec of a run and the name of its file; ``None`` if none is saved."""
+        file = request.file or pipeline.file_path
+        if request.spec is not None:
+            compiled = await self.compiler.compile(caller, request.spec, file)
+        elif saved is None:
+            return None, file
+        elif saved.graph:
+            compiled = CompiledSpec(saved.text, saved.spec, saved.graph, saved.names)
+        else:
+            compiled = await self.compiler.compile(caller, saved.text, file)
+        await _decode(compiled)
+        return compiled, file
+
+    async def _from_git(self, caller: Principal, pipeline: Pipeline, request: RunRequest) -> ReadyRun:
+        found = await self._definition(caller, pipeline, request)
+        await _decode(found.spec)
+        tree = await self.git.work_tree(pipeline, found)
+        trigger = TriggerRequest(
+            variables=request.variables,
+            spec=found.spec,
+            compiled=found.spec,
+            definition=found.commit,
+            checkout=tree.archive.id,
+            branch=found.branch,
+            commit_sha=found.commit,
+            repositories=tree.repositories,
+            tag=request.tag,
+        )
+        ready = ReadyRun(self, caller, pipeline, trigger, found.file)
+        ready.tree = tree
+        return ready
+
+    async def _definition(self, caller: Principal, pipeline: Pipeline, request: RunRequest) -> Definition:
+        other = request.branch not in ("", pipeline.default_branch)
+        if request.commit_sha or other:
+            return await self.git.at(caller, pipeline, request.branch, request.commit_sha)
+        return await self.git.current(caller, pipeline)
+
+    async def _pipeline(self, caller: Principal, pipeline_id: str, action: str) -> Pipeline:
+        def find(conn: Connection) -> Pipeline:
+            return allowed(conn, caller, pipeline_id, action)
+
+        return await self._storage.read(find)
+
+
+def _trigger(request: RunRequest, compiled: CompiledSpec | None) -> TriggerRequest:
+    return TriggerRequest(
+        variables=request.variables,
+        spec=None if request.spec is None else compiled,
+        compiled=compiled,
+        checkout=request.checkout,
+        branch=request.branch,
+        commit_sha=request.commit_sha,
+        repositories=request.repositories,
+        dirty=request.dirty,
+        tag=request.tag,
+    )
+
+
+async def _decode(compiled: CompiledSpec) -> None:
+    """Decode the graph: up to 20 ms for 5,000 steps; the transaction finds the result in the cache."""
+    await asyncio.to_thread(decoded, compiled.graph)
