@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine.grpc import LogCall, Tally
 from pilothouse.engine.intake.batches import MAX_RAW
-from pilothouse.engine.intake.ingest import EVENTS, LOGS, Receipt, Taken
 from pilothouse.engine.intake.events import StepEvent
+from pilothouse.engine.intake.ingest import EVENTS, LOGS, Receipt, Taken
 from pilothouse.engine.intake.lines import LogLines
 from pilothouse.fleet.model import AgentProfile, TaskStatus
 from pilothouse.fleet.registry import Allowance
@@ -165,7 +165,7 @@ async def test_a_batch_from_inside_a_marked_gap_is_accepted_and_stores_nothing(k
 
 async def test_what_was_pushed_before_a_registration_is_known_after_it(kernel: Kernel) -> None:
     """An agent that registers at every start and repeats what was not acknowledged."""
-    run_id, channel, task = await at_work(kernel)
+    run_id, _, task = await at_work(kernel)
     for seq in (1, 2, 3):
         await kernel.push("a1", seq, task, f"line {seq}", id=f"id-{seq}")
     await kernel.tell("a1", 1, task, "step.output", {"name": "n", "value": 1}, id="e1")
@@ -175,9 +175,9 @@ async def test_what_was_pushed_before_a_registration_is_known_after_it(kernel: K
         for seq in (2, 3):
             again = await kernel.push("a1", seq, task, f"line {seq}", id=f"id-{seq}")
             assert again.taken is Taken.REPEATED
-        assert (await kernel.tell("a1", 9, task, "step.output", {"name": "n", "value": 2}, id="e1")).taken is (
-            Taken.REPEATED
-        )
+        assert (
+            await kernel.tell("a1", 9, task, "step.output", {"name": "n", "value": 2}, id="e1")
+        ).taken is (Taken.REPEATED)
     assert (await kernel.push("a1", 4, task, "line 4", id="id-4")).taken is Taken.ACCEPTED
     assert kernel.lines(run_id) == ["line 1", "line 2", "line 3", "line 4"]
     assert kernel.step(run_id, "a")["outputs"] == {"n": 1}
@@ -185,7 +185,7 @@ async def test_what_was_pushed_before_a_registration_is_known_after_it(kernel: K
 
 async def test_the_same_ids_in_a_later_step_are_new_lines(kernel: Kernel) -> None:
     """An agent whose ids start anew with each process loses nothing."""
-    run_id, channel, task = await at_work(kernel)
+    _, channel, task = await at_work(kernel)
     await kernel.push("a1", 1, task, "one", id="batch-1")
     await kernel.report(channel)
     kernel.clock.advance(1)

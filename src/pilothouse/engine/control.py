@@ -1,4 +1,4 @@
-"""Cancels single step runs and jobs, and applies reports on whole jobs: for users, and for agents on their own work."""
+"""Cancels single step runs and jobs, and applies reports on whole jobs: by users, and by agents on their work."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Control:
         self._transitions.settle(tx, run, job)
 
     def held_of_job(self, conn: Connection, by: Principal, job_id: str) -> list[str]:
-        """The agent's started or offered step runs of a job. Raises as :meth:`cancel_job` but for :class:`JobOver`."""
+        """The step runs of a job that the agent holds. Raises :class:`JobNotFound`, :class:`NotItsWork`."""
         part = _find_job(conn, job_id)
         self._check_job(conn, by, part, job_id)
         assert part is not None, "it was checked"
@@ -157,7 +157,7 @@ class Control:
             if part.job.status is _OF_JOB.get(report.status):
                 return Verdict.REPEATED
             raise JobHasWork(
-                f"the agent holds no step run of this job, which is {part.job.status.value}; a job ends with its steps"
+                f"the agent holds no step run of this job, which is {part.job.status.value}: its steps end it"
             )
         for task_id in held:
             self._fleet.report(tx, by.id, replace(report, task_id=task_id))

@@ -8,22 +8,32 @@ from functools import partial
 from itertools import islice
 
 import structlog
+from sqlalchemy import Connection
 
 from pilothouse.access.model import SYSTEM, Principal
 from pilothouse.fleet import connection_store, store
 from pilothouse.fleet.arrivals import NOBODY, Arrivals, Heard
 from pilothouse.fleet.earlier_store import forget_earlier
 from pilothouse.fleet.errors import Overtaken
-from pilothouse.fleet.handlers import MAX_ERROR, MAX_METRIC, MAX_METRICS, Encoder, Screen, TaskHandler, WorkControl, WorkSource
+from pilothouse.fleet.handlers import (
+    MAX_ERROR,
+    MAX_METRIC,
+    MAX_METRICS,
+    Encoder,
+    Screen,
+    TaskHandler,
+    WorkControl,
+    WorkSource,
+)
 from pilothouse.fleet.hub import Hub
 from pilothouse.fleet.model import (
+    POLL,
     Agent,
     AgentChannel,
     AgentConnection,
     Condition,
     Lease,
     LeaseState,
-    POLL,
     Task,
     TaskReport,
     TaskStatus,
@@ -304,7 +314,7 @@ class Fleet:
         return Verdict.ACCEPTED
 
     def _rebound(self, tx: Tx, agent: Agent) -> None:
-        """An agent has registered again: offered tasks that it may no longer have, or has fetched, go back to the queue."""
+        """An agent has registered again: offers that it may no longer have, or has fetched, go back to the queue."""
         store.disclaim_leases(tx.conn, agent.agent_id, self._expiry(tx))
         channels = {known.channel for known in connection_store.connections_of(tx.conn, agent.agent_id)}
         for lease in store.leases_of(tx.conn, agent.agent_id):
@@ -366,6 +376,10 @@ class Fleet:
             store.stop_lease(tx.conn, task_id, reason)
         tx.after_commit(lambda: self.hub.cancel(lease.agent_id, task_id, reason, lease.kind))
         return lease.state
+
+    def stopping(self, conn: Connection, agent_id: str) -> dict[str, str]:
+        """The tasks that the agent holds and is to stop, with the reasons."""
+        return {one.id: one.stop_reason for one in store.leases_of(conn, agent_id) if one.stop_reason}
 
     def stop_again(self, tx: Tx, lease: Lease) -> None:
         """Send the agent the request to stop a task that is stored in the lease."""

@@ -153,7 +153,9 @@ class Ingest:
         since = target.started_at if target is not None else 0
 
         def use_case(tx: Tx) -> Receipt:
-            receipt = self._sequence(tx, agent_id, EVENTS, event.seq, event.event_id, begins=begins, since=since)
+            receipt = self._sequence(
+                tx, agent_id, EVENTS, event.seq, event.event_id, begins=begins, since=since
+            )
             if receipt is not None:
                 return receipt
             why = refused or self._events.take(tx, agent_id, shown)
@@ -291,9 +293,7 @@ class Ingest:
             return Receipt(Taken.REPEATED, seq + 1)
         return None
 
-    def _known(
-        self, tx: Tx, agent_id: str, rpc: str, seq: int, last: int, ids: tuple[str, str]
-    ) -> Receipt:
+    def _known(self, tx: Tx, agent_id: str, rpc: str, seq: int, last: int, ids: tuple[str, str]) -> Receipt:
         """The answer to a number that is not above the last one."""
         seen = fleet_store.seen_batch(tx.conn, agent_id, rpc, seq)
         if seen in ids or (seen is None and seq <= last - KEPT_SEQS):
