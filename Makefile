@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-dev demo test test-all test-postgres test-long test-conformance test-faults test-projects faults bench check fmt lock wire clean
+.PHONY: setup setup-dev demo test test-all test-postgres test-long test-conformance test-faults test-projects faults bench check fmt lock wire buf clean
 
 setup: $(VENV)/.run
 
@@ -79,6 +79,7 @@ check: setup-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate_wire.py --check
+	@sh tools/buf.sh --check
 	$(BIN)/python tools/refresh_docs_assets.py --check
 	$(BIN)/python tools/generate_commands.py --check
 	$(BIN)/python tools/generate_types.py --check
@@ -102,6 +103,10 @@ LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-emit-in
 
 wire: setup-dev
 	$(BIN)/python tools/generate_wire.py
+
+# Lints the protos, compares them with the last release's, and generates clients into build/clients.
+buf: setup-dev
+	@sh tools/buf.sh
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -11,7 +11,8 @@ from sqlalchemy import Connection
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine.grpc import LogCall, Tally
 from pilothouse.engine.intake.batches import MAX_RAW
-from pilothouse.engine.intake.ingest import EVENTS, LOGS, Taken
+from pilothouse.engine.intake.events import StepEvent
+from pilothouse.engine.intake.ingest import EVENTS, LOGS, Receipt, Taken
 from pilothouse.engine.intake.lines import LogLines
 from pilothouse.fleet.model import AgentProfile, TaskStatus
 from pilothouse.fleet.registry import Allowance
@@ -126,20 +127,86 @@ async def test_a_gap_in_the_log_is_marked(kernel: Kernel, seq: int, words: str) 
     assert kernel.told(run_id, entries.STEP_LOGGED)[-1]["first"] == 3
 
 
-async def test_a_first_batch_that_is_not_the_first_is_a_gap(kernel: Kernel) -> None:
+async def test_counting_begins_with_the_first_number(kernel: Kernel) -> None:
     run_id, _, task = await at_work(kernel)
     await kernel.push("a1", 3, task, "three")
+    assert kernel.told(run_id, entries.STEP_LOG_MISSED) == []
+    receipt = await kernel.push("a1", 2, task, "two")
+    assert (receipt.taken, receipt.expected) == (Taken.OUT_OF_ORDER, 4)
+    assert kernel.lines(run_id) == ["three"]
+
+
+async def test_counting_begins_where_the_agent_says(kernel: Kernel) -> None:
+    run_id, _, task = await at_work(kernel)
+    target = await kernel.ingest.target(task)
+
+    async def push(seq: int, begins: int) -> Receipt:
+        lines = LogLines(f"batch-{seq}", seq, task, [str(seq)])
+        return await kernel.ingest.logs("a1", lines, target, begins=begins)
+
+    assert (await push(4, 4)).taken is Taken.OUT_OF_ORDER
+    assert (await push(7, 4)).taken is Taken.ACCEPTED
     [missed] = kernel.told(run_id, entries.STEP_LOG_MISSED)
-    assert (missed["expected_seq"], missed["seq"]) == (1, 3)
+    assert (missed["expected_seq"], missed["seq"]) == (5, 7)
+    assert (await push(4, 4)).taken is Taken.OUT_OF_ORDER
+    assert (await push(5, 4)).taken is Taken.REPEATED, "inside the marked gap"
+    assert (await push(8, 99)).taken is Taken.ACCEPTED, "counting has begun before"
+    assert kernel.lines(run_id) == ["7", "8"]
 
 
-async def test_a_batch_from_inside_a_gap_is_not_acknowledged_and_thrown_away(kernel: Kernel) -> None:
-    """Seq is strictly increasing, and this one is new: accepting it means that its lines are on disk."""
+async def test_a_batch_from_inside_a_marked_gap_is_accepted_and_stores_nothing(kernel: Kernel) -> None:
     run_id, _, task = await at_work(kernel)
     await kernel.push("a1", 1, task, "one")
     await kernel.push("a1", 5, task, "five")
     receipt = await kernel.push("a1", 3, task, "three")
-    assert (receipt.taken, "three" in kernel.lines(run_id)) == (Taken.OUT_OF_ORDER, False)
+    assert (receipt.taken, receipt.expected) == (Taken.REPEATED, 6)
+    assert kernel.lines(run_id) == ["one", "five"]
+
+
+async def test_what_was_pushed_before_a_registration_is_known_after_it(kernel: Kernel) -> None:
+    """An agent that registers at every start and repeats what was not acknowledged."""
+    run_id, _, task = await at_work(kernel)
+    for seq in (1, 2, 3):
+        await kernel.push("a1", seq, task, f"line {seq}", id=f"id-{seq}")
+    await kernel.tell("a1", 1, task, "step.output", {"name": "n", "value": 1}, id="e1")
+    for _ in range(2):
+        kernel.clock.advance(1)
+        await register_anew(kernel)
+        for seq in (2, 3):
+            again = await kernel.push("a1", seq, task, f"line {seq}", id=f"id-{seq}")
+            assert again.taken is Taken.REPEATED
+        assert (
+            await kernel.tell("a1", 9, task, "step.output", {"name": "n", "value": 2}, id="e1")
+        ).taken is (Taken.REPEATED)
+    assert (await kernel.push("a1", 4, task, "line 4", id="id-4")).taken is Taken.ACCEPTED
+    assert kernel.lines(run_id) == ["line 1", "line 2", "line 3", "line 4"]
+    assert kernel.step(run_id, "a")["outputs"] == {"n": 1}
+
+
+async def test_the_same_ids_in_a_later_step_are_new_lines(kernel: Kernel) -> None:
+    """An agent whose ids start anew with each process loses nothing."""
+    _, channel, task = await at_work(kernel)
+    await kernel.push("a1", 1, task, "one", id="batch-1")
+    await kernel.report(channel)
+    kernel.clock.advance(1)
+    await register_anew(kernel)
+    kernel.clock.advance(1)
+    channel = await kernel.connect("a1")
+    later = await kernel.run("jobs: [{name: j, steps: [{name: a, uses: dummy}]}]")
+    await kernel.ack(channel)
+    assert (await kernel.push("a1", 1, channel.last.id, "one", id="batch-1")).taken is Taken.ACCEPTED
+    assert kernel.lines(later) == ["one"]
+
+
+async def register_anew(kernel: Kernel) -> None:
+    def use_case(tx: Tx) -> None:
+        made = kernel.fleet.registry.create_registration_token(
+            tx, SYSTEM, description="", max_uses=None, expires_in=60, allows=Allowance(agents=("a1",))
+        )
+        token = str(made["token"])
+        kernel.fleet.registry.register(tx, AgentProfile("a1"), registration_token=token, own_token="")
+
+    await kernel.write(use_case)
 
 
 async def test_registering_anew_starts_the_numbers_anew(kernel: Kernel) -> None:
@@ -272,10 +339,25 @@ async def test_events_follow_one_another_without_a_gap(kernel: Kernel) -> None:
     assert [told["percent"] for told in kernel.told(run_id, entries.STEP_PROGRESSED)] == [10, 20]
 
 
-async def test_a_first_event_that_is_not_the_first_is_refused(kernel: Kernel) -> None:
+async def test_the_first_event_begins_the_count(kernel: Kernel) -> None:
     _, _, task = await at_work(kernel)
-    gap = await kernel.tell("a1", 2, task, "step.progress", {})
-    assert (gap.taken, gap.expected) == (Taken.OUT_OF_ORDER, 1)
+    assert (await kernel.tell("a1", 2, task, "step.progress", {})).taken is Taken.ACCEPTED
+    gap = await kernel.tell("a1", 4, task, "step.progress", {})
+    assert (gap.taken, gap.expected) == (Taken.OUT_OF_ORDER, 3)
+    before = await kernel.tell("a1", 1, task, "step.progress", {})
+    assert (before.taken, before.expected) == (Taken.OUT_OF_ORDER, 3)
+
+
+async def test_events_begin_where_the_agent_says(kernel: Kernel) -> None:
+    _, _, task = await at_work(kernel)
+
+    async def tell(seq: int) -> Receipt:
+        event = StepEvent(f"event-{seq}", seq, task, "arcentra.step.progress", {"percent": 1})
+        return await kernel.ingest.event("a1", event, begins=6)
+
+    gap = await tell(8)
+    assert (gap.taken, gap.expected) == (Taken.OUT_OF_ORDER, 7)
+    assert [(await tell(seq)).taken for seq in (7, 8)] == [Taken.ACCEPTED, Taken.ACCEPTED]
 
 
 async def test_progress_is_between_0_and_100_and_never_falls(kernel: Kernel) -> None:

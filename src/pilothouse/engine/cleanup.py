@@ -49,11 +49,17 @@ def time_out_job(run: Run, job: Job) -> list[Decision]:
     return [StopJob(job, Status.TIMED_OUT), *_stops(job, Status.TIMED_OUT, reason)]
 
 
+def cancel_alone(run: Run, job: Job, reason: str) -> list[StopAttempt]:
+    """What stops when this job is cancelled and its run is not: all running steps but those of its cleanup."""
+    stops = _stops(job, Status.CANCELLED, reason)
+    return [stop for stop in stops if job.step_spec(stop.step).gate or not _goes_on(run, job, stop.step)]
+
+
 def stop_reason(run: Run, job: Job) -> str:
     """The reason for which the job's other steps do not run."""
     if job.stopping == Status.TIMED_OUT:
         return _too_long(run, job)
-    return run.cancel_reason
+    return run.cancel_reason or job.reason
 
 
 def _too_long(run: Run, job: Job) -> str:
@@ -61,8 +67,11 @@ def _too_long(run: Run, job: Job) -> str:
 
 
 def cut_off(run: Run, job: Job) -> list[Decision]:
-    """Stop the cleanup of a job that has timed out, since its time limit has passed."""
-    why = "the time limit of cleanup after the job's timeout has passed"
+    """Stop the cleanup of a job that has timed out or was cancelled, since its time limit has passed."""
+    if job.stopping == Status.TIMED_OUT:
+        why = "the time limit of cleanup after the job's timeout has passed"
+    else:
+        why = stop_reason(run, job) + ("; the time limit of cleanup has passed" if job.begun else "")
     return end_job(job, Status.CANCELLED, why, FinishJob(job, Status(job.stopping), stop_reason(run, job)))
 
 

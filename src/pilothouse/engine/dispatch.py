@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -16,13 +18,30 @@ from pilothouse.engine.tasks import STEP, StepTasks, TaskInvalid
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.connection_store import connections_by_agent
-from pilothouse.fleet.model import Agent, AgentConnection
+from pilothouse.fleet.model import POLL, Agent, AgentConnection, Task
 from pilothouse.fleet.service import Fleet
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
 PAGE = 500
 """Number of queued attempts that are matched together."""
+
+
+@dataclass(slots=True)
+class Fetching:
+    """An agent that asks for at most so many attempts. ``fits``: whether a task has space in its answer."""
+
+    agent_id: str
+    most: int
+    fits: Callable[[Task], bool]
+    tasks: list[Task] = field(default_factory=list)
+
+    def take(self, task: Task) -> bool:
+        """Whether the agent gets the task; the first one always."""
+        if self.fits(task) or not self.tasks:
+            self.tasks.append(task)
+            return True
+        return False
 
 
 class Dispatcher:
@@ -33,14 +52,25 @@ class Dispatcher:
         self._runs = runs
         self._tasks = tasks
         self._transitions = transitions
+        self._fetching: Fetching | None = None
+        self._able: set[str] = set()
+        #: The agents that get some of the waiting work if they ask for it.
+        self.fetchers: frozenset[str] = frozenset()
 
-    def dispatch(self, tx: Tx) -> int:
-        """Offer attempts to agents; returns the number of attempts offered."""
+    def dispatch(self, tx: Tx, fetching: Fetching | None = None) -> int:
+        """Offer attempts to agents; returns the number of attempts offered.
+
+        ``fetching``: an agent that asks for work in this moment, which it gets on the same terms as all others.
+        """
+        self._fetching, self._able = fetching, set()
         workers = self._workers(tx.conn)
         # Started jobs come first, even if others have waited for longer: their timeouts are running.
         given = self._hand_out_queue(tx, workers, begun=True) + self._hand_out_queue(tx, workers, begun=False)
         # Attempts further back in the queue get a reason as well.
         self._assign(tx, queue_store.unexplained_attempts(tx.conn, PAGE), workers)
+        if fetching is not None and len(fetching.tasks) >= fetching.most:
+            self._able.add(fetching.agent_id)  # there may be more for it
+        self.fetchers = frozenset(self._able)
         return given
 
     def _hand_out_queue(self, tx: Tx, workers: list[Worker], *, begun: bool) -> int:
@@ -65,18 +95,23 @@ class Dispatcher:
 
     def _worker(self, agent: Agent, held: int, connections: list[AgentConnection]) -> Worker:
         slots = agent.profile.capacity[STEP.capacity]
+        free = slots - agent.blocked - held
+        asks = self._fetching is not None and self._fetching.agent_id == agent.agent_id
+        if asks and self._fetching is not None:
+            free = min(free, self._fetching.most)
         carrying = [connection for connection in connections if STEP.name in connection.kinds]
         return Worker(
             agent_id=agent.agent_id,
             labels=agent.profile.labels,
             available=agent.online and bool(connections),
             draining=agent.draining,
-            free=slots - agent.blocked - held,
+            free=free,
             load=(agent.blocked + held) / slots,
             binding=agent.binding,
             git=bool(agent.profile.metadata.get("git")),
-            here=any(map(self._fleet.reaches, carrying)),
+            here=asks or any(map(self._fleet.reaches, carrying)),
             carries=bool(carrying),
+            fetches=not asks and all(connection.channel == POLL for connection in carrying),
         )
 
     def _assign(self, tx: Tx, queue: list[Row[Any]], workers: list[Worker]) -> int:
@@ -84,7 +119,9 @@ class Dispatcher:
         for row, verdict in zip(queue, assign([_waiting(row) for row in queue], workers), strict=True):
             if isinstance(verdict, Given):
                 given += self._hand_out(tx, verdict) if here[verdict.agent_id] else 0
-            elif verdict.reason != row.reason:
+                continue
+            self._able.update(verdict.fetchers)
+            if verdict.reason != row.reason:
                 self._record_reason(tx, verdict)
         return given
 
@@ -112,9 +149,13 @@ class Dispatcher:
             self._transitions.settle(tx, at.run)
             self._fleet.wake_after(tx)  # the slot it was meant for is free for the next
             return 0
+        asks = self._fetching is not None and self._fetching.agent_id == given.agent_id
+        if asks and self._fetching is not None and not self._fetching.take(task):
+            self._able.add(given.agent_id)  # its answer is full
+            return 0
         at.attempt.agent_id, at.attempt.reason = given.agent_id, f"offered to agent {given.agent_id}"
         store.save(tx.conn, at.attempt)
-        self._fleet.grant(tx, task, given.agent_id)
+        self._fleet.grant(tx, task, given.agent_id, send=not asks)
         return 1
 
     def _record_reason(self, tx: Tx, waits: Waits) -> None:

@@ -92,3 +92,37 @@ class JobOver(EngineError):
 
     def __init__(self, job: str) -> None:
         super().__init__(f"job '{job}' has ended already")
+
+
+class StepRunNotFound(EngineError):
+    """There is no step run with this id, or the caller may not see it."""
+
+    code = "STEP_RUN_NOT_FOUND"
+
+    def __init__(self, step_run_id: str) -> None:
+        super().__init__(f"No step run with ID '{step_run_id}' exists")
+
+
+class JobNotFound(EngineError):
+    """There is no job with this id, or the caller may not see it."""
+
+    code = "JOB_NOT_FOUND"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"No job with ID '{job_id}' exists")
+
+
+class StepRunOver(EngineError):
+    """The step run has ended with this status and cannot be changed."""
+
+    code = "INVALID_STATE_TRANSITION"
+
+    def __init__(self, status: str) -> None:
+        helper = "was" if status in ("cancelled", "skipped") else "has"
+        super().__init__(f"the step run {helper} {status.replace('_', ' ')} already")
+
+
+class JobHasWork(EngineError):
+    """An agent has reported the end of a job of which other steps are still to be run."""
+
+    code = "INVALID_STATE_TRANSITION"

@@ -16,7 +16,7 @@ from pilothouse.edge.grpc import metadata
 from pilothouse.edge.module import RpcService
 from pilothouse.engine.intake.batches import GZIP, MAX_ID, PLAIN, ZSTD, BatchInvalid, RawBatch
 from pilothouse.engine.intake.events import StepEvent
-from pilothouse.engine.intake.ingest import EVENTS, LOGS, NOTHING, Ingest, Receipt, Taken
+from pilothouse.engine.intake.ingest import EVENTS, LOGS, NOTHING, NOWHERE, Ingest, Receipt, Taken, Target
 from pilothouse.engine.intake.lines import LogLines
 from pilothouse.fleet.credentials import agent_caller
 from pilothouse.fleet.errors import BadMessage, WrongAgent
@@ -123,7 +123,9 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         async for request in request_iterator:
             await credential.check()
             _check_agent(agent.id, request.handshake.agent_id, request.batch.meta.agent_id)
-            if request.WhichOneof("payload") == "batch":
+            if request.WhichOneof("payload") == "handshake":
+                call.begins = _begins(request.handshake)
+            elif request.WhichOneof("payload") == "batch":
                 await call.take(request.batch, ndjson)
                 if call.tally.over:
                     break
@@ -137,27 +139,33 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
         agent = await agent_caller(context, self._identity)
         tally = Tally(await self._ingest.last_seq(agent.id, EVENTS))
         credential = _CredentialCheck(self._identity, context)
+        begins = NOWHERE
         async for request in request_iterator:
             await credential.check()
             _check_agent(agent.id, request.handshake.agent_id)
+            if request.WhichOneof("payload") == "handshake":
+                begins = _begins(request.handshake)
             if len(request.batch.events) > MAX_EVENTS:
                 raise BadMessage(f"a message has at most {MAX_EVENTS} events")
             for event in request.batch.events:
                 _check_agent(agent.id, event.meta.agent_id)
-                tally.count(event.meta.seq, await self._take_event(agent.id, event))
+                tally.count(event.meta.seq, await self._take_event(agent.id, event, begins))
                 if tally.over:
                     return pb.PushEventsResponse(ack=tally.ack())
         return pb.PushEventsResponse(ack=tally.ack())
 
-    async def _take_event(self, agent_id: str, event: pb.Event) -> Receipt:
+    async def _take_event(self, agent_id: str, event: pb.Event, begins: int) -> Receipt:
         meta = event.meta
+        if meta.seq > MAX_SEQ:
+            expected = await self._ingest.last_seq(agent_id, EVENTS) + 1
+            return Receipt(Taken.OUT_OF_ORDER, max(expected, 1), f"seq is at most {MAX_SEQ}")
         try:
             check_ids(event.event_id, event.event_type, meta.step_id)
             payload = read_payload(event.payload)
         except BatchInvalid as error:
             return await self._ingest.reject(agent_id, EVENTS, meta.seq, event.event_id, str(error))
         step_event = StepEvent(event.event_id, meta.seq, meta.step_id, event.event_type, payload)
-        return await self._ingest.event(agent_id, step_event)
+        return await self._ingest.event(agent_id, step_event, begins)
 
 
 class _CredentialCheck:
@@ -181,6 +189,7 @@ class LogCall:
 
     def __init__(self, ingest: Ingest, agent_id: str, tally: Tally) -> None:
         self.tally = tally
+        self.begins = NOWHERE
         self._ingest = ingest
         self._agent_id = agent_id
         self._waiting: list[LogLines] = []
@@ -217,7 +226,7 @@ class LogCall:
             await self._store_waiting()
         ready, self._waiting = await self._ingest.read(self._agent_id, batch, target, self._waiting)
         for lines in ready:
-            self._send(lines.seq, self._ingest.logs(self._agent_id, lines, target, self._before))
+            self._send(lines.seq, self._store(lines, target))
 
     async def _store_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -225,7 +234,10 @@ class LogCall:
             return
         target = await self._ingest.target(waiting[0].step_run_id)
         for lines in await self._ingest.masked(self._agent_id, waiting):
-            self._send(lines.seq, self._ingest.logs(self._agent_id, lines, target, self._before))
+            self._send(lines.seq, self._store(lines, target))
+
+    def _store(self, lines: LogLines, target: Target | None) -> Coroutine[Any, Any, Receipt]:
+        return self._ingest.logs(self._agent_id, lines, target, self._before, self.begins)
 
     def _send(self, seq: int, taking: Coroutine[Any, Any, Receipt]) -> None:
         # Tasks start in order and the writer is a queue, so concurrent batches keep their order.
@@ -295,6 +307,12 @@ def _scalar(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return value
+
+
+def _begins(handshake: pb.AgentHandshake) -> int:
+    """The number after which the agent says that its counting begins."""
+    known = handshake.last_known_seq
+    return known if known <= MAX_SEQ else NOWHERE
 
 
 def _check_agent(agent_id: str, *claims: str) -> None:

@@ -15,7 +15,8 @@ NEEDS_GIT = "the run's work tree needs (2.30 or newer)"
 @dataclass(slots=True)
 class Worker:
     """An agent as seen by the scheduler. ``free``: free slots, decremented with each assignment; ``here``: it is
-    connected to this server, which sends it the work; ``carries``: its connection supports steps."""
+    connected to this server, which sends it the work; ``carries``: its connection supports steps; ``fetches``: it
+    gets work when it asks, and not before."""
 
     agent_id: str
     labels: Mapping[str, str]
@@ -27,6 +28,7 @@ class Worker:
     git: bool = False
     here: bool = True
     carries: bool = True
+    fetches: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,11 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """This work waits for this reason."""
+    """This work waits for this reason; ``fetchers``: the agents that get it if they ask."""
 
     id: str
     reason: str
+    fetchers: tuple[str, ...] = ()
 
 
 def assign(queue: list[Waiting], workers: list[Worker]) -> list[Given | Waits]:
@@ -88,9 +91,12 @@ def _assign_one(item: Waiting, workers: list[Worker], by_id: dict[str, Worker]) 
                 misses.insert(0, f"has git, which {NEEDS_GIT}")
             else:
                 matching.append(worker)
-    ready = [worker for worker in matching if worker.free > 0 and not worker.draining]
+    able = [worker for worker in matching if worker.free > 0 and not worker.draining]
+    ready = [worker for worker in able if not worker.fetches]
     if ready:
         return _give(item, min(ready, key=lambda worker: (worker.load, worker.agent_id)))
+    if able:
+        return _to_be_fetched(item, able)
     return Waits(item.id, _why(matching, foreign, misses))
 
 
@@ -116,7 +122,15 @@ def _bound(item: Waiting, worker: Worker | None) -> Given | Waits:
         return Waits(
             item.id, f"waiting for a free slot on agent {item.bound_to}, which holds the job's workspace"
         )
+    if worker.fetches:
+        return _to_be_fetched(item, [worker])
     return _give(item, worker)
+
+
+def _to_be_fetched(item: Waiting, able: list[Worker]) -> Waits:
+    names = tuple(sorted(worker.agent_id for worker in able))
+    some = f"agent {names[0]}" if len(names) == 1 else f"one of {len(names)} agents that poll ({names[0]}, …)"
+    return Waits(item.id, f"waiting for {some} to fetch it", names)
 
 
 def _give(item: Waiting, worker: Worker) -> Given:

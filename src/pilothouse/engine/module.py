@@ -13,7 +13,9 @@ from pilothouse.blobs.service import Blobs
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent
 from pilothouse.engine import grpc_work, http, http_checkouts, store
 from pilothouse.engine.checkouts import needed_by_agent
+from pilothouse.engine.control import Control
 from pilothouse.engine.dispatch import Dispatcher
+from pilothouse.engine.fetching import Fetcher
 from pilothouse.engine.gates import http as gates_http
 from pilothouse.engine.gates.child import ChildRun
 from pilothouse.engine.gates.hold import Hold
@@ -35,6 +37,8 @@ from pilothouse.engine.tasks import BACKGROUND, STEP, StepTasks
 from pilothouse.engine.timekeeping import Timekeeper
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import grpc as fleet_grpc
+from pilothouse.fleet import stream_channel
+from pilothouse.fleet.model import POLL
 from pilothouse.fleet.service import Fleet
 from pilothouse.identity.service import Identity
 from pilothouse.secrets.service import Secrets
@@ -77,7 +81,8 @@ def module(core: Core, settings: EngineSettings) -> Module:
     tasks = StepTasks(runs, transitions, secrets)
     for kind in (STEP, BACKGROUND):
         fleet.handle(kind, tasks)
-        fleet.encode(fleet_grpc.CHANNEL, kind, grpc_work.step_run)
+        for channel in (fleet_grpc.CHANNEL, stream_channel.CHANNEL, POLL):
+            fleet.encode(channel, kind, grpc_work.step_run)
     gates, children = Gates(runs, transitions, identity), ChildRun(runs, transitions, identity)
     gates.handle(HOLD, Hold())
     gates.handle(WINDOW, TimeWindow())
@@ -86,6 +91,8 @@ def module(core: Core, settings: EngineSettings) -> Module:
     starts = Starts(runs, transitions, identity, core.service(Quotas).runs)
     engine = Engine(runs, transitions, identity, secrets, starts)
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
+    fleet.source = Fetcher(fleet, dispatcher)
+    fleet.control = Control(runs, transitions, fleet, identity)
     timekeeper = Timekeeper(storage, engine, dispatcher)
     reading = Reading(core.pool, tasks.maskers)
     ingest = Ingest(storage, journal, tasks, StepEvents(journal, runs, transitions), reading)

@@ -56,8 +56,9 @@ def _finish_run(run: Run) -> FinishRun:
     if bad:
         more = f" and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
         return FinishRun(Status.FAILED, f"failed: {', '.join(bad[:MAX_NAMED])}{more}")
-    if any(job.status is Status.CANCELLED for job in run.jobs):
-        return FinishRun(Status.CANCELLED, run.cancel_reason)
+    cancelled = next((job for job in run.jobs if job.status is Status.CANCELLED), None)
+    if cancelled is not None:
+        return FinishRun(Status.CANCELLED, cancelled.reason)
     return FinishRun(Status.SUCCEEDED, "")
 
 
@@ -68,6 +69,8 @@ def decide_job(run: Run, job: Job, now: int) -> list[Decision]:
     if run.cancelling and not cleanup.cleaning(run, now):
         return cleanup.wind_down(run, job)
     if job.status is Status.PENDING:
+        if job.stopping:  # it was cancelled before it started
+            return [FinishJob(job, Status(job.stopping), cleanup.stop_reason(run, job))]
         return _pending_job(run, job)
     if run.cancelling and not job.cleanup_until:
         return cleanup.cancel_job(run, job)

@@ -12,6 +12,7 @@ from itertools import islice
 import orjson
 
 from pilothouse.engine import graph_store, store
+from pilothouse.engine.cleanup import cancel_alone
 from pilothouse.engine.decisions import (
     CheckGate,
     Decision,
@@ -96,6 +97,15 @@ class Transitions:
             by_id=by_id,
             **run_standing(run),
         )
+
+    def cancel_job(self, tx: Tx, run: Run, job: Job, reason: str) -> None:
+        """Cancel one job; its cleanup steps run, if an agent has started it. :meth:`settle` must follow."""
+        job.stopping, job.reason = Status.CANCELLED.value, reason
+        job.cleanup_until = tx.now + (self._grace if job.begun else 0)
+        job.deadline = job.queue_deadline = job.not_before = 0
+        store.save_part(tx.conn, run.id, job)
+        for stop in cancel_alone(run, job, reason):
+            self.steps.stop(tx, run, job, stop.step, stop.status, stop.reason)
 
     def pause(self, tx: Tx, run: Run, *, by: str, by_id: str) -> None:
         """Pause the run: running steps continue, no others start, time limits of jobs are suspended."""

@@ -42,6 +42,10 @@ class Arrivals:
         """A heartbeat of the agent has arrived."""
         self._at[agent_id] = self._clock()
 
+    def last(self, agent_id: str) -> int:
+        """When the agent was last heard of here (ms); 0 if that is long ago."""
+        return self._at.get(agent_id, 0)
+
     @contextmanager
     def not_reading(self, agent_id: str) -> Iterator[None]:
         """Messages of the agent are not read meanwhile."""

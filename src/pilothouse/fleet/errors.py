@@ -73,3 +73,12 @@ class Overtaken(FleetError):
 
     def __init__(self) -> None:
         super().__init__("this connection is overtaken")
+
+
+class NotItsWork(FleetError):
+    """The agent does not hold the work that the call is about."""
+
+    code = "AUTH_INSUFFICIENT_PERMISSIONS"
+
+    def __init__(self, what: str, agent_id: str = "") -> None:
+        super().__init__(f"{what} is not with {f'agent {agent_id}' if agent_id else 'this agent'}")

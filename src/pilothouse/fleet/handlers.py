@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
-from pilothouse.fleet.model import Lease, Task, TaskReport
+from pilothouse.access.model import Principal
+from pilothouse.fleet.model import Lease, Task, TaskReport, Verdict
 from pilothouse.storage import Tx
 
 MAX_ERROR = 4096
@@ -43,6 +44,40 @@ class Screen(Protocol):
 
     async def __call__(self, agent_id: str, task_id: str, texts: Sequence[str], most: int) -> list[str]:
         """The texts as they may be stored, each at most ``most`` characters; never fails."""
+
+
+class WorkSource(Protocol):
+    """Hands out waiting work to an agent that asks for it."""
+
+    def has_work(self, agent_id: str) -> bool:
+        """Whether work was waiting for this agent when work was last assigned; a look into memory."""
+
+    def fetch(self, tx: Tx, agent_id: str, most: int) -> list[Task]:
+        """Lease waiting work to the agent: at most so many tasks, and no more than it has free slots."""
+
+
+class WorkControl(Protocol):
+    """Cancels work, and applies reports on whole jobs. ``check_…`` and ``held_of_job`` only read."""
+
+    def check_step_run(self, conn: Connection, by: Principal, step_run_id: str, agent_id: str = "") -> None:
+        """Raise what :meth:`cancel_step_run` would raise."""
+
+    def cancel_step_run(
+        self, tx: Tx, by: Principal, step_run_id: str, reason: str, agent_id: str = ""
+    ) -> None:
+        """Cancel a step run. Raises :class:`Refusal`."""
+
+    def check_job(self, conn: Connection, by: Principal, job_id: str) -> None:
+        """Raise what :meth:`cancel_job` would raise."""
+
+    def cancel_job(self, tx: Tx, by: Principal, job_id: str, reason: str) -> None:
+        """Cancel what is left of a job. Raises :class:`Refusal`."""
+
+    def held_of_job(self, conn: Connection, by: Principal, job_id: str) -> list[str]:
+        """The step runs of a job that the agent holds. Raises :class:`Refusal`."""
+
+    def report_job(self, tx: Tx, by: Principal, job_id: str, report: TaskReport) -> Verdict:
+        """Apply an agent's report on a job to the step runs of it that the agent holds. Raises :class:`Refusal`."""
 
 
 Encoder = Callable[[Task], Any]

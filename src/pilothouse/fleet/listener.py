@@ -1,4 +1,4 @@
-"""What an agent says on its ``Connect`` call (arcentra-wire.txt), as use cases of the fleet."""
+"""What an agent says on a call that it keeps open (arcentra-wire.txt), as use cases of the fleet."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pilothouse.fleet.model import AgentChannel, Verdict
 from pilothouse.fleet.service import Fleet
 from pilothouse.storage import Storage, Tx
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
+from pilothouse.wire.stream.v1.stream_pb2 import HeartbeatData, StepRunStatusUpdate
 
 MAX_UNDER_WAY = 256
 """How many messages of one agent may wait for their commit before more are read."""
@@ -35,53 +36,65 @@ class Listener:
         self._under_way: deque[asyncio.Future[Any]] = deque()
         self._beats = Beats(self._write_beat, min(MAX_GAP, fleet.settings.heartbeat / 4))
 
-    async def listen(self, requests: AsyncIterator[pb.ConnectRequest]) -> None:
+    async def listen(self, requests: AsyncIterator[Any]) -> None:
         """Until the agent closes its side. Raises refusals of what it says, and :class:`StorageError`."""
         agent_id = self._channel.agent_id
         try:
             async for request in requests:
                 if request.agent_id and request.agent_id != agent_id:
                     raise WrongAgent(agent_id)
-                await self._take(request)
+                await self.take(request)
                 await self._settle(MAX_UNDER_WAY)
             self._beats.flush()
             await self._settle(0)
         finally:
             self._beats.close()
 
-    async def _take(self, request: pb.ConnectRequest) -> None:
+    async def take(self, request: Any) -> None:
+        """Process one message of the agent."""
         kind = request.WhichOneof("payload")
         if kind == "heartbeat":
-            if self._channel.closed_for:
-                return  # its list of tasks may be older than that of the connection that replaced it
-            self._fleet.arrivals.heard(self._channel.agent_id)
-            self._beats.offer(messages.beat(request.heartbeat, self._slots, first=self._first))
-            self._first = False
-            return
-        if kind is not None:
-            self._budgets.check_reports(self._channel.agent_id)
-            self._beats.flush()
-            await self._report(request)
+            self.beat(request.heartbeat)
+        elif kind is not None:
+            self.before_report()
+            if kind == "task_ack":
+                await self._acknowledge(request.task_ack)
+            else:
+                await self.report(request.task_status)
 
-    async def _report(self, request: pb.ConnectRequest) -> None:
+    def beat(self, message: pb.ConnectHeartbeat | HeartbeatData) -> None:
+        """A heartbeat."""
+        if self._channel.closed_for:
+            return  # its list of tasks may be older than that of the connection that replaced it
+        self._fleet.arrivals.heard(self._channel.agent_id)
+        self._beats.offer(messages.beat(message, self._slots, first=self._first))
+        self._first = False
+
+    def before_report(self) -> None:
+        """A message follows whose place behind the heartbeats counts. Raises :class:`RateLimited`."""
+        self._budgets.check_reports(self._channel.agent_id)
+        self._beats.flush()
+
+    async def report(self, message: pb.TaskStatus | StepRunStatusUpdate) -> None:
+        """The status of a task."""
         fleet, agent_id = self._fleet, self._channel.agent_id
-        if request.HasField("task_ack"):
-            ack = request.task_ack
-            command = messages.task_id(ack.command_id)
-            if not command:
-                self._budgets.stale(agent_id)
-            elif ack.status == pb.ACK_STATUS_FAILED:
-                said = await fleet.screened_text(agent_id, command, messages.text(ack.message))
-                self._submit(lambda tx: fleet.refused(tx, agent_id, command, said))
-            else:
-                self._submit(lambda tx: fleet.acknowledged(tx, agent_id, command))
+        report = messages.report(message)
+        if report is None or not report.task_id:
+            self._budgets.stale(agent_id)
         else:
-            report = messages.report(request.task_status)
-            if report is None or not report.task_id:
-                self._budgets.stale(agent_id)
-            else:
-                shown = await fleet.screened(agent_id, report)
-                self._submit(lambda tx: fleet.report(tx, agent_id, shown))
+            shown = await fleet.screened(agent_id, report)
+            self._submit(lambda tx: fleet.report(tx, agent_id, shown))
+
+    async def _acknowledge(self, ack: pb.TaskAck) -> None:
+        fleet, agent_id = self._fleet, self._channel.agent_id
+        command = messages.task_id(ack.command_id)
+        if not command:
+            self._budgets.stale(agent_id)
+        elif ack.status == pb.ACK_STATUS_FAILED:
+            said = await fleet.screened_text(agent_id, command, messages.text(ack.message))
+            self._submit(lambda tx: fleet.refused(tx, agent_id, command, said))
+        else:
+            self._submit(lambda tx: fleet.acknowledged(tx, agent_id, command))
 
     def _write_beat(self, beat: Beat) -> asyncio.Future[None]:
         channel = self._channel

@@ -8,7 +8,9 @@ from pilothouse.fleet.beats import Beat
 from pilothouse.fleet.errors import BadMessage
 from pilothouse.fleet.model import AgentProfile, Condition, TaskReport, TaskStatus
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
+from pilothouse.wire.pipeline.v1 import pipeline_pb2 as pipeline
 from pilothouse.wire.steprun.v1 import steprun_pb2 as steprun
+from pilothouse.wire.stream.v1.stream_pb2 import HeartbeatData, StepRunStatusUpdate
 
 MAX_REGISTRATION = 256 << 10
 """Bytes of a message of ``Register``."""
@@ -18,6 +20,12 @@ MAX_TEXT = 64 << 10
 """Characters of a reason or error message; of one that is longer only that is kept."""
 MAX_METRICS, MAX_METRIC = 100, 4096
 """How many metrics of a report are kept, and characters of a name or value; longer ones are dropped."""
+MAX_ASKED = 10_000
+"""How many step runs an agent may ask for; it never gets more than it has slots."""
+MAX_CANCELS = 1_000
+"""Step runs that an answer to a heartbeat tells an agent to stop."""
+MAX_URIS, MAX_URI = 100, 4096
+"""URIs of artifacts in a report on a job, and characters of a name or URI."""
 MAX_HELD = 1_000
 """How many tasks an agent may list besides two for each slot: background steps hold no slot."""
 
@@ -43,6 +51,11 @@ def cancel(agent_id: str, task_id: str, reason: str) -> pb.ConnectResponse:
     return pb.ConnectResponse(agent_id=agent_id, command_id=f"cancel-{task_id}", task_cancel=order)
 
 
+def cancels(reasons: Mapping[str, str]) -> list[pb.TaskCancel]:
+    """The step runs that a polling agent is to stop."""
+    return [pb.TaskCancel(step_run_id=id, reason=reason) for id, reason in reasons.items()]
+
+
 def task_id(id: str) -> str:
     """The id of a task or command; empty, which names none, where it is none of ours."""
     return id if len(id) <= MAX_ID and "\x00" not in id else ""
@@ -55,7 +68,9 @@ def text(said: str) -> str:
     return said
 
 
-def beat(message: pb.ConnectHeartbeat, slots: int, *, first: bool) -> Beat:
+def beat(
+    message: pb.ConnectHeartbeat | pb.HeartbeatRequest | HeartbeatData, slots: int, *, first: bool
+) -> Beat:
     """A heartbeat of an agent with that many slots. Raises :class:`BadMessage` for a list that is too long."""
     held = message.running_step_run_ids
     most = 2 * slots + MAX_HELD
@@ -65,7 +80,7 @@ def beat(message: pb.ConnectHeartbeat, slots: int, *, first: bool) -> Beat:
     return Beat(holds, Condition.reported(message.blocked_slots, message.problems), first)
 
 
-def report(message: pb.TaskStatus | pb.ReportStepRunStatusRequest) -> TaskReport | None:
+def report(message: pb.TaskStatus | pb.ReportStepRunStatusRequest | StepRunStatusUpdate) -> TaskReport | None:
     """What an agent reports; ``None`` where the status is none that it can report."""
     status = _STATUS.get(message.status)
     if status is None:
@@ -77,6 +92,42 @@ def report(message: pb.TaskStatus | pb.ReportStepRunStatusRequest) -> TaskReport
         text(message.error_message),
         _metrics(message.metrics),
     )
+
+
+_JOB_STATUS = {
+    pipeline.PIPELINE_STATUS_RUNNING: TaskStatus.RUNNING,
+    pipeline.PIPELINE_STATUS_SUCCESS: TaskStatus.SUCCEEDED,
+    pipeline.PIPELINE_STATUS_FAILED: TaskStatus.FAILED,
+    pipeline.PIPELINE_STATUS_CANCELLED: TaskStatus.CANCELLED,
+}
+
+
+def job_report(message: pb.ReportJobRunStatusRequest) -> TaskReport:
+    """What an agent reports of a job. Raises :class:`BadMessage`."""
+    status = _JOB_STATUS.get(message.status)  # type: ignore[call-overload]  # any number
+    if status is None:
+        raise BadMessage(
+            "status is none that an agent can report: 2 running, 3 success, 4 failed, 5 cancelled"
+        )
+    check_times(message.start_time, message.end_time)
+    uris = message.artifact_uris
+    if len(uris) > MAX_URIS or any(len(word) > MAX_URI for pair in uris.items() for word in pair):
+        raise BadMessage(f"artifact_uris has at most {MAX_URIS} entries of {MAX_URI} characters")
+    return TaskReport("", status, error=text(message.error_message))
+
+
+def check_asked(most: int) -> None:
+    """Raises :class:`BadMessage` for a number of step runs that no agent can ask for."""
+    if not 0 <= most <= MAX_ASKED:
+        raise BadMessage(f"max_step_runs is 0 (any number) to {MAX_ASKED}")
+
+
+def check_times(start: int, end: int) -> None:
+    """Raises :class:`BadMessage` for times of a report that cannot be."""
+    if start < 0 or end < 0:
+        raise BadMessage("start_time and end_time are seconds since 1970")
+    if end and start > end:
+        raise BadMessage("end_time is before start_time")
 
 
 def _metrics(given: Mapping[str, str]) -> dict[str, str]:

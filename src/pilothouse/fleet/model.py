@@ -146,7 +146,8 @@ class Lease:
     """Work handed to one agent until ``expires_at`` (ms). The id is the task's id, and the fence.
 
     ``project``: the id of the project it is done for. ``capacity``: what it occupies one unit of, empty if nothing;
-    ``stop_reason``: why the agent is to stop it; empty if it is not.
+    ``stop_reason``: why the agent is to stop it; empty if it is not. ``claimed``: false for what an agent had started
+    before it registered anew, until it says that it still runs it.
     """
 
     id: str
@@ -158,6 +159,7 @@ class Lease:
     project: str = ""
     capacity: str = SLOTS
     stop_reason: str = ""
+    claimed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,10 @@ class Verdict(StrEnum):
     ACCEPTED = "accepted"
     REPEATED = "repeated"
     STALE = "stale"
+
+
+POLL = "poll"
+"""The name of the channel of agents that ask for work (``FetchStepRun``): none is sent over it."""
 
 
 class AgentChannel(Protocol):

@@ -14,7 +14,7 @@ from pilothouse.access.quotas import Quotas
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent, RpcService
 from pilothouse.fleet import store
 from pilothouse.fleet.arrivals import Arrivals
-from pilothouse.fleet.grpc import NOT_OFFERED, AgentService
+from pilothouse.fleet.grpc import AgentService
 from pilothouse.fleet.http import router, tokens
 from pilothouse.fleet.hub import LocalHub
 from pilothouse.fleet.messages import MAX_REGISTRATION
@@ -22,6 +22,7 @@ from pilothouse.fleet.relay import Relay
 from pilothouse.fleet.servers import Servers
 from pilothouse.fleet.service import Fleet, FleetSettings
 from pilothouse.fleet.silence import TICK, SilenceMonitor
+from pilothouse.fleet.stream_channel import AgentChannels
 from pilothouse.identity.service import Identity
 from pilothouse.wire import entries
 from pilothouse.wire.agent.v1 import agent_pb2, agent_pb2_grpc
@@ -36,17 +37,20 @@ EVENTS = {
 
 
 def module(core: Core, settings: FleetSettings, data_dir: Path) -> Module:
-    """Provides :class:`Fleet`, :class:`Servers`, :class:`SilenceMonitor` and :class:`Relay`."""
+    """Provides :class:`Fleet`, :class:`Servers`, :class:`SilenceMonitor`, :class:`Relay`, :class:`Polling` and
+    :class:`AgentChannels`.
+    """
     storage, identity = core.storage, core.service(Identity)
     hub, arrivals = LocalHub(core.server_id), Arrivals(core.clock)
     fleet = Fleet(storage, core.journal, identity, settings, core.server_id, hub, arrivals)
     fleet.registry.max_tokens = core.service(Quotas).registration_tokens
     servers = Servers(storage, fleet, __version__, data_dir / "server-id", time.monotonic)
     silence, relay = SilenceMonitor(storage, fleet, core.clock), Relay(storage, fleet)
-    core.provide(fleet, servers, silence, relay)
     others_wrote = asyncio.Event()
     core.journal.feed.on_others(others_wrote.set)
     agents = AgentService(fleet, identity, storage, core.clock)
+    channels = AgentChannels(fleet, identity, storage, agents.budgets)
+    core.provide(fleet, servers, silence, relay, channels, agents.polling)
 
     def metrics(conn: Connection) -> Iterator[Gauge]:
         statuses = [agent.status.value for agent in store.all_agents(conn)]
@@ -62,7 +66,7 @@ def module(core: Core, settings: FleetSettings, data_dir: Path) -> Module:
             RpcService(
                 agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
                 lambda server: agent_pb2_grpc.add_AgentServiceServicer_to_server(agents, server),
-                open=frozenset({"Register", *NOT_OFFERED}),
+                open=frozenset({"Register"}),
                 max_message={"Register": MAX_REGISTRATION},
             ),
         ),
@@ -70,6 +74,7 @@ def module(core: Core, settings: FleetSettings, data_dir: Path) -> Module:
         events=EVENTS,
         background=(
             Periodic("fleet.silence", silence.check, every=TICK),
+            Periodic("fleet.polling", agents.polling.expire, every=servers.every),
             Periodic("fleet.servers", servers.renew, every=servers.every),
             Periodic("fleet.relay", relay.catch_up, wake=others_wrote),
         ),

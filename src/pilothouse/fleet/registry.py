@@ -17,7 +17,7 @@ from uuid_utils import uuid7
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import SYSTEM, Principal
 from pilothouse.access.quotas import DEFAULTS, check_quota
-from pilothouse.fleet import connection_store, store, token_store
+from pilothouse.fleet import connection_store, earlier_store, store, token_store
 from pilothouse.fleet.bindings import Binding, names_agent, problem
 from pilothouse.fleet.errors import AgentExists, AgentNotFound, BadCredential, BadProfile
 from pilothouse.fleet.model import Agent, AgentProfile, RegistrationToken
@@ -35,6 +35,8 @@ MAX_AGENTS = 10_000
 MAX_SLOTS = 10_000
 MAX_WORD = 256
 MIN_KEY = 32
+KEPT_BATCHES = 20_000
+"""Batches of an RPC, pushed before a registration, that are known when they come again."""
 MAX_METADATA = 16 << 10
 AGENT_PREFIX = "pilotagent_"
 REGISTRATION_PREFIX = "pilotreg_"
@@ -230,7 +232,7 @@ class Registry:
             token_store.use_registration_token(tx.conn, token.id)
         if token.id in self._once:
             token_store.revoke_registration_token(tx.conn, token.id)
-        store.forget_seen(tx.conn, profile.agent_id)
+        earlier_store.keep_seen(tx.conn, profile.agent_id, tx.now, KEPT_BATCHES)
         connection_store.recount_connections(tx.conn, profile.agent_id)
         store.put_agent(tx.conn, str(uuid7()), profile, token_digest(credential), tx.now)
         store.bind_agent(tx.conn, profile.agent_id, token.id, token.binding)

@@ -8,14 +8,26 @@ from functools import partial
 from itertools import islice
 
 import structlog
+from sqlalchemy import Connection
 
 from pilothouse.access.model import SYSTEM, Principal
 from pilothouse.fleet import connection_store, store
 from pilothouse.fleet.arrivals import NOBODY, Arrivals, Heard
+from pilothouse.fleet.earlier_store import forget_earlier
 from pilothouse.fleet.errors import Overtaken
-from pilothouse.fleet.handlers import MAX_ERROR, MAX_METRIC, MAX_METRICS, Encoder, Screen, TaskHandler
+from pilothouse.fleet.handlers import (
+    MAX_ERROR,
+    MAX_METRIC,
+    MAX_METRICS,
+    Encoder,
+    Screen,
+    TaskHandler,
+    WorkControl,
+    WorkSource,
+)
 from pilothouse.fleet.hub import Hub
 from pilothouse.fleet.model import (
+    POLL,
     Agent,
     AgentChannel,
     AgentConnection,
@@ -82,6 +94,9 @@ class Fleet:
         self._encoders: dict[str, dict[str, Encoder]] = {}
         self.wakers: list[Callable[[], None]] = []
         self._screen: Screen | None = None
+        #: What hands out work to agents that poll, and what cancels it; registered by the owner of the work.
+        self.source: WorkSource | None = None
+        self.control: WorkControl | None = None
         self._missing: dict[str, int] = {}
         self._closing = False
 
@@ -243,6 +258,8 @@ class Fleet:
                 continue
             if lease.state is not LeaseState.STARTED or lease.id in holds:
                 self._missing.pop(lease.id, None)
+                if lease.id in holds and not lease.claimed:
+                    store.claim_lease(tx.conn, lease.id, self._expiry(tx))
             elif first or tx.now - self._missing.setdefault(lease.id, tx.now) >= self._heartbeat_gap:
                 self._missing.pop(lease.id, None)
                 self._lose(tx, lease, f"agent {agent_id} no longer runs it")
@@ -263,6 +280,8 @@ class Fleet:
         if lease is None:
             return Verdict.STALE
         if lease.state is LeaseState.STARTED:
+            if not lease.claimed:
+                store.claim_lease(tx.conn, lease.id, self._expiry(tx))
             return Verdict.REPEATED
         frees = self._kinds[lease.kind].until_started
         store.start_lease(tx.conn, task_id, "" if frees else lease.capacity)
@@ -295,10 +314,16 @@ class Fleet:
         return Verdict.ACCEPTED
 
     def _rebound(self, tx: Tx, agent: Agent) -> None:
-        """An agent has registered again: offered tasks that it may no longer have go to others."""
+        """An agent has registered again: offers that it may no longer have, or has fetched, go back to the queue."""
+        store.disclaim_leases(tx.conn, agent.agent_id, self._expiry(tx))
+        channels = {known.channel for known in connection_store.connections_of(tx.conn, agent.agent_id)}
         for lease in store.leases_of(tx.conn, agent.agent_id):
-            if lease.state is LeaseState.OFFERED and not agent.binding.serves(lease.project):
+            if lease.state is not LeaseState.OFFERED:
+                continue
+            if not agent.binding.serves(lease.project):
                 self._lose(tx, lease, f"agent {agent.agent_id} is bound to other projects")
+            elif channels == {POLL}:  # nothing sends it again
+                self._lose(tx, lease, f"agent {agent.agent_id} has registered again")
 
     def remove(self, tx: Tx, by: Principal, agent_id: str) -> None:
         """An operator removes an agent. Raises :class:`AgentNotFound`."""
@@ -310,6 +335,7 @@ class Fleet:
         action = "agent.unregister" if by.kind == "agent" else "agent.remove"
         self._identity.audit(tx, by, action, agent_id, {"reason": reason})
         store.delete_agent(tx.conn, agent_id)
+        forget_earlier(tx.conn, agent_id)
         connection_store.drop_connections(tx.conn, agent_id)
         self._record(tx, agent, entries.AGENT_UNREGISTERED, reason=reason)
         for lease in store.leases_of(tx.conn, agent_id):
@@ -319,8 +345,8 @@ class Fleet:
 
     # -- for the owners of work -------------------------------------------------------------------------
 
-    def grant(self, tx: Tx, task: Task, agent_id: str) -> None:
-        """Lease a task to an agent and send it after the commit."""
+    def grant(self, tx: Tx, task: Task, agent_id: str, *, send: bool = True) -> None:
+        """Lease a task to an agent; with ``send`` it is sent after the commit, else the caller hands it over."""
         lease = Lease(
             task.id,
             agent_id,
@@ -332,7 +358,8 @@ class Fleet:
             capacity=self._kinds[task.kind].capacity,
         )
         store.add_lease(tx.conn, lease)
-        tx.after_commit(lambda: self.hub.dispatch(agent_id, task))
+        if send:
+            tx.after_commit(lambda: self.hub.dispatch(agent_id, task))
 
     def withdraw(self, tx: Tx, task_id: str, reason: str) -> LeaseState | None:
         """Take a task back: an offered one at once; a started one is to be stopped by its agent, which reports later.
@@ -349,6 +376,10 @@ class Fleet:
             store.stop_lease(tx.conn, task_id, reason)
         tx.after_commit(lambda: self.hub.cancel(lease.agent_id, task_id, reason, lease.kind))
         return lease.state
+
+    def stopping(self, conn: Connection, agent_id: str) -> dict[str, str]:
+        """The tasks that the agent holds and is to stop, with the reasons."""
+        return {one.id: one.stop_reason for one in store.leases_of(conn, agent_id) if one.stop_reason}
 
     def stop_again(self, tx: Tx, lease: Lease) -> None:
         """Send the agent the request to stop a task that is stored in the lease."""
@@ -404,7 +435,8 @@ class Fleet:
 
     def _overdue(self, tx: Tx, lease: Lease, at: int, heard: Heard) -> None:
         """End a lease whose time is over, unless the agent was heard of and this was not processed."""
-        if lease.state is LeaseState.STARTED or lease.agent_id in heard.unread:
+        renewed = lease.state is LeaseState.STARTED and lease.claimed
+        if renewed or lease.agent_id in heard.unread:
             until = heard.last(lease.agent_id, at) + int(self.settings.lease * 1000)
             if until > at:
                 store.renew_lease(tx.conn, lease.id, until)
@@ -414,6 +446,8 @@ class Fleet:
     def _why_overdue(self, lease: Lease) -> str:
         if lease.state is LeaseState.OFFERED:
             return f"agent {lease.agent_id} did not start it within {self.settings.lease:g} s"
+        if not lease.claimed:
+            return f"agent {lease.agent_id} has registered again and has not said that it still runs it"
         return f"agent {lease.agent_id} has sent no heartbeat for {self.settings.lease:g} s"
 
     # -- inner ------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    true,
     update,
 )
 
@@ -71,6 +72,7 @@ leases = Table(
     Column("capacity", Text, nullable=False, server_default=SLOTS),
     Column("stop_reason", Text, nullable=False, server_default=""),
     Column("project", Text, nullable=False, server_default=""),
+    Column("claimed", Boolean, nullable=False, server_default=true()),
 )
 
 ingest_seen = Table(
@@ -99,7 +101,11 @@ _START_LEASE = (
     .where(leases.c.id == bindparam("lease_id"))
     .values(state=LeaseState.STARTED.value, capacity=bindparam("takes"))
 )
-_RENEW = update(leases).where(leases.c.agent_id == bindparam("holder")).values(expires_at=bindparam("until"))
+_RENEW = (
+    update(leases)
+    .where(leases.c.agent_id == bindparam("holder"), leases.c.claimed)
+    .values(expires_at=bindparam("until"))
+)
 _RENEW_STARTED = _RENEW.where(leases.c.state == LeaseState.STARTED.value)
 _DROP_LEASE = delete(leases).where(leases.c.id == bindparam("lease_id"))
 _LAST_SEQ = (
@@ -288,9 +294,20 @@ def stopping_leases(conn: Connection, server: str) -> list[Lease]:
 
 
 def renew_leases(conn: Connection, agent_id: str, expires_at: int, *, started_only: bool = False) -> None:
-    """Renew the leases of an agent, or only the started ones."""
+    """Renew the leases that an agent claims, or only the started ones among them."""
     statement = _RENEW_STARTED if started_only else _RENEW
     conn.execute(statement, {"holder": agent_id, "until": expires_at})
+
+
+def disclaim_leases(conn: Connection, agent_id: str, expires_at: int) -> None:
+    """The agent has registered anew: what it had started expires, unless it says that it still runs it."""
+    theirs = (leases.c.agent_id == agent_id, leases.c.state == LeaseState.STARTED.value)
+    conn.execute(update(leases).where(*theirs).values(claimed=False, expires_at=expires_at))
+
+
+def claim_lease(conn: Connection, id: str, expires_at: int) -> None:
+    """The agent says that it still runs the task."""
+    conn.execute(update(leases).where(leases.c.id == id).values(claimed=True, expires_at=expires_at))
 
 
 def renew_lease(conn: Connection, id: str, expires_at: int) -> None:
@@ -327,6 +344,7 @@ def _lease(row: Row[Any]) -> Lease:
         project=row.project,
         capacity=row.capacity,
         stop_reason=row.stop_reason,
+        claimed=bool(row.claimed),
     )
 
 
@@ -344,6 +362,13 @@ def seen_batch(conn: Connection, agent_id: str, rpc: str, seq: int) -> str | Non
     s = ingest_seen.c
     found = select(s.batch_id).where(s.agent_id == agent_id, s.rpc == rpc, s.seq == seq)
     return conn.execute(found).scalar_one_or_none()
+
+
+def seen_below(conn: Connection, agent_id: str, rpc: str, seq: int) -> bool:
+    """Whether a lower sequence number was accepted."""
+    s = ingest_seen.c
+    lower = select(s.seq).where(s.agent_id == agent_id, s.rpc == rpc, s.seq < seq).limit(1)
+    return conn.execute(lower).first() is not None
 
 
 def mark_seen(conn: Connection, agent_id: str, rpc: str, seq: int, batch_id: str) -> None:

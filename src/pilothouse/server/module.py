@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pilothouse.edge.limits import RouteLimit
 from pilothouse.edge.module import Core, Module, RpcService
+from pilothouse.fleet.stream_channel import AgentChannels
 from pilothouse.identity.service import Identity
 from pilothouse.server import asyncapi, docs, operations, stream_docs
 from pilothouse.server import events as journal_events
@@ -23,7 +24,7 @@ def module(core: Core, others: Sequence[Module], keepalive: float) -> Module:
     identity, feed = core.service(Identity), core.journal.feed
     kinds = {kind: code for other in others for kind, code in other.streams.items()}
     events = {type: event for other in others for type, event in other.events.items()}
-    streams = StreamService(identity, feed, core.storage, events)
+    streams = StreamService(identity, feed, core.storage, events, core.service(AgentChannels))
     measures = tuple(other.metrics for other in others if other.metrics is not None)
     channels = (*journal_events.CHANNELS, *(channel for other in others for channel in other.channels))
     core.provide(

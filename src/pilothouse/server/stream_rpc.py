@@ -12,6 +12,7 @@ import grpc.aio
 from sqlalchemy import Connection
 
 from pilothouse.engine.streams import arcentra_status
+from pilothouse.fleet.stream_channel import AgentChannels
 from pilothouse.fleet.streams import agent_status
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Feed
@@ -27,10 +28,13 @@ SERVICE = pb.DESCRIPTOR.services_by_name["StreamService"].full_name
 
 
 class StreamService:
-    """The server-streaming calls. ``AgentChannel`` is not implemented."""
+    """The calls of the service; ``AgentChannel`` is served by the fleet."""
 
-    def __init__(self, identity: Identity, feed: Feed, storage: Storage, events: PublicEvents) -> None:
+    def __init__(
+        self, identity: Identity, feed: Feed, storage: Storage, events: PublicEvents, agents: AgentChannels
+    ) -> None:
         self._public = events
+        self._channels = agents
         self._follower = Follower(identity, feed, storage)
         self._step_runs = ProtoFormat("stream.v1/step-run", feed.epoch, arcentra_status.step_run_status)
         self._jobs = ProtoFormat("stream.v1/job", feed.epoch, arcentra_status.job_status)
@@ -39,13 +43,18 @@ class StreamService:
         self._events = ProtoFormat("stream.v1/event", feed.epoch, SystemEvent(feed.epoch, events))
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
-        """The handler for the server. It has no response serializers, since the messages are encoded already."""
+        """The handler for the server. Messages of streams need no serializer, since they are encoded already."""
         handlers = {
             "StreamStepRunStatus": _stream(self.step_runs, pb.StreamStepRunStatusRequest.FromString),
             "StreamJobStatus": _stream(self.jobs, pb.StreamJobStatusRequest.FromString),
             "StreamPipelineStatus": _stream(self.runs, pb.StreamPipelineStatusRequest.FromString),
             "StreamAgentStatus": _stream(self.agents, pb.StreamAgentStatusRequest.FromString),
             "StreamEvents": _stream(self.events, pb.StreamEventsRequest.FromString),
+            "AgentChannel": grpc.stream_stream_rpc_method_handler(
+                self._channels.serve,
+                request_deserializer=pb.AgentChannelRequest.FromString,
+                response_serializer=pb.AgentChannelResponse.SerializeToString,
+            ),
         }
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 

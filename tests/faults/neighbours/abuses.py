@@ -122,11 +122,11 @@ _RPC: dict[str, tuple[str, ...]] = {
     f"{_AGENT}/Heartbeat": ("heartbeats", *NOT_OFFERED),
     f"{_AGENT}/Register": ("bad registrations", "comings and goings", *ANY_CALL),
     f"{_AGENT}/Unregister": ("comings and goings", *NOT_OFFERED),
-    f"{_AGENT}/FetchStepRun": NOT_OFFERED,
+    f"{_AGENT}/FetchStepRun": ("polls", *NOT_OFFERED),
     f"{_AGENT}/ReportStepRunStatus": ("labels", *NOT_OFFERED),
-    f"{_AGENT}/ReportJobRunStatus": NOT_OFFERED,
-    f"{_AGENT}/CancelStepRun": NOT_OFFERED,
-    f"{_AGENT}/CancelJobRun": NOT_OFFERED,
+    f"{_AGENT}/ReportJobRunStatus": ("cancels", *NOT_OFFERED),
+    f"{_AGENT}/CancelStepRun": ("cancels", *NOT_OFFERED),
+    f"{_AGENT}/CancelJobRun": ("cancels", *NOT_OFFERED),
     f"{_AGENT}/UpdateLabels": ("labels", *NOT_OFFERED),
     f"{_AGENT}/Connect": ("comings and goings", *ANY_CALL),
     f"{_AGENT}/Connect heartbeat": ("heartbeats",),
@@ -141,7 +141,11 @@ _RPC: dict[str, tuple[str, ...]] = {
         "lines as JSON", *ANY_CALL,
     ),
     "gateway.v1.GatewayService/PushEvents": ("a flood of events", "outputs that conditions read", *ANY_CALL),
-    "stream.v1.StreamService/AgentChannel": NOT_OFFERED,
+    "stream.v1.StreamService/AgentChannel": ("agent channel", *ANY_CALL),
+    "stream.v1.StreamService/AgentChannel heartbeat": ("agent channel",),
+    "stream.v1.StreamService/AgentChannel metrics": ("agent channel",),
+    "stream.v1.StreamService/AgentChannel step_run_fetch": ("agent channel",),
+    "stream.v1.StreamService/AgentChannel step_run_status": ("agent channel",),
     "stream.v1.StreamService/StreamEvents": ("statuses over gRPC", *ANY_CALL),
     "stream.v1.StreamService/StreamStepRunStatus": ("statuses over gRPC", *ANY_CALL),
     "stream.v1.StreamService/StreamJobStatus": ("statuses over gRPC", *ANY_CALL),
@@ -163,17 +167,11 @@ _STEPS: dict[str, tuple[str, ...]] = {
 
 SURFACES: dict[str, tuple[str, ...]] = {**_HTTP, **_SOCKETS, **_RPC, **_STEPS}
 
-_LATER = "not served yet: the call is refused before its first message (`methods of others`)"
-
 WITHOUT: dict[str, str] = {
     "POST /api/v1/auth/logout": "takes a token and nothing else",
     "DELETE /api/v1/auth/sessions": "takes a token and nothing else, and ends it",
     "GET /api/v1/auth/me": "takes a token and nothing else; it is part of `at the limit`",
     "GET /api/v1/agents/stats": "takes a token and nothing else; it is part of `at the limit`",
-    **{
-        f"stream.v1.StreamService/AgentChannel {kind}": _LATER
-        for kind in ("heartbeat", "metrics", "step_run_fetch", "step_run_status")
-    },
     "grpc.health.v1.Health/List": "takes an empty message; `reflection and health` asks its neighbours",
     "grpc.health.v1.Health/Watch": "a stream of one message; the connection is what it costs (`silent HTTP/2`)",
 }

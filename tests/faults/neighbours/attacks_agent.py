@@ -157,6 +157,61 @@ async def heartbeats(ground: Ground) -> None:
     await all_of((ground.call(beat(request, metadata=agent.metadata)) for _ in range(200)), 50)
 
 
+@abuse("polls", "agent", ("OK", "INVALID_ARGUMENT"), prepare=_an_agent)
+async def polls(ground: Ground) -> None:
+    """At full speed, for nothing and for what nobody may ask for, and cut off at once."""
+    agent: FakeAgent = ground.kept["agent"]
+    fetch = agent.rpc("agent.v1.AgentService/FetchStepRun")
+    calls = []
+    for most in (0, 1, 10_000, -1, 2**31 - 1):
+        request = message("agent.v1.FetchStepRunRequest", agent_id=agent.agent_id, max_step_runs=most)
+        calls += [fetch(request, metadata=agent.metadata) for _ in range(40)]
+    for call in calls[::7]:
+        call.cancel()
+    await all_of((ground.call(call) for n, call in enumerate(calls) if n % 7), 50)
+
+
+@abuse("cancels", "agent", ("OK", "INVALID_ARGUMENT", "NOT_FOUND"), prepare=_an_agent)
+async def cancels(ground: Ground) -> None:
+    """Of what is not there, of its own again and again, and reports on jobs that it does not have."""
+    agent: FakeAgent = ground.kept["agent"]
+    long, made_up = "r" * 900_000, payloads.UNKNOWN
+    asked = [
+        *[
+            ("CancelStepRun", {"step_run_id": id, "reason": long})
+            for id in (made_up, ground.kept["step"], "x" * 5000)
+        ],
+        *[("CancelJobRun", {"job_run_id": id, "reason": long}) for id in (made_up, "")],
+        *[
+            ("ReportJobRunStatus", {"job_run_id": made_up, "status": n, "error_message": long})
+            for n in (3, 99)
+        ],
+    ]
+    calls = [
+        agent.rpc(f"agent.v1.AgentService/{name}")(
+            message(f"agent.v1.{name}Request", **fields), metadata=agent.metadata
+        )
+        for name, fields in asked * 5
+    ]
+    await all_of((ground.call(call) for call in calls), 20)
+
+
+@abuse("agent channel", "agent", ("OK", "RESOURCE_EXHAUSTED", "ABORTED"), prepare=_an_agent)
+async def agent_channel(ground: Ground) -> None:
+    """Heartbeats, metrics, requests for work and statuses of what it does not have, and no answer is read."""
+    agent: FakeAgent = ground.kept["agent"]
+    kind, made_up = "stream.v1.AgentChannelRequest", payloads.UNKNOWN
+    said = [
+        message(kind, heartbeat={"status": 1}),
+        message(kind, metrics={"cpu_usage": 1.0, "custom_metrics": {f"m{n}": "v" * 200 for n in range(100)}}),
+        message(kind, step_run_fetch={"max_step_runs": 1}),
+        message(kind, step_run_status={"step_run_id": made_up, "status": 4, "error_message": "e" * 5000}),
+    ]
+    channel = agent.rpc("stream.v1.StreamService/AgentChannel")
+    calls = [channel(iter(said * 100), metadata=agent.metadata) for _ in range(3)]
+    await all_of((ground.call(call) for call in calls), 3)
+
+
 @abuse("labels", "agent", ("OK", "INVALID_ARGUMENT"), prepare=_an_agent)
 async def labels(ground: Ground) -> None:
     """Many and long ones, in ``Register`` and ``UpdateLabels``, and reports of what it never had."""

@@ -29,6 +29,7 @@ from pilothouse.engine.runs import read_place
 from pilothouse.engine.standing import run_keys
 from pilothouse.engine.tasks import StepTasks
 from pilothouse.fleet import store as fleet_store
+from pilothouse.fleet.earlier_store import seen_earlier
 from pilothouse.journal import Journal
 from pilothouse.storage import Storage, StorageUnavailable, Tx
 from pilothouse.wire import entries
@@ -39,6 +40,10 @@ MAX_TARGETS = 4096
 KEPT_SEQS = 10_000
 NOTHING = -1
 """No batch is on its way before this one."""
+NOWHERE = 0
+"""The agent has not said after which number its counting begins."""
+BEGIN = "begin"
+"""In place of a batch id: the number after which an agent said that its counting begins."""
 RELOAD = 30.0
 """Seconds after which the secrets of a target are looked up again: another server may have changed them."""
 log = structlog.get_logger("engine.intake")
@@ -64,7 +69,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The destination of an attempt's lines, and the secret values to mask in them."""
+    """The destination of an attempt's lines, and the secret values to mask in them; ``started_at`` in ms."""
 
     stream: str
     scope: str
@@ -73,6 +78,7 @@ class Target:
     values: frozenset[str]
     secrets_changed: int
     loaded_at: float
+    started_at: int = 0
 
 
 class Ingest:
@@ -89,12 +95,18 @@ class Ingest:
         self._targets: OrderedDict[str, Target] = OrderedDict()
 
     async def logs(
-        self, agent_id: str, batch: LogLines, target: Target | None, after: int = NOTHING
+        self,
+        agent_id: str,
+        batch: LogLines,
+        target: Target | None,
+        after: int = NOTHING,
+        begins: int = NOWHERE,
     ) -> Receipt:
         """Commit one batch of lines; returns when it is on disk.
 
         ``target``: from :meth:`target`. ``after``: the number of the previous batch if that is in flight; if that
-        one is not stored, this one fails too, since it would leave a gap. Nothing is awaited before the batch is in
+        one is not stored, this one fails too, since it would leave a gap. ``begins``: the number after which counting
+        begins, if this is the first batch since the agent registered. Nothing is awaited before the batch is in
         the writer's queue, so batches are stored in the order of the calls.
         """
         if target is None or target.agent_id != agent_id:
@@ -102,7 +114,7 @@ class Ingest:
             return await self.reject(agent_id, LOGS, batch.seq, batch.batch_id, message, after)
         if not batch.masked:
             [batch] = await self._reading.masked(agent_id, [batch], target.values)
-        return await self._storage.write(lambda tx: self._append(tx, agent_id, target, batch, after))
+        return await self._storage.write(lambda tx: self._append(tx, agent_id, target, batch, after, begins))
 
     async def read(
         self, agent_id: str, batch: RawBatch, target: Target, waiting: Sequence[LogLines]
@@ -126,8 +138,8 @@ class Ingest:
             log.warning("engine.report_hidden", agent_id=agent_id, step_run_id=task_id, why=str(error))
             return [HIDDEN if text else text for text in texts]
 
-    async def event(self, agent_id: str, event: StepEvent) -> Receipt:
-        """Commit one event; returns when it is on disk."""
+    async def event(self, agent_id: str, event: StepEvent, begins: int = NOWHERE) -> Receipt:
+        """Commit one event; returns when it is on disk. ``begins``: as in :meth:`logs`."""
         target = await self.target(event.step_run_id) if event.step_run_id else None
         if event.step_run_id and (target is None or target.agent_id != agent_id):
             message = f"step run {event.step_run_id!r} is not this agent's"
@@ -138,8 +150,12 @@ class Ingest:
         except BatchInvalid as error:
             return await self.reject(agent_id, EVENTS, event.seq, event.event_id, str(error))
 
+        since = target.started_at if target is not None else 0
+
         def use_case(tx: Tx) -> Receipt:
-            receipt = self._sequence(tx, agent_id, EVENTS, event.seq, event.event_id)
+            receipt = self._sequence(
+                tx, agent_id, EVENTS, event.seq, event.event_id, begins=begins, since=since
+            )
             if receipt is not None:
                 return receipt
             why = refused or self._events.take(tx, agent_id, shown)
@@ -198,6 +214,7 @@ class Ingest:
             values=values,
             secrets_changed=changed,
             loaded_at=time.monotonic(),
+            started_at=at.attempt.started_at,
         )
 
     def _outdated(self, target: Target) -> bool:
@@ -208,15 +225,21 @@ class Ingest:
 
     # -- in the transaction -----------------------------------------------------------------------------
 
-    def _append(self, tx: Tx, agent_id: str, target: Target, batch: LogLines, after: int) -> Receipt:
+    def _append(
+        self, tx: Tx, agent_id: str, target: Target, batch: LogLines, after: int, begins: int
+    ) -> Receipt:
         lines = batch.lines
         last = fleet_store.last_seq(tx.conn, agent_id, LOGS)
         _check_arrived(after, last)
-        receipt = self._sequence(tx, agent_id, LOGS, batch.seq, batch.batch_id, last)
+        since = target.started_at
+        receipt = self._sequence(
+            tx, agent_id, LOGS, batch.seq, batch.batch_id, last, begins=begins, since=since
+        )
         if receipt is not None:
             return receipt
-        if batch.seq > max(last + 1, 1):
-            self._mark_gap(tx, target, max(last + 1, 1), batch.seq)
+        expected = max(last + 1 if last >= 0 else begins + 1, 1)
+        if batch.seq > expected and (last >= 0 or begins):
+            self._mark_gap(tx, target, expected, batch.seq)
         first = store.count_lines(tx.conn, batch.step_run_id, len(lines)) - len(lines) + 1
         for start, stop in chunks(lines):
             body = {**target.keys, "first": first + start, "lines": lines[start:stop]}
@@ -232,25 +255,54 @@ class Ingest:
         return Receipt(Taken.ACCEPTED, batch.seq + 1)
 
     def _sequence(
-        self, tx: Tx, agent_id: str, rpc: str, seq: int, batch_id: str, last: int | None = None
+        self,
+        tx: Tx,
+        agent_id: str,
+        rpc: str,
+        seq: int,
+        batch_id: str,
+        last: int | None = None,
+        *,
+        begins: int = NOWHERE,
+        since: int = 0,
     ) -> Receipt | None:
-        """Check a sequence number and store it; ``None`` if the batch should be stored."""
+        """Check a sequence number and store it; ``None`` if the batch should be stored.
+
+        The first number since the agent registered is where counting begins, unless it says otherwise (``begins``).
+        ``since`` (ms): when the step run started; what the agent pushed for it before it registered anew is known.
+        """
         if last is None:
             last = fleet_store.last_seq(tx.conn, agent_id, rpc)
         # An id may hold a secret, and be long. Earlier releases stored it as it was.
         key = hashlib.sha256(batch_id.encode("utf-8", "surrogatepass")).hexdigest()
         if seq <= last:
-            seen = fleet_store.seen_batch(tx.conn, agent_id, rpc, seq)
-            if seen in (key, batch_id) or (seen is None and seq <= last - KEPT_SEQS):
-                return Receipt(Taken.REPEATED, last + 1)
-            why = "was passed over" if seen is None else "was used with another id"
-            return Receipt(Taken.OUT_OF_ORDER, last + 1, f"sequence number {seq} {why}")
-        if rpc == EVENTS and seq > max(last + 1, 1):
+            return self._known(tx, agent_id, rpc, seq, last, (key, batch_id))
+        first = last < 0
+        if first and begins:
+            last = begins
+            if seq <= last:
+                return Receipt(Taken.OUT_OF_ORDER, last + 1, f"sequence number {seq} is not after {last}")
+        if rpc == EVENTS and not (first and not begins) and seq > max(last + 1, 1):
             return Receipt(Taken.OUT_OF_ORDER, max(last + 1, 1), f"sequence number {seq} leaves a gap")
+        if first and begins:
+            fleet_store.mark_seen(tx.conn, agent_id, rpc, begins, BEGIN)
         fleet_store.mark_seen(tx.conn, agent_id, rpc, seq, key)
         if seq // KEPT_SEQS != last // KEPT_SEQS:  # numbers may be passed over
             fleet_store.forget_seen(tx.conn, agent_id, rpc, seq - KEPT_SEQS)
+        if seen_earlier(tx.conn, agent_id, rpc, key, since):
+            return Receipt(Taken.REPEATED, seq + 1)
         return None
+
+    def _known(self, tx: Tx, agent_id: str, rpc: str, seq: int, last: int, ids: tuple[str, str]) -> Receipt:
+        """The answer to a number that is not above the last one."""
+        seen = fleet_store.seen_batch(tx.conn, agent_id, rpc, seq)
+        if seen in ids or (seen is None and seq <= last - KEPT_SEQS):
+            return Receipt(Taken.REPEATED, last + 1)
+        if seen is not None and seen != BEGIN:
+            return Receipt(Taken.OUT_OF_ORDER, last + 1, f"sequence number {seq} was used with another id")
+        if seen is None and rpc == LOGS and fleet_store.seen_below(tx.conn, agent_id, rpc, seq):
+            return Receipt(Taken.REPEATED, last + 1)  # inside a gap that was marked
+        return Receipt(Taken.OUT_OF_ORDER, last + 1, f"sequence number {seq} is before the first one")
 
     def _mark_gap(self, tx: Tx, target: Target, expected: int, seq: int) -> None:
         missing = f"{expected}" if seq - expected == 1 else f"{expected} to {seq - 1}"

@@ -351,11 +351,27 @@ class HeartbeatRequest(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     RUNNING_STEP_RUNS_COUNT_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
+    RUNNING_STEP_RUN_IDS_FIELD_NUMBER: _builtins.int
+    REPORTS_RUNNING_FIELD_NUMBER: _builtins.int
+    BLOCKED_SLOTS_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     agent_name: _builtins.str
     status: Global___AgentStatus.ValueType
     running_step_runs_count: _builtins.int
     timestamp: _builtins.int
+    reports_running: _builtins.bool
+    """the list above is complete, even when empty"""
+    blocked_slots: _builtins.int
+    """slots taken by processes of ended steps that could not be killed"""
+    @_builtins.property
+    def running_step_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what the agent still holds"""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """why the agent is degraded; empty: it is not"""
+
     def __init__(
         self,
         *,
@@ -364,10 +380,14 @@ class HeartbeatRequest(_message.Message):
         status: Global___AgentStatus.ValueType = ...,
         running_step_runs_count: _builtins.int = ...,
         timestamp: _builtins.int = ...,
+        running_step_run_ids: _abc.Iterable[_builtins.str] | None = ...,
+        reports_running: _builtins.bool = ...,
+        blocked_slots: _builtins.int = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "agent_name", b"agent_name", "running_step_runs_count", b"running_step_runs_count", "status", b"status", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "agent_name", b"agent_name", "blocked_slots", b"blocked_slots", "problems", b"problems", "reports_running", b"reports_running", "running_step_run_ids", b"running_step_run_ids", "running_step_runs_count", b"running_step_runs_count", "status", b"status", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -382,19 +402,25 @@ class HeartbeatResponse(_message.Message):
     SUCCESS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
+    CANCELS_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     timestamp: _builtins.int
+    @_builtins.property
+    def cancels(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskCancel]:
+        """step runs of this agent that are to be stopped"""
+
     def __init__(
         self,
         *,
         success: _builtins.bool = ...,
         message: _builtins.str = ...,
         timestamp: _builtins.int = ...,
+        cancels: _abc.Iterable[Global___TaskCancel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "success", b"success", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancels", b"cancels", "message", b"message", "success", b"success", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -693,20 +719,26 @@ class FetchStepRunResponse(_message.Message):
     SUCCESS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     STEP_RUNS_FIELD_NUMBER: _builtins.int
+    CANCELS_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     @_builtins.property
     def step_runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepRun]: ...
+    @_builtins.property
+    def cancels(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskCancel]:
+        """step runs of this agent that are to be stopped"""
+
     def __init__(
         self,
         *,
         success: _builtins.bool = ...,
         message: _builtins.str = ...,
         step_runs: _abc.Iterable[Global___StepRun] | None = ...,
+        cancels: _abc.Iterable[Global___TaskCancel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "step_runs", b"step_runs", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancels", b"cancels", "message", b"message", "step_runs", b"step_runs", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1267,6 +1299,7 @@ class ReportJobRunStatusRequest(_message.Message):
     agent_id: _builtins.str
     job_run_id: _builtins.str
     status: _builtins.int
+    """a number of pipeline.v1.PipelineStatus, as on StreamJobStatus"""
     error_message: _builtins.str
     start_time: _builtins.int
     end_time: _builtins.int

@@ -454,10 +454,26 @@ class HeartbeatData(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     RUNNING_STEP_RUNS_COUNT_FIELD_NUMBER: _builtins.int
     MAX_CONCURRENT_STEP_RUNS_FIELD_NUMBER: _builtins.int
+    RUNNING_STEP_RUN_IDS_FIELD_NUMBER: _builtins.int
+    REPORTS_RUNNING_FIELD_NUMBER: _builtins.int
+    BLOCKED_SLOTS_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     timestamp: _builtins.int
     status: _agent_pb2.AgentStatus.ValueType
     running_step_runs_count: _builtins.int
     max_concurrent_step_runs: _builtins.int
+    reports_running: _builtins.bool
+    """the list above is complete, even when empty"""
+    blocked_slots: _builtins.int
+    """slots taken by processes of ended steps that could not be killed"""
+    @_builtins.property
+    def running_step_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what the agent still holds"""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """why the agent is degraded; empty: it is not"""
+
     def __init__(
         self,
         *,
@@ -465,10 +481,14 @@ class HeartbeatData(_message.Message):
         status: _agent_pb2.AgentStatus.ValueType = ...,
         running_step_runs_count: _builtins.int = ...,
         max_concurrent_step_runs: _builtins.int = ...,
+        running_step_run_ids: _abc.Iterable[_builtins.str] | None = ...,
+        reports_running: _builtins.bool = ...,
+        blocked_slots: _builtins.int = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_concurrent_step_runs", b"max_concurrent_step_runs", "running_step_runs_count", b"running_step_runs_count", "status", b"status", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked_slots", b"blocked_slots", "max_concurrent_step_runs", b"max_concurrent_step_runs", "problems", b"problems", "reports_running", b"reports_running", "running_step_run_ids", b"running_step_run_ids", "running_step_runs_count", b"running_step_runs_count", "status", b"status", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -480,16 +500,39 @@ class StepRunStatusUpdate(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetricsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STEP_RUN_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
     step_run_id: _builtins.str
     status: _steprun_pb2.StepRunStatus.ValueType
     exit_code: _builtins.int
     error_message: _builtins.str
     timestamp: _builtins.int
+    @_builtins.property
+    def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
         self,
         *,
@@ -498,10 +541,11 @@ class StepRunStatusUpdate(_message.Message):
         exit_code: _builtins.int = ...,
         error_message: _builtins.str = ...,
         timestamp: _builtins.int = ...,
+        metrics: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_message", b"error_message", "exit_code", b"exit_code", "status", b"status", "step_run_id", b"step_run_id", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_message", b"error_message", "exit_code", b"exit_code", "metrics", b"metrics", "status", b"status", "step_run_id", b"step_run_id", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
