@@ -17,12 +17,14 @@ import structlog
 from pilothouse.blobs.objects import CHUNK, ObjectMissing, ObjectsUnavailable
 
 if TYPE_CHECKING:
+    from obstore import GetResult
     from obstore.store import S3Store
 
 PART = 8 << 20
 """Bytes of one part; a larger file is sent in several (multipart upload), a few at once."""
 PARTS_AT_ONCE = 2
 DELETED_AT_ONCE = 500
+NO_RANGES = "non-partial response"
 
 log = structlog.get_logger("blobs.s3")
 
@@ -76,17 +78,35 @@ class S3Objects:
 
     async def read(self, key: str, start: int, stop: int) -> AsyncIterator[bytes]:
         """See :class:`ObjectStore`."""
-        import obstore
-
-        store = await self._opened()
+        left = stop - start
         try:
-            found = await obstore.get_async(store, key, options={"range": (start, stop)})
-            async for data in found.stream(min_chunk_size=CHUNK):
-                yield bytes(data)
+            found, skip = await self._from(key, start, stop)
+            async for chunk in found.stream(min_chunk_size=CHUNK):
+                data = bytes(chunk)[skip:][:left]
+                skip = max(0, skip - len(chunk))
+                left -= len(data)
+                if data:
+                    yield data
+                if left <= 0:
+                    break
         except FileNotFoundError:
             raise ObjectMissing(key) from None
         except Exception as error:
             raise _unavailable("read a file", error) from error
+
+    async def _from(self, key: str, start: int, stop: int) -> tuple[GetResult, int]:
+        """The content, and how many bytes of it come before ``start``: some stores know no ranges."""
+        import obstore
+        from obstore.exceptions import GenericError
+
+        store = await self._opened()
+        if start:
+            try:
+                return await obstore.get_async(store, key, options={"range": (start, stop)}), 0
+            except GenericError as error:
+                if NO_RANGES not in str(error):
+                    raise
+        return await obstore.get_async(store, key), start
 
     async def delete(self, keys: Collection[str]) -> None:
         """See :class:`ObjectStore`."""

@@ -37,9 +37,16 @@ ArtifactService = Annotated[Artifacts, provided(Artifacts)]
 TransferService = Annotated[Transfer, provided(Transfer)]
 Signer = Annotated[UrlSigner, provided(UrlSigner)]
 
-_CONTENT = content(
-    "PK…", media="application/octet-stream", description="The content, or the range that was asked for"
-) | errors("ARTIFACT_NOT_FOUND", "OBJECTS_UNAVAILABLE")
+_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_CONTENT = (
+    content("PK…", media="application/octet-stream", description="The content")
+    | {
+        206: {"description": "The range that was asked for", "content": _BYTES},
+        307: {"description": "The artifact is kept elsewhere: see Location"},
+        416: {"description": "The range is outside of the content"},
+    }
+    | errors("ARTIFACT_NOT_FOUND", "OBJECTS_UNAVAILABLE")
+)
 
 
 @router.get(
@@ -122,7 +129,7 @@ async def download_artifact(
     dependencies=[public()],
     summary="Download with a signed address",
     response_class=Response,
-    responses=_CONTENT,
+    responses=_CONTENT | errors("AUTH_TOKEN_INVALID", "AUTH_TOKEN_EXPIRED"),
 )
 async def download_signed_artifact(
     artifact_id: str,
