@@ -18,8 +18,8 @@ from typing import IO, Any
 from pilothouse.agent.workfiles.dotenv import MAX_BYTES, BadDotenv, parse
 from pilothouse.agent.workfiles.junit import BadReport, Cases, read_file, summarized
 from pilothouse.agent.workfiles.pack import pack
-from pilothouse.agent.workfiles.place import place
-from pilothouse.agent.workfiles.walk import Refused, Search, open_file, shown
+from pilothouse.agent.workfiles.walk import Search, open_file
+from pilothouse.wire.placing import Refused, place, shown
 
 MAX_REPORTS = 2000
 """Files of one report."""

@@ -9,7 +9,8 @@ import time
 import zipfile
 from typing import IO, Any
 
-from pilothouse.agent.workfiles.walk import Found, Refused, Search, literal_part, open_file, shown
+from pilothouse.agent.workfiles.walk import Found, Search, literal_part, open_file
+from pilothouse.wire.placing import Refused, shown
 
 CHUNK = 1 << 20
 

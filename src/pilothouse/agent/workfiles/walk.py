@@ -14,6 +14,8 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pilothouse.wire.placing import Refused, shown
+
 MAX_SCANNED = 1_000_000
 """Entries of directories that are looked at."""
 MAX_DEPTH = 100
@@ -22,10 +24,6 @@ MAX_NOTES = 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAGIC = re.compile(r"[*?\[]")
-
-
-class Refused(Exception):
-    """The job cannot be done; the message is for the log of the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +201,3 @@ def open_file(root: int, path: str) -> int:
         os.close(file)
         raise Refused(f"{shown(path)} is not a regular file")
     return file
-
-
-def shown(text: str) -> str:
-    """A path for people: short, on one line."""
-    short = text if len(text) <= 200 else text[:200] + "…"
-    return "".join(char if char.isprintable() else "?" for char in short)

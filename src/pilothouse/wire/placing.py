@@ -1,4 +1,7 @@
-"""Places what an artifact holds in the workspace."""
+"""Places what an artifact holds in a directory, without trusting the artifact or the directory.
+
+For agents (the workspace of a job) and clients. Imports nothing but the standard library.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,24 @@ import stat
 import zipfile
 from typing import IO, Any
 
-from pilothouse.agent.workfiles.walk import Refused, shown
-
 CHUNK = 1 << 20
 MAX_PATH, MAX_DEPTH = 4000, 100
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+class Refused(Exception):
+    """The job cannot be done; the message is for people."""
+
+
+def shown(text: str) -> str:
+    """A path for people: short, on one line."""
+    short = text if len(text) <= 200 else text[:200] + "…"
+    return "".join(char if char.isprintable() else "?" for char in short)
+
+
 def place(job: dict[str, Any], workspace: int, source: IO[bytes]) -> dict[str, Any]:
-    """Unpack a zip, or copy a single file, into a directory of the workspace, which is made where it is missing.
+    """Unpack a zip, or copy a single file, into a directory below ``workspace`` (a descriptor), made if missing.
 
     ``job``: ``path`` (of the directory), ``file_name`` (of a single file; empty: ``source`` is a zip), ``max_files``,
     ``max_bytes``. Existing files are replaced; nothing is written through a link. Returns ``{"files", "bytes"}``.
@@ -67,7 +78,7 @@ def parts_of(path: str) -> list[str]:
         or len(path) > MAX_PATH
         or len(parts) > MAX_DEPTH
     ):
-        raise Refused(f"{shown(path)} is not a path in the workspace")
+        raise Refused(f"{shown(path)} is not a path below the directory")
     return parts
 
 
