@@ -149,9 +149,9 @@ def _bucket(settings: Settings) -> Bucket | None:
     secret = settings.s3_secret_key
     bucket = Bucket(
         settings.objects,
-        settings.s3_endpoint,
-        settings.s3_region,
-        settings.s3_access_key,
+        settings.s3_endpoint or "",
+        settings.s3_region or "",
+        settings.s3_access_key or "",
         secret.get_secret_value() if secret else "",
     )
     try:
