@@ -78,7 +78,7 @@ class Artifact:
 
 def good_name(name: str) -> bool:
     """Whether an artifact or its file may have this name: it is a file's name on every system."""
-    return bool(_NAME.fullmatch(name)) and name.strip(". ") == name.strip() != "" and name == name.strip()
+    return bool(_NAME.fullmatch(name)) and name == name.strip() and not name.endswith(".")
 
 
 @dataclass(frozen=True, slots=True)

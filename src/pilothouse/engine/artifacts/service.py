@@ -118,8 +118,8 @@ class Artifacts:
         for name in (wanted.name, wanted.file_name):
             if not good_name(name):
                 raise ArtifactInvalid(
-                    "the name of an artifact is that of a file: it is not empty, does not begin or end with a "
-                    'space or consist of dots, and has none of " / \\ : < > | * ?'
+                    "the name of an artifact is that of a file: it is not empty, does not begin with a space or end "
+                    'with a space or dot, and has none of " / \\ : < > | * ?'
                 )
         if wanted.size > self.settings.max_size:
             raise ArtifactTooLarge(
