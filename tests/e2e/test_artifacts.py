@@ -190,6 +190,8 @@ async def test_rights(server: Server, live: Live) -> None:
     assert server.call("DELETE", f"/artifacts/{upload['id']}", viewer).status_code == 403
     assert server.call("DELETE", f"/artifacts/{upload['id']}", outsider).status_code == 404
     assert server.call("DELETE", f"/artifacts/{upload['id']}", user).status_code == 200
+    [record] = server.ask("GET", "/audit?limit=5&action=artifact.delete")["entries"][:1]
+    assert (record["actor"]["name"], record["target"]) == ("art-user", upload["id"])
     assert server.call("GET", f"/artifacts/{upload['id']}", user).status_code == 404
     await live.end()
     assert put(live, begun, b"abc").status_code == 404

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from pilothouse.access.errors import AuthError, Refusal
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.services import Database
-from pilothouse.edge.web import Caller, Idem, allow, json_response
+from pilothouse.edge.web import Caller, allow, json_response
 from pilothouse.engine.artifacts.errors import StepRunNotFound
 from pilothouse.engine.artifacts.http import ArtifactService, Signer, TransferService
 from pilothouse.engine.artifacts.model import Artifact
@@ -43,7 +43,7 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18})")
 async def announce_artifact(
     step_run_id: str,
     caller: Caller,
-    idem: Idem,
+    database: Database,
     artifacts: ArtifactService,
     signer: Signer,
     body: shown.AnnounceArtifact,
@@ -69,11 +69,7 @@ async def announce_artifact(
         artifact = artifacts.begin(tx, caller, step_run_id, wanted)
         return upload_view(artifact, signer.path("upload", artifact.id, caller.key))
 
-    def permit(conn: Connection) -> None:
-        if not runs_here(conn, caller, step_run_id):
-            raise StepRunNotFound(step_run_id)
-
-    return await idem(use_case, 201, permit=permit, shown_once="url")
+    return json_response(await database.write(use_case), 201)
 
 
 @router.put(
