@@ -161,6 +161,9 @@ ELSEWHERE = {
     ("POST", "/api/v1/auth/password"),
     ("PATCH", "/api/v1/agents/{agent_id}"),
     ("DELETE", "/api/v1/agents/{agent_id}"),
+    ("DELETE", "/api/v1/artifacts/{artifact_id}"),
+    ("POST", "/api/v1/step-runs/{step_run_id}/artifacts"),
+    ("PUT", "/api/v1/artifacts/{artifact_id}/parts"),
 }
 """Changes that need more than a request; tests make them by name."""
 

@@ -26,7 +26,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from pilothouse.access.errors import CODES
-from pilothouse.access.model import _TABLE, ACTIONS
+from pilothouse.access.model import _TABLE, ACTIONS, AGENT_ACTIONS
 from pilothouse.agent import errors as agent_errors
 from pilothouse.cli.app import build as build_cli
 from pilothouse.cli.errors import ExitCode
@@ -93,7 +93,12 @@ def test_routes(graph: Graph) -> None:
         if action is None:  # FastAPI's own pages are open; sockets check their caller themselves
             assert needs == ("`run.read`, viewer" if route[0] == "WEBSOCKET" else "open"), route
         else:
-            assert needs == ("open" if action == PUBLIC else f"`{action}`, {_TABLE[action][0]}"), route
+            who = (
+                "agents"
+                if action in AGENT_ACTIONS.keys() - _TABLE.keys()
+                else _TABLE.get(action, ["open"])[0]
+            )
+            assert needs == ("open" if action == PUBLIC else f"`{action}`, {who}"), route
 
 
 def test_error_codes() -> None:

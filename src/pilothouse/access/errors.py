@@ -71,6 +71,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         # conflicts
         "CONFLICT": (409, "Conflict"),
         "AGENT_ALREADY_EXISTS": (409, "Agent already exists"),
+        "ARTIFACT_ALREADY_EXISTS": (409, "Artifact already exists"),
         "AGENT_REPLACED": (409, "Agent has connected again"),
         "CLUSTER_BUSY": (409, "Cluster busy"),
         "IDEMPOTENCY_KEY_REUSED": (409, "Idempotency key reused"),
@@ -81,6 +82,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "PROJECT_ALREADY_EXISTS": (409, "Project already exists"),
         "SESSION_ALREADY_EXISTS": (409, "Session already exists"),
         "SESSION_TERMINATING": (409, "Session is terminating"),
+        "UPLOAD_OFFSET_CONFLICT": (409, "Upload goes on elsewhere"),
         "USER_ALREADY_EXISTS": (409, "User already exists"),
         # unavailable
         "AGENT_CAPACITY_EXCEEDED": (503, "Agents at capacity"),
@@ -89,6 +91,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "NO_AGENTS_AVAILABLE": (503, "No agents available"),
         "CONNECTION_OVERTAKEN": (503, "Connection overtaken"),
         "REPOSITORY_UNAVAILABLE": (503, "Repository unavailable"),
+        "OBJECTS_UNAVAILABLE": (503, "Object store unavailable"),
         "STORAGE_BUSY": (503, "Storage busy"),
         "SERVER_BUSY": (503, "Server busy"),
         "SERVER_STOPPING": (503, "Server is stopping"),

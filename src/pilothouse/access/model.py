@@ -51,6 +51,7 @@ _TABLE: dict[str, tuple[Role, str]] = {
     "gate.decide": (Role.USER, "approve and reject gates of runs that name them or their role"),
     "blob.write": (Role.USER, "upload blobs and assets"),
     "blob.read": (Role.USER, "download blobs and assets"),
+    "artifact.delete": (Role.USER, "delete artifacts of runs"),
     "secret.read": (Role.USER, "see the names of secrets, never their values"),
     "secret.write": (Role.USER, "set and delete secrets"),
     "release.write": (Role.USER, "create releases and request promotions"),

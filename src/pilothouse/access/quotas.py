@@ -11,14 +11,16 @@ from pilothouse.access.errors import Refusal
 class Quotas:
     """Each field ``x`` is the setting ``quota_x``.
 
-    Per project: ``blobs`` (bytes), ``blob_count``, ``pipelines``, ``runs`` that have not ended. Per user: ``uploads``
-    (bytes of blobs that no run has used yet), ``tokens`` (API tokens). In total: ``projects``,
-    ``registration_tokens`` that are not revoked.
+    Per project: ``blobs`` (bytes), ``blob_count``, ``artifacts`` (bytes), ``artifact_count``, ``pipelines``, ``runs``
+    that have not ended. Per user: ``uploads`` (bytes of blobs that no run has used yet), ``tokens`` (API tokens). In
+    total: ``projects``, ``registration_tokens`` that are not revoked.
     """
 
     blobs: int = 20 << 30
     blob_count: int = 100_000
     uploads: int = 4 << 30
+    artifacts: int = 50 << 30
+    artifact_count: int = 20_000
     pipelines: int = 1000
     runs: int = 10_000
     tokens: int = 100

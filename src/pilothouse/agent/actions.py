@@ -1,10 +1,14 @@
-"""Selects the executor of a step; contains the only action that needs no process."""
+"""Selects the executor of a step; contains `scm/checkout`, for which the workspace is already laid out."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 
+from pilothouse.agent.builtin.artifacts import ArtifactActions
+from pilothouse.agent.builtin.base import Builtin
+from pilothouse.agent.builtin.http_request import http_request
+from pilothouse.agent.builtin.reports import ReportActions
 from pilothouse.agent.errors import StepImpossible
 from pilothouse.agent.executors.base import Executor, Outcome, StepReporter, StepTask
 from pilothouse.agent.executors.dummy import DummyExecutor
@@ -28,9 +32,16 @@ class CheckoutNote:
 class ProcessActions:
     """The actions of an agent of platform `process`."""
 
-    def __init__(self, process: ProcessExecutor) -> None:
+    def __init__(self, process: ProcessExecutor, artifacts: ArtifactActions, reports: ReportActions) -> None:
         self._process = process
         self._dummy = DummyExecutor()
+        self._builtin = {
+            "artifacts/upload": Builtin(artifacts.upload),
+            "artifacts/download": Builtin(artifacts.download),
+            "reports/junit": Builtin(reports.junit),
+            "reports/dotenv": Builtin(reports.dotenv),
+            "http/request": Builtin(http_request),
+        }
 
     def executor_for(self, message: pb.StepRun) -> Executor:
         """Raises StepImpossible."""
@@ -39,6 +50,8 @@ class ProcessActions:
             return self._process
         if action == "dummy" or action.startswith("dummy/"):
             return self._dummy
+        if action in self._builtin:
+            return self._builtin[action]
         if action == "scm/checkout":
             if message.HasField("checkout"):
                 return CheckoutNote(message.checkout)

@@ -12,6 +12,10 @@ from pathlib import Path
 import structlog
 
 from pilothouse.agent.actions import ProcessActions
+from pilothouse.agent.builtin.artifacts import ArtifactActions
+from pilothouse.agent.builtin.reports import ReportActions
+from pilothouse.agent.builtin.transfer import Transfer
+from pilothouse.agent.builtin.workfiles import Workfiles
 from pilothouse.agent.checkout import CheckoutFetcher
 from pilothouse.agent.errors import AgentError, PlatformUnsupported, SettingsRefused
 from pilothouse.agent.executors.process import ProcessExecutor, ProcessSettings
@@ -25,6 +29,7 @@ from pilothouse.agent.objects import ObjectCache, TreeLimits
 from pilothouse.agent.outbox import Outbox
 from pilothouse.agent.results import ResultStore
 from pilothouse.agent.runner import Runner
+from pilothouse.agent.server_http import ServerHttp
 from pilothouse.agent.settings import AgentSettings
 from pilothouse.agent.workspace_manager import WorkspaceManager
 from pilothouse.workers.children import Children
@@ -106,8 +111,9 @@ async def _work(
 ) -> None:
     spool = settings.data_dir / "spool"
     async with contextlib.AsyncExitStack() as stack:
-        fetcher = CheckoutFetcher(settings, lambda: link.token)
-        stack.push_async_callback(fetcher.close)
+        server = ServerHttp(settings, lambda: link.token)
+        stack.push_async_callback(server.close)
+        fetcher = CheckoutFetcher(server, settings.max_checkout)
         results = ResultStore(spool / "results")
         stack.push_async_callback(results.close)
         found = await asyncio.to_thread(find_git)
@@ -115,7 +121,9 @@ async def _work(
         stack.push_async_callback(workspaces.close)
         environments, survivors = executor.job_environments, executor.survivors
         environments.sweep(settings.data_dir / "work")
-        runner = Runner(results, workspaces, ProcessActions(executor).executor_for, environments)
+        runner = Runner(
+            results, workspaces, _actions(settings, executor, guard, server).executor_for, environments
+        )
         facts = {"steps_run_as": executor.user.name, "steps_end_by": guard.backend}
         facts |= {"git": found[1]} if found else {}
         link = Link(settings, runner, facts, lambda: survivors.condition)
@@ -125,6 +133,15 @@ async def _work(
         stack.callback(outbox.close)
         runner.start(link, outbox)
         await _until_ended(settings, stop, link, runner, outbox, workspaces)
+
+
+def _actions(
+    settings: AgentSettings, executor: ProcessExecutor, guard: Guard, server: ServerHttp
+) -> ProcessActions:
+    children = Children(settings.data_dir, guard)
+    workfiles = Workfiles(children, settings.data_dir / "artifacts", executor.user)
+    artifacts = ArtifactActions(workfiles, Transfer(server), settings.max_artifact)
+    return ProcessActions(executor, artifacts, ReportActions(workfiles))
 
 
 def _workspaces(

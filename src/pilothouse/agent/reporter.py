@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pilothouse.agent.executors.base import Stream, race
@@ -14,6 +15,7 @@ from pilothouse.wire.gateway.v1 import gateway_pb2 as pb
 
 OUTPUT = "arcentra.step.output"
 PROGRESS = "arcentra.step.progress"
+REPORT = "arcentra.step.report"
 PROGRESS_EVERY = 0.2  # seconds
 MAX_MESSAGE = 1000  # characters
 
@@ -37,6 +39,11 @@ class SpoolReporter:
 
     def output(self, name: str, value: Any) -> None:
         self._event(OUTPUT, {"name": name, "json": outputs.write_json(value)})
+
+    def tests(self, name: str, report: Mapping[str, Any]) -> None:
+        text = json.dumps(report, ensure_ascii=False)
+        text = text.encode("utf-8", "replace").decode()  # names of tests may have unpaired surrogates
+        self._event(REPORT, {"kind": "junit", "name": name, "json": text})
 
     def progress(self, percent: int, message: str) -> None:
         self._progress = {"percent": percent, "message": message[:MAX_MESSAGE]}

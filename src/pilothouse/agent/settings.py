@@ -19,7 +19,7 @@ class AgentSettings:
 
     Below `data_dir`: `agent.lock`, `credential` (its own token), `spool/` (unacknowledged log lines, events and
     results), `work/` (workspaces of jobs), `objects/` (packs and trees of repositories), `steps/` (scripts of running
-    steps), `env/` (variables from `PILOT_ENV`).
+    steps), `env/` (variables from `PILOT_ENV`), `artifacts/` (those on their way).
     """
 
     server: str  # the http(s) URL of the server
@@ -41,6 +41,7 @@ class AgentSettings:
     workspace_keep: float = 86400  # how long a workspace stays that nobody uses: while a gate is open, say
     spool_limit: int = 1 << 30
     object_cache: int = 10 << 30  # of packs and pristine trees
+    max_artifact: int = 5 << 30  # of one artifact, packed and unpacked
     max_checkout: int = 256 << 20  # of one archive or pack; unpacked, eight times as much
 
     @property

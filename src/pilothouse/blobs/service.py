@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,9 @@ from uuid_utils import uuid7
 from pilothouse.access.model import Principal
 from pilothouse.access.quotas import Quotas
 from pilothouse.blobs import store
-from pilothouse.blobs.errors import BlobInvalid, BlobNotFound, BlobTooLarge
+from pilothouse.blobs.errors import BlobInvalid, BlobNotFound
+from pilothouse.blobs.objects import settle
+from pilothouse.blobs.receiving import fill
 from pilothouse.blobs.uploads import Uploads
 from pilothouse.identity.service import Identity
 from pilothouse.storage import Storage, Tx
@@ -76,16 +76,16 @@ class Blobs:
     async def receive(self, body: AsyncIterator[bytes], sha256: str) -> Blob:
         """Write an upload to disk; ``sha256`` (hex), if given, must be its checksum.
 
-        It is not accessible before :meth:`record`. Raises :class:`BlobTooLarge`, :class:`BlobInvalid`; the file is
+        It is not accessible before :meth:`record`. Raises ``PAYLOAD_TOO_LARGE``, :class:`BlobInvalid`; the file is
         then deleted.
         """
         blob_id = str(uuid7())
         part = self._root / f"{blob_id}.part"
         try:
-            digest, size = await self._fill(part, body)
+            digest, size = await fill(part, body, self.limit)
             if sha256 and sha256.lower() != digest:
                 raise BlobInvalid(f"the upload's sha256 is {digest}, not {sha256}")
-            await asyncio.to_thread(_settle, part, self.path(blob_id))
+            await asyncio.to_thread(settle, part, self.path(blob_id))
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -114,17 +114,6 @@ class Blobs:
         paths = [self.path(blob_id) for blob_id in ids]
         asyncio.get_running_loop().run_in_executor(None, _unlink, paths)
 
-    async def _fill(self, part: Path, body: AsyncIterator[bytes]) -> tuple[str, int]:
-        digest, size = hashlib.sha256(), 0
-        with part.open("wb") as file:
-            async for chunk in body:
-                size += len(chunk)
-                if size > self.limit:
-                    raise BlobTooLarge(f"an upload has at most {self.limit} bytes")
-                digest.update(chunk)
-                await asyncio.to_thread(file.write, chunk)
-        return digest.hexdigest(), size
-
     def path(self, blob_id: str) -> Path:
         """The path of a blob's file."""
         return self._root / blob_id
@@ -149,14 +138,3 @@ class Blobs:
 def _unlink(paths: list[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
-
-
-def _settle(part: Path, final: Path) -> None:
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.rename(final)
-    directory = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

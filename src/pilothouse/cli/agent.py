@@ -155,6 +155,14 @@ def agent(
             help="Maximum size of a checkout archive or pack.",
         ),
     ] = "256MiB",
+    max_artifact: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE",
+            envvar=_env("MAX_ARTIFACT"),
+            help="Maximum size of an artifact, packed and unpacked.",
+        ),
+    ] = "5GiB",
 ) -> None:
     """Run an agent on this machine, or manage agents."""
     if ctx.invoked_subcommand:
@@ -196,6 +204,7 @@ def agent(
         workspace_keep=kept,
         object_cache=cache,
         max_checkout=largest,
+        max_artifact=size_of(max_artifact, "--max-artifact "),
     )
     raise typer.Exit(_work(settings))
 

@@ -37,6 +37,7 @@ _MODULES = {
     "secret": "secret",
     "pipeline": "pipeline",
     "run": "run",
+    "artifact": "artifact",
     "config": "config",
     "version": "app",
 }

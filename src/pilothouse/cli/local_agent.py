@@ -32,7 +32,7 @@ _LOOK = 0.5
 _STABLE = 60.0
 _STOP_PATIENCE = 8.0
 _LINGER = 900
-_FOR_AGENT = ("PILOT_OBJECT_CACHE", "PILOT_MAX_CHECKOUT")
+_FOR_AGENT = ("PILOT_OBJECT_CACHE", "PILOT_MAX_CHECKOUT", "PILOT_MAX_ARTIFACT")
 _MAX_LOG = 16 << 20
 _FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
 """RLIMIT_NOFILE at startup: the server raises its own limit, which steps must not inherit."""

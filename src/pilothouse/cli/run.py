@@ -117,15 +117,20 @@ def _when(run: RunSummary) -> tuple[str, str]:
 
 
 async def view(session: Session, run: RunReference = "last", everywhere: AllPipelines = False) -> None:
-    """Show a run with its jobs, steps, attempts and outputs."""
+    """Show a run with its jobs, steps, attempts, outputs and tests."""
     async with session.client() as client:
         found = await client.runs.get(await run_id_of(session, client, run, everywhere=everywhere))
+        tests = None
+        if found.get("tests") and not session.out.structured:  # older servers know no tests
+            tests = await client.artifacts.tests_of_run(found["id"])
     if session.out.structured:
         session.out.document(found)
         return
-    from pilothouse.cli.runview import described
+    from pilothouse.cli.runview import described, tested
 
     for line in described(found):
+        session.out.show(line)
+    for line in tested(tests) if tests else ():
         session.out.show(line)
 
 

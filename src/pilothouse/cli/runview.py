@@ -16,7 +16,7 @@ from pilothouse.cli.tree import headline, rows
 from pilothouse.cli.waits import HOLD
 
 if TYPE_CHECKING:
-    from pilothouse.client.types import Run
+    from pilothouse.client.types import Run, RunTests
 
 
 def described(run: Run) -> Iterator[Text]:
@@ -41,6 +41,8 @@ def _facts(run: Run) -> Iterator[str]:
     ]
     if any(of):
         yield " ".join(filter(None, of))
+    if count := run.get("artifacts"):
+        yield f"{count} {'artifact' if count == 1 else 'artifacts'}: pilot artifact list --run {run['id'][-8:]}"
     if run["rerun_of"]:
         yield f"repeats run {run['rerun_of']}"
     yield from (f"{name}={_plain(value)}" for name, value in run["variables"].items())
@@ -65,6 +67,37 @@ def details(step: Any) -> Iterator[Text]:
         if not step.get("gate"):
             said.append("1 line" if attempt["lines"] == 1 else f"{attempt['lines']} lines")
         yield Text(f"      {safe(', '.join(said))}", "dim")
+
+
+MAX_TESTS = 20
+"""Failing, flaky and fixed tests that are shown."""
+
+
+def tested(tests: RunTests) -> Iterator[Text]:
+    """The tests of a run: counts, what fails, what is flaky, and what has changed since the last run."""
+    summary = tests["summary"]
+    counts = [f"{summary['passed']} passed"]
+    counts += [f"{summary[key]} {key}" for key in ("failed", "errors", "skipped", "flaky") if summary[key]]
+    yield Text(f"{summary['tests']} tests: {', '.join(counts)}")
+    last = tests["compared_with"]
+    if last is not None:
+        changed = f"{tests['new_failures']} new failures, {len(tests['fixed'])} fixed"
+        yield Text(f"  {changed} since run {last['run_id'][-8:]}", "dim")
+    for report in tests["reports"]:
+        for problem in report["problems"]:
+            yield Text(f"  {safe(report['name'])}: {safe(problem)}", "yellow")
+    listed = [
+        *((test, f"{test['kind']}{', new' if test['new'] else ''}") for test in tests["failing"]),
+        *((test, "flaky") for test in tests["flaky"]),
+        *((test, "fixed") for test in tests["fixed"]),
+    ]
+    for test, how in listed[:MAX_TESTS]:
+        where = test["class"] or test["suite"]
+        name = f"{where} {test['name']}".strip()
+        message = "" if how == "fixed" else test["message"].split("\n")[0]
+        yield Text(f"  {how}: {safe(name)}{': ' * bool(message)}{safe(message)}")
+    if len(listed) > MAX_TESTS:
+        yield Text(f"  and {len(listed) - MAX_TESTS} more", "dim")
 
 
 def _begun(attempt: Any) -> bool:

@@ -12,6 +12,7 @@ import httpx
 from pilothouse.client.access import Auth, Logins, RegistrationTokens, Tokens
 from pilothouse.client.agents import Agents
 from pilothouse.client.api import Api
+from pilothouse.client.artifacts import Artifacts
 from pilothouse.client.events import IDLE_TIMEOUT, Event, EventReader, OnConnect, OnGap, OnReconnect
 from pilothouse.client.gates import Gates
 from pilothouse.client.pipelines import Blobs, Checkouts, Pipelines
@@ -53,6 +54,7 @@ class PilotClient:
         self.agents = Agents(self._api)
         self.runs = Runs(self._api)
         self.gates = Gates(self._api)
+        self.artifacts = Artifacts(self._api)
         self.pipelines = Pipelines(self._api)
         self.projects = Projects(self._api)
         self.blobs = Blobs(self._api)

@@ -82,6 +82,58 @@ class Alive(TypedDict):
     version: str
 
 
+class AnnounceArtifact(TypedDict):
+    """What an agent is going to send.
+
+    ``file_name``: the name of the file that users get; ``files`` and ``unpacked_size``: what a ``zip`` holds;
+    ``retention``: days that it is kept, 0: as long as the server allows; ``overwrite``: replace the artifact of this
+    name that another step of the run has made.
+    """
+
+    name: str
+    file_name: str
+    format: str
+    size: int
+    sha256: str
+    files: NotRequired[int]
+    unpacked_size: NotRequired[int]
+    retention: NotRequired[float]
+    overwrite: NotRequired[bool]
+
+
+class Artifact(TypedDict):
+    """A finished artifact; ``size`` in bytes.
+
+    ``format``: a ``zip`` of ``files`` files (``unpacked_size`` bytes together), one ``file`` as it is, or a ``link``
+    to something that an agent keeps elsewhere. ``download_url``: where its content is, on this server for everything
+    but a link. ``earlier_run``: it belongs to a step that this run kept from the run that it repeats.
+    """
+
+    id: str
+    name: str
+    file_name: str
+    format: str
+    size: int
+    sha256: str
+    files: int
+    unpacked_size: int
+    run_id: str
+    job: str
+    step: str
+    step_run_id: str
+    project: str
+    earlier_run: bool
+    download_url: str
+    created_at: str
+    expire_at: str | None
+
+
+class ArtifactList(TypedDict):
+    """The artifacts of a run or step run, by name; at most 500."""
+
+    artifacts: list[Artifact]
+
+
 class Attempt(TypedDict):
     """One attempt of a step.
 
@@ -184,6 +236,19 @@ class CheckoutRepository(TypedDict):
     commit: NotRequired[str]
     depth: NotRequired[int]
     packs: NotRequired[list[str]]
+
+
+class ComparedRun(TypedDict):
+    """The tests of the run that this one is compared with."""
+
+    tests: int
+    passed: int
+    failed: int
+    errors: int
+    skipped: int
+    duration: float
+    run_id: str
+    finished_at: str
 
 
 class CreatePipeline(TypedDict):
@@ -299,6 +364,41 @@ class Error(TypedDict):
     timestamp: str
     request_id: str
     retry_after: NotRequired[int]
+
+
+FailingTest = TypedDict(
+    "FailingTest",
+    {
+        "id": str,
+        "suite": str,
+        "class": str,
+        "name": str,
+        "message": str,
+        "job": str,
+        "step": str,
+        "report": str,
+        "kind": str,
+        "details": str,
+        "duration": float,
+        "new": bool,
+    },
+)
+
+
+FlakyTest = TypedDict(
+    "FlakyTest",
+    {
+        "id": str,
+        "suite": str,
+        "class": str,
+        "name": str,
+        "message": str,
+        "job": str,
+        "step": str,
+        "report": str,
+        "reason": str,
+    },
+)
 
 
 class Gate(TypedDict):
@@ -449,6 +549,21 @@ class Member(TypedDict):
 
     userId: str
     username: str
+
+
+NamedTest = TypedDict(
+    "NamedTest",
+    {
+        "id": str,
+        "suite": str,
+        "class": str,
+        "name": str,
+        "message": str,
+        "job": str,
+        "step": str,
+        "report": str,
+    },
+)
 
 
 class NewRegistrationToken(TypedDict):
@@ -627,7 +742,10 @@ class RoleInfo(TypedDict):
 
 
 class Run(TypedDict):
-    """A run with its variables and jobs."""
+    """A run with its variables and jobs.
+
+    ``tests``: the counts of its tests, null without a report (``getRunTests`` has more); ``artifacts``: their number.
+    """
 
     id: str
     kind: str
@@ -651,6 +769,8 @@ class Run(TypedDict):
     finished_at: str | None
     duration: float | None
     variables: dict[str, str]
+    tests: TestCounts | None
+    artifacts: int
     jobs: list[Job]
 
 
@@ -696,6 +816,22 @@ class RunSummary(TypedDict):
     started_at: str | None
     finished_at: str | None
     duration: float | None
+
+
+class RunTests(TypedDict):
+    """The tests of a run, of the last attempt of each step.
+
+    ``compared_with``: the last run of the same pipeline and branch that ended before and has reports; ``fixed``:
+    tests that failed there and passed here. At most 500 tests are listed of each kind.
+    """
+
+    summary: TestSummary
+    reports: list[TestReport]
+    failing: list[FailingTest]
+    flaky: list[FlakyTest]
+    compared_with: ComparedRun | None
+    new_failures: int
+    fixed: list[NamedTest]
 
 
 class SaveSpec(TypedDict):
@@ -805,6 +941,50 @@ class StopRun(TypedDict):
     runId: NotRequired[str]
 
 
+class TestCounts(TypedDict):
+    """Numbers of tests. A test that failed and then passed in the same report has passed; ``errors`` are tests that
+    could not be run to their end.
+    """
+
+    tests: int
+    passed: int
+    failed: int
+    errors: int
+    skipped: int
+    duration: float
+
+
+class TestReport(TypedDict):
+    """One report: made of ``files``; ``problems``: files that could not be read, and why."""
+
+    tests: int
+    passed: int
+    failed: int
+    errors: int
+    skipped: int
+    duration: float
+    name: str
+    job: str
+    step: str
+    step_run_id: str
+    attempt: int
+    files: int
+    problems: list[str]
+    created_at: str
+
+
+class TestSummary(TypedDict):
+    """The tests of a run, with the number of flaky ones."""
+
+    tests: int
+    passed: int
+    failed: int
+    errors: int
+    skipped: int
+    duration: float
+    flaky: int
+
+
 class Token(TypedDict):
     """An API token without its secret; ``role`` null: that of its user."""
 
@@ -895,6 +1075,19 @@ class UpdateUser(TypedDict):
     email: NotRequired[str | None]
     role: NotRequired[str | None]
     active: NotRequired[bool | None]
+
+
+class Upload(TypedDict):
+    """An artifact that is being sent: ``url`` takes the next part, which begins at byte ``offset`` and has
+    ``part_size`` bytes, or what is left. ``state`` ``ready``: it is complete, and there is no ``url``.
+    """
+
+    id: str
+    state: str
+    offset: int
+    size: int
+    part_size: int
+    url: NotRequired[str]
 
 
 class User(TypedDict):

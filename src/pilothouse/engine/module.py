@@ -5,13 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from sqlalchemy import Connection
 
 from pilothouse.access.quotas import Quotas
+from pilothouse.blobs.objects import LocalObjects
+from pilothouse.blobs.s3 import Bucket, S3Objects
 from pilothouse.blobs.service import Blobs
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent
 from pilothouse.engine import grpc_work, http, http_checkouts, store
+from pilothouse.engine.artifacts import http as artifacts_http
+from pilothouse.engine.artifacts import http_agents as artifacts_agents
+from pilothouse.engine.artifacts.retention import ArtifactRetention
+from pilothouse.engine.artifacts.service import Artifacts, ArtifactSettings
+from pilothouse.engine.artifacts.signing import UrlSigner
+from pilothouse.engine.artifacts.transfer import Transfer
 from pilothouse.engine.checkouts import needed_by_agent
 from pilothouse.engine.control import Control
 from pilothouse.engine.dispatch import Dispatcher
@@ -27,6 +37,7 @@ from pilothouse.engine.intake.ingest import Ingest
 from pilothouse.engine.intake.reading import JOBS, Reading
 from pilothouse.engine.intake.step_events import StepEvents
 from pilothouse.engine.jobs import names_job
+from pilothouse.engine.reports import http as reports_http
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.runs import RunCache
 from pilothouse.engine.service import Engine
@@ -63,11 +74,17 @@ EVENTS = {
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """``cleanup_grace``: seconds for cleanup after a cancel; ``retention``: days that logs of ended runs are kept."""
+    """``cleanup_grace``: seconds for cleanup after a cancel; ``retention``: days that logs of ended runs are kept.
+
+    ``objects``: the directory of artifacts, and of what is being received; ``bucket``: where artifacts are instead.
+    """
 
     cleanup_grace: float
     retention: float
     streams: StreamSettings
+    artifacts: ArtifactSettings
+    objects: Path
+    bucket: Bucket | None = None
 
 
 def module(core: Core, settings: EngineSettings) -> Module:
@@ -94,13 +111,21 @@ def module(core: Core, settings: EngineSettings) -> Module:
     fleet.source = Fetcher(fleet, dispatcher)
     fleet.control = Control(runs, transitions, fleet, identity)
     timekeeper = Timekeeper(storage, engine, dispatcher)
+    artifacts = Artifacts(runs, transitions, identity, core.service(Quotas), settings.artifacts)
     reading = Reading(core.pool, tasks.maskers)
-    ingest = Ingest(storage, journal, tasks, StepEvents(journal, runs, transitions), reading)
+    ingest = Ingest(storage, journal, tasks, StepEvents(journal, runs, transitions, artifacts), reading)
     fleet.screen_reports(ingest.screened)
     blobs = core.service(Blobs)
     blobs.agents_may_read(needed_by_agent)
     retention = Retention(storage, journal, blobs, settings.retention)
+    objects = S3Objects(settings.bucket) if settings.bucket else LocalObjects(settings.objects)
+    transfer = Transfer(storage, artifacts, objects, settings.objects / "incoming")
+    artifact_retention = ArtifactRetention(storage, objects)
     core.provide(
+        artifacts,
+        transfer,
+        artifact_retention,
+        UrlSigner(core.keyring, core.clock),
         settings.streams,
         runs,
         transitions,
@@ -132,8 +157,13 @@ def module(core: Core, settings: EngineSettings) -> Module:
             http.router,
             http_checkouts.router,
             gates_http.router,
+            artifacts_http.router,
+            artifacts_agents.router,
+            reports_http.router,
         ),
         rpc=(gateway_rpc(ingest, identity),),
+        body_limits={"/api/v1/artifacts/": settings.artifacts.part_size + 1},
+        started=partial(asyncio.to_thread, transfer.clean),
         jobs=(*JOBS, names_job),
         streams={"run": "RUN_NOT_FOUND"},
         events=EVENTS,
@@ -143,6 +173,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
             Periodic(
                 "engine.prune", lambda: storage.write(retention.prune), every=PRUNE_EVERY, exclusive=True
             ),
+            Periodic("engine.artifacts", artifact_retention.prune, every=PRUNE_EVERY, exclusive=True),
             Periodic(
                 "engine.sweep", lambda: retention.sweep(core.clock()), every=SWEEP_EVERY, exclusive=True
             ),

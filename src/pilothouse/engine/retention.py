@@ -1,4 +1,4 @@
-"""Retention: deletes the logs and checkouts of old runs, and uploads that are no longer needed.
+"""Retention: deletes the logs, artifacts, test reports and checkouts of old runs, and uploads that nobody needs.
 
 Runs with their jobs, steps and attempts are kept. A cursor into a deleted log is answered with 410; a new reader of
 the run still gets its result.
@@ -13,7 +13,9 @@ from functools import partial
 from pilothouse.blobs import store as blob_store
 from pilothouse.blobs.service import Blobs
 from pilothouse.engine import checkout_store, store
+from pilothouse.engine.artifacts import store as artifact_store
 from pilothouse.engine.checkouts import blob_ids
+from pilothouse.engine.reports import store as report_store
 from pilothouse.journal import Journal
 from pilothouse.journal import store as journal_store
 from pilothouse.storage import Storage, Tx
@@ -55,6 +57,8 @@ class Retention:
             if end is not None:
                 self._journal.forget(tx, stream, end)
             store.mark_pruned(tx.conn, run.id)
+            artifact_store.delete_of_run(tx.conn, run.id)
+            report_store.delete_of_run(tx.conn, run.id)
         return len(old)
 
     async def sweep(self, now: int) -> int:

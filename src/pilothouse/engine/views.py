@@ -10,8 +10,10 @@ import orjson
 from sqlalchemy import Connection, Row
 
 from pilothouse.engine import store
+from pilothouse.engine.artifacts.lineage import artifacts_of
 from pilothouse.engine.cleanup import stop_reason
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
+from pilothouse.engine.reports.views import tests_summary
 from pilothouse.engine.unstarted import unstarted
 from pilothouse.wire.times import rfc3339_ms
 
@@ -122,6 +124,8 @@ def run_view(
     history = _attempts(conn, [step.id for shown in steps.values() for step in shown])
     view, room = run_summary(run), Room()
     view["variables"] = run.variables
+    view["tests"] = tests_summary(conn, run.id)
+    view["artifacts"] = len(artifacts_of(conn, run.id))
     view["jobs"] = [_job_view(run, job, steps[job.id], history, room) for job in jobs]
     return view
 

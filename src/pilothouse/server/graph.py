@@ -15,10 +15,12 @@ import pilothouse.identity.module
 import pilothouse.pipelines.module
 import pilothouse.secrets.module
 import pilothouse.server.module
+from pilothouse.blobs.s3 import BadBucket, Bucket
 from pilothouse.edge.answers import WINDOW_MS, Answers
 from pilothouse.edge.limits import RateLimits, RateLimitSettings
 from pilothouse.edge.module import Core, Module, Periodic
 from pilothouse.edge.network import TrustedProxies
+from pilothouse.engine.artifacts.service import ArtifactSettings
 from pilothouse.engine.module import EngineSettings
 from pilothouse.engine.sockets.stella import StreamSettings
 from pilothouse.fleet.service import FleetSettings
@@ -50,7 +52,14 @@ def modules(core: Core, settings: Settings) -> list[Module]:
     identity = IdentitySettings(keyring=core.keyring, token_ttl=settings.token_ttl, quotas=settings.quotas())
     fleet = FleetSettings(settings.agent_heartbeat, settings.agent_offline_after, settings.lease)
     streams = StreamSettings(settings.sse_keepalive, settings.ws_heartbeat, settings.ws_pong_wait)
-    engine = EngineSettings(settings.cleanup_grace, settings.retention, streams)
+    engine = EngineSettings(
+        settings.cleanup_grace,
+        settings.retention,
+        streams,
+        ArtifactSettings(settings.max_artifact, settings.artifact_retention),
+        settings.data_dir / "objects",
+        _bucket(settings),
+    )
     return [
         pilothouse.identity.module.module(core, identity),
         pilothouse.secrets.module.module(core, max(settings.token_ttl, ANSWERS_KEPT) + KEY_MARGIN),
@@ -134,6 +143,24 @@ def compose(
         ),
         head=head,
     )
+
+
+def _bucket(settings: Settings) -> Bucket | None:
+    if not settings.objects:
+        return None
+    secret = settings.s3_secret_key
+    bucket = Bucket(
+        settings.objects,
+        settings.s3_endpoint or "",
+        settings.s3_region or "",
+        settings.s3_access_key or "",
+        secret.get_secret_value() if secret else "",
+    )
+    try:
+        bucket.parts  # noqa: B018
+    except BadBucket as error:
+        raise SettingsInvalid(str(error)) from error
+    return bucket
 
 
 def _private(data_dir: Path) -> Path:

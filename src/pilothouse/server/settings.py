@@ -80,6 +80,22 @@ class Settings(BaseSettings):
     quota_uploads: ByteSize = Field(
         ByteSize(4 << 30), gt=0, description="bytes of a user's uploads that no run has used"
     )
+    max_artifact: ByteSize = Field(ByteSize(5 << 30), gt=0, description="bytes of one artifact")
+    artifact_retention: float = Field(
+        90, ge=0, description="days that artifacts are kept at most; 0: as long as the log of their run"
+    )
+    quota_artifacts: ByteSize = Field(ByteSize(50 << 30), gt=0, description="bytes of a project's artifacts")
+    quota_artifact_count: int = Field(20_000, gt=0, description="artifacts of a project")
+    objects: str | None = Field(
+        None,
+        description="s3://BUCKET/PREFIX: where artifacts are kept; default: on disk, in the data directory",
+    )
+    s3_endpoint: str | None = Field(None, description="address of an S3-compatible store; default: AWS")
+    s3_region: str | None = Field(None, description="region of the bucket")
+    s3_access_key: str | None = Field(
+        None, description="access key; default: from the environment, as AWS tools do"
+    )
+    s3_secret_key: SecretStr | None = Field(None, description="its secret key")
     quota_pipelines: int = Field(1000, gt=0, description="pipelines of a project")
     quota_runs: int = Field(10_000, gt=0, description="runs of a project that have not ended")
     quota_tokens: int = Field(100, gt=0, description="API tokens of a user")

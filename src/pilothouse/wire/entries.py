@@ -38,6 +38,10 @@ step.logged            ``first`` (number of the first line), ``lines``, ``agent_
                        (indices of lines of standard error), ``levels`` ({index: level}), ``plugin``
 step.log_missed        ``message``, ``expected_seq``, ``seq``: a gap in the log of an agent
 step.output            ``output``, ``value``
+step.artifact          ``artifact_id``, ``artifact`` (its name), ``format``, ``size``, ``sha256``, ``files``,
+                       ``expire_at`` (0: with its run), ``agent_id``: an artifact is complete
+step.tested            ``report`` (its name), ``tests``, ``passed``, ``failed``, ``errors``, ``skipped``,
+                       ``flaky``, ``agent_id``: a report of tests was read
 attempt.completed      ``status``, ``previous``, ``exit_code``, ``error``, ``agent_id``, ``duration``,
                        ``metrics`` of its agent, ``final``, ``retry_at``; of its job ``job_status``,
                        ``counts``, ``at_step``
@@ -81,6 +85,8 @@ STEP_PROGRESSED = "step.progressed"
 STEP_LOGGED = "step.logged"
 STEP_LOG_MISSED = "step.log_missed"
 STEP_OUTPUT = "step.output"
+STEP_ARTIFACT = "step.artifact"
+STEP_TESTED = "step.tested"
 ATTEMPT_COMPLETED = "attempt.completed"
 STEP_COMPLETED = "step.completed"
 AGENT_REGISTERED = "agent.registered"

@@ -70,6 +70,9 @@ class StepReporter(Protocol):
     def progress(self, percent: int, message: str) -> None:
         """Report progress. ``percent``: 0 to 100."""
 
+    def tests(self, name: str, report: Mapping[str, Any]) -> None:
+        """Report tests (``wire/test_reports.py``)."""
+
     async def drain(self) -> None:
         """Backpressure: awaited after each chunk read; returns when more may be reported."""
 

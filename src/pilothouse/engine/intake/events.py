@@ -7,9 +7,12 @@ from typing import Any
 
 from pilothouse.wire.masking import Masker
 from pilothouse.wire.outputs import OutputRefused, read_json
+from pilothouse.wire.test_reports import TEXTS, ReportRefused, read_report
 
 PROGRESS = "arcentra.step.progress"
 OUTPUT = "arcentra.step.output"
+ARTIFACT = "arcentra.step.artifact"
+REPORT = "arcentra.step.report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,27 @@ def read_event(event: StepEvent, masker: Masker | None) -> tuple[StepEvent, str]
             payload = {"name": payload.get("name"), "value": read_json(payload["json"])}
         except OutputRefused as error:
             refused = f"an output is refused: {error}"
-    if masker is not None:
+    if event.type == REPORT:
+        payload, refused = _report(payload, masker)
+    elif masker is not None:
         payload = {} if refused else masker.mask_value(payload)
+    if masker is not None:
         event = replace(event, type=masker.mask(event.type), event_id=masker.mask(event.event_id))
     return replace(event, payload=payload), refused
+
+
+def _report(payload: dict[str, Any], masker: Masker | None) -> tuple[dict[str, Any], str]:
+    """A report of tests, and the reason for refusal. Only its texts are masked, so that it keeps its keys."""
+    name, text = payload.get("name"), payload.get("json")
+    if payload.get("kind") != "junit" or not isinstance(name, str) or not isinstance(text, str):
+        return {}, "a report has kind junit, a name, and json"
+    try:
+        report = read_report(text)
+    except ReportRefused as error:
+        return {}, f"a report of tests is refused: {error}"
+    if masker is not None:
+        name = masker.mask(name)
+        report["problems"] = [masker.mask(problem) for problem in report["problems"]]
+        for test in (*report["failing"], *report["flaky"]):
+            test.update((key, masker.mask(test[key])) for key in TEXTS if key in test)
+    return {"name": name, "report": report}, ""

@@ -1,4 +1,4 @@
-"""Events that agents push about their steps: progress, outputs, and custom events."""
+"""Events that agents push about their steps: progress, outputs, artifacts, reports, and custom events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 import orjson
 
 from pilothouse.engine import store
-from pilothouse.engine.intake.events import OUTPUT, PROGRESS, StepEvent
+from pilothouse.engine.artifacts.model import MAX_FILE_NAME, MAX_LINK
+from pilothouse.engine.artifacts.service import Announced, Artifacts
+from pilothouse.engine.intake.events import ARTIFACT, OUTPUT, PROGRESS, REPORT, StepEvent
+from pilothouse.engine.reports.service import TestReports
 from pilothouse.engine.runs import Place, RunCache
 from pilothouse.engine.transitions import Transitions
 from pilothouse.journal import Journal
@@ -24,10 +27,14 @@ MAX_MESSAGE = 1000
 class StepEvents:
     """Applies events that change a step; journals all others unchanged."""
 
-    def __init__(self, journal: Journal, runs: RunCache, transitions: Transitions) -> None:
+    def __init__(
+        self, journal: Journal, runs: RunCache, transitions: Transitions, artifacts: Artifacts
+    ) -> None:
         self._journal = journal
         self._runs = runs
         self._transitions = transitions
+        self._artifacts = artifacts
+        self._reports = TestReports(transitions)
 
     def take(self, tx: Tx, agent_id: str, event: StepEvent) -> str:
         """Apply or journal an event returned by `read_event`; returns the reason for refusal (empty if accepted)."""
@@ -37,6 +44,10 @@ class StepEvents:
             at = self._runs.place(tx, event.step_run_id, changes=event.type == OUTPUT)
         if at is not None and event.type == OUTPUT:
             return self._output(tx, at, payload)
+        if at is not None and event.type == REPORT:
+            return self._reports.take(tx, at, payload["name"], payload["report"])
+        if at is not None and event.type == ARTIFACT:
+            return self._artifact(tx, at, payload)
         if at is not None and event.type == PROGRESS:
             self._progress(tx, at, payload)
         else:
@@ -79,6 +90,23 @@ class StepEvents:
             tx, at.run, entries.STEP_OUTPUT, at.job, at.step, at.attempt, output=name, value=value
         )
         return ""
+
+    def _artifact(self, tx: Tx, at: Place, payload: dict[str, Any]) -> str:
+        """An artifact that an agent keeps elsewhere: ``name``, ``url`` (or ``uri``), ``path``, ``size``."""
+        name, url = payload.get("name"), payload.get("url", payload.get("uri"))
+        path, size = payload.get("path", name), payload.get("size", 0)
+        if not isinstance(name, str) or not isinstance(url, str) or not isinstance(path, str):
+            return "an artifact has a name, and the url where it is"
+        if len(url) > MAX_LINK or not re.fullmatch(r"https?://[!-~]+", url):
+            return (
+                f"the url of an artifact begins with http:// or https://, with at most {MAX_LINK} characters"
+            )
+        if at.step.current != at.attempt.id or at.attempt.status.over:
+            return ""  # a word of an attempt that no longer counts
+        known = size if isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 2**53 else 0
+        file_name = path.rpartition("/")[2][:MAX_FILE_NAME] or name
+        wanted = Announced(name=name, file_name=file_name, format="link", size=known, sha256="")
+        return self._artifacts.link(tx, at, wanted, url)
 
     def _journal_it(
         self, tx: Tx, agent_id: str, at: Place | None, event: StepEvent, payload: dict[str, Any]

@@ -64,6 +64,9 @@ class ActionSchema:
 # By "uses/action", or by "uses" alone if it has no actions.
 ActionRegistry = Mapping[str, ActionSchema]
 
+_PATTERNS = Argument("text_or_list", required=True)
+_NO_FILES = Argument()
+
 _SHELL = {"shell": Argument("text_or_list"), "workingDirectory": Argument("path")}
 
 BUILTIN_ACTIONS: ActionRegistry = {
@@ -77,6 +80,44 @@ BUILTIN_ACTIONS: ActionRegistry = {
         {"days": Argument("text_or_list"), "from": Argument(), "to": Argument(), "timezone": Argument()}
     ),
     "pipeline/run": ActionSchema({"pipeline": Argument(required=True), "variables": Argument("map")}),
+    "artifacts/upload": ActionSchema(
+        {
+            "name": Argument(required=True),
+            "path": _PATTERNS,
+            "ifNoFilesFound": _NO_FILES,
+            "retentionDays": Argument("number"),
+            "overwrite": Argument("boolean"),
+            "archive": Argument("boolean"),
+            "compressionLevel": Argument("number"),
+            "includeHidden": Argument("boolean"),
+        }
+    ),
+    "artifacts/download": ActionSchema(
+        {"name": Argument(), "path": Argument("path"), "merge": Argument("boolean")}
+    ),
+    "reports/junit": ActionSchema(
+        {
+            "path": _PATTERNS,
+            "name": Argument(),
+            "ifNoFilesFound": _NO_FILES,
+            "failOnFailure": Argument("boolean"),
+            "includeHidden": Argument("boolean"),
+        }
+    ),
+    "reports/dotenv": ActionSchema({"path": _PATTERNS, "ifNoFilesFound": _NO_FILES}),
+    "http/request": ActionSchema(
+        {
+            "url": Argument(required=True),
+            "method": Argument(),
+            "headers": Argument("map"),
+            "body": Argument(),
+            "json": Argument("any"),
+            "timeout": Argument(),
+            "maxBytes": Argument("number"),
+            "followRedirects": Argument("boolean"),
+            "expectStatus": Argument("any"),
+        }
+    ),
     "dummy/run": ActionSchema(open=True),
 }
 

@@ -31,7 +31,8 @@ _IMAGE = "steps run as processes of the agent: leave it out, and call `docker ru
 _SERVICES = "start the service in a step of its own with background: true"
 _NO_CACHE = "there is no cache: the agent's own directories outlive a run, the workspace does not"
 _NO_INCLUDE = "there is no counterpart: write the text here, or share it with YAML anchors"
-_NO_ARTIFACTS = "artifacts are not part of this release; what a later step needs stays in the job's workspace"
+_ARTIFACTS = "write a step: uses: artifacts, action: upload, args: {name: dist, path: dist}"
+_DOWNLOAD = "write a step: uses: artifacts, action: download, args: {name: dist}"
 _NO_PERMISSIONS = "there is no counterpart: a step has no token of the server; leave it out"
 _SECRETS = "set it with `pilot secret set NAME`, and refer to it in env: {NAME: ${{ secrets.NAME }}}"
 _AGENT = (
@@ -56,7 +57,7 @@ _ANYWHERE = (
     | _words(f"{GITHUB}, {GITLAB} and {WOODPECKER}", _SERVICES, "services")
     | _words(f"{GITLAB} and {BUILDKITE}", _NO_CACHE, "cache")
     | _words(GITLAB, _NO_INCLUDE, "extends", "include", "inherit")
-    | _words(f"{GITLAB} and {JENKINS}", _NO_ARTIFACTS, "artifacts", "artifact_paths", "store_artifacts")
+    | _words(f"{GITLAB} and {JENKINS}", _ARTIFACTS, "artifacts", "artifact_paths", "store_artifacts")
     | _words(GITHUB, _NO_PERMISSIONS, "permissions", "id_tokens")
     | _words(GITHUB, "give shell and workingDirectory in the args of each step", "defaults")
     | _words(GITLAB, "write it on each job or step that needs it", "default")
@@ -238,8 +239,8 @@ KEYS: Mapping[str, Mapping[str, Word]] = {
 ACTIONS: Mapping[str, str] = {
     "actions/checkout": "leave it out: the files are in the workspace before the first step",
     "actions/cache": _NO_CACHE,
-    "actions/upload-artifact": _NO_ARTIFACTS,
-    "actions/download-artifact": _NO_ARTIFACTS,
+    "actions/upload-artifact": _ARTIFACTS,
+    "actions/download-artifact": _DOWNLOAD,
 }
 SETUP_ACTION = "install the tool on the agent, or in a step: run: …"
 OTHER_ACTION = "actions of GitHub do not run here: write what it does as run: …"

@@ -138,8 +138,8 @@ _STEP = (
     Field(
         "uses",
         "text",
-        "`shell`, `scm`, `approval`, `window`, `pipeline` or `dummy`: see [Actions](#actions). Required without "
-        "`run`",
+        "`shell`, `scm`, `artifacts`, `reports`, `http`, `approval`, `window`, `pipeline` or `dummy`: see "
+        "[Actions](#actions). Required without `run`",
     ),
     Field("action", "text", "the action; default: the one that has the given arguments"),
     Field("args", "struct", "the action's arguments; strings can contain expressions"),

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from pilothouse.wire.rest.base import Answer, Count, Id, Pagination, Time
 from pilothouse.wire.rest.bodies import Body
+from pilothouse.wire.rest.tests import TestCounts
 
 RunStatus = Literal[
     "pending", "queued", "running", "succeeded", "failed", "cancelled", "timed_out", "skipped"
@@ -259,13 +260,20 @@ class Job(Answer):
 
 
 class Run(RunSummary):
-    """A run with its variables and jobs."""
+    """A run with its variables and jobs.
+
+    ``tests``: the counts of its tests, null without a report (``getRunTests`` has more); ``artifacts``: their number.
+    """
 
     variables: dict[str, str]
+    tests: TestCounts | None
+    artifacts: Count
     jobs: list[Job]
 
     example: ClassVar[Any] = {
         **RunSummary.example,
         "variables": {"greeting": "hello"},
+        "tests": TestCounts.example,
+        "artifacts": 1,
         "jobs": [Job.example],
     }

@@ -1,0 +1,1 @@
+"""Reports of tests that steps read (docs/decisions/0016-artifacts.md)."""
