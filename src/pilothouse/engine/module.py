@@ -13,6 +13,7 @@ from pilothouse.blobs.service import Blobs
 from pilothouse.edge.module import Core, Gauge, Module, Periodic, PublicEvent
 from pilothouse.engine import grpc_work, http, http_checkouts, store
 from pilothouse.engine.checkouts import needed_by_agent
+from pilothouse.engine.concurrency import Groups
 from pilothouse.engine.dispatch import Dispatcher
 from pilothouse.engine.gates import http as gates_http
 from pilothouse.engine.gates.child import ChildRun
@@ -83,7 +84,9 @@ def module(core: Core, settings: EngineSettings) -> Module:
     gates.handle(WINDOW, TimeWindow())
     gates.handle(CHILD_RUN, children)
     transitions.steps.handle_gates(gates)
-    starts = Starts(runs, transitions, identity, core.service(Quotas).runs)
+    groups = Groups(runs, transitions)
+    transitions.handle_groups(groups)
+    starts = Starts(runs, transitions, identity, groups, core.service(Quotas).runs)
     engine = Engine(runs, transitions, identity, secrets, starts)
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
     timekeeper = Timekeeper(storage, engine, dispatcher)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
@@ -18,9 +19,11 @@ from pilothouse.engine.gates.parent import Parent
 from pilothouse.engine.graph_json import decoded
 from pilothouse.engine.model import Run
 from pilothouse.engine.names import NamesUsed
+from pilothouse.engine.problems import MAX_PROBLEMS, SpecError
 from pilothouse.engine.service import Engine, NewRun, Origin
 from pilothouse.expressions.values import insert_text
 from pilothouse.identity.service import Identity
+from pilothouse.journal import Journal
 from pilothouse.pipelines import store
 from pilothouse.pipelines.compiled import CompiledSpec
 from pilothouse.pipelines.errors import (
@@ -28,11 +31,18 @@ from pilothouse.pipelines.errors import (
     PipelineExists,
     PipelineInvalid,
     PipelineNotFound,
+    RequestReused,
     SpecMissing,
     SpecMoved,
 )
 from pilothouse.pipelines.model import MAX_VARIABLES, MAX_VARIABLES_SIZE, Pipeline, SavedSpec, SpecFormat
+from pilothouse.pipelines.spec.inputs import Input, check_given
+from pilothouse.pipelines.triggers.model import Trigger
+from pilothouse.pipelines.triggers.service import Triggers
 from pilothouse.storage import Tx
+
+COMPILED = ("spec", "graph", "names", "triggers")
+"""The texts of a compiled spec that are stored with it."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,127}")
 
@@ -42,7 +52,7 @@ class TriggerRequest:
     """How a pipeline is started. A ``spec`` given here is used in place of the saved one, for this run.
 
     ``compiled``: the saved spec, compiled before the transaction; needed only where it was stored as text alone, as
-    release 0.1 did.
+    release 0.1 did. ``depth``: the number of runs that led to this one by their events.
     """
 
     variables: dict[str, str] = field(default_factory=dict)
@@ -56,12 +66,26 @@ class TriggerRequest:
     tag: str = ""
     trigger: str = "manual"
     parent: Parent | None = None
+    depth: int = 0
+
+    def digest(self) -> str:
+        """Equal for requests that ask for the same run."""
+        asked = {part.name: getattr(self, part.name) for part in fields(self) if part.name not in _NOT_ASKED}
+        asked["repositories"] = [asdict(one) for one in self.repositories]
+        asked["spec"] = self.spec.text if self.spec else None
+        return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+_NOT_ASKED = ("spec", "compiled", "repositories", "parent")
 
 
 class Pipelines:
     """The pipelines of all projects. Every method is a use case in one transaction."""
 
-    def __init__(self, engine: Engine, identity: Identity, max_pipelines: int = DEFAULTS.pipelines) -> None:
+    def __init__(
+        self, engine: Engine, identity: Identity, journal: Journal, max_pipelines: int = DEFAULTS.pipelines
+    ) -> None:
+        self.triggers = Triggers(identity, journal, self.start_triggered)
         self._max_pipelines = max_pipelines
         self._engine = engine
         self._identity = identity
@@ -102,21 +126,29 @@ class Pipelines:
     def delete(self, tx: Tx, by: Principal, pipeline_id: str) -> None:
         """Delete a pipeline; its runs are kept."""
         require_pipeline(tx.conn, pipeline_id)
+        self.triggers.forget(tx, by, pipeline_id)
         store.delete_pipeline(tx.conn, pipeline_id)
         self._identity.audit(tx, by, "pipeline.delete", pipeline_id)
 
     def save_spec(
         self, tx: Tx, by: Principal, pipeline_id: str, spec: CompiledSpec, *, expected_head: str, message: str
     ) -> SavedSpec:
-        """Make a spec the current one. Raises :class:`SpecMoved` if ``expected_head`` is not the head."""
+        """Make a spec the current one; its triggers have the rights of ``by`` from now on.
+
+        Raises :class:`SpecMoved` if ``expected_head`` is not the head.
+        """
         pipeline = require_pipeline(tx.conn, pipeline_id)
         if expected_head and expected_head != pipeline.head:
             raise SpecMoved(f"the spec was changed meanwhile: its head is {pipeline.head or 'empty'}")
         text = spec.text
         written_in = SpecFormat.JSON if text.lstrip().startswith("{") else SpecFormat.YAML
         head = hashlib.sha256(text.encode()).hexdigest()[:40]
-        saved = SavedSpec(text, written_in, head, by.name, message, tx.now, spec.spec, spec.graph, spec.names)
-        if head != pipeline.head:
+        compiled = {name: getattr(spec, name) for name in COMPILED}
+        saved = SavedSpec(text, written_in, head, by.name, message, tx.now, **compiled)
+        self.triggers.follow(tx, by, pipeline, orjson.loads(spec.triggers or "[]"))
+        if head == pipeline.head:  # perhaps saved by an older release, without triggers
+            store.keep_compiled(tx.conn, pipeline_id, head, **compiled)
+        else:
             store.add_spec(tx.conn, pipeline_id, saved)
             store.save_pipeline(tx.conn, replace(pipeline, head=head, last_editor=by.name, updated_at=tx.now))
             self._identity.audit(tx, by, "pipeline.save_spec", pipeline_id, {"head": head})
@@ -129,6 +161,7 @@ class Pipelines:
         pipeline = startable(tx.conn, pipeline_id)
         _check_variables(request.variables)
         compiled, definition = self._compiled(tx, pipeline, request)
+        _check_inputs(compiled.inputs, request.variables)
         new = NewRun(
             kind="pipeline",
             name=pipeline.name,
@@ -139,6 +172,7 @@ class Pipelines:
             variables=request.variables,
             trigger=request.trigger,
             parent=request.parent,
+            depth=request.depth,
             origin=Origin(
                 pipeline_id=pipeline.id,
                 definition=definition,
@@ -151,6 +185,33 @@ class Pipelines:
             ),
         )
         return self._engine.start(tx, by, new)
+
+    def trigger_once(
+        self, tx: Tx, by: Principal, pipeline_id: str, request: TriggerRequest, request_id: str
+    ) -> str:
+        """As :meth:`trigger`; returns the run's id. The same request of the same user with the same id within a day
+        starts no other run. Raises also :class:`RequestReused` if it is another request.
+        """
+        if not request_id:
+            return self.trigger(tx, by, pipeline_id, request).id
+        digest = request.digest()
+        known = store.requested_run(tx.conn, pipeline_id, by.key, request_id, tx.now)
+        if known is not None:
+            if known[1] != digest:
+                raise RequestReused("the request id was used for another request")
+            return known[0]
+        run_id = self.trigger(tx, by, pipeline_id, request).id
+        store.keep_request(tx.conn, pipeline_id, by.key, request_id, digest=digest, run_id=run_id, now=tx.now)
+        return run_id
+
+    def start_triggered(
+        self, tx: Tx, by: Principal, trigger: Trigger, word: str, origin: Mapping[str, Any]
+    ) -> Run:
+        """Start a run for a trigger. Raises as :meth:`trigger`."""
+        variables = dict(trigger.options.get("variables", {}))
+        return self.trigger(
+            tx, by, trigger.pipeline_id, TriggerRequest(variables=variables, trigger=word, **origin)
+        )
 
     def start_child(self, tx: Tx, by: Principal, parent: Parent, args: Mapping[str, Any]) -> Run:
         """Start a run of the pipeline (name or id) that a gate of another run names, in the same project.
@@ -179,12 +240,14 @@ class Pipelines:
         names: NamesUsed,
         declared: Mapping[str, str],
         given: Mapping[str, str],
+        inputs: tuple[Input, ...] | None,
     ) -> None:
         """What :meth:`trigger` would refuse of a run's variables and secrets; changes nothing.
 
         ``declared``: the variables of the spec; ``given``: those of the run. Raises ``SpecError``.
         """
         _check_variables(given)
+        _check_inputs(inputs, given)
         self._engine.check_names(conn, project, names, declared, given)
 
     def _compiled(self, tx: Tx, pipeline: Pipeline, request: TriggerRequest) -> tuple[CompiledSpec, str]:
@@ -197,17 +260,21 @@ class Pipelines:
                 f"pipeline '{pipeline.name}' has no spec; save one first, or send one in the request"
             )
         if saved.graph:
-            return CompiledSpec(saved.text, saved.spec, saved.graph, saved.names), saved.head
+            return saved_form(saved), saved.head
         made = request.compiled
         if made is None:  # a child run, which starts in the transaction of its parent
             why = "has a spec of release 0.1, which is not compiled yet: run the pipeline itself once"
             raise SpecMissing(f"pipeline '{pipeline.name}' {why}")
         if made.text != saved.text:  # by a server of release 0.1 on the same database
             raise SpecMoved("the spec was changed meanwhile; try again")
-        store.keep_compiled(
-            tx.conn, pipeline.id, saved.head, spec=made.spec, graph=made.graph, names=made.names
-        )
+        texts = {name: getattr(made, name) for name in COMPILED if name != "triggers"}
+        store.keep_compiled(tx.conn, pipeline.id, saved.head, **texts)
         return made, saved.head
+
+
+def saved_form(saved: SavedSpec) -> CompiledSpec:
+    """The compiled form of a saved spec that has one."""
+    return CompiledSpec(saved.text, saved.spec, saved.graph, saved.names, triggers=saved.triggers)
 
 
 def require_pipeline(conn: Connection, pipeline_id: str) -> Pipeline:
@@ -234,6 +301,12 @@ def _check_variables(given: Mapping[str, str]) -> None:
         raise PipelineInvalid(
             f"the variables have {size} characters, a run takes at most {MAX_VARIABLES_SIZE}"
         )
+
+
+def _check_inputs(inputs: tuple[Input, ...] | None, given: Mapping[str, str]) -> None:
+    """Where a spec declares inputs, a run is given these alone. Raises SpecError."""
+    if inputs is not None and (problems := check_given(inputs, given)):
+        raise SpecError(problems[:MAX_PROBLEMS], "<spec>")
 
 
 def _check_name(name: str) -> None:

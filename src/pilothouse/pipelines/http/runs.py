@@ -31,7 +31,7 @@ from pilothouse.pipelines.compiler import SpecCompiler
 from pilothouse.pipelines.http.large_bodies import SpecRoute
 from pilothouse.pipelines.http.services import Compiler, PipelineService, allowed, run_of
 from pilothouse.pipelines.model import Pipeline, RunStatus, SavedSpec
-from pilothouse.pipelines.service import TriggerRequest, require_pipeline
+from pilothouse.pipelines.service import TriggerRequest, require_pipeline, saved_form
 from pilothouse.pipelines.views import run_detail, run_status, status_words
 from pilothouse.storage import Storage, Tx
 from pilothouse.wire.rest import pipelines as shown
@@ -55,7 +55,7 @@ async def spec_for(
 
     saved, file = await database.read(find)
     if saved is not None and saved.graph:
-        compiled = CompiledSpec(saved.text, saved.spec, saved.graph, saved.names)
+        compiled = saved_form(saved)
     elif (source := saved.text if saved else body.spec) is not None:
         compiled = await compiler.compile(caller, source, file)
     else:
@@ -78,6 +78,8 @@ async def spec_for(
         "SPEC_INVALID",
         "INPUT_TOO_COSTLY",
         "PIPELINE_DISABLED",
+        "CONCURRENCY_INVALID",
+        "IDEMPOTENCY_KEY_REUSED",
         "BLOB_NOT_FOUND",
         *WORK_ERRORS,
     ),
@@ -93,7 +95,8 @@ async def trigger_pipeline(
 ) -> Response:
     """``SPEC_INVALID`` also reports secrets and variables that the run needs and that do not exist, and given
     variables that the spec does not use. Errors: that, ``SPEC_NOT_FOUND``, ``PIPELINE_DISABLED``, ``BLOB_NOT_FOUND``,
-    ``INPUT_TOO_COSTLY``.
+    ``INPUT_TOO_COSTLY``, ``CONCURRENCY_INVALID``. The same request with the same ``requestId``, by the same user
+    within a day, gives the same run; another request ``IDEMPOTENCY_KEY_REUSED``.
     """
     body = body or TriggerPipeline()
     compiled, file = await spec_for(database, compiler, caller, pipeline_id, body)
@@ -110,7 +113,7 @@ async def trigger_pipeline(
     )
 
     def use_case(tx: Tx) -> dict[str, Any]:
-        return {"runId": pipelines.trigger(tx, caller, pipeline_id, request).id}
+        return {"runId": pipelines.trigger_once(tx, caller, pipeline_id, request, body.requestId)}
 
     try:
         permit = partial(allowed, caller=caller, pipeline_id=pipeline_id, action="run.trigger")
