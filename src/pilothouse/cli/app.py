@@ -37,6 +37,7 @@ _MODULES = {
     "secret": "secret",
     "pipeline": "pipeline",
     "run": "run",
+    "trigger": "trigger",
     "config": "config",
     "version": "app",
 }
