@@ -13,7 +13,7 @@ import pytest
 Done = subprocess.CompletedProcess[bytes]
 
 GOOD = b"jobs: [{name: a, steps: [{name: s, run: make}]}]\n"
-ODD = b"triggers: [{type: cron}]\n" + GOOD
+ODD = b"triggers: [{type: webhook}]\n" + GOOD
 BAD = b"jobs:\n- name: a\n  needs: [b]\n  steps: [{name: s, run: make, tiemout: 5s}]\n"
 BAD_LINES = [
     'bad.yaml:3:3: error: "needs" is a key of GitHub Actions and GitLab CI: write dependsOn: [b]',
@@ -54,8 +54,7 @@ def test_warnings_have_places_and_change_no_exit_code(here: Path) -> None:
     done = pilot(here, "lint", "odd.yaml")
     assert (done.returncode, done.stdout) == (0, b"odd.yaml: valid (1 job)\n")
     assert done.stderr.decode() == (
-        "odd.yaml:1:11: warning: triggers are stored but have no effect in this release: "
-        "start runs by hand or through the API\n"
+        "odd.yaml:1:12: warning: triggers of type webhook have no effect in this release"
     )
 
 

@@ -14,6 +14,7 @@ from support.server import PASSWORD, Server
 
 APPROVAL = {"name": "ask", "uses": "approval", "args": {"roles": ["user", "operator"]}}
 SPEC = {"jobs": [{"name": "j", "steps": [APPROVAL]}]}
+NIGHTLY = {**SPEC, "triggers": [{"type": "cron", "options": {"schedule": "0 3 1 1 *"}}]}
 _numbers = itertools.count(1)
 
 
@@ -54,6 +55,11 @@ class Grounds:
     def gate(self) -> str:
         """An open gate."""
         return str(self.server.ask("GET", f"/gates?run={self.run()}&status=open")["gates"][0]["id"])
+
+    def trigger(self) -> str:
+        """A trigger of a new pipeline."""
+        pipeline = self.server.pipeline(self.new(), NIGHTLY, project=self.project)
+        return str(self.server.ask("GET", f"/triggers?pipeline={pipeline}")["triggers"][0]["id"])
 
     def user(self) -> str:
         """The name of a new user."""
@@ -151,6 +157,9 @@ REQUESTS: dict[tuple[str, str], Callable[[Grounds], Asked]] = {
     ("POST", "/api/v1/workflow-runs/{run_id}/pause"): lambda g: _run_of(g, g.run()),
     ("POST", "/api/v1/workflow-runs/{run_id}/resume"): lambda g: _run_of(g, g.paused()),
     ("POST", "/api/v1/workflow-runs/{run_id}/rerun"): lambda g: _run_of(g, g.ended(), json={}),
+    ("POST", "/api/v1/triggers/{trigger_id}/enable"): lambda g: asked({"trigger_id": g.trigger()}),
+    ("POST", "/api/v1/triggers/{trigger_id}/disable"): lambda g: asked({"trigger_id": g.trigger()}),
+    ("POST", "/api/v1/triggers/{trigger_id}/run"): lambda g: asked({"trigger_id": g.trigger()}),
     ("POST", "/api/v1/gates/{gate_id}"): lambda g: asked({"gate_id": g.gate()}, json={"decision": "approve"}),
 }
 """By method and path."""

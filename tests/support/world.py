@@ -63,6 +63,7 @@ def make_world(server: Server) -> World:
     server.ask("PUT", "/secrets/SECRET", json={"value": "s3cr3t-value", "projectId": project})
     real = {"pipeline_id": pipeline_id, "run_id": run_id, "blob_id": blob, "name": "SECRET"}
     real |= {"agent_id": "walker", "user": "viewer", "gate_id": _open_gate(server, project)}
+    real |= {"trigger_id": _trigger(server, project)}
     return World(server, tokens, project, real)
 
 
@@ -73,6 +74,13 @@ def _open_gate(server: Server, project: str) -> str:
     run_id = server.trigger(server.pipeline("gated", spec, project=project))
     found: str = server.ask("GET", f"/gates?run={run_id}")["gates"][0]["id"]
     return found
+
+
+def _trigger(server: Server, project: str) -> str:
+    """A trigger of a pipeline of the project."""
+    nightly = {"type": "cron", "options": {"schedule": "0 3 1 1 *"}}
+    pipeline = server.pipeline("nightly", {**spec_for("nobody"), "triggers": [nightly]}, project=project)
+    return str(server.ask("GET", f"/triggers?pipeline={pipeline}")["triggers"][0]["id"])
 
 
 async def _register(server: Server) -> str:

@@ -258,12 +258,13 @@ def test_what_this_release_does_not_do_is_refused_or_warned_of() -> None:
     assert places == {
         ("runtime.type", 1, 17),
         ("runtime.image", 1, 32),
-        ("jobs[0].concurrency", 5, 18),
         ("jobs[0].approval", 6, 15),
     }
-    plain = "triggers: [{type: cron}]\njobs: [{name: a, notify: {onFailure: {plugin: mail}}, steps: [%s]}]\n"
+    plain = (
+        "triggers: [{type: webhook}]\njobs: [{name: a, notify: {onFailure: {plugin: mail}}, steps: [%s]}]\n"
+    )
     step = '{name: s, uses: shell, args: {command: "true"}}'
     assert [warning.describe("f") for warning in parse_spec(plain % step).warnings] == [
-        "f:1:11: warning: triggers are stored but have no effect in this release: start runs by hand or through the API",
+        "f:1:12: warning: triggers of type webhook have no effect in this release",
         "f:2:26: warning: notify of job 'a' has no effect in this release",
     ]

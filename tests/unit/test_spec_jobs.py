@@ -49,7 +49,8 @@ def nested(depth: int) -> Any:
 def test_valid_specs(source: Any) -> None:
     compiled = compile_source(source)
     outcome = compile_job(*encoded_source(source), "")
-    texts = (compiled.spec, compiled.graph, compiled.names, "" if compiled.written else compiled.text)
+    indented = "" if compiled.written else compiled.text
+    texts = (compiled.spec, compiled.graph, compiled.names, compiled.triggers, indented)
     assert outcome == (DONE, *(text.encode() for text in texts))
     parsed = read_spec(source)
     kind, jobs, warnings = check_job(*encoded_source(source), "")

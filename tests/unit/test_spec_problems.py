@@ -93,7 +93,7 @@ SPEC_PROBLEMS = {
     "jobs:\n  - build\n": "2:5: jobs[0] must be a map, not a text (expected a map with name, description, env, "
     "concurrency, ...)",
     f"job: 1\n{JOB}{GOOD}": '1:1: unknown key "job"; did you mean "jobs"? '
-    "(expected one of namespace, version, variables, runtime, meta, jobs, triggers, checkout)",
+    "(expected one of namespace, version, variables, runtime, meta, jobs, triggers, checkout, concurrency)",
     f"<<: {{a: 1}}\n{JOB}{GOOD}": "1:1: merge keys (<<) are not supported (expected the keys written "
     "out, or an anchor for the whole value (env: &common {…}, then env: *common); variables that jobs share go into "
     "runtime.env, those that steps share into env of the job)",
@@ -104,7 +104,7 @@ SPEC_PROBLEMS = {
     f"namespace: {{}}\n{JOB}{GOOD}": "1:12: namespace must be a text, not a map (expected a text)",
     f"meta: x\n{JOB}{GOOD}": "1:7: meta must be a map, not a text (expected name: value)",
     f"triggers: [{{options: {{}}}}]\n{JOB}{GOOD}": "1:12: the trigger has no type "
-    "(expected a type such as manual, cron or event)",
+    "(expected one of manual, cron, event)",
     f"checkout: {{depth: -1}}\n{JOB}{GOOD}": '1:19: depth must be a whole number, not "-1" (expected 0 to 2147483647)',
     f"checkout: {{lfs: 2}}\n{JOB}{GOOD}": '1:17: lfs must be true or false, not "2" (expected true or false)',
     f"checkout: true\n{JOB}{GOOD}": "1:11: checkout must be a map, not true or false "
@@ -292,7 +292,7 @@ def test_the_error_reads_like_a_compiler() -> None:
         parse_spec(f"a: 1\n{JOB}    timeout: 5x\n{GOOD}", file="ci.yaml")
     assert str(caught.value).splitlines() == [
         'ci.yaml:1:1: error: unknown key "a" '
-        "(expected one of namespace, version, variables, runtime, meta, jobs, triggers, checkout)",
+        "(expected one of namespace, version, variables, runtime, meta, jobs, triggers, checkout, concurrency)",
         'ci.yaml:4:14: error: timeout: "5x" is not a duration (expected a duration such as 30s, 5m or 1h30m)',
     ]
 

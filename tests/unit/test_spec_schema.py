@@ -31,6 +31,8 @@ BEYOND = re.compile(
     r"two jobs are named|two steps of job|depends on itself|there is no job|in a cycle|^in `|is never closed"
     r"|longer than a year|must be longer than 0s|is an absolute path|leads out of the workspace"
     r"|is too long for an environment variable|has no \"|NUL character|the spec holds more than"
+    r"|^the schedule |there is no time zone|longer than 24h|two inputs are named|two triggers are|input \"|has \d+ (inputs|triggers)"
+    r"|a concurrency group cannot use"
 )
 
 
@@ -111,6 +113,13 @@ def with_spec(**spec: Any) -> dict[str, Any]:
     return {"jobs": [{"name": "j", "steps": [STEP]}], **spec}
 
 
+def with_triggers(*triggers: Any) -> dict[str, Any]:
+    return with_spec(triggers=list(triggers))
+
+
+CRON = {"schedule": "0 3 * * *"}
+CHOICE = {"name": "c", "type": "choice", "choices": ["x", "y"]}
+
 ACCEPTED = [
     with_step(run="make"),
     with_step(run=True),
@@ -129,8 +138,29 @@ ACCEPTED = [
     with_step(uses="dummy", agentSelector={"matchExpressions": [{"key": "a", "operator": "Exists"}]}),
     with_job(name=5, when=True, queueTimeout="5m", depends_on=[]),
     with_job(env={"A.b-c": None, "ü": 1}, concurrency="", approval={"required": False}),
+    with_job(concurrency="prod-${{ run.branch }}"),
+    with_spec(
+        concurrency={"group": "deploy-${{ variables.v }}", "cancel_in_progress": True}, variables={"v": 1}
+    ),
     with_spec(checkout={"depth": 0, "tags": True}, runtime={"type": "process", "image": None}),
-    with_spec(variables={"a b": 1, "": None}, triggers=[{"type": "cron"}], meta=None),
+    with_spec(variables={"a b": 1, "": None}, triggers=[{"type": "manual"}], meta=None),
+    with_triggers({"type": "CRON", "options": {"schedule": "*/5 * * * *", "timezone": None}}),
+    with_triggers({"type": "cron", "name": "night", "options": CRON | {"timezone": "Europe/Berlin"}}),
+    with_triggers({"type": "cron", "options": CRON | {"starting_deadline": "0s", "variables": {"a": 1}}}),
+    with_triggers({"type": "event", "options": {"events": ["run.completed"], "statuses": ["failed"]}}),
+    with_triggers({"type": "event", "options": {"events": ["run.created"], "pipeline": "build"}}),
+    with_triggers({"type": "webhook", "options": {"anything": [1]}}),
+    with_triggers({"type": "manual", "options": {"inputs": []}}),
+    with_triggers(
+        {"type": "manual", "options": {"inputs": [{"name": "a", "default": ""}, CHOICE | {"default": "x"}]}},
+        {"type": "cron", "options": CRON | {"variables": {"c": "y"}}},
+    ),
+    with_triggers(
+        {"type": "manual", "options": {"inputs": [{"name": "a", "type": "BOOLEAN", "default": True}]}}
+    ),
+    with_triggers(
+        {"type": "manual", "options": {"inputs": [{"name": "n", "type": "number", "default": 1.5}]}}
+    ),
 ]
 
 REFUSED = [
@@ -183,7 +213,27 @@ REFUSED = [
     with_job(dependsOn="j"),
     with_job(dependsOn=[], depends_on=[]),
     with_job(when=5),
-    with_job(concurrency="prod"),
+    with_job(concurrency=["prod"]),
+    with_spec(concurrency={}),
+    with_spec(concurrency={"group": " "}),
+    with_spec(concurrency={"group": "a", "cancelInProgress": "yes"}),
+    with_spec(concurrency={"group": "a", "max": 2}),
+    with_spec(concurrency="deploy"),
+    with_triggers({"type": "cron"}),
+    with_triggers({"type": "crn", "options": CRON}),
+    with_triggers({"type": "cron", "options": {}}),
+    with_triggers({"type": "cron", "options": {"schedule": ""}}),
+    with_triggers({"type": "cron", "options": CRON | {"time_zone": "UTC"}}),
+    with_triggers({"type": "cron", "options": CRON | {"startingDeadline": 5}}),
+    with_triggers({"type": "event", "options": {}}),
+    with_triggers({"type": "event", "options": {"events": []}}),
+    with_triggers({"type": "event", "options": {"events": ["run.exploded"]}}),
+    with_triggers({"type": "event", "options": {"events": ["run.completed"], "statuses": ["ok"]}}),
+    with_triggers({"type": "manual", "options": {"inputs": {"a": {}}}}),
+    with_triggers({"type": "manual", "options": {"inputs": [{"name": "a b"}]}}),
+    with_triggers({"type": "manual", "options": {"inputs": [{"name": "a", "type": "list"}]}}),
+    with_triggers({"type": "manual", "options": {"inputs": [{"name": "a", "default": {}}]}}),
+    with_job(triggers=[{"type": "cron"}]),
     with_job(approval={"required": True}),
     with_job(image="python"),
     with_spec(runtime={"image": "python"}),
@@ -227,7 +277,6 @@ def good() -> dict[str, Any]:
         dict(SHELL, args={"script": "x"}),
     ]
     full["jobs"][1]["queueTimeout"] = "5m"
-    full["jobs"][2]["concurrency"] = ""
     full["jobs"][2]["source"]["auth"]["token"] = "t"
     full["checkout"] = {"depth": 3, "lfs": True}
     return full

@@ -38,6 +38,7 @@ _MODULES = {
     "pipeline": "pipeline",
     "run": "run",
     "artifact": "artifact",
+    "trigger": "trigger",
     "config": "config",
     "version": "app",
 }

@@ -70,7 +70,7 @@ def run_here(
         # With --detach stdout holds only the run's id.
         progress=Progress.PLAIN if detach and progress is Progress.JSON else progress,
     )
-    _show(session, asyncio.run(start(session, order)), progress, detach=detach)
+    show_run(session, asyncio.run(start(session, order)), progress, detach=detach)
 
 
 def trigger(
@@ -86,10 +86,11 @@ def trigger(
 
     require_terminal(progress)
     run_id = asyncio.run(_trigger(session, name, variables_of(var or []), project))
-    _show(session, run_id, progress, detach=detach)
+    show_run(session, run_id, progress, detach=detach)
 
 
-def _show(session: Session, run_id: str, progress: Progress, *, detach: bool) -> None:
+def show_run(session: Session, run_id: str, progress: Progress, *, detach: bool) -> None:
+    """Watch a run, or print its id."""
     if not detach:
         detachable(session, run_id, watch(session, run_id, progress))
     elif session.out.structured:

@@ -19,6 +19,7 @@ from pilothouse.client.pipelines import Blobs, Checkouts, Pipelines
 from pilothouse.client.projects import Projects
 from pilothouse.client.runs import Runs
 from pilothouse.client.secrets import Secrets
+from pilothouse.client.triggers import Triggers
 from pilothouse.client.users import Users
 from pilothouse.wire import entries
 
@@ -56,6 +57,7 @@ class PilotClient:
         self.gates = Gates(self._api)
         self.artifacts = Artifacts(self._api)
         self.pipelines = Pipelines(self._api)
+        self.triggers = Triggers(self._api)
         self.projects = Projects(self._api)
         self.blobs = Blobs(self._api)
         self.checkouts = Checkouts(self._api)

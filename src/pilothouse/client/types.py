@@ -385,6 +385,19 @@ FailingTest = TypedDict(
 )
 
 
+class Fire(TypedDict):
+    """One time that a trigger has fired. ``due_at``: the tick; ``cause``: the run whose event it was; ``run_id``:
+    the run that it started, none for this ``reason``.
+    """
+
+    number: int
+    at: str
+    due_at: str | None
+    cause: str | None
+    run_id: str | None
+    reason: str
+
+
 FlakyTest = TypedDict(
     "FlakyTest",
     {
@@ -1019,6 +1032,60 @@ class TotalCapacity(TypedDict):
     current_sessions: int
 
 
+class Trigger(TypedDict):
+    """A cron or event trigger of a saved spec. ``by``: the user whose rights its runs have; ``options`` as in the
+    spec; ``reason``: why it started no run the last time.
+    """
+
+    id: str
+    pipeline_id: str
+    pipeline: str
+    project: str
+    position: int
+    name: str
+    type: str
+    options: dict[str, Any]
+    enabled: bool
+    pipeline_enabled: bool
+    by: str
+    created_at: str
+    next_at: str | None
+    last_at: str | None
+    last_run_id: str | None
+    reason: str
+    fired: int
+
+
+class TriggerDetail(TypedDict):
+    """A trigger with its last fires, newest first (at most 20)."""
+
+    id: str
+    pipeline_id: str
+    pipeline: str
+    project: str
+    position: int
+    name: str
+    type: str
+    options: dict[str, Any]
+    enabled: bool
+    pipeline_enabled: bool
+    by: str
+    created_at: str
+    next_at: str | None
+    last_at: str | None
+    last_run_id: str | None
+    reason: str
+    fired: int
+    fires: list[Fire]
+
+
+class TriggerList(TypedDict):
+    """A page of triggers, by pipeline and in the order of its spec."""
+
+    triggers: list[Trigger]
+    pagination: Pagination
+
+
 class TriggerPipeline(TypedDict):
     """``spec`` and ``checkout`` (a blob's id), where given, are used for this run alone.
 
@@ -1037,6 +1104,12 @@ class TriggerPipeline(TypedDict):
     repositories: NotRequired[list[CheckoutRepository]]
     pipelineId: NotRequired[str]
     triggeredBy: NotRequired[str]
+
+
+class TriggerStarted(TypedDict):
+    """The id of the run that was started."""
+
+    run_id: str
 
 
 class Triggered(TypedDict):

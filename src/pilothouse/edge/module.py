@@ -83,7 +83,8 @@ class Periodic:
 
     ``run`` is awaited every ``every`` seconds (counted from the end of the round before) and as soon as ``wake`` is
     set; with ``every`` None only then. What it raises is logged, and the next round tries again. ``exclusive`` work
-    is done by one server at a time, under a lease in the database; every server does the other kind itself.
+    is done by one server at a time, under a lease in the database; every server does the other kind itself. The lease
+    is taken for ``lease`` seconds, and renewed when half of them are over; without it for one round.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Periodic:
     every: float | None = None
     wake: asyncio.Event | None = None
     exclusive: bool = False
+    lease: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

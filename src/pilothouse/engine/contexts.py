@@ -45,16 +45,7 @@ def context(run: Run, job: Job, step: Step | None = None) -> dict[str, Any]:
     roots: dict[str, Any] = {
         "variables": run.variables,
         "env": env,
-        "run": {
-            "id": run.id,
-            "name": run.name,
-            "kind": run.kind,
-            "trigger": run.trigger,
-            "triggered_by": run.triggered_by,
-            "branch": run.branch,
-            "commit": run.commit_sha,
-            "tag": run.tag,
-        },
+        "run": run_root(run),
         "job": Computed(
             {
                 "id": lambda: job.id,
@@ -71,6 +62,20 @@ def context(run: Run, job: Job, step: Step | None = None) -> dict[str, Any]:
         roots["step"] = {"id": step.id, "name": step.name, "attempt": number}
         roots["env"] = {**env, **job.step_spec(step).env}
     return roots
+
+
+def run_root(run: Run) -> dict[str, Any]:
+    """What expressions see as ``run``."""
+    return {
+        "id": run.id,
+        "name": run.name,
+        "kind": run.kind,
+        "trigger": run.trigger,
+        "triggered_by": run.triggered_by,
+        "branch": run.branch,
+        "commit": run.commit_sha,
+        "tag": run.tag,
+    }
 
 
 class Computed(Mapping[str, Any]):

@@ -40,6 +40,12 @@ class NothingFailed(EngineError):
     code = "INVALID_STATE_TRANSITION"
 
 
+class GroupInvalid(EngineError):
+    """The name of a concurrency group cannot be worked out, or to wait in it would never end."""
+
+    code = "CONCURRENCY_INVALID"
+
+
 class GateNotFound(EngineError):
     """There is no gate with this id, or the caller may not see it."""
 

@@ -1,6 +1,7 @@
 """The graph that a run executes: jobs and their steps. Every kind of run compiles to a :class:`Graph`; pure.
 
-Durations are in seconds, 0 for none. ``env``, ``args`` and ``when`` can contain expressions.
+Durations are in seconds, 0 for none. ``env``, ``args``, ``when`` and ``concurrency``
+can contain expressions.
 """
 
 from __future__ import annotations
@@ -63,7 +64,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Steps that run one after another in one workspace, when the jobs in ``depends_on`` are over."""
+    """Steps that run one after another in one workspace, when the jobs in ``depends_on`` are over.
+
+    ``concurrency``: the name of its concurrency group (``concurrency.py``).
+    """
 
     name: str
     steps: tuple[Step, ...] = ()
@@ -74,13 +78,15 @@ class Job:
     queue_timeout: float = 0.0
     retry: Retry | None = None
     on_lost: OnLost = "fail"
+    concurrency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
     """All jobs of a run. ``variables``: default values, which a run can override; ``env`` applies to all steps.
 
-    ``image`` and ``namespace`` are passed to agents and clients; the engine does not use them.
+    ``image`` and ``namespace`` are passed to agents and clients; the engine does not use them. ``concurrency``: the
+    name of the run's concurrency group; ``cancel_in_progress``: a new run cancels the one that is running.
     """
 
     jobs: tuple[Job, ...] = ()
@@ -88,8 +94,15 @@ class Graph:
     env: Mapping[str, str] = field(default_factory=dict)
     image: str = ""
     namespace: str = ""
+    concurrency: str = ""
+    cancel_in_progress: bool = False
 
     @property
     def size(self) -> int:
         """The number of steps."""
         return sum(len(job.steps) for job in self.jobs)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the run or a job of it is in a concurrency group."""
+        return bool(self.concurrency) or any(job.concurrency for job in self.jobs)

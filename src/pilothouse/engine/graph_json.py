@@ -24,8 +24,8 @@ _STEP = (
     "background",
     "gate",
 )
-_JOB = ("name", "depends_on", "env", "when", "timeout", "queue_timeout")
-_GRAPH = ("variables", "env", "image", "namespace")
+_JOB = ("name", "depends_on", "env", "when", "timeout", "queue_timeout", "concurrency")
+_GRAPH = ("variables", "env", "image", "namespace", "concurrency", "cancel_in_progress")
 
 
 def to_json(graph: Graph) -> dict[str, Any]:

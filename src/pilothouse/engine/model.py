@@ -180,7 +180,8 @@ class Job:
     the end of its queue timeout; both are suspended from ``held_at`` on, while one of its gates is open or its run is
     paused. ``stopping``: its final status after cleanup; ``cleanup_until``: the time limit of cleanup, which in a
     cancelled run is not 0 in each job to which the cancel was applied. ``begun``: an agent has started a step of it
-    in this run. ``unmet``: the number of its dependencies that are not over.
+    in this run. ``unmet``: the number of its dependencies that are not over. ``waits_for``: the job that holds its
+    concurrency group; stored with the members of the group.
     """
 
     id: str
@@ -207,6 +208,7 @@ class Job:
     stored: bool = False
     begun: bool = False
     unmet: int = 0
+    waits_for: str = ""
     counts: Counts = field(default_factory=Counts)
     _open: OrderedDict[int, Step] = field(default_factory=OrderedDict)
     _awaited: OrderedDict[int, Step] = field(default_factory=OrderedDict)
@@ -316,10 +318,12 @@ class Run:
 
     ``cleanup_until`` (ms): the time limit of cleanup after a cancel; ``forced``: cleanup is skipped or stopped.
     ``paused_at`` (ms): 0 if it is not paused; ``paused_by``: the user who paused it.
-    ``parent_gate``: the gate of another run that waits for this one; ``depth``: the number of runs above it.
+    ``parent_gate``: the gate of another run that waits for this one; ``depth``: the number of runs above it, or
+    that led to it by their events.
     ``unsettled``: further decisions are left for another transaction. ``agenda``: the jobs to be planned.
     ``condition_steps``: what is left for conditions until it is settled; not stored.
     ``version`` counts the transactions that may have changed it, if several servers share the database.
+    ``waits_for``: the run that holds its concurrency group; stored with the group's members (``concurrency.py``).
     """
 
     id: str
@@ -348,6 +352,7 @@ class Run:
     paused_at: int = 0
     paused_by: str = ""
     unsettled: bool = False
+    waits_for: str = ""
     version: int = field(default=0, compare=False)
     created_at: int = 0
     started_at: int = 0

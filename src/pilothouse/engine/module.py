@@ -23,6 +23,7 @@ from pilothouse.engine.artifacts.service import Artifacts, ArtifactSettings
 from pilothouse.engine.artifacts.signing import UrlSigner
 from pilothouse.engine.artifacts.transfer import Transfer
 from pilothouse.engine.checkouts import needed_by_agent
+from pilothouse.engine.concurrency import Groups
 from pilothouse.engine.control import Control
 from pilothouse.engine.dispatch import Dispatcher
 from pilothouse.engine.fetching import Fetcher
@@ -105,7 +106,9 @@ def module(core: Core, settings: EngineSettings) -> Module:
     gates.handle(WINDOW, TimeWindow())
     gates.handle(CHILD_RUN, children)
     transitions.steps.handle_gates(gates)
-    starts = Starts(runs, transitions, identity, core.service(Quotas).runs)
+    groups = Groups(runs, transitions)
+    transitions.handle_groups(groups)
+    starts = Starts(runs, transitions, identity, groups, core.service(Quotas).runs)
     engine = Engine(runs, transitions, identity, secrets, starts)
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
     fleet.source = Fetcher(fleet, dispatcher)

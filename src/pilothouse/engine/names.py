@@ -47,7 +47,7 @@ class NamesUsed:
 
 def names_of(graph: Graph) -> NamesUsed:
     """The names in all expressions of a graph."""
-    return names_used(graph.env, graph.jobs)
+    return names_used(graph.env, graph.jobs, graph.concurrency)
 
 
 def secrets_of(part: Graph | Job) -> frozenset[str]:
@@ -82,6 +82,8 @@ class _Job(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def concurrency(self) -> str: ...
+    @property
     def when(self) -> str: ...
     @property
     def env(self) -> Mapping[str, str]: ...
@@ -89,13 +91,15 @@ class _Job(Protocol):
     def steps(self) -> Sequence[_Step]: ...
 
 
-def names_used(env: Mapping[str, str], jobs: Sequence[_Job]) -> NamesUsed:
-    """The names in the common ``env`` and in the ``env``, ``args`` and ``when`` of jobs and steps.
+def names_used(env: Mapping[str, str], jobs: Sequence[_Job], group: str = "") -> NamesUsed:
+    """The names in the common ``env`` and in the ``env``, ``args`` and ``when`` of jobs and steps, and in
+    concurrency groups (``group``: that of the run).
 
     Invalid expressions are ignored.
     """
     found = NamesUsed()
     _texts(found, env, NameUse("runtime.env"), frozenset())
+    _texts(found, group, NameUse("concurrency.group"), frozenset())
     for index, job in enumerate(jobs):
         _job(found, job, f"jobs[{index}]")
     return found
@@ -104,6 +108,7 @@ def names_used(env: Mapping[str, str], jobs: Sequence[_Job]) -> NamesUsed:
 def _job(found: NamesUsed, job: _Job, path: str) -> None:
     guards = _condition(found, job.when, NameUse(f"{path}.when", job.name), frozenset())
     _texts(found, job.env, NameUse(f"{path}.env", job.name), guards)
+    _texts(found, job.concurrency, NameUse(f"{path}.concurrency", job.name), guards)
     for index, step in enumerate(job.steps):
         _step(found, job, step, f"{path}.steps[{index}]", guards)
 

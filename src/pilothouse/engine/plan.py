@@ -35,7 +35,7 @@ MAX_NAMED = 20
 
 def decide_run(run: Run, now: int) -> list[Decision]:
     """The decisions on the run as a whole at time ``now`` (ms); empty if it has to wait or is over."""
-    if run.status.over or _paused(run):
+    if run.status.over or _held(run):
         return []
     winding_down = run.cancelling and not cleanup.cleaning(run, now)
     if run.status is Status.PENDING and not winding_down:
@@ -45,8 +45,9 @@ def decide_run(run: Run, now: int) -> list[Decision]:
     return [FinishRun(Status.CANCELLED, run.cancel_reason)] if winding_down else [_finish_run(run)]
 
 
-def _paused(run: Run) -> bool:
-    return bool(run.paused_at) and not run.cancelling
+def _held(run: Run) -> bool:
+    """Whether it is paused, or waits in its concurrency group."""
+    return (bool(run.paused_at) or bool(run.waits_for)) and not run.cancelling
 
 
 def _finish_run(run: Run) -> FinishRun:
@@ -58,13 +59,13 @@ def _finish_run(run: Run) -> FinishRun:
         return FinishRun(Status.FAILED, f"failed: {', '.join(bad[:MAX_NAMED])}{more}")
     cancelled = next((job for job in run.jobs if job.status is Status.CANCELLED), None)
     if cancelled is not None:
-        return FinishRun(Status.CANCELLED, cancelled.reason)
+        return FinishRun(Status.CANCELLED, run.cancel_reason or f"{cancelled.name}: {cancelled.reason}")
     return FinishRun(Status.SUCCEEDED, "")
 
 
 def decide_job(run: Run, job: Job, now: int) -> list[Decision]:
     """The decisions on one job of an active run; empty if it has to wait or is over."""
-    if job.status.over or _paused(run):
+    if job.status.over or _held(run):
         return []
     if run.cancelling and not cleanup.cleaning(run, now):
         return cleanup.wind_down(run, job)
@@ -91,9 +92,11 @@ def decide_job(run: Run, job: Job, now: int) -> list[Decision]:
 
 def _pending_job(run: Run, job: Job) -> list[Decision]:
     spec = job.spec
+    if job.stopping:  # replaced in its concurrency group
+        return [FinishJob(job, Status(job.stopping), job.reason)]
     if run.cancelling and not cleans_up(spec.when):
         return [FinishJob(job, Status.CANCELLED, run.cancel_reason)]
-    if job.unmet:
+    if job.unmet or job.waits_for:
         return []
     needs = [run.job(name) for name in spec.depends_on]
     failed = [need for need in needs if need.status is not Status.SUCCEEDED]

@@ -56,7 +56,8 @@ class NewRun:
     """The input for a new run. ``stored`` and ``names``: the graph's JSON text and the names it uses, if known.
 
     Both are slow for a large graph, so callers should compute them before the transaction, and check the graph
-    (``growth.check_graph``). ``parent``: the gate that waits for the run.
+    (``growth.check_graph``). ``parent``: the gate that waits for the run; ``depth``: without one, the number of runs
+    that led to it by their events.
     """
 
     kind: str
@@ -69,6 +70,7 @@ class NewRun:
     stored: str = ""
     names: NamesUsed | None = None
     parent: Parent | None = None
+    depth: int = 0
 
 
 class Engine:
@@ -121,7 +123,7 @@ class Engine:
             tag=origin.tag,
             definition=origin.definition,
             parent_gate=new.parent.gate if new.parent else "",
-            depth=new.parent.depth if new.parent else 0,
+            depth=new.parent.depth if new.parent else new.depth,
             created_at=tx.now,
             jobs=new_jobs(run_id, graph),
         )
@@ -148,6 +150,8 @@ class Engine:
         run = self._going_on(tx, run_id)
         if run.paused_at or run.cancelling:
             raise RunPaused("the run is being cancelled" if run.cancelling else "the run is paused already")
+        if run.waits_for:
+            raise RunPaused(f"the run has not started: it {run.reason}")
         self._transitions.pause(tx, run, by=by.name, by_id=by.id)
         self._identity.audit(tx, by, "run.pause", run_id)
         return run

@@ -15,6 +15,7 @@ from pilothouse.access.errors import require
 from pilothouse.access.model import Principal
 from pilothouse.access.quotas import DEFAULTS, check_quota
 from pilothouse.engine import store
+from pilothouse.engine.concurrency import Groups
 from pilothouse.engine.list_store import count_unfinished
 from pilothouse.engine.model import Run
 from pilothouse.engine.runs import RunCache
@@ -36,6 +37,7 @@ class Starts:
         runs: RunCache,
         transitions: Transitions,
         identity: Identity,
+        groups: Groups,
         max_unfinished: int = DEFAULTS.runs,
     ) -> None:
         """``max_unfinished``: how many runs of a project may be under way at once."""
@@ -43,6 +45,7 @@ class Starts:
         self._runs = runs
         self._transitions = transitions
         self._identity = identity
+        self._groups = groups
         self._guards: dict[str, Guard] = {}
 
     def guard(self, kind: str, guard: Guard) -> None:
@@ -64,6 +67,7 @@ class Starts:
     def begin(self, tx: Tx, by: Principal, run: Run, action: str, graph: str) -> Run:
         """Store a new run and queue its first steps; ``graph``: its JSON text. Raises as :meth:`check`."""
         self.check(tx, by, run)
+        group = self._groups.check_run(tx, run) if run.graph.concurrency else ""
         run.recount()
         store.insert_run(tx.conn, run, graph)
         self._runs.adopt(tx, run)
@@ -79,6 +83,8 @@ class Starts:
             **run_standing(run),
         )
         self._identity.audit(tx, by, action, run.id, {"name": run.name, "rerun_of": run.rerun_of})
+        if group:
+            self._groups.enter_run(tx, run, group)
         if run.parent_gate:  # others may follow in this transaction
             self._transitions.spend(tx, run.graph.size)
         self._transitions.settle(tx, run)

@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 
 from pilothouse.engine import graph_store
+from pilothouse.engine.member_store import waiting_in
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 from pilothouse.engine.reruns import new_jobs
 from pilothouse.storage import metadata
@@ -315,6 +316,11 @@ def load_run(conn: Connection, run_id: str) -> Run | None:
     for step_row in conn.execute(select(steps).where(steps.c.run_id == run_id)):
         job = by_id[step_row.job_id]
         job.steps[step_row._mapping["index"]] = Step(**_fields(step_row, _STEP), stored=True)
+    if run.graph.grouped:
+        waiting = waiting_in(conn, run_id)
+        run.waits_for = waiting.get(run_id, "")
+        for job in run.jobs:
+            job.waits_for = waiting.get(job.id, "")
     run.recount()
     return run
 

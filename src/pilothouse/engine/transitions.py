@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from itertools import islice
+from typing import Protocol
 
 import orjson
 
@@ -29,6 +30,7 @@ from pilothouse.engine.decisions import (
     StopAttempt,
     StopJob,
 )
+from pilothouse.engine.errors import GroupInvalid
 from pilothouse.engine.graph import Graph
 from pilothouse.engine.graph_json import addition_to_json, encoded
 from pilothouse.engine.growth import Addition
@@ -58,6 +60,19 @@ MAX_SECONDS = 0.1
 """CPU time after which a transaction makes no further decision: conditions and arguments of gates may take long."""
 
 
+class GroupHandler(Protocol):
+    """Concurrency groups (``concurrency.py``)."""
+
+    def enter_job(self, tx: Tx, run: Run, job: Job) -> bool:
+        """Whether the job may start; otherwise it waits from now on."""
+
+    def leave_run(self, tx: Tx, run: Run) -> None:
+        """The run has ended."""
+
+    def leave_job(self, tx: Tx, run: Run, job: Job) -> None:
+        """The job has ended."""
+
+
 class Transitions:
     """Applies decisions of the planner and reports of agents.
 
@@ -70,8 +85,13 @@ class Transitions:
         self.steps = StepTransitions(self.records, fleet)
         self._fleet = fleet
         self._grace = int(cleanup_grace * 1000)
+        self._groups: GroupHandler | None = None
         self._on_unsettled: Callable[[], None] = lambda: None
         self._budget: tuple[Tx | None, int, float] = (None, 0, 0)
+
+    def handle_groups(self, groups: GroupHandler) -> None:
+        """Ask ``groups`` where a run or job has a concurrency group."""
+        self._groups = groups
 
     def on_unsettled(self, wake: Callable[[], None]) -> None:
         """Call ``wake`` on the event loop when a run has more decisions than are allowed in one transaction."""
@@ -81,6 +101,7 @@ class Transitions:
         """Mark the run as being cancelled; ``force``: without cleanup. :meth:`settle` must follow."""
         if run.paused_at:
             self.resume(tx, run, by=by, by_id=by_id)
+        force = force or bool(run.waits_for)  # nothing has started that could be cleaned up
         run.cancel_reason = run.cancel_reason or reason
         if not run.cleanup_until and self._grace:
             run.cleanup_until = tx.now + self._grace
@@ -211,7 +232,7 @@ class Transitions:
             case FinishRun(status, reason):
                 self._finish_run(tx, run, status, reason)
             case StartJob(job):
-                self._start_job(tx, run, job)
+                return self._start_job(tx, run, job)
             case FinishJob(job, status, reason):
                 return self._finish_job(tx, run, job, status, reason)
             case GiveUpWaiting(job, reason):
@@ -259,8 +280,19 @@ class Transitions:
         )
         if run.parent_gate:
             self.steps.gates.child_ended(tx, run)
+        if run.graph.concurrency:
+            assert self._groups is not None, "the module sets it"
+            self._groups.leave_run(tx, run)
 
-    def _start_job(self, tx: Tx, run: Run, job: Job) -> None:
+    def _start_job(self, tx: Tx, run: Run, job: Job) -> int:
+        """Start a job, unless it has to wait in its concurrency group; returns the number of changes."""
+        if job.spec.concurrency:
+            assert self._groups is not None, "the module sets it"
+            try:
+                if not self._groups.enter_job(tx, run, job):
+                    return GATE_CHANGES
+            except GroupInvalid as error:
+                return self._finish_job(tx, run, job, Status.FAILED, error.message)
         previous, job.started_at = run.move(job, Status.RUNNING), tx.now
         job.queue_deadline = after(tx, job.spec.queue_timeout)
         job.cleanup_until = run.cleanup_until if run.cancelling else 0
@@ -268,6 +300,7 @@ class Transitions:
         self.records.append(
             tx, run, entries.JOB_STARTED, job, previous=previous, round=job.round, **job_standing(run, job)
         )
+        return 1
 
     def _finish_job(self, tx: Tx, run: Run, job: Job, status: Status, reason: str) -> int:
         """End a limited number of the job's steps per transaction, and the job after the last one."""
@@ -291,6 +324,9 @@ class Transitions:
             duration=span(job.started_at, tx.now),
             **job_standing(run, job),
         )
+        if job.spec.concurrency:
+            assert self._groups is not None, "the module sets it"
+            self._groups.leave_job(tx, run, job)
         return 1 + len(ending)
 
     def _stop_job(self, tx: Tx, run: Run, job: Job, status: Status) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pilothouse.engine import graph
 from pilothouse.engine.gates.model import CHILD_RUN, HOLD, WINDOW
 from pilothouse.engine.graph import Graph
+from pilothouse.pipelines.spec.canonical import triggers_to_json
+from pilothouse.pipelines.spec.inputs import inputs_of
 from pilothouse.pipelines.spec.model import Job, Retry, Spec, Step
 
 GATES = {"approval/wait": HOLD, "window/wait": WINDOW, "pipeline/run": CHILD_RUN}
@@ -15,11 +17,18 @@ def compile_spec(spec: Spec) -> Graph:
     """The jobs and steps of a spec, with durations in seconds."""
     return Graph(
         jobs=tuple(map(_job, spec.jobs)),
-        variables=spec.variables,
+        variables={**spec.variables, **_defaults(spec)},
         env=spec.runtime.env,
         image=spec.runtime.image,
         namespace=spec.namespace,
+        concurrency=spec.concurrency.group if spec.concurrency else "",
+        cancel_in_progress=bool(spec.concurrency and spec.concurrency.cancel_in_progress),
     )
+
+
+def _defaults(spec: Spec) -> dict[str, str]:
+    inputs = inputs_of(triggers_to_json(spec)) or ()
+    return {one.name: one.default for one in inputs if one.default is not None}
 
 
 def _job(job: Job) -> graph.Job:
@@ -33,6 +42,7 @@ def _job(job: Job) -> graph.Job:
         queue_timeout=job.queue_timeout_seconds,
         retry=_retry(job.retry),
         on_lost=job.on_lost,
+        concurrency=job.concurrency,
     )
 
 

@@ -9,9 +9,11 @@ import orjson
 
 from pilothouse.engine.graph_json import encoded
 from pilothouse.engine.growth import check_graph
-from pilothouse.engine.names import NamesUsed, names_from_json, names_of, names_to_json
+from pilothouse.engine.names import NamesUsed, NameUse, names_from_json, names_of, names_to_json
 from pilothouse.pipelines.compile import compile_spec
 from pilothouse.pipelines.spec import ParsedSpec, parse_spec, spec_from_json, spec_to_json
+from pilothouse.pipelines.spec.canonical import triggers_to_json
+from pilothouse.pipelines.spec.inputs import Input, inputs_of
 from pilothouse.wire.specs import EncodedSpec
 
 SpecSource = str | dict[str, Any]
@@ -26,7 +28,8 @@ Spec = SpecSource | EncodedSpec
 class CompiledSpec:
     """``text``: the source, of an object its indented JSON, which the caller has not ``written``.
 
-    JSON texts: ``spec`` the canonical spec, ``graph`` the engine's graph, ``names`` the names in expressions.
+    JSON texts: ``spec`` the canonical spec, ``graph`` the engine's graph, ``names`` the names in expressions,
+    ``triggers`` the canonical triggers; empty if an older release has compiled it.
     """
 
     text: str
@@ -34,6 +37,12 @@ class CompiledSpec:
     graph: str
     names: str
     written: bool = True
+    triggers: str = ""
+
+    @property
+    def inputs(self) -> tuple[Input, ...] | None:
+        """The declared inputs; None if the spec declares none."""
+        return inputs_of(orjson.loads(self.triggers)) if self.triggers else None
 
     def names_used(self) -> NamesUsed:
         """The secrets and variables that its expressions name."""
@@ -55,15 +64,25 @@ def compile_source(source: SpecSource, file: str = "") -> CompiledSpec:
     spec = read_spec(source, file).spec
     graph = compile_spec(spec)
     check_graph(graph)
-    names = names_to_json(names_of(graph))
+    triggers = triggers_to_json(spec)
+    names = names_to_json(names_with(names_of(graph), triggers))
     written = isinstance(source, str)
     text = source if isinstance(source, str) else orjson.dumps(source, option=orjson.OPT_INDENT_2).decode()
-    return CompiledSpec(text, _text(spec_to_json(spec)), encoded(graph), _text(names), written)
+    return CompiledSpec(
+        text, _text(spec_to_json(spec)), encoded(graph), _text(names), written, _text(triggers)
+    )
 
 
 def names_in(parsed: ParsedSpec) -> NamesUsed:
     """The secrets and variables that a checked spec names; takes as long as checking it."""
-    return names_of(compile_spec(parsed.spec))
+    return names_with(names_of(compile_spec(parsed.spec)), triggers_to_json(parsed.spec))
+
+
+def names_with(names: NamesUsed, triggers: list[dict[str, Any]]) -> NamesUsed:
+    """The names, with all declared inputs among them, whether an expression uses them or not."""
+    for one in inputs_of(triggers) or ():
+        names.optional_variables.setdefault(one.name, NameUse("triggers"))
+    return names
 
 
 def _text(value: Any) -> str:

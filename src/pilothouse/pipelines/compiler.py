@@ -25,6 +25,7 @@ from pilothouse.pipelines.jobs import (
     split_job,
     written_text,
 )
+from pilothouse.pipelines.spec.inputs import Input, inputs_of
 from pilothouse.pipelines.spec.problems import SpecError, SpecProblem
 from pilothouse.workers.limits import MIB, Limits
 from pilothouse.workers.pool import Pool
@@ -37,12 +38,14 @@ LIMITS = Limits(cpu=15, wall=25, memory=512 * MIB, result=16 * MIB)
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A valid spec: the number of its jobs, what looks like a mistake in it, and where asked for what it names."""
+    """A valid spec: the number of its jobs, what looks like a mistake in it, and where asked for what it names and
+    its declared inputs."""
 
     jobs: int
     warnings: tuple[SpecProblem, ...]
     variables: Mapping[str, str]
     names: NamesUsed
+    inputs: tuple[Input, ...] | None
 
 
 class SpecCompiler:
@@ -54,19 +57,27 @@ class SpecCompiler:
 
     async def compile(self, caller: Principal, source: Spec, file: str = "") -> CompiledSpec:
         """The spec, checked and compiled. ``file``: its name in problems."""
-        spec, graph, names, indented = await self._run(compile_job, caller, source, file)
+        spec, graph, names, triggers, indented = await self._run(compile_job, caller, source, file)
         written = written_text(source)
         text = indented.decode() if written is None else written
-        return CompiledSpec(text, spec.decode(), graph.decode(), names.decode(), written is not None)
+        return CompiledSpec(
+            text,
+            spec.decode(),
+            graph.decode(),
+            names.decode(),
+            written=written is not None,
+            triggers=triggers.decode(),
+        )
 
     async def check(self, caller: Principal, source: Spec, file: str = "", *, names: bool = False) -> Checked:
         """The spec, checked only; ``names``: with the secrets and variables that it names."""
         if not names:
             jobs, warnings = await self._run(check_job, caller, source, file)
-            return Checked(int(jobs), problems_from_json(warnings), {}, NamesUsed())
-        jobs, warnings, variables, used = await self._run(check_names_job, caller, source, file)
+            return Checked(int(jobs), problems_from_json(warnings), {}, NamesUsed(), None)
+        jobs, warnings, variables, used, triggers = await self._run(check_names_job, caller, source, file)
         named = names_from_json(orjson.loads(used))
-        return Checked(int(jobs), problems_from_json(warnings), orjson.loads(variables), named)
+        inputs = inputs_of(orjson.loads(triggers))
+        return Checked(int(jobs), problems_from_json(warnings), orjson.loads(variables), named, inputs)
 
     async def located(self, caller: Principal, error: SpecError, text: str, file: str) -> SpecError:
         """The same problems with their places in the spec's text."""

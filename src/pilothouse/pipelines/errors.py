@@ -18,6 +18,21 @@ class PipelineNotFound(PipelineError):
         super().__init__(f"No pipeline with ID '{pipeline_id}' exists")
 
 
+class TriggerNotFound(PipelineError):
+    """No trigger with this id exists, or the caller may not see it."""
+
+    code = "TRIGGER_NOT_FOUND"
+
+    def __init__(self, trigger_id: str) -> None:
+        super().__init__(f"No trigger with ID '{trigger_id}' exists")
+
+
+class RequestReused(PipelineError):
+    """The request id belongs to another request."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+
+
 class PipelineExists(PipelineError):
     """The project has a pipeline with this name already."""
 

@@ -13,7 +13,9 @@ from dataclasses import asdict
 import orjson
 
 from pilothouse.engine.names import names_to_json
+from pilothouse.pipelines.compile import compile_spec
 from pilothouse.pipelines.compiled import Spec, SpecSource, compile_source, names_in, read_spec
+from pilothouse.pipelines.spec.canonical import triggers_to_json
 from pilothouse.pipelines.spec.places import located
 from pilothouse.pipelines.spec.problems import SpecError, SpecProblem
 from pilothouse.wire.json_bounds import MAX_VALUES, BoundExceeded, check_values, most_values
@@ -27,12 +29,13 @@ Outcome = tuple[str | bytes, ...]
 
 
 def compile_job(form: str, source: bytes, file: str) -> Outcome:
-    """Check and compile a spec (:func:`encoded_source`): canonical spec, graph and names, as JSON texts; of
+    """Check and compile a spec (:func:`encoded_source`): canonical spec, graph, names and triggers, as JSON texts; of
     an object then its indented JSON."""
     try:
         compiled = compile_source(_decoded(form, source), file)
         text = b"" if compiled.written else compiled.text.encode()
-        return DONE, compiled.spec.encode(), compiled.graph.encode(), compiled.names.encode(), text
+        made = (compiled.spec, compiled.graph, compiled.names, compiled.triggers)
+        return (DONE, *(part.encode() for part in made), text)
     except SpecError as error:
         return INVALID, problems_to_json(error.problems)
     except (UnicodeEncodeError, orjson.JSONEncodeError):
@@ -49,15 +52,16 @@ def check_job(form: str, source: bytes, file: str) -> Outcome:
 
 
 def check_names_job(form: str, source: bytes, file: str) -> Outcome:
-    """As :func:`check_job`; then the spec's variables and ``names_to_json``, as JSON."""
+    """As :func:`check_job`; then the spec's variables, ``names_to_json`` and the triggers, as JSON."""
     try:
         parsed = read_spec(_decoded(form, source), file)
     except SpecError as error:
         return INVALID, problems_to_json(error.problems)
     names = json.dumps(names_to_json(names_in(parsed))).encode()
-    variables = json.dumps(dict(parsed.spec.variables)).encode()
+    variables = json.dumps(dict(compile_spec(parsed.spec).variables)).encode()
     count = json.dumps(len(parsed.spec.jobs)).encode()
-    return DONE, count, problems_to_json(parsed.warnings), variables, names
+    triggers = json.dumps(triggers_to_json(parsed.spec)).encode()
+    return DONE, count, problems_to_json(parsed.warnings), variables, names, triggers
 
 
 def locate_job(problems: bytes, text: bytes, file: str) -> bytes:

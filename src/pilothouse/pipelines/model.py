@@ -70,7 +70,8 @@ class Pipeline:
 class SavedSpec:
     """A saved spec: its source text and format.
 
-    ``spec``, ``graph`` and ``names``: its compiled form (``CompiledSpec``), empty if an older release has saved it.
+    ``spec``, ``graph``, ``names`` and ``triggers``: its compiled form (``CompiledSpec``), empty if an older release
+    has saved it.
     """
 
     text: str
@@ -82,3 +83,4 @@ class SavedSpec:
     spec: str = ""
     graph: str = ""
     names: str = ""
+    triggers: str = ""

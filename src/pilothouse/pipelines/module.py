@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pilothouse.access.quotas import Quotas
 from pilothouse.blobs.service import Blobs
-from pilothouse.edge.module import Core, Module
+from pilothouse.edge.module import Core, Module, Periodic
 from pilothouse.engine.gates.child import ChildRun
 from pilothouse.engine.service import Engine
 from pilothouse.engine.starts import Starts
@@ -19,6 +19,8 @@ from pilothouse.pipelines.http import ROUTERS
 from pilothouse.pipelines.http.large_bodies import BODY_LIMIT
 from pilothouse.pipelines.service import Pipelines, startable
 from pilothouse.pipelines.specs import Specs
+from pilothouse.pipelines.triggers import http as triggers_http
+from pilothouse.pipelines.triggers.rounds import EVERY, LEASE, TriggerRounds
 from pilothouse.secrets.service import Secrets
 
 
@@ -34,20 +36,25 @@ class PipelineSettings:
 
 
 def module(core: Core, settings: PipelineSettings) -> Module:
-    """Provides :class:`Pipelines`, :class:`SpecCompiler` and :class:`GitDefinitions`."""
+    """Provides :class:`Pipelines`, ``Triggers``, :class:`TriggerRounds`, :class:`SpecCompiler`,
+    :class:`GitDefinitions` and :class:`Specs`."""
     engine, identity = core.service(Engine), core.service(Identity)
-    pipelines = Pipelines(engine, identity, core.service(Quotas).pipelines)
+    pipelines = Pipelines(engine, identity, core.journal, core.service(Quotas).pipelines)
     compiler = SpecCompiler(core.pool)
     git = GitDefinitions(
         Repositories(settings.repositories, settings.git), compiler, core.storage, core.service(Secrets),
         core.service(Blobs), pipelines, settings.schemes, settings.max_checkout,
     )  # fmt: skip
-    core.provide(pipelines, compiler, git, Specs(core.storage, compiler, pipelines, git))
+    specs = Specs(core.storage, compiler, pipelines, git)
+    rounds = TriggerRounds(core.storage, pipelines.triggers, core.clock, specs.for_trigger)
+    core.provide(pipelines, pipelines.triggers, rounds, compiler, git, specs)
     core.service(Starts).guard("pipeline", startable)
     core.service(ChildRun).start_by("pipeline", pipelines.start_child)
     return Module(
         "pipelines",
-        routers=ROUTERS,
+        routers=(*ROUTERS, triggers_http.router),
+        streams={"trigger": "TRIGGER_NOT_FOUND"},
+        background=(Periodic("pipelines.triggers", rounds.round, every=EVERY, exclusive=True, lease=LEASE),),
         envelope_prefixes=("/api/v1/pipelines", "/api/v1/uploads"),
         jobs=JOBS,
         body_limits={"/api/v1/pipelines": BODY_LIMIT},

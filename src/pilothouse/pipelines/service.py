@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
@@ -19,9 +20,11 @@ from pilothouse.engine.gates.parent import Parent
 from pilothouse.engine.graph_json import decoded
 from pilothouse.engine.model import Run
 from pilothouse.engine.names import NamesUsed
+from pilothouse.engine.problems import MAX_PROBLEMS, SpecError
 from pilothouse.engine.service import Engine, NewRun, Origin
 from pilothouse.expressions.values import insert_text
 from pilothouse.identity.service import Identity
+from pilothouse.journal import Journal
 from pilothouse.pipelines import store
 from pilothouse.pipelines.compiled import CompiledSpec
 from pilothouse.pipelines.errors import (
@@ -29,16 +32,24 @@ from pilothouse.pipelines.errors import (
     PipelineExists,
     PipelineInvalid,
     PipelineNotFound,
+    RequestReused,
     SpecMissing,
     SpecMoved,
 )
 from pilothouse.pipelines.model import Pipeline, SavedSpec
+from pilothouse.pipelines.spec.inputs import Input, check_given
+from pilothouse.pipelines.triggers.model import Trigger
+from pilothouse.pipelines.triggers.service import Triggers
 from pilothouse.storage import Tx
 from pilothouse.wire.bounds import MAX_VARIABLES, MAX_VARIABLES_SIZE
 from pilothouse.wire.specs import SpecFormat
 
+COMPILED = ("spec", "graph", "names", "triggers")
+"""The texts of a compiled spec that are stored with it."""
+
 KEPT_OF_GIT = 20
 """Versions of a spec in a git repository that are stored here, too."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,127}")
 
 
@@ -49,7 +60,7 @@ class TriggerRequest:
     ``definition``: the commit that it is from, if any.
 
     ``compiled``: the saved spec, compiled before the transaction; needed only where it was stored as text alone, as
-    release 0.1 did.
+    release 0.1 did. ``depth``: the number of runs that led to this one by their events.
     """
 
     variables: dict[str, str] = field(default_factory=dict)
@@ -65,12 +76,31 @@ class TriggerRequest:
     trigger: str = "manual"
     parent: Parent | None = None
     checkout_of: dict[str, Any] | None = None
+    asked: str = ""
+    depth: int = 0
+
+    def digest(self) -> str:
+        """Equal for requests that ask for the same run. ``asked``: what was asked of a git repository, in place of
+        the commit that was found."""
+        skipped = _NOT_ASKED | (_FOUND if self.definition else frozenset())
+        asked = {part.name: getattr(self, part.name) for part in fields(self) if part.name not in skipped}
+        if not self.definition:
+            asked["repositories"] = [asdict(one) for one in self.repositories]
+            asked["spec"] = self.spec.text if self.spec else None
+        return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+_NOT_ASKED = frozenset({"spec", "compiled", "repositories", "parent"})
+_FOUND = frozenset({"definition", "checkout", "branch", "commit_sha"})
 
 
 class Pipelines:
     """The pipelines of all projects. Every method is a use case in one transaction."""
 
-    def __init__(self, engine: Engine, identity: Identity, max_pipelines: int = DEFAULTS.pipelines) -> None:
+    def __init__(
+        self, engine: Engine, identity: Identity, journal: Journal, max_pipelines: int = DEFAULTS.pipelines
+    ) -> None:
+        self.triggers = Triggers(identity, journal, self.start_triggered)
         self._max_pipelines = max_pipelines
         self._engine = engine
         self._identity = identity
@@ -114,22 +144,28 @@ class Pipelines:
     def delete(self, tx: Tx, by: Principal, pipeline_id: str) -> None:
         """Delete a pipeline; its runs are kept."""
         require_pipeline(tx.conn, pipeline_id)
+        self.triggers.forget(tx, by, pipeline_id)
         store.delete_pipeline(tx.conn, pipeline_id)
         self._identity.audit(tx, by, "pipeline.delete", pipeline_id)
 
     def save_spec(
         self, tx: Tx, by: Principal, pipeline_id: str, spec: CompiledSpec, *, expected_head: str, message: str
     ) -> SavedSpec:
-        """Make a spec the current one. Raises :class:`SpecMoved` if ``expected_head`` is not the head."""
+        """Make a spec the current one; its triggers have the rights of ``by`` from now on.
+
+        Raises :class:`SpecMoved` if ``expected_head`` is not the head.
+        """
         pipeline = require_pipeline(tx.conn, pipeline_id)
         if expected_head and expected_head != pipeline.head:
             raise SpecMoved(f"the spec was changed meanwhile: its head is {pipeline.head or 'empty'}")
         text = spec.text
         head = hashlib.sha256(text.encode()).hexdigest()[:40]
-        saved = SavedSpec(
-            text, _written_in(text), head, by.name, message, tx.now, spec.spec, spec.graph, spec.names
-        )
-        if head != pipeline.head:
+        compiled = {name: getattr(spec, name) for name in COMPILED}
+        saved = SavedSpec(text, _written_in(text), head, by.name, message, tx.now, **compiled)
+        self.triggers.follow(tx, by, pipeline, orjson.loads(spec.triggers or "[]"))
+        if head == pipeline.head:  # perhaps saved by an older release, without triggers
+            store.keep_compiled(tx.conn, pipeline_id, head, **compiled)
+        else:
             store.add_spec(tx.conn, pipeline_id, saved)
             store.save_pipeline(tx.conn, replace(pipeline, head=head, last_editor=by.name, updated_at=tx.now))
             self._identity.audit(tx, by, "pipeline.save_spec", pipeline_id, {"head": head})
@@ -144,30 +180,25 @@ class Pipelines:
         *,
         editor: str,
         message: str,
+        reader: Principal,
         by: Principal | None = None,
     ) -> None:
         """Make the spec at a commit of the pipeline's repository the current one.
 
         ``read``: the pipeline as it was when its repository was read; if another repository, branch or file was set
-        meanwhile, nothing changes. ``by``: who pushed the commit, if it was saved here.
+        meanwhile, nothing changes. ``reader``: for whom it was read; if they may start runs, the triggers of a new
+        commit have their rights. ``by``: who pushed the commit, if it was saved here.
         """
         pipeline = store.pipeline(tx.conn, read.id)
         if pipeline is None or _source(pipeline) != _source(read):
             return
         if commit != pipeline.head:
-            saved = SavedSpec(
-                spec.text,
-                _written_in(spec.text),
-                commit,
-                editor,
-                message,
-                tx.now,
-                spec.spec,
-                spec.graph,
-                spec.names,
-            )
+            compiled = {name: getattr(spec, name) for name in COMPILED}
+            saved = SavedSpec(spec.text, _written_in(spec.text), commit, editor, message, tx.now, **compiled)
             store.add_spec(tx.conn, pipeline.id, saved)
             store.forget_old_specs(tx.conn, pipeline.id, KEPT_OF_GIT)
+            if reader.may("run.trigger", pipeline.project):
+                self.triggers.follow(tx, reader, pipeline, orjson.loads(spec.triggers or "[]"))
         changed = replace(pipeline, head=commit, synced_at=tx.now, sync_message="")
         if by is not None:
             changed = replace(changed, last_editor=by.name, updated_at=tx.now)
@@ -187,6 +218,7 @@ class Pipelines:
         pipeline = startable(tx.conn, pipeline_id)
         _check_variables(request.variables)
         compiled, definition = self._compiled(tx, pipeline, request)
+        _check_inputs(compiled.inputs, request.variables)
         new = NewRun(
             kind="pipeline",
             name=pipeline.name,
@@ -197,6 +229,7 @@ class Pipelines:
             variables=request.variables,
             trigger=request.trigger,
             parent=request.parent,
+            depth=request.depth,
             origin=Origin(
                 pipeline_id=pipeline.id,
                 definition=definition,
@@ -210,6 +243,47 @@ class Pipelines:
             ),
         )
         return self._engine.start(tx, by, new)
+
+    def trigger_once(
+        self, tx: Tx, by: Principal, pipeline_id: str, request: TriggerRequest, request_id: str
+    ) -> str:
+        """As :meth:`trigger`; returns the run's id. The same request of the same user with the same id within a day
+        starts no other run. Raises also :class:`RequestReused` if it is another request.
+        """
+        if known := self.requested(tx.conn, by, pipeline_id, request, request_id, tx.now):
+            return known
+        run_id = self.trigger(tx, by, pipeline_id, request).id
+        if request_id:
+            digest = request.digest()
+            store.keep_request(
+                tx.conn, pipeline_id, by.key, request_id, digest=digest, run_id=run_id, now=tx.now
+            )
+        return run_id
+
+    def requested(
+        self,
+        conn: Connection,
+        by: Principal,
+        pipeline_id: str,
+        request: TriggerRequest,
+        request_id: str,
+        now: int,
+    ) -> str:
+        """The run that the same request of the same user with this id has started; empty if there is none. Raises
+        :class:`RequestReused`."""
+        known = store.requested_run(conn, pipeline_id, by.key, request_id, now) if request_id else None
+        if known is None:
+            return ""
+        if known[1] != request.digest():
+            raise RequestReused("the request id was used for another request")
+        return known[0]
+
+    def start_triggered(
+        self, tx: Tx, by: Principal, trigger: Trigger, word: str, origin: Mapping[str, Any]
+    ) -> Run:
+        """Start a run for a trigger. Raises as :meth:`trigger`."""
+        request = TriggerRequest(variables=trigger.variables, trigger=word, **origin)
+        return self.trigger(tx, by, trigger.pipeline_id, request)
 
     def start_child(self, tx: Tx, by: Principal, parent: Parent, args: Mapping[str, Any]) -> Run:
         """Start a run of the pipeline (name or id) that a gate of another run names, in the same project.
@@ -240,12 +314,14 @@ class Pipelines:
         names: NamesUsed,
         declared: Mapping[str, str],
         given: Mapping[str, str],
+        inputs: tuple[Input, ...] | None,
     ) -> None:
         """What :meth:`trigger` would refuse of a run's variables and secrets; changes nothing.
 
         ``declared``: the variables of the spec; ``given``: those of the run. Raises ``SpecError``.
         """
         _check_variables(given)
+        _check_inputs(inputs, given)
         self._engine.check_names(conn, project, names, declared, given)
 
     def _compiled(self, tx: Tx, pipeline: Pipeline, request: TriggerRequest) -> tuple[CompiledSpec, str]:
@@ -258,17 +334,21 @@ class Pipelines:
                 f"pipeline '{pipeline.name}' has no spec; save one first, or send one in the request"
             )
         if saved.graph:
-            return CompiledSpec(saved.text, saved.spec, saved.graph, saved.names), saved.head
+            return saved_form(saved), saved.head
         made = request.compiled
         if made is None:  # a child run, which starts in the transaction of its parent
             why = "has a spec of release 0.1, which is not compiled yet: run the pipeline itself once"
             raise SpecMissing(f"pipeline '{pipeline.name}' {why}")
         if made.text != saved.text:  # by a server of release 0.1 on the same database
             raise SpecMoved("the spec was changed meanwhile; try again")
-        store.keep_compiled(
-            tx.conn, pipeline.id, saved.head, spec=made.spec, graph=made.graph, names=made.names
-        )
+        texts = {name: getattr(made, name) for name in COMPILED if name != "triggers"}
+        store.keep_compiled(tx.conn, pipeline.id, saved.head, **texts)
         return made, saved.head
+
+
+def saved_form(saved: SavedSpec) -> CompiledSpec:
+    """The compiled form of a saved spec that has one."""
+    return CompiledSpec(saved.text, saved.spec, saved.graph, saved.names, triggers=saved.triggers)
 
 
 def require_pipeline(conn: Connection, pipeline_id: str) -> Pipeline:
@@ -315,6 +395,12 @@ def _check_variables(given: Mapping[str, str]) -> None:
         raise PipelineInvalid(
             f"the variables have {size} characters, a run takes at most {MAX_VARIABLES_SIZE}"
         )
+
+
+def _check_inputs(inputs: tuple[Input, ...] | None, given: Mapping[str, str]) -> None:
+    """Where a spec declares inputs, a run is given these alone. Raises SpecError."""
+    if inputs is not None and (problems := check_given(inputs, given)):
+        raise SpecError(problems[:MAX_PROBLEMS], "<spec>")
 
 
 def _check_name(name: str) -> None:

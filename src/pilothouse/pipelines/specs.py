@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
@@ -25,7 +25,7 @@ from pilothouse.pipelines.git.definitions import Definition, GitDefinitions
 from pilothouse.pipelines.git.work_trees import WorkTree
 from pilothouse.pipelines.model import Pipeline, SavedSpec
 from pilothouse.pipelines.rights import allowed
-from pilothouse.pipelines.service import Pipelines, TriggerRequest
+from pilothouse.pipelines.service import Pipelines, TriggerRequest, saved_form
 from pilothouse.storage import Storage, Tx
 from pilothouse.wire.specs import SAVE_DIRECT, SpecFormat
 
@@ -67,11 +67,13 @@ class SavedAs:
 @dataclass(frozen=True, slots=True)
 class RunRequest:
     """A run of a pipeline as a caller asks for it. ``spec`` and ``checkout`` (a blob's id), where given, are used for
-    this run alone; otherwise the spec is the pipeline's, of a git repository at ``commit_sha`` or ``branch``."""
+    this run alone; otherwise the spec is the pipeline's, of a git repository at ``commit_sha`` or ``branch``.
+    ``request_id``: the same request with it starts no second run."""
 
     variables: dict[str, str] = field(default_factory=dict)
     spec: Spec | None = None
     file: str = ""
+    request_id: str = ""
     checkout: str = ""
     branch: str = ""
     commit_sha: str = ""
@@ -84,22 +86,41 @@ class ReadyRun:
     """A run that can be started. Call :meth:`discard` if it is not."""
 
     def __init__(
-        self, specs: Specs, caller: Principal, pipeline: Pipeline, request: TriggerRequest, file: str
+        self,
+        specs: Specs,
+        caller: Principal,
+        pipeline: Pipeline,
+        request: TriggerRequest,
+        file: str,
+        request_id: str = "",
     ) -> None:
         self._specs = specs
         self._caller = caller
         self._pipeline = pipeline
         self._request = request
         self._file = file
+        self._request_id = request_id
         self.tree: WorkTree | None = None
         self._started = False
 
-    def start(self, tx: Tx) -> Run:
-        """Start it, in a use case; see :meth:`Pipelines.trigger`."""
+    def start(self, tx: Tx) -> str:
+        """Start it, in a use case, and return its id; see :meth:`Pipelines.trigger_once`."""
+        pipelines, asked = self._specs.pipelines, (self._caller, self._pipeline.id, self._request)
+        if known := pipelines.requested(tx.conn, *asked, self._request_id, tx.now):
+            return known
+        self._record(tx)
+        return pipelines.trigger_once(tx, *asked, self._request_id)
+
+    def start_triggered(self, tx: Tx, by: Principal, variables: dict[str, str], word: str, depth: int) -> Run:
+        """Start it for a trigger of kind ``word``; see :meth:`Pipelines.trigger`."""
+        self._record(tx)
+        request = replace(self._request, variables=variables, trigger=word, depth=depth)
+        return self._specs.pipelines.trigger(tx, by, self._pipeline.id, request)
+
+    def _record(self, tx: Tx) -> None:
         self._started = True
         if self.tree is not None:
             self._specs.git.record(tx, self._caller, self._pipeline, self.tree)
-        return self._specs.pipelines.trigger(tx, self._caller, self._pipeline.id, self._request)
 
     def discard(self) -> None:
         """Delete what was received for it."""
@@ -176,7 +197,7 @@ class Specs:
             return await self._from_git(caller, pipeline, request)
         saved = await self._storage.read(lambda conn: store.newest_spec(conn, pipeline_id))
         compiled, file = await self._compiled(caller, pipeline, request, saved)
-        return ReadyRun(self, caller, pipeline, _trigger(request, compiled), file)
+        return ReadyRun(self, caller, pipeline, _trigger(request, compiled), file, request.request_id)
 
     async def _compiled(
         self, caller: Principal, pipeline: Pipeline, request: RunRequest, saved: SavedSpec | None
@@ -188,7 +209,7 @@ class Specs:
         elif saved is None:
             return None, file
         elif saved.graph:
-            compiled = CompiledSpec(saved.text, saved.spec, saved.graph, saved.names)
+            compiled = saved_form(saved)
         else:
             compiled = await self.compiler.compile(caller, saved.text, file)
         await _decode(compiled)
@@ -203,13 +224,14 @@ class Specs:
             spec=found.spec,
             compiled=found.spec,
             definition=found.commit,
+            asked=f"{request.branch}@{request.commit_sha}",
             checkout=tree.archive.id,
             branch=found.branch,
             commit_sha=found.commit,
             repositories=tree.repositories,
             tag=request.tag,
         )
-        ready = ReadyRun(self, caller, pipeline, trigger, found.file)
+        ready = ReadyRun(self, caller, pipeline, trigger, found.file, request.request_id)
         ready.tree = tree
         return ready
 
@@ -218,6 +240,14 @@ class Specs:
         if request.commit_sha or other:
             return await self.git.at(caller, pipeline, request.branch, request.commit_sha)
         return await self.git.current(caller, pipeline)
+
+    async def for_trigger(self, pipeline_id: str, by: Principal) -> ReadyRun | None:
+        """A run of a pipeline in a git repository, for a trigger with the rights of ``by``; ``None`` for others,
+        whose spec is read by the transaction."""
+        pipeline = await self._storage.read(lambda conn: store.pipeline(conn, pipeline_id))
+        if pipeline is None or not pipeline.repo_url:
+            return None
+        return await self._from_git(by, pipeline, RunRequest())
 
     async def _pipeline(self, caller: Principal, pipeline_id: str, action: str) -> Pipeline:
         def find(conn: Connection) -> Pipeline:

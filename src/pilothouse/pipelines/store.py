@@ -77,7 +77,24 @@ pipeline_specs = Table(
     Column("spec", Text, nullable=False, server_default=""),
     Column("graph", Text, nullable=False, server_default=""),
     Column("names", Text, nullable=False, server_default=""),
+    Column("triggers", Text, nullable=False, server_default=""),
 )
+
+#: The runs that requests with an id have started: the same request does not start another.
+run_requests = Table(
+    "run_requests",
+    metadata,
+    Column("pipeline_id", Text, primary_key=True),
+    Column("caller", Text, primary_key=True),
+    Column("request_id", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("run_requests_by_time", "created_at"),
+)
+
+REQUESTS_KEPT = 24 * 3600 * 1000
+"""Milliseconds."""
 
 
 def _values(pipeline: Pipeline) -> dict[str, Any]:
@@ -189,6 +206,7 @@ def add_spec(conn: Connection, pipeline_id: str, spec: SavedSpec) -> None:
         "spec": spec.spec,
         "graph": spec.graph,
         "names": spec.names,
+        "triggers": spec.triggers,
     }
     conn.execute(insert(pipeline_specs).values(pipeline_id=pipeline_id, version=version, **values))
 
@@ -211,6 +229,7 @@ def newest_spec(conn: Connection, pipeline_id: str) -> SavedSpec | None:
         spec=row.spec,
         graph=row.graph,
         names=row.names,
+        triggers=row.triggers,
     )
 
 
@@ -221,7 +240,44 @@ def forget_old_specs(conn: Connection, pipeline_id: str, keep: int) -> None:
     conn.execute(delete(pipeline_specs).where(s.pipeline_id == pipeline_id, s.version <= newest - keep))
 
 
+def newest_graph(conn: Connection, pipeline_id: str) -> str:
+    """The compiled graph of the current spec; empty if there is none."""
+    s = pipeline_specs.c
+    query = select(s.graph).where(s.pipeline_id == pipeline_id).order_by(s.version.desc()).limit(1)
+    return str(conn.execute(query).scalar_one_or_none() or "")
+
+
 def keep_compiled(conn: Connection, pipeline_id: str, head: str, **texts: str) -> None:
     """Store the compiled form of a spec that an older release has saved."""
     s = pipeline_specs.c
     conn.execute(update(pipeline_specs).where(s.pipeline_id == pipeline_id, s.head == head).values(**texts))
+
+
+# -- requests with an id --------------------------------------------------------------------------------
+
+
+def requested_run(
+    conn: Connection, pipeline_id: str, caller: str, request_id: str, now: int
+) -> tuple[str, str] | None:
+    """The run that this request has started within a day, and the digest of the request."""
+    r = run_requests.c
+    mine = (r.pipeline_id == pipeline_id, r.caller == caller, r.request_id == request_id)
+    row = conn.execute(select(r.run_id, r.digest).where(*mine, r.created_at > now - REQUESTS_KEPT)).first()
+    return (row.run_id, row.digest) if row else None
+
+
+def keep_request(
+    conn: Connection, pipeline_id: str, caller: str, request_id: str, *, digest: str, run_id: str, now: int
+) -> None:
+    """Remember a request, and forget those of more than a day ago."""
+    conn.execute(delete(run_requests).where(run_requests.c.created_at <= now - REQUESTS_KEPT))
+    conn.execute(
+        insert(run_requests).values(
+            pipeline_id=pipeline_id,
+            caller=caller,
+            request_id=request_id,
+            digest=digest,
+            run_id=run_id,
+            created_at=now,
+        )
+    )

@@ -65,6 +65,9 @@ class Background:
                 await work.wake.wait()
 
     def _take_lease(self, tx: Tx, work: Periodic) -> bool:
-        # Until the next round: a server that has crashed delays the work by at most one round.
-        until = tx.now + int((work.every or PAUSE) * 1000)
-        return store.take_periodic_lease(tx.conn, work.name, self._server_id, tx.now, until)
+        # Without a lease of its own until the next round: a server that has crashed delays it by one round at most.
+        length = int((work.lease or work.every or PAUSE) * 1000)
+        keep = length // 2 if work.lease else 0
+        return store.take_periodic_lease(
+            tx.conn, work.name, self._server_id, tx.now, tx.now + length, keep=keep
+        )

@@ -9,8 +9,9 @@ from sqlalchemy import Connection, inspect, text
 
 from pilothouse.storage.database import Database
 
-NEWEST = "0017"
-NEWEST = "0017"
+NEWEST = "0018"
+NEWEST = "0018"
+NEWEST = "0018"
 """The newest revision in ``migrations/versions``; ``tools/new_migration.py`` writes it."""
 
 _TABLE = "alembic_version"

@@ -14,6 +14,7 @@ type                   further keys
 run.created            ``jobs``: ``[{id, name, needs, status, steps: [{id, name, status, step_run_id}]}]``,
                        ``trigger``, ``by``, ``by_id``, ``rerun_of``, ``namespace``, ``counts`` of jobs
 run.started            ``previous``, ``namespace``, ``counts``
+run.waiting            ``reason``: which run of its concurrency group it waits for; ``namespace``, ``counts``
 run.cancelling         ``reason``, ``by``, ``by_id``, ``force``, ``until`` (when cleanup steps are stopped;
                        0: at once), ``namespace``, ``counts``; repeated when a cancel is forced
 run.paused             ``by``, ``by_id``, ``namespace``, ``counts``: nothing more of it is started
@@ -24,6 +25,8 @@ run.completed          ``status``, ``previous``, ``reason``, ``duration``, ``out
                        ``counts``
 job.started            ``previous``, ``round``, ``counts`` of steps, ``at_step`` (index of the first
                        that has not ended); of its run ``namespace``, ``run_status``, ``run_counts``
+job.waiting            ``reason``: which job of its concurrency group it waits for, and the keys of
+                       ``job.started`` except ``previous`` and ``round``
 job.restarted          ``round``, ``reason``, ``retry_at`` (0: now), and the keys of
                        ``job.started``: the job starts again from its first step
 job.completed          ``status``, ``previous``, ``reason``, ``duration``, and the keys of ``job.started``
@@ -54,7 +57,14 @@ agent.draining         ``agent_id``, ``previous``, ``by``, ``by_id``
 agent.updated          ``agent_id``: its labels or other data have changed
 agent.unregistered     ``agent_id``, ``previous``, ``reason``
 agent.event            a custom event of an agent: ``event_type``, ``event_id``, ``payload``
+trigger.updated        of stream ``trigger/<id>``: ``by``, ``by_id``; it was saved, enabled or disabled
+trigger.removed        ``by``, ``by_id``: the saved spec does not have it any more
+trigger.fired          ``run_id`` of the run it has started, else the ``reason`` why none; ``cause``: the run
+                       whose event it was
 =====================  ==================================================================================
+
+Every entry of a ``trigger/<id>`` stream has ``trigger_id``, ``pipeline_id``, ``project``, ``type`` (``cron`` or
+``event``) and ``enabled``.
 
 Every entry of an ``agent/<id>`` stream except custom events has the current state of the agent: ``status``,
 ``name``, ``hostname``, ``ip``, ``platform``, ``labels``, ``slots``, ``busy`` (tasks it holds),
@@ -69,12 +79,14 @@ VERSION = 1
 
 RUN_CREATED = "run.created"
 RUN_STARTED = "run.started"
+RUN_WAITING = "run.waiting"
 RUN_CANCELLING = "run.cancelling"
 RUN_PAUSED = "run.paused"
 RUN_RESUMED = "run.resumed"
 RUN_EXTENDED = "run.extended"
 RUN_COMPLETED = "run.completed"
 JOB_STARTED = "job.started"
+JOB_WAITING = "job.waiting"
 JOB_RESTARTED = "job.restarted"
 JOB_COMPLETED = "job.completed"
 STEP_QUEUED = "step.queued"
@@ -89,6 +101,9 @@ STEP_ARTIFACT = "step.artifact"
 STEP_TESTED = "step.tested"
 ATTEMPT_COMPLETED = "attempt.completed"
 STEP_COMPLETED = "step.completed"
+TRIGGER_UPDATED = "trigger.updated"
+TRIGGER_REMOVED = "trigger.removed"
+TRIGGER_FIRED = "trigger.fired"
 AGENT_REGISTERED = "agent.registered"
 AGENT_ONLINE = "agent.online"
 AGENT_OFFLINE = "agent.offline"

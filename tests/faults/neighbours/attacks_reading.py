@@ -216,6 +216,7 @@ async def at_the_limit(ground: Ground) -> None:
         "pipelines",
         "agents",
         "gates",
+        "triggers",
         "projects",
         "tokens",
         "agents/stats",

@@ -178,6 +178,25 @@ async def gates(ground: Ground) -> None:
             await ground.ask("POST", f"gates/{gate['id']}", ground.token("user"), body)
 
 
+@abuse("triggers", "user", ("400", "404", "409", "429"))
+async def triggers(ground: Ground) -> None:
+    """Twenty triggers that start runs of each other's events, enabled, disabled and run as fast as it goes."""
+    nothing = {"name": "j", "when": "false", "steps": [{"name": "s", "uses": "dummy"}]}
+    event = {"events": ["run.created", "run.completed"]}
+    spec = {
+        "jobs": [nothing],
+        "triggers": [{"type": "event", "name": f"t{n}", "options": event} for n in range(20)],
+    }
+    token = ground.token("user")
+    for name in ("ping", "pong"):
+        await ground.once(name, lambda: ground.pipeline(spec))
+    found = await ground.client.ask("GET", f"triggers?pipeline={ground.kept['ping']}&limit=100", token)
+    ground.count(found.outcome)
+    ids = [one["id"] for one in _detail(found.body).get("triggers", ())] if found.status == 200 else []
+    asked = (f"triggers/{id}/{word}" for id in ids[:4] for word in ("disable", "enable", "run"))
+    await all_of((ground.ask("POST", path, ground.token("user")) for path in asked), 6)
+
+
 @abuse("what is for others", "user", ("403", "429", "400", "404"))
 async def what_is_for_others(ground: Ground) -> None:
     """Every route that a user may not use, with a body of a MB."""

@@ -36,6 +36,7 @@ STEP_RUN_TYPES = frozenset(
 )
 JOB_TYPES = frozenset(
     {
+        entries.JOB_WAITING,
         entries.JOB_STARTED,
         entries.JOB_RESTARTED,
         entries.JOB_COMPLETED,
@@ -48,6 +49,7 @@ JOB_TYPES = frozenset(
 RUN_TYPES = frozenset(
     {
         entries.RUN_CREATED,
+        entries.RUN_WAITING,
         entries.RUN_STARTED,
         entries.RUN_PAUSED,
         entries.RUN_RESUMED,
@@ -138,7 +140,9 @@ def _step_number(status: str) -> steprun.StepRunStatus.ValueType:
 def job_status(entry: Entry) -> pb.StreamJobStatusResponse | None:
     """The state of a job when its status or that of one of its attempts changes."""
     body = entry.body
-    if entry.type == entries.JOB_STARTED:
+    if entry.type == entries.JOB_WAITING:
+        status = previous = "pending"
+    elif entry.type == entries.JOB_STARTED:
         status, previous = "running", body["previous"]
     elif entry.type == entries.JOB_COMPLETED:
         status, previous = body["status"], body["previous"]
@@ -203,6 +207,8 @@ def run_status(entry: Entry) -> pb.StreamPipelineStatusResponse | None:
     own = "job_id" not in body
     if entry.type == entries.RUN_CREATED:
         status, previous = "pending", ""
+    elif entry.type == entries.RUN_WAITING:
+        status = previous = "pending"
     elif entry.type == entries.RUN_STARTED:
         status, previous = "running", body["previous"]
     elif entry.type == entries.RUN_PAUSED:

@@ -33,7 +33,7 @@ from pilothouse.pipelines.git.refs import Head
 from pilothouse.pipelines.git.repositories import Remote, Repositories
 from pilothouse.pipelines.git.work_trees import CheckoutOptions, WorkTree, WorkTrees
 from pilothouse.pipelines.model import Pipeline, SavedSpec
-from pilothouse.pipelines.service import Pipelines
+from pilothouse.pipelines.service import Pipelines, saved_form
 from pilothouse.secrets.service import Secrets
 from pilothouse.storage import Storage, Tx, now_ms
 from pilothouse.wire.specs import SAVE_DIRECT, SAVE_PR
@@ -121,7 +121,9 @@ class GitDefinitions:
             await self._storage.write(lambda tx: self._pipelines.not_synced(tx, pipeline, reason))
             raise
         await self._storage.write(
-            lambda tx: self._pipelines.synced(tx, pipeline, found.spec, found.commit, editor="", message="")
+            lambda tx: self._pipelines.synced(
+                tx, pipeline, found.spec, found.commit, editor="", message="", reader=caller
+            )
         )
         return found
 
@@ -179,7 +181,7 @@ class GitDefinitions:
         if not saved.pr_branch:
             await self._storage.write(
                 lambda tx: self._pipelines.synced(
-                    tx, pipeline, spec, saved.commit, editor=by.name, message=message, by=by
+                    tx, pipeline, spec, saved.commit, editor=by.name, message=message, reader=by, by=by
                 )
             )
         return saved
@@ -237,7 +239,7 @@ def _file(pipeline: Pipeline) -> str:
 
 
 def _compiled(saved: SavedSpec) -> CompiledSpec:
-    return CompiledSpec(saved.text, saved.spec, saved.graph, saved.names)
+    return saved_form(saved)
 
 
 def _options(spec: str) -> CheckoutOptions:

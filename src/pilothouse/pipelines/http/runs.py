@@ -50,6 +50,8 @@ _CONTROL = errors("PIPELINE_NOT_FOUND", "RUN_NOT_FOUND", "INVALID_STATE_TRANSITI
         "SPEC_INVALID",
         "INPUT_TOO_COSTLY",
         "PIPELINE_DISABLED",
+        "CONCURRENCY_INVALID",
+        "IDEMPOTENCY_KEY_REUSED",
         "BLOB_NOT_FOUND",
         "REPOSITORY_UNAVAILABLE",
         *WORK_ERRORS,
@@ -64,13 +66,15 @@ async def trigger_pipeline(
 ) -> Response:
     """Without ``spec`` and ``checkout``, the run of a pipeline in a git repository is that of ``branch`` or
     ``commitSha``, in a work tree of the commit. ``SPEC_INVALID`` also reports secrets and variables that the run
-    needs and that do not exist, and given variables that the spec does not use. Errors: that, ``SPEC_NOT_FOUND``,
-    ``PIPELINE_DISABLED``, ``BLOB_NOT_FOUND``, ``REPOSITORY_UNAVAILABLE``, ``INPUT_TOO_COSTLY``.
+    needs and that do not exist, and given variables that the spec does not use. The same request with the same
+    ``requestId``, by the same user within a day, gives the same run; another request ``IDEMPOTENCY_KEY_REUSED``.
+    Errors: these, ``SPEC_NOT_FOUND``, ``PIPELINE_DISABLED``, ``BLOB_NOT_FOUND``, ``REPOSITORY_UNAVAILABLE``,
+    ``INPUT_TOO_COSTLY``, ``CONCURRENCY_INVALID``.
     """
     ready = await specs.ready(caller, pipeline_id, _request(body or TriggerPipeline()))
 
     def use_case(tx: Tx) -> dict[str, Any]:
-        return {"runId": ready.start(tx).id}
+        return {"runId": ready.start(tx)}
 
     try:
         permit = partial(allowed, caller=caller, pipeline_id=pipeline_id, action="run.trigger")
@@ -90,6 +94,7 @@ def _request(body: TriggerPipeline) -> RunRequest:
         variables=body.variables,
         spec=body.spec,
         file=body.fileName,
+        request_id=body.requestId,
         checkout=body.checkout,
         branch=body.branch,
         commit_sha=body.commitSha,

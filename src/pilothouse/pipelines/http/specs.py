@@ -161,7 +161,9 @@ class RunCheck:
         names, declared = checked.names, checked.variables
         try:
             await self.database.read(
-                lambda conn: self.pipelines.check_run(conn, self.project, names, declared, given)
+                lambda conn: self.pipelines.check_run(
+                    conn, self.project, names, declared, given, checked.inputs
+                )
             )
         except SpecError as refusal:
             text = written_text(source)

@@ -10,9 +10,18 @@ from pilothouse.pipelines.spec.actions import ActionRegistry
 from pilothouse.pipelines.spec.environment import read_environment
 from pilothouse.pipelines.spec.fields import Field, snake_case
 from pilothouse.pipelines.spec.messages import MAX_JOBS, MAX_STEPS, MESSAGES
-from pilothouse.pipelines.spec.model import CheckoutOptions, Job, LabelExpression, Runtime, Spec, Step
+from pilothouse.pipelines.spec.model import (
+    CheckoutOptions,
+    Job,
+    LabelExpression,
+    Runtime,
+    Spec,
+    Step,
+    Trigger,
+)
 from pilothouse.pipelines.spec.problems import shown
 from pilothouse.pipelines.spec.reader import Fields
+from pilothouse.pipelines.spec.triggers import check_options, check_triggers
 from pilothouse.pipelines.spec.uses import check_uses
 
 
@@ -32,6 +41,7 @@ class Builder:
             spec.problem(spec.mark_of("jobs"), "jobs", f"the spec has {count} jobs", f"at most {MAX_JOBS}")
         values["runtime"] = values["runtime"] or Runtime()
         values["checkout"] = values["checkout"] or CheckoutOptions()
+        check_triggers(spec, values["triggers"], values["variables"])
         return Spec(**values)
 
     def _message(self, fields: Fields) -> Any:
@@ -42,6 +52,10 @@ class Builder:
                 return self._step(fields)
             case "LabelExpression":
                 return self._label_expression(fields)
+            case "Trigger":
+                return self._trigger(fields)
+            case "ManualOptions" | "CronOptions" | "EventOptions" | "Input":
+                return self._options(fields)
         return fields.message.model(**self._values(fields))
 
     def _values(self, fields: Fields, without: Collection[str] = ()) -> dict[str, Any]:
@@ -97,6 +111,24 @@ class Builder:
         uses, action = check_uses(step, values["args"], self._actions)
         return Step(**values, uses=uses, action=action)
 
+    def _trigger(self, trigger: Fields) -> Trigger:
+        """Its options are read as the message of its type; those of other types stay as they are."""
+        known = f"{trigger.scalar('type').capitalize()}Options"
+        if known not in MESSAGES:
+            return Trigger(**self._values(trigger))
+        values = self._values(trigger, without=("options",))
+        options = trigger.message_of("options", MESSAGES[known], self._options)
+        if options is None and trigger.node("options") is None:
+            options = trigger.empty(MESSAGES[known], self._options)
+        return Trigger(**values, options=options or {})
+
+    def _options(self, fields: Fields) -> dict[str, Any]:
+        """The given fields of a message that is kept as a JSON object."""
+        values = {field.name: self._value(fields, field) for field in fields.message.fields}
+        check_options(fields, values)
+        given = {name: value for name, value in values.items() if fields.node(name) is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+
     def _label_expression(self, expression: Fields) -> LabelExpression:
         built = LabelExpression(**self._values(expression))
         given = expression.scalar("operator")
@@ -109,8 +141,8 @@ class Builder:
 
 def _text(fields: Fields, field: Field) -> str:
     if not field.required:
-        return fields.text(field.name)
-    text = fields.required(field.name, field.expected)
+        return fields.text(field.name, rendered=field.rendered)
+    text = fields.required(field.name, field.expected, rendered=field.rendered)
     if text and field.pattern and not re.fullmatch(field.pattern, text):
         message = f"the {field.name} {shown(text)} is not allowed"
         fields.problem(fields.mark_of(field.name), field.name, message, field.expected)

@@ -15,6 +15,11 @@ def spec_to_json(spec: Spec) -> dict[str, Any]:
     return _message(spec)
 
 
+def triggers_to_json(spec: Spec) -> list[dict[str, Any]]:
+    """The triggers alone, as in the canonical value."""
+    return [_message(trigger) for trigger in spec.triggers]
+
+
 def _message(value: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in fields(value):

@@ -13,6 +13,13 @@ from pilothouse.pipelines.spec.fields import Field, Message
 
 MAX_JOBS = 1000
 MAX_STEPS = 1000
+MAX_TRIGGERS = 20
+MAX_INPUTS = 100
+MAX_CHOICES = 100
+TRIGGERS = ("manual", "cron", "event", "webhook")
+EVENTS = ("run.created", "run.started", "run.completed")
+FINAL = ("succeeded", "failed", "cancelled")
+INPUT_TYPES = ("string", "boolean", "number", "choice")
 MAX_CHECKOUT_DEPTH = 2**31 - 1  # what the gRPC message holds
 RUNTIMES = ("", "process")
 OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
@@ -37,8 +44,9 @@ _SPEC = (
     Field(
         "triggers",
         "messages",
-        "a list of [Trigger](#trigger); warned of: start runs by hand or through the API",
+        "a list of [Trigger](#trigger), at most 20: what starts runs of the saved spec",
         of="Trigger",
+        most=MAX_TRIGGERS,
     ),
     Field(
         "checkout",
@@ -46,6 +54,25 @@ _SPEC = (
         "which parts of the repository the workspace has: [CheckoutOptions](#checkoutoptions)",
         of="CheckoutOptions",
     ),
+    Field(
+        "concurrency",
+        "message",
+        "how many runs go on at once: [Concurrency](#concurrency)",
+        of="Concurrency",
+    ),
+)
+
+_CONCURRENCY = (
+    Field(
+        "group",
+        "text",
+        "the name of a [concurrency group](#concurrency-groups) of the project; can contain expressions with "
+        "`variables` and `run`. Required",
+        required=True,
+        expected="a name such as deploy-${{ run.branch }}",
+        rendered=True,
+    ),
+    Field("cancelInProgress", "boolean", "`true`: a new run cancels the one that is running"),
 )
 
 _CHECKOUT = (
@@ -76,7 +103,13 @@ _JOB = (
     ),
     Field("description", "text", "kept"),
     Field("env", "env", "[environment variables](#environment-variables) of all its steps"),
-    Field("concurrency", "text", "refused", offered=("",)),
+    Field(
+        "concurrency",
+        "text",
+        "the name of a [concurrency group](#concurrency-groups) of jobs of the project; can contain expressions "
+        "with `variables` and `run`",
+        rendered=True,
+    ),
     Field(
         "timeout",
         "duration",
@@ -231,12 +264,92 @@ _RESOURCES = (
 _TRIGGER = (
     Field(
         "type",
-        "text",
-        "such as `manual`, `cron`, `event`. Required",
+        "choice",
+        "`manual`, `cron` or `event`; `webhook` is warned of: it has no effect yet. Required",
         required=True,
-        expected="a type such as manual, cron or event",
+        expected="one of manual, cron, event",
+        options=TRIGGERS,
+        default="webhook",
     ),
-    Field("options", "struct", "anything; kept"),
+    Field(
+        "options",
+        "struct",
+        "[ManualOptions](#manualoptions), [CronOptions](#cronoptions) or [EventOptions](#eventoptions); of "
+        "`webhook` anything",
+    ),
+    Field("name", "text", "a name of its own; with it the trigger stays the same when its options change"),
+)
+
+_MANUAL_OPTIONS = (
+    Field(
+        "inputs",
+        "messages",
+        "a list of [Input](#input), at most 100: the only variables that a run can be given",
+        of="Input",
+        most=MAX_INPUTS,
+    ),
+)
+
+_INPUT = (
+    Field(
+        "name",
+        "text",
+        "a letter or `_`, then letters, digits, `_`, `-`; 128 in all; none of the spec's `variables`. Required",
+        required=True,
+        expected="a letter or _, then letters, digits, _ or -",
+        pattern=r"[A-Za-z_][A-Za-z0-9_-]{0,127}",
+    ),
+    Field(
+        "type",
+        "choice",
+        "`string` (default), `boolean` (`true` or `false`), `number` or `choice`",
+        options=INPUT_TYPES,
+        default="string",
+    ),
+    Field("description", "text", "kept"),
+    Field("default", "text", "the value if none is given; without it every run must be given one"),
+    Field("choices", "texts", "of `choice`: the values that are allowed, 1 to 100"),
+)
+
+_CRON_OPTIONS = (
+    Field(
+        "schedule",
+        "text",
+        "five fields: minute, hour, day of the month, month, day of the week, such as `0 3 * * MON-FRI`. Required",
+        required=True,
+        expected="five fields, such as 0 3 * * MON-FRI",
+    ),
+    Field("timezone", "text", "a name of the IANA database, such as `Europe/Berlin`; default: `UTC`"),
+    Field(
+        "startingDeadline",
+        "duration",
+        "a [duration](#durations) up to `24h`: how late a run may start; default: `1h`",
+        zero=True,
+    ),
+    Field("variables", "text_map", "the variables of its runs"),
+)
+
+_EVENT_OPTIONS = (
+    Field(
+        "events",
+        "texts",
+        "entry types: `run.created`, `run.started`, `run.completed`; at least one. Required",
+        required=True,
+        options=EVENTS,
+    ),
+    Field(
+        "pipeline",
+        "text",
+        "name or id of a pipeline of the same project: only events of its runs; default: those of every other "
+        "pipeline",
+    ),
+    Field(
+        "statuses",
+        "texts",
+        "of `run.completed`: `succeeded`, `failed`, `cancelled`; default: any",
+        options=FINAL,
+    ),
+    Field("variables", "text_map", "the variables of its runs"),
 )
 
 _SOURCE = (
@@ -291,7 +404,12 @@ MESSAGES: Mapping[str, Message] = {
         Message("LabelExpression", "the label expression", model.LabelExpression, _LABEL_EXPRESSION),
         Message("Runtime", "the runtime", model.Runtime, _RUNTIME),
         Message("Resources", "the resources", model.Resources, _RESOURCES),
+        Message("Concurrency", "the concurrency", model.Concurrency, _CONCURRENCY),
         Message("Trigger", "the trigger", model.Trigger, _TRIGGER),
+        Message("ManualOptions", "the manual trigger", dict, _MANUAL_OPTIONS),
+        Message("Input", "the input", dict, _INPUT),
+        Message("CronOptions", "the cron trigger", dict, _CRON_OPTIONS),
+        Message("EventOptions", "the event trigger", dict, _EVENT_OPTIONS),
         Message("Source", "the source", model.Source, _SOURCE),
         Message("SourceAuth", "the source's auth", model.SourceAuth, _SOURCE_AUTH),
         Message("Approval", "the approval", model.Approval, _APPROVAL),

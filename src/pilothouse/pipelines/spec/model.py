@@ -18,6 +18,7 @@ __all__ = [
     "AgentSelector",
     "Approval",
     "CheckoutOptions",
+    "Concurrency",
     "Job",
     "LabelExpression",
     "Notify",
@@ -54,8 +55,19 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
+    """``options``: in canonical form, camelCase and without what was not given (``triggers.py``)."""
+
     type: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """``group`` may hold expressions."""
+
+    group: str
+    cancel_in_progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,3 +198,4 @@ class Spec:
     meta: Mapping[str, Any] = field(default_factory=dict)
     triggers: tuple[Trigger, ...] = ()
     checkout: CheckoutOptions = field(default_factory=CheckoutOptions)
+    concurrency: Concurrency | None = None

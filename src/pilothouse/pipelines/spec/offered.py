@@ -28,19 +28,14 @@ def check_offered(spec: Spec, root: Node, problems: Problems) -> None:
             mark = mark_at(root, "jobs", index, "approval")
             message = f"job {job.name!r} asks for approval, which is not part of this release"
             problems.add(mark, f"jobs[{index}].approval", message, "no approval, or required: false")
-        if job.concurrency:
-            mark = mark_at(root, "jobs", index, "concurrency")
-            message = "concurrency groups are not part of this release"
-            problems.add(mark, f"jobs[{index}].concurrency", message, "no concurrency")
     _warn(spec, root, problems)
 
 
 def _warn(spec: Spec, root: Node, problems: Problems) -> None:
-    if spec.triggers:
-        message = (
-            "triggers are stored but have no effect in this release: start runs by hand or through the API"
-        )
-        problems.warn(mark_at(root, "triggers"), "triggers", message)
+    for index, trigger in enumerate(spec.triggers):
+        if trigger.type == "webhook":
+            message = "triggers of type webhook have no effect in this release"
+            problems.warn(mark_at(root, "triggers", index), f"triggers[{index}]", message)
     if spec.runtime.resources is not None:
         message = "runtime.resources are not enforced on process agents"
         problems.warn(mark_at(root, "runtime", "resources"), "runtime.resources", message)

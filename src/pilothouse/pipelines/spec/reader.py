@@ -252,6 +252,10 @@ class Fields:
         found = (self.reading.fields(item, path, message) for item, path in self.items(name))
         return tuple(build(fields) for fields in found if fields is not None)
 
+    def empty(self, message: Message, build: Callable[[Fields], T]) -> T:
+        """A message built from no fields at all, in place of one that was left out."""
+        return build(Fields(self.reading, Dictionary(self.mark, 1, ()), self.path, message))
+
     def message_of(self, name: str, message: Message, build: Callable[[Fields], T]) -> T | None:
         node = self.node(name)
         fields = None if node is None else self.reading.fields(node, child_path(self.path, name), message)

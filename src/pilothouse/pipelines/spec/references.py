@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from pilothouse.engine.names import names_used
 from pilothouse.expressions.nodes import Index, Literal, Name, Node, Select, walk
+from pilothouse.pipelines.spec.canonical import triggers_to_json
 from pilothouse.pipelines.spec.checks import Compiled
+from pilothouse.pipelines.spec.inputs import inputs_of
 from pilothouse.pipelines.spec.model import Spec
 from pilothouse.pipelines.spec.problems import Problems, did_you_mean, shown
 
@@ -16,6 +19,8 @@ CONTEXT_KEYS: Mapping[str, tuple[str, ...]] = {
     "job": ("id", "name", "round", "outputs"),
     "step": ("id", "name", "attempt"),
 }
+GROUP_ROOTS = frozenset({"variables", "run"})
+_GROUP = re.compile(r"(jobs\[\d+\]\.concurrency|concurrency\.group)")
 JOB_KEYS = ("status", "outputs", "steps")
 """The keys of ``jobs.NAME``."""
 
@@ -26,6 +31,9 @@ def check_references(spec: Spec, compiled: Iterable[Compiled], problems: Problem
     environments = _environments(spec)
     steps = {job.name: tuple(step.name for step in job.steps) for job in spec.jobs}
     for one in found:
+        if _GROUP.fullmatch(one.site.path):
+            _check_group(one, problems)
+            continue
         if not one.site.rendered:
             message = "expressions are evaluated in env, args and run only; this text is used as it is"
             problems.warn(one.mark, one.site.path, message)
@@ -44,6 +52,18 @@ def check_references(spec: Spec, compiled: Iterable[Compiled], problems: Problem
         if one.expression.jobs:
             _check_jobs(one, steps, problems)
     _check_variables(spec, found, problems)
+
+
+def _check_group(one: Compiled, problems: Problems) -> None:
+    """A concurrency group is worked out before anything runs, and its name is shown."""
+    for root in sorted(one.expression.roots - GROUP_ROOTS):
+        message = f"a concurrency group cannot use {shown(root)}"
+        problems.add(one.mark, one.site.path, message, "variables or run")
+    for reference in one.expression.references:
+        keys = CONTEXT_KEYS["run"]
+        if reference.root == "run" and reference.key is not None and reference.key not in keys:
+            message = f"run has no {shown(reference.key)}{did_you_mean(reference.key, keys)}"
+            problems.add(one.mark, one.site.path, message, "one of " + ", ".join(keys))
 
 
 def _check_jobs(one: Compiled, steps: Mapping[str, tuple[str, ...]], problems: Problems) -> None:
@@ -108,13 +128,16 @@ def _check_variables(spec: Spec, compiled: list[Compiled], problems: Problems) -
     first: dict[str, Compiled] = {}
     for one in compiled:
         first.setdefault(one.site.path, one)
-    for name, use in names_used(spec.runtime.env, spec.jobs).variables.items():
-        if name in spec.variables or not problems.room_for_warnings:
+    inputs = inputs_of(triggers_to_json(spec)) or ()
+    declared = {*spec.variables, *(one.name for one in inputs)}
+    group = spec.concurrency.group if spec.concurrency else ""
+    for name, use in names_used(spec.runtime.env, spec.jobs, group).variables.items():
+        if name in declared or not problems.room_for_warnings:
             continue
         # The key ``run`` is args.command in the canonical spec.
         paths = (use.path, use.path.removesuffix("args.command") + "run")
         place = next((first[path] for path in paths if path in first), None)
         if place is not None:
-            message = f"variables.{name[:80]} has no value in the spec{did_you_mean(name, spec.variables)}"
+            message = f"variables.{name[:80]} has no value in the spec{did_you_mean(name, declared)}"
             expected = f"every run to be given it (--var {name[:80]}=…), or a test for it: has(variables.{name[:80]})"
             problems.warn(place.mark, place.site.path, message, expected)

@@ -32,6 +32,7 @@ def json_schema(actions: ActionRegistry) -> Schema:
     definitions = {name: _message(message) for name, message in MESSAGES.items()}
     _finish_step(definitions["Step"], actions)
     _finish_label_expression(definitions["LabelExpression"])
+    _finish_trigger(definitions["Trigger"])
     spec = definitions.pop("Spec")
     for action, schema in actions.items():
         definitions[_name(action)] = _arguments(schema)
@@ -78,7 +79,9 @@ def _field(field: Field) -> Schema:
         case "text":
             return _text(field)
         case "texts":
-            return _nullable({"type": "array", "items": _TEXT})
+            element: Schema = {"enum": [*field.options]} if field.options else _TEXT
+            listed: Schema = {"type": "array", "items": element}
+            return listed | {"minItems": 1} if field.required else _nullable(listed)
         case "text_map":
             plain = {"not": _EXPRESSION} if field.name == "variables" else {}
             return {"type": ["object", "null"], "additionalProperties": _TEXT | plain}
@@ -217,6 +220,19 @@ def _form(args: Schema, needed: bool, action: Schema) -> Schema:
 
 def _also(name: str) -> Schema:
     return {"allOf": [{"required": [name]}]}
+
+
+def _finish_trigger(trigger: Schema) -> None:
+    """The options of a trigger follow from its type; those that demand something must be there."""
+    for type, message, needed in (
+        ("manual", "ManualOptions", False),
+        ("cron", "CronOptions", True),
+        ("event", "EventOptions", True),
+    ):
+        named: Schema = {"required": ["type"], "properties": {"type": {"pattern": f"^{_any_case(type)}$"}}}
+        options: Schema = {"$ref": f"#/$defs/{message}"}
+        then: Schema = {"properties": {"options": options if needed else _nullable(options)}}
+        trigger["allOf"].append({"if": named, "then": then | ({"required": ["options"]} if needed else {})})
 
 
 def _finish_label_expression(expression: Schema) -> None:

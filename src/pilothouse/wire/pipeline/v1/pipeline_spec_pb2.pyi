@@ -56,6 +56,7 @@ class Spec(_message.Message):
     JOBS_FIELD_NUMBER: _builtins.int
     TRIGGERS_FIELD_NUMBER: _builtins.int
     CHECKOUT_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     version: _builtins.str
     @_builtins.property
@@ -70,6 +71,8 @@ class Spec(_message.Message):
     def triggers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trigger]: ...
     @_builtins.property
     def checkout(self) -> Global___CheckoutOptions: ...
+    @_builtins.property
+    def concurrency(self) -> Global___Concurrency: ...
     def __init__(
         self,
         *,
@@ -81,14 +84,40 @@ class Spec(_message.Message):
         jobs: _abc.Iterable[Global___Job] | None = ...,
         triggers: _abc.Iterable[Global___Trigger] | None = ...,
         checkout: Global___CheckoutOptions | None = ...,
+        concurrency: Global___Concurrency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout", "meta", b"meta", "runtime", b"runtime"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout", "concurrency", b"concurrency", "meta", b"meta", "runtime", b"runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout", "jobs", b"jobs", "meta", b"meta", "namespace", b"namespace", "runtime", b"runtime", "triggers", b"triggers", "variables", b"variables", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout", "concurrency", b"concurrency", "jobs", b"jobs", "meta", b"meta", "namespace", b"namespace", "runtime", b"runtime", "triggers", b"triggers", "variables", b"variables", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Spec: _TypeAlias = Spec  # noqa: Y015
+
+@_typing.final
+class Concurrency(_message.Message):
+    """At most one run of a group goes on at a time, and at most one waits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    CANCEL_IN_PROGRESS_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    cancel_in_progress: _builtins.bool
+    """a new run cancels the one that is running"""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        cancel_in_progress: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_in_progress", b"cancel_in_progress", "group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Concurrency: _TypeAlias = Concurrency  # noqa: Y015
 
 @_typing.final
 class CheckoutOptions(_message.Message):
@@ -593,7 +622,10 @@ class Trigger(_message.Message):
 
     TYPE_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     type: _builtins.str
+    name: _builtins.str
+    """what the trigger keeps when its options change"""
     @_builtins.property
     def options(self) -> _struct_pb2.Struct: ...
     def __init__(
@@ -601,10 +633,11 @@ class Trigger(_message.Message):
         *,
         type: _builtins.str = ...,
         options: _struct_pb2.Struct | None = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "options", b"options", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
