@@ -12,6 +12,7 @@ from urllib.parse import quote
 import structlog
 
 from pilothouse.agent.builtin.base import ActionFailed
+from pilothouse.agent.builtin.workfiles import checksum
 from pilothouse.agent.server_http import LATER, ServerHttp
 from pilothouse.wire.backoff import Backoff
 
@@ -63,7 +64,7 @@ class Transfer:
     async def _part(self, upload: dict[str, Any], file: Path) -> dict[str, Any]:
         start, size = upload["offset"], upload["size"]
         length = min(upload["part_size"], size - start)
-        digest = await asyncio.to_thread(_checksum, file, start, length)
+        digest = await asyncio.to_thread(checksum, file, start, length)
         headers = {
             "Content-Range": f"bytes {start}-{start + length - 1}/{size}" if length else f"bytes */{size}",
             "Content-Length": str(length),
@@ -176,16 +177,6 @@ async def _slice(file: Path, start: int, length: int) -> AsyncIterator[bytes]:
                 return
             length -= len(data)
             yield data
-
-
-def _checksum(file: Path, start: int, length: int) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        opened.seek(start)
-        while length > 0 and (data := opened.read(min(1 << 20, length))):
-            digest.update(data)
-            length -= len(data)
-    return digest.hexdigest()
 
 
 def _append(file: Path, data: bytes) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import hashlib
 import json
 import secrets
 from collections.abc import Iterator
@@ -40,11 +42,15 @@ class Workfiles:
             path.unlink(missing_ok=True)
 
     async def pack(self, task: StepTask, target: Path, most: int, **job: Any) -> dict[str, Any]:
-        """``workfiles.pack``: the artifact is written to ``target``. Raises ActionFailed."""
+        """``workfiles.pack``: the artifact is written to ``target``; the answer also has its ``size`` and ``sha256``.
+
+        Raises ActionFailed.
+        """
         limits = Limits(seconds=SECONDS, output=most + (64 << 20), memory=MEMORY)
-        return self._answer(
-            await self._run(task, {"do": "pack", "max_bytes": most, **job}, limits, target), of_pack=True
-        )
+        ended = await self._run(task, {"do": "pack", "max_bytes": most, **job}, limits, target)
+        answer = self._answer(ended, of_pack=True)
+        size = (await asyncio.to_thread(target.stat)).st_size
+        return {**answer, "size": size, "sha256": await asyncio.to_thread(checksum, target, 0, size)}
 
     async def place(self, task: StepTask, source: Path, most: int, **job: Any) -> dict[str, Any]:
         """``workfiles.place``: the artifact is in ``source``. Raises ActionFailed."""
@@ -83,3 +89,14 @@ class Workfiles:
         if "refused" in answer:
             raise ActionFailed(answer["refused"])
         return answer
+
+
+def checksum(file: Path, start: int, length: int) -> str:
+    """The SHA-256 (hex) of a part of a file. Blocks."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        opened.seek(start)
+        while length > 0 and (data := opened.read(min(1 << 20, length))):
+            digest.update(data)
+            length -= len(data)
+    return digest.hexdigest()

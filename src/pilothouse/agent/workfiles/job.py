@@ -50,7 +50,7 @@ def _become(user: list[Any] | None) -> None:
 
 
 def _pack(job: dict[str, Any], workspace: int, source: IO[bytes] | None) -> dict[str, Any]:
-    with open(sys.stdout.fileno(), "r+b", closefd=False) as out:
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:
         return pack(job, workspace, out)
 
 

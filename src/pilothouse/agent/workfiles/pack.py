@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import time
@@ -19,7 +18,7 @@ def pack(job: dict[str, Any], workspace: int, out: IO[bytes]) -> dict[str, Any]:
     """Write the artifact to ``out``, a file. Raises :class:`Refused`.
 
     ``job``: ``patterns``, ``hidden``, ``archive`` (false: one file as it is), ``level`` (0-9), ``max_files``,
-    ``max_bytes`` (of the files together). Returns ``{"files", "unpacked", "size", "sha256", "file_name", "notes"}``;
+    ``max_bytes`` (of the files together). Returns ``{"files", "unpacked", "file_name", "notes"}``;
     ``files`` 0: nothing matches, and nothing was written.
     """
     search = Search(workspace, job["max_files"], job["hidden"])
@@ -35,12 +34,9 @@ def pack(job: dict[str, Any], workspace: int, out: IO[bytes]) -> dict[str, Any]:
     else:
         written, unpacked, name = 1, _one(found, job, workspace, out), os.path.basename(found[0].path)
     out.flush()
-    size, digest = _checksum(out)
     return {
         "files": written,
         "unpacked": unpacked,
-        "size": size,
-        "sha256": digest,
         "file_name": name,
         "notes": search.notes,
     }
@@ -119,11 +115,3 @@ def _copy(source: IO[bytes], target: IO[bytes], most: int) -> int:
             raise Refused("the files have grown while they were read, and are larger than is allowed")
         target.write(data)
     return copied
-
-
-def _checksum(out: IO[bytes]) -> tuple[int, str]:
-    out.seek(0)
-    digest = hashlib.sha256()
-    while data := out.read(CHUNK):
-        digest.update(data)
-    return out.tell(), digest.hexdigest()
