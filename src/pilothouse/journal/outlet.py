@@ -14,6 +14,7 @@ import structlog
 
 from pilothouse.journal.errors import CursorExpired
 from pilothouse.journal.model import Cursor, Entry, Selection, WireFormat
+from pilothouse.journal.pages import Page
 from pilothouse.journal.reader import Reader
 
 log = structlog.get_logger("feed")
@@ -53,8 +54,14 @@ class Host(Protocol):
     def later(self, outlet: Outlet) -> None:
         """Let the outlet go on catching up in a later iteration, in its turn."""
 
-    async def load(self, reader: Reader) -> list[bytes]:
-        """Load one page from disk after the reader's cursor."""
+    async def hold(self) -> None:
+        """Wait until one more page may be held in memory."""
+
+    async def page(self, reader: Reader) -> Page:
+        """One page from disk after the reader's cursor."""
+
+    def let_go(self) -> None:
+        """The page is no longer held; others may hold one instead."""
 
     def drop(self, outlet: Outlet) -> None:
         """Remove a stopped outlet."""
@@ -140,6 +147,7 @@ class Outlet:
     __slots__ = (
         "_feed",
         "_loading",
+        "_page",
         "_stopped",
         "connection",
         "expired",
@@ -170,6 +178,7 @@ class Outlet:
         self.fan_out = fan_out
         self._feed = feed
         self._loading = False
+        self._page: Page | None = None  # from disk, at the cursor; held until there is time to write it
         self._stopped = False
         connection.attach(self)
 
@@ -187,7 +196,7 @@ class Outlet:
             if self._feed.crowded:
                 self._feed.later(self)
                 return
-            messages = reader.take()
+            messages = self._take()
             if messages:
                 self._write_now(messages)
             elif reader.ended:
@@ -213,6 +222,7 @@ class Outlet:
 
         Entries in the window may be missing, since the write that filled the socket can be of another fan-out.
         """
+        self._forget_page()
         position = self.position
         if self.fan_out is not None and self.fan_out.leave(self):
             self.reader.position = position
@@ -227,6 +237,7 @@ class Outlet:
         if self._stopped:
             return
         self._stopped = True
+        self._forget_page()
         self._feed.drop(self)
         self.connection.detach(self)
         self.on_end(self)
@@ -254,19 +265,34 @@ class Outlet:
         self.last_write = self._feed.clock()
         self.connection.write(b"".join(messages))
 
+    def _take(self) -> list[bytes]:
+        """The next messages: of the page that was loaded, or from memory."""
+        page = self._page
+        if page is None:
+            return self.reader.take()
+        self._forget_page()
+        return self.reader.accept(page.entries, page.more, page.head)
+
+    def _forget_page(self) -> None:
+        if self._page is not None:
+            self._page = None
+            self._feed.let_go()
+
     async def _load(self) -> None:
+        await self._feed.hold()
         try:
-            messages = await self._feed.load(self.reader)
+            if not self._stopped:
+                self._page = await self._feed.page(self.reader)
         except CursorExpired as error:
             self.expired = error
             self.stop()
-            return
         except Exception:  # the database is unavailable: the client resumes from its cursor
             log.exception("feed.load_failed", stream=self.reader.selection.stream)
             self.stop()
-            return
         finally:
             self._loading = False
-        if messages and not self._stopped:
-            self._write_now(messages)
+            if self._page is None:
+                self._feed.let_go()
+        if self._stopped or not self.connection.writable:
+            self._forget_page()
         self.pump()
