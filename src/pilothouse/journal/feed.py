@@ -311,6 +311,15 @@ class Feed:
         """The page from disk after the reader's cursor. Raises :class:`CursorExpired` if it is not retained."""
         return await self._pages.get(reader.selection, reader.position.offset)
 
+    async def encode(self, entries: list[Entry], fmt: WireFormat) -> None:
+        """Encode large entries on a loader thread, where others need not wait for the end of it."""
+
+        def run() -> None:
+            for entry in entries:
+                entry.frames(fmt)
+
+        await asyncio.get_running_loop().run_in_executor(self._loaders, run)
+
     def let_go(self) -> None:
         """An outlet has written its page, or does not need it any more."""
         self._held.release()

@@ -60,6 +60,9 @@ class Host(Protocol):
     async def page(self, reader: Reader) -> Page:
         """One page from disk after the reader's cursor."""
 
+    async def encode(self, entries: list[Entry], fmt: WireFormat) -> None:
+        """Encode large entries on another thread."""
+
     def let_go(self) -> None:
         """The page is no longer held; others may hold one instead."""
 
@@ -196,6 +199,10 @@ class Outlet:
             if self._feed.crowded:
                 self._feed.later(self)
                 return
+            if large := reader.costly(self._page.entries if self._page else None):
+                self._loading = True
+                self._feed.spawn(self._encode(large))
+                return
             messages = self._take()
             if messages:
                 self._write_now(messages)
@@ -277,6 +284,16 @@ class Outlet:
         if self._page is not None:
             self._page = None
             self._feed.let_go()
+
+    async def _encode(self, entries: list[Entry]) -> None:
+        try:
+            await self._feed.encode(entries, self.reader.fmt)
+        except Exception:  # the client resumes from its cursor
+            log.exception("feed.encoding_failed", stream=self.reader.selection.stream)
+            self.stop()
+        finally:
+            self._loading = False
+        self.pump()
 
     async def _load(self) -> None:
         await self._feed.hold()
