@@ -18,6 +18,7 @@ from pilothouse.edge.authentication import Authentication
 from pilothouse.edge.headers import repeated
 from pilothouse.edge.limits import CONSOLE, DEFAULT, RateLimits, RouteLimit
 from pilothouse.edge.network import FORWARDING, TrustedProxies, is_loopback, is_own_origin
+from pilothouse.edge.pace import Pace
 
 COOKIE = "pilot_token"
 _KEY = "pilothouse.exchange"
@@ -40,6 +41,7 @@ class Edge:
     body_limit: int
     body_limits: Mapping[str, int] = field(default_factory=dict)
     uncounted: tuple[str, ...] = ()
+    pace: Pace = field(default_factory=Pace)
 
     def envelope(self, path: str) -> bool:
         """Whether this path uses the Arcentra envelope."""

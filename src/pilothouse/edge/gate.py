@@ -78,9 +78,11 @@ class Gate:
             await respond(scope, translate(error))(scope, receive, answer)
 
     async def _count(self, exchange: Exchange) -> None:
+        """Count the request against its rate limit; one without a limit waits for its turn."""
         scope, edge = exchange.scope, self._edge
         path = scope["path"]
         if not path.startswith(API) or path.startswith(edge.uncounted):
+            await edge.pace.turn(exchange.address)
             return
         caller: Principal | None
         try:

@@ -26,6 +26,8 @@ log = structlog.get_logger("feed")
 T = TypeVar("T")
 
 LOADERS = 2
+HELD = 16
+"""Pages from disk that outlets hold at a time, until there is time to write them."""
 NOW, START = "now", "start"
 
 
@@ -104,6 +106,7 @@ class Feed:
         self._tasks: list[asyncio.Task[None]] = []
         self._on_others: list[Callable[[], None]] = []
         self._turns = Turns()
+        self._held = asyncio.Semaphore(HELD)
         self.clock = time.monotonic
         self.timers = Timers(self.clock)
 
@@ -299,6 +302,27 @@ class Feed:
         """
         page = await self._pages.get(reader.selection, reader.position.offset)
         return reader.accept(page.entries, page.more, page.head)
+
+    async def hold(self) -> None:
+        """Wait until one more page may be held by an outlet."""
+        await self._held.acquire()
+
+    async def page(self, reader: Reader) -> Page:
+        """The page from disk after the reader's cursor. Raises :class:`CursorExpired` if it is not retained."""
+        return await self._pages.get(reader.selection, reader.position.offset)
+
+    async def encode(self, entries: list[Entry], fmt: WireFormat) -> None:
+        """Encode large entries on a loader thread, where others need not wait for the end of it."""
+
+        def run() -> None:
+            for entry in entries:
+                entry.frames(fmt)
+
+        await asyncio.get_running_loop().run_in_executor(self._loaders, run)
+
+    def let_go(self) -> None:
+        """An outlet has written its page, or does not need it any more."""
+        self._held.release()
 
     async def _load_page(self, key: Key) -> Page:
         stream, subject, offset = key

@@ -17,6 +17,9 @@ import orjson
 
 from pilothouse.journal.errors import CursorExpired, CursorInvalid
 
+COSTLY = 32 << 10
+"""Bytes of an entry's data from which on encoding it takes milliseconds."""
+
 _CURSOR = re.compile(r"([0-9a-f]{8})\.([0-9]{1,18})\.([0-9]{1,9})")
 
 
@@ -88,9 +91,11 @@ class Entry:
     def size(self) -> int:
         """Approximate memory in bytes of this entry once it is decoded and framed for one or two formats.
 
-        Short lines have the largest overhead: each log line has several objects and a complete frame.
+        Short lines have the largest overhead: each log line has several objects and a complete frame. A key is an
+        object with a place in a table, and its value may be another.
         """
-        return 6 * len(self.data) + 400 * self.data.count(b'","') + 600
+        data = self.data
+        return 6 * len(data) + 400 * data.count(b'","') + 150 * data.count(b'":') + 600
 
     def frames(self, fmt: WireFormat) -> tuple[Frame, ...]:
         """This entry in one wire format, encoded at most once."""
@@ -98,6 +103,10 @@ class Entry:
         if frames is None:
             frames = self._frames[fmt.key] = fmt.encode(self)
         return frames
+
+    def costly(self, fmt: WireFormat) -> bool:
+        """Whether :meth:`frames` would take milliseconds: the entry is large and not encoded yet."""
+        return len(self.data) >= COSTLY and fmt.key not in self._frames
 
     def tail(self, k: int) -> Entry:
         """This entry without its first ``k`` lines; unchanged if it has no lines."""

@@ -14,6 +14,7 @@ import structlog
 
 from pilothouse.journal.errors import CursorExpired
 from pilothouse.journal.model import Cursor, Entry, Selection, WireFormat
+from pilothouse.journal.pages import Page
 from pilothouse.journal.reader import Reader
 
 log = structlog.get_logger("feed")
@@ -53,8 +54,17 @@ class Host(Protocol):
     def later(self, outlet: Outlet) -> None:
         """Let the outlet go on catching up in a later iteration, in its turn."""
 
-    async def load(self, reader: Reader) -> list[bytes]:
-        """Load one page from disk after the reader's cursor."""
+    async def hold(self) -> None:
+        """Wait until one more page may be held in memory."""
+
+    async def page(self, reader: Reader) -> Page:
+        """One page from disk after the reader's cursor."""
+
+    async def encode(self, entries: list[Entry], fmt: WireFormat) -> None:
+        """Encode large entries on another thread."""
+
+    def let_go(self) -> None:
+        """The page is no longer held; others may hold one instead."""
 
     def drop(self, outlet: Outlet) -> None:
         """Remove a stopped outlet."""
@@ -140,6 +150,7 @@ class Outlet:
     __slots__ = (
         "_feed",
         "_loading",
+        "_page",
         "_stopped",
         "connection",
         "expired",
@@ -170,6 +181,7 @@ class Outlet:
         self.fan_out = fan_out
         self._feed = feed
         self._loading = False
+        self._page: Page | None = None  # from disk, at the cursor; held until there is time to write it
         self._stopped = False
         connection.attach(self)
 
@@ -187,7 +199,11 @@ class Outlet:
             if self._feed.crowded:
                 self._feed.later(self)
                 return
-            messages = reader.take()
+            if large := reader.costly(self._page.entries if self._page else None):
+                self._loading = True
+                self._feed.spawn(self._encode(large))
+                return
+            messages = self._take()
             if messages:
                 self._write_now(messages)
             elif reader.ended:
@@ -213,6 +229,7 @@ class Outlet:
 
         Entries in the window may be missing, since the write that filled the socket can be of another fan-out.
         """
+        self._forget_page()
         position = self.position
         if self.fan_out is not None and self.fan_out.leave(self):
             self.reader.position = position
@@ -227,6 +244,7 @@ class Outlet:
         if self._stopped:
             return
         self._stopped = True
+        self._forget_page()
         self._feed.drop(self)
         self.connection.detach(self)
         self.on_end(self)
@@ -254,19 +272,44 @@ class Outlet:
         self.last_write = self._feed.clock()
         self.connection.write(b"".join(messages))
 
-    async def _load(self) -> None:
+    def _take(self) -> list[bytes]:
+        """The next messages: of the page that was loaded, or from memory."""
+        page = self._page
+        if page is None:
+            return self.reader.take()
+        self._forget_page()
+        return self.reader.accept(page.entries, page.more, page.head)
+
+    def _forget_page(self) -> None:
+        if self._page is not None:
+            self._page = None
+            self._feed.let_go()
+
+    async def _encode(self, entries: list[Entry]) -> None:
         try:
-            messages = await self._feed.load(self.reader)
+            await self._feed.encode(entries, self.reader.fmt)
+        except Exception:  # the client resumes from its cursor
+            log.exception("feed.encoding_failed", stream=self.reader.selection.stream)
+            self.stop()
+        finally:
+            self._loading = False
+        self.pump()
+
+    async def _load(self) -> None:
+        await self._feed.hold()
+        try:
+            if not self._stopped:
+                self._page = await self._feed.page(self.reader)
         except CursorExpired as error:
             self.expired = error
             self.stop()
-            return
         except Exception:  # the database is unavailable: the client resumes from its cursor
             log.exception("feed.load_failed", stream=self.reader.selection.stream)
             self.stop()
-            return
         finally:
             self._loading = False
-        if messages and not self._stopped:
-            self._write_now(messages)
+            if self._page is None:
+                self._feed.let_go()
+        if self._stopped or not self.connection.writable:
+            self._forget_page()
         self.pump()

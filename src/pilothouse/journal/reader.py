@@ -6,6 +6,7 @@ Replay and live delivery share one path: :meth:`Reader.take` returns messages fr
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from pilothouse.journal.model import Cursor, Entry, Frame, Sees, Selection, WireFormat
@@ -43,6 +44,26 @@ class Reader:
         if self.live and self.position.offset < first:
             self.position = Cursor(first)
         self.live = False
+
+    def costly(self, page: list[Entry] | None) -> list[Entry]:
+        """Those of the page, or of what the next :meth:`take` returns, that are better encoded in a thread before."""
+        entries, left = page, sys.maxsize
+        if entries is None:
+            if self.ended or self.behind:
+                return []
+            entries, left = (
+                self.window.since(self.selection.stream, self.position.offset, _SLICE),
+                BATCH_BYTES,
+            )
+        found = []
+        for entry in entries:
+            if self.selection.wants(entry):
+                left -= len(entry.data)
+                if entry.costly(self.fmt) and self.sees(entry.scope):
+                    found.append(entry)
+            if left <= 0:
+                break
+        return found
 
     def take(self, budget: int = BATCH_BYTES) -> list[bytes]:
         """Messages after the cursor, from memory; advances the cursor. Empty: there are none now."""

@@ -21,6 +21,7 @@ def build_app(graph: Graph) -> FastAPI:
         title="Pilothouse",
         version=__version__,
         summary="Clusters, pipelines, releases and desktops on one replayable journal.",
+        openapi_url=None,  # the route of operations.py keeps the text
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

@@ -18,9 +18,10 @@ router = APIRouter(tags=["operations"])
 
 @dataclass(slots=True)
 class AsyncApi:
-    """The document of these channels, made when it is first asked for."""
+    """The document of these channels, made when it is first asked for; ``shown``: the page of ``stream_docs.py``."""
 
     channels: tuple[Channel, ...]
+    shown: str = ""
     _made: bytes = b""
 
     def document(self) -> bytes:

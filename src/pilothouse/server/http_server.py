@@ -7,11 +7,13 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
+from pilothouse.journal.turns import Turns
 from pilothouse.server.connections import Connections
 from pilothouse.server.listener import Listener
 from pilothouse.server.protocols import HttpProtocol, WebSocketProtocol
@@ -32,11 +34,12 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self, app: Any, connections: Connections, tls_cert: Path | None = None, tls_key: Path | None = None
     ) -> None:
+        protocol: Any = partial(WebSocketProtocol, turns=Turns())
         config = uvicorn.Config(
             app,
             loop="none",
             http=HttpProtocol,
-            ws=WebSocketProtocol,
+            ws=protocol,
             lifespan="off",
             access_log=False,
             log_config=None,

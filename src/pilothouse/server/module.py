@@ -13,7 +13,7 @@ from pilothouse.server import events as journal_events
 from pilothouse.server.asyncapi import AsyncApi
 from pilothouse.server.events import CloudEvents, EventStreams
 from pilothouse.server.memory import trimming
-from pilothouse.server.operations import Measures
+from pilothouse.server.operations import Measures, Operations
 from pilothouse.server.stream_rpc import SERVICE, StreamService
 
 SESSIONS = RouteLimit("POST", "/api/v1/sessions", "sessions")
@@ -27,8 +27,12 @@ def module(core: Core, others: Sequence[Module], keepalive: float) -> Module:
     streams = StreamService(identity, feed, core.storage, events, core.service(AgentChannels))
     measures = tuple(other.metrics for other in others if other.metrics is not None)
     channels = (*journal_events.CHANNELS, *(channel for other in others for channel in other.channels))
+    measured = Measures(core, measures)
     core.provide(
-        AsyncApi(channels), EventStreams(keepalive, kinds, CloudEvents(feed.epoch)), Measures(core, measures)
+        AsyncApi(channels),
+        EventStreams(keepalive, kinds, CloudEvents(feed.epoch)),
+        measured,
+        Operations(measured),
     )
     return Module(
         "server",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter
+import orjson
+from fastapi import APIRouter, FastAPI, Request
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
@@ -14,7 +17,8 @@ from starlette.responses import Response
 from pilothouse import __version__
 from pilothouse.edge.module import Core, Gauge
 from pilothouse.edge.openapi import answer, content
-from pilothouse.edge.services import Database, provided
+from pilothouse.edge.services import provided
+from pilothouse.edge.shared import Shared
 from pilothouse.edge.web import json_response, public
 from pilothouse.server.connections import Connections
 from pilothouse.storage import StorageError
@@ -22,6 +26,8 @@ from pilothouse.wire.rest.operations import Alive, Readiness
 
 Metrics = Callable[[Connection], Iterable[Gauge]]
 
+KEEP = 0.25
+"""Seconds that an answer about the state of the server is used for further requests."""
 
 router = APIRouter(tags=["operations"])
 
@@ -41,6 +47,10 @@ class Measures:
 
     core: Core
     modules: tuple[Metrics, ...]
+
+    async def text(self) -> tuple[bytes, str]:
+        """The same as :meth:`read`, with a connection of its own."""
+        return await self.core.storage.read(self.read)
 
     def read(self, conn: Connection) -> tuple[bytes, str]:
         """All metrics in Prometheus' text format, and its media type."""
@@ -63,7 +73,38 @@ class Measures:
         yield Gauge("worker_jobs_ended", "Jobs of the worker pool by how they ended", ended, "outcome")
 
 
-MeasuresService = Annotated[Measures, provided(Measures)]
+class Operations:
+    """What these routes answer. No rate limit counts them: each answer is computed once for all who ask meanwhile."""
+
+    def __init__(self, measures: Measures) -> None:
+        self._storage = measures.core.storage
+        self.metrics = Shared(measures.text, KEEP)
+        self.readiness = Shared(self._ready, KEEP)
+        self._document: Shared[bytes] | None = None
+
+    async def document(self, app: FastAPI) -> bytes:
+        """The OpenAPI document of the application, made once: it takes half a second."""
+
+        def made() -> bytes:
+            return orjson.dumps(app.openapi())
+
+        if self._document is None:
+            self._document = Shared(lambda: asyncio.to_thread(made), math.inf)
+        return await self._document.get()
+
+    async def _ready(self) -> dict[str, str]:
+        """The body of the answer; with a reason, if the server is not ready."""
+        try:
+            await self._storage.read(lambda conn: conn.execute(text("SELECT 1")).scalar_one())
+        except (SQLAlchemyError, StorageError):
+            return {"status": "unavailable", "reason": "the database does not answer"}
+        if self._storage.blocked:
+            reason = "the database accepts no writes: see storage.unavailable in the log (a full disk?)"
+            return {"status": "unavailable", "reason": reason}
+        return {"status": "ready"}
+
+
+OperationsService = Annotated[Operations, provided(Operations)]
 
 
 @router.head("/healthz", dependencies=[public()], include_in_schema=False)
@@ -75,16 +116,10 @@ async def get_health() -> Response:
 
 @router.head("/readyz", dependencies=[public()], include_in_schema=False)
 @router.get("/readyz", dependencies=[public()], summary="Can it serve", responses=_READY)
-async def get_readiness(database: Database) -> Response:
+async def get_readiness(operations: OperationsService) -> Response:
     """200 if the database answers and accepts writes, otherwise 503."""
-    try:
-        await database.read(lambda conn: conn.execute(text("SELECT 1")).scalar_one())
-    except (SQLAlchemyError, StorageError):
-        return json_response({"status": "unavailable", "reason": "the database does not answer"}, 503)
-    if database.blocked:
-        reason = "the database accepts no writes: see storage.unavailable in the log (a full disk?)"
-        return json_response({"status": "unavailable", "reason": reason}, 503)
-    return json_response({"status": "ready"})
+    found = await operations.readiness.get()
+    return json_response(found, 503 if "reason" in found else 200)
 
 
 @router.get(
@@ -94,7 +129,14 @@ async def get_readiness(database: Database) -> Response:
     response_class=Response,
     responses=content(_METRICS, description="All metrics"),
 )
-async def get_metrics(database: Database, measures: MeasuresService) -> Response:
+async def get_metrics(operations: OperationsService) -> Response:
     """All metrics, in Prometheus' text format."""
-    body, media_type = await database.read(measures.read)
+    body, media_type = await operations.metrics.get()
     return Response(body, media_type=media_type)
+
+
+@router.head("/openapi.json", dependencies=[public()], include_in_schema=False)
+@router.get("/openapi.json", dependencies=[public()], include_in_schema=False)
+async def get_document(request: Request, operations: OperationsService) -> Response:
+    """This API."""
+    return Response(await operations.document(request.app), media_type="application/json")

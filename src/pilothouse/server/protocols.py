@@ -20,6 +20,7 @@ from websockets.server import ServerProtocol
 from pilothouse.access.errors import Refusal
 from pilothouse.edge.intake import UNREAD
 from pilothouse.edge.streaming import CONNECTION
+from pilothouse.journal.turns import Turns
 from pilothouse.server.deadlines import Deadlines
 from pilothouse.server.early import early_answer, early_parts
 from pilothouse.server.feed_socket import EventSocket
@@ -261,12 +262,18 @@ class _Handshake(ServerProtocol):
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """WebSocket whose socket the endpoint takes over once it is accepted. Nothing is read before."""
+    """WebSocket whose socket the endpoint takes over once it is accepted. Nothing is read before.
+
+    ``turns`` are for the input of all sockets that were taken over.
+    """
 
     _taken = False
 
-    def __init__(self, config: Any, server_state: Any, app_state: Any, _loop: Any = None) -> None:
+    def __init__(
+        self, config: Any, server_state: Any, app_state: Any, _loop: Any = None, *, turns: Turns
+    ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._turns = turns
         self.conn = _Handshake(max_size=config.ws_max_size, logger=self.logger)
 
     def handle_connect(self, event: Request) -> None:
@@ -291,7 +298,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Hand the socket over, right after it was accepted."""
         self._taken = True
         self.connections.discard(self)
-        taken = MessageSocket(self.transport, self.connections, self.config.ws_max_size)
+        taken = MessageSocket(self.transport, self.connections, self.config.ws_max_size, self._turns)
         self.transport = _LET_GO
         self.conn = self.scope = self.request = self.response = None  # type: ignore[assignment]
         return taken

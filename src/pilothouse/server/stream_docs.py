@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from pilothouse.edge.asyncapi import document
+from pilothouse.edge.asyncapi import Channel, document
 from pilothouse.edge.web import public
 from pilothouse.server.asyncapi import AsyncApiService
 from pilothouse.server.docs import swagger_version
@@ -58,10 +58,7 @@ table { border-collapse: collapse; } td { padding: 0.15rem 1rem 0.15rem 0; verti
 @router.get("/docs/streams")
 async def page(service: AsyncApiService) -> Response:
     """Every channel: address, parameters, messages with examples."""
-    found = document(service.channels)
-    body = _HEAD.format(version=swagger_version()) + "".join(
-        _channel(name, each) for name, each in found["channels"].items()
-    )
+    service.shown = body = service.shown or _page(service.channels)
     headers = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-cache"}
     return Response(body, headers=headers, media_type="text/html")
 
@@ -70,6 +67,13 @@ async def page(service: AsyncApiService) -> Response:
 async def style() -> Response:
     """Its style."""
     return Response(_STYLE, headers={"Cache-Control": "no-cache"}, media_type="text/css")
+
+
+def _page(channels: tuple[Channel, ...]) -> str:
+    found = document(channels)
+    return _HEAD.format(version=swagger_version()) + "".join(
+        _channel(name, each) for name, each in found["channels"].items()
+    )
 
 
 def _channel(name: str, channel: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from websockets.protocol import OPEN, SERVER, Protocol
 
 from pilothouse.edge.streaming import Message, OnMessage, SocketClosed
 from pilothouse.journal.framing import text_frame
+from pilothouse.journal.turns import Turns
 from pilothouse.server.feed_socket import FeedSocket
 
 log = structlog.get_logger("sockets")
@@ -24,7 +25,7 @@ GOING_AWAY, BAD_TEXT, INTERNAL = 1001, 1007, 1011
 LINGER = 1.0
 """Seconds that a client on TLS has to read the close frame of a failed connection."""
 
-SLICE = 4 << 10
+SLICE = 2 << 10
 """Bytes of input that are parsed at once: frames can be tiny, and other connections must not wait."""
 
 
@@ -32,7 +33,7 @@ class MessageSocket(FeedSocket):
     """A WebSocket. Frames are parsed and bounded by websockets' sans-I/O protocol, a slice of data at a time.
 
     The listener gets one message at a time. While it handles one (it returned a coroutine), or while there is no
-    listener, nothing more is read from the transport.
+    listener, nothing more is read from the transport. All sockets share a part of each iteration of the event loop.
     """
 
     __slots__ = (
@@ -45,12 +46,14 @@ class MessageSocket(FeedSocket):
         "_part",
         "_pending",
         "_pong",
+        "_queued",
+        "_turns",
         "_waiter",
         "_work",
     )
 
-    def __init__(self, transport: Transport, connections: set[Any], max_size: int) -> None:
-        """After the opening handshake; ``max_size``: bytes of a message."""
+    def __init__(self, transport: Transport, connections: set[Any], max_size: int, turns: Turns) -> None:
+        """After the opening handshake; ``max_size``: bytes of a message; ``turns``: for the input of all."""
         # A new protocol object, since that of the handshake refers to the request.
         self._conn = _Protocol(SERVER, max_size=max_size, logger=_QUIET)
         self._listener: OnMessage | None = None
@@ -63,6 +66,8 @@ class MessageSocket(FeedSocket):
         self._pending = b""
         self._pong = b""
         self._work: asyncio.Handle | asyncio.Task[None] | None = None
+        self._turns = turns
+        self._queued = False
         super().__init__(transport, connections)
         self._regulate()
 
@@ -124,7 +129,7 @@ class MessageSocket(FeedSocket):
         if self._conn.eof_sent:
             return  # input is ignored after the end was sent
         self._pending += data
-        if self._work is None:
+        if self._work is None and not self._queued:
             self._advance()
 
     def resume_writing(self) -> None:
@@ -157,8 +162,13 @@ class MessageSocket(FeedSocket):
     # -- input ------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Parse a slice of the input; the rest follows in a later iteration of the event loop."""
+        """Parse a slice of the input; the rest follows in a later iteration of the event loop, in turn."""
         self._work = None
+        self._queued = bool(self._messages or self._pending) and self._turns.over
+        if self._queued:
+            self._turns.add(self._advance)
+            self._transport.pause_reading()
+            return
         if not self._messages and self._pending:
             piece, self._pending = self._pending[:SLICE], self._pending[SLICE:]
             listening = not self.over  # after our own close frame, messages are ignored
@@ -187,7 +197,7 @@ class MessageSocket(FeedSocket):
 
     def _regulate(self) -> None:
         """Resume reading if all input has been handled; otherwise schedule the rest."""
-        if self._transport.is_closing():
+        if self._queued or self._transport.is_closing():
             return
         held = bool(self._messages) and self._listener is None
         if self._work is None and not held and not self._messages and not self._pending:

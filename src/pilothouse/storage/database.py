@@ -36,6 +36,10 @@ metadata = MetaData()
 
 READ_CONNECTIONS = 8
 
+WRITE_CACHE, READ_CACHE = 32 << 10, 4 << 10
+"""KiB of pages that a connection to SQLite keeps. A reader's are dropped after the next commit, so more of them would
+only be memory that long queries fill on one connection after the other; the system caches the file."""
+
 write_turn = Table(
     "write_turn",
     metadata,
@@ -150,7 +154,7 @@ def _sqlite_engine(url: URL, *, begin: str, read_only: bool) -> Engine:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA cache_size = -32768")
+        connection.execute(f"PRAGMA cache_size = -{READ_CACHE if read_only else WRITE_CACHE}")
         connection.execute("PRAGMA temp_store = MEMORY")
         if read_only:
             connection.execute("PRAGMA query_only = ON")

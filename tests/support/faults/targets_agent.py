@@ -26,6 +26,7 @@ from pilothouse.agent.results import Result, ResultStore
 from pilothouse.agent.spool import Spool, frame, unframe
 from pilothouse.client.address import BadAddress, server_address
 from pilothouse.client.sse import MessageTooLarge, SseDecoder
+from pilothouse.journal.turns import Turns
 from pilothouse.server.websocket import MessageSocket
 from pilothouse.wire.agent.v1 import agent_pb2
 from support.faults.targets import Source, target
@@ -358,7 +359,7 @@ def websocket(data: bytes) -> None:
 async def heard(pieces: list[bytes]) -> tuple[list[Any], bool]:
     """The messages that a socket makes of these bytes, and whether the connection is over then."""
     transport, messages = _Transport(), []
-    socket = MessageSocket(transport, set(), MAX_MESSAGE)  # type: ignore[arg-type]
+    socket = MessageSocket(transport, set(), MAX_MESSAGE, Turns())  # type: ignore[arg-type]
     socket.listen(lambda message: messages.append(message))
     for piece in pieces:
         if transport.closed:
