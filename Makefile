@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-dev demo test test-all test-postgres test-long test-conformance test-faults test-projects faults bench check fmt lock wire buf clean
+.PHONY: setup setup-dev demo test test-all test-postgres test-long test-conformance test-faults test-projects faults mutants bench check fmt lock wire buf clean
 
 setup: $(VENV)/.run
 
@@ -69,6 +69,18 @@ faults: setup-dev
 	@sh tools/test_needs.sh
 	PILOT_FAULT_ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest -s tests/faults $(ARGS)
 
+# Which changes of the code no test notices; docs/decisions/0017-mutants.md. At most 30 minutes.
+mutants: $(VENV)/mutants/.done
+	nice -n 15 $(BIN)/python tools/mutants.py $(MODULE)
+
+# mutmut runs our tests in its own environment, with the packages of ours.
+$(VENV)/mutants/.done: requirements/mutants.lock $(VENV)/.dev
+	$(BIN)/python -m venv $(VENV)/mutants
+	$(VENV)/mutants/bin/python -m pip install --quiet --require-hashes -r requirements/mutants.lock
+	path='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	$(BIN)/python -c "$$path" >"$$($(VENV)/mutants/bin/python -c "$$path")/ours.pth"
+	@touch $@
+
 # Every measure against its peer; writes docs/performance.md.
 bench: setup-dev
 	$(BIN)/python -m bench $(ARGS)
@@ -95,6 +107,7 @@ lock:
 	$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
 	$(VENV)/lock/bin/uv pip compile pyproject.toml --group build $(LOCK_OPTIONS) -o requirements/run.lock
 	$(VENV)/lock/bin/uv pip compile pyproject.toml --group dev $(LOCK_OPTIONS) -o requirements/dev.lock
+	echo mutmut==3.8.1 | $(VENV)/lock/bin/uv pip compile - -c requirements/dev.lock $(LOCK_OPTIONS) -o requirements/mutants.lock
 	echo openapi-python-client==0.29.1 | $(VENV)/lock/bin/uv pip compile - $(LOCK_OPTIONS) -o requirements/conformance.lock
 	cd tests/conformance/typescript && npm install --package-lock-only
 

@@ -34,11 +34,12 @@ def problems() -> list[str]:
 
 
 def others() -> list[str]:
-    """The same for the lock files of clients that tests generate."""
+    """The same for the lock files of tools, and of clients that tests generate."""
     found = []
-    python = (ROOT / "requirements/conformance.lock").read_text()
-    if python.count("==") - python.count("== '") > python.count(" \\\n    --hash") or "://" in python:
-        found.append("conformance.lock lacks hashes, or names a registry's address")
+    for name in ("conformance", "mutants"):
+        python = (ROOT / f"requirements/{name}.lock").read_text()
+        if python.count("==") - python.count("== '") > python.count(" \\\n    --hash") or "://" in python:
+            found.append(f"{name}.lock lacks hashes, or names a registry's address")
     lock = json.loads((ROOT / "tests/conformance/typescript/package-lock.json").read_text())
     for name, package in lock["packages"].items():
         if name and ("integrity" not in package or "resolved" in package):

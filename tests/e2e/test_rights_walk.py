@@ -277,7 +277,9 @@ async def test_a_revoked_agent_is_refused_on_every_rpc(world: World) -> None:
         for method, _ in _methods(world.server):
             asks, _, asks_stream, answers_stream = table().methods[method]
             call = agent.rpc(method)(
-                _silence() if asks_stream else table().message(asks)(), metadata=agent.metadata, timeout=2
+                _silence() if asks_stream else table().message(asks)(),
+                metadata=agent.metadata,
+                timeout=PATIENCE,
             )
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await (call.read() if answers_stream else call)

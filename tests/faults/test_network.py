@@ -165,7 +165,9 @@ def test_a_rerun_elsewhere_while_the_first_attempt_still_runs(quick: Fleet, line
     """``onLost: rerun`` on another agent; late reports of the first apply to its own attempt."""
     first = quick.agent(name, grpc=line.address, slots=1).start()
     second = quick.agent(f"{name}-b", slots=1)
-    script = "echo on $PILOT_STEP_RUN_ID; if [ -e go ]; then exit 0; fi; sleep 3; echo end $PILOT_STEP_RUN_ID"
+    begun, end = (quick.directory / f"{name}-{it}" for it in ("begun", "end"))
+    waiting = f"if mkdir {begun} 2>/dev/null; then until [ -e {end} ]; do sleep 0.05; done; fi"  # the first one waits
+    script = f"echo on $PILOT_STEP_RUN_ID; {waiting}; echo end $PILOT_STEP_RUN_ID"
     spec = {"jobs": [{"name": "j", "onLost": "rerun", "steps": [shell("s", script)]}]}
     spec["jobs"][0]["steps"][0]["agentSelector"] = {  # type: ignore[index]
         "matchExpressions": [{"key": "only", "operator": "In", "values": [name, second.name]}]
@@ -177,6 +179,8 @@ def test_a_rerun_elsewhere_while_the_first_attempt_still_runs(quick: Fleet, line
     second.start()
     shown = quick.ended(run_id)
     assert shown["status"] == "succeeded"
+    assert first.steps()
+    end.touch()
     line.set()
     lost, won = shown["jobs"][0]["steps"][0]["attempts"]
     assert (lost["agent_id"], won["agent_id"]) == (first.name, second.name)

@@ -258,7 +258,7 @@ async def test_the_server_outlives_postgresql(
             for _ in range(TIMES):
                 await asyncio.sleep(rng.uniform(0.1, 0.9))
                 await asyncio.to_thread(it, own_postgres, name, rng)
-                await asyncio.to_thread(until, lambda: made.server.alive, 20, "it is ready again")
+                await asyncio.to_thread(until, lambda: made.server.alive, 60, "it is ready again")
             await load.ends()
         assert made.server.pid == pid
         await asyncio.to_thread(load.check, lambda: StoredInPostgres(own_postgres, name))
@@ -285,7 +285,7 @@ def test_what_a_server_without_its_database_says(tmp_path: Path, own_postgres: P
             assert answer.headers["retry-after"]
             assert str(own_postgres.directory) not in answer.text
         own_postgres.start()
-        until(lambda: server.alive, 20, "it is ready again")
+        until(lambda: server.alive, 60, "it is ready again")
         assert server.call("POST", "/pipelines", token, json={"name": "p"}).status_code == 201
         server.stop()
 
@@ -298,9 +298,9 @@ def test_an_agent_leaves_while_the_database_is_away(tmp_path: Path, own_postgres
         until(lambda: made.server.ask("GET", "/agents/a")["status"] == "online", what="it is let in")
         own_postgres.stop(signal.SIGINT)
         agent.kill9()
-        until(lambda: "fleet.detach_failed" in made.server.log(), 20, "its end is noticed")
+        until(lambda: "fleet.detach_failed" in made.server.log(), 60, "its end is noticed")
         own_postgres.start()
-        until(lambda: made.server.alive, 20, "it is ready again")
+        until(lambda: made.server.alive, 60, "it is ready again")
         agent.start()
         run_id = made.run("after", on("a", {"name": "j", "steps": [shell("s", "echo fine")]}))
         assert made.ended(run_id)["status"] == "succeeded"

@@ -18,6 +18,7 @@ from support.faults.postgres import StoredInPostgres
 from support.faults.proxy import proxy
 from support.postgres import Postgres
 from support.server import Server
+from support.waiting import PATIENCE
 
 pytestmark = pytest.mark.postgres
 TIMES = 1 + ROUNDS
@@ -108,8 +109,10 @@ def test_servers_killed_in_turn_under_load(
             time.sleep(rng.uniform(0.0, 1.0))
             fleet.server.restart()
             connected(agent, before)
+        until(lambda: len(load.runs) > 4 * TIMES, what="there is load")
         load.done.set()
-        load.join(40)
+        load.join(PATIENCE)
+        assert not load.is_alive()
         for run_id in [*long, *load.runs]:
             shown = fleets[0].ended(run_id)
             assert shown["status"] == "succeeded", shown

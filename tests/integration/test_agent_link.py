@@ -264,10 +264,12 @@ async def test_a_full_spool_slows_the_step_and_loses_nothing(
     spool = options["data_dir"] / "spool"
     limit = 100_000
     noise = f"base64 -w 75 /dev/urandom | head -n 20000 | tee {tmp_path / 'all'}; touch {done}"
+    gate = tmp_path / "gate"
     async with running(options, spool_limit=limit):
-        plane.offer("s1", **command(f"echo begun; sleep 0.2; {noise}"))
+        plane.offer("s1", **command(f"echo begun; {until_there(gate)}; {noise}"))
         await eventually(lambda: plane.lines["s1"])
         plane.faults.refuse.add("PushLogs")
+        gate.touch()
         await eventually(lambda: _size(spool) >= limit)
         await asyncio.sleep(0.3)
         assert not done.exists()
@@ -279,24 +281,30 @@ async def test_a_full_spool_slows_the_step_and_loses_nothing(
 
 
 async def test_a_full_disk_holds_the_step_up_and_loses_nothing(
-    plane: ControlPlane, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    plane: ControlPlane, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried = asyncio.Event()
+    tried, gate = asyncio.Event(), tmp_path / "gate"
 
     def no_space(*_: object) -> int:
         tried.set()
         raise OSError(errno.ENOSPC, "No space left on device")
 
     async with running(options):
-        plane.offer("s1", **command("echo begun; sleep 0.3; seq 1 40000"))
+        plane.offer("s1", **command(f"echo begun; {until_there(gate)}; seq 1 40000"))
         await eventually(lambda: plane.lines["s1"])
         with monkeypatch.context() as patch:
             patch.setattr(os, "pwrite", no_space)
+            gate.touch()
             await asyncio.wait_for(tried.wait(), PATIENCE)
             await asyncio.sleep(0.2)
             assert "s1" not in plane.ended
         await eventually(lambda: "s1" in plane.ended)
     assert plane.lines["s1"] == ["begun", *map(str, range(1, 40001))]
+
+
+def until_there(path: Path) -> str:
+    """A command that waits for a file."""
+    return f"until [ -e {path} ]; do sleep 0.05; done"
 
 
 def _size(spool: Path) -> int:

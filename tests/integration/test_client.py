@@ -188,7 +188,7 @@ async def test_a_dead_connection_is_noticed() -> None:
         async with aclosing(events):
             found = [(await anext(events)).data.get("n") for _ in range(4)]
     assert found == [0, 1, 2, None]
-    assert reasons == ["no data for 0.3 s"]
+    assert set(reasons) == {"no data for 0.3 s"}  # again, where the server is slower than that
 
 
 async def test_a_retry_after_of_a_year(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from pilothouse.workers.errors import Abandoned
 from pilothouse.workers.turns import Bounds, Turns
 from support.certificates import self_signed
 from support.http_server import Small, error, everything, serving, until
-from support.waiting import PATIENCE, eventually
+from support.waiting import PATIENCE, eventually, slowness
 
 SHORT = 0.4
 GET = b"GET /fast HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -144,9 +144,10 @@ def test_the_next_request_of_a_connection_has_the_same_time(small: Small, more: 
 def test_a_request_that_comes_in_parts_is_answered_and_the_next_too(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(deadlines, "BODY_GRACE", PATIENCE)
     with small.connect() as sock:
         sock.sendall(POST.replace(b"1000000", b"3") + b"ab")
-        time.sleep(SHORT / 2)
+        time.sleep(SHORT / 2)  # they come apart
         sock.sendall(b"c" + GET)
         assert b"\r\n\r\n3HTTP/1.1 200 " in until(sock, b"\r\n\r\n0")
 
@@ -230,7 +231,9 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(small: Small
         assert len(everything(sock)) < 32 << 20
 
 
-def test_a_slow_reader_is_not(small: Small) -> None:
+def test_a_slow_reader_is_not(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    silence = slowness()
+    monkeypatch.setattr(deadlines, "READER_SILENCE", silence)
     with small.connect() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         sock.sendall(GET.replace(b"fast", b"large"))
@@ -239,9 +242,9 @@ def test_a_slow_reader_is_not(small: Small) -> None:
             got = len(sock.recv(2 << 20))
             assert got, f"cut off after {size}"
             size += got
-            if time.monotonic() - began < 2.5:  # more than the silence that is allowed
-                time.sleep(0.2)
-    assert time.monotonic() - began > 2
+            if time.monotonic() - began < 2.5 * silence:
+                time.sleep(0.2 * silence)
+    assert time.monotonic() - began > 2 * silence
 
 
 # -- TLS ------------------------------------------------------------------------------------------------

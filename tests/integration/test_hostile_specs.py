@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 import pytest_asyncio
 
 from pilothouse.engine.transitions import MAX_SECONDS
+from support.faults.effort import MILLISECOND, unit
 from support.loop_probe import Local, local_server
 from support.server import spec_for
 from support.waiting import eventually
 
 PAUSE = 0.05
+"""Seconds of CPU time of one callback, on an idle machine."""
 WRITING = 3 * MAX_SECONDS
 """Seconds of CPU time of one use case: the slice of a settle, and what creating a run of 5,000 steps costs."""
 
@@ -63,9 +66,13 @@ SPECS: dict[str, Any] = {
 
 
 def bounds_held(local: Local) -> None:
-    print(f"loop {local.probe.longest * 1000:.0f} ms, writer {local.probe.writing * 1000:.0f} ms")
-    assert local.probe.longest < PAUSE, local.probe.which
-    assert local.probe.writing < WRITING
+    """CPU time, too, is longer where others use the same caches and cores: a fixed piece of work says how much."""
+    slow = max(1.0, statistics.median(unit() for _ in range(5)) / MILLISECOND)
+    print(
+        f"loop {local.probe.longest * 1000:.0f} ms, writer {local.probe.writing * 1000:.0f} ms, {slow:.1f} times slower"
+    )
+    assert local.probe.longest < PAUSE * slow, local.probe.which
+    assert local.probe.writing < WRITING * slow
 
 
 async def sent(local: Local, path: str, body: dict[str, Any], **headers: str) -> int:
@@ -119,7 +126,7 @@ async def test_what_is_saved_is_not_parsed_again(local: Local) -> None:
         bounds_held(local)
     local.probe.reset()
     assert (await local.call("GET", f"{path}/spec")).status_code == 200
-    assert local.probe.longest < PAUSE, local.probe.which
+    bounds_held(local)
 
 
 NUMBERS = f"[{','.join(map(str, range(40)))}]"

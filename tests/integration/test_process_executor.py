@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import pwd
 import time
@@ -17,7 +18,7 @@ import uvloop
 from pilothouse.agent.executors.base import Outcome, StepTask, Stream
 from pilothouse.agent.executors.users import UnknownUser
 from support.steps import Recorder, alive, executor, perform, step_task, written
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, slowness
 
 # A process that has left the session, the group and its parent, and holds none of the step's pipes.
 DAEMONISE = "setsid sh -c 'echo $$ > daemon.pid; exec sleep 300' </dev/null >/dev/null 2>&1 &"
@@ -232,8 +233,9 @@ async def test_a_step_may_clean_up_within_the_grace(
 
 async def test_a_timeout_kills_what_ignores_signals(task: StepTask, report: Recorder) -> None:
     command = "trap '' TERM INT HUP; echo $$ > shell.pid; while :; do sleep 1; done"
-    outcome = await perform(replace(task, timeout=0.3), report, command=command)
-    assert outcome == Outcome("timed_out", 137, "timed out after 0.3 s")
+    seconds = math.ceil(slowness())  # the shell has started by then
+    outcome = await perform(replace(task, timeout=seconds), report, command=command)
+    assert outcome == Outcome("timed_out", 137, f"timed out after {seconds} s")
     assert not alive(int(await written(task.workspace / "shell.pid")))
 
 

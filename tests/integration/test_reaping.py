@@ -24,7 +24,7 @@ from pilothouse.agent.executors.base import Outcome
 from pilothouse.agent.executors.process import BROKEN
 from support.steps import Recorder, alive, executor, guard, perform, step_task, written
 from support.unkillable import Freezer, freezer
-from support.waiting import eventually
+from support.waiting import eventually, slowness
 
 __all__ = ["freezer"]  # fixtures
 
@@ -94,7 +94,7 @@ async def test_whatever_gets_away_ends_with_its_step(
     last = {"ends": "exit 0", "fails": "exit 3"}.get(ending, "sleep 300")
     task = step_task(workspace, args={"command": f"{script(escape)}\n{last}"})
     if ending == "timed out":
-        task = replace(task, timeout=3.0)
+        task = replace(task, timeout=3.0 * slowness())
     cancel, report = asyncio.Event(), Recorder()
     running = asyncio.ensure_future(executor(backend).run(task, report, cancel))
     left = int(await written(workspace / "left.pid"))

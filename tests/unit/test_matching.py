@@ -37,6 +37,7 @@ def waiting(id: str, selector: Selector | None = None, bound: str = "", git: boo
 def why(item: Waiting, *workers: Worker) -> str:
     [verdict] = assign([item], list(workers))
     assert isinstance(verdict, Waits), verdict
+    assert verdict.id == item.id
     return verdict.reason
 
 
@@ -55,6 +56,12 @@ REASONS = [
     (waiting("w"), [worker("a", held=1), worker("b", held=1)], "all 2 matching agents are busy"),
     (waiting("w", ARM), [worker("a", held=1, os="arm64"), worker("b")], "agent a is busy"),
     (waiting("w"), [worker("a", draining=True)], "every matching agent is draining (a)"),
+    (
+        waiting("w"),
+        [worker(id, draining=True) for id in "abcd"],
+        "every matching agent is draining (a, b, c)",
+    ),
+    (waiting("w"), [Worker("a", {}, True, False, 1, 0.0, carries=False)], "no online agent takes steps"),
     (
         waiting("w", bound="b"),
         [worker("a")],
@@ -120,6 +127,11 @@ def of(project: str, selector: Selector | None = None, bound: str = "") -> Waiti
             [bound_to("a", "blue"), bound_to("b", "green", "blue")],
             "every matching agent is bound to other projects (a, b)",
         ),
+        (
+            of("red"),
+            [bound_to(id, "blue") for id in "abcd"],
+            "every matching agent is bound to other projects (a, b, c)",
+        ),
         (of("red"), [bound_to("a", "blue"), worker("b", held=1)], "agent b is busy"),
         (of("red", ARM), [bound_to("a", "blue"), worker("b")], "no online agent matches os=arm64"),
         (
@@ -172,6 +184,15 @@ def test_the_least_loaded_is_given_first() -> None:
 def test_a_burst_is_spread_by_load_as_well() -> None:
     """After one task a is a quarter full, b with a hundred slots still nearly empty."""
     assert to([waiting("1"), waiting("2"), waiting("3")], worker("a", 4), worker("b", 100)) == ["a", "b", "b"]
+
+
+def test_the_load_of_an_agent_grows_by_a_slot() -> None:
+    """Load is not only of slots: what it says beyond those in use is shared among the free ones."""
+    one = Worker("a", {}, True, False, free=2, load=0.6)
+    assign([waiting("1")], [one])
+    assert (one.free, round(one.load, 9)) == (1, 0.8)
+    assign([waiting("2")], [one])
+    assert (one.free, round(one.load, 9)) == (0, 1.0)
 
 
 def test_a_draining_agent_gets_nothing_new_but_finishes_its_jobs() -> None:

@@ -52,6 +52,14 @@ def test_the_commands_own_end_is_passed_on(limit: tuple[str, ...]) -> None:
     assert told.endswith(" s, exit code 3")
 
 
+def test_a_factor_for_busy_machines_multiplies_the_limit() -> None:
+    done = timed(
+        "--limit", "600", "slow part", "sleep", "1000", TIMED_FACTOR="0.00001", TIMED_KILL_AFTER="0.3"
+    )
+    assert done.returncode == 124
+    assert "STOPPED at its limit of 0.006 min" in done.stdout
+
+
 @pytest.mark.parametrize("command", ["sleep 1000", "trap '' INT; while :; do sleep 0.05; done"])
 async def test_a_part_is_stopped_with_its_name_and_all_it_started(tmp_path: Path, command: str) -> None:
     """Also what ignores the first signal: background jobs of a shell do."""

@@ -10,6 +10,9 @@ from __future__ import annotations
 import statistics
 import time
 
+MILLISECOND = 0.001
+"""CPU seconds of one unit on an idle core."""
+
 
 def unit() -> float:
     """CPU seconds of one unit, now."""

@@ -22,16 +22,17 @@ import httpx
 import psutil
 
 from support.server import Server
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, slowness
 
 T = TypeVar("T")
 
 ROUNDS = max(1, int(os.environ.get("PILOT_FAULT_ROUNDS", "1")))
 LONG = "PILOT_FAULT_ROUNDS" in os.environ
-QUICK = {"agent_heartbeat": 0.5, "agent_offline_after": 2.0, "lease": 3.0}
-"""Timings with which an agent is missed soon."""
-PATIENT = {"agent_heartbeat": 0.5, "agent_offline_after": 15.0, "lease": 30.0}
-"""Timings with which an agent may be away for as long as it waits between two tries."""
+SLOW = slowness()
+QUICK = {"agent_heartbeat": 0.5, "agent_offline_after": 2.0 * SLOW, "lease": 3.0 * SLOW}
+"""Timings with which an agent is missed soon, but not because the machine is busy."""
+PATIENT = {"agent_heartbeat": 0.5, "agent_offline_after": 15.0 * SLOW, "lease": 30.0 * SLOW}
+"""Timings with which an agent may be away for as long as it waits between two tries, and both it and the server start."""
 
 
 def chance(name: str) -> random.Random:
