@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from pilothouse.engine import queue_store, store
 from pilothouse.engine.graph_json import selector_from_json
@@ -79,7 +79,7 @@ class Dispatcher:
             carries=bool(carrying),
         )
 
-    def _assign(self, tx: Tx, queue: list[Row[Any]], workers: list[Worker]) -> int:
+    def _assign(self, tx: Tx, queue: list[Any], workers: list[Worker]) -> int:
         given, here = 0, {worker.agent_id: worker.here for worker in workers}
         for row, verdict in zip(queue, assign([_waiting(row) for row in queue], workers), strict=True):
             if isinstance(verdict, Given):
@@ -126,7 +126,7 @@ class Dispatcher:
             tx, at.run, entries.STEP_WAITING, at.job, at.step, at.attempt, reason=waits.reason
         )
 
-    def _lose_workspace(self, tx: Tx, row: Row[Any], why: str) -> None:
+    def _lose_workspace(self, tx: Tx, row: Any, why: str) -> None:
         at = self._runs.place(tx, row.id)
         if at is None:
             return
@@ -135,6 +135,6 @@ class Dispatcher:
         self._transitions.settle(tx, at.run)
 
 
-def _waiting(row: Row[Any]) -> Waiting:
+def _waiting(row: Any) -> Waiting:
     selector = selector_from_json(orjson.loads(row.selector)) if row.selector else None
     return Waiting(row.id, selector, row.bound_to, row.reason, row.project, needs_git=bool(row.needs_git))
