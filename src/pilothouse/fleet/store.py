@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from pilothouse.fleet.bindings import Binding, listed, unlisted
 from pilothouse.fleet.connection_store import connections, judged_by
-from pilothouse.fleet.model import SLOTS, Agent, AgentProfile, Lease, LeaseState
+from pilothouse.fleet.model import SESSIONS, SLOTS, Agent, AgentProfile, Candidate, Lease, LeaseState
 from pilothouse.storage import Prepared, metadata
 
 agents = Table(
@@ -84,6 +84,22 @@ ingest_seen = Table(
 # Statements that run for each step, heartbeat or batch.
 _AGENT = Prepared(select(agents).where(agents.c.agent_id == bindparam("agent_id")))
 _AGENTS = select(agents).order_by(agents.c.agent_id)
+_a = agents.c
+_ONLINE = Prepared(
+    select(
+        _a.agent_id,
+        _a.slots,
+        _a.max_sessions,
+        _a.labels,
+        _a.metadata,
+        _a.draining,
+        _a.blocked,
+        _a.projects,
+        _a.allowed_labels,
+    )
+    .where(_a.online)
+    .order_by(_a.agent_id)
+)
 _LEASE_COLUMNS = [column.name for column in leases.c]
 _ADD_LEASE = Prepared(insert(leases))
 _LEASE = Prepared(select(leases).where(leases.c.id == bindparam("lease_id")))
@@ -132,6 +148,24 @@ def count_agents(conn: Connection) -> int:
 def all_agents(conn: Connection) -> list[Agent]:
     """Every registered agent, by name."""
     return [_agent(row) for row in conn.execute(_AGENTS)]
+
+
+def online_agents(conn: Connection) -> list[Any]:
+    """What decides the work of each agent that is online, as stored, by name; :func:`candidate` decodes a row."""
+    return _ONLINE.all(conn, {})
+
+
+def candidate(row: Any) -> Candidate:
+    """Decode a row of :func:`online_agents`."""
+    return Candidate(
+        agent_id=row.agent_id,
+        capacity={SLOTS: row.slots, SESSIONS: row.max_sessions},
+        labels=orjson.loads(row.labels),
+        git=bool(orjson.loads(row.metadata).get("git")),
+        draining=bool(row.draining),
+        blocked=row.blocked,
+        binding=Binding(unlisted(row.projects), unlisted(row.allowed_labels)),
+    )
 
 
 def put_agent(conn: Connection, id: str, profile: AgentProfile, token_hash: str | None, now: int) -> None:

@@ -45,7 +45,8 @@ class Prepared:
         self._compiled: dict[str, _Compiled] = {}
         columns = getattr(statement, "exported_columns", None)
         names = [str(column.key) for column in columns] if columns is not None else []
-        self._row: Callable[[Sequence[Any]], Any] = namedtuple("Row", names, rename=True)._make
+        row: Any = namedtuple("Row", names, rename=True)  # noqa: PYI024 (the columns are known only here)
+        self._row: Callable[[Sequence[Any]], Any] = row._make
 
     def run(self, conn: Connection, values: Values) -> Any:
         """Execute; returns the driver's cursor."""
