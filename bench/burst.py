@@ -15,7 +15,8 @@ from bench.common import READER_BUSY, Lab, Options, Row, median, missed, spend
 
 SUBSCRIBERS = 1000
 WIDTH = 80
-BAR = 1_500_000
+RATE = 1_500_000
+BAR = 1.2
 
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
@@ -52,15 +53,16 @@ def _burst(lab: Lab, options: Options, kind: str, name: str) -> Row:
                 rates.append(deliveries / spent.cpu)
                 plain.append(deliveries / bare.cpu)
                 busy = max(busy, spent.reader_busy)
-    ratio = median([b / a for a, b in zip(rates, plain, strict=True)])
+    ratio = median([bare / own for own, bare in zip(rates, plain, strict=True)])
+    why = missed(ratio, BAR, least=False) or missed(median(rates), RATE, least=True)
     return Row(
         f"burst of lines, {name}, 1000 subscribers",
         f"{median(rates) / 1e6:.2f} M/s per core",
         f"{median(plain) / 1e6:.2f} M/s per core",
         f"{ratio:.2f}×",
-        "≥ 1.5 M/s",
-        median(rates) >= BAR,
+        f"≤ {BAR}×, ≥ {RATE / 1e6:g} M/s",
+        ratio <= BAR and median(rates) >= RATE,
         f"the load client used {busy:.0%} of its core"
         if busy > READER_BUSY
-        else missed(median(rates), BAR, least=True),
+        else why,
     )

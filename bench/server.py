@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import json
 import sys
 from collections import Counter
@@ -19,7 +20,10 @@ from sqlalchemy import Connection
 
 from pilothouse.access.model import SYSTEM
 from pilothouse.engine import store
+from pilothouse.engine.graph import Graph as RunGraph
+from pilothouse.engine.graph_json import encoded
 from pilothouse.engine.model import Run
+from pilothouse.engine.names import NamesUsed, names_of
 from pilothouse.engine.service import Engine, NewRun
 from pilothouse.engine.standing import run_keys
 from pilothouse.engine.streams.framing import Framing
@@ -51,6 +55,13 @@ jobs:
 """
 
 
+@functools.cache
+def _compiled(spec: str) -> tuple[RunGraph, str, NamesUsed]:
+    """A spec as the service of pipelines gets it from the workers, once for each saved definition."""
+    graph = compile_spec(parse_spec(spec).spec)
+    return graph, encoded(graph), names_of(graph)
+
+
 class Control:
     """The commands."""
 
@@ -68,7 +79,8 @@ class Control:
         graph = self._graph
         project = await graph.storage.read(identity_store.default_project)
         assert project is not None
-        new = NewRun("pipeline", "bench", project, compile_spec(parse_spec(spec).spec))
+        compiled, stored, names = _compiled(spec)
+        new = NewRun("pipeline", "bench", project, compiled, stored=stored, names=names)
         run = await graph.writer.write(lambda tx: graph.service(Engine).start(tx, SYSTEM, new))
         self._runs[run.id] = run
         return {"run": run.id}

@@ -12,14 +12,19 @@ from bench import jobqueue
 from bench.common import CLIENT_CORE, Child, Lab, Options, Row, Server, median, missed
 
 JOBS, STEPS, SLOTS = 4, 5, 64
-BAR = 300
+BAR = 600
+MANY = 50
+"""Agents, compared with one."""
+FLAT = 1.25
 
 
 def measure(lab: Lab, options: Options) -> Iterator[Row]:
     """Agents complete each step immediately: on SQLite, then on PostgreSQL, compared with a job queue on the same."""
-    for agents in (1, 50):
+    rates: dict[int, float] = {}
+    for agents in (1, MANY):
         with lab.server() as server:
             per_core, wall = _rate(server, options, agents)
+        rates[agents] = per_core
         yield Row(
             f"no-op steps, {agents} agent{'s' if agents > 1 else ''}",
             f"{wall:.0f}/s ({per_core:.0f}/s per core)",
@@ -27,6 +32,17 @@ def measure(lab: Lab, options: Options) -> Iterator[Row]:
             met=wall >= BAR,
             why=missed(wall, BAR, least=True),
         )
+    ratio = rates[1] / rates[MANY]
+    yield Row(
+        f"cost of one more: no-op step, {MANY} agents",
+        f"{1e6 / rates[MANY]:.0f} µs",
+        f"{1e6 / rates[1]:.0f} µs (1 agent)",
+        f"{ratio:.2f}×",
+        f"≤ {FLAT}×",
+        ratio <= FLAT,
+        missed(ratio, FLAT, least=False),
+    )
+    yield _beside_stored_runs(lab, options)
     try:
         with jobqueue.postgres(lab.directory / "postgres") as directory:
             yield _beside_a_job_queue(lab, options, jobqueue.url(directory), directory)
@@ -34,6 +50,26 @@ def measure(lab: Lab, options: Options) -> Iterator[Row]:
         told = getattr(error, "stderr", None) or str(error)
         words = str(told).strip().splitlines()[-1][:120]
         yield Row("no-op steps, 1 agent, PostgreSQL", "-", why=f"the reference is not available: {words}")
+
+
+def _beside_stored_runs(lab: Lab, options: Options) -> Row:
+    """The cost of a step with many stored runs that have ended, compared with few."""
+    stored = 2_000 if options.quick else 200_000
+    with lab.server() as server:
+        few, _ = _rate(server, options, 1)
+        run = server.ask("run")["run"]
+        server.ask("copies", run=run, count=stored)
+        many, _ = _rate(server, options, 1)
+    ratio = few / many
+    return Row(
+        f"cost of one more: no-op step, {stored:,} runs stored",
+        f"{1e6 / many:.0f} µs",
+        f"{1e6 / few:.0f} µs (few)",
+        f"{ratio:.2f}×",
+        f"≤ {FLAT}×",
+        ratio <= FLAT,
+        missed(ratio, FLAT, least=False),
+    )
 
 
 def _beside_a_job_queue(lab: Lab, options: Options, url: str, directory: Path) -> Row:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from pilothouse.engine import queue_store, store
+from pilothouse.engine.graph import Selector
 from pilothouse.engine.graph_json import selector_from_json
 from pilothouse.engine.matching import Given, Waiting, Waits, Worker, assign
 from pilothouse.engine.model import Status
@@ -18,7 +19,7 @@ from pilothouse.engine.tasks import STEP, StepTasks, TaskInvalid
 from pilothouse.engine.transitions import Transitions
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.connection_store import connections_by_agent
-from pilothouse.fleet.model import POLL, Agent, AgentConnection, Task
+from pilothouse.fleet.model import POLL, AgentConnection, Candidate, Task
 from pilothouse.fleet.service import Fleet
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
@@ -52,6 +53,7 @@ class Dispatcher:
         self._runs = runs
         self._tasks = tasks
         self._transitions = transitions
+        self._decoded: dict[Any, Candidate] = {}
         self._fetching: Fetching | None = None
         self._able: set[str] = set()
         #: The agents that get some of the waiting work if they ask for it.
@@ -87,14 +89,17 @@ class Dispatcher:
         """The agents for matching. Agents that are connected to other servers get their work from those."""
         held = fleet_store.held_by_agent(conn, STEP.capacity)
         connections = connections_by_agent(conn)
+        rows = fleet_store.online_agents(conn)
+        # By the row itself: an agent that has not changed is not decoded again.
+        self._decoded = {row: self._decoded.get(row) or fleet_store.candidate(row) for row in rows}
         workers = []
-        for agent in fleet_store.all_agents(conn):
+        for agent in self._decoded.values():
             known = connections.get(agent.agent_id, [])
             workers.append(self._worker(agent, held.get(agent.agent_id, 0), known))
         return workers
 
-    def _worker(self, agent: Agent, held: int, connections: list[AgentConnection]) -> Worker:
-        slots = agent.profile.capacity[STEP.capacity]
+    def _worker(self, agent: Candidate, held: int, connections: list[AgentConnection]) -> Worker:
+        slots = agent.capacity[STEP.capacity]
         free = slots - agent.blocked - held
         asks = self._fetching is not None and self._fetching.agent_id == agent.agent_id
         if asks and self._fetching is not None:
@@ -102,21 +107,21 @@ class Dispatcher:
         carrying = [connection for connection in connections if STEP.name in connection.kinds]
         return Worker(
             agent_id=agent.agent_id,
-            labels=agent.profile.labels,
-            available=agent.online and bool(connections),
+            labels=agent.labels,
+            available=bool(connections),
             draining=agent.draining,
             free=free,
             load=(agent.blocked + held) / slots,
             binding=agent.binding,
-            git=bool(agent.profile.metadata.get("git")),
+            git=agent.git,
             here=asks or any(map(self._fleet.reaches, carrying)),
             carries=bool(carrying),
             fetches=not asks and all(connection.channel == POLL for connection in carrying),
         )
 
-    def _assign(self, tx: Tx, queue: list[Row[Any]], workers: list[Worker]) -> int:
+    def _assign(self, tx: Tx, queue: list[Any], workers: list[Worker]) -> int:
         given, here = 0, {worker.agent_id: worker.here for worker in workers}
-        for row, verdict in zip(queue, assign([_waiting(row) for row in queue], workers), strict=True):
+        for row, verdict in zip(queue, assign(_waiting(queue), workers), strict=True):
             if isinstance(verdict, Given):
                 given += self._hand_out(tx, verdict) if here[verdict.agent_id] else 0
                 continue
@@ -167,7 +172,7 @@ class Dispatcher:
             tx, at.run, entries.STEP_WAITING, at.job, at.step, at.attempt, reason=waits.reason
         )
 
-    def _lose_workspace(self, tx: Tx, row: Row[Any], why: str) -> None:
+    def _lose_workspace(self, tx: Tx, row: Any, why: str) -> None:
         at = self._runs.place(tx, row.id)
         if at is None:
             return
@@ -176,6 +181,19 @@ class Dispatcher:
         self._transitions.settle(tx, at.run)
 
 
-def _waiting(row: Row[Any]) -> Waiting:
-    selector = selector_from_json(orjson.loads(row.selector)) if row.selector else None
-    return Waiting(row.id, selector, row.bound_to, row.reason, row.project, needs_git=bool(row.needs_git))
+def _waiting(rows: list[Any]) -> list[Waiting]:
+    selectors: dict[str, Selector | None] = {"": None}
+    for row in rows:
+        if row.selector not in selectors:
+            selectors[row.selector] = selector_from_json(orjson.loads(row.selector))
+    return [
+        Waiting(
+            row.id,
+            selectors[row.selector],
+            row.bound_to,
+            row.reason,
+            row.project,
+            needs_git=bool(row.needs_git),
+        )
+        for row in rows
+    ]

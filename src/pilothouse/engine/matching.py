@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class Worker:
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """Work in the queue; ``bound_to``: the agent that holds the workspace of its job. ``needs_git``: the workspace is
-    a git work tree (docs/checkout.md)."""
+    a git work tree (docs/checkout.md). Work with the same selector object is matched with the agents once."""
 
     id: str
     selector: Selector | None
@@ -68,13 +69,50 @@ def assign(queue: list[Waiting], workers: list[Worker]) -> list[Given | Waits]:
     """
     by_id = {worker.agent_id: worker for worker in workers}
     order = sorted(range(len(queue)), key=lambda at: not queue[at].bound_to)
-    verdicts = {at: _assign_one(queue[at], workers, by_id) for at in order}
+    alike: dict[tuple[int, str, bool], _Candidates] = {}
+    verdicts: dict[int, Given | Waits] = {}
+    for at in order:
+        item = queue[at]
+        if item.bound_to:
+            verdicts[at] = _bound(item, by_id.get(item.bound_to))
+            continue
+        key = (id(item.selector), item.project, item.needs_git)
+        if key not in alike:
+            alike[key] = _candidates(item, workers)
+        worker = alike[key].least_loaded()
+        verdicts[at] = _give(item, worker) if worker else alike[key].waits(item)
     return [verdicts[at] for at in range(len(queue))]
 
 
-def _assign_one(item: Waiting, workers: list[Worker], by_id: dict[str, Worker]) -> Given | Waits:
-    if item.bound_to:
-        return _bound(item, by_id.get(item.bound_to))
+class _Candidates:
+    """The agents that match some work; ``reason``: why it waits while none of them is free."""
+
+    def __init__(self, matching: list[Worker], reason: str) -> None:
+        self._reason = reason
+        able = [worker for worker in matching if worker.free > 0 and not worker.draining]
+        self._fetching = [worker for worker in able if worker.fetches]
+        self._by_load = [(w.load, w.agent_id, w) for w in able if not w.fetches]
+        heapq.heapify(self._by_load)
+
+    def waits(self, item: Waiting) -> Waits:
+        """Why some work waits that nobody can be given now."""
+        able = [worker for worker in self._fetching if worker.free > 0]
+        return _to_be_fetched(item, able) if able else Waits(item.id, self._reason)
+
+    def least_loaded(self) -> Worker | None:
+        """The least loaded one with a free slot; by name where several are. Loads only grow meanwhile."""
+        while self._by_load:
+            load, name, worker = self._by_load[0]
+            if worker.free <= 0:
+                heapq.heappop(self._by_load)
+            elif worker.load != load:  # it has got other work since
+                heapq.heapreplace(self._by_load, (worker.load, name, worker))
+            else:
+                return worker
+        return None
+
+
+def _candidates(item: Waiting, workers: list[Worker]) -> _Candidates:
     misses: list[str] = []
     foreign: list[str] = []
     matching: list[Worker] = []
@@ -91,13 +129,7 @@ def _assign_one(item: Waiting, workers: list[Worker], by_id: dict[str, Worker]) 
                 misses.insert(0, f"has git, which {NEEDS_GIT}")
             else:
                 matching.append(worker)
-    able = [worker for worker in matching if worker.free > 0 and not worker.draining]
-    ready = [worker for worker in able if not worker.fetches]
-    if ready:
-        return _give(item, min(ready, key=lambda worker: (worker.load, worker.agent_id)))
-    if able:
-        return _to_be_fetched(item, able)
-    return Waits(item.id, _why(matching, foreign, misses))
+    return _Candidates(matching, _why(matching, foreign, misses))
 
 
 def _bound(item: Waiting, worker: Worker | None) -> Given | Waits:

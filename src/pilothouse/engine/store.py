@@ -30,7 +30,7 @@ from pilothouse.engine import graph_store
 from pilothouse.engine.member_store import waiting_in
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 from pilothouse.engine.reruns import new_jobs
-from pilothouse.storage import metadata
+from pilothouse.storage import Prepared, metadata
 
 runs = Table(
     "runs",
@@ -172,13 +172,13 @@ _ATTEMPT = [c.name for c in attempts.c if c.name != "run_id"]
 _ATTEMPT_STATE = [name for name in _ATTEMPT if name != "lines"]  # updated when lines are stored
 
 
-def _values(thing: Any, names: Iterable[str]) -> dict[str, Any]:
+def _values(thing: Any, names: Iterable[str], prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in names:
         value = getattr(thing, name)
         if name in _JSON:
             value = None if value is None else orjson.dumps(value).decode()
-        values[name] = value.value if isinstance(value, Status) else value
+        values[prefix + name] = value.value if isinstance(value, Status) else value
     return values
 
 
@@ -194,10 +194,10 @@ def _fields(row: Row[Any], names: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-# Statements that run often are built once: building one costs as much as running it.
-_ADD_ATTEMPT = insert(attempts)
-_FIND_ATTEMPT = select(attempts).where(attempts.c.id == bindparam("attempt_id"))
-_COUNT_LINES = (
+# Statements that run for each step.
+_ADD_ATTEMPT = Prepared(insert(attempts))
+_FIND_ATTEMPT = Prepared(select(attempts).where(attempts.c.id == bindparam("attempt_id")))
+_COUNT_LINES = Prepared(
     update(attempts)
     .where(attempts.c.id == bindparam("attempt_id"))
     .values(lines=attempts.c.lines + bindparam("more"))
@@ -223,22 +223,21 @@ def insert_run(conn: Connection, run: Run, graph: str) -> None:
 
 def insert_attempt(conn: Connection, run_id: str, attempt: Attempt) -> None:
     """Store a new attempt."""
-    conn.execute(_ADD_ATTEMPT, {"run_id": run_id, **_values(attempt, _ATTEMPT)})
+    _ADD_ATTEMPT.run(conn, {"run_id": run_id, **_values(attempt, _ATTEMPT)})
 
 
 def insert_attempts(conn: Connection, run_id: str, attempts: list[Attempt]) -> None:
     """Store several new attempts."""
-    if attempts:
-        conn.execute(_ADD_ATTEMPT, [{"run_id": run_id, **_values(one, _ATTEMPT)} for one in attempts])
+    _ADD_ATTEMPT.run_many(conn, [{"run_id": run_id, **_values(one, _ATTEMPT)} for one in attempts])
 
 
-def _updater(table: Table, names: list[str]) -> Any:
-    changes: dict[str, Any] = {name: bindparam("_" + name) for name in names if name != "id"}
-    return update(table).where(table.c.id == bindparam("_id")).values(changes)
+def _updater(table: Table, names: list[str]) -> Prepared:
+    changes: dict[str, Any] = {name: bindparam(f"to_{name}") for name in names if name != "id"}
+    return Prepared(update(table).where(table.c.id == bindparam("to_id")).values(changes))
 
 
-_INSERTS = {Job: (insert(jobs), _JOB), Step: (insert(steps), _STEP)}
-_UPDATES: dict[type, tuple[Any, list[str]]] = {
+_INSERTS = {Job: (Prepared(insert(jobs)), _JOB), Step: (Prepared(insert(steps)), _STEP)}
+_UPDATES: dict[type, tuple[Prepared, list[str]]] = {
     Run: (_updater(runs, _RUN), _RUN),
     Job: (_updater(jobs, _JOB), _JOB),
     Step: (_updater(steps, _STEP), _STEP),
@@ -248,13 +247,13 @@ _UPDATES: dict[type, tuple[Any, list[str]]] = {
 
 def count_lines(conn: Connection, attempt_id: str, more: int) -> int:
     """Add to an attempt's number of lines; returns the new number."""
-    return int(conn.execute(_COUNT_LINES, {"attempt_id": attempt_id, "more": more}).scalar_one())
+    return int(_COUNT_LINES.run(conn, {"attempt_id": attempt_id, "more": more}).fetchone()[0])
 
 
 def save(conn: Connection, thing: Run | Attempt) -> None:
     """Write an object's current state to its row."""
     statement, names = _UPDATES[type(thing)]
-    conn.execute(statement, {"_" + name: value for name, value in _values(thing, names).items()})
+    statement.run(conn, _values(thing, names, "to_"))
 
 
 def save_part(conn: Connection, run_id: str, part: Job | Step) -> None:
@@ -262,10 +261,10 @@ def save_part(conn: Connection, run_id: str, part: Job | Step) -> None:
     kind = type(part)
     if part.stored:
         statement, names = _UPDATES[kind]
-        conn.execute(statement, {"_" + name: value for name, value in _values(part, names).items()})
+        statement.run(conn, _values(part, names, "to_"))
     else:
         statement, names = _INSERTS[kind]
-        conn.execute(statement, {"run_id": run_id, **_values(part, names)})
+        statement.run(conn, {"run_id": run_id, **_values(part, names)})
         part.stored = True
 
 
@@ -338,7 +337,7 @@ def run_row(conn: Connection, run_id: str) -> Row[Any] | None:
 
 def attempt(conn: Connection, attempt_id: str) -> tuple[str, Attempt] | None:
     """An attempt and the id of its run."""
-    row = conn.execute(_FIND_ATTEMPT, {"attempt_id": attempt_id}).first()
+    row = _FIND_ATTEMPT.first(conn, {"attempt_id": attempt_id})
     return (row.run_id, Attempt(**_fields(row, _ATTEMPT))) if row else None
 
 

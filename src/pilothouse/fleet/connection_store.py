@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import orjson
@@ -10,7 +11,6 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
-    Row,
     Table,
     Text,
     bindparam,
@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from pilothouse.fleet.model import AgentConnection, ServerRecord
-from pilothouse.storage import metadata
+from pilothouse.storage import Prepared, metadata
 
 servers = Table(
     "servers",
@@ -46,6 +46,7 @@ connections = Table(
 )
 
 _ALL = select(connections).order_by(connections.c.id)
+_EVERY = Prepared(_ALL)
 _OF_AGENT = _ALL.where(connections.c.agent_id == bindparam("agent_id"))
 
 
@@ -84,7 +85,7 @@ def connections_of(conn: Connection, agent_id: str) -> list[AgentConnection]:
 def connections_by_agent(conn: Connection) -> dict[str, list[AgentConnection]]:
     """Every connection by its agent, the newest last."""
     found: dict[str, list[AgentConnection]] = {}
-    for row in conn.execute(_ALL):
+    for row in _EVERY.all(conn, {}):
         found.setdefault(row.agent_id, []).append(_connection(row))
     return found
 
@@ -100,9 +101,14 @@ def judged_by(server: str, agent_id: ColumnElement[str]) -> ColumnElement[bool]:
     return or_(any_.where(connections.c.server == server), ~any_)
 
 
-def _connection(row: Row[Any]) -> AgentConnection:
-    kinds = frozenset(orjson.loads(row.kinds))
+def _connection(row: Any) -> AgentConnection:
+    kinds = _kinds(row.kinds)
     return AgentConnection(row.agent_id, row.channel, row.id, row.server, kinds, row.number)
+
+
+@functools.lru_cache(64)
+def _kinds(stored: str) -> frozenset[str]:
+    return frozenset(orjson.loads(stored))  # nearly all agents carry the same kinds
 
 
 # -- servers --------------------------------------------------------------------------------------------

@@ -99,6 +99,19 @@ class RegistrationToken:
     binding: Binding = UNBOUND
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What decides the work of an agent that is online; ``git``: it can lay out work trees."""
+
+    agent_id: str
+    capacity: Mapping[str, int]
+    labels: Mapping[str, str]
+    git: bool
+    draining: bool
+    blocked: int
+    binding: Binding
+
+
 SLOTS, SESSIONS = "slots", "sessions"
 """Capacities of agents: an agent has a number of units of each, and a task occupies one unit of its kind's."""
 

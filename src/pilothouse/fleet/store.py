@@ -11,7 +11,6 @@ from sqlalchemy import (
     Column,
     Connection,
     Integer,
-    Row,
     Table,
     Text,
     bindparam,
@@ -26,8 +25,8 @@ from sqlalchemy import (
 
 from pilothouse.fleet.bindings import Binding, listed, unlisted
 from pilothouse.fleet.connection_store import connections, judged_by
-from pilothouse.fleet.model import SLOTS, Agent, AgentProfile, Lease, LeaseState
-from pilothouse.storage import metadata
+from pilothouse.fleet.model import SESSIONS, SLOTS, Agent, AgentProfile, Candidate, Lease, LeaseState
+from pilothouse.storage import Prepared, metadata
 
 agents = Table(
     "agents",
@@ -84,19 +83,35 @@ ingest_seen = Table(
     Column("batch_id", Text, nullable=False),
 )
 
-# Statements of the hot path are built once: building one costs as much as running it.
-_AGENT = select(agents).where(agents.c.agent_id == bindparam("agent_id"))
+# Statements that run for each step, heartbeat or batch.
+_AGENT = Prepared(select(agents).where(agents.c.agent_id == bindparam("agent_id")))
 _AGENTS = select(agents).order_by(agents.c.agent_id)
+_a = agents.c
+_ONLINE = Prepared(
+    select(
+        _a.agent_id,
+        _a.slots,
+        _a.max_sessions,
+        _a.labels,
+        _a.metadata,
+        _a.draining,
+        _a.blocked,
+        _a.projects,
+        _a.allowed_labels,
+    )
+    .where(_a.online)
+    .order_by(_a.agent_id)
+)
 _LEASE_COLUMNS = [column.name for column in leases.c]
-_ADD_LEASE = insert(leases)
-_LEASE = select(leases).where(leases.c.id == bindparam("lease_id"))
+_ADD_LEASE = Prepared(insert(leases))
+_LEASE = Prepared(select(leases).where(leases.c.id == bindparam("lease_id")))
 _LEASES_OF = select(leases).where(leases.c.agent_id == bindparam("agent_id")).order_by(leases.c.id)
-_HELD = (
+_HELD = Prepared(
     select(leases.c.agent_id, func.count())
     .where(leases.c.capacity == bindparam("capacity"))
     .group_by(leases.c.agent_id)
 )
-_START_LEASE = (
+_START_LEASE = Prepared(
     update(leases)
     .where(leases.c.id == bindparam("lease_id"))
     .values(state=LeaseState.STARTED.value, capacity=bindparam("takes"))
@@ -107,21 +122,21 @@ _RENEW = (
     .values(expires_at=bindparam("until"))
 )
 _RENEW_STARTED = _RENEW.where(leases.c.state == LeaseState.STARTED.value)
-_DROP_LEASE = delete(leases).where(leases.c.id == bindparam("lease_id"))
-_LAST_SEQ = (
+_DROP_LEASE = Prepared(delete(leases).where(leases.c.id == bindparam("lease_id")))
+_LAST_SEQ = Prepared(
     select(ingest_seen.c.seq)
     .where(ingest_seen.c.agent_id == bindparam("agent_id"), ingest_seen.c.rpc == bindparam("rpc"))
     .order_by(ingest_seen.c.seq.desc())
     .limit(1)
 )
-_MARK_SEEN = insert(ingest_seen)
+_MARK_SEEN = Prepared(insert(ingest_seen))
 
 # -- agents ---------------------------------------------------------------------------------------------
 
 
 def agent(conn: Connection, agent_id: str) -> Agent | None:
     """The agent with this name."""
-    row = conn.execute(_AGENT, {"agent_id": agent_id}).first()
+    row = _AGENT.first(conn, {"agent_id": agent_id})
     return _agent(row) if row else None
 
 
@@ -139,6 +154,24 @@ def count_agents(conn: Connection) -> int:
 def all_agents(conn: Connection) -> list[Agent]:
     """Every registered agent, by name."""
     return [_agent(row) for row in conn.execute(_AGENTS)]
+
+
+def online_agents(conn: Connection) -> list[Any]:
+    """What decides the work of each agent that is online, as stored, by name; :func:`candidate` decodes a row."""
+    return _ONLINE.all(conn, {})
+
+
+def candidate(row: Any) -> Candidate:
+    """Decode a row of :func:`online_agents`."""
+    return Candidate(
+        agent_id=row.agent_id,
+        capacity={SLOTS: row.slots, SESSIONS: row.max_sessions},
+        labels=orjson.loads(row.labels),
+        git=bool(orjson.loads(row.metadata).get("git")),
+        draining=bool(row.draining),
+        blocked=row.blocked,
+        binding=Binding(unlisted(row.projects), unlisted(row.allowed_labels)),
+    )
 
 
 def put_agent(conn: Connection, id: str, profile: AgentProfile, token_hash: str | None, now: int) -> None:
@@ -212,7 +245,7 @@ def left_agents(conn: Connection, before: int) -> list[str]:
     return list(conn.execute(gone).scalars())
 
 
-def _agent(row: Row[Any]) -> Agent:
+def _agent(row: Any) -> Agent:
     profile = AgentProfile(
         agent_id=row.agent_id,
         name=row.name,
@@ -250,12 +283,12 @@ def _agent(row: Row[Any]) -> Agent:
 def add_lease(conn: Connection, made: Lease) -> None:
     """Store a new lease."""
     values = {column: getattr(made, column) for column in _LEASE_COLUMNS}
-    conn.execute(_ADD_LEASE, {**values, "state": made.state.value})
+    _ADD_LEASE.run(conn, {**values, "state": made.state.value})
 
 
 def lease(conn: Connection, id: str) -> Lease | None:
     """The lease of a task, if there is one."""
-    row = conn.execute(_LEASE, {"lease_id": id}).first()
+    row = _LEASE.first(conn, {"lease_id": id})
     return _lease(row) if row else None
 
 
@@ -266,7 +299,7 @@ def leases_of(conn: Connection, agent_id: str) -> list[Lease]:
 
 def held_by_agent(conn: Connection, capacity: str = SLOTS) -> dict[str, int]:
     """How many units of this capacity are occupied on each agent."""
-    return dict(conn.execute(_HELD, {"capacity": capacity}).all())
+    return dict(_HELD.all(conn, {"capacity": capacity}))
 
 
 def held_by(conn: Connection, agent_id: str, capacity: str = SLOTS) -> int:
@@ -278,7 +311,7 @@ def held_by(conn: Connection, agent_id: str, capacity: str = SLOTS) -> int:
 
 def start_lease(conn: Connection, id: str, capacity: str) -> None:
     """Mark a lease as started; the task occupies a unit of ``capacity`` from now on (empty: nothing)."""
-    conn.execute(_START_LEASE, {"lease_id": id, "takes": capacity})
+    _START_LEASE.run(conn, {"lease_id": id, "takes": capacity})
 
 
 def stop_lease(conn: Connection, id: str, reason: str) -> None:
@@ -330,10 +363,10 @@ def expired_leases(conn: Connection, server: str, now: int, limit: int = 200) ->
 
 def drop_lease(conn: Connection, id: str) -> None:
     """Delete a lease that has ended."""
-    conn.execute(_DROP_LEASE, {"lease_id": id})
+    _DROP_LEASE.run(conn, {"lease_id": id})
 
 
-def _lease(row: Row[Any]) -> Lease:
+def _lease(row: Any) -> Lease:
     return Lease(
         id=row.id,
         agent_id=row.agent_id,
@@ -353,8 +386,8 @@ def _lease(row: Row[Any]) -> Lease:
 
 def last_seq(conn: Connection, agent_id: str, rpc: str) -> int:
     """The highest sequence number accepted from this agent on this RPC; -1 before the first."""
-    last = conn.execute(_LAST_SEQ, {"agent_id": agent_id, "rpc": rpc}).scalar_one_or_none()
-    return -1 if last is None else last
+    last = _LAST_SEQ.first(conn, {"agent_id": agent_id, "rpc": rpc})
+    return -1 if last is None else int(last.seq)
 
 
 def seen_batch(conn: Connection, agent_id: str, rpc: str, seq: int) -> str | None:
@@ -373,7 +406,7 @@ def seen_below(conn: Connection, agent_id: str, rpc: str, seq: int) -> bool:
 
 def mark_seen(conn: Connection, agent_id: str, rpc: str, seq: int, batch_id: str) -> None:
     """Store a sequence number and its batch id."""
-    conn.execute(_MARK_SEEN, {"agent_id": agent_id, "rpc": rpc, "seq": seq, "batch_id": batch_id})
+    _MARK_SEEN.run(conn, {"agent_id": agent_id, "rpc": rpc, "seq": seq, "batch_id": batch_id})
 
 
 def forget_seen(conn: Connection, agent_id: str, rpc: str | None = None, below: int | None = None) -> None:

@@ -10,11 +10,13 @@ from pilothouse.storage.errors import (
     StorageUrlInvalid,
 )
 from pilothouse.storage.handle import Storage
+from pilothouse.storage.prepared import Prepared
 from pilothouse.storage.writer import CommitHook, Tx, Writer
 
 __all__ = [
     "CommitHook",
     "Database",
+    "Prepared",
     "Storage",
     "StorageBusy",
     "StorageClosed",
