@@ -51,8 +51,8 @@ def readable(conn: Connection, caller: Principal, run_id: str, action: str = "ru
     return str(row.project)
 
 
-def _permit(caller: Principal, run_id: str, action: str) -> Callable[[Connection], str]:
-    return lambda conn: readable(conn, caller, run_id, action)
+def _permit(run_id: str, action: str) -> Callable[[Connection, Principal], str]:
+    return lambda conn, by: readable(conn, by, run_id, action)
 
 
 router = APIRouter(prefix="/api/v1/workflow-runs", tags=["runs"])
@@ -149,7 +149,7 @@ async def get_run_logs(
     responses=answer(shown.RunSummary, 202) | errors("RUN_NOT_FOUND", "INVALID_STATE_TRANSITION"),
 )
 async def cancel_run(
-    run_id: str, caller: Caller, idem: Idem, engine: EngineService, body: CancelRun | None = None
+    run_id: str, idem: Idem, engine: EngineService, body: CancelRun | None = None
 ) -> Response:
     """Waiting steps are cancelled immediately, running steps are ended by their agents; then cleanup steps run.
 
@@ -158,10 +158,10 @@ async def cancel_run(
     """
     reason, force = (body.reason, body.force) if body else ("", False)
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        return run_summary(engine.cancel(tx, caller, run_id, reason, force=force))
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        return run_summary(engine.cancel(tx, by, run_id, reason, force=force))
 
-    return await idem(use_case, 202, permit=_permit(caller, run_id, "run.control"))
+    return await idem(use_case, 202, permit=_permit(run_id, "run.control"))
 
 
 @router.post(
@@ -171,16 +171,16 @@ async def cancel_run(
     responses=answer(shown.RunSummary, example=shown.PAUSED)
     | errors("RUN_NOT_FOUND", "INVALID_STATE_TRANSITION"),
 )
-async def pause_run(run_id: str, caller: Caller, idem: Idem, engine: EngineService) -> Response:
+async def pause_run(run_id: str, idem: Idem, engine: EngineService) -> Response:
     """No step is started until the run is resumed; running steps continue, time limits of jobs are suspended.
 
     Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``.
     """
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        return run_summary(engine.pause(tx, caller, run_id))
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        return run_summary(engine.pause(tx, by, run_id))
 
-    return await idem(use_case, 200, permit=_permit(caller, run_id, "run.control"))
+    return await idem(use_case, 200, permit=_permit(run_id, "run.control"))
 
 
 @router.post(
@@ -189,13 +189,13 @@ async def pause_run(run_id: str, caller: Caller, idem: Idem, engine: EngineServi
     summary="Resume a run",
     responses=answer(shown.RunSummary) | errors("RUN_NOT_FOUND", "INVALID_STATE_TRANSITION"),
 )
-async def resume_run(run_id: str, caller: Caller, idem: Idem, engine: EngineService) -> Response:
+async def resume_run(run_id: str, idem: Idem, engine: EngineService) -> Response:
     """Resume a paused run. Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        return run_summary(engine.resume(tx, caller, run_id))
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        return run_summary(engine.resume(tx, by, run_id))
 
-    return await idem(use_case, 200, permit=_permit(caller, run_id, "run.control"))
+    return await idem(use_case, 200, permit=_permit(run_id, "run.control"))
 
 
 @router.post(
@@ -241,13 +241,13 @@ async def rerun_run(
     old, graph = await database.read(read)
     used = names_from_json(orjson.loads(await pool.run(names_job, graph.encode(), caller=caller.key)))
     rerun = partial(
-        engine.rerun, by=caller, run_id=run_id, from_failed=from_failed, names=used, stored=graph, loaded=old
+        engine.rerun, run_id=run_id, from_failed=from_failed, names=used, stored=graph, loaded=old
     )
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        return run_summary(rerun(tx))
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        return run_summary(rerun(tx, by=by))
 
-    return await idem(use_case, 201, permit=_permit(caller, run_id, "run.trigger"))
+    return await idem(use_case, 201, permit=_permit(run_id, "run.trigger"))
 
 
 def _utc(time: datetime) -> datetime:

@@ -9,11 +9,11 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
-from pilothouse.access.model import Role
+from pilothouse.access.model import Principal, Role
 from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database
-from pilothouse.edge.web import Caller, Idem, allow, envelope
+from pilothouse.edge.web import Caller, Change, Idem, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.pipelines import store
 from pilothouse.pipelines.http.large_bodies import SpecRoute
@@ -48,10 +48,10 @@ async def create_pipeline(
     project = await identity.project_id(caller, body.projectId)
     require(caller, "pipeline.write", project)
 
-    def use_case(tx: Tx) -> dict[str, Any]:
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
         made = pipelines.create(
             tx,
-            caller,
+            by,
             project,
             body.name,
             description=body.description,
@@ -63,7 +63,7 @@ async def create_pipeline(
         return {"pipelineId": made.id}
 
     return await idem(
-        use_case, 201, envelope=True, permit=lambda _: require(caller, "pipeline.write", project)
+        use_case, 201, envelope=True, permit=lambda _, by: require(by, "pipeline.write", project)
     )
 
 
@@ -127,7 +127,7 @@ async def get_pipeline(pipeline_id: str, caller: Caller, database: Database) -> 
     responses=enveloped(shown.Pipeline) | errors("PIPELINE_NOT_FOUND", "PIPELINE_ALREADY_EXISTS"),
 )
 async def update_pipeline(
-    pipeline_id: str, body: UpdatePipeline, caller: Caller, database: Database, pipelines: PipelineService
+    pipeline_id: str, body: UpdatePipeline, change: Change, pipelines: PipelineService
 ) -> Response:
     """Errors: ``PIPELINE_NOT_FOUND``, ``PIPELINE_ALREADY_EXISTS``."""
     given = {
@@ -141,11 +141,11 @@ async def update_pipeline(
     }
     fields = {name: value for name, value in given.items() if value is not None}
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        allowed(tx.conn, caller, pipeline_id, "pipeline.write")
-        return pipeline_detail(tx.conn, pipelines.change(tx, caller, pipeline_id, **fields))
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        allowed(tx.conn, by, pipeline_id, "pipeline.write")
+        return pipeline_detail(tx.conn, pipelines.change(tx, by, pipeline_id, **fields))
 
-    return envelope(await database.write(use_case))
+    return envelope(await change(use_case))
 
 
 @router.delete(
@@ -154,14 +154,12 @@ async def update_pipeline(
     summary="Delete a pipeline",
     responses=enveloped(shown.PipelineId) | errors("PIPELINE_NOT_FOUND"),
 )
-async def delete_pipeline(
-    pipeline_id: str, caller: Caller, database: Database, pipelines: PipelineService
-) -> Response:
+async def delete_pipeline(pipeline_id: str, change: Change, pipelines: PipelineService) -> Response:
     """Its runs stay. Errors: ``PIPELINE_NOT_FOUND``."""
 
-    def use_case(tx: Tx) -> None:
-        allowed(tx.conn, caller, pipeline_id, "pipeline.write")
-        pipelines.delete(tx, caller, pipeline_id)
+    def use_case(tx: Tx, by: Principal) -> None:
+        allowed(tx.conn, by, pipeline_id, "pipeline.write")
+        pipelines.delete(tx, by, pipeline_id)
 
-    await database.write(use_case)
+    await change(use_case)
     return envelope({"pipelineId": pipeline_id})

@@ -107,11 +107,11 @@ async def trigger_pipeline(
         tag=body.tag,
     )
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        return {"runId": pipelines.trigger(tx, caller, pipeline_id, request).id}
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        return {"runId": pipelines.trigger(tx, by, pipeline_id, request).id}
 
     try:
-        permit = partial(allowed, caller=caller, pipeline_id=pipeline_id, action="run.trigger")
+        permit = partial(allowed, pipeline_id=pipeline_id, action="run.trigger")
         return await idem(use_case, 201, envelope=True, permit=permit)
     except SpecError as refusal:
         if compiled is None or not compiled.written:
@@ -192,18 +192,16 @@ async def get_pipeline_run(pipeline_id: str, run_id: str, caller: Caller, databa
     summary="Pause a run",
     responses=enveloped(shown.RunState, example={**shown.RunState.example, "status": 6}) | _CONTROL,
 )
-async def pause_pipeline_run(
-    pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engine: EngineService
-) -> Response:
+async def pause_pipeline_run(pipeline_id: str, run_id: str, idem: Idem, engine: EngineService) -> Response:
     """Nothing more of it is started until it is resumed. Errors: ``RUN_NOT_FOUND``,
     ``INVALID_STATE_TRANSITION``.
     """
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        run = engine.pause(tx, caller, run_id)
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        run = engine.pause(tx, by, run_id)
         return {"runId": run.id, "status": int(run_status(run))}
 
-    permit = partial(run_of, caller=caller, pipeline_id=pipeline_id, run_id=run_id, action="run.control")
+    permit = partial(run_of, pipeline_id=pipeline_id, run_id=run_id, action="run.control")
     return await idem(use_case, 200, envelope=True, permit=permit)
 
 
@@ -213,16 +211,14 @@ async def pause_pipeline_run(
     summary="Resume a run",
     responses=enveloped(shown.RunState) | _CONTROL,
 )
-async def resume_pipeline_run(
-    pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engine: EngineService
-) -> Response:
+async def resume_pipeline_run(pipeline_id: str, run_id: str, idem: Idem, engine: EngineService) -> Response:
     """A paused run goes on. Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        run = engine.resume(tx, caller, run_id)
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        run = engine.resume(tx, by, run_id)
         return {"runId": run.id, "status": int(run_status(run))}
 
-    permit = partial(run_of, caller=caller, pipeline_id=pipeline_id, run_id=run_id, action="run.control")
+    permit = partial(run_of, pipeline_id=pipeline_id, run_id=run_id, action="run.control")
     return await idem(use_case, 200, envelope=True, permit=permit)
 
 
@@ -235,7 +231,6 @@ async def resume_pipeline_run(
 async def stop_pipeline_run(
     pipeline_id: str,
     run_id: str,
-    caller: Caller,
     idem: Idem,
     engine: EngineService,
     body: StopRun | None = None,
@@ -245,9 +240,9 @@ async def stop_pipeline_run(
     """
     reason, force = (body.reason, body.force) if body else ("", False)
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        run = engine.cancel(tx, caller, run_id, reason, force=force)
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        run = engine.cancel(tx, by, run_id, reason, force=force)
         return {"runId": run.id, "status": int(run_status(run))}
 
-    permit = partial(run_of, caller=caller, pipeline_id=pipeline_id, run_id=run_id, action="run.control")
+    permit = partial(run_of, pipeline_id=pipeline_id, run_id=run_id, action="run.control")
     return await idem(use_case, 200, envelope=True, permit=permit)

@@ -137,11 +137,11 @@ async def save_pipeline_spec(
     known = await database.read(lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write").file_path)
     compiled = await compiler.compile(caller, body.spec, body.fileName or known)
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        pipeline = allowed(tx.conn, caller, pipeline_id, "pipeline.write")
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        pipeline = allowed(tx.conn, by, pipeline_id, "pipeline.write")
         saved = pipelines.save_spec(
             tx,
-            caller,
+            by,
             pipeline_id,
             compiled,
             expected_head=body.expectedHeadCommitSha,
@@ -159,7 +159,7 @@ async def save_pipeline_spec(
         use_case,
         200,
         envelope=True,
-        permit=lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write"),
+        permit=lambda conn, by: allowed(conn, by, pipeline_id, "pipeline.write"),
     )
 
 
