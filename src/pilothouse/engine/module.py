@@ -22,6 +22,7 @@ from pilothouse.engine.gates.service import Gates
 from pilothouse.engine.gates.window import TimeWindow
 from pilothouse.engine.grpc import gateway_rpc
 from pilothouse.engine.intake.ingest import Ingest
+from pilothouse.engine.intake.quotas import IntakeQuotas
 from pilothouse.engine.intake.reading import JOBS, Reading
 from pilothouse.engine.intake.step_events import StepEvents
 from pilothouse.engine.jobs import names_job
@@ -40,7 +41,7 @@ from pilothouse.identity.service import Identity
 from pilothouse.secrets.service import Secrets
 from pilothouse.wire import entries
 
-TICK, PRUNE_EVERY, SWEEP_EVERY = 1.0, 60.0, 3600.0
+TICK, PRUNE_EVERY, PRUNE_AGENTS_EVERY, SWEEP_EVERY = 1.0, 60.0, 600.0, 3600.0
 
 EVENTS = {
     entries.RUN_CREATED: PublicEvent("pipeline", "created"),
@@ -68,7 +69,7 @@ class EngineSettings:
 
 def module(core: Core, settings: EngineSettings) -> Module:
     """Provides :class:`Engine`, :class:`Starts`, :class:`Gates`, :class:`ChildRun`, :class:`Ingest`,
-    :class:`Dispatcher`, :class:`Timekeeper` and :class:`Retention`.
+    :class:`IntakeQuotas`, :class:`Dispatcher`, :class:`Timekeeper` and :class:`Retention`.
     """
     storage, journal = core.storage, core.journal
     identity, fleet, secrets = core.service(Identity), core.service(Fleet), core.service(Secrets)
@@ -88,11 +89,12 @@ def module(core: Core, settings: EngineSettings) -> Module:
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
     timekeeper = Timekeeper(storage, engine, dispatcher)
     reading = Reading(core.pool, tasks.maskers)
-    ingest = Ingest(storage, journal, tasks, StepEvents(journal, runs, transitions), reading)
+    intake = IntakeQuotas(storage, journal, core.service(Quotas))
+    ingest = Ingest(storage, journal, tasks, StepEvents(journal, runs, transitions), reading, intake)
     fleet.screen_reports(ingest.screened)
     blobs = core.service(Blobs)
     blobs.agents_may_read(needed_by_agent)
-    retention = Retention(storage, journal, blobs, settings.retention)
+    retention = Retention(storage, journal, blobs, intake, settings.retention)
     core.provide(
         settings.streams,
         runs,
@@ -105,6 +107,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
         dispatcher,
         timekeeper,
         ingest,
+        intake,
         retention,
     )
     changed, unsettled = asyncio.Event(), asyncio.Event()
@@ -136,6 +139,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
             Periodic(
                 "engine.prune", lambda: storage.write(retention.prune), every=PRUNE_EVERY, exclusive=True
             ),
+            Periodic("engine.prune_agents", intake.prune_agents, every=PRUNE_AGENTS_EVERY, exclusive=True),
             Periodic(
                 "engine.sweep", lambda: retention.sweep(core.clock()), every=SWEEP_EVERY, exclusive=True
             ),

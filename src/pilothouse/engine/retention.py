@@ -14,6 +14,7 @@ from pilothouse.blobs import store as blob_store
 from pilothouse.blobs.service import Blobs
 from pilothouse.engine import checkout_store, store
 from pilothouse.engine.checkouts import blob_ids
+from pilothouse.engine.intake.quotas import IntakeQuotas
 from pilothouse.journal import Journal
 from pilothouse.journal import store as journal_store
 from pilothouse.storage import Storage, Tx
@@ -35,10 +36,13 @@ SLACK = 60.0
 class Retention:
     """Deletes the logs of runs that ended more than ``days`` ago; 0: never."""
 
-    def __init__(self, storage: Storage, journal: Journal, blobs: Blobs, days: float) -> None:
+    def __init__(
+        self, storage: Storage, journal: Journal, blobs: Blobs, intake: IntakeQuotas, days: float
+    ) -> None:
         self._storage = storage
         self._journal = journal
         self._blobs = blobs
+        self._intake = intake
         self._days = days
 
     def prune(self, tx: Tx) -> int:
@@ -55,6 +59,7 @@ class Retention:
             if end is not None:
                 self._journal.forget(tx, stream, end)
             store.mark_pruned(tx.conn, run.id)
+            self._intake.close(tx.conn, run.id)
         return len(old)
 
     async def sweep(self, now: int) -> int:
