@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
-from pilothouse.access.model import Principal, Role
+from pilothouse.access.model import Principal
 from pilothouse.edge.openapi import answer, errors, json_lines
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database, WorkerPool, provided
@@ -75,7 +75,7 @@ async def list_runs(
     filters = {name: value for name, value in given.items() if value}
     if cluster:
         filters.update(kind="cluster", name=cluster)
-    projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
+    projects = caller.among
     rows, total = await database.read(
         lambda conn: list_store.list_runs(
             conn, filters=filters, projects=projects, page=paging.page, limit=paging.limit
@@ -95,9 +95,10 @@ async def get_run(
 ) -> Response:
     """A run with its jobs, steps and attempts; ``job`` and ``step``: only those with these names (repeatable).
 
-    Of a large run, outputs and long texts beyond 1 MiB, and attempts besides each step's last one beyond 2000, are
-    left out; the step says so with ``outputs_omitted`` and ``attempts_omitted`` (their number). Ask for its job
-    or step alone to see them. Errors: ``RUN_NOT_FOUND``.
+    The answer has less than 4 MiB. Of a large run, outputs and long texts beyond 1 MiB, attempts besides each step's
+    last one beyond 1000, and steps for which there is no room are left out; steps say so with ``outputs_omitted``
+    and ``attempts_omitted`` (their number), jobs with ``steps_omitted``. Ask for a job or step alone to see
+    them. Errors: ``RUN_NOT_FOUND``.
     """
 
     def read(conn: Connection) -> Response:

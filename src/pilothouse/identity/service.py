@@ -83,7 +83,7 @@ class Identity:
         self.trail = Trail(journal)
         self.users = Users(self.trail, self._grants)
         self.projects = Projects(self.trail, self._grants, settings.quotas.projects)
-        self.tokens = ApiTokens(self.trail, self._grants, settings.quotas.tokens)
+        self.tokens = ApiTokens(self.trail, self._grants, self.projects, settings.quotas.tokens)
         self.logins = Logins(self.trail, self._grants)
 
     async def bootstrap(self, admin_password: str | None) -> str | None:
@@ -311,6 +311,7 @@ class Identity:
             known.expires_at,
             token_role=known.token_role,
             credential="session" if known.kind == store.SESSION else "api",
+            token_projects=known.token_projects,
         )
         return Grant(principal, known.token_role, True, now if checked_at is None else checked_at)
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
-from pilothouse.access.model import Principal, Role
+from pilothouse.access.model import Principal
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database, provided
@@ -37,7 +37,7 @@ async def list_gates(
     status: Annotated[Literal["", "open", "approved", "rejected", "closed"], Query()] = "",
 ) -> Response:
     """Gates of the caller's projects, most recently opened first. ``decidable``: the caller may approve or reject."""
-    projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
+    projects = caller.among
     found, total = await database.read(
         lambda conn: store.list_gates(
             conn, run=run, status=status, projects=projects, page=paging.page, limit=paging.limit

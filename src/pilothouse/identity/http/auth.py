@@ -75,8 +75,10 @@ async def get_me(caller: Caller, identity: IdentityService, database: Database) 
     """The current user, their projects, and the role of the token."""
     user = await database.read(lambda conn: identity.users.get(conn, caller.id))
     expires_at = None if caller.expires_at is None else rfc3339(caller.expires_at)
-    token = {"id": caller.token_id, "role": caller.role, "expires_at": expires_at}
-    return {**user_json(user), "projects": sorted(caller.projects), "token": token}
+    among = None if caller.token_projects is None else sorted(caller.token_projects)
+    token = {"id": caller.token_id, "role": caller.role, "projects": among, "expires_at": expires_at}
+    projects = sorted(project for project in caller.projects if caller.in_project(project))
+    return {**user_json(user), "projects": projects, "token": token}
 
 
 @router.post(

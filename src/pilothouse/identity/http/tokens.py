@@ -25,7 +25,7 @@ router = APIRouter(prefix="/api/v1/tokens", tags=["tokens"], dependencies=[allow
     "",
     status_code=201,
     summary="Create an API token",
-    responses=answer(shown.CreatedToken, 201) | errors("QUOTA_EXCEEDED"),
+    responses=answer(shown.CreatedToken, 201) | errors("QUOTA_EXCEEDED", "PROJECT_NOT_FOUND"),
 )
 async def create_token(identity: IdentityService, idem: Idem, body: CreateToken) -> Response:
     """Create a token for the caller. ``token`` is the secret, which is only returned here."""
@@ -37,6 +37,7 @@ async def create_token(identity: IdentityService, idem: Idem, body: CreateToken)
             by,
             name=body.name,
             role=None if body.role is None else Role(body.role),
+            projects=body.projects,
             expires_at=expires_at,
         )
         return {**token_json(token), "token": secret}

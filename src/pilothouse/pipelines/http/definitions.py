@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
-from pilothouse.access.model import Principal, Role
+from pilothouse.access.model import Principal
 from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database
@@ -86,7 +86,7 @@ async def list_pipelines(
 
     ``name`` matches exactly; ``repository`` is the key of a repository (docs/checkout.md).
     """
-    projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
+    projects = caller.among
 
     def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
         found, total = store.list_pipelines(
