@@ -63,7 +63,7 @@ def _reason(row: Row[Any] | Run) -> str:
     return f"paused by {row.paused_by}" if row.paused_at else ""
 
 
-MAX_VIEW = 7 << 19
+MAX_VIEW = (4 << 20) - (64 << 10)
 """Bytes of the jobs, steps and variables of a run's view, which has less than 4 MiB in total. Steps that find no room
 are left out."""
 MAX_DETAIL = 1 << 20
@@ -75,6 +75,8 @@ MAX_SHORT = 512 << 10
 LEAST_TEXT = 16
 MAX_ATTEMPTS = 1000
 """Attempts of a run's view that are shown besides the last one of each step."""
+MANY = 1000
+"""A view of more steps has a quarter of the room for outputs, texts and attempts, so that the steps find room."""
 
 
 @dataclass(slots=True)
@@ -85,6 +87,13 @@ class Room:
     detail: int = MAX_DETAIL
     short: int = MAX_SHORT
     attempts: int = MAX_ATTEMPTS
+
+    @classmethod
+    def of(cls, steps: int) -> Room:
+        """For a view of so many steps."""
+        if steps <= MANY:
+            return cls()
+        return cls(MAX_VIEW, MAX_DETAIL // 4, MAX_SHORT // 4, MAX_ATTEMPTS // 4)
 
     def text(self, text: str) -> str:
         """The text, shortened if there is no room for all of it."""
@@ -153,7 +162,7 @@ def run_view(
         job.id: [step for step in job.steps if not step_names or step.name in step_names] for job in jobs
     }
     history = _attempts(conn, [step.id for shown in steps.values() for step in shown])
-    view, room = run_summary(run), Room()
+    view, room = run_summary(run), Room.of(sum(map(len, steps.values())))
     view["variables"] = run.variables
     room.total -= len(orjson.dumps(run.variables))
     view["jobs"] = [_job_view(run, job, steps[job.id], history, room) for job in jobs]
