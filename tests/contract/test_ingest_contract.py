@@ -9,11 +9,14 @@ import pytest
 from sqlalchemy import Connection
 
 from pilothouse.access.model import SYSTEM
+from pilothouse.access.quotas import Quotas
 from pilothouse.engine.grpc import LogCall, Tally
+from pilothouse.engine.intake import quotas as quotas_module
 from pilothouse.engine.intake.batches import MAX_RAW
 from pilothouse.engine.intake.events import StepEvent
 from pilothouse.engine.intake.ingest import EVENTS, LOGS, Receipt, Taken
 from pilothouse.engine.intake.lines import LogLines
+from pilothouse.engine.intake.quotas import IntakeQuotas
 from pilothouse.fleet.model import AgentProfile, TaskStatus
 from pilothouse.fleet.registry import Allowance
 from pilothouse.journal import Entry
@@ -436,3 +439,71 @@ async def test_events_of_work_that_is_not_ones_own_are_refused(kernel: Kernel) -
     assert (await kernel.tell("a2", 1, task, "step.progress", {"percent": 50})).taken is Taken.REJECTED
     assert (await kernel.tell("a2", 2, "nothing", "step.progress", {})).taken is Taken.REJECTED
     assert kernel.told(run_id, entries.STEP_PROGRESSED) == []
+
+
+# -- how much is stored ------------------------------------------------------------------------------------
+
+
+def limit(kernel: Kernel, **quotas: int) -> IntakeQuotas:
+    """Lower quotas."""
+    kernel.ingest._quotas = IntakeQuotas(kernel.storage, kernel.journal, Quotas(**quotas))
+    return kernel.ingest._quotas
+
+
+async def presence(kernel: Kernel) -> None:
+    """An entry of the agent's state: the kernel looks for the last one at the end of each test."""
+    await kernel.write(lambda tx: kernel.fleet.drain(tx, SYSTEM, "a1", True))
+
+
+async def test_the_log_of_a_run_has_a_bound_and_says_so_once(kernel: Kernel) -> None:
+    run_id, _, task = await at_work(kernel)
+    limit(kernel, run_log=10_000)
+    for seq in range(1, 30):
+        assert (await kernel.push("a1", seq, task, "x" * 500)).taken is Taken.ACCEPTED
+    assert (await kernel.push("a1", 40, task, "behind a gap")).taken is Taken.ACCEPTED
+    lines = kernel.lines(run_id)
+    assert lines == ["x" * 500] * 9, "nine entries of 500 bytes, a newline, and 512 bytes besides"
+    [marked] = kernel.told(run_id, entries.STEP_LOG_MISSED)
+    why = "the log of the run may have 10000 bytes (PILOT_QUOTA_RUN_LOG)"
+    assert marked["message"] == f"lines from here on are not stored: {why}"
+    assert kernel.view(run_id)["jobs"][0]["steps"][0]["attempts"][0]["lines"] == 9
+
+
+async def test_events_of_a_run_have_a_bound(kernel: Kernel) -> None:
+    run_id, _, task = await at_work(kernel)
+    limit(kernel, run_events=3000)
+    taken = [await kernel.tell("a1", seq, task, "step.progress", {"percent": seq}) for seq in range(1, 9)]
+    assert [receipt.taken for receipt in taken] == [Taken.ACCEPTED] * 5 + [Taken.REJECTED] * 3
+    assert "PILOT_QUOTA_RUN_EVENTS" in taken[-1].message
+    assert len(kernel.told(run_id, entries.STEP_PROGRESSED)) == 5
+
+
+async def test_an_agents_own_stream_has_a_bound(kernel: Kernel) -> None:
+    await at_work(kernel)
+    quotas, stream = limit(kernel, agent_events=5000), entries.agent_stream("a1")
+    for _ in range(3):
+        first = await kernel.ingest.last_seq("a1", EVENTS) + 1
+        taken = [
+            (await kernel.tell("a1", max(first, 1) + n, "", "agent.disk", {"free": "x" * 400})).taken
+            for n in range(8)
+        ]
+        assert taken == [Taken.ACCEPTED] * 5 + [Taken.REJECTED] * 3
+        await quotas.prune_agents()
+        left = kernel.entries(stream)
+        assert sum(len(entry.data) for entry in left) <= 5000
+        assert len(left) >= 5
+        assert left[-1].type == entries.AGENT_EVENT
+    await presence(kernel)
+
+
+async def test_an_agents_own_stream_keeps_so_many_entries(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await at_work(kernel)
+    monkeypatch.setattr(quotas_module, "MAX_AGENT_ENTRIES", 4)
+    stream = entries.agent_stream("a1")
+    for seq in range(1, 8):
+        await kernel.tell("a1", seq, "", "agent.disk", {"free": seq})
+    await limit(kernel).prune_agents()
+    assert [entry.body["payload"]["free"] for entry in kernel.entries(stream)] == [4, 5, 6, 7]
+    await presence(kernel)

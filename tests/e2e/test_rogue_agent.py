@@ -442,3 +442,28 @@ async def test_secrets_in_events_that_name_no_step(shared_server: Server) -> Non
 
 def test_nothing_unforeseen_was_logged(shared_server: Server) -> None:
     assert shared_server.failures() == []
+
+
+async def test_what_an_agent_says_of_itself_shows_no_secret_of_its_work(shared_server: Server) -> None:
+    """Problems of heartbeats and the reason of its removal; also where the text is cut within the secret."""
+    server, secret = shared_server, "tell-tale-9f31c0"
+    server.ask("PUT", "/secrets/TELLTALE", json={"value": secret})
+    async with await registered(server, "telltale") as agent:
+        spec = spec_for("telltale")
+        spec["jobs"][0]["steps"][0]["env"] = {"T": "${{ secrets.TELLTALE }}"}
+        run_id = server.trigger(server.pipeline("telltale", spec))
+        task = await agent.task()
+        await agent.ack(task)
+        said = [f"left behind: sh -c {secret}", "x" * 493 + secret]
+        await beat(agent, problems=said)
+        shown = await eventually(lambda: server.ask("GET", "/agents/telltale")["degraded"])
+        assert shown == ["left behind: sh -c ***", "x" * 493]
+        await agent.finish(task, SUCCESS)
+        await eventually(lambda: server.ask("GET", f"/workflow-runs/{run_id}")["status"] == "succeeded")
+        await beat(agent, problems=[f"still there: {secret}"])
+        await eventually(lambda: server.ask("GET", "/agents/telltale")["degraded"] == ["still there: ***"])
+        await beat(agent)
+        await eventually(lambda: server.ask("GET", "/agents/telltale")["degraded"] == [])
+        await agent.call("agent.v1.AgentService/Unregister", agent_id="telltale", reason=f"because {secret}")
+    records = server.ask("GET", "/audit?action=agent.unregister&target=telltale")["entries"]
+    assert [record["detail"]["reason"] for record in records] == ["because ***"]

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from identity_kit import PASSWORD, Stack, beside, running
 from pilothouse.access.errors import Refusal
-from pilothouse.access.model import Role
+from pilothouse.access.model import Principal, Role
 from pilothouse.edge.answers import MAX_ANSWER
 from pilothouse.edge.store import idempotency_keys
 from pilothouse.edge.web import Idem, allow
@@ -41,7 +41,7 @@ async def count(stack: Stack, table: Any) -> int:
     return await stack.storage.read(lambda conn: conn.execute(query).scalar_one())
 
 
-def anybody(_conn: Connection) -> None:
+def anybody(_conn: Connection, _by: Principal) -> None:
     """Whoever may ask at all."""
 
 
@@ -88,7 +88,7 @@ async def test_another_server_may_take_the_key_first(stack: Stack) -> None:
     runs = 0
 
     async def route(idem: Idem) -> Response:
-        def use_case(tx: Tx) -> dict[str, int]:
+        def use_case(tx: Tx, by: Principal) -> dict[str, int]:
             nonlocal runs
             runs += 1
             if runs == 1:
@@ -163,7 +163,7 @@ async def test_the_right_is_asked_for_before_anything_is_told(stack: Stack) -> N
 
 async def test_an_answer_that_is_too_large_is_not_stored(stack: Stack) -> None:
     async def route(idem: Idem) -> Response:
-        return await idem(lambda _: {"text": "x" * MAX_ANSWER}, 202, permit=anybody)
+        return await idem(lambda _, by: {"text": "x" * MAX_ANSWER}, 202, permit=anybody)
 
     stack.app.add_api_route("/api/v1/large", route, methods=["POST"], dependencies=[allow("run.trigger")])
     answer = await stack.call("POST", "/large", headers={"Idempotency-Key": "k1"})
@@ -188,7 +188,7 @@ async def test_what_failed_may_be_tried_again(stack: Stack) -> None:
     failing = True
 
     async def route(idem: Idem) -> Response:
-        def use_case(tx: Tx) -> dict[str, bool]:
+        def use_case(tx: Tx, by: Principal) -> dict[str, bool]:
             if failing:
                 raise Refusal.of("NO_AGENTS_AVAILABLE", "none online")
             return {"done": True}

@@ -11,6 +11,8 @@ from pilothouse.access.quotas import Quotas
 from pilothouse.blobs.service import Blobs
 from pilothouse.engine import store
 from pilothouse.engine.checkouts import RepositoryCommit, remember, resolve
+from pilothouse.engine.intake.ingest import Taken
+from pilothouse.engine.intake.quotas import IntakeQuotas
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.streams.framing import Framing
 from pilothouse.engine.streams.stella import RunMessages
@@ -35,10 +37,35 @@ async def finished(kernel: Kernel) -> str:
     return run_id
 
 
+def intake(kernel: Kernel) -> IntakeQuotas:
+    return IntakeQuotas(kernel.storage, kernel.journal, Quotas())
+
+
+async def test_what_an_agent_sends_of_a_run_whose_log_was_deleted_is_not_stored(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    run_id = await finished(kernel)
+    step = kernel.view(run_id)["jobs"][0]["steps"][0]["attempts"][0]["step_run_id"]
+    blobs = Blobs(tmp_path, 1000, kernel.identity, Quotas())
+    kernel.clock.advance(31 * DAY)
+    await kernel.write(Retention(kernel.storage, kernel.journal, blobs, intake(kernel), days=30).prune)
+    before = len(kernel.entries(entries.run_stream(run_id)))
+    assert (await kernel.push("a1", 2, step, "late")).taken is Taken.ACCEPTED  # its target is still known
+    assert (await kernel.tell("a1", 1, step, "step.annotation", {"a": 1})).taken is Taken.REJECTED
+    kernel.ingest._targets.clear()
+    assert (await kernel.push("a1", 3, step, "later")).taken is Taken.REJECTED
+    assert (await kernel.tell("a1", 2, step, "step.annotation", {"a": 1})).taken is Taken.REJECTED
+    assert len(kernel.entries(entries.run_stream(run_id))) == before
+
+
 async def test_old_logs_go_and_the_end_stays(kernel: Kernel, tmp_path: Path) -> None:
     run_id = await finished(kernel)
     retention = Retention(
-        kernel.storage, kernel.journal, Blobs(tmp_path, 1000, kernel.identity, Quotas()), days=30
+        kernel.storage,
+        kernel.journal,
+        Blobs(tmp_path, 1000, kernel.identity, Quotas()),
+        intake(kernel),
+        days=30,
     )
     kernel.clock.advance(29 * DAY)
     assert await kernel.write(retention.prune) == 0
@@ -73,7 +100,13 @@ async def test_without_a_limit_everything_is_kept(kernel: Kernel, tmp_path: Path
     kernel.clock.advance(10_000 * DAY)
     assert (
         await kernel.write(
-            Retention(kernel.storage, kernel.journal, Blobs(tmp_path, 1, kernel.identity, Quotas()), 0).prune
+            Retention(
+                kernel.storage,
+                kernel.journal,
+                Blobs(tmp_path, 1, kernel.identity, Quotas()),
+                intake(kernel),
+                0,
+            ).prune
         )
         == 0
     )
@@ -95,7 +128,7 @@ async def test_a_checkout_goes_with_the_last_run_that_came_with_it(kernel: Kerne
         store.save(tx.conn, run)
 
     await kernel.write(attach)
-    retention = Retention(kernel.storage, kernel.journal, blobs, days=1)
+    retention = Retention(kernel.storage, kernel.journal, blobs, intake(kernel), days=1)
     kernel.clock.advance(1 * DAY - 10)
     second = await kernel.rerun(first, from_failed=False)
     kernel.clock.advance(20)
@@ -130,7 +163,7 @@ async def test_uploads_that_nothing_needs_go_after_a_day(kernel: Kernel, tmp_pat
         remember(tx, PROJECT, [first])
 
     await kernel.write(refer)
-    retention = Retention(kernel.storage, kernel.journal, blobs, days=3)
+    retention = Retention(kernel.storage, kernel.journal, blobs, intake(kernel), days=3)
     kernel.clock.advance(DAY - 10)
     assert await retention.sweep(kernel.clock()) == 0, "a client may still be about to name it"
     kernel.clock.advance(20)

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.agent.removal import MAX_LEVELS, remove_tree
+import pilothouse.agent as agent_package
+from pilothouse.agent.removal import MAX_LEVELS, remove_at, remove_quietly, remove_tree
 from pilothouse.agent.workspace import WorkspaceError, Workspaces
 
 
@@ -188,3 +189,42 @@ async def test_nothing_is_found_above_a_workspace(
     assert said in done.stdout + done.stderr
     assert done.returncode == code
     assert (project / "precious").exists()
+
+
+def test_no_other_module_of_the_agent_removes_trees() -> None:
+    """``shutil.rmtree`` ends with an error on directories that are nested deeply."""
+    sources = Path(agent_package.__file__).parent.rglob("*.py")
+    assert [
+        path.name for path in sources if "rmtree(" in path.read_text() or "rmtree," in path.read_text()
+    ] == []
+
+
+def test_a_deep_tree_is_removed_relative_to_a_directory(tmp_path: Path) -> None:
+    nest(tmp_path / "tree", 1500)
+    (tmp_path / "link").symlink_to(tmp_path / "tree")
+    top = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        remove_at(b"link", top)
+        assert (tmp_path / "tree").is_dir()
+        remove_at(b"tree", top)
+        remove_at(b"tree", top)
+    finally:
+        os.close(top)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_cannot_be_removed_stays(tmp_path: Path) -> None:
+    remove_quietly(tmp_path / "missing" / "tree")
+    remove_quietly(Path("/proc/self/fd"))
+
+
+def nest(top: Path, levels: int) -> None:
+    """Directories within each other, deeper than a path may be long."""
+    top.mkdir()
+    here = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=here)
+        deeper = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = deeper
+    os.close(here)

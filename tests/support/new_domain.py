@@ -197,6 +197,7 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
+from pilothouse.access.model import Principal
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.services import Database, WorkerPool, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
@@ -221,11 +222,11 @@ async def write_note(
     require(caller, "note.write", project)
     words = await pool.run(count_words, body.text, caller=caller.key)
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        note = notes.write(tx, caller, project, body.text, words)
-        return {"id": note, "run_id": notes.follow(tx, caller, note)}
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        note = notes.write(tx, by, project, body.text, words)
+        return {"id": note, "run_id": notes.follow(tx, by, note)}
 
-    return await idem(use_case, 201, permit=lambda _: require(caller, "note.write", project))
+    return await idem(use_case, 201, permit=lambda _, by: require(by, "note.write", project))
 
 
 @router.get(

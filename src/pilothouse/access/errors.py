@@ -192,4 +192,6 @@ def _missing_right(principal: Principal, action: str, project: str | None) -> st
         return f"{principal.name} acts with the role {principal.role}; {action} needs the role {allowed[-1]}"
     if action in FULL_TOKEN and principal.token_role is not None:
         return f"This token is limited to the role {principal.token_role}; {action} needs a login"
+    if principal.token_projects is not None:
+        return f"This token is limited to projects; it may not {action}{'' if project is None else ' in this one'}"
     return f"{principal.name} may not {action}{'' if project is None else ' in this project'}"

@@ -75,7 +75,31 @@ _TABLE: dict[str, tuple[Role, str]] = {
 }
 
 FULL_TOKEN = frozenset({"login.own"})
-"""Actions that a token limited to a role never has, since they could end or replace what is stronger than it."""
+"""Actions that a limited token never has, since they could end or replace what is stronger than it."""
+
+PROJECT_ACTIONS = frozenset(
+    {
+        "profile.read",
+        "token.own",
+        "role.read",
+        "events.read",
+        "project.read",
+        "agent.read",
+        "pipeline.read",
+        "pipeline.write",
+        "run.read",
+        "run.trigger",
+        "run.control",
+        "gate.decide",
+        "blob.read",
+        "blob.write",
+        "secret.read",
+        "secret.write",
+        "release.read",
+        "release.write",
+    }
+)
+"""The only actions of a token that is limited to projects: those within a project, and those that everybody has."""
 
 ACTIONS: Mapping[str, frozenset[Role]] = MappingProxyType(
     {
@@ -112,7 +136,8 @@ class Principal:
     """The caller: a user by one of their tokens, an agent, or the system itself.
 
     ``role`` is the effective role of the token, ``token_role`` the one that the token is limited to, if any.
-    ``projects`` are memberships (irrelevant for operators and admins). ``expires_at`` is in ms, ``None`` for never.
+    ``projects`` are memberships (irrelevant for operators and admins); ``token_projects`` are the ids of the projects
+    that the token is limited to, ``None`` if it is not. ``expires_at`` is in ms, ``None`` for never.
     ``address`` and ``request_id`` are for the audit trail.
     """
 
@@ -127,6 +152,7 @@ class Principal:
     request_id: str = ""
     token_role: Role | None = None
     credential: Literal["session", "api", ""] = ""
+    token_projects: frozenset[str] | None = None
 
     @property
     def granted_until(self) -> int | None:
@@ -150,11 +176,23 @@ class Principal:
         allowed = frozenset[Role]() if action == "agent.self" else ACTIONS[action]
         if action in FULL_TOKEN and self.token_role is not None:
             return False
+        if self.token_projects is not None and action not in PROJECT_ACTIONS:
+            return False
         return self.role in allowed and (project is None or self.in_project(project))
+
+    @property
+    def among(self) -> frozenset[str] | None:
+        """The ids of the projects that this principal has access to; ``None``: all."""
+        if self.kind == "system":
+            return None
+        if self.role in (Role.ADMIN, Role.OPERATOR):
+            return self.token_projects
+        return self.projects if self.token_projects is None else self.projects & self.token_projects
 
     def in_project(self, project: str) -> bool:
         """Whether this principal has access to the project with this id."""
-        return self.kind == "system" or self.role in (Role.ADMIN, Role.OPERATOR) or project in self.projects
+        among = self.among
+        return among is None or project in among
 
     def sees(self, scope: str) -> bool:
         """Whether this principal may see entries of this scope.
@@ -168,8 +206,10 @@ class Principal:
         if kind == "project":
             return self.in_project(id)
         if kind == "user":
-            return id == self.id or self.role in (Role.ADMIN, Role.OPERATOR)
-        return scope == "fleet" or (scope == "admin" and self.role is Role.ADMIN)
+            return id == self.id or self.among is None
+        return scope == "fleet" or (
+            scope == "admin" and self.role is Role.ADMIN and self.token_projects is None
+        )
 
 
 SYSTEM = Principal("system", "system", "system", None, frozenset(), "", None)

@@ -13,7 +13,8 @@ class Quotas:
 
     Per project: ``blobs`` (bytes), ``blob_count``, ``artifacts`` (bytes), ``artifact_count``, ``pipelines``, ``runs``
     that have not ended. Per user: ``uploads`` (bytes of blobs that no run has used yet), ``tokens`` (API tokens). In
-    total: ``projects``, ``registration_tokens`` that are not revoked.
+    total: ``projects``, ``registration_tokens`` that are not revoked. Bytes that agents push: ``run_log`` and
+    ``run_events`` of a run, ``agent_events`` of an agent itself.
     """
 
     blobs: int = 20 << 30
@@ -26,6 +27,9 @@ class Quotas:
     tokens: int = 100
     projects: int = 1000
     registration_tokens: int = 1000
+    run_log: int = 2 << 30
+    run_events: int = 256 << 20
+    agent_events: int = 64 << 20
 
 
 DEFAULTS = Quotas()

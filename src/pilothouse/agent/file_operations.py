@@ -25,7 +25,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import stat
 import struct
 import sys
@@ -33,6 +32,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from pilothouse.agent.removal import remove_at
 from pilothouse.agent.unpack import Refused, checked, shown
 
 THREADS = 4
@@ -157,7 +157,7 @@ class Copying:
             try:
                 target = os.open(entry.path, flags, mode, dir_fd=self._target)
             except FileExistsError:  # written by the enclosing repository
-                _remove(entry.path, self._target)
+                remove_at(entry.path, self._target)
                 target = os.open(entry.path, flags, mode, dir_fd=self._target)
             try:
                 self._bytes(source, target, found.st_size)
@@ -198,7 +198,7 @@ class Copying:
         try:
             os.symlink(target, path, dir_fd=self._target)
         except FileExistsError:
-            _remove(path, self._target)
+            remove_at(path, self._target)
             os.symlink(target, path, dir_fd=self._target)
         self._give(path)
         return os.stat(path, dir_fd=self._target, follow_symlinks=False)
@@ -249,13 +249,6 @@ def _make_directory(path: bytes, parent: int | None) -> None:
         if not stat.S_ISDIR(os.stat(path, dir_fd=parent, follow_symlinks=False).st_mode):
             os.unlink(path, dir_fd=parent)
             os.mkdir(path, 0o755, dir_fd=parent)
-
-
-def _remove(path: bytes, parent: int) -> None:
-    if stat.S_ISDIR(os.stat(path, dir_fd=parent, follow_symlinks=False).st_mode):
-        shutil.rmtree(path, dir_fd=parent)
-    else:
-        os.unlink(path, dir_fd=parent)
 
 
 def merge(job: dict[str, Any]) -> None:
@@ -336,10 +329,8 @@ def move(source: bytes, target: bytes) -> set[bytes]:
             if is_directory and there:
                 waiting.append((old, new))
                 continue
-            if there:
-                shutil.rmtree(new)
-            elif is_directory:
-                os.unlink(new)
+            if there or is_directory:
+                remove_at(new, None)
             os.rename(old, new)
             moved.add(new)
     return moved

@@ -25,6 +25,7 @@ from pilothouse.agent.file_operations import make_real
 from pilothouse.agent.git_dir import write_git_dir
 from pilothouse.agent.manifest import ManifestInvalid, Repository, read_manifest
 from pilothouse.agent.objects import CachedRepository, ObjectCache, Tree, TreeTooLarge
+from pilothouse.agent.removal import remove_tree
 from pilothouse.agent.workspace import WorkspaceError
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 from pilothouse.workers.children import Children, ChildTimeout, Ended, Limits, script
@@ -365,10 +366,7 @@ def _move(tree: Tree, into: Path, git_dir: Path) -> None:
     else:  # a nested repository, where the one around it has files
         for name in os.listdir(tree.files):
             target = into / name
-            if target.is_dir() and not target.is_symlink():
-                shutil.rmtree(target)
-            elif os.path.lexists(target):
-                target.unlink()
+            remove_tree(target)
             (tree.files / name).rename(target)
         tree.files.rmdir()
     tree.index.rename(git_dir / "index")

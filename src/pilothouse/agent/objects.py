@@ -26,6 +26,7 @@ import structlog
 
 from pilothouse.agent.checkout import CheckoutFetcher
 from pilothouse.agent.file_operations import HASH_SIZES, Index
+from pilothouse.agent.removal import remove_quietly
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
 from pilothouse.workers.children import ChildWroteTooMuch, Limits
 from pilothouse.workers.git import Git, GitFailed, config_file
@@ -84,7 +85,7 @@ class Tree:
         """Delete the tree."""
         for path in (self.state, self.index, self.index.with_name(self.index.name + ".lock")):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.files, ignore_errors=True)
+        remove_quietly(self.files)
 
 
 Copier = Callable[[Tree, Tree], Awaitable[None]]
@@ -145,7 +146,7 @@ class ObjectCache:
                 directory.rename(trash)
                 log.info("agent.cache_evicted", repository=directory.name)
         for trash in self._root.glob(".trash-*"):
-            await asyncio.to_thread(shutil.rmtree, trash, True)
+            await asyncio.to_thread(remove_quietly, trash)
 
     def _beyond_limit(self) -> list[Path]:
         kept = [path for path in self._root.iterdir() if not path.name.startswith(".")]
@@ -368,7 +369,7 @@ def _recover(directory: Path, object_format: str) -> None:
     """Create missing directories, and remove incomplete files from before a restart."""
     for name in ("repo.git/objects/pack", "repo.git/objects/info", "repo.git/refs", "packs"):
         (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    shutil.rmtree(directory / "incoming", ignore_errors=True)
+    remove_quietly(directory / "incoming")
     (directory / "incoming").mkdir(mode=0o700)
     for leftover in (*directory.glob("*.half"), *directory.glob("packs/*.half"), *directory.glob("*.lock")):
         leftover.unlink()

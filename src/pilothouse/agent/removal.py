@@ -6,6 +6,7 @@ directories would end it with a RecursionError, and could use up the descriptors
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
@@ -19,20 +20,31 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def remove_tree(path: Path) -> None:
     """Remove a file or directory if it exists; a symbolic link is removed, not followed. Raises OSError."""
+    remove_at(os.fspath(path), None)
+
+
+def remove_quietly(path: Path) -> None:
+    """Like :func:`remove_tree`; what cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        remove_tree(path)
+
+
+def remove_at(path: str | bytes, parent: int | None) -> None:
+    """Like :func:`remove_tree`, relative to the directory of this descriptor."""
     try:
-        mode = path.lstat().st_mode
+        mode = os.stat(path, dir_fd=parent, follow_symlinks=False).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISDIR(mode):
-        path.unlink()
+        os.unlink(path, dir_fd=parent)
         return
-    top = _open(os.fspath(path), None)
+    top = _open(path, parent)
     try:
         while _empty(top, top, 1):
             pass
     finally:
         os.close(top)
-    path.rmdir()
+    os.rmdir(path, dir_fd=parent)
 
 
 def _empty(directory: int, top: int, level: int) -> bool:
@@ -58,7 +70,7 @@ def _empty(directory: int, top: int, level: int) -> bool:
     return moved
 
 
-def _open(name: str, parent: int | None) -> int:
+def _open(name: str | bytes, parent: int | None) -> int:
     """Open a directory, made accessible if it belongs to the agent (read-only ones: Go's module cache)."""
     try:
         descriptor = os.open(name, _DIRECTORY, dir_fd=parent)

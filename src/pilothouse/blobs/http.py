@@ -12,7 +12,7 @@ from pilothouse.blobs import store
 from pilothouse.blobs.service import Blobs
 from pilothouse.edge.openapi import answer, content, errors
 from pilothouse.edge.services import Database, provided
-from pilothouse.edge.web import Caller, Exchange, Idem, allow
+from pilothouse.edge.web import Caller, Idem, allow
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.wire.rest.blobs import Blob
 
@@ -55,11 +55,10 @@ async def upload_blob(
     with blobs.uploads.admitted(home, caller.name, use, size):
         blob = await blobs.receive(request.stream(), checksum)
         try:
-            caller = await Exchange.of(request.scope).caller()  # as they are now, also in which projects
             answer = await idem(
-                lambda tx: blobs.record(tx, caller, home, blob),
+                lambda tx, by: blobs.record(tx, by, home, blob),
                 201,
-                permit=lambda _: require(caller, "blob.write", home),
+                permit=lambda _, by: require(by, "blob.write", home),
                 content=blob.sha256.encode(),
             )
         except Refusal:

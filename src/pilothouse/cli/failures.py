@@ -92,7 +92,28 @@ def _unforeseen(error: Exception) -> int:
     ours = [frame for frame in frames if "pilothouse" in frame.filename] or frames
     where = f"{os.path.basename(ours[-1].filename)}:{ours[-1].lineno}"
     message = f"internal error: {type(error).__name__} at {where}"
+    answered = _answered(error)
+    if answered and isinstance(error, AttributeError | LookupError | TypeError | ValueError):
+        # Values of another kind than the server's API promises, unless this is a bug.
+        said = (
+            f"{answered} was answered with values that are not understood ({type(error).__name__} at {where})"
+        )
+        message = f"{said}: is this a Pilothouse server, and of this version? (UNEXPECTED_ANSWER)"
     return fail(message, ExitCode.ERROR, "set PILOT_DEBUG=1 for a traceback")
+
+
+def _answered(error: Exception) -> str:
+    """The request that the server had answered last where the error was raised; empty if none."""
+    import traceback
+
+    from pilothouse.client import PilotClient
+
+    found = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for value in frame.f_locals.values():
+            if isinstance(value, PilotClient) and value.last_answer:
+                found = f"{value.server}: {value.last_answer}"
+    return found
 
 
 def fail(message: str, code: int, hint: str = "") -> int:

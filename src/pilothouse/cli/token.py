@@ -30,6 +30,10 @@ async def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Description.")],
     expires_in: DurationText = "",
     role: Annotated[RoleName | None, typer.Option(help="Role of the token, at most your own.")] = None,
+    project: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Limit the token to this project (repeatable)."),
+    ] = None,
     agent: Agent = False,
     max_uses: Annotated[
         int | None, typer.Option(min=1, help="With --agent: maximum number of new agents.")
@@ -40,6 +44,8 @@ async def create(
         raise UsageError("--max-uses requires --agent")
     if role and agent:
         raise UsageError("--role cannot be used with --agent")
+    if project and agent:
+        raise UsageError("--project cannot be used with --agent")
     lifetime = seconds(expires_in)
     made: object
     async with session.client() as client:
@@ -49,7 +55,9 @@ async def create(
             )
             made, secret, until = registration, registration["token"], registration["expires_at"]
         else:
-            token = await client.tokens.create(name, expires_in=lifetime, role=role.value if role else None)
+            token = await client.tokens.create(
+                name, expires_in=lifetime, role=role.value if role else None, projects=project or None
+            )
             made, secret, until = token, token["token"], token["expires_at"]
     if session.out.structured:
         session.out.document(made)

@@ -71,10 +71,16 @@ class Tokens:
         self._api = api
 
     async def create(
-        self, name: str, *, expires_in: int | None = None, role: str | None = None
+        self,
+        name: str,
+        *,
+        expires_in: int | None = None,
+        role: str | None = None,
+        projects: Sequence[str] | None = None,
     ) -> CreatedToken:
-        """Create a token. ``expires_in`` in seconds, default: never; ``role`` limits it below its user."""
-        body = _given({"name": name, "expires_in": expires_in, "role": role})
+        """Create a token. ``expires_in`` in seconds, default: never; ``role`` limits it below its user, ``projects``
+        (names or ids) to these."""
+        body = _given({"name": name, "expires_in": expires_in, "role": role, "projects": projects})
         return cast(CreatedToken, await _shown_once(self._api, "/tokens", body))
 
     async def page(self, number: int = 1, limit: int = 20) -> Page[Token]:

@@ -14,7 +14,7 @@ import httpx
 from pilothouse import __version__
 from pilothouse.client.address import server_address
 from pilothouse.client.credential import clean_token
-from pilothouse.client.errors import ApiProblem, ProxyUnusable, Unreachable
+from pilothouse.client.errors import ApiProblem, ProxyUnusable, UnexpectedAnswer, Unreachable
 from pilothouse.wire.backoff import Backoff
 from pilothouse.wire.proxies import BadProxy, Proxy, proxy_for
 
@@ -49,6 +49,8 @@ class Api:
         product: str = "pilothouse",
     ) -> None:
         self.server = server_address(server)
+        #: The request that was answered last; empty before.
+        self.last_answer = ""
         self._on_wait = on_wait or (lambda _reason: None)
         token = self._token = clean_token(token)
         headers = {"User-Agent": f"{product}/{__version__}", "Accept": "application/json"}
@@ -86,12 +88,22 @@ class Api:
         def build() -> httpx.Request:
             return self._http.build_request(method, path, params=_given(params), json=json, headers=headers)
 
-        return decoded(await self._send(build, again=keyed or method in _SAFE))
+        return self._read(await self._send(build, again=keyed or method in _SAFE))
 
     async def detail(self, method: str, path: str, **more: Any) -> Any:
         """Like :meth:`call`, for the Arcentra families: returns the ``detail`` of the envelope."""
         body = await self.call(method, path, **more)
-        return body.get("detail") if isinstance(body, dict) else body
+        return None if body is None else body.get("detail")
+
+    def _read(self, response: httpx.Response) -> Any:
+        self.last_answer = f"{response.request.method} {response.url.path}"
+        answer = decoded(response)
+        if answer is not None and not isinstance(answer, dict):
+            raise UnexpectedAnswer(
+                f"{response.url.host}: {self.last_answer} was answered with JSON that is no object: "
+                "is this a Pilothouse server?"
+            )
+        return answer
 
     async def upload(self, path: str, content: Content, headers: Mapping[str, str], **params: str) -> Any:
         """POST a body with its checksum, which makes the request idempotent."""
@@ -101,7 +113,7 @@ class Api:
                 "POST", path, params=_given(params), content=content(), headers=headers
             )
 
-        return decoded(await self._send(build, again=True))
+        return self._read(await self._send(build, again=True))
 
     @asynccontextmanager
     async def stream(
@@ -199,12 +211,29 @@ def _pause(refusal: ApiProblem, waited: float) -> float:
     return max(asked, min(waited + asked, BUSY_PAUSE))  # 1, 2, 4, 8, 10, 10, …
 
 
+class Fields(dict[str, Any]):
+    """A JSON object of an answer. A key that it lacks is a mistake of the server, which :class:`UnexpectedAnswer`
+    names."""
+
+    __slots__ = ("_asked",)
+
+    def __init__(self, found: Mapping[str, Any], asked: str) -> None:
+        super().__init__(found)
+        self._asked = asked
+
+    def __missing__(self, key: str) -> Any:
+        raise UnexpectedAnswer(
+            f"{self._asked} was answered without '{key}': is this a Pilothouse server, and of this version?"
+        )
+
+
 def decoded(response: httpx.Response) -> Any:
     """The JSON of a successful answer. Raises ApiProblem if it is not JSON."""
+    asked = f"{response.request.method} {response.url.path}"
     if not response.content:
         return None
     try:
-        return response.json()
+        return response.json(object_hook=lambda found: Fields(found, f"{response.url.host}: {asked}"))
     except ValueError:
         kind = response.headers.get("content-type", "no type")
         raise ApiProblem(

@@ -68,6 +68,11 @@ class PilotClient:
         """The server's address, normalized."""
         return self._api.server
 
+    @property
+    def last_answer(self) -> str:
+        """The request that was answered last, ``GET /api/v1/agents``; empty before."""
+        return self._api.last_answer
+
     async def close(self) -> None:
         """Close all connections."""
         await self._api.close()

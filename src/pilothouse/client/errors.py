@@ -37,6 +37,12 @@ class ProxyUnusable(ClientError):
     code = "PROXY_UNUSABLE"
 
 
+class UnexpectedAnswer(ClientError):
+    """The server's answer lacks what its API promises: another version, or something that is no Pilothouse server."""
+
+    code = "UNEXPECTED_ANSWER"
+
+
 class ApiProblem(ClientError):
     """The server refused the request.
 

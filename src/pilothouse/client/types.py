@@ -279,10 +279,13 @@ class CreateProject(TypedDict):
 
 
 class CreateToken(TypedDict):
-    """``role`` limits the token below its user; ``expires_in`` is in seconds, default: never."""
+    """``role`` limits the token below its user, ``projects`` (names or ids) to the things of these projects;
+    ``expires_in`` is in seconds, default: never.
+    """
 
     name: str
     role: NotRequired[str | None]
+    projects: NotRequired[list[str] | None]
     expires_in: NotRequired[int | None]
 
 
@@ -312,6 +315,7 @@ class CreatedToken(TypedDict):
     name: str
     user: str
     role: str | None
+    projects: list[str] | None
     created_at: str
     expires_at: str | None
     last_used_at: str | None
@@ -446,6 +450,8 @@ class Job(TypedDict):
 
     ``stopping``: why its remaining steps are being skipped; ``round``: how often the job was started;
     ``begun_at``: when its first step was started on an agent; ``waiting_for``: why none has been yet.
+    ``steps_omitted``: so many of its last steps are not shown, since the run is too large; the view of this job alone
+    has them.
     """
 
     id: str
@@ -461,6 +467,7 @@ class Job(TypedDict):
     waiting_for: str | None
     finished_at: str | None
     steps: list[Step]
+    steps_omitted: NotRequired[int]
 
 
 class KnownCheckout(TypedDict):
@@ -999,22 +1006,28 @@ class TestSummary(TypedDict):
 
 
 class Token(TypedDict):
-    """An API token without its secret; ``role`` null: that of its user."""
+    """An API token without its secret; ``role`` null: that of its user; ``projects``: the ids of the only ones it is
+    for, null: all of its user.
+    """
 
     id: str
     name: str
     user: str
     role: str | None
+    projects: list[str] | None
     created_at: str
     expires_at: str | None
     last_used_at: str | None
 
 
 class TokenInUse(TypedDict):
-    """The token of this request; ``role``: what it may do, at most what its user may."""
+    """The token of this request; ``role``: what it may do, at most what its user may; ``projects``: the ids of the
+    only ones it is for, null: all of its user.
+    """
 
     id: str
     role: str
+    projects: list[str] | None
     expires_at: str | None
 
 

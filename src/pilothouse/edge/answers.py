@@ -7,10 +7,10 @@ import hmac
 from collections.abc import Callable
 
 import orjson
-from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from pilothouse.access.errors import Refusal
+from pilothouse.access.model import Principal
 from pilothouse.edge import store
 from pilothouse.storage import Storage, Tx
 from pilothouse.storage.keyring import Key, Keyring, KeyringBox, derived
@@ -50,14 +50,15 @@ class Answers:
         key: str,
         request: tuple[str, bytes],
         status: int,
-        use_case: Callable[[Tx], tuple[bytes, bytes]],
-        permit: Callable[[Connection], object],
+        use_case: Callable[[Tx, Principal], tuple[bytes, bytes]],
+        permit: Callable[[Tx], Principal],
     ) -> Answer:
         """Run ``use_case`` unless the caller already has an answer for this key; both are committed in one
         transaction.
 
         ``caller`` names the token. ``request``: query string and body. ``use_case`` gives the answer, and what of
-        it is stored to be repeated. ``permit`` is asked first, and raises if the caller may not do it (any more).
+        it is stored to be repeated. ``permit`` is asked first: it gives the caller as of now, and raises if they
+        may not do it (any more).
         Raises ``IDEMPOTENCY_KEY_REUSED`` for another request with the same key, and the errors of the use
         case, for which nothing is stored.
         """
@@ -65,7 +66,7 @@ class Answers:
         context = self.context(caller, route, key)
 
         def attempt(tx: Tx) -> Answer:
-            permit(tx.conn)
+            by = permit(tx)
             store.purge_keys(tx.conn, tx.now - WINDOW_MS)
             known = store.find_answer(tx.conn, caller, route, key)
             if known is not None:
@@ -75,7 +76,7 @@ class Answers:
                 return known[1], self._box.decrypt(known[2], context), True
             fingerprint = _fingerprint(self._keyring.current, asked)
             store.claim_key(tx.conn, caller, route, key, fingerprint, tx.now)
-            answer, kept = use_case(tx)
+            answer, kept = use_case(tx, by)
             if len(kept) > MAX_ANSWER:
                 raise Refusal.of("PAYLOAD_TOO_LARGE", f"The answer is larger than {MAX_ANSWER} bytes")
             store.record_answer(tx.conn, caller, route, key, status, self._box.encrypt(kept, context))

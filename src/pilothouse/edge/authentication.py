@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+from sqlalchemy import Connection
+
 from pilothouse.access.model import Principal
 
 End = Literal["expired", "revoked"]
@@ -41,6 +43,10 @@ class Authentication(Protocol):
 
         Raises ``AUTH_TOKEN_MISSING``, ``AUTH_TOKEN_INVALID`` or ``AUTH_TOKEN_EXPIRED``.
         """
+
+    def current(self, conn: Connection, principal: Principal, now: int) -> Principal:
+        """The principal with the rights that it has in this transaction. Raises ``AUTH_TOKEN_INVALID`` or
+        ``AUTH_TOKEN_EXPIRED``."""
 
     def authorize(self, principal: Principal) -> Authorization:
         """A live view of this caller's rights while a stream is open."""

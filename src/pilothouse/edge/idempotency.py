@@ -15,7 +15,7 @@ from starlette.responses import Response
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import Principal
 from pilothouse.edge.exchange import Exchange
-from pilothouse.edge.intake import check_route
+from pilothouse.edge.mutations import current_caller
 from pilothouse.storage import Tx
 
 _SANE_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -51,32 +51,37 @@ class Idempotent:
 
     async def __call__(
         self,
-        use_case: Callable[[Tx], Any],
+        use_case: Callable[[Tx, Principal], Any],
         status: int = 201,
         *,
-        permit: Callable[[Connection], object],
+        permit: Callable[[Connection, Principal], object],
         shown_once: str = "",
         envelope: bool = False,
         content: bytes | None = None,
     ) -> Response:
         """Run ``use_case``; its result is the JSON body (``envelope``: ``detail`` of the Arcentra envelope).
 
-        ``permit`` raises if the caller may not do it now; it is asked first, also before a stored answer is
-        repeated. ``shown_once``: the key of the result that holds a secret. It is in the first answer only: what is
-        stored and repeated has ``"secret_omitted": true`` in its place. ``content`` replaces a body that was already
-        read, as a stream.
+        Use case and ``permit`` get the caller with the rights that they have in the transaction
+        (:mod:`pilothouse.edge.mutations`). ``permit`` raises if the caller may not do it now; it is asked first, also
+        before a stored answer is repeated.
+        ``shown_once``: the key of the result that holds a secret. It is in the first answer only: what is stored and
+        repeated has ``"secret_omitted": true`` in its place.
+        ``content`` replaces a body that was already read, as a stream.
         Raises ``IDEMPOTENCY_KEY_REUSED``, ``INVALID_PARAMETER`` for an invalid key, and the errors of the use
         case.
         """
         request = self._request
         exchange = Exchange.of(request.scope)
         answers = exchange.edge.answers
-        # What the route did since the body was read, such as a job in the worker pool, may have taken seconds.
-        exchange.forget_caller()
-        await check_route(exchange)
+        permitted = await current_caller(exchange)
 
-        def answer(tx: Tx) -> tuple[bytes, bytes]:
-            result = use_case(tx)
+        def permit_now(tx: Tx) -> Principal:
+            by = permitted(tx)
+            permit(tx.conn, by)
+            return by
+
+        def answer(tx: Tx, by: Principal) -> tuple[bytes, bytes]:
+            result = use_case(tx, by)
             body = orjson.dumps(enveloped(result, status) if envelope else result)
             if not shown_once:
                 return body, body
@@ -88,8 +93,7 @@ class Idempotent:
         if self._key is None:
 
             def unkeyed(tx: Tx) -> bytes:
-                permit(tx.conn)
-                return answer(tx)[0]
+                return answer(tx, permit_now(tx))[0]
 
             return Response(await answers.storage.write(unkeyed), status, media_type="application/json")
         if not _SANE_KEY.fullmatch(self._key):
@@ -98,7 +102,7 @@ class Idempotent:
         body = await request.body() if content is None else content
         asked = (request.url.query, body)
         first, text, repeated = await answers.once(
-            self._caller, route, self._key, asked, status, answer, permit
+            self._caller, route, self._key, asked, status, answer, permit_now
         )
         headers = {"Idempotency-Replayed": "true"} if repeated else None
         return Response(text, first, headers, "application/json")

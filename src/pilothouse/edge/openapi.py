@@ -124,6 +124,12 @@ def required_checks(route: Any) -> Iterator[Callable[..., Any]]:
         waiting.extend(dependency.dependencies)
 
 
+def route_actions(route: Any) -> Iterator[str]:
+    """The actions that a route requires; none if it is public."""
+    for check in required_checks(route):
+        yield str(getattr(check, _MARK))
+
+
 def required_actions(app: FastAPI) -> Iterator[tuple[str, str, str | None]]:
     """Every route of the app: method (``WEBSOCKET`` for a socket), path, and required action."""
     for route in iter_route_contexts(app.routes):

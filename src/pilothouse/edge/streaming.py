@@ -21,6 +21,10 @@ from pilothouse.journal import Feed, Selection, Subscription, WireFormat
 from pilothouse.journal.framing import ChunkFramed, WebSocketFramed, chunk
 from pilothouse.journal.outlet import Connection, Outlet
 
+PATIENCE = "pilothouse.patience"
+"""The key of ``scope["extensions"]`` with the server's function for streams whose socket is not taken over: their
+readers may be slow for as long as they are connected, unlike readers of other answers."""
+
 CONNECTION = "pilothouse.connection"
 """The key of ``scope["extensions"]`` with the server's function that takes over the socket."""
 
@@ -174,6 +178,9 @@ class EventStream(Response):
             if take is not None and scope["http_version"] == "1.1":
                 _Events(self._stream, self._feed, self._keepalive, take()).begin()
                 return
+            patient: Callable[[], None] | None = scope.get("extensions", {}).get(PATIENCE)
+            if patient is not None:
+                patient()
             await self._by_hand(receive, send)
         except BaseException:
             self._stream.close()

@@ -3,10 +3,12 @@
 Each route declares who may use it (a test checks all)::
 
     @router.post("/runs", dependencies=[allow("run.trigger")])
-    async def start(caller: Caller, idem: Idem, body: StartRun) -> Response:
+    async def start(idem: Idem, body: StartRun) -> Response:
         return await idem(
-            lambda tx: runs.start(tx, caller, body.pipeline), 202, permit=lambda _: require(caller, "run.trigger")
+            lambda tx, by: runs.start(tx, by, body.pipeline), 202, permit=lambda _, by: require(by, "run.trigger")
         )
+
+Other changes are made with ``change: Change``; use cases get the caller with the rights of that transaction.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from pilothouse.edge.gate import Gate
 from pilothouse.edge.headers import repeated
 from pilothouse.edge.idempotency import Idem, Idempotent, enveloped
 from pilothouse.edge.limits import RateLimits, RouteLimit
+from pilothouse.edge.mutations import Change, Mutation
 from pilothouse.edge.network import TrustedProxies, normal_origin
 from pilothouse.edge.openapi import PUBLIC, describe, mark, required_action, required_actions
 from pilothouse.edge.problems import install_handlers, json_response
@@ -37,9 +40,11 @@ __all__ = [
     "COOKIE",
     "PUBLIC",
     "Caller",
+    "Change",
     "Exchange",
     "Idem",
     "Idempotent",
+    "Mutation",
     "OptionalCaller",
     "allow",
     "envelope",

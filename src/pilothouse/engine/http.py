@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
-from pilothouse.access.model import Principal, Role
+from pilothouse.access.model import Principal
 from pilothouse.edge.openapi import answer, errors, json_lines
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database, WorkerPool, provided
@@ -51,8 +51,8 @@ def readable(conn: Connection, caller: Principal, run_id: str, action: str = "ru
     return str(row.project)
 
 
-def _permit(caller: Principal, run_id: str, action: str) -> Callable[[Connection], str]:
-    return lambda conn: readable(conn, caller, run_id, action)
+def _permit(run_id: str, action: str) -> Callable[[Connection, Principal], str]:
+    return lambda conn, by: readable(conn, by, run_id, action)
 
 
 router = APIRouter(prefix="/api/v1/workflow-runs", tags=["runs"])
@@ -75,7 +75,7 @@ async def list_runs(
     filters = {name: value for name, value in given.items() if value}
     if cluster:
         filters.update(kind="cluster", name=cluster)
-    projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
+    projects = caller.among
     rows, total = await database.read(
         lambda conn: list_store.list_runs(
             conn, filters=filters, projects=projects, page=paging.page, limit=paging.limit
@@ -95,9 +95,10 @@ async def get_run(
 ) -> Response:
     """A run with its jobs, steps and attempts; ``job`` and ``step``: only those with these names (repeatable).
 
-    Of a large run, outputs and long texts beyond 1 MiB, and attempts besides each step's last one beyond 2000, are
-    left out; the step says so with ``outputs_omitted`` and ``attempts_omitted`` (their number). Ask for its job
-    or step alone to see them. Errors: ``RUN_NOT_FOUND``.
+    The answer has less than 4 MiB. Of a large run, outputs and long texts beyond 1 MiB, attempts besides each step's
+    last one beyond 1000 (a quarter of both for more than 1000 steps), and steps for which there is no room are left
+    out; steps say so with ``outputs_omitted`` and ``attempts_omitted`` (their number), jobs with ``steps_omitted``.
+    Ask for a job or step alone to see them. Errors: ``RUN_NOT_FOUND``.
     """
 
     def read(conn: Connection) -> Response:
@@ -149,7 +150,7 @@ async def get_run_logs(
     responses=answer(shown.RunSummary, 202) | errors("RUN_NOT_FOUND", "INVALID_STATE_TRANSITION"),
 )
 async def cancel_run(
-    run_id: str, caller: Caller, idem: Idem, engine: EngineService, body: CancelRun | None = None
+    run_id: str, idem: Idem, engine: EngineService, body: CancelRun | None = None
 ) -> Response:
     """Waiting steps are cancelled immediately, running steps are ended by their agents; then cleanup steps run.
 
@@ -158,10 +159,10 @@ async def cancel_run(
     """
     reason, force = (body.reason, body.force) if body else ("", False)
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        return run_summary(engine.cancel(tx, caller, run_id, reason, force=force))
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        return run_summary(engine.cancel(tx, by, run_id, reason, force=force))
 
-    return await idem(use_case, 202, permit=_permit(caller, run_id, "run.control"))
+    return await idem(use_case, 202, permit=_permit(run_id, "run.control"))
 
 
 @router.post(
@@ -171,16 +172,16 @@ async def cancel_run(
     responses=answer(shown.RunSummary, example=shown.PAUSED)
     | errors("RUN_NOT_FOUND", "INVALID_STATE_TRANSITION"),
 )
-async def pause_run(run_id: str, caller: Caller, idem: Idem, engine: EngineService) -> Response:
+async def pause_run(run_id: str, idem: Idem, engine: EngineService) -> Response:
     """No step is started until the run is resumed; running steps continue, time limits of jobs are suspended.
 
     Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``.
     """
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        return run_summary(engine.pause(tx, caller, run_id))
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        return run_summary(engine.pause(tx, by, run_id))
 
-    return await idem(use_case, 200, permit=_permit(caller, run_id, "run.control"))
+    return await idem(use_case, 200, permit=_permit(run_id, "run.control"))
 
 
 @router.post(
@@ -189,13 +190,13 @@ async def pause_run(run_id: str, caller: Caller, idem: Idem, engine: EngineServi
     summary="Resume a run",
     responses=answer(shown.RunSummary) | errors("RUN_NOT_FOUND", "INVALID_STATE_TRANSITION"),
 )
-async def resume_run(run_id: str, caller: Caller, idem: Idem, engine: EngineService) -> Response:
+async def resume_run(run_id: str, idem: Idem, engine: EngineService) -> Response:
     """Resume a paused run. Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        return run_summary(engine.resume(tx, caller, run_id))
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        return run_summary(engine.resume(tx, by, run_id))
 
-    return await idem(use_case, 200, permit=_permit(caller, run_id, "run.control"))
+    return await idem(use_case, 200, permit=_permit(run_id, "run.control"))
 
 
 @router.post(
@@ -241,13 +242,13 @@ async def rerun_run(
     old, graph = await database.read(read)
     used = names_from_json(orjson.loads(await pool.run(names_job, graph.encode(), caller=caller.key)))
     rerun = partial(
-        engine.rerun, by=caller, run_id=run_id, from_failed=from_failed, names=used, stored=graph, loaded=old
+        engine.rerun, run_id=run_id, from_failed=from_failed, names=used, stored=graph, loaded=old
     )
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        return run_summary(rerun(tx))
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        return run_summary(rerun(tx, by=by))
 
-    return await idem(use_case, 201, permit=_permit(caller, run_id, "run.trigger"))
+    return await idem(use_case, 201, permit=_permit(run_id, "run.trigger"))
 
 
 def _utc(time: datetime) -> datetime:

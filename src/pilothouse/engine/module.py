@@ -35,6 +35,7 @@ from pilothouse.engine.gates.service import Gates
 from pilothouse.engine.gates.window import TimeWindow
 from pilothouse.engine.grpc import gateway_rpc
 from pilothouse.engine.intake.ingest import Ingest
+from pilothouse.engine.intake.quotas import IntakeQuotas
 from pilothouse.engine.intake.reading import JOBS, Reading
 from pilothouse.engine.intake.step_events import StepEvents
 from pilothouse.engine.jobs import names_job
@@ -56,7 +57,7 @@ from pilothouse.identity.service import Identity
 from pilothouse.secrets.service import Secrets
 from pilothouse.wire import entries
 
-TICK, PRUNE_EVERY, SWEEP_EVERY = 1.0, 60.0, 3600.0
+TICK, PRUNE_EVERY, PRUNE_AGENTS_EVERY, SWEEP_EVERY = 1.0, 60.0, 600.0, 3600.0
 
 EVENTS = {
     entries.RUN_CREATED: PublicEvent("pipeline", "created"),
@@ -90,7 +91,7 @@ class EngineSettings:
 
 def module(core: Core, settings: EngineSettings) -> Module:
     """Provides :class:`Engine`, :class:`Starts`, :class:`Gates`, :class:`ChildRun`, :class:`Ingest`,
-    :class:`Dispatcher`, :class:`Timekeeper` and :class:`Retention`.
+    :class:`IntakeQuotas`, :class:`Dispatcher`, :class:`Timekeeper` and :class:`Retention`.
     """
     storage, journal = core.storage, core.journal
     identity, fleet, secrets = core.service(Identity), core.service(Fleet), core.service(Secrets)
@@ -116,11 +117,14 @@ def module(core: Core, settings: EngineSettings) -> Module:
     timekeeper = Timekeeper(storage, engine, dispatcher)
     artifacts = Artifacts(runs, transitions, identity, core.service(Quotas), settings.artifacts)
     reading = Reading(core.pool, tasks.maskers)
-    ingest = Ingest(storage, journal, tasks, StepEvents(journal, runs, transitions, artifacts), reading)
+    intake = IntakeQuotas(storage, journal, core.service(Quotas))
+    ingest = Ingest(
+        storage, journal, tasks, StepEvents(journal, runs, transitions, artifacts), reading, intake
+    )
     fleet.screen_reports(ingest.screened)
     blobs = core.service(Blobs)
     blobs.agents_may_read(needed_by_agent)
-    retention = Retention(storage, journal, blobs, settings.retention)
+    retention = Retention(storage, journal, blobs, intake, settings.retention)
     objects = S3Objects(settings.bucket) if settings.bucket else LocalObjects(settings.objects)
     transfer = Transfer(storage, artifacts, objects, settings.objects / "incoming")
     artifact_retention = ArtifactRetention(storage, objects)
@@ -140,6 +144,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
         dispatcher,
         timekeeper,
         ingest,
+        intake,
         retention,
     )
     changed, unsettled = asyncio.Event(), asyncio.Event()
@@ -177,6 +182,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
                 "engine.prune", lambda: storage.write(retention.prune), every=PRUNE_EVERY, exclusive=True
             ),
             Periodic("engine.artifacts", artifact_retention.prune, every=PRUNE_EVERY, exclusive=True),
+            Periodic("engine.prune_agents", intake.prune_agents, every=PRUNE_AGENTS_EVERY, exclusive=True),
             Periodic(
                 "engine.sweep", lambda: retention.sweep(core.clock()), every=SWEEP_EVERY, exclusive=True
             ),

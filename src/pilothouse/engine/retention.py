@@ -15,6 +15,7 @@ from pilothouse.blobs.service import Blobs
 from pilothouse.engine import checkout_store, store
 from pilothouse.engine.artifacts import store as artifact_store
 from pilothouse.engine.checkouts import blob_ids
+from pilothouse.engine.intake.quotas import IntakeQuotas
 from pilothouse.engine.reports import store as report_store
 from pilothouse.journal import Journal
 from pilothouse.journal import store as journal_store
@@ -37,10 +38,13 @@ SLACK = 60.0
 class Retention:
     """Deletes the logs of runs that ended more than ``days`` ago; 0: never."""
 
-    def __init__(self, storage: Storage, journal: Journal, blobs: Blobs, days: float) -> None:
+    def __init__(
+        self, storage: Storage, journal: Journal, blobs: Blobs, intake: IntakeQuotas, days: float
+    ) -> None:
         self._storage = storage
         self._journal = journal
         self._blobs = blobs
+        self._intake = intake
         self._days = days
 
     def prune(self, tx: Tx) -> int:
@@ -59,6 +63,7 @@ class Retention:
             store.mark_pruned(tx.conn, run.id)
             artifact_store.delete_of_run(tx.conn, run.id)
             report_store.delete_of_run(tx.conn, run.id)
+            self._intake.close(tx.conn, run.id)
         return len(old)
 
     async def sweep(self, now: int) -> int:

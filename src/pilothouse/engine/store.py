@@ -388,6 +388,11 @@ def prunable_runs(conn: Connection, before: int, limit: int) -> list[Row[Any]]:
     return list(conn.execute(query))
 
 
+def is_pruned(conn: Connection, run_id: str) -> bool:
+    """Whether the log of the run was deleted."""
+    return bool(conn.execute(select(runs.c.pruned).where(runs.c.id == run_id)).scalar())
+
+
 def mark_pruned(conn: Connection, run_id: str) -> None:
     """Record that the run's log was deleted."""
     conn.execute(update(runs).where(runs.c.id == run_id).values(pruned=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,26 +65,68 @@ def _reason(row: Row[Any] | Run) -> str:
     return f"paused by {row.paused_by}" if row.paused_at else ""
 
 
+MAX_VIEW = (4 << 20) - (64 << 10)
+"""Bytes of the jobs, steps and variables of a run's view, which has less than 4 MiB in total. Steps that find no room
+are left out."""
 MAX_DETAIL = 1 << 20
 """Bytes of a run's view for outputs and for texts of over ``MAX_TEXT`` characters, in the order of the steps."""
 MAX_TEXT = 100
-"""Characters of a reason or error that are always shown."""
-MAX_ATTEMPTS = 2000
+"""Characters of a reason or error that are shown, even if there is no room for longer ones."""
+MAX_SHORT = 512 << 10
+"""Bytes of a run's view for texts up to ``MAX_TEXT`` characters; once they are used up, ``LEAST_TEXT`` are shown."""
+LEAST_TEXT = 16
+MAX_ATTEMPTS = 1000
 """Attempts of a run's view that are shown besides the last one of each step."""
+MANY = 1000
+"""A view of more steps has a quarter of the room for outputs, texts and attempts, so that the steps find room."""
 
 
 @dataclass(slots=True)
 class Room:
     """What is left of the bounds of one view."""
 
+    total: int = MAX_VIEW
     detail: int = MAX_DETAIL
+    short: int = MAX_SHORT
     attempts: int = MAX_ATTEMPTS
+
+    @classmethod
+    def of(cls, steps: int) -> Room:
+        """For a view of so many steps."""
+        if steps <= MANY:
+            return cls()
+        return cls(MAX_VIEW, MAX_DETAIL // 4, MAX_SHORT // 4, MAX_ATTEMPTS // 4)
 
     def text(self, text: str) -> str:
         """The text, shortened if there is no room for all of it."""
-        if len(text) <= MAX_TEXT or self._take(len(text.encode("utf-8", "replace"))):
+        if len(text) <= LEAST_TEXT:
             return text
-        return text[: MAX_TEXT - 1] + "…"
+        size = len(text.encode("utf-8", "replace"))
+        if len(text) > MAX_TEXT:
+            if self._take(size):
+                return text
+            text = text[: MAX_TEXT - 1] + "…"
+        if self.short >= size:
+            self.short -= size
+            return text
+        return text[: LEAST_TEXT - 1] + "…"
+
+    def steps(self, views: Iterable[dict[str, Any]], job: dict[str, Any]) -> dict[str, Any]:
+        """The job's view with its steps and, if there is no room for all of them, ``steps_omitted``."""
+        self.total -= len(orjson.dumps(job))
+        shown: list[orjson.Fragment] = []
+        omitted = 0
+        for view in views:
+            if omitted:
+                omitted += 1
+                continue
+            encoded = orjson.dumps(view)
+            if len(encoded) >= self.total:
+                omitted = 1
+                continue
+            self.total -= len(encoded) + 1
+            shown.append(orjson.Fragment(encoded))
+        return {**job, "steps": shown, **({"steps_omitted": omitted} if omitted else {})}
 
     def outputs(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """The keys ``outputs`` and, if there is no room for them, ``outputs_omitted``."""
@@ -122,10 +164,11 @@ def run_view(
         job.id: [step for step in job.steps if not step_names or step.name in step_names] for job in jobs
     }
     history = _attempts(conn, [step.id for shown in steps.values() for step in shown])
-    view, room = run_summary(run), Room()
+    view, room = run_summary(run), Room.of(sum(map(len, steps.values())))
     view["variables"] = run.variables
     view["tests"] = tests_summary(conn, run.id)
     view["artifacts"] = len(artifacts_of(conn, run.id))
+    room.total -= len(orjson.dumps(run.variables))
     view["jobs"] = [_job_view(run, job, steps[job.id], history, room) for job in jobs]
     return view
 
@@ -152,7 +195,7 @@ def _job_view(
     # Those of the runs it repeats belong to other steps.
     attempts = [a for step in steps for a in history[step.id] if a.step_id == step.id]
     starts = [a.started_at for a in attempts if a.started_at]
-    return {
+    view = {
         "id": job.id,
         "name": job.name,
         "status": job.status.value,
@@ -165,8 +208,8 @@ def _job_view(
         "begun_at": _time(min(starts, default=0)),
         "waiting_for": None if starts or job.status is not Status.RUNNING else _waiting_for(job, attempts),
         "finished_at": _time(job.finished_at),
-        "steps": [_step_view(run, job, step, history[step.id], room) for step in steps],
     }
+    return room.steps((_step_view(run, job, step, history[step.id], room) for step in steps), view)
 
 
 def _waiting_for(job: Job, attempts: list[Attempt]) -> str:

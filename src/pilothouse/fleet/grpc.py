@@ -57,7 +57,8 @@ class AgentService(WorkCalls, agent_pb2_grpc.AgentServiceServicer):
     async def Unregister(self, request: pb.UnregisterRequest, context: Context) -> pb.UnregisterResponse:
         """Remove the agent."""
         principal = await self._self(context, request.agent_id)
-        reason = messages.text(request.reason)[:MAX_PROBLEM]
+        said = messages.text(request.reason)
+        reason = await self._fleet.screened_text(principal.id, "", said, MAX_PROBLEM)
         await self._storage.write(lambda tx: self._fleet.unregister(tx, principal.id, reason, by=principal))
         return pb.UnregisterResponse(success=True, message="unregistered")
 

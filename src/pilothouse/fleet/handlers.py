@@ -43,7 +43,10 @@ class Screen(Protocol):
     """Masks secrets in the texts of a report before the transaction, since that can be costly."""
 
     async def __call__(self, agent_id: str, task_id: str, texts: Sequence[str], most: int) -> list[str]:
-        """The texts as they may be stored, each at most ``most`` characters; never fails."""
+        """The texts as they may be stored, each at most ``most`` characters; never fails.
+
+        ``task_id`` empty: texts of the agent itself, in which the secrets of all its tasks are masked.
+        """
 
 
 class WorkSource(Protocol):

@@ -11,10 +11,11 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.access.errors import Refusal, require
+from pilothouse.access.model import Principal
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database, provided
-from pilothouse.edge.web import Caller, Idem, allow, json_response
+from pilothouse.edge.web import Change, Idem, allow, json_response
 from pilothouse.fleet import store, token_store
 from pilothouse.fleet.connection_store import connections_by_agent
 from pilothouse.fleet.errors import AgentNotFound
@@ -173,12 +174,10 @@ async def get_agent(agent_id: str, database: Database) -> Response:
     summary="Drain an agent, or give it work again",
     responses=answer(shown.AgentState) | errors("AGENT_NOT_FOUND"),
 )
-async def update_agent(
-    agent_id: str, body: PatchAgent, caller: Caller, database: Database, fleet: FleetService
-) -> Response:
+async def update_agent(agent_id: str, body: PatchAgent, change: Change, fleet: FleetService) -> Response:
     """Draining survives reconnects. Errors: ``AGENT_NOT_FOUND``."""
     draining = body.status == "draining"
-    agent = await database.write(lambda tx: fleet.drain(tx, caller, agent_id, draining))
+    agent = await change(lambda tx, by: fleet.drain(tx, by, agent_id, draining))
     view = {"id": agent.id, "agent_id": agent_id, "status": agent.status.value}
     return json_response({**view, "draining": agent.draining, "updated_at": _time(agent.updated_at)})
 
@@ -190,9 +189,9 @@ async def update_agent(
     summary="Remove an agent",
     responses=errors("AGENT_NOT_FOUND"),
 )
-async def delete_agent(agent_id: str, caller: Caller, database: Database, fleet: FleetService) -> Response:
+async def delete_agent(agent_id: str, change: Change, fleet: FleetService) -> Response:
     """Its credential ends and what it held is lost. Errors: ``AGENT_NOT_FOUND``."""
-    await database.write(lambda tx: fleet.remove(tx, caller, agent_id))
+    await change(lambda tx, by: fleet.remove(tx, by, agent_id))
     return Response(status_code=204)
 
 
@@ -204,17 +203,17 @@ async def delete_agent(agent_id: str, caller: Caller, database: Database, fleet:
     responses=answer(shown.CreatedRegistrationToken, 201) | errors("QUOTA_EXCEEDED"),
 )
 async def create_registration_token(
-    caller: Caller, idem: Idem, fleet: FleetService, body: NewRegistrationToken | None = None
+    idem: Idem, fleet: FleetService, body: NewRegistrationToken | None = None
 ) -> Response:
     """The token is shown this once. Errors: ``VALIDATION_FAILED``, also for a project that is not there;
     ``QUOTA_EXCEEDED``."""
     wanted = body or NewRegistrationToken()
     allows = Allowance(agents=wanted.agents or (), projects=wanted.projects, labels=wanted.labels)
 
-    def use_case(tx: Tx) -> dict[str, Any]:
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
         made = fleet.registry.create_registration_token(
             tx,
-            caller,
+            by,
             description=wanted.description,
             max_uses=wanted.max_uses,
             expires_in=wanted.expires_in,
@@ -223,7 +222,7 @@ async def create_registration_token(
         return {**made, "expires_at": _time(int(made["expires_at"] or 0))}
 
     return await idem(
-        use_case, 201, permit=lambda _: require(caller, "registration_token.create"), shown_once="token"
+        use_case, 201, permit=lambda _, by: require(by, "registration_token.create"), shown_once="token"
     )
 
 
@@ -249,11 +248,9 @@ async def list_registration_tokens(database: Database, paging: Paged) -> Respons
     summary="Revoke a registration token",
     responses=errors("TOKEN_NOT_FOUND"),
 )
-async def revoke_registration_token(
-    token_id: str, caller: Caller, database: Database, fleet: FleetService
-) -> Response:
+async def revoke_registration_token(token_id: str, change: Change, fleet: FleetService) -> Response:
     """Agents that have registered with it stay. Errors: ``TOKEN_NOT_FOUND``."""
-    if not await database.write(lambda tx: fleet.registry.revoke_registration_token(tx, caller, token_id)):
+    if not await change(lambda tx, by: fleet.registry.revoke_registration_token(tx, by, token_id)):
         raise Refusal.of("TOKEN_NOT_FOUND", "No registration token with this id exists")
     return Response(status_code=204)
 

@@ -11,7 +11,7 @@ from pilothouse.fleet import messages
 from pilothouse.fleet.beats import MAX_GAP, Beat, Beats
 from pilothouse.fleet.budgets import Budgets
 from pilothouse.fleet.errors import WrongAgent
-from pilothouse.fleet.model import AgentChannel, Verdict
+from pilothouse.fleet.model import AgentChannel, Condition, Verdict
 from pilothouse.fleet.service import Fleet
 from pilothouse.storage import Storage, Tx
 from pilothouse.wire.agent.v1 import agent_pb2 as pb
@@ -34,6 +34,8 @@ class Listener:
         self._slots = slots
         self._first = True
         self._under_way: deque[asyncio.Future[Any]] = deque()
+        self._described: tuple[Condition, Condition] | None = None
+        self._conditions = 0
         self._beats = Beats(self._write_beat, min(MAX_GAP, fleet.settings.heartbeat / 4))
 
     async def listen(self, requests: AsyncIterator[Any]) -> None:
@@ -97,7 +99,8 @@ class Listener:
             self._submit(lambda tx: fleet.acknowledged(tx, agent_id, command))
 
     def _write_beat(self, beat: Beat) -> asyncio.Future[None]:
-        channel = self._channel
+        channel, condition = self._channel, self._known(beat.condition)
+        self._conditions += 1
 
         def use_case(tx: Tx) -> None:
             self._fleet.heartbeat(
@@ -105,11 +108,27 @@ class Listener:
                 channel.agent_id,
                 beat.holds,
                 first=beat.first,
-                condition=beat.condition,
+                condition=condition,
                 kinds=channel.kinds,
             )
 
-        return self._submit(use_case)
+        written = self._submit(use_case)
+        if condition is None:
+            # Later than the heartbeat: masking takes a while, and messages that follow must not overtake that.
+            self._under_way.append(asyncio.ensure_future(self._describe(beat.condition, self._conditions)))
+        return written
+
+    def _known(self, said: Condition) -> Condition | None:
+        """The condition as it may be stored, if that needs no masking or was just done."""
+        if not said.problems:
+            return said
+        return self._described[1] if self._described is not None and self._described[0] == said else None
+
+    async def _describe(self, said: Condition, number: int) -> None:
+        shown = await self._fleet.screened_condition(self._channel.agent_id, said)
+        if number == self._conditions:  # otherwise a later heartbeat has said something else
+            self._described = (said, shown)
+            await self._storage.write(lambda tx: self._fleet.described(tx, self._channel.agent_id, shown))
 
     def _submit(self, use_case: Any) -> asyncio.Future[Any]:
         written = self._storage.submit(use_case)

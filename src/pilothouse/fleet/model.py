@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
 from typing import Any, Protocol
@@ -142,9 +142,13 @@ class Condition:
 
     @classmethod
     def reported(cls, blocked: int, problems: Iterable[str]) -> Condition:
-        """A report of an agent, cut to the limits."""
-        kept = [text[:MAX_PROBLEM].replace("\x00", "\ufffd") for text in islice(problems, MAX_PROBLEMS)]
+        """A report of an agent, cut to the limits; of longer texts one more character shows that they are cut."""
+        kept = [text[: MAX_PROBLEM + 1].replace("\x00", "\ufffd") for text in islice(problems, MAX_PROBLEMS)]
         return cls(min(max(blocked, 0), MAX_BLOCKED), tuple(kept))
+
+    def cut(self) -> Condition:
+        """As it is stored."""
+        return replace(self, problems=tuple(text[:MAX_PROBLEM] for text in self.problems))
 
 
 class LeaseState(StrEnum):

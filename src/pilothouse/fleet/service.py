@@ -27,6 +27,7 @@ from pilothouse.fleet.handlers import (
 )
 from pilothouse.fleet.hub import Hub
 from pilothouse.fleet.model import (
+    MAX_PROBLEM,
     POLL,
     Agent,
     AgentChannel,
@@ -128,11 +129,18 @@ class Fleet:
         pairs = dict(zip(shown[::2], shown[1::2], strict=True))
         return replace(report, error=error, metrics=pairs, screened=True)
 
-    async def screened_text(self, agent_id: str, task_id: str, text: str) -> str:
-        """A message about a task, cut and masked."""
+    async def screened_text(self, agent_id: str, task_id: str, text: str, most: int = MAX_ERROR) -> str:
+        """A message about a task, or of the agent itself (``task_id`` empty), cut and masked."""
         if self._screen is None or not text:
-            return text
-        return (await self._screen(agent_id, task_id, [text], MAX_ERROR))[0]
+            return text[:most]
+        return (await self._screen(agent_id, task_id, [text], most))[0]
+
+    async def screened_condition(self, agent_id: str, condition: Condition) -> Condition:
+        """The health that an agent reports, with its texts cut and masked."""
+        if self._screen is None or not condition.problems:
+            return condition.cut()
+        shown = await self._screen(agent_id, "", condition.problems, MAX_PROBLEM)
+        return replace(condition, problems=tuple(shown))
 
     def on_change(self, wake: Callable[[], None]) -> None:
         """Call ``wake`` whenever an agent connects, changes, or has a free slot again."""
@@ -240,7 +248,7 @@ class Fleet:
         if not agent.online:
             self._record(tx, agent, entries.AGENT_ONLINE)
             self.wake_after(tx)
-        if condition is not None and condition != Condition(agent.blocked, agent.problems):
+        if condition is not None:
             self._update_condition(tx, agent, condition)
         store.renew_leases(tx.conn, agent_id, self._expiry(tx), started_only=True)
         if holds is not None:
@@ -264,7 +272,14 @@ class Fleet:
                 self._missing.pop(lease.id, None)
                 self._lose(tx, lease, f"agent {agent_id} no longer runs it")
 
+    def described(self, tx: Tx, agent_id: str, condition: Condition) -> None:
+        """The health that the agent reports, where it is not part of a heartbeat."""
+        self._update_condition(tx, require_agent(tx.conn, agent_id), condition)
+
     def _update_condition(self, tx: Tx, agent: Agent, condition: Condition) -> None:
+        condition = condition.cut()
+        if condition == Condition(agent.blocked, agent.problems):
+            return
         store.set_condition(tx.conn, agent.agent_id, condition.blocked, condition.problems)
         self._record(tx, agent, entries.AGENT_UPDATED, reason="; ".join(condition.problems))
         self.wake_after(tx)

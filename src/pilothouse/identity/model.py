@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pilothouse.access.errors import Refusal
 from pilothouse.access.model import Role
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def check_no_id(name: str, field: str) -> None:
+    """Refuse a name that has the form of an id: what is found by name or id must be clear."""
+    if _ID.fullmatch(name):
+        raise Refusal.of("VALIDATION_FAILED", f"{field}: a name may not have the form of an id", field=field)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +51,8 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class TokenInfo:
-    """An API token, without its secret. ``role`` limits it below its user's role. Times in ms; ``last_used_at`` is
-    exact to some minutes."""
+    """An API token, without its secret. ``role`` limits it below its user's role, ``projects`` (ids) to those.
+    Times in ms; ``last_used_at`` is exact to some minutes."""
 
     id: str
     user_id: str
@@ -52,6 +62,7 @@ class TokenInfo:
     created_at: int
     expires_at: int | None
     last_used_at: int | None = None
+    projects: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pilothouse.access.quotas import DEFAULTS, check_quota
 from pilothouse.identity import store
 from pilothouse.identity.audit import Trail
 from pilothouse.identity.grants import Grants
-from pilothouse.identity.model import Project, User
+from pilothouse.identity.model import Project, User, check_no_id
 from pilothouse.storage import Tx
 
 DEFAULT_NAME = "default"
@@ -73,14 +73,15 @@ class Projects:
         """The project with this id or name, or the default project for ``""``; otherwise like :meth:`get`."""
         if name_or_id is None:
             return self.get(conn, by, self.default(conn))
-        return self.get(conn, by, store.project_named(conn, name_or_id) or name_or_id)
+        # Projects of earlier releases may have a name that is the id of another one.
+        by_id = store.find_project(conn, name_or_id)
+        return self.get(conn, by, by_id.id if by_id else store.project_named(conn, name_or_id) or name_or_id)
 
     def list(
         self, conn: Connection, by: Principal, *, page: int = 1, limit: int = 20
     ) -> tuple[list[Project], int]:
         """A page of the projects of this principal, by name, and their number."""
-        among = None if by.in_project("") else by.projects
-        return store.list_projects(conn, among, (page - 1) * limit, limit)
+        return store.list_projects(conn, by.among, (page - 1) * limit, limit)
 
     def update(
         self, tx: Tx, by: Principal, id: str, *, name: str | None = None, description: str | None = None
@@ -138,6 +139,7 @@ class Projects:
         return found
 
     def _check_name(self, conn: Connection, name: str) -> None:
+        check_no_id(name, "name")
         if store.project_named(conn, name) is not None:
             raise Refusal.of("PROJECT_ALREADY_EXISTS", f"A project named '{name}' exists", name=name)
 

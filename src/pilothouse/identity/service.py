@@ -83,7 +83,7 @@ class Identity:
         self.trail = Trail(journal)
         self.users = Users(self.trail, self._grants)
         self.projects = Projects(self.trail, self._grants, settings.quotas.projects)
-        self.tokens = ApiTokens(self.trail, self._grants, settings.quotas.tokens)
+        self.tokens = ApiTokens(self.trail, self._grants, self.projects, settings.quotas.tokens)
         self.logins = Logins(self.trail, self._grants)
 
     async def bootstrap(self, admin_password: str | None) -> str | None:
@@ -162,16 +162,16 @@ class Identity:
         user = replace(found[0], last_login=tx.now)
         return LoginResult(self._session_tokens.issue(id, by.id, expires_at), user, expires_at)
 
-    async def logout(self, principal: Principal) -> None:
+    def log_out(self, tx: Tx, by: Principal) -> None:
         """Revoke the caller's token of any kind; its streams end."""
-        require(principal, "profile.read")
+        require(by, "profile.read")
+        store.revoke(tx.conn, by.token_id, tx.now)
+        self.audit(tx, by, "auth.logged_out", f"user/{by.id}")
+        tx.after_commit(lambda: self._grants.end_token(by.token_id))
 
-        def leave(tx: Tx) -> None:
-            store.revoke(tx.conn, principal.token_id, tx.now)
-            self.audit(tx, principal, "auth.logged_out", f"user/{principal.id}")
-            tx.after_commit(lambda: self._grants.end_token(principal.token_id))
-
-        await self._storage.write(leave)
+    async def logout(self, principal: Principal) -> None:
+        """:meth:`log_out` in a transaction of its own."""
+        await self._storage.write(lambda tx: self.log_out(tx, principal))
 
     async def create_user(
         self, by: Principal, *, username: str, password: str, email: str = "", role: Role = Role.USER
@@ -184,17 +184,17 @@ class Identity:
             )
         )
 
-    async def change_password(self, by: Principal, current: str, new: str) -> None:
-        """Change the caller's password. Raises ``AUTH_INVALID_CREDENTIALS`` if ``current`` is wrong."""
+    async def exchange_password(self, by: Principal, current: str, new: str) -> str:
+        """The hash of the caller's new password, to be set with :meth:`Users.set_password`.
+
+        Raises ``AUTH_INVALID_CREDENTIALS`` if ``current`` is wrong.
+        """
         require(by, "login.own")
         check(new)
         found = await self._storage.read(lambda conn: store.find_login(conn, by.name))
         if not await self.passwords.verify(found[1] if found is not None else None, current, known=True):
             raise AuthError("AUTH_INVALID_CREDENTIALS", "The current password is wrong")
-        password_hash = await self.passwords.hash(new)
-        await self._storage.write(
-            lambda tx: self.users.set_password(tx, by, by.id, password_hash, proven=True)
-        )
+        return await self.passwords.hash(new)
 
     async def issue_local_token(self, username: str = ADMIN) -> str:
         """Create an API token named ``local`` for the command line on this machine; the previous one is
@@ -229,6 +229,17 @@ class Identity:
         if grant.stored and self._uses.due(grant.principal.token_id, self._clock()):
             self._note_use(grant.principal.token_id, address)
         return replace(grant.principal, address=address, request_id=request_id)
+
+    def current(self, conn: Connection, principal: Principal, now: int) -> Principal:
+        """The principal with the rights that the user and token have in this transaction.
+
+        Principals without a stored token are returned as they are. Raises ``AUTH_TOKEN_INVALID`` or
+        ``AUTH_TOKEN_EXPIRED``.
+        """
+        if not principal.credential:
+            return principal
+        found = self._grant(store.find_credential(conn, id=principal.token_id), now).principal
+        return replace(found, address=principal.address, request_id=principal.request_id)
 
     def _note_use(self, token_id: str, address: str) -> None:
         # Nobody waits for it, and nothing is lost if it fails.
@@ -300,6 +311,7 @@ class Identity:
             known.expires_at,
             token_role=known.token_role,
             credential="session" if known.kind == store.SESSION else "api",
+            token_projects=known.token_projects,
         )
         return Grant(principal, known.token_role, True, now if checked_at is None else checked_at)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select, update
 
 from pilothouse.access.model import Role
@@ -29,6 +30,7 @@ class Credential:
     expires_at: int | None
     revoked: bool
     kind: str
+    token_projects: frozenset[str] | None
 
 
 # -- users ----------------------------------------------------------------------------------------------
@@ -202,6 +204,7 @@ def insert_credential(
     expires_at: int | None,
     address: str = "",
     user_agent: str = "",
+    projects: frozenset[str] | None = None,
 ) -> None:
     """A new session or API token."""
     conn.execute(
@@ -216,6 +219,7 @@ def insert_credential(
             expires_at=expires_at,
             address=address,
             user_agent=user_agent,
+            projects=None if projects is None else orjson.dumps(sorted(projects)).decode(),
         )
     )
 
@@ -244,6 +248,7 @@ def find_credential(
         row.expires_at,
         row.revoked_at is not None,
         row.kind,
+        _among(row),
     )
 
 
@@ -327,8 +332,20 @@ def _api_tokens() -> Select[Any]:
 def _token(row: Row[Any]) -> TokenInfo:
     role = None if row.role is None else Role(row.role)
     return TokenInfo(
-        row.id, row.user_id, row.username, row.name, role, row.created_at, row.expires_at, row.last_used_at
+        row.id,
+        row.user_id,
+        row.username,
+        row.name,
+        role,
+        row.created_at,
+        row.expires_at,
+        row.last_used_at,
+        _among(row),
     )
+
+
+def _among(row: Row[Any]) -> frozenset[str] | None:
+    return None if row.projects is None else frozenset(orjson.loads(row.projects))
 
 
 def _logins(now: int) -> Select[Any]:

@@ -40,6 +40,8 @@ credentials = Table(
     Column("user_id", Text, ForeignKey("users.id"), nullable=False),
     Column("name", Text, nullable=False),
     Column("role", Text, nullable=True),
+    # JSON, the ids of the only projects that the token is for.
+    Column("projects", Text, nullable=True),
     Column("digest", Text, nullable=True, unique=True),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=True),

@@ -13,7 +13,7 @@ from pilothouse.access.model import Principal, Role
 from pilothouse.identity import store
 from pilothouse.identity.audit import Trail
 from pilothouse.identity.grants import Grants
-from pilothouse.identity.model import User
+from pilothouse.identity.model import User, check_no_id
 from pilothouse.storage import Tx
 
 
@@ -43,6 +43,7 @@ class Users:
         Raises ``USER_ALREADY_EXISTS``, ``PROJECT_NOT_FOUND``.
         """
         require(by, "user.admin")
+        check_no_id(username, "username")
         if store.find_login(tx.conn, username) is not None:
             raise Refusal.of("USER_ALREADY_EXISTS", f"A user named '{username}' exists", username=username)
         user = User(str(uuid7()), username, email, role, True, tx.now, tx.now, None)

@@ -249,6 +249,23 @@ def forget(conn: Connection, stream: str, below: int) -> int:
     return gone
 
 
+def excess(conn: Connection, stream: str, rows: int, size: int) -> int:
+    """The offset below which the stream has more than so many entries or bytes of data; 0 if it has not."""
+    statement = (
+        select(entries.c.offset, func.length(entries.c.data))
+        .where(entries.c.stream == stream)
+        .order_by(entries.c.offset.desc())
+        .limit(rows + 1)
+    )
+    total = kept = 0
+    for count, (offset, length) in enumerate(conn.execute(statement)):
+        total += length
+        if count == rows or (total > size and kept):
+            return kept
+        kept = offset
+    return 0
+
+
 def count(conn: Connection) -> int:
     """The number of stored entries."""
     return conn.execute(select(func.count()).select_from(entries)).scalar_one()

@@ -103,9 +103,10 @@ class ReadyRun:
         self.tree: WorkTree | None = None
         self._started = False
 
-    def start(self, tx: Tx) -> str:
-        """Start it, in a use case, and return its id; see :meth:`Pipelines.trigger_once`."""
-        pipelines, asked = self._specs.pipelines, (self._caller, self._pipeline.id, self._request)
+    def start(self, tx: Tx, by: Principal) -> str:
+        """Start it, in a use case, and return its id; see :meth:`Pipelines.trigger_once`. ``by``: the caller, with
+        the rights of this transaction."""
+        pipelines, asked = self._specs.pipelines, (by, self._pipeline.id, self._request)
         if known := pipelines.requested(tx.conn, *asked, self._request_id, tx.now):
             return known
         self._record(tx)
@@ -170,23 +171,23 @@ class Specs:
             spec, saved.text, saved.format, saved.head, pipeline.default_branch, pipeline.file_path
         )
 
-    async def save(self, caller: Principal, pipeline_id: str, save: Save) -> Callable[[Tx], SavedAs]:
+    async def save(
+        self, caller: Principal, pipeline_id: str, save: Save
+    ) -> Callable[[Tx, Principal], SavedAs]:
         """The use case that saves a spec. To a git repository it is pushed at once; saving the same spec again then
         changes nothing, so a call whose answer was lost can be repeated."""
         pipeline = await self._pipeline(caller, pipeline_id, "pipeline.write")
         compiled = await self.compiler.compile(caller, save.spec, save.file or pipeline.file_path)
         if not pipeline.repo_url:
-            return lambda tx: self._saved(tx, caller, pipeline_id, compiled, save)
+            return lambda tx, by: self._saved(tx, by, pipeline_id, compiled, save)
         pushed = await self.git.save(caller, pipeline, compiled, save.expected_head, save.message)
         found = SavedAs(pushed.commit, pushed.branch, pipeline.save_mode, pushed.pr_branch, pushed.pr_url)
-        return lambda tx: found
+        return lambda tx, by: found
 
-    def _saved(
-        self, tx: Tx, caller: Principal, pipeline_id: str, compiled: CompiledSpec, save: Save
-    ) -> SavedAs:
-        pipeline = allowed(tx.conn, caller, pipeline_id, "pipeline.write")
+    def _saved(self, tx: Tx, by: Principal, pipeline_id: str, compiled: CompiledSpec, save: Save) -> SavedAs:
+        pipeline = allowed(tx.conn, by, pipeline_id, "pipeline.write")
         saved = self.pipelines.save_spec(
-            tx, caller, pipeline_id, compiled, expected_head=save.expected_head, message=save.message
+            tx, by, pipeline_id, compiled, expected_head=save.expected_head, message=save.message
         )
         return SavedAs(saved.head, pipeline.default_branch)
 

@@ -11,7 +11,7 @@ from pilothouse.access.errors import require
 from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database, provided
-from pilothouse.edge.web import Caller, allow, envelope
+from pilothouse.edge.web import Caller, Change, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.secrets.service import Secrets, check_value
 from pilothouse.wire.rest import secrets as shown
@@ -66,7 +66,7 @@ async def put_secret(
     body: PutSecret,
     secrets: SecretService,
     identity: IdentityService,
-    database: Database,
+    change: Change,
 ) -> Response:
     """Set or replace a secret; the value is encrypted at rest and never returned.
 
@@ -75,7 +75,7 @@ async def put_secret(
     project = await identity.project_id(caller, body.projectId)
     require(caller, "secret.write", project)
     check_value(body.value)
-    created = await database.write(lambda tx: secrets.put(tx, caller, project, name, body.value))
+    created = await change(lambda tx, by: secrets.put(tx, by, project, name, body.value))
     return envelope({"name": name, "created": created}, 201 if created else 200)
 
 
@@ -90,11 +90,11 @@ async def delete_secret(
     caller: Caller,
     secrets: SecretService,
     identity: IdentityService,
-    database: Database,
+    change: Change,
     projectId: str = "",
 ) -> Response:
     """Steps that refer to it fail from now on. Errors: ``SECRET_NOT_FOUND``."""
     project = await identity.project_id(caller, projectId)
     require(caller, "secret.write", project)
-    await database.write(lambda tx: secrets.delete(tx, caller, project, name))
+    await change(lambda tx, by: secrets.delete(tx, by, project, name))
     return envelope({"name": name})

@@ -19,7 +19,7 @@ from websockets.server import ServerProtocol
 
 from pilothouse.access.errors import Refusal
 from pilothouse.edge.intake import UNREAD
-from pilothouse.edge.streaming import CONNECTION
+from pilothouse.edge.streaming import CONNECTION, PATIENCE
 from pilothouse.journal.turns import Turns
 from pilothouse.server.deadlines import Deadlines
 from pilothouse.server.early import early_answer, early_parts
@@ -79,6 +79,7 @@ class HttpProtocol(HttpToolsProtocol):
     _begun = False
     _running: Any = None  # the request that is answered now; others of the connection wait
     _upgraded = False
+    _patient = False  # the answer is a stream
     _discarding = False
     _discarded = 0
     abandoned: Callable[[], None] = staticmethod(lambda: None)
@@ -118,7 +119,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Offer the socket to the endpoint."""
         self._in_head = self._begun = False
         self.deadlines.head_arrived()
-        offers: Any = {CONNECTION: self._take}
+        offers: Any = {CONNECTION: self._take, PATIENCE: self._be_patient}
         self.scope["extensions"] = offers
         before = self.cycle
         super().on_headers_complete()
@@ -167,7 +168,8 @@ class HttpProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Called by the transport: its buffer is full."""
         super().pause_writing()
-        self.deadlines.expect_reader()
+        if not self._patient:
+            self.deadlines.expect_reader()
 
     def timeout_keep_alive_handler(self) -> None:
         """Called when no next request has begun in time."""
@@ -224,6 +226,11 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.message_event.set()
         self.transport.write(early_answer(refusal))
         self.finish(unread=True)
+
+    def _be_patient(self) -> None:
+        """The answer is a stream, whose reader may be slow (a client of HTTP/1.0; others are taken over)."""
+        self._patient = True
+        self.deadlines.cancel()
 
     def _take(self) -> EventSocket:
         """Hand the socket over after the response's head; pipelined requests are dropped."""

@@ -101,6 +101,13 @@ class Settings(BaseSettings):
     quota_tokens: int = Field(100, gt=0, description="API tokens of a user")
     quota_projects: int = Field(1000, gt=0, description="projects")
     quota_registration_tokens: int = Field(1000, gt=0, description="registration tokens that are not revoked")
+    quota_run_log: ByteSize = Field(ByteSize(2 << 30), gt=0, description="bytes of a run's log")
+    quota_run_events: ByteSize = Field(
+        ByteSize(256 << 20), gt=0, description="bytes of the events that agents push about a run"
+    )
+    quota_agent_events: ByteSize = Field(
+        ByteSize(64 << 20), gt=0, description="bytes of an agent's own stream, of which the newest are kept"
+    )
     git_allow: Listed = Field(
         [], description="schemes of git repositories beside https and ssh: http, git, file"
     )

@@ -9,9 +9,7 @@ from sqlalchemy import Connection, inspect, text
 
 from pilothouse.storage.database import Database
 
-NEWEST = "0018"
-NEWEST = "0018"
-NEWEST = "0018"
+NEWEST = "0020"
 """The newest revision in ``migrations/versions``; ``tools/new_migration.py`` writes it."""
 
 _TABLE = "alembic_version"

@@ -14,7 +14,7 @@ from pilothouse.access.errors import AuthError, require
 from pilothouse.access.model import Principal
 from pilothouse.edge.openapi import answer, content, errors
 from pilothouse.edge.services import Database, provided
-from pilothouse.edge.web import Caller, OptionalCaller, allow, json_response, public
+from pilothouse.edge.web import Caller, Change, OptionalCaller, allow, json_response, public
 from pilothouse.engine.artifacts import store
 from pilothouse.engine.artifacts.errors import StepRunNotFound
 from pilothouse.engine.artifacts.lineage import artifacts_of
@@ -172,11 +172,9 @@ def _signed_for(conn: Connection, identity: Identity, by: str, caller: Principal
     summary="Delete an artifact",
     responses=answer(Done, example={"message": "Artifact dist deleted"}) | errors("ARTIFACT_NOT_FOUND"),
 )
-async def delete_artifact(
-    artifact_id: str, caller: Caller, database: Database, artifacts: ArtifactService
-) -> Response:
+async def delete_artifact(artifact_id: str, change: Change, artifacts: ArtifactService) -> Response:
     """Nobody sees it any more; its bytes are deleted within minutes. Errors: ``ARTIFACT_NOT_FOUND``."""
-    return json_response(await database.write(lambda tx: artifacts.delete(tx, caller, artifact_id)))
+    return json_response(await change(lambda tx, by: artifacts.delete(tx, by, artifact_id)))
 
 
 async def _sent(request: Request, transfer: Transfer, artifact: Artifact) -> Response:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
-from pilothouse.access.model import Role
+from pilothouse.access.model import Principal
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database, provided
@@ -37,7 +37,7 @@ async def list_gates(
     status: Annotated[Literal["", "open", "approved", "rejected", "closed"], Query()] = "",
 ) -> Response:
     """Gates of the caller's projects, most recently opened first. ``decidable``: the caller may approve or reject."""
-    projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
+    projects = caller.among
     found, total = await database.read(
         lambda conn: store.list_gates(
             conn, run=run, status=status, projects=projects, page=paging.page, limit=paging.limit
@@ -69,19 +69,17 @@ async def get_gate(gate_id: str, caller: Caller, database: Database) -> Response
     responses=answer(shown.Gate, example=shown.APPROVED)
     | errors("GATE_NOT_FOUND", "INVALID_STATE_TRANSITION"),
 )
-async def decide_gate(
-    gate_id: str, caller: Caller, idem: Idem, gates: GateService, body: DecideGate
-) -> Response:
+async def decide_gate(gate_id: str, idem: Idem, gates: GateService, body: DecideGate) -> Response:
     """Approve or reject a gate; for its approvers (roles or users) and admins.
 
     Errors: ``GATE_NOT_FOUND``, ``INVALID_STATE_TRANSITION`` (it is not open), ``AUTH_INSUFFICIENT_PERMISSIONS``.
     """
     comment = check_comment(body.comment)
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        return gate_view(gates.decide(tx, caller, gate_id, body.decision, comment), decidable=False)
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        return gate_view(gates.decide(tx, by, gate_id, body.decision, comment), decidable=False)
 
-    return await idem(use_case, 200, permit=lambda conn: decidable_by(conn, caller, gate_id))
+    return await idem(use_case, 200, permit=lambda conn, by: decidable_by(conn, by, gate_id))
 
 
 def gate_view(gate: Gate, *, decidable: bool) -> dict[str, Any]:

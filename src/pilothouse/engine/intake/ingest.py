@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import orjson
 import structlog
 from sqlalchemy import Connection
 
@@ -23,6 +24,7 @@ from pilothouse.engine.intake.batches import MAX_ID, BatchInvalid, RawBatch
 from pilothouse.engine.intake.events import StepEvent
 from pilothouse.engine.intake.lines import LogLines
 from pilothouse.engine.intake.maskers import HIDDEN
+from pilothouse.engine.intake.quotas import DELETED, ENTRY, IntakeQuotas, size_of
 from pilothouse.engine.intake.reading import Reading
 from pilothouse.engine.intake.step_events import StepEvents
 from pilothouse.engine.runs import read_place
@@ -85,13 +87,20 @@ class Ingest:
     """Stores what agents push."""
 
     def __init__(
-        self, storage: Storage, journal: Journal, tasks: StepTasks, events: StepEvents, reading: Reading
+        self,
+        storage: Storage,
+        journal: Journal,
+        tasks: StepTasks,
+        events: StepEvents,
+        reading: Reading,
+        quotas: IntakeQuotas,
     ) -> None:
         self._storage = storage
         self._journal = journal
         self._tasks = tasks
         self._events = events
         self._reading = reading
+        self._quotas = quotas
         self._targets: OrderedDict[str, Target] = OrderedDict()
 
     async def logs(
@@ -129,11 +138,13 @@ class Ingest:
 
     async def screened(self, agent_id: str, task_id: str, texts: Sequence[str], most: int) -> list[str]:
         """See :class:`pilothouse.fleet.handlers.Screen`: HIDDEN in place of texts that cannot be masked now."""
-        target = await self.target(task_id) if any(texts) and len(task_id) <= MAX_ID else None
-        if target is None or target.agent_id != agent_id:
-            return [text[:most] for text in texts]  # of another kind of work, or to be refused
+        values = await self._values_of(agent_id) if any(texts) and not task_id else frozenset[str]()
+        if any(texts) and 0 < len(task_id) <= MAX_ID:
+            target = await self.target(task_id)
+            if target is not None and target.agent_id == agent_id:
+                values = target.values  # otherwise of another kind of work, or to be refused
         try:
-            return await self._reading.texts(agent_id, texts, most, target.values)
+            return await self._reading.texts(agent_id, texts, most, values)
         except (BatchInvalid, WorkError) as error:
             log.warning("engine.report_hidden", agent_id=agent_id, step_run_id=task_id, why=str(error))
             return [HIDDEN if text else text for text in texts]
@@ -149,6 +160,8 @@ class Ingest:
             shown, refused = await self._reading.event(agent_id, event, values)
         except BatchInvalid as error:
             return await self.reject(agent_id, EVENTS, event.seq, event.event_id, str(error))
+        stream = target.stream if target is not None else entries.agent_stream(agent_id)
+        size = ENTRY + len(orjson.dumps(shown.payload))
 
         since = target.started_at if target is not None else 0
 
@@ -158,16 +171,19 @@ class Ingest:
             )
             if receipt is not None:
                 return receipt
-            why = refused or self._events.take(tx, agent_id, shown)
+            why = refused or self._quotas.event_refused(tx.conn, stream, size)
+            why = why or self._events.take(tx, agent_id, shown)
             return Receipt(Taken.REJECTED if why else Taken.ACCEPTED, event.seq + 1, why)
 
         return await self._storage.write(use_case)
 
     async def _values_of(self, agent_id: str) -> frozenset[str]:
-        """The secrets of all work that the agent holds, for its events without a step: many may read them."""
+        """The secrets of all work that the agent holds, and that we remember, for what it says of itself: many may
+        read it."""
         held = await self._storage.read(lambda conn: fleet_store.leases_of(conn, agent_id))
-        targets = [await self.target(lease.id) for lease in held]
-        return frozenset().union(*(target.values for target in targets if target is not None))
+        for lease in held:
+            await self.target(lease.id)
+        return frozenset().union(*(one.values for one in self._targets.values() if one.agent_id == agent_id))
 
     async def reject(
         self, agent_id: str, rpc: str, seq: int, batch_id: str, message: str, after: int = NOTHING
@@ -199,7 +215,7 @@ class Ingest:
 
     def _load_target(self, conn: Connection, step_run_id: str) -> Target | None:
         at = read_place(conn, step_run_id)
-        if at is None or not at.attempt.agent_id:
+        if at is None or not at.attempt.agent_id or store.is_pruned(conn, at.run.id):
             return None
         keys = run_keys(at.run, at.job, at.step)
         keys["step_run_id"], keys["attempt"] = at.attempt.id, at.attempt.number
@@ -238,10 +254,16 @@ class Ingest:
         if receipt is not None:
             return receipt
         expected = max(last + 1 if last >= 0 else begins + 1, 1)
-        if batch.seq > expected and (last >= 0 or begins):
+        gap, cuts = batch.seq > expected and (last >= 0 or bool(begins)), chunks(lines)
+        refused = self._quotas.log_refused(tx.conn, target.stream, size_of(batch, len(cuts) + gap))
+        if refused is not None:
+            if refused != DELETED and self._quotas.first_refusal(tx.conn, batch.step_run_id):
+                self._mark(tx, target, f"lines from here on are not stored: {refused}", expected, batch.seq)
+            return Receipt(Taken.ACCEPTED, batch.seq + 1)
+        if gap:
             self._mark_gap(tx, target, expected, batch.seq)
         first = store.count_lines(tx.conn, batch.step_run_id, len(lines)) - len(lines) + 1
-        for start, stop in chunks(lines):
+        for start, stop in cuts:
             body = {**target.keys, "first": first + start, "lines": lines[start:stop]}
             if batch.stderr:
                 body["stderr"] = [i - start for i in batch.stderr if start <= i < stop]
@@ -306,12 +328,11 @@ class Ingest:
 
     def _mark_gap(self, tx: Tx, target: Target, expected: int, seq: int) -> None:
         missing = f"{expected}" if seq - expected == 1 else f"{expected} to {seq - 1}"
-        body = {
-            **target.keys,
-            "message": f"log batches {missing} of agent {target.agent_id} never arrived",
-            "expected_seq": expected,
-            "seq": seq,
-        }
+        message = f"log batches {missing} of agent {target.agent_id} never arrived"
+        self._mark(tx, target, message, expected, seq)
+
+    def _mark(self, tx: Tx, target: Target, message: str, expected: int, seq: int) -> None:
+        body = {**target.keys, "message": message, "expected_seq": expected, "seq": seq}
         subject = target.keys["step_run_id"]
         self._journal.append(tx, target.stream, entries.STEP_LOG_MISSED, target.scope, body, subject=subject)
 

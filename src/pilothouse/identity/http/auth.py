@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pilothouse.edge.limits import Count
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.services import Database
-from pilothouse.edge.web import COOKIE, Caller, Exchange, allow, json_response, public
+from pilothouse.edge.web import COOKIE, Caller, Change, Exchange, allow, json_response, public
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import user_json
 from pilothouse.identity.model import LoginOrigin
@@ -62,9 +62,9 @@ async def login(request: Request, identity: IdentityService, body: Login) -> Res
     summary="Log out",
     responses=answer(Done, example={"message": "Logout successful"}),
 )
-async def logout(request: Request, caller: Caller, identity: IdentityService) -> Response:
+async def logout(request: Request, change: Change, identity: IdentityService) -> Response:
     """Revoke the token of this request; streams opened with it end."""
-    await identity.logout(caller)
+    await change(identity.log_out)
     response = json_response({"message": "Logout successful"})
     response.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=Exchange.of(request.scope).https)
     return response
@@ -75,8 +75,10 @@ async def get_me(caller: Caller, identity: IdentityService, database: Database) 
     """The current user, their projects, and the role of the token."""
     user = await database.read(lambda conn: identity.users.get(conn, caller.id))
     expires_at = None if caller.expires_at is None else rfc3339(caller.expires_at)
-    token = {"id": caller.token_id, "role": caller.role, "expires_at": expires_at}
-    return {**user_json(user), "projects": sorted(caller.projects), "token": token}
+    among = None if caller.token_projects is None else sorted(caller.token_projects)
+    token = {"id": caller.token_id, "role": caller.role, "projects": among, "expires_at": expires_at}
+    projects = sorted(project for project in caller.projects if caller.in_project(project))
+    return {**user_json(user), "projects": projects, "token": token}
 
 
 @router.post(
@@ -86,14 +88,15 @@ async def get_me(caller: Caller, identity: IdentityService, database: Database) 
     responses=answer(Done) | errors("AUTH_INVALID_CREDENTIALS"),
 )
 async def change_password(
-    request: Request, caller: Caller, identity: IdentityService, body: ChangePassword
+    request: Request, caller: Caller, identity: IdentityService, change: Change, body: ChangePassword
 ) -> dict[str, str]:
     """Set a new password. The user's other logins end; API tokens stay valid. Not with a token limited to a role."""
     # Of this user's own tokens together: strangers who guess at the same time must not prevent it.
     attempt = Exchange.of(request.scope).edge.limits.login(caller.name, f"user {caller.id}")
     _show(Exchange.of(request.scope), attempt.count)
     with attempt:
-        await identity.change_password(caller, body.current_password, body.new_password)
+        password_hash = await identity.exchange_password(caller, body.current_password, body.new_password)
+    await change(lambda tx, by: identity.users.set_password(tx, by, by.id, password_hash, proven=True))
     return {"message": "Password changed"}
 
 

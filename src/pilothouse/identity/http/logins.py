@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database
-from pilothouse.edge.web import Caller, allow
+from pilothouse.edge.web import Caller, Change, allow
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import login_json
 from pilothouse.wire.rest import users as shown
@@ -42,17 +42,16 @@ async def list_logins(
     "", summary="End all other logins", responses=answer(shown.EndedLogins) | errors("USER_NOT_FOUND")
 )
 async def end_other_logins(
-    caller: Caller,
     identity: IdentityService,
-    database: Database,
+    change: Change,
     user: Annotated[str, Query(description="Admins: all logins of this user, by name or id.")] = "",
 ) -> dict[str, int]:
     """End all logins of the caller but the one of this request; API tokens stay valid."""
-    return {"ended": await database.write(lambda tx: identity.logins.end_others(tx, caller, user=user))}
+    return {"ended": await change(lambda tx, by: identity.logins.end_others(tx, by, user=user))}
 
 
 @router.delete("/{session}", status_code=204, summary="End a login", responses=errors("TOKEN_NOT_FOUND"))
-async def end_login(caller: Caller, identity: IdentityService, database: Database, session: str) -> Response:
+async def end_login(identity: IdentityService, change: Change, session: str) -> Response:
     """End one login and its streams; admins: of any user. Errors: ``TOKEN_NOT_FOUND``."""
-    await database.write(lambda tx: identity.logins.end(tx, caller, session))
+    await change(lambda tx, by: identity.logins.end(tx, by, session))
     return Response(status_code=204)

@@ -9,7 +9,7 @@ from pilothouse.access.model import ACTIONS, Role
 from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database
-from pilothouse.edge.web import Caller, Idem, allow, envelope
+from pilothouse.edge.web import Caller, Change, Idem, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import MEMBERS_LISTED, project_json
 from pilothouse.wire.rest import projects as shown
@@ -46,18 +46,16 @@ async def list_projects(
     responses=enveloped(shown.Project, 201)
     | errors("PROJECT_ALREADY_EXISTS", "USER_NOT_FOUND", "QUOTA_EXCEEDED"),
 )
-async def create_project(
-    caller: Caller, identity: IdentityService, idem: Idem, body: CreateProject
-) -> Response:
+async def create_project(identity: IdentityService, idem: Idem, body: CreateProject) -> Response:
     """Create a project; its name must be free."""
     return await idem(
-        lambda tx: project_json(
+        lambda tx, by: project_json(
             identity.projects.create(
-                tx, caller, name=body.name, description=body.description, members=body.members
+                tx, by, name=body.name, description=body.description, members=body.members
             )
         ),
         envelope=True,
-        permit=lambda _: require(caller, "project.write"),
+        permit=lambda _, by: require(by, "project.write"),
     )
 
 
@@ -83,11 +81,11 @@ async def get_project(
     responses=_PROJECT | errors("PROJECT_ALREADY_EXISTS"),
 )
 async def update_project(
-    caller: Caller, identity: IdentityService, database: Database, project: str, body: UpdateProject
+    identity: IdentityService, change: Change, project: str, body: UpdateProject
 ) -> Response:
     """Change name or description."""
-    changed = await database.write(
-        lambda tx: identity.projects.update(tx, caller, project, name=body.name, description=body.description)
+    changed = await change(
+        lambda tx, by: identity.projects.update(tx, by, project, name=body.name, description=body.description)
     )
     return envelope(project_json(changed))
 
@@ -98,11 +96,9 @@ async def update_project(
     summary="Add a member",
     responses=_MEMBERS,
 )
-async def add_project_member(
-    caller: Caller, identity: IdentityService, database: Database, project: str, user: str
-) -> Response:
+async def add_project_member(identity: IdentityService, change: Change, project: str, user: str) -> Response:
     """Add a member (id or name), effective immediately. Errors: ``PROJECT_NOT_FOUND``, ``USER_NOT_FOUND``."""
-    changed = await database.write(lambda tx: identity.projects.add_member(tx, caller, project, user))
+    changed = await change(lambda tx, by: identity.projects.add_member(tx, by, project, user))
     return envelope(project_json(changed))
 
 
@@ -113,10 +109,10 @@ async def add_project_member(
     responses=_MEMBERS,
 )
 async def remove_project_member(
-    caller: Caller, identity: IdentityService, database: Database, project: str, user: str
+    identity: IdentityService, change: Change, project: str, user: str
 ) -> Response:
     """Remove a member, effective immediately, also on open streams."""
-    changed = await database.write(lambda tx: identity.projects.remove_member(tx, caller, project, user))
+    changed = await change(lambda tx, by: identity.projects.remove_member(tx, by, project, user))
     return envelope(project_json(changed))
 
 

@@ -23,12 +23,13 @@ def user_json(user: User) -> dict[str, Any]:
 
 
 def token_json(token: TokenInfo) -> dict[str, Any]:
-    """An API token without its secret; ``role`` null: that of its user."""
+    """An API token without its secret; ``role`` null: that of its user; ``projects`` null: all of its user."""
     return {
         "id": token.id,
         "name": token.name,
         "user": token.username,
         "role": None if token.role is None else token.role.value,
+        "projects": None if token.projects is None else sorted(token.projects),
         "created_at": rfc3339(token.created_at),
         "expires_at": None if token.expires_at is None else rfc3339(token.expires_at),
         "last_used_at": None if token.last_used_at is None else rfc3339(token.last_used_at),

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from pilothouse.access.errors import require
-from pilothouse.access.model import Role
+from pilothouse.access.model import Principal, Role
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database
-from pilothouse.edge.web import Caller, Idem, allow
+from pilothouse.edge.web import Caller, Change, Idem, allow
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import token_json
 from pilothouse.storage import Tx
@@ -25,23 +25,24 @@ router = APIRouter(prefix="/api/v1/tokens", tags=["tokens"], dependencies=[allow
     "",
     status_code=201,
     summary="Create an API token",
-    responses=answer(shown.CreatedToken, 201) | errors("QUOTA_EXCEEDED"),
+    responses=answer(shown.CreatedToken, 201) | errors("QUOTA_EXCEEDED", "PROJECT_NOT_FOUND"),
 )
-async def create_token(caller: Caller, identity: IdentityService, idem: Idem, body: CreateToken) -> Response:
+async def create_token(identity: IdentityService, idem: Idem, body: CreateToken) -> Response:
     """Create a token for the caller. ``token`` is the secret, which is only returned here."""
 
-    def create(tx: Tx) -> dict[str, Any]:
+    def create(tx: Tx, by: Principal) -> dict[str, Any]:
         expires_at = None if body.expires_in is None else tx.now + body.expires_in * 1000
         token, secret = identity.tokens.create(
             tx,
-            caller,
+            by,
             name=body.name,
             role=None if body.role is None else Role(body.role),
+            projects=body.projects,
             expires_at=expires_at,
         )
         return {**token_json(token), "token": secret}
 
-    return await idem(create, permit=lambda _: require(caller, "token.own"), shown_once="token")
+    return await idem(create, permit=lambda _, by: require(by, "token.own"), shown_once="token")
 
 
 @router.get(
@@ -66,7 +67,7 @@ async def list_tokens(
 @router.delete(
     "/{token}", status_code=204, summary="Revoke an API token", responses=errors("TOKEN_NOT_FOUND")
 )
-async def revoke_token(caller: Caller, identity: IdentityService, database: Database, token: str) -> Response:
+async def revoke_token(identity: IdentityService, change: Change, token: str) -> Response:
     """Revoke a token (by its id) and end its streams. Admins can revoke the tokens of all users."""
-    await database.write(lambda tx: identity.tokens.revoke(tx, caller, token))
+    await change(lambda tx, by: identity.tokens.revoke(tx, by, token))
     return Response(status_code=204)

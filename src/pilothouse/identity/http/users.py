@@ -11,7 +11,7 @@ from pilothouse.access.model import Role
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database
-from pilothouse.edge.web import Caller, Idem, allow
+from pilothouse.edge.web import Change, Idem, allow
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.identity.http.shapes import user_json
 from pilothouse.wire.rest import users as shown
@@ -49,14 +49,14 @@ async def list_users(
     summary="Create a user",
     responses=answer(shown.User, 201) | errors("USER_ALREADY_EXISTS", "PROJECT_NOT_FOUND"),
 )
-async def create_user(caller: Caller, identity: IdentityService, idem: Idem, body: CreateUser) -> Response:
+async def create_user(identity: IdentityService, idem: Idem, body: CreateUser) -> Response:
     """Create a user; names are unique regardless of case."""
     password_hash = await identity.passwords.hash(body.password)
     return await idem(
-        lambda tx: user_json(
+        lambda tx, by: user_json(
             identity.users.create(
                 tx,
-                caller,
+                by,
                 username=body.username,
                 password_hash=password_hash,
                 email=body.email,
@@ -64,7 +64,7 @@ async def create_user(caller: Caller, identity: IdentityService, idem: Idem, bod
                 projects=body.projects,
             )
         ),
-        permit=lambda _: require(caller, "user.admin"),
+        permit=lambda _, by: require(by, "user.admin"),
     )
 
 
@@ -77,12 +77,12 @@ async def get_user(identity: IdentityService, database: Database, user: str) -> 
 @router.put("/{user}", summary="Change a user", responses=_CHANGED, operation_id="replaceUser")
 @router.patch("/{user}", summary="Change a user", responses=_CHANGED)
 async def update_user(
-    caller: Caller, identity: IdentityService, database: Database, user: str, body: UpdateUser
+    identity: IdentityService, change: Change, user: str, body: UpdateUser
 ) -> dict[str, Any]:
     """Change email, role or active state. Takes effect immediately, also on open streams."""
     role = None if body.role is None else Role(body.role)
-    changed = await database.write(
-        lambda tx: identity.users.update(tx, caller, user, email=body.email, role=role, active=body.active)
+    changed = await change(
+        lambda tx, by: identity.users.update(tx, by, user, email=body.email, role=role, active=body.active)
     )
     return user_json(changed)
 
@@ -90,11 +90,9 @@ async def update_user(
 @router.delete(
     "/{user}", status_code=204, summary="Deactivate a user", responses=errors("USER_NOT_FOUND", "CONFLICT")
 )
-async def deactivate_user(
-    caller: Caller, identity: IdentityService, database: Database, user: str
-) -> Response:
+async def deactivate_user(identity: IdentityService, change: Change, user: str) -> Response:
     """End a user's access immediately: logins, API tokens and streams. The account remains as a record."""
-    await database.write(lambda tx: identity.users.deactivate(tx, caller, user))
+    await change(lambda tx, by: identity.users.deactivate(tx, by, user))
     return Response(status_code=204)
 
 
@@ -104,9 +102,9 @@ async def deactivate_user(
     responses=answer(Done) | errors("USER_NOT_FOUND"),
 )
 async def reset_password(
-    caller: Caller, identity: IdentityService, database: Database, user: str, body: ResetPassword
+    identity: IdentityService, change: Change, user: str, body: ResetPassword
 ) -> dict[str, str]:
     """Set a new password for a user; their logins end."""
     password_hash = await identity.passwords.hash(body.password)
-    await database.write(lambda tx: identity.users.set_password(tx, caller, user, password_hash))
+    await change(lambda tx, by: identity.users.set_password(tx, by, user, password_hash))
     return {"message": "Password changed"}

@@ -9,11 +9,11 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
-from pilothouse.access.model import Role
+from pilothouse.access.model import Principal
 from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database
-from pilothouse.edge.web import Caller, Idem, allow, envelope
+from pilothouse.edge.web import Caller, Change, Idem, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.pipelines import store
 from pilothouse.pipelines.http.large_bodies import SpecRoute
@@ -51,10 +51,10 @@ async def create_pipeline(
     project = await identity.project_id(caller, body.projectId)
     require(caller, "pipeline.write", project)
 
-    def use_case(tx: Tx) -> dict[str, Any]:
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
         made = pipelines.create(
             tx,
-            caller,
+            by,
             project,
             body.name,
             description=body.description,
@@ -71,7 +71,7 @@ async def create_pipeline(
         return {"pipelineId": made.id}
 
     return await idem(
-        use_case, 201, envelope=True, permit=lambda _: require(caller, "pipeline.write", project)
+        use_case, 201, envelope=True, permit=lambda _, by: require(by, "pipeline.write", project)
     )
 
 
@@ -94,7 +94,7 @@ async def list_pipelines(
 
     ``name`` matches exactly; ``repository`` is the key of a repository (docs/checkout.md).
     """
-    projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
+    projects = caller.among
 
     def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
         found, total = store.list_pipelines(
@@ -135,12 +135,7 @@ async def get_pipeline(pipeline_id: str, caller: Caller, database: Database) -> 
     responses=enveloped(shown.Pipeline) | errors("PIPELINE_NOT_FOUND", "PIPELINE_ALREADY_EXISTS"),
 )
 async def update_pipeline(
-    pipeline_id: str,
-    body: UpdatePipeline,
-    caller: Caller,
-    database: Database,
-    pipelines: PipelineService,
-    git: GitService,
+    pipeline_id: str, body: UpdatePipeline, change: Change, pipelines: PipelineService, git: GitService
 ) -> Response:
     """Errors: ``PIPELINE_NOT_FOUND``, ``PIPELINE_ALREADY_EXISTS``."""
     given = {
@@ -158,13 +153,13 @@ async def update_pipeline(
     }
     fields = {name: value for name, value in given.items() if value is not None}
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        allowed(tx.conn, caller, pipeline_id, "pipeline.write")
-        changed = pipelines.change(tx, caller, pipeline_id, **fields)
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        allowed(tx.conn, by, pipeline_id, "pipeline.write")
+        changed = pipelines.change(tx, by, pipeline_id, **fields)
         git.check(changed)
         return pipeline_detail(tx.conn, changed)
 
-    return envelope(await database.write(use_case))
+    return envelope(await change(use_case))
 
 
 @router.delete(
@@ -173,14 +168,12 @@ async def update_pipeline(
     summary="Delete a pipeline",
     responses=enveloped(shown.PipelineId) | errors("PIPELINE_NOT_FOUND"),
 )
-async def delete_pipeline(
-    pipeline_id: str, caller: Caller, database: Database, pipelines: PipelineService
-) -> Response:
+async def delete_pipeline(pipeline_id: str, change: Change, pipelines: PipelineService) -> Response:
     """Its runs stay. Errors: ``PIPELINE_NOT_FOUND``."""
 
-    def use_case(tx: Tx) -> None:
-        allowed(tx.conn, caller, pipeline_id, "pipeline.write")
-        pipelines.delete(tx, caller, pipeline_id)
+    def use_case(tx: Tx, by: Principal) -> None:
+        allowed(tx.conn, by, pipeline_id, "pipeline.write")
+        pipelines.delete(tx, by, pipeline_id)
 
-    await database.write(use_case)
+    await change(use_case)
     return envelope({"pipelineId": pipeline_id})

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query
 from sqlalchemy import Connection, Row
 from starlette.responses import Response
 
+from pilothouse.access.model import Principal
 from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database
@@ -73,11 +74,11 @@ async def trigger_pipeline(
     """
     ready = await specs.ready(caller, pipeline_id, _request(body or TriggerPipeline()))
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        return {"runId": ready.start(tx)}
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        return {"runId": ready.start(tx, by)}
 
     try:
-        permit = partial(allowed, caller=caller, pipeline_id=pipeline_id, action="run.trigger")
+        permit = partial(allowed, pipeline_id=pipeline_id, action="run.trigger")
         answer = await idem(use_case, 201, envelope=True, permit=permit)
     except SpecError as refusal:
         ready.discard()
@@ -177,18 +178,16 @@ async def get_pipeline_run(pipeline_id: str, run_id: str, caller: Caller, databa
     summary="Pause a run",
     responses=enveloped(shown.RunState, example={**shown.RunState.example, "status": 6}) | _CONTROL,
 )
-async def pause_pipeline_run(
-    pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engine: EngineService
-) -> Response:
+async def pause_pipeline_run(pipeline_id: str, run_id: str, idem: Idem, engine: EngineService) -> Response:
     """Nothing more of it is started until it is resumed. Errors: ``RUN_NOT_FOUND``,
     ``INVALID_STATE_TRANSITION``.
     """
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        run = engine.pause(tx, caller, run_id)
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        run = engine.pause(tx, by, run_id)
         return {"runId": run.id, "status": int(run_status(run))}
 
-    permit = partial(run_of, caller=caller, pipeline_id=pipeline_id, run_id=run_id, action="run.control")
+    permit = partial(run_of, pipeline_id=pipeline_id, run_id=run_id, action="run.control")
     return await idem(use_case, 200, envelope=True, permit=permit)
 
 
@@ -198,16 +197,14 @@ async def pause_pipeline_run(
     summary="Resume a run",
     responses=enveloped(shown.RunState) | _CONTROL,
 )
-async def resume_pipeline_run(
-    pipeline_id: str, run_id: str, caller: Caller, idem: Idem, engine: EngineService
-) -> Response:
+async def resume_pipeline_run(pipeline_id: str, run_id: str, idem: Idem, engine: EngineService) -> Response:
     """A paused run goes on. Errors: ``RUN_NOT_FOUND``, ``INVALID_STATE_TRANSITION``."""
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        run = engine.resume(tx, caller, run_id)
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        run = engine.resume(tx, by, run_id)
         return {"runId": run.id, "status": int(run_status(run))}
 
-    permit = partial(run_of, caller=caller, pipeline_id=pipeline_id, run_id=run_id, action="run.control")
+    permit = partial(run_of, pipeline_id=pipeline_id, run_id=run_id, action="run.control")
     return await idem(use_case, 200, envelope=True, permit=permit)
 
 
@@ -220,7 +217,6 @@ async def resume_pipeline_run(
 async def stop_pipeline_run(
     pipeline_id: str,
     run_id: str,
-    caller: Caller,
     idem: Idem,
     engine: EngineService,
     body: StopRun | None = None,
@@ -230,9 +226,9 @@ async def stop_pipeline_run(
     """
     reason, force = (body.reason, body.force) if body else ("", False)
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        run = engine.cancel(tx, caller, run_id, reason, force=force)
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        run = engine.cancel(tx, by, run_id, reason, force=force)
         return {"runId": run.id, "status": int(run_status(run))}
 
-    permit = partial(run_of, caller=caller, pipeline_id=pipeline_id, run_id=run_id, action="run.control")
+    permit = partial(run_of, pipeline_id=pipeline_id, run_id=run_id, action="run.control")
     return await idem(use_case, 200, envelope=True, permit=permit)

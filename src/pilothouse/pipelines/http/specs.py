@@ -128,8 +128,8 @@ async def save_pipeline_spec(
     save = Save(body.spec, body.fileName, body.expectedHeadCommitSha, body.commitMessage)
     saving = await specs.save(caller, pipeline_id, save)
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        saved = saving(tx)
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        saved = saving(tx, by)
         return {
             "commitSha": saved.head,
             "branch": saved.branch,
@@ -142,7 +142,7 @@ async def save_pipeline_spec(
         use_case,
         200,
         envelope=True,
-        permit=lambda conn: allowed(conn, caller, pipeline_id, "pipeline.write"),
+        permit=lambda conn, by: allowed(conn, by, pipeline_id, "pipeline.write"),
     )
 
 

@@ -81,11 +81,11 @@ async def get_trigger(trigger_id: str, caller: Caller, database: Database) -> Re
     summary="Enable a trigger",
     responses=answer(shown.TriggerDetail) | errors("TRIGGER_NOT_FOUND"),
 )
-async def enable_trigger(trigger_id: str, caller: Caller, idem: Idem, triggers: TriggerService) -> Response:
+async def enable_trigger(trigger_id: str, idem: Idem, triggers: TriggerService) -> Response:
     """From now on its runs have the caller's rights. Ticks and events before are not made up for. Requires
     ``run.trigger``, too. Errors: ``TRIGGER_NOT_FOUND``.
     """
-    return await _switched(trigger_id, caller, idem, triggers, enabled=True)
+    return await _switched(trigger_id, idem, triggers, enabled=True)
 
 
 @router.post(
@@ -97,21 +97,19 @@ async def enable_trigger(trigger_id: str, caller: Caller, idem: Idem, triggers: 
     )
     | errors("TRIGGER_NOT_FOUND"),
 )
-async def disable_trigger(trigger_id: str, caller: Caller, idem: Idem, triggers: TriggerService) -> Response:
+async def disable_trigger(trigger_id: str, idem: Idem, triggers: TriggerService) -> Response:
     """It stays disabled while the spec has it, also when the spec is saved again. Errors: ``TRIGGER_NOT_FOUND``."""
-    return await _switched(trigger_id, caller, idem, triggers, enabled=False)
+    return await _switched(trigger_id, idem, triggers, enabled=False)
 
 
-async def _switched(
-    trigger_id: str, caller: Principal, idem: Idem, triggers: Triggers, *, enabled: bool
-) -> Response:
-    def permit(conn: Connection) -> None:
-        trigger = _allowed(conn, caller, trigger_id, "pipeline.write")
+async def _switched(trigger_id: str, idem: Idem, triggers: Triggers, *, enabled: bool) -> Response:
+    def permit(conn: Connection, by: Principal) -> None:
+        trigger = _allowed(conn, by, trigger_id, "pipeline.write")
         if enabled:
-            require(caller, "run.trigger", trigger.project)
+            require(by, "run.trigger", trigger.project)
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        return _detail(tx.conn, triggers.switch(tx, caller, trigger_id, enabled=enabled))
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        return _detail(tx.conn, triggers.switch(tx, by, trigger_id, enabled=enabled))
 
     return await idem(use_case, 200, permit=permit)
 
@@ -147,12 +145,12 @@ async def run_trigger(
     Errors: ``TRIGGER_NOT_FOUND``, ``PIPELINE_DISABLED``, ``SPEC_INVALID``, ``QUOTA_EXCEEDED``,
     ``REPOSITORY_UNAVAILABLE``.
     """
-    permit = partial(_allowed, caller=caller, trigger_id=trigger_id, action="run.trigger")
-    trigger = await database.read(permit)
+    permit = partial(_allowed, trigger_id=trigger_id, action="run.trigger")
+    trigger = await database.read(lambda conn: permit(conn, caller))
     ready = await specs.for_trigger(trigger.pipeline_id, caller)
 
-    def use_case(tx: Tx) -> dict[str, Any]:
-        return {"run_id": triggers.run_now(tx, caller, trigger_id, ready).id}
+    def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
+        return {"run_id": triggers.run_now(tx, by, trigger_id, ready).id}
 
     try:
         answered = await idem(use_case, 201, permit=permit)

@@ -226,6 +226,8 @@ class Job(Answer):
 
     ``stopping``: why its remaining steps are being skipped; ``round``: how often the job was started;
     ``begun_at``: when its first step was started on an agent; ``waiting_for``: why none has been yet.
+    ``steps_omitted``: so many of its last steps are not shown, since the run is too large; the view of this job alone
+    has them.
     """
 
     id: Id
@@ -241,6 +243,7 @@ class Job(Answer):
     waiting_for: str | None
     finished_at: Time | None
     steps: list[Step]
+    steps_omitted: Count = 0
 
     example: ClassVar[Any] = {
         "id": "019a7b1e-6c0b-7000-8a51-0c4b8f1f2a10",

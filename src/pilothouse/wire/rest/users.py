@@ -137,10 +137,12 @@ class LoginResult(Answer):
 
 
 class TokenInUse(Answer):
-    """The token of this request; ``role``: what it may do, at most what its user may."""
+    """The token of this request; ``role``: what it may do, at most what its user may; ``projects``: the ids of the
+    only ones it is for, null: all of its user."""
 
     id: str
     role: RoleName
+    projects: list[str] | None
     expires_at: Time | None
 
 
@@ -153,7 +155,12 @@ class Me(User):
     example: ClassVar[Any] = {
         **User.example,
         "projects": ["01980f3e-5c2a-7c1e-9b7a-0d4e5f60718c"],
-        "token": {"id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718b", "role": "user", "expires_at": None},
+        "token": {
+            "id": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718b",
+            "role": "user",
+            "projects": None,
+            "expires_at": None,
+        },
     }
 
 
