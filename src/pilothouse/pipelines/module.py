@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 from pilothouse.access.quotas import Quotas
+from pilothouse.edge.answers import Answers
+from pilothouse.edge.calls import Calls
 from pilothouse.edge.module import Core, Module
 from pilothouse.engine.gates.child import ChildRun
 from pilothouse.engine.service import Engine
 from pilothouse.engine.starts import Starts
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines.compiler import JOBS, SpecCompiler
+from pilothouse.pipelines.grpc import pipeline_rpc
 from pilothouse.pipelines.http import ROUTERS
 from pilothouse.pipelines.http.large_bodies import BODY_LIMIT
 from pilothouse.pipelines.service import Pipelines, startable
+from pilothouse.pipelines.specs_of_messages import JOBS as MESSAGE_JOBS
+from pilothouse.pipelines.specs_of_messages import SpecMessages
 
 
 def module(core: Core) -> Module:
     """Provides :class:`Pipelines` and :class:`SpecCompiler`."""
     engine, identity = core.service(Engine), core.service(Identity)
     pipelines = Pipelines(engine, identity, core.service(Quotas).pipelines)
-    core.provide(pipelines, SpecCompiler(core.pool))
+    compiler, specs = SpecCompiler(core.pool), SpecMessages(core.pool)
+    core.provide(pipelines, compiler, specs)
+    calls = Calls(identity, core.storage, core.service(Answers))
     core.service(Starts).guard("pipeline", startable)
     core.service(ChildRun).start_by("pipeline", pipelines.start_child)
     return Module(
         "pipelines",
         routers=ROUTERS,
         envelope_prefixes=("/api/v1/pipelines", "/api/v1/uploads"),
-        jobs=JOBS,
+        rpc=(pipeline_rpc(calls, identity, pipelines, engine, compiler, specs),),
+        jobs=(*JOBS, *MESSAGE_JOBS),
         body_limits={"/api/v1/pipelines": BODY_LIMIT},
     )

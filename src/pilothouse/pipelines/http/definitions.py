@@ -49,17 +49,7 @@ async def create_pipeline(
     require(caller, "pipeline.write", project)
 
     def use_case(tx: Tx) -> dict[str, Any]:
-        made = pipelines.create(
-            tx,
-            caller,
-            project,
-            body.name,
-            description=body.description,
-            default_branch=body.defaultBranch,
-            file_path=body.pipelineFilePath,
-            metadata=body.metadata,
-            repository=body.repository,
-        )
+        made = pipelines.create(tx, caller, project, body.name, **new_fields(body))
         return {"pipelineId": made.id}
 
     return await idem(
@@ -130,16 +120,7 @@ async def update_pipeline(
     pipeline_id: str, body: UpdatePipeline, caller: Caller, database: Database, pipelines: PipelineService
 ) -> Response:
     """Errors: ``PIPELINE_NOT_FOUND``, ``PIPELINE_ALREADY_EXISTS``."""
-    given = {
-        "name": body.name,
-        "description": body.description,
-        "default_branch": body.defaultBranch,
-        "file_path": body.pipelineFilePath,
-        "metadata": body.metadata,
-        "repository": body.repository,
-        "enabled": None if body.isEnabled is None else bool(body.isEnabled),
-    }
-    fields = {name: value for name, value in given.items() if value is not None}
+    fields = changed_fields(body)
 
     def use_case(tx: Tx) -> dict[str, Any]:
         allowed(tx.conn, caller, pipeline_id, "pipeline.write")
@@ -165,3 +146,28 @@ async def delete_pipeline(
 
     await database.write(use_case)
     return envelope({"pipelineId": pipeline_id})
+
+
+def new_fields(body: CreatePipeline) -> dict[str, Any]:
+    """The fields of a new pipeline besides its project and name, as parameters of its use case."""
+    return {
+        "description": body.description,
+        "default_branch": body.defaultBranch,
+        "file_path": body.pipelineFilePath,
+        "metadata": body.metadata,
+        "repository": body.repository,
+    }
+
+
+def changed_fields(body: UpdatePipeline) -> dict[str, Any]:
+    """The fields that are given, as parameters of the use case."""
+    given = {
+        "name": body.name,
+        "description": body.description,
+        "default_branch": body.defaultBranch,
+        "file_path": body.pipelineFilePath,
+        "metadata": body.metadata,
+        "repository": body.repository,
+        "enabled": None if body.isEnabled is None else bool(body.isEnabled),
+    }
+    return {name: value for name, value in given.items() if value is not None}

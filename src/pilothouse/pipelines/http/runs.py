@@ -140,10 +140,14 @@ async def list_pipeline_runs(
 
     def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
         pipeline = allowed(conn, caller, pipeline_id, "run.read")
-        filters = {"pipeline_id": pipeline_id, **_with_status(status)}
-        paused = {RunStatus.PAUSED: True, RunStatus.RUNNING: False}.get(RunStatus(status)) if status else None
+        filters, paused = run_filters(status)
         rows, total = list_store.list_runs(
-            conn, filters=filters, projects=None, page=paging.page, limit=paging.limit, paused=paused
+            conn,
+            filters={**filters, "pipeline_id": pipeline_id},
+            projects=None,
+            page=paging.page,
+            limit=paging.limit,
+            paused=paused,
         )
         return details(conn, rows, pipeline), total
 
@@ -162,11 +166,15 @@ def details(conn: Connection, rows: list[Row[Any]], pipeline: Pipeline) -> list[
     ]
 
 
-def _with_status(number: int) -> dict[str, str]:
-    """The filter for runs of this number; a paused run is one that runs (``engine.model.Run.paused_at``)."""
+def run_filters(number: int) -> tuple[dict[str, str], bool | None]:
+    """The filters of ``list_runs`` for runs of this number, 0 for any, and whether they are paused.
+
+    A paused run is one that runs (``engine.model.Run.paused_at``).
+    """
     if not number:
-        return {}
-    return {"status": "running" if number == RunStatus.PAUSED else status_words(number)[0]}
+        return {}, None
+    paused = {RunStatus.PAUSED: True, RunStatus.RUNNING: False}.get(RunStatus(number))
+    return {"status": "running" if number == RunStatus.PAUSED else status_words(number)[0]}, paused
 
 
 @router.get(

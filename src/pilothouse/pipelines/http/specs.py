@@ -147,13 +147,7 @@ async def save_pipeline_spec(
             expected_head=body.expectedHeadCommitSha,
             message=body.commitMessage,
         )
-        return {
-            "commitSha": saved.head,
-            "branch": pipeline.default_branch,
-            "saveMode": SAVE_DIRECT,
-            "prUrl": "",
-            "prBranch": "",
-        }
+        return saved_answer(pipeline, saved)
 
     return await idem(
         use_case,
@@ -194,3 +188,14 @@ async def _validated(run: RunCheck, body: CheckSpec) -> Response:
     described = [warning.describe(body.fileName or "<spec>") for warning in checked.warnings]
     details = [warning.as_json() for warning in checked.warnings]
     return envelope({"jobsCount": checked.jobs, "warnings": described, "warningDetails": details})
+
+
+def saved_answer(pipeline: Pipeline, saved: SavedSpec) -> dict[str, Any]:
+    """What a client learns of a spec that it has saved."""
+    return {
+        "commitSha": saved.head,
+        "branch": pipeline.default_branch,
+        "saveMode": SAVE_DIRECT,
+        "prUrl": "",
+        "prBranch": "",
+    }
