@@ -1,7 +1,7 @@
 """gRPC calls of users: who calls, changes with the rights of that moment, and which errors are answers.
 
 Faults of a call (no credential, no right, malformed, too much) are statuses. What became of a well-formed request
-(not found, a conflict, an invalid spec) is an answer with ``success=false`` and an ``error`` (decisions.md, Arcentra).
+(not found, a conflict, an invalid spec) is an answer with ``success=false`` and an ``error`` (decisions.md).
 """
 
 from __future__ import annotations

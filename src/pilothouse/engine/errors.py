@@ -92,3 +92,46 @@ class JobOver(EngineError):
 
     def __init__(self, job: str) -> None:
         super().__init__(f"job '{job}' has ended already")
+
+
+class StepRunNotFound(EngineError):
+    """There is no step run with this id, or the caller may not see it."""
+
+    code = "STEP_RUN_NOT_FOUND"
+
+    def __init__(self, step_run_id: str) -> None:
+        super().__init__(f"No step run with ID '{step_run_id}' exists")
+
+
+class JobNotFound(EngineError):
+    """There is no job with this id, or the caller may not see it."""
+
+    code = "JOB_NOT_FOUND"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"No job with ID '{job_id}' exists")
+
+
+class StepRunOver(EngineError):
+    """The step run has ended with this status and cannot be changed."""
+
+    code = "INVALID_STATE_TRANSITION"
+
+    def __init__(self, status: str) -> None:
+        helper = "was" if status in ("cancelled", "skipped") else "has"
+        super().__init__(f"the step run {helper} {status.replace('_', ' ')} already")
+
+
+class StepHandedOut(EngineError):
+    """The step run is with an agent, or is an open gate, and can no longer be changed or deleted."""
+
+    code = "INVALID_STATE_TRANSITION"
+
+    def __init__(self) -> None:
+        super().__init__("the step run was handed out already; cancel it instead")
+
+
+class NotRetryable(EngineError):
+    """The step run cannot be tried again."""
+
+    code = "INVALID_STATE_TRANSITION"

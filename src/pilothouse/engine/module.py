@@ -31,6 +31,8 @@ from pilothouse.engine.service import Engine
 from pilothouse.engine.sockets import arcentra, stella
 from pilothouse.engine.sockets.stella import StreamSettings
 from pilothouse.engine.starts import Starts
+from pilothouse.engine.step_artifacts import StepArtifacts
+from pilothouse.engine.step_runs import StepRuns
 from pilothouse.engine.tasks import BACKGROUND, STEP, StepTasks
 from pilothouse.engine.timekeeping import Timekeeper
 from pilothouse.engine.transitions import Transitions
@@ -47,6 +49,7 @@ EVENTS = {
     entries.RUN_STARTED: PublicEvent("pipeline", "started"),
     entries.RUN_PAUSED: PublicEvent("pipeline", "paused"),
     entries.RUN_RESUMED: PublicEvent("pipeline", "resumed"),
+    entries.RUN_REOPENED: PublicEvent("pipeline", "resumed"),
     entries.RUN_COMPLETED: PublicEvent("pipeline"),
     entries.JOB_STARTED: PublicEvent("job", "started"),
     entries.JOB_COMPLETED: PublicEvent("job"),
@@ -68,7 +71,7 @@ class EngineSettings:
 
 def module(core: Core, settings: EngineSettings) -> Module:
     """Provides :class:`Engine`, :class:`Starts`, :class:`Gates`, :class:`ChildRun`, :class:`Ingest`,
-    :class:`Dispatcher`, :class:`Timekeeper` and :class:`Retention`.
+    :class:`Dispatcher`, :class:`Timekeeper`, :class:`Retention`, :class:`StepRuns` and :class:`StepArtifacts`.
     """
     storage, journal = core.storage, core.journal
     identity, fleet, secrets = core.service(Identity), core.service(Fleet), core.service(Secrets)
@@ -106,6 +109,8 @@ def module(core: Core, settings: EngineSettings) -> Module:
         timekeeper,
         ingest,
         retention,
+        StepRuns(runs, transitions, identity, engine, starts),
+        StepArtifacts(),
     )
     changed, unsettled = asyncio.Event(), asyncio.Event()
     fleet.on_change(changed.set)

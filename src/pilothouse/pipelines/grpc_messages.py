@@ -34,18 +34,17 @@ def failed(answer: Callable[..., R]) -> Callable[[Refusal], R]:
     """What makes an answer with ``success=false`` of a refusal: its HTTP status, message, code and details."""
 
     def made(error: Refusal) -> R:
-        details = Struct()
-        if error.details:
-            json_format.ParseDict(error.details, details)
         described = pipeline_error_pb2.Error(
-            code=error.status,
-            message=error.message,
-            type=error.code,
-            details=details if error.details else None,
+            code=error.status, message=error.message, type=error.code, details=error_details(error)
         )
         return answer(success=False, message=error.message, error=described)
 
     return made
+
+
+def error_details(error: Refusal) -> Struct | None:
+    """The details of an error, such as the problems of a spec."""
+    return json_format.ParseDict(error.details, Struct()) if error.details else None
 
 
 def _message(kind: type[M], view: Mapping[str, Any]) -> M:
