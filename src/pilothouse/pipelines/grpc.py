@@ -59,8 +59,8 @@ MAX_STATUS = max(pb.PipelineStatus.values())
 MAX_MESSAGE = 2 << 20
 """Bytes of a message with a spec."""
 NAME = pb.DESCRIPTOR.services_by_name["PipelineService"].full_name
-ENABLED = {0: False, 1: True, 2: False}
-"""``is_enabled`` of an update; a client that does not send zeros disables with 2."""
+ENABLED = {1: True, 2: False}
+"""``is_enabled`` of an update; 0 is not sent on the wire, so it changes nothing."""
 
 
 def pipeline_rpc(
@@ -134,10 +134,10 @@ class PipelineService(pipeline_pb2_grpc.PipelineServiceServicer):
         await self._calls.caller(context, "pipeline.write")
         pipeline_id = required_id("pipeline_id", request.pipeline_id)
         given = {"name": request.name, "description": request.description, **_common(request)}
-        if request.HasField("is_enabled"):
+        if request.is_enabled:
             enabled = ENABLED.get(request.is_enabled)
             if enabled is None:
-                raise PipelineInvalid("is_enabled is 1, or 0 or 2 to disable the pipeline")
+                raise PipelineInvalid("is_enabled is 1, or 2 to disable the pipeline")
             given["isEnabled"] = int(enabled)
         given = {name: value for name, value in given.items() if value not in ("", {})}
         body = read(UpdatePipeline, **given)

@@ -220,7 +220,7 @@ class UpdatePipelineRequest(_message.Message):
     save_mode: Global___PipelineSaveMode.ValueType
     pr_target_branch: _builtins.str
     is_enabled: _builtins.int
-    """left out: as it is; 1: enabled; 0 or 2: disabled"""
+    """0: as it is; 1: enabled; 2: disabled"""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -235,15 +235,13 @@ class UpdatePipelineRequest(_message.Message):
         save_mode: Global___PipelineSaveMode.ValueType = ...,
         pr_target_branch: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        is_enabled: _builtins.int | None = ...,
+        is_enabled: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_enabled", b"_is_enabled", "is_enabled", b"is_enabled"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_enabled", b"_is_enabled", "default_branch", b"default_branch", "description", b"description", "is_enabled", b"is_enabled", "metadata", b"metadata", "name", b"name", "pipeline_file_path", b"pipeline_file_path", "pipeline_id", b"pipeline_id", "pr_target_branch", b"pr_target_branch", "repo_url", b"repo_url", "save_mode", b"save_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_branch", b"default_branch", "description", b"description", "is_enabled", b"is_enabled", "metadata", b"metadata", "name", b"name", "pipeline_file_path", b"pipeline_file_path", "pipeline_id", b"pipeline_id", "pr_target_branch", b"pr_target_branch", "repo_url", b"repo_url", "save_mode", b"save_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__is_enabled: _TypeAlias = _typing.Literal["is_enabled"]  # noqa: Y015
-    _WhichOneofArgType__is_enabled: _TypeAlias = _typing.Literal["_is_enabled", b"_is_enabled"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_enabled) -> _WhichOneofReturnType__is_enabled | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdatePipelineRequest: _TypeAlias = UpdatePipelineRequest  # noqa: Y015
 
