@@ -184,6 +184,18 @@ class Blob(TypedDict):
     size: int
 
 
+class Caller(TypedDict):
+    """The user who asks: their projects, and the token of this request; ``role``: what the token may do."""
+
+    userId: str
+    username: str
+    email: str
+    role: str
+    projectIds: list[str]
+    tokenId: str
+    expiresAt: int
+
+
 class CancelRun(TypedDict):
     """``reason``: why the run is cancelled; ``force``: immediately, without cleanup steps and jobs."""
 

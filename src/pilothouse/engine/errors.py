@@ -132,3 +132,18 @@ class JobHasWork(EngineError):
     """An agent has reported the end of a job of which other steps are still to be run."""
 
     code = "INVALID_STATE_TRANSITION"
+
+
+class StepHandedOut(EngineError):
+    """The step run is with an agent, or is an open gate, and can no longer be changed or deleted."""
+
+    code = "INVALID_STATE_TRANSITION"
+
+    def __init__(self) -> None:
+        super().__init__("the step run was handed out already; cancel it instead")
+
+
+class NotRetryable(EngineError):
+    """The step run cannot be tried again."""
+
+    code = "INVALID_STATE_TRANSITION"

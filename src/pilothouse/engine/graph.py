@@ -44,7 +44,7 @@ class Step:
     """One step. ``timeout`` applies to each attempt; ``on_lost`` empty: that of the job.
 
     ``gate``: the kind of gate (``engine/gates``), which a service settles with the ``args``; empty for steps that
-    agents run.
+    agents run. ``removed``: it was deleted before it was handed out, and is skipped.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Step:
     continue_on_error: bool = False
     background: bool = False
     gate: str = ""
+    removed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

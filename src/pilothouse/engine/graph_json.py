@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from pilothouse.engine.graph import Graph, Job, LabelExpression, Retry, Selector, Step
-from pilothouse.engine.growth import Addition
+from pilothouse.engine.growth import Addition, Replacement, grown, replaced
 
 _STEP = (
     "name",
@@ -23,6 +23,7 @@ _STEP = (
     "continue_on_error",
     "background",
     "gate",
+    "removed",
 )
 _JOB = ("name", "depends_on", "env", "when", "timeout", "queue_timeout", "concurrency")
 _GRAPH = ("variables", "env", "image", "namespace", "concurrency", "cancel_in_progress")
@@ -63,6 +64,19 @@ def addition_from_json(obj: Mapping[str, Any]) -> Addition:
         jobs=tuple(map(job_from_json, obj["jobs"])),
         steps={name: tuple(map(step_from_json, steps)) for name, steps in obj["steps"].items()},
     )
+
+
+def replacement_to_json(change: Replacement) -> dict[str, Any]:
+    """Encode a changed step; :func:`with_part` reads it."""
+    return {"replaced": {"job": change.job, "index": change.index, "step": step_to_json(change.step)}}
+
+
+def with_part(graph: Graph, obj: Mapping[str, Any]) -> Graph:
+    """The graph after the result of :func:`addition_to_json` or :func:`replacement_to_json`."""
+    if "replaced" in obj:
+        change = obj["replaced"]
+        return replaced(graph, Replacement(change["job"], change["index"], step_from_json(change["step"])))
+    return grown(graph, addition_from_json(obj))
 
 
 def job_to_json(job: Job) -> dict[str, Any]:

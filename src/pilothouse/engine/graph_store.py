@@ -1,4 +1,4 @@
-"""Stores the graphs of runs: one row for the original graph and one for each addition."""
+"""Stores the graphs of runs: one row for the original graph and one for each addition or changed step."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import orjson
 from sqlalchemy import Column, Connection, Integer, Table, Text, func, insert, select
 
 from pilothouse.engine.graph import Graph
-from pilothouse.engine.graph_json import addition_from_json, decoded
-from pilothouse.engine.growth import grown
+from pilothouse.engine.graph_json import decoded, with_part
 from pilothouse.engine.legacy_graphs import from_spec
 from pilothouse.storage import metadata
 
@@ -23,7 +22,7 @@ run_graphs = Table(
 
 
 def insert_graph(conn: Connection, run_id: str, part: int, body: str) -> None:
-    """Store a part of a run's graph: 0 is the original graph, further parts are additions."""
+    """Store a part of a run's graph: 0 is the original graph, further parts are changes."""
     conn.execute(insert(run_graphs).values(run_id=run_id, part=part, body=body))
 
 
@@ -41,7 +40,7 @@ def load_graph(conn: Connection, run_id: str, spec: str) -> Graph:
         return _of_spec(spec)
     graph = decoded(bodies[0])
     for body in bodies[1:]:
-        graph = grown(graph, addition_from_json(orjson.loads(body)))
+        graph = with_part(graph, orjson.loads(body))
     return graph
 
 

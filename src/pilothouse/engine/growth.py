@@ -22,6 +22,23 @@ class Addition:
     steps: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A step of a graph that was changed before it was handed out; its place and its name stay."""
+
+    job: int
+    index: int
+    step: Step
+
+
+def replaced(graph: Graph, change: Replacement) -> Graph:
+    """The graph with the changed step."""
+    job = graph.jobs[change.job]
+    steps = (*job.steps[: change.index], change.step, *job.steps[change.index + 1 :])
+    jobs = (*graph.jobs[: change.job], replace(job, steps=steps), *graph.jobs[change.job + 1 :])
+    return replace(graph, jobs=jobs)
+
+
 def grown(graph: Graph, addition: Addition) -> Graph:
     """The graph with the addition. Existing jobs and steps keep their indices."""
     jobs = tuple(

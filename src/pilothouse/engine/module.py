@@ -46,6 +46,8 @@ from pilothouse.engine.service import Engine
 from pilothouse.engine.sockets import arcentra, stella
 from pilothouse.engine.sockets.stella import StreamSettings
 from pilothouse.engine.starts import Starts
+from pilothouse.engine.step_artifacts import StepArtifacts
+from pilothouse.engine.step_runs import StepRuns
 from pilothouse.engine.tasks import BACKGROUND, STEP, StepTasks
 from pilothouse.engine.timekeeping import Timekeeper
 from pilothouse.engine.transitions import Transitions
@@ -64,6 +66,7 @@ EVENTS = {
     entries.RUN_STARTED: PublicEvent("pipeline", "started"),
     entries.RUN_PAUSED: PublicEvent("pipeline", "paused"),
     entries.RUN_RESUMED: PublicEvent("pipeline", "resumed"),
+    entries.RUN_REOPENED: PublicEvent("pipeline", "resumed"),
     entries.RUN_COMPLETED: PublicEvent("pipeline"),
     entries.JOB_STARTED: PublicEvent("job", "started"),
     entries.JOB_COMPLETED: PublicEvent("job"),
@@ -91,7 +94,8 @@ class EngineSettings:
 
 def module(core: Core, settings: EngineSettings) -> Module:
     """Provides :class:`Engine`, :class:`Starts`, :class:`Gates`, :class:`ChildRun`, :class:`Ingest`,
-    :class:`IntakeQuotas`, :class:`Dispatcher`, :class:`Timekeeper` and :class:`Retention`.
+    :class:`IntakeQuotas`, :class:`Dispatcher`, :class:`Timekeeper`, :class:`Retention`, :class:`StepRuns` and
+    :class:`StepArtifacts`.
     """
     storage, journal = core.storage, core.journal
     identity, fleet, secrets = core.service(Identity), core.service(Fleet), core.service(Secrets)
@@ -146,6 +150,8 @@ def module(core: Core, settings: EngineSettings) -> Module:
         ingest,
         intake,
         retention,
+        StepRuns(runs, transitions, identity, engine, starts),
+        StepArtifacts(),
     )
     changed, unsettled = asyncio.Event(), asyncio.Event()
     fleet.on_change(changed.set)

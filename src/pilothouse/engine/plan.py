@@ -29,6 +29,9 @@ from pilothouse.engine.model import JOB_ENDED, LOST, MAX_LOST_RERUNS, MAX_UNSTAR
 from pilothouse.expressions import ExpressionError, cleans_up
 from pilothouse.wire.durations import duration_text
 
+REMOVED = "it was deleted before it started"
+"""The reason of steps that were deleted."""
+
 MAX_NAMED = 20
 """So many failed jobs are named in the reason of a run."""
 
@@ -168,6 +171,8 @@ def _due_gate(job: Job, now: int) -> CheckGate | None:
 def _pending_step(run: Run, job: Job, step: Step, failing: Step | None, now: int) -> Decision | None:
     """The decision on the next step of a job; ``None``: its next attempt has to wait."""
     spec = job.step_spec(step)
+    if spec.removed:
+        return FinishStep(job, step, Status.SKIPPED, REMOVED)
     if spec.background and step.failures and step.not_before and job.own_steps_over:
         return FinishStep(job, step, Status.FAILED, "its last try failed, and its job has ended")
     outcome = "failure" if failing else "success"

@@ -21,12 +21,12 @@ def kept_jobs(run_id: str, old: Run) -> list[Job]:
     Succeeded jobs are kept; failed jobs continue at the failed step. Jobs that directly or indirectly depend on a
     failed job run again, even if they succeeded, since their inputs may change.
     """
-    again = _depending(old, {job.name for job in old.jobs if job.status not in _DONE})
+    again = depending(old, {job.name for job in old.jobs if job.status not in _DONE})
     return [_repeated(run_id, job) if job.name in again else _kept(run_id, job) for job in old.jobs]
 
 
-def _depending(run: Run, failed: set[str]) -> set[str]:
-    """All jobs that directly or indirectly depend on one of these."""
+def depending(run: Run, failed: set[str]) -> set[str]:
+    """The names of all jobs that directly or indirectly depend on one of these."""
     dependents: dict[str, list[str]] = {}
     for spec in run.graph.jobs:
         for need in spec.depends_on:

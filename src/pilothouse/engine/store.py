@@ -268,16 +268,17 @@ def save_part(conn: Connection, run_id: str, part: Job | Step) -> None:
         part.stored = True
 
 
-def restart_steps(conn: Connection, job_id: str) -> None:
-    """Reset all steps of a job to before their first attempt of a round.
+def restart_steps(conn: Connection, job_id: str, indices: list[int] | None = None) -> None:
+    """Reset the steps of a job, or those with these indices, to before their first attempt of a round.
 
     A step that ended without an attempt has one from now on; ``transitions`` inserts it.
     """
     over = [status.value for status in Status if status.over]
     ended = steps.c.status.in_(over) & (steps.c.attempts == 0) & steps.c.kept.is_(False)
+    which = [steps.c.job_id == job_id, *([] if indices is None else [steps.c.index.in_(indices)])]
     conn.execute(
         update(steps)
-        .where(steps.c.job_id == job_id)
+        .where(*which)
         .values(
             status=Status.PENDING.value,
             reason="",

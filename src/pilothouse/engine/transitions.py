@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 
@@ -32,12 +32,13 @@ from pilothouse.engine.decisions import (
 )
 from pilothouse.engine.errors import GroupInvalid
 from pilothouse.engine.graph import Graph
-from pilothouse.engine.graph_json import addition_to_json, encoded
-from pilothouse.engine.growth import Addition
+from pilothouse.engine.graph import Step as StepSpec
+from pilothouse.engine.graph_json import addition_to_json, encoded, replacement_to_json
+from pilothouse.engine.growth import Addition, Replacement, replaced
 from pilothouse.engine.model import LOST, SETTLE_STEPS, Job, Run, Status, Step, restart_step
-from pilothouse.engine.plan import after_loss, decide_job, decide_run
+from pilothouse.engine.plan import REMOVED, after_loss, decide_job, decide_run
 from pilothouse.engine.records import RunRecords
-from pilothouse.engine.reruns import new_job, new_steps
+from pilothouse.engine.reruns import depending, new_job, new_steps
 from pilothouse.engine.standing import job_standing, outline, run_standing, span
 from pilothouse.engine.step_transitions import StepTransitions, after, release
 from pilothouse.engine.unstarted import unstarted
@@ -153,11 +154,7 @@ class Transitions:
 
     def extend(self, tx: Tx, run: Run, graph: Graph, addition: Addition, *, by: str, by_id: str) -> None:
         """Extend the run to ``graph``, which is its graph with the addition. :meth:`settle` must follow."""
-        part = graph_store.count_parts(tx.conn, run.id)
-        if not part:  # the original graph of a run of the first release is not stored yet
-            graph_store.insert_graph(tx.conn, run.id, 0, encoded(run.graph))
-        body = orjson.dumps(addition_to_json(addition)).decode()
-        graph_store.insert_graph(tx.conn, run.id, max(part, 1), body)
+        self._store_part(tx, run, addition_to_json(addition))
         run.graph = graph
         changed = [run.job(name) for name in addition.steps]
         for job in changed:
@@ -176,6 +173,85 @@ class Transitions:
             by_id=by_id,
             **run_standing(run),
         )
+
+    def _store_part(self, tx: Tx, run: Run, change: dict[str, Any]) -> None:
+        part = graph_store.count_parts(tx.conn, run.id)
+        if not part:  # the original graph of a run of the first release is not stored yet
+            graph_store.insert_graph(tx.conn, run.id, 0, encoded(run.graph))
+        graph_store.insert_graph(tx.conn, run.id, max(part, 1), orjson.dumps(change).decode())
+
+    def replace_step(
+        self,
+        tx: Tx,
+        run: Run,
+        job: Job,
+        step: Step,
+        spec: StepSpec,
+        *,
+        fields: list[str],
+        by: str,
+        by_id: str,
+    ) -> None:
+        """Change the definition of a step that was not handed out. :meth:`settle` must follow.
+
+        ``fields``: which were changed; a step that is removed ends.
+        """
+        change = Replacement(job.index, step.index, spec)
+        self._store_part(tx, run, replacement_to_json(change))
+        run.graph = replaced(run.graph, change)
+        job.spec = run.graph.jobs[job.index]
+        job.recount()
+        self.records.append(
+            tx, run, entries.STEP_CHANGED, job, step, fields=fields, removed=spec.removed, by=by, by_id=by_id
+        )
+        if not spec.removed:
+            return
+        if step.current:
+            self.steps.stop(tx, run, job, step, Status.SKIPPED, REMOVED)
+        else:
+            self.steps.finish(tx, run, job, step, Status.SKIPPED, reason=REMOVED)
+
+    def reopen(self, tx: Tx, run: Run, job: Job, step: Step, *, by: str, by_id: str) -> None:
+        """Begin again at a step of a job that is over, and all jobs that depend on it. :meth:`settle` must follow.
+
+        The job goes on in its workspace, if an agent has one.
+        """
+        previous = run.status
+        goes_on = bool(step.index and job.agent_id)
+        self._restart_steps(tx, run, job, first=step.index if goes_on else 0)
+        _reset(tx, job, fresh=not goes_on)
+        dependents = depending(run, {job.name})
+        again = [one for one in run.jobs if one.name in dependents and one.status.over]
+        for other in again:
+            self._restart_steps(tx, run, other, first=0)
+            _reset(tx, other, fresh=True)
+        run.status, run.reason, run.finished_at = Status.RUNNING, "", 0
+        run.cancel_reason, run.cleanup_until, run.forced = "", 0, False
+        run.recount()
+        store.save(tx.conn, run)
+        for one in (job, *again):
+            store.save_part(tx.conn, run.id, one)
+        self.records.append(
+            tx,
+            run,
+            entries.RUN_REOPENED,
+            job,
+            step,
+            previous=previous,
+            jobs=[one.name for one in (job, *again)],
+            by=by,
+            by_id=by_id,
+            **run_standing(run),
+        )
+
+    def _restart_steps(self, tx: Tx, run: Run, job: Job, first: int) -> None:
+        """Reset the steps from this one on, and those in the background, which ended with their job."""
+        again = [step for step in job.steps if step.index >= first or job.step_spec(step).background]
+        ended = [one for step in again if step.status.over and (one := unstarted(run, job, step))]
+        store.insert_attempts(tx.conn, run.id, ended)
+        store.restart_steps(tx.conn, job.id, [step.index for step in again] if first else None)
+        for step in again:
+            restart_step(step)
 
     # -- what the planner decides -----------------------------------------------------------------------
 
@@ -398,3 +474,14 @@ class Transitions:
             store.save_part(tx.conn, run.id, step)
         else:
             self.steps.finish(tx, run, job, step, Status.FAILED, attempt=attempt, reason=error)
+
+
+def _reset(tx: Tx, job: Job, *, fresh: bool) -> None:
+    """A job that is over waits again; ``fresh``: in a new workspace, otherwise it goes on in the one it has."""
+    job.status, job.reason, job.stopping, job.finished_at = Status.PENDING, "", "", 0
+    job.not_before = job.deadline = job.queue_deadline = job.held_at = job.cleanup_until = 0
+    if fresh:
+        job.round += 1
+        job.workspace, job.agent_id, job.fresh = f"{job.id}-{job.round}", "", True
+    else:
+        job.deadline = after(tx, job.spec.timeout)

@@ -7,18 +7,27 @@ from pathlib import Path
 
 from pilothouse.access.quotas import Quotas
 from pilothouse.blobs.service import Blobs
+from pilothouse.edge.answers import Answers
+from pilothouse.edge.calls import Calls
 from pilothouse.edge.module import Core, Module, Periodic
 from pilothouse.engine.gates.child import ChildRun
 from pilothouse.engine.service import Engine
 from pilothouse.engine.starts import Starts
+from pilothouse.engine.step_artifacts import StepArtifacts
+from pilothouse.engine.step_runs import StepRuns
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines.compiler import JOBS, SpecCompiler
 from pilothouse.pipelines.git.definitions import GitDefinitions
 from pilothouse.pipelines.git.repositories import GitSettings, Repositories
+from pilothouse.pipelines.grpc import pipeline_rpc
+from pilothouse.pipelines.grpc_steps import StepRunService, step_run_rpc
 from pilothouse.pipelines.http import ROUTERS
 from pilothouse.pipelines.http.large_bodies import BODY_LIMIT
 from pilothouse.pipelines.service import Pipelines, startable
 from pilothouse.pipelines.specs import Specs
+from pilothouse.pipelines.specs_of_messages import JOBS as MESSAGE_JOBS
+from pilothouse.pipelines.specs_of_messages import SpecMessages
+from pilothouse.pipelines.step_source import StepCompiler
 from pilothouse.pipelines.triggers import http as triggers_http
 from pilothouse.pipelines.triggers.rounds import EVERY, LEASE, TriggerRounds
 from pilothouse.secrets.service import Secrets
@@ -40,7 +49,7 @@ def module(core: Core, settings: PipelineSettings) -> Module:
     :class:`GitDefinitions` and :class:`Specs`."""
     engine, identity = core.service(Engine), core.service(Identity)
     pipelines = Pipelines(engine, identity, core.journal, core.service(Quotas).pipelines)
-    compiler = SpecCompiler(core.pool)
+    compiler, messages = SpecCompiler(core.pool), SpecMessages(core.pool)
     git = GitDefinitions(
         Repositories(settings.repositories, settings.git), compiler, core.storage, core.service(Secrets),
         core.service(Blobs), pipelines, settings.schemes, settings.max_checkout,
@@ -48,6 +57,10 @@ def module(core: Core, settings: PipelineSettings) -> Module:
     specs = Specs(core.storage, compiler, pipelines, git)
     rounds = TriggerRounds(core.storage, pipelines.triggers, core.clock, specs.for_trigger)
     core.provide(pipelines, pipelines.triggers, rounds, compiler, git, specs)
+    calls = Calls(identity, core.storage, core.service(Answers))
+    steps = StepRunService(
+        calls, core.service(StepRuns), core.service(StepArtifacts), StepCompiler(compiler, messages)
+    )
     core.service(Starts).guard("pipeline", startable)
     core.service(ChildRun).start_by("pipeline", pipelines.start_child)
     return Module(
@@ -56,6 +69,7 @@ def module(core: Core, settings: PipelineSettings) -> Module:
         streams={"trigger": "TRIGGER_NOT_FOUND"},
         background=(Periodic("pipelines.triggers", rounds.round, every=EVERY, exclusive=True, lease=LEASE),),
         envelope_prefixes=("/api/v1/pipelines", "/api/v1/uploads"),
-        jobs=JOBS,
+        rpc=(pipeline_rpc(calls, identity, pipelines, engine, specs, messages), step_run_rpc(steps)),
+        jobs=(*JOBS, *MESSAGE_JOBS),
         body_limits={"/api/v1/pipelines": BODY_LIMIT},
     )

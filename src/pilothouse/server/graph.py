@@ -120,7 +120,8 @@ def compose(
     storage, journal = Storage(database, writer), Journal(database)
     core = Core(storage, journal, clock, keyring, str(uuid4()), Pool(workers=settings.workers))
     limits = _limits(settings)
-    core.provide(limits, settings, settings.quotas(), _connections(settings))
+    answers = Answers(storage, keyring)
+    core.provide(limits, settings, settings.quotas(), _connections(settings), answers)
     built = modules(core, settings)
     built.append(pilothouse.server.module.module(core, built, settings.sse_keepalive))
     head = HeadKeeper(database, settings.data_dir, lambda: journal.feed.window.head)
@@ -131,7 +132,7 @@ def compose(
         writer=writer,
         core=core,
         modules=tuple(built),
-        answers=Answers(storage, keyring),
+        answers=answers,
         limits=limits,
         background=Background(
             storage,

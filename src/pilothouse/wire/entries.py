@@ -21,6 +21,8 @@ run.paused             ``by``, ``by_id``, ``namespace``, ``counts``: nothing mor
 run.resumed            ``by``, ``by_id``, ``namespace``, ``counts``
 run.extended           ``jobs``: the new jobs, then those that have new steps, as in ``run.created``; ``by``,
                        ``by_id``, ``namespace``, ``counts``
+run.reopened           ``step`` and ``job``: where an ended job begins again; ``jobs``: the names of all jobs that run
+                       again; ``previous`` status, ``by``, ``by_id``, ``namespace``, ``counts``
 run.completed          ``status``, ``previous``, ``reason``, ``duration``, ``outputs``, ``namespace``,
                        ``counts``
 job.started            ``previous``, ``round``, ``counts`` of steps, ``at_step`` (index of the first
@@ -32,6 +34,8 @@ job.restarted          ``round``, ``reason``, ``retry_at`` (0: now), and the key
 job.completed          ``status``, ``previous``, ``reason``, ``duration``, and the keys of ``job.started``
 step.queued            ``previous``, ``reason``; of its job ``job_status``, ``counts``, ``at_step``. A new
                        attempt: outputs of the previous one are discarded
+step.changed           ``fields``: those of its definition that were changed, ``removed``: whether it was deleted;
+                       ``by``, ``by_id``
 step.waiting           ``reason``: why it is waiting
 step.started           ``previous``, ``agent_id`` (empty for a gate), for a gate its kind in ``gate``; of its
                        job ``job_status``, ``counts``, ``at_step``
@@ -84,12 +88,14 @@ RUN_CANCELLING = "run.cancelling"
 RUN_PAUSED = "run.paused"
 RUN_RESUMED = "run.resumed"
 RUN_EXTENDED = "run.extended"
+RUN_REOPENED = "run.reopened"
 RUN_COMPLETED = "run.completed"
 JOB_STARTED = "job.started"
 JOB_WAITING = "job.waiting"
 JOB_RESTARTED = "job.restarted"
 JOB_COMPLETED = "job.completed"
 STEP_QUEUED = "step.queued"
+STEP_CHANGED = "step.changed"
 STEP_WAITING = "step.waiting"
 STEP_STARTED = "step.started"
 GATE_DECIDED = "gate.decided"

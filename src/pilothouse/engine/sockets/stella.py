@@ -65,10 +65,12 @@ async def _open(
     cursor: str,
 ) -> Stream:
     scope = await _readable(database, caller, run_id)
-    name, fmt = entries.run_stream(run_id), RunMessages(Framing(framing, feed.epoch))
+    name = entries.run_stream(run_id)
+    reopened = await feed.last_of_type(name, entries.RUN_REOPENED) or 0
+    fmt = RunMessages(Framing(framing, feed.epoch), reopened)
     stream = await Stream(identity, feed, caller, scope).open(Selection(name), fmt, cursor=cursor)
     over = await feed.last_of_type(name, entries.RUN_COMPLETED)
-    if over is not None and stream.reader.position > Cursor(over):
+    if over is not None and over > reopened and stream.reader.position > Cursor(over):
         stream.reader.ended = True  # the client already has the last message
     return stream
 

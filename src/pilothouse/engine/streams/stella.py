@@ -17,13 +17,15 @@ from pilothouse.wire.times import rfc3339_ms
 class RunMessages:
     """``/api/v1/workflow-runs/{id}/stream`` (Stella page, decisions.md)."""
 
-    def __init__(self, framing: Framing) -> None:
+    def __init__(self, framing: Framing, reopened: int = 0) -> None:
+        """``reopened``: the offset at which an ended run was opened again; earlier ends do not end the stream."""
         self.key = f"run/{framing.name}"
         self._framing = framing
+        self._reopened = reopened
 
     def ends(self, entry: Entry) -> bool:
         """At ``workflow_completed``."""
-        return entry.type == entries.RUN_COMPLETED
+        return entry.type == entries.RUN_COMPLETED and entry.offset > self._reopened
 
     def encode(self, entry: Entry) -> tuple[Frame, ...]:
         """The entry's messages; none for types that are not part of the contract."""

@@ -1,10 +1,12 @@
-"""``/api/v1/projects`` and ``/api/v1/roles``, in the Arcentra envelope."""
+"""``/api/v1/projects``, ``/api/v1/roles`` and ``/api/v1/identity``, in the Arcentra envelope."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 
-from pilothouse.access.errors import require
+from pilothouse.access.errors import Refusal, require
 from pilothouse.access.model import ACTIONS, Role
 from pilothouse.edge.openapi import enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
@@ -124,8 +126,42 @@ async def remove_project_member(
 )
 async def list_roles(paging: ArcentraPaged) -> Response:
     """The four roles and their actions."""
-    roles = [
-        {"name": role.value, "actions": sorted(action for action, who in ACTIONS.items() if role in who)}
-        for role in Role
-    ]
-    return envelope(listed(list(paging.cut(roles)), paging, len(roles)))
+    return envelope(listed([_role(role) for role in paging.cut(list(Role))], paging, len(Role)))
+
+
+@router.get(
+    "/roles/{role}",
+    dependencies=[allow("role.read")],
+    summary="Show a role",
+    responses=enveloped(shown.RoleInfo) | errors("NOT_FOUND"),
+)
+async def get_role(role: str) -> Response:
+    """One role and its actions. Errors: ``NOT_FOUND``."""
+    if role not in list(Role):
+        raise Refusal.of("NOT_FOUND", "There is no such role")
+    return envelope(_role(Role(role)))
+
+
+@router.get(
+    "/identity/me",
+    dependencies=[allow("profile.read")],
+    summary="Who am I, in the envelope",
+    responses=enveloped(shown.Caller),
+)
+async def get_identity(caller: Caller, identity: IdentityService, database: Database) -> Response:
+    """The current user, their projects and token; ``expiresAt`` 0: the token does not expire."""
+    user = await database.read(lambda conn: identity.users.get(conn, caller.id))
+    view = {
+        "userId": user.id,
+        "username": user.username,
+        "email": user.email,
+        "role": caller.role,
+        "projectIds": sorted(caller.projects),
+        "tokenId": caller.token_id,
+        "expiresAt": (caller.expires_at or 0) // 1000,
+    }
+    return envelope(view)
+
+
+def _role(role: Role) -> dict[str, Any]:
+    return {"name": role.value, "actions": sorted(action for action, who in ACTIONS.items() if role in who)}

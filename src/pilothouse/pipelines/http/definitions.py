@@ -16,6 +16,7 @@ from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Change, Idem, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.pipelines import store
+from pilothouse.pipelines.git.definitions import GitDefinitions
 from pilothouse.pipelines.http.large_bodies import SpecRoute
 from pilothouse.pipelines.http.services import GitService, PipelineService
 from pilothouse.pipelines.rights import allowed
@@ -52,21 +53,7 @@ async def create_pipeline(
     require(caller, "pipeline.write", project)
 
     def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
-        made = pipelines.create(
-            tx,
-            by,
-            project,
-            body.name,
-            description=body.description,
-            default_branch=body.defaultBranch,
-            file_path=body.pipelineFilePath,
-            metadata=body.metadata,
-            repository=body.repository or git.key(body.repoUrl),
-            repo_url=body.repoUrl,
-            repo_secret=body.repoSecret,
-            save_mode=body.saveMode or SAVE_DIRECT,
-            pr_target=body.prTargetBranch,
-        )
+        made = pipelines.create(tx, by, project, body.name, **new_fields(body, git))
         git.check(made)
         return {"pipelineId": made.id}
 
@@ -138,20 +125,7 @@ async def update_pipeline(
     pipeline_id: str, body: UpdatePipeline, change: Change, pipelines: PipelineService, git: GitService
 ) -> Response:
     """Errors: ``PIPELINE_NOT_FOUND``, ``PIPELINE_ALREADY_EXISTS``."""
-    given = {
-        "name": body.name,
-        "description": body.description,
-        "default_branch": body.defaultBranch,
-        "file_path": body.pipelineFilePath,
-        "metadata": body.metadata,
-        "repository": body.repository,
-        "repo_url": body.repoUrl,
-        "repo_secret": body.repoSecret,
-        "save_mode": body.saveMode or None,
-        "pr_target": body.prTargetBranch,
-        "enabled": None if body.isEnabled is None else bool(body.isEnabled),
-    }
-    fields = {name: value for name, value in given.items() if value is not None}
+    fields = changed_fields(body)
 
     def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
         allowed(tx.conn, by, pipeline_id, "pipeline.write")
@@ -177,3 +151,36 @@ async def delete_pipeline(pipeline_id: str, change: Change, pipelines: PipelineS
 
     await change(use_case)
     return envelope({"pipelineId": pipeline_id})
+
+
+def new_fields(body: CreatePipeline, git: GitDefinitions) -> dict[str, Any]:
+    """The fields of a new pipeline besides its project and name, as parameters of its use case."""
+    return {
+        "description": body.description,
+        "default_branch": body.defaultBranch,
+        "file_path": body.pipelineFilePath,
+        "metadata": body.metadata,
+        "repository": body.repository or git.key(body.repoUrl),
+        "repo_url": body.repoUrl,
+        "repo_secret": body.repoSecret,
+        "save_mode": body.saveMode or SAVE_DIRECT,
+        "pr_target": body.prTargetBranch,
+    }
+
+
+def changed_fields(body: UpdatePipeline) -> dict[str, Any]:
+    """The fields that are given, as parameters of the use case."""
+    given = {
+        "name": body.name,
+        "description": body.description,
+        "default_branch": body.defaultBranch,
+        "file_path": body.pipelineFilePath,
+        "metadata": body.metadata,
+        "repository": body.repository,
+        "repo_url": body.repoUrl,
+        "repo_secret": body.repoSecret,
+        "save_mode": body.saveMode or None,
+        "pr_target": body.prTargetBranch,
+        "enabled": None if body.isEnabled is None else bool(body.isEnabled),
+    }
+    return {name: value for name, value in given.items() if value is not None}

@@ -72,7 +72,7 @@ async def trigger_pipeline(
     Errors: these, ``SPEC_NOT_FOUND``, ``PIPELINE_DISABLED``, ``BLOB_NOT_FOUND``, ``REPOSITORY_UNAVAILABLE``,
     ``INPUT_TOO_COSTLY``, ``CONCURRENCY_INVALID``.
     """
-    ready = await specs.ready(caller, pipeline_id, _request(body or TriggerPipeline()))
+    ready = await specs.ready(caller, pipeline_id, run_request(body or TriggerPipeline()))
 
     def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
         return {"runId": ready.start(tx, by)}
@@ -90,7 +90,8 @@ async def trigger_pipeline(
     return answer
 
 
-def _request(body: TriggerPipeline) -> RunRequest:
+def run_request(body: TriggerPipeline) -> RunRequest:
+    """The run that a body asks for."""
     return RunRequest(
         variables=body.variables,
         spec=body.spec,
@@ -126,10 +127,14 @@ async def list_pipeline_runs(
 
     def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
         pipeline = allowed(conn, caller, pipeline_id, "run.read")
-        filters = {"pipeline_id": pipeline_id, **_with_status(status)}
-        paused = {RunStatus.PAUSED: True, RunStatus.RUNNING: False}.get(RunStatus(status)) if status else None
+        filters, paused = run_filters(status)
         rows, total = list_store.list_runs(
-            conn, filters=filters, projects=None, page=paging.page, limit=paging.limit, paused=paused
+            conn,
+            filters={**filters, "pipeline_id": pipeline_id},
+            projects=None,
+            page=paging.page,
+            limit=paging.limit,
+            paused=paused,
         )
         return details(conn, rows, pipeline), total
 
@@ -148,11 +153,15 @@ def details(conn: Connection, rows: list[Row[Any]], pipeline: Pipeline) -> list[
     ]
 
 
-def _with_status(number: int) -> dict[str, str]:
-    """The filter for runs of this number; a paused run is one that runs (``engine.model.Run.paused_at``)."""
+def run_filters(number: int) -> tuple[dict[str, str], bool | None]:
+    """The filters of ``list_runs`` for runs of this number, 0 for any, and whether they are paused.
+
+    A paused run is one that runs (``engine.model.Run.paused_at``).
+    """
     if not number:
-        return {}
-    return {"status": "running" if number == RunStatus.PAUSED else status_words(number)[0]}
+        return {}, None
+    paused = {RunStatus.PAUSED: True, RunStatus.RUNNING: False}.get(RunStatus(number))
+    return {"status": "running" if number == RunStatus.PAUSED else status_words(number)[0]}, paused
 
 
 @router.get(

@@ -25,7 +25,7 @@ from pilothouse.pipelines.http.services import Compiler, PipelineService, SpecSe
 from pilothouse.pipelines.jobs import written_text
 from pilothouse.pipelines.rights import allowed
 from pilothouse.pipelines.service import Pipelines
-from pilothouse.pipelines.specs import Save
+from pilothouse.pipelines.specs import Save, SavedAs
 from pilothouse.storage import Storage, Tx
 from pilothouse.wire.rest import specs as shown
 from pilothouse.wire.rest.specs import CheckSpec, CheckText, SaveSpec
@@ -129,14 +129,7 @@ async def save_pipeline_spec(
     saving = await specs.save(caller, pipeline_id, save)
 
     def use_case(tx: Tx, by: Principal) -> dict[str, Any]:
-        saved = saving(tx, by)
-        return {
-            "commitSha": saved.head,
-            "branch": saved.branch,
-            "saveMode": saved.mode,
-            "prUrl": saved.pr_url,
-            "prBranch": saved.pr_branch,
-        }
+        return saved_answer(saving(tx, by))
 
     return await idem(
         use_case,
@@ -179,3 +172,14 @@ async def _validated(run: RunCheck, body: CheckSpec) -> Response:
     described = [warning.describe(body.fileName or "<spec>") for warning in checked.warnings]
     details = [warning.as_json() for warning in checked.warnings]
     return envelope({"jobsCount": checked.jobs, "warnings": described, "warningDetails": details})
+
+
+def saved_answer(saved: SavedAs) -> dict[str, Any]:
+    """What a client learns of a spec that it has saved."""
+    return {
+        "commitSha": saved.head,
+        "branch": saved.branch,
+        "saveMode": saved.mode,
+        "prUrl": saved.pr_url,
+        "prBranch": saved.pr_branch,
+    }

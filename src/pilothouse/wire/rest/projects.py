@@ -68,3 +68,25 @@ class RoleInfo(Answer):
     actions: list[str]
 
     example: ClassVar[Any] = {"name": "viewer", "actions": ["pipeline.read", "run.read"]}
+
+
+class Caller(Answer):
+    """The user who asks: their projects, and the token of this request; ``role``: what the token may do."""
+
+    userId: Id
+    username: str
+    email: str
+    role: RoleName
+    projectIds: list[Id]
+    tokenId: Id
+    expiresAt: Seconds
+
+    example: ClassVar[Any] = {
+        "userId": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a",
+        "username": "john.doe",
+        "email": "john.doe@example.com",
+        "role": "user",
+        "projectIds": ["019a7b1e-0000-7000-8000-000000000001"],
+        "tokenId": "019a7b1e-9c0a-7c3e-9a51-0c4b8f1f2a10",
+        "expiresAt": 1769857800,
+    }

@@ -220,6 +220,7 @@ class UpdatePipelineRequest(_message.Message):
     save_mode: Global___PipelineSaveMode.ValueType
     pr_target_branch: _builtins.str
     is_enabled: _builtins.int
+    """0: as it is; 1: enabled; 2: disabled"""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
