@@ -11,6 +11,9 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
+from pilothouse.engine.artifacts.signing import UrlSigner
+from pilothouse.storage import now_ms
+from pilothouse.storage.keyring import Keyring
 from support.artifacts import PART, announce, announced, content, files_of, noise, object_store, put, send
 from support.fake_agent import events, registered
 from support.live_run import Live, begin
@@ -217,6 +220,24 @@ async def test_signed_addresses_are_bound_to_one_use_of_one_artifact(server: Ser
     stolen = server.call("PUT", f"/artifacts/{begun['id']}/parts?{urlsplit(url).query}", live.agent.token)
     assert stolen.status_code == 401
     assert query["signature"] not in server.log()
+
+
+async def test_an_address_signed_for_a_user_needs_no_token_but_their_rights(
+    server: Server, live: Live
+) -> None:
+    token = server.user("art-signed", "viewer", [server.default_project])
+    me = server.ask("GET", "/auth/me", token)["id"]
+    upload = send(live, "signed.txt", b"signed")
+    signer = UrlSigner(Keyring.load(server.data_dir / "server.key"), now_ms)
+    url = signer.path("download", upload["id"], f"user/{me}")
+    assert server.call("GET", url, None).content == b"signed"
+    late = UrlSigner(Keyring.load(server.data_dir / "server.key"), lambda: now_ms() - 16 * 60_000)
+    expired = server.call("GET", late.path("download", upload["id"], f"user/{me}"), None)
+    assert (expired.status_code, expired.json()["code"]) == (401, "AUTH_TOKEN_EXPIRED")
+    server.ask("DELETE", f"/projects/{server.default_project}/members/art-signed")
+    assert server.call("GET", url, None).status_code == 404
+    server.ask("DELETE", "/users/art-signed")
+    assert server.call("GET", url, None).status_code == 401
 
 
 async def test_quotas_and_sizes(bounded: Server) -> None:

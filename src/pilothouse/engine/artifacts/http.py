@@ -37,7 +37,7 @@ ArtifactService = Annotated[Artifacts, provided(Artifacts)]
 TransferService = Annotated[Transfer, provided(Transfer)]
 Signer = Annotated[UrlSigner, provided(UrlSigner)]
 
-_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}, "example": "PK"}}
 _CONTENT = (
     content("PK…", media="application/octet-stream", description="The content")
     | {
