@@ -266,3 +266,22 @@ def test_nothing_is_given_wrongly_and_nothing_waits_in_vain(
         else:
             assert fit == [], f"{verdict.reason}, but {fit}"
             assert re.match(r"no |all |every |agent |waiting for ", verdict.reason)
+
+
+def test_an_agent_that_polls_gets_nothing_until_it_asks() -> None:
+    item = Waiting("one", None, "", "")
+    poller = Worker("poller", {}, available=True, draining=False, free=2, load=0, fetches=True)
+    assert assign([item], [poller]) == [Waits("one", "waiting for agent poller to fetch it", ("poller",))]
+    connected = Worker("connected", {}, available=True, draining=False, free=1, load=0.9)
+    assert assign([item], [poller, connected]) == [Given("one", "connected")]
+    other = Worker("other", {}, available=True, draining=False, free=1, load=0, fetches=True)
+    [waits] = assign([item], [poller, other])
+    assert isinstance(waits, Waits)
+    assert waits.fetchers == ("other", "poller")
+    bound = Waiting("two", None, "poller", "")
+    assert assign([bound], [poller, connected]) == [
+        Waits("two", "waiting for agent poller to fetch it", ("poller",))
+    ]
+    full = Worker("full", {}, available=True, draining=False, free=0, load=1, fetches=True)
+    [waits] = assign([item], [full])
+    assert (waits.reason, getattr(waits, "fetchers", None)) == ("agent full is busy", ())
