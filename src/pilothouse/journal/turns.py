@@ -36,12 +36,15 @@ class Turns:
         self._waiting.setdefault(work)
 
     def _next(self) -> None:
-        """A new iteration: those that wait go on, in order."""
+        """A new iteration: those that wait go on, in order; the first of them asks the first question."""
         self._end, self._resuming = None, True
         try:
-            while self._waiting and not self.over:
+            while self._waiting and self._time_left():
                 work = next(iter(self._waiting))
                 del self._waiting[work]
                 work()
         finally:
             self._resuming = False
+
+    def _time_left(self) -> bool:
+        return self._end is None or time.monotonic() < self._end

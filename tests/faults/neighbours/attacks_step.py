@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 from faults.neighbours import payloads
 from faults.neighbours.ground import Ground
@@ -44,6 +45,22 @@ async def _stop(ground: Ground) -> None:
             await ground.client.ask("POST", f"workflow-runs/{run}/cancel", token, body)
 
 
+REFUSED_WITHIN = 30.0
+"""Seconds that the first step of an attack may take to start and to reach a bound of the agent."""
+
+
+async def _refused(ground: Ground) -> None:
+    """Wait until the first run is over, since its step is ended at a bound; then as :func:`_stop`."""
+    path, token = f"workflow-runs/{ground.kept['runs'][0]}", ground.token("setup")
+    end = time.monotonic() + REFUSED_WITHIN
+    while time.monotonic() < end and (await ground.detail("GET", path, token))["status"] in (
+        "queued",
+        "running",
+    ):
+        await asyncio.sleep(0.2)
+    await _stop(ground)
+
+
 def _printing(*scripts: str, **more: object) -> object:
     async def prepare(ground: Ground) -> None:
         if more.get("env"):
@@ -71,7 +88,7 @@ for _name, _scripts in WATCHED.items():
         "step",
         ("run failed",) if _name == "step masks" else (),
         prepare=_printing(*_scripts),
-        after=_stop,
+        after=_refused if _name == "step masks" else _stop,
     )(_watch)  # type: ignore[arg-type]
 abuse(
     "step secrets",
