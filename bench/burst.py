@@ -62,7 +62,5 @@ def _burst(lab: Lab, options: Options, kind: str, name: str) -> Row:
         f"{ratio:.2f}×",
         f"≤ {BAR}×, ≥ {RATE / 1e6:g} M/s",
         ratio <= BAR and median(rates) >= RATE,
-        f"the load client used {busy:.0%} of its core"
-        if busy > READER_BUSY
-        else why,
+        f"the load client used {busy:.0%} of its core" if busy > READER_BUSY else why,
     )

@@ -42,7 +42,8 @@ TAIL = """
   same calls with the same gRPC stack and discards them.
 - **No-op steps**: runs of 4 jobs with 5 steps, and agents that complete each step immediately, on SQLite and
   on a durable PostgreSQL. The peer is procrastinate on the same PostgreSQL, with one worker and jobs that do
-  nothing.
+  nothing. A run is started from a compiled definition, as that of a saved pipeline is: parsing is work of the
+  workers, not of the server.
 - **Latency**: writer and viewer read the same monotonic clock; fifty lines per second.
 - **Cost of one more**: a large system compared with a small one, in the same run.
 - **Checkout**: a work tree of incompressible files, sent to a server and checked out by an agent; then again

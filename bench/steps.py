@@ -8,11 +8,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+
 from bench import jobqueue
 from bench.common import CLIENT_CORE, Child, Lab, Options, Row, Server, median, missed
 
 JOBS, STEPS, SLOTS = 4, 5, 64
 BAR = 600
+LISTS = 100
 MANY = 50
 """Agents, compared with one."""
 FLAT = 1.25
@@ -42,7 +45,7 @@ def measure(lab: Lab, options: Options) -> Iterator[Row]:
         ratio <= FLAT,
         missed(ratio, FLAT, least=False),
     )
-    yield _beside_stored_runs(lab, options)
+    yield from _beside_stored_runs(lab, options)
     try:
         with jobqueue.postgres(lab.directory / "postgres") as directory:
             yield _beside_a_job_queue(lab, options, jobqueue.url(directory), directory)
@@ -52,24 +55,39 @@ def measure(lab: Lab, options: Options) -> Iterator[Row]:
         yield Row("no-op steps, 1 agent, PostgreSQL", "-", why=f"the reference is not available: {words}")
 
 
-def _beside_stored_runs(lab: Lab, options: Options) -> Row:
-    """The cost of a step with many stored runs that have ended, compared with few."""
-    stored = 2_000 if options.quick else 200_000
-    with lab.server() as server:
-        few, _ = _rate(server, options, 1)
-        run = server.ask("run")["run"]
-        server.ask("copies", run=run, count=stored)
-        many, _ = _rate(server, options, 1)
-    ratio = few / many
-    return Row(
-        f"cost of one more: no-op step, {stored:,} runs stored",
-        f"{1e6 / many:.0f} µs",
-        f"{1e6 / few:.0f} µs (few)",
-        f"{ratio:.2f}×",
-        f"≤ {FLAT}×",
-        ratio <= FLAT,
-        missed(ratio, FLAT, least=False),
-    )
+def _beside_stored_runs(lab: Lab, options: Options) -> Iterator[Row]:
+    """A step and a list, with many stored runs that have ended, compared with few."""
+    count = 2_000 if options.quick else 200_000
+    costs: list[tuple[float, float]] = []
+    for stored in (50, count):
+        with lab.server() as server:
+            server.ask("copies", run=server.ask("run")["run"], count=stored)
+            per_core, _ = _rate(server, options, 1)
+            costs.append((1 / per_core, _listing(server)))
+    for at, name in enumerate(("no-op step", "list of runs")):
+        few, many = costs[0][at], costs[1][at]
+        ratio = many / few
+        yield Row(
+            f"cost of one more: {name}, {count:,} runs stored",
+            f"{1e6 * many:.0f} µs",
+            f"{1e6 * few:.0f} µs (few)",
+            f"{ratio:.2f}×",
+            f"≤ {FLAT}×",
+            ratio <= FLAT,
+            missed(ratio, FLAT, least=False),
+        )
+
+
+def _listing(server: Server) -> float:
+    """CPU seconds of the server for a page of twenty runs."""
+    costs: list[float] = []
+    with httpx.Client(headers={"Authorization": f"Bearer {server.token}"}) as client:
+        for _ in range(LISTS):
+            before = server.cpu
+            answer = client.get(f"http://127.0.0.1:{server.port}/api/v1/workflow-runs", params={"limit": 20})
+            answer.raise_for_status()
+            costs.append(server.cpu - before)
+    return median(costs)
 
 
 def _beside_a_job_queue(lab: Lab, options: Options, url: str, directory: Path) -> Row:

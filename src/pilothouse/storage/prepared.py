@@ -45,7 +45,7 @@ class Prepared:
         self._compiled: dict[str, _Compiled] = {}
         columns = getattr(statement, "exported_columns", None)
         names = [str(column.key) for column in columns] if columns is not None else []
-        row: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # the columns are known only here
+        row: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # known only here
         self._row: Callable[[Sequence[Any]], Any] = row._make
 
     def run(self, conn: Connection, values: Values) -> Any:

@@ -27,11 +27,14 @@ class Framing:
 
     def frames(self, entry: Entry, messages: list[tuple[str, bytes]], *, lines: bool) -> tuple[Frame, ...]:
         """Frame an entry's messages (event name, JSON). Where they are its ``lines``, each counts as one part."""
+        first = entry.base + 1 if lines else 1
+        if self.name == "ws":  # the message alone: no cursor is made for each line
+            return tuple(Frame(message, k) for k, (_, message) in enumerate(messages, start=first))
         last = len(messages)
         after = Cursor(entry.offset + 1).text(self.epoch)
         framed = []
         for number, (event, message) in enumerate(messages, start=1):
-            k = entry.base + number if lines else number
+            k = first + number - 1
             cursor = after if number == last else Cursor(entry.offset, k).text(self.epoch)
             framed.append(Frame(self.frame(message, event, cursor), k))
         return tuple(framed)
@@ -41,5 +44,9 @@ def lines_of(body: Message) -> Iterator[tuple[str, str, str]]:
     """The lines of a chunk, each with its level and stream."""
     stderr = frozenset(body.get("stderr", ()))
     levels = body.get("levels", {})
+    if not stderr and not levels:
+        for line in body["lines"]:
+            yield line, "info", "stdout"
+        return
     for index, line in enumerate(body["lines"]):
         yield line, levels.get(str(index), "info"), "stderr" if index in stderr else "stdout"
