@@ -96,7 +96,8 @@ async def get_run(
     """A run with its jobs, steps and attempts; ``job`` and ``step``: only those with these names (repeatable).
 
     The answer has less than 4 MiB. Of a large run, outputs and long texts beyond 1 MiB, attempts besides each step's
-    last one beyond 1000 (a quarter of both for more than 1000 steps), and steps for which there is no room are left out; steps say so with ``outputs_omitted``
+    last one beyond 1000 (a quarter of both for more than 1000 steps), and steps for which there is
+    no room are left out; steps say so with ``outputs_omitted``
     and ``attempts_omitted`` (their number), jobs with ``steps_omitted``. Ask for a job or step alone to see
     them. Errors: ``RUN_NOT_FOUND``.
     """
