@@ -42,7 +42,7 @@ def test_filters(tmp_path: Path, filters: dict[str, Any], index: str) -> None:
 
         assert list_audit(conn, **{**NOTHING, **filters}, offset=0, limit=20) == ([], 0)
         assert len(asked) == 2
-        for statement, parameters in asked:
+        for statement, parameters in asked if filters else asked[1:]:
             plan = conn.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters).all()
             steps = [str(row[3]) for row in plan]
             assert any(index in f"{step} " for step in steps if "audit_records" in step), (statement, steps)
