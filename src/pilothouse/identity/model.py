@@ -13,9 +13,14 @@ from pilothouse.access.model import Role
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
+def has_form_of_id(text: str) -> bool:
+    """Whether it is written like the id of a user or project."""
+    return _ID.fullmatch(text) is not None
+
+
 def check_no_id(name: str, field: str) -> None:
     """Refuse a name that has the form of an id: what is found by name or id must be clear."""
-    if _ID.fullmatch(name):
+    if has_form_of_id(name):
         raise Refusal.of("VALIDATION_FAILED", f"{field}: a name may not have the form of an id", field=field)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, Select, insert, or_, select
+from sqlalchemy import Connection, Row, Select, insert, select
 
-from pilothouse.identity.model import AuditRecord
+from pilothouse.identity.model import AuditRecord, has_form_of_id
 from pilothouse.identity.tables import audit_records
 from pilothouse.storage.counting import count_ahead
 
@@ -47,11 +47,13 @@ def list_audit(
     """
     chosen = select(audit_records)
     if actor is not None:
-        chosen = chosen.where(or_(audit_records.c.actor == actor, audit_records.c.actor_id == actor))
+        # One index answers each: a name never has the form of an id.
+        column = audit_records.c.actor_id if has_form_of_id(actor) else audit_records.c.actor
+        chosen = chosen.where(column == actor)
     if action is not None:
-        chosen = _matching(chosen, audit_records.c.action, action)
+        chosen = _matching(conn, chosen, audit_records.c.action, action)
     if target is not None:
-        chosen = _matching(chosen, audit_records.c.target, target)
+        chosen = _matching(conn, chosen, audit_records.c.target, target)
     if since is not None:
         chosen = chosen.where(audit_records.c.at >= since)
     total = count_ahead(conn, chosen, offset)
@@ -59,10 +61,14 @@ def list_audit(
     return [_record(row) for row in conn.execute(page)], total
 
 
-def _matching(chosen: Select[Any], column: Any, pattern: str) -> Select[Any]:
-    if pattern.endswith("*"):
-        return chosen.where(column.startswith(pattern[:-1], autoescape=True))
-    return chosen.where(column == pattern)
+def _matching(conn: Connection, chosen: Select[Any], column: Any, pattern: str) -> Select[Any]:
+    if not pattern.endswith("*"):
+        return chosen.where(column == pattern)
+    prefix = pattern[:-1]
+    if conn.dialect.name == "sqlite" and prefix:
+        # A range of the index, in the order of bytes; LIKE would look at every record.
+        return chosen.where(column >= prefix, column < prefix + "\U0010ffff")
+    return chosen.where(column.startswith(prefix, autoescape=True))
 
 
 def _record(row: Row[Any]) -> AuditRecord:

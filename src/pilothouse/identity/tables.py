@@ -88,5 +88,8 @@ audit_records = Table(
     Column("detail", Text, nullable=False),
     Column("token_id", Text, nullable=False, server_default=""),
     Index("audit_records_by_time", "at"),
-    Index("audit_records_by_target", "target"),
+    Index("audit_records_by_target", "target", "at", "id"),
+    Index("audit_records_by_action", "action", "at", "id"),
+    Index("audit_records_by_actor", "actor", "at", "id"),
+    Index("audit_records_by_actor_id", "actor_id", "at", "id"),
 )
