@@ -22,14 +22,15 @@ from support.watchers import (
     websocket,
 )
 
-LIFETIME = 12
+SLOW = slowness()
+LIFETIME = round(8 + 4 * SLOW)
 """Seconds of a token that expires: enough to open all sockets on a busy machine."""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running(
-        tmp_path_factory.mktemp("stream_timing"), ws_heartbeat=0.3, ws_pong_wait=0.6, sse_keepalive=0.2
+        tmp_path_factory.mktemp("stream_timing"), ws_heartbeat=0.3, ws_pong_wait=0.6 * SLOW, sse_keepalive=0.2
     ) as server:
         yield server
 
