@@ -200,7 +200,9 @@ async def test_a_retry_opens_an_ended_run_for_the_step_and_what_depends_on_it(
                 continue
             ran.append(task.step_name)
             await agent.ack(task)
-            await agent.finish(task, FAILED if task.step_name == fails else SUCCESS, int(task.step_name == fails))
+            await agent.finish(
+                task, FAILED if task.step_name == fails else SUCCESS, int(task.step_name == fails)
+            )
 
     try:
         await work(fails="b")
