@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pilothouse.cli import lint
+from pilothouse.cli import lint, pipeline_changes
 from pilothouse.cli.errors import CliError, UsageError
 from pilothouse.cli.live import Progress, ProgressOption, require_terminal
 from pilothouse.cli.project import ProjectName, project_id, project_names
@@ -193,6 +193,8 @@ async def _trigger(session: Session, name: str, variables: dict[str, str], proje
     async with session.client() as client:
         found = await the_pipeline(client, name, await _home(client, project))
         saved = found["lastCommitSha"]
+        if found["repoUrl"]:
+            return await client.pipelines.trigger(found["pipelineId"], variables=variables)
         if not saved:
             raise UsageError(
                 f"pipeline {found['name']} has no saved spec",
@@ -232,6 +234,7 @@ command(app, "list", examples=("pilot pipeline list -o json",))(list_pipelines)
 command(app, "view")(view)
 command(app, "spec", examples=("pilot pipeline spec shop > .pilot.yaml",))(spec)
 lint.add_to(app)
+pipeline_changes.add_to(app)
 
 
 def add_to(root: typer.Typer) -> None:

@@ -16,6 +16,7 @@ from pilothouse.client.types import (
     KnownCheckout,
     Pipeline,
     SavedSpec,
+    SpecSaved,
     Validation,
 )
 
@@ -30,10 +31,12 @@ class Pipelines:
         self._api = api
 
     async def create(
-        self, name: str, *, project: str = "", description: str = "", repository: str = ""
+        self, name: str, *, project: str = "", description: str = "", repository: str = "", **fields: Any
     ) -> str:
-        """Create a pipeline without a spec; returns its id. ``repository``: the key of its repository."""
+        """Create a pipeline; returns its id. ``repository``: the key of its repository; ``fields``: others of
+        ``CreatePipeline``, such as ``repoUrl``."""
         body = {"name": name, "projectId": project, "description": description, "repository": repository}
+        body |= fields
         detail = await self._api.detail("POST", "/pipelines", json=body, keyed=True)
         return str(detail["pipelineId"])
 
@@ -80,10 +83,21 @@ class Pipelines:
         )
 
     async def save_spec(self, pipeline_id: str, spec: str, *, file: str = "", message: str = "") -> str:
-        """Save a spec; returns its hash."""
+        """Save a spec; returns its hash, or commit in a git repository."""
+        return (await self.save(pipeline_id, spec, file=file, message=message))["commitSha"]
+
+    async def save(
+        self, pipeline_id: str, spec: str, *, file: str = "", message: str = "", expected_head: str = ""
+    ) -> SpecSaved:
+        """Save a spec. Raises ApiProblem ``SPEC_CONFLICT`` if ``expected_head`` is given and not the head."""
         body = {"spec": spec, "fileName": file, "commitMessage": message}
-        detail = await self._api.detail("POST", f"{_path(pipeline_id)}/spec/save", json=body, keyed=True)
-        return str(detail["commitSha"])
+        body |= {"expectedHeadCommitSha": expected_head} if expected_head else {}
+        path = f"{_path(pipeline_id)}/spec/save"
+        return cast(SpecSaved, await self._api.detail("POST", path, json=body, keyed=True))
+
+    async def delete(self, pipeline_id: str) -> None:
+        """Delete a pipeline; its runs remain."""
+        await self._api.detail("DELETE", _path(pipeline_id))
 
     async def trigger(
         self,
