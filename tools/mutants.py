@@ -35,7 +35,10 @@ class Module:
 MODULES = {
     "plan": Module(
         ("engine/plan.py", "engine/cleanup.py"),
-        tuple(f"unit/test_plan{it}.py" for it in ("", "_background", "_cleanup", "_gates", "_timeouts")),
+        tuple(
+            f"unit/test_plan{it}.py"
+            for it in ("", "_background", "_cleanup", "_gates", "_reasons", "_timeouts")
+        ),
     ),
     "matching": Module(("engine/matching.py",), ("unit/test_matching.py",)),
     "selectors": Module(("engine/selectors.py",), ("unit/test_matching.py", "unit/test_selectors.py")),
