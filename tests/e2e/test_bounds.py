@@ -119,9 +119,15 @@ def test_the_walk_finds_what_has_no_bound() -> None:
     assert len(list(unbounded({}, schema, "x"))) == 7
 
 
+OF_AGENTS = {("POST", "/api/v1/step-runs/{step_run_id}/artifacts")}
+"""Operations for which users have no right, whatever the body; test_artifacts.py has their bounds."""
+
+
 def with_bodies(document: dict[str, Any]) -> Iterator[tuple[str, str, Schema]]:
-    """Every operation with a JSON body: method, a path that leads nowhere, schema."""
+    """Every operation of users with a JSON body: method, a path that leads nowhere, schema."""
     for method, path, operation in operations(document):
+        if (method, path) in OF_AGENTS:
+            continue
         if "application/json" in operation.get("requestBody", {}).get("content", {}):
             schema = operation["requestBody"]["content"]["application/json"]["schema"]
             for part in (schema, *schema.get("anyOf", ())):

@@ -213,7 +213,7 @@ async def test_calls_are_counted(tmp_path: Path) -> None:
             assert await calls[0].silent(0.1)  # what flows is not
 
 
-async def test_the_channel_of_agents_is_not_offered(server: Server) -> None:
+async def test_the_channel_of_agents_is_for_agents(server: Server) -> None:
     async with grpc.aio.insecure_channel(server.grpc) as channel:
         stub: Any = StreamServiceStub(channel)
         call = (
@@ -222,7 +222,7 @@ async def test_the_channel_of_agents_is_not_offered(server: Server) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async with asyncio.timeout(PATIENCE):
                 await call.read()
-        assert caught.value.code() is Status.UNIMPLEMENTED
+        assert caught.value.code() is Status.UNAUTHENTICATED
 
 
 def test_nothing_unforeseen_was_logged(server: Server) -> None:

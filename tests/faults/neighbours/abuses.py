@@ -59,6 +59,7 @@ _HTTP: dict[str, tuple[str, ...]] = {
     "PUT /api/v1/projects/{project}/members/{user}": ("what is for others",),
     "DELETE /api/v1/projects/{project}/members/{user}": ("what is for others",),
     "GET /api/v1/roles": LISTED,
+    "GET /api/v1/roles/{role}": QUERY,
     "GET /api/v1/secrets": ("secrets", *QUERY),
     "PUT /api/v1/secrets/{name}": ("secrets", "a flood to mask", "step secrets", *BODY),
     "DELETE /api/v1/secrets/{name}": QUERY,
@@ -166,6 +167,21 @@ _RPC: dict[str, tuple[str, ...]] = {
     "stream.v1.StreamService/StreamJobStatus": ("statuses over gRPC", *ANY_CALL),
     "stream.v1.StreamService/StreamPipelineStatus": ("statuses over gRPC", *ANY_CALL),
     "stream.v1.StreamService/StreamAgentStatus": ("statuses over gRPC", *ANY_CALL),
+    **{
+        f"pipeline.v1.PipelineService/{name}": ("calls of users", *NOT_OFFERED)
+        for name in (
+            "CreatePipeline", "UpdatePipeline", "GetPipeline", "ListPipelines", "DeletePipeline", "TriggerPipeline",
+            "StopPipeline", "PausePipeline", "ResumePipeline", "GetPipelineRun", "ListPipelineRuns",
+            "GetPipelineSpec", "ValidatePipelineSpec", "SavePipelineSpec",
+        )
+    },
+    **{
+        f"steprun.v1.StepRunService/{name}": ("calls of users", *NOT_OFFERED)
+        for name in (
+            "CreateStepRun", "GetStepRun", "ListStepRuns", "UpdateStepRun", "DeleteStepRun", "CancelStepRun",
+            "RetryStepRun", "ListStepRunArtifacts",
+        )
+    },
     "HTTP/2 connection": ("silent HTTP/2",),
     "grpc.health.v1.Health/Check": ("reflection and health",),
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ("reflection and health",),
@@ -185,6 +201,7 @@ SURFACES: dict[str, tuple[str, ...]] = {**_HTTP, **_SOCKETS, **_RPC, **_STEPS}
 WITHOUT: dict[str, str] = {
     "POST /api/v1/auth/logout": "takes a token and nothing else",
     "DELETE /api/v1/auth/sessions": "takes a token and nothing else, and ends it",
+    "GET /api/v1/identity/me": "takes a token and nothing else, like `GET /api/v1/auth/me`",
     "GET /api/v1/auth/me": "takes a token and nothing else; it is part of `at the limit`",
     "GET /api/v1/agents/stats": "takes a token and nothing else; it is part of `at the limit`",
     "grpc.health.v1.Health/List": "takes an empty message; `reflection and health` asks its neighbours",

@@ -6,9 +6,12 @@ import asyncio
 import json
 from typing import Any
 
+from google.protobuf import json_format
+
 from faults.neighbours import payloads
 from faults.neighbours.ground import Ground, all_of
 from faults.neighbours.table import abuse
+from support.wire_table import table
 
 BINARY = "application/octet-stream"
 
@@ -28,6 +31,33 @@ async def heavy_saves(ground: Ground) -> None:
     given = body | {"variables": {"A": "a", "B": "b"}}
     calls = [("spec/save", body), ("spec/validate", body), ("trigger", given)] * 3
     await all_of((ground.ask("POST", f"{path}/{to}", ground.token("user"), sent) for to, sent in calls), 24)
+
+
+@abuse(
+    "calls of users", "user", ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"), prepare=_a_pipeline, room=WAITING
+)
+async def calls_of_users(ground: Ground) -> None:
+    """Every RPC of pipelines and step runs: empty, of a pipeline, with a heavy spec, and for the largest pages."""
+    channel = ground.kept.setdefault("channel", ground.channel())
+    token = (("authorization", f"Bearer {ground.token('user')}"),)
+    calls = []
+    for method, (asks, _, _, _) in table().methods.items():
+        if not method.startswith(("pipeline.", "steprun.")):
+            continue
+        full = table().message(asks)()
+        known = full.DESCRIPTOR.fields_by_name
+        for name, value in {"pipeline_id": ground.kept["pipeline"], "page_size": 100}.items():
+            if name in known:
+                setattr(full, name, value)
+        if "spec" in known:
+            step = {"name": "s", "uses": "shell", "args": {"command": "x" * 100}}
+            jobs = [{"name": f"j{n}", "steps": [step] * 48} for n in range(100)]
+            json_format.ParseDict({"spec": {"jobs": jobs}}, full)
+        calls += [
+            table().rpc(channel, method)(request, metadata=token)
+            for request in (table().message(asks)(), full)
+        ]
+    await all_of((ground.call(call) for call in calls), 8)
 
 
 @abuse("costly conditions", "user", prepare=_a_pipeline)
