@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeAlias
 
-from sqlalchemy import Connection, and_, func, or_, select, true
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, true
 
 from pilothouse.engine import graph_store, store
 from pilothouse.engine.graph import Graph
-from pilothouse.engine.model import Counts, Job, Run, Status
+from pilothouse.engine.model import Counts, Job, Run, Status, Step
 from pilothouse.engine.reruns import new_job
 from pilothouse.engine.store import jobs, runs, steps
 
@@ -48,7 +48,7 @@ def _counts(conn: Connection, run: Run) -> Counts:
 
 def _jobs(conn: Connection, run: Run, places: Places) -> list[Job]:
     """The jobs at these places, with their steps before they had rows."""
-    found = {}
+    found: dict[int, Job] = {}
     for index in sorted(set(places) & set(range(len(run.graph.jobs)))):
         spec, chosen = run.graph.jobs[index], places[index]
         at = None if chosen is None else sorted(step for step in chosen if step < len(spec.steps))
@@ -63,15 +63,17 @@ def _jobs(conn: Connection, run: Run, places: Places) -> list[Job]:
 def _set_steps(conn: Connection, run: Run, places: Places) -> None:
     """Replace the steps that have rows, and count those of whole jobs."""
     whole = {job.id for job in run.jobs if places[job.index] is None}
-    parts = {job.id: [step.index for step in job.steps] for job in run.jobs if job.id not in whole}
-    wanted = []
+    parts = {
+        job.id: [step.index for step in job.steps] for job in run.jobs if job.steps and job.id not in whole
+    }
+    wanted: list[ColumnElement[bool]] = []
     if whole:  # of all jobs without naming each
         everything = len(whole) == len(run.graph.jobs)
         wanted.append(true() if everything else steps.c.job_id.in_(whole))
     if parts:
         indices = {index for some in parts.values() for index in some}
         wanted.append(and_(steps.c.job_id.in_(list(parts)), steps.c.index.in_(indices)))
-    stored = {}
+    stored: dict[tuple[str, int], Step] = {}
     if wanted:
         for row in conn.execute(select(steps).where(steps.c.run_id == run.id, or_(*wanted))):
             stored[row.job_id, row._mapping["index"]] = store.step_of(row)

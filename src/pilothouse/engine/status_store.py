@@ -43,7 +43,10 @@ def find_attempts(conn: Connection, ids: Collection[str]) -> list[Part]:
         .join(jobs, jobs.c.id == steps.c.job_id)
         .where(attempts.c.id.in_(ids))
     )
-    return [Part(id, run, Status(status), *rest) for id, run, status, *rest in conn.execute(query)]
+    return [
+        Part(id, run, Status(status), job_id, job, at_job, at_step)
+        for id, run, status, job_id, job, at_job, at_step in conn.execute(query)
+    ]
 
 
 def find_jobs(conn: Connection, ids: Collection[str]) -> list[Part]:
@@ -51,7 +54,10 @@ def find_jobs(conn: Connection, ids: Collection[str]) -> list[Part]:
     query = select(jobs.c.id, jobs.c.run_id, jobs.c.status, jobs.c.name, jobs.c.index).where(
         jobs.c.id.in_(ids)
     )
-    return [Part(id, run, Status(status), id, *rest) for id, run, status, *rest in conn.execute(query)]
+    return [
+        Part(id, run, Status(status), id, name, at_job)
+        for id, run, status, name, at_job in conn.execute(query)
+    ]
 
 
 def find_runs(conn: Connection, ids: Collection[str]) -> dict[str, RunRow]:
