@@ -10,6 +10,8 @@ from sqlalchemy import Connection
 
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import SYSTEM
+from pilothouse.engine import reruns, store
+from pilothouse.engine.model import Step
 from pilothouse.engine.service import NewRun, Origin
 from pilothouse.engine.streams import arcentra_status as statuses
 from pilothouse.fleet.model import TaskReport, TaskStatus
@@ -66,7 +68,7 @@ async def of_pipeline(kernel: Kernel, pipeline_id: str, spec: str = TWO) -> str:
 
 async def defined(kernel: Kernel, name: str) -> str:
     """A definition."""
-    pipelines = Pipelines(kernel.engine, kernel.identity)
+    pipelines = Pipelines(kernel.engine, kernel.identity, kernel.journal)
     return (await kernel.write(lambda tx: pipelines.create(tx, SYSTEM, PROJECT, name))).id
 
 
@@ -188,11 +190,52 @@ async def test_the_present_of_what_is_not_named(kernel: Kernel) -> None:
     hidden = look(kernel, lambda conn: watch_runs(conn, RUNS, RunFilter(), lambda scope: False, present=True))
     assert hidden.present == []
     # A definition that is gone leaves its runs.
-    pipelines = Pipelines(kernel.engine, kernel.identity)
+    pipelines = Pipelines(kernel.engine, kernel.identity, kernel.journal)
     await kernel.write(lambda tx: pipelines.delete(tx, SYSTEM, two))
     assert [name_of(m) for m in at(kernel, RUNS, RunFilter(pipeline_ids=frozenset({two}))).present] == [
         runs[2]
     ]
+
+
+async def test_a_part_costs_no_more_in_a_large_run(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read for one who names a job or a step run is that part, and is shown as in the whole run."""
+    agent = await kernel.agent("a1")
+    steps = ", ".join(f"{{name: s{n}, uses: dummy}}" for n in range(12))
+    run_id = await kernel.run("jobs:" + "".join(f"\n  - {{name: j{n}, steps: [{steps}]}}" for n in range(30)))
+    await kernel.do(agent)
+    await kernel.do(agent, FAILED)
+    made: list[Step] = []
+
+    def counted(*args: Any, **fields: Any) -> Step:
+        made.append(Step(*args, **fields))
+        return made[-1]
+
+    for module in (store, reruns):
+        monkeypatch.setattr(module, "Step", counted)
+    whole = frozenset({run_id})
+    all_steps = at(kernel, STEP_RUNS, RunFilter(run_ids=whole)).present
+    all_jobs = at(kernel, JOBS, RunFilter(run_ids=whole)).present
+    assert (len(all_steps), len(all_jobs)) == (360, 30)
+    assert len({m.status for m in all_steps}) > 2  # type: ignore[attr-defined]
+    for shown in (*all_steps[:30], *all_steps[-2:]):
+        made.clear()
+        id = frozenset({shown.step_run_id})  # type: ignore[attr-defined]
+        assert at(kernel, STEP_RUNS, RunFilter(step_run_ids=id)).present == [shown]
+        assert len(made) <= 4
+    for shown in (*all_jobs[:2], all_jobs[-1]):
+        made.clear()
+        job = frozenset({shown.job_id})  # type: ignore[attr-defined]
+        assert at(kernel, JOBS, RunFilter(job_ids=job)).present == [shown]
+        assert at(kernel, JOBS, RunFilter(run_ids=whole, job_name=shown.job_name)).present == [shown]  # type: ignore[attr-defined]
+        of_job = [m for m in all_steps if m.job_id in job]  # type: ignore[attr-defined]
+        assert at(kernel, STEP_RUNS, RunFilter(job_ids=job)).present == of_job
+        assert len(made) <= 80
+    made.clear()
+    [shown_run] = at(kernel, RUNS, RunFilter(run_ids=whole)).present
+    assert made == []
+    assert shown_run == statuses.present_run(kernel.load(run_id))
+    ids = frozenset(m.step_run_id for m in all_steps)  # type: ignore[attr-defined]
+    assert at(kernel, STEP_RUNS, RunFilter(step_run_ids=ids)).present == all_steps
 
 
 async def test_too_much_of_a_present_is_refused(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:

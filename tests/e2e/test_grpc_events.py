@@ -148,6 +148,7 @@ async def test_events_are_filtered(server: Server, client: Streams) -> None:
 async def test_filters_that_are_none(client: Streams) -> None:
     for request in (
         pb.StreamEventsRequest(event_types=[99]),
+        pb.StreamEventsRequest(event_types=[1] * 101),
         pb.StreamEventsRequest(resource_type="planet"),
         pb.StreamEventsRequest(resource_ids=["x"] * 1001),
         pb.StreamEventsRequest(resource_ids=["x" * 300]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -67,6 +68,18 @@ async def ended(server: Server, run_id: str) -> Any:
 
 def logs(server: Server, run_id: str) -> list[str]:
     return server.call("GET", f"/workflow-runs/{run_id}/logs").text.splitlines()
+
+
+async def beating(agent: PollAgent) -> None:
+    """Heartbeats for longer than a lease lasts, which is 3 s."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 5
+
+    async def over() -> bool:
+        await agent.heartbeat()
+        return loop.time() > end
+
+    await eventually(over)
 
 
 async def test_a_run_from_its_first_to_its_last_step(server: Server) -> None:
@@ -175,10 +188,7 @@ async def test_heartbeats_renew_leases_and_silence_loses_them(server: Server) ->
         run_id = start(server, agent, "true")
         [step] = await eventually(agent.fetch)
         assert (await agent.report(step.step_run_id, RUNNING)).success
-        end = asyncio.get_running_loop().time() + 5  # the lease is 3 s
-        while asyncio.get_running_loop().time() < end:
-            await agent.heartbeat()
-            await asyncio.sleep(0.2)
+        await beating(agent)
         assert view(server, run_id)["status"] == "running"
         await ended(server, run_id)
         assert steps(server, run_id)[0]["attempts"][0]["error"].startswith("lost:")
@@ -202,9 +212,10 @@ async def test_a_call_that_ended_before_its_answer_takes_no_work_away(server: Se
         await agent.fetch()
         run_id = start(server, agent, "true")
         request = {"agent_id": agent.agent_id, "max_step_runs": 1}
-        for _ in range(30):
+        for turns in range(30):
             polling_ = asyncio.create_task(agent.call(f"{SERVICE}/FetchStepRun", **request))
-            await asyncio.sleep(0.002)
+            for _ in range(turns):  # of the event loop: each call is cancelled in another state
+                await asyncio.sleep(0)
             polling_.cancel()
         [step] = await eventually(agent.fetch)
         assert (await agent.report(step.step_run_id, RUNNING)).success
@@ -322,10 +333,7 @@ async def test_an_agent_that_registers_anew_and_still_runs_its_work_keeps_it(ser
         assert (await agent.report(step.step_run_id, RUNNING)).success
         await agent.register(token)
         assert (await agent.report(step.step_run_id, RUNNING)).success
-        end = asyncio.get_running_loop().time() + 5
-        while asyncio.get_running_loop().time() < end:
-            await agent.heartbeat()
-            await asyncio.sleep(0.2)
+        await beating(agent)
         assert (await agent.report(step.step_run_id, SUCCESS)).success
         assert (await ended(server, run_id))["status"] == "succeeded"
 
@@ -471,17 +479,20 @@ async def test_waiting_steps_and_jobs_are_cancelled_at_once(server: Server) -> N
 
 
 async def test_polls_for_nothing_cost_no_transaction(server: Server) -> None:
+    """Other parts of the server may write meanwhile, and an answer about its state may be 0.25 s old."""
+
     def written() -> float:
         text = server.call("GET", "/metrics", None).text
-        [line] = [line for line in text.splitlines() if line.startswith("pilothouse_journal_")][:1] or ["x 0"]
-        return float(line.split()[-1])
+        [count] = re.findall(r"^pilothouse_storage_writes (\S+)$", text, re.MULTILINE)
+        return float(count)
 
     async with await polling(server, next(_names)) as agent:
         await agent.fetch()
         before = written()
-        for _ in range(200):
+        for _ in range(400):
             assert await agent.fetch() == []
-        assert written() - before <= 1
+        assert before > 0
+        assert written() - before < 50
 
 
 def test_nothing_unforeseen_was_logged(server: Server) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from pilothouse.access.errors import Refusal
 from pilothouse.edge.network import TrustedProxies
+from pilothouse.edge.streaming import PATIENCE as PATIENCE_OFFERED
 from pilothouse.server import deadlines, listener, protocols
 from pilothouse.server.connections import (
     ABANDONED,
@@ -66,6 +67,13 @@ def app(small: Small) -> Any:
         small.seen.append(scope["path"])
         if scope["path"] == "/ignore":
             await answer(send, 401, b"who are you?")
+            return
+        if scope["path"] == "/stream":  # as edge/streaming.py serves a client of HTTP/1.0
+            scope["extensions"][PATIENCE_OFFERED]()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(512):
+                await send({"type": "http.response.body", "body": b"x" * (64 << 10), "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
         if scope["path"] == "/large":
             await answer(send, 200, b"x" * (32 << 20))
@@ -229,6 +237,22 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(small: Small
         assert sock.recv(1) == b"H"
         await eventually(lambda: len(small.connections) == 0)
         assert len(everything(sock)) < 32 << 20
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_a_reader_of_a_stream_may_stop_reading(small: Small, version: str) -> None:
+    """The time for a reader does not hold for it; another answer, which began later, is cut off meanwhile."""
+    with small.connect() as stream, small.connect() as other:
+        stream.sendall(f"GET /stream HTTP/{version}\r\nHost: x\r\n\r\n".encode())
+        assert stream.recv(1) == b"H"
+        other.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert other.recv(1) == b"H"
+        await eventually(lambda: len(small.connections) == 1)
+        size = 0
+        while size < 32 << 20:
+            got = len(stream.recv(2 << 20))
+            assert got, f"cut off after {size}"
+            size += got
 
 
 def test_a_slow_reader_is_not(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:

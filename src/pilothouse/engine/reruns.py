@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pilothouse.engine import ids
 from pilothouse.engine.graph import Graph
 from pilothouse.engine.graph import Job as JobSpec
@@ -40,20 +42,20 @@ def depending(run: Run, failed: set[str]) -> set[str]:
     return found
 
 
-def new_job(run_id: str, index: int, spec: JobSpec) -> Job:
-    """A job that has not started."""
+def new_job(run_id: str, index: int, spec: JobSpec, steps: Iterable[int] | None = None) -> Job:
+    """A job that has not started; ``steps``: only those at these indices."""
     id = ids.job_id(run_id, index)
     job = Job(id=id, index=index, name=spec.name, status=Status.PENDING, spec=spec, workspace=id)
-    job.steps = new_steps(run_id, job)
+    job.steps = new_steps(run_id, job, steps)
     return job
 
 
-def new_steps(run_id: str, job: Job) -> list[Step]:
-    """The steps of a job's graph that it does not have yet."""
+def new_steps(run_id: str, job: Job, indices: Iterable[int] | None = None) -> list[Step]:
+    """The steps of a job's graph that it does not have yet, or those at these indices."""
+    specs = job.spec.steps
     return [
-        Step(ids.step_id(run_id, job.index, at), job.id, at, spec.name, Status.PENDING)
-        for at, spec in enumerate(job.spec.steps)
-        if at >= len(job.steps)
+        Step(ids.step_id(run_id, job.index, at), job.id, at, specs[at].name, Status.PENDING)
+        for at in (range(len(job.steps), len(specs)) if indices is None else indices)
     ]
 
 

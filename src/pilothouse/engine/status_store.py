@@ -14,13 +14,15 @@ _ALIVE = [Status.PENDING.value, Status.QUEUED.value, Status.RUNNING.value]
 
 
 class Part(NamedTuple):
-    """A run, or a job or attempt of one; fields that do not apply are empty."""
+    """A run, or a job or attempt of one; fields that do not apply are empty. ``at_job``, ``at_step``: its indices."""
 
     id: str
     run_id: str
     status: Status
     job_id: str = ""
     job: str = ""
+    at_job: int = -1
+    at_step: int = -1
 
 
 class RunRow(NamedTuple):
@@ -34,21 +36,28 @@ class RunRow(NamedTuple):
 
 def find_attempts(conn: Connection, ids: Collection[str]) -> list[Part]:
     """The existing ones of these attempts."""
+    places = (jobs.c.index, steps.c.index)
     query = (
-        select(attempts.c.id, attempts.c.run_id, attempts.c.status, jobs.c.id, jobs.c.name)
+        select(attempts.c.id, attempts.c.run_id, attempts.c.status, jobs.c.id, jobs.c.name, *places)
         .join(steps, steps.c.id == attempts.c.step_id)
         .join(jobs, jobs.c.id == steps.c.job_id)
         .where(attempts.c.id.in_(ids))
     )
     return [
-        Part(id, run, Status(status), job_id, job) for id, run, status, job_id, job in conn.execute(query)
+        Part(id, run, Status(status), job_id, job, at_job, at_step)
+        for id, run, status, job_id, job, at_job, at_step in conn.execute(query)
     ]
 
 
 def find_jobs(conn: Connection, ids: Collection[str]) -> list[Part]:
     """The existing ones of these jobs."""
-    query = select(jobs.c.id, jobs.c.run_id, jobs.c.status, jobs.c.name).where(jobs.c.id.in_(ids))
-    return [Part(id, run, Status(status), id, name) for id, run, status, name in conn.execute(query)]
+    query = select(jobs.c.id, jobs.c.run_id, jobs.c.status, jobs.c.name, jobs.c.index).where(
+        jobs.c.id.in_(ids)
+    )
+    return [
+        Part(id, run, Status(status), id, name, at_job)
+        for id, run, status, name, at_job in conn.execute(query)
+    ]
 
 
 def find_runs(conn: Connection, ids: Collection[str]) -> dict[str, RunRow]:

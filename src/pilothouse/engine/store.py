@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 
 from pilothouse.engine import graph_store
+from pilothouse.engine.graph import Graph
 from pilothouse.engine.member_store import waiting_in
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 from pilothouse.engine.reruns import new_jobs
@@ -304,18 +305,15 @@ def load_run(conn: Connection, run_id: str) -> Run | None:
     row = conn.execute(select(runs).where(runs.c.id == run_id)).first()
     if row is None:
         return None
-    run = Run(graph=graph_store.load_graph(conn, run_id, row.spec), **_fields(row, _RUN_FIELDS))
+    run = run_without_jobs(row, graph_store.load_graph(conn, run_id, row.spec))
     run.jobs = new_jobs(run_id, run.graph)
     for job_row in conn.execute(select(jobs).where(jobs.c.run_id == run_id)):
-        new = run.jobs[job_row._mapping["index"]]
-        job = Job(**_fields(job_row, _JOB), spec=new.spec, steps=new.steps, stored=True)
-        for step in job.steps:  # jobs of the first release have other ids
-            step.job_id = job.id
+        job = job_of(job_row, run.jobs[job_row._mapping["index"]])
         run.jobs[job.index] = job
     by_id = {job.id: job for job in run.jobs}
     for step_row in conn.execute(select(steps).where(steps.c.run_id == run_id)):
         job = by_id[step_row.job_id]
-        job.steps[step_row._mapping["index"]] = Step(**_fields(step_row, _STEP), stored=True)
+        job.steps[step_row._mapping["index"]] = step_of(step_row)
     if run.graph.grouped:
         waiting = waiting_in(conn, run_id)
         run.waits_for = waiting.get(run_id, "")
@@ -323,6 +321,24 @@ def load_run(conn: Connection, run_id: str) -> Run | None:
             job.waits_for = waiting.get(job.id, "")
     run.recount()
     return run
+
+
+def run_without_jobs(row: Row[Any], graph: Graph) -> Run:
+    """The run of a row."""
+    return Run(graph=graph, **_fields(row, _RUN_FIELDS))
+
+
+def job_of(row: Row[Any], new: Job) -> Job:
+    """The job of a row; ``new``: as it was before it had one, with its steps."""
+    job = Job(**_fields(row, _JOB), spec=new.spec, steps=new.steps, stored=True)
+    for step in job.steps:  # jobs of the first release have other ids
+        step.job_id = job.id
+    return job
+
+
+def step_of(row: Row[Any]) -> Step:
+    """The step of a row."""
+    return Step(**_fields(row, _STEP), stored=True)
 
 
 def runs_between(conn: Connection, first: str, last: str) -> list[str]:

@@ -68,6 +68,8 @@ class Measures:
         connections = len(self.core.service(Connections))
         yield Gauge("http_connections", "Open HTTP connections, streams included", {"": connections})
         yield Gauge("storage_writes_queued", "Use cases waiting for the database writer", {"": queued})
+        accepted = self.core.storage.accepted
+        yield Gauge("storage_writes", "Use cases given to the database writer", {"": accepted})
         yield Gauge("worker_processes", "Processes of the worker pool", {"": pool.workers})
         yield Gauge("worker_jobs_waiting", "Jobs waiting for a worker", {"": pool.waiting})
         yield Gauge("worker_jobs_ended", "Jobs of the worker pool by how they ended", ended, "outcome")

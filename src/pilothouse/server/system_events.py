@@ -25,6 +25,9 @@ from pilothouse.wire.stream.v1 import stream_pb2 as pb
 PublicEvents = Mapping[str, PublicEvent]
 """Entry types that are public events, of all modules."""
 
+MAX_TYPES = 100
+"""Event types in one request."""
+
 PIPELINE, JOB, STEP, AGENT = "pipeline", "job", "step", "agent"
 
 NUMBERS: dict[tuple[str, str], pb.EventType.ValueType] = {
@@ -171,6 +174,8 @@ def watch_events(
     objects = _ABOUT.keys() | {event.object for event in events.values()}
     if request.resource_type and request.resource_type not in objects:
         raise Refusal.of("INVALID_PARAMETER", f"resource_type is one of {', '.join(sorted(objects))}")
+    if len(request.event_types) > MAX_TYPES:
+        raise Refusal.of("INVALID_PARAMETER", f"a call names at most {MAX_TYPES} event types")
     unknown = [number for number in request.event_types if number not in pb.EventType.values()]
     if unknown:
         raise Refusal.of("INVALID_PARAMETER", f"there is no event type {unknown[0]}")

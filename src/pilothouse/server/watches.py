@@ -11,6 +11,7 @@ from pilothouse.access.errors import Refusal
 from pilothouse.engine import lookup, status_store
 from pilothouse.engine import store as engine_store
 from pilothouse.engine.model import Job, Run
+from pilothouse.engine.partial import Choose, load_part
 from pilothouse.engine.status_store import Part, RunRow
 from pilothouse.engine.streams import arcentra_status
 from pilothouse.fleet import store as fleet_store
@@ -74,10 +75,12 @@ class RunFilter:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A kind of status stream: its entry types, and the current state of the selected parts of a run."""
+    """A kind of status stream: its entry types, and the current state of the selected parts of a run. ``jobs``:
+    whether that needs the jobs."""
 
     types: frozenset[str]
     present: Callable[[Connection, Run, RunFilter], Iterator[ProtoMessage]]
+    jobs: bool = True
 
 
 def _step_runs(conn: Connection, run: Run, asked: RunFilter) -> Iterator[ProtoMessage]:
@@ -99,7 +102,7 @@ def _runs(_conn: Connection, run: Run, _asked: RunFilter) -> Iterator[ProtoMessa
 
 STEP_RUNS = View(arcentra_status.STEP_RUN_TYPES, _step_runs)
 JOBS = View(arcentra_status.JOB_TYPES, _jobs)
-RUNS = View(arcentra_status.RUN_TYPES, _runs)
+RUNS = View(arcentra_status.RUN_TYPES, _runs, jobs=False)
 
 
 def watch_runs(conn: Connection, view: View, asked: RunFilter, sees: Sees, *, present: bool) -> Watch:
@@ -129,7 +132,8 @@ def watch_runs(conn: Connection, view: View, asked: RunFilter, sees: Sees, *, pr
     types = view.types | {closing} if parts else view.types
     selection = Matching(stream, types=types, values=tuple(values))
     asked = replace(asked, job_ids=frozenset(part.job_id for part in parts if part.job_id))
-    return Watch(selection, scopes, ending, _present(conn, view, run_ids, asked) if present else [])
+    places = _places(view, asked, parts)
+    return Watch(selection, scopes, ending, _present(conn, view, run_ids, asked, places) if present else [])
 
 
 def _named(conn: Connection, asked: RunFilter, sees: Sees) -> tuple[list[Part], str, str]:
@@ -198,10 +202,35 @@ def _current_runs(conn: Connection, pipeline_ids: frozenset[str], sees: Sees) ->
     return sorted({*alive, *newest, *status_store.find_runs(conn, pipeline_ids)})
 
 
-def _present(conn: Connection, view: View, run_ids: list[str], asked: RunFilter) -> list[ProtoMessage]:
+def _places(view: View, asked: RunFilter, parts: list[Part]) -> Callable[[str], Choose]:
+    """Which jobs and steps of a run are read: those that are shown, since a run may have thousands."""
+    named: dict[str, dict[int, set[int] | None]] = {}
+    for part in parts:
+        if part.at_step >= 0:
+            at = named.setdefault(part.run_id, {}).setdefault(part.at_job, set())
+            assert at is not None, "all parts are of one kind"
+            at.add(part.at_step)
+        elif part.at_job >= 0:
+            named.setdefault(part.run_id, {})[part.at_job] = None
+
+    def of(run_id: str) -> Choose:
+        if not view.jobs:
+            return lambda _graph: {}
+        if run_id in named:
+            return lambda _graph: named[run_id]
+        return lambda graph: {
+            index: None for index, job in enumerate(graph.jobs) if asked.job_name in ("", job.name)
+        }
+
+    return of
+
+
+def _present(
+    conn: Connection, view: View, run_ids: list[str], asked: RunFilter, places: Callable[[str], Choose]
+) -> list[ProtoMessage]:
     found: list[ProtoMessage] = []
     for run_id in run_ids:
-        run = engine_store.load_run(conn, run_id)
+        run = load_part(conn, run_id, places(run_id))
         assert run is not None, "it was found in this transaction"
         found.extend(view.present(conn, run, asked))
         if len(found) > MAX_PRESENT:

@@ -65,6 +65,11 @@ class Storage:
         return self._writer.queued
 
     @property
+    def accepted(self) -> int:
+        """Number of use cases given to the writer since the start."""
+        return self._writer.accepted
+
+    @property
     def blocked(self) -> bool:
         """Whether the last group failed: the database is unavailable, or its disk is full."""
         return self._writer.blocked

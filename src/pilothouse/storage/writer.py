@@ -80,6 +80,7 @@ class Writer:
         self._clock = clock
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._queued = 0
+        self._accepted = 0
         self._hook: CommitHook | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -115,6 +116,11 @@ class Writer:
         """Number of waiting and running use cases (a metric)."""
         return self._queued
 
+    @property
+    def accepted(self) -> int:
+        """Number of use cases since the start (a metric)."""
+        return self._accepted
+
     async def write(self, use_case: Callable[[Tx], T]) -> T:
         """Run ``use_case`` in a transaction; returns its result once it is on disk.
 
@@ -132,6 +138,7 @@ class Writer:
         future: asyncio.Future[T] = self._loop.create_future()
         future.add_done_callback(_retrieve_error)  # a caller can be cancelled before the result arrives
         self._queued += 1
+        self._accepted += 1
         self._queue.put(_Job(use_case, future))
         return future
 
