@@ -10,6 +10,7 @@ from pilothouse.blobs.service import Blobs
 from pilothouse.edge.answers import Answers
 from pilothouse.edge.calls import Calls
 from pilothouse.edge.module import Core, Module, Periodic
+from pilothouse.engine.control import Control
 from pilothouse.engine.gates.child import ChildRun
 from pilothouse.engine.service import Engine
 from pilothouse.engine.starts import Starts
@@ -59,7 +60,11 @@ def module(core: Core, settings: PipelineSettings) -> Module:
     core.provide(pipelines, pipelines.triggers, rounds, compiler, git, specs)
     calls = Calls(identity, core.storage, core.service(Answers))
     steps = StepRunService(
-        calls, core.service(StepRuns), core.service(StepArtifacts), StepCompiler(compiler, messages)
+        calls,
+        core.service(StepRuns),
+        core.service(Control),
+        core.service(StepArtifacts),
+        StepCompiler(compiler, messages),
     )
     core.service(Starts).guard("pipeline", startable)
     core.service(ChildRun).start_by("pipeline", pipelines.start_child)
