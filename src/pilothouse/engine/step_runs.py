@@ -64,7 +64,7 @@ class StepRuns:
         spec = replace(old, **fields)  # type: ignore[arg-type]
         job = replace(at.job.spec, steps=(spec,))
         names = names_of(replace(at.run.graph, jobs=(job,)))
-        self._engine.check_names(tx.conn, at.run.project, names, at.run.variables, {})
+        self._engine.check_names(tx.conn, at.run.project, names, at.run.variables, {}, at.run.pipeline_id)
         self._replace(tx, by, at, spec, sorted(fields))
         self._identity.audit(
             tx, by, "step_run.update", step_run_id, {"run": at.run.id, "fields": sorted(fields)}

@@ -24,7 +24,7 @@ from pilothouse.pipelines.grpc import pipeline_rpc
 from pilothouse.pipelines.grpc_steps import StepRunService, step_run_rpc
 from pilothouse.pipelines.http import ROUTERS
 from pilothouse.pipelines.http.large_bodies import BODY_LIMIT
-from pilothouse.pipelines.service import Pipelines, startable
+from pilothouse.pipelines.service import Pipelines, pipeline_project, startable
 from pilothouse.pipelines.specs import Specs
 from pilothouse.pipelines.specs_of_messages import JOBS as MESSAGE_JOBS
 from pilothouse.pipelines.specs_of_messages import SpecMessages
@@ -66,6 +66,7 @@ def module(core: Core, settings: PipelineSettings) -> Module:
         core.service(StepArtifacts),
         StepCompiler(compiler, messages),
     )
+    core.service(Secrets).pipelines_from(pipeline_project)
     core.service(Starts).guard("pipeline", startable)
     core.service(ChildRun).start_by("pipeline", pipelines.start_child)
     return Module(
