@@ -16,6 +16,7 @@ import pilothouse.server.graph  # noqa: F401  every package's tables
 from pilothouse.blobs import store as blob_store
 from pilothouse.engine import store as engine_store
 from pilothouse.fleet import store as fleet_store
+from pilothouse.secrets import store as secret_store
 from pilothouse.storage import Database, StorageTooNew, metadata, migrations
 from pilothouse.storage.migrations import upgrade
 from pilothouse.storage.schema import NEWEST, ensure_newest, stored_version
@@ -41,6 +42,27 @@ def test_upgrading_twice_does_nothing(backend: Backend) -> None:
     upgrade(database)
     with database.read() as conn:
         assert conn.execute(select(func.count()).select_from(blob_store.blobs)).scalar_one() == 1
+    database.close()
+
+
+def test_secrets_of_before_they_had_ids_are_kept(backend: Backend) -> None:
+    database = Database(backend.create(migrated=False))
+    upgrade(database, "0021")
+    old = {"value": b"sealed", "created_by": "ann", "created_at": 1, "updated_at": 2}
+    with database.write_engine.begin() as conn:
+        for name in ("A", "B"):
+            columns = ", ".join(("project", "name", *old))
+            values = ", ".join(f":{column}" for column in ("project", "name", *old))
+            insertion = text(f"INSERT INTO secrets ({columns}) VALUES ({values})")
+            conn.execute(insertion, {"project": "p1", "name": name, **old})
+    upgrade(database)
+    with database.read() as conn:
+        rows = conn.execute(select(secret_store.secrets).order_by(secret_store.secrets.c.name)).all()
+    assert [(row.owner, row.project, row.name, bytes(row.value)) for row in rows] == [
+        ("p1", "p1", "A", b"sealed"),
+        ("p1", "p1", "B", b"sealed"),
+    ]
+    assert len({row.id for row in rows} - {""}) == 2
     database.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,6 +19,7 @@ from support.artifacts import PART, announce, announced, content, files_of, nois
 from support.fake_agent import events, registered
 from support.live_run import Live, begin
 from support.server import Server, running
+from support.user_rpc import user_rpc
 from support.waiting import eventually
 
 
@@ -238,6 +240,27 @@ async def test_an_address_signed_for_a_user_needs_no_token_but_their_rights(
     assert server.call("GET", url, None).status_code == 404
     server.ask("DELETE", "/users/art-signed")
     assert server.call("GET", url, None).status_code == 401
+
+
+async def test_what_the_rpc_lists_is_downloaded_by_its_address(server: Server, live: Live) -> None:
+    upload = send(live, "listed.txt", b"over gRPC")
+    announce(live, announced("unfinished.txt", b"abc"))
+    viewer = server.user("art-rpc", "viewer", [server.default_project])
+    stranger = server.user("art-rpc-stranger", "viewer", [])
+    with user_rpc(server, "steprun.v1.StepRunService") as rpc:
+        answer = rpc("ListStepRunArtifacts", viewer, stepRunId=live.step)
+        [found] = answer.artifacts
+        assert (answer.success, found.artifact_id, found.name) == (True, upload["id"], "listed.txt")
+        assert (found.path, found.size) == ("listed.txt", 9)
+        shown = server.ask("GET", f"/artifacts/{upload['id']}")
+        assert found.created_at == int(datetime.fromisoformat(shown["created_at"]).timestamp())
+        assert found.expire_at == int(datetime.fromisoformat(shown["expire_at"]).timestamp())
+        assert server.call("GET", found.download_url, None).content == b"over gRPC"
+        refused = rpc("ListStepRunArtifacts", stranger, stepRunId=live.step)
+        assert refused.error.type == "STEP_RUN_NOT_FOUND"
+        assert list(refused.artifacts) == []
+    server.ask("DELETE", f"/projects/{server.default_project}/members/art-rpc")
+    assert server.call("GET", found.download_url, None).status_code == 404
 
 
 async def test_quotas_and_sizes(bounded: Server) -> None:

@@ -378,7 +378,6 @@ async def _served(channel: grpc.aio.Channel) -> set[str]:
     return set()
 
 
-@pytest.mark.xfail(strict=True, reason="this slice serves agents over Connect; decisions.md: every RPC works")
 async def test_every_rpc_of_the_table_is_served(server: Server) -> None:
     missing = []
     async with await registered(server, "walker") as agent:

@@ -133,6 +133,9 @@ REQUESTS: dict[tuple[str, str], Callable[[Grounds], Asked]] = {
         {"token_id": g.server.ask("POST", "/registration-tokens", json={})["id"]}
     ),
     ("POST", "/api/v1/blobs"): lambda g: asked(params={"project": g.project}, content=b"bytes"),
+    ("POST", "/api/v1/secrets"): lambda g: asked(
+        json={"name": g.new("S").replace("-", "_"), "value": "s3cr3t-value", "projectId": g.project}
+    ),
     ("PUT", "/api/v1/secrets/{name}"): lambda g: asked(
         {"name": "WALKED"}, json={"value": "s3cr3t-value", "projectId": g.project}
     ),

@@ -82,6 +82,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "PIPELINE_DISABLED": (409, "Pipeline is disabled"),
         "SPEC_CONFLICT": (409, "Spec was changed meanwhile"),
         "PROJECT_ALREADY_EXISTS": (409, "Project already exists"),
+        "SECRET_ALREADY_EXISTS": (409, "Secret already exists"),
         "SESSION_ALREADY_EXISTS": (409, "Session already exists"),
         "SESSION_TERMINATING": (409, "Session is terminating"),
         "UPLOAD_OFFSET_CONFLICT": (409, "Upload goes on elsewhere"),

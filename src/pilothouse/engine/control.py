@@ -20,6 +20,7 @@ from pilothouse.engine.errors import (
 from pilothouse.engine.lookup import find_jobs, find_step_run
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 from pilothouse.engine.runs import RunCache, require_run
+from pilothouse.engine.step_runs import deleted
 from pilothouse.engine.transitions import Transitions
 from pilothouse.engine.unstarted import find_unstarted
 from pilothouse.fleet import store as fleet_store
@@ -195,7 +196,7 @@ def _held(conn: Connection, agent_id: str, job: Job) -> list[str]:
 
 def _find_step_run(conn: Connection, step_run_id: str) -> _Part | None:
     at = find_step_run(conn, step_run_id)
-    return None if at is None else _Part(at.run, at.job, at.step, at.attempt)
+    return None if at is None or deleted(at) else _Part(at.run, at.job, at.step, at.attempt)
 
 
 def _step_run_of(conn: Connection, run: Run, step_run_id: str) -> _Part | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from pilothouse.access.model import Principal
 from pilothouse.access.quotas import Quotas
 from pilothouse.blobs.objects import LocalObjects
 from pilothouse.blobs.s3 import Bucket, S3Objects
@@ -22,6 +23,7 @@ from pilothouse.engine.artifacts.retention import ArtifactRetention
 from pilothouse.engine.artifacts.service import Artifacts, ArtifactSettings
 from pilothouse.engine.artifacts.signing import UrlSigner
 from pilothouse.engine.artifacts.transfer import Transfer
+from pilothouse.engine.artifacts.views import listed_artifact
 from pilothouse.engine.checkouts import needed_by_agent
 from pilothouse.engine.concurrency import Groups
 from pilothouse.engine.control import Control
@@ -46,7 +48,7 @@ from pilothouse.engine.service import Engine
 from pilothouse.engine.sockets import arcentra, stella
 from pilothouse.engine.sockets.stella import StreamSettings
 from pilothouse.engine.starts import Starts
-from pilothouse.engine.step_artifacts import StepArtifacts
+from pilothouse.engine.step_artifacts import StepArtifact, StepArtifacts
 from pilothouse.engine.step_runs import StepRuns
 from pilothouse.engine.tasks import BACKGROUND, STEP, StepTasks
 from pilothouse.engine.timekeeping import Timekeeper
@@ -94,8 +96,8 @@ class EngineSettings:
 
 def module(core: Core, settings: EngineSettings) -> Module:
     """Provides :class:`Engine`, :class:`Starts`, :class:`Gates`, :class:`ChildRun`, :class:`Ingest`,
-    :class:`IntakeQuotas`, :class:`Dispatcher`, :class:`Timekeeper`, :class:`Retention`, :class:`StepRuns` and
-    :class:`StepArtifacts`.
+    :class:`IntakeQuotas`, :class:`Dispatcher`, :class:`Timekeeper`, :class:`Retention`, :class:`StepRuns`,
+    :class:`StepArtifacts` and :class:`Control`.
     """
     storage, journal = core.storage, core.journal
     identity, fleet, secrets = core.service(Identity), core.service(Fleet), core.service(Secrets)
@@ -117,7 +119,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
     engine = Engine(runs, transitions, identity, secrets, starts)
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
     fleet.source = Fetcher(fleet, dispatcher)
-    fleet.control = Control(runs, transitions, fleet, identity)
+    control = fleet.control = Control(runs, transitions, fleet, identity)
     timekeeper = Timekeeper(storage, engine, dispatcher)
     artifacts = Artifacts(runs, transitions, identity, core.service(Quotas), settings.artifacts)
     reading = Reading(core.pool, tasks.maskers)
@@ -132,11 +134,13 @@ def module(core: Core, settings: EngineSettings) -> Module:
     objects = S3Objects(settings.bucket) if settings.bucket else LocalObjects(settings.objects)
     transfer = Transfer(storage, artifacts, objects, settings.objects / "incoming")
     artifact_retention = ArtifactRetention(storage, objects)
+    signer, listing = UrlSigner(core.keyring, core.clock), StepArtifacts()
+    listing.listed_by(partial(listed_artifacts, signer))
     core.provide(
         artifacts,
         transfer,
         artifact_retention,
-        UrlSigner(core.keyring, core.clock),
+        signer,
         settings.streams,
         runs,
         transitions,
@@ -151,7 +155,8 @@ def module(core: Core, settings: EngineSettings) -> Module:
         intake,
         retention,
         StepRuns(runs, transitions, identity, engine, starts),
-        StepArtifacts(),
+        listing,
+        control,
     )
     changed, unsettled = asyncio.Event(), asyncio.Event()
     fleet.on_change(changed.set)
@@ -195,3 +200,11 @@ def module(core: Core, settings: EngineSettings) -> Module:
         ),
         metrics=metrics,
     )
+
+
+def listed_artifacts(
+    signer: UrlSigner, conn: Connection, by: Principal, step_run_id: str
+) -> Iterator[StepArtifact]:
+    """The artifacts of a step run, with addresses that the caller may use without a token for 15 minutes."""
+    for artifact in artifacts_http.of_step_run(conn, by, step_run_id):
+        yield listed_artifact(artifact, signer.path("download", artifact.id, by.key))

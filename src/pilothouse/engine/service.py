@@ -102,7 +102,7 @@ class Engine:
         if new.parent is not None:
             new.parent.check(origin.pipeline_id)
         names = new.names or names_of(graph)
-        self.check_names(tx.conn, new.project, names, graph.variables, new.variables)
+        self.check_names(tx.conn, new.project, names, graph.variables, new.variables, origin.pipeline_id)
         run_id = str(uuid7())
         run = Run(
             id=run_id,
@@ -184,7 +184,7 @@ class Engine:
         added = replace(
             graph, jobs=(*addition.jobs, *(_only(run.job(n), s) for n, s in addition.steps.items()))
         )
-        self.check_names(tx.conn, run.project, names_of(added), run.variables, {})
+        self.check_names(tx.conn, run.project, names_of(added), run.variables, {}, run.pipeline_id)
         self._transitions.extend(tx, run, graph, addition, by=by.name, by_id=by.id)
         count = len(addition.jobs) + sum(map(len, addition.steps.values()))
         self._identity.audit(tx, by, "run.extend", run_id, {"added": count})
@@ -222,7 +222,7 @@ class Engine:
         if from_failed and old.status is Status.SUCCEEDED:
             raise NothingFailed("every step succeeded; rerun the whole run instead")
         names = names or names_of(old.graph)
-        self.check_names(tx.conn, old.project, names, old.variables, {})
+        self.check_names(tx.conn, old.project, names, old.variables, {}, old.pipeline_id)
         run_id = str(uuid7())
         run = Run(
             id=run_id,
@@ -254,12 +254,13 @@ class Engine:
         names: NamesUsed,
         declared: Mapping[str, str],
         given: Mapping[str, str],
+        pipeline_id: str = "",
     ) -> None:
         """The check of secrets and variables in :meth:`start`, without changes. Raises SpecError.
 
         ``declared``: the variables with a value in the spec; ``given``: those of the run.
         """
-        missing = self._secrets.missing(conn, project, names.secrets)
+        missing = self._secrets.missing(conn, project, names.secrets, pipeline_id)
         check_names(names, declared, given, missing)
 
     def due(self, tx: Tx) -> list[str]:

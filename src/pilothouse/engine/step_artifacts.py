@@ -1,11 +1,17 @@
-"""Where ``ListStepRunArtifacts`` gets artifacts from: whoever keeps them registers here."""
+"""Where ``ListStepRunArtifacts`` gets artifacts from: who keeps them registers here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from sqlalchemy import Connection
+
+from pilothouse.access.model import Principal
+
+Find = Callable[[Connection, Principal, str], Iterable["StepArtifact"]]
+"""The artifacts of the step run with this id, as this caller may download them."""
 
 MAX_LISTED = 1000
 """Artifacts of one step run that are listed."""
@@ -28,14 +34,12 @@ class StepArtifacts:
     """Lists artifacts by a registered function; without one there are none."""
 
     def __init__(self) -> None:
-        self._list: Callable[[Connection, str], Iterable[StepArtifact]] = lambda _conn, _step_run_id: ()
+        self._find: Find = lambda _conn, _by, _step_run_id: ()
 
-    def listed_by(self, find: Callable[[Connection, str], Iterable[StepArtifact]]) -> None:
-        """``find`` gives the artifacts of the step run with this id, which the caller may see."""
-        self._list = find
+    def listed_by(self, find: Find) -> None:
+        """``find`` gives the artifacts. Raises :class:`Refusal` if the caller may not see the step run."""
+        self._find = find
 
-    def of(self, conn: Connection, step_run_id: str) -> list[StepArtifact]:
-        """The artifacts of a step run."""
-        return [
-            artifact for artifact, _ in zip(self._list(conn, step_run_id), range(MAX_LISTED), strict=False)
-        ]
+    def of(self, conn: Connection, by: Principal, step_run_id: str) -> list[StepArtifact]:
+        """The artifacts of a step run; what ``find`` raises."""
+        return list(islice(self._find(conn, by, step_run_id), MAX_LISTED))

@@ -1,4 +1,4 @@
-"""The use cases of single step runs: change, delete, cancel and retry them, and add steps to jobs."""
+"""The use cases of single step runs: change, delete and retry them, and add steps to jobs. See also control.py."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class StepRuns:
         spec = replace(old, **fields)  # type: ignore[arg-type]
         job = replace(at.job.spec, steps=(spec,))
         names = names_of(replace(at.run.graph, jobs=(job,)))
-        self._engine.check_names(tx.conn, at.run.project, names, at.run.variables, {})
+        self._engine.check_names(tx.conn, at.run.project, names, at.run.variables, {}, at.run.pipeline_id)
         self._replace(tx, by, at, spec, sorted(fields))
         self._identity.audit(
             tx, by, "step_run.update", step_run_id, {"run": at.run.id, "fields": sorted(fields)}
@@ -90,25 +90,6 @@ class StepRuns:
         if taken or at.attempt.status is Status.RUNNING or at.step.stopping:
             raise StepHandedOut
         return at
-
-    def cancel(self, tx: Tx, by: Principal, step_run_id: str, reason: str) -> None:
-        """Cancel a step run: at once where no agent has started it, else its agent stops it and reports the end.
-
-        Raises :class:`StepRunNotFound`, :class:`StepRunOver`.
-        """
-        at = self._place(tx, by, step_run_id, "run.control")
-        if at.attempt.status.over or (at.step.current and at.step.current != at.attempt.id):
-            raise StepRunOver(at.attempt.status.value)
-        if at.step.stopping:
-            return
-        reason = reason or f"cancelled by {by.name}"
-        self._identity.audit(tx, by, "step_run.cancel", step_run_id, {"run": at.run.id, "reason": reason})
-        steps = self._transitions.steps
-        if at.step.current:
-            steps.stop(tx, at.run, at.job, at.step, Status.CANCELLED, reason)
-        else:
-            steps.finish(tx, at.run, at.job, at.step, Status.CANCELLED, reason=reason)
-        self._transitions.settle(tx, at.run, at.job)
 
     def retry(self, tx: Tx, by: Principal, step_run_id: str) -> str:
         """Try a step again, and what depends on it; an ended run is opened again. Returns the new step run's id.

@@ -285,11 +285,14 @@ class StepTasks:
     def _values_since(self, conn: Connection, at: Place, names: frozenset[str]) -> frozenset[str]:
         if not names:
             return frozenset()
-        return frozenset(self._secrets.values_since(conn, at.run.project, names, at.run.created_at))
+        run = at.run
+        return frozenset(
+            self._secrets.values_since(conn, run.project, names, run.created_at, run.pipeline_id)
+        )
 
     def _wanted_secrets(self, conn: Connection, at: Place) -> dict[str, str]:
         names = _secret_names(at)
-        values = self._secrets.values(conn, at.run.project, names) if names else {}
+        values = self._secrets.values(conn, at.run.project, names, at.run.pipeline_id) if names else {}
         missing = sorted(_secret_names(at, needed=True) - values.keys()) if names - values.keys() else []
         if missing:
             raise TaskInvalid(f"there is no (readable) secret named {', '.join(missing)} in this project")

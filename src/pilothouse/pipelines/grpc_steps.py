@@ -13,6 +13,7 @@ from pilothouse.access.model import Principal, Role
 from pilothouse.edge.calls import Calls, answered, bounded, known_number, optional_id, paging, required_id
 from pilothouse.edge.grpc import Context
 from pilothouse.edge.module import RpcService
+from pilothouse.engine.control import Control
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.grpc_steps import STATUS_OF, list_step_runs, step_run_detail
 from pilothouse.engine.model import Job, Run
@@ -43,10 +44,16 @@ class StepRunService(steprun_pb2_grpc.StepRunServiceServicer):
     """For users; agents are refused."""
 
     def __init__(
-        self, calls: Calls, step_runs: StepRuns, artifacts: StepArtifacts, compiler: StepCompiler
+        self,
+        calls: Calls,
+        step_runs: StepRuns,
+        control: Control,
+        artifacts: StepArtifacts,
+        compiler: StepCompiler,
     ) -> None:
         self._calls = calls
         self._step_runs = step_runs
+        self._control = control
         self._artifacts = artifacts
         self._compiler = compiler
 
@@ -181,7 +188,7 @@ class StepRunService(steprun_pb2_grpc.StepRunServiceServicer):
         reason = bounded("reason", request.reason, MAX_REASON)
 
         def use_case(tx: Tx, by: Principal) -> pb.CancelStepRunResponse:
-            self._step_runs.cancel(tx, by, step_run_id, reason)
+            self._control.cancel_step_run(tx, by, step_run_id, reason)
             return pb.CancelStepRunResponse(success=True, message=SUCCESS)
 
         changing = self._calls.change(context, "run.control", use_case)
@@ -206,13 +213,14 @@ class StepRunService(steprun_pb2_grpc.StepRunServiceServicer):
     async def ListStepRunArtifacts(
         self, request: pb.ListStepRunArtifactsRequest, context: Context
     ) -> pb.ListStepRunArtifactsResponse:
-        """Errors: ``STEP_RUN_NOT_FOUND``."""
+        """Finished artifacts; ``download_url`` is a path of this server (a link's: its own address) that needs no
+        token and can be used for 15 minutes. Errors: ``STEP_RUN_NOT_FOUND``."""
         caller = await self._calls.caller(context, "run.read")
         step_run_id = required_id("step_run_id", request.step_run_id)
 
         def show(conn: Connection) -> pb.ListStepRunArtifactsResponse:
             visible(conn, caller, step_run_id, "run.read")
-            found = [_artifact(one) for one in self._artifacts.of(conn, step_run_id)]
+            found = [_artifact(one) for one in self._artifacts.of(conn, caller, step_run_id)]
             return pb.ListStepRunArtifactsResponse(success=True, message=SUCCESS, artifacts=found)
 
         return await answered(_failed(pb.ListStepRunArtifactsResponse), self._calls.storage.read(show))

@@ -10,6 +10,7 @@ from pilothouse.blobs.service import Blobs
 from pilothouse.edge.answers import Answers
 from pilothouse.edge.calls import Calls
 from pilothouse.edge.module import Core, Module, Periodic
+from pilothouse.engine.control import Control
 from pilothouse.engine.gates.child import ChildRun
 from pilothouse.engine.service import Engine
 from pilothouse.engine.starts import Starts
@@ -23,7 +24,7 @@ from pilothouse.pipelines.grpc import pipeline_rpc
 from pilothouse.pipelines.grpc_steps import StepRunService, step_run_rpc
 from pilothouse.pipelines.http import ROUTERS
 from pilothouse.pipelines.http.large_bodies import BODY_LIMIT
-from pilothouse.pipelines.service import Pipelines, startable
+from pilothouse.pipelines.service import Pipelines, pipeline_project, startable
 from pilothouse.pipelines.specs import Specs
 from pilothouse.pipelines.specs_of_messages import JOBS as MESSAGE_JOBS
 from pilothouse.pipelines.specs_of_messages import SpecMessages
@@ -59,8 +60,13 @@ def module(core: Core, settings: PipelineSettings) -> Module:
     core.provide(pipelines, pipelines.triggers, rounds, compiler, git, specs)
     calls = Calls(identity, core.storage, core.service(Answers))
     steps = StepRunService(
-        calls, core.service(StepRuns), core.service(StepArtifacts), StepCompiler(compiler, messages)
+        calls,
+        core.service(StepRuns),
+        core.service(Control),
+        core.service(StepArtifacts),
+        StepCompiler(compiler, messages),
     )
+    core.service(Secrets).pipelines_from(pipeline_project)
     core.service(Starts).guard("pipeline", startable)
     core.service(ChildRun).start_by("pipeline", pipelines.start_child)
     return Module(

@@ -315,6 +315,7 @@ class Pipelines:
         declared: Mapping[str, str],
         given: Mapping[str, str],
         inputs: tuple[Input, ...] | None,
+        pipeline_id: str = "",
     ) -> None:
         """What :meth:`trigger` would refuse of a run's variables and secrets; changes nothing.
 
@@ -322,7 +323,7 @@ class Pipelines:
         """
         _check_variables(given)
         _check_inputs(inputs, given)
-        self._engine.check_names(conn, project, names, declared, given)
+        self._engine.check_names(conn, project, names, declared, given, pipeline_id)
 
     def _compiled(self, tx: Tx, pipeline: Pipeline, request: TriggerRequest) -> tuple[CompiledSpec, str]:
         """The spec of a new run, and its head if it is the saved spec."""
@@ -357,6 +358,12 @@ def require_pipeline(conn: Connection, pipeline_id: str) -> Pipeline:
     if pipeline is None:
         raise PipelineNotFound(pipeline_id)
     return pipeline
+
+
+def pipeline_project(conn: Connection, pipeline_id: str) -> str:
+    """The id of its project; ``""`` if there is no such pipeline."""
+    found = store.pipeline(conn, pipeline_id)
+    return found.project if found else ""
 
 
 def startable(conn: Connection, pipeline_id: str) -> Pipeline:

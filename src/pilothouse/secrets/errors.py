@@ -24,3 +24,12 @@ class SecretNotFound(Refusal):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"There is no secret named '{name}' in this project")
+
+
+class SecretExists(Refusal):
+    """There is one of this name already."""
+
+    code = "SECRET_ALREADY_EXISTS"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is a secret named '{name}' already; PUT replaces its value")

@@ -28,11 +28,11 @@ def renew(conn: Connection, box: KeyringBox, place: store.Place) -> store.Renewa
     """
     renewal = store.outdated_values(conn, box.prefix, place, BATCH)
     for value in renewal.values:
-        context = f"{value.project}/{value.name}".encode()
+        context = f"{value.owner}/{value.name}".encode()
         try:
             plain = box.decrypt(value.sealed, context)
         except SecretBoxError:
-            log.error("secrets.unreadable", project=value.project, name=value.name)
+            log.error("secrets.unreadable", owner=value.owner, name=value.name)
             continue
         if store.replace_value(conn, value, box.encrypt(plain, context)):
             renewal.changed += 1
@@ -86,7 +86,7 @@ class KeyRounds:
 
     def _readable(self, value: store.SealedValue) -> bool:
         try:
-            self._box.decrypt(value.sealed, f"{value.project}/{value.name}".encode())
+            self._box.decrypt(value.sealed, f"{value.owner}/{value.name}".encode())
         except SecretBoxError:
             return False
         return True

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import structlog
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
+from uuid_utils import uuid7
 
+from pilothouse.access.errors import Refusal
 from pilothouse.access.model import Principal
 from pilothouse.identity.service import Identity
 from pilothouse.secrets import store as store
-from pilothouse.secrets.errors import SecretInvalid, SecretNotFound, TooManySecrets
+from pilothouse.secrets.errors import SecretExists, SecretInvalid, SecretNotFound, TooManySecrets
 from pilothouse.storage import Tx
 from pilothouse.storage.keyring import KeyringBox
 from pilothouse.storage.secretbox import SecretBoxError
@@ -41,6 +44,19 @@ def check_value(value: str) -> None:
         raise SecretInvalid(f"a secret's value has at most {MAX_LINES} different lines")
 
 
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret without its value; ``pipeline`` empty: of the whole project. Times in ms."""
+
+    id: str
+    name: str
+    project: str
+    pipeline: str
+    created_by: str
+    created_at: int
+    updated_at: int
+
+
 class Secrets:
     """The secrets of all projects. Values are only sent in tasks, to the agents that run them."""
 
@@ -48,49 +64,107 @@ class Secrets:
         self._box = box
         self._identity = identity
         self.changes = 0
+        self._project_of: Callable[[Connection, str], str] = lambda _conn, _pipeline: ""
 
-    def put(self, tx: Tx, by: Principal, project: str, name: str, value: str) -> bool:
-        """Set a secret; ``True`` if it is new. Raises :class:`SecretInvalid`, :class:`TooManySecrets`."""
+    def pipelines_from(self, project_of: Callable[[Connection, str], str]) -> None:
+        """``project_of`` gives the project of the pipeline with this id, ``""`` if there is none."""
+        self._project_of = project_of
+
+    def put(
+        self,
+        tx: Tx,
+        by: Principal,
+        project: str,
+        name: str,
+        value: str,
+        pipeline: str = "",
+        *,
+        new: bool = False,
+    ) -> bool:
+        """Set a secret of the project, or of one of its pipelines; ``True`` if it is new. ``new``: it must be.
+
+        Raises :class:`SecretInvalid`, :class:`TooManySecrets`, :class:`SecretExists`, ``PIPELINE_NOT_FOUND``.
+        """
         if not _NAME.fullmatch(name):
             raise SecretInvalid("a secret's name is a letter or underscore, then letters, digits, _ or -")
         check_value(value)
-        sealed = self._box.encrypt(value.encode(), _bound_to(project, name))
-        if (
-            not store.known_names(tx.conn, project, (name,))
-            and store.count(tx.conn, project) >= MAX_OF_PROJECT
-        ):
-            raise TooManySecrets(f"a project has at most {MAX_OF_PROJECT} secrets")
-        created = store.put_secret(tx.conn, project, name, sealed, by.name, tx.now)
-        self._identity.audit(tx, by, "secret.write", f"{project}/{name}")
+        self.check_pipeline(tx.conn, project, pipeline)
+        owner = store.owner_of(project, pipeline)
+        sealed = self._box.encrypt(value.encode(), _bound_to(owner, name))
+        known = store.secret_named(tx.conn, owner, name)
+        if known is not None and new:
+            raise SecretExists(name)
+        if known is None:
+            if store.count(tx.conn, project) >= MAX_OF_PROJECT:
+                raise TooManySecrets(f"a project has at most {MAX_OF_PROJECT} secrets")
+            fresh = {"id": str(uuid7()), "project": project, "owner": owner, "name": name, "value": sealed}
+            times = {"created_at": tx.now, "updated_at": tx.now}
+            store.add_secret(tx.conn, created_by=by.name, **fresh, **times)
+        else:
+            store.put_secret(tx.conn, owner, name, sealed, tx.now)
+        self._identity.audit(tx, by, "secret.write", f"{owner}/{name}")
         tx.after_commit(self._changed)
-        return created
+        return known is None
 
-    def delete(self, tx: Tx, by: Principal, project: str, name: str) -> None:
+    def delete(self, tx: Tx, by: Principal, project: str, name: str, pipeline: str = "") -> None:
         """Delete a secret. Raises :class:`SecretNotFound`."""
-        if not store.delete_secret(tx.conn, project, name, tx.now):
+        owner = store.owner_of(project, pipeline)
+        if not store.delete_secret(tx.conn, owner, name, tx.now):
             raise SecretNotFound(name)
-        self._identity.audit(tx, by, "secret.delete", f"{project}/{name}")
+        self._identity.audit(tx, by, "secret.delete", f"{owner}/{name}")
         tx.after_commit(self._changed)
 
-    def names(self, conn: Connection, project: str) -> list[dict[str, Any]]:
-        """The project's secrets, without their values; times in ms."""
-        return [dict(row._mapping) for row in store.list_secrets(conn, project)]
+    def check_pipeline(self, conn: Connection, project: str, pipeline: str) -> None:
+        """Raises ``PIPELINE_NOT_FOUND`` if the project has no pipeline with this id."""
+        if pipeline and self._project_of(conn, pipeline) != project:
+            raise Refusal.of("PIPELINE_NOT_FOUND", f"No pipeline with id '{pipeline}' exists in this project")
 
-    def missing(self, conn: Connection, project: str, names: Iterable[str]) -> list[str]:
-        """The names without a secret in the project, sorted."""
+    def names(self, conn: Connection, project: str) -> list[Secret]:
+        """The secrets of a project and its pipelines, without their values."""
+        return [_secret(row) for row in store.list_secrets(conn, project)]
+
+    def get(self, conn: Connection, id: str) -> Secret:
+        """The secret with this id, without its value. Raises :class:`SecretNotFound`."""
+        row = store.secret_by_id(conn, id)
+        if row is None:
+            raise SecretNotFound(id)
+        return _secret(row)
+
+    def named(self, conn: Connection, project: str, name: str, pipeline: str = "") -> Secret:
+        """The secret with this name, without its value. Raises :class:`SecretNotFound`."""
+        row = store.secret_named(conn, store.owner_of(project, pipeline), name)
+        if row is None:
+            raise SecretNotFound(name)
+        return _secret(row)
+
+    def missing(self, conn: Connection, project: str, names: Iterable[str], pipeline: str = "") -> list[str]:
+        """The names without a secret in the project, nor in the pipeline, if one is given; sorted."""
         wanted = frozenset(names)
-        return sorted(wanted - store.known_names(conn, project, wanted)) if wanted else []
+        return sorted(wanted - store.known_names(conn, _owners(project, pipeline), wanted)) if wanted else []
 
-    def values(self, conn: Connection, project: str, names: Iterable[str]) -> dict[str, str]:
-        """The values of secrets that exist and can be decrypted; only for tasks."""
-        sealed = store.secret_values(conn, project, names)
-        return dict(self._opened(project, sealed.items()))
+    def values(
+        self, conn: Connection, project: str, names: Iterable[str], pipeline: str = ""
+    ) -> dict[str, str]:
+        """The values of secrets that exist and can be decrypted, the pipeline's before the project's.
 
-    def values_since(self, conn: Connection, project: str, names: frozenset[str], since: int) -> set[str]:
-        """All current values and values replaced since that time (ms); only for masking."""
-        sealed = [*store.secret_values(conn, project, names).items()]
-        sealed += store.retired_values(conn, project, names, since)
-        return {value for _, value in self._opened(project, sealed)}
+        Only for tasks.
+        """
+        found: dict[str, tuple[str, bytes]] = {}
+        for row in store.secret_values(conn, _owners(project, pipeline), names):
+            if row.name not in found or row.owner != project:
+                found[row.name] = (row.owner, row.value)
+        return dict(self._opened((owner, name, sealed) for name, (owner, sealed) in found.items()))
+
+    def values_since(
+        self, conn: Connection, project: str, names: frozenset[str], since: int, pipeline: str = ""
+    ) -> set[str]:
+        """All current values and values replaced since that time (ms), of both scopes; only for masking."""
+        owners = _owners(project, pipeline)
+        sealed = [
+            *store.secret_values(conn, owners, names),
+            *store.retired_values(conn, owners, names, since),
+        ]
+        return {value for _, value in self._opened((row.owner, row.name, row.value) for row in sealed)}
 
     def keep_derived(self, tx: Tx, project: str, run_id: str, values: frozenset[str]) -> None:
         """Keep all values that a run's expressions have made from secrets, encrypted; only for masking."""
@@ -114,14 +188,23 @@ class Secrets:
     def _changed(self) -> None:
         self.changes += 1
 
-    def _opened(self, project: str, sealed: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, str]]:
-        for name, value in sealed:
+    def _opened(self, sealed: Iterable[tuple[str, str, bytes]]) -> Iterator[tuple[str, str]]:
+        for owner, name, value in sealed:
             try:
-                yield name, self._box.decrypt(value, _bound_to(project, name)).decode()
+                yield name, self._box.decrypt(value, _bound_to(owner, name)).decode()
             except SecretBoxError:
-                log.error("secrets.unreadable", project=project, name=name)
+                log.error("secrets.unreadable", owner=owner, name=name)
 
 
-def _bound_to(project: str, name: str) -> bytes:
+def _owners(project: str, pipeline: str) -> tuple[str, ...]:
+    return (project, store.owner_of(project, pipeline)) if pipeline else (project,)
+
+
+def _secret(row: Row[Any]) -> Secret:
+    pipeline = row.owner.removeprefix(store.OF_PIPELINE) if row.owner.startswith(store.OF_PIPELINE) else ""
+    return Secret(row.id, row.name, row.project, pipeline, row.created_by, row.created_at, row.updated_at)
+
+
+def _bound_to(owner: str, name: str) -> bytes:
     # Authenticated together with the value: a ciphertext moved to another row cannot be decrypted.
-    return f"{project}/{name}".encode()
+    return f"{owner}/{name}".encode()

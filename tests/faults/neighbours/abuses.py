@@ -61,6 +61,8 @@ _HTTP: dict[str, tuple[str, ...]] = {
     "GET /api/v1/roles": LISTED,
     "GET /api/v1/roles/{role}": QUERY,
     "GET /api/v1/secrets": ("secrets", *QUERY),
+    "POST /api/v1/secrets": ("secrets", *BODY),
+    "GET /api/v1/secrets/{name}": QUERY,
     "PUT /api/v1/secrets/{name}": ("secrets", "a flood to mask", "step secrets", *BODY),
     "DELETE /api/v1/secrets/{name}": QUERY,
     "POST /api/v1/blobs": ("blobs", "half uploads", "uploads of strangers", "checkout bombs"),

@@ -141,6 +141,11 @@ async def secrets(ground: Ground) -> None:
         )  # fmt: skip
         await all_of(waves, 25)
     await all_of(
+        ground.ask("POST", "secrets", ground.token("user"),
+                   {"name": ground.name("S").replace("-", "_"), "value": "v", "projectId": project})
+        for _ in range(25)
+    )  # fmt: skip
+    await all_of(
         ground.ask("GET", f"secrets?projectId={project}&pageSize=100", ground.token("user")) for _ in range(5)
     )
 

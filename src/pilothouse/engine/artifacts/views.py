@@ -1,10 +1,11 @@
-"""The JSON forms of artifacts."""
+"""The JSON forms of artifacts, and that of ``ListStepRunArtifacts``."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pilothouse.engine.artifacts.model import Artifact, State
+from pilothouse.engine.step_artifacts import StepArtifact
 from pilothouse.wire.times import rfc3339_ms
 
 
@@ -42,3 +43,16 @@ def upload_view(artifact: Artifact, url: str) -> dict[str, Any]:
         "part_size": artifact.part_size,
         "url": "" if ready else url,
     }
+
+
+def listed_artifact(artifact: Artifact, url: str) -> StepArtifact:
+    """A finished artifact; ``url``: a signed address, for those that are kept here."""
+    return StepArtifact(
+        id=artifact.id,
+        name=artifact.name,
+        path=artifact.file_name,
+        size=artifact.size,
+        download_url=artifact.url or url,
+        created_at=artifact.ready_at,
+        expire_at=artifact.expire_at,
+    )

@@ -191,7 +191,9 @@ class GitDefinitions:
         name = pipeline.repo_secret
         if not name:
             return Remote(pipeline.project, address)
-        values = await self._storage.read(lambda conn: self._secrets.values(conn, pipeline.project, (name,)))
+        values = await self._storage.read(
+            lambda conn: self._secrets.values(conn, pipeline.project, (name,), pipeline.id)
+        )
         if name not in values:
             raise RepositoryUnavailable(f"the project has no secret {name!r}, which the repository needs")
         return Remote(pipeline.project, address, values[name])

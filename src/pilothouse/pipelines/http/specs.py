@@ -109,7 +109,8 @@ async def validate_pipeline_spec(
     """
     action = "pipeline.read" if body.variables is None else "run.trigger"
     pipeline = await database.read(lambda conn: allowed(conn, caller, pipeline_id, action))
-    return await _validated(RunCheck(database, pipelines, compiler, caller, pipeline.project), body)
+    run = RunCheck(database, pipelines, compiler, caller, pipeline.project, pipeline.id)
+    return await _validated(run, body)
 
 
 @router.post(
@@ -148,6 +149,7 @@ class RunCheck:
     compiler: SpecCompiler
     caller: Principal
     project: str
+    pipeline_id: str = ""
 
     async def check(self, checked: Checked, source: Spec, file: str, given: Mapping[str, str]) -> None:
         """Refuse what a trigger with the variables ``given`` would refuse. Raises ``SpecError``."""
@@ -155,7 +157,7 @@ class RunCheck:
         try:
             await self.database.read(
                 lambda conn: self.pipelines.check_run(
-                    conn, self.project, names, declared, given, checked.inputs
+                    conn, self.project, names, declared, given, checked.inputs, self.pipeline_id
                 )
             )
         except SpecError as refusal:
