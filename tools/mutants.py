@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 MUTMUT = ROOT / ".venv/mutants/bin/python"
 LIMIT = 30 * 60
 """Seconds that one module may take."""
+MEMORY = 4 << 30
+"""Bytes of address space of each process: a change may make a loop endless."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,11 @@ def endings(directory: Path) -> dict[str, int | None]:
     return found
 
 
+def bounded() -> None:
+    """For the process that runs mutmut, and all its children."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
 def report(directory: Path) -> str:
     """The numbers, then each mutant that was not noticed, as a diff."""
     results = endings(directory)
@@ -168,7 +176,10 @@ def main(names: list[str]) -> int:
             mutated = directory / "mutants/src"
             mutated.mkdir(parents=True)  # Python ignores entries of its path that do not exist when it starts
             env = os.environ | {"PYTHONPATH": str(mutated)}  # for child processes of tests
-            subprocess.run(command, cwd=directory, env=env, stdout=log, stderr=log, check=False)
+            # The memory of each is bounded before it starts; we have no threads.
+            subprocess.run(
+                command, cwd=directory, env=env, stdout=log, stderr=log, preexec_fn=bounded, check=False
+            )
             log.seek(0)
             said = log.read().replace("\r", "\n")
         if not any(code is not None for code in endings(directory).values()):

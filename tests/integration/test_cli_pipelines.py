@@ -344,3 +344,24 @@ def test_a_wrong_value_is_a_usage_error(values: Desk, words: tuple[str, ...]) ->
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
     assert "Value error" not in done.stderr
+
+
+def test_a_pipeline_is_created_saved_changed_and_deleted(server: Server, desk: MakeDesk) -> None:
+    here = desk("by-hand", word="one")
+    here.good("pipeline", "create", "made", "--description", "by hand")
+    saved = json.loads(here.good("pipeline", "save", "made", "-m", "first", "-o", "json"))
+    assert here.good("pipeline", "spec", "made") == SPEC % "one"
+    here.write(".pilot.yaml", SPEC % "two")
+    moved = here.pilot("pipeline", "save", "made", "--expect", "0" * 40)
+    assert moved.returncode != 0
+    assert "SPEC_CONFLICT" in moved.stderr or "changed meanwhile" in moved.stderr
+    here.good("pipeline", "save", "made", "--expect", saved["commitSha"])
+    assert here.good("pipeline", "spec", "made") == SPEC % "two"
+    here.good("pipeline", "edit", "made", "--name", "renamed", "--disable")
+    assert here.pilot("pipeline", "trigger", "renamed", "--detach").returncode != 0
+    assert here.pilot("pipeline", "edit", "renamed").returncode != 0, "nothing to change"
+    here.good("pipeline", "edit", "renamed", "--enable")
+    here.good("pipeline", "delete", "renamed")
+    assert server.ask("GET", "/pipelines?name=renamed")["total"] == 0
+    refused = here.pilot("pipeline", "create", "bad", "--repo", "file:///etc")
+    assert "PILOT_GIT_ALLOW" in refused.stderr

@@ -8,6 +8,8 @@ import pytest
 
 from pilothouse.engine import cleanup, plan
 from pilothouse.engine.model import JOB_ENDED, Status
+from pilothouse.pipelines.spec import Retry
+from pilothouse.wire import entries
 from support.planning import GRACE, Sim, finish, job, sim, started, step
 
 ALWAYS = "always()"
@@ -157,3 +159,63 @@ def test_a_job_that_cleans_up_does_not_start_again_for_a_lost_agent(how: str) ->
     run.end(run.out[0], Status.CANCELLED)
     assert finish(run, "lost") == ["c"]
     assert run.run.jobs[0].round == 1
+
+
+def test_cleanup_after_a_timeout_has_its_own_limit_which_stands_still_in_a_pause() -> None:
+    run = started(job("j", "a", step("c", when=ALWAYS), timeout="1m"))
+    [j] = run.run.jobs
+    assert cleanup.limit(run.run, j) is None
+    run.advance(run.now + 60_000)
+    run.settle()
+    assert cleanup.limit(run.run, j) == j.cleanup_until == run.now + GRACE
+    run.pause()
+    assert cleanup.limit(run.run, j) is None
+    run.resume()
+    run.advance(run.now + 1000)
+    run.cancel("enough")
+    assert cleanup.limit(run.run, j) == j.cleanup_until < run.run.cleanup_until, "the earlier of the two"
+
+
+# -- of a cancel, and of the run --------------------------------------------------------------------------
+
+
+def test_a_cancel_is_the_reason_of_all_that_it_ends() -> None:
+    run = started(job("j", "a", "b"), job("k", "c", depends_on=("j",)))
+    run.cancel("enough")
+    assert (run.step("a").stopping, run.step("a").reason) == (Status.CANCELLED, "enough")
+    run.end(run.out[0], Status.CANCELLED, "enough")
+    assert set(reasons(run).values()) == {"enough"}
+    assert run.run.reason == "enough"
+
+
+def test_a_cancel_is_the_reason_of_a_job_that_still_waits_for_an_agent() -> None:
+    run = sim(job("j", "a", "b"))
+    run.settle()
+    run.cancel("enough")
+    assert [attempt.reason or attempt.error for attempt in run.attempts.values()] == ["enough"]
+    assert reasons(run) == {"j": "enough", "a": "enough", "b": "enough"}
+
+
+def test_a_run_that_succeeds_needs_no_reason() -> None:
+    run = sim(job("j", "a"))
+    run.play()
+    assert (run.run.reason, reasons(run)) == ("", {"j": "", "a": ""})
+
+
+def test_a_run_that_an_agent_cancelled_has_none_either() -> None:
+    run = sim(job("j", "a"))
+    run.play(a="cancel")
+    assert (run.run.status, run.run.reason) == (Status.CANCELLED, "")
+
+
+@pytest.mark.parametrize(("count", "more"), [(1, ""), (20, ""), (21, " and 1 more")])
+def test_so_many_failed_jobs_are_named(count: int, more: str) -> None:
+    run = sim(*(job(f"j{at}", f"s{at}") for at in range(count)))
+    run.play(**{f"s{at}": "fail" for at in range(count)})
+    assert run.run.reason == f"failed: {', '.join(f'j{at}' for at in range(min(count, 20)))}{more}"
+
+
+def test_a_job_that_starts_again_says_what_failed() -> None:
+    run = sim(job("j", "a", retry=Retry(2)))
+    run.play(a="fail")
+    assert [body["reason"] for body in run.of(entries.JOB_RESTARTED)] == ["a failed"]

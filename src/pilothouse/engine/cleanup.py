@@ -45,7 +45,7 @@ def cancel_job(run: Run, job: Job) -> list[Decision]:
 
 def time_out_job(run: Run, job: Job) -> list[Decision]:
     """The job has exceeded its timeout: running steps are stopped, whatever their ``when``."""
-    reason = _too_long(run, job)
+    reason = _too_long(job)
     return [StopJob(job, Status.TIMED_OUT), *_stops(job, Status.TIMED_OUT, reason)]
 
 
@@ -58,11 +58,11 @@ def cancel_alone(run: Run, job: Job, reason: str) -> list[StopAttempt]:
 def stop_reason(run: Run, job: Job) -> str:
     """The reason for which the job's other steps do not run."""
     if job.stopping == Status.TIMED_OUT:
-        return _too_long(run, job)
+        return _too_long(job)
     return run.cancel_reason or job.reason
 
 
-def _too_long(run: Run, job: Job) -> str:
+def _too_long(job: Job) -> str:
     return f"the job ran longer than its timeout of {duration_text(job.spec.timeout)}"
 
 
