@@ -36,6 +36,12 @@ EVENTS = {
 }
 
 
+SHORT = ("Unregister", "FetchStepRun", "CancelStepRun", "CancelJobRun")
+"""RPCs whose messages hold ids and a reason at most."""
+MAX_SHORT = 64 << 10
+"""Bytes of their messages."""
+
+
 def module(core: Core, settings: FleetSettings, data_dir: Path) -> Module:
     """Provides :class:`Fleet`, :class:`Servers`, :class:`SilenceMonitor`, :class:`Relay`, :class:`Polling` and
     :class:`AgentChannels`.
@@ -67,7 +73,7 @@ def module(core: Core, settings: FleetSettings, data_dir: Path) -> Module:
                 agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
                 lambda server: agent_pb2_grpc.add_AgentServiceServicer_to_server(agents, server),
                 open=frozenset({"Register"}),
-                max_message={"Register": MAX_REGISTRATION},
+                max_message={"Register": MAX_REGISTRATION, **dict.fromkeys(SHORT, MAX_SHORT)},
             ),
         ),
         streams={"agent": "AGENT_NOT_FOUND"},

@@ -171,7 +171,7 @@ async def polls(ground: Ground) -> None:
     await all_of((ground.call(call) for n, call in enumerate(calls) if n % 7), 50)
 
 
-@abuse("cancels", "agent", ("OK", "INVALID_ARGUMENT", "NOT_FOUND"), prepare=_an_agent)
+@abuse("cancels", "agent", ("OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"), prepare=_an_agent, room=60.0)
 async def cancels(ground: Ground) -> None:
     """Of what is not there, of its own again and again, and reports on jobs that it does not have."""
     agent: FakeAgent = ground.kept["agent"]
@@ -198,7 +198,10 @@ async def cancels(ground: Ground) -> None:
 
 @abuse("agent channel", "agent", ("OK", "RESOURCE_EXHAUSTED", "ABORTED"), prepare=_an_agent)
 async def agent_channel(ground: Ground) -> None:
-    """Heartbeats, metrics, requests for work and statuses of what it does not have, and no answer is read."""
+    """Heartbeats, metrics, requests for work and statuses of what it does not have, and no answer is read.
+
+    A call that is refused while its client still sends ends there as INTERNAL, which the client says, not the server.
+    """
     agent: FakeAgent = ground.kept["agent"]
     kind, made_up = "stream.v1.AgentChannelRequest", payloads.UNKNOWN
     said = [

@@ -172,6 +172,8 @@ def status(error: grpc.aio.AioRpcError) -> str:
     told = dict(error.trailing_metadata() or ())
     code = told.get("pilot-code", "")
     name, details = error.code().name, error.details() or ""
+    if details == "Internal error from Core" and not code:
+        return "ABORTED by the client"  # its library says so of a call that ended while it still sent
     if name in ("INTERNAL", "UNKNOWN", "CANCELLED"):
         return f"{name} {code or details[:80] or '?'}"
     return f"{name} {code}".strip() if code or details else f"{name} ?"
