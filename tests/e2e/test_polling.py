@@ -119,7 +119,9 @@ async def test_a_cancel_reaches_the_process(server: Server, how: str) -> None:
         shown = await ended(server, run_id)
         if how != "run":
             audited = server.ask("GET", "/audit?limit=10")["entries"]
-            assert f"{how.replace(' ', '_')}{'_run' * (how == 'job')}.cancel" in {each["action"] for each in audited}
+            assert f"{how.replace(' ', '_')}{'_run' * (how == 'job')}.cancel" in {
+                each["action"] for each in audited
+            }
         assert shown["status"] == "cancelled", shown
         assert "not wanted" in shown["jobs"][0]["steps"][0]["reason"]
         assert logs(server, run_id) == ["begun"]

@@ -290,6 +290,16 @@ class CreateProject(TypedDict):
     members: NotRequired[list[str]]
 
 
+class CreateSecret(TypedDict):
+    """A new secret; the value is never shown again. ``scopeId``: the id of the pipeline whose steps alone get it."""
+
+    name: str
+    value: str
+    projectId: NotRequired[str]
+    scope: NotRequired[str]
+    scopeId: NotRequired[str]
+
+
 class CreateToken(TypedDict):
     """``role`` limits the token below its user, ``projects`` (names or ids) to the things of these projects;
     ``expires_in`` is in seconds, default: never.
@@ -715,7 +725,7 @@ class Project(TypedDict):
 
 
 class PutSecret(TypedDict):
-    """A secret's value; it is never shown again."""
+    """A secret's value; it is never shown again. ``scopeId``: the id of the pipeline whose steps alone get it."""
 
     value: str
     projectId: NotRequired[str]
@@ -898,9 +908,13 @@ class SecretDeleted(TypedDict):
 
 
 class SecretInfo(TypedDict):
-    """A secret's name, and who set it when."""
+    """A secret without its value, and who set it when. ``scopeId``: of its project, or its pipeline."""
 
+    secretId: str
     name: str
+    projectId: str
+    scope: str
+    scopeId: str
     createdBy: str
     createdAt: int
     updatedAt: int

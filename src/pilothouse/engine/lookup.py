@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from sqlalchemy import Connection
 
@@ -63,9 +63,13 @@ def jobs_named(conn: Connection, run_ids: Collection[str], name: str) -> list[st
 def _parts_of(conn: Connection, parts: Collection[str]) -> Iterator[Run]:
     """The runs from whose ids these ids may have been derived, with the jobs and steps at their places only."""
     for run_id, places in sorted(_candidates(conn, parts).items()):
-        run = load_part(conn, run_id, lambda _graph, places=places: places)
+        run = load_part(conn, run_id, _at(places))
         if run is not None:
             yield run
+
+
+def _at(places: Places) -> Callable[[Graph], Places]:
+    return lambda _graph: places
 
 
 def _candidates(conn: Connection, parts: Collection[str]) -> dict[str, dict[int, set[int]]]:

@@ -171,7 +171,13 @@ async def polls(ground: Ground) -> None:
     await all_of((ground.call(call) for n, call in enumerate(calls) if n % 7), 50)
 
 
-@abuse("cancels", "agent", ("OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"), prepare=_an_agent, room=60.0)
+@abuse(
+    "cancels",
+    "agent",
+    ("OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"),
+    prepare=_an_agent,
+    room=60.0,
+)
 async def cancels(ground: Ground) -> None:
     """Of what is not there, of its own again and again, and reports on jobs that it does not have."""
     agent: FakeAgent = ground.kept["agent"]
