@@ -40,7 +40,7 @@ ON_POSTGRES := tests/e2e tests/integration/test_identity_*.py tests/integration/
 
 test: setup-dev
 	@sh tools/test_needs.sh
-	$(TIMED) 15 "tests" $(PYTEST) $(or $(ARGS),-m "not postgres" $(QUICK))
+	$(TIMED) 23 "tests" $(PYTEST) $(or $(ARGS),-m "not postgres" $(QUICK))
 
 test-all: test test-postgres test-long
 
@@ -54,7 +54,7 @@ test-long: test-conformance test-faults test-projects
 
 test-conformance: setup-dev
 	@sh tools/test_needs.sh
-	$(TIMED) 8 "browsers and other clients" $(PYTEST) tests/conformance
+	$(TIMED) 7 "browsers and other clients" $(PYTEST) tests/conformance
 
 test-faults: setup-dev
 	@sh tools/test_needs.sh
@@ -62,7 +62,7 @@ test-faults: setup-dev
 
 test-projects: setup-dev
 	@sh tools/test_needs.sh
-	$(TIMED) 10 "third-party projects" $(PYTEST) tests/projects
+	$(TIMED) 9 "third-party projects" $(PYTEST) tests/projects
 
 # The long version of tests/faults: kills and bad networks, so many times over.
 faults: setup-dev

@@ -286,7 +286,8 @@ def test_a_key_belongs_to_its_user_and_an_error_is_not_kept(server: Server, pipe
 
 
 def test_every_post_that_makes_something_takes_a_key(document: dict[str, Any]) -> None:
-    neither = ("/auth/", "/validate", "/password")  # make and start nothing
+    # These make and start nothing; an artifact is announced again with the same content to go on with its upload.
+    neither = ("/auth/", "/validate", "/password", "/step-runs/{step_run_id}/artifacts")
     lacking = [
         path
         for path, operations in document["paths"].items()

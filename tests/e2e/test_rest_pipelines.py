@@ -19,7 +19,7 @@ def server(shared_server: Server) -> Server:
     return shared_server
 
 
-NOT_OFFERED = [("repoUrl", "https://git.example/a.git"), ("prTargetBranch", "main"), ("saveMode", 2)]
+OF_GIT = [("prTargetBranch", "main"), ("saveMode", 2), ("repoSecret", "FORGE")]
 NO_ENUM = [9, -1, True, "1", 1.5]
 
 
@@ -28,10 +28,10 @@ def _refused(server: Server, method: str, path: str, body: dict[str, Any], field
     assert (found["errorCode"], found["details"]["field"]) == ("VALIDATION_FAILED", field), body
 
 
-def test_what_belongs_to_git_is_refused(server: Server) -> None:
+def test_what_belongs_to_git_is_refused_without_a_repository(server: Server) -> None:
     """A value that would be dropped is no success."""
     pipeline_id = server.pipeline("no-git", spec_for("x"))
-    for field, value in NOT_OFFERED:
+    for field, value in OF_GIT:
         _refused(server, "POST", "/pipelines", {"name": "refused", field: value}, field)
         _refused(server, "PUT", f"/pipelines/{pipeline_id}", {field: value}, field)
     saving = {"spec": spec_for("y"), "saveMode": 2}

@@ -217,7 +217,13 @@ async def test_statuses_that_no_agent_reports(rogue: Work, status: int) -> None:
 
 
 async def test_words_of_any_size(rogue: Work) -> None:
-    """What is too long is left out; times are those of the server."""
+    """What is too long is left out; impossible times are refused."""
+    for times in ({"start_time": BIG}, {"end_time": -BIG}):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await rogue.agent.call(
+                "agent.v1.AgentService/ReportStepRunStatus", step_run_id=rogue.step, status=FAILED, **times
+            )
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     answer = await rogue.agent.call(
         "agent.v1.AgentService/ReportStepRunStatus",
         agent_id=rogue.agent.agent_id,
@@ -225,8 +231,6 @@ async def test_words_of_any_size(rogue: Work) -> None:
         status=FAILED,
         error_message="e" * 900_000,
         metrics={f"m{n}": "v" * (n % 7) for n in range(3000)} | {"x" * 50_000: "y"},
-        start_time=BIG,
-        end_time=-BIG,
     )
     assert answer.success
     shown = rogue.step_view()

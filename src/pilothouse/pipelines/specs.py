@@ -45,12 +45,14 @@ class ShownSpec:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """A spec to be saved. ``expected_head``: the head that the caller has seen, empty: any."""
+    """A spec to be saved. ``expected_head``: the head that the caller has seen, empty: any. ``mode``: ``SAVE_DIRECT``
+    or ``SAVE_PR``; 0: that of the pipeline."""
 
     spec: Spec
     file: str = ""
     expected_head: str = ""
     message: str = ""
+    mode: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,9 @@ class Specs:
         """The use case that saves a spec. To a git repository it is pushed at once; saving the same spec again then
         changes nothing, so a call whose answer was lost can be repeated."""
         pipeline = await self._pipeline(caller, pipeline_id, "pipeline.write")
+        if save.mode:
+            pipeline = replace(pipeline, save_mode=save.mode)
+            self.git.check(pipeline)
         compiled = await self.compiler.compile(caller, save.spec, save.file or pipeline.file_path)
         if not pipeline.repo_url:
             return lambda tx, by: self._saved(tx, by, pipeline_id, compiled, save)

@@ -92,8 +92,14 @@ class GitDefinitions:
         """What can be refused of a pipeline's repository without asking the forge. Raises
         :class:`RepositoryInvalid`."""
         if not pipeline.repo_url:
-            if pipeline.save_mode == SAVE_PR or pipeline.repo_secret:
-                raise RepositoryInvalid("saving by pull request and repoSecret need a repoUrl")
+            given = {
+                "saveMode": pipeline.save_mode == SAVE_PR,
+                "prTargetBranch": pipeline.pr_target,
+                "repoSecret": pipeline.repo_secret,
+            }
+            for field, value in given.items():
+                if value:
+                    raise RepositoryInvalid(f"{field} needs a repoUrl", details={"field": field})
             return
         read_address(pipeline.repo_url, self._schemes)
         for branch in (pipeline.default_branch, pipeline.pr_target):

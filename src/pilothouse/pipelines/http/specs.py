@@ -126,7 +126,7 @@ async def save_pipeline_spec(
 ) -> Response:
     """Check a spec and make it the current one: in the database, or as a commit that is pushed to the pipeline's
     repository. Errors: ``SPEC_INVALID``, ``SPEC_CONFLICT``, ``REPOSITORY_UNAVAILABLE``, ``INPUT_TOO_COSTLY``."""
-    save = Save(body.spec, body.fileName, body.expectedHeadCommitSha, body.commitMessage)
+    save = Save(body.spec, body.fileName, body.expectedHeadCommitSha, body.commitMessage, body.saveMode)
     saving = await specs.save(caller, pipeline_id, save)
 
     def use_case(tx: Tx, by: Principal) -> dict[str, Any]:

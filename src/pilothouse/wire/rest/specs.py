@@ -13,7 +13,7 @@ from pilothouse.wire.json_bounds import MAX_VALUES
 from pilothouse.wire.rest.base import Answer, Count
 from pilothouse.wire.rest.bodies import Body, Ignored, Reference
 from pilothouse.wire.rest.errors import SpecProblem
-from pilothouse.wire.specs import SAVE_DIRECT, SAVE_PR, EncodedSpec, SpecFormat
+from pilothouse.wire.specs import SAVE_PR, EncodedSpec, SpecFormat
 
 SPEC_TEXT = """jobs:
   - name: build
@@ -95,9 +95,7 @@ class SaveSpec(ValidateSpec):
     """``expectedHeadCommitSha``: the save is refused if the current head is another."""
 
     expectedHeadCommitSha: Annotated[str, Field(max_length=64)] = ""
-    saveMode: Annotated[int, Field(ge=0, le=SAVE_PR, description="accepted; the pipeline's own counts")] = (
-        SAVE_DIRECT
-    )
+    saveMode: Annotated[int, Field(ge=0, le=SAVE_PR, description="0: that of the pipeline")] = 0
     commitMessage: str = Field("", max_length=2000)
     requestId: RequestId = ""
     editor: Ignored = ""
