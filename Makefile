@@ -34,20 +34,20 @@ QUICK := tests/e2e tests/integration tests/contract tests/unit
 # Tests that start a server, for their second run on PostgreSQL.
 ON_POSTGRES := tests/e2e tests/integration/test_identity_*.py tests/integration/test_on_postgres.py \
 	tests/integration/test_up.py tests/integration/test_agent_tokens.py tests/integration/test_cli_access.py \
-	tests/integration/test_cli_logs.py tests/integration/test_cli_pipelines.py tests/integration/test_gates_on_an_agent.py \
+	tests/integration/test_cli_logs.py tests/integration/test_cli_artifacts.py tests/integration/test_cli_pipelines.py tests/integration/test_gates_on_an_agent.py \
 	tests/integration/test_proxies.py tests/integration/test_edge_*.py tests/integration/test_login_limits.py \
 	tests/integration/test_quotas.py tests/integration/test_list_bounds.py
 
 test: setup-dev
 	@sh tools/test_needs.sh
-	$(TIMED) 23 "tests" $(PYTEST) $(or $(ARGS),-m "not postgres" $(QUICK))
+	$(TIMED) 21 "tests" $(PYTEST) $(or $(ARGS),-m "not postgres" $(QUICK))
 
 test-all: test test-postgres test-long
 
 test-postgres: setup-dev
 	@sh tools/test_needs.sh
 	$(TIMED) 5 "contract suites on PostgreSQL" $(PYTEST) -m postgres $(QUICK)
-	$(TIMED) 10 "servers on PostgreSQL" env PILOT_TEST_DATABASE=postgresql $(PYTEST) $(ON_POSTGRES)
+	$(TIMED) 12 "servers on PostgreSQL" env PILOT_TEST_DATABASE=postgresql $(PYTEST) $(ON_POSTGRES)
 
 # Browsers and other clients, kills and bad networks, projects that are not ours.
 test-long: test-conformance test-faults test-projects

@@ -18,6 +18,7 @@ from pilothouse.engine.service import Engine, NewRun
 from pilothouse.fleet import store as fleet_store
 from pilothouse.fleet.model import AgentProfile
 from pilothouse.fleet.service import Fleet
+from pilothouse.fleet.stream_channel import AgentChannels
 from pilothouse.identity.service import Identity
 from pilothouse.journal import Cursor, Entry, Frame
 from pilothouse.journal.protobuf import ProtoFormat
@@ -278,7 +279,11 @@ async def test_nothing_is_written_after_the_stop(served: tuple[Graph, Any, str],
     """Not even what had been taken from the journal before."""
     graph, _, token = served
     service = stream_rpc.StreamService(
-        graph.service(Identity), graph.journal.feed, graph.storage, PUBLIC_EVENTS
+        graph.service(Identity),
+        graph.journal.feed,
+        graph.storage,
+        PUBLIC_EVENTS,
+        graph.service(AgentChannels),
     )
     for number in range(10):
         await register(graph, number)

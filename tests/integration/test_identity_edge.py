@@ -315,7 +315,9 @@ async def test_the_openapi_document(stack: Stack) -> None:
         for method, operation in operations.items():
             assert "422" not in operation["responses"]
             reference = operation["responses"]["default"]["content"]["application/json"]["schema"]["$ref"]
-            enveloped = path.startswith(("/api/v1/projects", "/api/v1/roles", "/api/v1/pipelines"))
+            enveloped = path.startswith(
+                ("/api/v1/projects", "/api/v1/roles", "/api/v1/pipelines", "/api/v1/identity")
+            )
             assert reference.endswith("EnvelopeError" if enveloped else "/Error")
             if path.startswith(("/api/v1/users", "/api/v1/auth", "/api/v1/tokens", "/api/v1/audit")):
                 assert operation["summary"]

@@ -54,7 +54,7 @@ def test_warnings_have_places_and_change_no_exit_code(here: Path) -> None:
     done = pilot(here, "lint", "odd.yaml")
     assert (done.returncode, done.stdout) == (0, b"odd.yaml: valid (1 job)\n")
     assert done.stderr.decode() == (
-        "odd.yaml:1:12: warning: triggers of type webhook have no effect in this release"
+        "odd.yaml:1:12: warning: triggers of type webhook have no effect in this release\n"
     )
 
 

@@ -11,8 +11,9 @@ from support.server import running
 
 ROOT = Path(__file__).parents[2]
 STARTS_A_SERVER = re.compile(r"^from (support\.server|support\.databases|identity_kit) import", re.MULTILINE)
-OF_PROCESSES = {"test_imports.py", "test_hostile_specs.py"}
-"""What these look at is the same with every database: imports, and the time that one thread is busy."""
+OF_PROCESSES = {"test_imports.py", "test_hostile_specs.py", "test_rights_of_waiting_writes.py"}
+"""What these look at is the same with every database: imports, the time that one thread is busy, and what happens
+before a write, for which SQLite's file is locked."""
 CHOOSES_ITSELF = re.compile(r"\b(postgres: Postgres|backend: Backend)\b")
 
 

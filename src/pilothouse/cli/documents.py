@@ -54,5 +54,6 @@ def yaml(value: Any) -> str:
 
     Dumper.add_representer(str, text)
     Dumper.add_multi_representer(str, text)  # and their subclasses: enums and sizes
+    Dumper.add_multi_representer(dict, SafeDumper.represent_dict)
     Dumper.add_multi_representer(int, lambda dumper, given: dumper.represent_int(int(given)))
     return escaped(dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120))

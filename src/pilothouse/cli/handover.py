@@ -12,8 +12,14 @@ from pathlib import Path
 
 from pilothouse.cli.errors import UsageError
 
-SECRET_VARIABLES = ("PILOT_TOKEN", "PILOT_AGENT_TOKEN", "PILOT_ADMIN_PASSWORD", "PILOT_DATABASE_URL")
-"""Environment variables that steps must not be able to read; the last two are settings of servers."""
+SECRET_VARIABLES = (
+    "PILOT_TOKEN",
+    "PILOT_AGENT_TOKEN",
+    "PILOT_ADMIN_PASSWORD",
+    "PILOT_DATABASE_URL",
+    "PILOT_S3_SECRET_KEY",
+)
+"""Environment variables that steps must not be able to read; the last three are settings of servers."""
 
 MAX_TOKEN = 4096
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/([0-9]+)")
