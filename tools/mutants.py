@@ -51,7 +51,12 @@ MODULES = {
     ),
     "cursors": Module(
         ("journal/model.py", "journal/window.py", "journal/reader.py", "journal/pages.py"),
-        ("unit/test_window_reader.py", "unit/test_pages.py", "contract/test_journal_contract.py"),
+        (
+            "unit/test_window_reader.py",
+            "unit/test_pages.py",
+            "unit/test_entries.py",
+            "contract/test_journal_contract.py",
+        ),
     ),
     "packing": Module(
         (

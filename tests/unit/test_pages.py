@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -87,3 +88,41 @@ async def test_it_keeps_a_bounded_number_of_bytes() -> None:
     assert len(disk.read) == 20, "the newest is still there"
     await pages.get(Selection("run/1"), 0)
     assert len(disk.read) == 21, "the oldest has made room"
+
+
+async def test_the_bound_is_kept_to_the_byte() -> None:
+    """Three pages fit exactly; a fourth takes the place of the one that was asked for longest ago, and of no other."""
+    disk = Disk(size=1000)
+    disk.go.set()
+    size = Page([entry(0, 1000)], False, 1).size
+    assert size == 500 + entry(0, 1000).size
+    pages = Pages(disk.load, max_bytes=3 * size)
+    for offset in (0, 1, 2, 0, 3, 4):
+        await pages.get(Selection("run/1"), offset)
+    assert [key[2] for key in disk.read] == [0, 1, 2, 3, 4]
+    for offset in (0, 3, 4):
+        await pages.get(Selection("run/1"), offset)
+    assert [key[2] for key in disk.read] == [0, 1, 2, 3, 4], "the newest three are there"
+    for offset in (1, 2):
+        await pages.get(Selection("run/1"), offset)
+    assert [key[2] for key in disk.read] == [0, 1, 2, 3, 4, 1, 2]
+
+
+async def test_an_error_that_nobody_waits_for_is_not_reported() -> None:
+    """asyncio reports errors of tasks that nobody has looked at, once they are collected."""
+    reported: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+    disk = Disk()
+    pages = Pages(disk.load)
+    leaving = asyncio.create_task(pages.get(Selection("run/1"), -1))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    disk.go.set()
+    loading = asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+    await asyncio.wait(loading)
+    del loading, leaving
+    await asyncio.sleep(0)
+    gc.collect()
+    assert reported == []

@@ -1,0 +1,67 @@
+"""Entries of the journal: what is left of one without its first lines, and what it costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from pilothouse.journal import Entry
+
+LINES = ["a", "b", "c", "d", "e"]
+
+
+def logged(**more: Any) -> Entry:
+    body = {"step": "s", "first": 11, "lines": LINES, **more}
+    return Entry(7, "run/1", "step/s", "step.logged", 42, "project/p", orjson.dumps(body))
+
+
+@pytest.mark.parametrize("k", range(1, 6))
+def test_a_tail_has_the_lines_from_there_on_and_says_which_is_the_first(k: int) -> None:
+    tail = logged(stderr=[0, 2, 4], levels={"1": "warn", "2": "error", "4": "info"}).tail(k)
+    assert tail.body == {
+        "step": "s",
+        "first": 11 + k,
+        "lines": LINES[k:],
+        "stderr": [at - k for at in (0, 2, 4) if at >= k],
+        "levels": {str(at - k): level for at, level in ((1, "warn"), (2, "error"), (4, "info")) if at >= k},
+    }
+    assert orjson.loads(tail.data) == tail.body
+    assert tail.base == k
+
+
+def test_a_tail_is_the_same_entry_otherwise() -> None:
+    entry, tail = logged(), logged().tail(2)
+    for name in ("offset", "stream", "subject", "type", "at", "scope"):
+        assert getattr(tail, name) == getattr(entry, name), name
+    assert "stderr" not in tail.body
+    assert entry.body["lines"] == LINES, "what others read is not changed"
+
+
+def test_a_tail_of_nothing_is_the_entry_itself() -> None:
+    entry = logged()
+    assert entry.tail(0) is entry
+    cut = entry.tail(2)
+    assert cut.tail(2) is cut, "a cursor counts from the beginning of the whole entry"
+    assert cut.tail(1) is cut
+    assert cut.tail(3).body["lines"] == ["d", "e"]
+    assert cut.tail(3).body["first"] == 14
+
+
+def test_an_entry_without_lines_has_no_tail() -> None:
+    entry = Entry(7, "run/1", "", "run.started", 42, "", b'{"run_id": "1"}')
+    assert entry.tail(3) is entry
+
+
+def test_short_lines_cost_more_than_their_bytes() -> None:
+    one, many = Entry(1, "s", "", "t", 0, "", b'["aaaa"]'), Entry(1, "s", "", "t", 0, "", b'["a","b"]')
+    assert one.size == 6 * 8 + 600
+    assert many.size == 6 * 9 + 400 + 600
+
+
+def test_a_body_that_is_known_is_not_decoded_again() -> None:
+    body = {"a": 1}
+    assert Entry(1, "s", "", "t", 0, "", b"not read", body).body is body
+    entry = Entry(1, "s", "", "t", 0, "", b'{"a": 1}')
+    assert entry.body is entry.body
