@@ -16,6 +16,7 @@ from pilothouse.engine.artifacts.model import Artifact
 from pilothouse.engine.artifacts.retention import ArtifactRetention
 from pilothouse.engine.artifacts.service import Announced, Artifacts
 from pilothouse.engine.artifacts.transfer import Transfer
+from pilothouse.engine.intake.quotas import IntakeQuotas
 from pilothouse.engine.reports import views
 from pilothouse.engine.retention import Retention
 from pilothouse.fleet.model import TaskStatus
@@ -79,7 +80,9 @@ async def test_retention_deletes_bytes_and_rows_with_the_run(kernel: Kernel) -> 
     assert shown(kernel, run_id)["failing"][0]["name"] == "n"
     objects = Path(kernel.graph.settings.data_dir) / "objects"
     assert len(files_of(objects)) == 1
-    days = Retention(kernel.storage, kernel.journal, kernel.graph.service(Blobs), 1)
+    days = Retention(
+        kernel.storage, kernel.journal, kernel.graph.service(Blobs), kernel.graph.service(IntakeQuotas), 1
+    )
     kernel.clock.advance(2 * 86_400)
     await kernel.write(days.prune)
     assert names(kernel, run_id) == []

@@ -207,7 +207,11 @@ async def test_an_undecryptable_secret_affects_one_run_only(kernel: Kernel) -> N
 
     def spoil(tx: Tx) -> None:
         sealed = {"value": b"\x01" + bytes(60), "created_by": "", "created_at": 1, "updated_at": 1}
-        tx.conn.execute(insert(secret_store.secrets).values(owner=PROJECT, name="TOKEN", **sealed))
+        tx.conn.execute(
+            insert(secret_store.secrets).values(
+                id="s1", owner=PROJECT, project=PROJECT, name="TOKEN", **sealed
+            )
+        )
 
     await kernel.write(spoil)
     agent = await kernel.agent("a1", slots=2)

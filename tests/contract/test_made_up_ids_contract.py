@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pilothouse.engine import ids, lookup, store
+from pilothouse.engine import ids, lookup
 from support.kernel import Kernel
 
 SPEC = "jobs: [{name: a, steps: [{name: s, uses: approval}, {name: t, uses: dummy}]}]"
@@ -17,13 +17,13 @@ async def test_only_the_run_that_an_id_is_of_is_loaded(
 ) -> None:
     runs = [await kernel.run(SPEC) for _ in range(5)]
     loaded: list[str] = []
-    load = store.load_run
+    load = lookup.load_part
 
-    def counted(conn: Any, run_id: str) -> Any:
+    def counted(conn: Any, run_id: str, choose: Any) -> Any:
         loaded.append(run_id)
-        return load(conn, run_id)
+        return load(conn, run_id, choose)
 
-    monkeypatch.setattr(store, "load_run", counted)
+    monkeypatch.setattr(lookup, "load_part", counted)
     step_runs = [ids.first_step_run_id(run, 0, 1) for run in runs]
     jobs = [ids.job_id(run, 0) for run in runs]
     made_up = [f"{id[:-1]}{'1' if id[-1] == '0' else '0'}" for id in (*step_runs, *jobs, *runs)]

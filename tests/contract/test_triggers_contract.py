@@ -17,6 +17,7 @@ from pilothouse.identity.service import Identity
 from pilothouse.pipelines.compiled import compile_source
 from pilothouse.pipelines.errors import RequestReused
 from pilothouse.pipelines.service import Pipelines, TriggerRequest
+from pilothouse.pipelines.specs import Specs
 from pilothouse.pipelines.triggers import store
 from pilothouse.pipelines.triggers.model import MAX_CHAIN, MAX_FIRES, Fire, Trigger
 from pilothouse.pipelines.triggers.rounds import TriggerRounds
@@ -315,7 +316,15 @@ async def test_two_servers_without_a_lease_fire_once(kernel: Kernel) -> None:
     build = await saved(kernel, "build", EMPTY)
     nightly = await saved(kernel, "nightly", cron("*/5 * * * *"))
     after = await saved(kernel, "after", on("events: [run.completed], pipeline: build", EMPTY))
-    both = [TriggerRounds(kernel.storage, kernel.graph.service(Triggers), kernel.clock) for _ in range(2)]
+    both = [
+        TriggerRounds(
+            kernel.storage,
+            kernel.graph.service(Triggers),
+            kernel.clock,
+            kernel.graph.service(Specs).for_trigger,
+        )
+        for _ in range(2)
+    ]
     for _ in range(6):
         kernel.clock.advance(5 * MINUTE)
         await run_of(kernel, build)

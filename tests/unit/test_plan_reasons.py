@@ -202,10 +202,10 @@ def test_a_run_that_succeeds_needs_no_reason() -> None:
     assert (run.run.reason, reasons(run)) == ("", {"j": "", "a": ""})
 
 
-def test_a_run_that_an_agent_cancelled_has_none_either() -> None:
+def test_a_run_of_which_an_agent_cancelled_a_job_names_the_job() -> None:
     run = sim(job("j", "a"))
     run.play(a="cancel")
-    assert (run.run.status, run.run.reason) == (Status.CANCELLED, "")
+    assert (run.run.status, run.run.reason) == (Status.CANCELLED, "j: said cancel")
 
 
 @pytest.mark.parametrize(("count", "more"), [(1, ""), (20, ""), (21, " and 1 more")])

@@ -209,9 +209,9 @@ STEP_PROBLEMS = {
     "      - {name: -x, uses: dummy}\n": '6:16: the name "-x" is not allowed (expected up to 63 letters, digits, '
     "spaces, _ . or -, the first a letter or a digit)",
     "      - {name: t}\n": "6:9: the step has neither run nor uses (expected run: a command; or uses: "
-    "one of approval, dummy, pipeline, scm, shell, window)",
+    "one of approval, artifacts, dummy, http, pipeline, reports, scm, shell, window)",
     "      - {name: t, uses: shel}\n": '6:25: unknown action "shel"; did you mean "shell"? '
-    "(expected one of approval, dummy, pipeline, scm, shell, window)",
+    "(expected one of approval, artifacts, dummy, http, pipeline, reports, scm, shell, window)",
     "      - {name: t, uses: shell}\n": "6:9: the step has no action, and its arguments do not tell which "
     "(expected action: command or script)",
     "      - {name: t, uses: shell, args: {command: a, script: b}}\n": "6:38: the step has no action, and command and "

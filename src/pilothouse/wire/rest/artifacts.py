@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from pilothouse.wire.rest.base import Answer, Count, Id, Time
 from pilothouse.wire.rest.bodies import Body
@@ -101,19 +101,6 @@ class AnnounceArtifact(Body):
     name that another step of the run has made.
     """
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "name": "dist",
-                "file_name": "dist.zip",
-                "format": "zip",
-                "size": 18204,
-                "sha256": "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
-                "files": 2,
-                "unpacked_size": 40960,
-            }
-        }
-    )
     name: Annotated[str, Field(min_length=1, max_length=128)]
     file_name: Annotated[str, Field(min_length=1, max_length=255)]
     format: Literal["zip", "file"]
@@ -123,3 +110,13 @@ class AnnounceArtifact(Body):
     unpacked_size: Annotated[int, Field(ge=0, le=2**53)] = 0
     retention: Annotated[float, Field(ge=0, le=36_500)] = 0
     overwrite: bool = False
+
+    example: ClassVar[Any] = {
+        "name": "dist",
+        "file_name": "dist.zip",
+        "format": "zip",
+        "size": 18204,
+        "sha256": "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
+        "files": 2,
+        "unpacked_size": 40960,
+    }
