@@ -145,6 +145,7 @@ def caller(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Caller]:
         assert server.failures() == []
 
 
+@pytest.mark.timeout(400)  # a few minutes, beside three others
 def test_all_answers_are_as_documented(caller: Caller) -> None:
     for operation in operations():
         caller.try_out(operation)
