@@ -40,13 +40,13 @@ ON_POSTGRES := tests/e2e tests/integration/test_identity_*.py tests/integration/
 
 test: setup-dev
 	@sh tools/test_needs.sh
-	$(TIMED) 21 "tests" $(PYTEST) $(or $(ARGS),-m "not postgres" $(QUICK))
+	$(TIMED) 24 "tests" $(PYTEST) $(or $(ARGS),-m "not postgres" $(QUICK))
 
 test-all: test test-postgres test-long
 
 test-postgres: setup-dev
 	@sh tools/test_needs.sh
-	$(TIMED) 5 "contract suites on PostgreSQL" $(PYTEST) -m postgres $(QUICK)
+	$(TIMED) 6 "contract suites on PostgreSQL" $(PYTEST) -m postgres $(QUICK)
 	$(TIMED) 12 "servers on PostgreSQL" env PILOT_TEST_DATABASE=postgresql $(PYTEST) $(ON_POSTGRES)
 
 # Browsers and other clients, kills and bad networks, projects that are not ours.
@@ -54,7 +54,7 @@ test-long: test-conformance test-faults test-projects
 
 test-conformance: setup-dev
 	@sh tools/test_needs.sh
-	$(TIMED) 7 "browsers and other clients" $(PYTEST) tests/conformance
+	$(TIMED) 9 "browsers and other clients" $(PYTEST) tests/conformance
 
 test-faults: setup-dev
 	@sh tools/test_needs.sh
@@ -62,7 +62,7 @@ test-faults: setup-dev
 
 test-projects: setup-dev
 	@sh tools/test_needs.sh
-	$(TIMED) 9 "third-party projects" $(PYTEST) tests/projects
+	$(TIMED) 8 "third-party projects" $(PYTEST) tests/projects
 
 # The long version of tests/faults: kills and bad networks, so many times over.
 faults: setup-dev

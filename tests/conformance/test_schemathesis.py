@@ -27,8 +27,8 @@ from support.waiting import PATIENCE
 from support.world import World, make_world
 
 ROLES = ("nobody", "viewer", "user", "operator", "admin", "agent")
-EXAMPLES = 20
-REFUSED = 3
+EXAMPLES = 8
+REFUSED = 2
 """Examples of an operation that the caller has no right to: it is refused before anything of it is read."""
 CHECKS = [
     checks.not_a_server_error,
