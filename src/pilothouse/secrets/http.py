@@ -29,7 +29,7 @@ PipelineId = Annotated[str, Query(max_length=256, description="of the pipeline, 
 ScopeName = Annotated[shown.Scope, Query(description="whose secret; only with a name")]
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_MISSING = errors("PROJECT_NOT_FOUND", "PIPELINE_NOT_FOUND", "SECRET_NOT_FOUND")
+_MISSING = errors("VALIDATION_FAILED", "PROJECT_NOT_FOUND", "PIPELINE_NOT_FOUND", "SECRET_NOT_FOUND")
 
 
 @router.get(
