@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Iterator
 
@@ -151,12 +150,8 @@ def test_what_is_no_request_gets_an_error_body(server: Server) -> None:
 
 
 async def test_open_streams_count_and_carry_the_headers(server: Server) -> None:
-    def connections() -> int:
-        found = re.search(
-            r"^pilothouse_http_connections (\d+)", server.call("GET", "/metrics").text, re.MULTILINE
-        )
-        assert found
-        return int(found[1])
+    def connections() -> float:
+        return server.metric("pilothouse_http_connections")
 
     await eventually(lambda: connections() == 1)  # the one that asks
     bearer = f"Authorization: Bearer {server.admin}"

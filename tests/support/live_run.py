@@ -111,5 +111,4 @@ async def refused(url: str, token: str | None = None, first: Any = None, **more:
 
 def followers(server: Server) -> float:
     """Open streams, as ``/metrics`` counts them."""
-    text = server.call("GET", "/metrics", None).text
-    return float(re.findall(r"^pilothouse_stream_followers (\S+)", text, re.MULTILINE)[0])
+    return server.metric("pilothouse_stream_followers")

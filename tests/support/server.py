@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
+from pilothouse.server.operations import KEEP
 from support import nursery
 from support.databases import drop_database, server_database
 from support.waiting import PATIENCE
@@ -217,6 +218,16 @@ class Server:
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         body = answer.json() if answer.content else None
         return body["detail"] if isinstance(body, dict) and body.get("msg") == "success" else body
+
+    def metric(self, series: str) -> float:
+        """The value of a series (its name, with its labels as ``/metrics`` shows them) now.
+
+        An answer may be ``KEEP`` seconds old, so it is asked for when those have passed.
+        """
+        time.sleep(KEEP)
+        text = self.call("GET", "/metrics", None).text
+        [value] = re.findall(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
+        return float(value)
 
     def login(self, username: str, password: str = PASSWORD) -> str:
         """A session token."""
