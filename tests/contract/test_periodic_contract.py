@@ -51,6 +51,23 @@ async def test_exclusive_work_is_done_by_one_server_and_other_work_by_each(kerne
     assert sorted(done) == ["one alone", "one too", "two too"]
 
 
+async def test_a_server_that_stops_gives_its_leases_up(kernel: Kernel) -> None:
+    done: list[str] = []
+
+    def background(server: str) -> Background:
+        async def once() -> None:
+            done.append(server)
+
+        return Background(kernel.storage, server, [Periodic("alone", once, every=3600, exclusive=True)])
+
+    for name in ("one", "two"):
+        server = background(name)
+        server.start()
+        await eventually(lambda: name in done)  # noqa: B023 - awaited within the iteration
+        await server.stop()
+    assert done == ["one", "two"]
+
+
 async def test_work_that_fails_is_tried_again(kernel: Kernel) -> None:
     rounds: list[int] = []
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from pilothouse.journal import Entry, Journal, Selection
 from pilothouse.journal import store as journal_store
 from pilothouse.server.events import CloudEvents
 from pilothouse.storage import Database, StorageClosed, Tx, Writer
+from pilothouse.storage.writer import GROUP_SECONDS
 from support.databases import reopened
 from support.journals import (
     STREAM,
@@ -93,6 +97,30 @@ async def test_no_error_whatever_leaves_a_neighbour_waiting(database: Database) 
         assert not waiting, f"{len(waiting)} callers were never answered"
         assert tasks[0].exception() is not None
         assert [task.exception() for task in tasks[1:]] == [None] * 5
+
+
+async def test_what_takes_long_does_not_hold_up_the_answers_before_it(database: Database) -> None:
+    """A group ends early after long use cases; all are run, in their order, and before the writer stops."""
+    committed: list[int] = []
+    go_on = threading.Event()
+
+    def use_case(tx: Tx, number: int) -> None:
+        if number == 2:
+            time.sleep(2 * GROUP_SECONDS)
+        if number == 5:
+            go_on.wait(PATIENCE)
+        tx.after_commit(lambda: committed.append(number))
+
+    async with writing(database) as (writer, _):
+        async with held_up(writer):
+            calls = [asyncio.ensure_future(writer.write(partial(use_case, number=n))) for n in range(8)]
+        await calls[2]
+        assert committed == [0, 1, 2]
+        go_on.set()
+        await asyncio.gather(*calls[:4])
+        await writer.stop()
+        assert committed == list(range(8))
+        await asyncio.gather(*calls)
 
 
 async def test_no_text_is_refused_for_its_nul(database: Database) -> None:

@@ -101,3 +101,8 @@ def take_periodic_lease(
         return False
     conn.execute(insert(periodic_leases).values(name=name, server=server, until=until))
     return True
+
+
+def release_periodic_leases(conn: Connection, server: str) -> None:
+    """Give up all leases of a server, which does no more periodic work."""
+    conn.execute(delete(periodic_leases).where(periodic_leases.c.server == server))

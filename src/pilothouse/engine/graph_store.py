@@ -32,6 +32,14 @@ def count_parts(conn: Connection, run_id: str) -> int:
     return int(conn.execute(query).scalar_one())
 
 
+def size(conn: Connection, run_id: str) -> int:
+    """Characters of the original graph; 0 if an older release stored it."""
+    query = select(func.length(run_graphs.c.body)).where(
+        run_graphs.c.run_id == run_id, run_graphs.c.part == 0
+    )
+    return int(conn.execute(query).scalar() or 0)
+
+
 def load_graph(conn: Connection, run_id: str, spec: str) -> Graph:
     """A run's graph; ``spec``: the spec that older releases stored instead."""
     query = select(run_graphs.c.body).where(run_graphs.c.run_id == run_id)

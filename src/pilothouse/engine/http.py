@@ -19,7 +19,7 @@ from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database, WorkerPool, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
 from pilothouse.edge.work import WORK_ERRORS
-from pilothouse.engine import list_store, store
+from pilothouse.engine import graph_store, list_store, store
 from pilothouse.engine.errors import RunNotFound
 from pilothouse.engine.graph_json import encoded
 from pilothouse.engine.jobs import names_job
@@ -39,6 +39,9 @@ StepRunIds = Annotated[Sequence[str], Query(max_length=50, description="ids of a
 
 JobNames = Annotated[Sequence[str], Query(max_length=50, description="names of jobs")]
 StepNames = Annotated[Sequence[str], Query(max_length=50, description="names of steps")]
+
+LARGE_GRAPH = 100_000
+"""Characters of a graph from which on the view of its run is one of the few that are made at the same time."""
 
 RunKind = Literal["pipeline", "workflow", "deployment", "cluster"]
 
@@ -106,7 +109,12 @@ async def get_run(
         # Encoded here, in the thread: the event loop would be busy for long with a run of 5000 steps.
         return json_response(run_view(conn, require_run(conn, run_id), frozenset(job), frozenset(step)))
 
-    return await database.read(read)
+    def read_small(conn: Connection) -> Response | None:
+        readable(conn, caller, run_id)
+        return None if graph_store.size(conn, run_id) > LARGE_GRAPH else read(conn)
+
+    small = await database.read(read_small)
+    return small if small is not None else await database.read_much(read)
 
 
 @router.get(

@@ -47,7 +47,7 @@ from pilothouse.journal import Journal
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 
-MAX_CHANGES = 100
+MAX_CHANGES = 50
 """So many decisions are applied in one transaction; what else can be decided follows in the next ones.
 
 All runs that one transaction moves on share them: a run starts others, which start others; a cancel ends them all.
@@ -57,7 +57,7 @@ GATE_CHANGES = 4
 """Opening or checking a gate costs as much as so many other decisions: its arguments are evaluated, and the attempt,
 the gate, the job and the step are stored."""
 
-MAX_SECONDS = 0.1
+MAX_SECONDS = 0.05
 """CPU time after which a transaction makes no further decision: conditions and arguments of gates may take long."""
 
 
@@ -282,14 +282,17 @@ class Transitions:
 
     def spend(self, tx: Tx, changes: int) -> None:
         """Count changes towards those that may be made in one transaction."""
-        left = self._left(tx) - changes
-        self._budget = (tx, left, self._budget[2])
+        _, left, began = self._budget_of(tx)
+        self._budget = (tx, left - changes, began)
+
+    def _budget_of(self, tx: Tx) -> tuple[Tx | None, int, float]:
+        if self._budget[0] is not tx:
+            self._budget = (tx, MAX_CHANGES, time.thread_time())
+        return self._budget
 
     def _left(self, tx: Tx) -> int:
         """How many changes this transaction may still make; at first always some."""
-        if self._budget[0] is not tx:
-            self._budget = (tx, MAX_CHANGES, time.thread_time())
-        _, left, began = self._budget
+        _, left, began = self._budget_of(tx)
         return left if left == MAX_CHANGES or time.thread_time() - began < MAX_SECONDS else min(left, 0)
 
     def _note_unsettled(self, tx: Tx, run: Run) -> None:

@@ -32,10 +32,13 @@ class Background:
         self._tasks = [asyncio.create_task(self._repeat(work), name=work.name) for work in self._work]
 
     async def stop(self) -> None:
-        """Cancel all work."""
+        """Cancel all work. Another server, or this one once it is started again, need not wait for its leases."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(StorageClosed, StorageError, TimeoutError):
+            async with asyncio.timeout(PAUSE):
+                await self._storage.write(lambda tx: store.release_periodic_leases(tx.conn, self._server_id))
 
     async def _repeat(self, work: Periodic) -> None:
         while True:

@@ -51,6 +51,13 @@ class Ready:
         return await self._graph.storage.write(lambda tx: fleet.registry.local_token(tx, agent))
 
 
+SWITCH_INTERVAL = 0.001
+"""Seconds after which a thread that computes lets another one have the interpreter, if it waits for it.
+
+The event loop waits for each thread that builds a large answer, and the writer after each commit; Python's 5 ms for each
+of them would add up.
+"""
+
 OnReady = Callable[[Ready], Awaitable[None]]
 
 
@@ -94,6 +101,7 @@ async def _with_graph(
 ) -> None:
     graph = build(settings, alone=True)
     _configure_collector()
+    sys.setswitchinterval(SWITCH_INTERVAL)
     graph.writer.start(graph.journal)
     try:
         await _announce_first_user(graph)

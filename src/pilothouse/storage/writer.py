@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -23,6 +24,8 @@ T = TypeVar("T")
 log = structlog.get_logger("storage.writer")
 
 MAX_GROUP = 256
+GROUP_SECONDS = 0.025
+"""After this time a group is committed as it is; the use cases that are left are the next group."""
 MAX_QUEUED = 20_000
 
 
@@ -79,6 +82,7 @@ class Writer:
         self._database = database
         self._clock = clock
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._left: list[_Job] = []
         self._queued = 0
         self._accepted = 0
         self._hook: CommitHook | None = None
@@ -163,6 +167,9 @@ class Writer:
 
     def _commit_next(self) -> bool:
         """Wait for work and commit what has queued up; False once the writer is stopping."""
+        if self._left:
+            self._commit(self._left)
+            return True
         group: list[_Job] = []
         job = self._queue.get()
         while job is not None:
@@ -172,14 +179,22 @@ class Writer:
             job = self._queue.get()
         if group:
             self._commit(group)
+        while job is None and self._left:
+            self._commit(self._left)
         return job is not None
 
     def _commit(self, group: list[_Job]) -> None:
+        """Run and commit the group, or its beginning, if that takes long."""
         prepared: Any = None
+        self._left = []
         try:
             with self._transaction() as conn:
-                for job in group:
+                end = time.monotonic() + GROUP_SECONDS
+                for index, job in enumerate(group, 1):
                     self._run_one(conn, job)
+                    if time.monotonic() > end:
+                        group, self._left = group[:index], group[index:]
+                        break
                 staged = [item for job in group if job.tx is not None for item in job.tx.staged]
                 if self._hook is not None and staged:
                     prepared = self._hook.prepare(conn, staged)

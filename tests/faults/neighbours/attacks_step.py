@@ -51,12 +51,12 @@ REFUSED_WITHIN = 30.0
 
 async def _refused(ground: Ground) -> None:
     """Wait until the first run is over, since its step is ended at a bound; then as :func:`_stop`."""
-    path, token = f"workflow-runs/{ground.kept['runs'][0]}", ground.token("setup")
+    path = f"workflow-runs/{ground.kept['runs'][0]}"
     end = time.monotonic() + REFUSED_WITHIN
-    while time.monotonic() < end and (await ground.detail("GET", path, token))["status"] in (
-        "queued",
-        "running",
-    ):
+    while time.monotonic() < end:
+        shown = await ground.detail("GET", path, ground.token("setup"))  # each may ask 100 times a minute
+        if shown["status"] not in ("queued", "running"):
+            break
         await asyncio.sleep(0.2)
     await _stop(ground)
 

@@ -172,10 +172,18 @@ def _translated(part: str) -> Iterator[str]:
         elif char == "[" and (end := part.find("]", at + 1)) > 0:
             inside = part[at:end].replace("\\", r"\\").replace("[", r"\[").replace("&", r"\&")
             inside = inside.replace("~", r"\~").replace("|", r"\|")
-            yield f"[^/{inside[1:]}]" if inside.startswith(("!", "^")) else f"[{inside}]"
+            yield _set(f"[^/{inside[1:]}]" if inside.startswith(("!", "^")) else f"[{inside}]")
             at = end + 1
         else:
             yield re.escape(char)
+
+
+def _set(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error:
+        return "(?!)"  # a range that ends before it begins ([z-a]) matches nothing, as in git
+    return text
 
 
 def open_directory(root: int, path: str) -> int:
