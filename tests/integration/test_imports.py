@@ -75,6 +75,8 @@ class Process:
     def packages(self) -> set[str]:
         """Ours by their second name (``pilothouse.engine``), others by their first."""
         names = self._told.read_text().removesuffix(".").split()
+        # Which an option of an index loads, too: see docs/decisions/0014-light-processes.md.
+        assert "sqlalchemy.dialects.postgresql" not in names
         ours = {".".join(name.split(".")[:2]) for name in names if name.startswith("pilothouse.")}
         others = {name.partition(".")[0] for name in names if "pilothouse" not in name}
         return ours | {name for name in others - OF_PYTHON if not name.startswith("_")}

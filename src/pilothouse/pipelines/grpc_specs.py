@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-import yaml
 from google.protobuf import json_format
 
 from pilothouse.wire.pipeline.v1 import pipeline_spec_pb2 as pb
@@ -18,6 +17,8 @@ def spec_source(message: bytes, as_yaml: bool) -> tuple[str | bytes, ...]:
     try:
         spec: dict[str, Any] = json_format.MessageToDict(pb.Spec.FromString(message))
         if as_yaml:
+            import yaml
+
             dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
             return DONE, yaml.dump(spec, Dumper=dumper, sort_keys=False, allow_unicode=True).encode()
         return DONE, orjson.dumps(spec)

@@ -26,6 +26,7 @@ from pilothouse.server.graph import Graph, build
 from pilothouse.server.http_server import DRAIN, HttpServer
 from pilothouse.server.lock import DataDirLocked, data_dir_lock
 from pilothouse.server.logs import configure_logs
+from pilothouse.server.memory import settle_allocator
 from pilothouse.server.rpc import start_rpc
 from pilothouse.server.settings import Settings, SettingsInvalid
 from pilothouse.storage import StorageError, StorageUnavailable
@@ -54,8 +55,8 @@ class Ready:
 SWITCH_INTERVAL = 0.001
 """Seconds after which a thread that computes lets another one have the interpreter, if it waits for it.
 
-The event loop waits for each thread that builds a large answer, and the writer after each commit; Python's 5 ms for each
-of them would add up.
+The event loop waits for each thread that builds a large answer, and the writer after each commit; Python's 5 ms for
+each of them would add up.
 """
 
 OnReady = Callable[[Ready], Awaitable[None]]
@@ -99,6 +100,7 @@ async def serve(
 async def _with_graph(
     settings: Settings, http_socket: socket.socket, on_ready: OnReady | None, stop: asyncio.Event
 ) -> None:
+    settle_allocator()
     graph = build(settings, alone=True)
     _configure_collector()
     sys.setswitchinterval(SWITCH_INTERVAL)

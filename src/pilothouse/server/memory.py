@@ -22,6 +22,24 @@ EVERY = 2.0
 GROWN = 8 << 20
 """Bytes of growth since the last time from which on it is worth the work."""
 PAGE = 4096
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+"""Of ``malloc.h``."""
+LARGE = 256 << 10
+"""Bytes from which on an allocation is a mapping of its own, which is gone when it is freed."""
+ARENAS = 2
+"""Heaps of all threads together. Python's lock lets hardly more than one thread allocate at a time."""
+
+
+def settle_allocator() -> None:
+    """Keep large requests from leaving gaps in the heap; to be called before there are threads.
+
+    By default glibc has eight heaps for each processor, and raises the threshold with each large allocation that is
+    freed, up to 32 MiB: bodies and batches then come from a heap, and what is allocated after them keeps it from
+    shrinking.
+    """
+    if (libc := _libc()) is not None and hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+        libc.mallopt(M_ARENA_MAX, ARENAS)
 
 
 class Trimmer:
@@ -57,9 +75,13 @@ def resident() -> int:
 
 
 def _malloc_trim() -> ctypes._NamedFuncPointer | None:
+    return getattr(_libc(), "malloc_trim", None)  # another C library has none
+
+
+def _libc() -> ctypes.CDLL | None:
     if sys.platform != "linux":
         return None
     try:
-        return ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):  # another C library
+        return ctypes.CDLL(None)
+    except OSError:
         return None

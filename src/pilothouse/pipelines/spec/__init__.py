@@ -38,7 +38,6 @@ from pilothouse.pipelines.spec.reader import Reading
 from pilothouse.pipelines.spec.references import check_references
 from pilothouse.pipelines.spec.schema import json_schema
 from pilothouse.pipelines.spec.scripts import check_scripts
-from pilothouse.pipelines.spec.yaml_nodes import read_nodes
 
 __all__ = [
     "BUILTIN_ACTIONS",
@@ -91,6 +90,9 @@ def parse_spec(
     ``known_actions`` None: what steps use is not checked, as for a spec that was checked when it was stored.
     ``only_offered``: refuse parts of the contract that this release does not implement.
     """
+    # The parser is loaded with the first text: a server checks specs in its workers.
+    from pilothouse.pipelines.spec.yaml_nodes import read_nodes
+
     problems = Problems()
     try:
         root = read_nodes(text, problems)

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pilothouse.pipelines.spec.checks import mark_at
 from pilothouse.pipelines.spec.nodes import Node, NodeError
 from pilothouse.pipelines.spec.problems import Mark, Problems, SpecError, SpecProblem, TooManyProblems
-from pilothouse.pipelines.spec.yaml_nodes import read_nodes
 
 _STEP = re.compile(r"\.?(?P<word>[A-Za-z0-9_-]+)|\[(?P<index>[0-9]+)\]|\[\"(?P<key>[^\"]*)\"\]")
 
 
 def located(error: SpecError, text: str, file: str) -> SpecError:
     """The same problems with line and column, where their paths exist in the text."""
+    from pilothouse.pipelines.spec.yaml_nodes import read_nodes  # see parse_spec
+
     try:
         root = read_nodes(text, Problems())
     except (NodeError, TooManyProblems):  # it was parsed before; the problems are reported in any case

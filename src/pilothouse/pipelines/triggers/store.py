@@ -54,7 +54,7 @@ triggers = Table(
     Column("reason", Text, nullable=False),
     Index("triggers_by_pipeline", "pipeline_id", "position"),
     Index("triggers_by_project", "project", "type"),
-    Index("triggers_due", "next_at", sqlite_where=text("next_at > 0"), postgresql_where=text("next_at > 0")),
+    Index("triggers_due", "next_at", sqlite_where=text("next_at > 0")),
 )
 
 trigger_fires = Table(
