@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import orjson
 import pytest
 
-from pilothouse.journal import Entry
+from pilothouse.journal import Entry, kept_json
 
 LINES = ["a", "b", "c", "d", "e"]
 
@@ -65,3 +66,13 @@ def test_a_body_that_is_known_is_not_decoded_again() -> None:
     assert Entry(1, "s", "", "t", 0, "", b"not read", body).body is body
     entry = Entry(1, "s", "", "t", 0, "", b'{"a": 1}')
     assert entry.body is entry.body
+
+
+@pytest.mark.parametrize("length", [500, 2000, 20_000, 100_000])
+def test_json_that_is_kept_has_no_more_memory_than_it_needs(length: int) -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc_usable_size.argtypes, libc.malloc_usable_size.restype = [ctypes.c_void_p], ctypes.c_size_t
+    value = {"lines": ["x" * length]}
+    kept = kept_json(value)
+    assert kept == orjson.dumps(value)
+    assert libc.malloc_usable_size(id(kept)) < len(kept) * 1.1 + 4096  # a large one has whole pages

@@ -15,6 +15,7 @@ from pilothouse.engine.cleanup import stop_reason
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 from pilothouse.engine.reports.views import tests_summary
 from pilothouse.engine.unstarted import unstarted
+from pilothouse.journal import kept_json
 from pilothouse.wire.times import rfc3339_ms
 
 _DONE = (Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT)
@@ -120,7 +121,7 @@ class Room:
             if omitted:
                 omitted += 1
                 continue
-            encoded = orjson.dumps(view)
+            encoded = kept_json(view)
             if len(encoded) >= self.total:
                 omitted = 1
                 continue

@@ -6,7 +6,7 @@ over the journal; replay and live delivery share one code path.
 
 from pilothouse.journal.errors import CursorError, CursorExpired, CursorInvalid
 from pilothouse.journal.feed import Feed, Subscription
-from pilothouse.journal.model import Cursor, Entry, Frame, Selection, WireFormat
+from pilothouse.journal.model import Cursor, Entry, Frame, Selection, WireFormat, kept_json
 from pilothouse.journal.service import Journal
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "Selection",
     "Subscription",
     "WireFormat",
+    "kept_json",
 ]

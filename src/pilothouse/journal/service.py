@@ -5,12 +5,11 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection
 
 from pilothouse.journal import store
 from pilothouse.journal.feed import Feed
-from pilothouse.journal.model import Entry
+from pilothouse.journal.model import Entry, kept_json
 from pilothouse.storage import Database, Tx
 
 
@@ -33,7 +32,7 @@ class Journal:
         ``stream`` is ``run/<id>``, ``agent/<id>``, …; ``type`` dotted past tense; ``scope`` determines who
         may read it; ``body`` holds everything that projections need (see ``wire/entries.py``).
         """
-        tx.stage(Entry(0, stream, subject, type, tx.now, scope, orjson.dumps(body), body))
+        tx.stage(Entry(0, stream, subject, type, tx.now, scope, kept_json(body), body))
 
     def forget(self, tx: Tx, stream: str, below: int) -> int:
         """Retention: delete a stream's entries below an offset; older cursors of that stream then get 410."""
