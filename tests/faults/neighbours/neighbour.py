@@ -48,6 +48,8 @@ class Neighbour:
         self.long_run = self.long_step = ""
         self._seen: dict[str, asyncio.Future[None]] = {}
         self._loops: set[asyncio.Task[None]] = set()
+        self._unsent: list[str] = []
+        self._pushing = asyncio.Lock()
 
     async def begin(self) -> None:
         """Become an agent, and have the long run begin."""
@@ -140,7 +142,13 @@ class Neighbour:
     async def _line(self) -> None:
         text = f"at {time.monotonic_ns()}"
         seen = self._seen[text] = asyncio.get_running_loop().create_future()
-        await self.agent.lines(self.long_step, [text])
+        self._unsent.append(text)
+        async with (
+            self._pushing
+        ):  # what is printed while a batch is on its way is the next batch, as an agent does it
+            if lines := self._unsent:
+                self._unsent = []
+                await self.agent.lines(self.long_step, lines)
         async with asyncio.timeout(60):
             await seen
 

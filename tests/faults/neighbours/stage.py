@@ -35,8 +35,8 @@ from support.waiting import PATIENCE, slowness
 
 BAR = 0.3
 """Seconds that a request of others may take longer than it does without the attack."""
-HOPS = {"run": 3}
-"""A run from its start to its end is this many requests, one after the other."""
+HOPS = {"run": 3, "line": 2}
+"""A run from its start to its end is this many requests, one after the other; a line waits for the batch before its own."""
 CONTROL, ATTACK = 1.0, 2.4
 """Seconds of a phase."""
 ROUNDS = 5
