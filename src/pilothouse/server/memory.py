@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import sys
 from pathlib import Path
 
@@ -54,6 +55,9 @@ class Trimmer:
         now = resident()
         growing, self._before = now > self._before, now
         if self._trim is not None and now > self._least + GROWN and not growing:
+            # A few objects that refer to each other can hold a large request for long, since it is their number that
+            # starts a collection. Those of the youngest generation are at most some ten thousand.
+            gc.collect(0)
             # A foreign call without the interpreter lock: other threads work on meanwhile.
             await asyncio.to_thread(self._trim, 0)
             self._least = self._before = resident()
