@@ -405,10 +405,7 @@ _APPROVAL_PARAMS = (
     Field("timeout", "duration", "a [duration](#durations) after which it expires; default: no limit"),
 )
 
-_TARGET = (
-    Field("type", "text", "kept"),
-    Field("config", "struct", "anything; kept"),
-)
+_TARGET = (Field("type", "text", "kept"), Field("config", "struct", "anything; kept"))
 
 _NOTIFY = (
     Field("onSuccess", "message", "a [NotifyItem](#notifyitem)", of="NotifyItem"),
