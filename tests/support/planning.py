@@ -142,7 +142,7 @@ class Sim:
             save_part=lambda conn, run_id, thing: None,
             insert_attempt=insert_attempt,
             insert_attempts=lambda conn, run_id, many: [insert_attempt(conn, run_id, one) for one in many],
-            restart_steps=lambda conn, job_id: None,
+            restart_steps=lambda conn, job_id, indices=None: None,
             attempt=attempt,
         )
         graphs = SimpleNamespace(count_parts=lambda conn, run_id: 1, insert_graph=lambda *values: None)

@@ -56,6 +56,8 @@ class Gates:
         at = self._runs.place(tx, gate_id)
         if at is None or gate.status != "open" or at.step.current != gate_id:
             raise GateClosed(gate.status)
+        if gate.deadline and tx.now >= gate.deadline:
+            raise GateClosed("expired")  # it ends with the next round of the timekeeper
         if gate.kind != HOLD:
             raise GateClosed(f"not for people to decide: it is a {gate.kind}")
         lost: list[str] = []
