@@ -388,9 +388,9 @@ def step(name: str, **more: Any) -> StepSpec:
     return StepSpec(name, "dummy", "run", **more)
 
 
-def gate(name: str, **more: Any) -> StepSpec:
+def gate(name: str, uses: str = "approval", action: str = "wait", **more: Any) -> StepSpec:
     """A step that is a gate."""
-    return StepSpec(name, "approval", "wait", **more)
+    return StepSpec(name, uses, action, **more)
 
 
 def started(*jobs: JobSpec) -> Sim:

@@ -119,8 +119,8 @@ def held(*steps: Any, **more: Any) -> Sim:
 
 
 def decide(run: Sim, status: Status) -> None:
-    [attempt] = run.gates.open
-    run.settle_gate(attempt, status)
+    [attempt_id] = run.gates.open
+    run.settle_gate(run.attempts[attempt_id], status)
 
 
 def test_nothing_of_a_job_runs_before_its_approval_and_all_after_it() -> None:
@@ -147,7 +147,7 @@ def test_a_cancel_while_a_job_waits_runs_nothing_of_it() -> None:
 def test_a_job_that_is_tried_again_remains_approved() -> None:
     run = held("work", retry=Retry(2))
     decide(run, Status.SUCCEEDED)
-    run.do(run.queued[0], "failed")
+    run.do(run.queued[0], "fail")
     assert run.statuses() | {"approval": "succeeded", "work": "queued"} == run.statuses()
     assert not run.gates.open
     [restarted] = run.of("job.restarted")
@@ -158,7 +158,7 @@ def test_an_approval_in_the_middle_is_asked_again_when_its_job_is_tried_again() 
     run = sim(job("j", gate("ask"), "work", retry=Retry(2)))
     run.settle()
     decide(run, Status.SUCCEEDED)
-    run.do(run.queued[0], "failed")
+    run.do(run.queued[0], "fail")
     assert run.statuses() | {"ask": "running", "work": "pending"} == run.statuses()
 
 
@@ -177,10 +177,10 @@ def test_a_rerun_from_the_failed_step_asks_before_what_it_does_again() -> None:
     )
     run.settle()
     while run.queued or run.gates.open:
-        for attempt in run.gates.open[:1]:
-            run.settle_gate(attempt, Status.SUCCEEDED)
+        for attempt_id in run.gates.open[:1]:
+            run.settle_gate(run.attempts[attempt_id], Status.SUCCEEDED)
         for attempt in run.queued[:1]:
-            run.do(attempt, "failed" if run.place(attempt)[1].name == "tell" else "ok")
+            run.do(attempt, "fail" if run.place(attempt)[1].name == "tell" else "ok")
     assert run.statuses() | {"ship": "failed", "make": "succeeded"} == run.statuses()
     again = {
         one.name: {step.name: step.status.value for step in one.steps} for one in kept_jobs("again", run.run)
