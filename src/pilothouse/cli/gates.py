@@ -31,12 +31,14 @@ async def approve(
     run: RunReference = "last",
     job: JobOption = "",
     step: StepOption = "",
-    no: RejectOption = False,
+    rejected: RejectOption = False,
     comment: CommentOption = "",
     everywhere: AllPipelines = False,
 ) -> None:
     """Approve an open gate of a run, which continues when it has the approvals that it needs."""
-    await _decide(session, run, job, step, "reject" if no else "approve", comment, everywhere=everywhere)
+    await _decide(
+        session, run, job, step, "reject" if rejected else "approve", comment, everywhere=everywhere
+    )
 
 
 async def reject(

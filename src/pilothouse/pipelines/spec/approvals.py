@@ -33,7 +33,7 @@ def too_few(count: Any, roles: Any, users: Any) -> str:
         return ""
     if any("${{" in user for user in named if isinstance(user, str)) or count <= len(set(map(str, named))):
         return ""
-    return f"{count} approvals are needed, and it names fewer users"
+    return f"{count:g} approvals are needed, and it names fewer users"
 
 
 def name_of_step(job: Job) -> str:
