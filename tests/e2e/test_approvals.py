@@ -23,7 +23,7 @@ _numbers = itertools.count(1)
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """With an agent of its own: a server of this file alone, since it is restarted."""
     place = tmp_path_factory.mktemp("approvals")
-    with running(place / "server") as server, agent(server, NAME, place / "agent"):
+    with running(place) as server, agent(server, NAME, place / "agent"):
         yield server
 
 
