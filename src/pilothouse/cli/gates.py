@@ -99,11 +99,10 @@ async def approvals(
     from pilothouse.client.paging import collect
 
     async with session.client() as client:
-        waiting = await collect(
+        found = await collect(
             lambda number, size: client.gates.page(number, size, status="open", kind=HOLD), limit
         )
-    if mine:
-        waiting = [gate for gate in waiting if gate["decidable"]]
+    waiting = [gate for gate in found if gate["decidable"] or not mine]
     if session.out.structured:
         session.out.document(waiting)
         return
