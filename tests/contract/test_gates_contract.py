@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from pilothouse.access.model import SYSTEM, Principal, Role
-from pilothouse.engine.errors import GateClosed, GateNotFound, NotAnApprover
+from pilothouse.engine.errors import ApprovalFixed, GateClosed, GateNotFound, NotAnApprover
 from pilothouse.engine.gates.store import find_gate, list_gates
 from pilothouse.engine.graph import Graph, Job, Step
+from pilothouse.engine.step_runs import StepRuns
 from pilothouse.fleet.model import TaskStatus
 from pilothouse.pipelines import store as pipeline_store
 from pilothouse.pipelines.compiled import compile_source
@@ -176,6 +177,21 @@ async def test_an_approval_of_a_user_who_is_gone_does_not_count(kernel: Kernel) 
     )
     assert decided["waits_for"] == kernel.step(run_id, "ask")["reason"]
     assert decided["waits_for"].startswith("waits for 1 of 2 approvals: ")
+
+
+async def test_an_approval_that_is_still_to_come_is_neither_changed_nor_deleted(kernel: Kernel) -> None:
+    await kernel.agent("a1")
+    run_id = await kernel.run(HELD % "")
+    ask, push = (kernel.step(run_id, name)["attempts"][0]["step_run_id"] for name in ("ask", "push"))
+    step_runs = kernel.graph.service(StepRuns)
+    for change in (
+        lambda tx: step_runs.delete(tx, OPERATOR, ask),
+        lambda tx: step_runs.update(tx, OPERATOR, ask, timeout=1.0),
+    ):
+        with pytest.raises(ApprovalFixed):
+            await kernel.write(change)
+    await kernel.write(lambda tx: step_runs.update(tx, OPERATOR, push, timeout=1.0))
+    assert kernel.step(run_id, "ask")["status"] == "pending"
 
 
 async def test_a_cancel_ends_an_open_gate_and_opens_none(kernel: Kernel) -> None:

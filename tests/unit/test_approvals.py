@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -18,8 +19,11 @@ from pilothouse.engine.model import Status
 from pilothouse.engine.names import names_of
 from pilothouse.engine.reruns import kept_jobs
 from pilothouse.pipelines.compile import compile_spec
+from pilothouse.pipelines.compiled import compile_source
+from pilothouse.pipelines.grpc_specs import DONE, spec_message, spec_source
 from pilothouse.pipelines.spec import Approval, Retry, SpecError, parse_spec
 from pilothouse.pipelines.spec.messages import APPROVER_ROLES
+from pilothouse.wire.pipeline.v1 import pipeline_spec_pb2 as pb
 from support.planning import Sim, gate, job, sim, step
 
 ALWAYS = "always()"
@@ -212,6 +216,21 @@ def test_an_approval_of_a_job_becomes_its_first_step() -> None:
     assert from_json(to_json(graph)) == graph
     assert names_of(graph).variables["v"].path == "jobs[0].approval.params.message"
     assert not compile_spec(parse_spec(spec("{required: false, params: {x: 1}}")).spec).jobs[0].guard
+
+
+def test_an_approval_in_a_message_of_the_contract() -> None:
+    """Numbers of a Struct are floats."""
+    message = pb.Spec(jobs=[pb.Job(name="j", approval=pb.Approval(required=True, type="manual"))])
+    message.jobs[0].approval.params.update({"count": 2, "roles": ["operator"]})
+    message.jobs[0].steps.add(name="ask", uses="approval").args.update({"count": 3})
+    done, source = spec_source(message.SerializeToString(), False)
+    compiled = compile_source(json.loads(source))
+    guard, step = json.loads(compiled.graph)["jobs"][0]["steps"]
+    assert (done, guard["args"], step["args"]) == (DONE, {"count": 2, "roles": ["operator"]}, {"count": 3.0})
+    assert opened(**step["args"]).needed == 3
+    _, back = spec_message(compiled.spec.encode())
+    assert isinstance(back, bytes)
+    assert pb.Spec.FromString(back).jobs[0].approval == message.jobs[0].approval
 
 
 def test_the_paths_of_names_are_those_of_the_spec() -> None:
