@@ -13,7 +13,9 @@ FAIL = [
     ("uses: approval, args: {users: '${{ 5 }}'}", "users is a list of at most 50 names"),
     ("uses: approval, args: {roles: '${{ jobs }}'}", "roles is a list of at most 50 names"),
     ("uses: approval, args: {roles: '${{ [[]] }}'}", "roles is a list of at most 50 names"),
-    (f'uses: approval, args: {{roles: "a{NUL}b"}}', "there is no role"),
+    ("""uses: approval, args: {roles: ['${{ "king" }}']}""", "there is no role"),
+    ("uses: approval, args: {count: '${{ 1.5 }}'}", "count is a whole number from 1 to 20"),
+    ("""uses: approval, args: {count: '${{ "2" }}', users: ['${{ "a" }}']}""", "it needs 2 approvals"),
     ("uses: window, args: {days: 5}", "days are a list of"),
     ("uses: window, args: {days: '${{ 1.5 }}'}", "days are a list of"),
     ("uses: window, args: {days: '${{ [[1], {}] }}'}", "days are a list of"),
@@ -35,6 +37,6 @@ async def test_a_message_with_a_character_that_cannot_be_stored(kernel: Kernel) 
     step = f'uses: approval, args: {{message: "a{NUL}b", users: ["x{NUL}y"]}}'
     run_id = await start(kernel, await define(kernel, "nul", step))
     await kernel.pump()
-    assert kernel.step(run_id, "s")["reason"] == "a\ufffdb"
+    assert kernel.step(run_id, "s")["reason"] == "waits for approval: needs user x\ufffdy: a\ufffdb"
     await kernel.cancel(run_id)
     assert kernel.view(run_id)["status"] == "cancelled"

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from pilothouse.access.model import SYSTEM, Principal, Role
-from pilothouse.engine.errors import GateClosed, GateNotFound, NotAnApprover
+from pilothouse.engine.errors import ApprovalFixed, GateClosed, GateNotFound, NotAnApprover
 from pilothouse.engine.gates.store import find_gate, list_gates
 from pilothouse.engine.graph import Graph, Job, Step
+from pilothouse.engine.step_runs import StepRuns
 from pilothouse.fleet.model import TaskStatus
 from pilothouse.pipelines import store as pipeline_store
 from pilothouse.pipelines.compiled import compile_source
@@ -52,7 +53,8 @@ def gate_of(kernel: Kernel, run_id: str) -> Any:
 async def test_an_approval_lets_the_job_go_on_in_its_workspace(kernel: Kernel) -> None:
     agent, run_id = await held(kernel)
     step = kernel.step(run_id, "ask")
-    assert (step["status"], step["gate"], step["reason"]) == ("running", "hold", "ship it?")
+    reason = "waits for approval: needs role admin or role operator: ship it?"
+    assert (step["status"], step["gate"], step["reason"]) == ("running", "hold", reason)
     assert agent.names == ["build"]
     [told] = [body for body in kernel.told(run_id, entries.STEP_STARTED) if body["step"] == "ask"]
     assert (told["agent_id"], told["gate"], told["previous"]) == ("", "hold", "pending")
@@ -66,11 +68,10 @@ async def test_an_approval_lets_the_job_go_on_in_its_workspace(kernel: Kernel) -
     await kernel.do(agent)
     await kernel.do(agent)
     assert kernel.view(run_id)["status"] == kernel.view(other)["status"] == "succeeded"
-    assert kernel.step(run_id, "ask")["outputs"] == {
-        "decision": "approve",
-        "by": "olga",
-        "comment": "looks good",
-    }
+    outputs = kernel.step(run_id, "ask")["outputs"]
+    [approval] = outputs.pop("approvals")
+    assert approval == {"by": "olga", "at": outputs.pop("at"), "comment": "looks good"}
+    assert outputs == {"decision": "approve", "by": "olga", "comment": "looks good"}
     [decided] = kernel.told(run_id, entries.GATE_DECIDED)
     assert (decided["decision"], decided["by"], decided["comment"]) == ("approve", "olga", "looks good")
     gate = gate_of(kernel, run_id)
@@ -106,7 +107,7 @@ async def test_who_may_decide(kernel: Kernel) -> None:
 async def test_arguments_that_make_no_sense_fail_the_step(kernel: Kernel) -> None:
     agent = await kernel.agent("a1")
     wrong = {
-        "{roles: [king]}": "there is no role 'king'",
+        """{roles: ['${{ "king" }}']}""": "there is no role 'king'",
         "{message: '${{ int(variables.number) }}'}": "in ${{ int(variables.number) }}",
     }
     for args, reason in wrong.items():
@@ -144,10 +145,53 @@ async def test_a_gate_has_a_deadline_of_its_own(kernel: Kernel) -> None:
     assert kernel.step(run_id, "ask")["status"] == "running"
     await kernel.tick(1)
     step = kernel.step(run_id, "ask")
-    assert (step["status"], step["reason"]) == ("timed_out", "nobody decided in time")
+    assert (step["status"], step["reason"]) == ("timed_out", "expired: nobody decided in time")
     assert kernel.view(run_id)["status"] == "failed"
     assert gate_of(kernel, run_id).status == "closed"
     assert agent.names == []
+
+
+async def test_nobody_decides_after_the_deadline(kernel: Kernel) -> None:
+    run_id = await kernel.run("jobs: [{name: j, steps: [{name: ask, uses: approval, timeout: 50s}]}]")
+    kernel.clock.now += 50_000
+    with pytest.raises(GateClosed, match="expired"):
+        await kernel.decide(run_id, "ask", by=OPERATOR)
+    kernel = await kernel.restart()
+    with pytest.raises(GateClosed, match="expired"):
+        await kernel.decide(run_id, "ask", by=OPERATOR)
+    await kernel.tick(0)
+    assert kernel.step(run_id, "ask")["reason"] == "expired: nobody decided in time"
+
+
+async def test_an_approval_of_a_user_who_is_gone_does_not_count(kernel: Kernel) -> None:
+    _, run_id = await held(kernel, ", count: 2")
+    gate = await kernel.decide(run_id, "ask", by=OPERATOR)
+    assert [one.user for one in gate.approvals] == ["olga"]
+    gate = await kernel.decide(run_id, "ask", by=replace(OPERATOR, id="u-9", name="oscar"))
+    assert (gate.status, [one.user for one in gate.approvals]) == ("open", ["oscar"])
+    decided = kernel.told(run_id, entries.GATE_DECIDED)[-1]
+    assert (decided["approved_by"], decided["no_longer_counted"], decided["needed"]) == (
+        ["oscar"],
+        ["olga"],
+        2,
+    )
+    assert decided["waits_for"] == kernel.step(run_id, "ask")["reason"]
+    assert decided["waits_for"].startswith("waits for 1 of 2 approvals: ")
+
+
+async def test_an_approval_that_is_still_to_come_is_neither_changed_nor_deleted(kernel: Kernel) -> None:
+    await kernel.agent("a1")
+    run_id = await kernel.run(HELD % "")
+    ask, push = (kernel.step(run_id, name)["attempts"][0]["step_run_id"] for name in ("ask", "push"))
+    step_runs = kernel.graph.service(StepRuns)
+    for change in (
+        lambda tx: step_runs.delete(tx, OPERATOR, ask),
+        lambda tx: step_runs.update(tx, OPERATOR, ask, timeout=1.0),
+    ):
+        with pytest.raises(ApprovalFixed):
+            await kernel.write(change)
+    await kernel.write(lambda tx: step_runs.update(tx, OPERATOR, push, timeout=1.0))
+    assert kernel.step(run_id, "ask")["status"] == "pending"
 
 
 async def test_a_cancel_ends_an_open_gate_and_opens_none(kernel: Kernel) -> None:

@@ -50,7 +50,7 @@ def test_an_approval_from_its_list_to_its_end(server: Server) -> None:
     assert (decided["status"], decided["decided_by"], decided["comment"]) == ("approved", "ursula", "checked")
     assert server.ask("GET", f"/workflow-runs/{run_id}")["status"] == "succeeded"
     answer = server.call("POST", f"/gates/{gate_id}", token=user, json=approve)
-    plain_error(answer, 400, "INVALID_STATE_TRANSITION")
+    plain_error(answer, 409, "GATE_CLOSED")
     [entry] = [e for e in server.ask("GET", "/audit")["entries"] if e["target"] == gate_id]
     assert (entry["action"], entry["actor"]["name"]) == ("gate.approve", "ursula")
 

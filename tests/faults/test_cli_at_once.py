@@ -184,6 +184,7 @@ CASES: dict[str, tuple[Words, set[tuple[int, int]], str]] = {
     "run rerun": (lambda place: ["run", "rerun", _run_id(place)], BOTH, ""),
     "run pause": (lambda place: ["run", "pause", _gated(place)], ONE, ""),
     "run resume": (lambda place: ["run", "resume", _paused(place)], ONE, ""),
+    "run approvals": (["run", "approvals"], BOTH, ""),
     "run approve": (lambda place: ["run", "approve", _gated(place)], ONE, ""),
     "run reject": (lambda place: ["run", "reject", _gated(place)], ONE, ""),
     "config show": (["config", "show"], BOTH, ""),

@@ -142,7 +142,7 @@ class Sim:
             save_part=lambda conn, run_id, thing: None,
             insert_attempt=insert_attempt,
             insert_attempts=lambda conn, run_id, many: [insert_attempt(conn, run_id, one) for one in many],
-            restart_steps=lambda conn, job_id: None,
+            restart_steps=lambda conn, job_id, indices=None: None,
             attempt=attempt,
         )
         graphs = SimpleNamespace(count_parts=lambda conn, run_id: 1, insert_graph=lambda *values: None)
@@ -388,9 +388,9 @@ def step(name: str, **more: Any) -> StepSpec:
     return StepSpec(name, "dummy", "run", **more)
 
 
-def gate(name: str, **more: Any) -> StepSpec:
+def gate(name: str, uses: str = "approval", action: str = "wait", **more: Any) -> StepSpec:
     """A step that is a gate."""
-    return StepSpec(name, "approval", "wait", **more)
+    return StepSpec(name, uses, action, **more)
 
 
 def started(*jobs: JobSpec) -> Sim:

@@ -79,6 +79,23 @@ def check_everything(run: Sim) -> None:
     check_previous(run)
     check_pauses(run)
     check_step_runs(run)
+    check_guards(run)
+
+
+def check_guards(run: Sim) -> None:
+    """No step of a job that waits for approval begins before it is given, and none does if it never is."""
+    approved: set[str] = set()
+    for told in run.told:
+        name = told.body.get("job")
+        if name is None or not run.run.job(name).spec.guard:
+            continue
+        guard = run.run.job(name).spec.steps[0].name
+        if told.type == entries.STEP_COMPLETED and told.body["step"] == guard:
+            assert name not in approved, "it is asked once"
+            if told.body["status"] == "succeeded":
+                approved.add(name)
+        elif told.type in (entries.STEP_QUEUED, entries.STEP_STARTED) and told.body["step"] != guard:
+            assert name in approved
 
 
 def check_pauses(run: Sim) -> None:
@@ -160,7 +177,9 @@ def check_order(run: Sim) -> None:
         elif told.type == entries.JOB_COMPLETED:
             over.add(name)
         elif told.type == entries.JOB_RESTARTED:
-            over -= {key for key in over if key.startswith(f"{name}/")}
+            approved = run.run.job(name).spec.steps[: told.body["from_step"]]
+            kept = {f"{name}/{one.name}" for one in approved}
+            over -= {key for key in over - kept if key.startswith(f"{name}/")}
             begun -= {key for key in begun if key.startswith(f"{name}/")}
         elif told.type == entries.STEP_QUEUED:
             assert name in started

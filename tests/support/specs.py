@@ -46,7 +46,7 @@ jobs:
             - {key: gpu, operator: doesnotexist}
             - {key: cores, operator: gt, values: [4]}
   - name: approve
-    approval: {required: true, type: manual, params: {by: [ops]}}
+    approval: {required: true, type: manual, params: {roles: [operator], count: 2}}
     depends_on: [unit-test]
   - name: deploy
     description: ships it

@@ -67,6 +67,36 @@ def test_who_decided() -> None:
     assert tree(run)[1] == "  ✗ ask  failed  rejected by olga: no  0.0s"
 
 
+def test_several_approvals_are_told_one_by_one() -> None:
+    reason = "waits for 2 of 2 approvals: needs role operator: ship it?"
+    left = "waits for 1 of 2 approvals: needs role operator: ship it?"
+    opened = {**OPENED, "waits_for": reason}
+    first = {**DECIDED, "approved_by": ["olga"], "waits_for": left}
+    second = {**DECIDED, "by": "oscar", "comment": "", "approved_by": ["olga", "oscar"], "waits_for": ""}
+    ended = {**ASK, "status": "succeeded", "reason": "", "outputs": {}, "duration": 4000}
+    run = running((entries.STEP_STARTED, opened))
+    assert tree(run)[1] == f"  ○ ask  {reason} ({APPROVE})  5.0s"
+    run.apply(entries.GATE_DECIDED, first, 101.0)
+    assert tree(run)[1] == f"  ○ ask  {left} ({APPROVE})  5.0s"
+    assert narrate(entries.GATE_DECIDED, first, 101.0) == [
+        f"step ship/ask: approved by olga (checked); {left}"
+    ]
+    assert narrate(entries.GATE_DECIDED, second, 102.0) == ["step ship/ask: approved by olga, oscar"]
+    run.apply(entries.GATE_DECIDED, second, 102.0)
+    run.apply(entries.STEP_COMPLETED, ended, 102.0)
+    assert tree(run)[1] == "  ✓ ask  approved by olga, oscar  2.0s"
+
+
+def test_a_job_that_is_tried_again_remains_approved() -> None:
+    done = {**ASK, "status": "succeeded", "reason": "", "outputs": {}, "duration": 0}
+    failed = {**done, "step_id": "push", "step": "push", "status": "failed"}
+    run = running((entries.STEP_STARTED, OPENED), (entries.STEP_COMPLETED, done))
+    run.apply(entries.STEP_COMPLETED, failed, 101.0)
+    run.apply(entries.JOB_RESTARTED, {**BODY, "round": 2, "reason": "", "retry_at": 0, "from_step": 1}, 102.0)
+    [job] = run.jobs.values()
+    assert [step.status for step in job.steps.values()] == ["succeeded", "pending"]
+
+
 def test_a_paused_run_says_so() -> None:
     paused = (entries.RUN_PAUSED, {**BODY, "by": "ann"})
     run = running(paused)

@@ -83,7 +83,7 @@ def test_time_for_cleaning_up_after_a_timeout_stands_still_in_a_pause() -> None:
 
 
 def test_a_rerun_of_a_job_that_only_had_gates_gets_a_workspace() -> None:
-    run = sim(job("j", gate("ask"), gate("again"), "work"))
+    run = sim(job("j", gate("ask", "pipeline", "run"), gate("again", "pipeline", "run"), "work"))
     run.gates.on_open = iter([Status.SUCCEEDED, Status.FAILED]).__next__
     run.settle()
     assert run.run.status is Status.FAILED

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from pilothouse.engine.model import Status
 from pilothouse.fleet.model import LeaseState
+from pilothouse.pipelines.spec import Approval, Retry
 from pilothouse.pipelines.spec import Job as JobSpec
-from pilothouse.pipelines.spec import Retry
 from pilothouse.pipelines.spec import Step as StepSpec
 from support.planning import GRACE, Sim, gate, job, sim, step
 from support.planning_checks import check_always, check_everything, check_settled
@@ -33,7 +33,8 @@ def some_steps(draw: st.DrawFn, name: str, on_lost: str = "fail") -> StepSpec:
         "retry": draw(_retries),
     }
     if draw(st.integers(0, 3)) == 0:
-        return gate(name, **more)
+        kinds = [("approval", "wait"), ("pipeline", "run")]  # what users decided is not tried again
+        return gate(name, *draw(st.sampled_from(kinds)), **more)
     more["on_lost"] = draw(st.sampled_from([on_lost, "rerun", ""]))
     return step(name, background=draw(st.sampled_from([False, False, True])), **more)
 
@@ -49,6 +50,7 @@ def graphs(draw: st.DrawFn) -> tuple[JobSpec, ...]:
         more = {"retry": draw(_retries), "timeout": draw(st.sampled_from(["", "30s"])), "on_lost": on_lost}
         more["queue_timeout"] = draw(st.sampled_from(["", "", "10s"]))
         when = draw(st.sampled_from(["", "", ALWAYS, FAILURE, CANCELLED, "always() && !success()", "false"]))
+        more["approval"] = draw(st.sampled_from([None, None, None, Approval(required=True)]))
         jobs.append(job(f"j{number}", *steps, depends_on=tuple(needs), when=when, **more))
     return tuple(jobs)
 

@@ -48,7 +48,7 @@ def test_every_field_arrives() -> None:
     assert tests.retry == Retry(3, "10s")
     assert tests.retry.delay_seconds == 10.0
     assert approve.approval is not None
-    assert approve.approval.params == {"by": ["ops"]}
+    assert approve.approval.params == {"count": 2, "roles": ["operator"]}
     assert deploy.depends_on == ("approve", "unit-test")
     assert deploy.when == 'success() && jobs["unit-test"].outputs.ok == "yes"'
     assert deploy.env == tests.env == {"LEVEL": "debug"}
@@ -245,7 +245,7 @@ triggers: [{type: cron, options: {schedule: "0 3 * * *"}}]
 jobs:
   - name: a
     concurrency: prod
-    approval: {required: true}
+    approval: {required: true, type: auto}
     notify: {onFailure: {plugin: mail}}
     steps: [{name: s, uses: shell, args: {command: "true"}}]
 """
@@ -258,7 +258,7 @@ def test_what_this_release_does_not_do_is_refused_or_warned_of() -> None:
     assert places == {
         ("runtime.type", 1, 17),
         ("runtime.image", 1, 32),
-        ("jobs[0].approval", 6, 15),
+        ("jobs[0].approval.type", 6, 38),
     }
     plain = (
         "triggers: [{type: webhook}]\njobs: [{name: a, notify: {onFailure: {plugin: mail}}, steps: [%s]}]\n"

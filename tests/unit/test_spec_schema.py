@@ -32,7 +32,7 @@ BEYOND = re.compile(
     r"|longer than a year|must be longer than 0s|is an absolute path|leads out of the workspace"
     r"|is too long for an environment variable|has no \"|NUL character|the spec holds more than"
     r"|^the schedule |there is no time zone|longer than 24h|two inputs are named|two triggers are|input \"|has \d+ (inputs|triggers)"
-    r"|a concurrency group cannot use"
+    r"|a concurrency group cannot use|names fewer users"
 )
 
 
@@ -139,6 +139,19 @@ ACCEPTED = [
     with_job(name=5, when=True, queueTimeout="5m", depends_on=[]),
     with_job(env={"A.b-c": None, "ü": 1}, concurrency="", approval={"required": False}),
     with_job(concurrency="prod-${{ run.branch }}"),
+    with_job(approval={"required": True}),
+    with_job(approval={"required": True, "type": "manual", "plugin": None, "params": None}, steps=[]),
+    with_job(
+        approval={"required": True, "params": {"count": 2.0, "users": ["a", 5], "roles": None}}, steps=None
+    ),
+    with_job(approval={"required": True, "params": {"roles": ["user"], "message": 5, "timeout": "2d"}}),
+    with_job(approval={"required": False, "type": "auto", "plugin": "slack", "params": {"approvers": 1}}),
+    with_job(approval=None),
+    with_step(uses="approval"),
+    with_step(uses="approval", args={"count": 2.0, "roles": "operator", "users": ["a"]}),
+    with_step(
+        uses="approval", args={"count": "${{ variables.n }}", "roles": ["${{ variables.r }}", "admin"]}
+    ),
     with_spec(
         concurrency={"group": "deploy-${{ variables.v }}", "cancel_in_progress": True}, variables={"v": 1}
     ),
@@ -234,7 +247,26 @@ REFUSED = [
     with_triggers({"type": "manual", "options": {"inputs": [{"name": "a", "type": "list"}]}}),
     with_triggers({"type": "manual", "options": {"inputs": [{"name": "a", "default": {}}]}}),
     with_job(triggers=[{"type": "cron"}]),
-    with_job(approval={"required": True}),
+    with_job(approval={"required": True, "type": "auto"}),
+    with_job(approval={"required": True, "plugin": "slack"}),
+    with_job(approval={"required": "yes"}),
+    with_job(approval={"required": False}, steps=[]),
+    with_job(approval={"required": True}, steps={}),
+    with_job(approval={"required": True, "params": {"count": 0}}),
+    with_job(approval={"required": True, "params": {"count": 21}}),
+    with_job(approval={"required": True, "params": {"count": "2"}}),
+    with_job(approval={"required": True, "params": {"roles": ["king"]}}),
+    with_job(approval={"required": True, "params": {"roles": ["viewer"]}}),
+    with_job(approval={"required": True, "params": {"roles": "operator"}}),
+    with_job(approval={"required": True, "params": {"users": ["a"] * 51}}),
+    with_job(approval={"required": True, "params": {"timeout": "0s"}}),
+    with_job(approval={"required": True, "params": {"approvers": ["a"]}}),
+    with_step(uses="approval", args={"count": 1.5}),
+    with_step(uses="approval", args={"count": 21}),
+    with_step(uses="approval", args={"count": True}),
+    with_step(uses="approval", args={"roles": ["viewer"]}),
+    with_step(uses="approval", args={"roles": "king"}),
+    with_step(uses="approval", args={"approvers": ["a"]}),
     with_job(image="python"),
     with_spec(runtime={"image": "python"}),
     with_spec(runtime={"type": "docker"}),
@@ -271,7 +303,6 @@ def good() -> dict[str, Any]:
     """The specs of this file's neighbour without what this release refuses, and one with every kind of step."""
     full: dict[str, Any] = value_of(FULL)
     full["runtime"] |= {"type": "process", "image": None}
-    full["jobs"][1]["approval"]["required"] = False
     full["jobs"][1]["steps"] = [
         {"name": "r", "run": "make", "args": {"shell": "sh"}},
         dict(SHELL, args={"script": "x"}),
@@ -288,7 +319,20 @@ WORDS = sorted(
     | {"needs", "if", "image", "command", "script", "workingDirectory", "working_directory", "a=b", "", "x"}
 )
 SCALARS = [None, True, False, 0, 1, -1, 1.5, 101, "", " ", "x", "a b", "5s", "0s", "${{ run.id }}"]
-ENUMS = ["shell", "dummy", "command", "script", "In", "exists", "Gt", "rerun", "process"]
+ENUMS = [
+    "shell",
+    "dummy",
+    "approval",
+    "manual",
+    "operator",
+    "command",
+    "script",
+    "In",
+    "exists",
+    "Gt",
+    "rerun",
+    "process",
+]
 LISTS = [[], [1], ["x"], [None], [[]]]
 MAPS = [
     {},

@@ -76,6 +76,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "ARTIFACT_ALREADY_EXISTS": (409, "Artifact already exists"),
         "AGENT_REPLACED": (409, "Agent has connected again"),
         "CLUSTER_BUSY": (409, "Cluster busy"),
+        "GATE_CLOSED": (409, "Gate is closed"),
         "IDEMPOTENCY_KEY_REUSED": (409, "Idempotency key reused"),
         "QUOTA_EXCEEDED": (409, "Quota exceeded"),
         "PIPELINE_ALREADY_EXISTS": (409, "Pipeline already exists"),

@@ -87,7 +87,8 @@ def _step_started(body: Body, at: float) -> list[str]:
 
 
 def _gate_decided(body: Body, at: float) -> list[str]:
-    return [f"{_step(body)}: {safe(decided(body))}"]
+    waits = f"; {safe(body['waits_for'])}" if body.get("waits_for") else ""
+    return [f"{_step(body)}: {safe(decided(body, alone=bool(waits)))}{waits}"]
 
 
 def _step_progressed(body: Body, at: float) -> list[str]:

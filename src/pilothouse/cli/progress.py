@@ -212,7 +212,7 @@ def _job_restarted(run: RunState, body: Body, at: float) -> None:
     job = run.job(body)
     job.reason = body.get("reason", "")
     job.retry_at = _later(body, at)
-    for step in job.steps.values():
+    for step in [*job.steps.values()][body.get("from_step", 0) :]:
         step.status, step.reason, step.kept, step.retry_at = "pending", "", False, None
         step.percent, step.message, step.started_at, step.finished_at = None, "", None, None
         step.decided = ""
@@ -245,7 +245,10 @@ def _step_started(run: RunState, body: Body, at: float) -> None:
 
 
 def _gate_decided(run: RunState, body: Body, at: float) -> None:
-    run.step(body).decided = decided(body)
+    step = run.step(body)
+    step.decided = decided(body)
+    if body.get("waits_for"):
+        step.reason = body["waits_for"]
 
 
 def _step_progressed(run: RunState, body: Body, at: float) -> None:

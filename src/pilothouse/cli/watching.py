@@ -53,7 +53,7 @@ async def _with_message(client: PilotClient, event: Event) -> Event:
         gate = await client.gates.get(event.data["step_run_id"])
     except ApiProblem:
         return event
-    return replace(event, data={**event.data, "waits_for": gate["message"]})
+    return replace(event, data={**event.data, "waits_for": gate.get("waits_for") or gate["message"]})
 
 
 class Connection(Protocol):

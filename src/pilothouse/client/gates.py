@@ -16,9 +16,11 @@ class Gates:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    async def page(self, number: int = 1, limit: int = 20, *, run: str = "", status: str = "") -> Page[Gate]:
-        """The one opened last first."""
-        params = {"page": number, "limit": limit, "run": run, "status": status}
+    async def page(
+        self, number: int = 1, limit: int = 20, *, run: str = "", status: str = "", kind: str = ""
+    ) -> Page[Gate]:
+        """The one opened last first. ``kind``: ``hold`` for those that wait for approvals."""
+        params = {"page": number, "limit": limit, "run": run, "status": status, "kind": kind}
         return Page.native(await self._api.call("GET", "/gates", params=params), "gates")
 
     async def get(self, gate_id: str) -> Gate:

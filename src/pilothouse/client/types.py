@@ -441,16 +441,25 @@ FlakyTest = TypedDict(
 
 
 class Gate(TypedDict):
-    """A gate; ``decidable``: the caller may approve or reject it; ``roles`` and ``users``: who may."""
+    """A gate; ``decidable``: the caller may approve or reject it; ``roles`` and ``users``: who may; ``count``: the
+    number of approvals that it needs, each of another user; ``waits_for``: what it waits for while it is open;
+    ``run_name``, ``job`` and ``step`` are empty for gates of older releases.
+    """
 
     id: str
     run_id: str
+    run_name: str
+    job: str
+    step: str
     project: str
     kind: str
     status: str
     message: str
     roles: list[str]
     users: list[str]
+    count: int
+    approvals: list[GateApproval]
+    waits_for: str
     child_run: str | None
     decidable: bool
     opened_at: str
@@ -458,6 +467,13 @@ class Gate(TypedDict):
     closed_at: str | None
     decided_by: str | None
     comment: str
+
+
+class GateApproval(TypedDict):
+    """An approval that counted at the last decision on the gate."""
+
+    by: str
+    at: str
 
 
 class GateList(TypedDict):

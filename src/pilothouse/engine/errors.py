@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pilothouse.access.errors import Refusal
+from pilothouse.engine.gates.counting import approvers
 
 
 class EngineError(Refusal):
@@ -58,7 +59,7 @@ class GateNotFound(EngineError):
 class GateClosed(EngineError):
     """The gate is not open, or is not decided by users."""
 
-    code = "INVALID_STATE_TRANSITION"
+    code = "GATE_CLOSED"
 
     def __init__(self, status: str) -> None:
         super().__init__(f"the gate is {status}")
@@ -70,8 +71,16 @@ class NotAnApprover(EngineError):
     code = "AUTH_INSUFFICIENT_PERMISSIONS"
 
     def __init__(self, roles: list[str], users: list[str]) -> None:
-        named = [*(f"role {role}" for role in roles), *(f"user {user}" for user in users)]
-        super().__init__(f"this gate is decided by {', '.join(named) or 'admins'}")
+        super().__init__(f"this gate is decided by {approvers(roles, users)}")
+
+
+class ApprovalFixed(EngineError):
+    """A step that waits for an approval cannot be changed or deleted: whoever may do that need not be an approver."""
+
+    code = "INVALID_STATE_TRANSITION"
+
+    def __init__(self) -> None:
+        super().__init__("an approval cannot be changed or deleted; cancel the run, the job or the step run")
 
 
 class RunPaused(EngineError):

@@ -44,7 +44,9 @@ class Step:
     """One step. ``timeout`` applies to each attempt; ``on_lost`` empty: that of the job.
 
     ``gate``: the kind of gate (``engine/gates``), which a service settles with the ``args``; empty for steps that
-    agents run. ``removed``: it was deleted before it was handed out, and is skipped.
+    agents run. ``guards``, of the first step of a job: unless it succeeds no other step of the job runs, whatever
+    its condition; once it has succeeded it is not repeated when the job is tried again. ``removed``: it was deleted
+    before it was handed out, and is skipped.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Step:
     continue_on_error: bool = False
     background: bool = False
     gate: str = ""
+    guards: bool = False
     removed: bool = False
 
 
@@ -80,6 +83,11 @@ class Job:
     retry: Retry | None = None
     on_lost: OnLost = "fail"
     concurrency: str = ""
+
+    @property
+    def guard(self) -> bool:
+        """Whether its first step guards it."""
+        return bool(self.steps) and self.steps[0].guards
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ _STEP = (
     "continue_on_error",
     "background",
     "gate",
+    "guards",
     "removed",
 )
 _JOB = ("name", "depends_on", "env", "when", "timeout", "queue_timeout", "concurrency")

@@ -234,7 +234,8 @@ async def rerun_run(
     pool: WorkerPool,
     body: RerunRun | None = None,
 ) -> Response:
-    """Create a new run of the same definition; ``{"from":"failed"}`` keeps succeeded steps and their attempts.
+    """Create a new run of the same definition; ``{"from":"failed"}`` keeps succeeded steps and their attempts,
+    but approvals only where nothing after them runs again.
 
     Jobs that depend on a failed job run again. Errors: ``INVALID_STATE_TRANSITION``, ``SPEC_INVALID`` (a required
     secret was deleted), ``PIPELINE_DISABLED``, ``PIPELINE_NOT_FOUND``, ``QUOTA_EXCEEDED``.

@@ -109,7 +109,11 @@ def _job(found: NamesUsed, job: _Job, path: str) -> None:
     guards = _condition(found, job.when, NameUse(f"{path}.when", job.name), frozenset())
     _texts(found, job.env, NameUse(f"{path}.env", job.name), guards)
     _texts(found, job.concurrency, NameUse(f"{path}.concurrency", job.name), guards)
-    for index, step in enumerate(job.steps):
+    steps = list(job.steps)
+    if steps and getattr(steps[0], "guards", False):  # a graph's step that the spec has as the job's approval
+        guard = steps.pop(0)
+        _texts(found, guard.args, NameUse(f"{path}.approval.params", job.name, guard.name), guards)
+    for index, step in enumerate(steps):
         _step(found, job, step, f"{path}.steps[{index}]", guards)
 
 

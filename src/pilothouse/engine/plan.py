@@ -24,6 +24,7 @@ from pilothouse.engine.decisions import (
     StartRun,
     StopAttempt,
 )
+from pilothouse.engine.gates.model import HOLD
 from pilothouse.engine.graph import Retry
 from pilothouse.engine.model import JOB_ENDED, LOST, MAX_LOST_RERUNS, MAX_UNSTARTED, Job, Run, Status, Step
 from pilothouse.expressions import ExpressionError, cleans_up
@@ -173,6 +174,8 @@ def _pending_step(run: Run, job: Job, step: Step, failing: Step | None, now: int
     spec = job.step_spec(step)
     if spec.removed:
         return FinishStep(job, step, Status.SKIPPED, REMOVED)
+    if step.index and job.spec.guard and job.steps[0].status is not Status.SUCCEEDED:
+        return _left_out(run, job, step, job.steps[0])
     if spec.background and step.failures and step.not_before and job.own_steps_over:
         return FinishStep(job, step, Status.FAILED, "its last try failed, and its job has ended")
     outcome = "failure" if failing else "success"
@@ -222,7 +225,8 @@ def _end_of_job(run: Run, job: Job, failing: Step | None) -> Decision:
     if failing.status is Status.CANCELLED:
         return FinishJob(job, Status.CANCELLED, failing.reason or reason)
     again = may_retry(job.spec.retry, job.round - job.lost)  # restarts because of a lost agent do not count
-    if again is not None and not failing.reason.startswith(LOST) and not run.cancelling:
+    decided = job.step_spec(failing).gate == HOLD
+    if again is not None and not failing.reason.startswith(LOST) and not run.cancelling and not decided:
         return RestartJob(job, reason, again)
     return FinishJob(job, Status.FAILED, reason)
 
@@ -246,7 +250,12 @@ class Again:
 
 
 def after_failure(run: Run, job: Job, step: Step, now: int) -> Again | None:
-    """Whether a failed or timed out step is tried again. ``step.failures`` includes this failure."""
+    """Whether a failed or timed out step is tried again; not what people have decided, or not decided in time.
+
+    ``step.failures`` includes this failure.
+    """
+    if job.step_spec(step).gate == HOLD:
+        return None
     delay = may_retry(job.step_spec(step).retry, step.failures)
     if delay is None or not _in_time(run, job, now + delay):
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pilothouse.engine import ids
+from pilothouse.engine.gates.model import HOLD
 from pilothouse.engine.graph import Graph
 from pilothouse.engine.graph import Job as JobSpec
 from pilothouse.engine.model import Job, Run, Status, Step
@@ -21,10 +22,27 @@ def kept_jobs(run_id: str, old: Run) -> list[Job]:
     """The jobs of a rerun from the failed step.
 
     Succeeded jobs are kept; failed jobs continue at the failed step. Jobs that directly or indirectly depend on a
-    failed job run again, even if they succeeded, since their inputs may change.
+    failed job run again, even if they succeeded, since their inputs may change. Approvals were given to the old run:
+    whatever comes after one in the same job or a dependent job, and runs again, has to be approved again.
     """
-    again = depending(old, {job.name for job in old.jobs if job.status not in _DONE})
-    return [_repeated(run_id, job) if job.name in again else _kept(run_id, job) for job in old.jobs]
+    failed = {job.name for job in old.jobs if job.status not in _DONE}
+    again = depending(old, failed)
+    asking = _required(old, failed | again)
+    return [
+        _repeated(run_id, job) if job.name in again else _kept(run_id, job, ask=job.name in asking)
+        for job in old.jobs
+    ]
+
+
+def _required(run: Run, names: set[str]) -> set[str]:
+    """These jobs, and all on which they directly or indirectly depend."""
+    needs = {spec.name: spec.depends_on for spec in run.graph.jobs}
+    found, waiting = set(names), list(names)
+    while waiting:
+        fresh = [name for name in needs[waiting.pop()] if name not in found]
+        found.update(fresh)
+        waiting += fresh
+    return found
 
 
 def depending(run: Run, failed: set[str]) -> set[str]:
@@ -68,16 +86,21 @@ def _repeated(run_id: str, old: Job) -> Job:
     return job
 
 
-def _kept(run_id: str, old: Job) -> Job:
-    """The job: over if it succeeded, otherwise bound to its workspace; a skipped job may run this time."""
+def _kept(run_id: str, old: Job, *, ask: bool) -> Job:
+    """The job: over if it succeeded, otherwise bound to its workspace; a skipped job may run this time.
+
+    ``ask``: its approvals are not kept; one that has such is not over either.
+    """
     job = _repeated(run_id, old)
     if old.status is Status.SKIPPED:
         return job
-    over = old.status is Status.SUCCEEDED
+    keep = old.steps if old.status is Status.SUCCEEDED else _before_failure(old)
+    asked = [step for step in keep if ask and old.step_spec(step).gate == HOLD]
+    keep = [step for step in keep if not (ask and old.step_spec(step).gate == HOLD)]
+    over = old.status is Status.SUCCEEDED and not asked
     if over:
         job.status, job.reason = old.status, old.reason
         job.started_at, job.finished_at = old.started_at, old.finished_at
-    keep = old.steps if over else _before_failure(old)
     for before in keep:
         step = job.steps[before.index]
         step.status, step.reason, step.outputs = before.status, before.reason, before.outputs

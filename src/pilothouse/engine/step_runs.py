@@ -10,6 +10,7 @@ from pilothouse.access.errors import require
 from pilothouse.access.model import Principal
 from pilothouse.engine import ids, store
 from pilothouse.engine.errors import (
+    ApprovalFixed,
     JobNotFound,
     NotRetryable,
     RunNotFound,
@@ -17,6 +18,7 @@ from pilothouse.engine.errors import (
     StepRunNotFound,
     StepRunOver,
 )
+from pilothouse.engine.gates.model import HOLD
 from pilothouse.engine.graph import Step as StepSpec
 from pilothouse.engine.growth import Addition
 from pilothouse.engine.lookup import find_step_run
@@ -56,8 +58,8 @@ class StepRuns:
     def update(self, tx: Tx, by: Principal, step_run_id: str, **fields: object) -> None:
         """Change fields (of :class:`StepSpec`) of a step that was not handed out yet.
 
-        Raises :class:`StepRunNotFound`, :class:`StepRunOver`, :class:`StepHandedOut`, SpecError for a missing secret
-        or variable.
+        Raises :class:`StepRunNotFound`, :class:`StepRunOver`, :class:`StepHandedOut`, :class:`ApprovalFixed`,
+        SpecError for a missing secret or variable.
         """
         at = self._changeable(tx, by, step_run_id)
         old = at.job.step_spec(at.step)
@@ -89,6 +91,8 @@ class StepRuns:
         taken = at.attempt.agent_id or fleet_store.lease(tx.conn, at.attempt.id) is not None
         if taken or at.attempt.status is Status.RUNNING or at.step.stopping:
             raise StepHandedOut
+        if at.job.step_spec(at.step).gate == HOLD:
+            raise ApprovalFixed
         return at
 
     def retry(self, tx: Tx, by: Principal, step_run_id: str) -> str:

@@ -425,11 +425,8 @@ class Transitions:
     def _restart_job(self, tx: Tx, run: Run, job: Job, reason: str, delay: int) -> None:
         for step in [step for step in job.unfinished if step.current]:
             self.steps.abandon(tx, run, job, step)
-        ended = [step for step in job.steps if step.status.over]
-        store.insert_attempts(tx.conn, run.id, [one for step in ended if (one := unstarted(run, job, step))])
-        store.restart_steps(tx.conn, job.id)
-        for step in job.steps:
-            restart_step(step)
+        approved = job.spec.guard and job.steps[0].status is Status.SUCCEEDED
+        self._restart_steps(tx, run, job, first=1 if approved else 0)
         job.round += 1
         job.workspace, job.agent_id, job.fresh = f"{job.id}-{job.round}", "", True
         job.not_before = tx.now + delay if delay else 0
@@ -443,6 +440,7 @@ class Transitions:
             round=job.round,
             reason=reason,
             retry_at=job.not_before,
+            from_step=1 if approved else 0,
             **job_standing(run, job),
         )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pilothouse.engine import graph
 from pilothouse.engine.gates.model import CHILD_RUN, HOLD, WINDOW
 from pilothouse.engine.graph import Graph
+from pilothouse.pipelines.spec.approvals import is_required, name_of_step
 from pilothouse.pipelines.spec.canonical import triggers_to_json
 from pilothouse.pipelines.spec.inputs import inputs_of
 from pilothouse.pipelines.spec.model import Job, Retry, Spec, Step
+from pilothouse.wire.durations import parse_duration
 
 GATES = {"approval/wait": HOLD, "window/wait": WINDOW, "pipeline/run": CHILD_RUN}
 """Actions that are gates: settled by the server, by no agent."""
@@ -34,7 +36,7 @@ def _defaults(spec: Spec) -> dict[str, str]:
 def _job(job: Job) -> graph.Job:
     return graph.Job(
         name=job.name,
-        steps=tuple(map(_step, job.steps)),
+        steps=(*((_approval(job),) if is_required(job) else ()), *map(_step, job.steps)),
         depends_on=job.depends_on,
         env=job.env,
         when=job.when,
@@ -43,6 +45,22 @@ def _job(job: Job) -> graph.Job:
         retry=_retry(job.retry),
         on_lost=job.on_lost,
         concurrency=job.concurrency,
+    )
+
+
+def _approval(job: Job) -> graph.Step:
+    """The step that waits for the approval of a job before its own steps."""
+    assert job.approval is not None, "it is required"
+    args = dict(job.approval.params)
+    timeout = args.pop("timeout", "")
+    return graph.Step(
+        name=name_of_step(job),
+        uses="approval",
+        action="wait",
+        args=args,
+        timeout=parse_duration(timeout).seconds if timeout else 0.0,
+        gate=HOLD,
+        guards=True,
     )
 
 

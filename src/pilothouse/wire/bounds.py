@@ -8,6 +8,11 @@ MAX_PASSWORD = 1024
 MAX_COMMENT = 1000
 """Characters of the comment of a gate's decision."""
 
+MAX_APPROVALS = 20
+"""Approvals that a gate may need."""
+MAX_APPROVERS, MAX_APPROVER = 50, 63
+"""How many roles and how many users a gate may name, and the characters of each name."""
+
 MAX_ENTRIES, MAX_ENTRY = 100, 200
 """How many names, projects or labels a registration token may list, and how many characters each has."""
 

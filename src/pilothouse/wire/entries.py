@@ -29,8 +29,8 @@ job.started            ``previous``, ``round``, ``counts`` of steps, ``at_step``
                        that has not ended); of its run ``namespace``, ``run_status``, ``run_counts``
 job.waiting            ``reason``: which job of its concurrency group it waits for, and the keys of
                        ``job.started`` except ``previous`` and ``round``
-job.restarted          ``round``, ``reason``, ``retry_at`` (0: now), and the keys of
-                       ``job.started``: the job starts again from its first step
+job.restarted          ``round``, ``reason``, ``retry_at`` (0: now), ``from_step`` (index; 1: it was approved), and
+                       the keys of ``job.started``: the job starts again from its first step
 job.completed          ``status``, ``previous``, ``reason``, ``duration``, and the keys of ``job.started``
 step.queued            ``previous``, ``reason``; of its job ``job_status``, ``counts``, ``at_step``. A new
                        attempt: outputs of the previous one are discarded
@@ -39,7 +39,9 @@ step.changed           ``fields``: those of its definition that were changed, ``
 step.waiting           ``reason``: why it is waiting
 step.started           ``previous``, ``agent_id`` (empty for a gate), for a gate its kind in ``gate``; of its
                        job ``job_status``, ``counts``, ``at_step``
-gate.decided           ``decision`` (``approve`` or ``reject``), ``by``, ``by_id``, ``comment``
+gate.decided           ``decision`` (``approve`` or ``reject``), ``by``, ``by_id``, ``comment``; the approvals that it
+                       ``needed``, ``approved_by`` (whose count now), ``no_longer_counted`` (who lost the right since
+                       they approved), and what it ``waits_for`` (empty: it is settled)
 step.progressed        ``percent`` (0-100, never decreasing within an attempt), ``message``
 step.logged            ``first`` (number of the first line), ``lines``, ``agent_id``; sparse: ``stderr``
                        (indices of lines of standard error), ``levels`` ({index: level}), ``plugin``

@@ -15,6 +15,7 @@ from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, Idem, allow, json_response
 from pilothouse.engine.errors import GateNotFound
 from pilothouse.engine.gates import hold, store
+from pilothouse.engine.gates.counting import waits_for
 from pilothouse.engine.gates.model import HOLD, Gate
 from pilothouse.engine.gates.service import Gates, check_comment, decidable_by
 from pilothouse.storage import Tx
@@ -35,12 +36,19 @@ async def list_gates(
     paging: Paged,
     run: Annotated[str, Query(max_length=64, description="id of a run")] = "",
     status: Annotated[Literal["", "open", "approved", "rejected", "closed"], Query()] = "",
+    kind: Annotated[str, Query(max_length=64, description="kind of gate: `hold` waits for approvals")] = "",
 ) -> Response:
     """Gates of the caller's projects, most recently opened first. ``decidable``: the caller may approve or reject."""
     projects = caller.among
     found, total = await database.read(
         lambda conn: store.list_gates(
-            conn, run=run, status=status, projects=projects, page=paging.page, limit=paging.limit
+            conn,
+            run=run,
+            status=status,
+            kind=kind,
+            projects=projects,
+            page=paging.page,
+            limit=paging.limit,
         )
     )
     views = [gate_view(gate, decidable=_decidable(gate, caller)) for gate in found]
@@ -66,13 +74,13 @@ async def get_gate(gate_id: str, caller: Caller, database: Database) -> Response
     "/{gate_id}",
     dependencies=[allow("gate.decide")],
     summary="Approve or reject",
-    responses=answer(shown.Gate, example=shown.APPROVED)
-    | errors("GATE_NOT_FOUND", "INVALID_STATE_TRANSITION"),
+    responses=answer(shown.Gate, example=shown.APPROVED) | errors("GATE_NOT_FOUND", "GATE_CLOSED"),
 )
 async def decide_gate(gate_id: str, idem: Idem, gates: GateService, body: DecideGate) -> Response:
-    """Approve or reject a gate; for its approvers (roles or users) and admins.
+    """Approve or reject a gate; for its approvers (roles or users) and admins. Each user counts once.
 
-    Errors: ``GATE_NOT_FOUND``, ``INVALID_STATE_TRANSITION`` (it is not open), ``AUTH_INSUFFICIENT_PERMISSIONS``.
+    It stays open until it has the approvals that it needs. They are counted with the rights that those who gave them
+    have then. One rejection ends it. Errors: ``GATE_NOT_FOUND``, ``GATE_CLOSED``, ``AUTH_INSUFFICIENT_PERMISSIONS``.
     """
     comment = check_comment(body.comment)
 
@@ -87,12 +95,18 @@ def gate_view(gate: Gate, *, decidable: bool) -> dict[str, Any]:
     return {
         "id": gate.id,
         "run_id": gate.run_id,
+        "run_name": gate.run_name,
+        "job": gate.job,
+        "step": gate.step,
         "project": gate.project,
         "kind": gate.kind,
         "status": gate.status,
         "message": gate.message,
         "roles": gate.roles,
         "users": gate.users,
+        "count": gate.needed,
+        "approvals": [{"by": one.user, "at": rfc3339_ms(one.at)} for one in gate.approvals],
+        "waits_for": waits_for(gate) if gate.status == "open" else "",
         "child_run": gate.child_run or None,
         "decidable": decidable,
         "opened_at": rfc3339_ms(gate.opened_at),

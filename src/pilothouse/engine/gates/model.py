@@ -12,13 +12,24 @@ HOLD, WINDOW, CHILD_RUN = "hold", "window", "run"
 """The kinds that the engine has itself."""
 
 
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """That a user approved a gate: their id, and the name they had then; ``at`` in ms."""
+
+    user_id: str
+    user: str
+    at: int
+    comment: str = ""
+
+
 @dataclass(slots=True)
 class Gate:
     """An opened gate; its ``id`` is the step run id of its step.
 
-    ``status``: ``open``, ``approved``, ``rejected``, or ``closed`` without a decision. ``roles`` and ``users``
-    (names): its approvers; if both are empty, users cannot decide it. ``child_run``: the run it waits for. Times in
-    ms, 0: none.
+    ``run_name``, ``job`` and ``step`` are names. ``status``: ``open``, ``approved``, ``rejected``, or ``closed``
+    without a decision. ``roles`` and ``users`` (names): its approvers; if both are empty, users cannot decide it.
+    ``needed``: the number of approvals that it needs, each of another user; ``approvals``: those that counted at the
+    last decision, the oldest first. ``child_run``: the run it waits for. Times in ms, 0: none.
     """
 
     id: str
@@ -36,6 +47,11 @@ class Gate:
     decided_by: str = ""
     decided_by_id: str = ""
     comment: str = ""
+    run_name: str = ""
+    job: str = ""
+    step: str = ""
+    needed: int = 1
+    approvals: list[Approval] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

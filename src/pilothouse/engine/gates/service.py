@@ -15,8 +15,9 @@ from pilothouse.engine.contexts import context
 from pilothouse.engine.errors import GateClosed, GateNotFound, NotAnApprover
 from pilothouse.engine.gates import hold, store
 from pilothouse.engine.gates.child import outcome_of
+from pilothouse.engine.gates.counting import Count, count, waits_for
 from pilothouse.engine.gates.kind import GateKind
-from pilothouse.engine.gates.model import HOLD, Gate, GateInvalid, Outcome
+from pilothouse.engine.gates.model import HOLD, Approval, Gate, GateInvalid, Outcome
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 from pilothouse.engine.runs import Place, RunCache
 from pilothouse.engine.transitions import Transitions
@@ -24,6 +25,7 @@ from pilothouse.expressions import ExpressionError, check_length, render_tree
 from pilothouse.identity.service import Identity
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
+from pilothouse.wire.times import rfc3339_ms
 
 log = structlog.get_logger("engine.gates")
 
@@ -46,21 +48,56 @@ class Gates:
     def decide(self, tx: Tx, caller: Principal, gate_id: str, decision: str, comment: str) -> Gate:
         """Approve or reject a gate.
 
-        ``decision``: ``approve`` or ``reject``. Raises :class:`GateNotFound`, :class:`NotAnApprover`,
-        :class:`GateClosed`.
+        ``decision``: ``approve`` or ``reject``. The gate is settled by a rejection, and when it has the approvals
+        that it needs, of users who may give them now; an approval that is repeated has no effect. Raises
+        :class:`GateNotFound`, :class:`NotAnApprover`, :class:`GateClosed`.
         """
         gate = decidable_by(tx.conn, caller, gate_id)
         at = self._runs.place(tx, gate_id)
         if at is None or gate.status != "open" or at.step.current != gate_id:
             raise GateClosed(gate.status)
+        if gate.deadline and tx.now >= gate.deadline:
+            raise GateClosed("expired")  # it ends with the next round of the timekeeper
         if gate.kind != HOLD:
             raise GateClosed(f"not for people to decide: it is a {gate.kind}")
-        gate.status, gate.comment = DECISIONS[decision], comment
-        gate.decided_by, gate.decided_by_id = caller.name, caller.id
+        lost: list[str] = []
+        if decision == "approve":
+            counted = self._count(tx, gate, Approval(caller.id, caller.name, tx.now, comment))
+            gate.approvals, lost = counted.approvals, counted.lost
+            settled = len(gate.approvals) >= gate.needed
+            if not (counted.added or lost or settled):
+                return gate
+        else:
+            settled = True
+        if settled:
+            gate.status, gate.comment = DECISIONS[decision], comment
+            gate.decided_by, gate.decided_by_id = caller.name, caller.id
         store.save_gate(tx.conn, gate)
-        self._identity.audit(
-            tx, caller, f"gate.{decision}", gate_id, {"run": gate.run_id, "comment": comment}
-        )
+        self._record(tx, caller, at, gate, decision, comment, lost)
+        if settled:
+            self._end(tx, at, _decided(gate, caller, tx.now))
+            self._transitions.settle(tx, at.run, at.job)
+        else:
+            at.step.reason = waits_for(gate)
+            engine_store.save_part(tx.conn, at.run.id, at.step)
+        found = store.find_gate(tx.conn, gate_id)
+        assert found is not None, "gates are never deleted"
+        return found
+
+    def _count(self, tx: Tx, gate: Gate, new: Approval) -> Count:
+        """Whoever has approved before is asked for with the rights that they have now."""
+
+        def may_decide(before: Approval) -> bool:
+            user = self._identity.principal_of(tx.conn, before.user_id)
+            return user is not None and hold.may_decide(gate, user)
+
+        return count(gate.approvals, new, may_decide)
+
+    def _record(
+        self, tx: Tx, caller: Principal, at: Place, gate: Gate, decision: str, comment: str, lost: list[str]
+    ) -> None:
+        detail = {"run": gate.run_id, "comment": comment, **({"no_longer_counted": lost} if lost else {})}
+        self._identity.audit(tx, caller, f"gate.{decision}", gate.id, detail)
         self._transitions.records.append(
             tx,
             at.run,
@@ -72,12 +109,11 @@ class Gates:
             by=caller.name,
             by_id=caller.id,
             comment=comment,
+            needed=gate.needed,
+            approved_by=[one.user for one in gate.approvals],
+            no_longer_counted=lost,
+            waits_for=waits_for(gate) if gate.status == "open" else "",
         )
-        self._end(tx, at, _decided(decision, caller, comment))
-        self._transitions.settle(tx, at.run, at.job)
-        found = store.find_gate(tx.conn, gate_id)
-        assert found is not None, "gates are never deleted"
-        return found
 
     def settle(self, tx: Tx, gate_id: str, outcome: Outcome) -> bool:
         """Settle an open gate of a kind that another package handles; ``False`` if it is not open (any longer)."""
@@ -94,15 +130,16 @@ class Gates:
         """Store the gate and initialize it by its kind."""
         spec = job.step_spec(step)
         gate = Gate(attempt.id, run.id, run.project, spec.gate, opened_at=tx.now)
+        gate.run_name, gate.job, gate.step = run.name, job.name, step.name
         store.insert_gate(tx.conn, gate)
         try:
             outcome = self._kind(gate).opened(tx, run, gate, _arguments(run, job, step))
         except (GateInvalid, ExpressionError) as error:
             outcome = Outcome(Status.FAILED, _storable(str(error)))
-        gate.message = _storable(gate.message)
+        gate.message, gate.users = _storable(gate.message), [*map(_storable, gate.users)]
         limit = tx.now + round(spec.timeout * 1000) if spec.timeout else 0
         gate.deadline = min((at for at in (gate.deadline, limit) if at), default=0)
-        step.deadline, step.reason = gate.deadline, gate.message
+        step.deadline, step.reason = gate.deadline, waits_for(gate)
         store.save_gate(tx.conn, gate)
         if outcome is None:
             engine_store.save_part(tx.conn, run.id, step)
@@ -185,11 +222,16 @@ def _storable(text: str) -> str:
     return text.replace("\x00", "\ufffd").encode(errors="replace").decode()
 
 
-def _decided(decision: str, caller: Principal, comment: str) -> Outcome:
-    outputs = {"decision": decision, "by": caller.name, "comment": comment}
-    if decision == "approve":
-        return Outcome(Status.SUCCEEDED, "", outputs)
-    return Outcome(Status.FAILED, f"rejected by {caller.name}" + (f": {comment}" if comment else ""), outputs)
+def _decided(gate: Gate, caller: Principal, now: int) -> Outcome:
+    """The end of a gate that was approved or rejected; the outputs say who approved, and when."""
+    approvals = [{"by": one.user, "at": rfc3339_ms(one.at), "comment": one.comment} for one in gate.approvals]
+    if gate.status == "approved":
+        by = ", ".join(one.user for one in gate.approvals)
+        outputs = {"decision": "approve", "by": by, "comment": gate.comment}
+        return Outcome(Status.SUCCEEDED, "", outputs | {"at": rfc3339_ms(now), "approvals": approvals})
+    outputs = {"decision": "reject", "by": caller.name, "comment": gate.comment}
+    reason = f"rejected by {caller.name}" + (f": {gate.comment}" if gate.comment else "")
+    return Outcome(Status.FAILED, reason, outputs | {"at": rfc3339_ms(now), "approvals": approvals})
 
 
 def check_comment(comment: str) -> str:

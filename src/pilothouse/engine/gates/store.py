@@ -6,9 +6,22 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import orjson
-from sqlalchemy import BigInteger, Column, Connection, Index, Row, Table, Text, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    Row,
+    Table,
+    Text,
+    func,
+    insert,
+    select,
+    update,
+)
 
-from pilothouse.engine.gates.model import Gate
+from pilothouse.engine.gates.model import Approval, Gate
 from pilothouse.storage import metadata
 from pilothouse.storage.counting import count_ahead
 
@@ -30,11 +43,16 @@ gates = Table(
     Column("decided_by", Text, nullable=False),
     Column("decided_by_id", Text, nullable=False),
     Column("comment", Text, nullable=False),
+    Column("run_name", Text, nullable=False, server_default=""),
+    Column("job", Text, nullable=False, server_default=""),
+    Column("step", Text, nullable=False, server_default=""),
+    Column("needed", Integer, nullable=False, server_default="1"),
+    Column("approvals", Text, nullable=False, server_default="[]"),
     Index("gates_by_run", "run_id", "id"),
     Index("gates_by_status", "status", "id"),
 )
 
-_LISTS = ("roles", "users")
+_LISTS = ("roles", "users", "approvals")
 
 
 def insert_gate(conn: Connection, gate: Gate) -> None:
@@ -54,7 +72,14 @@ def find_gate(conn: Connection, gate_id: str) -> Gate | None:
 
 
 def list_gates(
-    conn: Connection, *, run: str, status: str, projects: frozenset[str] | None, page: int, limit: int
+    conn: Connection,
+    *,
+    run: str,
+    status: str,
+    projects: frozenset[str] | None,
+    page: int,
+    limit: int,
+    kind: str = "",
 ) -> tuple[list[Gate], int]:
     """A page of gates, most recently opened first, and the total; empty filters match everything.
 
@@ -65,6 +90,8 @@ def list_gates(
         conditions.append(gates.c.run_id == run)
     if status:
         conditions.append(gates.c.status == status)
+    if kind:
+        conditions.append(gates.c.kind == kind)
     if projects is not None:
         conditions.append(gates.c.project.in_(projects))
     offset = (page - 1) * limit
@@ -91,4 +118,6 @@ def _values(gate: Gate) -> dict[str, Any]:
 
 def _gate(row: Row[Any]) -> Gate:
     values = {part.name: row._mapping[part.name] for part in fields(Gate)}
-    return Gate(**values | {name: orjson.loads(values[name]) for name in _LISTS})
+    lists = {name: orjson.loads(values[name]) for name in _LISTS}
+    lists["approvals"] = [Approval(**one) for one in lists["approvals"]]
+    return Gate(**values | lists)

@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-ArgumentKind = Literal["text", "path", "text_or_list", "number", "boolean", "list", "map", "any"]
+from pilothouse.pipelines.spec.messages import APPROVER_ROLES
+from pilothouse.wire.bounds import MAX_APPROVALS
+
+ArgumentKind = Literal["text", "path", "text_or_list", "number", "whole", "boolean", "list", "map", "any"]
 
 _KINDS: Mapping[ArgumentKind, tuple[str, tuple[type, ...]]] = {
     "text": ("a text", (str, int, float)),
     "path": ("a directory in the workspace, such as src", (str, int, float)),
     "text_or_list": ("a text or a list of texts", (str, int, float, list)),
     "number": ("a number", (int, float)),
+    "whole": ("a whole number", (int, float)),
     "boolean": ("true or false", (bool,)),
     "list": ("a list", (list,)),
     "map": ("a map", (dict,)),
@@ -21,12 +25,22 @@ _KINDS: Mapping[ArgumentKind, tuple[str, tuple[type, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Argument:
+    """``least`` and ``most``: bounds of a whole number; ``options``: the only texts that are allowed."""
+
     kind: ArgumentKind = "text"
     required: bool = False
+    least: int = 0
+    most: int = 0
+    options: tuple[str, ...] = ()
 
     @property
     def expected(self) -> str:
-        return "a value" if self.kind == "any" else _KINDS[self.kind][0]
+        if self.kind == "any":
+            return "a value"
+        if self.options:
+            return "one or several of " + ", ".join(self.options)
+        bounds = f" from {self.least} to {self.most}" if self.kind == "whole" else ""
+        return _KINDS[self.kind][0] + bounds
 
     def accepts(self, value: Any) -> bool:
         """Whether ``value`` is valid; a text with an expression is, since its value is not known yet."""
@@ -35,8 +49,15 @@ class Argument:
         if isinstance(value, bool):
             return self.kind == "boolean"
         if self.kind == "text_or_list" and isinstance(value, list):
-            return all(isinstance(item, str) for item in value)
-        return isinstance(value, _KINDS[self.kind][1])
+            return all(isinstance(item, str) and self._offers(item) for item in value)
+        if self.kind == "whole":
+            whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+            return whole and self.least <= value <= self.most
+        return isinstance(value, _KINDS[self.kind][1]) and self._offers(value)
+
+    def _offers(self, value: Any) -> bool:
+        """Whether it is one of the options, or is not known yet."""
+        return not self.options or value in self.options or (isinstance(value, str) and "${{" in value)
 
 
 def leaves_workspace(path: str) -> str:
@@ -74,7 +95,12 @@ BUILTIN_ACTIONS: ActionRegistry = {
     "shell/script": ActionSchema({"script": Argument(required=True), **_SHELL}),
     "scm/checkout": ActionSchema(open=True),
     "approval/wait": ActionSchema(
-        {"message": Argument(), "roles": Argument("text_or_list"), "users": Argument("text_or_list")}
+        {
+            "message": Argument(),
+            "count": Argument("whole", least=1, most=MAX_APPROVALS),
+            "roles": Argument("text_or_list", options=APPROVER_ROLES),
+            "users": Argument("text_or_list"),
+        }
     ),
     "window/wait": ActionSchema(
         {"days": Argument("text_or_list"), "from": Argument(), "to": Argument(), "timezone": Argument()}

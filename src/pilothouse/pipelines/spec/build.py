@@ -7,10 +7,12 @@ from collections.abc import Collection
 from typing import Any
 
 from pilothouse.pipelines.spec.actions import ActionRegistry
+from pilothouse.pipelines.spec.approvals import check_params, is_required
 from pilothouse.pipelines.spec.environment import read_environment
 from pilothouse.pipelines.spec.fields import Field, snake_case
 from pilothouse.pipelines.spec.messages import MAX_JOBS, MAX_STEPS, MESSAGES
 from pilothouse.pipelines.spec.model import (
+    Approval,
     CheckoutOptions,
     Job,
     LabelExpression,
@@ -54,6 +56,8 @@ class Builder:
                 return self._label_expression(fields)
             case "Trigger":
                 return self._trigger(fields)
+            case "Approval":
+                return self._approval(fields)
             case "ManualOptions" | "CronOptions" | "EventOptions" | "Input":
                 return self._options(fields)
         return fields.message.model(**self._values(fields))
@@ -71,7 +75,7 @@ class Builder:
             case "text":
                 return _text(fields, field)
             case "texts":
-                return _texts(fields, field.name)
+                return _texts(fields, field)
             case "text_map":
                 return fields.text_map(field.name)
             case "env":
@@ -101,7 +105,7 @@ class Builder:
 
     def _check_steps(self, job: Fields, built: Job) -> None:
         what = f"job {shown(built.name)}" if built.name else "the job"
-        if job.lacks("steps") and not (built.approval and built.approval.required):
+        if job.lacks("steps") and not is_required(built):
             job.problem(job.mark_of("steps"), "steps", f"{what} has no steps", "at least one step")
         elif (count := len(built.steps)) > MAX_STEPS:
             job.problem(job.mark_of("steps"), "steps", f"{what} has {count} steps", f"at most {MAX_STEPS}")
@@ -122,9 +126,19 @@ class Builder:
             options = trigger.empty(MESSAGES[known], self._options)
         return Trigger(**values, options=options or {})
 
+    def _approval(self, approval: Fields) -> Approval:
+        """Its params are read as such only if it is required."""
+        values = self._values(approval, without=("params",))
+        if not values["required"]:
+            return Approval(**values, params=approval.struct("params"))
+        params = approval.message_of("params", MESSAGES["ApprovalParams"], self._options)
+        return Approval(**values, params=params or {})
+
     def _options(self, fields: Fields) -> dict[str, Any]:
         """The given fields of a message that is kept as a JSON object."""
         values = {field.name: self._value(fields, field) for field in fields.message.fields}
+        if fields.message.name == "ApprovalParams":
+            check_params(fields, values)
         check_options(fields, values)
         given = {name: value for name, value in values.items() if fields.node(name) is not None}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
@@ -149,8 +163,9 @@ def _text(fields: Fields, field: Field) -> str:
     return text
 
 
-def _texts(fields: Fields, name: str) -> tuple[str, ...]:
-    found = (fields.reading.text(item, path) for item, path in fields.items(name))
+def _texts(fields: Fields, field: Field) -> tuple[str, ...]:
+    items = fields.items(field.name)
+    found = (fields.reading.text(item, path, rendered=field.rendered) for item, path in items)
     return tuple(text for text in found if text is not None)
 
 

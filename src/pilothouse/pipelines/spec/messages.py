@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from pilothouse.pipelines.spec import model
 from pilothouse.pipelines.spec.fields import Field, Message
+from pilothouse.wire.bounds import MAX_APPROVALS, MAX_APPROVERS
 
 MAX_JOBS = 1000
 MAX_STEPS = 1000
@@ -22,6 +23,8 @@ FINAL = ("succeeded", "failed", "cancelled")
 INPUT_TYPES = ("string", "boolean", "number", "choice")
 MAX_CHECKOUT_DEPTH = 2**31 - 1  # what the gRPC message holds
 RUNTIMES = ("", "process")
+APPROVAL_TYPES = ("", "manual")
+APPROVER_ROLES = ("admin", "operator", "user")
 OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
 _ON_LOST = ("fail", "rerun")
 _JOB_NAME = "up to 63 letters, digits, _ . or -, the first a letter or a digit"
@@ -124,11 +127,16 @@ _JOB = (
     ),
     Field("when", "condition", "a [condition](#conditions); default: all dependencies succeeded"),
     Field("source", "message", "a [Source](#source); warned of", of="Source"),
-    Field("approval", "message", "an [Approval](#approval); refused if required", of="Approval"),
+    Field(
+        "approval",
+        "message",
+        "an [Approval](#approval): who has to agree before its first step",
+        of="Approval",
+    ),
     Field(
         "steps",
         "messages",
-        "the [steps](#step), in order. Required",
+        "the [steps](#step), in order. Required, unless an `approval` is",
         of="Step",
         required=True,
         most=MAX_STEPS,
@@ -370,16 +378,34 @@ _SOURCE_AUTH = (
 )
 
 _APPROVAL = (
-    Field("required", "boolean", "`true` is refused", offered=(False,)),
-    Field("type", "text", "kept"),
-    Field("plugin", "text", "kept"),
-    Field("params", "struct", "anything; kept"),
+    Field("required", "boolean", "`true`: the job waits for approval; otherwise the other fields are kept"),
+    Field("type", "text", "`manual` (default); anything else is refused"),
+    Field("plugin", "text", "refused: whoever approves has a user here"),
+    Field("params", "struct", "[ApprovalParams](#approvalparams)"),
 )
 
-_TARGET = (
-    Field("type", "text", "kept"),
-    Field("config", "struct", "anything; kept"),
+_APPROVAL_PARAMS = (
+    Field(
+        "count",
+        "integer",
+        f"how many users have to approve, 1 to {MAX_APPROVALS}. Default 1",
+        default=1,
+        least=1,
+        most=MAX_APPROVALS,
+    ),
+    Field(
+        "roles",
+        "texts",
+        "roles that may approve: `admin`, `operator`, `user`; default, without `users`: `admin` and `operator`",
+        options=APPROVER_ROLES,
+        most=MAX_APPROVERS,
+    ),
+    Field("users", "texts", "names of users that may approve", most=MAX_APPROVERS, rendered=True),
+    Field("message", "text", "what is asked; can contain expressions", rendered=True),
+    Field("timeout", "duration", "a [duration](#durations) after which it expires; default: no limit"),
 )
+
+_TARGET = (Field("type", "text", "kept"), Field("config", "struct", "anything; kept"))
 
 _NOTIFY = (
     Field("onSuccess", "message", "a [NotifyItem](#notifyitem)", of="NotifyItem"),
@@ -413,6 +439,7 @@ MESSAGES: Mapping[str, Message] = {
         Message("Source", "the source", model.Source, _SOURCE),
         Message("SourceAuth", "the source's auth", model.SourceAuth, _SOURCE_AUTH),
         Message("Approval", "the approval", model.Approval, _APPROVAL),
+        Message("ApprovalParams", "the approval", dict, _APPROVAL_PARAMS),
         Message("Target", "the target", model.Target, _TARGET),
         Message("Notify", "the notify", model.Notify, _NOTIFY),
         Message("NotifyItem", "the notify item", model.NotifyItem, _NOTIFY_ITEM),

@@ -5,7 +5,7 @@ reported as warnings. No field is ignored silently.
 from __future__ import annotations
 
 from pilothouse.pipelines.spec.checks import mark_at
-from pilothouse.pipelines.spec.messages import RUNTIMES
+from pilothouse.pipelines.spec.messages import APPROVAL_TYPES, RUNTIMES
 from pilothouse.pipelines.spec.model import Spec
 from pilothouse.pipelines.spec.nodes import Node
 from pilothouse.pipelines.spec.problems import Problems
@@ -24,10 +24,17 @@ def check_offered(spec: Spec, root: Node, problems: Problems) -> None:
             message = f"variable {name!r} holds an expression; variables are plain texts in this release"
             problems.add(mark_at(root, "variables", name), f"variables.{name}", message, "a plain text")
     for index, job in enumerate(spec.jobs):
-        if job.approval is not None and job.approval.required:
-            mark = mark_at(root, "jobs", index, "approval")
-            message = f"job {job.name!r} asks for approval, which is not part of this release"
-            problems.add(mark, f"jobs[{index}].approval", message, "no approval, or required: false")
+        if job.approval is None or not job.approval.required:
+            continue
+        path, type = f"jobs[{index}].approval", job.approval.type
+        if type not in APPROVAL_TYPES:
+            mark = mark_at(root, "jobs", index, "approval", "type")
+            message = f"approval type {type!r} is not part of this release"
+            problems.add(mark, f"{path}.type", message, "manual, or no type")
+        if job.approval.plugin:
+            mark = mark_at(root, "jobs", index, "approval", "plugin")
+            message = "plugins of approvals are not part of this release; users approve here"
+            problems.add(mark, f"{path}.plugin", message, "no plugin")
     _warn(spec, root, problems)
 
 
@@ -43,6 +50,11 @@ def _warn(spec: Spec, root: Node, problems: Problems) -> None:
         message = "runtime.config has no effect in this release"
         problems.warn(mark_at(root, "runtime", "config"), "runtime.config", message)
     for index, job in enumerate(spec.jobs):
+        for number, step in enumerate(job.steps):
+            if step.uses == "approval" and step.retry is not None:
+                path = f"jobs[{index}].steps[{number}].retry"
+                message = "an approval is not tried again: what was decided is final"
+                problems.warn(mark_at(root, "jobs", index, "steps", number, "retry"), path, message)
         for name in ("source", "target", "notify", "triggers"):
             if getattr(job, name):
                 message = f"{name} of job {job.name!r} has no effect in this release"

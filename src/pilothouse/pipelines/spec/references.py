@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 
 from pilothouse.engine.names import names_used
 from pilothouse.expressions.nodes import Index, Literal, Name, Node, Select, walk
+from pilothouse.pipelines.spec.approvals import is_required, name_of_step
 from pilothouse.pipelines.spec.canonical import triggers_to_json
 from pilothouse.pipelines.spec.checks import Compiled
 from pilothouse.pipelines.spec.inputs import inputs_of
-from pilothouse.pipelines.spec.model import Spec
+from pilothouse.pipelines.spec.model import Job, Spec
 from pilothouse.pipelines.spec.problems import Problems, did_you_mean, shown
 
 # The keys of roots that have the same ones in every run; the engine fills them, and a test compares.
@@ -29,7 +30,7 @@ def check_references(spec: Spec, compiled: Iterable[Compiled], problems: Problem
     """Unknown keys of run, job and step are problems; undeclared variables and env are warnings."""
     found = list(compiled)
     environments = _environments(spec)
-    steps = {job.name: tuple(step.name for step in job.steps) for job in spec.jobs}
+    steps = {job.name: _steps_of(job) for job in spec.jobs}
     for one in found:
         if _GROUP.fullmatch(one.site.path):
             _check_group(one, problems)
@@ -52,6 +53,11 @@ def check_references(spec: Spec, compiled: Iterable[Compiled], problems: Problem
         if one.expression.jobs:
             _check_jobs(one, steps, problems)
     _check_variables(spec, found, problems)
+
+
+def _steps_of(job: Job) -> tuple[str, ...]:
+    """The names of its steps, and of the one that waits for its approval."""
+    return (*((name_of_step(job),) if is_required(job) else ()), *(step.name for step in job.steps))
 
 
 def _check_group(one: Compiled, problems: Problems) -> None:

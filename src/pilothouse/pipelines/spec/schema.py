@@ -13,7 +13,7 @@ from typing import Any
 
 from pilothouse.pipelines.spec.actions import ActionRegistry, ActionSchema, Argument, actions_of
 from pilothouse.pipelines.spec.fields import Field, Message, snake_case
-from pilothouse.pipelines.spec.messages import MESSAGES
+from pilothouse.pipelines.spec.messages import APPROVAL_TYPES, MESSAGES
 
 Schema = dict[str, Any]
 
@@ -33,6 +33,8 @@ def json_schema(actions: ActionRegistry) -> Schema:
     _finish_step(definitions["Step"], actions)
     _finish_label_expression(definitions["LabelExpression"])
     _finish_trigger(definitions["Trigger"])
+    _finish_job(definitions["Job"])
+    _finish_approval(definitions["Approval"])
     spec = definitions.pop("Spec")
     for action, schema in actions.items():
         definitions[_name(action)] = _arguments(schema)
@@ -80,7 +82,8 @@ def _field(field: Field) -> Schema:
             return _text(field)
         case "texts":
             element: Schema = {"enum": [*field.options]} if field.options else _TEXT
-            listed: Schema = {"type": "array", "items": element}
+            most = {"maxItems": field.most} if field.most else {}
+            listed: Schema = {"type": "array", "items": element, **most}
             return listed | {"minItems": 1} if field.required else _nullable(listed)
         case "text_map":
             plain = {"not": _EXPRESSION} if field.name == "variables" else {}
@@ -165,12 +168,18 @@ def _argument(argument: Argument) -> Schema:
             "anyOf": [{"type": ["string", "number"]}, {"type": "array", "items": {"type": "string"}}]
         },
         "number": {"anyOf": [{"type": "number"}, _EXPRESSION]},
+        "whole": {
+            "anyOf": [{"type": "integer", "minimum": argument.least, "maximum": argument.most}, _EXPRESSION]
+        },
         "boolean": {"anyOf": [{"type": "boolean"}, _EXPRESSION]},
         "list": {"anyOf": [{"type": "array"}, _EXPRESSION]},
         "map": {"anyOf": [{"type": "object"}, _EXPRESSION]},
         "any": {},
     }
     found = kinds[argument.kind]
+    if argument.options:
+        one: Schema = {"anyOf": [{"enum": [*argument.options]}, _EXPRESSION]}
+        found = {"anyOf": [*one["anyOf"], {"type": "array", "items": one}]}
     return {**found, "not": {"enum": ["", None]}} if argument.required else found
 
 
@@ -233,6 +242,30 @@ def _finish_trigger(trigger: Schema) -> None:
         options: Schema = {"$ref": f"#/$defs/{message}"}
         then: Schema = {"properties": {"options": options if needed else _nullable(options)}}
         trigger["allOf"].append({"if": named, "then": then | ({"required": ["options"]} if needed else {})})
+
+
+_REQUIRED: Schema = {"type": "object", "required": ["required"], "properties": {"required": {"const": True}}}
+
+
+def _finish_job(job: Schema) -> None:
+    """A job has steps, unless it only waits for an approval."""
+    steps = job["properties"]["steps"]
+    job["properties"]["steps"] = _nullable({key: steps[key] for key in steps if key != "minItems"})
+    job["allOf"].remove({"required": ["steps"]})
+    approved = {"required": ["approval"], "properties": {"approval": _REQUIRED}}
+    some: Schema = {"required": ["steps"], "properties": {"steps": {"type": "array", "minItems": 1}}}
+    job["allOf"].append({"if": approved, "else": some})
+
+
+def _finish_approval(approval: Schema) -> None:
+    """Its other fields mean something only if it is required."""
+    params = _nullable({"$ref": "#/$defs/ApprovalParams"})
+    fields: Schema = {
+        "type": {"enum": [*APPROVAL_TYPES, None]},
+        "plugin": {"enum": ["", None]},
+        "params": params,
+    }
+    approval["allOf"] = [{"if": _REQUIRED, "then": {"properties": fields}}]
 
 
 def _finish_label_expression(expression: Schema) -> None:

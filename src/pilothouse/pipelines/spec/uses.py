@@ -13,6 +13,7 @@ from pilothouse.pipelines.spec.actions import (
     infer_action,
     leaves_workspace,
 )
+from pilothouse.pipelines.spec.approvals import too_few
 from pilothouse.pipelines.spec.canonical import camel_case
 from pilothouse.pipelines.spec.nodes import Dictionary, Sequence
 from pilothouse.pipelines.spec.problems import Mark, child_path, did_you_mean, shown
@@ -107,6 +108,11 @@ def _check_arguments(step: Fields, args: dict[str, Any], schema: ActionSchema, a
             value = args[name] = args.pop(given)
             if message := _wrong_value(argument, value):
                 _add(step, mark, path, f"{given} of {action} {message}", argument.expected)
+    if action == "approval/wait" and (
+        message := too_few(args.get("count", 1), args.get("roles"), args.get("users"))
+    ):
+        mark = marks.get("count", step.mark_of("args"))
+        _add(step, mark, "args.count", message, "roles, or more users")
     for name, argument in schema.arguments.items():
         if argument.required and args.get(name) in (None, ""):
             mark = marks.get(name, step.mark_of("args"))
@@ -115,7 +121,9 @@ def _check_arguments(step: Fields, args: dict[str, Any], schema: ActionSchema, a
 
 def _wrong_value(argument: Argument, value: Any) -> str:
     if not argument.accepts(value):
-        return "has the wrong type"
+        return (
+            "has a value that is not allowed" if argument.least or argument.options else "has the wrong type"
+        )
     if argument.kind == "path" and isinstance(value, str) and "${{" not in value:
         return leaves_workspace(value)
     return ""
