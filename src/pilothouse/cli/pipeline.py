@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pilothouse.cli import exec as local
 from pilothouse.cli import lint, pipeline_changes, plan
 from pilothouse.cli.errors import CliError, UsageError
 from pilothouse.cli.live import Progress, ProgressOption, require_terminal
@@ -222,6 +223,7 @@ command(app, "view")(view)
 command(app, "spec", examples=("pilot pipeline spec shop > .pilot.yaml",))(spec)
 lint.add_to(app)
 plan.add_to(app)
+local.add_to(app)
 pipeline_changes.add_to(app)
 
 

@@ -12,11 +12,15 @@ HOLD = "hold"
 
 
 def waits_for(kind: str, message: str, run_id: str, step: str = "") -> str:
-    """What an open gate waits for. ``step``: ``job/step``, where others of the run may be open."""
+    """What an open gate waits for. ``step``: ``job/step``, where others of the run may be open.
+
+    ``run_id`` empty: no command can settle it.
+    """
     if kind != HOLD:
         return f"waiting: {message}" if message else "waiting"
     chosen = f" --step {step}" if step else ""
-    told = f"waiting for approval (pilot run approve {short(run_id)}{chosen})"
+    told = "waiting for approval"
+    told += f" (pilot run approve {short(run_id)}{chosen})" if run_id else ""
     return f"{told}: {message}" if message else told
 
 
