@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pilothouse.cli.agent import labels_of
 from pilothouse.cli.errors import UsageError
 from pilothouse.cli.live import Progress, ProgressOption, require_terminal
 from pilothouse.cli.output import Output
@@ -41,13 +40,13 @@ def exec_here(
         list[str] | None,
         typer.Option(metavar="K=V", help="Label of this machine for agent selectors (KEY=VALUE); repeatable."),
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Approve all gates without asking.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Approve all gates without asking.")] = False,
     no_checkout: Annotated[bool, typer.Option("--no-checkout", help="Start with an empty workspace.")] = False,
     progress: ProgressOption = Progress.AUTO,
 ) -> None:
     """Run the local spec and files on this machine, without a server. Ctrl-C cancels the run."""
+    from pilothouse.agent.settings import architecture, os_name
+    from pilothouse.cli.agent import labels_of
     from pilothouse.cli.here import place
     from pilothouse.cli.local_run import LABELS, LocalRun, Wishes
     from pilothouse.cli.starting import Order
@@ -56,7 +55,7 @@ def exec_here(
     repository = place(Path.cwd())
     spec = find_spec(file, Path.cwd(), repository.root)
     variables = variables_of(var or [])
-    labels = {**LABELS, **labels_of(label or [])}
+    labels = {"os": os_name(), "arch": architecture(), **LABELS, **labels_of(label or [])}
     plan = planned(session.out, spec, repository, variables)
     _check_labels(plan, labels)
     _tell_limits(session.out, plan)

@@ -11,8 +11,11 @@ from typing import Any
 from pilothouse.cli.session import Session
 
 
-async def decide(session: Session, gate: Mapping[str, Any], *, yes: bool) -> None:
-    """Approve or reject an open gate; ``gate``: the body of its ``step.started`` entry."""
+async def decide(session: Session, gate: Mapping[str, Any], asking: asyncio.Lock, *, yes: bool) -> None:
+    """Approve or reject an open gate; ``gate``: the body of its ``step.started`` entry.
+
+    ``asking``: held while a question is on the terminal.
+    """
     from pilothouse.client import ApiProblem
 
     path = f"{gate['job']}/{gate['step']}"
@@ -20,8 +23,9 @@ async def decide(session: Session, gate: Mapping[str, Any], *, yes: bool) -> Non
         approved, comment = True, "--yes"
     elif sys.stdin.isatty() and sys.stderr.isatty():
         message = gate.get("waits_for") or "Approve?"
-        session.out.say(f"{path}: {message} [y/N] and Enter", "yellow")
-        approved, comment = (await _line()).strip().lower() in ("y", "yes"), ""
+        async with asking:
+            session.out.say(f"{path}: {message} [y/N] and Enter", "yellow")
+            approved, comment = (await _line()).strip().lower() in ("y", "yes"), ""
     else:
         session.out.say(f"{path} needs an approval, and there is no terminal to ask on: use --yes", "red")
         approved, comment = False, "no terminal to ask on; --yes approves"
@@ -40,7 +44,7 @@ async def decide(session: Session, gate: Mapping[str, Any], *, yes: bool) -> Non
 async def _line() -> str:
     """A line of the terminal; empty at its end."""
     loop = asyncio.get_running_loop()
-    read = loop.create_future()
+    read: asyncio.Future[str] = loop.create_future()
     descriptor = sys.stdin.fileno()
 
     def readable() -> None:

@@ -14,10 +14,10 @@ import secrets as random
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pilothouse.cli.addresses import reachable, reachable_host
 from pilothouse.cli.checkout.options import sent_limit
@@ -61,18 +61,19 @@ class LocalRun:
         self._stop = asyncio.Event()
         self._working: asyncio.Task[str] | None = None
         self._others: set[asyncio.Task[None]] = set()
+        self._asking = asyncio.Lock()
         self._run_id = ""
         self._signals = 0
         self._files = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def run(self) -> int:
         """Run it; returns the exit code."""
+        # Otherwise gRPC prints a warning about fork support.
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
         with process_imports(), deferred_models():
             import uvloop
 
             from pilothouse.server.main import serve
-        # Otherwise gRPC prints a warning about fork support.
-        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
         with _directory() as directory:
             self._data_dir = directory
 
@@ -136,7 +137,8 @@ class LocalRun:
                 raise CliError(f"the agent of this run has ended (exit code {agent.result()})")
             return running.result()
         finally:
-            running.cancel()
+            for unneeded in (running, *self._others):
+                unneeded.cancel()
             ending.set()
             await asyncio.wait({agent, running, *self._others})
 
@@ -168,10 +170,10 @@ class LocalRun:
         from pilothouse.cli.local_gates import decide
 
         if event.data["gate"] == "hold":
-            self._beside(decide(self._session, event.data, yes=self._wishes.yes))
+            self._beside(decide(self._session, event.data, self._asking, yes=self._wishes.yes))
 
-    def _beside(self, work: object) -> None:
-        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._others.add(task)
         task.add_done_callback(self._others.discard)
 

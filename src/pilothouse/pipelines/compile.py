@@ -5,9 +5,10 @@ from __future__ import annotations
 from pilothouse.engine import graph
 from pilothouse.engine.gates.model import CHILD_RUN, HOLD, WINDOW
 from pilothouse.engine.graph import Graph
+from pilothouse.expressions import secret_names
 from pilothouse.pipelines.spec.canonical import triggers_to_json
 from pilothouse.pipelines.spec.inputs import inputs_of
-from pilothouse.pipelines.spec.model import Job, Retry, Spec, Step
+from pilothouse.pipelines.spec.model import Job, Retry, Source, SourceAuth, Spec, Step
 
 GATES = {"approval/wait": HOLD, "window/wait": WINDOW, "pipeline/run": CHILD_RUN}
 """Actions that are gates: settled by the server, by no agent."""
@@ -43,7 +44,16 @@ def _job(job: Job) -> graph.Job:
         retry=_retry(job.retry),
         on_lost=job.on_lost,
         concurrency=job.concurrency,
+        source=_source(job.source),
     )
+
+
+def _source(source: Source | None) -> graph.Source | None:
+    if source is None:
+        return None
+    given = source.auth or SourceAuth()
+    secrets = sorted(secret_names([given.token or given.password]))
+    return graph.Source(source.repo, source.branch, given.username, secrets[0] if secrets else "")
 
 
 def _step(step: Step) -> graph.Step:

@@ -21,6 +21,9 @@ EVENTS = ("run.created", "run.started", "run.completed")
 FINAL = ("succeeded", "failed", "cancelled")
 INPUT_TYPES = ("string", "boolean", "number", "choice")
 MAX_CHECKOUT_DEPTH = 2**31 - 1  # what the gRPC message holds
+SOURCES = ("", "git")
+_SECRET = r"\s*\$\{\{\s*secrets(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[A-Za-z0-9_.-]+"\])\s*\}\}\s*"
+_A_SECRET = "a secret, ${{ secrets.NAME }}"
 RUNTIMES = ("", "process")
 OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
 _ON_LOST = ("fail", "rerun")
@@ -123,7 +126,12 @@ _JOB = (
         of="Retry",
     ),
     Field("when", "condition", "a [condition](#conditions); default: all dependencies succeeded"),
-    Field("source", "message", "a [Source](#source); warned of", of="Source"),
+    Field(
+        "source",
+        "message",
+        "a [Source](#source): the git repository that its workspace is a work tree of, in place of the run's",
+        of="Source",
+    ),
     Field("approval", "message", "an [Approval](#approval); refused if required", of="Approval"),
     Field(
         "steps",
@@ -353,20 +361,30 @@ _EVENT_OPTIONS = (
 )
 
 _SOURCE = (
-    Field("type", "text", "kept"),
-    Field("repo", "text", "kept"),
-    Field("branch", "text", "kept"),
-    Field("auth", "message", "[SourceAuth](#sourceauth); kept", of="SourceAuth"),
+    Field("type", "text", "`git` (default); anything else is refused", offered=SOURCES),
+    Field(
+        "repo",
+        "text",
+        "the address of the repository, https or ssh, as in [git.md](git.md). Required",
+        required=True,
+        expected="an address such as https://git.example/team/tools.git",
+    ),
+    Field("branch", "text", "the branch whose head is checked out; default: the repository's default branch"),
+    Field("auth", "message", "[SourceAuth](#sourceauth), for a repository that is not public", of="SourceAuth"),
 )
 
 _SOURCE_AUTH = (
-    Field("username", "text", "kept"),
+    Field("username", "text", "the user name for https; not needed with most tokens"),
+    Field("password", "text", "as `token`, which goes before", expected=_A_SECRET, pattern=_SECRET, rendered=True, private=True),
     Field(
-        "password",
+        "token",
         "text",
-        "kept in plain text, readable by everyone who can read the spec: do not put a password here",
+        "a secret of the project and nothing else, `${{ secrets.NAME }}`: a token or a password, for ssh a private key",
+        expected=_A_SECRET,
+        pattern=_SECRET,
+        rendered=True,
+        private=True,
     ),
-    Field("token", "text", "the same"),
 )
 
 _APPROVAL = (

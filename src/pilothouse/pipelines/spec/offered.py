@@ -5,10 +5,10 @@ reported as warnings. No field is ignored silently.
 from __future__ import annotations
 
 from pilothouse.pipelines.spec.checks import mark_at
-from pilothouse.pipelines.spec.messages import RUNTIMES
+from pilothouse.pipelines.spec.messages import RUNTIMES, SOURCES
 from pilothouse.pipelines.spec.model import Spec
 from pilothouse.pipelines.spec.nodes import Node
-from pilothouse.pipelines.spec.problems import Problems
+from pilothouse.pipelines.spec.problems import Problems, shown
 
 
 def check_offered(spec: Spec, root: Node, problems: Problems) -> None:
@@ -24,6 +24,10 @@ def check_offered(spec: Spec, root: Node, problems: Problems) -> None:
             message = f"variable {name!r} holds an expression; variables are plain texts in this release"
             problems.add(mark_at(root, "variables", name), f"variables.{name}", message, "a plain text")
     for index, job in enumerate(spec.jobs):
+        if job.source is not None and job.source.type not in SOURCES:
+            mark = mark_at(root, "jobs", index, "source", "type")
+            message = f"source type {shown(job.source.type)} is not part of this release"
+            problems.add(mark, f"jobs[{index}].source.type", message, "git, or no type")
         if job.approval is not None and job.approval.required:
             mark = mark_at(root, "jobs", index, "approval")
             message = f"job {job.name!r} asks for approval, which is not part of this release"
@@ -43,7 +47,7 @@ def _warn(spec: Spec, root: Node, problems: Problems) -> None:
         message = "runtime.config has no effect in this release"
         problems.warn(mark_at(root, "runtime", "config"), "runtime.config", message)
     for index, job in enumerate(spec.jobs):
-        for name in ("source", "target", "notify", "triggers"):
+        for name in ("target", "notify", "triggers"):
             if getattr(job, name):
                 message = f"{name} of job {job.name!r} has no effect in this release"
                 problems.warn(mark_at(root, "jobs", index, name), f"jobs[{index}].{name}", message)
