@@ -53,7 +53,10 @@ def desk(tmp_path: Path) -> Desk:
     made = Desk(tmp_path / "shop", "http://127.0.0.1:9", "pilot_" + "0" * 40)  # nothing listens there
     (tmp_path / "tmp").mkdir()
     made.environment |= {"TMPDIR": str(tmp_path / "tmp"), "DIR": str(tmp_path)}
-    made.environment |= {"PILOT_DATABASE_URL": "postgresql://nowhere/", "PILOT_PORT": "1"}  # of another server
+    made.environment |= {
+        "PILOT_DATABASE_URL": "postgresql://nowhere/",
+        "PILOT_PORT": "1",
+    }  # of another server
     return made
 
 
@@ -99,7 +102,8 @@ def test_a_gate_without_a_terminal_is_rejected_unless_yes(desk: Desk) -> None:
     assert code == 5, (out, said)
     assert "ship/ask needs an approval, and there is no terminal to ask on: use --yes" in said
     assert "waiting for approval: Ship it?\n" in out
-    assert "ship/tell | told" in out and "shipped" not in out
+    assert "ship/tell | told" in out
+    assert "shipped" not in out
     assert "pilot run" not in out + said  # no server will answer
     code, out, said = ended(desk.start("pipeline", "exec", "--yes", "-o", "json"))
     assert code == 0, (out, said)
@@ -152,14 +156,21 @@ def test_what_cannot_run_here_is_refused_before_it_starts(desk: Desk) -> None:
     desk.write(".pilot.yaml", WORK)
     for words, said in (
         ((), "error: the spec needs secrets: TOKEN\nhint: give them with --secret TOKEN\n"),
-        (("--secret", "TOKEN"), "error: --secret TOKEN: the environment variable TOKEN is not set, or empty\n"),
+        (
+            ("--secret", "TOKEN"),
+            "error: --secret TOKEN: the environment variable TOKEN is not set, or empty\n",
+        ),
         (("--var", "wrod=x"), '.pilot.yaml: variables.wrod: error: variable "wrod" is given'),
     ):
         done = desk.pilot("pipeline", "exec", *words)
-        assert done.returncode == 2 and said in done.stderr, (words, done.stderr)
-    desk.write("gpu.yaml", "jobs: [{name: j, steps: [{name: s, run: x, agentSelector: {matchLabels: {gpu: a}}}]}]")
+        assert done.returncode == 2, (words, done.stderr)
+        assert said in done.stderr
+    desk.write(
+        "gpu.yaml", "jobs: [{name: j, steps: [{name: s, run: x, agentSelector: {matchLabels: {gpu: a}}}]}]"
+    )
     done = desk.pilot("pipeline", "exec", "gpu.yaml")
-    assert done.returncode == 2 and "step j/s needs an agent with gpu=a" in done.stderr, done.stderr
+    assert done.returncode == 2
+    assert "step j/s needs an agent with gpu=a" in done.stderr
 
 
 def test_secrets_are_taken_from_the_environment_and_removed_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,4 +193,5 @@ def test_a_plan_as_json_and_text(desk: Desk) -> None:
     ]
     assert "– left-out  skipped: when is false" in desk.good("pipeline", "plan")
     done = desk.pilot("pipeline", "plan", "-", stdin="jobs: []")
-    assert done.returncode == 2 and "<stdin>" in done.stderr
+    assert done.returncode == 2
+    assert "<stdin>" in done.stderr

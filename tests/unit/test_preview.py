@@ -48,7 +48,14 @@ def planned(spec: str = SPEC, **given: Any) -> Preview:
 
 
 def shown(found: Preview) -> list[str]:
-    run = {"pipeline": "shop", "file": ".pilot.yaml", "trigger": "manual", "branch": "main", "tag": "", "commit": ""}
+    run = {
+        "pipeline": "shop",
+        "file": ".pilot.yaml",
+        "trigger": "manual",
+        "branch": "main",
+        "tag": "",
+        "commit": "",
+    }
     return [line.plain for line in lines(run | document(found))]
 
 
@@ -145,7 +152,8 @@ def test_the_largest_graph_is_planned_quickly() -> None:
     """No work per pair of steps: 5,000 of them with conditions."""
     steps = ", ".join(f"{{name: s{at}, run: x, when: variables.a == '1'}}" for at in range(250))
     jobs = "\n".join(
-        f"  - {{name: j{at}, {f'dependsOn: [j{at - 1}], ' if at else ''}steps: [{steps}]}}" for at in range(20)
+        f"  - {{name: j{at}, {f'dependsOn: [j{at - 1}], ' if at else ''}steps: [{steps}]}}"
+        for at in range(20)
     )
     found = planned(f"variables: {{a: '1'}}\njobs:\n{jobs}\n")
     assert len(found.levels) == 20

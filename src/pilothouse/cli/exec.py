@@ -38,10 +38,14 @@ def exec_here(
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(metavar="K=V", help="Label of this machine for agent selectors (KEY=VALUE); repeatable."),
+        typer.Option(
+            metavar="K=V", help="Label of this machine for agent selectors (KEY=VALUE); repeatable."
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Approve all gates without asking.")] = False,
-    no_checkout: Annotated[bool, typer.Option("--no-checkout", help="Start with an empty workspace.")] = False,
+    no_checkout: Annotated[
+        bool, typer.Option("--no-checkout", help="Start with an empty workspace.")
+    ] = False,
     progress: ProgressOption = Progress.AUTO,
 ) -> None:
     """Run the local spec and files on this machine, without a server. Ctrl-C cancels the run."""
@@ -88,7 +92,8 @@ def secrets_of(given: list[str], needed: Collection[str]) -> dict[str, str]:
         name, equals, source = each.partition("=")
         if not name or (equals and not source.startswith("env:")):
             raise UsageError(
-                "--secret: expected NAME or NAME=env:VARIABLE", "values are never arguments: others could read them"
+                "--secret: expected NAME or NAME=env:VARIABLE",
+                "values are never arguments: others could read them",
             )
         variable = source.removeprefix("env:") or name
         used.add(variable)

@@ -56,7 +56,9 @@ def _facts(plan: Body) -> Iterator[str]:
     if plan["optional_secrets"]:
         yield f"uses secrets if they are set: {', '.join(plan['optional_secrets'])}"
     if plan["concurrency"]:
-        instead = "cancels the run in progress" if plan["cancel_in_progress"] else "waits for the run in progress"
+        instead = (
+            "cancels the run in progress" if plan["cancel_in_progress"] else "waits for the run in progress"
+        )
         yield f"concurrency group {plan['concurrency']}: {instead}"
 
 

@@ -147,7 +147,9 @@ def for_agent(checkout: dict[str, Any] | None, job: str) -> Checkout | None:
 def blob_ids(checkout: dict[str, Any]) -> set[str]:
     """All blobs that a run's checkout refers to."""
     return {
-        id for part in _parts(checkout) for id in (part["id"], *(pack["id"] for pack in part.get("packs", ())))
+        id
+        for part in _parts(checkout)
+        for id in (part["id"], *(pack["id"] for pack in part.get("packs", ())))
     }
 
 

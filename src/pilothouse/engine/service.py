@@ -306,5 +306,6 @@ def _check_sources(graph: Graph, checkout: Mapping[str, Any] | None) -> None:
     fetched = (checkout or {}).get("jobs", {})
     missing = [at for at, job in enumerate(graph.jobs) if job.source is not None and job.name not in fetched]
     if missing:
-        said = f"the repository of job {shown(graph.jobs[missing[0]].name)} cannot be fetched for a run that a step starts"
+        job = shown(graph.jobs[missing[0]].name)
+        said = f"the repository of job {job} cannot be fetched for a run that a step starts"
         raise SpecError([SpecProblem(said, 0, 0, "", f"jobs[{missing[0]}].source")], "<spec>")

@@ -27,6 +27,8 @@ from pilothouse.pipelines.verdicts import Planned, Verdict
 __all__ = ["Circumstances", "Preview", "SpecError", "document", "preview"]
 
 _RUN_ID = "00000000-0000-7000-8000-000000000000"
+
+
 @dataclass(frozen=True, slots=True)
 class Circumstances:
     """What the run would be started with; ``event``: how (``run.trigger`` in expressions)."""

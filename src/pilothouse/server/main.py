@@ -71,8 +71,9 @@ async def serve(
 ) -> int:
     """Serve until SIGTERM, SIGINT or ``stop``; returns the exit code.
 
-    ``announce``: print one line on stdout when ready: ``pilothouse ready http=… grpc=…``. What prevents the start (a port
-    in use, another server on the data directory, an unusable or too new database) is printed in one line on stderr.
+    ``announce``: print one line on stdout when ready: ``pilothouse ready http=… grpc=…``. What prevents the start (a
+    port in use, another server on the data directory, an unusable or too new database) is printed in one line on
+    stderr.
     """
     configure_logs(settings.log_format, settings.log_level)
     _allow_many_sockets()

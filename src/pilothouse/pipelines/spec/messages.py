@@ -22,7 +22,7 @@ FINAL = ("succeeded", "failed", "cancelled")
 INPUT_TYPES = ("string", "boolean", "number", "choice")
 MAX_CHECKOUT_DEPTH = 2**31 - 1  # what the gRPC message holds
 SOURCES = ("", "git")
-_SECRET = r"\s*\$\{\{\s*secrets(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[A-Za-z0-9_.-]+"\])\s*\}\}\s*"
+_SECRET = r'\s*\$\{\{\s*secrets(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[A-Za-z0-9_.-]+"\])\s*\}\}\s*'
 _A_SECRET = "a secret, ${{ secrets.NAME }}"
 RUNTIMES = ("", "process")
 OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
@@ -370,16 +370,27 @@ _SOURCE = (
         expected="an address such as https://git.example/team/tools.git",
     ),
     Field("branch", "text", "the branch whose head is checked out; default: the repository's default branch"),
-    Field("auth", "message", "[SourceAuth](#sourceauth), for a repository that is not public", of="SourceAuth"),
+    Field(
+        "auth", "message", "[SourceAuth](#sourceauth), for a repository that is not public", of="SourceAuth"
+    ),
 )
 
 _SOURCE_AUTH = (
     Field("username", "text", "the user name for https; not needed with most tokens"),
-    Field("password", "text", "as `token`, which goes before", expected=_A_SECRET, pattern=_SECRET, rendered=True, private=True),
+    Field(
+        "password",
+        "text",
+        "as `token`, which goes before",
+        expected=_A_SECRET,
+        pattern=_SECRET,
+        rendered=True,
+        private=True,
+    ),
     Field(
         "token",
         "text",
-        "a secret of the project and nothing else, `${{ secrets.NAME }}`: a token or a password, for ssh a private key",
+        "a secret of the project and nothing else, `${{ secrets.NAME }}`: a token or a password, for ssh a "
+        "private key",
         expected=_A_SECRET,
         pattern=_SECRET,
         rendered=True,
