@@ -22,8 +22,8 @@ FINAL = ("succeeded", "failed", "cancelled")
 INPUT_TYPES = ("string", "boolean", "number", "choice")
 MAX_CHECKOUT_DEPTH = 2**31 - 1  # what the gRPC message holds
 SOURCES = ("", "git")
-_SECRET = r'\s*\$\{\{\s*secrets(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[A-Za-z0-9_.-]+"\])\s*\}\}\s*'
-_A_SECRET = "a secret, ${{ secrets.NAME }}"
+_REFERENCE = r'\s*\$\{\{\s*secrets(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[A-Za-z0-9_.-]+"\])\s*\}\}\s*'
+_EXPECTED_REFERENCE = "a secret, ${{ secrets.NAME }}"
 RUNTIMES = ("", "process")
 OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
 _ON_LOST = ("fail", "rerun")
@@ -381,8 +381,8 @@ _SOURCE_AUTH = (
         "password",
         "text",
         "as `token`, which goes before",
-        expected=_A_SECRET,
-        pattern=_SECRET,
+        expected=_EXPECTED_REFERENCE,
+        pattern=_REFERENCE,
         rendered=True,
         private=True,
     ),
@@ -391,8 +391,8 @@ _SOURCE_AUTH = (
         "text",
         "a secret of the project and nothing else, `${{ secrets.NAME }}`: a token or a password, for ssh a "
         "private key",
-        expected=_A_SECRET,
-        pattern=_SECRET,
+        expected=_EXPECTED_REFERENCE,
+        pattern=_REFERENCE,
         rendered=True,
         private=True,
     ),
