@@ -99,6 +99,14 @@ def test_the_event_decides() -> None:
     assert planned(spec, event="cron").jobs["j"].word == "run"
 
 
+def test_a_source_is_shown_and_its_secret_is_needed() -> None:
+    auth = 'auth: {token: "${{ secrets.FORGE }}"}'
+    source = f"source: {{repo: 'https://git.example/tools.git', branch: main, {auth}}}"
+    found = planned(f"jobs: [{{name: j, {source}, steps: [{{name: s, run: make}}]}}]")
+    assert found.secrets == ["FORGE"]
+    assert shown(found)[-2] == "  ● j  files of https://git.example/tools.git at main"
+
+
 def test_what_the_start_would_refuse_is_refused() -> None:
     for given, said in (({"where": "away"}, "is one of here, there"), ({"tag": "2"}, "there is no input")):
         with pytest.raises(SpecError, match=said):

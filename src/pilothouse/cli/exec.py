@@ -21,8 +21,15 @@ from pilothouse.cli.variables import Variables, variables_of
 if TYPE_CHECKING:
     from pilothouse.pipelines.preview import Preview
 
-_KEPT = ("PILOT_CONFIG_HOME", "PILOT_DEBUG", "PILOT_MAX_CHECKOUT")
-"""Variables that this command uses itself. Other ``PILOT_…`` would be settings of its private server."""
+_KEPT = (
+    "PILOT_CONFIG_HOME",
+    "PILOT_DEBUG",
+    "PILOT_GIT_ALLOW",
+    "PILOT_GIT_CA",
+    "PILOT_GIT_KNOWN_HOSTS",
+    "PILOT_MAX_CHECKOUT",
+)
+"""Variables that also hold for this command. Other ``PILOT_…`` are settings of the user's servers."""
 
 
 def exec_here(

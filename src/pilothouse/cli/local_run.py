@@ -103,6 +103,8 @@ class LocalRun:
             max_blob=max(sent_limit(), 256 << 20),
             workers=1,
             log_level="error",
+            # Of the user who runs it, in place of a file in the data directory.
+            git_known_hosts=None if "PILOT_GIT_KNOWN_HOSTS" in os.environ else _known_hosts(),
         )
 
     async def _ready(self, ready: Ready) -> None:
@@ -195,6 +197,10 @@ class LocalRun:
         with contextlib.suppress(ApiProblem):  # it has ended
             async with self._session.client() as client:
                 await client.runs.cancel(self._run_id, "interrupted", force=force)
+
+
+def _known_hosts() -> Path:
+    return Path.home() / ".ssh" / "known_hosts"
 
 
 @contextlib.contextmanager

@@ -94,6 +94,9 @@ def _needs(job: Body) -> Iterator[str]:
 
 
 def _of_job(job: Body) -> Iterator[str]:
+    if job["source"]:
+        branch = f" at {job['source']['branch']}" if job["source"]["branch"] else ""
+        yield f"files of {job['source']['repo']}{branch}"
     if job["concurrency"]:
         yield f"concurrency group {job['concurrency']}"
     if job["queue_timeout"]:

@@ -152,6 +152,7 @@ def _job_json(found: Preview, job: Job, level: int) -> dict[str, Any]:
         "retry": _retry_json(job.retry),
         "on_lost": job.on_lost,
         "concurrency": found.groups.get(job.name),
+        "source": {"repo": job.source.repo, "branch": job.source.branch} if job.source else None,
         "steps": [_step_json(job, step, found.steps.get((job.name, step.name))) for step in job.steps],
     }
 
