@@ -67,7 +67,7 @@ def exec_here(
     spec = find_spec(file, Path.cwd(), repository.root)
     variables = variables_of(var or [])
     labels = {"os": os_name(), "arch": architecture(), **LABELS, **labels_of(label or [])}
-    plan = planned(session.out, spec, repository, variables)
+    plan = planned(session.out, spec, repository, variables, warn=False)
     _check_labels(plan, labels)
     _tell_limits(session.out, plan)
     secrets = secrets_of(secret or [], plan.secrets)

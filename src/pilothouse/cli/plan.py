@@ -64,9 +64,18 @@ def plan(
 
 
 def planned(
-    out: Output, spec: SpecFile, repository: Repository, variables: dict[str, str], event: str = "manual"
+    out: Output,
+    spec: SpecFile,
+    repository: Repository,
+    variables: dict[str, str],
+    event: str = "manual",
+    *,
+    warn: bool = True,
 ) -> Preview:
-    """Check and plan a spec as the server does. Raises UsageError after printing the problems."""
+    """Check and plan a spec as the server does. Raises UsageError after printing the problems.
+
+    ``warn``: also print warnings; not where a server will be asked, too.
+    """
     from pilothouse.pipelines.preview import Circumstances, SpecError, preview
 
     given = Circumstances(
@@ -79,7 +88,7 @@ def planned(
     )
     try:
         checked = parsed(spec.text, spec.shown)
-        for warning in checked.warnings:
+        for warning in checked.warnings if warn else ():
             out.say(described(warning.as_json(), spec.shown), "yellow")
         return preview(checked.spec, given)
     except SpecError as error:
