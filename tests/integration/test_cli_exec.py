@@ -12,6 +12,8 @@ import pytest
 
 from pilothouse.cli.errors import UsageError
 from pilothouse.cli.exec import secrets_of
+from pilothouse.cli.local_run import _remnants
+from pilothouse.server.lock import data_dir_lock
 from support.desk import PILOT, Desk
 from support.terminal import Terminal
 from support.waiting import PATIENCE, eventually
@@ -26,6 +28,7 @@ jobs:
         env: {TOKEN: "${{ secrets.TOKEN }}"}
         run: 'echo "${{ variables.word }} $NAME ${{ job.outputs.n }} $TOKEN ${EXEC_WORD-unset} $PILOT_EVENT"'
       - {name: again, run: '[ "$PILOT_ATTEMPT" = 2 ]', retry: {maxAttempts: 2}}
+      - {name: ask, uses: approval}
       - {name: left-out, run: 'exit 1', when: variables.word == "other"}
   - {name: never, dependsOn: [build], when: jobs.build.outputs.n == "8", steps: [{name: s, run: exit 1}]}
 """
@@ -84,19 +87,22 @@ def test_a_run_without_a_server(desk: Desk) -> None:
     desk.write("changed", "three\n")
     desk.environment["EXEC_WORD"] = "correct-horse"
     secret = ("--secret", "TOKEN=env:EXEC_WORD")
-    code, out, said = ended(desk.start("pipeline", "exec", "--input", "word=bye", *secret))
+    words = ("pipeline", "exec", "--input", "word=bye", "--yes", "-o", "json")
+    code, out, said = ended(desk.start(*words, *secret))
     assert code == 0, (out, said)
-    assert "build/look | one\nbuild/look | three\nbuild/look |  M changed\n" in out
-    assert "build/use | bye from-file 7 *** unset manual\n" in out
-    assert "step build/again: started on agent local (attempt 2)" in out
-    assert "step build/left-out: skipped" in out
-    assert "job never: skipped" in out
+    assert json.loads(out)["status"] == "succeeded"
+    assert "build/look | one\nbuild/look | three\nbuild/look |  M changed\n" in said
+    assert "build/use | bye from-file 7 *** unset manual\n" in said
+    assert "step build/again: started on agent local (attempt 2)" in said
+    assert "step build/ask: approved by" in said
+    assert "step build/left-out: skipped" in said
+    assert "job never: skipped" in said
     assert "correct-horse" not in out + said
     assert left(desk) == []
     assert not (desk.directory / ".pilothouse").exists()
 
 
-def test_a_gate_without_a_terminal_is_rejected_unless_yes(desk: Desk) -> None:
+def test_a_gate_without_a_terminal_is_rejected(desk: Desk) -> None:
     desk.write(".pilot.yaml", GATE)
     code, out, said = ended(desk.start("pipeline", "exec"))
     assert code == 5, (out, said)
@@ -105,9 +111,6 @@ def test_a_gate_without_a_terminal_is_rejected_unless_yes(desk: Desk) -> None:
     assert "ship/tell | told" in out
     assert "shipped" not in out
     assert "pilot run" not in out + said  # no server will answer
-    code, out, said = ended(desk.start("pipeline", "exec", "--yes", "-o", "json"))
-    assert code == 0, (out, said)
-    assert json.loads(out)["status"] == "succeeded"
 
 
 def test_a_gate_is_asked_on_the_terminal(desk: Desk) -> None:
@@ -146,10 +149,12 @@ async def test_a_killed_command_takes_its_steps_along(desk: Desk, tmp_path: Path
     process.communicate(timeout=PATIENCE)
     await eventually(lambda: not alive(step))
     (remnant,) = left(desk)
-    os.utime(remnant, (1, 1))  # as if it were old
-    desk.write(".pilot.yaml", "jobs: [{name: j, steps: [{name: s, run: echo}]}]")
-    assert ended(desk.start("pipeline", "exec"))[0] == 0
-    assert left(desk) == []
+    assert list(_remnants(remnant.parent / "own")) == [], "it may be about to be used"
+    os.utime(remnant, (1, 1))
+    assert list(_remnants(remnant.parent / "own")) == [remnant]
+    with data_dir_lock(remnant):
+        os.utime(remnant, (1, 1))
+        assert list(_remnants(remnant.parent / "own")) == [], "it is used"
 
 
 def test_what_cannot_run_here_is_refused_before_it_starts(desk: Desk) -> None:

@@ -126,7 +126,7 @@ def test_steps_that_this_machine_cannot_run() -> None:
 
 def test_a_plan_is_shown_by_level() -> None:
     assert shown(planned(branch="main")) == [
-        "shop (.pilot.yaml): 7 jobs, 11 steps",
+        "shop (.pilot.yaml): 7 jobs, 12 steps",
         "  started by: manual, branch main",
         "  variables: tag=1.4 deploy=yes where=here",
         "  needs secrets: TOKEN",
@@ -136,7 +136,8 @@ def test_a_plan_is_shown_by_level() -> None:
         "    ● compile  shell/command; agent os=linux, gpu Exists",
         '    – publish  skipped: when is false: variables.where == "there"; shell/command',
         "    ● report  always; shell/command",
-        '    ✗ broken  fails: when: no such key: "NOT_THERE"; shell/command; may fail',
+        '    ✗ broken  fails: when: there is no key "NOT_THERE"; test with has(...) if it may be missing; '
+        "shell/command; may fail",
         "level 2",
         "  ● deploy  after build",
         '    ● ask  gate: approval (message=Deploy?, roles=["operator"]); timeout 48h',
