@@ -184,9 +184,35 @@ async def test_a_job_has_a_work_tree_of_another_repository(
     assert "2" in [line.strip() for line in lines], "the third job has an empty workspace"
     fetched = [path for path, _ in served.requests if "tools.git/git-upload-pack" in path]
     assert len(fetched) - before <= 2, "asked for the head, and fetched, once"
-    served.push(tools, "newer")
+    (tools / "tool.txt").write_text("newer\n")
+    served.push(tools)
     again = server.ask("POST", f"/workflow-runs/{run}/rerun", json={"from": "start"})["id"]
     assert (await _finished(server, again)).count(f"of the tools {head} side") == 2
+
+
+async def test_runs_of_triggers_and_of_other_runs_with_a_source(
+    server: Server, served: Forge, clone: Path
+) -> None:
+    """What a trigger starts is fetched before; a gate starts its run within a transaction, which cannot fetch."""
+    served.make("more-tools", {"tool.txt": "of the tools\n"})
+    source = f'{{repo: "{served.http("more-tools")}", auth: {{password: "${{{{ secrets.FORGE }}}}"}}}}'
+    jobs = f"jobs: [{{name: j, source: {source}, steps: [{{name: s, run: cat tool.txt}}]}}]"
+    nightly = server.pipeline("nightly-tools", 'triggers: [{type: cron, options: {schedule: "0 0 1 1 *"}}]\n' + jobs)
+    (trigger,) = server.ask("GET", f"/triggers?pipeline={nightly}")["triggers"]
+    run = server.ask("POST", f"/triggers/{trigger['id']}/run")["run_id"]
+    assert "of the tools" in await _finished(server, run)
+    above = server.pipeline(
+        "above", "jobs: [{name: j, steps: [{name: s, uses: pipeline, args: {pipeline: nightly-tools}}]}]"
+    )
+    run = server.trigger(above)
+    view = await eventually(lambda: _ended(server, run))
+    assert view["status"] == "failed"
+    assert 'the repository of job "j" cannot be fetched for a run that a step starts' in str(view)
+
+
+def _ended(server: Server, run: str) -> Any:
+    view = server.ask("GET", f"/workflow-runs/{run}")
+    return view if view["status"] not in ("pending", "queued", "running") else None
 
 
 def test_why_a_source_is_refused(server: Server, served: Forge) -> None:

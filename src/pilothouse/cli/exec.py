@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,9 +17,6 @@ from pilothouse.cli.plan import OneFile, planned
 from pilothouse.cli.session import Session, command
 from pilothouse.cli.spec_file import find_spec
 from pilothouse.cli.variables import Variables, variables_of
-
-if TYPE_CHECKING:
-    from pilothouse.pipelines.preview import Preview
 
 _KEPT = (
     "PILOT_CONFIG_HOME",
@@ -68,8 +65,8 @@ def exec_here(
     variables = variables_of(var or [])
     labels = {"os": os_name(), "arch": architecture(), **LABELS, **labels_of(label or [])}
     plan = planned(session.out, spec, repository, variables, warn=False)
-    _check_labels(plan, labels)
-    _tell_limits(session.out, plan)
+    _check_labels(plan.unmatched(labels))
+    _tell_limits(session.out, plan.starting)
     secrets = secrets_of(secret or [], plan.secrets)
     order = Order(
         spec=spec,
@@ -125,25 +122,22 @@ def _asked(name: str, variable: str, *, asked: bool) -> str:
     return value
 
 
-def _check_labels(plan: Preview, labels: dict[str, str]) -> None:
-    """Raise UsageError for steps that would wait for another agent for ever."""
-    for job, step, unmet in plan.unmatched(labels):
+def _check_labels(unmatched: Iterable[tuple[str, str, str]]) -> None:
+    """Raise UsageError for steps that would wait for another agent for ever: job, step, what it requires."""
+    for job, step, unmet in unmatched:
         raise UsageError(
             f"step {job}/{step} needs an agent with {unmet}, which this machine is not labelled with",
             "add labels with --label KEY=VALUE, or run it on a server with `pilot pipeline run`",
         )
 
 
-def _tell_limits(out: Output, plan: Preview) -> None:
-    """Warn of what cannot work without a server of the user's."""
-    for job in plan.graph.jobs:
-        for step in job.steps:
-            if step.gate == "run":
-                out.say(
-                    f"warning: step {job.name}/{step.name} starts another pipeline, which only a server has: "
-                    "it will fail here",
-                    "yellow",
-                )
+def _tell_limits(out: Output, starting: Iterable[str]) -> None:
+    """Warn of what cannot work here. ``starting``: the steps that start other pipelines."""
+    for step in starting:
+        out.say(
+            f"warning: step {step} starts another pipeline, which only a server has: it will fail here",
+            "yellow",
+        )
 
 
 def add_to(pipelines: typer.Typer) -> None:

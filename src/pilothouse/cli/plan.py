@@ -50,8 +50,13 @@ def plan(
     from dataclasses import replace
 
     repository = _place()
-    given = {"branch": branch, "tag": tag, "commit": commit, "name": name or None}
-    repository = replace(repository, **{key: value for key, value in given.items() if value is not None})
+    repository = replace(
+        repository,
+        name=name or repository.name,
+        branch=repository.branch if branch is None else branch,
+        tag=repository.tag if tag is None else tag,
+        commit=repository.commit if commit is None else commit,
+    )
     spec = find_spec(file, Path.cwd(), repository.root)
     found = planned(session.out, spec, repository, variables_of(var or []), event)
     if session.out.structured:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pilothouse.engine.contexts import run_root
+from pilothouse.engine.gates.model import CHILD_RUN
 from pilothouse.engine.graph import Graph, Job, Retry, Step
 from pilothouse.engine.growth import check_graph
 from pilothouse.engine.model import Run, Status
@@ -59,6 +60,12 @@ class Preview:
     group: str
     secrets: list[str]
     optional_secrets: list[str]
+
+    @property
+    def starting(self) -> list[str]:
+        """The steps that start a run of another pipeline, as ``job/step``."""
+        steps = ((job, step) for job in self.graph.jobs for step in job.steps)
+        return [f"{job.name}/{step.name}" for job, step in steps if step.gate == CHILD_RUN]
 
     def unmatched(self, labels: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
         """Steps that an agent with these labels alone would leave waiting: job, step, the first unmet requirement."""
