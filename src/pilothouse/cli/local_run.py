@@ -1,4 +1,4 @@
-"""A run on a private server and agent, which end with it (docs/decisions/0019-exec.md).
+"""A run on a private server and agent, which end with it (docs/decisions/0020-exec.md).
 
 Both run in this process, on loopback ports, with a temporary data directory. If this process is killed, the guard of
 the agent ends the processes of steps; the directory is removed by a later command.
