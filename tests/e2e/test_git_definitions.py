@@ -197,7 +197,9 @@ async def test_runs_of_triggers_and_of_other_runs_with_a_source(
     served.make("more-tools", {"tool.txt": "of the tools\n"})
     source = f'{{repo: "{served.http("more-tools")}", auth: {{password: "${{{{ secrets.FORGE }}}}"}}}}'
     jobs = f"jobs: [{{name: j, source: {source}, steps: [{{name: s, run: cat tool.txt}}]}}]"
-    nightly = server.pipeline("nightly-tools", 'triggers: [{type: cron, options: {schedule: "0 0 1 1 *"}}]\n' + jobs)
+    nightly = server.pipeline(
+        "nightly-tools", 'triggers: [{type: cron, options: {schedule: "0 0 1 1 *"}}]\n' + jobs
+    )
     (trigger,) = server.ask("GET", f"/triggers?pipeline={nightly}")["triggers"]
     run = server.ask("POST", f"/triggers/{trigger['id']}/run")["run_id"]
     assert "of the tools" in await _finished(server, run)
