@@ -160,6 +160,81 @@ def test_why_a_repository_cannot_be_read(server: Server, served: Forge, clone: P
         assert TOKEN not in str(shown)
 
 
+async def test_a_job_has_a_work_tree_of_another_repository(
+    server: Server, served: Forge, clone: Path
+) -> None:
+    """Once for jobs with the same source, also for a pipeline without a repository, and again in a rerun."""
+    tools = served.make("tools", {"tool.txt": "of the tools\n"})
+    git(tools, "push", "-q", "origin", "HEAD:refs/heads/side")
+    head = _head(tools)
+    source = f'{{repo: "{served.http("tools")}", branch: side, auth: {{token: "${{{{ secrets.FORGE }}}}"}}}}'
+    look = (
+        "{name: look, run: 'echo \"$(cat *.txt) $(git rev-parse HEAD) $(git rev-parse --abbrev-ref HEAD)\"'}"
+    )
+    spec = (
+        f"jobs:\n  - {{name: one, source: {source}, steps: [{look}]}}\n"
+        f"  - {{name: two, source: {source}, steps: [{look}]}}\n"
+        "  - {name: own, steps: [{name: look, run: 'ls -a | wc -l'}]}\n"
+    )
+    pipeline = server.pipeline("uses-tools", spec)
+    before = len([path for path, _ in served.requests if "tools.git/git-upload-pack" in path])
+    run = server.trigger(pipeline)
+    lines = await _finished(server, run)
+    assert lines.count(f"of the tools {head} side") == 2
+    assert "2" in [line.strip() for line in lines], "the third job has an empty workspace"
+    fetched = [path for path, _ in served.requests if "tools.git/git-upload-pack" in path]
+    assert len(fetched) - before <= 2, "asked for the head, and fetched, once"
+    (tools / "tool.txt").write_text("newer\n")
+    served.push(tools)
+    again = server.ask("POST", f"/workflow-runs/{run}/rerun", json={"from": "start"})["id"]
+    assert (await _finished(server, again)).count(f"of the tools {head} side") == 2
+
+
+async def test_runs_of_triggers_and_of_other_runs_with_a_source(
+    server: Server, served: Forge, clone: Path
+) -> None:
+    """What a trigger starts is fetched before; a gate starts its run within a transaction, which cannot fetch."""
+    served.make("more-tools", {"tool.txt": "of the tools\n"})
+    source = f'{{repo: "{served.http("more-tools")}", auth: {{password: "${{{{ secrets.FORGE }}}}"}}}}'
+    jobs = f"jobs: [{{name: j, source: {source}, steps: [{{name: s, run: cat tool.txt}}]}}]"
+    nightly = server.pipeline(
+        "nightly-tools", 'triggers: [{type: cron, options: {schedule: "0 0 1 1 *"}}]\n' + jobs
+    )
+    (trigger,) = server.ask("GET", f"/triggers?pipeline={nightly}")["triggers"]
+    run = server.ask("POST", f"/triggers/{trigger['id']}/run")["run_id"]
+    assert "of the tools" in await _finished(server, run)
+    above = server.pipeline(
+        "above", "jobs: [{name: j, steps: [{name: s, uses: pipeline, args: {pipeline: nightly-tools}}]}]"
+    )
+    run = server.trigger(above)
+    view = await eventually(lambda: _ended(server, run))
+    assert view["status"] == "failed"
+    assert 'the repository of job "j" cannot be fetched for a run that a step starts' in str(view)
+
+
+def _ended(server: Server, run: str) -> Any:
+    view = server.ask("GET", f"/workflow-runs/{run}")
+    return view if view["status"] not in ("pending", "queued", "running") else None
+
+
+def test_why_a_source_is_refused(server: Server, served: Forge) -> None:
+    def refused(source: str) -> tuple[str, str]:
+        spec = f"jobs: [{{name: j, source: {source}, steps: [{{name: s, run: x}}]}}]"
+        body = server.call("POST", f"/pipelines/{empty}/trigger", json={"spec": spec}).json()
+        return body["errorCode"], str(body)
+
+    empty = server.ask("POST", "/pipelines", json={"name": "no spec"})["pipelineId"]
+    gone = f'{{repo: "{served.http("tools")}", branch: gone, auth: {{token: "${{{{ secrets.FORGE }}}}"}}}}'
+    assert refused(gone)[0] == "REPOSITORY_UNAVAILABLE"
+    assert refused('{repo: "file:///etc"}')[0] == "VALIDATION_FAILED"
+    assert refused('{repo: "https://host/x", branch: "--upload-pack=x"}')[0] == "VALIDATION_FAILED"
+    code, said = refused('{repo: "https://host/x", auth: {token: "${{ secrets.NOT_THERE }}"}}')
+    assert (code, "NOT_THERE" in said) == ("REPOSITORY_UNAVAILABLE", True)
+    code, said = refused('{repo: "https://host/x", auth: {password: hunter2}}')
+    assert (code, "hunter2" in said) == ("SPEC_INVALID", False)
+    assert refused('{type: svn, repo: "https://host/x"}')[0] == "SPEC_INVALID"
+
+
 def test_addresses_are_checked_when_they_are_set(server: Server) -> None:
     for fields in (
         {"repoUrl": "file:///etc"},

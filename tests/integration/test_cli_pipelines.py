@@ -361,6 +361,12 @@ def test_a_pipeline_is_created_saved_changed_and_deleted(server: Server, desk: M
     assert here.pilot("pipeline", "trigger", "renamed", "--detach").returncode != 0
     assert here.pilot("pipeline", "edit", "renamed").returncode != 0, "nothing to change"
     here.good("pipeline", "edit", "renamed", "--enable")
+    here.good("pipeline", "trigger", "renamed", "--detach")
+    paused = here.pilot("pipeline", "pause", "renamed")
+    assert paused.stderr == "Pipeline renamed is paused. Resume it with `pilot pipeline resume`.\n"
+    assert "PIPELINE_DISABLED" in here.pilot("pipeline", "trigger", "renamed", "--detach").stderr
+    assert json.loads(here.good("pipeline", "resume", "renamed", "-o", "json"))["enabled"] is True
+    here.good("pipeline", "trigger", "renamed", "--detach")
     here.good("pipeline", "delete", "renamed")
     assert server.ask("GET", "/pipelines?name=renamed")["total"] == 0
     refused = here.pilot("pipeline", "create", "bad", "--repo", "file:///etc")

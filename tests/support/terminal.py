@@ -131,6 +131,10 @@ class Terminal:
         self.screen.top = max(0, len(self.screen.rows) - lines)
         self.process.send_signal(signal.SIGWINCH)
 
+    def type(self, text: str) -> None:
+        """Somebody types this."""
+        os.write(self._ours, text.encode())
+
     def until(self, words: str | Callable[[list[str]], bool], timeout: float = PATIENCE) -> list[str]:
         """Wait until this is on the screen, or true of it, and nothing wider than it; what is on it then."""
         end = time.monotonic() + timeout

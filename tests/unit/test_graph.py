@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from hypothesis import given
 
-from pilothouse.engine.graph import LabelExpression, Retry, Selector
+from pilothouse.engine.graph import LabelExpression, Retry, Selector, Source
 from pilothouse.engine.graph_json import decoded, encoded
 from pilothouse.engine.legacy_graphs import from_spec
 from pilothouse.engine.names import names_from_json, names_of, names_to_json
@@ -35,6 +35,12 @@ def test_durations_are_seconds() -> None:
     assert (job.queue_timeout, job.timeout, job.steps[0].timeout) == (90.0, 0.0, 0.25)
     assert job.steps[0].selector == Selector({"os": "linux"}, (LabelExpression("cpus", "Gt", ("4",)),))
     assert (job.steps[0].uses, job.steps[0].args) == ("shell", {"command": "make"})
+
+
+def test_a_source_survives_the_way_through_json() -> None:
+    graph = compile_spec(parse_spec(FULL, only_offered=False).spec)
+    assert graph.jobs[2].source == Source("https://example.org/x.git", "main", "", "GIT")
+    assert decoded(encoded(graph)) == graph
 
 
 @given(specs())

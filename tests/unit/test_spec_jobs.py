@@ -100,7 +100,7 @@ def test_a_worker_imports_what_specs_need_and_nothing_else() -> None:
     code = "import pilothouse.pipelines.jobs, sys; print('\\n'.join(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     modules = set(found.stdout.splitlines())
-    assert {"yaml", "pilothouse.expressions"} <= modules
+    assert "pilothouse.expressions" in modules
     heavy = {"asyncio", "fastapi", "google", "grpc", "pydantic", "sqlalchemy", "starlette", "structlog"}
     heavy |= {"prompt_toolkit", "rich", "typer"}
     assert modules & heavy == set()

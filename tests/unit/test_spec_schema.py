@@ -308,7 +308,7 @@ def good() -> dict[str, Any]:
         dict(SHELL, args={"script": "x"}),
     ]
     full["jobs"][1]["queueTimeout"] = "5m"
-    full["jobs"][2]["source"]["auth"]["token"] = "t"
+    full["jobs"][2]["source"]["auth"]["token"] = '${{ secrets["G-T"] }}'
     full["checkout"] = {"depth": 3, "lfs": True}
     return full
 

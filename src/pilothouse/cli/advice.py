@@ -31,7 +31,7 @@ def next_commands(run: RunState, width: int = 0) -> Iterator[str]:
 
     ``width``: terminal columns; 0 if there is no terminal.
     """
-    if run.status not in BAD:
+    if run.status not in BAD or run.transient:
         return
     name = short(run.id)
     commands = {

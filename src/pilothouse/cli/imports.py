@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
+import warnings
 from collections.abc import Iterator
 
 _UNUSED = ("rich", "better_exceptions", "greenlet", "pydantic.v1", "grpc_tools")
@@ -37,7 +38,10 @@ def deferred_models() -> Iterator[None]:
     FastAPI has forty for its document alone, which is made when it is first asked for.
     """
     from pydantic import BaseModel
+    from pydantic.warnings import UnsupportedFieldAttributeWarning
 
+    # FastAPI silences this warning about its own models where it defines them; they are built later here.
+    warnings.simplefilter("ignore", UnsupportedFieldAttributeWarning)
     BaseModel.model_config["defer_build"] = True
     try:
         yield

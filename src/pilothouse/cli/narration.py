@@ -80,7 +80,8 @@ def _step_waiting(body: Body, at: float) -> list[str]:
 
 def _step_started(body: Body, at: float) -> list[str]:
     if body.get("gate"):
-        told = waits_for(body["gate"], body.get("waits_for", ""), body.get("run_id", ""), _path(body))
+        run_id = "" if body.get("transient") else body.get("run_id", "")
+        told = waits_for(body["gate"], body.get("waits_for", ""), run_id, _path(body))
         return [f"{_step(body)}: {safe(told)}"]
     attempt = f" (attempt {body['attempt']})" if body.get("attempt", 1) > 1 else ""
     return [f"{_step(body)}: started on agent {safe(body.get('agent_id', '?'))}{attempt}"]

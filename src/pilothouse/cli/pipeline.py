@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pilothouse.cli import lint, pipeline_changes
+from pilothouse.cli import exec as local
+from pilothouse.cli import lint, pipeline_changes, plan
 from pilothouse.cli.errors import CliError, UsageError
 from pilothouse.cli.live import Progress, ProgressOption, require_terminal
 from pilothouse.cli.project import ProjectName, project_id, project_names
 from pilothouse.cli.session import Group, Session, command
 from pilothouse.cli.spec_file import SpecFile, find_spec
 from pilothouse.cli.starting import Order, spec_hash, start
+from pilothouse.cli.variables import Variables, variables_of
 from pilothouse.cli.watching import detachable, watch
 
 if TYPE_CHECKING:
@@ -27,9 +29,6 @@ PipelineName = Annotated[
     typer.Argument(
         metavar="PIPELINE", help="Name or id. [default: pipeline of this repository]", show_default=False
     ),
-]
-Variables = Annotated[
-    list[str] | None, typer.Option("--var", metavar="NAME=VALUE", help="Variable (NAME=VALUE); repeatable.")
 ]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="Print the run's id and exit without waiting.")]
 
@@ -176,17 +175,6 @@ async def _home(client: PilotClient, project: str) -> str:
     return await project_id(client, project) if project else ""
 
 
-def variables_of(pairs: list[str]) -> dict[str, str]:
-    """Parse ``NAME=VALUE`` pairs; the last value of a name wins. Raises UsageError."""
-    variables = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not name or not equals:
-            raise UsageError(f"--var {pair!r}: expected NAME=VALUE")
-        variables[name] = value
-    return variables
-
-
 async def _trigger(session: Session, name: str, variables: dict[str, str], project: str) -> str:
     from pilothouse.cli.here import the_pipeline
 
@@ -234,6 +222,8 @@ command(app, "list", examples=("pilot pipeline list -o json",))(list_pipelines)
 command(app, "view")(view)
 command(app, "spec", examples=("pilot pipeline spec shop > .pilot.yaml",))(spec)
 lint.add_to(app)
+plan.add_to(app)
+local.add_to(app)
 pipeline_changes.add_to(app)
 
 

@@ -1,4 +1,4 @@
-"""``pilot pipeline create``, ``edit``, ``save`` and ``delete``."""
+"""``pilot pipeline create``, ``edit``, ``save``, ``pause``, ``resume`` and ``delete``."""
 
 from __future__ import annotations
 
@@ -147,6 +147,32 @@ async def save(
         session.out.say(f"Create a pull request: {saved['prUrl']}")
 
 
+async def pause(session: Session, pipeline: NamedPipeline, project: ProjectName = "") -> None:
+    """Pause a pipeline: no run of it starts until it is resumed. Its current runs continue."""
+    name = await _switch(session, pipeline, project, enabled=False)
+    session.out.say(f"Pipeline {name} is paused. Resume it with `pilot pipeline resume`.")
+
+
+async def resume(session: Session, pipeline: NamedPipeline, project: ProjectName = "") -> None:
+    """Resume a paused pipeline: its runs may start again."""
+    name = await _switch(session, pipeline, project, enabled=True)
+    session.out.say(f"Pipeline {name} is resumed.")
+
+
+async def _switch(session: Session, pipeline: str, project: str, *, enabled: bool) -> str:
+    """Allow or forbid runs of a pipeline; returns its name."""
+    from pilothouse.cli import native
+    from pilothouse.cli.here import the_pipeline
+
+    async with session.client() as client:
+        home = await project_id(client, project) if project else ""
+        found = await the_pipeline(client, pipeline, home)
+        changed = await client.pipelines.change(found["pipelineId"], isEnabled=int(enabled))
+    if session.out.structured:
+        session.out.document(native.pipeline(changed))
+    return changed["name"]
+
+
 async def delete(session: Session, pipeline: NamedPipeline, project: ProjectName = "") -> None:
     """Delete a pipeline and its spec. Its runs remain, and cannot be rerun."""
     from pilothouse.cli.here import the_pipeline
@@ -186,4 +212,6 @@ def add_to(app: typer.Typer) -> None:
     )(create)
     command(app, "edit", examples=("pilot pipeline edit shop --disable",))(edit)
     command(app, "save", examples=('pilot pipeline save -m "Build on two agents"',))(save)
+    command(app, "pause", examples=("pilot pipeline pause shop",))(pause)
+    command(app, "resume", examples=("pilot pipeline resume shop",))(resume)
     command(app, "delete")(delete)

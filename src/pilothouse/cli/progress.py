@@ -115,13 +115,17 @@ class JobState:
 
 @dataclass(slots=True)
 class RunState:
-    """A run, its jobs, and the last log lines of all of them as (step, line). ``paused``: nothing is started."""
+    """A run, its jobs, and the last log lines of all of them as (step, line). ``paused``: nothing is started.
+
+    ``transient``: its server ends with it, so that no command can be suggested that asks the server.
+    """
 
     id: str
     name: str = ""
     status: str = "pending"
     reason: str = ""
     paused: bool = False
+    transient: bool = False
     started_at: float | None = None
     finished_at: float | None = None
     jobs: dict[str, JobState] = field(default_factory=dict)

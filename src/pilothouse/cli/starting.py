@@ -24,7 +24,10 @@ _MAX_PATH = 500
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A run to start. ``name`` empty: the pipeline of the repository. ``chosen``: the spec file was given."""
+    """A run to start. ``name`` empty: the pipeline of the repository. ``chosen``: the spec file was given.
+
+    ``transient``: the server ends with the run, so nothing is saved, and no trigger is made.
+    """
 
     spec: SpecFile
     repository: Repository
@@ -35,6 +38,7 @@ class Order:
     save: bool
     chosen: bool
     progress: Progress
+    transient: bool = False
 
     @property
     def file(self) -> str:
@@ -94,6 +98,8 @@ async def _pipeline(client: PilotClient, order: Order, project: str, out: Output
     found, made = await own_pipeline(client, order.repository, order.name, project)
     if not found.get("isEnabled", 1):
         raise CliError(f"pipeline {found['name']} is disabled")
+    if order.transient:
+        return found["pipelineId"]
     if not found["lastCommitSha"] or order.save:
         await _save(client, order, found)
         what = f"pipeline {found['name']} created" if made else f"pipeline {found['name']}"

@@ -226,7 +226,7 @@ def _step_line(run: RunState, step: StepState, now: float, live: bool, *, said: 
 
 def _gate_line(run: RunState, step: StepState, now: float) -> Line:
     several = step.gate == HOLD and len(run.open_gates(HOLD)) > 1
-    told = waits_for(step.gate, step.reason, run.id, step.path if several else "")
+    told = waits_for(step.gate, step.reason, "" if run.transient else run.id, step.path if several else "")
     head = Text.assemble("  ", mark("waiting"), " ", safe(step.name))
     return Line(head, Text(f"  {safe(told)}", "yellow"), _took(step.status, step.started_at, None, now))
 

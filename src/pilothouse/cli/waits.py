@@ -15,14 +15,15 @@ def waits_for(kind: str, reason: str, run_id: str, step: str = "") -> str:
     """What an open gate waits for. ``step``: ``job/step``, where others of the run may be open.
 
     ``reason``: as the server has it, ``waits for 1 of 2 approvals: …``; of gates that an older release opened the
-    message alone.
+    message alone. ``run_id`` empty: no command can settle it.
     """
     if kind != HOLD:
         return f"waiting: {reason}" if reason else "waiting"
-    command = f"(pilot run approve {short(run_id)}{f' --step {step}' if step else ''})"
+    chosen = f" --step {step}" if step else ""
+    command = f" (pilot run approve {short(run_id)}{chosen})" if run_id else ""
     if reason.startswith("waits for "):
-        return f"{reason} {command}"
-    told = f"waiting for approval {command}"
+        return f"{reason}{command}"
+    told = f"waiting for approval{command}"
     return f"{told}: {reason}" if reason else told
 
 

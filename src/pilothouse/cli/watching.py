@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,38 +22,53 @@ _QUIET = 2.0
 """Seconds without an entry after which the journal of an ended run is considered complete."""
 
 
-async def watch(session: Session, run_id: str, progress: Progress = Progress.AUTO) -> str:
-    """Show a run until it ends; returns its status."""
+async def watch(
+    session: Session,
+    run_id: str,
+    progress: Progress = Progress.AUTO,
+    on_gate: Callable[[Event], None] | None = None,
+) -> str:
+    """Show a run until it ends; returns its status.
+
+    ``on_gate``: called for each gate that opens, by a command whose server ends with the run.
+    """
     out = session.out
     async with session.client() as client:
         run = from_view(await client.runs.get(run_id))
+        run.transient = on_gate is not None
         view = view_of(out, run, progress)
         following = follow(session, client, run_id, over=run.over, connection=view)
         async with view, aclosing(following) as events:
             async for event in events:
-                if progress is not Progress.JSON:
-                    event = await _with_message(client, event)
-                run.apply(event.type, event.data, event.time.timestamp())
-                view.take(event)
+                shown = event
+                if _opens_gate(event) and progress is not Progress.JSON:
+                    shown = await _with_message(client, event, transient=run.transient)
+                run.apply(shown.type, shown.data, shown.time.timestamp())
+                view.take(shown)
+                if on_gate is not None and _opens_gate(event):
+                    on_gate(shown)
         view.conclude()
         if out.structured and progress is not Progress.JSON:
             out.document(await client.runs.get(run_id))
     return run.status
 
 
-async def _with_message(client: PilotClient, event: Event) -> Event:
-    """A gate that opens with what it waits for (``waits_for``), which the gate alone says; others as they are."""
+def _opens_gate(event: Event) -> bool:
+    return event.type == entries.STEP_STARTED and bool(event.data.get("gate"))
+
+
+async def _with_message(client: PilotClient, event: Event, *, transient: bool) -> Event:
+    """A gate that opens with what it waits for (``waits_for``), which the gate alone says."""
     from dataclasses import replace
 
     from pilothouse.client import ApiProblem
 
-    if event.type != entries.STEP_STARTED or not event.data.get("gate"):
-        return event
     try:
         gate = await client.gates.get(event.data["step_run_id"])
     except ApiProblem:
         return event
-    return replace(event, data={**event.data, "waits_for": gate.get("waits_for") or gate["message"]})
+    waits = gate.get("waits_for") or gate["message"]
+    return replace(event, data={**event.data, "waits_for": waits, "transient": transient})
 
 
 class Connection(Protocol):

@@ -2,12 +2,13 @@
 
 A run's ``checkout`` is ``{"id", "sha256", "size", "packs": [{"id", "sha256", "size", "repository"}], "dirty"}``;
 ``repository`` names an object cache on agents (docs/checkout.md). Older runs have neither ``packs`` nor ``dirty``.
+``jobs``: by name of a job with a source of its own, the same without ``dirty``; there may be nothing else then.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,27 @@ class RepositoryCommit:
     commit: str
     depth: int
     packs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTree:
+    """The work tree of a job's own source: the blob id of its archive, and its repositories, the top first."""
+
+    archive: str
+    repositories: tuple[RepositoryCommit, ...]
+
+
+def with_sources(
+    conn: Connection, project: str, checkout: dict[str, Any] | None, sources: Mapping[str, SourceTree]
+) -> dict[str, Any] | None:
+    """The ``checkout`` of a run with those of jobs (by name) that have a source. Raises as :func:`resolve`."""
+    if not sources:
+        return checkout
+    found = {}
+    for name, tree in sources.items():
+        found[name] = resolve(conn, project, tree.archive, tree.repositories, dirty=False) or {}
+        found[name].pop("dirty", None)
+    return {**(checkout or {}), "jobs": found}
 
 
 def resolve(
@@ -85,8 +107,10 @@ def doubt(tx: Tx, project: str, checkout: dict[str, Any] | None, error: str) -> 
     """Delete the known commits that need this run's packs, because an agent could not lay out the work tree.
 
     The packs may be incomplete; the next run sends all objects again."""
-    if checkout is not None and checkout.get("packs") and error.startswith(CANNOT_LAY_OUT):
-        store.forget_commits_with(tx.conn, project, {pack["id"] for pack in checkout["packs"]})
+    if checkout is not None and error.startswith(CANNOT_LAY_OUT):
+        packs = {pack["id"] for part in _parts(checkout) for pack in part.get("packs", ())}
+        if packs:
+            store.forget_commits_with(tx.conn, project, packs)
 
 
 def known(conn: Connection, project: str, key: str) -> list[dict[str, Any]]:
@@ -107,9 +131,11 @@ def known(conn: Connection, project: str, key: str) -> list[dict[str, Any]]:
     ]
 
 
-def for_agent(checkout: dict[str, Any] | None) -> Checkout | None:
-    """A run's checkout as sent to agents."""
-    if checkout is None:
+def for_agent(checkout: dict[str, Any] | None, job: str) -> Checkout | None:
+    """The checkout of a run's job as sent to agents."""
+    if checkout is not None and "jobs" in checkout:
+        checkout = checkout["jobs"].get(job, checkout)
+    if checkout is None or "id" not in checkout:
         return None
     packs = tuple(
         CheckoutPack(_url(pack["id"]), pack["sha256"], pack["size"], pack["repository"])
@@ -120,7 +146,17 @@ def for_agent(checkout: dict[str, Any] | None) -> Checkout | None:
 
 def blob_ids(checkout: dict[str, Any]) -> set[str]:
     """All blobs that a run's checkout refers to."""
-    return {checkout["id"], *(pack["id"] for pack in checkout.get("packs", ()))}
+    return {
+        id
+        for part in _parts(checkout)
+        for id in (part["id"], *(pack["id"] for pack in part.get("packs", ())))
+    }
+
+
+def _parts(checkout: dict[str, Any]) -> list[dict[str, Any]]:
+    """The checkouts of the run and of its jobs with a source."""
+    own = [checkout] if "id" in checkout else []
+    return [*own, *checkout.get("jobs", {}).values()]
 
 
 def cache_name(project: str, key: str) -> str:

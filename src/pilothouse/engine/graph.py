@@ -67,9 +67,21 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A git repository. ``branch`` empty: its default branch; ``secret``: the name of the secret with which it is
+    read, and ``username`` what comes before it, if anything."""
+
+    repo: str
+    branch: str = ""
+    username: str = ""
+    secret: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """Steps that run one after another in one workspace, when the jobs in ``depends_on`` are over.
 
+    ``source``: the repository whose work tree the workspace is; None: that of the run.
     ``concurrency``: the name of its concurrency group (``concurrency.py``).
     """
 
@@ -83,6 +95,7 @@ class Job:
     retry: Retry | None = None
     on_lost: OnLost = "fail"
     concurrency: str = ""
+    source: Source | None = None
 
     @property
     def guard(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from pilothouse.engine.graph import Graph, Job, LabelExpression, Retry, Selector, Step
+from pilothouse.engine.graph import Graph, Job, LabelExpression, Retry, Selector, Source, Step
 from pilothouse.engine.growth import Addition, Replacement, grown, replaced
 
 _STEP = (
@@ -27,6 +27,7 @@ _STEP = (
     "removed",
 )
 _JOB = ("name", "depends_on", "env", "when", "timeout", "queue_timeout", "concurrency")
+_SOURCE = ("repo", "branch", "username", "secret")
 _GRAPH = ("variables", "env", "image", "namespace", "concurrency", "cancel_in_progress")
 
 
@@ -85,6 +86,8 @@ def job_to_json(job: Job) -> dict[str, Any]:
     found = _given(job, _JOB)
     if job.retry is not None:
         found["retry"] = _retry_to_json(job.retry)
+    if job.source is not None:
+        found["source"] = _given(job.source, _SOURCE)
     if job.on_lost != "fail":
         found["on_lost"] = job.on_lost
     found["steps"] = [step_to_json(step) for step in job.steps]
@@ -98,6 +101,8 @@ def job_from_json(obj: Mapping[str, Any]) -> Job:
         values["depends_on"] = tuple(obj["depends_on"])
     if "retry" in obj:
         values["retry"] = Retry(**obj["retry"])
+    if "source" in obj:
+        values["source"] = Source(**obj["source"])
     return Job(**values)
 
 
@@ -153,5 +158,5 @@ def _retry_to_json(retry: Retry) -> dict[str, Any]:
     return {"max_attempts": retry.max_attempts, **({"delay": retry.delay} if retry.delay else {})}
 
 
-def _given(node: Graph | Job | Step, names: tuple[str, ...]) -> dict[str, Any]:
+def _given(node: Graph | Job | Step | Source, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(node, name))}

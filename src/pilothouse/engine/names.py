@@ -46,8 +46,12 @@ class NamesUsed:
 
 
 def names_of(graph: Graph) -> NamesUsed:
-    """The names in all expressions of a graph."""
-    return names_used(graph.env, graph.jobs, graph.concurrency)
+    """The names in all expressions of a graph, and the secrets of its jobs' sources."""
+    found = names_used(graph.env, graph.jobs, graph.concurrency)
+    for index, job in enumerate(graph.jobs):
+        if job.source is not None and job.source.secret:
+            found.secrets.setdefault(job.source.secret, NameUse(f"jobs[{index}].source.auth", job.name))
+    return found
 
 
 def secrets_of(part: Graph | Job) -> frozenset[str]:

@@ -34,6 +34,14 @@ def combined(selectors: Iterable[Selector | None]) -> Selector | None:
     return Selector(labels, tuple(expressions)) if labels or expressions else None
 
 
+def requirements(selector: Selector | None) -> list[str]:
+    """What a selector requires, as :func:`match_selector` names it."""
+    if selector is None:
+        return []
+    labels = [f"{key}={value}" for key, value in selector.match_labels.items()]
+    return labels + [_describe(expression) for expression in selector.match_expressions]
+
+
 def _matches(expression: LabelExpression, labels: Mapping[str, str]) -> bool:
     label = labels.get(expression.key)
     match expression.operator:

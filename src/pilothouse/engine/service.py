@@ -11,7 +11,7 @@ from uuid_utils import uuid7
 
 from pilothouse.access.model import Principal
 from pilothouse.engine import store
-from pilothouse.engine.checkouts import RepositoryCommit, remember, resolve
+from pilothouse.engine.checkouts import RepositoryCommit, SourceTree, remember, resolve, with_sources
 from pilothouse.engine.errors import JobEnding, JobOver, NothingFailed, RunActive, RunOver, RunPaused
 from pilothouse.engine.gates.parent import Parent
 from pilothouse.engine.graph import Graph
@@ -22,6 +22,7 @@ from pilothouse.engine.growth import Addition, check_addition, check_graph, grow
 from pilothouse.engine.model import Job, Run, Status
 from pilothouse.engine.name_checks import check_names
 from pilothouse.engine.names import NamesUsed, names_of
+from pilothouse.engine.problems import SpecError, SpecProblem, shown
 from pilothouse.engine.reruns import kept_jobs, new_jobs
 from pilothouse.engine.runs import RunCache, require_run
 from pilothouse.engine.starts import Starts
@@ -37,7 +38,7 @@ class Origin:
 
     ``checkout``: id of an uploaded blob; ``repositories``: those of its git work tree, the top first
     (docs/checkout.md); ``dirty``: the tree differs from its commit. ``checkout_of``: that of another run, as stored,
-    in place of these.
+    in place of these. ``sources``: the work trees of jobs with a source, by name.
     """
 
     pipeline_id: str = ""
@@ -49,6 +50,7 @@ class Origin:
     repositories: tuple[RepositoryCommit, ...] = ()
     dirty: bool = False
     checkout_of: dict[str, Any] | None = None
+    sources: Mapping[str, SourceTree] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,11 @@ class Engine:
             check_graph(graph)
         if new.parent is not None:
             new.parent.check(origin.pipeline_id)
+        checkout = origin.checkout_of or resolve(
+            tx.conn, new.project, origin.checkout, origin.repositories, origin.dirty
+        )
+        checkout = with_sources(tx.conn, new.project, checkout, origin.sources)
+        _check_sources(graph, checkout)
         names = new.names or names_of(graph)
         self.check_names(tx.conn, new.project, names, graph.variables, new.variables, origin.pipeline_id)
         run_id = str(uuid7())
@@ -116,8 +123,7 @@ class Engine:
             trigger=new.trigger,
             triggered_by=by.name,
             triggered_by_id=by.id,
-            checkout=origin.checkout_of
-            or resolve(tx.conn, new.project, origin.checkout, origin.repositories, origin.dirty),
+            checkout=checkout,
             branch=origin.branch,
             commit_sha=origin.commit_sha or (origin.repositories[0].commit if origin.repositories else ""),
             tag=origin.tag,
@@ -128,6 +134,8 @@ class Engine:
             jobs=new_jobs(run_id, graph),
         )
         remember(tx, new.project, origin.repositories)
+        for tree in origin.sources.values():
+            remember(tx, new.project, tree.repositories)
         return self._starts.begin(tx, by, run, "run.trigger", new.stored or encoded(graph))
 
     def cancel(self, tx: Tx, by: Principal, run_id: str, reason: str, *, force: bool = False) -> Run:
@@ -291,3 +299,13 @@ def _check_open_end(conn: Connection, job: Job) -> None:
     found = store.attempt(conn, last.current)
     if found is not None and found[1].agent_id:
         raise JobEnding(job.name)
+
+
+def _check_sources(graph: Graph, checkout: Mapping[str, Any] | None) -> None:
+    """Raises SpecError if the work tree of a job's source was not fetched before the transaction."""
+    fetched = (checkout or {}).get("jobs", {})
+    missing = [at for at, job in enumerate(graph.jobs) if job.source is not None and job.name not in fetched]
+    if missing:
+        job = shown(graph.jobs[missing[0]].name)
+        said = f"the repository of job {job} cannot be fetched for a run that a step starts"
+        raise SpecError([SpecProblem(said, 0, 0, "", f"jobs[{missing[0]}].source")], "<spec>")

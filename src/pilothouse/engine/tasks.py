@@ -189,7 +189,7 @@ class StepTasks:
             workspace=job.workspace,
             image=run.graph.image,
             attempt=at.attempt.number,
-            checkout=for_agent(run.checkout),
+            checkout=for_agent(run.checkout, job.name),
             continue_on_error=spec.continue_on_error,
             fresh_workspace=job.fresh,
             last_in_job=_last_in_job(at),

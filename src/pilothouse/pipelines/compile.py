@@ -5,10 +5,11 @@ from __future__ import annotations
 from pilothouse.engine import graph
 from pilothouse.engine.gates.model import CHILD_RUN, HOLD, WINDOW
 from pilothouse.engine.graph import Graph
+from pilothouse.expressions import secret_names
 from pilothouse.pipelines.spec.approvals import is_required, name_of_step
 from pilothouse.pipelines.spec.canonical import triggers_to_json
 from pilothouse.pipelines.spec.inputs import inputs_of
-from pilothouse.pipelines.spec.model import Job, Retry, Spec, Step
+from pilothouse.pipelines.spec.model import Job, Retry, Source, SourceAuth, Spec, Step
 from pilothouse.wire.durations import parse_duration
 
 GATES = {"approval/wait": HOLD, "window/wait": WINDOW, "pipeline/run": CHILD_RUN}
@@ -45,6 +46,7 @@ def _job(job: Job) -> graph.Job:
         retry=_retry(job.retry),
         on_lost=job.on_lost,
         concurrency=job.concurrency,
+        source=_source(job.source),
     )
 
 
@@ -62,6 +64,14 @@ def _approval(job: Job) -> graph.Step:
         gate=HOLD,
         guards=True,
     )
+
+
+def _source(source: Source | None) -> graph.Source | None:
+    if source is None:
+        return None
+    given = source.auth or SourceAuth()
+    secrets = sorted(secret_names([given.token or given.password]))
+    return graph.Source(source.repo, source.branch, given.username, secrets[0] if secrets else "")
 
 
 def _step(step: Step) -> graph.Step:

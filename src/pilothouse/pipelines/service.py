@@ -15,7 +15,7 @@ from uuid_utils import uuid7
 from pilothouse.access.model import Principal
 from pilothouse.access.quotas import DEFAULTS, check_quota
 from pilothouse.engine.checkout_store import checkout_of_commit
-from pilothouse.engine.checkouts import RepositoryCommit
+from pilothouse.engine.checkouts import RepositoryCommit, SourceTree
 from pilothouse.engine.gates.parent import Parent
 from pilothouse.engine.graph_json import decoded
 from pilothouse.engine.model import Run
@@ -78,6 +78,7 @@ class TriggerRequest:
     checkout_of: dict[str, Any] | None = None
     asked: str = ""
     depth: int = 0
+    sources: Mapping[str, SourceTree] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Equal for requests that ask for the same run. ``asked``: what was asked of a git repository, in place of
@@ -90,7 +91,7 @@ class TriggerRequest:
         return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-_NOT_ASKED = frozenset({"spec", "compiled", "repositories", "parent"})
+_NOT_ASKED = frozenset({"spec", "compiled", "repositories", "parent", "sources"})
 _FOUND = frozenset({"definition", "checkout", "branch", "commit_sha"})
 
 
@@ -240,6 +241,7 @@ class Pipelines:
                 repositories=request.repositories,
                 dirty=request.dirty,
                 checkout_of=request.checkout_of,
+                sources=request.sources,
             ),
         )
         return self._engine.start(tx, by, new)

@@ -7,13 +7,14 @@ return is then used in one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
 from pilothouse.access.model import Principal
-from pilothouse.engine.checkouts import RepositoryCommit
+from pilothouse.engine.checkouts import RepositoryCommit, SourceTree
+from pilothouse.engine.graph import Graph
 from pilothouse.engine.graph_json import decoded
 from pilothouse.engine.model import Run
 from pilothouse.engine.problems import SpecError
@@ -102,7 +103,8 @@ class ReadyRun:
         self._request = request
         self._file = file
         self._request_id = request_id
-        self.tree: WorkTree | None = None
+        self.trees: list[WorkTree] = []
+        """What was received for it; recorded when it starts."""
         self._started = False
 
     def start(self, tx: Tx, by: Principal) -> str:
@@ -120,15 +122,21 @@ class ReadyRun:
         request = replace(self._request, variables=variables, trigger=word, depth=depth)
         return self._specs.pipelines.trigger(tx, by, self._pipeline.id, request)
 
+    def add_sources(self, sources: Mapping[str, WorkTree]) -> None:
+        """Add the work trees of jobs with a source, by name."""
+        self.trees += {id(tree): tree for tree in sources.values()}.values()
+        found = {name: SourceTree(tree.archive.id, tree.repositories) for name, tree in sources.items()}
+        self._request = replace(self._request, sources=found)
+
     def _record(self, tx: Tx) -> None:
         self._started = True
-        if self.tree is not None:
-            self._specs.git.record(tx, self._caller, self._pipeline, self.tree)
+        for tree in self.trees:
+            self._specs.git.record(tx, self._caller, self._pipeline, tree)
 
     def discard(self) -> None:
         """Delete what was received for it."""
-        if self.tree is not None:
-            self._specs.git.discard(self.tree)
+        for tree in self.trees:
+            self._specs.git.discard(tree)
 
     def discard_unless_started(self) -> None:
         """For calls that may have been answered without starting it."""
@@ -203,7 +211,18 @@ class Specs:
             return await self._from_git(caller, pipeline, request)
         saved = await self._storage.read(lambda conn: store.newest_spec(conn, pipeline_id))
         compiled, file = await self._compiled(caller, pipeline, request, saved)
-        return ReadyRun(self, caller, pipeline, _trigger(request, compiled), file, request.request_id)
+        ready = ReadyRun(self, caller, pipeline, _trigger(request, compiled), file, request.request_id)
+        return ready if compiled is None else await self._with_sources(ready, pipeline, compiled)
+
+    async def _with_sources(self, ready: ReadyRun, pipeline: Pipeline, spec: CompiledSpec) -> ReadyRun:
+        """The run with the work trees of jobs with a source."""
+        try:
+            sources = await self.git.sources(pipeline, spec)
+        except BaseException:
+            ready.discard()
+            raise
+        ready.add_sources(sources)
+        return ready
 
     async def _compiled(
         self, caller: Principal, pipeline: Pipeline, request: RunRequest, saved: SavedSpec | None
@@ -238,8 +257,8 @@ class Specs:
             tag=request.tag,
         )
         ready = ReadyRun(self, caller, pipeline, trigger, found.file, request.request_id)
-        ready.tree = tree
-        return ready
+        ready.trees.append(tree)
+        return await self._with_sources(ready, pipeline, found.spec)
 
     async def _definition(self, caller: Principal, pipeline: Pipeline, request: RunRequest) -> Definition:
         other = request.branch not in ("", pipeline.default_branch)
@@ -248,12 +267,20 @@ class Specs:
         return await self.git.current(caller, pipeline)
 
     async def for_trigger(self, pipeline_id: str, by: Principal) -> ReadyRun | None:
-        """A run of a pipeline in a git repository, for a trigger with the rights of ``by``; ``None`` for others,
-        whose spec is read by the transaction."""
+        """A run of a pipeline that needs a git repository, for a trigger with the rights of ``by``; ``None`` for
+        others, whose spec is read by the transaction."""
         pipeline = await self._storage.read(lambda conn: store.pipeline(conn, pipeline_id))
-        if pipeline is None or not pipeline.repo_url:
+        if pipeline is None:
             return None
-        return await self._from_git(by, pipeline, RunRequest())
+        if pipeline.repo_url:
+            return await self._from_git(by, pipeline, RunRequest())
+        saved = await self._storage.read(lambda conn: store.newest_spec(conn, pipeline_id))
+        if saved is None or not saved.graph:
+            return None
+        if not any(job.source for job in (await _decode(saved_form(saved))).jobs):
+            return None
+        ready = ReadyRun(self, by, pipeline, TriggerRequest(), pipeline.file_path)
+        return await self._with_sources(ready, pipeline, saved_form(saved))
 
     async def _pipeline(self, caller: Principal, pipeline_id: str, action: str) -> Pipeline:
         def find(conn: Connection) -> Pipeline:
@@ -276,6 +303,6 @@ def _trigger(request: RunRequest, compiled: CompiledSpec | None) -> TriggerReque
     )
 
 
-async def _decode(compiled: CompiledSpec) -> None:
+async def _decode(compiled: CompiledSpec) -> Graph:
     """Decode the graph: up to 20 ms for 5,000 steps; the transaction finds the result in the cache."""
-    await asyncio.to_thread(decoded, compiled.graph)
+    return await asyncio.to_thread(decoded, compiled.graph)

@@ -63,12 +63,17 @@ OnReady = Callable[[Ready], Awaitable[None]]
 
 
 async def serve(
-    settings: Settings, *, on_ready: OnReady | None = None, stop: asyncio.Event | None = None
+    settings: Settings,
+    *,
+    on_ready: OnReady | None = None,
+    stop: asyncio.Event | None = None,
+    announce: bool = True,
 ) -> int:
     """Serve until SIGTERM, SIGINT or ``stop``; returns the exit code.
 
-    Prints one line on stdout when ready: ``pilothouse ready http=… grpc=…``. What prevents the start (a port
-    in use, another server on the data directory, an unusable or too new database) is printed in one line on stderr.
+    ``announce``: print one line on stdout when ready: ``pilothouse ready http=… grpc=…``. What prevents the start (a
+    port in use, another server on the data directory, an unusable or too new database) is printed in one line on
+    stderr.
     """
     configure_logs(settings.log_format, settings.log_level)
     _allow_many_sockets()
@@ -81,7 +86,7 @@ async def serve(
             _listening(settings.host, settings.port) as http_socket,
             _signals(stop),
         ):
-            await _with_graph(settings, http_socket, on_ready, stop)
+            await _with_graph(settings, http_socket, on_ready, stop, announce=announce)
     except StorageUnavailable as error:
         print(f"pilothouse cannot start: the database says: {error.reason}", file=sys.stderr, flush=True)
         return 1
@@ -98,7 +103,12 @@ async def serve(
 
 
 async def _with_graph(
-    settings: Settings, http_socket: socket.socket, on_ready: OnReady | None, stop: asyncio.Event
+    settings: Settings,
+    http_socket: socket.socket,
+    on_ready: OnReady | None,
+    stop: asyncio.Event,
+    *,
+    announce: bool,
 ) -> None:
     settle_allocator()
     graph = build(settings, alone=True)
@@ -111,7 +121,7 @@ async def _with_graph(
             if module.started is not None:
                 await module.started()
         graph.journal.feed.start()
-        await _run(graph, http_socket, on_ready, stop)
+        await _run(graph, http_socket, on_ready, stop, announce=announce)
     finally:
         await graph.writer.stop()
         _keep_head(graph)
@@ -121,7 +131,12 @@ async def _with_graph(
 
 
 async def _run(
-    graph: Graph, http_socket: socket.socket, on_ready: OnReady | None, stop: asyncio.Event
+    graph: Graph,
+    http_socket: socket.socket,
+    on_ready: OnReady | None,
+    stop: asyncio.Event,
+    *,
+    announce: bool,
 ) -> None:
     http = HttpServer(
         build_app(graph), graph.service(Connections), graph.settings.tls_cert, graph.settings.tls_key
@@ -138,7 +153,8 @@ async def _run(
         ready = _ready(graph, http_socket.getsockname()[1], grpc_port)
         if on_ready is not None:
             await on_ready(ready)
-        print(f"pilothouse ready http={ready.http_url} grpc={ready.grpc_address}", flush=True)
+        if announce:
+            print(f"pilothouse ready http={ready.http_url} grpc={ready.grpc_address}", flush=True)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

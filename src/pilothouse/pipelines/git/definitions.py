@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -17,6 +17,8 @@ import orjson
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import Principal
 from pilothouse.blobs.service import Blobs
+from pilothouse.engine.graph import Source
+from pilothouse.engine.graph_json import decoded
 from pilothouse.pipelines import store
 from pilothouse.pipelines.compiled import CompiledSpec
 from pilothouse.pipelines.compiler import SpecCompiler
@@ -41,6 +43,8 @@ from pilothouse.wire.specs import SAVE_DIRECT, SAVE_PR
 DEFAULT_FILE = ".pilot.yaml"
 MAX_SPEC = 1 << 20
 """Bytes of a spec's file."""
+MAX_SOURCES = 10
+"""Repositories that the jobs of one run may have beside that of the pipeline."""
 _ADDRESS = re.compile(r"https://[!-~]+")
 
 
@@ -149,6 +153,36 @@ class GitDefinitions:
         remote = await self._remote(pipeline)
         return await self._trees.make(remote, definition.commit, definition.branch, options)
 
+    async def sources(self, pipeline: Pipeline, spec: CompiledSpec) -> dict[str, WorkTree]:
+        """The checkouts of jobs with a source, by name; those of one repository are the same object. For each as for
+        :meth:`work_tree`. Raises :class:`RepositoryInvalid`, :class:`RepositoryUnavailable`."""
+        graph = await asyncio.to_thread(decoded, spec.graph)
+        wanted = {job.name: job.source for job in graph.jobs if job.source is not None}
+        if not wanted:
+            return {}
+        if len(set(wanted.values())) > MAX_SOURCES:
+            raise RepositoryInvalid(f"the jobs of a run have at most {MAX_SOURCES} sources")
+        options = await asyncio.to_thread(_options, spec.spec)
+        made: dict[Source, WorkTree] = {}
+        try:
+            for source in wanted.values():
+                if source not in made:
+                    made[source] = await self._of_source(pipeline, source, options)
+        except BaseException:
+            for tree in made.values():
+                self.discard(tree)
+            raise
+        return {name: made[source] for name, source in wanted.items()}
+
+    async def _of_source(self, pipeline: Pipeline, source: Source, options: CheckoutOptions) -> WorkTree:
+        if source.branch:
+            check_branch(source.branch)
+        remote = await self._reached(pipeline, source.repo, source.secret)
+        if source.username and remote.secret:
+            remote = replace(remote, secret=f"{source.username}:{remote.secret}")
+        head = await self._head(remote, source.branch)
+        return await self._trees.make(remote, head.commit, head.branch, options)
+
     def record(self, tx: Tx, by: Principal, pipeline: Pipeline, tree: WorkTree) -> None:
         """Record the checkout's files."""
         for blob in tree.new:
@@ -193,8 +227,11 @@ class GitDefinitions:
         return saved
 
     async def _remote(self, pipeline: Pipeline) -> Remote:
-        address = read_address(pipeline.repo_url, self._schemes)
-        name = pipeline.repo_secret
+        return await self._reached(pipeline, pipeline.repo_url, pipeline.repo_secret)
+
+    async def _reached(self, pipeline: Pipeline, url: str, name: str) -> Remote:
+        """The repository at an address; ``name``: of the secret with which this pipeline reads it."""
+        address = read_address(url, self._schemes)
         if not name:
             return Remote(pipeline.project, address)
         values = await self._storage.read(
@@ -253,7 +290,10 @@ def _compiled(saved: SavedSpec) -> CompiledSpec:
 def _options(spec: str) -> CheckoutOptions:
     asked: dict[str, Any] = orjson.loads(spec).get("checkout") or {}
     if asked.get("lfs"):
-        raise RepositoryInvalid("checkout.lfs is not available for pipelines in git repositories")
+        raise RepositoryInvalid(
+            "checkout.lfs needs the contents of LFS, which this server does not fetch: leave it out, and run "
+            "`git lfs pull` in a step"
+        )
     return CheckoutOptions(
         depth=int(asked.get("depth", 1)),
         tags=bool(asked.get("tags")),

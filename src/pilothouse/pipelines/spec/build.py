@@ -154,11 +154,13 @@ class Builder:
 
 
 def _text(fields: Fields, field: Field) -> str:
-    if not field.required:
-        return fields.text(field.name, rendered=field.rendered)
-    text = fields.required(field.name, field.expected, rendered=field.rendered)
+    if field.required:
+        text = fields.required(field.name, field.expected, rendered=field.rendered)
+    else:
+        text = fields.text(field.name, rendered=field.rendered)
     if text and field.pattern and not re.fullmatch(field.pattern, text):
-        message = f"the {field.name} {shown(text)} is not allowed"
+        given = field.name if field.private else f"{field.name} {shown(text)}"
+        message = f"the {given} is not allowed"
         fields.problem(fields.mark_of(field.name), field.name, message, field.expected)
     return text
 

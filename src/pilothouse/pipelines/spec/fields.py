@@ -31,7 +31,7 @@ class Field:
     ``default``: of a choice or an integer that is left out. ``pattern``: what a text must match as a whole;
     ``expected``: the same in words. ``least``, ``most``: bounds of an integer, or of the length of a list.
     ``offered``: the values that this release accepts, None for all. ``zero``: a duration may be 0s.
-    ``rendered``: expressions in a text are evaluated.
+    ``rendered``: expressions in a text are evaluated. ``private``: the text may be a password: no message shows it.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Field:
     offered: tuple[Any, ...] | None = None
     zero: bool = False
     rendered: bool = False
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True)

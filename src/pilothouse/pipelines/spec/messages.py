@@ -22,6 +22,9 @@ EVENTS = ("run.created", "run.started", "run.completed")
 FINAL = ("succeeded", "failed", "cancelled")
 INPUT_TYPES = ("string", "boolean", "number", "choice")
 MAX_CHECKOUT_DEPTH = 2**31 - 1  # what the gRPC message holds
+SOURCES = ("", "git")
+_REFERENCE = r'\s*\$\{\{\s*secrets(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[A-Za-z0-9_.-]+"\])\s*\}\}\s*'
+_EXPECTED_REFERENCE = "a secret, ${{ secrets.NAME }}"
 RUNTIMES = ("", "process")
 APPROVAL_TYPES = ("", "manual")
 APPROVER_ROLES = ("admin", "operator", "user")
@@ -126,7 +129,12 @@ _JOB = (
         of="Retry",
     ),
     Field("when", "condition", "a [condition](#conditions); default: all dependencies succeeded"),
-    Field("source", "message", "a [Source](#source); warned of", of="Source"),
+    Field(
+        "source",
+        "message",
+        "a [Source](#source): the git repository that its workspace is a work tree of, in place of the run's",
+        of="Source",
+    ),
     Field(
         "approval",
         "message",
@@ -361,20 +369,41 @@ _EVENT_OPTIONS = (
 )
 
 _SOURCE = (
-    Field("type", "text", "kept"),
-    Field("repo", "text", "kept"),
-    Field("branch", "text", "kept"),
-    Field("auth", "message", "[SourceAuth](#sourceauth); kept", of="SourceAuth"),
+    Field("type", "text", "`git` (default); anything else is refused", offered=SOURCES),
+    Field(
+        "repo",
+        "text",
+        "the address of the repository, https or ssh, as in [git.md](git.md). Required",
+        required=True,
+        expected="an address such as https://git.example/team/tools.git",
+    ),
+    Field("branch", "text", "the branch whose head is checked out; default: the repository's default branch"),
+    Field(
+        "auth", "message", "[SourceAuth](#sourceauth), for a repository that is not public", of="SourceAuth"
+    ),
 )
 
 _SOURCE_AUTH = (
-    Field("username", "text", "kept"),
+    Field("username", "text", "the user name for https; not needed with most tokens"),
     Field(
         "password",
         "text",
-        "kept in plain text, readable by everyone who can read the spec: do not put a password here",
+        "as `token`, which goes before",
+        expected=_EXPECTED_REFERENCE,
+        pattern=_REFERENCE,
+        rendered=True,
+        private=True,
     ),
-    Field("token", "text", "the same"),
+    Field(
+        "token",
+        "text",
+        "a secret of the project and nothing else, `${{ secrets.NAME }}`: a token or a password, for ssh a "
+        "private key",
+        expected=_EXPECTED_REFERENCE,
+        pattern=_REFERENCE,
+        rendered=True,
+        private=True,
+    ),
 )
 
 _APPROVAL = (

@@ -5,10 +5,10 @@ reported as warnings. No field is ignored silently.
 from __future__ import annotations
 
 from pilothouse.pipelines.spec.checks import mark_at
-from pilothouse.pipelines.spec.messages import APPROVAL_TYPES, RUNTIMES
+from pilothouse.pipelines.spec.messages import APPROVAL_TYPES, RUNTIMES, SOURCES
 from pilothouse.pipelines.spec.model import Spec
 from pilothouse.pipelines.spec.nodes import Node
-from pilothouse.pipelines.spec.problems import Problems
+from pilothouse.pipelines.spec.problems import Problems, shown
 
 
 def check_offered(spec: Spec, root: Node, problems: Problems) -> None:
@@ -24,6 +24,10 @@ def check_offered(spec: Spec, root: Node, problems: Problems) -> None:
             message = f"variable {name!r} holds an expression; variables are plain texts in this release"
             problems.add(mark_at(root, "variables", name), f"variables.{name}", message, "a plain text")
     for index, job in enumerate(spec.jobs):
+        if job.source is not None and job.source.type not in SOURCES:
+            mark = mark_at(root, "jobs", index, "source", "type")
+            message = f"source type {shown(job.source.type)} is not part of this release"
+            problems.add(mark, f"jobs[{index}].source.type", message, "git, or no type")
         if job.approval is None or not job.approval.required:
             continue
         path, type = f"jobs[{index}].approval", job.approval.type
@@ -55,7 +59,7 @@ def _warn(spec: Spec, root: Node, problems: Problems) -> None:
                 path = f"jobs[{index}].steps[{number}].retry"
                 message = "an approval is not tried again: what was decided is final"
                 problems.warn(mark_at(root, "jobs", index, "steps", number, "retry"), path, message)
-        for name in ("source", "target", "notify", "triggers"):
+        for name in ("target", "notify", "triggers"):
             if getattr(job, name):
                 message = f"{name} of job {job.name!r} has no effect in this release"
                 problems.warn(mark_at(root, "jobs", index, name), f"jobs[{index}].{name}", message)

@@ -126,7 +126,7 @@ def _text(field: Field) -> Schema:
     if field.offered is not None:
         return {"enum": [*field.offered, None]}
     if not field.required:
-        return _TEXT
+        return {"type": ["string", "null"], "pattern": f"^(?:{field.pattern})?$"} if field.pattern else _TEXT
     pattern = f"^(?:{field.pattern})$" if field.pattern else _NOT_BLANK
     return {"type": _SCALAR, "pattern": pattern, **({"minimum": 0} if field.pattern else {})}
 
