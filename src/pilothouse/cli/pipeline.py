@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pilothouse.cli import lint, pipeline_changes
+from pilothouse.cli import lint, notifications, pipeline_changes
 from pilothouse.cli.errors import CliError, UsageError
 from pilothouse.cli.live import Progress, ProgressOption, require_terminal
 from pilothouse.cli.project import ProjectName, project_id, project_names
@@ -235,6 +235,7 @@ command(app, "view")(view)
 command(app, "spec", examples=("pilot pipeline spec shop > .pilot.yaml",))(spec)
 lint.add_to(app)
 pipeline_changes.add_to(app)
+notifications.add_to(app)
 
 
 def add_to(root: typer.Typer) -> None:

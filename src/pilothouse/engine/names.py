@@ -46,8 +46,12 @@ class NamesUsed:
 
 
 def names_of(graph: Graph) -> NamesUsed:
-    """The names in all expressions of a graph."""
-    return names_used(graph.env, graph.jobs, graph.concurrency)
+    """The names in all expressions of a graph, and the secrets that its notifications name."""
+    found = names_used(graph.env, graph.jobs, graph.concurrency)
+    for one in graph.notify:
+        if secret := one["params"].get("secret"):
+            found.secrets.setdefault(secret, NameUse(f"{one['path']}.params.secret", one["job"]))
+    return found
 
 
 def secrets_of(part: Graph | Job) -> frozenset[str]:

@@ -8,6 +8,7 @@ from pilothouse.engine.graph import Graph
 from pilothouse.pipelines.spec.canonical import triggers_to_json
 from pilothouse.pipelines.spec.inputs import inputs_of
 from pilothouse.pipelines.spec.model import Job, Retry, Spec, Step
+from pilothouse.pipelines.spec.notifications import notifications_of
 
 GATES = {"approval/wait": HOLD, "window/wait": WINDOW, "pipeline/run": CHILD_RUN}
 """Actions that are gates: settled by the server, by no agent."""
@@ -23,6 +24,7 @@ def compile_spec(spec: Spec) -> Graph:
         namespace=spec.namespace,
         concurrency=spec.concurrency.group if spec.concurrency else "",
         cancel_in_progress=bool(spec.concurrency and spec.concurrency.cancel_in_progress),
+        notify=notifications_of(spec),
     )
 
 

@@ -14,11 +14,13 @@ from pilothouse.pipelines.spec.model import (
     CheckoutOptions,
     Job,
     LabelExpression,
+    NotifyItem,
     Runtime,
     Spec,
     Step,
     Trigger,
 )
+from pilothouse.pipelines.spec.notifications import PARAMS, check_item, check_params
 from pilothouse.pipelines.spec.problems import shown
 from pilothouse.pipelines.spec.reader import Fields
 from pilothouse.pipelines.spec.triggers import check_options, check_triggers
@@ -54,6 +56,8 @@ class Builder:
                 return self._label_expression(fields)
             case "Trigger":
                 return self._trigger(fields)
+            case "NotifyItem":
+                return self._notify_item(fields)
             case "ManualOptions" | "CronOptions" | "EventOptions" | "Input":
                 return self._options(fields)
         return fields.message.model(**self._values(fields))
@@ -71,7 +75,7 @@ class Builder:
             case "text":
                 return _text(fields, field)
             case "texts":
-                return _texts(fields, field.name)
+                return _texts(fields, field)
             case "text_map":
                 return fields.text_map(field.name)
             case "env":
@@ -122,12 +126,36 @@ class Builder:
             options = trigger.empty(MESSAGES[known], self._options)
         return Trigger(**values, options=options or {})
 
+    def _notify_item(self, item: Fields) -> NotifyItem:
+        """Its parameters are read as the message of its plugin."""
+        check_item(item)
+        values = self._values(item, without=("params",))
+        known = PARAMS.get(item.scalar("plugin").lower())
+        if known is None:  # a problem already
+            return NotifyItem(**values, params=item.struct("params"))
+        params = item.message_of("params", MESSAGES[known], self._params)
+        if params is None and item.node("params") is None:
+            params = item.empty(MESSAGES[known], self._params)
+        return NotifyItem(**values, params=params or {})
+
     def _options(self, fields: Fields) -> dict[str, Any]:
         """The given fields of a message that is kept as a JSON object."""
-        values = {field.name: self._value(fields, field) for field in fields.message.fields}
+        values, given = self._given(fields)
         check_options(fields, values)
+        return given
+
+    def _params(self, fields: Fields) -> dict[str, Any]:
+        """The same for the parameters of a notification."""
+        values, given = self._given(fields)
+        check_params(fields, values)
+        return given
+
+    def _given(self, fields: Fields) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The values of all fields, and those that are there, as JSON values."""
+        values = {field.name: self._value(fields, field) for field in fields.message.fields}
         given = {name: value for name, value in values.items() if fields.node(name) is not None}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+        given = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+        return values, given
 
     def _label_expression(self, expression: Fields) -> LabelExpression:
         built = LabelExpression(**self._values(expression))
@@ -149,9 +177,17 @@ def _text(fields: Fields, field: Field) -> str:
     return text
 
 
-def _texts(fields: Fields, name: str) -> tuple[str, ...]:
-    found = (fields.reading.text(item, path) for item, path in fields.items(name))
-    return tuple(text for text in found if text is not None)
+def _texts(fields: Fields, field: Field) -> tuple[str, ...]:
+    found: list[str] = []
+    for item, path in fields.items(field.name):
+        text = fields.reading.text(item, path)
+        if text is None:
+            continue
+        if field.pattern and not re.fullmatch(field.pattern, text):
+            message = f"{field.name} cannot hold {shown(text)}"
+            fields.reading.problems.add(item.mark, path, message, field.expected)
+        found.append(text)
+    return tuple(found)
 
 
 def _integer(fields: Fields, field: Field) -> int:

@@ -43,7 +43,7 @@ def _warn(spec: Spec, root: Node, problems: Problems) -> None:
         message = "runtime.config has no effect in this release"
         problems.warn(mark_at(root, "runtime", "config"), "runtime.config", message)
     for index, job in enumerate(spec.jobs):
-        for name in ("source", "target", "notify", "triggers"):
+        for name in ("source", "target", "triggers"):
             if getattr(job, name):
                 message = f"{name} of job {job.name!r} has no effect in this release"
                 problems.warn(mark_at(root, "jobs", index, name), f"jobs[{index}].{name}", message)
