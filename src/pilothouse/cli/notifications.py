@@ -29,6 +29,7 @@ async def notifications(
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of results.")] = 20,
 ) -> None:
     """List the deliveries of a pipeline's notifications: where to, when, and why one failed."""
+    from pilothouse.cli import native
     from pilothouse.cli.here import the_pipeline
     from pilothouse.client.paging import collect
 
@@ -38,7 +39,7 @@ async def notifications(
         if redeliver:
             again = await client.pipelines.redeliver(id, redeliver)
             if session.out.structured:
-                session.out.document(again)
+                session.out.document(native.notification(again))
             else:
                 session.out.say(f"Notification {again['deliveryId']} is delivered again.")
             return
@@ -46,7 +47,7 @@ async def notifications(
             lambda number, size: client.pipelines.notifications(id, number, size, run=run), limit
         )
     if session.out.structured:
-        session.out.document(found)
+        session.out.document([native.notification(one) for one in found])
         return
     session.out.table(
         ("ID", "EVENT", "TO", "STATUS", "ATTEMPTS", "LAST", "WHY"),
@@ -56,10 +57,10 @@ async def notifications(
 
 
 def _row(one: NotificationDelivery) -> tuple[str, ...]:
-    from pilothouse.cli.native import time_text
+    from pilothouse.cli import native
 
     event = f"{one['event']} {one['job']}".strip()
-    last = time_text(one["lastAttemptAt"]) or "never"
+    last = native.time(one["lastAttemptAt"]) or "never"
     to = f"{one['plugin']} {one['target']}"
     return (one["deliveryId"], event, to, one["status"], str(one["attempts"]), last, one["reason"])
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
-from urllib.parse import urlsplit
 
 WEBHOOK, EMAIL, CHAT = "webhook", "email", "chat"
 
@@ -154,8 +154,7 @@ class Busy:
 def target_of(plugin: str, params: Mapping[str, Any]) -> str:
     """Where a notification goes, without paths and queries, which may hold keys."""
     if plugin == WEBHOOK:
-        parts = urlsplit(params["url"])
-        return f"{parts.scheme}://{parts.netloc}"
+        return _origin(params["url"])
     if plugin == EMAIL:
         return ", ".join(params["to"])
     return f"secret {params['secret']}"
@@ -164,8 +163,14 @@ def target_of(plugin: str, params: Mapping[str, Any]) -> str:
 def queue_of(plugin: str, params: Mapping[str, Any], project: str) -> str:
     """The queue of a delivery: one for each host, for the e-mail of a project, and for each address of a chat."""
     if plugin == WEBHOOK:
-        return f"webhook {urlsplit(params['url']).netloc.lower()}"
+        return f"webhook {_origin(params['url']).lower()}"
     return f"{plugin} {project} {params.get('secret', '')}"
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port of an address that the check of specs has accepted."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{re.split('[/?]', rest, maxsplit=1)[0]}"
 
 
 def one_line(text: str, most: int) -> str:

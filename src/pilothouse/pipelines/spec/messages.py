@@ -412,11 +412,12 @@ _NOTIFY_ITEM = (
     ),
 )
 
-_SECRET_NAME = r"[A-Za-z_][A-Za-z0-9_-]{0,127}"
+_NAME_IN_PROJECT = r"[A-Za-z_][A-Za-z0-9_-]{0,127}"
 _WEBHOOK_URL = (
     r"https?://(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?(?:[/?][!-~]{0,2000})?"
 )
-_EMAIL = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9][A-Za-z0-9-]{0,62}(?:\.[A-Za-z0-9][A-Za-z0-9-]{0,62}){0,9}"
+_LABEL = "[A-Za-z0-9][A-Za-z0-9-]{0,62}"
+_EMAIL = rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]{{1,64}}@{_LABEL}(?:\.{_LABEL}){{0,9}}"
 
 _WEBHOOK_PARAMS = (
     Field(
@@ -433,7 +434,7 @@ _WEBHOOK_PARAMS = (
         "the name of the [secret](#secrets) with which it is signed, such as `whsec_…`. Required",
         required=True,
         expected="the name of a secret of the project",
-        pattern=_SECRET_NAME,
+        pattern=_NAME_IN_PROJECT,
     ),
 )
 
@@ -456,7 +457,7 @@ _CHAT_PARAMS = (
         "the name of the [secret](#secrets) that holds the address, such as `slack://…`. Required",
         required=True,
         expected="the name of a secret of the project",
-        pattern=_SECRET_NAME,
+        pattern=_NAME_IN_PROJECT,
     ),
 )
 
