@@ -51,14 +51,14 @@ class Sender:
         self._deliver = deliver
         self._wake = wake
         self._running: dict[asyncio.Task[None], Delivery] = {}
-        self._begun = False
+        self._begun = self._stopped = False
 
     async def round(self) -> None:
         """Begin the attempts that are due, as many as there is room for."""
         if not self._begun and not self._storage.shared:
             await self._storage.write(self._notifications.release)
         self._begun = True
-        for _ in range(MAX_PAGES):
+        for _ in range(0 if self._stopped else MAX_PAGES):
             chosen = self._chosen(await self._due())
             if not chosen:
                 return
@@ -70,6 +70,7 @@ class Sender:
 
     def stop(self) -> None:
         """Cancel what is under way: it is tried again after the next start."""
+        self._stopped = True
         for task in self._running:
             task.cancel()
 
