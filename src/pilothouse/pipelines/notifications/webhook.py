@@ -105,6 +105,8 @@ class Webhooks:
             ) as response,
         ):
             found = b""
+            if 200 <= response.status < 300:
+                return response.status, found
             async for chunk in response.aiter_stream():
                 found += chunk[: MAX_RESPONSE - len(found)]
                 if len(found) >= MAX_RESPONSE:
