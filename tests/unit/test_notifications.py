@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
 from datetime import UTC, datetime
@@ -76,7 +77,7 @@ def test_an_address_in_another_form_is_the_same(address: ipaddress.IPv4Address) 
 
 
 def ended(**more: Any) -> Ended:
-    known = {"offset": 1, "at": 1_768_054_325_678, "run_id": "r", "project": "p", "pipeline_id": "i"}
+    known = {"offset": 1, "at": 1_768_055_025_678, "run_id": "r", "project": "p", "pipeline_id": "i"}
     known |= {"pipeline": "shop", "status": "failed", "reason": "", "duration": 83_200}
     return Ended(**{**known, **more})
 
@@ -125,9 +126,11 @@ def test_where_it_goes_is_shown_without_keys() -> None:
 
 
 def test_signatures_are_verified_by_the_library() -> None:
-    key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-    headers = signed(key, "msg_1", '{"ü": 1}', datetime.now(UTC))
-    assert Webhook(key).verify('{"ü": 1}'.encode(), headers) == {"ü": 1}
+    for size in range(16, 65):
+        key = "whsec_" + base64.b64encode(bytes(range(size))).decode()
+        headers = signed(key, "msg_1", '{"ü": 1}', datetime.now(UTC))
+        assert Webhook(key).verify('{"ü": 1}'.encode(), headers) == {"ü": 1}
+        assert signed(key.rstrip("=") + "\n", "msg_1", '{"ü": 1}', datetime.now(UTC)).keys() == headers.keys()
     for bad in ("whsec_", "short", "whsec_not base64!", "whsec_" + "YWJj"):
         with pytest.raises(KeyInvalid):
             signed(bad, "msg_1", "{}", datetime.now(UTC))

@@ -132,7 +132,7 @@ def _plugin(module: str, name: str, address: str) -> Any:
 
     logging.getLogger("apprise").disabled = True  # it logs addresses
     # Neither files of this machine nor other addresses become part of a message.
-    apprise.AppriseAttachment.instantiate = staticmethod(lambda *_, **__: None)
+    apprise.AppriseAttachment.instantiate = staticmethod(lambda *_, **__: None)  # type: ignore[method-assign]
     service = getattr(import_module(f"apprise.plugins.{module}"), name)
     given = service.parse_url(address.strip().replace("/#", "/%23"))
     if not given or given.get("template"):

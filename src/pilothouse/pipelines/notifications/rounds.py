@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 from uuid_utils import uuid7
 
 from pilothouse.engine.store import jobs, run_row, steps
-from pilothouse.identity.store import projects
+from pilothouse.identity.tables import projects
 from pilothouse.pipelines.notifications import store
 from pilothouse.pipelines.notifications.model import (
     FAILED,

@@ -44,7 +44,7 @@ class Notifications:
         journal: Journal,
         server: str,
         retries: Retries,
-        wake: Callable[[], object],
+        wake: Callable[[], None],
     ) -> None:
         self._identity = identity
         self._journal = journal

@@ -149,7 +149,7 @@ def ended_from(conn: Connection, start: int) -> tuple[list[Ended], int]:
     return [_ended(row) for row in rows], (rows[-1].offset + 1 if len(rows) == PAGE else max(end, start))
 
 
-def _ended(row: Row[Any]) -> Ended:
+def _ended(row: Any) -> Ended:
     body = orjson.loads(row.data)
     return Ended(
         offset=row.offset,

@@ -42,8 +42,9 @@ def signed(secret: str, message: str, body: str, at: datetime) -> dict[str, str]
 
     from standardwebhooks import Webhook
 
+    text = secret.strip().removeprefix("whsec_").rstrip("=")
     try:
-        key = base64.b64decode(secret.strip().removeprefix("whsec_") + "==", validate=True)
+        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
         raise KeyInvalid from None
     if len(key) < MIN_KEY:
@@ -89,12 +90,12 @@ class Webhooks:
         """Status code, and the beginning of the answer."""
         import httpcore
 
-        all_headers = {
-            **headers,
-            "content-type": "application/json",
-            "user-agent": f"Pilothouse/{pilothouse.__version__}",
-            "accept-encoding": "identity",
-        }
+        all_headers: list[tuple[str | bytes, str | bytes]] = [
+            *headers.items(),
+            ("content-type", "application/json"),
+            ("user-agent", f"Pilothouse/{pilothouse.__version__}"),
+            ("accept-encoding", "identity"),
+        ]
         limits = {"connect": CONNECT, "read": ANSWER, "write": ANSWER, "pool": CONNECT}
         async with (
             httpcore.AsyncConnectionPool(
