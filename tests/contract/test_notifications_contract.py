@@ -14,6 +14,7 @@ from pilothouse.access.model import SYSTEM
 from pilothouse.engine.problems import SpecError
 from pilothouse.fleet.model import TaskStatus
 from pilothouse.pipelines.compiled import compile_source
+from pilothouse.pipelines.notifications import sender as sender_module
 from pilothouse.pipelines.notifications import service as service_module
 from pilothouse.pipelines.notifications import store
 from pilothouse.pipelines.notifications.errors import NotificationNotFound, StillWaiting
@@ -114,6 +115,10 @@ async def test_an_end_is_noticed_once_whatever_is_killed(kernel: Kernel) -> None
     notifications = kernel.graph.service(Notifications)
     assert await kernel.write(lambda tx: notifications.decide(tx, again, read)) == 0
     assert len(stored(kernel)) == 2
+    await kernel.write(lambda tx: store.delete_of_pipeline(tx.conn, pipeline))
+    assert await kernel.write(lambda tx: notifications.decide(tx, again, read)) == 0, (
+        "nor when it is forgotten"
+    )
 
 
 async def test_jobs_failures_and_reruns_notify_and_cancelled_runs_do_not(kernel: Kernel) -> None:
@@ -216,7 +221,10 @@ async def test_so_many_wait_and_so_many_are_kept(kernel: Kernel, monkeypatch: py
     assert statuses == ["waiting", "waiting", "failed"], "the older one of those that have ended is gone"
 
 
-async def test_what_is_slow_holds_its_own_share_alone(kernel: Kernel) -> None:
+async def test_what_is_slow_holds_its_own_share_alone(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender_module, "AT_ONCE", {"webhook": 3, "email": 1, "chat": 1})
     slow = await made(kernel, "slow", spec_of(url="https://slow.example/x"))
     quick = await made(kernel, "quick", spec_of(url="https://quick.example"))
     for _ in range(OF_PROJECT + 2):
