@@ -74,12 +74,7 @@ deliveries = Table(
     Column("response", Text, nullable=False),
     Index("notification_deliveries_once", "run_id", "offset", "number", unique=True),
     Index("notification_deliveries_by_pipeline", "pipeline_id", "id"),
-    Index(
-        "notification_deliveries_due",
-        "next_at",
-        sqlite_where=text("next_at > 0"),
-        postgresql_where=text("next_at > 0"),
-    ),
+    Index("notification_deliveries_due", "next_at", sqlite_where=text("next_at > 0")),
 )
 
 #: How far the journal has been read: one row.
