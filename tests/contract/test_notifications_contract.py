@@ -255,6 +255,28 @@ async def test_what_is_slow_holds_its_own_share_alone(
     assert len(begun) == OF_PROJECT + 3
 
 
+async def test_a_server_that_stops_gives_back_what_it_was_delivering(kernel: Kernel) -> None:
+    await run(kernel, await made(kernel, "p", spec_of()))
+    begun = asyncio.Event()
+
+    async def deliver(one: Delivery) -> Outcome:
+        begun.set()
+        await asyncio.Event().wait()
+        return OK
+
+    await found(kernel)
+    notifications = kernel.graph.service(Notifications)
+    sender = Sender(kernel.storage, notifications, kernel.clock, deliver, asyncio.Event())
+    await sender.round()
+    await begun.wait()
+    assert stored(kernel)[0].next_at > kernel.clock.now
+    sender.stop()
+    await kernel.write(lambda tx: None)  # after what was submitted
+    await sender.round()
+    [one] = stored(kernel)
+    assert (one.claimed_by, one.next_at, one.status) == ("", kernel.clock.now, "waiting")
+
+
 async def test_without_notifications_the_journal_is_not_read(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

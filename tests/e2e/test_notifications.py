@@ -16,7 +16,7 @@ from support.certificates import self_signed
 from support.desk import Desk
 from support.receivers import Mailbox, Receiver, mail_server, receiving
 from support.server import Server, running
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 KEY = "whsec_" + base64.b64encode(uuid.uuid4().bytes * 2).decode()
 CHAT_PATH = f"/chat-{uuid.uuid4().hex}"
@@ -84,14 +84,14 @@ def deliveries(server: Server, pipeline: str) -> list[dict[str, Any]]:
     return found
 
 
-async def ended(server: Server, pipeline: str) -> dict[str, Any]:
+async def ended(server: Server, pipeline: str, timeout: float = PATIENCE) -> dict[str, Any]:
     """The newest delivery, when it has ended."""
 
     def newest() -> dict[str, Any] | None:
         found = deliveries(server, pipeline)
         return found[0] if found and found[0]["status"] != "waiting" else None
 
-    found = await eventually(newest)
+    found = await eventually(newest, timeout)
     assert found is not None
     return found
 
@@ -249,7 +249,7 @@ async def test_what_a_killed_server_was_delivering_arrives_after_its_restart(
         server.kill9()
         slow.release.set()
         server.restart()
-        found = await ended(server, pipeline)
+        found = await ended(server, pipeline, 3 * PATIENCE)  # on PostgreSQL when the claim has ended
         assert (found["status"], found["attempts"]) == ("delivered", 2)
         ids = [one.headers["webhook-id"] for one in slow.at("/late")]
         assert ids == [first.headers["webhook-id"]] * 2

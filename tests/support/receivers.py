@@ -126,7 +126,7 @@ class Mailbox:
             self.user.encode(),
             self.password.encode(),
         )
-        return AuthResult(success=right)
+        return AuthResult(success=right, handled=False)
 
 
 @contextmanager

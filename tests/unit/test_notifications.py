@@ -18,7 +18,7 @@ from standardwebhooks import Webhook
 
 from pilothouse.pipelines.notifications.chat_services import EXTRA, SERVICES
 from pilothouse.pipelines.notifications.guard import Guard, Refused
-from pilothouse.pipelines.notifications.jobs import AGAIN, NEVER, chat_job, email_job
+from pilothouse.pipelines.notifications.jobs import AGAIN, DELIVERED, NEVER, chat_job, email_job
 from pilothouse.pipelines.notifications.model import Ended, Retries, one_line, queue_of, target_of
 from pilothouse.pipelines.notifications.payload import (
     About,
@@ -29,6 +29,8 @@ from pilothouse.pipelines.notifications.payload import (
     without_mentions,
 )
 from pilothouse.pipelines.notifications.webhook import KeyInvalid, shown, signed
+from support.certificates import self_signed
+from support.receivers import mail_server
 
 INSIDE = [
     "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "0.0.0.0",
@@ -180,6 +182,23 @@ def test_a_chat_service_inside_is_refused() -> None:
     assert "not a public address" in reason
     kind, _, reason = chat_job("json://127.0.0.1:9/x", "t", "b", ["127.0.0.1"], ["json"])
     assert (kind, reason) == (AGAIN, "the service cannot be reached")
+
+
+def test_mail_is_sent_over_tls_or_not_at_all(tmp_path: Path) -> None:
+    for name, pem in zip(("key.pem", "ca.pem"), self_signed(), strict=True):
+        (tmp_path / name).write_bytes(pem)
+    with mail_server(tmp_path / "key.pem", tmp_path / "ca.pem", "u", "p") as mailbox:
+        server = {"host": "127.0.0.1", "port": mailbox.port, "tls": "starttls", "user": "u", "password": "p"}
+        server |= {"sender": "a@b.c", "ca": ""}
+        message = (["x@example.org"], "s", "t", "<1@b.c>")
+        kind, _, reason = email_job(server, *message)
+        assert (kind, "certificate is not valid" in reason) == (AGAIN, True)
+        trusted = server | {"ca": (tmp_path / "ca.pem").read_text()}
+        assert email_job(trusted | {"password": "wrong"}, *message)[:2] == (NEVER, 535)
+        assert email_job(trusted | {"tls": "none", "user": ""}, *message)[0] == NEVER
+        assert mailbox.mails == []
+        assert email_job(trusted, *message) == (DELIVERED, 250, "")
+        assert len(mailbox.mails) == 1
 
 
 def test_a_mail_server_that_is_not_there() -> None:

@@ -29,7 +29,7 @@ MAX_AGE = 24 * 3600 * 1000
 LONGEST_DELAY = 3600 * 1000
 """Milliseconds between two attempts at most."""
 
-CLAIM = 60_000
+CLAIM = 45_000
 """Milliseconds for which a server has a delivery for itself. An attempt takes less."""
 
 SUCCEEDED = ("succeeded",)

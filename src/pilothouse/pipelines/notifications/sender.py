@@ -69,10 +69,12 @@ class Sender:
                 task.add_done_callback(self._ended)
 
     def stop(self) -> None:
-        """Cancel what is under way: it is tried again after the next start."""
+        """Cancel what is under way: another server tries it again, or this one after its next start."""
         self._stopped = True
-        for task in self._running:
+        for task, one in self._running.items():
             task.cancel()
+            freed = self._storage.submit(partial(self._notifications.give_back, delivery=one))
+            freed.add_done_callback(lambda future: future.cancelled() or future.exception())
 
     async def _due(self) -> list[Delivery]:
         busy = self._busy(list(self._running.values()))

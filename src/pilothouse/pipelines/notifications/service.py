@@ -94,6 +94,10 @@ class Notifications:
         """No other server is there: free what was being sent when one died."""
         store.release(tx.conn, tx.now)
 
+    def give_back(self, tx: Tx, delivery: Delivery) -> None:
+        """This server stops in the middle of an attempt: free the delivery for others."""
+        store.settle(tx.conn, delivery.id, delivery.attempts + 1, self._server, next_at=tx.now)
+
     def settle(self, tx: Tx, delivery: Delivery, attempts: int, outcome: Outcome) -> None:
         """Store what became of attempt number ``attempts``; without effect if another server has taken over."""
         changes: dict[str, Any] = {
