@@ -238,15 +238,16 @@ async def test_a_slow_receiver_delays_nobody_else(server: Server, receiver: Rece
         await eventually(lambda: [d["status"] for d in deliveries(server, pipeline)] == ["delivered"] * 6)
 
 
-async def test_what_a_killed_server_was_delivering_arrives_after_its_restart(
-    server: Server, receiver: Receiver
+@pytest.mark.parametrize("end", ["kill9", "stop"])
+async def test_what_a_server_was_delivering_when_it_ended_arrives_after_its_restart(
+    server: Server, receiver: Receiver, end: str
 ) -> None:
     with receiving() as slow:
         slow.slow.add("/late")
-        pipeline = server.pipeline("late", spec(onSuccess=webhook(slow.url("/late"))))
+        pipeline = server.pipeline(f"late {end}", spec(onSuccess=webhook(slow.url("/late"))))
         server.trigger(pipeline)
         [first] = await eventually(lambda: slow.at("/late"))
-        server.kill9()
+        getattr(server, end)()
         slow.release.set()
         server.restart()
         found = await ended(server, pipeline, 3 * PATIENCE)  # on PostgreSQL when the claim has ended
