@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from support.server import PASSWORD, Server
+from support.world import failed_delivery
 
 APPROVAL = {"name": "ask", "uses": "approval", "args": {"roles": ["user", "operator"]}}
 SPEC = {"jobs": [{"name": "j", "steps": [APPROVAL]}]}
@@ -160,6 +161,9 @@ REQUESTS: dict[tuple[str, str], Callable[[Grounds], Asked]] = {
     ("POST", "/api/v1/workflow-runs/{run_id}/pause"): lambda g: _run_of(g, g.run()),
     ("POST", "/api/v1/workflow-runs/{run_id}/resume"): lambda g: _run_of(g, g.paused()),
     ("POST", "/api/v1/workflow-runs/{run_id}/rerun"): lambda g: _run_of(g, g.ended(), json={}),
+    ("POST", "/api/v1/pipelines/{pipeline_id}/notifications/{delivery_id}/redeliver"): lambda g: asked(
+        {"pipeline_id": g.pipeline, "delivery_id": failed_delivery(g.server, g.pipeline)}
+    ),
     ("POST", "/api/v1/triggers/{trigger_id}/enable"): lambda g: asked({"trigger_id": g.trigger()}),
     ("POST", "/api/v1/triggers/{trigger_id}/disable"): lambda g: asked({"trigger_id": g.trigger()}),
     ("POST", "/api/v1/triggers/{trigger_id}/run"): lambda g: asked({"trigger_id": g.trigger()}),

@@ -55,7 +55,7 @@ jobs:
     source: {type: git, repo: "https://example.org/x.git", branch: main, auth: {token: "${{ secrets.GIT }}"}}
     target: {type: kubernetes, config: {namespace: shop}}
     notify:
-      onSuccess: {plugin: mail, action: send, params: {to: ops}}
+      onSuccess: {plugin: email, action: send, params: {to: [ops@example.org]}}
     env: *env
     dependsOn: [approve, unit-test]
     steps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from dataclasses import dataclass
 
 import httpx
@@ -11,6 +12,7 @@ import httpx
 from pilothouse.access.model import ACTIONS, AGENT_ACTIONS, FULL_TOKEN, Role
 from support.fake_agent import FakeAgent
 from support.server import Server, spec_for
+from support.waiting import PATIENCE
 
 PUBLIC = "public"
 UNKNOWN = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a"
@@ -63,7 +65,7 @@ def make_world(server: Server) -> World:
     server.ask("PUT", "/secrets/SECRET", json={"value": "s3cr3t-value", "projectId": project})
     real = {"pipeline_id": pipeline_id, "run_id": run_id, "blob_id": blob, "name": "SECRET"}
     real |= {"agent_id": "walker", "user": "viewer", "gate_id": _open_gate(server, project)}
-    real |= {"trigger_id": _trigger(server, project)}
+    real |= {"trigger_id": _trigger(server, project), "delivery_id": failed_delivery(server, pipeline_id)}
     return World(server, tokens, project, real)
 
 
@@ -81,6 +83,21 @@ def _trigger(server: Server, project: str) -> str:
     nightly = {"type": "cron", "options": {"schedule": "0 3 1 1 *"}}
     pipeline = server.pipeline("nightly", {**spec_for("nobody"), "triggers": [nightly]}, project=project)
     return str(server.ask("GET", f"/triggers?pipeline={pipeline}")["triggers"][0]["id"])
+
+
+def failed_delivery(server: Server, pipeline_id: str) -> str:
+    """A delivery of a notification that has failed, since the server has no mail server."""
+    told = {"onSuccess": {"plugin": "email", "params": {"to": ["walker@example.org"]}}}
+    nothing = {"name": "j", "when": "false", "notify": told, "steps": [{"name": "s", "uses": "dummy"}]}
+    run_id = server.trigger(pipeline_id, spec={"jobs": [nothing], "notify": told})
+    path = f"/pipelines/{pipeline_id}/notifications?runId={run_id}"
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        found = server.ask("GET", path)["list"]
+        if found and found[0]["status"] == "failed":
+            return str(found[0]["deliveryId"])
+        time.sleep(0.05)
+    raise AssertionError(f"no delivery of run {run_id} has failed: {found}")
 
 
 async def _register(server: Server) -> str:

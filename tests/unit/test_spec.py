@@ -52,7 +52,7 @@ def test_every_field_arrives() -> None:
     assert deploy.env == tests.env == {"LEVEL": "debug"}
     assert deploy.notify is not None
     assert deploy.notify.on_success is not None
-    assert deploy.notify.on_success.params == {"to": "ops"}
+    assert deploy.notify.on_success.params == {"to": ["ops@example.org"]}
 
 
 def test_steps_arrive_with_what_is_implied() -> None:
@@ -244,7 +244,7 @@ jobs:
   - name: a
     concurrency: prod
     approval: {required: true, type: auto}
-    notify: {onFailure: {plugin: mail}}
+    target: {type: k8s}
     steps: [{name: s, uses: shell, args: {command: "true"}}]
 """
 
@@ -258,11 +258,9 @@ def test_what_this_release_does_not_do_is_refused_or_warned_of() -> None:
         ("runtime.image", 1, 32),
         ("jobs[0].approval.type", 6, 38),
     }
-    plain = (
-        "triggers: [{type: webhook}]\njobs: [{name: a, notify: {onFailure: {plugin: mail}}, steps: [%s]}]\n"
-    )
+    plain = "triggers: [{type: webhook}]\njobs: [{name: a, target: {type: k8s}, steps: [%s]}]\n"
     step = '{name: s, uses: shell, args: {command: "true"}}'
     assert [warning.describe("f") for warning in parse_spec(plain % step).warnings] == [
         "f:1:12: warning: triggers of type webhook have no effect in this release",
-        "f:2:26: warning: notify of job 'a' has no effect in this release",
+        "f:2:26: warning: target of job 'a' has no effect in this release",
     ]

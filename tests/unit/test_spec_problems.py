@@ -93,7 +93,7 @@ SPEC_PROBLEMS = {
     "jobs:\n  - build\n": "2:5: jobs[0] must be a map, not a text (expected a map with name, description, env, "
     "concurrency, ...)",
     f"job: 1\n{JOB}{GOOD}": '1:1: unknown key "job"; did you mean "jobs"? '
-    "(expected one of namespace, version, variables, runtime, meta, jobs, triggers, checkout, concurrency)",
+    "(expected one of namespace, version, variables, runtime, meta, jobs, triggers, checkout, concurrency, notify)",
     f"<<: {{a: 1}}\n{JOB}{GOOD}": "1:1: merge keys (<<) are not supported (expected the keys written "
     "out, or an anchor for the whole value (env: &common {…}, then env: *common); variables that jobs share go into "
     "runtime.env, those that steps share into env of the job)",
@@ -292,7 +292,7 @@ def test_the_error_reads_like_a_compiler() -> None:
         parse_spec(f"a: 1\n{JOB}    timeout: 5x\n{GOOD}", file="ci.yaml")
     assert str(caught.value).splitlines() == [
         'ci.yaml:1:1: error: unknown key "a" '
-        "(expected one of namespace, version, variables, runtime, meta, jobs, triggers, checkout, concurrency)",
+        "(expected one of namespace, version, variables, runtime, meta, jobs, triggers, checkout, concurrency, notify)",
         'ci.yaml:4:14: error: timeout: "5x" is not a duration (expected a duration such as 30s, 5m or 1h30m)',
     ]
 

@@ -120,6 +120,14 @@ def with_triggers(*triggers: Any) -> dict[str, Any]:
 CRON = {"schedule": "0 3 * * *"}
 CHOICE = {"name": "c", "type": "choice", "choices": ["x", "y"]}
 
+
+def hook(url: Any, secret: Any = "HOOK_KEY") -> dict[str, Any]:
+    return {"plugin": "webhook", "params": {"url": url, "secret": secret}}
+
+
+HOOK = hook("https://hooks.example.org/pilot")
+MAIL = {"plugin": "email", "params": {"to": ["ops@example.org", "a+b@x"]}}
+
 ACCEPTED = [
     with_step(run="make"),
     with_step(run=True),
@@ -174,6 +182,11 @@ ACCEPTED = [
     with_triggers(
         {"type": "manual", "options": {"inputs": [{"name": "n", "type": "number", "default": 1.5}]}}
     ),
+    with_spec(notify={"onSuccess": HOOK, "on_failure": {"plugin": "CHAT", "params": {"secret": True}}}),
+    with_spec(notify={"onFailure": hook("http://[::1]:8080/a?b=c#d")}),
+    with_spec(notify={}),
+    with_job(notify={"onSuccess": MAIL | {"action": "send"}, "onFailure": MAIL | {"action": None}}),
+    with_job(notify=None),
 ]
 
 REFUSED = [
@@ -244,6 +257,51 @@ REFUSED = [
     with_triggers({"type": "event", "options": {"events": ["run.completed"], "statuses": ["ok"]}}),
     with_triggers({"type": "manual", "options": {"inputs": {"a": {}}}}),
     with_triggers({"type": "manual", "options": {"inputs": [{"name": "a b"}]}}),
+    with_triggers({"type": "manual", "options": {"inputs": [{"name": 5}]}}),
+    with_spec(notify={"onSuccess": {}}),
+    with_spec(notify={"onSuccess": {"plugin": "sms", "params": {}}}),
+    with_spec(notify={"onSuccess": {"plugin": "webhook"}}),
+    with_spec(notify={"onSuccess": HOOK | {"action": "call"}}),
+    with_spec(notify={"onCancel": HOOK}),
+    with_spec(notify=HOOK),
+    with_spec(notify={"onSuccess": [HOOK]}),
+    with_spec(notify={"onSuccess": {"plugin": "webhook", "params": {"url": "https://a.example"}}}),
+    with_spec(notify={"onSuccess": {"plugin": "chat", "params": {"secret": "A", "url": "slack://"}}}),
+    *(
+        with_spec(notify={"onFailure": hook(url)})
+        for url in (
+            "ftp://a.example",
+            "https://user:password@a.example/",
+            "https:///path",
+            "https://a.example/a b",
+            "https://ü.example/",
+            "https://a.example\\@b.example/",
+            "https://a.example/\nHost: b",
+            "a.example",
+            "",
+            5,
+            None,
+        )
+    ),
+    *(
+        with_spec(notify={"onFailure": hook("https://a.example", name)})
+        for name in ("a b", "1a", "", 1, "A" * 129)
+    ),
+    *(
+        with_job(notify={"onFailure": {"plugin": "email", "params": {"to": to}}})
+        for to in (
+            [],
+            None,
+            "ops@example.org",
+            ["ops"],
+            ["a@b\r\nBcc: c@d"],
+            ["Ops <ops@example.org>"],
+            ["a@b, c@d"],
+            [None],
+            ["a@-b"],
+            ["a@b"] * 21,
+        )
+    ),
     with_triggers({"type": "manual", "options": {"inputs": [{"name": "a", "type": "list"}]}}),
     with_triggers({"type": "manual", "options": {"inputs": [{"name": "a", "default": {}}]}}),
     with_job(triggers=[{"type": "cron"}]),
@@ -310,7 +368,8 @@ def good() -> dict[str, Any]:
     full["jobs"][1]["queueTimeout"] = "5m"
     full["jobs"][2]["source"]["auth"]["token"] = '${{ secrets["G-T"] }}'
     full["checkout"] = {"depth": 3, "lfs": True}
-    return full
+    full["notify"] = {"onFailure": HOOK, "onSuccess": {"plugin": "chat", "params": {"secret": "CHAT"}}}
+    return copy.deepcopy(full)
 
 
 GOOD = good()

@@ -63,6 +63,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "SESSION_NOT_FOUND": (404, "Session not found"),
         "SPEC_NOT_FOUND": (404, "Spec not found"),
         "TRIGGER_NOT_FOUND": (404, "Trigger not found"),
+        "NOTIFICATION_NOT_FOUND": (404, "Notification not found"),
         "STEP_NOT_FOUND": (404, "Step not found"),
         "STEP_RUN_NOT_FOUND": (404, "Step run not found"),
         "TARGET_NOT_FOUND": (404, "Target not found"),

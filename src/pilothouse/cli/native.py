@@ -45,6 +45,27 @@ def pipeline(answer: Answer) -> dict[str, Any]:
     }
 
 
+def notification(answer: Answer) -> dict[str, Any]:
+    """The delivery of a notification."""
+    return {
+        "id": answer["deliveryId"],
+        "run_id": answer["runId"],
+        "event": answer["event"],
+        "job": answer["job"],
+        "plugin": answer["plugin"],
+        "target": answer["target"],
+        "status": answer["status"],
+        "attempts": answer["attempts"],
+        "created_at": time(answer["createdAt"]),
+        "last_attempt_at": time(answer["lastAttemptAt"]),
+        "next_attempt_at": time(answer["nextAttemptAt"]),
+        "ended_at": time(answer["endedAt"]),
+        "response_code": answer["responseCode"],
+        "reason": answer["reason"],
+        "response": answer["response"],
+    }
+
+
 def project(answer: Answer) -> dict[str, Any]:
     """A project and its members; ``default``: whether it is the default project."""
     return {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pilothouse.cli import exec as local
-from pilothouse.cli import lint, pipeline_changes, plan
+from pilothouse.cli import lint, notifications, pipeline_changes, plan
 from pilothouse.cli.errors import CliError, UsageError
 from pilothouse.cli.live import Progress, ProgressOption, require_terminal
 from pilothouse.cli.project import ProjectName, project_id, project_names
@@ -225,6 +225,7 @@ lint.add_to(app)
 plan.add_to(app)
 local.add_to(app)
 pipeline_changes.add_to(app)
+notifications.add_to(app)
 
 
 def add_to(root: typer.Typer) -> None:

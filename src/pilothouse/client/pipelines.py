@@ -14,6 +14,7 @@ from pilothouse.client.types import (
     Blob,
     CheckoutRepository,
     KnownCheckout,
+    NotificationDelivery,
     Pipeline,
     SavedSpec,
     SpecSaved,
@@ -94,6 +95,19 @@ class Pipelines:
         body |= {"expectedHeadCommitSha": expected_head} if expected_head else {}
         path = f"{_path(pipeline_id)}/spec/save"
         return cast(SpecSaved, await self._api.detail("POST", path, json=body, keyed=True))
+
+    async def notifications(
+        self, pipeline_id: str, number: int = 1, limit: int = 20, *, run: str = ""
+    ) -> Page[NotificationDelivery]:
+        """Deliveries of the pipeline's notifications, newest first; ``run``: only of this one."""
+        params = {"page": number, "pageSize": limit, "runId": run}
+        detail = await self._api.detail("GET", f"{_path(pipeline_id)}/notifications", params=params)
+        return Page.arcentra(detail)
+
+    async def redeliver(self, pipeline_id: str, delivery_id: str) -> NotificationDelivery:
+        """Deliver a notification again that has ended. Raises ApiProblem ``NOTIFICATION_NOT_FOUND``."""
+        path = f"{_path(pipeline_id)}/notifications/{quote(delivery_id, safe='')}/redeliver"
+        return cast(NotificationDelivery, await self._api.detail("POST", path, keyed=True))
 
     async def delete(self, pipeline_id: str) -> None:
         """Delete a pipeline; its runs remain."""

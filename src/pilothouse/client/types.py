@@ -639,6 +639,28 @@ class NewRegistrationToken(TypedDict):
     labels: NotRequired[list[str] | None]
 
 
+class NotificationDelivery(TypedDict):
+    """One notification to one receiver. ``target``: where it goes, without keys and paths; ``job`` empty: about the
+    run; ``responseCode``, ``reason`` and ``response`` (at most 1 KiB): of the last attempt.
+    """
+
+    deliveryId: str
+    runId: str
+    event: str
+    job: str
+    plugin: str
+    target: str
+    status: str
+    attempts: int
+    createdAt: int
+    lastAttemptAt: int
+    nextAttemptAt: int
+    endedAt: int
+    responseCode: int
+    reason: str
+    response: str
+
+
 class Origin(TypedDict):
     """The registration token that an agent came with."""
 

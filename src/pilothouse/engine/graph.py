@@ -109,6 +109,8 @@ class Graph:
 
     ``image`` and ``namespace`` are passed to agents and clients; the engine does not use them. ``concurrency``: the
     name of the run's concurrency group; ``cancel_in_progress``: a new run cancels the one that is running.
+    ``notify``: the notifications of the run, JSON objects of the domain that has made the graph; the engine only
+    checks that the secret is there which ``params.secret`` names.
     """
 
     jobs: tuple[Job, ...] = ()
@@ -118,6 +120,7 @@ class Graph:
     namespace: str = ""
     concurrency: str = ""
     cancel_in_progress: bool = False
+    notify: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def size(self) -> int:

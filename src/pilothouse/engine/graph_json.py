@@ -28,7 +28,7 @@ _STEP = (
 )
 _JOB = ("name", "depends_on", "env", "when", "timeout", "queue_timeout", "concurrency")
 _SOURCE = ("repo", "branch", "username", "secret")
-_GRAPH = ("variables", "env", "image", "namespace", "concurrency", "cancel_in_progress")
+_GRAPH = ("variables", "env", "image", "namespace", "concurrency", "cancel_in_progress", "notify")
 
 
 def to_json(graph: Graph) -> dict[str, Any]:
@@ -38,7 +38,8 @@ def to_json(graph: Graph) -> dict[str, Any]:
 
 def from_json(obj: Mapping[str, Any]) -> Graph:
     """Decode the result of :func:`to_json`, without validation."""
-    return Graph(**{**obj, "jobs": tuple(job_from_json(job) for job in obj["jobs"])})
+    jobs = tuple(job_from_json(job) for job in obj["jobs"])
+    return Graph(**{**obj, "jobs": jobs, "notify": tuple(obj.get("notify", ()))})
 
 
 @lru_cache(maxsize=64)

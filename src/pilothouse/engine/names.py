@@ -46,11 +46,14 @@ class NamesUsed:
 
 
 def names_of(graph: Graph) -> NamesUsed:
-    """The names in all expressions of a graph, and the secrets of its jobs' sources."""
+    """The names in all expressions of a graph, and the secrets of its jobs' sources and of its notifications."""
     found = names_used(graph.env, graph.jobs, graph.concurrency)
     for index, job in enumerate(graph.jobs):
         if job.source is not None and job.source.secret:
             found.secrets.setdefault(job.source.secret, NameUse(f"jobs[{index}].source.auth", job.name))
+    for one in graph.notify:
+        if secret := one["params"].get("secret"):
+            found.secrets.setdefault(secret, NameUse(f"{one['path']}.params.secret", one["job"]))
     return found
 
 

@@ -28,6 +28,9 @@ from pilothouse.wire import entries
 Guard = Callable[[Connection, str], object]
 """Raises a Refusal unless the definition with this id may run now: it is there, and enabled."""
 
+Started = Callable[[Tx, Run], object]
+"""Is told of a run that was created, in the transaction of its start."""
+
 
 class Starts:
     """Starts runs. Packages register a guard for the kinds of runs whose definitions they own."""
@@ -47,10 +50,15 @@ class Starts:
         self._identity = identity
         self._groups = groups
         self._guards: dict[str, Guard] = {}
+        self._watchers: dict[str, Started] = {}
 
     def guard(self, kind: str, guard: Guard) -> None:
         """Ask ``guard`` before each start of a run of this kind that has a definition."""
         self._guards[kind] = guard
+
+    def tell(self, kind: str, started: Started) -> None:
+        """Call ``started`` for each new run of this kind, before anything of it is decided."""
+        self._watchers[kind] = started
 
     def check(self, tx: Tx, by: Principal, run: Run) -> None:
         """Whether ``by`` may start this run now, or open it again.
@@ -71,6 +79,8 @@ class Starts:
         run.recount()
         store.insert_run(tx.conn, run, graph)
         self._runs.adopt(tx, run)
+        if (started := self._watchers.get(run.kind)) is not None:
+            started(tx, run)
         self._transitions.records.append(
             tx,
             run,

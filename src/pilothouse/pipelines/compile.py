@@ -10,6 +10,7 @@ from pilothouse.pipelines.spec.approvals import is_required, name_of_step
 from pilothouse.pipelines.spec.canonical import triggers_to_json
 from pilothouse.pipelines.spec.inputs import inputs_of
 from pilothouse.pipelines.spec.model import Job, Retry, Source, SourceAuth, Spec, Step
+from pilothouse.pipelines.spec.notifications import notifications_of
 from pilothouse.wire.durations import parse_duration
 
 GATES = {"approval/wait": HOLD, "window/wait": WINDOW, "pipeline/run": CHILD_RUN}
@@ -26,6 +27,7 @@ def compile_spec(spec: Spec) -> Graph:
         namespace=spec.namespace,
         concurrency=spec.concurrency.group if spec.concurrency else "",
         cancel_in_progress=bool(spec.concurrency and spec.concurrency.cancel_in_progress),
+        notify=notifications_of(spec),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pilothouse.access.quotas import Quotas
@@ -24,6 +24,8 @@ from pilothouse.pipelines.grpc import pipeline_rpc
 from pilothouse.pipelines.grpc_steps import StepRunService, step_run_rpc
 from pilothouse.pipelines.http import ROUTERS
 from pilothouse.pipelines.http.large_bodies import BODY_LIMIT
+from pilothouse.pipelines.notifications import http as notifications_http
+from pilothouse.pipelines.notifications.module import NotificationSettings, notifications
 from pilothouse.pipelines.service import Pipelines, pipeline_project, startable
 from pilothouse.pipelines.specs import Specs
 from pilothouse.pipelines.specs_of_messages import JOBS as MESSAGE_JOBS
@@ -43,11 +45,12 @@ class PipelineSettings:
     git: GitSettings
     schemes: tuple[str, ...]
     max_checkout: int
+    notifications: NotificationSettings = field(default_factory=NotificationSettings)
 
 
 def module(core: Core, settings: PipelineSettings) -> Module:
     """Provides :class:`Pipelines`, ``Triggers``, :class:`TriggerRounds`, :class:`SpecCompiler`,
-    :class:`GitDefinitions` and :class:`Specs`."""
+    :class:`GitDefinitions`, :class:`Specs`, and what :func:`notifications` provides."""
     engine, identity = core.service(Engine), core.service(Identity)
     pipelines = Pipelines(engine, identity, core.journal, core.service(Quotas).pipelines)
     compiler, messages = SpecCompiler(core.pool), SpecMessages(core.pool)
@@ -58,6 +61,7 @@ def module(core: Core, settings: PipelineSettings) -> Module:
     specs = Specs(core.storage, compiler, pipelines, git)
     rounds = TriggerRounds(core.storage, pipelines.triggers, core.clock, specs.for_trigger)
     core.provide(pipelines, pipelines.triggers, rounds, compiler, git, specs)
+    notifying = notifications(core, settings.notifications)
     calls = Calls(identity, core.storage, core.service(Answers))
     steps = StepRunService(
         calls,
@@ -71,11 +75,15 @@ def module(core: Core, settings: PipelineSettings) -> Module:
     core.service(ChildRun).start_by("pipeline", pipelines.start_child)
     return Module(
         "pipelines",
-        routers=(*ROUTERS, triggers_http.router),
-        streams={"trigger": "TRIGGER_NOT_FOUND"},
-        background=(Periodic("pipelines.triggers", rounds.round, every=EVERY, exclusive=True, lease=LEASE),),
+        routers=(*ROUTERS, triggers_http.router, notifications_http.router),
+        streams={"trigger": "TRIGGER_NOT_FOUND", "notification": "NOTIFICATION_NOT_FOUND"},
+        background=(
+            Periodic("pipelines.triggers", rounds.round, every=EVERY, exclusive=True, lease=LEASE),
+            *notifying.background,
+        ),
         envelope_prefixes=("/api/v1/pipelines", "/api/v1/uploads"),
         rpc=(pipeline_rpc(calls, identity, pipelines, engine, specs, messages), step_run_rpc(steps)),
         jobs=(*JOBS, *MESSAGE_JOBS),
         body_limits={"/api/v1/pipelines": BODY_LIMIT},
+        stopping=notifying.stop,
     )

@@ -37,6 +37,7 @@ from pilothouse.pipelines.errors import (
     SpecMoved,
 )
 from pilothouse.pipelines.model import Pipeline, SavedSpec
+from pilothouse.pipelines.notifications.store import delete_of_pipeline
 from pilothouse.pipelines.spec.inputs import Input, check_given
 from pilothouse.pipelines.triggers.model import Trigger
 from pilothouse.pipelines.triggers.service import Triggers
@@ -146,6 +147,7 @@ class Pipelines:
         """Delete a pipeline; its runs are kept."""
         require_pipeline(tx.conn, pipeline_id)
         self.triggers.forget(tx, by, pipeline_id)
+        delete_of_pipeline(tx.conn, pipeline_id)
         store.delete_pipeline(tx.conn, pipeline_id)
         self._identity.audit(tx, by, "pipeline.delete", pipeline_id)
 

@@ -28,6 +28,9 @@ from pilothouse.identity.service import IdentitySettings
 from pilothouse.journal import Journal
 from pilothouse.pipelines.git.repositories import GitSettings
 from pilothouse.pipelines.module import PipelineSettings
+from pilothouse.pipelines.notifications.deliver import MailServer
+from pilothouse.pipelines.notifications.model import Retries
+from pilothouse.pipelines.notifications.module import NotificationSettings
 from pilothouse.server.background import Background
 from pilothouse.server.connections import Connections, default_per_address, default_total
 from pilothouse.server.epoch import KEEP_EVERY, HeadKeeper, check_epoch
@@ -180,7 +183,37 @@ def _pipelines(settings: Settings) -> PipelineSettings:
         ca=settings.git_ca,
     )
     return PipelineSettings(
-        settings.data_dir / "repositories", git, tuple(settings.git_allow), settings.max_blob
+        settings.data_dir / "repositories",
+        git,
+        tuple(settings.git_allow),
+        settings.max_blob,
+        NotificationSettings(
+            _mail(settings),
+            tuple(settings.notify_allow),
+            tuple(scheme.lower() for scheme in settings.notify_schemes),
+            Retries(settings.notify_retry, settings.notify_attempts),
+        ),
+    )
+
+
+def _mail(settings: Settings) -> MailServer | None:
+    if not settings.smtp_host:
+        return None
+    if not settings.smtp_from or "@" not in settings.smtp_from or not settings.smtp_from.isprintable():
+        raise SettingsInvalid("smtp_from: an address such as pilot@example.org is needed to send e-mail")
+    password = settings.smtp_password
+    try:
+        ca = settings.smtp_ca.read_text() if settings.smtp_ca else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(f"smtp_ca: {settings.smtp_ca} cannot be read") from error
+    return MailServer(
+        settings.smtp_host,
+        settings.smtp_port,
+        settings.smtp_tls,
+        settings.smtp_from,
+        settings.smtp_user or "",
+        password.get_secret_value() if password else "",
+        ca,
     )
 
 

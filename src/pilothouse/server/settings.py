@@ -116,6 +116,26 @@ class Settings(BaseSettings):
     )
     git_ca: Path | None = Field(None, description="certificates (PEM) of https repositories")
     git_cache: ByteSize = Field(ByteSize(10 << 30), gt=0, description="bytes of all copies of repositories")
+    notify_allow: Listed = Field(
+        [],
+        description="networks, addresses and host names to which notifications may go besides public addresses",
+    )
+    notify_schemes: Listed = Field(
+        [], description="addresses of chat beside those of chat services: json, jsons (any server)"
+    )
+    notify_attempts: int = Field(10, ge=1, le=100, description="attempts to deliver a notification")
+    notify_retry: float = Field(
+        10, gt=0, le=3600, description="seconds before the second of them; doubled for each further one"
+    )
+    smtp_host: str | None = Field(None, description="mail server; default: no e-mail is sent")
+    smtp_port: int = Field(587, ge=1, le=65535, description="its port")
+    smtp_tls: str = Field(
+        "starttls", pattern="^(starttls|tls|none)$", description="tls: from the start, mostly on port 465"
+    )
+    smtp_user: str | None = Field(None, description="user name at the mail server; default: no login")
+    smtp_password: SecretStr | None = Field(None, description="password there")
+    smtp_from: str | None = Field(None, description="address that sends e-mails: pilot@example.org")
+    smtp_ca: Path | None = Field(None, description="certificates (PEM) of the mail server")
     workers: int = Field(
         2, ge=1, le=64, description="processes for work that a caller's input makes expensive"
     )

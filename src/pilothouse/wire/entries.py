@@ -67,7 +67,12 @@ trigger.updated        of stream ``trigger/<id>``: ``by``, ``by_id``; it was sav
 trigger.removed        ``by``, ``by_id``: the saved spec does not have it any more
 trigger.fired          ``run_id`` of the run it has started, else the ``reason`` why none; ``cause``: the run
                        whose event it was
+notification.sent      of stream ``notification/<id>``: a receiver has accepted it
+notification.failed    ``reason``: no further attempt is made
 =====================  ==================================================================================
+
+Every entry of a ``notification/<id>`` stream has ``notification_id``, ``run_id``, ``pipeline_id``, ``project``,
+``event`` (such as ``run.failed``), ``plugin``, ``target``, ``attempts`` and ``reason``.
 
 Every entry of a ``trigger/<id>`` stream has ``trigger_id``, ``pipeline_id``, ``project``, ``type`` (``cron`` or
 ``event``) and ``enabled``.
@@ -112,6 +117,8 @@ STEP_COMPLETED = "step.completed"
 TRIGGER_UPDATED = "trigger.updated"
 TRIGGER_REMOVED = "trigger.removed"
 TRIGGER_FIRED = "trigger.fired"
+NOTIFICATION_SENT = "notification.sent"
+NOTIFICATION_FAILED = "notification.failed"
 AGENT_REGISTERED = "agent.registered"
 AGENT_ONLINE = "agent.online"
 AGENT_OFFLINE = "agent.offline"

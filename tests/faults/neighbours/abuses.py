@@ -113,6 +113,7 @@ _HTTP: dict[str, tuple[str, ...]] = {
     "POST /api/v1/pipelines/{pipeline_id}/trigger": (
         "heavy saves", "costly conditions", "runs of 5,000 steps", "repetitions", "checkout bombs", *BODY,
     ),
+    "GET /api/v1/pipelines/{pipeline_id}/notifications": QUERY,
     "GET /api/v1/pipelines/{pipeline_id}/runs": QUERY,
     "GET /api/v1/pipelines/{pipeline_id}/runs/{run_id}": QUERY,
     "POST /api/v1/pipelines/{pipeline_id}/runs/{run_id}/pause": ("to and fro",),
@@ -203,6 +204,8 @@ SURFACES: dict[str, tuple[str, ...]] = {**_HTTP, **_SOCKETS, **_RPC, **_STEPS}
 WITHOUT: dict[str, str] = {
     "POST /api/v1/auth/logout": "takes a token and nothing else",
     "DELETE /api/v1/auth/sessions": "takes a token and nothing else, and ends it",
+    "POST /api/v1/pipelines/{pipeline_id}/notifications/{delivery_id}/redeliver": "takes a token and two ids; what it "
+    "causes is bounded by the shares of a receiver and a project (test_notifications_contract.py)",
     "GET /api/v1/identity/me": "takes a token and nothing else, like `GET /api/v1/auth/me`",
     "GET /api/v1/auth/me": "takes a token and nothing else; it is part of `at the limit`",
     "GET /api/v1/agents/stats": "takes a token and nothing else; it is part of `at the limit`",

@@ -7,7 +7,8 @@ from collections.abc import Collection
 from typing import Any
 
 from pilothouse.pipelines.spec.actions import ActionRegistry
-from pilothouse.pipelines.spec.approvals import check_params, is_required
+from pilothouse.pipelines.spec.approvals import check_params as check_approval
+from pilothouse.pipelines.spec.approvals import is_required
 from pilothouse.pipelines.spec.environment import read_environment
 from pilothouse.pipelines.spec.fields import Field, snake_case
 from pilothouse.pipelines.spec.messages import MAX_JOBS, MAX_STEPS, MESSAGES
@@ -16,11 +17,13 @@ from pilothouse.pipelines.spec.model import (
     CheckoutOptions,
     Job,
     LabelExpression,
+    NotifyItem,
     Runtime,
     Spec,
     Step,
     Trigger,
 )
+from pilothouse.pipelines.spec.notifications import PARAMS, check_item, check_params
 from pilothouse.pipelines.spec.problems import shown
 from pilothouse.pipelines.spec.reader import Fields
 from pilothouse.pipelines.spec.triggers import check_options, check_triggers
@@ -58,6 +61,8 @@ class Builder:
                 return self._trigger(fields)
             case "Approval":
                 return self._approval(fields)
+            case "NotifyItem":
+                return self._notify_item(fields)
             case "ManualOptions" | "CronOptions" | "EventOptions" | "Input":
                 return self._options(fields)
         return fields.message.model(**self._values(fields))
@@ -134,14 +139,38 @@ class Builder:
         params = approval.message_of("params", MESSAGES["ApprovalParams"], self._options)
         return Approval(**values, params=params or {})
 
+    def _notify_item(self, item: Fields) -> NotifyItem:
+        """Its parameters are read as the message of its plugin."""
+        check_item(item)
+        values = self._values(item, without=("params",))
+        known = PARAMS.get(item.scalar("plugin").lower())
+        if known is None:  # a problem already
+            return NotifyItem(**values, params=item.struct("params"))
+        params = item.message_of("params", MESSAGES[known], self._params)
+        if params is None and item.node("params") is None:
+            params = item.empty(MESSAGES[known], self._params)
+        return NotifyItem(**values, params=params or {})
+
     def _options(self, fields: Fields) -> dict[str, Any]:
         """The given fields of a message that is kept as a JSON object."""
-        values = {field.name: self._value(fields, field) for field in fields.message.fields}
+        values, given = self._given(fields)
         if fields.message.name == "ApprovalParams":
-            check_params(fields, values)
+            check_approval(fields, values)
         check_options(fields, values)
+        return given
+
+    def _params(self, fields: Fields) -> dict[str, Any]:
+        """The same for the parameters of a notification."""
+        values, given = self._given(fields)
+        check_params(fields, values)
+        return given
+
+    def _given(self, fields: Fields) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The values of all fields, and those that are there, as JSON values."""
+        values = {field.name: self._value(fields, field) for field in fields.message.fields}
         given = {name: value for name, value in values.items() if fields.node(name) is not None}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+        given = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+        return values, given
 
     def _label_expression(self, expression: Fields) -> LabelExpression:
         built = LabelExpression(**self._values(expression))
@@ -166,9 +195,16 @@ def _text(fields: Fields, field: Field) -> str:
 
 
 def _texts(fields: Fields, field: Field) -> tuple[str, ...]:
-    items = fields.items(field.name)
-    found = (fields.reading.text(item, path, rendered=field.rendered) for item, path in items)
-    return tuple(text for text in found if text is not None)
+    found: list[str] = []
+    for item, path in fields.items(field.name):
+        text = fields.reading.text(item, path, rendered=field.rendered)
+        if text is None:
+            continue
+        if field.pattern and not re.fullmatch(field.pattern, text):
+            message = f"{field.name} cannot hold {shown(text)}"
+            fields.reading.problems.add(item.mark, path, message, field.expected)
+        found.append(text)
+    return tuple(found)
 
 
 def _integer(fields: Fields, field: Field) -> int:

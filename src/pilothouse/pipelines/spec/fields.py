@@ -28,10 +28,11 @@ class Field:
     """One field; ``name`` is camelCase, the snake_case form is read as well.
 
     ``about``: what docs/pipelines.md says of it, in Markdown. ``of``: the message of a message or list of messages.
-    ``default``: of a choice or an integer that is left out. ``pattern``: what a text must match as a whole;
-    ``expected``: the same in words. ``least``, ``most``: bounds of an integer, or of the length of a list.
-    ``offered``: the values that this release accepts, None for all. ``zero``: a duration may be 0s.
-    ``rendered``: expressions in a text are evaluated. ``private``: the text may be a password: no message shows it.
+    ``default``: of a choice or an integer that is left out. ``pattern``: what a text, or each of a list, must match
+    as a whole; ``expected``: the same in words. ``least``, ``most``: bounds of an integer, or of the length of a
+    list. ``offered``: the values that this release accepts, None for all. ``zero``: a duration may be 0s.
+    ``rendered``: expressions in a text are evaluated. ``private``: the text may be a password: no message
+    shows it.
     """
 
     name: str

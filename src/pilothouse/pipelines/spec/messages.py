@@ -21,6 +21,8 @@ TRIGGERS = ("manual", "cron", "event", "webhook")
 EVENTS = ("run.created", "run.started", "run.completed")
 FINAL = ("succeeded", "failed", "cancelled")
 INPUT_TYPES = ("string", "boolean", "number", "choice")
+MAX_RECIPIENTS = 20
+PLUGINS = ("webhook", "email", "chat")
 MAX_CHECKOUT_DEPTH = 2**31 - 1  # what the gRPC message holds
 SOURCES = ("", "git")
 _REFERENCE = r'\s*\$\{\{\s*secrets(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[A-Za-z0-9_.-]+"\])\s*\}\}\s*'
@@ -66,6 +68,7 @@ _SPEC = (
         "how many runs go on at once: [Concurrency](#concurrency)",
         of="Concurrency",
     ),
+    Field("notify", "message", "whom to tell how a run has ended: a [Notify](#notify)", of="Notify"),
 )
 
 _CONCURRENCY = (
@@ -150,7 +153,7 @@ _JOB = (
         most=MAX_STEPS,
     ),
     Field("target", "message", "a [Target](#target); warned of", of="Target"),
-    Field("notify", "message", "a [Notify](#notify); warned of", of="Notify"),
+    Field("notify", "message", "whom to tell how the job has ended: a [Notify](#notify)", of="Notify"),
     Field("triggers", "messages", "a list of [Trigger](#trigger); warned of", of="Trigger"),
     Field("dependsOn", "texts", "list of jobs that must end before this one starts; no cycles"),
     Field(
@@ -437,14 +440,80 @@ _APPROVAL_PARAMS = (
 _TARGET = (Field("type", "text", "kept"), Field("config", "struct", "anything; kept"))
 
 _NOTIFY = (
-    Field("onSuccess", "message", "a [NotifyItem](#notifyitem)", of="NotifyItem"),
-    Field("onFailure", "message", "a [NotifyItem](#notifyitem)", of="NotifyItem"),
+    Field("onSuccess", "message", "when it has succeeded: a [NotifyItem](#notifyitem)", of="NotifyItem"),
+    Field(
+        "onFailure",
+        "message",
+        "when it has failed or timed out: a [NotifyItem](#notifyitem)",
+        of="NotifyItem",
+    ),
 )
 
 _NOTIFY_ITEM = (
-    Field("plugin", "text", "kept"),
-    Field("action", "text", "kept"),
-    Field("params", "struct", "anything; kept"),
+    Field(
+        "plugin",
+        "choice",
+        "`webhook`, `email` or `chat`: see [notifications](notifications.md). Required",
+        required=True,
+        expected="one of " + ", ".join(PLUGINS),
+        options=PLUGINS,
+        default="webhook",
+    ),
+    Field("action", "text", "`send` (default)", offered=("", "send")),
+    Field(
+        "params",
+        "struct",
+        "[WebhookParams](#webhookparams), [EmailParams](#emailparams) or [ChatParams](#chatparams). Required",
+    ),
+)
+
+_NAME_IN_PROJECT = r"[A-Za-z_][A-Za-z0-9_-]{0,127}"
+_WEBHOOK_URL = (
+    r"https?://(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?(?:[/?][!-~]{0,2000})?"
+)
+_LABEL = "[A-Za-z0-9][A-Za-z0-9-]{0,62}"
+_EMAIL = rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]{{1,64}}@{_LABEL}(?:\.{_LABEL}){{0,9}}"
+
+_WEBHOOK_PARAMS = (
+    Field(
+        "url",
+        "text",
+        "where to send it: `https://host/path`, or `http://`; without user name and password. Required",
+        required=True,
+        expected="an address such as https://hooks.example.org/pilot",
+        pattern=_WEBHOOK_URL,
+    ),
+    Field(
+        "secret",
+        "text",
+        "the name of the [secret](#secrets) with which it is signed, such as `whsec_…`. Required",
+        required=True,
+        expected="the name of a secret of the project",
+        pattern=_NAME_IN_PROJECT,
+    ),
+)
+
+_EMAIL_PARAMS = (
+    Field(
+        "to",
+        "texts",
+        "addresses, 1 to 20. Required",
+        required=True,
+        expected="a list of addresses such as ops@example.org",
+        pattern=_EMAIL,
+        most=MAX_RECIPIENTS,
+    ),
+)
+
+_CHAT_PARAMS = (
+    Field(
+        "secret",
+        "text",
+        "the name of the [secret](#secrets) that holds the address, such as `slack://…`. Required",
+        required=True,
+        expected="the name of a secret of the project",
+        pattern=_NAME_IN_PROJECT,
+    ),
 )
 
 MESSAGES: Mapping[str, Message] = {
@@ -471,6 +540,9 @@ MESSAGES: Mapping[str, Message] = {
         Message("ApprovalParams", "the approval", dict, _APPROVAL_PARAMS),
         Message("Target", "the target", model.Target, _TARGET),
         Message("Notify", "the notify", model.Notify, _NOTIFY),
-        Message("NotifyItem", "the notify item", model.NotifyItem, _NOTIFY_ITEM),
+        Message("NotifyItem", "the notification", model.NotifyItem, _NOTIFY_ITEM),
+        Message("WebhookParams", "the webhook", dict, _WEBHOOK_PARAMS),
+        Message("EmailParams", "the e-mail", dict, _EMAIL_PARAMS),
+        Message("ChatParams", "the chat message", dict, _CHAT_PARAMS),
     )
 }

@@ -137,6 +137,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class NotifyItem:
+    """``params``: in canonical form, as of the message of its plugin (``notifications.py``)."""
+
     plugin: str = ""
     action: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -199,3 +201,4 @@ class Spec:
     triggers: tuple[Trigger, ...] = ()
     checkout: CheckoutOptions = field(default_factory=CheckoutOptions)
     concurrency: Concurrency | None = None
+    notify: Notify | None = None

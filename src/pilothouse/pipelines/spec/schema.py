@@ -14,6 +14,7 @@ from typing import Any
 from pilothouse.pipelines.spec.actions import ActionRegistry, ActionSchema, Argument, actions_of
 from pilothouse.pipelines.spec.fields import Field, Message, snake_case
 from pilothouse.pipelines.spec.messages import APPROVAL_TYPES, MESSAGES
+from pilothouse.pipelines.spec.notifications import PARAMS
 
 Schema = dict[str, Any]
 
@@ -35,6 +36,7 @@ def json_schema(actions: ActionRegistry) -> Schema:
     _finish_trigger(definitions["Trigger"])
     _finish_job(definitions["Job"])
     _finish_approval(definitions["Approval"])
+    _finish_notify_item(definitions["NotifyItem"])
     spec = definitions.pop("Spec")
     for action, schema in actions.items():
         definitions[_name(action)] = _arguments(schema)
@@ -82,8 +84,10 @@ def _field(field: Field) -> Schema:
             return _text(field)
         case "texts":
             element: Schema = {"enum": [*field.options]} if field.options else _TEXT
-            most = {"maxItems": field.most} if field.most else {}
-            listed: Schema = {"type": "array", "items": element, **most}
+            if field.pattern:
+                element = _matching(field.pattern)
+            listed: Schema = {"type": "array", "items": element}
+            listed |= {"maxItems": field.most} if field.most else {}
             return listed | {"minItems": 1} if field.required else _nullable(listed)
         case "text_map":
             plain = {"not": _EXPRESSION} if field.name == "variables" else {}
@@ -127,8 +131,17 @@ def _text(field: Field) -> Schema:
         return {"enum": [*field.offered, None]}
     if not field.required:
         return {"type": ["string", "null"], "pattern": f"^(?:{field.pattern})?$"} if field.pattern else _TEXT
-    pattern = f"^(?:{field.pattern})$" if field.pattern else _NOT_BLANK
-    return {"type": _SCALAR, "pattern": pattern, **({"minimum": 0} if field.pattern else {})}
+    return _matching(field.pattern) if field.pattern else {"type": _SCALAR, "pattern": _NOT_BLANK}
+
+
+def _matching(pattern: str) -> Schema:
+    """A text as it is written; numbers and booleans that YAML sees only where all of them match the pattern."""
+    schema: Schema = {"type": ["string"], "pattern": f"^(?:{pattern})$"}
+    if re.fullmatch(pattern, "true") and re.fullmatch(pattern, "false"):
+        schema["type"].append("boolean")
+    if re.fullmatch(pattern, "1"):
+        schema |= {"type": [*schema["type"], "number"], "minimum": 0}
+    return schema
 
 
 def _choice(field: Field) -> Schema:
@@ -266,6 +279,17 @@ def _finish_approval(approval: Schema) -> None:
         "params": params,
     }
     approval["allOf"] = [{"if": _REQUIRED, "then": {"properties": fields}}]
+
+
+def _finish_notify_item(item: Schema) -> None:
+    """The parameters of a notification follow from its plugin."""
+    for plugin, message in PARAMS.items():
+        named: Schema = {
+            "required": ["plugin"],
+            "properties": {"plugin": {"pattern": f"^{_any_case(plugin)}$"}},
+        }
+        params: Schema = {"properties": {"params": {"$ref": f"#/$defs/{message}"}}, "required": ["params"]}
+        item["allOf"].append({"if": named, "then": params})
 
 
 def _finish_label_expression(expression: Schema) -> None:

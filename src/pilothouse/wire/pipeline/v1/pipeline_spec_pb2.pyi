@@ -57,6 +57,7 @@ class Spec(_message.Message):
     TRIGGERS_FIELD_NUMBER: _builtins.int
     CHECKOUT_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
+    NOTIFY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     version: _builtins.str
     @_builtins.property
@@ -73,6 +74,10 @@ class Spec(_message.Message):
     def checkout(self) -> Global___CheckoutOptions: ...
     @_builtins.property
     def concurrency(self) -> Global___Concurrency: ...
+    @_builtins.property
+    def notify(self) -> Global___Notify:
+        """whom to tell how a run ended"""
+
     def __init__(
         self,
         *,
@@ -85,10 +90,11 @@ class Spec(_message.Message):
         triggers: _abc.Iterable[Global___Trigger] | None = ...,
         checkout: Global___CheckoutOptions | None = ...,
         concurrency: Global___Concurrency | None = ...,
+        notify: Global___Notify | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout", "concurrency", b"concurrency", "meta", b"meta", "runtime", b"runtime"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout", "concurrency", b"concurrency", "meta", b"meta", "notify", b"notify", "runtime", b"runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout", "concurrency", b"concurrency", "jobs", b"jobs", "meta", b"meta", "namespace", b"namespace", "runtime", b"runtime", "triggers", b"triggers", "variables", b"variables", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout", "concurrency", b"concurrency", "jobs", b"jobs", "meta", b"meta", "namespace", b"namespace", "notify", b"notify", "runtime", b"runtime", "triggers", b"triggers", "variables", b"variables", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
