@@ -15,6 +15,8 @@ import pilothouse.identity.module
 import pilothouse.pipelines.module
 import pilothouse.secrets.module
 import pilothouse.server.module
+from pilothouse.access.quotas import Quotas
+from pilothouse.blobs.module import BlobSettings
 from pilothouse.blobs.s3 import BadBucket, Bucket
 from pilothouse.edge.answers import WINDOW_MS, Answers
 from pilothouse.edge.limits import RateLimits, RateLimitSettings
@@ -49,21 +51,31 @@ ANSWERS_KEPT = WINDOW_MS // 1000
 
 def modules(core: Core, settings: Settings) -> list[Module]:
     """Every package's part of the product, in the order of the layers."""
-    identity = IdentitySettings(keyring=core.keyring, token_ttl=settings.token_ttl, quotas=settings.quotas())
+    identity = IdentitySettings(
+        keyring=core.keyring, token_ttl=settings.token_ttl, quotas=core.service(Quotas)
+    )
     fleet = FleetSettings(settings.agent_heartbeat, settings.agent_offline_after, settings.lease)
     streams = StreamSettings(settings.sse_keepalive, settings.ws_heartbeat, settings.ws_pong_wait)
+    bucket = _bucket(settings)
+    blobs = BlobSettings(
+        settings.data_dir / "blobs",
+        settings.max_blob,
+        settings.data_dir / "objects",
+        settings.max_upload,
+        bucket,
+    )
     engine = EngineSettings(
         settings.cleanup_grace,
         settings.retention,
         streams,
         ArtifactSettings(settings.max_artifact, settings.artifact_retention),
         settings.data_dir / "objects",
-        _bucket(settings),
+        bucket,
     )
     return [
         pilothouse.identity.module.module(core, identity),
         pilothouse.secrets.module.module(core, max(settings.token_ttl, ANSWERS_KEPT) + KEY_MARGIN),
-        pilothouse.blobs.module.module(core, settings.data_dir / "blobs", settings.max_blob),
+        pilothouse.blobs.module.module(core, blobs),
         pilothouse.fleet.module.module(core, fleet, settings.data_dir),
         pilothouse.engine.module.module(core, engine),
         pilothouse.pipelines.module.module(core, _pipelines(settings)),

@@ -75,6 +75,9 @@ class Settings(BaseSettings):
 
     retention: float = Field(0, ge=0, description="days that finished runs keep their log; 0: for ever")
     max_blob: ByteSize = Field(ByteSize(256 << 20), gt=0, description="bytes of one upload to /api/v1/blobs")
+    max_upload: ByteSize = Field(
+        ByteSize(1 << 30), gt=0, description="bytes of one upload to /api/v1/uploads"
+    )
     quota_blobs: ByteSize = Field(ByteSize(20 << 30), gt=0, description="bytes of a project's uploads")
     quota_blob_count: int = Field(100_000, gt=0, description="uploads of a project")
     quota_uploads: ByteSize = Field(
@@ -100,6 +103,7 @@ class Settings(BaseSettings):
     quota_runs: int = Field(10_000, gt=0, description="runs of a project that have not ended")
     quota_tokens: int = Field(100, gt=0, description="API tokens of a user")
     quota_projects: int = Field(1000, gt=0, description="projects")
+    quota_tenants: int = Field(1000, gt=0, description="tenants")
     quota_registration_tokens: int = Field(1000, gt=0, description="registration tokens that are not revoked")
     quota_run_log: ByteSize = Field(ByteSize(2 << 30), gt=0, description="bytes of a run's log")
     quota_run_events: ByteSize = Field(
