@@ -9,13 +9,13 @@ from pilothouse.access.errors import Refusal
 
 @dataclass(slots=True)
 class Quotas:
-    """Each field ``x`` is the setting ``quota_x``. Services keep this object and read it when they need it: an admin may
-    change it while the server runs.
+    """Each field ``x`` is the setting ``quota_x``. Services keep this object and read it when they need it, since an
+    admin may change it while the server runs.
 
     Per project: ``blobs`` (bytes), ``blob_count``, ``artifacts`` (bytes), ``artifact_count``, ``pipelines``, ``runs``
     that have not ended. Per user: ``uploads`` (bytes of blobs that no run has used yet), ``tokens`` (API tokens). In
-    total: ``projects``, ``tenants``, ``registration_tokens`` that are not revoked. Bytes that agents push: ``run_log`` and
-    ``run_events`` of a run, ``agent_events`` of an agent itself.
+    total: ``projects``, ``tenants``, ``registration_tokens`` that are not revoked. Bytes that agents push:
+    ``run_log`` and ``run_events`` of a run, ``agent_events`` of an agent itself.
     """
 
     blobs: int = 20 << 30

@@ -38,7 +38,7 @@ def module(core: Core, settings: IdentitySettings) -> Module:
             "tenant": "TENANT_NOT_FOUND",
         },
         envelope_prefixes=tuple(
-            f"/api/v1/{family}" for family in ("projects", "roles", "tenants", "settings", "identity")
+            f"/api/v1/{family}" for family in ("projects", "roles", "tenants", "identity")
         ),
         body_limits={"/api/v1/auth/login": MAX_LOGIN},
         rate_limits=(RouteLimit("POST", "/api/v1/auth/login", "login", by_address=True),),

@@ -178,8 +178,7 @@ class Projects:
         id = store.deleted_project(tx.conn)
         if id is None:
             return False
-        # All are asked, so that one with much to delete does not delay the others.
-        if not any([clear(tx, id) for clear in self._clears]):
+        if not any(clear(tx, id) for clear in self._clears):
             store.mark_cleared(tx.conn, id, tx.now)
         return True
 

@@ -14,12 +14,13 @@ import pilothouse.fleet.module
 import pilothouse.identity.module
 import pilothouse.pipelines.module
 import pilothouse.secrets.module
+import pilothouse.server.live.module
 import pilothouse.server.module
 from pilothouse.access.quotas import Quotas
 from pilothouse.blobs.module import BlobSettings
 from pilothouse.blobs.s3 import BadBucket, Bucket
 from pilothouse.edge.answers import WINDOW_MS, Answers
-from pilothouse.edge.limits import RateLimits, RateLimitSettings
+from pilothouse.edge.limits import RateLimits
 from pilothouse.edge.module import Core, Module, Periodic
 from pilothouse.edge.network import TrustedProxies
 from pilothouse.engine.artifacts.service import ArtifactSettings
@@ -33,6 +34,7 @@ from pilothouse.pipelines.module import PipelineSettings
 from pilothouse.server.background import Background
 from pilothouse.server.connections import Connections, default_per_address, default_total
 from pilothouse.server.epoch import KEEP_EVERY, HeadKeeper, check_epoch
+from pilothouse.server.live.model import rate_limits
 from pilothouse.server.settings import Settings, SettingsInvalid
 from pilothouse.storage import Database, Storage, Writer, now_ms
 from pilothouse.storage.keyring import Keyring
@@ -135,6 +137,7 @@ def compose(
     answers = Answers(storage, keyring)
     core.provide(limits, settings, settings.quotas(), _connections(settings), answers)
     built = modules(core, settings)
+    built.append(pilothouse.server.live.module.module(core, settings))
     built.append(pilothouse.server.module.module(core, built, settings.sse_keepalive))
     head = HeadKeeper(database, settings.data_dir, lambda: journal.feed.window.head)
     core.pool.add(job for module in built for job in module.jobs)
@@ -206,13 +209,7 @@ def _connections(settings: Settings) -> Connections:
 
 
 def _limits(settings: Settings) -> RateLimits:
-    given = RateLimitSettings(
-        login=settings.ratelimit_login,
-        sessions=settings.ratelimit_sessions,
-        default=settings.ratelimit_default,
-        console=settings.ratelimit_console,
-    )
     try:
-        return RateLimits(given)
+        return RateLimits(rate_limits(settings))
     except ValueError as error:
         raise SettingsInvalid(f"a rate limit is <n>/<second|minute|hour|day> or off: {error}") from error

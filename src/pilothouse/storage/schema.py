@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, text
 
 from pilothouse.storage.database import Database
 
-NEWEST = "0022"
+NEWEST = "0023"
 """The newest revision in ``migrations/versions``; ``tools/new_migration.py`` writes it."""
 
 _TABLE = "alembic_version"

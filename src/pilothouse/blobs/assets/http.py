@@ -170,8 +170,8 @@ async def continue_upload(
     offset: Offset,
     checksum: Checksum = "",
 ) -> Response:
-    """The raw body is the content from `Upload-Offset` on, or the next part of it. The last byte completes the upload,
-    whose checksum is then verified if it was given at the beginning: if it is wrong, the upload is deleted.
+    """The raw body is the content from `Upload-Offset` on, or the next part of it. The last byte completes the
+    upload, whose checksum is then verified if it was given at the beginning: if it is wrong, the upload is deleted.
 
     If the connection is cut, what has arrived is kept, unless this part has a checksum of its own.
     """

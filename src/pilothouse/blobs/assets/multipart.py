@@ -25,8 +25,8 @@ SLICE = 16 << 10
 
 
 class Form:
-    """One body. :meth:`content` gives the bytes of the field ``file``; when it has ended, ``filename`` is the name that
-    the client gave it (may be empty), ``fields`` are the others. Raises :class:`UploadInvalid`."""
+    """One body. :meth:`content` gives the bytes of the field ``file``; when it has ended, ``filename`` is the name
+    that the client gave it (may be empty), ``fields`` are the others. Raises :class:`UploadInvalid`."""
 
     def __init__(self, content_type: str) -> None:
         from python_multipart.multipart import parse_options_header

@@ -60,6 +60,8 @@ upload_parts = Table(
 )
 
 _FIELDS = [field.name for field in fields(Asset)]
+_UNFINISHED, _NOT_STORED = text("state <> 'ready'"), text("size = 0")
+"""As in the partial indexes, which SQLite uses for these words only."""
 _SEEN = uploads.c.state.in_([State.UPLOADING.value, State.READY.value])
 
 
@@ -104,7 +106,7 @@ def expire(conn: Connection, now: int) -> int:
     """Hide unfinished uploads that have expired, and have their parts deleted; returns their number."""
     u = uploads.c
     late = u.state.in_([State.RECEIVING.value, State.UPLOADING.value]) & (u.expire_at <= now)
-    return conn.execute(update(uploads).where(late).values(state=State.DELETING.value)).rowcount
+    return conn.execute(update(uploads).where(late, _UNFINISHED).values(state=State.DELETING.value)).rowcount
 
 
 def delete_of_project(conn: Connection, project: str, limit: int = 500) -> bool:
@@ -117,7 +119,7 @@ def delete_of_project(conn: Connection, project: str, limit: int = 500) -> bool:
 
 def deleted(conn: Connection, limit: int) -> list[str]:
     """The ids of some of the uploads that are being deleted."""
-    query = select(uploads.c.id).where(uploads.c.state == State.DELETING.value)
+    query = select(uploads.c.id).where(uploads.c.state == State.DELETING.value, _UNFINISHED)
     return list(conn.execute(query.limit(limit)).scalars())
 
 
@@ -165,7 +167,7 @@ def keys_of(conn: Connection, ids: Sequence[str]) -> list[str]:
 def stale_parts(conn: Connection, before: int, limit: int) -> list[str]:
     """Some of the objects that were announced before a time and not stored."""
     p = upload_parts.c
-    return list(conn.execute(select(p.key).where(p.size == 0, p.created_at < before).limit(limit)).scalars())
+    return list(conn.execute(select(p.key).where(_NOT_STORED, p.created_at < before).limit(limit)).scalars())
 
 
 def forget_parts(conn: Connection, keys: Collection[str]) -> None:

@@ -210,8 +210,8 @@ class AssetTransfer:
     # -- reading ----------------------------------------------------------------------------------------
 
     async def reader(self, asset: Asset) -> Callable[[int, int], AsyncIterator[bytes]]:
-        """What gives bytes ``start`` to ``stop`` (exclusive) of a complete upload. Raises :class:`UploadNotFound` if a
-        part is missing, ``OBJECTS_UNAVAILABLE``."""
+        """What gives bytes ``start`` to ``stop`` (exclusive) of a complete upload. Raises :class:`UploadNotFound` if
+        a part is missing, ``OBJECTS_UNAVAILABLE``."""
         parts = await self._storage.read(lambda conn: store.parts_of(conn, asset.id))
         return lambda start, stop: self._content(asset, parts, start, stop)
 
