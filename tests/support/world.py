@@ -62,6 +62,10 @@ def make_world(server: Server) -> World:
     blob = server.call("POST", f"/blobs?project={project}", content=b"bytes").json()["id"]
     server.ask("PUT", "/secrets/SECRET", json={"value": "s3cr3t-value", "projectId": project})
     real = {"pipeline_id": pipeline_id, "run_id": run_id, "blob_id": blob, "name": "SECRET"}
+    tenant = server.ask("POST", "/tenants", json={"name": "walked"})["tenantId"]
+    server.ask("PUT", f"/projects/{project}", json={"tenantId": tenant})
+    upload = server.ask("POST", f"/uploads?name=walked&projectId={project}", content=b"bytes")["uploadId"]
+    real |= {"tenant": tenant, "upload_id": upload}
     real |= {"agent_id": "walker", "user": "viewer", "gate_id": _open_gate(server, project)}
     real |= {"trigger_id": _trigger(server, project)}
     return World(server, tokens, project, real)
