@@ -12,6 +12,7 @@ import pytest
 import pilothouse
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import SYSTEM, Principal, Role
+from pilothouse.access.quotas import Quotas
 from pilothouse.engine import store
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import NewRun, Origin
