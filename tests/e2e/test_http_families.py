@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -246,8 +247,6 @@ async def test_secrets_of_environments_are_refused(server: Server) -> None:
 
 
 def test_agents_see_none_of_it(server: Server) -> None:
-    import asyncio
-
     async def register() -> str:
         async with await registered(server, "family-agent") as agent:
             return agent.token
@@ -255,5 +254,6 @@ def test_agents_see_none_of_it(server: Server) -> None:
     token = asyncio.run(register())
     for path in ("/projects", "/tenants", "/settings", f"/projects/{server.default_project}/members"):
         enveloped_error(server.call("GET", path, token), 403)
-    enveloped_error(server.call("GET", f"/uploads/{UNKNOWN}", token), 404)
-    enveloped_error(server.call("POST", "/uploads?name=x", token, content=b"x"), 404)
+    enveloped_error(server.call("POST", "/uploads?name=x", token, content=b"x"), 403)
+    made = server.ask("POST", "/uploads?name=x", content=b"x")["uploadId"]
+    enveloped_error(server.call("GET", f"/uploads/{made}/content", token), 404)

@@ -58,7 +58,7 @@ def make_world(server: Server) -> World:
     tokens["admin as viewer"] = narrow["token"]
     tokens["agent"] = asyncio.run(_register(server))
     pipeline_id = server.pipeline("walked", spec_for("nobody"), project=project)
-    run_id = server.trigger(pipeline_id)
+    run_id = server.trigger(pipeline_id)  # does not end, so that nobody deletes the project
     blob = server.call("POST", f"/blobs?project={project}", content=b"bytes").json()["id"]
     server.ask("PUT", "/secrets/SECRET", json={"value": "s3cr3t-value", "projectId": project})
     real = {"pipeline_id": pipeline_id, "run_id": run_id, "blob_id": blob, "name": "SECRET"}
