@@ -57,7 +57,6 @@ class Starts:
         Raises ``AUTH_INSUFFICIENT_PERMISSIONS``, :class:`QuotaExceeded`, and what the guard raises.
         """
         require(by, "run.trigger", run.project)
-        self._identity.projects.check(tx.conn, run.project)
         guard = self._guards.get(run.kind)
         if guard is not None and run.pipeline_id:
             guard(tx.conn, run.pipeline_id)

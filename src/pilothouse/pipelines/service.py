@@ -24,6 +24,7 @@ from pilothouse.engine.problems import MAX_PROBLEMS, SpecError
 from pilothouse.engine.service import Engine, NewRun, Origin
 from pilothouse.expressions.values import insert_text
 from pilothouse.identity.service import Identity
+from pilothouse.identity.store import was_deleted
 from pilothouse.journal import Journal
 from pilothouse.pipelines import store
 from pilothouse.pipelines.compiled import CompiledSpec
@@ -381,6 +382,8 @@ def pipeline_project(conn: Connection, pipeline_id: str) -> str:
 def startable(conn: Connection, pipeline_id: str) -> Pipeline:
     """The pipeline, if its runs may start now: :class:`PipelineNotFound`, :class:`PipelineDisabled`."""
     pipeline = require_pipeline(conn, pipeline_id)
+    if was_deleted(conn, pipeline.project):  # and so will be the pipeline
+        raise PipelineNotFound(pipeline_id)
     if not pipeline.enabled:
         raise PipelineDisabled(f"pipeline '{pipeline.name}' is disabled")
     return pipeline

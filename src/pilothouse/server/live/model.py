@@ -87,4 +87,5 @@ def _wrong(name: str, why: str) -> Refusal:
 @cache
 def _type(name: str) -> TypeAdapter[Any]:
     field = Settings.model_fields[name]
-    return TypeAdapter(Annotated[field.annotation, *field.metadata])  # type: ignore[arg-type]
+    kind: Any = field.annotation
+    return TypeAdapter(Annotated[kind, *field.metadata] if field.metadata else kind)
