@@ -39,7 +39,7 @@ Length = Annotated[
 ]
 Offset = Annotated[int, Header(alias="Upload-Offset", ge=0, le=2**53, description="Where the body begins.")]
 
-_BYTES = {"schema": {"type": "string", "format": "binary"}}
+_BYTES = {"schema": {"type": "string", "format": "binary"}, "example": "hello\n"}
 _FORM = {
     "schema": {
         "type": "object",

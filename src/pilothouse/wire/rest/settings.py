@@ -23,9 +23,7 @@ class ChangeSettings(Body):
         dict[Annotated[str, Field(max_length=64)], Value], Field(min_length=1, max_length=MAX_SETTINGS)
     ]
 
-    example: ClassVar[Any] = {
-        "settings": {"ratelimit_default": "600/minute", "retention": 30, "quota_runs": None}
-    }
+    example: ClassVar[Any] = {"settings": {"ratelimit_default": "600/minute", "retention": 30}}
 
 
 class Setting(Answer):
