@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -186,7 +186,7 @@ class Projects:
 
     def members(
         self, conn: Connection, by: Principal, id: str, *, page: int = 1, limit: int = 20
-    ) -> tuple[list[User], int]:
+    ) -> tuple[Sequence[User], int]:
         """A page of the members of a project, by name, and their number. Raises ``PROJECT_NOT_FOUND``, also for
         non-members."""
         if not (store.project_exists(conn, id) and by.may("project.read", id)):

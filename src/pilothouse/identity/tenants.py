@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Connection
@@ -53,7 +54,7 @@ class Tenants:
         """A page of the tenants that this principal sees, by name, and their number."""
         return store.list_tenants(conn, by.among, (page - 1) * limit, limit)
 
-    def counts(self, conn: Connection, by: Principal, tenants: list[Tenant]) -> dict[str, int]:
+    def counts(self, conn: Connection, by: Principal, tenants: Iterable[Tenant]) -> dict[str, int]:
         """How many projects that this principal sees each of these tenants has, by id."""
         return store.count_projects(conn, [tenant.id for tenant in tenants], by.among)
 
