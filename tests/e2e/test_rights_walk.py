@@ -255,7 +255,9 @@ async def test_every_rpc_keeps_to_the_table(world: World, actor: str) -> None:
             if method.endswith("/Unregister"):
                 request.agent_id = "somebody-else"
             may = world.allowed(actor if actor != "nonsense" else "nobody", action)
-            may = may or (actor == "agent" and method.startswith("agent.") and "/Cancel" in method)  # its own work
+            may = may or (
+                actor == "agent" and method.startswith("agent.") and "/Cancel" in method
+            )  # its own work
             # Whoever may would wait for ever; whoever may not is told so, however busy the machine.
             call = agent.rpc(method)(
                 _silence() if asks_stream else request, metadata=metadata, timeout=1 if may else PATIENCE
