@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
+from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
+from pilothouse.access.model import Principal
 from pilothouse.blobs.assets.model import Asset, State, base_name
 from pilothouse.blobs.assets.multipart import MEDIA, Form
 from pilothouse.blobs.assets.service import Assets, Wanted, check_name, checked_sha256
-from pilothouse.blobs.assets.transfer import AssetTransfer, Received
+from pilothouse.blobs.assets.transfer import AssetTransfer
 from pilothouse.blobs.errors import UploadInvalid
 from pilothouse.blobs.sending import sent
 from pilothouse.edge.openapi import content, enveloped, enveloped_list, errors
 from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database, provided
-from pilothouse.edge.web import Caller, Change, Idem, allow, envelope
+from pilothouse.edge.web import Caller, Change, Idem, Idempotent, allow, envelope
 from pilothouse.identity.http.services import IdentityService
 from pilothouse.wire.rest import uploads as shown
 
@@ -85,42 +88,56 @@ async def create_upload(
     project = await identity.project_id(caller, projectId)
     require(caller, "blob.write", project)
     checksum = checked_sha256(checksum)
+
+    def permit(_: Connection, by: Principal) -> None:
+        require(by, "blob.write", project)
+
     if length is not None:
         if _size(request, 0):
             raise UploadInvalid("with Upload-Length the body is empty: send the content with PATCH")
         wanted = Wanted(project=project, name=name, size=length, sha256=checksum, resumable=True)
-        return await idem(
-            lambda tx, by: _view(assets.begin(tx, by, wanted)),
-            envelope=True,
-            permit=lambda _, by: require(by, "blob.write", project),
-        )
+        return await idem(lambda tx, by: _view(assets.begin(tx, by, wanted)), envelope=True, permit=permit)
     form = _form(request)
     if form is None:
         check_name(name)
-    most = min(_size(request, assets.limit), assets.limit) if form else _size(request, assets.limit)
-    wanted = Wanted(project=project, name=name, size=most)
+    size = _size(request, assets.limit)
+    wanted = Wanted(
+        project=project, name=name, size=min(size, assets.limit) if form else size, sha256=checksum
+    )
     with transfer.admitted(caller):
         asset = await change(lambda tx, by: assets.begin(tx, by, wanted))
         try:
-            received = await transfer.whole(
-                asset, form.content(request.stream()) if form else request.stream()
-            )
-            told, stated = _told(name, checksum, form)
-            _check_sum(received, stated)
-            answer = await idem(
-                lambda tx, by: _view(
-                    assets.complete(tx, by, asset.id, received.digest, name=told, size=received.size)
-                ),
-                envelope=True,
-                permit=lambda _, by: require(by, "blob.write", project),
-                content=f"{received.digest} {told}".encode(),
-            )
+            answer = await _whole(request, idem, assets, transfer, asset, form, permit)
         except Exception:
             await transfer.abandon(asset)
             raise
         if answer.headers.get("idempotency-replayed"):
             await transfer.abandon(asset)  # the first answer is about another upload
     return answer
+
+
+async def _whole(
+    request: Request,
+    idem: Idempotent,
+    assets: Assets,
+    transfer: AssetTransfer,
+    asset: Asset,
+    form: Form | None,
+    permit: Callable[[Connection, Principal], None],
+) -> Response:
+    """Receive all of an upload, which is complete with the answer."""
+    received = await transfer.whole(asset, form.content(request.stream()) if form else request.stream())
+    name, checksum = _told(asset, form)
+    if checksum and checksum != received.digest:
+        raise UploadInvalid(f"the upload's sha256 is {received.digest}, not {checksum}")
+    return await idem(
+        lambda tx, by: _view(
+            assets.complete(tx, by, asset.id, received.digest, name=name, size=received.size)
+        ),
+        envelope=True,
+        permit=permit,
+        content=f"{received.digest} {name}".encode(),
+    )
 
 
 @router.get(
@@ -235,19 +252,14 @@ def _size(request: Request, unknown: int) -> int:
     return int(length) if length.isdecimal() else unknown
 
 
-def _told(name: str, checksum: str, form: Form | None) -> tuple[str, str]:
+def _told(asset: Asset, form: Form | None) -> tuple[str, str]:
     """Name and checksum that the request gives, in its address and head or in the form."""
     if form is None:
-        return name, checksum
-    told = name or form.fields.get("name", "") or base_name(form.filename)
-    check_name(told)
-    # A header's is that of the whole body, boundaries included; nobody computes that, so it is the file's.
-    return told, checked_sha256(form.fields.get("sha256", "")) or checksum
-
-
-def _check_sum(received: Received, stated: str) -> None:
-    if stated and stated != received.digest:
-        raise UploadInvalid(f"the upload's sha256 is {received.digest}, not {stated}")
+        return asset.name, asset.sha256
+    name = asset.name or form.fields.get("name", "") or base_name(form.filename)
+    check_name(name)
+    # A header with a form is about the file, too: nobody computes the checksum of its boundaries.
+    return name, checked_sha256(form.fields.get("sha256", "")) or asset.sha256
 
 
 def _view(asset: Asset) -> dict[str, Any]:
