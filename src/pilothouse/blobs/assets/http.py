@@ -47,6 +47,7 @@ _FORM = {
     "schema": {
         "type": "object",
         "required": ["file"],
+        "additionalProperties": False,
         "properties": {
             "file": {"type": "string", "format": "binary"},
             "name": {"type": "string", "maxLength": 255},

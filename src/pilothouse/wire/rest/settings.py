@@ -13,7 +13,14 @@ MAX_SETTINGS = 50
 """Settings that are changed at once."""
 MAX_VALUE = 256
 
-Value = Annotated[str, Field(max_length=MAX_VALUE)] | int | float | None
+MOST = 2**53
+
+Value = (
+    Annotated[str, Field(max_length=MAX_VALUE)]
+    | Annotated[int, Field(ge=0, le=MOST)]
+    | Annotated[float, Field(ge=0, le=MOST)]
+    | None
+)
 
 
 class ChangeSettings(Body):
