@@ -29,7 +29,7 @@ from support.waiting import PATIENCE
 
 PASSWORD = "correct horse"
 KEYRING = Keyring.of(bytes(32))
-ENVELOPES = ("/api/v1/projects", "/api/v1/roles", "/api/v1/pipelines", "/api/v1/identity")
+ENVELOPES = tuple(f"/api/v1/{family}" for family in ("projects", "roles", "tenants", "pipelines", "identity"))
 OFF = RateLimitSettings("off", "off", "off")
 ROUTE_LIMITS = (
     RouteLimit("POST", "/api/v1/auth/login", "login", by_address=True),

@@ -12,10 +12,10 @@ import pytest
 import pilothouse
 from pilothouse.access.errors import Refusal
 from pilothouse.access.model import SYSTEM, Principal, Role
+from pilothouse.access.quotas import Quotas
 from pilothouse.engine import store
 from pilothouse.engine.model import Run
 from pilothouse.engine.service import NewRun, Origin
-from pilothouse.engine.starts import Starts
 from pilothouse.pipelines.compiled import compile_source
 from pilothouse.pipelines.service import Pipelines, TriggerRequest
 from support.kernel import PROJECT, Kernel
@@ -101,7 +101,7 @@ async def test_a_project_has_so_many_runs_at_once(
 ) -> None:
     """Ended runs, and those of other projects, do not count."""
     pipeline, ended = await ready(kernel)
-    monkeypatch.setattr(kernel.graph.service(Starts), "max_unfinished", 2)
+    monkeypatch.setattr(kernel.graph.service(Quotas), "runs", 2)
     spec = "jobs: [{name: j, steps: [{name: s, uses: dummy}]}]"
     for _ in range(2):
         await kernel.run(spec, project="another")
@@ -125,7 +125,7 @@ async def test_a_gate_starts_no_run_that_nobody_could_start(
         case "deleted":
             await kernel.write(lambda tx: pipelines.delete(tx, SYSTEM, child))
         case _:
-            monkeypatch.setattr(kernel.graph.service(Starts), "max_unfinished", 1)
+            monkeypatch.setattr(kernel.graph.service(Quotas), "runs", 1)
     run = await _trigger(kernel, SYSTEM, parent, "")
     step = kernel.step(run.id, "s")
     assert step["status"] == "failed"

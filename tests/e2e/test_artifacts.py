@@ -330,6 +330,10 @@ async def test_artifacts_in_a_bucket(tmp_path: Path) -> None:
             assert put(live, resumed, data).json()["state"] == "ready"
             assert content(server, begun["id"]).content == data
             server.ask("DELETE", f"/artifacts/{upload['id']}")
+            kept = server.ask("POST", "/uploads?name=kept", content=data)["contentUrl"]
+            last = server.call("GET", kept, headers={"Range": "bytes=-5"})
+            assert (server.call("GET", kept).content, last.content) == (data, data[-5:])
+            assert files_of(server.data_dir / "objects") == []
             assert server.shown_secrets() == []
             assert settings["s3_secret_key"] not in server.log()
             await live.agent.vanish()

@@ -64,8 +64,8 @@ def test_every_route_that_changes_something_is_recorded(server: Server) -> None:
     for number, (route, prepare) in enumerate(REQUESTS.items()):
         request, id = prepare(grounds), f"walk-{number}"
         path = re.sub(r"{(\w+)}", lambda match, ids=request.ids: ids[match[1]], route[1])
-        headers = {"X-Request-ID": id}
-        answer = server.call(route[0], path, made["token"], headers=headers, **request.more)
+        more = {**request.more, "headers": {**request.more.get("headers", {}), "X-Request-ID": id}}
+        answer = server.call(route[0], path, made["token"], **more)
         assert answer.is_success, (route, answer.text)
         found = of_request(server, id)
         if not found:

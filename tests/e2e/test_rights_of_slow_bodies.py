@@ -75,9 +75,12 @@ def test_a_user_who_loses_their_rights_meanwhile(
         Slow(shared_server, token, "PUT", "/secrets/LATE", secret),
     ]
     upload = Slow(shared_server, token, "POST", f"/blobs?project={project}", b"late")
+    form = Slow(shared_server, token, "POST", f"/uploads?name=late&projectId={project}", b"late")
     lose(shared_server, name, token, project)
     assert [request.end() for request in requests] == [status, status]
-    assert upload.end() == (403 if lose is remove else status)
+    for request in (upload, form):
+        assert request.end() == (403 if lose is remove else status)
+    assert shared_server.ask("GET", f"/uploads?projectId={project}")["total"] == 0
     assert shared_server.ask("GET", f"/secrets?projectId={project}")["total"] == 0
     assert shared_server.ask("GET", f"/pipelines?projectId={project}")["total"] == 0
 

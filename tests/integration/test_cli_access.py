@@ -168,6 +168,62 @@ def test_projects(server: Server, pilot: Pilot) -> None:
     assert "carl" in good(pilot("project", "view", "stores"))
 
 
+def test_projects_are_deleted_and_list_their_members(server: Server, pilot: Pilot) -> None:
+    server.user("gina", "viewer", [])
+    id = document(pilot, "project", "create", "brief", "--member", "gina")["id"]
+    (member,) = document(pilot, "project", "members", "brief")
+    assert native(member)
+    assert (member["username"], member["role"], member["active"]) == ("gina", "viewer", True)
+    assert re.search(r"^gina +viewer +yes ", good(pilot("project", "members", "brief")), re.MULTILINE)
+    asked = pilot("project", "delete", "brief")
+    assert (asked.returncode, asked.stdout) == (2, "")
+    assert "--yes" in asked.stderr
+    assert document(pilot, "project", "delete", "brief", "--yes") == {"id": id, "name": "brief"}
+    assert pilot("project", "view", "brief").returncode == 1
+    refused = pilot("project", "delete", "default", "-y")
+    assert refused.returncode == 1
+    assert "it is the default project" in refused.stderr
+
+
+def test_tenants(server: Server, pilot: Pilot) -> None:
+    made = document(pilot, "tenant", "create", "retail", "--description", "All shops")
+    assert native(made)
+    assert (made["name"], made["description"], made["projects"]) == ("retail", "All shops", 0)
+    good(pilot("project", "create", "shoes"))
+    good(pilot("project", "update", "shoes", "--tenant", "retail"))
+    assert document(pilot, "project", "view", "shoes")["tenant_id"] == made["id"]
+    assert re.search(r"^retail +\S+ +1 +All shops$", good(pilot("tenant", "list")), re.MULTILINE)
+    refused = pilot("tenant", "delete", "retail")
+    assert (refused.returncode, "1 projects" in refused.stderr) == (1, True)
+    good(pilot("tenant", "update", "retail", "--name", "shops"))
+    good(pilot("project", "update", "shoes", "--tenant", ""))
+    good(pilot("tenant", "delete", "shops"))
+    assert document(pilot, "tenant", "list") == []
+    assert pilot("tenant", "delete", "shops").returncode == 1
+
+
+def test_settings(server: Server, pilot: Pilot) -> None:
+    shown = {each["name"]: each for each in document(pilot, "setting", "list")}
+    assert "port" not in shown
+    assert shown["retention"]["from"] == "default"
+    assert "port" in good(pilot("setting", "list", "--all"))
+    changed = document(
+        pilot, "setting", "set", "retention=30", "ratelimit_console=99/minute", "quota_blobs=5GiB"
+    )
+    assert all(map(native, changed))
+    assert {each["name"]: each["value"] for each in changed} == {
+        "retention": 30.0,
+        "ratelimit_console": "99/minute",
+        "quota_blobs": 5 << 30,
+    }
+    assert re.search(r"^retention +30.0 +database +admin$", good(pilot("setting", "list")), re.MULTILINE)
+    assert "reset: 0.0" in pilot("setting", "reset", "retention").stderr
+    good(pilot("setting", "reset", "ratelimit_console", "quota_blobs"))
+    for arguments, code in [(("set", "port=80"), 1), (("set", "retention"), 2), (("set", "nothing=1"), 2)]:
+        done = pilot("setting", *arguments)
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+
+
 def test_whoami(server: Server, pilot: Pilot) -> None:
     project = server.project("mine")
     token = server.user("dora", "user", [project])

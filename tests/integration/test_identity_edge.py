@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI, Request
 from pydantic import BaseModel
 
-from identity_kit import OFF, PASSWORD, Stack, running
+from identity_kit import ENVELOPES, OFF, PASSWORD, Stack, running
 from pilothouse.access.model import Principal, Role
 from pilothouse.edge.limits import RateLimitSettings
 from pilothouse.edge.web import Caller, OptionalCaller, allow, public, required_action, required_actions
@@ -315,9 +315,7 @@ async def test_the_openapi_document(stack: Stack) -> None:
         for method, operation in operations.items():
             assert "422" not in operation["responses"]
             reference = operation["responses"]["default"]["content"]["application/json"]["schema"]["$ref"]
-            enveloped = path.startswith(
-                ("/api/v1/projects", "/api/v1/roles", "/api/v1/pipelines", "/api/v1/identity")
-            )
+            enveloped = path.startswith(ENVELOPES)
             assert reference.endswith("EnvelopeError" if enveloped else "/Error")
             if path.startswith(("/api/v1/users", "/api/v1/auth", "/api/v1/tokens", "/api/v1/audit")):
                 assert operation["summary"]

@@ -63,6 +63,23 @@ def test_servers_that_start_together_on_an_empty_database(servers: list[Server],
         assert server.call("GET", "/auth/me", servers[0].admin).status_code == 200
 
 
+async def test_a_setting_that_one_changes_holds_on_all(servers: list[Server]) -> None:
+    first, *others = servers
+    most = first.ask("GET", "/tenants", first.admin)["total"]
+    first.ask("PATCH", "/settings", json={"settings": {"quota_tenants": most + 1}})
+    first.ask("POST", "/tenants", json={"name": "the last one"})
+
+    def full(server: Server) -> bool:
+        answer = server.call("POST", "/tenants", first.admin, json={"name": "too many"})
+        if answer.status_code == 201:  # it has not heard of the change yet
+            server.ask("DELETE", f"/tenants/{answer.json()['detail']['tenantId']}", first.admin)
+        return answer.status_code == 409 and answer.json()["errorCode"] == "QUOTA_EXCEEDED"
+
+    for server in others:
+        await eventually(lambda server=server: full(server))  # type: ignore[misc]
+    first.ask("PATCH", "/settings", json={"settings": {"quota_tenants": None}})
+
+
 class Wanderer:
     """Follows the whole journal, now here and now there, each time from where it was."""
 

@@ -11,7 +11,19 @@ import httpx
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 UNKNOWN = "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a"
-ENVELOPED = ("/api/v1/pipelines", "/api/v1/projects", "/api/v1/roles", "/api/v1/secrets", "/api/v1/identity")
+ENVELOPED = tuple(
+    f"/api/v1/{family}"
+    for family in (
+        "pipelines",
+        "projects",
+        "uploads",
+        "roles",
+        "tenants",
+        "settings",
+        "secrets",
+        "identity",
+    )
+)
 
 
 def plain_error(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:

@@ -79,6 +79,15 @@ class Grounds:
         body = {"name": self.new(), "projectId": self.project}
         return str(self.server.ask("POST", "/pipelines", json=body)["pipelineId"])
 
+    def tenant(self) -> str:
+        """The id of a new tenant."""
+        return str(self.server.ask("POST", "/tenants", json={"name": self.new("tenant")})["tenantId"])
+
+    def upload(self) -> str:
+        """The id of a new upload of two bytes, of which none has arrived."""
+        path = f"/uploads?name={self.new()}&projectId={self.project}"
+        return str(self.server.ask("POST", path, headers={"Upload-Length": "2"})["uploadId"])
+
     def secret(self) -> str:
         """The name of a new secret."""
         name = self.new("SECRET").replace("-", "_")
@@ -129,6 +138,20 @@ REQUESTS: dict[tuple[str, str], Callable[[Grounds], Asked]] = {
     ("DELETE", "/api/v1/projects/{project}/members/{user}"): lambda g: asked(
         {"project": g.project, "user": g.member()}
     ),
+    ("DELETE", "/api/v1/projects/{project}"): lambda g: asked({"project": g.server.project(g.new())}),
+    ("POST", "/api/v1/tenants"): lambda g: asked(json={"name": g.new("tenant")}),
+    ("PUT", "/api/v1/tenants/{tenant}"): lambda g: asked(
+        {"tenant": g.tenant()}, json={"description": g.new()}
+    ),
+    ("DELETE", "/api/v1/tenants/{tenant}"): lambda g: asked({"tenant": g.tenant()}),
+    ("PATCH", "/api/v1/settings"): lambda g: asked(json={"settings": {"quota_runs": next(_numbers) + 9999}}),
+    ("POST", "/api/v1/uploads"): lambda g: asked(
+        params={"projectId": g.project, "name": g.new()}, content=b"bytes"
+    ),
+    ("PATCH", "/api/v1/uploads/{upload_id}"): lambda g: asked(
+        {"upload_id": g.upload()}, content=b"ab", headers={"Upload-Offset": "0"}
+    ),
+    ("DELETE", "/api/v1/uploads/{upload_id}"): lambda g: asked({"upload_id": g.upload()}),
     ("POST", "/api/v1/registration-tokens"): lambda g: asked(json={"description": g.new()}),
     ("DELETE", "/api/v1/registration-tokens/{token_id}"): lambda g: asked(
         {"token_id": g.server.ask("POST", "/registration-tokens", json={})["id"]}

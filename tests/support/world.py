@@ -60,10 +60,14 @@ def make_world(server: Server) -> World:
     tokens["admin as viewer"] = narrow["token"]
     tokens["agent"] = asyncio.run(_register(server))
     pipeline_id = server.pipeline("walked", spec_for("nobody"), project=project)
-    run_id = server.trigger(pipeline_id)
+    run_id = server.trigger(pipeline_id)  # does not end, so that nobody deletes the project
     blob = server.call("POST", f"/blobs?project={project}", content=b"bytes").json()["id"]
     server.ask("PUT", "/secrets/SECRET", json={"value": "s3cr3t-value", "projectId": project})
     real = {"pipeline_id": pipeline_id, "run_id": run_id, "blob_id": blob, "name": "SECRET"}
+    tenant = server.ask("POST", "/tenants", json={"name": "walked"})["tenantId"]
+    server.ask("PUT", f"/projects/{project}", json={"tenantId": tenant})
+    upload = server.ask("POST", f"/uploads?name=walked&projectId={project}", content=b"bytes")["uploadId"]
+    real |= {"tenant": tenant, "upload_id": upload}
     real |= {"agent_id": "walker", "user": "viewer", "gate_id": _open_gate(server, project)}
     real |= {"trigger_id": _trigger(server, project), "delivery_id": failed_delivery(server, pipeline_id)}
     return World(server, tokens, project, real)

@@ -36,7 +36,7 @@ from pilothouse.engine.streams.stella import _RUN_MESSAGES
 from pilothouse.expressions.functions import FUNCTIONS
 from pilothouse.expressions.lint import CONDITION_FUNCTIONS, ROOTS
 from pilothouse.expressions.parser import MACROS
-from pilothouse.identity import api_tokens, logins, projects, users
+from pilothouse.identity import api_tokens, logins, projects, tenants, users
 from pilothouse.identity.service import Identity
 from pilothouse.pipelines.spec import BUILTIN_ACTIONS, ParsedSpec, parse_spec
 from pilothouse.server.app import build_app
@@ -224,8 +224,8 @@ def test_log_events() -> None:
 
 def identity_entry_types() -> set[str]:
     """Types that identity's use cases write: they stand where they are used, as ``"user.created"``."""
-    source = "".join(map(inspect.getsource, (users, projects, api_tokens, logins)))
-    return set(re.findall(r'"((?:user|project|token)\.[a-z_]+)"', source)) - ACTIONS.keys()
+    source = "".join(map(inspect.getsource, (users, projects, tenants, api_tokens, logins)))
+    return set(re.findall(r'"((?:user|project|tenant|token)\.[a-z_]+)"', source)) - ACTIONS.keys()
 
 
 def test_entry_types() -> None:

@@ -20,7 +20,8 @@ from pilothouse.agent.workfiles.dotenv import BadDotenv, parse
 from pilothouse.agent.workfiles.junit import MAX_DEPTH, BadReport, Cases, read_file, summarized
 from pilothouse.agent.workfiles.pack import pack
 from pilothouse.agent.workfiles.walk import Search, matcher
-from pilothouse.engine.artifacts.model import BadRange, good_name, read_range
+from pilothouse.blobs.sending import BadRange, read_range
+from pilothouse.engine.artifacts.model import good_name
 from pilothouse.wire.placing import Refused, place
 from pilothouse.wire.test_reports import ReportRefused, read_report
 

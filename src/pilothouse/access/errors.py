@@ -69,6 +69,8 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "TARGET_NOT_FOUND": (404, "Target not found"),
         "TEMPLATE_NOT_FOUND": (404, "Template not found"),
         "TOKEN_NOT_FOUND": (404, "Token not found"),
+        "TENANT_NOT_FOUND": (404, "Tenant not found"),
+        "UPLOAD_NOT_FOUND": (404, "Upload not found"),
         "USER_NOT_FOUND": (404, "User not found"),
         "WORKFLOW_NOT_FOUND": (404, "Workflow not found"),
         # conflicts
@@ -84,9 +86,14 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "PIPELINE_DISABLED": (409, "Pipeline is disabled"),
         "SPEC_CONFLICT": (409, "Spec was changed meanwhile"),
         "PROJECT_ALREADY_EXISTS": (409, "Project already exists"),
+        "PROJECT_IN_USE": (409, "Project in use"),
         "SECRET_ALREADY_EXISTS": (409, "Secret already exists"),
         "SESSION_ALREADY_EXISTS": (409, "Session already exists"),
         "SESSION_TERMINATING": (409, "Session is terminating"),
+        "SETTING_FIXED": (409, "Setting cannot be changed while the server runs"),
+        "TENANT_ALREADY_EXISTS": (409, "Tenant already exists"),
+        "TENANT_IN_USE": (409, "Tenant in use"),
+        "UPLOAD_INCOMPLETE": (409, "Upload is not complete"),
         "UPLOAD_OFFSET_CONFLICT": (409, "Upload goes on elsewhere"),
         "USER_ALREADY_EXISTS": (409, "User already exists"),
         # unavailable

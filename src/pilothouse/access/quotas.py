@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pilothouse.access.errors import Refusal
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Quotas:
-    """Each field ``x`` is the setting ``quota_x``.
+    """Each field ``x`` is the setting ``quota_x``. Services keep this object and read it when they need it, since an
+    admin may change it while the server runs.
 
     Per project: ``blobs`` (bytes), ``blob_count``, ``artifacts`` (bytes), ``artifact_count``, ``pipelines``, ``runs``
     that have not ended. Per user: ``uploads`` (bytes of blobs that no run has used yet), ``tokens`` (API tokens). In
-    total: ``projects``, ``registration_tokens`` that are not revoked. Bytes that agents push: ``run_log`` and
-    ``run_events`` of a run, ``agent_events`` of an agent itself.
+    total: ``projects``, ``tenants``, ``registration_tokens`` that are not revoked. Bytes that agents push:
+    ``run_log`` and ``run_events`` of a run, ``agent_events`` of an agent itself.
     """
 
     blobs: int = 20 << 30
@@ -26,6 +27,7 @@ class Quotas:
     runs: int = 10_000
     tokens: int = 100
     projects: int = 1000
+    tenants: int = 1000
     registration_tokens: int = 1000
     run_log: int = 2 << 30
     run_events: int = 256 << 20

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
 
 from pilothouse.access.errors import Refusal, require
-from pilothouse.blobs import store
 from pilothouse.blobs.service import Blobs
+from pilothouse.blobs.usage import use_of
 from pilothouse.edge.openapi import answer, content, errors
 from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, Idem, allow
@@ -49,7 +49,7 @@ async def upload_blob(
     home = await identity.project_id(caller, project)
     require(caller, "blob.write", home)
     checksum = request.headers.get("x-content-sha256", "")
-    use = await database.read(lambda conn: store.use_of(conn, home, caller.name))
+    use = await database.read(lambda conn: use_of(conn, home, caller.name))
     length = request.headers.get("content-length", "")
     size = int(length) if length.isdecimal() else blobs.limit
     with blobs.uploads.admitted(home, caller.name, use, size):

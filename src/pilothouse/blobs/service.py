@@ -92,7 +92,8 @@ class Blobs:
         return Blob(blob_id, digest, size)
 
     def record(self, tx: Tx, by: Principal, project: str, blob: Blob) -> dict[str, Any]:
-        """Record a received file in the database."""
+        """Record a received file in the database. Raises ``PROJECT_NOT_FOUND``."""
+        self._identity.projects.check(tx.conn, project)
         store.add_blob(
             tx.conn,
             id=blob.id,

@@ -32,6 +32,7 @@ _MODULES = {
     "whoami": "whoami",
     "user": "user",
     "project": "project",
+    "tenant": "tenant",
     "init": "init",
     "token": "token",
     "secret": "secret",
@@ -39,6 +40,7 @@ _MODULES = {
     "run": "run",
     "artifact": "artifact",
     "trigger": "trigger",
+    "setting": "setting",
     "config": "config",
     "version": "app",
 }

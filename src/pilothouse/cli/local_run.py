@@ -102,6 +102,7 @@ class LocalRun:
             ratelimit_default="off",
             max_blob=max(sent_limit(), 256 << 20),
             workers=1,
+            notify=False,
             log_level="error",
             # Of the user who runs it, in place of a file in the data directory.
             git_known_hosts=None if "PILOT_GIT_KNOWN_HOSTS" in os.environ else _known_hosts(),

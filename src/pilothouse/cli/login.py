@@ -102,3 +102,12 @@ def read_secret(question: str, *, from_stdin: bool, confirm: bool = False) -> st
         except UnicodeDecodeError:
             raise UsageError(f"{question.lower()}: stdin is not UTF-8 text") from None
     return str(typer.prompt(question, hide_input=True, err=True, confirmation_prompt=confirm))
+
+
+def confirm_deletion(what: str, yes: bool) -> None:
+    """Ask whether to delete something, unless ``yes``. Raises :class:`UsageError` without a terminal."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"--yes is needed to delete {what} without a terminal")
+    typer.confirm(f"Delete {what}?", abort=True, err=True)

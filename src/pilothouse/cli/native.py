@@ -73,10 +73,43 @@ def project(answer: Answer) -> dict[str, Any]:
         "name": answer["name"],
         "description": answer.get("description", ""),
         "default": bool(answer.get("isDefault", False)),
+        "tenant_id": answer.get("tenantId", ""),
         "members": [
             {"id": each["userId"], "username": each["username"]} for each in answer.get("members") or ()
         ],
     } | _times(answer)
+
+
+def member(answer: Answer) -> dict[str, Any]:
+    """A member of a project."""
+    return {
+        "id": answer["userId"],
+        "username": answer["username"],
+        "role": answer["role"],
+        "active": answer["active"],
+    }
+
+
+def tenant(answer: Answer) -> dict[str, Any]:
+    """A tenant, and how many of its projects the caller sees."""
+    return {
+        "id": answer["tenantId"],
+        "name": answer["name"],
+        "description": answer.get("description", ""),
+        "projects": answer.get("projectsCount", 0),
+    } | _times(answer)
+
+
+def setting(answer: Answer) -> dict[str, Any]:
+    """A setting of the server, and where its value comes from."""
+    return {
+        "name": answer["name"],
+        "value": answer["value"],
+        "from": answer["source"],
+        "changeable": answer["changeable"],
+        "changed_by": answer.get("changedBy", ""),
+        "changed_at": time(answer.get("changedAt")),
+    }
 
 
 def secret(answer: Answer) -> dict[str, Any]:

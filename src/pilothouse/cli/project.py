@@ -8,6 +8,7 @@ import typer
 
 from pilothouse.cli import native
 from pilothouse.cli.errors import CliError, UsageError
+from pilothouse.cli.login import confirm_deletion
 from pilothouse.cli.session import Group, Session, command
 
 if TYPE_CHECKING:
@@ -52,6 +53,20 @@ async def _find(client: PilotClient, given: str) -> Project:
     if given:
         raise CliError(f"there is no project {given!r} (known: {known})")
     raise CliError(f"no project is given (known: {known})", hint="--project NAME")
+
+
+async def tenant_id(client: PilotClient, given: str) -> str:
+    """The id of a tenant by name or id; without a name empty. Raises CliError."""
+    from pilothouse.client.paging import collect
+
+    if not given:
+        return ""
+    tenants = await collect(client.tenants.page, _MANY)
+    found = next((t for t in tenants if given in (t["tenantId"], t["name"])), None)
+    if found is None:
+        known = ", ".join(sorted(t["name"] for t in tenants)) or "none visible to you"
+        raise CliError(f"there is no tenant {given!r} (known: {known})")
+    return found["tenantId"]
 
 
 async def list_projects(
@@ -104,14 +119,51 @@ async def update(
     project: ProjectArgument,
     name: Annotated[str | None, typer.Option(help="New name.")] = None,
     description: Annotated[str | None, typer.Option(help="New description.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name or id of its tenant; empty: none.")
+    ] = None,
 ) -> None:
-    """Change a project's name or description (admins)."""
-    if name is None and description is None:
-        raise UsageError("nothing to change: use --name or --description")
+    """Change a project's name, description or tenant (admins)."""
+    if name is None and description is None and tenant is None:
+        raise UsageError("nothing to change: use --name, --description or --tenant")
     async with session.client() as client:
         id = await project_id(client, project)
-        changed = await client.projects.update(id, name=name, description=description)
+        home = None if tenant is None else await tenant_id(client, tenant)
+        changed = await client.projects.update(id, name=name, description=description, tenant=home)
     _show_project(session, changed, f"Project {changed['name']} is changed.")
+
+
+async def delete(
+    session: Session,
+    project: ProjectArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a project with its pipelines, triggers, secrets and uploads (admins)."""
+    async with session.client() as client:
+        found = await _find(client, project)
+        confirm_deletion(f"project {found['name']} with its pipelines, triggers, secrets and uploads", yes)
+        gone = await client.projects.delete(found["projectId"])
+    if session.out.structured:
+        session.out.document({"id": gone["projectId"], "name": gone["name"]})
+    session.out.say(f"Project {gone['name']} is deleted.")
+
+
+async def list_members(
+    session: Session,
+    project: ProjectArgument,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of results.")] = 100,
+) -> None:
+    """List the members of a project by name, with their roles."""
+    from pilothouse.client.paging import collect
+
+    async with session.client() as client:
+        id = await project_id(client, project)
+        found = await collect(lambda number, size: client.projects.members(id, number, size), limit)
+    if session.out.structured:
+        session.out.document([native.member(each) for each in found])
+        return
+    rows = [(m["username"], m["role"], "yes" if m["active"] else "no", m["userId"]) for m in found]
+    session.out.table(("NAME", "ROLE", "ACTIVE", "ID"), rows, "No members.")
 
 
 async def add_member(session: Session, project: ProjectArgument, user: UserArgument) -> None:
@@ -138,6 +190,8 @@ command(app, "list")(list_projects)
 command(app, "view")(view)
 command(app, "create")(create)
 command(app, "update")(update)
+command(app, "delete")(delete)
+command(app, "members")(list_members)
 command(app, "add-member")(add_member)
 command(app, "remove-member")(remove_member)
 

@@ -19,6 +19,8 @@ from pilothouse.client.pipelines import Blobs, Checkouts, Pipelines
 from pilothouse.client.projects import Projects
 from pilothouse.client.runs import Runs
 from pilothouse.client.secrets import Secrets
+from pilothouse.client.settings import ServerSettings
+from pilothouse.client.tenants import Tenants
 from pilothouse.client.triggers import Triggers
 from pilothouse.client.users import Users
 from pilothouse.wire import entries
@@ -59,9 +61,11 @@ class PilotClient:
         self.pipelines = Pipelines(self._api)
         self.triggers = Triggers(self._api)
         self.projects = Projects(self._api)
+        self.tenants = Tenants(self._api)
         self.blobs = Blobs(self._api)
         self.checkouts = Checkouts(self._api)
         self.secrets = Secrets(self._api)
+        self.settings = ServerSettings(self._api)
 
     @property
     def server(self) -> str:

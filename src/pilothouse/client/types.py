@@ -220,6 +220,12 @@ class ChangePassword(TypedDict):
     new_password: str
 
 
+class ChangeSettings(TypedDict):
+    """Values by the names of settings; null: as at the server's start."""
+
+    settings: dict[str, str | int | float | None]
+
+
 class CheckSpec(TypedDict):
     """``variables``, where given: also check that a run with them would have what it needs, as a trigger does."""
 
@@ -283,11 +289,12 @@ class CreatePipeline(TypedDict):
 
 
 class CreateProject(TypedDict):
-    """``members`` are ids or names of users."""
+    """``members`` are ids or names of users; ``tenantId``: of the tenant that the project belongs to."""
 
     name: str
     description: NotRequired[str]
     members: NotRequired[list[str]]
+    tenantId: NotRequired[str]
 
 
 class CreateSecret(TypedDict):
@@ -298,6 +305,13 @@ class CreateSecret(TypedDict):
     projectId: NotRequired[str]
     scope: NotRequired[str]
     scopeId: NotRequired[str]
+
+
+class CreateTenant(TypedDict):
+    """A group of projects."""
+
+    name: str
+    description: NotRequired[str]
 
 
 class CreateToken(TypedDict):
@@ -609,6 +623,15 @@ class Member(TypedDict):
     username: str
 
 
+class MemberInfo(TypedDict):
+    """A member of a project, with their role."""
+
+    userId: str
+    username: str
+    role: str
+    active: bool
+
+
 NamedTest = TypedDict(
     "NamedTest",
     {
@@ -756,10 +779,18 @@ class Project(TypedDict):
     name: str
     description: str
     isDefault: bool
+    tenantId: str
     members: list[Member]
     membersCount: int
     createdAt: int
     updatedAt: int
+
+
+class ProjectDeleted(TypedDict):
+    """The project that was deleted."""
+
+    projectId: str
+    name: str
 
 
 class PutSecret(TypedDict):
@@ -965,6 +996,26 @@ class SecretSet(TypedDict):
     created: bool
 
 
+class Setting(TypedDict):
+    """A setting that is in force; secrets are masked. ``source``: where the value comes from, ``database``: it was
+    changed over the API, by ``changedBy``.
+    """
+
+    name: str
+    value: str | int | float | bool | list[str] | None
+    source: str
+    changeable: bool
+    description: str
+    changedBy: str
+    changedAt: int
+
+
+class SettingList(TypedDict):
+    """All settings of the server, in the order of the documentation."""
+
+    settings: list[Setting]
+
+
 class SpecProblem(TypedDict):
     """A problem of a spec; ``line`` and ``column`` count from 1 (0: the spec came as an object)."""
 
@@ -1023,6 +1074,24 @@ class StopRun(TypedDict):
     force: NotRequired[bool]
     pipelineId: NotRequired[str]
     runId: NotRequired[str]
+
+
+class Tenant(TypedDict):
+    """A group of projects; ``projectsCount``: how many of them the caller sees."""
+
+    tenantId: str
+    name: str
+    description: str
+    projectsCount: int
+    createdAt: int
+    updatedAt: int
+
+
+class TenantDeleted(TypedDict):
+    """The tenant that was deleted."""
+
+    tenantId: str
+    name: str
 
 
 class TestCounts(TypedDict):
@@ -1213,6 +1282,14 @@ class UpdatePipeline(TypedDict):
 
 
 class UpdateProject(TypedDict):
+    """The fields to change; ``tenantId`` empty: it belongs to none."""
+
+    name: NotRequired[str | None]
+    description: NotRequired[str | None]
+    tenantId: NotRequired[str | None]
+
+
+class UpdateTenant(TypedDict):
     """The fields to change."""
 
     name: NotRequired[str | None]
@@ -1238,6 +1315,33 @@ class Upload(TypedDict):
     size: int
     part_size: int
     url: NotRequired[str]
+
+
+class UploadDeleted(TypedDict):
+    """The upload that was deleted."""
+
+    uploadId: str
+    name: str
+
+
+class UploadInfo(TypedDict):
+    """An upload. ``size`` in bytes, of which ``offset`` have arrived: the next part begins there. ``sha256`` in
+    hexadecimal: of the content if it is ``complete``, else as announced, or empty. ``expiresAt``: when it is deleted
+    if it does not go on, 0 if it is complete.
+    """
+
+    uploadId: str
+    projectId: str
+    name: str
+    size: int
+    offset: int
+    complete: bool
+    sha256: str
+    createdBy: str
+    createdAt: int
+    completedAt: int
+    expiresAt: int
+    contentUrl: str
 
 
 class User(TypedDict):

@@ -24,6 +24,8 @@ SINGLE = frozenset(
         b"sec-websocket-key",
         b"sec-websocket-version",
         b"transfer-encoding",
+        b"upload-length",
+        b"upload-offset",
         b"x-content-sha256",
         b"x-forwarded-host",
         b"x-forwarded-proto",

@@ -139,8 +139,19 @@ class RateLimits:
     def __init__(self, settings: RateLimitSettings | None = None, clock: Callable[[], int] = now_ms) -> None:
         settings = settings or RateLimitSettings()
         self._clock = clock
+        self._settings = settings
         self._windows = {field.name: _window(getattr(settings, field.name)) for field in fields(settings)}
         self._login_username = _window(settings.login)
+
+    def change(self, settings: RateLimitSettings) -> None:
+        """Other limits from now on. Those that stay the same go on counting. Raises :class:`ValueError`."""
+        for field in fields(settings):
+            given = getattr(settings, field.name)
+            if given != getattr(self._settings, field.name):
+                self._windows[field.name] = _window(given)
+                if field.name == "login":
+                    self._login_username = _window(given)
+        self._settings = settings
 
     def request(
         self, caller: Principal | None, address: str, limit: str = DEFAULT, *, by_address: bool = False

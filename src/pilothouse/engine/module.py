@@ -41,6 +41,7 @@ from pilothouse.engine.intake.quotas import IntakeQuotas
 from pilothouse.engine.intake.reading import JOBS, Reading
 from pilothouse.engine.intake.step_events import StepEvents
 from pilothouse.engine.jobs import names_job
+from pilothouse.engine.list_store import count_unfinished
 from pilothouse.engine.reports import http as reports_http
 from pilothouse.engine.retention import Retention
 from pilothouse.engine.runs import RunCache
@@ -115,7 +116,7 @@ def module(core: Core, settings: EngineSettings) -> Module:
     transitions.steps.handle_gates(gates)
     groups = Groups(runs, transitions)
     transitions.handle_groups(groups)
-    starts = Starts(runs, transitions, identity, groups, core.service(Quotas).runs)
+    starts = Starts(runs, transitions, identity, groups, core.service(Quotas))
     engine = Engine(runs, transitions, identity, secrets, starts)
     dispatcher = Dispatcher(fleet, runs, tasks, transitions)
     fleet.source = Fetcher(fleet, dispatcher)
@@ -128,6 +129,9 @@ def module(core: Core, settings: EngineSettings) -> Module:
         storage, journal, tasks, StepEvents(journal, runs, transitions, artifacts), reading, intake
     )
     fleet.screen_reports(ingest.screened)
+    identity.projects.keep_while(
+        lambda conn, project: "it has runs that have not ended" if count_unfinished(conn, project, 1) else ""
+    )
     blobs = core.service(Blobs)
     blobs.agents_may_read(needed_by_agent)
     retention = Retention(storage, journal, blobs, intake, settings.retention)

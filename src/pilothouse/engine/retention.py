@@ -36,7 +36,7 @@ SLACK = 60.0
 
 
 class Retention:
-    """Deletes the logs of runs that ended more than ``days`` ago; 0: never."""
+    """Deletes the logs of runs that ended more than ``days`` ago; 0: never. They may change."""
 
     def __init__(
         self, storage: Storage, journal: Journal, blobs: Blobs, intake: IntakeQuotas, days: float
@@ -45,16 +45,16 @@ class Retention:
         self._journal = journal
         self._blobs = blobs
         self._intake = intake
-        self._days = days
+        self.days = days
 
     def prune(self, tx: Tx) -> int:
         """Delete the logs of a few runs; returns the number of runs. To be called about every minute.
 
         Their checkouts are deleted by the next :meth:`sweep`.
         """
-        if not self._days:
+        if not self.days:
             return 0
-        old = store.prunable_runs(tx.conn, tx.now - int(self._days * DAY_MS), BATCH)
+        old = store.prunable_runs(tx.conn, tx.now - int(self.days * DAY_MS), BATCH)
         for run in old:
             stream = entries.run_stream(run.id)
             end = journal_store.last_of_type(tx.conn, stream, entries.RUN_COMPLETED)

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from pilothouse.access.errors import require
 from pilothouse.access.model import Principal
-from pilothouse.access.quotas import DEFAULTS, check_quota
+from pilothouse.access.quotas import DEFAULTS, Quotas, check_quota
 from pilothouse.engine import store
 from pilothouse.engine.concurrency import Groups
 from pilothouse.engine.list_store import count_unfinished
@@ -41,10 +41,9 @@ class Starts:
         transitions: Transitions,
         identity: Identity,
         groups: Groups,
-        max_unfinished: int = DEFAULTS.runs,
+        quotas: Quotas = DEFAULTS,
     ) -> None:
-        """``max_unfinished``: how many runs of a project may be under way at once."""
-        self.max_unfinished = max_unfinished
+        self._quotas = quotas
         self._runs = runs
         self._transitions = transitions
         self._identity = identity
@@ -69,8 +68,9 @@ class Starts:
         guard = self._guards.get(run.kind)
         if guard is not None and run.pipeline_id:
             guard(tx.conn, run.pipeline_id)
-        unfinished = count_unfinished(tx.conn, run.project, self.max_unfinished)
-        check_quota("unfinished runs of this project", unfinished, self.max_unfinished, "runs")
+        most = self._quotas.runs
+        unfinished = count_unfinished(tx.conn, run.project, most)
+        check_quota("unfinished runs of this project", unfinished, most, "runs")
 
     def begin(self, tx: Tx, by: Principal, run: Run, action: str, graph: str) -> Run:
         """Store a new run and queue its first steps; ``graph``: its JSON text. Raises as :meth:`check`."""

@@ -23,6 +23,7 @@ from pilothouse.fleet.servers import Servers
 from pilothouse.fleet.service import Fleet, FleetSettings
 from pilothouse.fleet.silence import TICK, SilenceMonitor
 from pilothouse.fleet.stream_channel import AgentChannels
+from pilothouse.fleet.token_store import bound_to
 from pilothouse.identity.service import Identity
 from pilothouse.wire import entries
 from pilothouse.wire.agent.v1 import agent_pb2, agent_pb2_grpc
@@ -49,7 +50,8 @@ def module(core: Core, settings: FleetSettings, data_dir: Path) -> Module:
     storage, identity = core.storage, core.service(Identity)
     hub, arrivals = LocalHub(core.server_id), Arrivals(core.clock)
     fleet = Fleet(storage, core.journal, identity, settings, core.server_id, hub, arrivals)
-    fleet.registry.max_tokens = core.service(Quotas).registration_tokens
+    fleet.registry.quotas = core.service(Quotas)
+    identity.projects.keep_while(lambda conn, project: bound_to(conn, project, core.clock()))
     servers = Servers(storage, fleet, __version__, data_dir / "server-id", time.monotonic)
     silence, relay = SilenceMonitor(storage, fleet, core.clock), Relay(storage, fleet)
     others_wrote = asyncio.Event()

@@ -88,7 +88,7 @@ class Registry:
         self._identity = identity
         self._once: set[str] = set()
         #: How many registration tokens that are not revoked there may be.
-        self.max_tokens = DEFAULTS.registration_tokens
+        self.quotas = DEFAULTS
         identity.add_authenticator(authenticate_agent)
 
     def create_registration_token(
@@ -108,8 +108,9 @@ class Registry:
         """
         allows = allows or Allowance()
         if by is not SYSTEM:
-            kept = token_store.count_unrevoked(tx.conn, self.max_tokens)
-            check_quota("registration tokens", kept, self.max_tokens, "registration_tokens")
+            most = self.quotas.registration_tokens
+            kept = token_store.count_unrevoked(tx.conn, most)
+            check_quota("registration tokens", kept, most, "registration_tokens")
         secret = REGISTRATION_PREFIX + secrets.token_urlsafe(32)
         ends = (tx.now + expires_in * 1000 if expires_in else None, by.granted_until)
         token = RegistrationToken(

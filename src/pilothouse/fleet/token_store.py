@@ -15,6 +15,7 @@ from sqlalchemy import (
     Text,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -125,3 +126,20 @@ def revoke_registration_token(conn: Connection, token_id: str) -> bool:
     """Revoke a token; ``False`` if there is none with this id."""
     statement = update(registration_tokens).where(registration_tokens.c.id == token_id).values(revoked=True)
     return conn.execute(statement).rowcount == 1
+
+
+def bound_to(conn: Connection, project: str, now: int) -> str:
+    """Why a project (its id) cannot be deleted: agents are bound to it, or may register so; else ``""``."""
+    named = f'%"{project}"%'
+    one = select(agents.c.agent_id).where(agents.c.projects.like(named)).limit(1)
+    agent = conn.execute(one).scalar()
+    if agent is not None:
+        return f"agent {agent} is bound to it"
+    t = registration_tokens.c
+    usable = (
+        ~t.revoked,
+        or_(t.expires_at.is_(None), t.expires_at > now),
+        or_(t.max_uses.is_(None), t.uses < t.max_uses),
+    )
+    token = conn.execute(select(t.id).where(t.projects.like(named), *usable).limit(1)).scalar()
+    return "" if token is None else f"the registration token {token} binds agents to it"

@@ -10,7 +10,7 @@ from uuid_utils import uuid7
 
 from pilothouse.access.errors import Refusal, require, token_invalid
 from pilothouse.access.model import Principal, Role, narrower
-from pilothouse.access.quotas import DEFAULTS, check_quota
+from pilothouse.access.quotas import Quotas, check_quota
 from pilothouse.identity import store
 from pilothouse.identity.audit import Trail
 from pilothouse.identity.grants import Grants
@@ -25,9 +25,9 @@ EVERYBODY = "*"
 class ApiTokens:
     """Creates and revokes API tokens. The secret is returned once; the database only has its SHA-256."""
 
-    def __init__(self, trail: Trail, grants: Grants, projects: Projects, most: int = DEFAULTS.tokens) -> None:
+    def __init__(self, trail: Trail, grants: Grants, projects: Projects, quotas: Quotas) -> None:
         self._projects = projects
-        self._most = most
+        self._quotas = quotas
         self._trail = trail
         self._grants = grants
 
@@ -53,7 +53,7 @@ class ApiTokens:
         if user is None or not user.active or by.role is None:
             raise Refusal.of("AUTH_INSUFFICIENT_PERMISSIONS", "Only an active user can have API tokens")
         owned = store.list_api_tokens(tx.conn, user.id, 0, 0)[1]
-        check_quota("your API tokens", owned, self._most, "tokens")
+        check_quota("your API tokens", owned, self._quotas.tokens, "tokens")
         maker = store.find_credential(tx.conn, id=by.token_id)
         if maker is not None and maker.revoked:  # while this request waited
             raise token_invalid()

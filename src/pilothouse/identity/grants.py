@@ -92,6 +92,14 @@ class Grants:
             if grant.principal.kind == "user" and grant.principal.id == user_id:
                 grant.adopt(role, projects)
 
+    def leave_project(self, project: str) -> None:
+        """Apply that a project was deleted to the grants of its members."""
+        self.generation += 1
+        for grant in self._by_token.values():
+            principal = grant.principal
+            if project in principal.projects and principal.role is not None:
+                grant.adopt(principal.role, principal.projects - {project})
+
     def refresh(self, token_id: str, verified: Grant | None) -> None:
         """Update a streaming token from the database; ``None``: it was revoked."""
         if verified is None:

@@ -42,7 +42,7 @@ class User:
 class Project:
     """A group of pipelines, runs and secrets with the members who may see them.
 
-    ``members``: user id → username.
+    ``members``: user id → username; ``tenant``: the id of its tenant, may be empty.
     """
 
     id: str
@@ -50,6 +50,18 @@ class Project:
     description: str
     is_default: bool
     members: Mapping[str, str]
+    created_at: int
+    updated_at: int
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A group of projects. Times in ms."""
+
+    id: str
+    name: str
+    description: str
     created_at: int
     updated_at: int
 

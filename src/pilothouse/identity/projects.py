@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -10,21 +10,31 @@ from uuid_utils import uuid7
 
 from pilothouse.access.errors import Refusal, require
 from pilothouse.access.model import Principal
-from pilothouse.access.quotas import DEFAULTS, check_quota
+from pilothouse.access.quotas import Quotas, check_quota
 from pilothouse.identity import store
 from pilothouse.identity.audit import Trail
 from pilothouse.identity.grants import Grants
 from pilothouse.identity.model import Project, User, check_no_id
+from pilothouse.identity.tenants import Tenants
 from pilothouse.storage import Tx
 
 DEFAULT_NAME = "default"
+
+Reason = Callable[[Connection, str], str]
+"""Why the project with this id cannot be deleted now, ``""`` if nothing prevents it."""
+Clear = Callable[[Tx, str], bool]
+"""Deletes a part of what belonged to a deleted project, in a short transaction; whether something may be left."""
 
 
 class Projects:
     """Creates and changes projects; members see their content."""
 
-    def __init__(self, trail: Trail, grants: Grants, most: int = DEFAULTS.projects) -> None:
-        self._most = most
+    def __init__(self, trail: Trail, grants: Grants, tenants: Tenants, quotas: Quotas) -> None:
+        self._tenants = tenants
+        self._quotas = quotas
+        self._reasons: list[Reason] = []
+        self._clears: list[Clear] = []
+        self._deleted: Callable[[], None] = lambda: None
         self._trail = trail
         self._grants = grants
 
@@ -44,15 +54,20 @@ class Projects:
         description: str = "",
         members: Iterable[str] = (),
         is_default: bool = False,
+        tenant: str = "",
     ) -> Project:
-        """Create a project; ``members`` are ids or names of users.
+        """Create a project; ``members`` are ids or names of users, ``tenant`` the id of one.
 
-        Raises ``PROJECT_ALREADY_EXISTS``, ``VALIDATION_FAILED`` for an unknown member.
+        Raises ``PROJECT_ALREADY_EXISTS``, ``TENANT_NOT_FOUND``, ``VALIDATION_FAILED`` for an unknown member.
         """
         require(by, "project.write")
         self._check_name(tx.conn, name)
-        check_quota("projects", store.list_projects(tx.conn, None, 0, 0)[1], self._most, "projects")
-        project = Project(str(uuid7()), name, description, is_default, {}, tx.now, tx.now)
+        check_quota(
+            "projects", store.list_projects(tx.conn, None, 0, 0)[1], self._quotas.projects, "projects"
+        )
+        if tenant:
+            self._tenants.find(tx.conn, tenant)
+        project = Project(str(uuid7()), name, description, is_default, {}, tx.now, tx.now, tenant)
         store.insert_project(tx.conn, project)
         self._record(tx, by, "project.created", project, {})
         for member in members:
@@ -84,9 +99,19 @@ class Projects:
         return store.list_projects(conn, by.among, (page - 1) * limit, limit)
 
     def update(
-        self, tx: Tx, by: Principal, id: str, *, name: str | None = None, description: str | None = None
+        self,
+        tx: Tx,
+        by: Principal,
+        id: str,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        tenant: str | None = None,
     ) -> Project:
-        """Change the given fields. Raises ``PROJECT_NOT_FOUND``, ``PROJECT_ALREADY_EXISTS``."""
+        """Change the given fields; ``tenant`` ``""``: none.
+
+        Raises ``PROJECT_NOT_FOUND``, ``PROJECT_ALREADY_EXISTS``, ``TENANT_NOT_FOUND``.
+        """
         require(by, "project.write")
         project = self._find(tx.conn, id)
         changes: dict[str, Any] = {}
@@ -95,12 +120,78 @@ class Projects:
             changes["name"] = name
         if description is not None and description != project.description:
             changes["description"] = description
+        if tenant is not None and tenant != project.tenant:
+            if tenant:
+                self._tenants.find(tx.conn, tenant)
+            changes["tenant_id"] = tenant
         if not changes:
             return project
         store.update_project(tx.conn, id, **changes, updated_at=tx.now)
         project = self._find(tx.conn, id)
         self._record(tx, by, "project.updated", project, {"changed": sorted(changes)})
         return project
+
+    # -- deleting ---------------------------------------------------------------------------------------
+
+    def keep_while(self, reason: Reason) -> None:
+        """Register what may prevent the deletion of a project."""
+        self._reasons.append(reason)
+
+    def on_delete(self, clear: Clear) -> None:
+        """Register what deletes things of projects that were deleted."""
+        self._clears.append(clear)
+
+    def wake_on_delete(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` on the event loop after a project was deleted."""
+        self._deleted = wake
+
+    def check(self, conn: Connection, id: str) -> None:
+        """To be called in the transaction that adds something to a project: it may have been deleted meanwhile.
+        Raises ``PROJECT_NOT_FOUND``."""
+        if store.was_deleted(conn, id):
+            raise _not_found(id)
+
+    def delete(self, tx: Tx, by: Principal, id: str) -> Project:
+        """Delete a project: at once it is there for nobody, what belongs to it is deleted in the background. Its runs
+        stay for operators and admins.
+
+        Raises ``PROJECT_NOT_FOUND``, ``PROJECT_IN_USE`` with the reason: it is the default one, or busy.
+        """
+        require(by, "project.write")
+        project = self._find(tx.conn, id)
+        reasons = ["it is the default project"] if project.is_default else []
+        reasons += [reason for ask in self._reasons if (reason := ask(tx.conn, id))]
+        if reasons:
+            raise Refusal.of(
+                "PROJECT_IN_USE",
+                f"The project '{project.name}' cannot be deleted: {'; '.join(reasons)}",
+                reasons=reasons,
+            )
+        self._record(tx, by, "project.deleted", project, {})
+        store.delete_project(tx.conn, id, tx.now)
+        tx.after_commit(lambda: self._grants.leave_project(id))
+        tx.after_commit(self._deleted)
+        return project
+
+    def clear(self, tx: Tx) -> bool:
+        """Delete a part of what belonged to a deleted project; whether there may be more."""
+        id = store.deleted_project(tx.conn)
+        if id is None:
+            return False
+        if not any(clear(tx, id) for clear in self._clears):
+            store.mark_cleared(tx.conn, id, tx.now)
+        return True
+
+    # -- members ----------------------------------------------------------------------------------------
+
+    def members(
+        self, conn: Connection, by: Principal, id: str, *, page: int = 1, limit: int = 20
+    ) -> tuple[Sequence[User], int]:
+        """A page of the members of a project, by name, and their number. Raises ``PROJECT_NOT_FOUND``, also for
+        non-members."""
+        if not (store.project_exists(conn, id) and by.may("project.read", id)):
+            raise _not_found(id)
+        return store.list_members(conn, id, (page - 1) * limit, limit)
 
     def add_member(self, tx: Tx, by: Principal, id: str, user: str) -> Project:
         """Add a user (id or name), effective immediately. Raises ``USER_NOT_FOUND``."""

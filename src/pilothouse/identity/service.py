@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import structlog
@@ -19,7 +19,7 @@ from uuid_utils import uuid7
 
 from pilothouse.access.errors import AuthError, require, token_expired, token_invalid, token_missing
 from pilothouse.access.model import SYSTEM, Principal, Role, narrower
-from pilothouse.access.quotas import DEFAULTS, Quotas
+from pilothouse.access.quotas import Quotas
 from pilothouse.edge.network import rate_key
 from pilothouse.identity import address_store, store, tokens
 from pilothouse.identity.api_tokens import ApiTokens
@@ -31,6 +31,7 @@ from pilothouse.identity.model import NOWHERE, LoginOrigin, LoginResult, User
 from pilothouse.identity.passwords import Passwords, check
 from pilothouse.identity.projects import DEFAULT_NAME, Projects
 from pilothouse.identity.renewal import Renewal
+from pilothouse.identity.tenants import Tenants
 from pilothouse.identity.users import Users
 from pilothouse.journal import Journal
 from pilothouse.storage import Storage, StorageError, Tx, now_ms
@@ -57,7 +58,7 @@ class IdentitySettings:
 
     keyring: Keyring
     token_ttl: int = 86_400
-    quotas: Quotas = DEFAULTS
+    quotas: Quotas = field(default_factory=Quotas)
 
 
 class Identity:
@@ -82,8 +83,9 @@ class Identity:
         self.passwords = Passwords(hasher)
         self.trail = Trail(journal)
         self.users = Users(self.trail, self._grants)
-        self.projects = Projects(self.trail, self._grants, settings.quotas.projects)
-        self.tokens = ApiTokens(self.trail, self._grants, self.projects, settings.quotas.tokens)
+        self.tenants = Tenants(self.trail, settings.quotas)
+        self.projects = Projects(self.trail, self._grants, self.tenants, settings.quotas)
+        self.tokens = ApiTokens(self.trail, self._grants, self.projects, settings.quotas)
         self.logins = Logins(self.trail, self._grants)
 
     async def bootstrap(self, admin_password: str | None) -> str | None:

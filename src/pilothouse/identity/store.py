@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, sele
 
 from pilothouse.access.model import Role
 from pilothouse.identity.model import LoginInfo, Project, TokenInfo, User
-from pilothouse.identity.tables import credentials, project_members, projects, users
+from pilothouse.identity.tables import credentials, deleted_projects, project_members, projects, users
 
 SESSION, API = "session", "api"
 
@@ -117,8 +117,39 @@ def insert_project(conn: Connection, project: Project) -> None:
             is_default=project.is_default,
             created_at=project.created_at,
             updated_at=project.updated_at,
+            tenant_id=project.tenant,
         )
     )
+
+
+def project_exists(conn: Connection, id: str) -> bool:
+    """Whether there is a project with this id."""
+    return conn.execute(select(projects.c.id).where(projects.c.id == id)).first() is not None
+
+
+def delete_project(conn: Connection, id: str, now: int) -> None:
+    """Delete a project and its memberships, and note that what belongs to it is to be deleted."""
+    conn.execute(delete(project_members).where(project_members.c.project_id == id))
+    conn.execute(delete(projects).where(projects.c.id == id))
+    conn.execute(insert(deleted_projects).values(id=id, deleted_at=now, cleared_at=0))
+
+
+def was_deleted(conn: Connection, id: str) -> bool:
+    """Whether this was the id of a project that was deleted."""
+    return conn.execute(select(deleted_projects.c.id).where(deleted_projects.c.id == id)).first() is not None
+
+
+def deleted_project(conn: Connection) -> str | None:
+    """The project that was deleted first, of those of which something may be left."""
+    d = deleted_projects.c
+    waiting = select(d.id).where(d.cleared_at == 0).order_by(d.deleted_at, d.id)
+    return conn.execute(waiting.limit(1)).scalar()
+
+
+def mark_cleared(conn: Connection, id: str, now: int) -> None:
+    """Nothing is left of a deleted project."""
+    d = deleted_projects.c
+    conn.execute(update(deleted_projects).where(d.id == id).values(cleared_at=now))
 
 
 def default_project(conn: Connection) -> str | None:
@@ -155,7 +186,16 @@ def list_projects(
     for project_id, user_id, username in conn.execute(belonging):
         members[project_id][user_id] = username
     found = [
-        Project(r.id, r.name, r.description, bool(r.is_default), members[r.id], r.created_at, r.updated_at)
+        Project(
+            r.id,
+            r.name,
+            r.description,
+            bool(r.is_default),
+            members[r.id],
+            r.created_at,
+            r.updated_at,
+            r.tenant_id,
+        )
         for r in rows
     ]
     return found, _count(conn, chosen)
@@ -172,6 +212,14 @@ def add_member(conn: Connection, project_id: str, user_id: str) -> bool:
         return False
     conn.execute(insert(project_members).values(project_id=project_id, user_id=user_id))
     return True
+
+
+def list_members(conn: Connection, project_id: str, offset: int, limit: int) -> tuple[list[User], int]:
+    """A page of a project's members by name, and their number."""
+    chosen = select(users).join(project_members, users.c.id == project_members.c.user_id)
+    chosen = chosen.where(project_members.c.project_id == project_id)
+    page = chosen.order_by(users.c.username_key).offset(offset).limit(limit)
+    return [_user(row) for row in conn.execute(page)], _count(conn, chosen)
 
 
 def remove_member(conn: Connection, project_id: str, user_id: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Table, Text, text
 
 from pilothouse.storage import metadata
 
@@ -63,6 +63,28 @@ projects = Table(
     Column("is_default", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("tenant_id", Text, nullable=False, server_default=""),
+    Index("projects_by_tenant", "tenant_id"),
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("description", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+#: Projects that were deleted, and when nothing of them was left (0: not yet).
+deleted_projects = Table(
+    "deleted_projects",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("deleted_at", BigInteger, nullable=False),
+    Column("cleared_at", BigInteger, nullable=False),
+    Index("deleted_projects_waiting", "deleted_at", sqlite_where=text("cleared_at = 0")),
 )
 
 project_members = Table(

@@ -52,7 +52,8 @@ def module(core: Core, settings: PipelineSettings) -> Module:
     """Provides :class:`Pipelines`, ``Triggers``, :class:`TriggerRounds`, :class:`SpecCompiler`,
     :class:`GitDefinitions`, :class:`Specs`, and what :func:`notifications` provides."""
     engine, identity = core.service(Engine), core.service(Identity)
-    pipelines = Pipelines(engine, identity, core.journal, core.service(Quotas).pipelines)
+    pipelines = Pipelines(engine, identity, core.journal, core.service(Quotas))
+    identity.projects.on_delete(pipelines.clear)
     compiler, messages = SpecCompiler(core.pool), SpecMessages(core.pool)
     git = GitDefinitions(
         Repositories(settings.repositories, settings.git), compiler, core.storage, core.service(Secrets),
@@ -81,7 +82,7 @@ def module(core: Core, settings: PipelineSettings) -> Module:
             Periodic("pipelines.triggers", rounds.round, every=EVERY, exclusive=True, lease=LEASE),
             *notifying.background,
         ),
-        envelope_prefixes=("/api/v1/pipelines", "/api/v1/uploads"),
+        envelope_prefixes=("/api/v1/pipelines",),
         rpc=(pipeline_rpc(calls, identity, pipelines, engine, specs, messages), step_run_rpc(steps)),
         jobs=(*JOBS, *MESSAGE_JOBS),
         body_limits={"/api/v1/pipelines": BODY_LIMIT},

@@ -12,8 +12,8 @@ import orjson
 from sqlalchemy import Connection
 from uuid_utils import uuid7
 
-from pilothouse.access.model import Principal
-from pilothouse.access.quotas import DEFAULTS, check_quota
+from pilothouse.access.model import SYSTEM, Principal
+from pilothouse.access.quotas import DEFAULTS, Quotas, check_quota
 from pilothouse.engine.checkout_store import checkout_of_commit
 from pilothouse.engine.checkouts import RepositoryCommit, SourceTree
 from pilothouse.engine.gates.parent import Parent
@@ -24,6 +24,7 @@ from pilothouse.engine.problems import MAX_PROBLEMS, SpecError
 from pilothouse.engine.service import Engine, NewRun, Origin
 from pilothouse.expressions.values import insert_text
 from pilothouse.identity.service import Identity
+from pilothouse.identity.store import was_deleted
 from pilothouse.journal import Journal
 from pilothouse.pipelines import store
 from pilothouse.pipelines.compiled import CompiledSpec
@@ -96,24 +97,29 @@ _NOT_ASKED = frozenset({"spec", "compiled", "repositories", "parent", "sources"}
 _FOUND = frozenset({"definition", "checkout", "branch", "commit_sha"})
 
 
+CLEARED = 10
+"""Pipelines of a deleted project that are deleted in one transaction."""
+
+
 class Pipelines:
     """The pipelines of all projects. Every method is a use case in one transaction."""
 
     def __init__(
-        self, engine: Engine, identity: Identity, journal: Journal, max_pipelines: int = DEFAULTS.pipelines
+        self, engine: Engine, identity: Identity, journal: Journal, quotas: Quotas = DEFAULTS
     ) -> None:
         self.triggers = Triggers(identity, journal, self.start_triggered)
-        self._max_pipelines = max_pipelines
+        self._quotas = quotas
         self._engine = engine
         self._identity = identity
 
     def create(self, tx: Tx, by: Principal, project: str, name: str, **fields: Any) -> Pipeline:
         """Create a pipeline without a spec. Raises :class:`PipelineExists`, :class:`PipelineInvalid`."""
         _check_name(name)
+        self._identity.projects.check(tx.conn, project)
         if store.pipeline_named(tx.conn, project, name) is not None:
             raise PipelineExists(f"the project has a pipeline named '{name}' already")
         count = store.count_pipelines(tx.conn, project)
-        check_quota("pipelines of this project", count, self._max_pipelines, "pipelines")
+        check_quota("pipelines of this project", count, self._quotas.pipelines, "pipelines")
         pipeline = Pipeline(
             id=str(uuid7()),
             project=project,
@@ -150,6 +156,13 @@ class Pipelines:
         delete_of_pipeline(tx.conn, pipeline_id)
         store.delete_pipeline(tx.conn, pipeline_id)
         self._identity.audit(tx, by, "pipeline.delete", pipeline_id)
+
+    def clear(self, tx: Tx, project: str) -> bool:
+        """Delete some pipelines of a project that was deleted; whether there may be more."""
+        some = store.ids_of_project(tx.conn, project, CLEARED)
+        for pipeline_id in some:
+            self.delete(tx, SYSTEM, pipeline_id)
+        return len(some) == CLEARED
 
     def save_spec(
         self, tx: Tx, by: Principal, pipeline_id: str, spec: CompiledSpec, *, expected_head: str, message: str
@@ -373,6 +386,8 @@ def pipeline_project(conn: Connection, pipeline_id: str) -> str:
 def startable(conn: Connection, pipeline_id: str) -> Pipeline:
     """The pipeline, if its runs may start now: :class:`PipelineNotFound`, :class:`PipelineDisabled`."""
     pipeline = require_pipeline(conn, pipeline_id)
+    if was_deleted(conn, pipeline.project):  # and so will be the pipeline
+        raise PipelineNotFound(pipeline_id)
     if not pipeline.enabled:
         raise PipelineDisabled(f"pipeline '{pipeline.name}' is disabled")
     return pipeline

@@ -126,6 +126,13 @@ def delete_pipeline(conn: Connection, pipeline_id: str) -> None:
     conn.execute(delete(pipelines).where(pipelines.c.id == pipeline_id))
 
 
+def ids_of_project(conn: Connection, project: str, limit: int) -> list[str]:
+    """The ids of some pipelines of a project."""
+    return list(
+        conn.execute(select(pipelines.c.id).where(pipelines.c.project == project).limit(limit)).scalars()
+    )
+
+
 def delete_specs(conn: Connection, pipeline_id: str) -> None:
     """Delete all versions of a pipeline's spec."""
     conn.execute(delete(pipeline_specs).where(pipeline_specs.c.pipeline_id == pipeline_id))

@@ -13,7 +13,10 @@ from pilothouse.storage.keyring import KeyringBox
 def module(core: Core, keep_seconds: int) -> Module:
     """Provides :class:`Secrets`. ``keep_seconds``: how long a former key stays for what was signed with it."""
     box = KeyringBox(core.keyring, "secrets")
-    core.provide(Secrets(box, core.service(Identity)))
+    identity = core.service(Identity)
+    secrets = Secrets(box, identity)
+    core.provide(secrets)
+    identity.projects.on_delete(secrets.clear)
     keys = KeyRounds(core.storage, box, core.clock, keep_seconds)
     return Module(
         "secrets",

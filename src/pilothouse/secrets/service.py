@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row
 from uuid_utils import uuid7
 
 from pilothouse.access.errors import Refusal
-from pilothouse.access.model import Principal
+from pilothouse.access.model import SYSTEM, Principal
 from pilothouse.identity.service import Identity
 from pilothouse.secrets import store as store
 from pilothouse.secrets.errors import SecretExists, SecretInvalid, SecretNotFound, TooManySecrets
@@ -26,6 +26,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
 MAX_SECRET = 64 << 10
 MAX_LINES = 1000
 MAX_OF_PROJECT = 1000
+CLEARED = 50
+"""Secrets of a deleted project that are deleted in one transaction."""
 MAX_VALUES = 2000
 """Values that are masked in an attempt: the secrets of its run, and what expressions make of them."""
 MAX_OF_RUN = 256 << 10
@@ -88,6 +90,7 @@ class Secrets:
         if not _NAME.fullmatch(name):
             raise SecretInvalid("a secret's name is a letter or underscore, then letters, digits, _ or -")
         check_value(value)
+        self._identity.projects.check(tx.conn, project)
         self.check_pipeline(tx.conn, project, pipeline)
         owner = store.owner_of(project, pipeline)
         sealed = self._box.encrypt(value.encode(), _bound_to(owner, name))
@@ -113,6 +116,15 @@ class Secrets:
             raise SecretNotFound(name)
         self._identity.audit(tx, by, "secret.delete", f"{owner}/{name}")
         tx.after_commit(self._changed)
+
+    def clear(self, tx: Tx, project: str) -> bool:
+        """Delete some secrets of a project that was deleted; whether there may be more."""
+        some = store.list_secrets(tx.conn, project)[:CLEARED]
+        for row in some:
+            store.delete_secret(tx.conn, row.owner, row.name, tx.now)
+            self._identity.audit(tx, SYSTEM, "secret.delete", f"{row.owner}/{row.name}")
+        tx.after_commit(self._changed)
+        return len(some) == CLEARED
 
     def check_pipeline(self, conn: Connection, project: str, pipeline: str) -> None:
         """Raises ``PIPELINE_NOT_FOUND`` if the project has no pipeline with this id."""

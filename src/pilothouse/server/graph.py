@@ -14,10 +14,13 @@ import pilothouse.fleet.module
 import pilothouse.identity.module
 import pilothouse.pipelines.module
 import pilothouse.secrets.module
+import pilothouse.server.live.module
 import pilothouse.server.module
+from pilothouse.access.quotas import Quotas
+from pilothouse.blobs.module import BlobSettings
 from pilothouse.blobs.s3 import BadBucket, Bucket
 from pilothouse.edge.answers import WINDOW_MS, Answers
-from pilothouse.edge.limits import RateLimits, RateLimitSettings
+from pilothouse.edge.limits import RateLimits
 from pilothouse.edge.module import Core, Module, Periodic
 from pilothouse.edge.network import TrustedProxies
 from pilothouse.engine.artifacts.service import ArtifactSettings
@@ -34,6 +37,7 @@ from pilothouse.pipelines.notifications.module import NotificationSettings
 from pilothouse.server.background import Background
 from pilothouse.server.connections import Connections, default_per_address, default_total
 from pilothouse.server.epoch import KEEP_EVERY, HeadKeeper, check_epoch
+from pilothouse.server.live.model import rate_limits
 from pilothouse.server.settings import Settings, SettingsInvalid
 from pilothouse.storage import Database, Storage, Writer, now_ms
 from pilothouse.storage.keyring import Keyring
@@ -52,21 +56,31 @@ ANSWERS_KEPT = WINDOW_MS // 1000
 
 def modules(core: Core, settings: Settings) -> list[Module]:
     """Every package's part of the product, in the order of the layers."""
-    identity = IdentitySettings(keyring=core.keyring, token_ttl=settings.token_ttl, quotas=settings.quotas())
+    identity = IdentitySettings(
+        keyring=core.keyring, token_ttl=settings.token_ttl, quotas=core.service(Quotas)
+    )
     fleet = FleetSettings(settings.agent_heartbeat, settings.agent_offline_after, settings.lease)
     streams = StreamSettings(settings.sse_keepalive, settings.ws_heartbeat, settings.ws_pong_wait)
+    bucket = _bucket(settings)
+    blobs = BlobSettings(
+        settings.data_dir / "blobs",
+        settings.max_blob,
+        settings.data_dir / "objects",
+        settings.max_upload,
+        bucket,
+    )
     engine = EngineSettings(
         settings.cleanup_grace,
         settings.retention,
         streams,
         ArtifactSettings(settings.max_artifact, settings.artifact_retention),
         settings.data_dir / "objects",
-        _bucket(settings),
+        bucket,
     )
     return [
         pilothouse.identity.module.module(core, identity),
         pilothouse.secrets.module.module(core, max(settings.token_ttl, ANSWERS_KEPT) + KEY_MARGIN),
-        pilothouse.blobs.module.module(core, settings.data_dir / "blobs", settings.max_blob),
+        pilothouse.blobs.module.module(core, blobs),
         pilothouse.fleet.module.module(core, fleet, settings.data_dir),
         pilothouse.engine.module.module(core, engine),
         pilothouse.pipelines.module.module(core, _pipelines(settings)),
@@ -126,6 +140,7 @@ def compose(
     answers = Answers(storage, keyring)
     core.provide(limits, settings, settings.quotas(), _connections(settings), answers)
     built = modules(core, settings)
+    built.append(pilothouse.server.live.module.module(core, settings))
     built.append(pilothouse.server.module.module(core, built, settings.sse_keepalive))
     head = HeadKeeper(database, settings.data_dir, lambda: journal.feed.window.head)
     core.pool.add(job for module in built for job in module.jobs)
@@ -188,6 +203,7 @@ def _pipelines(settings: Settings) -> PipelineSettings:
         tuple(settings.git_allow),
         settings.max_blob,
         NotificationSettings(
+            settings.notify,
             _mail(settings),
             tuple(settings.notify_allow),
             tuple(scheme.lower() for scheme in settings.notify_schemes),
@@ -227,13 +243,7 @@ def _connections(settings: Settings) -> Connections:
 
 
 def _limits(settings: Settings) -> RateLimits:
-    given = RateLimitSettings(
-        login=settings.ratelimit_login,
-        sessions=settings.ratelimit_sessions,
-        default=settings.ratelimit_default,
-        console=settings.ratelimit_console,
-    )
     try:
-        return RateLimits(given)
+        return RateLimits(rate_limits(settings))
     except ValueError as error:
         raise SettingsInvalid(f"a rate limit is <n>/<second|minute|hour|day> or off: {error}") from error

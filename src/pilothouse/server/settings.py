@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ByteSize, Field, SecretStr
+from pydantic import BeforeValidator, ByteSize, Field, PrivateAttr, SecretStr
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -21,6 +21,8 @@ from pilothouse.access.quotas import Quotas
 def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
+
+MAX_DAYS = 100_000
 
 Listed = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 """A list: in the environment separated by commas, in the file a TOML array."""
@@ -73,8 +75,13 @@ class Settings(BaseSettings):
     trusted_proxies: Listed = Field([], description="networks whose X-Forwarded-For is believed")
     allowed_origins: Listed = Field([], description="browser origins allowed beside our own")
 
-    retention: float = Field(0, ge=0, description="days that finished runs keep their log; 0: for ever")
+    retention: float = Field(
+        0, ge=0, le=MAX_DAYS, description="days that finished runs keep their log; 0: for ever"
+    )
     max_blob: ByteSize = Field(ByteSize(256 << 20), gt=0, description="bytes of one upload to /api/v1/blobs")
+    max_upload: ByteSize = Field(
+        ByteSize(1 << 30), gt=0, description="bytes of one upload to /api/v1/uploads"
+    )
     quota_blobs: ByteSize = Field(ByteSize(20 << 30), gt=0, description="bytes of a project's uploads")
     quota_blob_count: int = Field(100_000, gt=0, description="uploads of a project")
     quota_uploads: ByteSize = Field(
@@ -82,7 +89,10 @@ class Settings(BaseSettings):
     )
     max_artifact: ByteSize = Field(ByteSize(5 << 30), gt=0, description="bytes of one artifact")
     artifact_retention: float = Field(
-        90, ge=0, description="days that artifacts are kept at most; 0: as long as the log of their run"
+        90,
+        ge=0,
+        le=MAX_DAYS,
+        description="days that artifacts are kept at most; 0: as long as the log of their run",
     )
     quota_artifacts: ByteSize = Field(ByteSize(50 << 30), gt=0, description="bytes of a project's artifacts")
     quota_artifact_count: int = Field(20_000, gt=0, description="artifacts of a project")
@@ -100,6 +110,7 @@ class Settings(BaseSettings):
     quota_runs: int = Field(10_000, gt=0, description="runs of a project that have not ended")
     quota_tokens: int = Field(100, gt=0, description="API tokens of a user")
     quota_projects: int = Field(1000, gt=0, description="projects")
+    quota_tenants: int = Field(1000, gt=0, description="tenants")
     quota_registration_tokens: int = Field(1000, gt=0, description="registration tokens that are not revoked")
     quota_run_log: ByteSize = Field(ByteSize(2 << 30), gt=0, description="bytes of a run's log")
     quota_run_events: ByteSize = Field(
@@ -116,6 +127,7 @@ class Settings(BaseSettings):
     )
     git_ca: Path | None = Field(None, description="certificates (PEM) of https repositories")
     git_cache: ByteSize = Field(ByteSize(10 << 30), gt=0, description="bytes of all copies of repositories")
+    notify: bool = Field(True, description="send the notifications of pipelines")
     notify_allow: Listed = Field(
         [],
         description="networks, addresses and host names to which notifications may go besides public addresses",
@@ -143,6 +155,17 @@ class Settings(BaseSettings):
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="of the server's own log"
     )
+
+    _options: frozenset[str] = PrivateAttr(frozenset())
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._options = frozenset(options)
+
+    @property
+    def options(self) -> frozenset[str]:
+        """The names of the settings that were given as options."""
+        return self._options
 
     def quotas(self) -> Quotas:
         """The settings ``quota_…``."""

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, text
 
 from pilothouse.storage.database import Database
 
-NEWEST = "0024"
+NEWEST = "0025"
 """The newest revision in ``migrations/versions``; ``tools/new_migration.py`` writes it."""
 
 _TABLE = "alembic_version"

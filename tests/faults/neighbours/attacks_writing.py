@@ -129,6 +129,31 @@ async def blobs(ground: Ground) -> None:
     await all_of(waves, 8)
 
 
+@abuse("forms", "user", ("400", "404", "409", "413", "429"), cut=True)
+async def forms(ground: Ground) -> None:
+    """Uploads whose content nearly ends at every byte, of many parts, and with heads without end."""
+    path = f"uploads?name=x&projectId={ground.given['project']}"
+    head = b'--b\r\nContent-Disposition: form-data; name="%b"; filename="f"\r\n\r\n'
+    boundary = b"b" * 60
+    bodies = (
+        (head % b"file").replace(b"--b", b"--" + boundary) + (b"\r\n--" + boundary[:-1]) * 60_000,
+        (head % b"name") * 50_000,
+        b"--b\r\n" + b"X: y\r\n" * 500_000,
+        b"--b\r\nX: " + b"x" * (4 << 20),
+        b"\r\n" * (2 << 20),
+    )
+    kinds = [f"multipart/form-data; boundary={boundary.decode()}", *["multipart/form-data; boundary=b"] * 4]
+    waves = [
+        ground.ask("POST", path, ground.token("user"), body, kind=kind)
+        for body, kind in zip(bodies, kinds, strict=True)
+        for _ in range(4)
+    ]
+    waves += [
+        ground.ask("PATCH", f"uploads/{payloads.UNKNOWN}", ground.token("user"), payloads.noise(1 << 20))
+    ]
+    await all_of(waves, 8)
+
+
 @abuse("secrets", "user", ("400", "409", "413", "429"))
 async def secrets(ground: Ground) -> None:
     """Of many short lines, and many of them."""

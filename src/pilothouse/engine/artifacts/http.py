@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Annotated
-from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
 from sqlalchemy import Connection
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response
 
 from pilothouse.access.errors import AuthError, require
 from pilothouse.access.model import Principal
+from pilothouse.blobs.sending import sent
 from pilothouse.edge.openapi import answer, content, errors
 from pilothouse.edge.services import Database, provided
 from pilothouse.edge.web import Caller, Change, OptionalCaller, allow, json_response, public
 from pilothouse.engine.artifacts import store
 from pilothouse.engine.artifacts.errors import StepRunNotFound
 from pilothouse.engine.artifacts.lineage import artifacts_of
-from pilothouse.engine.artifacts.model import Artifact, BadRange, read_range
+from pilothouse.engine.artifacts.model import Artifact
 from pilothouse.engine.artifacts.service import Artifacts
 from pilothouse.engine.artifacts.signing import UrlSigner
 from pilothouse.engine.artifacts.transfer import Transfer
@@ -180,35 +179,12 @@ async def delete_artifact(artifact_id: str, change: Change, artifacts: ArtifactS
 async def _sent(request: Request, transfer: Transfer, artifact: Artifact) -> Response:
     if artifact.format == "link":
         return RedirectResponse(artifact.url)
-    size, etag = artifact.size, f'"{artifact.sha256}"'
-    headers = {
-        "Accept-Ranges": "bytes",
-        "ETag": etag,
-        "Content-Disposition": f"attachment; filename*=utf-8''{quote(artifact.file_name, safe='')}",
-    }
-    asked = request.headers.get("range", "")
-    if asked and request.headers.get("if-range", etag) != etag:
-        asked = ""
-    try:
-        part = read_range(asked, size)
-    except BadRange:
-        return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
-    start, stop = part or (0, size)
-    if part:
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    headers["Content-Length"] = str(stop - start)
     media = "application/zip" if artifact.format == "zip" else "application/octet-stream"
-    body = await _begun(transfer.content(artifact, start, stop))
-    return StreamingResponse(body, 206 if part else 200, headers, media)
-
-
-async def _begun(data: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same, once its first piece is there: what fails until then is answered with an error."""
-    first = await anext(data, b"")
-
-    async def everything() -> AsyncIterator[bytes]:
-        yield first
-        async for piece in data:
-            yield piece
-
-    return everything()
+    return await sent(
+        request,
+        lambda start, stop: transfer.content(artifact, start, stop),
+        size=artifact.size,
+        sha256=artifact.sha256,
+        file_name=artifact.file_name,
+        media=media,
+    )

@@ -97,30 +97,3 @@ def pieces(artifact: Artifact, start: int, stop: int) -> list[Piece]:
         base = part * size
         found.append(Piece(part, max(0, start - base), min(size, stop - base)))
     return found
-
-
-class BadRange(Exception):
-    """The range is outside of the content."""
-
-
-_RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*")
-
-
-def read_range(header: str, size: int) -> tuple[int, int] | None:
-    """``(start, stop)`` of a Range header (RFC 9110); ``None`` to send everything: there is no header, or one that
-    is not a single range of bytes. Raises :class:`BadRange`."""
-    found = _RANGE.fullmatch(header)
-    if found is None or not (found[1] or found[2]):
-        return None
-    if not found[1]:  # the last so many bytes
-        start, stop = max(0, size - int(found[2])), size
-        if int(found[2]) == 0 or size == 0:
-            raise BadRange
-        return start, stop
-    start = int(found[1])
-    stop = min(size, int(found[2]) + 1) if found[2] else size
-    if found[2] and int(found[2]) < start:
-        return None
-    if start >= size:
-        raise BadRange
-    return start, stop

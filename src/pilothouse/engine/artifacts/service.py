@@ -67,7 +67,7 @@ class Announced:
 
 
 class Artifacts:
-    """The use cases of artifacts."""
+    """The use cases of artifacts. ``settings`` may be replaced."""
 
     def __init__(
         self,

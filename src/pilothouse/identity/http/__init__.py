@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from pilothouse.identity.http import audit, auth, logins, projects, tokens, users
+from pilothouse.identity.http import audit, auth, logins, projects, tenants, tokens, users
 
-ROUTERS = (auth.router, logins.router, users.router, tokens.router, audit.router, projects.router)
+ROUTERS = (
+    auth.router,
+    logins.router,
+    users.router,
+    tokens.router,
+    audit.router,
+    projects.router,
+    tenants.router,
+)
 
 __all__ = ["ROUTERS"]

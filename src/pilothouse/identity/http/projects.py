@@ -13,7 +13,7 @@ from pilothouse.edge.paging import ArcentraPaged, listed
 from pilothouse.edge.services import Database
 from pilothouse.edge.web import Caller, Change, Idem, allow, envelope
 from pilothouse.identity.http.services import IdentityService
-from pilothouse.identity.http.shapes import MEMBERS_LISTED, project_json
+from pilothouse.identity.http.shapes import MEMBERS_LISTED, member_json, project_json
 from pilothouse.wire.rest import projects as shown
 from pilothouse.wire.rest.projects import CreateProject, UpdateProject
 
@@ -46,14 +46,19 @@ async def list_projects(
     status_code=201,
     summary="Create a project",
     responses=enveloped(shown.Project, 201)
-    | errors("PROJECT_ALREADY_EXISTS", "USER_NOT_FOUND", "QUOTA_EXCEEDED"),
+    | errors("PROJECT_ALREADY_EXISTS", "USER_NOT_FOUND", "QUOTA_EXCEEDED", "TENANT_NOT_FOUND"),
 )
 async def create_project(identity: IdentityService, idem: Idem, body: CreateProject) -> Response:
     """Create a project; its name must be free."""
     return await idem(
         lambda tx, by: project_json(
             identity.projects.create(
-                tx, by, name=body.name, description=body.description, members=body.members
+                tx,
+                by,
+                name=body.name,
+                description=body.description,
+                members=body.members,
+                tenant=body.tenantId,
             )
         ),
         envelope=True,
@@ -80,16 +85,50 @@ async def get_project(
     "/projects/{project}",
     dependencies=_WRITE,
     summary="Change a project",
-    responses=_PROJECT | errors("PROJECT_ALREADY_EXISTS"),
+    responses=_PROJECT | errors("PROJECT_ALREADY_EXISTS", "TENANT_NOT_FOUND"),
 )
 async def update_project(
     identity: IdentityService, change: Change, project: str, body: UpdateProject
 ) -> Response:
-    """Change name or description."""
+    """Change name, description or tenant."""
     changed = await change(
-        lambda tx, by: identity.projects.update(tx, by, project, name=body.name, description=body.description)
+        lambda tx, by: identity.projects.update(
+            tx, by, project, name=body.name, description=body.description, tenant=body.tenantId
+        )
     )
     return envelope(project_json(changed))
+
+
+@router.delete(
+    "/projects/{project}",
+    dependencies=_WRITE,
+    summary="Delete a project",
+    responses=enveloped(shown.ProjectDeleted) | errors("PROJECT_NOT_FOUND", "PROJECT_IN_USE"),
+)
+async def delete_project(identity: IdentityService, change: Change, project: str) -> Response:
+    """Its pipelines, triggers, secrets and uploads are deleted with it, within minutes. Its ended runs stay, for
+    operators and admins.
+
+    Errors: ``PROJECT_IN_USE``: it is the default project, has runs that have not ended, or agents are bound to it.
+    """
+    gone = await change(lambda tx, by: identity.projects.delete(tx, by, project))
+    return envelope({"projectId": gone.id, "name": gone.name})
+
+
+@router.get(
+    "/projects/{project}/members",
+    dependencies=[allow("project.read")],  # the use case checks the project
+    summary="List the members of a project",
+    responses=enveloped_list(shown.MemberInfo) | errors("PROJECT_NOT_FOUND"),
+)
+async def list_project_members(
+    caller: Caller, identity: IdentityService, database: Database, paging: ArcentraPaged, project: str
+) -> Response:
+    """By name, with their roles. Errors: ``PROJECT_NOT_FOUND``, also for non-members."""
+    found, total = await database.read(
+        lambda conn: identity.projects.members(conn, caller, project, page=paging.page, limit=paging.limit)
+    )
+    return envelope(listed([member_json(user) for user in found], paging, total))
 
 
 @router.put(

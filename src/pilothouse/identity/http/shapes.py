@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pilothouse.identity.model import AuditRecord, LoginInfo, Project, TokenInfo, User
+from pilothouse.identity.model import AuditRecord, LoginInfo, Project, Tenant, TokenInfo, User
 from pilothouse.wire.times import rfc3339
 
 
@@ -77,8 +77,31 @@ def project_json(project: Project, members: int | None = None) -> dict[str, Any]
         "name": project.name,
         "description": project.description,
         "isDefault": project.is_default,
+        "tenantId": project.tenant,
         "members": [{"userId": id, "username": name} for id, name in shown],
         "membersCount": len(project.members),
         "createdAt": project.created_at // 1000,
         "updatedAt": project.updated_at // 1000,
+    }
+
+
+def tenant_json(tenant: Tenant, projects: int) -> dict[str, Any]:
+    """A tenant, and how many of its projects the caller sees."""
+    return {
+        "tenantId": tenant.id,
+        "name": tenant.name,
+        "description": tenant.description,
+        "projectsCount": projects,
+        "createdAt": tenant.created_at // 1000,
+        "updatedAt": tenant.updated_at // 1000,
+    }
+
+
+def member_json(user: User) -> dict[str, Any]:
+    """A member of a project."""
+    return {
+        "userId": user.id,
+        "username": user.username,
+        "role": user.role.value,
+        "active": user.active,
     }

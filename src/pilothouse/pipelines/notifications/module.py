@@ -24,8 +24,10 @@ WORKERS = 4
 
 @dataclass(frozen=True, slots=True)
 class NotificationSettings:
-    """``mail`` None: no e-mail; ``allowed``: addresses besides public ones; ``schemes``: further ones of chat."""
+    """``enabled`` False: nobody is told; ``mail`` None: no e-mail; ``allowed``: addresses besides public ones;
+    ``schemes``: further ones of chat."""
 
+    enabled: bool = True
     mail: MailServer | None = None
     allowed: tuple[str, ...] = ()
     schemes: tuple[str, ...] = ()
@@ -44,7 +46,8 @@ def notifications(core: Core, settings: NotificationSettings) -> NotificationPar
     """Provides :class:`Notifications`, :class:`NotificationRounds`, :class:`Sender`."""
     wake = asyncio.Event()
     service = Notifications(core.service(Identity), core.journal, core.server_id, settings.retries, wake.set)
-    core.service(Starts).tell("pipeline", service.expect)
+    if settings.enabled:
+        core.service(Starts).tell("pipeline", service.expect)
     pool = Pool(JOBS, workers=WORKERS)
     deliver = Deliverer(
         core.storage, core.service(Secrets), pool, settings.mail, settings.allowed, settings.schemes
@@ -57,6 +60,8 @@ def notifications(core: Core, settings: NotificationSettings) -> NotificationPar
         """Cancels what is under way, which ends the processes that work on it; idle ones end with the server."""
         sending.stop()
 
+    if not settings.enabled:
+        return NotificationParts((), stop)
     return NotificationParts(
         (
             Periodic(

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from pilothouse.wire.rest.base import Answer, Count, Id, Seconds
-from pilothouse.wire.rest.bodies import Body, GivenReference, Name, Text
+from pilothouse.wire.rest.bodies import MAX_REFERENCE, NO_NUL, Body, GivenReference, Name, Text
 from pilothouse.wire.rest.users import MAX_MEMBERS, RoleName
+
+TenantId = Annotated[str, StringConstraints(pattern=NO_NUL, max_length=MAX_REFERENCE)]
 
 
 class CreateProject(Body):
-    """``members`` are ids or names of users."""
+    """``members`` are ids or names of users; ``tenantId``: of the tenant that the project belongs to."""
 
     name: Name
     description: Text = ""
     members: list[GivenReference] = Field(default_factory=list, max_length=MAX_MEMBERS)
+    tenantId: TenantId = ""
 
     example: ClassVar[Any] = {"name": "shop", "description": "The web shop"}
 
 
 class UpdateProject(Body):
-    """The fields to change."""
+    """The fields to change; ``tenantId`` empty: it belongs to none."""
 
     name: Name | None = None
     description: Text | None = None
+    tenantId: TenantId | None = None
 
     example: ClassVar[Any] = {"description": "The web shop and its stock"}
 
@@ -44,6 +48,7 @@ class Project(Answer):
     name: str
     description: str
     isDefault: bool
+    tenantId: str
     members: list[Member]
     membersCount: Count
     createdAt: Seconds
@@ -54,10 +59,36 @@ class Project(Answer):
         "name": "shop",
         "description": "The web shop",
         "isDefault": False,
+        "tenantId": "",
         "members": [{"userId": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a", "username": "john.doe"}],
         "membersCount": 1,
         "createdAt": 1769857800,
         "updatedAt": 1769857800,
+    }
+
+
+class ProjectDeleted(Answer):
+    """The project that was deleted."""
+
+    projectId: Id
+    name: str
+
+    example: ClassVar[Any] = {"projectId": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718c", "name": "shop"}
+
+
+class MemberInfo(Answer):
+    """A member of a project, with their role."""
+
+    userId: Id
+    username: str
+    role: RoleName
+    active: bool
+
+    example: ClassVar[Any] = {
+        "userId": "01980f3e-5c2a-7c1e-9b7a-0d4e5f60718a",
+        "username": "john.doe",
+        "role": "user",
+        "active": True,
     }
 
 
