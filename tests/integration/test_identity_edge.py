@@ -23,6 +23,7 @@ RAISED = {
     "expired": CursorExpired("too old"),
     "invalid": CursorInvalid("no cursor"),
     "bug": RuntimeError("the secret is hunter2-inside"),
+    "type": TypeError("the secret is hunter2-inside"),
 }
 
 
@@ -77,6 +78,7 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
         ("GET", "/fail/expired", 410, "CURSOR_EXPIRED"),
         ("GET", "/fail/invalid", 400, "CURSOR_INVALID"),
         ("GET", "/fail/bug", 500, "INTERNAL_ERROR"),
+        ("GET", "/fail/type", 500, "INTERNAL_ERROR"),
     ],
 )
 async def test_error_bodies(stack: Stack, method: str, path: str, status: int, code: str) -> None:

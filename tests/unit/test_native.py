@@ -34,6 +34,7 @@ def test_a_project_and_a_secret() -> None:
         "name": "shop",
         "description": "",
         "default": True,
+        "tenant_id": "",
         "members": [{"id": "u", "username": "ann"}],
         "created_at": "1970-01-01T00:00:01Z",
     }

@@ -18,8 +18,9 @@ SECRET_VARIABLES = (
     "PILOT_ADMIN_PASSWORD",
     "PILOT_DATABASE_URL",
     "PILOT_S3_SECRET_KEY",
+    "PILOT_SMTP_PASSWORD",
 )
-"""Environment variables that steps must not be able to read; the last three are settings of servers."""
+"""Environment variables that steps must not be able to read; the last four are settings of servers."""
 
 MAX_TOKEN = 4096
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/([0-9]+)")

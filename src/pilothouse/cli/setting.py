@@ -31,18 +31,25 @@ async def list_settings(
 
 async def set_settings(
     session: Session,
-    values: Annotated[list[str], typer.Argument(metavar="NAME=VALUE…", help="Settings and their values.")],
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SETTING", help="Name and value (NAME=VALUE); repeatable."),
+    ] = None,
 ) -> None:
     """Change settings at once, for all servers of the database, until they are reset."""
+    if not values:
+        raise UsageError("name a setting and its value: ratelimit_default=200/minute")
     changes = dict(_pair(each) for each in values)
     await _change(session, changes, "changed")
 
 
 async def reset(
     session: Session,
-    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Names of settings.")],
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Names of settings.")] = None,
 ) -> None:
     """Undo changes: the values of the server's start are in force again."""
+    if not names:
+        raise UsageError("name a setting; those that were changed: pilot setting list")
     await _change(session, dict.fromkeys(names), "reset")
 
 

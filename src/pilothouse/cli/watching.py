@@ -58,7 +58,10 @@ def _opens_gate(event: Event) -> bool:
 
 
 async def _with_message(client: PilotClient, event: Event, *, transient: bool) -> Event:
-    """A gate that opens with what it waits for (``waits_for``), which the gate alone says."""
+    """A gate that opens with what it waits for (``waits_for``), which the gate alone says.
+
+    ``transient``: the user who watches decides, whoever else may.
+    """
     from dataclasses import replace
 
     from pilothouse.client import ApiProblem
@@ -67,7 +70,7 @@ async def _with_message(client: PilotClient, event: Event, *, transient: bool) -
         gate = await client.gates.get(event.data["step_run_id"])
     except ApiProblem:
         return event
-    waits = gate.get("waits_for") or gate["message"]
+    waits = gate["message"] if transient else gate.get("waits_for") or gate["message"]
     return replace(event, data={**event.data, "waits_for": waits, "transient": transient})
 
 

@@ -101,7 +101,7 @@ def translate(error: Exception) -> Refusal:
             return busy
         case IntegrityError():
             return Refusal.of("CONFLICT", "Something else was changed at the same time; try again")
-        case UnicodeEncodeError() | orjson.JSONEncodeError():
+        case UnicodeEncodeError() | TypeError() if _no_unicode(error):
             return Refusal.of("VALIDATION_FAILED", "A text is not valid Unicode")
         case DataError():
             return Refusal.of("VALIDATION_FAILED", "A value cannot be stored")
@@ -121,9 +121,20 @@ def install_handlers(app: FastAPI) -> None:
             error.headers = {"Allow": ", ".join(_allowed(app, connection.scope["path"]))}
         return respond(connection.scope, translate(error))
 
-    invalid = (RequestValidationError, HTTPException, UnicodeEncodeError, orjson.JSONEncodeError)
+    async def handle_type_error(connection: HTTPConnection, error: Exception) -> Response:
+        if not _no_unicode(error):
+            raise error
+        return await handle(connection, error)
+
+    invalid = (RequestValidationError, HTTPException, UnicodeEncodeError)
     for kind in (*EXPECTED, *invalid, OperationalError, IntegrityError, DataError):
         app.add_exception_handler(kind, handle)
+    app.add_exception_handler(TypeError, handle_type_error)
+
+
+def _no_unicode(error: Exception) -> bool:
+    """Whether a text has half of a surrogate pair, for which orjson raises a TypeError like any other."""
+    return isinstance(error, UnicodeEncodeError) or "surrogates not allowed" in str(error)
 
 
 def _allowed(app: FastAPI, path: str) -> list[str]:
