@@ -14,7 +14,9 @@ from sqlalchemy import Connection, event, func, insert, select, text
 
 import pilothouse.server.graph  # noqa: F401  every package's tables
 from pilothouse.blobs import store as blob_store
+from pilothouse.engine import run_counts
 from pilothouse.engine import store as engine_store
+from pilothouse.engine.run_counts import RunCounts
 from pilothouse.fleet import store as fleet_store
 from pilothouse.secrets import store as secret_store
 from pilothouse.storage import Database, StorageTooNew, metadata, migrations
@@ -63,6 +65,32 @@ def test_secrets_of_before_they_had_ids_are_kept(backend: Backend) -> None:
         ("p1", "p1", "B", b"sealed"),
     ]
     assert len({row.id for row in rows} - {""}) == 2
+    database.close()
+
+
+def test_runs_of_before_they_were_counted_count(backend: Backend) -> None:
+    database = Database(backend.create(migrated=False))
+    upgrade(database, "0025")
+    texts = [
+        column.name for column in engine_store.runs.c if not column.nullable and column.server_default is None
+    ]
+    row = {name: 0 if name.endswith("_at") else "" for name in texts}
+    ended = [
+        ("p1", "succeeded"),
+        ("p1", "failed"),
+        ("p1", "failed"),
+        ("p1", "cancelled"),
+        ("p2", "running"),
+        ("", "failed"),
+    ]
+    with database.write_engine.begin() as conn:
+        for number, (pipeline, status) in enumerate(ended):
+            values = {**row, "id": f"run-{number}", "pipeline_id": pipeline, "status": status}
+            conn.execute(engine_store.runs.insert().values(values))
+    upgrade(database)
+    with database.read() as conn:
+        counted = run_counts.of_pipelines(conn, ["p1", "p2", ""])
+    assert counted == {"p1": RunCounts(4, 1, 2, "cancelled"), "p2": RunCounts(1, 0, 0, "running")}
     database.close()
 
 

@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 
 import orjson
 import pytest
+from sqlalchemy import select
 from uuid_utils import uuid7
 
 from pilothouse.access.model import SYSTEM, Principal
-from pilothouse.engine import model, store
+from pilothouse.engine import model, run_counts, store
 from pilothouse.engine.dispatch import Dispatcher
 from pilothouse.engine.gates.model import Gate
 from pilothouse.engine.gates.service import Gates
@@ -203,6 +204,20 @@ class Kernel:
             ]
             assert stored.version == kept.version
         check_statuses(self.database, self.entries())
+        self._check_counts()
+
+    def _check_counts(self) -> None:
+        """Runs have been counted as they are stored."""
+        with self.database.read() as conn:
+            stored: dict[str, list[str]] = {}
+            for run in conn.execute(select(store.runs).order_by(store.runs.c.id)):
+                if run.pipeline_id:
+                    stored.setdefault(run.pipeline_id, []).append(run.status)
+            counted = run_counts.of_pipelines(conn, list(stored))
+        assert counted == {
+            pipeline: run_counts.RunCounts(len(runs), runs.count("succeeded"), runs.count("failed"), runs[-1])
+            for pipeline, runs in stored.items()
+        }
 
     async def restart(self) -> Kernel:
         """Replace the server on the same database; its agents' connections are closed."""

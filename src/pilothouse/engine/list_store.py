@@ -60,23 +60,6 @@ def count_jobs(conn: Connection, rows: Iterable[Row[Any]]) -> dict[str, dict[str
     return {run_id: counts.shown() for run_id, counts in found.items()}
 
 
-def pipeline_counts(conn: Connection, pipeline_id: str) -> dict[str, Any]:
-    """The numbers of a pipeline's runs, succeeded and failed runs, and the status of the newest."""
-    grouped = (
-        select(runs.c.status, func.count()).where(runs.c.pipeline_id == pipeline_id).group_by(runs.c.status)
-    )
-    counts: dict[str, int] = dict(conn.execute(grouped).all())
-    newest = (
-        select(runs.c.status).where(runs.c.pipeline_id == pipeline_id).order_by(runs.c.id.desc()).limit(1)
-    )
-    return {
-        "total": sum(counts.values()),
-        "succeeded": counts.get(Status.SUCCEEDED.value, 0),
-        "failed": counts.get(Status.FAILED.value, 0),
-        "newest": conn.execute(newest).scalar_one_or_none() or "",
-    }
-
-
 def count_unfinished(conn: Connection, project: str, most: int) -> int:
     """The number of the project's runs that have not ended, counted up to ``most``."""
     some = select(runs.c.id).where(runs.c.project == project, runs.c.finished_at == 0).limit(most)

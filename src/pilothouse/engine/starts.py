@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from pilothouse.access.errors import require
 from pilothouse.access.model import Principal
 from pilothouse.access.quotas import DEFAULTS, Quotas, check_quota
-from pilothouse.engine import store
+from pilothouse.engine import run_counts, store
 from pilothouse.engine.concurrency import Groups
 from pilothouse.engine.list_store import count_unfinished
 from pilothouse.engine.model import Run
@@ -78,6 +78,7 @@ class Starts:
         group = self._groups.check_run(tx, run) if run.graph.concurrency else ""
         run.recount()
         store.insert_run(tx.conn, run, graph)
+        run_counts.begun(tx.conn, run)
         self._runs.adopt(tx, run)
         if (started := self._watchers.get(run.kind)) is not None:
             started(tx, run)

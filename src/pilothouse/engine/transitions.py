@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from pilothouse.engine import graph_store, store
+from pilothouse.engine import graph_store, run_counts, store
 from pilothouse.engine.cleanup import cancel_alone
 from pilothouse.engine.decisions import (
     CheckGate,
@@ -217,11 +217,13 @@ class Transitions:
         The job goes on in its workspace, if an agent has one.
         """
         previous = run.status
+        run_counts.reopened(tx.conn, run)
         goes_on = bool(step.index and job.agent_id)
+        dependents = depending(run, {job.name})
+        again = [one for one in run.jobs if one.name in dependents and one.status.over and one is not job]
+        before = [(one, one.status) for one in (job, *again)]
         self._restart_steps(tx, run, job, first=step.index if goes_on else 0)
         _reset(tx, job, fresh=not goes_on)
-        dependents = depending(run, {job.name})
-        again = [one for one in run.jobs if one.name in dependents and one.status.over]
         for other in again:
             self._restart_steps(tx, run, other, first=0)
             _reset(tx, other, fresh=True)
@@ -243,6 +245,11 @@ class Transitions:
             by_id=by_id,
             **run_standing(run),
         )
+        for one, ended in before:
+            reason = "the run was opened again"
+            self.records.append(
+                tx, run, entries.JOB_WAITING, one, previous=ended, reason=reason, **job_standing(run, one)
+            )
 
     def _restart_steps(self, tx: Tx, run: Run, job: Job, first: int) -> None:
         """Reset the steps from this one on, and those in the background, which ended with their job."""
@@ -346,6 +353,7 @@ class Transitions:
         previous, run.status, run.reason, run.finished_at = run.status, status, reason, tx.now
         run.agenda.clear()
         store.save(tx.conn, run)
+        run_counts.ended(tx.conn, run)
         self.records.append(
             tx,
             run,

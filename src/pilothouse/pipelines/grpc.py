@@ -45,7 +45,7 @@ from pilothouse.pipelines.rights import allowed
 from pilothouse.pipelines.service import Pipelines
 from pilothouse.pipelines.specs import Save, Specs
 from pilothouse.pipelines.specs_of_messages import SpecMessages
-from pilothouse.pipelines.views import pipeline_detail, status_words
+from pilothouse.pipelines.views import pipeline_detail, pipeline_details, status_words
 from pilothouse.storage import Tx
 from pilothouse.wire import entries
 from pilothouse.wire.pipeline.v1 import pipeline_pb2 as pb
@@ -182,7 +182,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServiceServicer):
                 page=page.page,
                 size=page.limit,
             )
-            shown = [pipeline_message(pipeline_detail(conn, pipeline)) for pipeline in found]
+            shown = [pipeline_message(detail) for detail in pipeline_details(conn, found)]
             return pb.ListPipelinesResponse(pipelines=shown, **_page(page, total))
 
         return await self._calls.storage.read(show)

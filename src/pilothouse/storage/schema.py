@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, text
 
 from pilothouse.storage.database import Database
 
-NEWEST = "0025"
+NEWEST = "0026"
 """The newest revision in ``migrations/versions``; ``tools/new_migration.py`` writes it."""
 
 _TABLE = "alembic_version"

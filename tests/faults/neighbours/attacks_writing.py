@@ -253,7 +253,7 @@ async def triggers(ground: Ground) -> None:
     found = await ground.client.ask("GET", f"triggers?pipeline={ground.kept['ping']}&limit=100", token)
     ground.count(found.outcome)
     ids = [one["id"] for one in _detail(found.body).get("triggers", ())] if found.status == 200 else []
-    asked = (f"triggers/{id}/{word}" for id in ids[:4] for word in ("disable", "enable", "run"))
+    asked = (f"triggers/{id}/{word}" for id in ids[:10] for word in ("disable", "enable", "run"))
     await all_of((ground.ask("POST", path, ground.token("user")) for path in asked), 6)
 
 

@@ -51,6 +51,7 @@ RUN_TYPES = frozenset(
         entries.RUN_CREATED,
         entries.RUN_WAITING,
         entries.RUN_STARTED,
+        entries.RUN_REOPENED,
         entries.RUN_PAUSED,
         entries.RUN_RESUMED,
         entries.RUN_COMPLETED,
@@ -141,7 +142,7 @@ def job_status(entry: Entry) -> pb.StreamJobStatusResponse | None:
     """The state of a job when its status or that of one of its attempts changes."""
     body = entry.body
     if entry.type == entries.JOB_WAITING:
-        status = previous = "pending"
+        status, previous = "pending", body.get("previous", "pending")
     elif entry.type == entries.JOB_STARTED:
         status, previous = "running", body["previous"]
     elif entry.type == entries.JOB_COMPLETED:
@@ -204,12 +205,12 @@ def present_job(run: Run, job: Job) -> pb.StreamJobStatusResponse:
 def run_status(entry: Entry) -> pb.StreamPipelineStatusResponse | None:
     """The state of a run when its status or that of one of its jobs changes."""
     body = entry.body
-    own = "job_id" not in body
+    own = "job_id" not in body or entry.type == entries.RUN_REOPENED  # which names the job and the step
     if entry.type == entries.RUN_CREATED:
         status, previous = "pending", ""
     elif entry.type == entries.RUN_WAITING:
-        status = previous = "pending"
-    elif entry.type == entries.RUN_STARTED:
+        status, previous = "pending", body.get("previous", "pending")
+    elif entry.type in (entries.RUN_STARTED, entries.RUN_REOPENED):
         status, previous = "running", body["previous"]
     elif entry.type == entries.RUN_PAUSED:
         status, previous = PAUSED, "running"

@@ -20,7 +20,7 @@ from pilothouse.pipelines.git.definitions import GitDefinitions
 from pilothouse.pipelines.http.large_bodies import SpecRoute
 from pilothouse.pipelines.http.services import GitService, PipelineService
 from pilothouse.pipelines.rights import allowed
-from pilothouse.pipelines.views import pipeline_detail, status_words
+from pilothouse.pipelines.views import pipeline_detail, pipeline_details, status_words
 from pilothouse.storage import Tx
 from pilothouse.wire.rest import pipelines as shown
 from pilothouse.wire.rest.pipelines import CreatePipeline, UpdatePipeline
@@ -83,7 +83,7 @@ async def list_pipelines(
     """
     projects = caller.among
 
-    def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
+    def read(conn: Connection) -> Response:
         found, total = store.list_pipelines(
             conn,
             projects=projects,
@@ -94,10 +94,10 @@ async def list_pipelines(
             page=paging.page,
             size=paging.limit,
         )
-        return [pipeline_detail(conn, pipeline) for pipeline in found], total
+        # Encoded here, in the thread: a page of pipelines with much metadata has some hundred KiB.
+        return envelope(listed(pipeline_details(conn, found), paging, total))
 
-    views, total = await database.read(read)
-    return envelope(listed(views, paging, total))
+    return await database.read(read)
 
 
 @router.get(
