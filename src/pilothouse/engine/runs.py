@@ -19,7 +19,8 @@ from pilothouse.engine.model import Attempt, Job, Run, Step
 from pilothouse.engine.version_store import run_version, set_run_version
 from pilothouse.storage import Storage, Tx
 
-MAX_KEPT = 512
+MAX_KEPT, MAX_STEPS = 512, 40_000
+"""Runs in the cache, and the steps of all of them: a step with its job takes about two KiB."""
 
 
 @dataclass(slots=True)
@@ -37,6 +38,8 @@ class RunCache:
 
     def __init__(self, storage: Storage) -> None:
         self._kept: OrderedDict[str, Run] = OrderedDict()
+        self._steps: dict[str, int] = {}
+        self._total = 0
         self._unverified: set[str] = set()
         self._counted: tuple[Tx | None, set[str]] = (None, set())
         self._shared = storage.shared
@@ -78,13 +81,17 @@ class RunCache:
     def _keep(self, tx: Tx, run: Run) -> None:
         tx.on_rollback(lambda: self._drop(run.id))
         self._unverified.discard(run.id)
+        if run.id not in self._kept:
+            self._steps[run.id] = sum(len(job.steps) for job in run.jobs)
+            self._total += self._steps[run.id]
         self._kept[run.id] = run
         self._kept.move_to_end(run.id)
-        if len(self._kept) > MAX_KEPT:
+        while len(self._kept) > MAX_KEPT or (self._total > MAX_STEPS and len(self._kept) > 1):
             self._drop(next(iter(self._kept)))
 
     def _drop(self, run_id: str) -> None:
-        self._kept.pop(run_id, None)
+        if self._kept.pop(run_id, None) is not None:
+            self._total -= self._steps.pop(run_id)
         self._unverified.discard(run_id)
 
     def _mark_unverified(self) -> None:
