@@ -22,7 +22,7 @@ LEAVES_A_CHILD = "sleep 1000 & echo $! > {}; {}"
 def timed(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", str(SCRIPT), *words],
-        env={**os.environ, **environment},
+        env={name: value for name, value in os.environ.items() if name != "TIMED_FACTOR"} | environment,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
