@@ -56,3 +56,15 @@ def test_a_spec_that_an_older_release_stored_gives_the_same_graph(message: dict[
     spec = spec_from_json(message).spec
     stored = orjson.loads(orjson.dumps(spec_to_json(spec)))
     assert from_spec(stored) == compile_spec(spec)
+
+
+def test_steps_know_the_target_of_their_job() -> None:
+    target = "{type: k8s, config: {cluster: prod, replicas: 3, zones: [a, b]}}"
+    steps = "steps: [{name: s, uses: dummy}]"
+    text = f"jobs: [{{name: a, target: {target}, env: {{A: b}}, {steps}}}, {{name: b, {steps}}}]"
+    first, second = compile_spec(parse_spec(text).spec).jobs
+    known = dict(first.env)
+    config = orjson.loads(known.pop("PILOT_TARGET"))
+    assert config == {"cluster": "prod", "replicas": 3, "zones": ["a", "b"]}
+    assert known == {"A": "b", "PILOT_TARGET_TYPE": "k8s"}
+    assert second.env == {}

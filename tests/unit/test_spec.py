@@ -258,9 +258,9 @@ def test_what_this_release_does_not_do_is_refused_or_warned_of() -> None:
         ("runtime.image", 1, 32),
         ("jobs[0].approval.type", 6, 38),
     }
-    plain = "triggers: [{type: webhook}]\njobs: [{name: a, target: {type: k8s}, steps: [%s]}]\n"
+    plain = "triggers: [{type: webhook}]\njobs: [{name: a, triggers: [{type: webhook}], steps: [%s]}]\n"
     step = '{name: s, uses: shell, args: {command: "true"}}'
     assert [warning.describe("f") for warning in parse_spec(plain % step).warnings] == [
         "f:1:12: warning: triggers of type webhook have no effect in this release",
-        "f:2:26: warning: target of job 'a' has no effect in this release",
+        "f:2:26: warning: triggers of job 'a' have no effect in this release",
     ]

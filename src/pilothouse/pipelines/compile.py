@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import orjson
+
 from pilothouse.engine import graph
 from pilothouse.engine.gates.model import CHILD_RUN, HOLD, WINDOW
 from pilothouse.engine.graph import Graph
@@ -9,7 +11,7 @@ from pilothouse.expressions import secret_names
 from pilothouse.pipelines.spec.approvals import is_required, name_of_step
 from pilothouse.pipelines.spec.canonical import triggers_to_json
 from pilothouse.pipelines.spec.inputs import inputs_of
-from pilothouse.pipelines.spec.model import Job, Retry, Source, SourceAuth, Spec, Step
+from pilothouse.pipelines.spec.model import Job, Retry, Source, SourceAuth, Spec, Step, Target
 from pilothouse.pipelines.spec.notifications import notifications_of
 from pilothouse.wire.durations import parse_duration
 
@@ -41,7 +43,7 @@ def _job(job: Job) -> graph.Job:
         name=job.name,
         steps=(*((_approval(job),) if is_required(job) else ()), *map(_step, job.steps)),
         depends_on=job.depends_on,
-        env=job.env,
+        env={**_target(job.target), **job.env},
         when=job.when,
         timeout=job.timeout_seconds,
         queue_timeout=job.queue_timeout_seconds,
@@ -50,6 +52,13 @@ def _job(job: Job) -> graph.Job:
         concurrency=job.concurrency,
         source=_source(job.source),
     )
+
+
+def _target(target: Target | None) -> dict[str, str]:
+    """What the steps of a job know of its target."""
+    if target is None:
+        return {}
+    return {"PILOT_TARGET_TYPE": target.type, "PILOT_TARGET": orjson.dumps(target.config).decode()}
 
 
 def _approval(job: Job) -> graph.Step:

@@ -152,7 +152,9 @@ _JOB = (
         required=True,
         most=MAX_STEPS,
     ),
-    Field("target", "message", "a [Target](#target); warned of", of="Target"),
+    Field(
+        "target", "message", "what the job deploys to: a [Target](#target), which its steps know", of="Target"
+    ),
     Field("notify", "message", "whom to tell how the job has ended: a [Notify](#notify)", of="Notify"),
     Field("triggers", "messages", "a list of [Trigger](#trigger); warned of", of="Trigger"),
     Field("dependsOn", "texts", "list of jobs that must end before this one starts; no cycles"),
@@ -437,7 +439,10 @@ _APPROVAL_PARAMS = (
     Field("timeout", "duration", "a [duration](#durations) after which it expires; default: no limit"),
 )
 
-_TARGET = (Field("type", "text", "kept"), Field("config", "struct", "anything; kept"))
+_TARGET = (
+    Field("type", "text", "in the steps' environment as `PILOT_TARGET_TYPE`"),
+    Field("config", "struct", "anything; in the steps' environment as `PILOT_TARGET`, in JSON"),
+)
 
 _NOTIFY = (
     Field("onSuccess", "message", "when it has succeeded: a [NotifyItem](#notifyitem)", of="NotifyItem"),

@@ -59,7 +59,6 @@ def _warn(spec: Spec, root: Node, problems: Problems) -> None:
                 path = f"jobs[{index}].steps[{number}].retry"
                 message = "an approval is not tried again: what was decided is final"
                 problems.warn(mark_at(root, "jobs", index, "steps", number, "retry"), path, message)
-        for name in ("target", "triggers"):
-            if getattr(job, name):
-                message = f"{name} of job {job.name!r} has no effect in this release"
-                problems.warn(mark_at(root, "jobs", index, name), f"jobs[{index}].{name}", message)
+        if job.triggers:
+            message = f"triggers of job {job.name!r} have no effect in this release"
+            problems.warn(mark_at(root, "jobs", index, "triggers"), f"jobs[{index}].triggers", message)
