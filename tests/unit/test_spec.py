@@ -262,5 +262,5 @@ def test_what_this_release_does_not_do_is_refused_or_warned_of() -> None:
     step = '{name: s, uses: shell, args: {command: "true"}}'
     assert [warning.describe("f") for warning in parse_spec(plain % step).warnings] == [
         "f:1:12: warning: triggers of type webhook have no effect in this release",
-        "f:2:26: warning: triggers of job 'a' have no effect in this release",
+        "f:2:28: warning: triggers of job 'a' have no effect in this release",
     ]
