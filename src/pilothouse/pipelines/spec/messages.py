@@ -8,21 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pilothouse.pipelines.spec import model
+from pilothouse.pipelines.spec import model, notify_fields, trigger_fields
 from pilothouse.pipelines.spec.fields import Field, Message
 from pilothouse.wire.bounds import MAX_APPROVALS, MAX_APPROVERS
 
 MAX_JOBS = 1000
 MAX_STEPS = 1000
-MAX_TRIGGERS = 20
-MAX_INPUTS = 100
-MAX_CHOICES = 100
-TRIGGERS = ("manual", "cron", "event", "webhook")
-EVENTS = ("run.created", "run.started", "run.completed")
-FINAL = ("succeeded", "failed", "cancelled")
-INPUT_TYPES = ("string", "boolean", "number", "choice")
-MAX_RECIPIENTS = 20
-PLUGINS = ("webhook", "email", "chat")
 MAX_CHECKOUT_DEPTH = 2**31 - 1  # what the gRPC message holds
 SOURCES = ("", "git")
 _REFERENCE = r'\s*\$\{\{\s*secrets(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[A-Za-z0-9_.-]+"\])\s*\}\}\s*'
@@ -54,7 +45,7 @@ _SPEC = (
         "messages",
         "a list of [Trigger](#trigger), at most 20: what starts runs of the saved spec",
         of="Trigger",
-        most=MAX_TRIGGERS,
+        most=trigger_fields.MAX_TRIGGERS,
     ),
     Field(
         "checkout",
@@ -282,97 +273,6 @@ _RESOURCES = (
     Field("memoryLimit", "text", "kept"),
 )
 
-_TRIGGER = (
-    Field(
-        "type",
-        "choice",
-        "`manual`, `cron` or `event`; `webhook` is warned of: it has no effect yet. Required",
-        required=True,
-        expected="one of manual, cron, event",
-        options=TRIGGERS,
-        default="webhook",
-    ),
-    Field(
-        "options",
-        "struct",
-        "[ManualOptions](#manualoptions), [CronOptions](#cronoptions) or [EventOptions](#eventoptions); of "
-        "`webhook` anything",
-    ),
-    Field("name", "text", "a name of its own; with it the trigger stays the same when its options change"),
-)
-
-_MANUAL_OPTIONS = (
-    Field(
-        "inputs",
-        "messages",
-        "a list of [Input](#input), at most 100: the only variables that a run can be given",
-        of="Input",
-        most=MAX_INPUTS,
-    ),
-)
-
-_INPUT = (
-    Field(
-        "name",
-        "text",
-        "a letter or `_`, then letters, digits, `_`, `-`; 128 in all; none of the spec's `variables`. Required",
-        required=True,
-        expected="a letter or _, then letters, digits, _ or -",
-        pattern=r"[A-Za-z_][A-Za-z0-9_-]{0,127}",
-    ),
-    Field(
-        "type",
-        "choice",
-        "`string` (default), `boolean` (`true` or `false`), `number` or `choice`",
-        options=INPUT_TYPES,
-        default="string",
-    ),
-    Field("description", "text", "kept"),
-    Field("default", "text", "the value if none is given; without it every run must be given one"),
-    Field("choices", "texts", "of `choice`: the values that are allowed, 1 to 100"),
-)
-
-_CRON_OPTIONS = (
-    Field(
-        "schedule",
-        "text",
-        "five fields: minute, hour, day of the month, month, day of the week, such as `0 3 * * MON-FRI`. Required",
-        required=True,
-        expected="five fields, such as 0 3 * * MON-FRI",
-    ),
-    Field("timezone", "text", "a name of the IANA database, such as `Europe/Berlin`; default: `UTC`"),
-    Field(
-        "startingDeadline",
-        "duration",
-        "a [duration](#durations) up to `24h`: how late a run may start; default: `1h`",
-        zero=True,
-    ),
-    Field("variables", "text_map", "the variables of its runs"),
-)
-
-_EVENT_OPTIONS = (
-    Field(
-        "events",
-        "texts",
-        "entry types: `run.created`, `run.started`, `run.completed`; at least one. Required",
-        required=True,
-        options=EVENTS,
-    ),
-    Field(
-        "pipeline",
-        "text",
-        "name or id of a pipeline of the same project: only events of its runs; default: those of every other "
-        "pipeline",
-    ),
-    Field(
-        "statuses",
-        "texts",
-        "of `run.completed`: `succeeded`, `failed`, `cancelled`; default: any",
-        options=FINAL,
-    ),
-    Field("variables", "text_map", "the variables of its runs"),
-)
-
 _SOURCE = (
     Field("type", "text", "`git` (default); anything else is refused", offered=SOURCES),
     Field(
@@ -444,83 +344,6 @@ _TARGET = (
     Field("config", "struct", "anything; in the steps' environment as `PILOT_TARGET`, in JSON"),
 )
 
-_NOTIFY = (
-    Field("onSuccess", "message", "when it has succeeded: a [NotifyItem](#notifyitem)", of="NotifyItem"),
-    Field(
-        "onFailure",
-        "message",
-        "when it has failed or timed out: a [NotifyItem](#notifyitem)",
-        of="NotifyItem",
-    ),
-)
-
-_NOTIFY_ITEM = (
-    Field(
-        "plugin",
-        "choice",
-        "`webhook`, `email` or `chat`: see [notifications](notifications.md). Required",
-        required=True,
-        expected="one of " + ", ".join(PLUGINS),
-        options=PLUGINS,
-        default="webhook",
-    ),
-    Field("action", "text", "`send` (default)", offered=("", "send")),
-    Field(
-        "params",
-        "struct",
-        "[WebhookParams](#webhookparams), [EmailParams](#emailparams) or [ChatParams](#chatparams). Required",
-    ),
-)
-
-_NAME_IN_PROJECT = r"[A-Za-z_][A-Za-z0-9_-]{0,127}"
-_WEBHOOK_URL = (
-    r"https?://(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?(?:[/?][!-~]{0,2000})?"
-)
-_LABEL = "[A-Za-z0-9][A-Za-z0-9-]{0,62}"
-_EMAIL = rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]{{1,64}}@{_LABEL}(?:\.{_LABEL}){{0,9}}"
-
-_WEBHOOK_PARAMS = (
-    Field(
-        "url",
-        "text",
-        "where to send it: `https://host/path`, or `http://`; without user name and password. Required",
-        required=True,
-        expected="an address such as https://hooks.example.org/pilot",
-        pattern=_WEBHOOK_URL,
-    ),
-    Field(
-        "secret",
-        "text",
-        "the name of the [secret](#secrets) with which it is signed, such as `whsec_…`. Required",
-        required=True,
-        expected="the name of a secret of the project",
-        pattern=_NAME_IN_PROJECT,
-    ),
-)
-
-_EMAIL_PARAMS = (
-    Field(
-        "to",
-        "texts",
-        "addresses, 1 to 20. Required",
-        required=True,
-        expected="a list of addresses such as ops@example.org",
-        pattern=_EMAIL,
-        most=MAX_RECIPIENTS,
-    ),
-)
-
-_CHAT_PARAMS = (
-    Field(
-        "secret",
-        "text",
-        "the name of the [secret](#secrets) that holds the address, such as `slack://…`. Required",
-        required=True,
-        expected="the name of a secret of the project",
-        pattern=_NAME_IN_PROJECT,
-    ),
-)
-
 MESSAGES: Mapping[str, Message] = {
     message.name: message
     for message in (
@@ -534,20 +357,20 @@ MESSAGES: Mapping[str, Message] = {
         Message("Runtime", "the runtime", model.Runtime, _RUNTIME),
         Message("Resources", "the resources", model.Resources, _RESOURCES),
         Message("Concurrency", "the concurrency", model.Concurrency, _CONCURRENCY),
-        Message("Trigger", "the trigger", model.Trigger, _TRIGGER),
-        Message("ManualOptions", "the manual trigger", dict, _MANUAL_OPTIONS),
-        Message("Input", "the input", dict, _INPUT),
-        Message("CronOptions", "the cron trigger", dict, _CRON_OPTIONS),
-        Message("EventOptions", "the event trigger", dict, _EVENT_OPTIONS),
+        Message("Trigger", "the trigger", model.Trigger, trigger_fields.TRIGGER),
+        Message("ManualOptions", "the manual trigger", dict, trigger_fields.MANUAL_OPTIONS),
+        Message("Input", "the input", dict, trigger_fields.INPUT),
+        Message("CronOptions", "the cron trigger", dict, trigger_fields.CRON_OPTIONS),
+        Message("EventOptions", "the event trigger", dict, trigger_fields.EVENT_OPTIONS),
         Message("Source", "the source", model.Source, _SOURCE),
         Message("SourceAuth", "the source's auth", model.SourceAuth, _SOURCE_AUTH),
         Message("Approval", "the approval", model.Approval, _APPROVAL),
         Message("ApprovalParams", "the approval", dict, _APPROVAL_PARAMS),
         Message("Target", "the target", model.Target, _TARGET),
-        Message("Notify", "the notify", model.Notify, _NOTIFY),
-        Message("NotifyItem", "the notification", model.NotifyItem, _NOTIFY_ITEM),
-        Message("WebhookParams", "the webhook", dict, _WEBHOOK_PARAMS),
-        Message("EmailParams", "the e-mail", dict, _EMAIL_PARAMS),
-        Message("ChatParams", "the chat message", dict, _CHAT_PARAMS),
+        Message("Notify", "the notify", model.Notify, notify_fields.NOTIFY),
+        Message("NotifyItem", "the notification", model.NotifyItem, notify_fields.NOTIFY_ITEM),
+        Message("WebhookParams", "the webhook", dict, notify_fields.WEBHOOK_PARAMS),
+        Message("EmailParams", "the e-mail", dict, notify_fields.EMAIL_PARAMS),
+        Message("ChatParams", "the chat message", dict, notify_fields.CHAT_PARAMS),
     )
 }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pilothouse.pipelines.spec.messages import MAX_RECIPIENTS
 from pilothouse.pipelines.spec.model import NotifyItem, Spec
+from pilothouse.pipelines.spec.notify_fields import MAX_RECIPIENTS
 from pilothouse.pipelines.spec.problems import shown
 from pilothouse.pipelines.spec.reader import Fields
 

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from pilothouse.pipelines.spec.inputs import Input, check_given, input_of
-from pilothouse.pipelines.spec.messages import EVENTS, FINAL, MAX_CHOICES, MAX_INPUTS, MAX_TRIGGERS
 from pilothouse.pipelines.spec.model import Trigger
 from pilothouse.pipelines.spec.problems import did_you_mean, shown
 from pilothouse.pipelines.spec.reader import Fields
 from pilothouse.pipelines.spec.schedule import ScheduleInvalid, read_schedule
+from pilothouse.pipelines.spec.trigger_fields import EVENTS, FINAL, MAX_CHOICES, MAX_INPUTS, MAX_TRIGGERS
 from pilothouse.wire.durations import parse_duration
 
 MAX_DEADLINE = 24 * 3600

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from pilothouse.journal.store import entries, next_offset
-from pilothouse.pipelines.spec.messages import EVENTS
+from pilothouse.pipelines.spec.trigger_fields import EVENTS
 from pilothouse.pipelines.triggers.model import EVENT, MAX_FIRES, Fire, RunEvent, Trigger
 from pilothouse.storage import metadata
 from pilothouse.storage.counting import count_ahead
