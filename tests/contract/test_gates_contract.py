@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pilothouse.access.model import SYSTEM, Principal, Role
-from pilothouse.engine.errors import ApprovalFixed, GateClosed, GateNotFound, NotAnApprover
+from pilothouse.engine.errors import ApprovalFixed, GateClosed, GateNotFound, NotAnApprover, NotRetryable
 from pilothouse.engine.gates.store import find_gate, list_gates
 from pilothouse.engine.graph import Graph, Job, Step
 from pilothouse.engine.step_runs import StepRuns
@@ -217,6 +217,30 @@ async def test_a_cancel_ends_an_open_gate_and_opens_none(kernel: Kernel) -> None
     assert agent.last.name == "tidy"
     await kernel.do(agent)
     assert kernel.view(run_id)["status"] == "cancelled"
+
+
+async def test_an_approval_that_a_timeout_has_left_out_is_not_passed_by_a_retry(kernel: Kernel) -> None:
+    agent = await kernel.agent("a1")
+    run_id = await kernel.run("""
+    jobs:
+      - name: j
+        timeout: 10s
+        steps:
+          - {name: build, uses: dummy, continueOnError: true}
+          - {name: ask, uses: approval}
+          - {name: tidy, uses: dummy, when: always()}
+          - {name: push, uses: dummy}
+    """)
+    await kernel.ack(agent)
+    await kernel.beat(11, agent)
+    await kernel.report(agent, TaskStatus.CANCELLED)
+    await kernel.do(agent, TaskStatus.FAILED)
+    assert kernel.view(run_id)["jobs"][0]["status"] == "timed_out"
+    step_runs = kernel.graph.service(StepRuns)
+    tidy = kernel.step(run_id, "tidy")["attempts"][-1]["step_run_id"]
+    with pytest.raises(NotRetryable, match="step 'ask' before it"):
+        await kernel.write(lambda tx: step_runs.retry(tx, OPERATOR, tidy))
+    assert agent.names == ["build", "tidy"]
 
 
 async def test_a_workspace_removed_before_the_gate_opens(kernel: Kernel) -> None:

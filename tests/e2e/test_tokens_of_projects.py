@@ -8,9 +8,10 @@ import pytest
 
 from pilothouse.wire.stream.v1 import stream_pb2 as pb
 from support.bodies import plain_error
-from support.mutations import SPEC
+from support.mutations import NIGHTLY
 from support.rpc_streams import streams
 from support.server import Server
+from support.user_rpc import user_rpc
 from support.watchers import closing, sse, websocket
 
 
@@ -21,7 +22,7 @@ class Two:
         self.server = server
         self.mine, self.other = (server.project(f"{name}-{which}") for which in ("mine", "other"))
         session = server.user(name, "user", [self.mine, self.other])
-        self.pipelines = [server.pipeline(name + p, SPEC, project=p) for p in (self.mine, self.other)]
+        self.pipelines = [server.pipeline(name + p, NIGHTLY, project=p) for p in (self.mine, self.other)]
         self.runs = [server.trigger(pipeline) for pipeline in self.pipelines]
         body = {"name": "limited", "projects": [f"{name}-mine"]}
         self.made = [server.ask("POST", "/tokens", token, json=body) for token in (session, server.admin)]
@@ -48,7 +49,7 @@ def test_over_rest(shared_server: Server, two: Two, which: int) -> None:
     server, token = shared_server, two.tokens[which]
     for path, key in (("/projects", "projectId"), ("/pipelines", "projectId")):
         assert {each[key] for each in server.ask("GET", path, token)["list"]} == {two.mine}
-    for path, key in (("/workflow-runs", "runs"), ("/gates", "gates")):
+    for path, key in (("/workflow-runs", "runs"), ("/gates", "gates"), ("/triggers", "triggers")):
         assert {each["project"] for each in server.ask("GET", path, token)[key]} == {two.mine}
     for pipeline, run, status in zip(two.pipelines, two.runs, (200, 404), strict=True):
         paths = [f"/pipelines/{pipeline}", f"/pipelines/{pipeline}/runs", f"/workflow-runs/{run}"]
@@ -63,6 +64,18 @@ def test_over_rest(shared_server: Server, two: Two, which: int) -> None:
         plain_error(server.call("GET", path, token), 403, "AUTH_INSUFFICIENT_PERMISSIONS")
     answer = server.call("POST", "/projects", token, json={"name": "another"})
     assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["user", "admin"])
+def test_over_grpc(shared_server: Server, two: Two, which: int) -> None:
+    server, token = shared_server, two.tokens[which]
+    with user_rpc(server, "pipeline.v1.PipelineService") as rpc:
+        assert {each.project_id for each in rpc("ListPipelines", token).pipelines} == {two.mine}
+        assert {each.pipeline_id for each in rpc("ListPipelineRuns", token).runs} == {two.pipelines[0]}
+    with user_rpc(server, "steprun.v1.StepRunService") as rpc:
+        listed = rpc("ListStepRuns", token, pageSize=100).step_runs
+        assert {each.pipeline_id for each in listed} == {two.pipelines[0]}
+        assert rpc.refused("ListStepRuns", token, pipelineRunId=two.runs[1]) == "NOT_FOUND"
 
 
 def test_tokens_that_it_makes_have_its_limit(shared_server: Server, two: Two) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import ipaddress
 import json
 from datetime import UTC, datetime
@@ -11,12 +13,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import httpcore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from pilothouse.pipelines.notifications.chat_services import EXTRA, SERVICES
+from pilothouse.pipelines.notifications.connections import MAX_ANSWER, PIECE, AnswerTooLong, Bounded
 from pilothouse.pipelines.notifications.guard import Guard, Refused
 from pilothouse.pipelines.notifications.jobs import AGAIN, DELIVERED, NEVER, chat_job, email_job
 from pilothouse.pipelines.notifications.model import Ended, Retries, one_line, queue_of, target_of
@@ -28,7 +32,7 @@ from pilothouse.pipelines.notifications.payload import (
     title,
     without_mentions,
 )
-from pilothouse.pipelines.notifications.webhook import KeyInvalid, shown, signed
+from pilothouse.pipelines.notifications.webhook import KeyInvalid, Webhooks, shown, signed
 from support.certificates import self_signed
 from support.receivers import mail_server
 
@@ -141,6 +145,48 @@ def test_signatures_are_verified_by_the_library() -> None:
 def test_what_is_kept_of_an_answer() -> None:
     assert shown(b"a \x1b[31m \xff key \n b", "key") == "a  [31m � *** \n b"
     assert len(shown("ü".encode() * 2000, "k").encode()) <= 1024
+
+
+@pytest.mark.parametrize(
+    "flood", [b"HTTP/1.1 100 \r\n\r\n", b"HTTP/1.1 500 \r\n" + b"a:\r\n" * 9000, b" " * 999], ids=["100", "head", "junk"]
+)
+async def test_a_receiver_that_never_stops_talking_is_cut_off(flood: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(flood * 100)
+                await writer.drain()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    sending = asyncio.create_task(
+        Webhooks(Guard.of(["127.0.0.1"])).send(f"http://127.0.0.1:{port}/", "whsec_" + "A" * 32, "msg_1", "{}")
+    )
+    async with server:
+        outcome = await asyncio.wait_for(sending, 10)
+    assert (outcome.delivered, outcome.again) == (False, True)
+    assert "not over after 32 KiB" in outcome.reason or "broke off" in outcome.reason
+
+
+async def test_an_answer_is_read_in_pieces_between_which_others_get_their_turn() -> None:
+    class Talker(httpcore.AsyncMockStream):
+        async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+            return b"x" * max_bytes  # as TLS gives what it has decrypted: without a wait
+
+    stream, turns = Bounded(Talker([])), 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    waiting = asyncio.create_task(others())
+    with pytest.raises(AnswerTooLong):
+        while True:
+            assert len(await stream.read(65_536)) <= PIECE
+    waiting.cancel()
+    assert turns >= MAX_ANSWER // PIECE
 
 
 def test_attempts_are_further_apart_each_time() -> None:

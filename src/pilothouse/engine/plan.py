@@ -201,7 +201,9 @@ def _pending_step(run: Run, job: Job, step: Step, failing: Step | None, now: int
 
 def _left_out(run: Run, job: Job, step: Step, failing: Step | None) -> FinishStep:
     if job.stopping:
-        status = Status.CANCELLED if job.stopping == Status.CANCELLED else Status.SKIPPED
+        # A gate is not skipped: nobody has approved what comes next, and a retry goes on after skipped steps.
+        cancelled = job.stopping == Status.CANCELLED or job.step_spec(step).gate
+        status = Status.CANCELLED if cancelled else Status.SKIPPED
         return FinishStep(job, step, status, cleanup.stop_reason(run, job))
     why = f"when is false: {job.step_spec(step).when}"
     return FinishStep(

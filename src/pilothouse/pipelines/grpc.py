@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from pilothouse.access.errors import Refusal, require
-from pilothouse.access.model import Principal, Role
+from pilothouse.access.model import Principal
 from pilothouse.edge.calls import (
     Calls,
     answered,
@@ -175,7 +175,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServiceServicer):
         def show(conn: Connection) -> pb.ListPipelinesResponse:
             found, total = store.list_pipelines(
                 conn,
-                projects=_projects(caller),
+                projects=caller.among,
                 project=project,
                 name=name,
                 statuses=status_words(status) if status else None,
@@ -317,7 +317,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServiceServicer):
             rows, total = list_store.list_runs(
                 conn,
                 filters=filters,
-                projects=_projects(caller),
+                projects=caller.among,
                 page=page.page,
                 limit=page.limit,
                 paused=paused,
@@ -444,10 +444,6 @@ def _given_spec(request: Any) -> pipeline_spec_pb2.Spec:
         raise Refusal.of("MISSING_REQUIRED_FIELD", "spec is missing", field="spec")
     spec: pipeline_spec_pb2.Spec = request.spec
     return spec
-
-
-def _projects(caller: Principal) -> frozenset[str] | None:
-    return None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
 
 
 def _page(page: Paging, total: int) -> dict[str, Any]:

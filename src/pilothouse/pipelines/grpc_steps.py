@@ -9,7 +9,7 @@ from google.protobuf.struct_pb2 import Struct
 from sqlalchemy import Connection
 
 from pilothouse.access.errors import Refusal
-from pilothouse.access.model import Principal, Role
+from pilothouse.access.model import Principal
 from pilothouse.edge.calls import Calls, answered, bounded, known_number, optional_id, paging, required_id
 from pilothouse.edge.grpc import Context
 from pilothouse.edge.module import RpcService
@@ -111,7 +111,7 @@ class StepRunService(steprun_pb2_grpc.StepRunServiceServicer):
         page = paging(request.page, request.page_size)
         status = known_number("status", request.status, max(STATUS_OF))
         wanted = Wanted(
-            projects=None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects,
+            projects=caller.among,
             pipeline_id=optional_id("pipeline_id", request.pipeline_id),
             run_id=optional_id("pipeline_run_id", request.pipeline_run_id),
             job_id=optional_id("job_id", request.job_id),

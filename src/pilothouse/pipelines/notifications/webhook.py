@@ -9,17 +9,12 @@ import asyncio
 import socket
 import ssl
 import threading
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
 
 import pilothouse
 from pilothouse.pipelines.notifications.guard import Guard, Refused
 from pilothouse.pipelines.notifications.model import MAX_RESPONSE, Outcome
-
-if TYPE_CHECKING:
-    import httpcore
 
 CONNECT, ANSWER, WHOLE = 5.0, 10.0, 15.0
 """Seconds to connect to one address, to wait for data, and for everything."""
@@ -90,6 +85,8 @@ class Webhooks:
         """Status code, and the beginning of the answer."""
         import httpcore
 
+        from pilothouse.pipelines.notifications.connections import CheckedBackend
+
         all_headers: list[tuple[str | bytes, str | bytes]] = [
             *headers.items(),
             ("content-type", "application/json"),
@@ -99,7 +96,7 @@ class Webhooks:
         limits = {"connect": CONNECT, "read": ANSWER, "write": ANSWER, "pool": CONNECT}
         async with (
             httpcore.AsyncConnectionPool(
-                ssl_context=_tls(), network_backend=self._backend(), max_connections=1
+                ssl_context=_tls(), network_backend=CheckedBackend(self._checked), max_connections=1
             ) as pool,
             pool.stream(
                 "POST", url, headers=all_headers, content=body.encode(), extensions={"timeout": limits}
@@ -113,34 +110,6 @@ class Webhooks:
                 if len(found) >= MAX_RESPONSE:
                     break
             return response.status, found
-
-    def _backend(self) -> httpcore.AsyncNetworkBackend:
-        import httpcore
-
-        checked = self._checked
-
-        class Backend(httpcore.AnyIOBackend):
-            """Connects to addresses that were checked, never to a name, which could be resolved to another one."""
-
-            async def connect_tcp(
-                self,
-                host: str,
-                port: int,
-                timeout: float | None = None,
-                local_address: str | None = None,
-                socket_options: Iterable[Any] | None = None,
-            ) -> httpcore.AsyncNetworkStream:
-                failed: Exception = httpcore.ConnectError("it has no address")
-                for address in await checked(host, port):
-                    try:
-                        return await super().connect_tcp(
-                            address, port, timeout, local_address, socket_options
-                        )
-                    except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                        failed = error
-                raise failed
-
-        return Backend()
 
     async def _checked(self, host: str, port: int) -> list[str]:
         """The addresses of a host, all of which are allowed. Raises :class:`Refused`."""
@@ -193,6 +162,8 @@ def why(error: Exception) -> str:
     """Why a request failed, without its address."""
     import httpcore
 
+    from pilothouse.pipelines.notifications.connections import MAX_ANSWER, AnswerTooLong
+
     if isinstance(error, socket.gaierror):
         return "the name of the receiver cannot be resolved"
     if isinstance(error, httpcore.ConnectTimeout):
@@ -202,6 +173,8 @@ def why(error: Exception) -> str:
         if "CERTIFICATE_VERIFY_FAILED" in cause:
             return "the receiver has no valid certificate"
         return "the receiver cannot be reached"
+    if isinstance(error, AnswerTooLong):
+        return f"the receiver's answer is not over after {MAX_ANSWER >> 10} KiB"
     if isinstance(error, httpcore.TimeoutException):
         return f"the receiver did not answer within {ANSWER:g} s"
     return f"the receiver broke off the connection ({type(error).__name__})"

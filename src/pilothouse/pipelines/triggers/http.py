@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from pilothouse.access.errors import require
-from pilothouse.access.model import Principal, Role
+from pilothouse.access.model import Principal
 from pilothouse.edge.openapi import answer, errors
 from pilothouse.edge.paging import Paged, paginated
 from pilothouse.edge.services import Database, provided
@@ -43,7 +43,7 @@ async def list_triggers(
     pipeline: Annotated[str, Query(max_length=64, description="id of a pipeline")] = "",
 ) -> Response:
     """Cron and event triggers of the caller's projects, by pipeline."""
-    projects = None if caller.role in (Role.ADMIN, Role.OPERATOR) else caller.projects
+    projects = caller.among
 
     def read(conn: Connection) -> tuple[list[dict[str, Any]], int]:
         found, total = store.list_triggers(
