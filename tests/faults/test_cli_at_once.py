@@ -23,6 +23,7 @@ from support.fake_agent import FakeAgent
 from support.server import PASSWORD, Server, running
 
 SPEC = "name: twins\njobs:\n  - name: a\n    steps:\n      - name: a\n        run: echo hello\n"
+SPEC += "triggers: [{type: cron, name: nightly, options: {schedule: 0 3 * * *}}]\n"
 BOTH, ONE, USAGE = {(0, 0)}, {(0, 1)}, {(2, 2)}
 EITHER = BOTH | ONE
 """Sorted exit codes: both succeed; one succeeds and the other finds it done already; either."""
@@ -106,6 +107,10 @@ def _run_id(place: Place) -> str:
     return str(json.loads(place.one("run", "list", "-o", "json"))[0]["id"])
 
 
+def _trigger(place: Place) -> str:
+    return str(json.loads(place.one("trigger", "list", "-o", "json"))[0]["id"])
+
+
 def _gated(place: Place) -> str:
     """A run that is waiting for approval."""
     file = place.work / "gate.yaml"
@@ -175,6 +180,32 @@ CASES: dict[str, tuple[Words, set[tuple[int, int]], str]] = {
     "pipeline spec": (["pipeline", "spec"], BOTH, ""),
     "pipeline lint": (["pipeline", "lint"], BOTH, ""),
     "pipeline schema": (["pipeline", "schema"], BOTH, ""),
+    "pipeline plan": (["pipeline", "plan"], BOTH, ""),
+    "pipeline exec": (["pipeline", "exec", "--no-checkout"], BOTH, ""),
+    "pipeline notifications": (["pipeline", "notifications"], BOTH, ""),
+    "pipeline create": (["pipeline", "create", "new"], ONE, ""),
+    "pipeline edit": (["pipeline", "edit", "new", "--description", "both"], BOTH, ""),
+    "pipeline save": (["pipeline", "save", "new"], BOTH, ""),
+    "pipeline pause": (["pipeline", "pause", "new"], BOTH, ""),
+    "pipeline resume": (["pipeline", "resume", "new"], BOTH, ""),
+    "trigger list": (["trigger", "list"], BOTH, ""),
+    "trigger view": (lambda place: ["trigger", "view", _trigger(place)], BOTH, ""),
+    "trigger disable": (lambda place: ["trigger", "disable", _trigger(place)], BOTH, ""),
+    "trigger enable": (lambda place: ["trigger", "enable", _trigger(place)], BOTH, ""),
+    "trigger run": (lambda place: ["trigger", "run", _trigger(place)], BOTH, ""),
+    "pipeline delete": (["pipeline", "delete", "new"], ONE, ""),
+    "artifact list": (["artifact", "list"], BOTH, ""),
+    "artifact download": (["artifact", "download", "none"], {(1, 1)}, ""),
+    "artifact delete": (["artifact", "delete", "none"], {(1, 1)}, ""),
+    "setting list": (["setting", "list"], BOTH, ""),
+    "setting set": (["setting", "set", "retention=30"], BOTH, ""),
+    "setting reset": (["setting", "reset", "retention"], BOTH, ""),
+    "tenant create": (["tenant", "create", "group"], ONE, ""),
+    "tenant list": (["tenant", "list"], BOTH, ""),
+    "tenant update": (["tenant", "update", "group", "--description", "both"], BOTH, ""),
+    "tenant delete": (["tenant", "delete", "group"], ONE, ""),
+    "project members": (["project", "members", "shop"], BOTH, ""),
+    "project delete": (["project", "delete", "twice"], ONE, ""),
     "run list": (["run", "list"], BOTH, ""),
     "run view": (["run", "view", "last"], BOTH, ""),
     "run logs": (["run", "logs", "last"], BOTH, ""),
