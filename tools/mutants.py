@@ -47,7 +47,12 @@ MODULES = {
     "selectors": Module(("engine/selectors.py",), ("unit/test_matching.py", "unit/test_selectors.py")),
     "masking": Module(
         ("wire/masking/*.py",),
-        ("unit/test_masking.py", "unit/test_patterns.py", "unit/test_joining.py"),
+        (
+            "unit/test_masking.py",
+            "unit/test_patterns.py",
+            "unit/test_joining.py",
+            "integration/test_masking_of_tools.py",
+        ),
     ),
     "cursors": Module(
         ("journal/model.py", "journal/window.py", "journal/reader.py", "journal/pages.py"),
@@ -88,7 +93,7 @@ MODULES = {
     ),
     "gates": Module(
         ("engine/gates/*.py",),
-        ("unit/test_gate*.py", "contract/test_gate*_contract.py", "contract/test_kinds_contract.py"),
+        ("unit/test_gate*.py", "contract/test_gate*_contract.py", "contract/test_child_trees_contract.py"),
     ),
     "expressions": Module(
         ("expressions/*.py",),
