@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -25,6 +26,8 @@ LIMIT = 30 * 60
 """Seconds that one module may take."""
 MEMORY = 4 << 30
 """Bytes of address space of each process: a change may make a loop endless."""
+EXAMPLES = 30
+"""Examples of tests with random input: a change that only a rare example would notice needs a test of its own."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,10 @@ MODULES = {
     "cursors": Module(
         ("journal/model.py", "journal/window.py", "journal/reader.py", "journal/pages.py"),
         (
-            "unit/test_window_reader.py",
-            "unit/test_pages.py",
+            "unit/test_reader.py",
             "unit/test_entries.py",
+            "unit/test_pages.py",
+            "unit/test_window_reader.py",
             "contract/test_journal_contract.py",
         ),
     ),
@@ -132,6 +136,17 @@ def copy_of_checkout(to: Path, module: Module) -> None:
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]  # JSON of these is TOML, too
     with (to / "pyproject.toml").open("a") as file:
         file.write("\n[tool.mutmut]\n" + "\n".join(lines) + "\n")
+    fewer_examples(to / "tests")
+
+
+def fewer_examples(tests: Path) -> None:
+    """Tests with random input try ``EXAMPLES``, whether they state a number or use that of tests/conftest.py."""
+    for path in tests.rglob("*.py"):
+        before = path.read_text()
+        after = re.sub(r"max_examples=\d+", f"max_examples={EXAMPLES}", before)
+        after = after.replace('("pilothouse", ', f'("pilothouse", max_examples={EXAMPLES}, ')
+        if after != before:
+            path.write_text(after)
 
 
 def files(root: Path, globs: Iterable[str]) -> list[str]:
