@@ -1,10 +1,10 @@
-"""A reader, case by case: how much it takes, from where, and what is better encoded before."""
+"""A reader and a window, case by case: how much is taken, from where, what is kept, what is encoded before."""
 
 from __future__ import annotations
 
 import pytest
 
-from pilothouse.journal import Cursor, Entry, Selection
+from pilothouse.journal import Cursor, CursorError, CursorExpired, CursorInvalid, Entry, Selection
 from pilothouse.journal.model import COSTLY, Frame
 from pilothouse.journal.reader import BATCH_BYTES, Reader
 from pilothouse.journal.window import Window
@@ -94,14 +94,60 @@ def test_a_live_reader_skips_what_is_not_its_own() -> None:
     assert reader.position == Cursor(3), "what has been published since is not skipped"
 
 
-def test_the_bytes_of_a_window_that_was_cleared_count_no_more() -> None:
+def kept(window: Window, *streams: str) -> list[list[int]]:
+    """The offsets of all entries, and of those of each stream."""
+    return [[entry.offset for entry in window.since(stream, 0, 9999)] for stream in (None, *streams)]
+
+
+def test_a_window_is_full_to_the_byte() -> None:
     size = made(1).size
     window = Window(1, max_bytes=2 * size)
+    window.extend([made(1)])
+    window.extend([made(2, stream="run/b")])
+    assert kept(window, "run/a", "run/b") == [[1, 2], [1], [2]]
+    window.extend([made(3, stream="run/b")])
+    assert (window.start, window.head, kept(window, "run/a", "run/b")) == (2, 4, [[2, 3], [], [2, 3]])
+    window.extend([made(4, LINES + b" ")])
+    assert (window.start, kept(window, "run/a", "run/b")) == (4, [[4], [4], []])
+    window.extend([made(5, b" " * 3000)])
+    assert (window.start, window.head, kept(window, "run/a")) == (6, 6, [[], []]), "it is too large alone"
+
+
+def test_the_bytes_of_a_window_that_was_cleared_count_no_more() -> None:
+    window = Window(1, max_bytes=2 * made(1).size)
     window.extend([made(1), made(2)])
     window.extend([made(5), made(6)])
-    assert [entry.offset for entry in window.since(None, 5, 9)] == [5, 6]
+    assert (window.start, kept(window)) == (5, [[5, 6]])
     window.extend([made(7)])
-    assert window.start == 6
+    assert (window.start, kept(window)) == (6, [[6, 7]])
+
+
+def test_a_window_that_has_too_many_entries_forgets_64_more() -> None:
+    """And for each stream as many as it had among them."""
+    window = Window(1, max_entries=100)
+    window.extend([made(offset, stream=f"run/{offset % 2}") for offset in range(1, 101)])
+    assert (window.start, len(kept(window)[0])) == (1, 100)
+    window.extend([made(101, stream="run/1")])
+    left = list(range(66, 102))
+    assert window.start == 66
+    assert kept(window, "run/0", "run/1") == [left, left[::2], left[1::2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "why"),
+    [
+        ("1.0", CursorInvalid, "a cursor has the form <epoch>.<offset>.<k>, as given out by a stream"),
+        (
+            "ffffffff.1.0",
+            CursorExpired,
+            "this cursor belongs to another epoch of the journal; start again",
+        ),
+    ],
+)
+def test_a_cursor_that_is_refused_says_why(text: str, error: type[CursorError], why: str) -> None:
+    with pytest.raises(error) as caught:
+        Cursor.parse(text, "0a1b2c3d")
+    assert str(caught.value) == why
 
 
 def test_what_is_better_encoded_before_is_what_comes_next() -> None:
