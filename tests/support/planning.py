@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from pilothouse.engine import step_transitions, store, transitions
+from pilothouse.engine import graph, step_transitions, transitions
 from pilothouse.engine.decisions import Decision
 from pilothouse.engine.growth import Addition, check_addition, check_graph, grown
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
@@ -22,6 +22,7 @@ from pilothouse.pipelines.compile import compile_spec
 from pilothouse.pipelines.spec import Job as JobSpec
 from pilothouse.pipelines.spec import Spec
 from pilothouse.pipelines.spec import Step as StepSpec
+from support.planning_rows import CONNECTION, Rows
 
 
 @dataclass
@@ -35,16 +36,6 @@ class Told:
 
 GRACE = 300_000
 """Milliseconds for cleaning up."""
-
-CONNECTION = object()
-"""Stands in for that of the transaction."""
-
-_COLUMNS = {Run: store._RUN, Job: store._JOB, Step: store._STEP, Attempt: store._ATTEMPT_STATE}
-
-
-def row_of(thing: Run | Job | Step | Attempt) -> dict[str, Any]:
-    """What is stored of it."""
-    return store._values(thing, _COLUMNS[type(thing)])
 
 
 @dataclass
@@ -85,15 +76,14 @@ class FakeGates:
             self.sim.steps.end_attempt(tx, self.sim.run, job, step, what)
         else:
             step.deadline = self.sim.now + what if what else 0
-            self.sim.note(step)
+            self.sim.rows.note(step)
 
 
 @dataclass
 class Sim:
     """One run; ``leases`` are the attempts that some agent holds, by their state; ``planned`` counts plans.
 
-    ``used``: by the name of a limit and the id of a job, how many milliseconds of it have passed. ``rows``: the run,
-    its parts and attempts by id, as they were stored last.
+    ``used``: by the name of a limit and the id of a job, how many milliseconds of it have passed.
     """
 
     run: Run
@@ -105,12 +95,12 @@ class Sim:
     planned: int = 0
     watch: Callable[[], None] = lambda: None
     used: Counter[tuple[str, str]] = field(default_factory=Counter)
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.gates = FakeGates(self)
         self.grace(GRACE)
-        self.note(self.run, *self.parts)
+        self.rows = Rows(self.run, self.attempts)
+        self.rows.note(self.run, *self.parts)
 
     def grace(self, milliseconds: int) -> None:
         """How long cleaning up may take."""
@@ -148,61 +138,13 @@ class Sim:
         """The jobs and steps."""
         return [part for job in self.run.jobs for part in (job, *job.steps)]
 
-    def note(self, *things: Run | Job | Step | Attempt) -> None:
-        """These are stored as they are."""
-        for thing in things:
-            self.rows[thing.id] = row_of(thing)
-
-    def check_rows(self) -> None:
-        """All that has changed was stored."""
-        for thing in (self.run, *self.parts, *self.attempts.values()):
-            assert self.rows[thing.id] == row_of(thing), f"{type(thing).__name__} was not stored"
-
-    def _restart_steps(self, conn: Any, job_id: str, indices: list[int] | None = None) -> None:
-        assert conn is CONNECTION
-        [job] = [job for job in self.run.jobs if job.id == job_id]
-        for step in job.steps:
-            if indices is None or step.index in indices:
-                row = self.rows[step.id]
-                if Status(row["status"]).over and not row["attempts"] and not row["kept"]:
-                    row["attempts"] = 1
-                row.update(status="pending", reason="", outputs="{}", failures=0, current="", stopping="")
-                row.update(kept=False, not_before=0, deadline=0, started_at=0, finished_at=0)
-
     @contextmanager
     def _store(self) -> Iterator[Any]:
-        def insert_attempt(conn: Any, run_id: str, attempt: Attempt) -> None:
-            assert (conn, run_id) == (CONNECTION, self.run.id)
-            assert attempt.id not in self.attempts
-            self.attempts[attempt.id] = attempt
-            self.note(attempt)
-
-        def attempt(conn: Any, attempt_id: str) -> tuple[str, Attempt] | None:
-            assert conn is CONNECTION
-            found = self.attempts.get(attempt_id)
-            return (self.run.id, found) if found else None
-
-        def save(conn: Any, thing: Run | Attempt) -> None:
-            assert conn is CONNECTION
-            self.note(thing)
-
-        def save_part(conn: Any, run_id: str, part: Job | Step) -> None:
-            assert (conn, run_id) == (CONNECTION, self.run.id)
-            self.note(part)
-
-        memory = SimpleNamespace(
-            save=save,
-            save_part=save_part,
-            insert_attempt=insert_attempt,
-            insert_attempts=lambda conn, run_id, many: [insert_attempt(conn, run_id, one) for one in many],
-            restart_steps=self._restart_steps,
-            attempt=attempt,
-        )
         graphs = SimpleNamespace(count_parts=lambda conn, run_id: 1, insert_graph=lambda *values: None)
         with (
             patch.object(transitions, "graph_store", graphs),
-            patch.object(transitions, "store", memory),
-            patch.object(step_transitions, "store", memory),
+            patch.object(transitions, "store", self.rows),
+            patch.object(step_transitions, "store", self.rows),
             patch.object(transitions, "decide_job", self._decide_job),
         ):
             yield SimpleNamespace(conn=CONNECTION, now=self.now, after_commit=lambda effect: None)
@@ -221,13 +163,13 @@ class Sim:
             with self._store() as tx:  # each transaction has its share of changes
                 self._transitions.settle(tx, self.run)
         assert decide(self.run, self.now) == []
-        self.check_rows()
+        self.rows.check(self.run, *self.parts, *self.attempts.values())
         self.watch()
 
     def offer(self, attempt: Attempt) -> None:
         """Hand a queued attempt out."""
         attempt.agent_id = "a1"
-        self.note(attempt)
+        self.rows.note(attempt)
         self.leases[attempt.id] = LeaseState.OFFERED
 
     def start(self, attempt: Attempt) -> None:
@@ -265,6 +207,28 @@ class Sim:
             self._transitions.cancel(tx, self.run, reason, force=force, by="alice", by_id="u1")
         self.settle()
 
+    def cancel_job(self, job: Job, reason: str = "not wanted") -> None:
+        """Cancel one of the jobs."""
+        with self._store() as tx:
+            self._transitions.cancel_job(tx, self.run, job, reason)
+        self.settle(job)
+
+    def replace(self, step: Step, spec: graph.Step, *fields: str) -> None:
+        """Somebody changes the definition of a step."""
+        job, _ = self.run.find_step(step.id)
+        with self._store() as tx:
+            self._transitions.replace_step(
+                tx, self.run, job, step, spec, fields=list(fields), by="alice", by_id="u1"
+            )
+        self.settle(job)
+
+    def reopen(self, step: Step) -> None:
+        """Somebody lets the run begin again at a step."""
+        job, _ = self.run.find_step(step.id)
+        with self._store() as tx:
+            self._transitions.reopen(tx, self.run, job, step, by="alice", by_id="u1")
+        self.settle()
+
     def settle_gate(self, attempt: Attempt, status: Status, error: str = "") -> None:
         """Somebody decides an open gate."""
         job, step = self.place(attempt)
@@ -290,12 +254,11 @@ class Sim:
         of_jobs = {job.name: job.steps for job in more.jobs[len(jobs) :]}
         addition = Addition(more.jobs[: len(jobs)], of_jobs)
         check_addition(self.run.graph, addition)
-        graph = grown(self.run.graph, addition)
-        check_graph(graph)
+        larger = grown(self.run.graph, addition)
+        check_graph(larger)
         with self._store() as tx:
-            self._transitions.extend(tx, self.run, graph, addition, by="alice", by_id="u1")
-            for part in self.parts:
-                self.rows.setdefault(part.id, row_of(part))  # what is new needs no row
+            self._transitions.extend(tx, self.run, larger, addition, by="alice", by_id="u1")
+            self.rows.note(*self.parts)  # what is new needs no row
         self.settle()
 
     def advance(self, to: int) -> None:

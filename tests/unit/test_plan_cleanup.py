@@ -212,7 +212,7 @@ def test_a_cancel_under_way_in_an_older_release_ends_as_it_began() -> None:
     """Its run has no time for cleaning up."""
     run = started(job("j", "a", step("b", when=ALWAYS)))
     run.run.cancel_reason = "enough"
-    run.note(run.run)
+    run.rows.note(run.run)
     run.settle()
     run.end(run.out[0], Status.CANCELLED)
     assert run.run.status is Status.CANCELLED

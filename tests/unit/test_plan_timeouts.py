@@ -49,7 +49,7 @@ def test_a_deadline_of_the_first_release_waits_for_the_first_step() -> None:
     run = sim(job("j", "a", timeout="60s"))
     run.settle()
     run.run.jobs[0].deadline = run.now + 60_000
-    run.note(run.run.jobs[0])
+    run.rows.note(run.run.jobs[0])
     run.now += 60_000
     run.settle()
     assert run.statuses()["j"] == "running"
