@@ -38,13 +38,11 @@ class Module:
     tests: tuple[str, ...]
 
 
+PLAN = ("", "_background", "_cleanup", "_gates", "_reasons", "_timeouts", "_told")
 MODULES = {
     "plan": Module(
         ("engine/plan.py", "engine/cleanup.py"),
-        tuple(
-            f"unit/test_plan{it}.py"
-            for it in ("", "_background", "_cleanup", "_gates", "_reasons", "_timeouts")
-        ),
+        tuple(f"unit/test_plan{it}.py" for it in PLAN),
     ),
     "matching": Module(("engine/matching.py",), ("unit/test_matching.py",)),
     "selectors": Module(("engine/selectors.py",), ("unit/test_matching.py", "unit/test_selectors.py")),
@@ -79,21 +77,16 @@ MODULES = {
     "transitions": Module(
         ("engine/transitions.py", "engine/step_transitions.py"),
         (
+            *(f"unit/test_plan{it}.py" for it in PLAN),
             "contract/test_engine_contract.py",
-            "contract/test_lost_contract.py",
-            "contract/test_rerun_contract.py",
-            "contract/test_cleanup_contract.py",
-            "contract/test_pauses_contract.py",
-            "contract/test_growth_contract.py",
-            "contract/test_background_contract.py",
             "contract/test_outputs_contract.py",
-            "contract/test_status_contract.py",
-            "contract/test_gates_contract.py",
+            "contract/test_growth_contract.py",
+            "contract/test_child_trees_contract.py",
         ),
     ),
     "states": Module(
         ("engine/model.py",),
-        ("unit/test_plan.py", "unit/test_plan_cleanup.py", "unit/test_plan_gates.py", "unit/test_graph.py"),
+        (*(f"unit/test_plan{it}.py" for it in PLAN), "unit/test_graph.py"),
     ),
     "gates": Module(
         ("engine/gates/*.py",),

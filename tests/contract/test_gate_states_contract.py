@@ -61,7 +61,7 @@ async def test_a_decision(kernel: Kernel, decision: str, status: str, step: str,
     gate = await asked(kernel)
     kernel.clock.advance(7)
     returned = await kernel.decide(gate.run_id, "ask", decision, by=OLGA, comment="not on a Friday")
-    decided = {"decided_by": "olga", "decided_by_id": "u-1", "comment": "not on a Friday"}
+    decided: dict[str, Any] = {"decided_by": "olga", "decided_by_id": "u-1", "comment": "not on a Friday"}
     expected = replace(gate, status=status, deadline=0, closed_at=kernel.clock.now, **decided)
     assert returned == expected
     assert gates_of(kernel) == ([expected], 1)
@@ -194,7 +194,8 @@ async def test_a_gate_of_another_package_is_settled_once(kernel: Kernel) -> None
     outcome = Outcome(Status.SUCCEEDED, "", {"answer": "yes"})
 
     async def settle(gate_id: str) -> bool:
-        return await kernel.write(lambda tx: kernel.gates.settle(tx, gate_id, outcome))
+        settled: bool = await kernel.write(lambda tx: kernel.gates.settle(tx, gate_id, outcome))
+        return settled
 
     assert not await settle("g0")
     assert closed == []

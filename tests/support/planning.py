@@ -32,6 +32,7 @@ class Told:
     type: str
     body: dict[str, Any]
     at: int
+    subject: str
 
 
 GRACE = 300_000
@@ -117,7 +118,7 @@ class Sim:
         """As the journal does."""
         assert tx.conn is CONNECTION
         assert (stream, scope) == (f"run/{self.run.id}", f"project/{self.run.project}")
-        self.told.append(Told(type, body, self.now))
+        self.told.append(Told(type, body, self.now, subject))
 
     def _withdraw(self, tx: Any, task_id: str, reason: str) -> LeaseState | None:
         assert tx.conn is CONNECTION
@@ -136,7 +137,10 @@ class Sim:
     @property
     def parts(self) -> list[Job | Step]:
         """The jobs and steps."""
-        return [part for job in self.run.jobs for part in (job, *job.steps)]
+        found: list[Job | Step] = []
+        for job in self.run.jobs:
+            found += [job, *job.steps]
+        return found
 
     @contextmanager
     def _store(self) -> Iterator[Any]:

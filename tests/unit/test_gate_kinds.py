@@ -165,7 +165,7 @@ def test_a_window_waits_until_it_opens() -> None:
     gate, kind = replace(GATE, kind="window"), TimeWindow()
     tx: Any = SimpleNamespace(now=ms("2027-01-15T08:00Z"))
     assert kind.opened(tx, NONE, gate, {"from": "10:05", "timezone": "Europe/Berlin"}) is None
-    expected = {"deadline": ms("2027-01-15T09:05Z"), "message": "opens 2027-01-15 09:05 UTC"}
+    expected: dict[str, Any] = {"deadline": ms("2027-01-15T09:05Z"), "message": "opens 2027-01-15 09:05 UTC"}
     assert gate == replace(GATE, kind="window", **expected)
     assert kind.due(tx, NONE, gate) == Outcome(Status.SUCCEEDED)
 
@@ -244,7 +244,7 @@ def test_the_view_of_a_gate() -> None:
         "comment": "",
     }
     assert gate_view(open_gate, decidable=True) == shown
-    more = {"child_run": "r2", "deadline": 2, "closed_at": 3, "decided_by": "ada", "comment": "fine"}
+    more: dict[str, Any] = {"child_run": "r2", "deadline": 2, "closed_at": 3, "decided_by": "ada", "comment": "fine"}
     assert gate_view(replace(open_gate, **more), decidable=False) == {
         **shown,
         "child_run": "r2",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -154,7 +155,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     real = patterns.AhoCorasick
 
-    def recorded(texts: list[str], **options: object) -> object:
+    def recorded(texts: list[str], **options: Any) -> Any:
         sizes.append(sum(map(len, texts)))
         return real(texts, **options)
 

@@ -1,113 +1,260 @@
-"""What is told of a run from its beginning to its end, and what is left of it: each entry and part as a whole."""
+"""What is told of runs, and what is left of them: every entry and every part as a whole, in plan_stories.txt.
+
+After a change that is meant: ``PYTHONPATH=tests python tests/unit/test_plan_told.py``, and read the difference.
+"""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields, replace
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
-from pilothouse.engine.model import Attempt, Job, Run, Status, Step
+import pytest
+
+from pilothouse.engine.model import Attempt, Status
 from pilothouse.pipelines.spec import Retry
-from pilothouse.wire import entries
-from support.planning import RUN_ID, GRACE, Sim, Told, gate, job, sim, step
+from support.planning import GRACE, Sim, finish, gate, job, sim, step
+from support.stories import left, story
 
+FILE = Path(__file__).with_name("plan_stories.txt")
 ALWAYS = "always()"
-BEGAN = 1_000_000
-_TIMES = (
-    "retry_at",
-    "until",
-    *(
-        field.name
-        for kind in (Run, Job, Step, Attempt)
-        for field in fields(kind)
-        if field.name.endswith(("_at", "_until", "deadline", "_before"))
-    ),
-)
-_KEYS = (
-    "v",
-    "run_id",
-    "kind",
-    "name",
-    "pipeline_id",
-    "project",
-    "job",
-    "job_id",
-    "step",
-    "step_id",
-    "node",
-    "uses",
-    "action",
-    "index",
-    "step_run_id",
-    "attempt",
-    "previous",
-    "status",
-    "namespace",
-)
 
 
-def line(run: Sim, told: Told) -> str:
-    """An entry in one line: time, where, type, change of the status, all other values that are not empty."""
-    body = told.body
-    assert (body["v"], body["run_id"], body["kind"], body["name"]) == (
-        entries.VERSION,
-        RUN_ID,
-        "pipeline",
-        "build",
+def begin(run: Sim) -> Attempt:
+    """An agent begins what has waited longest; what was told until then is in the story of another scenario."""
+    attempt = run.queued[0]
+    run.offer(attempt)
+    run.start(attempt)
+    return attempt
+
+
+def wait(run: Sim, milliseconds: int) -> None:
+    run.advance(run.now + milliseconds)
+    run.settle()
+
+
+def a_step_is_tried_again() -> Iterator[Sim]:
+    run = sim(job("j", step("a", retry=Retry(2, "5s")), "b", timeout="1m", queue_timeout="2m"))
+    run.settle()
+    yield run
+    run.advance(run.now + 1000)
+    attempt = begin(run)
+    run.advance(run.now + 500)
+    run.end(attempt, Status.FAILED, "exit 1")
+    yield run
+    wait(run, 5000)
+    attempt = begin(run)
+    run.advance(run.now + 20)
+    run.end(attempt, Status.FAILED)
+    yield run
+
+
+def a_run_is_cancelled_and_cleans_up() -> Iterator[Sim]:
+    run = sim(
+        job("j", "a", "b", step("c", when=ALWAYS)),
+        job("k", "d"),
+        job("l", "e", depends_on=("j",)),
+        job("m", "f", depends_on=("j",), when=ALWAYS),
     )
-    assert (body["pipeline_id"], body["project"], body.get("namespace", "")) == ("", "p", "")
-    where = "run"
-    if "job" in body:
-        [job] = [job for job in run.run.jobs if job.id == body["job_id"]]
-        where = job.name
-        assert body["job"] == where
-    if "step" in body:
-        [step] = [step for step in job.steps if step.id == body["step_id"]]
-        where = f"{where}.{step.name}"
-        spec = job.step_spec(step)
-        assert (body["step"], body["node"]) == (step.name, run.run.node(job, step))
-        assert (body["uses"], body["action"], body["index"]) == (spec.uses, spec.action, step.index)
-    if "step_run_id" in body:
-        where += f"#{body['attempt']}"
-    change = ">".join(str(body[key]) for key in ("previous", "status") if key in body)
-    rest = [shown(key, value) for key, value in body.items() if key not in _KEYS and value]
-    return " ".join(word for word in (f"{told.at - BEGAN}", where, told.type, change, *rest) if word)
-
-
-def shown(key: str, value: Any) -> str:
-    if key.endswith("counts"):
-        return f"{key}=" + ",".join(str(value[name]) for name in ("total", "completed", "failed", "running"))
-    return f"{key}={value - BEGAN if key in _TIMES and value > 1 else value}"
-
-
-def story(run: Sim) -> list[str]:
-    """All that was told since the last time."""
-    found = [line(run, told) for told in run.told]
+    run.settle()
+    attempt = begin(run)
     run.told.clear()
-    return found
+    run.advance(run.now + 1000)
+    run.cancel("enough")
+    yield run
+    run.advance(run.now + 1000)
+    run.end(attempt, Status.CANCELLED, "killed")
+    finish(run)
+    yield run
 
 
-def left(thing: Run | Job | Step | Attempt) -> str:
-    """All values of a part that are not those of a new one, but for ids."""
-    found = []
-    for field in fields(thing):
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
-        value = getattr(thing, field.name)
-        if value != default and field.compare and not field.name.startswith("_"):
-            if field.name not in (
-                "id",
-                "job_id",
-                "step_id",
-                "spec",
-                "graph",
-                "steps",
-                "jobs",
-                "counts",
-                "index",
-                "kind",
-                "project",
-                "pipeline_id",
-                "variables",
-                "current",
-            ):
-                found.append(shown(field.name, value))
-    return " ".join(found)
+def a_paused_run_is_cancelled_with_force() -> Iterator[Sim]:
+    run = sim(job("j", "a", step("c", when=ALWAYS)))
+    run.settle()
+    begin(run)
+    run.told.clear()
+    run.pause()
+    run.advance(run.now + 1000)
+    run.cancel("enough", force=True)
+    yield run
+
+
+def a_run_is_paused_and_resumed() -> Iterator[Sim]:
+    run = sim(job("j", "a", "b", timeout="1m"), job("k", "c", queue_timeout="1m"), job("l", "d"))
+    run.settle()
+    attempt = begin(run)
+    run.told.clear()
+    run.advance(run.now + 1000)
+    run.pause()
+    yield run
+    run.advance(run.now + 10_000)
+    run.end(attempt, Status.SUCCEEDED)
+    run.advance(run.now + 10_000)
+    run.resume()
+    yield run
+
+
+def a_job_begins_again() -> Iterator[Sim]:
+    run = sim(job("j", step("x", when="1 > 2"), "a", "b", retry=Retry(2, "7s"), timeout="1m"))
+    run.settle()
+    run.told.clear()
+    run.advance(run.now + 1000)
+    attempt = begin(run)
+    run.advance(run.now + 1000)
+    run.end(attempt, Status.TIMED_OUT, "too long")
+    yield run
+    wait(run, 7000)
+    run.lose(begin(run))
+    yield run
+
+
+def a_step_is_lost_with_its_agent() -> Iterator[Sim]:
+    run = sim(job("j", "z", step("a", on_lost="rerun"), "b"))
+    run.settle()
+    run.end(begin(run), Status.SUCCEEDED)
+    run.told.clear()
+    attempt = begin(run)
+    run.advance(run.now + 1000)
+    run.lose(attempt, gone=True)
+    yield run
+    run.offer(run.queued[0])
+    run.lose(run.out[0])
+    run.lose(begin(run))
+    yield run
+
+
+def a_job_is_lost() -> Iterator[Sim]:
+    run = sim(job("j", step("db", background=True), "a", "b", on_lost="rerun"))
+    run.settle()
+    begin(run)
+    attempt = begin(run)
+    run.told.clear()
+    run.advance(run.now + 1000)
+    run.lose(attempt)
+    yield run
+
+
+def a_job_times_out_and_its_cleanup_too() -> Iterator[Sim]:
+    run = sim(job("j", "a", "b", step("c", when=ALWAYS), timeout="1m", queue_timeout="9m"))
+    run.settle()
+    attempt = begin(run)
+    run.told.clear()
+    wait(run, 60_000)
+    yield run
+    run.advance(run.now + 1000)
+    run.end(attempt, Status.CANCELLED)
+    wait(run, GRACE)
+    yield run
+
+
+def a_job_waits_too_long() -> Iterator[Sim]:
+    run = sim(job("j", "a", "b", queue_timeout="1m"))
+    run.settle()
+    run.told.clear()
+    run.queued[0].reason = "no agent has 8 cpus"
+    wait(run, 60_000)
+    yield run
+
+
+def a_background_step_is_stopped_at_the_end() -> Iterator[Sim]:
+    run = sim(job("j", step("db", background=True), "a"))
+    run.settle()
+    database = begin(run)
+    run.told.clear()
+    run.advance(run.now + 1000)
+    finish(run)
+    yield run
+    run.advance(run.now + 1000)
+    run.end(database, Status.CANCELLED, "killed")
+    yield run
+
+
+def a_gate_is_passed() -> Iterator[Sim]:
+    run = sim(job("j", "a", gate("ask"), "b", timeout="1m"))
+    run.settle()
+    run.told.clear()
+    run.end(begin(run), Status.SUCCEEDED)
+    yield run
+    run.advance(run.now + 100_000)
+    run.settle_gate(run.attempts[run.step("ask").current], Status.SUCCEEDED)
+    yield run
+
+
+def a_run_grows_and_is_changed() -> Iterator[Sim]:
+    run = sim(job("j", "a"))
+    run.settle()
+    run.told.clear()
+    run.extend(job("k", "b", depends_on=("j",)), j=(step("c"),))
+    yield run
+    [one, _] = run.run.jobs
+    spec = one.step_spec(run.step("c"))
+    run.replace(run.step("c"), replace(spec, args={"x": "1"}), "args")
+    run.replace(run.step("c"), replace(spec, removed=True))
+    run.advance(run.now + 1000)
+    run.replace(run.step("a"), replace(one.step_spec(run.step("a")), removed=True))
+    yield run
+
+
+def a_run_is_reopened() -> Iterator[Sim]:
+    run = sim(job("j", step("db", background=True), "a", "b", timeout="1m"), job("k", "c", depends_on=("j",)))
+    run.play(b="fail")
+    run.told.clear()
+    run.advance(run.now + 1000)
+    run.reopen(run.step("b"))
+    yield run
+    finish(run)
+    run.told.clear()
+    run.advance(run.now + 1000)
+    run.reopen(run.step("db"))
+    yield run
+
+
+def jobs_are_cancelled() -> Iterator[Sim]:
+    run = sim(job("j", "a", step("b", when=ALWAYS), timeout="1m"), job("k", "c"), job("l", "d"))
+    run.settle()
+    begin(run)
+    run.told.clear()
+    run.advance(run.now + 1000)
+    run.cancel_job(run.run.jobs[0], "enough")
+    run.cancel_job(run.run.jobs[1])
+    yield run
+
+
+SCENARIOS: list[Callable[[], Iterator[Sim]]] = [
+    a_step_is_tried_again,
+    a_run_is_cancelled_and_cleans_up,
+    a_paused_run_is_cancelled_with_force,
+    a_run_is_paused_and_resumed,
+    a_job_begins_again,
+    a_step_is_lost_with_its_agent,
+    a_job_is_lost,
+    a_job_times_out_and_its_cleanup_too,
+    a_job_waits_too_long,
+    a_background_step_is_stopped_at_the_end,
+    a_gate_is_passed,
+    a_run_grows_and_is_changed,
+    a_run_is_reopened,
+    jobs_are_cancelled,
+]
+
+
+def told(scenario: Callable[[], Iterator[Sim]]) -> list[str]:
+    """What was told up to each ``yield``, and what was left then."""
+    lines = []
+    for run in scenario():
+        lines += [*story(run), *(f"  {line}" for line in left(run))]
+    return lines
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_a_run(scenario: Callable[[], Iterator[Sim]]) -> None:
+    parts = FILE.read_text().split("# ")[1:]
+    stories = {part.split("\n")[0]: part.strip().split("\n")[1:] for part in parts}
+    assert told(scenario) == stories[scenario.__name__.replace("_", " ")]
+
+
+if __name__ == "__main__":
+    FILE.write_text(
+        "\n\n".join("\n".join([f"# {one.__name__.replace('_', ' ')}", *told(one)]) for one in SCENARIOS)
+        + "\n"
+    )
