@@ -65,14 +65,11 @@ MODULES = {
             "contract/test_journal_contract.py",
         ),
     ),
-    "packing": Module(
-        (
-            "cli/checkout/archive.py",
-            "cli/checkout/objects.py",
-            "cli/checkout/manifest.py",
-            "cli/checkout/index.py",
-        ),
-        ("unit/test_checkout_*.py",),
+    "packing-archive": Module(
+        ("cli/checkout/archive.py", "cli/checkout/manifest.py"), ("unit/test_checkout_archive.py",)
+    ),
+    "packing-git": Module(
+        ("cli/checkout/objects.py", "cli/checkout/index.py"), ("unit/test_checkout_reading.py",)
     ),
     "transitions": Module(
         ("engine/transitions.py", "engine/step_transitions.py"),

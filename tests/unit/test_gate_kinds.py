@@ -244,7 +244,13 @@ def test_the_view_of_a_gate() -> None:
         "comment": "",
     }
     assert gate_view(open_gate, decidable=True) == shown
-    more: dict[str, Any] = {"child_run": "r2", "deadline": 2, "closed_at": 3, "decided_by": "ada", "comment": "fine"}
+    more: dict[str, Any] = {
+        "child_run": "r2",
+        "deadline": 2,
+        "closed_at": 3,
+        "decided_by": "ada",
+        "comment": "fine",
+    }
     assert gate_view(replace(open_gate, **more), decidable=False) == {
         **shown,
         "child_run": "r2",

@@ -291,3 +291,25 @@ def test_every_line_of_a_long_secret_is_masked() -> None:
 def test_half_of_a_surrogate_pair_in_pieces() -> None:
     masker = Masker(["ab\ud800cd"])
     assert [masker.feed(piece) for piece in ("x ab\ud800", "cd y")] == ["x ", "*** y"]
+
+
+def test_the_end_of_a_secret_that_may_begin_another() -> None:
+    """It is held back, and nothing of it is shown when the text ends there; the next text has a mask of its own."""
+    masker = Masker(["abcdefgh", "ghijkl"])
+    assert (masker.feed("abcdefgh"), masker.flush()) == ("***", "")
+    assert (masker.feed("abcdefgh"), masker.feed("ijkl "), masker.flush()) == ("***", " ", "")
+    assert (masker.feed("abcd"), masker.flush()) == ("", "abcd")
+
+
+@pytest.mark.parametrize(
+    ("secret", "printed", "shown"),
+    [
+        ("it's-so", "$'it\\'s-so'", "$'***'"),  # bash
+        ("it's-so", "'it'\"'\"'s-so'", "'***'"),  # dash
+        ("so-it's'", "'so-it'\"'\"'s'\"'\" ok", "'*** ok"),  # dash, of a quote at the end
+        ("pass/word", '"pass\\/word"', '"***"'),  # PHP
+        ('say "hi"\nand more', '"say \\"hi\\"\\nand more"', '"***"'),
+    ],
+)
+def test_how_programs_quote_a_value(secret: str, printed: str, shown: str) -> None:
+    assert Masker([secret]).mask(printed) == shown
