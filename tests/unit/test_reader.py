@@ -60,12 +60,13 @@ def test_a_budget_ends_with_its_last_byte() -> None:
 
 def test_parts_that_were_delivered_are_those_of_the_cursors_entry_only() -> None:
     """The entry at the cursor may be of another stream, or not be seen; the next one has all its parts."""
-    entries = [made(1, stream="run/b"), made(2, scope="hidden"), made(3)]
-    for start in (Cursor(1, 2), Cursor(2, 2)):
-        reader, _ = reading(*entries, start=start)
+    hidden = [made(1, scope="hidden"), made(2)]
+    other = [made(1, stream="run/b"), made(2)]
+    for entries in (hidden, other):
+        reader, _ = reading(*entries, start=Cursor(1, 2))
         assert reader.take() == [b"a", b"b", b"c"]
-    reader, _ = reading(*entries, start=Cursor(3, 2))
-    assert reader.take() == [b"c"]
+        reader, _ = reading(*entries, start=Cursor(2, 2))
+        assert reader.take() == [b"c"]
 
 
 def test_a_cursor_in_an_entry_without_lines() -> None:
@@ -80,6 +81,23 @@ def test_a_cursor_within_the_next_entry_that_is_published() -> None:
     window.extend([made(1)])
     reader.published(1)
     assert (reader.take(), reader.position) == ([b"b", b"c"], Cursor(2))
+
+
+def test_where_a_reader_is_after_a_page() -> None:
+    page = [made(3), made(4)]
+    for more, head, start, expected in (
+        (True, 9, Cursor(3), Cursor(5)),
+        (False, 9, Cursor(3), Cursor(9)),
+        (False, 4, Cursor(3), Cursor(5)),
+    ):
+        reader, _ = reading(start=start)
+        assert reader.accept(page, more, head) == [b"a", b"b", b"c"] * 2
+        assert (reader.position, reader.ended, reader.live) == (expected, False, False)
+    reader, _ = reading(start=Cursor(3))
+    assert reader.accept([made(3), made(4, type="end"), made(5)], False, 9) == [b"a", b"b", b"c"] * 2
+    assert (reader.position, reader.ended) == (Cursor(5), True)
+    assert reader.accept([], False, 9) == []
+    assert reader.position == Cursor(5), "after its end it stays where it is"
 
 
 def test_a_live_reader_skips_what_is_not_its_own() -> None:
