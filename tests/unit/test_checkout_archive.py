@@ -163,6 +163,12 @@ def test_files_that_cannot_be_read(root: bytes) -> None:
     assert at(b"pipe") == (f"{top}/sub/pipe changed while it was read", "try again")
 
 
+def test_a_file_that_has_become_a_link_is_not_followed(root: bytes) -> None:
+    """Between the moment in which it was looked at and that in which it is opened."""
+    with pytest.raises(OSError, match="symbolic links"):
+        written(lambda writer: writer._regular(root + b"/sub/link", b"files/link", b""))
+
+
 class Changing:
     """A tar that changes a file after it has read it, as an editor does."""
 
