@@ -13,7 +13,7 @@ import pytest
 from pilothouse.cli.checkout.errors import PackingError
 from pilothouse.cli.checkout.git import Git
 from pilothouse.cli.checkout.history import History, read_history
-from pilothouse.cli.checkout.index import IndexEntries, blob_sizes, index_digest, look, read_index
+from pilothouse.cli.checkout.index import IndexEntries, _is_same, blob_sizes, index_digest, look, read_index
 from pilothouse.cli.checkout.known import KnownCommit
 from pilothouse.cli.checkout.objects import pack_commits, pack_loose
 from pilothouse.cli.checkout.settings import read_settings
@@ -234,6 +234,13 @@ def test_what_is_at_a_path(root: Path) -> None:
     assert str(caught.value) == f"cannot read {root}/{'n' * 300}: File name too long"
 
 
+def test_a_file_that_is_gone_while_it_is_compared(root: Path) -> None:
+    real = Git(root)
+    with pytest.raises(PackingError) as caught:
+        _is_same(real, read_settings(real), b"gone", b"100644", blob(b"x"), 1)
+    assert str(caught.value) == f"cannot read {root}/gone: No such file or directory"
+
+
 # -- packs ----------------------------------------------------------------------------------------------------------
 
 
@@ -346,3 +353,6 @@ def test_loose_objects_are_those_that_the_commit_does_not_have(
     assert pack([there], []) is None
     assert pack([], []) is None
     assert packed(pack([staged, there], [], of=""), root) == {"new content", "content 3"}
+    write(root, "other", "other content")
+    other = git(root, "hash-object", "-w", "other").decode().strip()
+    assert packed(pack([staged, there, other], [tag]), root) == {"new content", "other content", "tagged"}
