@@ -38,7 +38,7 @@ class Module:
     tests: tuple[str, ...]
 
 
-PLAN = ("", "_background", "_cleanup", "_gates", "_reasons", "_timeouts", "_told")
+PLAN = ("", "_background", "_cleanup", "_gates", "_reasons", "_timeouts", "_told", "_shares", "_groups")
 MODULES = {
     "plan": Module(
         ("engine/plan.py", "engine/cleanup.py"),
