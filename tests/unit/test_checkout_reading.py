@@ -320,6 +320,12 @@ def test_a_history_of_which_the_base_has_every_commit(
     assert pack_commits(Git(root), made[3], limited, base, tmp_path / "p.pack", LARGE) is None
 
 
+def test_a_commit_of_the_past_of_the_base(history: tuple[Path, list[str]], tmp_path: Path) -> None:
+    root, made = history
+    base = KnownCommit(made[3], 0, ())
+    assert pack_commits(Git(root), made[1], History(0, None), base, tmp_path / "p.pack", LARGE) is None
+
+
 def test_a_pack_is_bounded_to_the_byte(history: tuple[Path, list[str]], tmp_path: Path) -> None:
     root, made = history
     real = Git(root)
