@@ -78,6 +78,21 @@ def test_an_index_of_what_is_there(root: Path) -> None:
     assert entries_of(root) == {"size": 25, "largest": LARGEST}
 
 
+def test_the_largest_files_of_equal_size_are_the_first(root: Path) -> None:
+    write(root, "zz", "xxx")
+    git(root, "add", "zz")
+    assert entries_of(root) == {"size": 31, "largest": LARGEST}
+    write(root, "z", "xxxx")
+    git(root, "add", "z")
+    assert entries_of(root) == {"size": 35, "largest": [(4, b"d"), (4, b"z"), *LARGEST[2:]]}
+
+
+def test_a_name_with_a_tab(root: Path) -> None:
+    write(root, "tab\there", "12345678")
+    git(root, "add", "-A")
+    assert entries_of(root) == {"size": 36, "largest": [*LARGEST[1:], (8, b"tab\there")]}
+
+
 def test_the_digest_is_that_of_all_entries(root: Path) -> None:
     real = Git(root)
     settings = read_settings(real)
