@@ -83,7 +83,7 @@ MODULES = {
     ),
     "states": Module(
         ("engine/model.py",),
-        (*(f"unit/test_plan{it}.py" for it in PLAN), "unit/test_graph.py"),
+        ("unit/test_states.py", *(f"unit/test_plan{it}.py" for it in PLAN)),
     ),
     "gates": Module(
         ("engine/gates/*.py",),

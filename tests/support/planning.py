@@ -22,7 +22,7 @@ from pilothouse.pipelines.compile import compile_spec
 from pilothouse.pipelines.spec import Job as JobSpec
 from pilothouse.pipelines.spec import Spec
 from pilothouse.pipelines.spec import Step as StepSpec
-from support.planning_rows import CONNECTION, Rows
+from support.planning_rows import CONNECTION, Rows, check_counted
 
 
 @dataclass
@@ -168,6 +168,7 @@ class Sim:
                 self._transitions.settle(tx, self.run)
         assert decide(self.run, self.now) == []
         self.rows.check(self.run, *self.parts, *self.attempts.values())
+        check_counted(self.run)
         self.watch()
 
     def offer(self, attempt: Attempt) -> None:

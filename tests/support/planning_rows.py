@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from copy import copy
 from typing import Any
 
 from pilothouse.engine import store
@@ -16,6 +18,20 @@ _COLUMNS = {Run: store._RUN, Job: store._JOB, Step: store._STEP, Attempt: store.
 def row_of(thing: Run | Job | Step | Attempt) -> dict[str, Any]:
     """What is stored of it."""
     return store._values(thing, _COLUMNS[type(thing)])
+
+
+def check_counted(run: Run) -> None:
+    """What is updated with each change is what would be worked out anew."""
+    anew = copy(run)
+    anew.jobs = [copy(job) for job in run.jobs]
+    anew.agenda = OrderedDict()
+    anew.recount()
+    assert anew.counts == run.counts
+    for one, other in zip(anew.jobs, run.jobs, strict=True):
+        for name in ("counts", "unmet", "begun", "_failing", "_with_outputs", "_own_open", "_has_own"):
+            assert getattr(one, name) == getattr(other, name), name
+        for name in ("_open", "_awaited"):
+            assert list(getattr(one, name)) == list(getattr(other, name)), name
 
 
 class Rows:

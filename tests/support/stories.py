@@ -66,7 +66,8 @@ def _where(run: Sim, body: dict[str, Any]) -> str:
         return job.name
     [step] = [step for step in job.steps if step.id == body["step_id"]]
     spec = job.step_spec(step)
-    expected = (step.name, run.run.node(job, step), spec.uses, spec.action, step.index)
+    node = step.name if len(run.run.jobs) == 1 else f"{job.name}/{step.name}"
+    expected = (step.name, node, spec.uses, spec.action, step.index)
     assert tuple(body[key] for key in ("step", "node", "uses", "action", "index")) == expected
     return f"{job.name}.{step.name}" + (f"#{body['attempt']}" if "step_run_id" in body else "")
 
