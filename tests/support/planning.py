@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -83,6 +84,7 @@ class FakeGates:
 @dataclass
 class Sim:
     """One run; ``leases`` are the attempts that some agent holds, by their state; ``planned`` counts plans.
+    ``withdrawn``: the attempts that were taken back, and why.
 
     ``used``: by the name of a limit and the id of a job, how many milliseconds of it have passed.
     """
@@ -93,6 +95,7 @@ class Sim:
     attempts: dict[str, Attempt] = field(default_factory=dict)
     leases: dict[str, LeaseState] = field(default_factory=dict)
     cancels: list[str] = field(default_factory=list)
+    withdrawn: dict[str, str] = field(default_factory=dict)
     planned: int = 0
     watch: Callable[[], None] = lambda: None
     used: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -122,6 +125,7 @@ class Sim:
 
     def _withdraw(self, tx: Any, task_id: str, reason: str) -> LeaseState | None:
         assert tx.conn is CONNECTION
+        self.withdrawn[task_id] = reason
         state = self.leases.get(task_id)
         if state is LeaseState.OFFERED:
             del self.leases[task_id]
@@ -144,9 +148,8 @@ class Sim:
 
     @contextmanager
     def _store(self) -> Iterator[Any]:
-        graphs = SimpleNamespace(count_parts=lambda conn, run_id: 1, insert_graph=lambda *values: None)
         with (
-            patch.object(transitions, "graph_store", graphs),
+            patch.object(transitions, "graph_store", self.rows),
             patch.object(transitions, "store", self.rows),
             patch.object(step_transitions, "store", self.rows),
             patch.object(transitions, "decide_job", self._decide_job),
@@ -163,7 +166,9 @@ class Sim:
         """Let the planner decide until it waits; ``job``: only this one has changed."""
         with self._store() as tx:
             self._transitions.settle(tx, self.run, job)
-        while self.run.unsettled:
+        for _ in range(1000):
+            if not self.run.unsettled:
+                break
             with self._store() as tx:  # each transaction has its share of changes
                 self._transitions.settle(tx, self.run)
         assert decide(self.run, self.now) == []
@@ -351,7 +356,10 @@ class Sim:
         """
         script = {name: words.split() for name, words in outcomes.items()}
         self.settle()
-        while not self.run.status.over:
+        for turn in count():
+            if self.run.status.over:
+                break
+            assert turn < 10_000, "it never ends"
             if not self.queued:
                 assert self.wait(), f"stuck: {self.statuses()}"
                 continue

@@ -6,7 +6,10 @@ from collections import OrderedDict
 from copy import copy
 from typing import Any
 
+import orjson
+
 from pilothouse.engine import store
+from pilothouse.engine.graph_json import decoded, encoded, with_part
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 
 CONNECTION = object()
@@ -41,6 +44,8 @@ class Rows:
         self._run = run
         self._attempts = attempts
         self._rows: dict[str, dict[str, Any]] = {}
+        self.parts = [encoded(run.graph)]
+        """Of its graph; empty for a run of the first release."""
 
     def note(self, *things: Run | Job | Step | Attempt) -> None:
         """These are stored as they are."""
@@ -50,6 +55,11 @@ class Rows:
         """All that has changed was stored."""
         for thing in things:
             assert self._rows[thing.id] == row_of(thing), f"{type(thing).__name__} was not stored"
+        if len(self.parts) > 1:
+            graph = decoded(self.parts[0])
+            for part in self.parts[1:]:
+                graph = with_part(graph, orjson.loads(part))
+            assert graph == self._run.graph
 
     # -- what transitions call --------------------------------------------------------------------------
 
@@ -75,6 +85,14 @@ class Rows:
         assert conn is CONNECTION
         found = self._attempts.get(attempt_id)
         return (self._run.id, found) if found else None
+
+    def count_parts(self, conn: Any, run_id: str) -> int:
+        assert (conn, run_id) == (CONNECTION, self._run.id)
+        return len(self.parts)
+
+    def insert_graph(self, conn: Any, run_id: str, part: int, body: str) -> None:
+        assert (conn, run_id, part) == (CONNECTION, self._run.id, len(self.parts))
+        self.parts.append(body)
 
     def restart_steps(self, conn: Any, job_id: str, indices: list[int] | None = None) -> None:
         assert conn is CONNECTION

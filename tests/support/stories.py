@@ -24,7 +24,7 @@ _OF_STEP = ("step_id", "step", "node", "uses", "action", "index", "step_run_id",
 _CHECKED = {*_OF_RUN, "pipeline_id", "namespace", "job_id", "job", *_OF_STEP, "previous", "status"}
 _NOT_SHOWN = {
     *("id", "job_id", "step_id", "spec", "graph", "steps", "jobs", "counts", "index", "kind", "project"),
-    *("name", "current", "number"),
+    *("name", "current", "number", "pipeline_id", "variables"),
 }
 
 
@@ -42,7 +42,8 @@ def left(run: Sim) -> Iterator[str]:
     for part in run.parts:
         yield f"{type(part).__name__.lower()} {part.name} {_values(part, names)}"
     for attempt in run.attempts.values():
-        yield f"attempt {names[attempt.step_id]}#{attempt.number} {_values(attempt, names)}"
+        back = f" withdrawn={run.withdrawn[attempt.id]}" if attempt.id in run.withdrawn else ""
+        yield f"attempt {names[attempt.step_id]}#{attempt.number} {_values(attempt, names)}{back}"
 
 
 def _line(run: Sim, told: Told) -> str:

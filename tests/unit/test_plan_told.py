@@ -196,7 +196,11 @@ def a_run_grows_and_is_changed() -> Iterator[Sim]:
 
 
 def a_run_is_reopened() -> Iterator[Sim]:
-    run = sim(job("j", step("db", background=True), "a", "b", timeout="1m"), job("k", "c", depends_on=("j",)))
+    run = sim(
+        job("j", step("db", background=True), "a", "b", timeout="1m"),
+        job("k", "c", depends_on=("j",)),
+        job("m", "d"),
+    )
     run.play(b="fail")
     run.told.clear()
     run.advance(run.now + 1000)
@@ -209,14 +213,31 @@ def a_run_is_reopened() -> Iterator[Sim]:
     yield run
 
 
-def jobs_are_cancelled() -> Iterator[Sim]:
-    run = sim(job("j", "a", step("b", when=ALWAYS), timeout="1m"), job("k", "c"), job("l", "d"))
+def a_run_that_no_agent_had_is_reopened() -> Iterator[Sim]:
+    run = sim(job("j", step("a", when="1 > 2"), step("b", when="variables.x == 1")))
     run.settle()
-    begin(run)
+    run.told.clear()
+    run.advance(run.now + 1000)
+    run.reopen(run.step("b"))
+    yield run
+
+
+def jobs_are_cancelled() -> Iterator[Sim]:
+    run = sim(
+        job("j", "a", step("b", when=ALWAYS), timeout="1m"),
+        job("k", "c"),
+        job("l", "d"),
+        job("m", step("e", when=ALWAYS), "f"),
+    )
+    run.settle()
+    for attempt in [one for one in run.queued if run.place(one)[1].name in "ae"]:
+        run.offer(attempt)
+        run.start(attempt)
     run.told.clear()
     run.advance(run.now + 1000)
     run.cancel_job(run.run.jobs[0], "enough")
     run.cancel_job(run.run.jobs[1])
+    run.cancel_job(run.run.jobs[3])
     yield run
 
 
@@ -234,6 +255,7 @@ SCENARIOS: list[Callable[[], Iterator[Sim]]] = [
     a_gate_is_passed,
     a_run_grows_and_is_changed,
     a_run_is_reopened,
+    a_run_that_no_agent_had_is_reopened,
     jobs_are_cancelled,
 ]
 

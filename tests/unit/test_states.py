@@ -52,6 +52,16 @@ def test_a_run_that_is_not_settled_is_planned_as_a_whole_when_it_is_loaded() -> 
     assert [(at, one.name) for at, one in run.run.agenda.items()] == [(0, "j"), (2, "l")]
 
 
+def test_the_graph_of_a_run_of_the_first_release_is_stored_before_it_grows() -> None:
+    run = sim(job("j", "a"))
+    run.settle()
+    original, run.rows.parts = run.rows.parts[0], []
+    run.extend(j=(step("b"),))
+    run.extend(j=(step("c"),))
+    assert len(run.rows.parts) == 3
+    assert run.rows.parts[0] == original
+
+
 def test_where_a_job_is() -> None:
     run = started(job("j", step("db", background=True), "a", "b"))
     [j] = run.run.jobs
