@@ -9,12 +9,13 @@ import pytest
 
 from pilothouse.access.model import SYSTEM, Principal, Role
 from pilothouse.engine.errors import GateClosed, GateNotFound, NotAnApprover
-from pilothouse.engine.gates.model import Gate, Outcome
+from pilothouse.engine.gates.model import Approval, Gate, Outcome
 from pilothouse.engine.gates.store import find_gate, insert_gate, list_gates
 from pilothouse.engine.graph import Graph, Job, Step
 from pilothouse.engine.model import Status
 from pilothouse.identity.records import list_audit
 from pilothouse.wire import entries
+from pilothouse.wire.times import rfc3339_ms
 from support.kernel import PROJECT, Kernel
 from support.pipelines import define, start
 
@@ -46,6 +47,9 @@ async def asked(kernel: Kernel) -> Gate:
         roles=["admin", "operator"],
         opened_at=kernel.clock.now,
         deadline=kernel.clock.now + 50_000,
+        run_name="build",
+        job="j",
+        step="ask",
     )
     return gate
 
@@ -62,19 +66,42 @@ async def test_a_decision(kernel: Kernel, decision: str, status: str, step: str,
     kernel.clock.advance(7)
     returned = await kernel.decide(gate.run_id, "ask", decision, by=OLGA, comment="not on a Friday")
     decided: dict[str, Any] = {"decided_by": "olga", "decided_by_id": "u-1", "comment": "not on a Friday"}
-    expected = replace(gate, status=status, deadline=0, closed_at=kernel.clock.now, **decided)
+    given = [Approval("u-1", "olga", kernel.clock.now, "not on a Friday")] if decision == "approve" else []
+    expected = replace(
+        gate, status=status, deadline=0, closed_at=kernel.clock.now, approvals=given, **decided
+    )
     assert returned == expected
     assert gates_of(kernel) == ([expected], 1)
     shown = kernel.step(gate.run_id, "ask")
     assert (shown["status"], shown["reason"]) == (step, reason)
-    assert shown["outputs"] == {"decision": decision, "by": "olga", "comment": "not on a Friday"}
+    assert shown["outputs"] == {
+        **{
+            "decision": decision,
+            "by": "olga",
+            "comment": "not on a Friday",
+            "at": rfc3339_ms(kernel.clock.now),
+        },
+        "approvals": [{"by": "olga", "at": rfc3339_ms(one.at), "comment": one.comment} for one in given],
+    }
     [entry] = kernel.entries(entries.run_stream(gate.run_id), entries.GATE_DECIDED)
     assert entry.subject == gate.id
-    told = ("step", "job", "step_run_id", "attempt", "decision", "by", "by_id", "comment")
+    told = (
+        "step",
+        "job",
+        "step_run_id",
+        "attempt",
+        "decision",
+        "by",
+        "by_id",
+        "comment",
+        "waits_for",
+        "needed",
+    )
     assert [entry.body[key] for key in told] == [
         *("ask", "j", gate.id, 1, decision),
-        *("olga", "u-1", "not on a Friday"),
+        *("olga", "u-1", "not on a Friday", "", 1),
     ]
+    assert (entry.body["approved_by"], entry.body["no_longer_counted"]) == ([one.user for one in given], [])
     with kernel.database.read() as conn:
         records, _ = list_audit(conn, actor="olga", action=None, target=None, since=None, offset=0, limit=5)
     [record] = records
@@ -97,11 +124,13 @@ async def test_what_cannot_be_decided_says_why(kernel: Kernel) -> None:
         return str(caught.value)
 
     user = replace(OLGA, role=Role.USER, projects=frozenset({PROJECT}))
-    assert await refused(user, gate.id) == "this gate is decided by role admin, role operator"
+    assert await refused(user, gate.id) == "this gate is decided by role admin or role operator"
     nobody = replace(user, projects=frozenset())
     assert await refused(nobody, gate.id) == f"No gate with ID '{gate.id}' exists"
     assert await refused(OLGA, "g0") == "No gate with ID 'g0' exists"
-    await kernel.tick(50)
+    kernel.clock.advance(50)
+    assert await refused(OLGA, gate.id) == "the gate is expired", "the timekeeper has not closed it yet"
+    await kernel.tick(0)
     assert await refused(OLGA, gate.id) == "the gate is closed"
     run_id = await kernel.run(WINDOW % "")
     [window], _ = gates_of(kernel, run=run_id)

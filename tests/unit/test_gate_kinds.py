@@ -14,7 +14,7 @@ from pilothouse.access.model import SYSTEM, Principal, Role
 from pilothouse.engine.gates.child import outcome_of
 from pilothouse.engine.gates.hold import Hold, may_decide
 from pilothouse.engine.gates.http import _decidable, gate_view
-from pilothouse.engine.gates.model import Gate, GateInvalid, Outcome
+from pilothouse.engine.gates.model import Approval, Gate, GateInvalid, Outcome
 from pilothouse.engine.gates.parent import Parent
 from pilothouse.engine.gates.service import check_comment
 from pilothouse.engine.gates.window import TimeWindow, read_window
@@ -40,6 +40,8 @@ NAMES = [f"n{number:02}" for number in range(51)]
         ({"roles": ["viewer", "user"], "users": "uwe"}, {"roles": ["user", "viewer"], "users": ["uwe"]}),
         ({"users": NAMES[:50]}, {"users": NAMES[:50]}),
         ({"message": "x" * 1001, "roles": None}, {"message": "x" * 1000, "roles": ["admin", "operator"]}),
+        ({"count": "20", "users": NAMES[:20]}, {"needed": 20, "users": NAMES[:20]}),
+        ({"count": 2, "users": "uwe", "roles": "user"}, {"needed": 2, "users": ["uwe"], "roles": ["user"]}),
         ({"message": 5}, {"message": "5", "roles": ["admin", "operator"]}),
     ],
 )
@@ -53,7 +55,10 @@ def test_what_arguments_make_of_an_approval(args: dict[str, Any], expected: dict
     ("args", "why"),
     [
         ({"roles": ["queen", "king"]}, "there is no role 'king'"),
-        ({"roles": "k" * 65}, f"there is no role '{'k' * 64}'"),
+        ({"roles": "k" * 63}, f"there is no role '{'k' * 63}'"),
+        ({"roles": "k" * 64}, "roles is a list of at most 50 names"),
+        ({"count": 21}, "count is a whole number from 1 to 20"),
+        ({"count": 2, "users": "uwe"}, "it needs 2 approvals and names 1 users"),
         ({"users": NAMES}, "users is a list of at most 50 names"),
         ({"users": ["a", 1]}, "users is a list of at most 50 names"),
         ({"roles": {"a": "b"}}, "roles is a list of at most 50 names"),
@@ -66,7 +71,7 @@ def test_arguments_of_an_approval_that_make_no_sense(args: dict[str, Any], why: 
 
 
 def test_an_approval_that_nobody_gave() -> None:
-    assert Hold().due(NONE, NONE, GATE) == Outcome(Status.TIMED_OUT, "nobody decided in time")
+    assert Hold().due(NONE, NONE, GATE) == Outcome(Status.TIMED_OUT, "expired: nobody decided in time")
 
 
 @pytest.mark.parametrize(
@@ -229,12 +234,18 @@ def test_the_view_of_a_gate() -> None:
     shown = {
         "id": "g1",
         "run_id": "r1",
+        "run_name": "build",
+        "job": "j",
+        "step": "s",
         "project": "p1",
         "kind": "hold",
         "status": "open",
         "message": "sure?",
         "roles": ["admin"],
         "users": ["uwe"],
+        "count": 2,
+        "approvals": [],
+        "waits_for": "waits for 2 of 2 approvals: needs role admin or user uwe: sure?",
         "child_run": None,
         "decidable": True,
         "opened_at": "1970-01-01T00:00:00.001Z",
@@ -243,8 +254,11 @@ def test_the_view_of_a_gate() -> None:
         "decided_by": None,
         "comment": "",
     }
+    open_gate.run_name, open_gate.job, open_gate.step, open_gate.needed = "build", "j", "s", 2
     assert gate_view(open_gate, decidable=True) == shown
     more: dict[str, Any] = {
+        "status": "approved",
+        "approvals": [Approval("u1", "uwe", 2)],
         "child_run": "r2",
         "deadline": 2,
         "closed_at": 3,
@@ -253,6 +267,9 @@ def test_the_view_of_a_gate() -> None:
     }
     assert gate_view(replace(open_gate, **more), decidable=False) == {
         **shown,
+        "status": "approved",
+        "approvals": [{"by": "uwe", "at": "1970-01-01T00:00:00.002Z"}],
+        "waits_for": "",
         "child_run": "r2",
         "deadline": "1970-01-01T00:00:00.002Z",
         "closed_at": "1970-01-01T00:00:00.003Z",
