@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pilothouse.engine.model import Attempt, Status
-from pilothouse.pipelines.spec import Retry
+from pilothouse.pipelines.spec import Approval, Retry
 from support.planning import GRACE, Sim, finish, gate, job, sim, step
 from support.stories import left, story
 
@@ -180,6 +180,19 @@ def a_gate_is_passed() -> Iterator[Sim]:
     yield run
 
 
+def a_job_that_was_approved_begins_again() -> Iterator[Sim]:
+    run = sim(job("j", "a", "b", approval=Approval(required=True), retry=Retry(2)))
+    run.settle()
+    run.settle_gate(run.attempts[run.step("approval").current], Status.SUCCEEDED)
+    attempt = begin(run)
+    run.told.clear()
+    run.advance(run.now + 1000)
+    run.end(attempt, Status.FAILED, "exit 1")
+    yield run
+    run.lose(begin(run))
+    yield run
+
+
 def a_run_grows_and_is_changed() -> Iterator[Sim]:
     run = sim(job("j", "a"))
     run.settle()
@@ -253,6 +266,7 @@ SCENARIOS: list[Callable[[], Iterator[Sim]]] = [
     a_job_waits_too_long,
     a_background_step_is_stopped_at_the_end,
     a_gate_is_passed,
+    a_job_that_was_approved_begins_again,
     a_run_grows_and_is_changed,
     a_run_is_reopened,
     a_run_that_no_agent_had_is_reopened,
