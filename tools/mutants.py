@@ -91,7 +91,7 @@ MODULES = {
     ),
     "expressions": Module(
         ("expressions/*.py",),
-        ("unit/test_expressions*.py", "unit/test_secrecy.py", "unit/test_contexts.py"),
+        ("unit/test_expression*.py", "unit/test_secrecy.py", "unit/test_contexts.py"),
     ),
 }
 """What is mutated together, and the tests that must notice it: the quickest first, those with random input last, but
