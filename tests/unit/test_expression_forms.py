@@ -151,7 +151,7 @@ def test_what_is_no_expression(source: str, message: str, offset: int, expected:
         (" a['k'][0]", Index(1, Index(1, Name(1, "a"), Literal(3, "k")), Literal(8, 0))),
         ("f(1, 'a')", Call(0, "f", (Literal(2, 1), Literal(5, "a")))),
         ("a.f(1)", Call(2, "f", (Name(0, "a"), Literal(4, 1)))),
-        ("has(a.b.c)", Select(4, Select(4, Name(4, "a"), "b"), "c", test=True)),
+        ("has(a.b.c)", Select(0, Select(4, Name(4, "a"), "b"), "c", test=True)),
         ("[1, [null]]", ListLiteral(0, (Literal(1, 1), ListLiteral(4, (Literal(5, None),))))),
         ("{'a': true}", MapLiteral(0, ((Literal(1, "a"), Literal(6, True)),))),
         (
@@ -190,7 +190,7 @@ def test_an_expression_may_be_so_long_and_deep() -> None:
     assert caught.value.code == "EXPRESSION_TOO_BIG"
     assert evaluate("(" * 63 + "1" + ")" * 63, {}) == 1
     assert evaluate("1" + " + 1" * 63, {}) == 64
-    for deeper in ("(" * 64 + "1" + ")" * 64, "1" + " + 1" * 64, "[" * 64 + "]" * 64, "!" * 64 + "true"):
+    for deeper in ("(" * 64 + "1" + ")" * 64, "1" + " + 1" * 64, "[" * 65 + "]" * 65, "!" * 64 + "true"):
         with pytest.raises(ExpressionError) as caught:
             compile_expression(deeper)
         assert caught.value.message == "the expression is nested more than 64 deep"
@@ -227,7 +227,7 @@ def test_the_parts_of_a_text(text: str, parts: list[Any]) -> None:
     [
         ("ab ${{ a", 3, "}} at its end"),
         ("${{ a }} ${{ b }", 9, "}} at its end"),
-        ("${{ 'a }}", 0, "}} at its end, outside of quotes and braces"),
+        ("${{ '}}' ", 0, "}} at its end, outside of quotes and braces"),
         ("${{ { }}", 0, "}} at its end, outside of quotes and braces"),
         ("}} ${{ r'a", 3, "}} at its end"),
     ],

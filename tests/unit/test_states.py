@@ -93,3 +93,14 @@ def test_a_background_step_that_waits_again_keeps_its_place() -> None:
     ):
         j.move(run.step("db"), status)
         assert [one.name for one in j.awaited] == expected
+
+
+def test_a_step_that_is_over_or_beside_may_be_told_so_again() -> None:
+    run = started(job("j", "a", step("db", background=True), "b"))
+    [j] = run.run.jobs
+    for status in (Status.FAILED, Status.SUCCEEDED):
+        j.move(run.step("a"), status)
+        assert [one.name for one in j.unfinished] == ["db", "b"]
+    j.move(run.step("db"), Status.RUNNING)
+    j.move(run.step("db"), Status.RUNNING)
+    assert [one.name for one in j.awaited] == ["b"]
