@@ -325,7 +325,8 @@ def test_what_an_expression_refers_to() -> None:
         ("run", "x", 66, False),
     ]
     assert found.roots == {"secrets", "variables", "jobs", "env", "run"}
-    assert (found.secrets, found.jobs, found.needed_secrets) == ({"A"}, {"j"}, frozenset())
+    assert (found.secrets, found.jobs) == (frozenset({"A"}), frozenset({"j"}))
+    assert not found.needed_secrets
     assert found.tested == {("secrets", "A"), ("variables", "b")}
     assert compile_expression("size([1]) + int('2')").functions == {"size", "int"}
 
