@@ -23,6 +23,7 @@ from pilothouse.pipelines.compile import compile_spec
 from pilothouse.pipelines.spec import Job as JobSpec
 from pilothouse.pipelines.spec import Spec
 from pilothouse.pipelines.spec import Step as StepSpec
+from support.planning_gates import FakeGates
 from support.planning_rows import CONNECTION, Rows, check_counted
 
 
@@ -41,50 +42,10 @@ GRACE = 300_000
 
 
 @dataclass
-class FakeGates:
-    """The service of gates. ``on_open`` and ``on_due`` script them; by default a gate stays open, and times out.
-
-    They give the status the gate ends with, or the milliseconds until it is looked at again (0: never).
-    """
-
-    sim: Sim
-    open: list[str] = field(default_factory=list)
-    on_open: Callable[[], Status | int] = lambda: 0
-    on_due: Callable[[], Status | int] = lambda: Status.TIMED_OUT
-
-    def opened(self, tx: Any, run: Run, job: Job, step: Step, attempt: Attempt) -> None:
-        """See ``GateHandler``."""
-        assert not run.cancelling
-        assert not run.paused_at
-        assert not job.stopping
-        self.open.append(attempt.id)
-        self._go_on(tx, job, step, self.on_open())
-
-    def due(self, tx: Any, run: Run, job: Job, step: Step) -> None:
-        """See ``GateHandler``."""
-        assert step.current in self.open
-        assert 0 < step.deadline <= self.sim.now
-        self._go_on(tx, job, step, self.on_due())
-
-    def closed(self, tx: Any, run: Run, attempt: Attempt) -> None:
-        """See ``GateHandler``."""
-        self.open.remove(attempt.id)
-
-    def child_ended(self, tx: Any, child: Run) -> None:
-        """See ``GateHandler``."""
-
-    def _go_on(self, tx: Any, job: Job, step: Step, what: Status | int) -> None:
-        if isinstance(what, Status):
-            self.sim.steps.end_attempt(tx, self.sim.run, job, step, what)
-        else:
-            step.deadline = self.sim.now + what if what else 0
-            self.sim.rows.note(step)
-
-
-@dataclass
 class Sim:
     """One run; ``leases`` are the attempts that some agent holds, by their state; ``planned`` counts plans.
-    ``withdrawn``: the attempts that were taken back, and why.
+
+    ``withdrawn``: the attempts that were taken back, and why. ``woken``: how often there may have been work to hand out.
 
     ``used``: by the name of a limit and the id of a job, how many milliseconds of it have passed.
     """
@@ -97,6 +58,7 @@ class Sim:
     cancels: list[str] = field(default_factory=list)
     withdrawn: dict[str, str] = field(default_factory=dict)
     planned: int = 0
+    woken: int = 0
     watch: Callable[[], None] = lambda: None
     used: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -108,7 +70,7 @@ class Sim:
 
     def grace(self, milliseconds: int) -> None:
         """How long cleaning up may take."""
-        fleet: Any = SimpleNamespace(wakers=[], withdraw=self._withdraw)
+        fleet: Any = SimpleNamespace(wakers=[self._wake], withdraw=self._withdraw)
         self._transitions = Transitions(self, fleet, milliseconds / 1000)  # type: ignore[arg-type]
         self.steps = self._transitions.steps
         self.steps.handle_gates(self.gates)
@@ -122,6 +84,10 @@ class Sim:
         assert tx.conn is CONNECTION
         assert (stream, scope) == (f"run/{self.run.id}", f"project/{self.run.project}")
         self.told.append(Told(type, body, self.now, subject))
+
+    def _wake(self) -> None:
+        """As what hands out work."""
+        self.woken += 1
 
     def _withdraw(self, tx: Any, task_id: str, reason: str) -> LeaseState | None:
         assert tx.conn is CONNECTION
@@ -154,7 +120,10 @@ class Sim:
             patch.object(step_transitions, "store", self.rows),
             patch.object(transitions, "decide_job", self._decide_job),
         ):
-            yield SimpleNamespace(conn=CONNECTION, now=self.now, after_commit=lambda effect: None)
+            effects: list[Callable[[], None]] = []
+            yield SimpleNamespace(conn=CONNECTION, now=self.now, after_commit=effects.append)
+            for effect in effects:
+                effect()
 
     # -- what happens -----------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ def _line(run: Sim, told: Told) -> str:
     body = told.body
     assert {key: body[key] for key in _OF_RUN} == _OF_RUN
     assert not body["pipeline_id"]
+    assert None not in body.values()
     assert not body.get("namespace")
     assert told.subject == body.get("step_run_id", body.get("step_id", body.get("job_id", "")))
     change = ">".join(str(body[key]) for key in ("previous", "status") if key in body)

@@ -289,6 +289,28 @@ def test_a_run(scenario: Callable[[], Iterator[Sim]]) -> None:
     assert told(scenario) == stories[scenario.__name__.replace("_", " ")]
 
 
+def test_entries_of_a_type_have_the_same_keys() -> None:
+    """But for those of gates, and of steps that end without a step run."""
+    keys: dict[str, set[frozenset[str]]] = {}
+    for scenario in SCENARIOS:
+        for run in scenario():
+            for entry in run.told:
+                some = frozenset(entry.body) - {"gate", "step_run_id", "attempt"}
+                keys.setdefault(entry.type, set()).add(some)
+    assert len(keys) > 10
+    assert {type: len(different) for type, different in keys.items()} == dict.fromkeys(keys, 1)
+
+
+def test_whoever_hands_out_work_is_woken_when_there_may_be_some() -> None:
+    run = sim(job("j", "a"), job("k", "b"))
+    run.settle()
+    assert run.woken == 2
+    run.pause()
+    assert run.woken == 2
+    run.resume()
+    assert run.woken == 3
+
+
 if __name__ == "__main__":
     FILE.write_text(
         "\n\n".join("\n".join([f"# {one.__name__.replace('_', ' ')}", *told(one)]) for one in SCENARIOS)
