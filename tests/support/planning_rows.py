@@ -20,7 +20,9 @@ _COLUMNS = {Run: store._RUN, Job: store._JOB, Step: store._STEP, Attempt: store.
 
 def row_of(thing: Run | Job | Step | Attempt) -> dict[str, Any]:
     """What is stored of it."""
-    return store._values(thing, _COLUMNS[type(thing)])
+    row = store._values(thing, _COLUMNS[type(thing)])
+    assert None not in [value for name, value in row.items() if name != "checkout"]
+    return row
 
 
 def check_counted(run: Run) -> None:

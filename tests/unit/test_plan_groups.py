@@ -8,7 +8,8 @@ from typing import Any
 from pilothouse.engine import transitions
 from pilothouse.engine.errors import GroupInvalid
 from pilothouse.engine.model import Job, Run, Status
-from support.planning import CONNECTION, Sim, job, sim
+from support.planning import Sim, job, sim, step
+from support.planning_rows import CONNECTION
 from support.stories import story
 
 
@@ -88,6 +89,18 @@ def test_a_run_leaves_its_group_when_it_ends() -> None:
     run.run.graph = replace(run.run.graph, concurrency="g")
     run.play()
     assert groups.said == [("leave", run.run.id, Status.SUCCEEDED)]
+
+
+def test_a_run_that_waits_for_its_group_has_nothing_to_clean_up() -> None:
+    run = sim(job("j", step("a", when="always()")))
+    run.run.waits_for = "other"
+    run.settle()
+    assert run.told == []
+    run.cancel("enough")
+    assert (run.run.forced, run.run.status) == (True, Status.CANCELLED)
+    assert [line for line in story(run) if "a#1 step" in line] == [
+        "0 j.a#1 step.completed pending>cancelled reason=enough job_status=pending counts=1/1/0/0"
+    ]
 
 
 def test_the_gate_that_waits_for_a_run_is_told_of_its_end() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pilothouse.engine.model import Counts, Status
+from pilothouse.wire import entries
 from support.planning import job, sim, started, step
 
 
@@ -32,6 +33,20 @@ def test_outputs_of_the_later_step_and_job_are_stronger() -> None:
     j.set_outputs(run.step("c"), {})
     run.run.recount()
     assert run.run.outputs() == {"x": "a", "y": "d", "z": "a"}
+
+
+def test_outputs_are_told_with_the_end() -> None:
+    run = sim(job("j", "a"), job("k", "b"))
+    run.settle()
+    for one, outputs in (("a", {"x": 1}), ("b", {"y": "2"})):
+        attempt = next(attempt for attempt in run.queued if run.place(attempt)[1].name == one)
+        run.offer(attempt)
+        run.start(attempt)
+        run.place(attempt)[0].set_outputs(run.step(one), outputs)
+        run.rows.note(run.step(one))
+        run.end(attempt, Status.SUCCEEDED)
+    assert [body["outputs"] for body in run.of(entries.STEP_COMPLETED)] == [{"x": 1}, {"y": "2"}]
+    assert [body["outputs"] for body in run.of(entries.RUN_COMPLETED)] == [{"x": 1, "y": "2"}]
 
 
 def test_a_node_is_named_with_its_job_where_there_are_several() -> None:
