@@ -38,7 +38,18 @@ class Module:
     tests: tuple[str, ...]
 
 
-PLAN = ("", "_background", "_cleanup", "_gates", "_reasons", "_timeouts", "_told", "_shares", "_groups")
+PLAN = (
+    "",
+    "_background",
+    "_cleanup",
+    "_gates",
+    "_reasons",
+    "_timeouts",
+    "_told",
+    "_shares",
+    "_groups",
+    "_ends",
+)
 MODULES = {
     "plan": Module(
         ("engine/plan.py", "engine/cleanup.py"),

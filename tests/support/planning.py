@@ -160,14 +160,14 @@ class Sim:
         if job.step_spec(step).background:
             self.settle(job)
 
-    def end(self, attempt: Attempt, status: Status, error: str = "") -> None:
-        """Its agent reports the end."""
+    def end(self, attempt: Attempt, status: Status, error: str = "", **more: Any) -> None:
+        """Its agent reports the end; ``more``: exit code and metrics."""
         del self.leases[attempt.id]
         if self.stale(attempt):
             return
         job, step = self.place(attempt)
         with self._store() as tx:
-            self._transitions.steps.end_attempt(tx, self.run, job, step, status, error=error)
+            self._transitions.steps.end_attempt(tx, self.run, job, step, status, error=error, **more)
         self.settle(job)
 
     def lose(self, attempt: Attempt, *, gone: bool = False) -> None:
