@@ -106,7 +106,12 @@ def test_a_run_that_waits_for_its_group_has_nothing_to_clean_up() -> None:
 def test_the_gate_that_waits_for_a_run_is_told_of_its_end() -> None:
     run = sim(job("j", "a"))
     told: list[tuple[str, Status]] = []
-    run.gates.child_ended = lambda tx, child: told.append((child.id, child.status))  # type: ignore[method-assign]
+
+    def child_ended(tx: Any, child: Run) -> None:
+        assert tx.conn is CONNECTION
+        told.append((child.id, child.status))
+
+    run.gates.child_ended = child_ended  # type: ignore[method-assign]
     run.run.parent_gate = "g1"
     run.rows.note(run.run)
     run.play(a="fail")
