@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from pilothouse.engine import step_transitions
 from pilothouse.engine.model import Status
-from pilothouse.pipelines.spec import Retry
+from pilothouse.pipelines.spec import AgentSelector, Retry
 from pilothouse.wire import entries
 from support.planning import Sim, gate, job, sim, started, step
 from support.planning_rows import CONNECTION
@@ -77,3 +78,29 @@ def test_what_starts_in_a_paused_run_has_its_time_limits_suspended() -> None:
     run.advance(run.now + 5000)
     run.resume()
     assert (j.held_at, j.deadline) == (0, run.now + 60_000)
+
+
+def test_what_is_queued_asks_for_an_agent_for_all_that_is_coming() -> None:
+    """The agent that begins a job holds its workspace; later steps are its own."""
+    run = sim(
+        job(
+            "j",
+            step("a", agent_selector=AgentSelector({"os": "linux"})),
+            step("b", agent_selector=AgentSelector({"gpu": "yes"})),
+            step("c", agent_selector=AgentSelector({"disk": "big"})),
+            "d",
+        )
+    )
+    run.settle()
+    asked = []
+    while run.queued:
+        [attempt] = run.queued
+        asked.append(attempt.selector and json.loads(attempt.selector)["matchLabels"])
+        run.do(attempt, "ok")
+    assert asked == [
+        {"os": "linux", "gpu": "yes", "disk": "big"},
+        {"gpu": "yes"},
+        {"disk": "big"},
+        "",
+    ]
+    assert {body["reason"] for body in run.of(entries.STEP_QUEUED)} == {""}
