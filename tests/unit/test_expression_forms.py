@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,6 +184,16 @@ def test_tokens_have_their_places() -> None:
     ]
 
 
+@pytest.fixture
+def deep_stack() -> Iterator[None]:
+    """Where mutants are tried, each function is called through another."""
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(4 * usual)
+    yield
+    sys.setrecursionlimit(usual)
+
+
+@pytest.mark.usefixtures("deep_stack")
 def test_an_expression_may_be_so_long_and_deep() -> None:
     assert evaluate("1" + " " * 4095, {}) == 1
     with pytest.raises(ExpressionError) as caught:
