@@ -46,6 +46,7 @@ class Sim:
     """One run; ``leases`` are the attempts that some agent holds, by their state; ``planned`` counts plans.
 
     ``withdrawn``: the attempts that were taken back, and why. ``woken``: how often there may have been work to hand out.
+    ``seconds``: of CPU time that a transaction may take, which do not depend on how busy the machine is.
 
     ``used``: by the name of a limit and the id of a job, how many milliseconds of it have passed.
     """
@@ -59,6 +60,7 @@ class Sim:
     withdrawn: dict[str, str] = field(default_factory=dict)
     planned: int = 0
     woken: int = 0
+    seconds: float = 60
     watch: Callable[[], None] = lambda: None
     used: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -119,6 +121,7 @@ class Sim:
             patch.object(transitions, "store", self.rows),
             patch.object(step_transitions, "store", self.rows),
             patch.object(transitions, "decide_job", self._decide_job),
+            patch.object(transitions, "MAX_SECONDS", self.seconds),
         ):
             effects: list[Callable[[], None]] = []
             yield SimpleNamespace(conn=CONNECTION, now=self.now, after_commit=effects.append)
