@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from pilothouse.engine import step_transitions, transitions
+from pilothouse.engine import graph, step_transitions, transitions
 from pilothouse.engine.decisions import Decision
 from pilothouse.engine.growth import Addition, check_addition, check_graph, grown
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
@@ -22,6 +23,8 @@ from pilothouse.pipelines.compile import compile_spec
 from pilothouse.pipelines.spec import Job as JobSpec
 from pilothouse.pipelines.spec import Spec
 from pilothouse.pipelines.spec import Step as StepSpec
+from support.planning_gates import FakeGates
+from support.planning_rows import CONNECTION, Rows, check_counted
 
 
 @dataclass
@@ -31,6 +34,7 @@ class Told:
     type: str
     body: dict[str, Any]
     at: int
+    subject: str
 
 
 GRACE = 300_000
@@ -38,48 +42,11 @@ GRACE = 300_000
 
 
 @dataclass
-class FakeGates:
-    """The service of gates. ``on_open`` and ``on_due`` script them; by default a gate stays open, and times out.
-
-    They give the status the gate ends with, or the milliseconds until it is looked at again (0: never).
-    """
-
-    sim: Sim
-    open: list[str] = field(default_factory=list)
-    on_open: Callable[[], Status | int] = lambda: 0
-    on_due: Callable[[], Status | int] = lambda: Status.TIMED_OUT
-
-    def opened(self, tx: Any, run: Run, job: Job, step: Step, attempt: Attempt) -> None:
-        """See ``GateHandler``."""
-        assert not run.cancelling
-        assert not run.paused_at
-        assert not job.stopping
-        self.open.append(attempt.id)
-        self._go_on(tx, job, step, self.on_open())
-
-    def due(self, tx: Any, run: Run, job: Job, step: Step) -> None:
-        """See ``GateHandler``."""
-        assert step.current in self.open
-        assert 0 < step.deadline <= self.sim.now
-        self._go_on(tx, job, step, self.on_due())
-
-    def closed(self, tx: Any, run: Run, attempt: Attempt) -> None:
-        """See ``GateHandler``."""
-        self.open.remove(attempt.id)
-
-    def child_ended(self, tx: Any, child: Run) -> None:
-        """See ``GateHandler``."""
-
-    def _go_on(self, tx: Any, job: Job, step: Step, what: Status | int) -> None:
-        if isinstance(what, Status):
-            self.sim.steps.end_attempt(tx, self.sim.run, job, step, what)
-        else:
-            step.deadline = self.sim.now + what if what else 0
-
-
-@dataclass
 class Sim:
     """One run; ``leases`` are the attempts that some agent holds, by their state; ``planned`` counts plans.
+
+    ``withdrawn``: the attempts that were taken back, and why. ``woken``: how often there may have been work to hand out.
+    ``seconds``: of CPU time that a transaction may take, which do not depend on how busy the machine is.
 
     ``used``: by the name of a limit and the id of a job, how many milliseconds of it have passed.
     """
@@ -90,17 +57,22 @@ class Sim:
     attempts: dict[str, Attempt] = field(default_factory=dict)
     leases: dict[str, LeaseState] = field(default_factory=dict)
     cancels: list[str] = field(default_factory=list)
+    withdrawn: dict[str, str] = field(default_factory=dict)
     planned: int = 0
+    woken: int = 0
+    seconds: float = 60
     watch: Callable[[], None] = lambda: None
     used: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.gates = FakeGates(self)
         self.grace(GRACE)
+        self.rows = Rows(self.run, self.attempts)
+        self.rows.note(self.run, *self.parts)
 
     def grace(self, milliseconds: int) -> None:
         """How long cleaning up may take."""
-        fleet: Any = SimpleNamespace(wakers=[], withdraw=self._withdraw)
+        fleet: Any = SimpleNamespace(wakers=[self._wake], withdraw=self._withdraw)
         self._transitions = Transitions(self, fleet, milliseconds / 1000)  # type: ignore[arg-type]
         self.steps = self._transitions.steps
         self.steps.handle_gates(self.gates)
@@ -111,10 +83,17 @@ class Sim:
         self, tx: Any, stream: str, type: str, scope: str, body: dict[str, Any], *, subject: str
     ) -> None:
         """As the journal does."""
-        assert stream == f"run/{self.run.id}"
-        self.told.append(Told(type, body, self.now))
+        assert tx.conn is CONNECTION
+        assert (stream, scope) == (f"run/{self.run.id}", f"project/{self.run.project}")
+        self.told.append(Told(type, body, self.now, subject))
+
+    def _wake(self) -> None:
+        """As what hands out work."""
+        self.woken += 1
 
     def _withdraw(self, tx: Any, task_id: str, reason: str) -> LeaseState | None:
+        assert tx.conn is CONNECTION
+        self.withdrawn[task_id] = reason
         state = self.leases.get(task_id)
         if state is LeaseState.OFFERED:
             del self.leases[task_id]
@@ -127,32 +106,27 @@ class Sim:
         self.watch()
         return decide_job(run, job, now)
 
+    @property
+    def parts(self) -> list[Job | Step]:
+        """The jobs and steps."""
+        found: list[Job | Step] = []
+        for job in self.run.jobs:
+            found += [job, *job.steps]
+        return found
+
     @contextmanager
     def _store(self) -> Iterator[Any]:
-        def insert_attempt(conn: Any, run_id: str, attempt: Attempt) -> None:
-            assert attempt.id not in self.attempts
-            self.attempts[attempt.id] = attempt
-
-        def attempt(conn: Any, attempt_id: str) -> tuple[str, Attempt] | None:
-            found = self.attempts.get(attempt_id)
-            return (self.run.id, found) if found else None
-
-        memory = SimpleNamespace(
-            save=lambda conn, thing: None,
-            save_part=lambda conn, run_id, thing: None,
-            insert_attempt=insert_attempt,
-            insert_attempts=lambda conn, run_id, many: [insert_attempt(conn, run_id, one) for one in many],
-            restart_steps=lambda conn, job_id, indices=None: None,
-            attempt=attempt,
-        )
-        graphs = SimpleNamespace(count_parts=lambda conn, run_id: 1, insert_graph=lambda *values: None)
         with (
-            patch.object(transitions, "graph_store", graphs),
-            patch.object(transitions, "store", memory),
-            patch.object(step_transitions, "store", memory),
+            patch.object(transitions, "graph_store", self.rows),
+            patch.object(transitions, "store", self.rows),
+            patch.object(step_transitions, "store", self.rows),
             patch.object(transitions, "decide_job", self._decide_job),
+            patch.object(transitions, "MAX_SECONDS", self.seconds),
         ):
-            yield SimpleNamespace(conn=None, now=self.now, after_commit=lambda effect: None)
+            effects: list[Callable[[], None]] = []
+            yield SimpleNamespace(conn=CONNECTION, now=self.now, after_commit=effects.append)
+            for effect in effects:
+                effect()
 
     # -- what happens -----------------------------------------------------------------------------------
 
@@ -164,15 +138,20 @@ class Sim:
         """Let the planner decide until it waits; ``job``: only this one has changed."""
         with self._store() as tx:
             self._transitions.settle(tx, self.run, job)
-        while self.run.unsettled:
+        for _ in range(1000):
+            if not self.run.unsettled:
+                break
             with self._store() as tx:  # each transaction has its share of changes
                 self._transitions.settle(tx, self.run)
         assert decide(self.run, self.now) == []
+        self.rows.check(self.run, *self.parts, *self.attempts.values())
+        check_counted(self.run)
         self.watch()
 
     def offer(self, attempt: Attempt) -> None:
         """Hand a queued attempt out."""
         attempt.agent_id = "a1"
+        self.rows.note(attempt)
         self.leases[attempt.id] = LeaseState.OFFERED
 
     def start(self, attempt: Attempt) -> None:
@@ -184,14 +163,14 @@ class Sim:
         if job.step_spec(step).background:
             self.settle(job)
 
-    def end(self, attempt: Attempt, status: Status, error: str = "") -> None:
-        """Its agent reports the end."""
+    def end(self, attempt: Attempt, status: Status, error: str = "", **more: Any) -> None:
+        """Its agent reports the end; ``more``: exit code and metrics."""
         del self.leases[attempt.id]
         if self.stale(attempt):
             return
         job, step = self.place(attempt)
         with self._store() as tx:
-            self._transitions.steps.end_attempt(tx, self.run, job, step, status, error=error)
+            self._transitions.steps.end_attempt(tx, self.run, job, step, status, error=error, **more)
         self.settle(job)
 
     def lose(self, attempt: Attempt, *, gone: bool = False) -> None:
@@ -208,6 +187,28 @@ class Sim:
         """Cancel the run."""
         with self._store() as tx:
             self._transitions.cancel(tx, self.run, reason, force=force, by="alice", by_id="u1")
+        self.settle()
+
+    def cancel_job(self, job: Job, reason: str = "not wanted") -> None:
+        """Cancel one of the jobs."""
+        with self._store() as tx:
+            self._transitions.cancel_job(tx, self.run, job, reason)
+        self.settle(job)
+
+    def replace(self, step: Step, spec: graph.Step, *fields: str) -> None:
+        """Somebody changes the definition of a step."""
+        job, _ = self.run.find_step(step.id)
+        with self._store() as tx:
+            self._transitions.replace_step(
+                tx, self.run, job, step, spec, fields=list(fields), by="alice", by_id="u1"
+            )
+        self.settle(job)
+
+    def reopen(self, step: Step) -> None:
+        """Somebody lets the run begin again at a step."""
+        job, _ = self.run.find_step(step.id)
+        with self._store() as tx:
+            self._transitions.reopen(tx, self.run, job, step, by="alice", by_id="u1")
         self.settle()
 
     def settle_gate(self, attempt: Attempt, status: Status, error: str = "") -> None:
@@ -235,10 +236,11 @@ class Sim:
         of_jobs = {job.name: job.steps for job in more.jobs[len(jobs) :]}
         addition = Addition(more.jobs[: len(jobs)], of_jobs)
         check_addition(self.run.graph, addition)
-        graph = grown(self.run.graph, addition)
-        check_graph(graph)
+        larger = grown(self.run.graph, addition)
+        check_graph(larger)
         with self._store() as tx:
-            self._transitions.extend(tx, self.run, graph, addition, by="alice", by_id="u1")
+            self._transitions.extend(tx, self.run, larger, addition, by="alice", by_id="u1")
+            self.rows.note(*self.parts)  # what is new needs no row
         self.settle()
 
     def advance(self, to: int) -> None:
@@ -326,7 +328,10 @@ class Sim:
         """
         script = {name: words.split() for name, words in outcomes.items()}
         self.settle()
-        while not self.run.status.over:
+        for turn in count():
+            if self.run.status.over:
+                break
+            assert turn < 10_000, "it never ends"
             if not self.queued:
                 assert self.wait(), f"stuck: {self.statuses()}"
                 continue

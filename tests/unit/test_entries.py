@@ -1,4 +1,4 @@
-"""Entries of the journal: what is left of one without its first lines, and what it costs."""
+"""Entries of the journal: what is left of one without its first lines, what it costs, and who wants it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from pilothouse.journal import Entry, kept_json
+from pilothouse.journal import Entry, Selection, kept_json
+from pilothouse.journal.model import COSTLY, Frame
 
 LINES = ["a", "b", "c", "d", "e"]
 
@@ -76,3 +77,47 @@ def test_json_that_is_kept_has_no_more_memory_than_it_needs(length: int) -> None
     kept = kept_json(value)
     assert kept == orjson.dumps(value)
     assert libc.malloc_usable_size(id(kept)) < len(kept) * 1.1 + 4096  # a large one has whole pages
+
+
+@pytest.mark.parametrize(
+    ("selection", "wanted"),
+    [
+        (Selection(), True),
+        (Selection(subject="step/s"), True),
+        (Selection(subject="step/t"), False),
+        (Selection(subject=""), False),
+        (Selection(type="step.logged"), True),
+        (Selection(type="step.*"), True),
+        (Selection(type="STEP.*"), False),
+        (Selection(type="step"), False),
+        (Selection(subject="step/s", type="run.*"), False),
+        (Selection(subject="step/s", type="step.?ogged"), True),
+        (Selection(subject="step/t", type="step.*"), False),
+    ],
+)
+def test_which_entries_a_selection_wants(selection: Selection, wanted: bool) -> None:
+    assert selection.wants(logged()) is wanted
+
+
+class Plain:
+    """A format that shows each entry as it is."""
+
+    key = "plain"
+
+    def encode(self, entry: Entry) -> tuple[Frame, ...]:
+        return (Frame(entry.data, 1),)
+
+    def ends(self, entry: Entry) -> bool:
+        return False
+
+
+class Other(Plain):
+    key = "other"
+
+
+def test_a_large_entry_costs_much_until_it_has_been_encoded() -> None:
+    assert not Entry(1, "s", "", "t", 0, "", b"x" * (COSTLY - 1)).costly(Plain())
+    entry = Entry(1, "s", "", "t", 0, "", b"x" * COSTLY)
+    assert entry.costly(Plain())
+    entry.frames(Plain())
+    assert (entry.costly(Plain()), entry.costly(Other())) == (False, True)

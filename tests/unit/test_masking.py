@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.wire.masking import MASK, MIN_LENGTH, Masker
+from pilothouse.wire.masking import MASK, MIN_LENGTH, Masker, TooDense, spellings
 
 # Few letters, so that secrets overlap, repeat and begin everywhere.
 crowded = st.text(alphabet="abc\n ", min_size=0, max_size=60)
@@ -181,3 +181,135 @@ def test_a_base64_that_stands_alone_leaves_nothing(value: str) -> None:
     """Its last characters too, which would depend on what came next."""
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         assert Masker([value]).mask(f"={encode(value.encode()).decode()} ok") == "=*** ok"
+
+
+def test_a_json_value_without_secrets_is_the_same_object() -> None:
+    for value in ({"a": ["x", 1, None], "b": "a\\b\n€"}, ["x"], {"a": "x" * 40_000}):
+        assert Masker(["hunter2"]).mask_value(value) is value
+
+
+def test_only_strings_keys_and_numbers_of_a_json_value_are_masked() -> None:
+    masked = Masker(["None", "True", "1.25", "hunter2"]).mask_value([None, True, 1.25, 1, "hunter2"])
+    assert masked == [None, True, "***", 1, "***"]
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "shown"),
+    [
+        ("it's-so", "echo 'it'\\''s-so'", "echo '***'"),  # two forms: as shells write it, within JSON
+        ("€uro'€", "€ '€uro'\\''€'", "€ '***'"),
+        ("hunter2", "x" * 40_000 + "hunter2", "x" * 40_000 + "***"),
+        ("hunter2", "x" * (16 << 10) + "hunter2", "x" * (16 << 10) + "***"),
+        ("hunter2", "x" * ((16 << 10) - 10) + "hunter2", "x" * ((16 << 10) - 10) + "***"),
+    ],
+    ids=["escaped", "not latin", "far behind", "behind a slice", "between slices"],
+)
+def test_a_secret_in_a_json_value_is_found_wherever_it_is(secret: str, text: str, shown: str) -> None:
+    assert Masker([secret]).mask_value({"a": [text]}) == {"a": [shown]}
+
+
+def test_a_json_value_with_a_number_of_any_size_is_masked() -> None:
+    """orjson refuses integers of more than 64 bits."""
+    assert Masker([str(2**70)]).mask_value([2**70, 2**71]) == ["***", 2**71]
+
+
+def test_a_text_may_have_so_many_occurrences_in_all() -> None:
+    masker = Masker(["hunter2", "abcd"]).complete()
+    bounded = masker.bounded(3)
+    assert bounded.mask("hunter2 abcd") == "*** ***"
+    assert bounded.sibling().mask("abcd") == "***"
+    with pytest.raises(TooDense):
+        bounded.mask("abcd")
+    long = masker.bounded(1)
+    with pytest.raises(TooDense):
+        long.mask("hunter2" + " " * (40 << 10) + "hunter2")
+    assert masker.bounded(0).mask("no secret") == "no secret"
+    assert masker.mask("abcd " * 9) == "*** " * 9, "the others are not bounded"
+
+
+def test_the_beginning_of_a_text_is_masked() -> None:
+    masker = Masker(["hunter2"])
+    assert masker.mask_start("a hunter2 b", 20) == "a *** b"
+    assert masker.mask_start("a hun", 5) == "a hun", "it is all there is"
+    assert masker.mask_start("a hunter2 b", 5) == "a ", "what the cut leaves of a secret is left out"
+    assert masker.mask_start("a hunter2 b", 10) == "a *** "
+    assert masker.mask_start("a huge", 5) == "a hug"
+    assert masker.mask("hun") == "hun", "nothing of it is left for the next text"
+
+
+def test_what_it_masks_already() -> None:
+    masker = Masker([" token-1\n"])
+    assert masker.knows("token-1")
+    assert masker.knows("abc"), "too short to be masked"
+    assert not masker.knows("token-2")
+    assert masker.count == 1
+    assert masker.add("token-1")
+    assert masker.add("token-2")
+    assert masker.count == 2
+
+
+def test_whether_a_text_ends_with_the_beginning_of_a_secret() -> None:
+    masker = Masker(["hunter2"])
+    assert [masker.begins(text) for text in ("the hun", "hunger", "hunter2", "")] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_its_size_is_that_of_all_forms() -> None:
+    masker = Masker(["it's", "hunter2"]).complete()
+    forms = spellings("it's") | spellings("hunter2")
+    assert masker.size == sum(map(len, forms))
+
+
+def test_a_secret_that_begins_where_the_last_output_ended() -> None:
+    """It may be longer, and so waits; and is then no part of a mask before it."""
+    masker = Masker(["abcd", "abcdefgh"])
+    assert [masker.feed(piece) for piece in ("x abcd", "z")] == ["x ", "***z"]
+    assert [masker.feed(piece) for piece in ("abcd1", "abcd", "2")] == ["***1", "", "***2"]
+
+
+def test_empty_lines_of_a_secret_stay_empty() -> None:
+    assert Masker(["ab\n\ncd"]).mask("x ab\n\ncd y") == "x ***\n\n*** y"
+
+
+@pytest.mark.parametrize("second", ["", "line"])
+def test_lines_that_are_masked_on_their_own_are_not_held_back(second: str) -> None:
+    masker = Masker([f"first line\n{second}\nlast line"])
+    assert masker.feed("first line\n") == "***\n"
+    assert masker.mask('"first line\\n' + second + '\\nlast line"') == '"***"', "JSON has it in one line"
+
+
+def test_every_line_of_a_long_secret_is_masked() -> None:
+    lines = [f"line-{number:03}-{number * 7919:06}" for number in range(500)]
+    masker = Masker(["\n".join(lines)])
+    assert {masker.mask(line) for line in lines} == {"***"}
+
+
+def test_half_of_a_surrogate_pair_in_pieces() -> None:
+    masker = Masker(["ab\ud800cd"])
+    assert [masker.feed(piece) for piece in ("x ab\ud800", "cd y")] == ["x ", "*** y"]
+
+
+def test_the_end_of_a_secret_that_may_begin_another() -> None:
+    """It is held back, and nothing of it is shown when the text ends there; the next text has a mask of its own."""
+    masker = Masker(["abcdefgh", "ghijkl"])
+    assert (masker.feed("abcdefgh"), masker.flush()) == ("***", "")
+    assert (masker.feed("abcdefgh"), masker.feed("ijkl "), masker.flush()) == ("***", " ", "")
+    assert (masker.feed("abcd"), masker.flush()) == ("", "abcd")
+
+
+@pytest.mark.parametrize(
+    ("secret", "printed", "shown"),
+    [
+        ("it's so", "$'it\\'s so'", "$'***'"),  # bash
+        ("it's-so", "'it'\"'\"'s-so'", "'***'"),  # dash
+        ("so-it's'", "'so-it'\"'\"'s'\"'\" ok", "'*** ok"),  # dash, of a quote at the end
+        ("pass/word", '"pass\\/word"', '"***"'),  # PHP
+        ('say "hi"\nand more', '"say \\"hi\\"\\nand more"', '"***"'),
+    ],
+)
+def test_how_programs_quote_a_value(secret: str, printed: str, shown: str) -> None:
+    assert Masker([secret]).mask(printed) == shown

@@ -12,7 +12,7 @@ from pilothouse.engine.model import LOST, MAX_LOST_RERUNS, MAX_UNSTARTED, Status
 from pilothouse.engine.plan import may_retry
 from pilothouse.pipelines.spec import Retry
 from pilothouse.wire import entries
-from support.planning import decide, job, sim, step
+from support.planning import decide, job, sim, started, step
 from support.planning_checks import check_everything
 
 ALWAYS, FAILURE = "always()", "failure()"
@@ -20,6 +20,34 @@ ALWAYS, FAILURE = "always()", "failure()"
 
 def rerun(name: str, **more: Any) -> Any:
     return step(name, on_lost="rerun", **more)
+
+
+def test_a_lost_step_of_a_paused_run_waits() -> None:
+    run = started(job("j", rerun("a")))
+    run.pause()
+    run.lose(run.out[0])
+    a = run.step("a")
+    assert (a.status, a.current, a.not_before, a.reason) == (Status.PENDING, "", 1, f"{LOST}it burnt")
+    run.resume()
+    assert (a.status, a.not_before) == (Status.QUEUED, 0)
+
+
+def test_a_workspace_is_lost_once_with_all_that_its_agent_ran() -> None:
+    run = sim(job("j", rerun("db", background=True), rerun("a")))
+    run.settle()
+    run.do(run.queued[0], "lost")
+    for _ in range(2):
+        attempt = run.queued[0]
+        run.offer(attempt)
+        run.start(attempt)
+    [j] = run.run.jobs
+    db, a = sorted(run.out, key=lambda attempt: -attempt.number)
+    assert [run.place(attempt)[1].name for attempt in (db, a)] == ["db", "a"]
+    run.pause()
+    run.lose(db, gone=True)
+    assert (j.workspace, j.agent_id, j.fresh) == (f"{j.id}-1.2", "", True)
+    run.lose(a, gone=True)
+    assert (j.workspace, j.agent_id, j.fresh) == (f"{j.id}-1.2", "", True)
 
 
 TABLE = {

@@ -208,10 +208,21 @@ def test_without_time_for_cleaning_up_nothing_does() -> None:
     check_everything(run)
 
 
+def test_cleanup_of_a_job_that_is_stopped_later_ends_with_that_of_the_run() -> None:
+    """What a cancel does to jobs may take several transactions."""
+    run = started(job("j", "a", step("b", when=ALWAYS)))
+    with run._store() as tx:
+        run._transitions.cancel(tx, run.run, "enough", force=False, by="alice", by_id="u1")
+    run.advance(run.now + 1000)
+    run.settle()
+    assert run.run.jobs[0].cleanup_until == run.run.cleanup_until == run.now - 1000 + GRACE
+
+
 def test_a_cancel_under_way_in_an_older_release_ends_as_it_began() -> None:
     """Its run has no time for cleaning up."""
     run = started(job("j", "a", step("b", when=ALWAYS)))
     run.run.cancel_reason = "enough"
+    run.rows.note(run.run)
     run.settle()
     run.end(run.out[0], Status.CANCELLED)
     assert run.run.status is Status.CANCELLED

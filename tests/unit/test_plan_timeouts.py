@@ -49,6 +49,7 @@ def test_a_deadline_of_the_first_release_waits_for_the_first_step() -> None:
     run = sim(job("j", "a", timeout="60s"))
     run.settle()
     run.run.jobs[0].deadline = run.now + 60_000
+    run.rows.note(run.run.jobs[0])
     run.now += 60_000
     run.settle()
     assert run.statuses()["j"] == "running"
@@ -100,11 +101,11 @@ def test_a_queue_timeout_is_over_once_the_first_step_has_started() -> None:
 def test_outputs_of_a_failed_attempt_are_removed_once_the_next_one_is_queued() -> None:
     run = sim(job("j", step("a", retry=Retry(2, "10s"))))
     run.settle()
-    run.step("a").outputs = {"tag": "half done"}
+    run.run.jobs[0].set_outputs(run.step("a"), {"tag": "half done"})
     run.do(run.queued[0], "fail")
     assert run.step("a").outputs == {"tag": "half done"}
     run.wait()
     assert run.step("a").outputs == {}
-    run.step("a").outputs = {"other": "x"}
+    run.run.jobs[0].set_outputs(run.step("a"), {"other": "x"})
     run.do(run.queued[0], "fail")
     assert run.step("a").outputs == {"other": "x"}, "those of the last attempt stay"

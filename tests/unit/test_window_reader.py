@@ -308,7 +308,8 @@ def test_a_cursor_behind_all_lines_of_a_chunk_gives_nothing_of_it() -> None:
     window = Window(7)
     window.extend([chunk])
     for k in (2, 3, 1000):
-        assert Reader(window, Selection("run/a"), RUN_WS, lambda scope: True, Cursor(7, k)).take() == []
+        for fmt in FORMATS:
+            assert Reader(window, Selection("run/a"), fmt, lambda scope: True, Cursor(7, k)).take() == []
 
 
 def test_a_reader_stops_at_the_end_of_its_stream() -> None:

@@ -382,7 +382,7 @@ class Transitions:
                 return self._finish_job(tx, run, job, Status.FAILED, error.message)
         previous, job.started_at = run.move(job, Status.RUNNING), tx.now
         job.queue_deadline = after(tx, job.spec.queue_timeout)
-        job.cleanup_until = run.cleanup_until if run.cancelling else 0
+        job.cleanup_until = run.cleanup_until  # 0 unless it is being cancelled
         store.save_part(tx.conn, run.id, job)
         self.records.append(
             tx, run, entries.JOB_STARTED, job, previous=previous, round=job.round, **job_standing(run, job)

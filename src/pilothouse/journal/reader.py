@@ -80,7 +80,7 @@ class Reader:
     def accept(self, page: list[Entry], more: bool, head: int) -> list[bytes]:
         """Messages of a page loaded at the cursor; ``head`` is the window's head before the load."""
         out: list[bytes] = []
-        self._deliver(page, out, 1 << 62)
+        self._deliver(page, out, sys.maxsize)
         if not more and not self.ended:
             self.position = max(self.position, Cursor(head))
         return out

@@ -17,7 +17,7 @@ from pilothouse.engine.gates import hold, store
 from pilothouse.engine.gates.child import outcome_of
 from pilothouse.engine.gates.counting import Count, count, waits_for
 from pilothouse.engine.gates.kind import GateKind
-from pilothouse.engine.gates.model import HOLD, Approval, Gate, GateInvalid, Outcome
+from pilothouse.engine.gates.model import CHILD_RUN, HOLD, Approval, Gate, GateInvalid, Outcome
 from pilothouse.engine.model import Attempt, Job, Run, Status, Step
 from pilothouse.engine.runs import Place, RunCache
 from pilothouse.engine.transitions import Transitions
@@ -152,7 +152,8 @@ class Gates:
         assert at is not None, "an open gate has a step run"
         assert gate is not None, "an open gate is stored"
         timeout = job.step_spec(step).timeout
-        if timeout and tx.now >= gate.opened_at + round(timeout * 1000) and gate.kind != HOLD:
+        known = gate.kind in (HOLD, CHILD_RUN)  # these have no other deadline, and say more of it
+        if timeout and tx.now >= gate.opened_at + round(timeout * 1000) and not known:
             self._end(tx, at, Outcome(Status.TIMED_OUT, "the gate was not passed within the step's timeout"))
         else:
             self._end(tx, at, self._kind(gate).due(tx, run, gate))

@@ -51,7 +51,7 @@ class Masker:
         self._tail = ""  # held back: it may be the beginning of a secret
         self._covered = 0  # characters of the tail that belong to a known occurrence
         self._masking = False  # the last output was a mask that the tail may extend
-        self.found = False  # a secret occurred in this stream
+        self.found = False  # a secret occurred in what was fed
         self._allowance: Allowance | None = None
 
     def add(self, value: str) -> bool:
@@ -135,8 +135,7 @@ class Masker:
             if stream.found:
                 return False
             yield
-        stream.flush()
-        return not stream.found
+        return True
 
     def _masked(self, value: Any) -> Generator[None, None, Any]:
         yield
@@ -173,7 +172,6 @@ class Masker:
     def flush(self) -> str:
         """End the text: returns what was held back and resets the stream."""
         spans = self._occurrences(self._tail, self._covered)
-        self.found = self.found or bool(spans)
         shown = self._show(self._tail, spans, len(self._tail))
         self._masking = False
         return shown

@@ -70,9 +70,6 @@ class Patterns:
         self._ends: dict[str, _Ends] = {}  # texts that are searched whole, by their last characters
         self._halves: set[str] = set()
 
-    def __bool__(self) -> bool:
-        return bool(self._known)
-
     def add(self, texts: Iterable[str]) -> None:
         for text in texts:
             for piece in _pieces(_SURROGATE.sub("\ufffd", text)):
@@ -240,7 +237,7 @@ class _Beginnings:
         size = len(text)
         text = _SURROGATE.sub("\ufffd", text[-self._longest :]) if self._longest else ""
         skipped = size - len(text)
-        for at in range(1 if len(text) == self._longest else 0, len(text)):
+        for at in range(len(text)):
             if text[at] in self._short and self._begins(text[at:]):
                 return skipped + at
         return size
