@@ -185,12 +185,20 @@ class Kernel:
         self.journal.feed.close()
 
     def check_memory(self) -> None:
+        """As :meth:`check_kept`; and followers of the statuses of runs, jobs, attempts and agents have their current
+        state.
+        """
+        self.check_kept()
+        check_statuses(self.database, self.entries())
+        self._check_counts()
+
+    def check_kept(self, load: Callable[[str], Run] | None = None) -> None:
         """What the writer keeps of runs in memory is what is stored; a restart would change nothing.
 
-        Followers of the statuses of runs, jobs, attempts and agents have their current state.
+        ``load`` gives a run as stored, where the caller has read it already.
         """
         for run_id, kept in self.runs._kept.items():
-            stored = self.load(run_id)
+            stored = (load or self.load)(run_id)
             differs = [f.name for f in fields(Run) if getattr(stored, f.name) != getattr(kept, f.name)]
             jobs = zip(stored.jobs, kept.jobs, strict=True)
             assert stored == kept, [
@@ -203,8 +211,6 @@ class Kernel:
                 ),
             ]
             assert stored.version == kept.version
-        check_statuses(self.database, self.entries())
-        self._check_counts()
 
     def _check_counts(self) -> None:
         """Runs have been counted as they are stored."""
@@ -218,6 +224,10 @@ class Kernel:
             pipeline: run_counts.RunCounts(len(runs), runs.count("succeeded"), runs.count("failed"), runs[-1])
             for pipeline, runs in stored.items()
         }
+
+    def drop_kept(self) -> None:
+        """Forget what the writer keeps of runs: each is loaded again when it is needed."""
+        self.runs._kept.clear()
 
     async def restart(self) -> Kernel:
         """Replace the server on the same database; its agents' connections are closed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pilothouse.engine import member_store, store, waiting_store
 from pilothouse.engine.contexts import run_root
-from pilothouse.engine.errors import GroupInvalid
+from pilothouse.engine.errors import GroupInvalid, NotRetryable
 from pilothouse.engine.member_store import JOB, RUN, Member
 from pilothouse.engine.model import Job, Run, Status
 from pilothouse.engine.runs import RunCache
@@ -58,6 +58,14 @@ class Groups:
             self._cancel(tx, older.id, run, f"replaced by run {run.id} of concurrency group {name}")
         if run.graph.cancel_in_progress:
             self._cancel(tx, holder.id, run, f"run {run.id} of concurrency group {name} is newer")
+
+    def reenter_run(self, tx: Tx, run: Run) -> None:
+        """An ended run is about to be opened again. Raises :class:`NotRetryable` while another has its group."""
+        name = group_name(run, run.graph.concurrency)
+        holder, _ = self._members(tx, run.project, RUN, name)
+        if holder is not None:
+            raise NotRetryable(f"run {holder.id} holds concurrency group {name}")
+        member_store.add_member(tx.conn, Member(run.id, RUN, run.project, name, run.id, "", tx.now))
 
     def _cancel(self, tx: Tx, run_id: str, newer: Run, reason: str) -> None:
         run = self._runs.get(tx, run_id)

@@ -90,7 +90,8 @@ class Control:
         if part.step.current:
             self._transitions.steps.stop(tx, run, part.job, part.step, Status.CANCELLED, reason)
         else:
-            self._transitions.steps.finish(tx, run, part.job, part.step, Status.CANCELLED, reason=reason)
+            steps = self._transitions.steps
+            steps.finish(tx, run, part.job, part.step, Status.CANCELLED, reason=reason, alone=True)
         self._transitions.settle(tx, run, part.job)
 
     def _check_step_run(self, by: Principal, part: _Part | None, step_run_id: str, agent_id: str) -> None:

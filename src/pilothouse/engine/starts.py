@@ -72,6 +72,15 @@ class Starts:
         unfinished = count_unfinished(tx.conn, run.project, most)
         check_quota("unfinished runs of this project", unfinished, most, "runs")
 
+    def check_again(self, tx: Tx, by: Principal, run: Run) -> None:
+        """As :meth:`check`, for an ended run that is opened again now; it holds its concurrency group from now on.
+
+        Raises also :class:`NotRetryable` while another run holds that.
+        """
+        self.check(tx, by, run)
+        if run.graph.concurrency:
+            self._groups.reenter_run(tx, run)
+
     def begin(self, tx: Tx, by: Principal, run: Run, action: str, graph: str) -> Run:
         """Store a new run and queue its first steps; ``graph``: its JSON text. Raises as :meth:`check`."""
         self.check(tx, by, run)

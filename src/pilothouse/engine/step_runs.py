@@ -98,13 +98,13 @@ class StepRuns:
     def retry(self, tx: Tx, by: Principal, step_run_id: str) -> str:
         """Try a step again, and what depends on it; an ended run is opened again. Returns the new step run's id.
 
-        Raises :class:`StepRunNotFound`, :class:`NotRetryable`; and as :meth:`Starts.check`.
+        Raises :class:`StepRunNotFound`, :class:`NotRetryable`; and as :meth:`Starts.check_again`.
         """
         at = self._place(tx, by, step_run_id, "run.trigger")
         run, job, step = at.run, at.job, at.step
         _check_retry(at)
         if run.status.over:
-            self._starts.check(tx, by, run)
+            self._starts.check_again(tx, by, run)
         self._identity.audit(tx, by, "step_run.retry", step_run_id, {"run": run.id})
         self._transitions.reopen(tx, run, job, step, by=by.name, by_id=by.id)
         self._transitions.settle(tx, run, job)

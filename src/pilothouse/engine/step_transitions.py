@@ -135,10 +135,13 @@ class StepTransitions:
         store.save(tx.conn, attempt)
         store.save_part(tx.conn, run.id, step)
         first, job.begun = not job.begun, True
-        if first:
+        # A job that was opened again has its limits again; in a restarted one they go on.
+        unlimited = job.spec.timeout and not job.deadline and not job.stopping
+        limited = first or job.queue_deadline or unlimited
+        if limited:
             job.queue_deadline, job.deadline = 0, after(tx, job.spec.timeout)
-            job.held_at = tx.now if run.paused_at else 0
-        if first or job.agent_id != agent_id or job.fresh:
+            job.held_at = tx.now if run.paused_at else job.held_at
+        if limited or job.agent_id != agent_id or job.fresh:
             job.agent_id, job.fresh = agent_id, False
             store.save_part(tx.conn, run.id, job)
         self._records.append(
@@ -271,8 +274,9 @@ class StepTransitions:
         *,
         reason: str,
         attempt: Attempt | None = None,
+        alone: bool = False,
     ) -> None:
-        """End the step, with or without an attempt."""
+        """End the step, with or without an attempt. ``alone``: a user ends it, whatever the job does."""
         previous = job.move(step, status)
         step.reason, step.finished_at, step.current = reason, tx.now, ""
         store.save_part(tx.conn, run.id, step)
@@ -293,6 +297,7 @@ class StepTransitions:
             reason=reason,
             outputs=step.outputs,
             duration=span(step.started_at, tx.now),
+            **({"alone": True} if alone else {}),
             **around(job),
         )
 

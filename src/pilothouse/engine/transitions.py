@@ -209,7 +209,7 @@ class Transitions:
         if step.current:
             self.steps.stop(tx, run, job, step, Status.SKIPPED, REMOVED)
         else:
-            self.steps.finish(tx, run, job, step, Status.SKIPPED, reason=REMOVED)
+            self.steps.finish(tx, run, job, step, Status.SKIPPED, reason=REMOVED, alone=True)
 
     def reopen(self, tx: Tx, run: Run, job: Job, step: Step, *, by: str, by_id: str) -> None:
         """Begin again at a step of a job that is over, and all jobs that depend on it. :meth:`settle` must follow.
@@ -223,10 +223,10 @@ class Transitions:
         again = [one for one in run.jobs if one.name in dependents and one.status.over and one is not job]
         before = [(one, one.status) for one in (job, *again)]
         self._restart_steps(tx, run, job, first=step.index if goes_on else 0)
-        _reset(tx, job, fresh=not goes_on)
+        _reset(job, fresh=not goes_on)
         for other in again:
             self._restart_steps(tx, run, other, first=0)
-            _reset(tx, other, fresh=True)
+            _reset(other, fresh=True)
         run.status, run.reason, run.finished_at = Status.RUNNING, "", 0
         run.cancel_reason, run.cleanup_until, run.forced = "", 0, False
         run.recount()
@@ -240,6 +240,8 @@ class Transitions:
             job,
             step,
             previous=previous,
+            from_step=step.index if goes_on else 0,
+            **({"paused": True} if run.paused_at else {}),
             jobs=[one.name for one in (job, *again)],
             by=by,
             by_id=by_id,
@@ -485,12 +487,10 @@ class Transitions:
             self.steps.finish(tx, run, job, step, Status.FAILED, attempt=attempt, reason=error)
 
 
-def _reset(tx: Tx, job: Job, *, fresh: bool) -> None:
+def _reset(job: Job, *, fresh: bool) -> None:
     """A job that is over waits again; ``fresh``: in a new workspace, otherwise it goes on in the one it has."""
     job.status, job.reason, job.stopping, job.finished_at = Status.PENDING, "", "", 0
     job.not_before = job.deadline = job.queue_deadline = job.held_at = job.cleanup_until = 0
     if fresh:
         job.round += 1
         job.workspace, job.agent_id, job.fresh = f"{job.id}-{job.round}", "", True
-    else:
-        job.deadline = after(tx, job.spec.timeout)

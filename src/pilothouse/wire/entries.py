@@ -21,8 +21,9 @@ run.paused             ``by``, ``by_id``, ``namespace``, ``counts``: nothing mor
 run.resumed            ``by``, ``by_id``, ``namespace``, ``counts``
 run.extended           ``jobs``: the new jobs, then those that have new steps, as in ``run.created``; ``by``,
                        ``by_id``, ``namespace``, ``counts``
-run.reopened           ``step`` and ``job``: where an ended job begins again; ``jobs``: the names of all jobs that run
-                       again; ``previous`` status, ``by``, ``by_id``, ``namespace``, ``counts``
+run.reopened           ``step`` and ``job``: where an ended job begins again; ``from_step``: index of the first step
+                       of it that runs again; ``jobs``: the names of all jobs that run again; ``previous`` status,
+                       ``by``, ``by_id``, ``namespace``, ``counts``; sparse: ``paused`` (the run is)
 run.completed          ``status``, ``previous``, ``reason``, ``duration``, ``outputs``, ``namespace``,
                        ``counts``
 job.started            ``previous``, ``round``, ``counts`` of steps, ``at_step`` (index of the first
@@ -55,7 +56,8 @@ attempt.completed      ``status``, ``previous``, ``exit_code``, ``error``, ``age
                        ``metrics`` of its agent, ``final``, ``retry_at``; of its job ``job_status``,
                        ``counts``, ``at_step``
 step.completed         ``status``, ``previous``, ``exit_code``, ``error``, ``reason``, ``outputs``,
-                       ``duration``; of its job ``job_status``, ``counts``, ``at_step``
+                       ``duration``; sparse: ``alone`` (a user ended it before it started); of its job
+                       ``job_status``, ``counts``, ``at_step``
 agent.registered       of stream ``agent/<id>``: ``agent_id``
 agent.online           ``agent_id``, ``previous``; ``by``, ``by_id`` if a user ended its draining
 agent.offline          ``agent_id``, ``previous``, ``reason``

@@ -153,7 +153,12 @@ def job_status(entry: Entry) -> pb.StreamJobStatusResponse | None:
         status = previous = body["job_status"]
     else:
         return None
-    own = "step_run_id" not in body
+    own = entry.type in (
+        entries.JOB_WAITING,
+        entries.JOB_STARTED,
+        entries.JOB_RESTARTED,
+        entries.JOB_COMPLETED,
+    )
     return pb.StreamJobStatusResponse(
         job_id=body["job_id"],
         job_name=body["job"],
@@ -171,12 +176,16 @@ def job_status(entry: Entry) -> pb.StreamJobStatusResponse | None:
 
 
 def _moves_job(type: str, body: Body) -> bool:
-    """Whether an attempt's change also changes its job. The last end is reported with the step, if it has started."""
+    """Whether an attempt's change also changes its job. The last end is reported with the step, if it has started.
+
+    Also the end of a step that a user has ended before it started: nothing else of its job may change then.
+    """
+    alone = body.get("alone", False)
     return (
         type in JOB_TYPES
-        and "step_run_id" in body
+        and ("step_run_id" in body or alone)
         and not (type == entries.ATTEMPT_COMPLETED and body["final"])
-        and not (type == entries.STEP_COMPLETED and body.get("previous") == "pending")
+        and not (type == entries.STEP_COMPLETED and body.get("previous") == "pending" and not alone)
         and "job_status" in body  # not so in entries of the first release
     )
 
@@ -210,8 +219,10 @@ def run_status(entry: Entry) -> pb.StreamPipelineStatusResponse | None:
         status, previous = "pending", ""
     elif entry.type == entries.RUN_WAITING:
         status, previous = "pending", body.get("previous", "pending")
-    elif entry.type in (entries.RUN_STARTED, entries.RUN_REOPENED):
+    elif entry.type == entries.RUN_STARTED:
         status, previous = "running", body["previous"]
+    elif entry.type == entries.RUN_REOPENED:
+        status, previous = (PAUSED, PAUSED) if body.get("paused") else ("running", body["previous"])
     elif entry.type == entries.RUN_PAUSED:
         status, previous = PAUSED, "running"
     elif entry.type == entries.RUN_RESUMED:
