@@ -272,7 +272,9 @@ async def test_a_project_with_slow_chats_leaves_room_for_those_of_others(kernel:
         for number in range(1, 8):  # the greedy one is first, and has an address of its own for each
             project = "greedy" if number < 6 else "modest"
             name = f"{project}-{number}"
-            one = replace(like, id=name, number=number, project=project, plugin="chat", target=name, queue=name)
+            one = replace(
+                like, id=name, number=number, project=project, plugin="chat", target=name, queue=name
+            )
             store.add_delivery(tx.conn, one)
 
     await kernel.write(store_all)

@@ -256,7 +256,9 @@ async def test_copies_are_bounded(served: Forge, tmp_path: Path) -> None:
     assert len(list((tmp_path / "few").glob("*.git"))) == 1, "only the newest fits"
 
 
-async def test_repositories_that_are_not_there_leave_nothing(repositories: Repositories, tmp_path: Path) -> None:
+async def test_repositories_that_are_not_there_leave_nothing(
+    repositories: Repositories, tmp_path: Path
+) -> None:
     def asked(number: int) -> Awaitable[Head]:
         return repositories.head(remote(f"http://127.0.0.1:9/{number}", "", f"p{number}"), "main")
 

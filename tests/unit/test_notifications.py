@@ -148,7 +148,9 @@ def test_what_is_kept_of_an_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    "flood", [b"HTTP/1.1 100 \r\n\r\n", b"HTTP/1.1 500 \r\n" + b"a:\r\n" * 9000, b" " * 999], ids=["100", "head", "junk"]
+    "flood",
+    [b"HTTP/1.1 100 \r\n\r\n", b"HTTP/1.1 500 \r\n" + b"a:\r\n" * 9000, b" " * 999],
+    ids=["100", "head", "junk"],
 )
 async def test_a_receiver_that_never_stops_talking_is_cut_off(flood: bytes) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -160,7 +162,9 @@ async def test_a_receiver_that_never_stops_talking_is_cut_off(flood: bytes) -> N
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     sending = asyncio.create_task(
-        Webhooks(Guard.of(["127.0.0.1"])).send(f"http://127.0.0.1:{port}/", "whsec_" + "A" * 32, "msg_1", "{}")
+        Webhooks(Guard.of(["127.0.0.1"])).send(
+            f"http://127.0.0.1:{port}/", "whsec_" + "A" * 32, "msg_1", "{}"
+        )
     )
     async with server:
         outcome = await asyncio.wait_for(sending, 10)
