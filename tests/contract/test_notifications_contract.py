@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -23,6 +24,7 @@ from pilothouse.pipelines.notifications.rounds import NotificationRounds
 from pilothouse.pipelines.notifications.sender import OF_PROJECT, OF_QUEUE, Sender
 from pilothouse.pipelines.notifications.service import Notifications
 from pilothouse.pipelines.service import Pipelines, TriggerRequest
+from pilothouse.storage import Tx
 from support.kernel import PROJECT, Kernel
 from support.waiting import eventually
 
@@ -227,7 +229,7 @@ async def test_what_is_slow_holds_its_own_share_alone(
     monkeypatch.setattr(sender_module, "AT_ONCE", {"webhook": 3, "email": 1, "chat": 1})
     slow = await made(kernel, "slow", spec_of(url="https://slow.example/x"))
     quick = await made(kernel, "quick", spec_of(url="https://quick.example"))
-    for _ in range(OF_PROJECT + 2):
+    for _ in range(OF_PROJECT["webhook"] + 2):
         await run(kernel, slow)
     await run(kernel, quick)
     release, begun = asyncio.Event(), []
@@ -252,7 +254,37 @@ async def test_what_is_slow_holds_its_own_share_alone(
         return all(one.status == "delivered" for one in stored(kernel))
 
     await eventually(rest)
-    assert len(begun) == OF_PROJECT + 3
+    assert len(begun) == OF_PROJECT["webhook"] + 3
+
+
+async def test_a_project_with_slow_chats_leaves_room_for_those_of_others(kernel: Kernel) -> None:
+    await run(kernel, await made(kernel, "p", spec_of()))
+    [like] = await found(kernel)
+    begun, release = [], asyncio.Event()
+
+    async def deliver(one: Delivery) -> Outcome:
+        begun.append(one.target)
+        if one.project == "greedy":
+            await release.wait()
+        return OK
+
+    def store_all(tx: Tx) -> None:
+        for number in range(1, 8):  # the greedy one is first, and has an address of its own for each
+            project = "greedy" if number < 6 else "modest"
+            name = f"{project}-{number}"
+            one = replace(
+                like, id=name, number=number, project=project, plugin="chat", target=name, queue=name
+            )
+            store.add_delivery(tx.conn, one)
+
+    await kernel.write(store_all)
+    notifications = kernel.graph.service(Notifications)
+    sender = Sender(kernel.storage, notifications, kernel.clock, deliver, asyncio.Event())
+    for _ in range(3):
+        await sender.round()
+    await eventually(lambda: {"modest-6", "modest-7"} <= set(begun))
+    assert sum(target.startswith("greedy") for target in begun) == OF_PROJECT["chat"]
+    release.set()
 
 
 async def test_a_server_that_stops_gives_back_what_it_was_delivering(kernel: Kernel) -> None:

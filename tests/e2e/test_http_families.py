@@ -263,6 +263,7 @@ def test_a_change_holds_at_once_and_after_a_restart(server: Server) -> None:
         ({"quota_runs": 10**18}, 400, "VALIDATION_FAILED"),
         ({"quota_runs": True}, 400, "VALIDATION_FAILED"),
         ({"quota_blobs": "lots"}, 400, "VALIDATION_FAILED"),
+        ({"quota_blobs": "999999999EiB"}, 400, "VALIDATION_FAILED"),
         ({"ratelimit_default": "often"}, 400, "VALIDATION_FAILED"),
         ({"ratelimit_default": "0/minute"}, 400, "VALIDATION_FAILED"),
         ({"ratelimit_default": 5}, 400, "VALIDATION_FAILED"),

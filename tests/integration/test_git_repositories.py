@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,31 @@ async def test_copies_are_bounded(served: Forge, tmp_path: Path) -> None:
         async with bounded.fetched(remote(served.http(name)), head, "main", 1):
             pass
     assert len(list((tmp_path / "few").glob("*.git"))) == 1, "only the newest fits"
+
+
+async def test_repositories_that_are_not_there_leave_nothing(
+    repositories: Repositories, tmp_path: Path
+) -> None:
+    def asked(number: int) -> Awaitable[Head]:
+        return repositories.head(remote(f"http://127.0.0.1:9/{number}", "", f"p{number}"), "main")
+
+    answers = await asyncio.gather(*map(asked, range(5)), return_exceptions=True)
+    assert all(isinstance(each, RepositoryUnavailable) for each in answers), answers
+    assert {path.name for path in (tmp_path / "copies").iterdir()} == {"asking", "scratch"}
+
+
+async def test_copies_are_not_too_many(
+    served: Forge, repositories: Repositories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilothouse.pipelines.git.repositories.MAX_COPIES", 2)
+    served.make("shop", {".pilot.yaml": SPEC})
+    for project in ("a", "b", "c", "d"):
+        there = remote(served.http("shop"), project=project)
+        head = await repositories.head(there, "main")
+        async with repositories.fetched(there, head.commit, "main", 1):
+            pass
+    kept = {path.stem for path in (tmp_path / "copies").glob("*.git")}
+    assert kept == {remote(served.http("shop"), project=project).directory for project in ("c", "d")}
 
 
 async def test_nobody_takes_all_slots(served: Forge, repositories: Repositories) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilothouse.blobs.assets.model import Part, base_name, good_name, pieces
-from pilothouse.blobs.assets.multipart import Form
+from pilothouse.blobs.assets.multipart import SLICE, Form
 from pilothouse.blobs.errors import UploadInvalid
+from pilothouse.edge.pace import Pace
 
 BOUNDARY = b"--b0"
 NEARLY = st.sampled_from(
@@ -37,7 +39,7 @@ def read(body: bytes, cuts: list[int]) -> tuple[bytes, Form]:
             yield body[start:stop]
 
     async def everything() -> bytes:
-        return b"".join([piece async for piece in found.content(chunks())])
+        return b"".join([piece async for piece in found.content(chunks(), partial(Pace(1).turn, "ann"))])
 
     return asyncio.run(everything()), found
 
@@ -69,7 +71,7 @@ def test_bad_boundaries(media: str) -> None:
         yield b""
 
     async def read() -> None:
-        async for _ in Form(media).content(nothing()):
+        async for _ in Form(media).content(nothing(), partial(Pace(1).turn, "ann")):
             pass
 
     with pytest.raises(UploadInvalid):
@@ -95,3 +97,24 @@ def test_names() -> None:
         assert good_name(good), good
     for bad in ("", ".", "..", "a/b", "a\\b", "a\x00", "a\n", " a", "a ", "x" * 256, "\ud800"):
         assert not good_name(bad), bad
+
+
+def test_forms_that_arrive_at_once_are_parsed_one_slice_in_an_iteration() -> None:
+    """A form in which boundaries seem to begin everywhere is slow: many of them must not delay everybody else."""
+    body, pace, at_once = form(b"\r\n----b0x" * 10_000), Pace(1), 8
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield body
+
+    async def whole() -> int:
+        found = Form(f"multipart/form-data; boundary={BOUNDARY.decode()}")
+        return sum([len(piece) async for piece in found.content(chunks(), partial(pace.turn, "ann"))])
+
+    async def iterations() -> int:
+        reading, count = asyncio.gather(*(whole() for _ in range(at_once))), 0
+        while not reading.done():
+            await asyncio.sleep(0)
+            count += 1
+        return count
+
+    assert asyncio.run(iterations()) >= at_once * len(body) // SLICE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
@@ -127,7 +128,10 @@ async def _whole(
     permit: Callable[[Connection, Principal], None],
 ) -> Response:
     """Receive all of an upload, which is complete with the answer."""
-    received = await transfer.whole(asset, form.content(request.stream()) if form else request.stream())
+    body = request.stream()
+    if form is not None:
+        body = form.content(body, partial(transfer.parsing.turn, asset.creator_id))
+    received = await transfer.whole(asset, body)
     name, checksum = _told(asset, form)
     if checksum and checksum != received.digest:
         raise UploadInvalid(f"the upload's sha256 is {received.digest}, not {checksum}")

@@ -23,6 +23,7 @@ from pilothouse.blobs.errors import BlobTooLarge, UploadInvalid, UploadNotFound
 from pilothouse.blobs.objects import ObjectMissing, ObjectStore
 from pilothouse.blobs.receiving import fill
 from pilothouse.edge.mutations import Mutation
+from pilothouse.edge.pace import Pace
 from pilothouse.storage import Storage, StorageError
 
 MAX_AT_ONCE = 16
@@ -61,6 +62,8 @@ class AssetTransfer:
         self._checksums: dict[str, _Checksum] = {}
         self._busy: set[str] = set()
         self._of_user: Counter[str] = Counter()
+        self.parsing = Pace(1)
+        """By user: the turns in which forms are parsed, so that many at once do not delay other requests."""
 
     def clean(self) -> None:
         """Delete what an earlier process did not receive completely. Blocks."""

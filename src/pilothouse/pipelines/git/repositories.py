@@ -1,6 +1,7 @@
 """Copies of git repositories on this server, and what is read from and written to them.
 
-Below the root, one bare repository for each project and repository, and ``scratch``. A copy is only a cache: every
+Below the root, one bare repository for each project and repository, ``asking``, an empty one for questions about any
+repository, which may not exist, and ``scratch``. A copy is only a cache: every
 use asks the forge first, with the project's own credentials, so that a copy never shows more than these do. git runs
 without the configuration, hooks and filters of any repository (:mod:`pilothouse.workers.git`), bounded in time,
 memory and bytes.
@@ -34,6 +35,8 @@ ASKING, FETCHING = 30.0, 120.0
 MAX_REFS = 4 * MIB
 """Bytes of the list of a repository's refs."""
 FETCHED = "refs/pilothouse/fetched"
+MAX_COPIES = 500
+"""Copies of all projects: each costs files, however small its repository is."""
 MAX_PACKS = 60
 """Packs of a copy; with more of them it is slow, and made anew."""
 _NETWORK = {
@@ -95,17 +98,19 @@ class Repositories:
         self._root = root
         self._settings = settings
         self._scratch = root / "scratch"
+        self._asking = root / "asking"
         self._git: Git | None = None
         self._slots = Slots()
         self._locks: dict[str, asyncio.Lock] = {}
+        self._preparing = asyncio.Lock()
 
     async def head(self, remote: Remote, branch: str) -> Head:
         """The head of a branch; of the default branch if that is empty. Asks the forge."""
         ref = f"refs/heads/{branch}" if branch else "HEAD"
-        async with self._copy(remote) as copy:
-            listed = await self._network(
-                copy, remote, ASKING, "ls-remote", "--symref", "--", remote.address.url, ref
-            )
+        await self._prepared(self._asking)
+        listed = await self._network(
+            self._asking, remote, ASKING, "ls-remote", "--symref", "--", remote.address.url, ref
+        )
         return read_head(listed.stdout.decode("utf-8", "replace"), ref)
 
     @contextlib.asynccontextmanager
@@ -153,10 +158,11 @@ class Repositories:
             yield copy
 
     async def _prepared(self, copy: Path) -> None:
-        if self._git is None:
-            self._git = await asyncio.to_thread(self._found)
-        if not (copy / "config").exists():
-            await asyncio.to_thread(_initialize, copy)
+        async with self._preparing:
+            if self._git is None:
+                self._git = await asyncio.to_thread(self._found)
+            if not (copy / "config").exists():
+                await asyncio.to_thread(_initialize, copy)
 
     def _found(self) -> Git:
         found = find_git()
@@ -249,11 +255,12 @@ class Repositories:
         return tags
 
     def _evict(self) -> None:
-        """Delete the least recently used copies while all of them together are too large."""
+        """Delete the least recently used copies while all of them together are too many or too large."""
         copies = sorted(self._root.glob("*.git"), key=lambda path: path.stat().st_mtime)
         sizes = {path: _size(path) for path in copies}
         for path in copies:
-            small = sum(sizes.values()) <= self._settings.kept or path == copies[-1]
+            few = len(sizes) <= MAX_COPIES and sum(sizes.values()) <= self._settings.kept
+            small = few or path == copies[-1]
             if small and len(list(path.glob("objects/pack/*.pack"))) <= MAX_PACKS:
                 continue
             lock = self._locks.get(path.stem)

@@ -117,6 +117,11 @@ class Delivery:
     reason: str = ""
     response: str = ""
 
+    @property
+    def share(self) -> str:
+        """The deliveries of its kind and its project; the query of those that are due makes the same text."""
+        return f"{self.plugin} {self.project}"
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -147,7 +152,7 @@ class Busy:
     """What takes no further attempts now."""
 
     plugins: frozenset[str] = frozenset()
-    projects: frozenset[str] = frozenset()
+    shares: frozenset[str] = frozenset()
     queues: frozenset[str] = field(default_factory=frozenset)
 
 

@@ -24,7 +24,9 @@ EVERY = 1.0
 """Seconds between two rounds; what becomes due by this server is sent at once."""
 
 AT_ONCE = {WEBHOOK: 32, EMAIL: 4, CHAT: 4}
-OF_PROJECT, OF_QUEUE = 8, 2
+OF_PROJECT = {WEBHOOK: 8, EMAIL: 2, CHAT: 2}
+"""Of a kind: less than there are, or one project with slow receivers would keep all others waiting."""
+OF_QUEUE = 2
 
 WITHIN = 40.0
 """Seconds of one attempt, waiting for a worker included; less than the claim lasts."""
@@ -87,7 +89,7 @@ class Sender:
         chosen: list[Delivery] = []
         for one in due:
             busy = self._busy(taken)
-            if one.plugin in busy.plugins or one.project in busy.projects or one.queue in busy.queues:
+            if one.plugin in busy.plugins or one.share in busy.shares or one.queue in busy.queues:
                 continue
             taken.append(one)
             chosen.append(one)
@@ -95,11 +97,11 @@ class Sender:
 
     def _busy(self, taken: list[Delivery]) -> Busy:
         plugins = Counter(one.plugin for one in taken)
-        projects = Counter(one.project for one in taken)
+        shares = Counter((one.share, one.plugin) for one in taken)
         queues = Counter(one.queue for one in taken)
         return Busy(
             frozenset(plugin for plugin, count in plugins.items() if count >= AT_ONCE[plugin]),
-            frozenset(project for project, count in projects.items() if count >= OF_PROJECT),
+            frozenset(share for (share, plugin), count in shares.items() if count >= OF_PROJECT[plugin]),
             frozenset(queue for queue, count in queues.items() if count >= OF_QUEUE),
         )
 

@@ -214,7 +214,7 @@ def due_deliveries(conn: Connection, now: int, busy: Busy, limit: int) -> list[D
         d.next_at > 0,
         d.next_at <= now,
         d.plugin.not_in(busy.plugins),
-        d.project.not_in(busy.projects),
+        (d.plugin + " " + d.project).not_in(busy.shares),
         d.queue.not_in(busy.queues),
     )
     return [

@@ -43,14 +43,16 @@ def parsed(name: str, value: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number and Settings.model_fields[name].annotation in (int, float):
         raise _wrong(name, "it is a number")
-    if isinstance(value, bool) or (number and value > MOST):
-        raise _wrong(name, f"it is a number of at most {MOST}" if number else "it is not true or false")
+    if isinstance(value, bool):
+        raise _wrong(name, "it is not true or false")
     try:
         found = _type(name).validate_python(value)
     except ValidationError as error:
         raise _wrong(name, error.errors()[0]["msg"]) from None
     if name in RATES:
         _check_rate(name, found)
+    elif found > MOST:  # also of a size that was given as a text
+        raise _wrong(name, f"it is a number of at most {MOST}")
     return found
 
 
