@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -128,7 +128,7 @@ async def _whole(
     permit: Callable[[Connection, Principal], None],
 ) -> Response:
     """Receive all of an upload, which is complete with the answer."""
-    body = request.stream()
+    body: AsyncIterator[bytes] = request.stream()
     if form is not None:
         body = form.content(body, partial(transfer.parsing.turn, asset.creator_id))
     received = await transfer.whole(asset, body)
