@@ -241,7 +241,7 @@ class Transitions:
             step,
             previous=previous,
             from_step=step.index if goes_on else 0,
-            **({"paused": True} if run.paused_at else {}),
+            paused=bool(run.paused_at),
             jobs=[one.name for one in (job, *again)],
             by=by,
             by_id=by_id,
