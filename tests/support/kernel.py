@@ -227,7 +227,8 @@ class Kernel:
 
     def drop_kept(self) -> None:
         """Forget what the writer keeps of runs: each is loaded again when it is needed."""
-        self.runs._kept.clear()
+        for run_id in list(self.runs._kept):
+            self.runs._drop(run_id)
 
     async def restart(self) -> Kernel:
         """Replace the server on the same database; its agents' connections are closed."""

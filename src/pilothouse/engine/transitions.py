@@ -233,7 +233,6 @@ class Transitions:
         store.save(tx.conn, run)
         for one in (job, *again):
             store.save_part(tx.conn, run.id, one)
-        paused: dict[str, Any] = {"paused": True} if run.paused_at else {}
         self.records.append(
             tx,
             run,
@@ -242,7 +241,7 @@ class Transitions:
             step,
             previous=previous,
             from_step=step.index if goes_on else 0,
-            **paused,
+            paused=bool(run.paused_at),
             jobs=[one.name for one in (job, *again)],
             by=by,
             by_id=by_id,

@@ -23,7 +23,7 @@ run.extended           ``jobs``: the new jobs, then those that have new steps, a
                        ``by_id``, ``namespace``, ``counts``
 run.reopened           ``step`` and ``job``: where an ended job begins again; ``from_step``: index of the first step
                        of it that runs again; ``jobs``: the names of all jobs that run again; ``previous`` status,
-                       ``by``, ``by_id``, ``namespace``, ``counts``; sparse: ``paused`` (the run is)
+                       ``by``, ``by_id``, ``namespace``, ``counts``, ``paused`` (whether the run is)
 run.completed          ``status``, ``previous``, ``reason``, ``duration``, ``outputs``, ``namespace``,
                        ``counts``
 job.started            ``previous``, ``round``, ``counts`` of steps, ``at_step`` (index of the first

@@ -278,7 +278,8 @@ class Told:
             beside = one.background and other == "running"
             assert beside or other in OVER, f"{spec.name} begins before {one.name} is over"
         busy = [a for a in self.attempts.values() if a.job == name and a.status not in OVER]
-        assert all(self.step_spec(name, a.step).background for a in busy), "one step of a job at a time"
+        alone = spec.background or all(map(self.beside, busy))
+        assert alone, "one step of a job at a time, but for those in the background"
         if self.cancelling:
             self._check_cleanup(self.cleans(name, spec.name))
         self.attempts[id] = ToldAttempt(name, spec.name, status, at=self.at)
