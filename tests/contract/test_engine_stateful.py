@@ -43,7 +43,7 @@ from support.status_checks import check_statuses
 
 T = TypeVar("T")
 
-EXAMPLES, COMMANDS = 16, 25
+EXAMPLES, COMMANDS = 6, 25
 ROUNDS = int(os.environ.get("PILOT_FAULT_ROUNDS", "0"))
 MAX_RUNS = 4
 

@@ -247,7 +247,9 @@ async def test_a_step_that_kills_guard_and_supervisor(workspace: Path, backend: 
     both = "$guard $PPID" if first == "the guard" else "$PPID $guard"
     command = f"{hang} {UNTIL_LEFT}; guard=$(ps -o ppid= $PPID); kill -9 {both}; env -i sleep 300"
     outcome = await perform(step_task(workspace), Recorder(), backend, command=command)
-    assert outcome == Outcome("failed", 137, BROKEN)
+    # On a busy machine the agent may not have heard yet that the step has begun.
+    unheard = Outcome("failed", 1, "the agent's guard ended while it started this step")
+    assert outcome in (Outcome("failed", 137, BROKEN), unheard)
     assert inside(workspace) == []
     assert (await perform(step_task(workspace), Recorder(), backend, command="true")).status == "succeeded"
 
