@@ -264,7 +264,8 @@ async def test_the_cursor_key_comes_only_when_asked_for(live: Live) -> None:
     async with websocket(live.stream("?cursor=now"), live.server.admin) as ws:
         await ws.send('{"type":"pong"}')
         await live.say("two")
-        message = json.loads(await ws.recv())
+        while (message := json.loads(await ws.recv()))["type"] != "step_log":
+            assert message["type"] == "heartbeat"
         assert (message["line"], "cursor" in message) == ("two", True)
     async with websocket(f"{live.server.ws}/api/v1/ws", live.server.admin) as ws:
         for params, asked in ((live.params, False), ({**live.params, "cursor": "start"}, True)):
