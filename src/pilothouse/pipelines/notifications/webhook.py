@@ -65,6 +65,9 @@ class Webhooks:
         except KeyInvalid:
             reason = "the secret is not a key of Standard Webhooks: whsec_ and 16 or more bytes in base64"
             return Outcome(again=False, reason=reason)
+        import httpcore
+
+        failures = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
         try:
             async with asyncio.timeout(WHOLE):
                 code, answer = await self._post(url, headers, body)
@@ -72,7 +75,7 @@ class Webhooks:
             return Outcome(again=False, reason=str(error))
         except TimeoutError:
             return Outcome(reason=f"the receiver did not answer within {WHOLE:g} s")
-        except Exception as error:
+        except (*failures, OSError, UnicodeError) as error:  # an error of ours is logged by the sender
             return Outcome(reason=why(error))
         if 200 <= code < 300:
             return Outcome(delivered=True, code=code)
@@ -164,7 +167,7 @@ def why(error: Exception) -> str:
 
     from pilothouse.pipelines.notifications.connections import MAX_ANSWER, AnswerTooLong
 
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, socket.gaierror | UnicodeError):
         return "the name of the receiver cannot be resolved"
     if isinstance(error, httpcore.ConnectTimeout):
         return "the receiver cannot be reached: it does not answer"
